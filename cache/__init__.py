@@ -1,0 +1,24 @@
+"""Numbers with an identity: the store that features and embeddings live in. Loads without torch."""
+
+from cache.digests import DigestCache
+from cache.fingerprint import digest_bytes, digest_file, fingerprint
+from cache.identity import Identity, Provenance
+from cache.rows import RowOutcome
+from cache.store import Chunk, Failure, FeatureStore
+from cache.upkeep import Compaction, compact, verify
+
+__all__ = [
+    "Chunk",
+    "Compaction",
+    "DigestCache",
+    "Failure",
+    "FeatureStore",
+    "Identity",
+    "Provenance",
+    "RowOutcome",
+    "compact",
+    "digest_bytes",
+    "digest_file",
+    "fingerprint",
+    "verify",
+]

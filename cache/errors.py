@@ -1,0 +1,76 @@
+"""Everything Permafrost raises on purpose.
+
+::
+
+    PermafrostError
+    ├── ConfigError            a run file that cannot be understood       (exit status 2)
+    ├── RecordsError           a dataset that cannot be used as it is
+    ├── MissingExtraError      an optional library that is not installed
+    ├── WeightsError           weights that do not fit the network
+    ├── NothingToScoreError    no query, or no gallery, is left
+    └── StoreError
+        ├── StaleStoreError    a store of another identity: each differing key
+        ├── StoreBusyError     another process is writing to it
+        ├── MissingRowsError   rows asked for that are not there
+        └── DamagedStoreError  bytes on disk that are not what was committed
+
+Every message says what must hold, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class PermafrostError(Exception):
+    """The root of the tree: catch it to catch all of the above."""
+
+
+class ConfigError(PermafrostError):
+    """A run file that cannot be understood."""
+
+
+class RecordsError(PermafrostError):
+    """A dataset that cannot be used as it is."""
+
+
+class MissingExtraError(PermafrostError):
+    """An optional library that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed. Install it with: pip install 'permafrost-retrieval[{extra}]'")
+
+
+class WeightsError(PermafrostError):
+    """Weights that do not fit the network."""
+
+
+class NothingToScoreError(PermafrostError):
+    """No query, or no gallery, is left."""
+
+
+class StoreError(PermafrostError):
+    """Anything wrong with a store of features or embeddings."""
+
+
+class StaleStoreError(StoreError):
+    """A store of another identity: names each differing key with both values."""
+
+    def __init__(self, path: Path, differences: Sequence[str], ways_out: str) -> None:
+        self.path = path
+        self.differences = list(differences)
+        listed = "\n".join(f"  {line}" for line in differences)
+        super().__init__(f"{path} was made from something else:\n{listed}\n{ways_out}")
+
+
+class StoreBusyError(StoreError):
+    """Another process is writing to the store."""
+
+
+class MissingRowsError(StoreError):
+    """Rows asked for that are not there."""
+
+
+class DamagedStoreError(StoreError):
+    """Bytes on disk that are not what was committed."""

@@ -1,0 +1,88 @@
+"""Identity: what must match for numbers to be the same. Provenance: what is only written down."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+
+from cache.fingerprint import JSON, canonical_json, fingerprint
+
+_ABSENT = "(absent)"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that changes the numbers of a store, as plain JSON, and nothing else.
+
+    Batch size, workers, paths and device index are not in it; weights, preprocessing, precision and decoder are.
+    """
+
+    fields: Mapping[str, JSON]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the fields, 64 hexadecimal digits."""
+        return fingerprint(dict(self.fields))
+
+    @property
+    def short(self) -> str:
+        """The first eight digits of the fingerprint, as in folder names."""
+        return self.fingerprint[:8]
+
+    def differences(self, wanted: Identity) -> list[str]:
+        """A line for each dotted key that differs: ``preprocess.size: stored 224, wanted 384``."""
+        stored, other = dict(_leaves(dict(self.fields))), dict(_leaves(dict(wanted.fields)))
+        return [
+            f"{key}: stored {_shown(stored, key)}, wanted {_shown(other, key)}"
+            for key in sorted(stored.keys() | other.keys())
+            if _shown(stored, key) != _shown(other, key)
+        ]
+
+    def to_json(self) -> str:
+        """Indented JSON that :meth:`from_json` reads back."""
+        canonical_json(dict(self.fields))  # refuse what would not survive the round trip
+        return json.dumps(dict(self.fields), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Identity:
+        """The identity that :meth:`to_json` wrote."""
+        return cls(json.loads(text))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where numbers were computed: device kind and library versions. Recorded, never compared."""
+
+    device: str
+    versions: Mapping[str, str]
+
+    @classmethod
+    def here(cls, device: str, libraries: Sequence[str]) -> Provenance:
+        """This Python with the installed versions of ``libraries``; one that is not installed is left out."""
+        versions = {"python": platform.python_version()}
+        for library in sorted(libraries):
+            try:
+                versions[library] = version(library)
+            except PackageNotFoundError:
+                continue
+        return cls(device, versions)
+
+    def to_json(self) -> str:
+        """One line of canonical JSON."""
+        return canonical_json({"device": self.device, "versions": dict(self.versions)})
+
+
+def _leaves(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
+
+
+def _shown(leaves: Mapping[str, JSON], key: str) -> str:
+    return json.dumps(leaves[key]) if key in leaves else _ABSENT

@@ -1,0 +1,39 @@
+"""One writer a store, held by the kernel: a lock of a dead process holds nobody up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.errors import StoreBusyError
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` or raise :class:`StoreBusyError`, which names the holder (host, process).
+
+    The lock is an ``flock``: it ends with the process that took it, however that ends. The file itself stays, so
+    that two processes can never hold two files of one name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise StoreBusyError(
+                f"{path.with_suffix('')} is being written by {holder}. "
+                "Wait for it, or stop it: what it has committed is kept, and a second run goes on from there."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -1,0 +1,119 @@
+"""Looking after a store: check every byte and row, and drop the rows that no dataset lists."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from cache import layout
+from cache.errors import DamagedStoreError
+from cache.identity import Provenance
+from cache.rows import RowOutcome
+from cache.store import Chunk, FeatureStore
+
+
+def verify(store: FeatureStore) -> list[str]:
+    """Check the store against itself, every checksum and every row; return one line for each thing that is wrong.
+
+    The array is read through Zarr, not by the memory maps that training uses: each checks the other.
+    """
+    return list(_problems(store))
+
+
+def _problems(store: FeatureStore) -> Iterator[str]:
+    import zarr
+
+    if not store.path.name.endswith(f"-{store.identity.short}"):
+        yield f"identity.json has the fingerprint {store.identity.short}..., the folder is called {store.path.name}"
+    array = zarr.open_array(store.path / layout.ARRAY, mode="r")
+    if array.shape[1:] != (store.dim,) or array.dtype != store.dtype:
+        yield f"the array has shape {array.shape} and dtype {array.dtype}, the identity {store.dim} and {store.dtype}"
+    on_disk = layout.chunk_numbers(store.path)
+    for number in on_disk:
+        if number not in store.chunks():
+            yield f"chunk {number} has data and no rows: it is not committed, and the next extraction clears it"
+    for number, rows in store.chunks().items():
+        if number not in on_disk:
+            yield f"chunk {number} has rows and no data. {layout.MEND}"
+            continue
+        try:
+            mapped = store.chunk(number)
+        except DamagedStoreError as error:
+            yield str(error)
+            continue
+        if not layout.checksum_holds(layout.chunk_path(store.path, number)):
+            yield f"chunk {number}: its bytes do not have the checksum written with them. {layout.MEND}"
+            continue
+        first = number * store.chunk_rows
+        if first + rows.num_rows > array.shape[0]:
+            yield f"chunk {number} ends at row {first + rows.num_rows}, the array at {array.shape[0]}"
+            continue
+        through_zarr = np.asarray(array[first : first + rows.num_rows])
+        if not np.array_equal(through_zarr, mapped[: rows.num_rows], equal_nan=True):
+            yield f"chunk {number}: Zarr reads other numbers than the memory map. {layout.MEND}"
+        yield from _wrong_rows(number, np.asarray(pc.equal(rows["status"], "ok")), np.asarray(mapped))
+
+
+def _wrong_rows(number: int, ok: npt.NDArray[np.bool_], block: npt.NDArray[np.generic]) -> Iterator[str]:
+    values = block.astype(np.float64)
+    finite = np.asarray(np.isfinite(values).all(axis=1))
+    empty = np.asarray(np.isnan(values).all(axis=1))
+    for row in np.flatnonzero(ok & ~finite[: len(ok)]):
+        yield f"chunk {number}, row {row}: said to be ok and not finite. {layout.MEND}"
+    for row in np.flatnonzero(~ok & ~empty[: len(ok)]):
+        yield f"chunk {number}, row {row}: said to have no feature and holds numbers. {layout.MEND}"
+    if not empty[len(ok) :].all():
+        yield f"chunk {number}: numbers past its last row. {layout.MEND}"
+
+
+class Compaction(NamedTuple):
+    """What :func:`compact` did: rows dropped, and chunks before and after."""
+
+    dropped: int
+    chunks_before: int
+    chunks_after: int
+
+
+def compact(store: FeatureStore, keep: Collection[bytes], provenance: Provenance) -> Compaction:
+    """Drop the rows whose digest is not in ``keep``, and merge the chunks that this leaves short.
+
+    Rows that stay are first written again as new chunks, then the old chunks are removed: killed at any instant,
+    the store holds every row to keep at least once, and compacting again finishes the work.
+    """
+    kept = set(keep)
+    with store.writing():
+        before = store.chunks()
+        rewritten = {
+            number: rows
+            for number, rows in before.items()
+            if rows.num_rows < store.chunk_rows or not kept.issuperset(rows["digest"].to_pylist())
+        }
+        if len(rewritten) == 1 and kept.issuperset(next(iter(rewritten.values()))["digest"].to_pylist()):
+            return Compaction(0, len(before), len(before))  # one short chunk, every row of it wanted
+        elsewhere = {d for n, rows in before.items() if n not in rewritten for d in rows["digest"].to_pylist()}
+        stay: dict[bytes, tuple[npt.NDArray[np.generic], RowOutcome]] = {}
+        dropped: set[bytes] = set()
+        for number, rows in rewritten.items():
+            block = store.chunk(number)
+            for position, (digest, *outcome) in enumerate(zip(*rows.to_pydict().values(), strict=True)):
+                if digest not in kept:
+                    dropped.add(digest)
+                elif digest not in elsewhere and (digest not in stay or outcome[0] == "ok"):
+                    stay[digest] = block[position], RowOutcome(*outcome)
+        items = list(stay.items())
+        number = 0
+        for low in range(0, len(items), store.chunk_rows):
+            while number in store.chunks():
+                number += 1
+            piece = items[low : low + store.chunk_rows]
+            chunk = Chunk(number, tuple(digest for digest, _ in piece))
+            block = np.stack([feature for _, (feature, _) in piece])
+            store.write_chunk(chunk, block, [outcome for _, (_, outcome) in piece], provenance)
+        for number in rewritten:
+            store.remove_chunk(number)
+        store.plan([])  # the array ends at its last row again
+    return Compaction(len(dropped), len(before), len(store.chunks()))

@@ -1,0 +1,17 @@
+"""What a dataset may be, one reader a file: each gives the plain columns that ``stages.records`` makes records of.
+
+A reader takes the dataset's configuration and returns a :class:`Source`. To add one: write its file, and name it in
+``READERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from stages.datasets.config import DatasetConfig, Source
+from stages.datasets.folder import read_folder
+from stages.datasets.table import read_table
+
+READERS: Mapping[str, Callable[[DatasetConfig], Source]] = {"folder": read_folder, "table": read_table}
+
+__all__ = ["READERS", "DatasetConfig", "Source", "read_folder", "read_table"]

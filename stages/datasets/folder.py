@@ -1,0 +1,54 @@
+"""A folder of images: the folder an image lies in is its class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+
+from cache.errors import RecordsError
+from stages.datasets.config import DatasetConfig, Source
+
+# What counts as an image in a folder; a table may name files of any extension, or none.
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})
+
+
+def read_folder(config: DatasetConfig) -> Source:
+    """List the images below ``config.path``: the label is the folder's path, ``fruit/apple`` for nested ones.
+
+    With ``split = "folder"`` the first level of folders is the split and the rest the label. Hidden files are left
+    out; the order is by path, whatever the file system's.
+    """
+    root = Path(config.path)
+    if not root.is_dir():
+        raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
+    paths = sorted(_images(root), key=lambda path: path.parts)
+    if not paths:
+        raise RecordsError(f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it)")
+    if direct := [path for path in paths if len(path.parts) == 1]:
+        raise RecordsError(
+            f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}); each must lie in a folder that "
+            "names its class. Where the classes are known otherwise, list the images in a table: kind = 'table'."
+        )
+    by_folder = config.split == "folder"
+    if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
+        raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
+    columns = {
+        "key": [path.as_posix() for path in paths],
+        "uri": [str(root / path) for path in paths],
+        "label": [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths],
+        "split": [path.parts[0] if by_folder else None for path in paths],
+        "domain": [None] * len(paths),
+        "tags": [None] * len(paths),
+    }
+    return Source(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), by_folder)
+
+
+def _images(root: Path) -> list[Path]:
+    found = []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(folder).relative_to(root)
+        found += [below / n for n in names if Path(n).suffix.lower() in EXTENSIONS and not n.startswith(".")]
+    return found

@@ -1,0 +1,96 @@
+"""A table with a row for each image: csv, parquet or jsonl. Every value is read as text, so 007 stays 007."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from cache.errors import RecordsError
+from stages.datasets.config import CLASS_DISJOINT, DatasetConfig, Source, as_names
+
+
+def read_table(config: DatasetConfig) -> Source:
+    """Read the columns that ``config`` names from the table ``config.path``."""
+    path = Path(config.path)
+    table = read_columns(path)
+    root = Path(config.root) if config.root is not None else path.parent
+    names = table.column_names
+    key = config.key or ("key" if "key" in names else config.image)
+    domain = config.domain or ("domain" if "domain" in names else None)
+    split = config.split or ("split" if "split" in names else None)
+    split = None if split == CLASS_DISJOINT else split
+    labels = as_names(config.label)
+    for column in (config.image, key, domain, split, config.tags, *labels, *config.attributes):
+        if column is not None and column not in names:
+            close = difflib.get_close_matches(column, names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise RecordsError(f"{path} has no column {column!r}.{hint} It has: {', '.join(names)}.")
+    images = table[config.image].to_pylist()
+    for row, image in enumerate(images, 1):
+        if image is None:
+            raise RecordsError(f"{path}, row {row}: the column {config.image!r}, which names the image, is empty")
+    columns = {
+        "key": table[key],
+        "uri": pa.array([os.path.normpath(root / image) for image in images], pa.string()),
+        "label": _joined(table, labels),
+        "domain": table[domain] if domain else pa.nulls(len(table), pa.string()),
+        "split": table[split] if split else pa.nulls(len(table), pa.string()),
+        "tags": table[config.tags] if config.tags else pa.nulls(len(table), pa.string()),
+    }
+    attributes = {f"attributes.{name}": table[name] for name in config.attributes}
+    return Source(pa.table(columns | attributes), split is not None)
+
+
+def read_columns(path: Path) -> pa.Table:
+    """All columns of a csv, parquet or jsonl file as text, empty cells null."""
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": pq.read_table, ".jsonl": pyarrow.json.read_json}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise RecordsError(f"{path} is not a table that can be read: its name must end in {', '.join(readers)}")
+    try:
+        table = reader(path)
+    except FileNotFoundError:
+        raise RecordsError(f"{path} does not exist") from None
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise RecordsError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+    if table.num_rows == 0:
+        raise RecordsError(f"{path} has no rows")
+    return pa.table({name: _as_text(table[name]) for name in table.column_names})
+
+
+def _read_csv(path: Path) -> pa.Table:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file, delimiter=delimiter), [])
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise RecordsError(f"{path} has the column {repeated[0]!r} more than once")
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
+        ),
+    )
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        text = column.cast(pa.string())
+    except pa.ArrowException:  # lists, structs, bytes: no key, label or split
+        return pa.chunked_array([pa.nulls(len(column), pa.string())])
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def _joined(table: pa.Table, columns: tuple[str, ...]) -> pa.ChunkedArray:
+    """The label: the columns joined by ``/``; null where one of them is."""
+    return pc.binary_join_element_wise(*(table[column] for column in columns), "/", null_handling="emit_null")
