@@ -1,0 +1,73 @@
+# Everything a person types. `make` alone prints the list.
+CONFIG  ?= runs/demo.toml
+VENV    ?= .venv
+PY      := $(VENV)/bin/python
+SHARED  := $(abspath ../shared)
+
+# The photographs and weights that some runs and tests use, where they are at hand.
+ifneq ($(wildcard $(SHARED)/data),)
+export PERMAFROST_DATA ?= $(SHARED)/data
+endif
+ifneq ($(wildcard $(SHARED)/backbones),)
+export PERMAFROST_WEIGHTS ?= $(SHARED)/backbones
+endif
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Show this list
+	@grep -hE "^[a-z-]+:.*## " $(MAKEFILE_LIST) | sed -E "s/:.*## /\t/" | expand -t 16
+
+$(VENV)/.made: requirements.lock pyproject.toml
+	python3.11 -m venv $(VENV) 2>/dev/null || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.made  ## Make the environment in .venv (once; other targets do it by themselves)
+
+.PHONY: demo
+demo: install  ## Draw a catalogue, extract, train, score: under two minutes, no data needed
+	@$(PY) -m pipeline demo
+
+.PHONY: extract
+extract: install $(CONFIG)  ## Stage 1: run the frozen backbones once, fill the feature stores
+	@$(PY) -m pipeline extract $(CONFIG)
+
+.PHONY: train-heads
+train-heads: install $(CONFIG)  ## Stage 2: train the heads on stored features
+	@$(PY) -m pipeline train-heads $(CONFIG)
+
+.PHONY: score
+score: install $(CONFIG)  ## Stage 3: index, search and score
+	@$(PY) -m pipeline score $(CONFIG)
+
+.PHONY: run
+run: install $(CONFIG)  ## All three stages; CONFIG=runs/cars.toml for another run
+	@$(PY) -m pipeline run $(CONFIG)
+
+.PHONY: test
+test: install  ## Every test
+	@$(PY) -m pytest
+
+.PHONY: format
+format: install  ## Put the code in the one format
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+.PHONY: lint
+lint: install  ## ruff: rules and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+.PHONY: types
+types: install  ## mypy --strict
+	@$(PY) -m mypy
+
+.PHONY: layers
+layers: install  ## The import contracts
+	@$(VENV)/bin/lint-imports
+
+.PHONY: check
+check: lint types layers test  ## Everything that must be clean

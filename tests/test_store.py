@@ -1,0 +1,242 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes, verify
+from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreBusyError, StoreError
+
+PROVENANCE = Provenance("cpu", {"numpy": "2"})
+IDENTITY = Identity({"backbone": "toy", "preprocess": {"size": 224}})
+DIM = 6
+
+
+def names(*numbers: int) -> list[bytes]:
+    return [digest_bytes(str(number).encode()) for number in numbers]
+
+
+def value_of(digest: bytes) -> npt.NDArray[np.float32]:
+    """The one feature that an image can have: a function of its bytes."""
+    return np.frombuffer(digest[: 2 * DIM], dtype=np.uint16).astype(np.float32) / 65536
+
+
+def open_store(parent: Path, *, identity: Identity = IDENTITY, chunk_rows: int = 4) -> FeatureStore:
+    return FeatureStore.open(parent, "toy", identity, dim=DIM, provenance=PROVENANCE, chunk_rows=chunk_rows)
+
+
+def fill(store: FeatureStore, digests: list[bytes], bad: frozenset[bytes] = frozenset(), retry: bool = False) -> int:
+    with store.writing():
+        chunks = store.plan(digests, retry_failed=retry)
+        for chunk in chunks:
+            features = np.stack([value_of(digest) for digest in chunk.digests])
+            outcomes = [
+                RowOutcome("failed", error="bad") if d in bad else RowOutcome("ok", 3, 4) for d in chunk.digests
+            ]
+            store.write_chunk(chunk, features, outcomes, PROVENANCE)
+    return sum(len(chunk.digests) for chunk in chunks)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(*range(11)))
+    asked = names(10, 0, 3, 3, 7)
+    expected = np.stack([value_of(digest) for digest in asked]).astype(np.float16)
+    again = FeatureStore.at(store.path)
+    np.testing.assert_array_equal(again.read(asked), expected)
+    assert again.read([]).shape == (0, DIM)
+    assert again.digests() == names(*range(11))
+    assert len(again) == 11
+
+
+def test_the_store_is_a_plain_zarr_group(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(*range(6)))
+    group = zarr.open_group(store.path, mode="r")
+    array = group["features"]
+    assert isinstance(array, zarr.Array)
+    assert array.shape == (6, DIM)
+    assert array.chunks == (4, DIM)
+    assert group.attrs["fingerprint"] == store.fingerprint
+    np.testing.assert_array_equal(np.asarray(array[:]), store.read(names(*range(6))))
+    assert (store.path / "features/c/1/0").stat().st_size == 4 * DIM * 2 + 4
+
+
+def test_only_what_is_missing_is_planned_and_each_image_once(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(1, 2, 3))
+    assert store.missing(names(5, 2, 5, 4, 1)) == names(5, 4)
+    assert fill(store, names(5, 2, 5, 4, 1)) == 2
+    assert fill(store, names(1, 2, 3, 4, 5)) == 0
+
+
+def test_the_folder_is_named_after_the_identity_with_dim_and_dtype(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    full = Identity({**IDENTITY.fields, "store": {"dim": DIM, "dtype": "float16", "format": 1}})
+    assert store.path == tmp_path / f"toy-{full.fingerprint[:8]}"
+    assert store.name == "toy"
+    other = open_store(tmp_path, identity=Identity({"backbone": "toy", "preprocess": {"size": 225}}))
+    assert other.path != store.path
+
+
+def test_a_store_of_another_identity_is_refused_with_each_differing_key(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    wanted = Identity({"backbone": "toy", "preprocess": {"size": 384}})
+    with pytest.raises(StaleStoreError, match=r"preprocess\.size: stored 224, wanted 384") as caught:
+        FeatureStore.find(tmp_path, "toy", wanted, dim=DIM, remedy="Extract.")
+    assert caught.value.differences == ["preprocess.size: stored 224, wanted 384"]
+    (store.path / "identity.json").write_text(wanted.to_json())
+    with pytest.raises(StaleStoreError, match="store.dim"):
+        open_store(tmp_path)
+
+
+def test_finding_a_store_that_was_never_begun_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingRowsError, match="Extract the images first"):
+        FeatureStore.find(tmp_path, "toy", IDENTITY, dim=DIM, remedy="Extract the images first.")
+    with pytest.raises(StoreError, match="not a store"):
+        FeatureStore.at(tmp_path)
+
+
+def test_a_failed_image_is_a_row_with_its_reason_and_never_moves_its_neighbours(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    bad = frozenset(names(2))
+    fill(store, names(*range(5)), bad)
+    assert store.usable(names(*range(6))).tolist() == [True, True, False, True, True, False]
+    np.testing.assert_array_equal(store.read(names(3))[0], value_of(names(3)[0]).astype(np.float16))
+    assert np.isnan(np.asarray(store.chunk(0)[2])).all()
+    assert [(f.digest, f.outcome.error) for f in store.failures()] == [(names(2)[0], "bad")]
+    with pytest.raises(MissingRowsError, match=r"no feature.*\(bad\)"):
+        store.read(names(1, 2))
+    with pytest.raises(MissingRowsError, match="no row"):
+        store.read(names(9))
+
+
+def test_a_failed_image_is_tried_again_only_on_request_and_then_its_good_row_counts(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(*range(5)), frozenset(names(2)))
+    assert store.missing(names(*range(5))) == []
+    assert store.missing(names(*range(5)), retry_failed=True) == names(2)
+    assert fill(store, names(*range(5)), retry=True) == 1
+    again = FeatureStore.at(store.path)
+    np.testing.assert_array_equal(again.read(names(2))[0], value_of(names(2)[0]).astype(np.float16))
+    assert again.failures() == []
+    assert again.digests() == names(0, 1, 3, 4, 2)
+    assert verify(again) == []
+
+
+def test_an_image_that_could_not_be_read_is_missing_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with store.writing():
+        (chunk,) = store.plan(names(1, 2))
+        outcomes = [RowOutcome("unread", error="gone"), RowOutcome("ok")]
+        store.write_chunk(chunk, np.zeros((2, DIM), np.float32), outcomes, PROVENANCE)
+    assert store.missing(names(1, 2)) == names(1)
+
+
+@pytest.mark.parametrize(("value", "reason"), [(np.nan, "NaN or infinity"), (7e4, "7e.04, past the largest float16")])
+def test_what_float16_cannot_hold_is_named_and_not_stored(tmp_path: Path, value: float, reason: str) -> None:
+    store = open_store(tmp_path)
+    with store.writing():
+        (chunk,) = store.plan(names(1, 2))
+        features = np.ones((2, DIM), np.float32)
+        features[1, 3] = value
+        store.write_chunk(chunk, features, [RowOutcome("ok")] * 2, PROVENANCE)
+    (failure,) = store.failures()
+    assert failure.digest == names(2)[0]
+    assert re.search(f"toy gave {reason}", failure.outcome.error)
+    assert np.isnan(np.asarray(store.chunk(0)[1])).all()
+
+
+def test_a_chunk_of_another_shape_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with store.writing():
+        (chunk,) = store.plan(names(1, 2))
+        with pytest.raises(ValueError, match=r"2 rows of 6 numbers; got features \(2, 5\)"):
+            store.write_chunk(chunk, np.zeros((2, 5), np.float32), [RowOutcome()] * 2, PROVENANCE)
+        store.write_chunk(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
+        with pytest.raises(ValueError, match="written once"):
+            store.write_chunk(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
+
+
+def test_a_second_writer_is_refused_by_a_message_that_names_the_first(tmp_path: Path) -> None:
+    store, other = open_store(tmp_path), open_store(tmp_path)
+    with store.writing(), pytest.raises(StoreBusyError, match=f"process {os.getpid()} on "), other.writing():
+        pass
+    with other.writing():
+        pass
+
+
+def test_a_lock_left_by_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    lock = store.path.with_name(store.path.name + ".lock")
+    script = f"import fcntl, time; f = open({str(lock)!r}, 'a+'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(StoreBusyError), store.writing():
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with store.writing():
+        pass
+
+
+def test_what_a_killed_writer_left_is_cleared_and_changes_no_byte(tmp_path: Path) -> None:
+    whole, cut = open_store(tmp_path / "whole"), open_store(tmp_path / "cut")
+    fill(whole, names(*range(10)))
+    fill(cut, names(*range(10)))
+    (cut.path / "rows/1.parquet").unlink()  # killed between the data of chunk 1 and its rows
+    (cut.path / "features/c/1/0").write_bytes(b"half a chu")
+    (cut.path / "rows/2.parquet").rename(cut.path / "rows/2.parquet.partial")
+    cut = FeatureStore.at(cut.path)
+    assert cut.usable(names(*range(10))).tolist() == [True] * 4 + [False] * 6
+    fill(cut, names(*range(10)))
+    assert contents(cut.path) == contents(whole.path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 30), max_size=12), st.integers(0, 3)), max_size=6), st.randoms())
+def test_any_order_of_writing_dying_and_reopening_loses_and_doubles_nothing(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[list[int], int]], random: object
+) -> None:
+    parent = tmp_path_factory.mktemp("store")
+    asked: list[bytes] = []
+    for numbers, survives in runs:
+        store = open_store(parent, chunk_rows=3)
+        asked += names(*numbers)
+        with store.writing():
+            for chunk in store.plan(asked)[:survives]:
+                features = np.stack([value_of(digest) for digest in chunk.digests])
+                store.write_chunk(chunk, features, [RowOutcome()] * len(chunk.digests), PROVENANCE)
+    store = open_store(parent, chunk_rows=3)
+    fill(store, asked)
+    store = FeatureStore.at(store.path)
+    assert sorted(store.digests()) == sorted(set(asked))
+    assert sum(rows.num_rows for rows in store.chunks().values()) == len(set(asked))
+    if asked:
+        np.testing.assert_array_equal(store.read(asked), np.stack([value_of(d) for d in asked]).astype(np.float16))
+    assert verify(store) == []
+
+
+def test_a_damaged_store_says_which_file_and_how_to_mend_it(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(*range(6)))
+    (store.path / "features/c/0/0").write_bytes(b"short")
+    with pytest.raises(DamagedStoreError, match=r"c/0/0 should have 52 bytes and has 5.*Delete rows"):
+        store.read(names(1))
+    (store.path / "rows/1.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(DamagedStoreError, match=r"rows/1\.parquet cannot be read"):
+        FeatureStore.at(store.path)
