@@ -1,5 +1,5 @@
 # Everything a person types. `make` alone prints the list.
-CONFIG  ?= runs/demo.toml
+CONFIG  ?= pipeline/presets/demo.toml
 VENV    ?= .venv
 PY      := $(VENV)/bin/python
 SHARED  := $(abspath ../shared)

@@ -26,7 +26,7 @@ def names(*numbers: int) -> list[bytes]:
 
 def value_of(digest: bytes) -> npt.NDArray[np.float32]:
     """The one feature that an image can have: a function of its bytes."""
-    return np.frombuffer(digest[: 2 * DIM], dtype=np.uint16).astype(np.float32) / 65536
+    return np.frombuffer(digest[: 2 * DIM], dtype=np.uint16).astype(np.float32) / np.float32(65536)
 
 
 def open_store(parent: Path, *, identity: Identity = IDENTITY, chunk_rows: int = 4) -> FeatureStore:
@@ -98,7 +98,7 @@ def test_a_store_of_another_identity_is_refused_with_each_differing_key(tmp_path
         FeatureStore.find(tmp_path, "toy", wanted, dim=DIM, remedy="Extract.")
     assert caught.value.differences == ["preprocess.size: stored 224, wanted 384"]
     (store.path / "identity.json").write_text(wanted.to_json())
-    with pytest.raises(StaleStoreError, match="store.dim"):
+    with pytest.raises(StaleStoreError, match=r"store\.dim"):
         open_store(tmp_path)
 
 
@@ -181,7 +181,10 @@ def test_a_second_writer_is_refused_by_a_message_that_names_the_first(tmp_path: 
 def test_a_lock_left_by_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     lock = store.path.with_name(store.path.name + ".lock")
-    script = f"import fcntl, time; f = open({str(lock)!r}, 'a+'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    script = (
+        f"import fcntl, time; f = open({str(lock)!r}, 'a+'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"

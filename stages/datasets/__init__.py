@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from stages.datasets.config import DatasetConfig, Source
+from stages.datasets.drawn import read_drawn
 from stages.datasets.folder import read_folder
 from stages.datasets.table import read_table
 
-READERS: Mapping[str, Callable[[DatasetConfig], Source]] = {"folder": read_folder, "table": read_table}
+READERS: Mapping[str, Callable[[DatasetConfig], Source]] = {
+    "drawn": read_drawn,
+    "folder": read_folder,
+    "table": read_table,
+}
 
-__all__ = ["READERS", "DatasetConfig", "Source", "read_folder", "read_table"]
+__all__ = ["READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_table"]

@@ -16,7 +16,7 @@ class DatasetConfig:
 
     Attributes:
         path: a folder, or a table (csv, parquet, jsonl) with a row for each image.
-        kind: ``folder`` (a folder a class) or ``table``.
+        kind: ``folder`` (a folder a class), ``table``, or ``drawn`` (the demo's catalogue, drawn if need be).
         label: the column that names the instance or class, or several, joined by ``/``. A folder's label is its
             path below ``path``.
         image: the column with the image's path, relative to ``root``.
@@ -38,7 +38,7 @@ class DatasetConfig:
     """
 
     path: str
-    kind: Literal["folder", "table"] = "table"
+    kind: Literal["drawn", "folder", "table"] = "table"
     label: Names | None = None
     image: str = "path"
     root: str | None = None

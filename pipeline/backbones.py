@@ -1,0 +1,96 @@
+"""From a run file's ``[[backbones]]`` to the network, and to the feature store that the network filled.
+
+Stage 1 loads the network, because its identity is made from its weights. What it found is noted in
+``<artifacts>/features/known/``, so that stages 2 and 3 open the right store without loading 400 million parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import FeatureStore, Identity, digest_file, fingerprint
+from cache.atomic import replace_text
+from cache.fingerprint import JSON
+from pipeline.config import RunConfig
+from pipeline.progress import Display
+from stages.extraction import Backbone, BackboneConfig, PcaBasis, PcaConfig, decode, fit_pca_backbone, load_backbone
+from stages.extraction.decode import DecodeError
+from stages.records import Records
+
+
+def load_for_extraction(
+    wanted: BackboneConfig, records: Records, artifacts: Path, device: str, display: Display
+) -> Backbone:
+    """Load the backbone ``wanted``, fitting it to the training images where it is fitted, and note what it is."""
+    if isinstance(wanted, PcaConfig):
+        backbone = load_backbone(wanted, basis=_basis(wanted, records, artifacts, display))
+    else:
+        display.say(f"loading {wanted.name}")
+        backbone = load_backbone(wanted, device=device)
+    note = {"name": backbone.name, "dim": backbone.dim, "identity": dict(backbone.identity.fields)}
+    path = _note_path(wanted, records, artifacts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(note, indent=2, sort_keys=True) + "\n")
+    return backbone
+
+
+def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, display: Display) -> FeatureStore:
+    """The store that ``wanted`` filled. Raises StaleStoreError or MissingRowsError where there is none."""
+    artifacts = Path(config.artifacts)
+    path = _note_path(wanted, records, artifacts)
+    if not path.exists():  # never extracted, or something changed since: then its identity says what
+        load_for_extraction(wanted, records, artifacts, "cpu", display)
+    note = json.loads(path.read_text(encoding="utf-8"))
+    return FeatureStore.find(
+        artifacts / "features",
+        note["name"],
+        Identity(note["identity"]),
+        dim=note["dim"],
+        dtype=config.extraction.dtype,
+        remedy="Run `permafrost extract` with this run file to compute these features.",
+    )
+
+
+def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Path:
+    """The note of a configuration: its name holds all that the identity follows from, but no path."""
+    said: dict[str, JSON] = json.loads(json.dumps(asdict(wanted)))
+    weights = said.get("weights")
+    if isinstance(weights, str) and Path(weights).is_file():
+        said["weights"] = digest_file(weights).hex()
+    if isinstance(wanted, PcaConfig):
+        said["train"] = _training_images(records)
+    else:
+        said["libraries"] = {name: version(name) for name in ("timm", "open_clip_torch")}
+    return artifacts / "features" / "known" / f"{wanted.kind}-{fingerprint(said)[:16]}.json"
+
+
+def _basis(wanted: PcaConfig, records: Records, artifacts: Path, display: Display) -> PcaBasis:
+    """The components of the training images, fitted once and kept."""
+    key = fingerprint({"config": json.loads(json.dumps(asdict(wanted))), "train": _training_images(records)})
+    path = artifacts / "features" / "known" / f"pca-basis-{key[:16]}.safetensors"
+    if not path.exists():
+        train = records.split("train")
+        display.say(f"fitting {wanted.name} to {len(train):,} training images")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fit_pca_backbone(wanted, _images(train)).save(path)
+    return PcaBasis.load(path)
+
+
+def _training_images(records: Records) -> str:
+    """The fingerprint of which images train, whatever their order."""
+    return fingerprint("\n".join(sorted({digest.hex() for digest in records.split("train").digests if digest})))
+
+
+def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
+    for uri in records.uris:
+        try:
+            yield decode(Path(uri).read_bytes())
+        except (OSError, DecodeError):
+            continue  # extraction lists it as failed

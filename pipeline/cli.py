@@ -1,0 +1,190 @@
+"""The command ``permafrost``: results on stdout, everything else on stderr.
+
+Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, 130 stopped
+by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from pipeline.siblings import check_siblings
+
+app = typer.Typer(
+    name="permafrost",
+    help="Image retrieval on frozen backbones: features once, heads in seconds, scores that name their bytes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
+RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
+Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a processor.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute images that failed before again.")]
+MaxFailures = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Share of images that may fail; by default the run file's.")
+]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,
+) -> None:
+    """Image retrieval on frozen backbones: features once, heads in seconds, scores that name their bytes."""
+
+
+@app.command()
+def extract(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = 32,
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    max_failures: MaxFailures = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 1: run the frozen backbones over the images that their stores lack."""
+    from pipeline import commands
+    from pipeline.run import Hardware
+
+    commands.extract(
+        run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet
+    )
+
+
+@app.command()
+def train_heads(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
+    """Stage 2: train the heads on stored features, and embed with them."""
+    from pipeline import commands
+
+    commands.train_heads(run_file, json=json, quiet=quiet)
+
+
+@app.command()
+def score(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
+    """Stage 3: search the gallery for every query, and score raw features beside every head."""
+    from pipeline import commands
+
+    commands.score(run_file, json=json, quiet=quiet)
+
+
+@app.command()
+def run(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = 32,
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    max_failures: MaxFailures = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """All three stages: extract, train-heads, score."""
+    from pipeline import commands
+    from pipeline.run import Hardware
+
+    commands.run(run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet)
+
+
+@app.command()
+def demo(
+    artifacts: Annotated[Path, typer.Option(help="Where the demo is kept.")] = Path("artifacts/demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a catalogue of products, extract, train, score, and show one picture. Needs no network and no data."""
+    from pipeline.demo import demo
+
+    demo(artifacts, json=json, quiet=quiet)
+
+
+@app.command()
+def init(
+    images: Annotated[Path, typer.Argument(metavar="FOLDER|TABLE", help="Images in a folder a class, or a table.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run file to write.")] = Path("run.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+) -> None:
+    """Look at your images and write a commented run file that works as it is."""
+    from pipeline.init import init
+
+    init(images, output, force=force)
+
+
+@app.command()
+def inspect(
+    what: Annotated[Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder of a store.")],
+    json: Json = False,
+) -> None:
+    """Print what a store holds: identity, provenance, rows, failures, bytes."""
+    from pipeline import stores
+
+    stores.inspect(what, json=json)
+
+
+@app.command()
+def verify(
+    what: Annotated[Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder of a store.")],
+    json: Json = False,
+) -> None:
+    """Check every checksum and every row of the stores."""
+    from pipeline import stores
+
+    stores.verify(what, json=json)
+
+
+@app.command()
+def compact(
+    run_files: RunFiles,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be dropped.")] = False,
+) -> None:
+    """Drop the rows that none of the run files lists, from the stores in their artifacts folders."""
+    from pipeline import stores
+
+    stores.compact(run_files, yes=yes)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    from cache.errors import ConfigError, PermafrostError
+
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        check_siblings()
+        _exit(app(args=[a for a in arguments if a != "--debug"], standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        stderr.print("\nStopped. Everything committed is kept: the same command goes on from there.", markup=False)
+        _exit(130)
+    except Exception as error:  # the one place that turns any error into a message and a status
+        if debug:
+            raise
+        if isinstance(error, typer.Exit):
+            _exit(error.exit_code)
+        if isinstance(error, typer.TyperException):  # wrong usage
+            stderr.print(f"error: {error.format_message()} `permafrost --help` lists what there is.", markup=False)
+            _exit(2)
+        known = isinstance(error, (PermafrostError, ValueError, OSError, ImportError))
+        text = str(error) if known else f"{type(error).__name__}: {error}. This should not happen; --debug shows where."
+        stderr.print(f"error: {text}", markup=False, style="red")
+        _exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _exit(status: int) -> NoReturn:
+    """Leave at once: a forward that is still in the network is not waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,191 @@
+"""The run file: TOML -> frozen dataclasses, unknown keys refused by their dotted path.
+
+The file says *what* is computed; how (device, workers, batch size) is said by flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from cache.errors import ConfigError
+from stages.datasets import DatasetConfig
+from stages.extraction.backbones import BackboneConfig
+from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
+from stages.training import HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
+
+VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
+_PATHS = {"path", "root", "weights", "artifacts"}
+
+
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """``[extraction]``: how features are stored, and when failures are too many.
+
+    ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
+    exit status says so.
+    """
+
+    dtype: Literal["float16", "float32"] = "float16"
+    max_failures: float = 0.01
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_failures <= 1:
+            raise ValueError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """One of ``[[heads]]``: a head, the loss that trains it, and how. In the file the head's own keys stand flat."""
+
+    name: str
+    head: HeadConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name) or self.name == "raw":
+            raise ValueError(
+                f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
+            )
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """``[retrieval]``: the index, and the metrics to score by."""
+
+    index: IndexConfig = FlatIndexConfig()
+    metrics: tuple[str, ...] = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            find_metric(metric)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run file."""
+
+    artifacts: str
+    dataset: DatasetConfig
+    backbones: tuple[BackboneConfig, ...]
+    heads: tuple[HeadRun, ...] = ()
+    extraction: ExtractionConfig = ExtractionConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    seed: int = 0
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not self.backbones:
+            raise ValueError("a run needs at least one of [[backbones]]")
+        names = [head.name for head in self.heads]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
+
+
+def read_config(path: Path | str) -> RunConfig:
+    """Read a run file. Raises :class:`ConfigError` naming the dotted path of what is wrong in it."""
+    path = Path(path)
+    try:
+        return parse_config(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist. `permafrost init FOLDER` writes a run file for your images."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def parse_config(text: str, name: str = "the run file") -> RunConfig:
+    """:func:`read_config` for the text of a run file; ``name`` begins its messages."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not TOML: {error}") from error
+    expanded = _expand(raw, "", name)
+    if isinstance(expanded.get("heads"), list):
+        expanded["heads"] = [_nest(head) if isinstance(head, dict) else head for head in expanded["heads"]]
+    try:
+        return TypeAdapter(RunConfig).validate_python(expanded)
+    except ValidationError as error:
+        problems = [_problem(dict(details), expanded) for details in error.errors()]
+        raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
+
+
+def _nest(head: dict[str, Any]) -> dict[str, Any]:
+    """A head as HeadRun has it: the keys that are not its own become those of the head proper."""
+    own = {field.name for field in fields(HeadRun)} - {"head"}
+    proper = {key: value for key, value in head.items() if key not in own}
+    return {key: value for key, value in head.items() if key in own} | {"head": {"kind": "linear"} | proper}
+
+
+def _expand(value: Any, key: str, name: str) -> Any:
+    """``value`` with the variables in paths replaced; lists of one type become tuples by pydantic later."""
+    if isinstance(value, dict):
+        return {inner: _expand(entry, inner, name) for inner, entry in value.items()}
+    if isinstance(value, list):
+        return [_expand(entry, key, name) for entry in value]
+    if isinstance(value, str) and key in _PATHS:
+        return re.sub(r"\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
+    return value
+
+
+def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
+    variable = match[1]
+    if variable not in VARIABLES:
+        known = " and ".join(f"${{{known}}}" for known in VARIABLES)
+        raise ConfigError(f"{name}: {key} = {value!r}: {known} are the only variables that a path may hold")
+    if not os.environ.get(variable):
+        raise ConfigError(
+            f"{name}: {key} = {value!r}, but {variable} is not set. "
+            f"Set it to the folder that holds what the path names: export {variable}=/path/to/folder"
+        )
+    return os.environ[variable]
+
+
+def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there."""
+    path = ""
+    here: Any = raw
+    for part in details["loc"]:
+        is_tag = isinstance(here, dict) and part not in here and here.get("kind") == part  # of a union, not a key
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part != "head" and not is_tag:
+            path += f".{part}" if path else part
+        if not is_tag:
+            try:
+                here = here[part]
+            except (KeyError, IndexError, TypeError):  # a key that is missing
+                here = None
+    message = str(details["msg"]).removeprefix("Value error, ")
+    match details["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            message = "unknown key" + _suggestion(path.rsplit(".", 1)[-1])
+        case "missing" | "missing_argument":
+            message = "this key is needed"
+        case "union_tag_not_found":
+            message = "this needs kind = ..."
+    return f"{path}: {message}" if path else message
+
+
+def _suggestion(key: str) -> str:
+    schema = TypeAdapter(RunConfig).json_schema()
+    known = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    close = difflib.get_close_matches(key, sorted(known - {"head"}), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,174 @@
+"""One picture of some queries and of what each ranking put nearest: the quickest way to see what a head changed.
+
+::
+
+    title                                            legend
+    +-------+   raw         [v .71] [x .70] [x .66] ...
+    | query |
+    +-------+   arcface64   [v .93] [v .90] [v .88] ...
+    caption
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+RIGHT_COLOUR = (22, 135, 76)
+WRONG_COLOUR = (200, 48, 44)
+MISSING_COLOUR = (200, 203, 208)
+"""The tile that stands for an image that cannot be opened."""
+
+_PAPER, _INK, _FAINT, _RULE = (255, 255, 255), (28, 30, 34), (110, 116, 124), (226, 228, 232)
+
+QUERY = 148
+"""Side of a query's tile, in pixels."""
+TILE = 112
+"""Side of a neighbour's tile, its frame included."""
+FRAME = 4
+MARK = 16
+
+_MARGIN, _GAP, _HEAD, _FOOT, _NAME = 28, 10, 76, 22, 132
+
+
+class Neighbour(NamedTuple):
+    """One image of a ranking."""
+
+    uri: str
+    """Path of a local image file."""
+    right: bool
+    similarity: float
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One query and, for each named ranking, the images nearest to it, nearest first."""
+
+    uri: str
+    caption: str
+    rankings: Mapping[str, Sequence[Neighbour]]
+
+
+def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> Path:
+    """Draw ``rows``, a band each, to the PNG file ``path``, and return it.
+
+    A right neighbour has a green frame and a tick, a wrong one a red frame and a cross. An image that cannot be
+    opened is a grey tile. The file appears whole or not at all. Raises ValueError when there is nothing to draw.
+    """
+    if not rows or not all(row.rankings for row in rows):
+        raise ValueError("a contact sheet needs at least one query, and at least one ranking for each; give it some")
+    most = max(len(ranking) for row in rows for ranking in row.rankings.values())
+    width = 2 * _MARGIN + QUERY + _GAP + _NAME + max(most, 4) * (TILE + _GAP)
+    sheet = Image.new("RGB", (width, _HEAD + sum(map(_band_height, rows)) + _MARGIN // 2), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _draw_head(sheet, pen, title)
+    top = _HEAD
+    for row in rows:
+        pen.line((_MARGIN, top, width - _MARGIN, top), fill=_RULE)
+        _draw_band(sheet, pen, row, top + _MARGIN // 2)
+        top += _band_height(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    sheet.save(partial, format="PNG", optimize=True)
+    partial.replace(path)
+    return path
+
+
+def _band_height(row: SheetRow) -> int:
+    return _MARGIN + max(QUERY + _FOOT, len(row.rankings) * (TILE + _FOOT + _GAP) - _GAP)
+
+
+def _draw_head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str) -> None:
+    """The title, and beneath it what the marks mean."""
+    _write(pen, (_MARGIN, 16), title, size=22, room=sheet.width - 2 * _MARGIN)
+    x, y = _MARGIN, 60
+    for right, word in ((True, "same label as the query"), (False, "another label")):
+        sheet.paste(_mark(right=right), (x, y - MARK // 2))
+        x += 22 + _write(pen, (x + 22, y), word, size=13, room=sheet.width, colour=_FAINT, anchor="lm") + 24
+    _write(
+        pen,
+        (x, y),
+        "number: similarity to the query",
+        size=13,
+        room=sheet.width - x - _MARGIN,
+        colour=_FAINT,
+        anchor="lm",
+    )
+
+
+def _draw_band(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: SheetRow, top: int) -> None:
+    """One query with its rankings, ``top`` pixels down."""
+    sheet.paste(_tile(row.uri, QUERY), (_MARGIN, top))
+    _write(pen, (_MARGIN, top + QUERY + 6), row.caption, size=14, room=QUERY)
+    left = _MARGIN + QUERY + _GAP
+    for name, ranking in row.rankings.items():
+        _write(pen, (left + _NAME - _GAP, top + TILE // 2), name, size=15, room=_NAME - 2 * _GAP, anchor="rm")
+        for place, neighbour in enumerate(ranking):
+            _draw_neighbour(sheet, pen, neighbour, left + _NAME + place * (TILE + _GAP), top)
+        top += TILE + _FOOT + _GAP
+
+
+def _draw_neighbour(sheet: Image.Image, pen: ImageDraw.ImageDraw, neighbour: Neighbour, x: int, y: int) -> None:
+    colour = RIGHT_COLOUR if neighbour.right else WRONG_COLOUR
+    pen.rectangle((x, y, x + TILE - 1, y + TILE - 1), fill=colour)
+    sheet.paste(_tile(neighbour.uri, TILE - 2 * FRAME), (x + FRAME, y + FRAME))
+    sheet.paste(_mark(right=neighbour.right), (x, y + TILE + 11 - MARK // 2))
+    _write(pen, (x + 22, y + TILE + 11), f"{neighbour.similarity:.3f}", size=13, room=TILE, colour=_FAINT, anchor="lm")
+
+
+def _mark(*, right: bool) -> Image.Image:
+    """A white tick on a green disc, or a white cross on a red square: told apart without colour."""
+    fine = Image.new("RGB", (4 * MARK, 4 * MARK), _PAPER)
+    pen = ImageDraw.Draw(fine)
+    if right:
+        pen.ellipse((0, 0, 63, 63), fill=RIGHT_COLOUR)
+        pen.line(((17, 33), (28, 45), (47, 20)), fill=_PAPER, width=8, joint="curve")
+    else:
+        pen.rounded_rectangle((3, 3, 60, 60), radius=8, fill=WRONG_COLOUR)
+        pen.line(((18, 18), (45, 45)), fill=_PAPER, width=8)
+        pen.line(((18, 45), (45, 18)), fill=_PAPER, width=8)
+    return fine.reduce(4)
+
+
+def _tile(uri: str, side: int) -> Image.Image:
+    """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(uri) as opened:
+            opened.draft("RGB", (side, side))
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        blank = Image.new("RGB", (side, side), MISSING_COLOUR)
+        text = ImageDraw.Draw(blank)
+        _write(text, (side // 2, side // 2), "no image", size=13, room=side, colour=_FAINT, anchor="mm")
+        return blank
+    ratio = side / max(image.size)
+    image = image.resize([max(1, round(ratio * length)) for length in image.size], Image.Resampling.LANCZOS)
+    tile = Image.new("RGB", (side, side), _PAPER)
+    tile.paste(image, ((side - image.width) // 2, (side - image.height) // 2), image)
+    return tile
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    *,
+    size: int,
+    room: int,
+    colour: tuple[int, int, int] = _INK,
+    anchor: str = "la",
+) -> int:
+    """Write one line, cut to ``room`` pixels with an ellipsis; return its width."""
+    font = ImageFont.load_default(size=size)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())
+    shown = line
+    while line and font.getlength(shown) > room:
+        line = line[:-1]
+        shown = line.rstrip() + "…"
+    pen.text(at, shown, font=font, fill=colour, anchor=anchor)
+    return round(font.getlength(shown))

@@ -1,0 +1,56 @@
+"""Looking at results: one picture of some queries with their nearest images, by raw feature and by each head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache import fingerprint
+from pipeline.contact_sheet import Neighbour, SheetRow, draw_contact_sheet
+from pipeline.run import Vectors
+from stages.records import Records
+from stages.retrieval import nearest
+
+QUERIES = 6
+NEAREST = 5
+
+
+def draw_nearest(path: Path, records: Records, vectors: Sequence[Vectors], *, title: str) -> Path:
+    """Draw some queries, each with its five nearest in the gallery by each of ``vectors``, right and wrong framed.
+
+    The queries are drawn by lot, the lot being the hash of their key: the same for every head and backbone, and not
+    chosen for looking well. Those with nothing to find are passed over.
+    """
+    gallery = records.split("gallery")
+    queries = _by_lot(records.split("query"), gallery, vectors)
+    found = {f"{of.backbone} {of.head}": nearest(of.store, queries, gallery, NEAREST) for of in vectors}
+    uris, labels = gallery.uris, gallery.labels
+    rows = []
+    for at, (uri, label) in enumerate(zip(queries.uris, queries.labels, strict=True)):
+        rankings = {
+            name: [
+                Neighbour(uris[position], labels[position] == label, float(similarity))
+                for position, similarity in zip(positions[at], similarities[at], strict=True)
+                if position >= 0
+            ]
+            for name, (positions, similarities) in found.items()
+        }
+        rows.append(SheetRow(uri, str(label), rankings))
+    return draw_contact_sheet(path, rows, title=title)
+
+
+def _by_lot(queries: Records, gallery: Records, vectors: Sequence[Vectors]) -> Records:
+    searched = dict(zip(gallery.keys, gallery.labels, strict=True))
+    sizes: dict[str | None, int] = {}
+    for label in searched.values():
+        sizes[label] = sizes.get(label, 0) + 1
+    usable = vectors[0].store.usable(queries.digests)
+    for of in vectors[1:]:
+        usable &= of.store.usable(queries.digests)
+    answerable = [
+        row
+        for row, (key, label) in enumerate(zip(queries.keys, queries.labels, strict=True))
+        if usable[row] and sizes.get(label, 0) > (key in searched)
+    ]
+    keys = queries.keys
+    return queries.take(sorted(answerable, key=lambda row: fingerprint(keys[row]))[:QUERIES])

@@ -1,0 +1,53 @@
+"""What a person sees while a run goes on: bars and remarks on stderr, nothing on stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+Update = Callable[[int, int | None, str], None]
+
+
+class Display:
+    """Speaks on stderr; ``quiet`` keeps it to warnings."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line about what was done, with why where it was quick."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line that a person should read."""
+        self.console.print(text, markup=False, style="yellow")
+
+    @contextmanager
+    def bar(self, what: str, unit: str) -> Iterator[Update]:
+        """A progress bar; call what it yields with (done, total, remark)."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}"),
+        )
+        started = time.monotonic()
+        with Progress(
+            *columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True
+        ) as progress:
+            task = progress.add_task(what, total=None, rate="", remark="")
+
+            def update(done: int, total: int | None, remark: str = "") -> None:
+                rate = done / max(1e-3, time.monotonic() - started)
+                progress.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s", remark=remark)
+
+            yield update

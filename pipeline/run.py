@@ -1,0 +1,260 @@
+"""The three stages of a run file, in order. Each takes what the one before left in the artifacts folder.
+
+::
+
+    <artifacts>/
+        digests.sqlite                       the digests of unchanged files
+        features/<backbone>-<...>/           stage 1: a store for each backbone's identity
+        heads/<backbone>/<head>-<...>/       stage 2: head.safetensors and its training log
+        embeddings/<backbone>/<head>-<...>/  a store for each head
+        scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cache import DigestCache, FeatureStore, Identity
+from cache.atomic import replace_text
+from cache.errors import MissingRowsError
+from pipeline.backbones import find_features, load_for_extraction
+from pipeline.config import HeadRun, RunConfig
+from pipeline.progress import Display
+from pipeline.tables import ScoreRow, json_lines
+from stages.extraction import Progress, extract
+from stages.records import Records, read_records
+from stages.retrieval import Scores, evaluate
+from stages.training import EpochLog, Head, embed, head_identity, train_head
+
+RAW = "raw"
+
+
+class Hardware(NamedTuple):
+    """How a run is done; none of it changes an identity."""
+
+    device: str = "cpu"
+    batch_size: int = 32
+    workers: int | None = None
+    retry_failed: bool = False
+
+
+class Failed(NamedTuple):
+    """A record without a feature, and why."""
+
+    key: str
+    uri: str
+    reason: str
+
+
+class Extracted(NamedTuple):
+    """What stage 1 did for one backbone: images computed now, there already, and records without a feature."""
+
+    features: FeatureStore
+    computed: int
+    present: int
+    failures: list[Failed]
+
+
+class Vectors(NamedTuple):
+    """Something to score: a raw feature, or the embeddings of a head."""
+
+    backbone: str
+    head: str
+    store: FeatureStore
+
+
+def read_dataset(config: RunConfig, display: Display) -> Records:
+    """The records of the run, each with the digest of its bytes."""
+    digests = DigestCache(Path(config.artifacts) / "digests.sqlite")
+    with display.bar("reading records", "files") as update:
+        records = read_records(
+            config.dataset, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
+        )
+    display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in records.counts().items() if count))
+    return records
+
+
+def extract_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Extracted]:
+    """Stage 1: fill the feature store of every backbone."""
+    done = []
+    for wanted in config.backbones:
+        backbone = load_for_extraction(wanted, records, Path(config.artifacts), hardware.device, display)
+        computed = 0
+        with display.bar(f"extracting {backbone.name}", "images") as update:
+
+            def report(progress: Progress) -> None:
+                nonlocal computed
+                computed = progress.done
+                update(progress.done, progress.total, f"{progress.failed:,} failed" if progress.failed else "")
+
+            features = extract(
+                records,
+                backbone,
+                Path(config.artifacts) / "features",
+                batch_size=hardware.batch_size,
+                workers=hardware.workers,
+                dtype=config.extraction.dtype,
+                retry_failed=hardware.retry_failed,
+                on_progress=report,
+            )
+        found = Extracted(features, computed, len(set(records.digests) - {b""}) - computed, _failed(features, records))
+        were = f"{found.present:,} were there" if computed else "all are in the store already, so no image was opened"
+        display.say(f"extract {features.name}: {computed:,} images computed, {were}; {len(found.failures):,} failed")
+        for failed in found.failures[:5]:
+            display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
+        if len(found.failures) > 5:
+            display.warn(f"  and {len(found.failures) - 5:,} more; `permafrost inspect` lists them all")
+        done.append(found)
+    return done
+
+
+def _failed(features: FeatureStore, records: Records) -> list[Failed]:
+    reasons = {failure.digest: failure.outcome.error for failure in features.failures(records.digests)}
+    table = records.table.select(["key", "uri", "digest", "problem"]).to_pylist()
+    return [
+        Failed(row["key"], row["uri"], reasons.get(row["digest"]) or row["problem"])
+        for row in table
+        if row["digest"] is None or row["digest"] in reasons
+    ]
+
+
+def train_heads(config: RunConfig, records: Records, display: Display) -> list[Vectors]:
+    """Stage 2: train every head on every backbone's features, and embed all of them."""
+    made = []
+    for wanted in config.backbones:
+        features = find_features(wanted, config, records, display)
+        for head in config.heads:
+            folder = _head_folder(config, head, features, records)
+            trained = Head.load(folder) if _is_trained(folder) else _train(config, head, features, records, display)
+            if not _is_trained(folder):
+                trained.save(folder)
+            else:
+                display.say(
+                    f"train {head.name} on {features.name}: the same features, labels and settings were trained"
+                )
+            made.append(Vectors(features.name, head.name, _embedded(config, head, trained, features)))
+    return made
+
+
+def _train(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records, display: Display) -> Head:
+    with display.bar(f"training {wanted.name} on {features.name}", "epochs") as update:
+
+        def report(epoch: EpochLog) -> None:
+            score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
+            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}")
+
+        head = train_head(
+            features,
+            records.split("train"),
+            wanted.head,
+            wanted.loss,
+            optimizer=wanted.optimizer,
+            training=wanted.training,
+            validation=_validation(records),
+            seed=config.seed,
+            on_epoch=report,
+        )
+    summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
+    display.say(
+        f"train {wanted.name} on {features.name}: {summary.rows:,} images of {summary.classes:,} classes, "
+        f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: {summary.chosen_by}"
+    )
+    return head
+
+
+def _identity(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> Identity:
+    return head_identity(
+        features,
+        records.split("train"),
+        wanted.head,
+        wanted.loss,
+        optimizer=wanted.optimizer,
+        training=wanted.training,
+        validation=_validation(records),
+        seed=config.seed,
+    )
+
+
+def _validation(records: Records) -> tuple[Records, Records] | None:
+    """Query and gallery to choose the epoch on, where the dataset has them."""
+    parts = records.split("validation_query"), records.split("validation_gallery")
+    return parts if len(parts[0]) else None
+
+
+def _head_folder(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> Path:
+    short = _identity(config, wanted, features, records).short
+    return Path(config.artifacts) / "heads" / features.name / f"{wanted.name}-{short}"
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / "head.safetensors").exists()
+
+
+def _embedded(config: RunConfig, wanted: HeadRun, head: Head, features: FeatureStore) -> FeatureStore:
+    return embed(head, features, Path(config.artifacts) / "embeddings" / features.name, name=wanted.name)
+
+
+def find_vectors(config: RunConfig, records: Records, display: Display) -> list[Vectors]:
+    """What stages 1 and 2 left to score: for each backbone the raw feature, then its heads' embeddings."""
+    found = []
+    stores = [find_features(wanted, config, records, display) for wanted in config.backbones]
+    names = [features.name for features in stores]
+    for features in stores:  # two backbones of one name are told apart by their fingerprints
+        backbone = features.name if names.count(features.name) == 1 else features.path.name
+        found.append(Vectors(backbone, RAW, features))
+        for head in config.heads:
+            folder = _head_folder(config, head, features, records)
+            if not _is_trained(folder):
+                raise MissingRowsError(
+                    f"{head.name} is not trained on {features.name} as the run file and the data are now. "
+                    "Run `permafrost train-heads` with this run file."
+                )
+            found.append(Vectors(backbone, head.name, _embedded(config, head, Head.load(folder), features)))
+    return found
+
+
+def _left_out(scores: Scores) -> str:
+    counts = {
+        "failed queries": scores.failed_queries,
+        "failed gallery images": scores.failed_gallery,
+        "queries with nothing relevant in the gallery": scores.unanswerable,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def score(
+    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
+) -> list[ScoreRow]:
+    """Stage 3: search and score; also written to ``scores/<name>.jsonl``."""
+    rows = []
+    for found in vectors:
+        scores = evaluate(
+            found.store,
+            queries=records.split("query"),
+            gallery=records.split("gallery"),
+            metrics=config.retrieval.metrics,
+            seed=config.seed,
+        )
+        rows += [
+            ScoreRow(
+                found.backbone,
+                found.head,
+                of.domain,
+                of.metric,
+                of.value,
+                of.low,
+                of.high,
+                of.queries,
+                of.gallery,
+                found.store.fingerprint,
+            )
+            for of in scores
+        ]
+        if left_out := _left_out(scores):
+            display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
+    path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json_lines(rows))
+    return rows

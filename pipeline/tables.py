@@ -1,0 +1,62 @@
+"""The scores as a table for people and as flat JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+
+class ScoreRow(NamedTuple):
+    """One number: a line of JSON. ``low`` and ``high`` bound its 95 % interval over queries."""
+
+    backbone: str
+    head: str
+    domain: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    queries: int
+    gallery: int
+    embeddings: str
+
+
+def json_lines(rows: Iterable[ScoreRow]) -> str:
+    """A flat JSON object a line."""
+    return "".join(json.dumps(row._asdict()) + "\n" for row in rows)
+
+
+def score_table(rows: Sequence[ScoreRow]) -> str:
+    """A line for each head (and domain), ``raw`` first, a column for each metric with half its 95 % interval.
+
+    The best of a backbone, domain and metric has a star.
+    """
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    by_domain = len({row.domain for row in rows}) > 1
+    lines: dict[tuple[str, str, str], dict[str, ScoreRow]] = {}
+    best: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        lines.setdefault((row.backbone, row.head, row.domain), {})[row.metric] = row
+        place = (row.backbone, row.domain, row.metric)
+        best[place] = max(row.value, best.get(place, row.value))
+    table = [["backbone", "head", *(["domain"] if by_domain else []), *metrics, "queries", "gallery"]]
+    for (backbone, head, domain), cells in lines.items():
+        numbers = []
+        for metric in metrics:
+            row = cells[metric]
+            star = "*" if row.value == best[backbone, domain, metric] else " "
+            numbers.append(f"{row.value:.3f} ±{(row.high - row.low) / 2:.3f}{star}")
+        first = cells[metrics[0]]
+        names = [backbone, head, *([domain] if by_domain else [])]
+        table.append([*names, *numbers, f"{first.queries:,}", f"{first.gallery:,}"])
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    texts = 3 if by_domain else 2
+    aligned = [
+        "  ".join(
+            cell.ljust(width) if column < texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+    return "\n".join([*aligned, "± half of the 95 % interval over queries; * the best of its backbone"])

@@ -1,0 +1,147 @@
+"""A catalogue of made-up products, for ``permafrost demo``: its images are drawn, they are not photographs.
+
+Every *instance* is one product (a mug of certain proportions, two colours, a pattern, a material). Every *view*
+shows it in another pose, on another background, under other light, and perhaps partly hidden. Nothing is downloaded
+and no file is read: numpy and Pillow draw all of it. A score on these images shows that the pipeline works; it says
+nothing about photographs.
+
+How a view is made::
+
+    (seed, instance)       --invent--> outlines, colours, pattern, material --paint--> colour and slope of each pixel
+    (seed, instance, view) --photograph--> pose, light, background, clutter --> one JPEG
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cache.errors import RecordsError
+from stages.datasets.config import DatasetConfig, Source
+from stages.datasets.drawing.families import FAMILIES
+from stages.datasets.drawing.product import invent
+from stages.datasets.drawing.view import Layers, paint, photograph
+from stages.datasets.table import read_table
+
+COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
+
+_EDITION = 1
+"""Part of what identifies a catalogue: raise it when the drawing changes, so that older ones are drawn again."""
+
+_CLUTTER = range(10**9, 10**9 + 60)
+"""Instance numbers of the things that lie about: the same few, whichever product a view shows."""
+
+
+def read_drawn(config: DatasetConfig) -> Source:
+    """The table of the catalogue in the folder ``config.path``, drawn first where it is not there yet."""
+    table = draw_catalogue(Path(config.path)).table
+    return read_table(replace(config, kind="table", path=str(table), label=config.label or "label"))
+
+
+class Catalogue(NamedTuple):
+    """What ``draw_catalogue`` left in the folder."""
+
+    table: Path
+    """``labels.csv``; the paths in it are relative to its own folder."""
+    images: int
+    drawn: bool
+    """False when this very catalogue was there already."""
+
+
+def draw_catalogue(
+    folder: Path,
+    *,
+    instances: int = 300,
+    views: int = 10,
+    size: int = 160,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Catalogue:
+    """Draw ``instances * views`` JPEG images of ``size`` by ``size`` pixels under ``folder``, then ``labels.csv``.
+
+    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a CPU, so
+    a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
+    folder without it is half drawn and is drawn again.
+    Raises RecordsError when the folder holds a ``labels.csv`` that was not drawn here.
+    """
+    workers = os.cpu_count() or 1 if workers is None else workers
+    bounds = (("instances", instances, 1), ("views", views, 1), ("seed", seed, 0), ("workers", workers, 1))
+    for name, value, least in bounds:
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if size < 32:
+        raise ValueError(f"size must be at least 32 pixels, for a product to be recognised, got {size}")
+    table, marker = folder / "labels.csv", folder / "catalogue.json"
+    wanted = {"edition": _EDITION, "instances": instances, "views": views, "size": size, "seed": seed}
+    if table.exists():
+        if not marker.exists():
+            raise RecordsError(
+                f"{table} was not drawn by this command, so it is left alone. Name another folder for the catalogue."
+            )
+        if json.loads(marker.read_text()) == wanted:
+            return Catalogue(table, instances * views, drawn=False)
+        table.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps(wanted) + "\n")
+    draw = partial(_draw_instance, folder, views, size, seed)
+    rows = [row for rows in _map(draw, instances, workers) for row in rows]
+    _write_table(table, rows)
+    return Catalogue(table, len(rows), drawn=True)
+
+
+def _map(draw: Callable[[int], list[tuple[str, ...]]], instances: int, workers: int) -> Iterable[list[tuple[str, ...]]]:
+    """Call ``draw`` on every instance number; the results in order."""
+    if workers == 1:
+        return map(draw, range(instances))
+    # Threads would wait for one another: most calls here are short and hold the interpreter's lock.
+    with ProcessPoolExecutor(min(workers, instances), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(draw, range(instances), chunksize=4))
+
+
+def _draw_instance(folder: Path, views: int, size: int, seed: int, instance: int) -> list[tuple[str, ...]]:
+    """Draw every view of one product; return its lines of the table, in the order of ``COLUMNS``."""
+    category = list(FAMILIES)[instance % len(FAMILIES)]
+    product = invent(category, np.random.default_rng([seed, instance]))
+    layers = paint(product, size * 5 // 4)
+    label = f"{category}-{instance:03d}"
+    (folder / "images" / label).mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, ...]] = []
+    for view in range(views):
+        # numpy seeds [s, i] and [s, i, 0] alike: count views from 1.
+        rng = np.random.default_rng([seed, instance, 1 + view])
+        path = f"images/{label}/{view:02d}.jpg"
+        photograph(layers, _clutter(seed, size // 2), size, rng).save(folder / path, quality=88)
+        attributes = (category, product.shape, product.colour, product.pattern, product.material)
+        rows.append((path, f"{label}/{view:02d}", label, *attributes))
+    return rows
+
+
+@cache
+def _clutter(seed: int, pixels: int) -> tuple[Layers, ...]:
+    """The things that may lie about in a view, painted once a process."""
+    categories = list(FAMILIES)
+    return tuple(
+        paint(invent(categories[number % len(categories)], np.random.default_rng([seed, number])), pixels)
+        for number in _CLUTTER
+    )
+
+
+def _write_table(table: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    partial_table = table.with_name(table.name + ".partial")
+    with partial_table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    partial_table.replace(table)

@@ -1,0 +1,34 @@
+"""Stage 1, images -> features: a frozen backbone runs once over each image."""
+
+from stages.extraction.backbones import (
+    Backbone,
+    BackboneConfig,
+    BundledConfig,
+    OpenClipConfig,
+    PcaBasis,
+    PcaConfig,
+    TimmConfig,
+    fit_pca_backbone,
+    load_backbone,
+)
+from stages.extraction.decode import DecodeError, decode
+from stages.extraction.extract import Progress, extract
+from stages.extraction.preprocess import Preprocess, PreprocessConfig
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "BundledConfig",
+    "DecodeError",
+    "OpenClipConfig",
+    "PcaBasis",
+    "PcaConfig",
+    "Preprocess",
+    "PreprocessConfig",
+    "Progress",
+    "TimmConfig",
+    "decode",
+    "extract",
+    "fit_pca_backbone",
+    "load_backbone",
+]

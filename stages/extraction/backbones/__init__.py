@@ -1,0 +1,60 @@
+"""Frozen networks, one source a file.
+
+A new source is one file with a config and a ``load``, one name in ``BackboneConfig`` and one case in ``load_backbone``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+
+from stages.extraction.backbones import bundled, open_clip, pca, timm
+from stages.extraction.backbones.bundled import BundledConfig
+from stages.extraction.backbones.frozen import Backbone
+from stages.extraction.backbones.open_clip import OpenClipConfig
+from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_backbone
+from stages.extraction.backbones.timm import TimmConfig
+
+BackboneConfig: TypeAlias = Annotated[
+    BundledConfig | OpenClipConfig | PcaConfig | TimmConfig, Field(discriminator="kind")
+]
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "BundledConfig",
+    "OpenClipConfig",
+    "PcaBasis",
+    "PcaConfig",
+    "TimmConfig",
+    "fit_pca_backbone",
+    "load_backbone",
+]
+
+
+def load_backbone(
+    config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
+) -> Backbone:
+    """The frozen network that ``config`` names, on ``device``, ready to extract with.
+
+    Args:
+        config: which network, which weights, which preprocessing.
+        device: where the network runs, as PyTorch spells it: ``cpu``, ``cuda``, ``cuda:1``. PCA stays on the CPU.
+        basis: for :class:`PcaConfig` only: the fitted components, or the file they were saved in.
+
+    Raises:
+        WeightsError: the weights cannot be had or do not fit.
+        MissingExtraError: the package with the weights is not installed.
+        ValueError: a name, tag, size or argument that the library does not know.
+    """
+    match config:
+        case BundledConfig():
+            return bundled.load(config, device)
+        case OpenClipConfig():
+            return open_clip.load(config, device)
+        case PcaConfig():
+            return pca.load(config, basis)
+        case TimmConfig():
+            return timm.load(config, device)

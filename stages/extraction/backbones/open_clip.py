@@ -1,0 +1,245 @@
+"""Image towers of open_clip: CLIP, SigLIP, CoCa and their kin, before the projection into the space shared with text.
+
+What ``projection = false`` leaves out, and so what is given:
+
+==================  =============================  =================================================
+tower               left out                       given
+==================  =============================  =================================================
+VisionTransformer   ``visual.proj``                the pooled token (CoCa: the attention pool's)
+timm, own head      ``visual.head.proj`` or mlp    the trunk's pooled output (ConvNeXt, ViTamin, Swin)
+timm, trunk's head  the trunk's classifier         the trunk's pooled output (EVA, PE, MobileCLIP)
+timm, none          nothing                        ``encode_image`` itself (SigLIP)
+ResNet              ``attnpool.c_proj``            the attention pool's output, 2048 wide for RN50
+==================  =============================  =================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.timm import check_source
+from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
+from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_TOWER = "visual."
+_RESIZE: dict[str, Resize] = {"shortest": "shorter", "squash": "squash", "longest": "longest"}
+_LISTED = ("mean", "std", "interpolation", "resize_mode")  # what a tag's entry says about preprocessing
+_OURS = ("pretrained", "load_weights", "precision", "device", "jit", "text_cfg", "output_dict", "force_preprocess_cfg")
+# A text tower that costs nothing, where only the image tower is wanted.
+_SMALL_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
+
+
+@dataclass(frozen=True)
+class OpenClipConfig:
+    """An image tower of open_clip. Say where its weights come from: one of ``pretrained`` and ``weights``.
+
+    Attributes:
+        name: open_clip's name of the architecture, ``ViT-SO400M-14-SigLIP-384``.
+        pretrained: a tag of open_clip's, ``webli``. Downloaded once.
+        weights: a file with a state dict in open_clip's own names, of the whole model or of the image tower alone
+            (OpenAI's belong to the ``-quickgelu`` names, which a file cannot say);
+            ``"random"`` draws them from ``seed``.
+        projection: give the vector of the space shared with text, as ``encode_image`` does, not the pooled output
+            before it.
+        kwargs: keyword arguments of ``open_clip.create_model``, ``{force_image_size = 336}``.
+        preprocess: what to change of the preprocessing that open_clip lists for the weights.
+        precision: of the forward: ``float32`` or ``bfloat16``.
+        seed: of random weights.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    kind: Literal["open_clip"] = "open_clip"
+    pretrained: str | None = None
+    weights: str | None = None
+    projection: bool = False
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    preprocess: PreprocessConfig = PreprocessConfig()
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_source(self.name, self.pretrained, self.weights)
+        if reserved := sorted(set(_OURS) & set(self.kwargs)):
+            raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
+
+
+def load(config: OpenClipConfig, device: str) -> Backbone:
+    """The image tower of ``config`` on ``device``.
+
+    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag or size.
+    """
+    _check_name(config)
+    tower = _tower(config)
+    preprocess = _own_preprocess(config, tower)
+    projects = _has_projection(tower)
+    if projects and not config.projection:
+        _drop_projection(tower)
+    return freeze(
+        tower,
+        preprocess,
+        name=f"{config.name}.{config.pretrained}" if config.pretrained else config.name,
+        library="open_clip",
+        model=config.name,
+        output="projected" if projects and config.projection else "pooled",
+        kwargs=config.kwargs,
+        precision=config.precision,
+        device=device,
+    )
+
+
+def _check_name(config: OpenClipConfig) -> None:
+    """Refuse what open_clip does not know, or would only warn about."""
+    import open_clip
+
+    settings = None if ":" in config.name else open_clip.get_model_config(config.name)
+    if settings is None:
+        near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3) or [
+            "open_clip.list_models() lists all"
+        ]
+        raise ValueError(f"open_clip has no model {config.name!r}: {', '.join(near)}?")
+    if not config.pretrained:
+        return
+    tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
+    if not tag:
+        tags = open_clip.list_pretrained_tags_by_model(config.name)
+        raise ValueError(f"open_clip has no weights {config.pretrained!r} for {config.name}; tags: {', '.join(tags)}")
+    quick = bool(settings.get("quick_gelu") or config.kwargs.get("force_quick_gelu"))
+    if quick != bool(tag.get("quick_gelu")):
+        other = config.name.removesuffix("-quickgelu") if quick else f"{config.name}-quickgelu"
+        raise ValueError(
+            f"the weights {config.pretrained!r} were trained {'without' if quick else 'with'} QuickGELU and "
+            f"{config.name} runs {'with' if quick else 'without'} it: say name = {other!r}"
+        )
+
+
+def _tower(config: OpenClipConfig) -> nn.Module:
+    import open_clip
+    import torch
+    from open_clip.convert import convert_state_dict
+
+    with torch.random.fork_rng(devices=[]), _quiet_root_logger():
+        torch.manual_seed(config.seed)
+        if config.pretrained:
+            listed = open_clip.get_pretrained_cfg(config.name, config.pretrained)
+            with fetching(f"the weights {config.pretrained!r} of {config.name}", listed["hf_hub"] or listed["url"]):
+                model = open_clip.create_model(config.name, pretrained=config.pretrained, **config.kwargs)
+            return _visual(model)
+        small: dict[str, Any] = {"text_cfg": _SMALL_TEXT}
+        if "multimodal_cfg" in open_clip.get_model_config(config.name):
+            small["multimodal_cfg"] = _SMALL_TEXT
+        model = open_clip.create_model(config.name, pretrained_text=False, **small, **config.kwargs)
+    tower = _visual(model)
+    if config.weights != "random":
+        path = Path(config.weights or "")
+        state = convert_state_dict(model, read_weights(path))
+        whole = {name.removeprefix(_TOWER): tensor for name, tensor in state.items() if name.startswith(_TOWER)}
+        fit_weights(tower, whole or state, source=str(path))
+    return tower
+
+
+def _visual(model: nn.Module) -> nn.Module:
+    tower = model.get_submodule("visual")
+    if hasattr(tower, "output_tokens"):
+        setattr(tower, "output_tokens", False)  # noqa: B010 - CoCa: the pooled vector alone
+    return tower
+
+
+def _has_projection(tower: nn.Module) -> bool:
+    import torch
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+
+    if isinstance(tower, TimmModel):
+        inside = getattr(tower.trunk, "num_classes", 0) > 0
+        return inside or bool({"proj", "mlp"} & set(dict(tower.head.named_children())))
+    if isinstance(tower, ModifiedResNet):
+        return True
+    return isinstance(getattr(tower, "proj", None), torch.nn.Parameter)
+
+
+def _drop_projection(tower: nn.Module) -> None:
+    import torch
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+
+    if isinstance(tower, TimmModel):
+        if getattr(tower.trunk, "num_classes", 0) > 0:
+            tower.trunk.reset_classifier(0)
+        tower.head = torch.nn.Sequential(
+            *[module for name, module in tower.head.named_children() if name not in ("proj", "mlp", "drop")]
+        )
+    elif isinstance(tower, ModifiedResNet):
+        # The pool reads the weight itself: only a projection on itself leaves its output alone.
+        width = tower.attnpool.c_proj.in_features
+        same = torch.nn.Linear(width, width)
+        torch.nn.init.eye_(same.weight)
+        torch.nn.init.zeros_(same.bias)
+        tower.attnpool.c_proj = same
+    else:
+        tower.register_parameter("proj", None)
+
+
+def _own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
+    """The preprocessing of the tag. A file does not say its own: it is the one that all tags of the model share."""
+    own = dict(getattr(tower, "preprocess_cfg"))  # noqa: B009 - set by open_clip, unknown to nn.Module
+    if not config.pretrained:
+        for setting, values in _listed_for(config.name).items():
+            ours = "resize" if setting == "resize_mode" else setting
+            if len(values) == 1:
+                own[setting] = values[0]
+            elif values and config.weights != "random" and getattr(config.preprocess, ours) is None:
+                raise ValueError(
+                    f"weights of {config.name} were trained with {setting} {' or '.join(map(str, values))}, "
+                    f"and a file does not say which: give preprocess.{ours}"
+                )
+    size = own["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width and config.preprocess.size is None:
+        raise ValueError(
+            f"{config.name} takes {height} x {width}; Permafrost's images are square: give preprocess.size"
+        )
+    return config.preprocess.resolve(
+        size=height,
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
+        resize=_RESIZE[own["resize_mode"]],
+        interpolation="bilinear" if own["interpolation"] == "bilinear" else "bicubic",
+        fill=(own["fill_color"],) * 3,
+    )
+
+
+def _listed_for(name: str) -> dict[str, list[Any]]:
+    """The different values that the tags of a model list for each setting of the preprocessing."""
+    import open_clip
+
+    entries = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    return {setting: sorted({entry[setting] for entry in entries}) for setting in _LISTED}
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """open_clip tells the root logger, loudly, that weights are random which are about to be loaded.
+
+    Its first word would also install a handler there for good: hence the one that does nothing.
+    """
+    root, silence = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(silence)
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(silence)

@@ -1,0 +1,136 @@
+"""Principal components of small images: the baseline that any network has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.atomic import replace_bytes
+from cache.errors import WeightsError
+from cache.fingerprint import digest_bytes
+from cache.identity import Identity
+from stages.extraction.backbones.frozen import Backbone
+from stages.extraction.decode import DECODER
+from stages.extraction.preprocess import Preprocess, PreprocessConfig
+
+
+@dataclass(frozen=True)
+class PcaConfig:
+    """Images squashed to ``size`` x ``size`` pixels and projected on their first ``dim`` principal components.
+
+    The components are fitted to the training images; ``seed`` is of the randomised solver that large sets need.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str = "pca"
+    kind: Literal["pca"] = "pca"
+    dim: int = 128
+    size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is in pixels and must be at least 1, got {self.size}")
+        if not 1 <= self.dim <= 3 * self.size**2:
+            raise ValueError(f"dim must be from 1 to 3 x {self.size} x {self.size}, got {self.dim}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The squash to a square, and values in [0, 1]."""
+        return PreprocessConfig().resolve(
+            size=self.size, mean=(0, 0, 0), std=(1, 1, 1), resize="squash", interpolation="bilinear"
+        )
+
+
+@dataclass(frozen=True)
+class PcaBasis:
+    """The mean (P,) and components (D, P) of P = 3 x size x size pixel values, channel by channel, in float32."""
+
+    mean: npt.NDArray[np.float32]
+    components: npt.NDArray[np.float32]
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the numbers, hexadecimal."""
+        return digest_bytes(self.mean.tobytes() + self.components.tobytes()).hex()
+
+    def save(self, path: Path | str) -> None:
+        """Write the basis to a safetensors file, whole or not at all."""
+        from safetensors.numpy import save
+
+        replace_bytes(Path(path), save({"mean": self.mean, "components": self.components}))
+
+    @classmethod
+    def load(cls, path: Path | str) -> PcaBasis:
+        """The basis that :meth:`save` wrote. Raises :class:`WeightsError`."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            content = load_file(path)
+            return cls(content["mean"], content["components"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise WeightsError(
+                f"{path} cannot be read as a PCA basis: {error}. Delete it to have it fitted again."
+            ) from error
+
+
+def fit_pca_backbone(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
+    """The basis of ``images``, each (H, W, 3) uint8 of any size: for training images only.
+
+    Uses scikit-learn's solver for the shape at hand: randomised where it pays, so that 2,000 images take a few
+    seconds. Raises WeightsError when there are fewer images than ``config.dim``.
+    """
+    preprocess = config.preprocess
+    pixels = np.stack([preprocess(image).reshape(-1) for image in images] or [np.empty(0, np.uint8)])
+    if pixels.size == 0 or len(pixels) < config.dim:
+        count = len(pixels) if pixels.size else 0
+        raise WeightsError(
+            f"PCA with dim = {config.dim} needs as many training images, got {count}: give a smaller dim or more images"
+        )
+    from sklearn.decomposition import PCA
+
+    fitted = PCA(config.dim, random_state=config.seed).fit(pixels.astype(np.float32) / 255)
+    return PcaBasis(fitted.mean_.astype(np.float32), np.ascontiguousarray(fitted.components_, dtype=np.float32))
+
+
+def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
+    """The projection on ``basis``, as :func:`fit_pca_backbone` returned it or as a file."""
+    if basis is None:
+        raise ValueError(
+            "a PCA backbone needs its basis: fit_pca_backbone(config, images) makes it from training images"
+        )
+    fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
+    wanted = (config.dim, 3 * config.size**2)
+    if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:
+        raise WeightsError(f"the PCA basis must have components of shape {wanted}, got {fitted.components.shape}")
+    mean, axes = fitted.mean, np.ascontiguousarray(fitted.components.T)
+
+    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if batch.shape[1:] != (3, config.size, config.size) or batch.dtype != np.uint8:
+            raise ValueError(
+                f"a batch must be (B, 3, {config.size}, {config.size}) uint8, got {batch.shape} {batch.dtype}"
+            )
+        values = np.divide(batch.reshape(len(batch), -1), 255, dtype=np.float32)
+        projected: npt.NDArray[np.float32] = (values - mean) @ axes
+        return projected
+
+    identity = Identity(
+        {
+            "library": "pca",
+            "model": "pca",
+            "weights": fitted.digest,
+            "output": "projected",
+            "preprocess": config.preprocess.identity(),
+            "precision": "float32",
+            "decoder": DECODER,
+        }
+    )
+    return Backbone(config.name, config.dim, identity, config.preprocess, forward)

@@ -1,0 +1,147 @@
+"""Networks of timm, by their names there, pooled and without classifier."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
+from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_OURS = ("pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "pretrained_cfg")
+_RESIZE: dict[str, Resize] = {"center": "shorter", "squash": "squash", "border": "longest"}
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """A network of timm. Say where its weights come from: one of ``pretrained`` and ``weights``.
+
+    Attributes:
+        name: timm's name of the architecture, ``vit_base_patch16_224``, or ``hf-hub:owner/model``. With a file of
+            weights, ``vit_base_patch16_clip_224.openai`` says whose preprocessing they want.
+        pretrained: a tag of timm's, ``augreg2_in21k_ft_in1k``, or true for its default one. Downloaded once.
+        weights: a ``.safetensors`` file or a PyTorch state dict in timm's own names; ``"random"`` draws them from
+            ``seed``, to measure speed or to test.
+        kwargs: keyword arguments of the model, ``{img_size = 384}``.
+        preprocess: what to change of the preprocessing that timm lists for the weights.
+        precision: of the forward: ``float32`` or ``bfloat16``.
+        seed: of random weights.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    kind: Literal["timm"] = "timm"
+    pretrained: str | bool | None = None
+    weights: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    preprocess: PreprocessConfig = PreprocessConfig()
+    precision: Precision = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_source(self.name, self.pretrained, self.weights)
+        if reserved := sorted(set(_OURS) & set(self.kwargs)):
+            raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
+
+
+def check_source(name: str, pretrained: str | bool | None, weights: str | None) -> None:
+    """ValueError unless exactly one source of weights is given."""
+    if bool(pretrained) == bool(weights):
+        given = f"pretrained = {pretrained!r} and weights = {weights!r}" if pretrained else "neither"
+        raise ValueError(
+            f'{name} needs one source of weights, pretrained = "TAG", weights = "FILE" or weights = "random"; '
+            f"got {given}"
+        )
+
+
+def load(config: TimmConfig, device: str) -> Backbone:
+    """The network of ``config`` on ``device``.
+
+    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag or size.
+    """
+    name = config.name
+    if config.pretrained:
+        network = _pretrained(name, config.pretrained, config.kwargs, config.seed)
+        if isinstance(config.pretrained, str):
+            name = f"{name}.{config.pretrained}"
+    else:
+        network = build(name, config.kwargs, config.seed)
+        if config.weights != "random":
+            path = Path(config.weights or "")
+            fit_weights(network, read_weights(path), source=str(path), ignore=classifier_names(network))
+    return freeze(
+        network,
+        own_preprocess(network, config.preprocess, config.kwargs),
+        name=name,
+        library="timm",
+        model=config.name,
+        output="pooled",
+        kwargs=config.kwargs,
+        precision=config.precision,
+        device=device,
+    )
+
+
+def build(name: str, kwargs: Mapping[str, Any], seed: int = 0, *, pretrained: bool = False) -> nn.Module:
+    """The model ``name`` of timm without classifier; weights that are not pretrained are drawn from ``seed``."""
+    import timm
+    import torch
+
+    architecture = name.partition(".")[0]
+    if not name.startswith("hf-hub:") and not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["timm.list_models() lists all"]
+        raise ValueError(f"timm has no model {architecture!r}: {', '.join(near)}?")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+
+
+def classifier_names(network: nn.Module) -> set[str]:
+    """The names that the classifier, which was left out, has in a full state dict of ``network``."""
+    classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    modules = (classifier,) if isinstance(classifier, str) else classifier
+    return {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
+
+
+def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing that timm lists for ``network``, with what ``config`` changes."""
+    from timm.data.config import resolve_model_data_config
+
+    own: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    _, height, width = own["input_size"]
+    if isinstance(kwargs.get("img_size"), int):
+        height = width = kwargs["img_size"]
+    if height != width and config.size is None:
+        raise ValueError(f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size")
+    return config.resolve(
+        size=height,
+        mean=own["mean"],
+        std=own["std"],
+        crop_pct=own["crop_pct"],
+        resize=_RESIZE[own["crop_mode"]],
+        interpolation=own["interpolation"],
+        fill=None,
+    )
+
+
+def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
+    import timm
+
+    full = f"{name}.{tag}" if isinstance(tag, str) else name
+    wanted = full
+    if not name.startswith("hf-hub:"):
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
+        if full.partition(".")[2] not in [*tags, ""] or (timm.is_model(full.partition(".")[0]) and not tags):
+            raise ValueError(f"timm has no weights {full!r}; tags: {', '.join(tags) or 'none'}")
+        listed = timm.get_pretrained_cfg(full)
+        wanted = str((listed and (listed.hf_hub_id or listed.url)) or full)
+    with fetching(f"the weights of {full}", wanted):
+        return build(full, kwargs, seed, pretrained=True)

@@ -1,0 +1,129 @@
+"""Weights: read from a file, fitted to a network without a key left over, and named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+_WRAPPERS = ("state_dict", "model")  # training checkpoints keep the state dict under one of these
+_PARALLEL = "module."  # and DistributedDataParallel puts this before every name
+_COUNTER = "num_batches_tracked"  # of batch norm in training: evaluation does not read it
+_SHOWN = 4
+
+
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """The state dict in a ``.safetensors`` file, or in a PyTorch file that holds nothing but tensors.
+
+    The wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off. Nothing in
+    the file is executed. Raises :class:`WeightsError`.
+    """
+    import safetensors
+    import safetensors.torch
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as weights: {_first_line(error)} "
+            "Save the network's state_dict() alone, best with safetensors.torch.save_file."
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
+        held = list(content)[:_SHOWN] if isinstance(content, Mapping) else type(content).__name__
+        raise WeightsError(f"{path} must hold a state dict, names and tensors; it holds {held}")
+    if all(name.startswith(_PARALLEL) for name in content):
+        content = {name.removeprefix(_PARALLEL): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def fit_weights(
+    network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str, ignore: Collection[str] = ()
+) -> None:
+    """Load ``weights`` into ``network``: every name of one is a name of the other, with one shape.
+
+    Names in ``ignore`` may be left over. ``source`` is what an error calls the weights. Raises :class:`WeightsError`.
+    """
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
+    given = {name: tensor for name, tensor in weights.items() if name in own or not _skipped(name, ignore)}
+    misfits = [
+        _listed("missing", [name for name in own if name not in given]),
+        _listed("unexpected", [name for name in given if name not in own]),
+        _listed(
+            "of another shape",
+            [
+                f"{name}: {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+                for name, tensor in own.items()
+                if name in given and given[name].shape != tensor.shape
+            ],
+        ),
+    ]
+    if any(misfits):
+        raise WeightsError(
+            f"{source} does not fit {type(network).__name__} with {len(own)} weights: "
+            f"{'; '.join(filter(None, misfits))}. Check the model's name and kwargs."
+        )
+    counters = {name: tensor for name, tensor in network.state_dict().items() if name not in own}
+    network.load_state_dict({**counters, **given}, strict=True)
+
+
+@contextmanager
+def fetching(what: str, source: str) -> Iterator[None]:
+    """Around a library's download: whatever goes wrong but a wrong argument is a :class:`WeightsError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
+            raise
+        raise WeightsError(
+            f"{what} could not be fetched from {source}: {_first_line(error)} "
+            'Without a network, copy the file here and say weights = "FILE".'
+        ) from error
+
+
+def digest_weights(network: torch.nn.Module) -> str:
+    """The sha256 of all that ``network`` computes with: sorted names, dtypes, shapes and bytes; hexadecimal.
+
+    It depends on the weights alone, not on the file they came from.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if name.endswith(_COUNTER):
+            continue
+        digest.update(f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _skipped(name: str, ignore: Collection[str]) -> bool:
+    return name.endswith(_COUNTER) or name in ignore
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"

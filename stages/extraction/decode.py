@@ -1,0 +1,181 @@
+"""Bytes of an image file -> pixels, always the same way.
+
+The policy, which ``DECODER`` names in every store's identity:
+
+* the first frame or page, turned as its EXIF orientation says;
+* 16-bit grey divided by 257 (Pillow's own conversion clips it to white); 32-bit integers and floats only where their
+  range says what they mean;
+* transparency, of a palette or of a channel, laid on white;
+* colour profiles not applied, as in the training of the backbones.
+
+Sizes are checked before pixels are decoded, so a decompression bomb costs nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import PermafrostError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DECODER = "pillow/1"
+"""The name of the policy above: it changes when the pixels of some image change."""
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_STARTS = {b"\xff\xd8\xff": "a JPEG", b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP"}
+
+
+class DecodeError(PermafrostError):
+    """Bytes that are no usable image; ``reason`` is one short line, the same for the same bytes."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = " ".join(reason.split())[:200]
+        super().__init__(self.reason)
+
+
+def decode(data: bytes, *, max_pixels: int = 178_956_970) -> npt.NDArray[np.uint8]:
+    """The pixels of an image file's bytes: (H, W, 3) uint8 RGB, read-only.
+
+    An image of more than ``max_pixels`` pixels is refused before it is decoded; the default is Pillow's own limit,
+    which also holds where ``max_pixels`` is larger. Raises :class:`DecodeError` for whatever is wrong with the bytes,
+    and MemoryError, which is not the image's fault, as it comes.
+    """
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+    if not data:
+        raise DecodeError("empty file")
+    from PIL import Image, UnidentifiedImageError
+
+    with _silent_pillow():
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return _pixels(image, max_pixels)
+        except (DecodeError, MemoryError):
+            raise
+        except UnidentifiedImageError:
+            raise DecodeError(_what_instead(data)) from None
+        except Image.DecompressionBombError as error:
+            raise DecodeError(f"too large: {str(error).partition(',')[0]}") from None
+        except Exception as error:
+            # Pillow's readers raise OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, ...
+            raise DecodeError(_why(error)) from error
+
+
+def _pixels(image: Image.Image, max_pixels: int) -> npt.NDArray[np.uint8]:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DecodeError(f"too large: {width} x {height} pixels, the limit is {max_pixels:,} pixels")
+    if image.format == "EPS":  # Pillow would start Ghostscript
+        raise DecodeError("EPS is a program, not pixels")
+    image.load()
+    return np.asarray(_upright(_as_rgb(image), _orientation(image)))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return _grey((np.asarray(image).astype(np.uint32) + 128) // 257)
+    if image.mode in ("I", "F"):
+        return _grey(_eight_bits(np.asarray(image)))
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.replace("a", "A"))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Grey ``values`` (H, W) of 32 bits as levels in [0, 255], by the range they lie in."""
+    low, high = float(values.min()), float(values.max())
+    ranges = {1.0: 255.0, 255.0: 1.0} if values.dtype.kind == "f" else {65535.0: 1 / 257}
+    for top, factor in ranges.items():
+        if low >= 0 and high <= top:
+            return np.rint(values.astype(np.float64) * factor)
+    spans = " or ".join(f"0..{top:.0f}" for top in ranges)
+    raise DecodeError(f"grey values from {low:g} to {high:g}: expected {spans}")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - damaged metadata, of whatever kind, does not make the pixels worse
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _what_instead(data: bytes) -> str:
+    for start, name in _STARTS.items():
+        if data.startswith(start):
+            return f"not an image that Pillow can read: it starts like {name}, but is truncated or damaged"
+    if data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "not an image that Pillow can read: it looks like HTML, SVG or XML"
+    return "not an image that Pillow can read"
+
+
+def _why(error: Exception) -> str:
+    message = str(error) or type(error).__name__
+    cut_short = isinstance(error, EOFError) or "truncat" in message.lower()
+    return f"{'truncated' if cut_short else 'damaged'}: {message}"
+
+
+_guard = threading.Lock()
+_inside = 0
+_filters: warnings.catch_warnings[None] | None = None
+
+
+@contextmanager
+def _silent_pillow() -> Iterator[None]:
+    """Hide the warnings of Pillow, and of nothing else, while any thread is inside.
+
+    ``warnings.catch_warnings`` alone is not safe in threads: here the first in saves the filters and the last out
+    restores them.
+    """
+    global _inside, _filters
+    with _guard:
+        if _inside == 0:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _inside -= 1
+            if _inside == 0 and _filters is not None:
+                _filters.__exit__(None, None, None)
+                _filters = None

@@ -1,0 +1,23 @@
+"""Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
+
+from stages.training.embed import embed
+from stages.training.heads import EpochLog, Head, HeadConfig, LinearHeadConfig, TrainingSummary
+from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
+from stages.training.optimizer import OptimizerConfig
+from stages.training.train import TrainingConfig, head_identity, train_head
+
+__all__ = [
+    "ArcFaceConfig",
+    "CosFaceConfig",
+    "EpochLog",
+    "Head",
+    "HeadConfig",
+    "LinearHeadConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "TrainingConfig",
+    "TrainingSummary",
+    "embed",
+    "head_identity",
+    "train_head",
+]

@@ -1,0 +1,202 @@
+"""Heads: the small trained module from a feature (D,) to an embedding (E,) of unit length, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from cache import Identity
+from cache.atomic import replace_bytes, replace_text
+from cache.errors import DamagedStoreError, WeightsError
+from cache.fingerprint import canonical_json
+from stages.training.losses.kernel import unit_length
+
+_FILE = "head.safetensors"
+_LOG = "log.jsonl"
+_METADATA = "permafrost"  # one key: the order of several is not the same at every write
+
+
+@dataclass(frozen=True)
+class LinearHeadConfig:
+    """One linear map from the feature to ``dim`` numbers, brought to unit length; in training, dropout before it.
+
+    With ``standardize`` the mean of the training features is subtracted and the result divided by one number, its
+    root mean square, so that a learning rate means the same for every backbone. Without, the map takes the feature as
+    the backbone gave it, as UniFEx does (arXiv 2409.13513).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["linear"] = "linear"
+    dim: int = 64
+    dropout: float = 0.2
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"dim is the size of an embedding, at least 1, got {self.dim}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is the share of a feature set to zero, in [0, 1), got {self.dropout}")
+
+    def build(self, features: int, generator: torch.Generator) -> LinearHead:
+        """The untrained head of features (B, ``features``), its weights drawn from ``generator``."""
+        return LinearHead(self, features, generator)
+
+
+HeadConfig: TypeAlias = LinearHeadConfig
+
+
+class LinearHead(nn.Module):
+    """See :class:`LinearHeadConfig`. Weights and statistics are float32."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: LinearHeadConfig, features: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.standardize = config.standardize
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("spread", torch.ones(()))
+        bound = 1 / math.sqrt(features)
+        self.weight = nn.Parameter(torch.empty(config.dim, features).uniform_(-bound, bound, generator=generator))
+        self.bias = nn.Parameter(torch.empty(config.dim).uniform_(-bound, bound, generator=generator))
+
+    def observe(self, features: Tensor) -> None:
+        """Take the statistics that ``standardize`` needs from the training features (N, D), of any float dtype."""
+        if not self.standardize:
+            return
+        blocks = torch.split(features, 8192)
+        mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(features)
+        square = torch.stack([(block.double() - mean).square().sum() for block in blocks]).sum() / features.numel()
+        self.mean = mean.float()
+        self.spread = square.sqrt().float() if square > 0 else torch.ones(())  # all rows alike: nothing to divide by
+
+    def forward(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+        """Embeddings (B, E) of unit length of ``features`` (B, D); with a generator, dropout is drawn from it."""
+        features = (features.float() - self.mean) / self.spread
+        if dropout is not None and self.dropout > 0:
+            kept = torch.empty_like(features).bernoulli_(1 - self.dropout, generator=dropout)
+            features = features * kept / (1 - self.dropout)
+        return unit_length(nn.functional.linear(features, self.weight, self.bias))
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One epoch: its number from 1, the mean loss, the last learning rate, the validation score, the seconds it took.
+
+    An epoch of the phase ``choose`` was trained without the held-out classes, to find out how many epochs are best;
+    those of the phase ``train`` made the head. ``validation_mmp5`` is None where there was nothing to validate on.
+    """
+
+    phase: Literal["choose", "train"]
+    epoch: int
+    loss: float
+    lr: float
+    validation_mmp5: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a head was trained on, and which epoch was kept.
+
+    ``failed`` rows have no feature and ``small`` rows are in classes below the minimum size: both were left out.
+    ``epoch`` was kept because of ``chosen_by``, a sentence.
+    """
+
+    rows: int
+    classes: int
+    failed: int
+    small: int
+    epoch: int
+    chosen_by: str
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A trained head: call it on features (n, D) for embeddings (n, E).
+
+    ``identity`` is everything that its weights follow from: configuration, loss, optimiser, seed, the feature store,
+    and the digests and labels it was trained and validated on.
+    """
+
+    config: HeadConfig
+    identity: Identity
+    network: LinearHead
+    summary: TrainingSummary
+    log: tuple[EpochLog, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the identity, 64 hexadecimal digits."""
+        return self.identity.fingerprint
+
+    @property
+    def features_fingerprint(self) -> str:
+        """The fingerprint of the feature store that the head was trained on, the only one that it fits."""
+        return str(self.identity.fields["features"])
+
+    @property
+    def features_dim(self) -> int:
+        """D, the size of the features that it takes."""
+        return self.network.weight.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """E, the size of the embeddings that it gives."""
+        return self.config.dim
+
+    def __call__(self, features: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Embeddings (n, E), float32 and of unit length, of ``features`` (n, D) of any float dtype."""
+        if features.ndim != 2 or features.shape[1] != self.features_dim:
+            raise ValueError(f"features have shape {features.shape}; this head takes (n, {self.features_dim})")
+        with torch.inference_mode():
+            embeddings: npt.NDArray[np.float32] = self.network(torch.from_numpy(features.astype(np.float32))).numpy()
+        return embeddings
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``head.safetensors`` into ``folder``, and ``log.jsonl`` before it; the path of the first."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / _LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log))
+        described = canonical_json({"identity": dict(self.identity.fields), "summary": asdict(self.summary)})
+        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        replace_bytes(folder / _FILE, to_safetensors(tensors, {_METADATA: described}))
+        return folder / _FILE
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Head:
+        """The head that :meth:`save` wrote. Raises WeightsError where there is none, DamagedStoreError on bad bytes."""
+        path = Path(folder) / _FILE
+        if not path.is_file():
+            raise WeightsError(f"{folder} holds no {_FILE}. Train the head, or name the folder it was saved in.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                described = json.loads(file.metadata()[_METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            identity = Identity(described["identity"])
+            config = TypeAdapter(HeadConfig).validate_python(identity.fields["head"])
+            network = config.build(tensors["weight"].shape[1], torch.Generator())
+            network.load_state_dict(tensors)
+            log = (Path(folder) / _LOG).read_text(encoding="utf-8").splitlines()
+            return cls(
+                config,
+                identity,
+                network,
+                TrainingSummary(**described["summary"]),
+                tuple(EpochLog(**json.loads(line)) for line in log),
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+            raise DamagedStoreError(f"{path} is not a head as it was saved: {error}. Train it again.") from error

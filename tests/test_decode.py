@@ -1,0 +1,243 @@
+"""Pixels from bytes: hostile files, odd modes, and what a reason says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from stages.extraction.decode import DecodeError, decode
+
+
+def _hostile() -> Path:
+    folder = Path(os.environ.get("PERMAFROST_DATA", "")) / "hostile"
+    if "PERMAFROST_DATA" not in os.environ or not folder.is_dir():
+        pytest.skip("PERMAFROST_DATA does not name a folder with hostile/expected.csv")
+    return folder
+
+
+def _photo(width: int = 24, height: int = 16) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _bytes(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_every_hostile_file_decodes_or_fails_as_listed() -> None:
+    folder = _hostile()
+    with (folder / "expected.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 30
+    for row in rows:
+        data = (folder / row["path"]).read_bytes()
+        if row["expect"] == "ok":
+            pixels = decode(data)
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == 3
+            assert pixels.shape[2] == 3
+        else:
+            with pytest.raises(DecodeError) as caught:
+                decode(data)
+            assert 0 < len(caught.value.reason) <= 200
+            assert "\n" not in caught.value.reason
+
+
+@pytest.mark.parametrize("twin", ["garbage_after_eoi.jpg", "jpeg_named.png", "no_extension", "UPPERCASE.JPG"])
+def test_a_hostile_wrapping_leaves_the_pixels_of_the_plain_file(twin: str) -> None:
+    folder = _hostile()
+    assert np.array_equal(decode((folder / twin).read_bytes()), decode((folder / "plain.jpg").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("photo.bmp", "plain.jpg"),
+        ("photo.webp", "plain.jpg"),
+        ("multipage.tif", "plain.jpg"),
+        ("animated.gif", "plain.jpg"),
+        ("gray16.png", "grayscale.jpg"),
+        ("exif_orientation6.jpg", "exif_orientation6_upright.jpg"),
+    ],
+)
+def test_hostile_twins_look_the_same(one: str, other: str) -> None:
+    folder = _hostile()
+    first, second = (decode((folder / name).read_bytes()).astype(int) for name in (one, other))
+    assert np.abs(first - second).mean() < 4  # compressed in two ways
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied_once(orientation: int, kind: str) -> None:
+    upright = np.asarray(_photo())
+    # How a camera stores it, by the meaning of the tag: which side of the scene the first row and column are.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = _bytes(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    assert np.array_equal(decode(data), upright)
+
+
+def test_damaged_exif_leaves_the_pixels_alone() -> None:
+    photo = _photo()
+    plain = _bytes(photo, "JPEG")
+    damaged = _bytes(photo, "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff broken")
+    assert np.array_equal(decode(damaged), decode(plain))
+
+
+def test_16_bit_grey_equals_its_8_bit_twin() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    wanted = np.repeat(grey[:, :, None], 3, axis=2)
+    for kind in ("PNG", "TIFF"):
+        assert np.array_equal(decode(_bytes(Image.fromarray(grey.astype(np.uint16) * 257), kind)), wanted)
+    between = np.random.default_rng(1).integers(0, 65536, (16, 16), dtype=np.uint16)
+    exact = between / 65535 * 255
+    assert np.abs(decode(_bytes(Image.fromarray(between)))[:, :, 0] - exact).max() <= 0.5 + 1e-9
+
+
+def test_32_bit_grey_is_read_by_its_range_or_refused() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for values in (
+        grey.astype(np.int32) * 257,
+        (grey / 255).astype(np.float32),
+        grey.astype(np.float32),
+    ):
+        assert np.array_equal(decode(_bytes(Image.fromarray(values), "TIFF"))[:, :, 1], grey)
+    for hopeless in (grey.astype(np.int32) * 100_000, grey.astype(np.float32) - 1, np.full((4, 4), np.nan, np.float32)):
+        with pytest.raises(DecodeError, match=r"grey values from .* expected 0\.\."):
+            decode(_bytes(Image.fromarray(hopeless), "TIFF"))
+
+
+def test_transparency_lies_on_white() -> None:
+    colours = np.asarray(_photo()).astype(np.float64)
+    alpha = np.linspace(0, 255, colours.shape[0] * colours.shape[1]).reshape(colours.shape[:2]).astype(np.uint8)
+    share = alpha[:, :, None] / 255
+    image = Image.fromarray(np.dstack([colours.astype(np.uint8), alpha]))
+    assert np.abs(decode(_bytes(image)) - (share * colours + (1 - share) * 255)).max() <= 1
+
+    grey = np.full((8, 8), 100, np.uint8)
+    half = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(np.full((8, 8), 51, np.uint8))])
+    assert np.abs(decode(_bytes(half)).astype(int) - (0.2 * 100 + 0.8 * 255)).max() <= 1
+
+    palette = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    palette.putpalette([200, 0, 0, 0, 0, 200])
+    data = _bytes(palette, "PNG", transparency=0)
+    assert decode(data).tolist() == [[[255, 255, 255], [0, 0, 200]], [[0, 0, 200], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "RGBX", "YCbCr"])
+def test_other_modes_are_what_pillow_makes_of_them(mode: str) -> None:
+    image = _photo().convert(mode)
+    data = _bytes(image, "TIFF")
+    assert np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"just words", "not an image that Pillow can read"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "HTML"),
+        (b'<?xml version="1.0"?><svg/>', "SVG"),
+        (_bytes(_photo(), "JPEG")[:20], "starts like a JPEG, but is truncated or damaged"),
+        (_bytes(_photo(), "JPEG")[:-300], "truncated: "),
+        (_bytes(_photo(), "PNG")[:-200], "truncated: "),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "EPS is a program"),
+    ],
+)
+def test_a_reason_names_the_cause(data: bytes, reason: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(data)
+    assert reason in caught.value.reason
+    assert "0x" not in caught.value.reason, "an address would make two runs differ"
+
+
+def test_a_bomb_is_refused_by_its_size_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", never)
+    with pytest.raises(DecodeError, match="too large: 24 x 16 pixels, the limit is 383 pixels"):
+        decode(_bytes(_photo()), max_pixels=24 * 16 - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
+    with pytest.raises(DecodeError, match=r"too large: Image size \(384 pixels\) exceeds limit of 200 pixels$"):
+        decode(_bytes(_photo()))
+
+
+def test_an_image_at_the_limit_is_decoded_and_a_limit_of_none_is_refused() -> None:
+    assert decode(_bytes(_photo()), max_pixels=24 * 16).shape == (16, 24, 3)
+    with pytest.raises(ValueError, match="max_pixels must be at least 1, got 0"):
+        decode(_bytes(_photo()), max_pixels=0)
+
+
+def test_a_large_image_decodes_without_a_warning_and_leaves_pillow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 - 1)
+    before = (ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
+    data = _bytes(_photo())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert decode(data).shape == (16, 24, 3)
+        assert caught == []
+        Image.open(io.BytesIO(data)).close()
+        assert len(caught) == 1, "Pillow itself would have warned"
+    assert (ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
+    assert Image.MAX_IMAGE_PIXELS == 24 * 16 - 1
+
+
+def test_warning_filters_survive_decoding_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:
+        time.sleep(0.005)
+        raise OSError("no")
+
+    before = list(warnings.filters)
+    monkeypatch.setattr(Image, "open", slow)
+
+    def work() -> None:
+        for _ in range(5):
+            with pytest.raises(DecodeError, match="damaged: no"):
+                decode(b"x")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_any_damage_is_a_decode_error_or_pixels() -> None:
+    rng = np.random.default_rng(2)
+    outcomes: set[str] = set()
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
+        whole = np.frombuffer(_bytes(_photo(), kind), np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            damaged[rng.integers(0, len(whole), 4)] = rng.integers(0, 256, 4)
+            data = damaged[: rng.integers(1, len(whole) + 1)].tobytes()
+            try:
+                outcomes.add(f"{decode(data, max_pixels=1_000_000).ndim} axes")
+            except DecodeError as error:
+                outcomes.add(error.reason.partition(":")[0])
+    assert {"3 axes", "truncated", "damaged"} <= outcomes

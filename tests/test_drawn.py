@@ -1,0 +1,193 @@
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.errors import RecordsError
+from pipeline import catalogue
+from stages.datasets.drawn import COLUMNS, draw_catalogue
+from stages.datasets.drawing.families import FAMILIES
+from stages.datasets.drawing.product import COLOURS, MATERIALS, PATTERNS, SHAPES, invent
+from stages.datasets.drawing.surfaces import Array, background, pattern
+from stages.datasets.drawing.view import MOST_HIDDEN, hidden, paint
+
+TINY = {"instances": 3, "views": 2, "size": 48}
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """The sha256 of every file under ``folder``, by its path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def lines_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("catalogue")
+    made = draw_catalogue(folder, **TINY, workers=1)
+    assert made == (folder / "labels.csv", 6, True)
+    return folder
+
+
+def test_two_processes_draw_the_same_bytes_as_one(drawn: Path, tmp_path: Path) -> None:
+    draw_catalogue(tmp_path, **TINY, workers=2)
+    assert bytes_of(tmp_path) == bytes_of(drawn)
+
+
+def test_a_larger_catalogue_begins_with_the_images_of_a_smaller_one(drawn: Path, tmp_path: Path) -> None:
+    draw_catalogue(tmp_path, instances=4, views=3, size=48, workers=1)
+    larger, smaller = bytes_of(tmp_path), bytes_of(drawn)
+    images = [path for path in smaller if path.endswith(".jpg")]
+    assert len(images) == 6
+    assert [larger[path] for path in images] == [smaller[path] for path in images]
+
+
+def test_every_image_differs_and_another_seed_draws_others(drawn: Path, tmp_path: Path) -> None:
+    draw_catalogue(tmp_path, **TINY, seed=1, workers=1)
+    images = [digest for folder in (drawn, tmp_path) for path, digest in bytes_of(folder).items() if ".jpg" in path]
+    assert len(images) == len(set(images)) == 12
+
+
+def test_the_table_lists_every_image_once_and_nothing_else(drawn: Path) -> None:
+    lines = lines_of(drawn / "labels.csv")
+    assert ",".join(lines[0]) == ",".join(COLUMNS) == "path,key,label,category,shape,colour,pattern,material"
+    assert {line["path"] for line in lines} == {path for path in bytes_of(drawn) if path.endswith(".jpg")}
+    assert len({line["key"] for line in lines}) == len(lines) == 6
+    for line in lines:
+        with Image.open(drawn / line["path"]) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 48))
+
+
+def test_the_views_of_a_label_share_its_attributes(drawn: Path) -> None:
+    lines = lines_of(drawn / "labels.csv")
+    looks = {(line["label"], *(line[name] for name in COLUMNS[3:])) for line in lines}
+    assert len(looks) == len({line["label"] for line in lines}) == 3
+    for line in lines:
+        assert line["label"].startswith(line["category"])
+        assert line["category"] in FAMILIES
+        assert line["shape"] in SHAPES
+        assert line["colour"] in COLOURS
+        assert line["pattern"] in PATTERNS
+        assert line["material"] in MATERIALS
+
+
+def test_a_second_call_draws_nothing(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(catalogue, "_draw_instance", refuse)
+    assert draw_catalogue(drawn, **TINY, workers=1) == (drawn / "labels.csv", 6, False)
+
+
+def test_an_interrupted_catalogue_is_drawn_again_to_the_same_bytes(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_one = catalogue._draw_instance
+
+    def stop_at_the_last(folder: Path, views: int, size: int, seed: int, instance: int) -> list[tuple[str, ...]]:
+        if instance == 2:
+            raise KeyboardInterrupt
+        return draw_one(folder, views, size, seed, instance)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "_draw_instance", stop_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            draw_catalogue(tmp_path, **TINY, workers=1)
+    assert not (tmp_path / "labels.csv").exists()
+    assert 0 < len(list(tmp_path.rglob("*.jpg"))) < 6
+    assert draw_catalogue(tmp_path, **TINY, workers=1).drawn
+    assert bytes_of(tmp_path) == bytes_of(drawn)
+
+
+def test_other_arguments_draw_anew(tmp_path: Path) -> None:
+    draw_catalogue(tmp_path, instances=1, views=1, size=32, workers=1)
+    made = draw_catalogue(tmp_path, instances=1, views=2, size=32, workers=1)
+    assert made.drawn
+    assert len(lines_of(made.table)) == 2
+    assert json.loads((tmp_path / "catalogue.json").read_text())["views"] == 2
+
+
+def test_a_table_that_was_not_drawn_here_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\nmine.jpg,mine\n")
+    with pytest.raises(RecordsError, match=r"left alone\. Name another folder"):
+        draw_catalogue(tmp_path, **TINY, workers=1)
+    assert bytes_of(tmp_path).keys() == {"labels.csv"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"instances": 0}, "instances must be at least 1, got 0"),
+        ({"views": 0}, "views must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"size": 8}, "size must be at least 32 pixels.* got 8"),
+    ],
+)
+def test_a_bad_argument_is_named_with_its_bound(tmp_path: Path, wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_catalogue(tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("category", FAMILIES)
+def test_every_family_fills_its_square_without_leaving_it(category: str) -> None:
+    for seed in range(20):
+        product = invent(category, np.random.default_rng(seed))
+        points = np.concatenate([part.outline for part in product.parts])
+        assert points.min() >= 0.05
+        assert points.max() <= 0.95
+        assert np.ptp(points, axis=0).max() == pytest.approx(0.86)
+
+
+@pytest.mark.parametrize("category", FAMILIES)
+def test_two_products_of_a_family_look_different(category: str) -> None:
+    one, other = (np.asarray(paint(invent(category, np.random.default_rng(seed)), 48).colour) for seed in (0, 1))
+    assert np.abs(one.astype(int) - other).mean() > 3
+
+
+def test_the_hidden_fraction_counts_what_two_covers_share_once() -> None:
+    alpha, left, top = (np.zeros((10, 10), np.float32) for _ in range(3))
+    alpha[2:8, 2:8] = 1
+    left[:, :5] = 1
+    top[:5] = 1
+    assert hidden(alpha, []) == pytest.approx(0)
+    assert hidden(alpha, [left]) == pytest.approx(1 / 2)
+    assert hidden(alpha, [left, top]) == pytest.approx(3 / 4)
+    assert MOST_HIDDEN == 0.2
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_a_pattern_is_a_share_between_none_and_all(kind: str) -> None:
+    axis = np.linspace(0, 1, 60)
+    x, y = np.meshgrid(axis, axis)
+    share = pattern(kind, x, y, 0.2, 0.7)
+    assert share.shape == (60, 60)
+    assert share.min() >= 0
+    assert share.max() <= 1
+    assert (np.ptp(share) == 0) == (kind in ("plain", "badge"))
+
+
+def test_stripes_repeat_after_one_period_across_and_never_change_along() -> None:
+    def share(x: Array, y: Array) -> Array:
+        return pattern("stripes", x, y, 0.25, 0.0)
+
+    axis = np.linspace(0, 1, 50)
+    x, y = np.meshgrid(axis, axis)
+    np.testing.assert_allclose(share(x + 0.25, y), share(x, y), atol=1e-6)
+    np.testing.assert_allclose(share(x, y + 0.1), share(x, y))
+
+
+def test_backgrounds_are_colours_and_differ() -> None:
+    made = [background(40, np.random.default_rng(seed)) for seed in range(30)]
+    assert all(scene.shape == (3, 40, 40) for scene in made)
+    assert all(np.isfinite(scene).all() and -0.3 < scene.mean() < 1.3 for scene in made)
+    assert len({scene.tobytes() for scene in made}) == 30
