@@ -6,7 +6,8 @@
     ├── ConfigError            a run file that cannot be understood       (exit status 2)
     ├── RecordsError           a dataset that cannot be used as it is
     ├── MissingExtraError      an optional library that is not installed
-    ├── WeightsError           weights that do not fit the network
+    ├── WeightsError           weights that cannot be had or do not fit the network
+    ├── DecodeError            bytes that are no image (stages.extraction; becomes a failed row)
     ├── NothingToScoreError    no query, or no gallery, is left
     └── StoreError
         ├── StaleStoreError    a store of another identity: each differing key
@@ -43,7 +44,7 @@ class MissingExtraError(PermafrostError):
 
 
 class WeightsError(PermafrostError):
-    """Weights that do not fit the network."""
+    """Weights that cannot be had, or do not fit the network."""
 
 
 class NothingToScoreError(PermafrostError):

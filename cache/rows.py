@@ -82,8 +82,12 @@ class RowIndex:
         self.ok: npt.NDArray[np.bool_] = rank == 0
 
     def find(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The place in :attr:`table` of each of ``digests`` (n,), -1 where there is none."""
-        found = pc.index_in(pa.array(digests, pa.binary(32)), self.table["digest"].combine_chunks())
+        """The place in :attr:`table` of each of ``digests`` (n,), -1 where there is none.
+
+        ``b""`` stands for an image that could not be read, and is nowhere.
+        """
+        asked = pa.array([digest or None for digest in digests], pa.binary(32))
+        found = pc.index_in(asked, self.table["digest"].combine_chunks(), skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
     def good(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -38,6 +38,9 @@ MaxFailures = Annotated[
 ]
 
 
+_INTERRUPTED = 130
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,
@@ -165,10 +168,10 @@ def main() -> NoReturn:
     debug = "--debug" in arguments
     try:
         check_siblings()
-        _exit(app(args=[a for a in arguments if a != "--debug"], standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        stderr.print("\nStopped. Everything committed is kept: the same command goes on from there.", markup=False)
-        _exit(130)
+        status = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False) or 0
+        if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
+            stderr.print("\nStopped. Everything committed is kept: the same command goes on from there.", markup=False)
+        _exit(status)
     except Exception as error:  # the one place that turns any error into a message and a status
         if debug:
             raise

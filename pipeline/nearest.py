@@ -16,14 +16,14 @@ NEAREST = 5
 
 
 def draw_nearest(path: Path, records: Records, vectors: Sequence[Vectors], *, title: str) -> Path:
-    """Draw some queries, each with its five nearest in the gallery by each of ``vectors``, right and wrong framed.
+    """Draw some queries, each with its five nearest in the gallery by each of ``vectors`` (of one backbone).
 
     The queries are drawn by lot, the lot being the hash of their key: the same for every head and backbone, and not
     chosen for looking well. Those with nothing to find are passed over.
     """
     gallery = records.split("gallery")
     queries = _by_lot(records.split("query"), gallery, vectors)
-    found = {f"{of.backbone} {of.head}": nearest(of.store, queries, gallery, NEAREST) for of in vectors}
+    found = {of.head: nearest(of.store, queries, gallery, NEAREST) for of in vectors}
     uris, labels = gallery.uris, gallery.labels
     rows = []
     for at, (uri, label) in enumerate(zip(queries.uris, queries.labels, strict=True)):

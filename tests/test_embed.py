@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cache import FeatureStore
+from cache import FeatureStore, RowOutcome
 from cache.errors import StaleStoreError
 from stages.training import ArcFaceConfig, Head, LinearHeadConfig, TrainingConfig, embed, train_head
-from tests.toy_training import add_to_store, classes_of, digest_of, make_store, toy, toy_features
+from tests.toy_training import HERE, add_to_store, classes_of, digest_of, make_store, toy, toy_features
 
 LABELS = classes_of(8, 20)
 
@@ -67,11 +67,39 @@ def test_only_new_features_are_embedded(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(embeddings) == 170
 
 
-def test_images_without_a_feature_get_no_embedding(tmp_path: Path) -> None:
+def test_an_image_that_failed_is_a_failed_row_with_its_reason_and_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features, head = trained(tmp_path, failed=["0-3", "5-1"])
     embeddings = embed(head, features, tmp_path / "embeddings")
+    lost = [digest_of("0-3"), digest_of("5-1")]
     assert len(embeddings) == 158
-    assert not embeddings.usable([digest_of("0-3"), digest_of("5-1")]).any()
+    assert not embeddings.usable(lost).any()
+    assert [failure.outcome.error for failure in embeddings.failures(lost)] == ["not an image"] * 2
+    monkeypatch.setattr(Head, "__call__", never)
+    assert embed(head, features, tmp_path / "embeddings").chunks() == embeddings.chunks()
+
+
+def test_an_image_that_failed_and_has_a_feature_now_is_embedded(tmp_path: Path) -> None:
+    features, head = trained(tmp_path, failed=["0-3"])
+    embed(head, features, tmp_path / "embeddings")
+    mended = dict(zip(LABELS, toy_features(LABELS), strict=True))["0-3"]
+    with features.writing():
+        (chunk,) = features.plan([digest_of("0-3")], retry_failed=True)
+        features.write_chunk(chunk, mended[None], [RowOutcome()], HERE)
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    assert embeddings.usable([digest_of("0-3")]).all()
+    assert len(embeddings) == 160
+
+
+def test_an_image_that_could_not_be_read_gets_no_row(tmp_path: Path) -> None:
+    features, head = trained(tmp_path)
+    with features.writing():
+        (chunk,) = features.plan([digest_of("gone")])
+        features.write_chunk(chunk, np.full((1, 16), np.nan), [RowOutcome("unread", error="no such file")], HERE)
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    assert embeddings.counts() == {"ok": 160}
+    assert embed(head, features, tmp_path / "embeddings").chunks() == embeddings.chunks()
 
 
 def test_a_loaded_head_fills_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,13 @@ def test_a_failed_image_is_a_row_with_its_reason_and_never_moves_its_neighbours(
         store.read(names(9))
 
 
+def test_an_image_without_a_digest_is_nowhere_in_a_store(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(0, 1))
+    assert store.usable([b"", names(1)[0], b""]).tolist() == [False, True, False]
+    assert store.failures([b""]) == []
+
+
 def test_a_failed_image_is_tried_again_only_on_request_and_then_its_good_row_counts(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     fill(store, names(*range(5)), frozenset(names(2)))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Chunk, FeatureStore, Provenance, RowOutcome, digest_bytes
+from cache.store import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
 from stages.extraction.decode import DecodeError, decode
 from stages.extraction.memory import keep_freed_memory
@@ -41,6 +42,7 @@ def extract(
     batch_size: int = 32,
     workers: int | None = None,
     dtype: str = "float16",
+    chunk_rows: int = CHUNK_ROWS,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FeatureStore:
@@ -56,6 +58,7 @@ def extract(
         batch_size: images in one forward. Changes speed, and numbers only by rounding.
         workers: threads that decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
+        chunk_rows: images a chunk, for a store that is begun now. A kill costs at most the chunk in work.
         retry_failed: compute failed images again too.
         on_progress: hears of every batch.
 
@@ -67,7 +70,13 @@ def extract(
     """
     provenance = Provenance.here(backbone.device, LIBRARIES)
     store = FeatureStore.open(
-        path, backbone.name, backbone.identity, dim=backbone.dim, dtype=dtype, provenance=provenance
+        path,
+        backbone.name,
+        backbone.identity,
+        dim=backbone.dim,
+        dtype=dtype,
+        chunk_rows=chunk_rows,
+        provenance=provenance,
     )
     places = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
     if not store.missing(list(places), retry_failed=retry_failed):

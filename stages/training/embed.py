@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from cache import FeatureStore, Identity, Provenance, RowOutcome
 from cache.errors import StaleStoreError
 from stages.training.heads import Head
@@ -12,8 +14,9 @@ from stages.training.heads import Head
 def embed(head: Head, features: FeatureStore, path: Path | str, *, name: str | None = None) -> FeatureStore:
     """Fill a store below ``path`` with the embeddings (rows, E), float32 and of unit length, of ``features``.
 
-    Rows that are there already are not computed again. ``name`` begins the folder's name; by default it is that of
-    the features, the head's kind and E. Raises StaleStoreError when ``head`` was trained on another store.
+    Rows that are there already are not computed again; a failed image is a failed row here too, until it has a
+    feature. ``name`` begins the folder's name; by default it is that of the features, the head's kind and E. Raises
+    StaleStoreError when ``head`` was trained on another store.
     """
     if head.features_fingerprint != features.fingerprint:
         raise StaleStoreError(
@@ -30,10 +33,14 @@ def embed(head: Head, features: FeatureStore, path: Path | str, *, name: str | N
         dtype="float32",
         provenance=provenance,
     )
-    digests = features.digests()
-    if embeddings.missing(digests):
+    failed = {digest: outcome for digest, outcome in features.failures() if outcome.status == "failed"}
+    wanted = [*embeddings.missing(features.digests(), retry_failed=True), *embeddings.missing([*failed])]
+    if wanted:
         with embeddings.writing():
-            for chunk in embeddings.plan(digests):
-                vectors = head(features.read(chunk.digests))
-                embeddings.write_chunk(chunk, vectors, [RowOutcome()] * len(vectors), provenance)
+            for chunk in embeddings.plan(wanted, retry_failed=True):
+                outcomes = [failed.get(digest, RowOutcome()) for digest in chunk.digests]
+                good = [row for row, outcome in enumerate(outcomes) if outcome.status == "ok"]
+                vectors = np.full((len(outcomes), head.dim), np.nan, np.float32)
+                vectors[good] = head(features.read([chunk.digests[row] for row in good]))
+                embeddings.write_chunk(chunk, vectors, outcomes, provenance)
     return embeddings

@@ -1,0 +1,194 @@
+"""The command line as a person meets it: each test types a command into another process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pictures import draw_folder
+
+ROOT = Path(__file__).parent.parent
+RUN = """
+artifacts = "artifacts"
+[dataset]
+kind = "folder"
+path = "images"
+queries_per_class = 2
+[[backbones]]
+kind = "timm"
+name = "test_resnet"
+weights = "random"
+[backbones.preprocess]
+size = 64
+[[heads]]
+name = "small"
+dim = 8
+[heads.loss]
+kind = "cosface"
+[heads.training]
+epochs = 2
+[retrieval]
+metrics = ["mmp@5", "hit@1"]
+"""
+
+
+def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file with its images, all three stages done."""
+    folder = tmp_path_factory.mktemp("run")
+    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
+    (folder / "run.toml").write_text(RUN)
+    done = permafrost("run", "run.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "first.jsonl").write_text(done.stdout)
+    return folder
+
+
+def test_run_prints_one_flat_object_a_line(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "first.jsonl").read_text().splitlines()]
+    assert [(line["head"], line["metric"]) for line in lines] == [
+        ("raw", "mmp@5"),
+        ("raw", "hit@1"),
+        ("small", "mmp@5"),
+        ("small", "hit@1"),
+    ]
+    for line in lines:
+        assert list(line) == [
+            "backbone", "head", "domain", "metric", "value", "low", "high", "queries", "gallery", "embeddings",
+        ]  # fmt: skip
+        assert line["backbone"] == "test_resnet"
+        assert line["domain"] == "all"
+        assert line["low"] <= line["value"] <= line["high"]
+        assert (line["queries"], line["gallery"]) == (10, 20)
+        assert len(line["embeddings"]) == 64
+
+
+def test_the_stages_one_by_one_give_what_run_gave(folder: Path) -> None:
+    extracted = json.loads(permafrost("extract", "run.toml", "--json", cwd=folder).stdout)
+    assert (extracted["computed"], extracted["present"], extracted["failed"]) == (0, 72, 0)
+    trained = json.loads(permafrost("train-heads", "run.toml", "--json", cwd=folder).stdout)
+    assert trained["head"] == "small"
+    assert permafrost("score", "run.toml", "--json", cwd=folder).stdout == (folder / "first.jsonl").read_text()
+    assert (folder / "artifacts/scores/run.jsonl").read_text() == (folder / "first.jsonl").read_text()
+    assert (folder / "artifacts/scores/run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_a_line_a_head_and_results_alone_are_on_stdout(folder: Path) -> None:
+    done = permafrost("score", "run.toml", cwd=folder)
+    header, raw, head, note = done.stdout.splitlines()
+    assert header.split() == ["backbone", "head", "mmp@5", "hit@1", "queries", "gallery"]
+    assert raw.split()[:2] == ["test_resnet", "raw"]
+    assert head.split()[:2] == ["test_resnet", "small"]
+    assert "95 %" in note
+    assert "records: 72 records" in done.stderr
+    assert permafrost("score", "run.toml", "--quiet", cwd=folder).stderr == ""
+
+
+def test_verify_and_inspect_know_every_store(folder: Path) -> None:
+    verified = permafrost("verify", "run.toml", "--json", cwd=folder)
+    assert [json.loads(line)["problems"] for line in verified.stdout.splitlines()] == [[], []]
+    store = next((folder / "artifacts/features").glob("test_resnet-????????"))
+    inspected = json.loads(permafrost("inspect", str(store), "--json", cwd=folder).stdout)
+    assert inspected["rows"] == {"ok": 72}
+    assert inspected["identity"]["preprocess"]["size"] == 64
+    assert "torch" in inspected["provenance"]["versions"]
+    assert inspected["fingerprint"].startswith(store.name[-8:])
+    assert "preprocess" in permafrost("inspect", "run.toml", cwd=folder).stdout
+
+
+def test_verify_fails_on_a_flipped_bit(folder: Path, tmp_path: Path) -> None:
+    store = next((folder / "artifacts/features").glob("test_resnet-????????"))
+    copy = tmp_path / store.name
+    subprocess.run(["cp", "-r", str(store), str(copy)], check=True)
+    content = bytearray((copy / "features/c/0/0").read_bytes())
+    content[100] ^= 4
+    (copy / "features/c/0/0").write_bytes(content)
+    done = permafrost("verify", str(copy), cwd=folder)
+    assert done.returncode == 1
+    assert "do not have the checksum" in done.stdout
+
+
+def test_a_misspelt_key_is_named_with_its_path_and_status_2(folder: Path) -> None:
+    (folder / "bad.toml").write_text(RUN.replace("dim = 8", "dims = 8"))
+    done = permafrost("run", "bad.toml", cwd=folder)
+    assert done.returncode == 2
+    assert "heads[0].dims: unknown key; did you mean dim?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_status_2(folder: Path) -> None:
+    for arguments in (["extarct", "run.toml"], ["extract"], ["extract", "run.toml", "--batch-size", "0"]):
+        done = permafrost(*arguments, cwd=folder)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_a_changed_preprocessing_is_refused_with_both_values_until_extracted(folder: Path) -> None:
+    (folder / "changed.toml").write_text(RUN.replace("size = 64", "size = 96"))
+    done = permafrost("score", "changed.toml", cwd=folder)
+    assert done.returncode == 1
+    assert "preprocess.size: stored 64, wanted 96" in done.stderr
+    assert "permafrost extract" in done.stderr
+
+
+def test_a_head_that_is_not_trained_says_so(folder: Path) -> None:
+    (folder / "untrained.toml").write_text(RUN.replace("dim = 8", "dim = 9"))
+    done = permafrost("score", "untrained.toml", cwd=folder)
+    assert done.returncode == 1
+    assert "permafrost train-heads" in done.stderr
+
+
+def test_too_many_failures_are_status_1_and_each_is_listed(folder: Path, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-r", str(folder / "images"), str(tmp_path / "images")], check=True)
+    (tmp_path / "images/class 3/0.png").write_bytes(b"not an image")
+    (tmp_path / "run.toml").write_text(RUN)
+    done = permafrost("run", "run.toml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "class 3/0.png" in done.stderr
+    assert "1 of 72 images failed" in done.stderr
+    assert "small" in done.stdout  # the run went on to its table
+    allowed = permafrost("run", "run.toml", "--max-failures", "0.05", cwd=tmp_path)
+    assert allowed.returncode == 0, allowed.stderr
+
+
+def test_a_traceback_comes_only_when_asked_for(folder: Path) -> None:
+    assert "Traceback" not in permafrost("inspect", "nowhere", cwd=folder).stderr
+    assert "Traceback" in permafrost("inspect", "nowhere", "--debug", cwd=folder).stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"c{number}": 40 for number in range(12)})
+    (tmp_path / "run.toml").write_text(RUN.replace("size = 64", "size = 640"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", "extract", "run.toml", "--batch-size", "64"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("artifacts/features/*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)  # in the middle of a forward
+    process.send_signal(signal.SIGINT)
+    stopped = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert time.monotonic() - stopped < 5  # a forward of this batch alone takes longer than a person waits
+
+
+def test_a_foreign_package_called_cache_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/__init__.py").write_text("")
+    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from pipeline.siblings import check_siblings; check_siblings()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "another file or distribution has the same name" in done.stderr

@@ -1,0 +1,205 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from cache import FeatureStore, Identity, verify
+from stages.datasets import DatasetConfig
+from stages.extraction import Backbone, PreprocessConfig, Progress, TimmConfig, extract, load_backbone
+from stages.records import Records, read_records
+from tests.pictures import draw, draw_folder
+from tests.test_store import contents
+
+SIZE = 8
+
+
+def toy_backbone(delay: float = 0.0, **changes: object) -> Backbone:
+    """A network that can be computed by hand: the mean of each channel over the four quarters of the image."""
+    preprocess = PreprocessConfig().resolve(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), resize="squash")
+
+    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        time.sleep(delay)
+        quarters = batch.reshape(len(batch), 3, 2, SIZE // 2, 2, SIZE // 2).astype(np.float32).mean(axis=(3, 5))
+        return quarters.reshape(len(batch), 12) / 255
+
+    identity = Identity({"backbone": "toy", "preprocess": preprocess.identity(), **changes})  # type: ignore[dict-item]
+    return Backbone("toy", 12, identity, preprocess, forward)
+
+
+def never(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    raise AssertionError(f"the backbone was run on {len(batch)} images")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return draw_folder(tmp_path / "images", {"a": 9, "b": 8, "c": 6})
+
+
+def records_of(folder: Path) -> Records:
+    return read_records(DatasetConfig(path=str(folder), kind="folder"))
+
+
+def test_every_image_gets_the_feature_of_its_own_pixels(tmp_path: Path, images: Path) -> None:
+    records, backbone = records_of(images), toy_backbone()
+    store = extract(records, backbone, tmp_path / "features", batch_size=4)
+    for uri, digest in zip(records.uris, records.digests, strict=True):
+        squashed = np.asarray(Image.open(uri).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+        expected = [
+            squashed[4 * y : 4 * y + 4, 4 * x : 4 * x + 4, channel].mean() / 255
+            for channel in range(3)
+            for y in range(2)
+            for x in range(2)
+        ]
+        np.testing.assert_allclose(store.read([digest])[0].astype(float), expected, atol=1e-3)
+
+
+def test_a_second_extraction_opens_no_image_and_runs_no_backbone(tmp_path: Path, images: Path) -> None:
+    records, backbone = records_of(images), toy_backbone()
+    first = extract(records, backbone, tmp_path / "features")
+    before = contents(first.path)
+    for uri in records.uris:
+        Path(uri).unlink()
+    extract(records, replace(backbone, forward=never), tmp_path / "features")
+    assert contents(first.path) == before
+
+
+def test_renaming_relabelling_and_splitting_again_compute_nothing(tmp_path: Path, images: Path) -> None:
+    extract(records_of(images), toy_backbone(), tmp_path / "features")
+    (images / "a").rename(images / "z")
+    (images / "b/0.png").rename(images / "c/moved.png")
+    extract(records_of(images), replace(toy_backbone(), forward=never), tmp_path / "features")
+
+
+def test_ten_more_images_compute_ten(tmp_path: Path, images: Path) -> None:
+    extract(records_of(images), toy_backbone(), tmp_path / "features")
+    for number in range(10):
+        draw(images / f"new/{number}.png", 5000 + number)
+    seen: list[Progress] = []
+    store = extract(records_of(images), toy_backbone(), tmp_path / "features", on_progress=seen.append)
+    assert seen[-1] == Progress(done=10, total=10, failed=0)
+    assert len(store) == 33
+
+
+def test_a_changed_preprocessing_value_is_another_store(tmp_path: Path, images: Path) -> None:
+    one = extract(records_of(images), toy_backbone(), tmp_path / "features")
+    other = extract(records_of(images), toy_backbone(crop=0.9), tmp_path / "features")
+    assert one.path != other.path
+    assert one.identity.differences(other.identity) == ["crop: stored (absent), wanted 0.9"]
+
+
+def test_batch_size_and_workers_change_no_bit_of_a_network_without_rounding(tmp_path: Path, images: Path) -> None:
+    one = extract(records_of(images), toy_backbone(), tmp_path / "one", batch_size=1, workers=1)
+    other = extract(records_of(images), toy_backbone(), tmp_path / "other", batch_size=7, workers=3)
+    assert contents(one.path) == contents(other.path)
+
+
+def test_bad_images_are_rows_with_a_reason_and_move_nobody(tmp_path: Path, images: Path) -> None:
+    good = extract(records_of(images), toy_backbone(), tmp_path / "good")
+    (images / "a/0text.jpg").write_text("not an image")
+    whole = (images / "b/0.png").read_bytes()
+    (images / "b/1cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "c/2empty.png").write_bytes(b"")
+    records = records_of(images)
+    seen: list[Progress] = []
+    store = extract(records, toy_backbone(), tmp_path / "bad", batch_size=4, on_progress=seen.append)
+    assert seen[-1] == Progress(done=26, total=26, failed=3)
+    reasons = {records.keys[records.digests.index(f.digest)]: f.outcome.error for f in store.failures()}
+    assert set(reasons) == {"a/0text.jpg", "b/1cut.png", "c/2empty.png"}
+    assert "empty" in reasons["c/2empty.png"]
+    np.testing.assert_array_equal(store.read(good.digests()), good.read(good.digests()))
+    extract(records, replace(toy_backbone(), forward=never), tmp_path / "bad")  # failed before: not tried again
+    assert verify(store) == []
+
+
+def test_an_image_that_changes_or_goes_after_it_was_listed_is_tried_again_next_time(
+    tmp_path: Path, images: Path
+) -> None:
+    records = records_of(images)
+    (images / "a/0.png").unlink()
+    draw(images / "b/0.png", 777)
+    store = extract(records, toy_backbone(), tmp_path / "features")
+    assert sorted(failure.outcome.status for failure in store.failures()) == ["unread", "unread"]
+    draw_folder(images, {"a": 1})
+    again = extract(records_of(images), toy_backbone(), tmp_path / "features")
+    assert again.missing([digest for digest in records_of(images).digests]) == []
+    assert again.usable(records.digests).sum() == 22
+
+
+def test_a_feature_past_float16_is_named_and_fits_float32(tmp_path: Path, images: Path) -> None:
+    backbone = toy_backbone()
+    loud = replace(backbone, forward=lambda batch: backbone.forward(batch) * 1e6)
+    store = extract(records_of(images), loud, tmp_path / "features")
+    assert len(store) == 0
+    assert "past the largest float16" in store.failures()[0].outcome.error
+    assert len(extract(records_of(images), loud, tmp_path / "features", dtype="float32")) == 23
+
+
+def test_a_real_network_gives_what_it_gives_alone(tmp_path: Path, images: Path) -> None:
+    backbone = load_backbone(TimmConfig(name="resnet10t", weights="random", preprocess=PreprocessConfig(size=64)))
+    records = records_of(images)
+    store = extract(records, backbone, tmp_path / "features", batch_size=5)
+    picture = np.asarray(Image.open(records.uris[3]).convert("RGB"))
+    alone = backbone.forward(backbone.preprocess(picture)[None])[0]
+    np.testing.assert_allclose(store.read(records.digests[3:4])[0].astype(np.float32), alone, atol=2e-3, rtol=2e-3)
+    assert not torch.is_grad_enabled() or store.dim == 512
+
+
+_EXTRACTING = """
+import sys
+from pathlib import Path
+from stages.extraction import extract
+from tests import test_extract as of
+backbone = of.toy_backbone(delay=0.01)
+print("ready", flush=True)
+extract(of.records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)
+"""
+
+
+def start(images: Path, features: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _EXTRACTING, str(images), str(features)]
+    return subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_killed_at_any_instant_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    images = draw_folder(tmp_path / "images", {name: 8 for name in "abcdef"})
+    (images / "c/bad.png").write_bytes(b"no image")
+    process = start(images, tmp_path / "whole")
+    assert process.wait() == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    (whole,) = (tmp_path / "whole").glob("toy-????????")
+    wanted = contents(whole)
+    assert len(FeatureStore.at(whole)) == 48
+    rng = np.random.default_rng(0)
+    kills = 0
+    for attempt in range(60):
+        process = start(images, tmp_path / "cut")
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            process.wait(timeout=float(rng.uniform(0.0, 0.12)))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        process.stdout.close()
+        if kills >= 20 and attempt >= 20:
+            break
+    process = start(images, tmp_path / "cut")
+    assert process.wait() == 0
+    assert process.stdout is not None
+    process.stdout.close()
+    assert kills >= 20
+    (cut,) = (tmp_path / "cut").glob("toy-????????")
+    assert contents(cut) == wanted
+    assert verify(FeatureStore.at(cut)) == []

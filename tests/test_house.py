@@ -1,0 +1,110 @@
+"""The house itself: what is public, which way imports point, what is pinned."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC = {
+    "cache": [
+        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Identity", "Provenance", "RowOutcome",
+        "compact", "digest_bytes", "digest_file", "fingerprint", "verify",
+    ],
+    "stages.datasets": [
+        "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_table",
+    ],
+    "stages.extraction": [
+        "Backbone", "BackboneConfig", "BundledConfig", "DecodeError", "OpenClipConfig", "PcaBasis", "PcaConfig",
+        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "decode", "extract", "fit_pca_backbone",
+        "load_backbone",
+    ],
+    "stages.training": [
+        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "LinearHeadConfig", "LossConfig",
+        "OptimizerConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
+    ],
+    "stages.retrieval": [
+        "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",
+        "find_metric", "index_gallery", "metric_names", "nearest", "search", "unit_length",
+    ],
+}  # fmt: skip
+
+FLAGS = {
+    "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
+    "train-heads": {"--json", "--quiet"},
+    "score": {"--json", "--quiet"},
+    "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
+    "demo": {"--artifacts", "--json", "--quiet"},
+    "init": {"--force", "--output"},
+    "inspect": {"--json"},
+    "verify": {"--json"},
+    "compact": {"--yes"},
+    "search": {"--head", "--json", "-k"},
+}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_the_public_names_are_these(package: str) -> None:
+    module = import_module(package)
+    assert module.__all__ == PUBLIC[package]
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_the_commands_and_their_flags_are_these() -> None:
+    import typer.main
+
+    from pipeline.cli import app
+
+    group = typer.main.get_command(app)
+    commands: dict[str, object] = group.commands  # type: ignore[attr-defined]
+    found = {
+        name: {max(option.opts, key=len) for option in command.params if option.opts[0].startswith("-")}  # type: ignore[attr-defined]
+        for name, command in commands.items()
+    }
+    assert found == FLAGS
+
+
+@pytest.mark.parametrize("package", ["cache", "stages.records", "stages.retrieval"])
+def test_this_loads_without_torch(package: str) -> None:
+    script = f"import sys, {package}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
+def test_the_lock_names_packages_and_versions_only_and_is_what_is_installed() -> None:
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert not [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+( ; [a-z_ \"=0-9]+)?", line)
+    ]
+    pinned = dict(line.split(" ; ")[0].split("==") for line in lines)
+    assert (pinned["torch"], pinned["torchvision"]) == ("2.15.0", "0.29.2")  # a pair that imports together
+    for name in ("torch", "torchvision"):
+        assert version(name).split("+")[0] == pinned[name]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [
+        *declared["project"]["dependencies"],
+        *declared["project"]["optional-dependencies"]["bundled"],
+        *declared["dependency-groups"]["dev"],
+    ]
+    locked = {name.lower().replace("_", "-") for name in pinned}
+    assert {re.split(r"[<>=!~\[]", name)[0].lower().replace("_", "-") for name in wanted} <= locked
+
+
+def test_torch_and_torchvision_import_together() -> None:
+    script = "import torchvision, open_clip; torchvision.ops.nms"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT).returncode == 0
+
+
+def test_every_source_file_is_readable_in_one_sitting() -> None:
+    long = {
+        str(path.relative_to(ROOT)): count
+        for package in ("cache", "stages", "pipeline")
+        for path in (ROOT / package).rglob("*.py")
+        if (count := len(path.read_text().splitlines())) > 400
+    }
+    assert long == {}
