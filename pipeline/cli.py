@@ -127,6 +127,21 @@ def init(
 
 
 @app.command()
+def search(
+    run_file: RunFile,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to search for.")],
+    head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print the images of the run's gallery that are nearest to yours."""
+    from pipeline.search import search_images
+
+    search_images(run_file, images, head, k, json=json, quiet=quiet)
+
+
+@app.command()
 def inspect(
     what: Annotated[Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder of a store.")],
     json: Json = False,

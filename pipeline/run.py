@@ -63,6 +63,8 @@ class Vectors(NamedTuple):
     backbone: str
     head: str
     store: FeatureStore
+    trained: Head | None = None
+    """None for the raw feature."""
 
 
 def read_dataset(config: RunConfig, display: Display) -> Records:
@@ -134,7 +136,7 @@ def train_heads(config: RunConfig, records: Records, display: Display) -> list[V
                 display.say(
                     f"train {head.name} on {features.name}: the same features, labels and settings were trained"
                 )
-            made.append(Vectors(features.name, head.name, _embedded(config, head, trained, features)))
+            made.append(Vectors(features.name, head.name, _embedded(config, head, trained, features), trained))
     return made
 
 
@@ -211,7 +213,8 @@ def find_vectors(config: RunConfig, records: Records, display: Display) -> list[
                     f"{head.name} is not trained on {features.name} as the run file and the data are now. "
                     "Run `permafrost train-heads` with this run file."
                 )
-            found.append(Vectors(backbone, head.name, _embedded(config, head, Head.load(folder), features)))
+            trained = Head.load(folder)
+            found.append(Vectors(backbone, head.name, _embedded(config, head, trained, features), trained))
     return found
 
 

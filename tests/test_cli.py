@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.records import read_records
 from tests.pictures import draw_folder
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +94,24 @@ def test_the_table_has_a_line_a_head_and_results_alone_are_on_stdout(folder: Pat
     assert "95 %" in note
     assert "records: 72 records" in done.stderr
     assert permafrost("score", "run.toml", "--quiet", cwd=folder).stderr == ""
+
+
+def test_search_finds_an_image_of_the_gallery_first(folder: Path) -> None:
+    inside = next(path for path in sorted((folder / "images").rglob("*.png")) if _in_gallery(folder, path))
+    for head in ("raw", "small"):
+        done = permafrost("search", "run.toml", str(inside), "--head", head, "-k", "3", "--json", cwd=folder)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [line["rank"] for line in lines] == [1, 2, 3]
+        assert lines[0]["uri"] == str(inside.relative_to(folder))
+        assert lines[0]["similarity"] == pytest.approx(1, abs=1e-3)
+    assert len(list((folder / "artifacts/indexes").rglob("gallery.faiss"))) == 2
+    wrong = permafrost("search", "run.toml", str(inside), "--head", "smal", cwd=folder)
+    assert wrong.returncode == 2
+    assert "it has raw, small" in wrong.stderr
+
+
+def _in_gallery(folder: Path, path: Path) -> bool:
+    return str(path.relative_to(folder / "images")) in read_records(folder / "images").split("gallery").keys
 
 
 def test_verify_and_inspect_know_every_store(folder: Path) -> None:
@@ -189,6 +208,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_foreign_package_called_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/__init__.py").write_text("")
-    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; from pipeline.siblings import check_siblings; check_siblings()"
+    script = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; "
+        "from pipeline.siblings import check_siblings; check_siblings()"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "another file or distribution has the same name" in done.stderr

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from cache.errors import RecordsError
-from pipeline import catalogue
-from stages.datasets.drawn import COLUMNS, draw_catalogue
+from stages.datasets import drawn as catalogue
 from stages.datasets.drawing.families import FAMILIES
 from stages.datasets.drawing.product import COLOURS, MATERIALS, PATTERNS, SHAPES, invent
 from stages.datasets.drawing.surfaces import Array, background, pattern
 from stages.datasets.drawing.view import MOST_HIDDEN, hidden, paint
+from stages.datasets.drawn import COLUMNS, draw_catalogue
 
 TINY = {"instances": 3, "views": 2, "size": 48}
 

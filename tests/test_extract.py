@@ -29,7 +29,8 @@ def toy_backbone(delay: float = 0.0, **changes: object) -> Backbone:
     def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         time.sleep(delay)
         quarters = batch.reshape(len(batch), 3, 2, SIZE // 2, 2, SIZE // 2).astype(np.float32).mean(axis=(3, 5))
-        return quarters.reshape(len(batch), 12) / 255
+        features: npt.NDArray[np.float32] = quarters.reshape(len(batch), 12) / 255
+        return features
 
     identity = Identity({"backbone": "toy", "preprocess": preprocess.identity(), **changes})  # type: ignore[dict-item]
     return Backbone("toy", 12, identity, preprocess, forward)
@@ -130,7 +131,7 @@ def test_an_image_that_changes_or_goes_after_it_was_listed_is_tried_again_next_t
     assert sorted(failure.outcome.status for failure in store.failures()) == ["unread", "unread"]
     draw_folder(images, {"a": 1})
     again = extract(records_of(images), toy_backbone(), tmp_path / "features")
-    assert again.missing([digest for digest in records_of(images).digests]) == []
+    assert again.missing(records_of(images).digests) == []
     assert again.usable(records.digests).sum() == 22
 
 
@@ -171,7 +172,7 @@ def start(images: Path, features: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_killed_at_any_instant_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    images = draw_folder(tmp_path / "images", {name: 8 for name in "abcdef"})
+    images = draw_folder(tmp_path / "images", dict.fromkeys("abcdef", 8))
     (images / "c/bad.png").write_bytes(b"no image")
     process = start(images, tmp_path / "whole")
     assert process.wait() == 0

@@ -45,7 +45,7 @@ FLAGS = {
     "inspect": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
-    "search": {"--head", "--json", "-k"},
+    "search": {"--head", "--json", "--quiet", "-k"},
 }
 
 

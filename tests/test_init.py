@@ -22,7 +22,7 @@ def test_a_folder_of_classes_gets_a_run_file_that_reads_it(tmp_path: Path, monke
     assert "1 classes have one image" in text
     assert "ViT-B-16-SigLIP2" in text
     assert "dinov3" in text
-    with pytest.raises(PermafrostError, match="exists.*--force"):
+    with pytest.raises(PermafrostError, match=r"exists.*--force"):
         init(Path("shop"), Path("run.toml"), force=False)
     init(Path("shop"), Path("run.toml"), force=True)
 
@@ -88,7 +88,7 @@ def test_images_beside_the_tables_folder_are_found(tmp_path: Path) -> None:
 
 
 def test_copies_are_counted(tmp_path: Path) -> None:
-    draw_folder(tmp_path / "s", {name: 3 for name in "abcdefgh"})
+    draw_folder(tmp_path / "s", dict.fromkeys("abcdefgh", 3))
     (tmp_path / "s/a/copy.png").write_bytes((tmp_path / "s/b/0.png").read_bytes())
     guess, _ = look(tmp_path / "s")
     assert any("1 images are byte-identical copies" in warning for warning in guess.warnings)

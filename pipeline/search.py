@@ -1,0 +1,75 @@
+"""``permafrost search``: the images of a run's gallery that are nearest to an image of yours."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from cache.errors import ConfigError, DamagedStoreError, RecordsError, StaleStoreError
+from pipeline.backbones import load_for_extraction
+from pipeline.config import RunConfig, read_config
+from pipeline.progress import Display
+from pipeline.run import RAW, Vectors, find_vectors, read_dataset
+from stages.extraction import DecodeError, decode
+from stages.records import Records
+from stages.retrieval import GalleryIndex, index_gallery, search, unit_length
+
+
+def search_images(run_file: Path, images: list[Path], head: str | None, k: int, *, json: bool, quiet: bool) -> None:
+    """Embed ``images`` with the first backbone and ``head`` (by default the run's last), and print the k nearest."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    records = read_dataset(config, display)
+    name = head or (config.heads[-1].name if config.heads else RAW)
+    vectors = find_vectors(config, records, display)
+    found = next((of for of in vectors if of.head == name), None)
+    if found is None:
+        known = ", ".join(dict.fromkeys(of.head for of in vectors))
+        raise ConfigError(f"{run_file} has no head {name!r}; it has {known}")
+    gallery = records.split("gallery")
+    index = _index(config, found, gallery)
+    places = {key: row for row, key in enumerate(gallery.keys)}
+    rows, similarity = search(index.index, _embed(config, images, found, records, display), k)
+    for image, nearest, scores in zip(images, rows, similarity, strict=True):
+        for rank, (row, score) in enumerate(zip(nearest, scores, strict=True), 1):
+            if row < 0:
+                break
+            place = places[index.keys[row]]
+            line = {
+                "image": str(image),
+                "rank": rank,
+                "similarity": round(float(score), 6),
+                "label": gallery.labels[place],
+                "key": gallery.keys[place],
+                "uri": gallery.uris[place],
+            }
+            text = f"{rank:>3}  {line['similarity']:.3f}  {line['label'] or '-'}  {line['uri']}"
+            typer.echo(json_module.dumps(line) if json else f"{image}\n{text}" if rank == 1 else text)
+
+
+def _index(config: RunConfig, found: Vectors, gallery: Records) -> GalleryIndex:
+    """The gallery's index: from its files where they are of these very embeddings, else built and kept."""
+    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}"
+    usable = gallery.take(np.flatnonzero(found.store.usable(gallery.digests)))
+    try:
+        return GalleryIndex.load(folder, embeddings=found.store.fingerprint, keys=usable.keys)
+    except (StaleStoreError, DamagedStoreError):
+        index = index_gallery(found.store, gallery, config.retrieval.index)
+        index.save(folder)
+        return index
+
+
+def _embed(
+    config: RunConfig, images: list[Path], found: Vectors, records: Records, display: Display
+) -> npt.NDArray[np.float32]:
+    wanted = config.backbones[0]
+    backbone = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
+    try:
+        batch = np.stack([backbone.preprocess(decode(image.read_bytes())) for image in images])
+    except (OSError, DecodeError) as error:
+        raise RecordsError(f"an image to search for cannot be read: {error}") from error
+    features = backbone.forward(batch)
+    return unit_length(features if found.trained is None else found.trained(features))
