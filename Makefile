@@ -19,9 +19,10 @@ help:  ## Show this list
 	@grep -hE "^[a-z-]+:.*## " $(MAKEFILE_LIST) | sed -E "s/:.*## /\t/" | expand -t 16
 
 $(VENV)/.made: requirements.lock pyproject.toml
-	python3.11 -m venv $(VENV) 2>/dev/null || python3 -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "making the environment in $(VENV): about 6 GB, a few minutes, once"
+	@python3.11 -m venv $(VENV) 2>/dev/null || python3 -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: install
@@ -71,3 +72,7 @@ layers: install  ## The import contracts
 
 .PHONY: check
 check: lint types layers test  ## Everything that must be clean
+
+.PHONY: check-kills
+check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
+	@PYTHONPATH=. $(PY) benchmarks/kills.py 20

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from dataclasses import replace
 from importlib.resources import files
@@ -32,7 +35,7 @@ def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
     seconds = time.monotonic() - started
     again = "" if any(found.computed for found in computed) else ": images, features and heads were there already"
     if not json:
-        typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again))
+        typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again, permafrost=_command()))
 
 
 def demo_config(artifacts: Path) -> RunConfig:
@@ -42,11 +45,17 @@ def demo_config(artifacts: Path) -> RunConfig:
     return replace(config, artifacts=str(artifacts), dataset=replace(config.dataset, path=str(artifacts / "catalogue")))
 
 
+def _command() -> str:
+    """What to type for ``permafrost`` here: its path where the environment is not activated."""
+    script = Path(sys.executable).with_name("permafrost")
+    return "permafrost" if shutil.which("permafrost") or not script.exists() else os.path.relpath(script)
+
+
 _NEXT = """
 The images are drawn; the heads were scored on products that they never saw. ({seconds:.0f} s{again})
 Six queries with their nearest images: {picture}
 
 Next:
-  permafrost init YOUR_FOLDER   look at your own images (a folder a class, or a table) and write run.toml
-  permafrost run run.toml       extract, train and score them
-  permafrost --help             everything else"""
+  {permafrost} init YOUR_FOLDER   look at your own images (a folder a class, or a table) and write run.toml
+  {permafrost} run run.toml       extract, train and score them
+  {permafrost} --help             everything else"""

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 Update = Callable[[int, int | None, str], None]
 
+_SPEAK_EVERY = 30  # seconds
+
 
 class Display:
     """Speaks on stderr; ``quiet`` keeps it to warnings."""
@@ -40,14 +42,19 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[remark]}"),
         )
-        started = time.monotonic()
+        started = spoken = time.monotonic()
         with Progress(
             *columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True
         ) as progress:
             task = progress.add_task(what, total=None, rate="", remark="")
 
             def update(done: int, total: int | None, remark: str = "") -> None:
+                nonlocal spoken
                 rate = done / max(1e-3, time.monotonic() - started)
+                if progress.disable and time.monotonic() - spoken > _SPEAK_EVERY:  # a log file gets lines, not a bar
+                    spoken = time.monotonic()
+                    of = "" if total is None else f" of {total:,}"
+                    self.say(f"{what}: {done:,}{of}, {rate:,.0f} {unit}/s {remark}")
                 progress.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s", remark=remark)
 
             yield update

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cache import DigestCache, FeatureStore, Identity
+from cache import DigestCache, FeatureStore
 from cache.atomic import replace_text
 from cache.errors import MissingRowsError
 from pipeline.backbones import find_features, load_for_extraction
@@ -129,13 +129,12 @@ def train_heads(config: RunConfig, records: Records, display: Display) -> list[V
         features = find_features(wanted, config, records, display)
         for head in config.heads:
             folder = _head_folder(config, head, features, records)
-            trained = Head.load(folder) if _is_trained(folder) else _train(config, head, features, records, display)
-            if not _is_trained(folder):
-                trained.save(folder)
+            if _is_trained(folder):
+                trained = Head.load(folder)
+                display.say(f"train {head.name} on {features.name}: trained before, on the same features and settings")
             else:
-                display.say(
-                    f"train {head.name} on {features.name}: the same features, labels and settings were trained"
-                )
+                trained = _train(config, head, features, records, display)
+                trained.save(folder)
             made.append(Vectors(features.name, head.name, _embedded(config, head, trained, features), trained))
     return made
 
@@ -147,17 +146,7 @@ def _train(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: 
             score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
             update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}")
 
-        head = train_head(
-            features,
-            records.split("train"),
-            wanted.head,
-            wanted.loss,
-            optimizer=wanted.optimizer,
-            training=wanted.training,
-            validation=_validation(records),
-            seed=config.seed,
-            on_epoch=report,
-        )
+        head = train_head(**_setup(config, wanted, features, records), on_epoch=report)
     summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
     display.say(
         f"train {wanted.name} on {features.name}: {summary.rows:,} images of {summary.classes:,} classes, "
@@ -166,27 +155,23 @@ def _train(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: 
     return head
 
 
-def _identity(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> Identity:
-    return head_identity(
-        features,
-        records.split("train"),
-        wanted.head,
-        wanted.loss,
-        optimizer=wanted.optimizer,
-        training=wanted.training,
-        validation=_validation(records),
-        seed=config.seed,
-    )
-
-
-def _validation(records: Records) -> tuple[Records, Records] | None:
-    """Query and gallery to choose the epoch on, where the dataset has them."""
-    parts = records.split("validation_query"), records.split("validation_gallery")
-    return parts if len(parts[0]) else None
+def _setup(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> dict[str, Any]:
+    """What a head follows from: the arguments of both ``head_identity`` and ``train_head``."""
+    validation = records.split("validation_query"), records.split("validation_gallery")
+    return {
+        "features": features,
+        "records": records.split("train"),
+        "head": wanted.head,
+        "loss": wanted.loss,
+        "optimizer": wanted.optimizer,
+        "training": wanted.training,
+        "validation": validation if len(validation[0]) else None,
+        "seed": config.seed,
+    }
 
 
 def _head_folder(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> Path:
-    short = _identity(config, wanted, features, records).short
+    short = head_identity(**_setup(config, wanted, features, records)).short
     return Path(config.artifacts) / "heads" / features.name / f"{wanted.name}-{short}"
 
 

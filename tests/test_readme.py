@@ -1,0 +1,66 @@
+"""What the README says, typed as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import parse_config
+from stages.datasets.drawn import draw_catalogue
+from tests.test_house import FLAGS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_run_file_can_be_read() -> None:
+    (text,) = blocks("toml")
+    config = parse_config(text)
+    assert len(config.backbones) == 4
+    assert [head.name for head in config.heads] == ["arcface64", "cosface512"]
+
+
+def test_every_command_and_target_exists() -> None:
+    commands = set(
+        re.findall(r"permafrost ([a-z][a-z-]+)", " ".join([*blocks("bash"), *re.findall(r"`([^`\n]+)`", README)]))
+    )
+    assert commands <= FLAGS.keys()
+    assert FLAGS.keys() <= set(re.findall(r"[a-z-]+", README))
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(
+        re.findall(r"make ([a-z][a-z-]+)", " ".join([*blocks("bash"), *re.findall(r"`(make[^`\n]+)`", README)]))
+    ):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    assert [line for line in script if line.startswith("make")] == ["make test"]
+    assert "make test" in "".join(blocks("bash")).splitlines()
+
+
+@pytest.mark.slow
+def test_the_library_example_runs_and_its_head_beats_nothing_less_than_chance(tmp_path: Path) -> None:
+    draw_catalogue(tmp_path / "artifacts/demo/catalogue", instances=40, views=4, size=64)
+    (code,) = blocks("python")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    values = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
+    assert set(values) == {"mmp@5", "map@r", "hit@1", "map"}
+    assert values["hit@1"] > 3 / 47  # 16 classes, 3 gallery images each, chance of one draw
+
+
+@pytest.mark.slow
+def test_make_alone_prints_the_targets() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for target in ("demo", "extract", "train-heads", "score", "run", "test", "check"):
+        assert re.search(rf"^{target} +\S", done.stdout, re.MULTILINE), target
