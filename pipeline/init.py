@@ -88,7 +88,7 @@ def look(path: Path) -> tuple[Guess, Records]:
         guess.warnings.append(f"{copies:,} images are byte-identical copies of others: they find each other first")
     if counts["unreadable"]:
         guess.warnings.append(f"{counts['unreadable']:,} images cannot be read; they will be listed as failed")
-    trained, tested = set(records.split("train").labels), set(records.split("query").labels)
+    trained, tested = set(records.split("train").classes), set(records.split("query").classes)
     if shared := len(trained & tested):
         guess.warnings.append(
             f"{shared:,} of {len(tested):,} query classes are trained on too: scores will speak of known classes only. "
@@ -209,8 +209,8 @@ def _first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
 
 def _queries_per_class(records: Records) -> int:
     """How many images a class should give to the queries: enough of them, yet at most a fifth of a class."""
-    tested = len(set(records.split("query").labels))
-    sizes = sorted(Counter(label for label in records.labels if label is not None).values())
+    tested = len(set(records.split("query").classes))
+    sizes = sorted(Counter(name for name in records.classes if name is not None).values())
     return max(1, min(math.ceil(_WANTED_QUERIES / max(1, tested)), sizes[len(sizes) // 2] // 5))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +25,12 @@ def draw_nearest(path: Path, records: Records, vectors: Sequence[Vectors], *, ti
     gallery = records.split("gallery")
     queries = _by_lot(records.split("query"), gallery, vectors)
     found = {of.head: nearest(of.store, queries, gallery, NEAREST) for of in vectors}
-    uris, labels = gallery.uris, gallery.labels
+    uris, classes = gallery.uris, gallery.classes
     rows = []
-    for at, (uri, label) in enumerate(zip(queries.uris, queries.labels, strict=True)):
+    for at, (uri, label, wanted) in enumerate(zip(queries.uris, queries.labels, queries.classes, strict=True)):
         rankings = {
             name: [
-                Neighbour(uris[position], labels[position] == label, float(similarity))
+                Neighbour(uris[position], classes[position] == wanted, float(similarity))
                 for position, similarity in zip(positions[at], similarities[at], strict=True)
                 if position >= 0
             ]
@@ -40,17 +41,14 @@ def draw_nearest(path: Path, records: Records, vectors: Sequence[Vectors], *, ti
 
 
 def _by_lot(queries: Records, gallery: Records, vectors: Sequence[Vectors]) -> Records:
-    searched = dict(zip(gallery.keys, gallery.labels, strict=True))
-    sizes: dict[str | None, int] = {}
-    for label in searched.values():
-        sizes[label] = sizes.get(label, 0) + 1
+    itself, sizes = set(gallery.keys), Counter(gallery.classes)
     usable = vectors[0].store.usable(queries.digests)
     for of in vectors[1:]:
         usable &= of.store.usable(queries.digests)
     answerable = [
         row
-        for row, (key, label) in enumerate(zip(queries.keys, queries.labels, strict=True))
-        if usable[row] and sizes.get(label, 0) > (key in searched)
+        for row, (key, name) in enumerate(zip(queries.keys, queries.classes, strict=True))
+        if usable[row] and sizes[name] > (key in itself)
     ]
     keys = queries.keys
     return queries.take(sorted(answerable, key=lambda row: fingerprint(keys[row]))[:QUERIES])

@@ -60,6 +60,14 @@ class Records:
         return self._column("label")
 
     @property
+    def classes(self) -> list[str | None]:
+        """What tells records apart, (N,): the label, within the domain where there is one."""
+        return [
+            label if label is None or domain is None else f"{domain}\0{label}"
+            for label, domain in zip(self.labels, self.domains, strict=True)
+        ]
+
+    @property
     def domains(self) -> list[str | None]:
         """The domain of each record, (N,)."""
         return self._column("domain")
@@ -96,21 +104,20 @@ class Records:
 
     def counts(self) -> dict[str, int]:
         """What a person wants to know before a run: records, classes, images a role, distractors, duplicates."""
-        labels = Counter(label for label in self.labels if label is not None)
+        classes = Counter(name for name in self.classes if name is not None)
         query, gallery = self.split("query"), self.split("gallery")
-        searched, searching = set(gallery.labels), Counter(query.labels)
-        single = {label for label, count in labels.items() if count == 1}
-        in_both = Counter(gallery.labels) if set(query.keys) & set(gallery.keys) else Counter()
-        alone = {label for label in searching if label not in searched or in_both.get(label) == 1}
+        searching, searched = Counter(query.classes), Counter(gallery.classes)
+        keys = set(gallery.keys)
+        to_find = [searched[name] - (key in keys) for key, name in zip(query.keys, query.classes, strict=True)]
         used = {value for values in self.roles.values() for value in values}
         digests = Counter(digest for digest in self.digests if digest)
         return {
             "records": len(self),
-            "classes": len(labels),
+            "classes": len(classes),
             **{role: len(self.split(role)) for role in ROLES},
-            "classes of one image": len(single),
-            "distractors": sum(label is None or label not in searching for label in gallery.labels),
-            "queries with nothing in the gallery": sum(label in alone for label in query.labels),
+            "classes of one image": sum(count == 1 for count in classes.values()),
+            "distractors": sum(name is None or name not in searching for name in gallery.classes),
+            "queries with nothing in the gallery": to_find.count(0),
             "records of no role": sum(split not in used for split in self.splits),
             "byte-identical copies": sum(count - 1 for count in digests.values()),
             "unreadable": len(self.unreadable()),

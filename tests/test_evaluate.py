@@ -167,9 +167,8 @@ def test_the_same_label_in_another_domain_is_not_relevant(tmp_path: Path) -> Non
     one = evaluate(store, queries=with_domains.take([0]), gallery=with_domains.take([1, 2]), metrics=["hit@1", "map"])
     assert (one.value("hit@1"), one.value("map")) == (0, 0.5)
     without = records_of(labels)
-    for queries, gallery in [(with_domains, without), (without, with_domains), (without, without)]:
-        scores = evaluate(store, queries=queries.take([0]), gallery=gallery.take([1, 2]), metrics=["hit@1", "map"])
-        assert (scores.value("hit@1"), scores.value("map")) == (1, 1)
+    scores = evaluate(store, queries=without.take([0]), gallery=without.take([1, 2]), metrics=["hit@1", "map"])
+    assert (scores.value("hit@1"), scores.value("map")) == (1, 1)
 
 
 def test_each_domain_and_the_unweighted_mean_of_the_domains_are_scored(tmp_path: Path) -> None:

@@ -119,3 +119,15 @@ def test_renaming_and_relabelling_keep_every_digest(tmp_path: Path) -> None:
         path=str(write_table(tmp_path / "t.csv", rows)), label="label", query="query", gallery="spare"
     )
     assert read_records(config).digests == before.digests
+
+
+def test_one_label_in_two_domains_is_two_classes(tmp_path: Path) -> None:
+    rows = [row | {"label": "x", "domain": domain} for row, domain in zip(ROWS, "abaabb", strict=True)]
+    for number in range(6):
+        draw(tmp_path / f"{number}.png", number)
+    config = DatasetConfig(
+        path=str(write_table(tmp_path / "t.csv", rows)), label="label", query="query", gallery="gallery"
+    )
+    records = read_records(config)
+    assert len(set(records.classes)) == records.counts()["classes"] == 2
+    assert records.counts()["distractors"] == 1  # the gallery image of domain b: the one query is of domain a

@@ -27,6 +27,7 @@ def make_records(labels: Mapping[str, str | None]) -> Records:
         "uri": [f"{key}.jpg" for key in labels],
         "digest": [digest_of(key) for key in labels],
         "label": list(labels.values()),
+        "domain": [None] * len(labels),
     }
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     return Records(table, {})

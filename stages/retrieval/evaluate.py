@@ -4,8 +4,8 @@
 
     rows by digest -> unit length -> ranks of the relevant rows, block of queries by block -> metrics -> Scores
 
-What is relevant to a query: the gallery rows of the same label. Where both sides have domains the domain must be the
-same too, while the gallery stays one, merged over the domains (the UnED protocol). Gallery rows without a label are
+What is relevant to a query: the gallery rows of the same label. Where records have domains the domain must be the same
+too, while the gallery stays one, merged over the domains (the UnED protocol). Gallery rows without a label are
 relevant to nobody: distractors. A query that is itself in the gallery (the same record key) is taken out of its own
 ranking; a byte-identical image under another key is another record, and stays.
 """
@@ -168,14 +168,10 @@ def _positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
 
 def _classes(queries: Records, gallery: Records) -> tuple[Rows, Rows]:
     """Whole numbers (Q,) and (G,) that are equal where a gallery row is relevant; -1 for a record without a label."""
-    use_domains = any(d is not None for d in queries.domains) and any(d is not None for d in gallery.domains)
-    numbers: dict[tuple[str, str | None], int] = {}
+    numbers: dict[str, int] = {}
 
     def number(records: Records) -> Rows:
-        names = [
-            None if label is None else (label, domain if use_domains else None)
-            for label, domain in zip(records.labels, records.domains, strict=True)
-        ]
+        names = records.classes
         return np.array([-1 if n is None else numbers.setdefault(n, len(numbers)) for n in names], dtype=np.int64)
 
     return number(queries), number(gallery)

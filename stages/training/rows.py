@@ -42,7 +42,7 @@ def rows_digest(records: Records) -> str:
     Keys and paths are not in it: renaming an image trains nothing anew.
     """
     digest = hashlib.sha256()
-    for content, label in zip(records.digests, records.labels, strict=True):
+    for content, label in zip(records.digests, records.classes, strict=True):
         name = b"" if label is None else b"=" + label.encode("utf-8", "surrogatepass")
         digest.update(struct.pack("<32sQ", content, len(name)) + name)
     return digest.hexdigest()

@@ -143,13 +143,13 @@ def train_head(
     elif (held := _hold_out(setup)) is not None:
         apart, rest = setup.records.take(np.flatnonzero(held)), setup.records.take(np.flatnonzero(~held))
         _, log = _train(setup, rest, epochs, tell, validation_set(features, apart, apart), phase="choose")
-        kept, chosen_by = _best(log), f"mMP@5 on {len(set(apart.labels))} held-out classes; then all were trained on"
+        kept, chosen_by = _best(log), f"mMP@5 on {len(set(apart.classes))} held-out classes; then all were trained on"
         network, refit = _train(setup, setup.records, kept, tell, None, phase="train")
         log += refit
     else:
         network, log = _train(setup, setup.records, epochs, tell, None, phase="train")
         kept, chosen_by = epochs, f"it is the last: {_why_not_held_out(setup)}"
-    classes = len(set(setup.records.labels))
+    classes = len(set(setup.records.classes))
     summary = TrainingSummary(len(setup.records), classes, setup.failed, setup.small, kept, chosen_by)
     return Head(head, setup.identity(), network, summary, tuple(log))
 
@@ -166,18 +166,18 @@ def _prepare(
 ) -> _Setup:
     if seed < 0:
         raise ValueError(f"seed is at least 0, got {seed}")
-    for key, label in zip(records.keys, records.labels, strict=True):
+    for key, label in zip(records.keys, records.classes, strict=True):
         if label is None:
             raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
     training = training or TrainingConfig()
     there = with_features(features, records)
-    large = in_large_classes(there.labels, training.minimum_class_size)
+    large = in_large_classes(there.classes, training.minimum_class_size)
     used = there.take(np.flatnonzero(large))
-    if len(set(used.labels)) < 2:
+    if len(set(used.classes)) < 2:
         raise RecordsError(
             f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
             f"{len(records) - len(there):,} have no feature, {len(there) - len(used):,} are in classes of fewer than "
-            f"{training.minimum_class_size}, and the rest has {len(set(used.labels))} class(es)"
+            f"{training.minimum_class_size}, and the rest has {len(set(used.classes))} class(es)"
         )
     return _Setup(
         features=features,
@@ -194,7 +194,7 @@ def _prepare(
 
 
 def _hold_out(setup: _Setup) -> npt.NDArray[np.bool_] | None:
-    return held_out(setup.records.labels, setup.training.holdout, np.random.default_rng((setup.seed, 1)))
+    return held_out(setup.records.classes, setup.training.holdout, np.random.default_rng((setup.seed, 1)))
 
 
 def _why_not_held_out(setup: _Setup) -> str:
@@ -219,8 +219,8 @@ def _train(
 ) -> tuple[LinearHead, list[EpochLog]]:
     """The network with the weights of the best epoch, or of the last where nothing is validated, and the log."""
     features = gather(setup.features, records)
-    places = {label: place for place, label in enumerate(sorted(set(records.labels), key=str))}
-    labels = torch.tensor([places[label] for label in records.labels])
+    places = {label: place for place, label in enumerate(sorted(set(records.classes), key=str))}
+    labels = torch.tensor([places[label] for label in records.classes])
     generator = torch.Generator().manual_seed(setup.seed)
     network = setup.head.build(features.shape[1], generator)
     network.observe(features)

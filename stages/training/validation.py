@@ -41,10 +41,10 @@ def validation_set(features: FeatureStore, queries: Records, gallery: Records) -
 
     Queries without a label are left out. Raises NothingToScoreError when no query has a relevant gallery row.
     """
-    queries = queries.take([row for row, label in enumerate(queries.labels) if label is not None])
-    places = {label: place for place, label in enumerate(sorted({*queries.labels} | {*gallery.labels}, key=str))}
-    query_labels = torch.tensor([places[label] for label in queries.labels], dtype=torch.int64)
-    gallery_labels = torch.tensor([places[label] for label in gallery.labels], dtype=torch.int64)
+    queries = queries.take([row for row, label in enumerate(queries.classes) if label is not None])
+    places = {label: place for place, label in enumerate(sorted({*queries.classes} | {*gallery.classes}, key=str))}
+    query_labels = torch.tensor([places[label] for label in queries.classes], dtype=torch.int64)
+    gallery_labels = torch.tensor([places[label] for label in gallery.classes], dtype=torch.int64)
     own = own_rows(queries, gallery)
     if not len(queries) or not bool((_relevant(query_labels, gallery_labels, own) > 0).any()):
         raise NothingToScoreError(
