@@ -33,19 +33,19 @@ demo: install  ## Draw a catalogue, extract, train, score: under two minutes, no
 	@$(PY) -m pipeline demo
 
 .PHONY: extract
-extract: install $(CONFIG)  ## Stage 1: run the frozen backbones once, fill the feature stores
+extract: install  ## Stage 1: run the frozen backbones once, fill the feature stores
 	@$(PY) -m pipeline extract $(CONFIG)
 
 .PHONY: train-heads
-train-heads: install $(CONFIG)  ## Stage 2: train the heads on stored features
+train-heads: install  ## Stage 2: train the heads on stored features
 	@$(PY) -m pipeline train-heads $(CONFIG)
 
 .PHONY: score
-score: install $(CONFIG)  ## Stage 3: index, search and score
+score: install  ## Stage 3: index, search and score
 	@$(PY) -m pipeline score $(CONFIG)
 
 .PHONY: run
-run: install $(CONFIG)  ## All three stages; CONFIG=runs/cars.toml for another run
+run: install  ## All three stages; CONFIG=runs/cars.toml for another run
 	@$(PY) -m pipeline run $(CONFIG)
 
 .PHONY: test

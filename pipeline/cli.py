@@ -38,7 +38,7 @@ MaxFailures = Annotated[
 ]
 
 
-_INTERRUPTED = 130
+_WRONG_USAGE, _INTERRUPTED = 2, 130
 
 
 @app.callback()
@@ -176,29 +176,40 @@ def compact(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    from cache.errors import ConfigError, PermafrostError
-
-    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
         check_siblings()
         status = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False) or 0
         if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
-            stderr.print("\nStopped. Everything committed is kept: the same command goes on from there.", markup=False)
-        _exit(status)
-    except Exception as error:  # the one place that turns any error into a message and a status
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        _say("\nStopped. Everything committed is kept: the same command goes on from there.")
+        status = _INTERRUPTED
+    except typer.TyperException as error:
+        _say(f"error: {error.format_message()} `permafrost --help` lists what there is.")
+        status = _WRONG_USAGE
+    except Exception as error:
         if debug:
             raise
-        if isinstance(error, typer.Exit):
-            _exit(error.exit_code)
-        if isinstance(error, typer.TyperException):  # wrong usage
-            stderr.print(f"error: {error.format_message()} `permafrost --help` lists what there is.", markup=False)
-            _exit(2)
-        known = isinstance(error, (PermafrostError, ValueError, OSError, ImportError))
-        text = str(error) if known else f"{type(error).__name__}: {error}. This should not happen; --debug shows where."
-        stderr.print(f"error: {text}", markup=False, style="red")
-        _exit(2 if isinstance(error, ConfigError) else 1)
+        text, status = _explain(error)
+        _say(f"error: {text}")
+    _exit(status)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, ImportError):  # perhaps a foreign package of our name: then nothing of ours can be imported
+        return str(error), 1
+    from cache.errors import ConfigError, PermafrostError
+
+    if isinstance(error, (PermafrostError, ValueError, OSError)):
+        return str(error), _WRONG_USAGE if isinstance(error, ConfigError) else 1
+    return f"{type(error).__name__}: {error}. This should not happen; --debug shows where.", 1
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def _exit(status: int) -> NoReturn:

@@ -44,7 +44,9 @@ def train_heads(run_file: Path, *, json: bool, quiet: bool) -> None:
     """Stage 2, then one line a head."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = stages_of.read_dataset(config, display)
-    for found in stages_of.train_heads(config, records, display):
+    for found in stages_of.find_vectors(config, records, display, train=True):
+        if found.trained is None:
+            continue  # the raw feature
         line = {"backbone": found.backbone, "head": found.head, "embeddings": found.store.fingerprint}
         line["path"] = str(found.store.path)
         typer.echo(json_module.dumps(line) if json else f"{found.backbone} {found.head}: {found.store.path}")
@@ -62,8 +64,7 @@ def run(run_file: Path, hardware: Hardware, max_failures: float | None, *, json:
     config, display = read_config(run_file), Display(quiet=quiet)
     records = stages_of.read_dataset(config, display)
     done = stages_of.extract_features(config, records, hardware, display)
-    stages_of.train_heads(config, records, display)
-    _score(config, run_file, records, stages_of.find_vectors(config, records, display), display, json=json)
+    _score(config, run_file, records, stages_of.find_vectors(config, records, display, train=True), display, json=json)
     fail_on_too_many(config, records, done, max_failures)
 
 

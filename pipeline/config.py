@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
 from stages.datasets import DatasetConfig
-from stages.extraction.backbones import BackboneConfig
+from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
 from stages.training import HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
 
@@ -72,6 +72,8 @@ class RetrievalConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("metrics must name at least one")
         for metric in self.metrics:
             find_metric(metric)
 
@@ -93,6 +95,21 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.backbones:
             raise ValueError("a run needs at least one of [[backbones]]")
+        if any(backbone in self.backbones[:at] for at, backbone in enumerate(self.backbones)):
+            raise ValueError("two of [[backbones]] are the same; drop one")
+        learns = bool(self.heads) or any(isinstance(backbone, PcaConfig) for backbone in self.backbones)
+        if learns and self.dataset.query is not None and self.dataset.train is None:
+            raise ValueError("heads and pca learn from train: name its values of the split column, dataset.train = ...")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if not self.artifacts:
+            raise ValueError("artifacts names the folder for everything that is made; it is empty")
+        inside, images = Path(self.artifacts).resolve(), Path(self.dataset.path).resolve()
+        if self.dataset.kind == "folder" and inside.is_relative_to(images):
+            raise ValueError(
+                f"artifacts ({self.artifacts}) lies in the folder of images ({self.dataset.path}): pictures made there "
+                "would become records. Name a folder outside."
+            )
         names = [head.name for head in self.heads]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
@@ -181,6 +198,8 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
             message = "this key is needed"
         case "union_tag_not_found":
             message = "this needs kind = ..."
+        case "tuple_type" | "dataclass_type":
+            message = f"this is a table of its own: [{path}], or [[{path}]] where there can be several"
     return f"{path}: {message}" if path else message
 
 

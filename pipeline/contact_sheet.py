@@ -11,13 +11,16 @@
 
 from __future__ import annotations
 
-import warnings
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
+
+from cache.atomic import replace_bytes
+from stages.extraction import DecodeError, decode
 
 RIGHT_COLOUR = (22, 135, 76)
 WRONG_COLOUR = (200, 48, 44)
@@ -73,9 +76,9 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
         _draw_band(sheet, pen, row, top + _MARGIN // 2)
         top += _band_height(row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    sheet.save(partial, format="PNG", optimize=True)
-    partial.replace(path)
+    content = io.BytesIO()
+    sheet.save(content, format="PNG", optimize=True)
+    replace_bytes(path, content.getbuffer())
     return path
 
 
@@ -138,10 +141,8 @@ def _mark(*, right: bool) -> Image.Image:
 def _tile(uri: str, side: int) -> Image.Image:
     """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(uri) as opened:
-            opened.draft("RGB", (side, side))
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        image = Image.fromarray(decode(Path(uri).read_bytes()))
+    except (OSError, ValueError, DecodeError):
         blank = Image.new("RGB", (side, side), MISSING_COLOUR)
         text = ImageDraw.Draw(blank)
         _write(text, (side // 2, side // 2), "no image", size=13, room=side, colour=_FAINT, anchor="mm")
@@ -149,7 +150,7 @@ def _tile(uri: str, side: int) -> Image.Image:
     ratio = side / max(image.size)
     image = image.resize([max(1, round(ratio * length)) for length in image.size], Image.Resampling.LANCZOS)
     tile = Image.new("RGB", (side, side), _PAPER)
-    tile.paste(image, ((side - image.width) // 2, (side - image.height) // 2), image)
+    tile.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return tile
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,12 +55,14 @@ def init(images: Path, output: Path, *, force: bool) -> None:
     """Write the run file ``output`` for ``images``, and say on stderr what was seen. Never overwrites unasked."""
     if output.exists() and not force:
         raise PermafrostError(f"{output} exists. Choose another name with --output, or write over it with --force.")
+    if not output.absolute().parent.is_dir():
+        raise PermafrostError(f"the folder of {output} does not exist: make it first, or name another with --output")
     if not images.exists():
         raise RecordsError(f"{images} does not exist; give a folder of images (a folder a class), or a table of them")
     display = Display()
     guess, records = look(images)
     name = images.resolve().name if images.is_dir() else images.resolve().parent.name
-    text = run_file(guess, records, f"artifacts/{name}")
+    text = run_file(guess, records, _artifacts(images, name))
     parse_config(text, str(output))  # what is written works
     replace_text(output, text)
     for key, value in guess.keys.items():
@@ -69,6 +72,14 @@ def init(images: Path, output: Path, *, force: bool) -> None:
     for warning in guess.warnings:
         display.warn(f"note: {warning}")
     typer.echo(f"{output} is written. Look at it, then: permafrost run {output}")
+
+
+def _artifacts(images: Path, name: str) -> str:
+    """Where the run's files go: outside the folder of images, whose pictures they would join."""
+    artifacts = Path("artifacts", name)
+    if images.is_dir() and artifacts.resolve().is_relative_to(images.resolve()):
+        return os.path.relpath(images.resolve().parent / "artifacts" / name)
+    return str(artifacts)
 
 
 def look(path: Path) -> tuple[Guess, Records]:
@@ -82,6 +93,8 @@ def look(path: Path) -> tuple[Guess, Records]:
             guess.remarks["queries_per_class"] = "few classes: several images of each search, for enough queries"
             records = read_records(guess.config())
     counts = records.counts()
+    if leaked := counts["queries whose bytes are trained on"]:
+        guess.warnings.append(f"{leaked:,} queries are byte-identical to a training image: their scores are too good")
     if single := counts["classes of one image"]:
         guess.warnings.append(f"{single:,} classes have one image: nothing can be found for it, so it is a distractor")
     if copies := counts["byte-identical copies"]:
@@ -134,6 +147,11 @@ def _look_at_table(path: Path) -> Guess:
     if root is not None:
         guess.keys["root"] = str(root)
         guess.remarks["root"] = "what the paths of the images are relative to"
+    folder = root or path.parent
+    missing = sum(not (folder / name).exists() for name in columns[image] if name)
+    if 0 < missing < len(columns[image]):
+        guess.keys["missing_images"] = "record"
+        guess.warnings.append(f"{missing:,} images of the table do not exist; they will be listed as failed")
     if split is not None:
         if split != "split":
             guess.keys["split"] = split

@@ -12,7 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ from stages.retrieval import Scores, evaluate
 from stages.training import EpochLog, Head, embed, head_identity, train_head
 
 RAW = "raw"
+_FEW_CLASSES = 5
+LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
 
 
 class Hardware(NamedTuple):
@@ -74,8 +77,24 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
         records = read_records(
             config.dataset, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
         )
-    display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in records.counts().items() if count))
+    counts = records.counts()
+    display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+    for remark in remarks(records, counts):
+        display.warn(f"note: {remark}")
     return records
+
+
+def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
+    """What a person should know before believing a score of these records."""
+    found = []
+    tested = len(set(records.split("query").classes))
+    if tested < _FEW_CLASSES:
+        found.append(f"only {tested} classes search: scores say little of others")
+    if leaked := counts["queries whose bytes are trained on"]:
+        found.append(f"{leaked:,} queries are byte-identical to a training image: their scores are too good")
+    if nothing := counts["queries with nothing in the gallery"]:
+        found.append(f"{nothing:,} queries have nothing to find in the gallery: they are left out of every mean")
+    return found
 
 
 def extract_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Extracted]:
@@ -107,7 +126,7 @@ def extract_features(config: RunConfig, records: Records, hardware: Hardware, di
         for failed in found.failures[:5]:
             display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
         if len(found.failures) > 5:
-            display.warn(f"  and {len(found.failures) - 5:,} more; `permafrost inspect` lists them all")
+            display.warn(f"  and {len(found.failures) - 5:,} more; `permafrost inspect RUN.TOML` lists them")
         done.append(found)
     return done
 
@@ -122,34 +141,51 @@ def _failed(features: FeatureStore, records: Records) -> list[Failed]:
     ]
 
 
-def train_heads(config: RunConfig, records: Records, display: Display) -> list[Vectors]:
-    """Stage 2: train every head on every backbone's features, and embed all of them."""
-    made = []
-    for wanted in config.backbones:
-        features = find_features(wanted, config, records, display)
-        for head in config.heads:
-            folder = _head_folder(config, head, features, records)
-            if _is_trained(folder):
-                trained = Head.load(folder)
-                display.say(f"train {head.name} on {features.name}: trained before, on the same features and settings")
+def find_vectors(config: RunConfig, records: Records, display: Display, *, train: bool = False) -> list[Vectors]:
+    """Stage 2: for each backbone the raw feature, then the embeddings of each head.
+
+    A head that is not trained yet on these features, labels and settings is trained with ``train``; without, that is
+    a MissingRowsError.
+    """
+    found = []
+    stores = [find_features(wanted, config, records, display) for wanted in config.backbones]
+    names = [features.name for features in stores]
+    for features in stores:  # two backbones of one name are told apart by their fingerprints
+        backbone = features.name if names.count(features.name) == 1 else features.path.name
+        found.append(Vectors(backbone, RAW, features))
+        for wanted in config.heads:
+            setup = _setup(config, wanted, features, records)
+            identity = head_identity(**setup)
+            folder = Path(config.artifacts) / "heads" / features.name / f"{wanted.name}-{identity.short}"
+            if (folder / "head.safetensors").exists():
+                head = Head.load(folder, identity)
+                if train:
+                    display.say(f"train {wanted.name} on {backbone}: trained before, on the same features and settings")
+            elif train:
+                head = _train(wanted, backbone, setup, display)
+                head.save(folder)
             else:
-                trained = _train(config, head, features, records, display)
-                trained.save(folder)
-            made.append(Vectors(features.name, head.name, _embedded(config, head, trained, features), trained))
-    return made
+                raise MissingRowsError(
+                    f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
+                    "Run `permafrost train-heads` with this run file."
+                )
+            path = Path(config.artifacts) / "embeddings" / features.name
+            embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            found.append(Vectors(backbone, wanted.name, embeddings, head))
+    return found
 
 
-def _train(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records, display: Display) -> Head:
-    with display.bar(f"training {wanted.name} on {features.name}", "epochs") as update:
+def _train(wanted: HeadRun, backbone: str, setup: dict[str, Any], display: Display) -> Head:
+    with display.bar(f"training {wanted.name} on {backbone}", "epochs") as update:
 
         def report(epoch: EpochLog) -> None:
             score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
             update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}")
 
-        head = train_head(**_setup(config, wanted, features, records), on_epoch=report)
+        head = train_head(**setup, on_epoch=report)
     summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
     display.say(
-        f"train {wanted.name} on {features.name}: {summary.rows:,} images of {summary.classes:,} classes, "
+        f"train {wanted.name} on {backbone}: {summary.rows:,} images of {summary.classes:,} classes, "
         f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: {summary.chosen_by}"
     )
     return head
@@ -157,7 +193,6 @@ def _train(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: 
 
 def _setup(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> dict[str, Any]:
     """What a head follows from: the arguments of both ``head_identity`` and ``train_head``."""
-    validation = records.split("validation_query"), records.split("validation_gallery")
     return {
         "features": features,
         "records": records.split("train"),
@@ -165,42 +200,19 @@ def _setup(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: 
         "loss": wanted.loss,
         "optimizer": wanted.optimizer,
         "training": wanted.training,
-        "validation": validation if len(validation[0]) else None,
+        "validation": _validation(features, records),
         "seed": config.seed,
     }
 
 
-def _head_folder(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> Path:
-    short = head_identity(**_setup(config, wanted, features, records)).short
-    return Path(config.artifacts) / "heads" / features.name / f"{wanted.name}-{short}"
-
-
-def _is_trained(folder: Path) -> bool:
-    return (folder / "head.safetensors").exists()
-
-
-def _embedded(config: RunConfig, wanted: HeadRun, head: Head, features: FeatureStore) -> FeatureStore:
-    return embed(head, features, Path(config.artifacts) / "embeddings" / features.name, name=wanted.name)
-
-
-def find_vectors(config: RunConfig, records: Records, display: Display) -> list[Vectors]:
-    """What stages 1 and 2 left to score: for each backbone the raw feature, then its heads' embeddings."""
-    found = []
-    stores = [find_features(wanted, config, records, display) for wanted in config.backbones]
-    names = [features.name for features in stores]
-    for features in stores:  # two backbones of one name are told apart by their fingerprints
-        backbone = features.name if names.count(features.name) == 1 else features.path.name
-        found.append(Vectors(backbone, RAW, features))
-        for head in config.heads:
-            folder = _head_folder(config, head, features, records)
-            if not _is_trained(folder):
-                raise MissingRowsError(
-                    f"{head.name} is not trained on {features.name} as the run file and the data are now. "
-                    "Run `permafrost train-heads` with this run file."
-                )
-            trained = Head.load(folder)
-            found.append(Vectors(backbone, head.name, _embedded(config, head, trained, features), trained))
-    return found
+def _validation(features: FeatureStore, records: Records) -> tuple[Records, Records] | None:
+    """Query and gallery to choose the epoch on, or None where they are too few classes to choose by."""
+    queries, gallery = records.split("validation_query"), records.split("validation_gallery")
+    queries, gallery = (part.take(part.rows_in(features)) for part in (queries, gallery))
+    searched, keys = Counter(gallery.classes), set(gallery.keys)
+    pairs = zip(queries.keys, queries.classes, strict=True)
+    answerable = {name for key, name in pairs if searched[name] > (key in keys)}
+    return (queries, gallery) if len(answerable) >= LEAST_VALIDATION_CLASSES else None
 
 
 def _left_out(scores: Scores) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from cache.errors import ConfigError, DamagedStoreError, RecordsError, StaleStoreError
+from cache.errors import ConfigError, RecordsError
 from pipeline.backbones import load_for_extraction
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import RAW, Vectors, find_vectors, read_dataset
 from stages.extraction import DecodeError, decode
 from stages.records import Records
-from stages.retrieval import GalleryIndex, index_gallery, search, unit_length
+from stages.retrieval import index_gallery, search, unit_length
 
 
 def search_images(run_file: Path, images: list[Path], head: str | None, k: int, *, json: bool, quiet: bool) -> None:
@@ -30,7 +30,8 @@ def search_images(run_file: Path, images: list[Path], head: str | None, k: int, 
         known = ", ".join(dict.fromkeys(of.head for of in vectors))
         raise ConfigError(f"{run_file} has no head {name!r}; it has {known}")
     gallery = records.split("gallery")
-    index = _index(config, found, gallery)
+    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}"
+    index = index_gallery(found.store, gallery, config.retrieval.index, folder=folder)
     places = {key: row for row, key in enumerate(gallery.keys)}
     rows, similarity = search(index.index, _embed(config, images, found, records, display), k)
     for image, nearest, scores in zip(images, rows, similarity, strict=True):
@@ -48,18 +49,6 @@ def search_images(run_file: Path, images: list[Path], head: str | None, k: int, 
             }
             text = f"{rank:>3}  {line['similarity']:.3f}  {line['label'] or '-'}  {line['uri']}"
             typer.echo(json_module.dumps(line) if json else f"{image}\n{text}" if rank == 1 else text)
-
-
-def _index(config: RunConfig, found: Vectors, gallery: Records) -> GalleryIndex:
-    """The gallery's index: from its files where they are of these very embeddings, else built and kept."""
-    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}"
-    usable = gallery.take(np.flatnonzero(found.store.usable(gallery.digests)))
-    try:
-        return GalleryIndex.load(folder, embeddings=found.store.fingerprint, keys=usable.keys)
-    except (StaleStoreError, DamagedStoreError):
-        index = index_gallery(found.store, gallery, config.retrieval.index)
-        index.save(folder)
-        return index
 
 
 def _embed(

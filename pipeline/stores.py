@@ -17,11 +17,22 @@ from pipeline.progress import Display
 
 
 def inspect(what: Path, *, json: bool) -> None:
-    """One block a store."""
+    """One block a store; with a run file, failures by their keys."""
+    names: dict[bytes, str] = {}
+    if what.suffix == ".toml":
+        from pipeline.run import read_dataset
+
+        records = read_dataset(read_config(what), Display(quiet=True))
+        names = dict(zip(records.digests, records.uris, strict=True))
     for store in find_stores(what):
         counts = store.counts()
         failures = [
-            {"digest": failure.digest.hex(), "status": failure.outcome.status, "reason": failure.outcome.error}
+            {
+                "digest": failure.digest.hex(),
+                "image": names.get(failure.digest),
+                "status": failure.outcome.status,
+                "reason": failure.outcome.error,
+            }
             for failure in store.failures()
         ]
         facts = {
@@ -47,7 +58,7 @@ def _block(facts: dict[str, object]) -> str:
             lines.append(f"  {key}: " + text.replace("\n", "\n  "))
         elif isinstance(value, list):
             lines.append(f"  {key}: {len(value):,}")
-            lines += [f"    {entry['digest'][:16]}...: {entry['reason']}" for entry in value]
+            lines += [f"    {entry['image'] or entry['digest'][:16] + '...'}: {entry['reason']}" for entry in value]
         else:
             lines.append(f"  {key}: {value:,}" if isinstance(value, int) else f"  {key}: {value}")
     return "\n".join(lines)
@@ -78,7 +89,13 @@ def compact(run_files: Sequence[Path], *, yes: bool) -> None:
     display, keep, folders = Display(quiet=True), set[bytes](), set[Path]()
     for run_file in run_files:
         config = read_config(run_file)
-        keep |= set(read_dataset(config, display).digests)
+        records = read_dataset(config, display)
+        if unread := len(records.unreadable()):
+            raise StoreError(
+                f"{unread:,} images of {run_file} cannot be read now, so their rows cannot be told from those that no "
+                "dataset lists. Bring them back (is a disk missing?), or drop them from the table."
+            )
+        keep |= set(records.digests)
         folders.add(Path(config.artifacts))
     for folder in sorted(folders):
         for store in stores_below(folder):

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.digests import DigestCache
-from cache.errors import RecordsError
+from cache.errors import MissingRowsError, RecordsError
+from cache.store import FeatureStore
 from stages.datasets import READERS, DatasetConfig
 from stages.datasets.config import Names
 from stages.splits import ROLES, Roles, class_disjoint_splits, named_roles
@@ -94,6 +95,20 @@ class Records:
         mask = pc.is_in(self.table["split"], pa.array(self.roles[role], pa.string()))
         return replace(self, table=self.table.filter(mask))
 
+    def rows_in(self, store: FeatureStore) -> npt.NDArray[np.int64]:
+        """The positions of the records whose image has a stored feature; the images that failed are left out.
+
+        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
+        """
+        digests = self.digests
+        if absent := store.absent(digests):
+            key = self.keys[digests.index(absent[0])]
+            raise MissingRowsError(
+                f"{store.path} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
+                "Compute them first."
+            )
+        return np.flatnonzero(store.usable(digests))
+
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Records:
         """The records at ``rows`` (n,), in that order."""
         return replace(self, table=self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))
@@ -111,6 +126,7 @@ class Records:
         to_find = [searched[name] - (key in keys) for key, name in zip(query.keys, query.classes, strict=True)]
         used = {value for values in self.roles.values() for value in values}
         digests = Counter(digest for digest in self.digests if digest)
+        trained = set(self.split("train").digests)
         return {
             "records": len(self),
             "classes": len(classes),
@@ -120,6 +136,7 @@ class Records:
             "queries with nothing in the gallery": to_find.count(0),
             "records of no role": sum(split not in used for split in self.splits),
             "byte-identical copies": sum(count - 1 for count in digests.values()),
+            "queries whose bytes are trained on": sum(digest in trained for digest in query.digests if digest),
             "unreadable": len(self.unreadable()),
         }
 

@@ -54,8 +54,14 @@ def named_roles(config: DatasetConfig, splits: Sequence[str | None], keys: Seque
             if value not in found:
                 name = role.split("_")[0]
                 raise RecordsError(f"{name} names the split {value!r}, which no row has; there are {_listed(found)}")
-    if shared := set(roles["train"]) & set(roles["query"]):
-        raise RecordsError(f"train and query both name the split {min(shared)!r}: a head must not be scored on its own")
+    for one, other, why in (
+        ("train", "query", "a head must not be scored on what it learned"),
+        ("train", "validation_query", "an epoch must not be chosen on what was learned"),
+        ("validation_query", "query", "an epoch must not be chosen on what is scored"),
+    ):
+        if shared := set(roles[one]) & set(roles[other]):
+            names = " and ".join(role.split("_")[0] for role in (one, other))
+            raise RecordsError(f"{names} both name the split {min(shared)!r}: {why}. Give each a split of its own.")
     return roles
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,6 +107,20 @@ def test_the_first_level_of_folders_can_be_the_split(tmp_path: Path) -> None:
     source = read_folder(DatasetConfig(path=str(tmp_path), kind="folder", split="folder"))
     assert source.table["split"].to_pylist() == ["test", "train"]
     assert source.table["label"].to_pylist() == ["a", "a"]
+
+
+def test_a_link_to_a_parent_folder_lists_nothing_twice(tmp_path: Path) -> None:
+    draw_folder(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "b/loop").symlink_to(tmp_path)
+    source = read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
+    assert source.table["key"].to_pylist() == ["a/0.png", "a/1.png", "b/0.png"]
+
+
+def test_a_file_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    draw_folder(tmp_path, {"a": 2})
+    (tmp_path / "a/0.png").rename(tmp_path / os.fsdecode(b"a/\xff.png"))
+    with pytest.raises(RecordsError, match=r"xff\.png.*is not UTF-8: rename it"):
+        read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
 
 
 def test_a_folder_without_classes_says_what_to_do(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_failed_and_unreadable_images_are_left_out_and_counted(tmp_path: Path) -
 def test_an_image_that_was_never_computed_is_an_error_and_not_a_failure(tmp_path: Path) -> None:
     labels = classes_of(3, 3)
     store = store_of(tmp_path, random_vectors(list(labels)[:-2]))
-    with pytest.raises(MissingRowsError, match="has no row for 2 of 9 query images, the first of key '1-2'"):
+    with pytest.raises(MissingRowsError, match="has no row for 2 of 9 images, the first of key '1-2'"):
         evaluate(store, queries=records_of(labels), gallery=records_of(labels))
 
 
@@ -380,11 +380,26 @@ def test_the_index_of_a_gallery_holds_its_images_and_their_keys(tmp_path: Path) 
     good = [key for key in labels if key != "1-1"]
     store, records = store_of(tmp_path, random_vectors(good), failed=["1-1"]), records_of(labels)
     index = index_gallery(store, records)
-    assert (index.keys, index.embeddings) == (tuple(good), store.fingerprint)
+    assert index.keys == tuple(good)
     index.save(tmp_path / "index")
-    loaded = GalleryIndex.load(tmp_path / "index", embeddings=store.fingerprint, keys=good)
+    loaded = GalleryIndex.load(tmp_path / "index", embeddings=index.embeddings, keys=good)
     rows, _ = search(loaded.index, unit_length(store.read([digest_of(good[5])])), 1)
     assert loaded.keys[rows[0, 0]] == good[5]
+
+
+def test_a_kept_index_is_built_again_when_an_image_has_other_bytes(tmp_path: Path) -> None:
+    labels = classes_of(3, 4)
+    store, records = store_of(tmp_path, random_vectors([*labels, "new"])), records_of(labels)
+    kept = index_gallery(store, records, folder=tmp_path / "index")
+    assert index_gallery(store, records, folder=tmp_path / "index").embeddings == kept.embeddings
+    changed = records_of({"new" if key == "1-1" else key: label for key, label in labels.items()})
+    renamed = changed.table.set_column(0, "key", records.table["key"])
+    again = index_gallery(store, Records(renamed, changed.roles), folder=tmp_path / "index")
+    assert again.keys == kept.keys
+    vector = unit_length(store.read([digest_of("new")]))
+    rows, similarity = search(again.index, vector, 1)
+    assert again.keys[rows[0, 0]] == "1-1"
+    assert similarity[0, 0] == pytest.approx(1, abs=1e-3)
 
 
 def test_retrieval_loads_without_torch() -> None:

@@ -22,7 +22,7 @@ PUBLIC = {
     ],
     "stages.extraction": [
         "Backbone", "BackboneConfig", "BundledConfig", "DecodeError", "OpenClipConfig", "PcaBasis", "PcaConfig",
-        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "decode", "extract", "fit_pca_backbone",
+        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "decode", "extract", "fit_pca_basis",
         "load_backbone",
     ],
     "stages.training": [

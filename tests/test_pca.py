@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from cache.errors import WeightsError
-from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_backbone, load_backbone
+from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_basis, load_backbone
 
 CONFIG = PcaConfig(dim=5, size=4)
 
@@ -23,7 +23,7 @@ def _images(count: int = 30, side: int = 4, seed: int = 0) -> list[npt.NDArray[n
 
 def test_features_equal_the_singular_value_decomposition() -> None:
     images = _images()
-    backbone = load_backbone(CONFIG, basis=fit_pca_backbone(CONFIG, images))
+    backbone = load_backbone(CONFIG, basis=fit_pca_basis(CONFIG, images))
     values = np.stack([image.transpose(2, 0, 1).reshape(-1) for image in images]) / 255
     centred = values - values.mean(axis=0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
@@ -37,20 +37,20 @@ def test_features_equal_the_singular_value_decomposition() -> None:
 def test_images_of_any_size_are_squashed() -> None:
     config = PcaConfig(dim=3, size=8)
     images = _images(10, 23) + [image[:11] for image in _images(10, 40, seed=1)]
-    backbone = load_backbone(config, basis=fit_pca_backbone(config, images))
+    backbone = load_backbone(config, basis=fit_pca_basis(config, images))
     assert backbone.forward(np.stack([backbone.preprocess(image) for image in images])).shape == (20, 3)
     assert (backbone.name, backbone.dim, backbone.preprocess.resize) == ("pca", 3, "squash")
 
 
 def test_a_large_fit_repeats_bit_for_bit_and_its_components_are_orthonormal() -> None:
     config = PcaConfig(dim=8, size=16)
-    first, again = (fit_pca_backbone(config, _images(600, 16)) for _ in range(2))
+    first, again = (fit_pca_basis(config, _images(600, 16)) for _ in range(2))
     assert first.digest == again.digest
     np.testing.assert_allclose(first.components @ first.components.T, np.eye(8), atol=1e-4)
 
 
 def test_a_saved_basis_comes_back_as_it_was(tmp_path: Path) -> None:
-    basis = fit_pca_backbone(CONFIG, _images())
+    basis = fit_pca_basis(CONFIG, _images())
     basis.save(tmp_path / "basis.safetensors")
     back = PcaBasis.load(tmp_path / "basis.safetensors")
     assert back.digest == basis.digest
@@ -61,16 +61,16 @@ def test_a_saved_basis_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_another_basis_is_another_identity() -> None:
-    one, other = (load_backbone(CONFIG, basis=fit_pca_backbone(CONFIG, _images(seed=seed))) for seed in (0, 1))
+    one, other = (load_backbone(CONFIG, basis=fit_pca_basis(CONFIG, _images(seed=seed))) for seed in (0, 1))
     assert [line.partition(":")[0] for line in one.identity.differences(other.identity)] == ["weights"]
 
 
 def test_too_few_images_and_wrong_bases_are_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="PCA with dim = 5 needs as many training images, got 4"):
-        fit_pca_backbone(CONFIG, _images(4))
+        fit_pca_basis(CONFIG, _images(4))
     with pytest.raises(WeightsError, match="got 0"):
-        fit_pca_backbone(CONFIG, [])
-    basis = fit_pca_backbone(CONFIG, _images())
+        fit_pca_basis(CONFIG, [])
+    basis = fit_pca_basis(CONFIG, _images())
     with pytest.raises(WeightsError, match=r"components of shape \(4, 48\), got \(5, 48\)"):
         load_backbone(dataclasses.replace(CONFIG, dim=4), basis=basis)
     with pytest.raises(ValueError, match="a PCA backbone needs its basis"):

@@ -102,9 +102,17 @@ def test_a_value_that_no_row_has_is_refused_with_those_there_are() -> None:
         named_roles(roles_of(query="tset", gallery="test"), ["test", "test"], ["1", "2"])
 
 
-def test_training_on_the_queries_is_refused() -> None:
-    with pytest.raises(RecordsError, match="train and query both name the split 'a'"):
-        named_roles(roles_of(train="a", query="a", gallery="b"), ["a", "b"], ["1", "2"])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"train": "a", "query": "a"}, "train and query both name the split 'a'"),
+        ({"train": "a", "validation": "a", "query": "b"}, "train and validation both name the split 'a'"),
+        ({"train": "a", "validation": "b", "query": "b"}, "validation and query both name the split 'b'"),
+    ],
+)
+def test_learning_or_choosing_on_what_is_scored_is_refused(names: dict[str, str], message: str) -> None:
+    with pytest.raises(RecordsError, match=message):
+        named_roles(roles_of(gallery="b", **names), ["a", "b"], ["1", "2"])
 
 
 def test_without_roles_a_row_of_an_unknown_split_is_named() -> None:

@@ -325,7 +325,7 @@ def test_a_training_record_without_a_label_is_named(tmp_path: Path) -> None:
 
 def test_a_training_image_that_was_never_extracted_is_named(tmp_path: Path) -> None:
     features, _ = toy(tmp_path, TRAIN)
-    with pytest.raises(MissingRowsError, match=r"no row for 2 of 162 images, the first of key 'new-0'\. Extract"):
+    with pytest.raises(MissingRowsError, match=r"no row for 2 of 162 images, the first of key 'new-0'"):
         train_head(features, make_records(TRAIN | {"new-0": "class 0", "new-1": "class 0"}), HEAD, LOSS)
 
 

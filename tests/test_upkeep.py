@@ -95,3 +95,16 @@ def test_an_empty_store_can_be_verified_and_compacted(tmp_path: Path) -> None:
     store = FeatureStore.open(tmp_path, "toy", Identity({}), dim=DIM, provenance=PROVENANCE)
     assert verify(store) == []
     assert compact(store, [], PROVENANCE) == Compaction(0, 0, 0)
+
+
+def test_compacting_keeps_the_good_row_of_an_image_that_failed_first(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(*range(4)), frozenset(names(2)))  # a full chunk with a failed row
+    fill(store, names(*range(4)), retry=True)  # its good row, in a short chunk
+    fill(store, names(7))  # and another short chunk
+    compact(store, names(0, 1, 2, 3, 7), PROVENANCE)
+    store = FeatureStore.at(store.path)
+    assert store.usable(names(0, 1, 2, 3, 7)).all()
+    assert store.counts() == {"ok": 5}
+    assert sum(rows.num_rows for rows in store.chunks().values()) == 5
+    assert verify(store) == []

@@ -14,6 +14,7 @@ How a view is made::
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cache.atomic import replace_text
 from cache.errors import RecordsError
 from stages.datasets.config import DatasetConfig, Source
 from stages.datasets.drawing.families import FAMILIES
@@ -137,11 +139,8 @@ def _clutter(seed: int, pixels: int) -> tuple[Layers, ...]:
 
 
 def _write_table(table: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    partial_table = table.with_name(table.name + ".partial")
-    with partial_table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    partial_table.replace(table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    replace_text(table, text.getvalue())

@@ -21,6 +21,8 @@ def read_folder(config: DatasetConfig) -> Source:
     out; the order is by path, whatever the file system's.
     """
     root = Path(config.path)
+    if not root.exists():
+        raise RecordsError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
     if not root.is_dir():
         raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
     paths = sorted(_images(root), key=lambda path: path.parts)
@@ -31,6 +33,8 @@ def read_folder(config: DatasetConfig) -> Source:
             f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}); each must lie in a folder that "
             "names its class. Where the classes are known otherwise, list the images in a table: kind = 'table'."
         )
+    if odd := [path for path in paths if not _is_text(path)]:
+        raise RecordsError(f"the file name {os.fsencode(odd[0])!r} in {root} is not UTF-8: rename it")
     by_folder = config.split == "folder"
     if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
         raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
@@ -46,9 +50,22 @@ def read_folder(config: DatasetConfig) -> Source:
 
 
 def _images(root: Path) -> list[Path]:
-    found = []
+    found, seen = [], set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was listed already, or to a parent
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         below = Path(folder).relative_to(root)
         found += [below / n for n in names if Path(n).suffix.lower() in EXTENSIONS and not n.startswith(".")]
     return found
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

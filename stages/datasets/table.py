@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import json
 import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from cache.errors import RecordsError
@@ -51,7 +51,7 @@ def read_table(config: DatasetConfig) -> Source:
 
 def read_columns(path: Path) -> pa.Table:
     """All columns of a csv, parquet or jsonl file as text, empty cells null."""
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": pq.read_table, ".jsonl": pyarrow.json.read_json}
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": pq.read_table, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RecordsError(f"{path} is not a table that can be read: its name must end in {', '.join(readers)}")
@@ -59,7 +59,7 @@ def read_columns(path: Path) -> pa.Table:
         table = reader(path)
     except FileNotFoundError:
         raise RecordsError(f"{path} does not exist") from None
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise RecordsError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
     if table.num_rows == 0:
         raise RecordsError(f"{path} has no rows")
@@ -79,6 +79,21 @@ def _read_csv(path: Path) -> pa.Table:
             column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
         ),
     )
+
+
+def _read_jsonl(path: Path) -> pa.Table:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("every line must be an object")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: pa.array([_scalar(row.get(name)) for row in rows], pa.string()) for name in names})
+
+
+def _scalar(value: object) -> str | None:
+    """What a cell says, as it stands in the file; lists and objects are no key, label or split."""
+    if value is None or isinstance(value, (list, dict)):
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

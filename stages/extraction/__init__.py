@@ -8,7 +8,7 @@ from stages.extraction.backbones import (
     PcaBasis,
     PcaConfig,
     TimmConfig,
-    fit_pca_backbone,
+    fit_pca_basis,
     load_backbone,
 )
 from stages.extraction.decode import DecodeError, decode
@@ -29,6 +29,6 @@ __all__ = [
     "TimmConfig",
     "decode",
     "extract",
-    "fit_pca_backbone",
+    "fit_pca_basis",
     "load_backbone",
 ]

@@ -95,11 +95,19 @@ def extract(
             features[batch.first + batch.good] = batch.features
             outcomes += batch.outcomes
             if len(outcomes) == len(batch.chunk.digests):
+                if _nothing_new(store, batch.chunk, outcomes):
+                    continue
                 committed = store.write_chunk(batch.chunk, features, outcomes, provenance)
                 failed += sum(o.status == "ok" != c.status for o, c in zip(outcomes, committed, strict=True))
             if on_progress is not None:
                 on_progress(Progress(done, total, failed))
+        store.plan([])  # the array ends at its last row
     return store
+
+
+def _nothing_new(store: FeatureStore, chunk: Chunk, outcomes: Sequence[RowOutcome]) -> bool:
+    """Whether every image of the chunk has a row already and gave no feature this time either."""
+    return all(outcome.status != "ok" for outcome in outcomes) and not store.absent(chunk.digests)
 
 
 class _Batch(NamedTuple):

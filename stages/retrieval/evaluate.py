@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore
-from cache.errors import MissingRowsError, NothingToScoreError, RecordsError
+from cache import FeatureStore, fingerprint
+from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
 from stages.records import Records
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
 from stages.retrieval.metrics import Relevant, find_metric
@@ -127,30 +128,37 @@ def nearest(vectors: FeatureStore, queries: Records, gallery: Records, k: int) -
     return positions, similarities
 
 
-def index_gallery(vectors: FeatureStore, gallery: Records, config: IndexConfig = FlatIndexConfig()) -> GalleryIndex:
-    """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does."""
+def index_gallery(
+    vectors: FeatureStore,
+    gallery: Records,
+    config: IndexConfig = FlatIndexConfig(),
+    *,
+    folder: Path | str | None = None,
+) -> GalleryIndex:
+    """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
+
+    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images.
+    """
     searched = _with_row(vectors, gallery, "gallery")
-    index = build_index(unit_length(vectors.read(searched.digests)), config)
-    return GalleryIndex(index, tuple(searched.keys), vectors.fingerprint)
+    keys, rows = tuple(searched.keys), fingerprint([vectors.fingerprint, *(d.hex() for d in searched.digests)])
+    if folder is not None:
+        try:
+            return GalleryIndex.load(folder, embeddings=rows, keys=keys)
+        except (StaleStoreError, DamagedStoreError):
+            pass  # of other rows, or not there: built below
+    index = GalleryIndex(build_index(unit_length(vectors.read(searched.digests)), config), keys, rows)
+    if folder is not None:
+        index.save(folder)
+    return index
 
 
 def _rows_of(vectors: FeatureStore, records: Records, role: str) -> Rows:
     """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
-    digests = records.digests
-    readable = np.flatnonzero([bool(digest) for digest in digests])  # b"": the bytes could not be read
-    asked = [digests[i] for i in readable]
-    usable = vectors.usable(asked)
-    failed = {failure.digest for failure in vectors.failures(asked)}
-    never = [i for i, good in zip(readable, usable, strict=True) if not good and digests[i] not in failed]
-    if never:
-        raise MissingRowsError(
-            f"{vectors.path} has no row for {len(never):,} of {len(records):,} {role} images, the first of key "
-            f"{records.keys[never[0]]!r}. Compute them first."
-        )
-    if not usable.any():
+    rows = records.rows_in(vectors)
+    if not len(rows):
         why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
         raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.path}.")
-    return readable[usable]
+    return rows
 
 
 def _with_row(vectors: FeatureStore, records: Records, role: str) -> Records:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import digest_file, fingerprint
-from cache.atomic import PARTIAL, replace_text, sync_folder
+from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
 
@@ -110,7 +109,7 @@ class GalleryIndex:
     index: faiss.Index
     keys: tuple[str, ...]
     embeddings: str
-    """The fingerprint of the store that the rows were read from."""
+    """The fingerprint of the rows: of the store they were read from, and of the images they belong to."""
 
     def __post_init__(self) -> None:
         if len(self.keys) != self.index.ntotal:
@@ -123,12 +122,7 @@ class GalleryIndex:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SIDECAR).unlink(missing_ok=True)
-        partial = folder / (_INDEX + PARTIAL)
-        faiss.write_index(self.index, str(partial))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(folder / _INDEX)
-        sync_folder(folder)
+        replace_bytes(folder / _INDEX, faiss.serialize_index(self.index).tobytes())
         sidecar = {**self._facts(), "sha256": digest_file(folder / _INDEX).hex()}
         replace_text(folder / _SIDECAR, json.dumps(sidecar, indent=2) + "\n")
 

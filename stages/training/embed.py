@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,28 @@ from cache.errors import StaleStoreError
 from stages.training.heads import Head
 
 
-def embed(head: Head, features: FeatureStore, path: Path | str, *, name: str | None = None) -> FeatureStore:
+def embed(
+    head: Head,
+    features: FeatureStore,
+    path: Path | str,
+    *,
+    name: str | None = None,
+    digests: Sequence[bytes] | None = None,
+) -> FeatureStore:
     """Fill a store below ``path`` with the embeddings (rows, E), float32 and of unit length, of ``features``.
 
-    Rows that are there already are not computed again; a failed image is a failed row here too, until it has a
-    feature. ``name`` begins the folder's name; by default it is that of the features, the head's kind and E. Raises
-    StaleStoreError when ``head`` was trained on another store.
+    Rows that are there already are not computed again; an image without a feature has none here either, and the same
+    reason, until it gets one.
+
+    Args:
+        head: a trained head.
+        features: the store that it was trained on.
+        path: the folder of embedding stores.
+        name: what the store's own folder begins with; by default the name of the features, the head's kind and E.
+        digests: the images to embed; by default all of ``features``.
+
+    Raises:
+        StaleStoreError: ``head`` was trained on another store.
     """
     if head.features_fingerprint != features.fingerprint:
         raise StaleStoreError(
@@ -33,14 +50,16 @@ def embed(head: Head, features: FeatureStore, path: Path | str, *, name: str | N
         dtype="float32",
         provenance=provenance,
     )
-    failed = {digest: outcome for digest, outcome in features.failures() if outcome.status == "failed"}
-    wanted = [*embeddings.missing(features.digests(), retry_failed=True), *embeddings.missing([*failed])]
+    asked = [*features.digests(), *(f.digest for f in features.failures())] if digests is None else digests
+    failed = dict(features.failures(asked))
+    good = [digest for digest, usable in zip(asked, features.usable(asked), strict=True) if usable]
+    wanted = [*embeddings.missing(good, retry_failed=True), *embeddings.absent([*failed])]
     if wanted:
         with embeddings.writing():
             for chunk in embeddings.plan(wanted, retry_failed=True):
                 outcomes = [failed.get(digest, RowOutcome()) for digest in chunk.digests]
-                good = [row for row, outcome in enumerate(outcomes) if outcome.status == "ok"]
+                rows = [row for row, outcome in enumerate(outcomes) if outcome.status == "ok"]
                 vectors = np.full((len(outcomes), head.dim), np.nan, np.float32)
-                vectors[good] = head(features.read([chunk.digests[row] for row in good]))
+                vectors[rows] = head(features.read([chunk.digests[row] for row in rows]))
                 embeddings.write_chunk(chunk, vectors, outcomes, provenance)
     return embeddings

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cache import Identity
 from cache.atomic import replace_bytes, replace_text
-from cache.errors import DamagedStoreError, WeightsError
+from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
 from cache.fingerprint import canonical_json
 from stages.training.losses.kernel import unit_length
 
@@ -177,8 +177,11 @@ class Head:
         return folder / _FILE
 
     @classmethod
-    def load(cls, folder: Path | str) -> Head:
-        """The head that :meth:`save` wrote. Raises WeightsError where there is none, DamagedStoreError on bad bytes."""
+    def load(cls, folder: Path | str, wanted: Identity | None = None) -> Head:
+        """The head that :meth:`save` wrote; with ``wanted``, it must have that identity.
+
+        Raises WeightsError where there is none, DamagedStoreError on bad bytes, StaleStoreError for another identity.
+        """
         path = Path(folder) / _FILE
         if not path.is_file():
             raise WeightsError(f"{folder} holds no {_FILE}. Train the head, or name the folder it was saved in.")
@@ -187,6 +190,8 @@ class Head:
                 described = json.loads(file.metadata()[_METADATA])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
             identity = Identity(described["identity"])
+            if wanted is not None and (differences := identity.differences(wanted)):
+                raise StaleStoreError(path, differences, "Delete it and train the head again.")
             config = TypeAdapter(HeadConfig).validate_python(identity.fields["head"])
             network = config.build(tensors["weight"].shape[1], torch.Generator())
             network.load_state_dict(tensors)

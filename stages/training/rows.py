@@ -10,25 +10,7 @@ import torch
 from torch import Tensor
 
 from cache import FeatureStore
-from cache.errors import MissingRowsError
 from stages.records import Records
-
-
-def with_features(features: FeatureStore, records: Records) -> Records:
-    """The records whose image has a feature in the store, in their order.
-
-    An image that failed is left out. Raises MissingRowsError for one that was never extracted.
-    """
-    digests = records.digests
-    usable = features.usable(digests)
-    failed = {failure.digest for failure in features.failures(digests)} | {b""}
-    never = [row for row in np.flatnonzero(~usable) if digests[row] not in failed]
-    if never:
-        raise MissingRowsError(
-            f"{features.path} has no row for {len(never):,} of {len(records):,} images, "
-            f"the first of key {records.keys[never[0]]!r}. Extract them first."
-        )
-    return records.take(np.flatnonzero(usable))
 
 
 def gather(features: FeatureStore, records: Records) -> Tensor:

@@ -19,7 +19,7 @@ from stages.records import Records
 from stages.training.heads import EpochLog, Head, HeadConfig, LinearHead, TrainingSummary
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
-from stages.training.rows import gather, rows_digest, with_features
+from stages.training.rows import gather, rows_digest
 from stages.training.sampling import HOLDABLE, epoch_order, held_out, in_large_classes
 from stages.training.validation import ValidationSet, validation_digest, validation_set
 
@@ -170,9 +170,12 @@ def _prepare(
         if label is None:
             raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
     training = training or TrainingConfig()
-    there = with_features(features, records)
+    there = records.take(records.rows_in(features))
     large = in_large_classes(there.classes, training.minimum_class_size)
     used = there.take(np.flatnonzero(large))
+    if validation is not None:
+        queries, gallery = validation
+        validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
     if len(set(used.classes)) < 2:
         raise RecordsError(
             f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
@@ -182,7 +185,7 @@ def _prepare(
     return _Setup(
         features=features,
         records=used,
-        validation=validation and (with_features(features, validation[0]), with_features(features, validation[1])),
+        validation=validation,
         head=head,
         loss=loss,
         optimizer=optimizer or OptimizerConfig(),

@@ -14,7 +14,7 @@ from stages.extraction.backbones import bundled, open_clip, pca, timm
 from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.frozen import Backbone
 from stages.extraction.backbones.open_clip import OpenClipConfig
-from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_backbone
+from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.timm import TimmConfig
 
 BackboneConfig: TypeAlias = Annotated[
@@ -29,7 +29,7 @@ __all__ = [
     "PcaBasis",
     "PcaConfig",
     "TimmConfig",
-    "fit_pca_backbone",
+    "fit_pca_basis",
     "load_backbone",
 ]
 
@@ -49,6 +49,7 @@ def load_backbone(
         MissingExtraError: the package with the weights is not installed.
         ValueError: a name, tag, size or argument that the library does not know.
     """
+    _check_device(device)
     match config:
         case BundledConfig():
             return bundled.load(config, device)
@@ -58,3 +59,15 @@ def load_backbone(
             return pca.load(config, basis)
         case TimmConfig():
             return timm.load(config, device)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that PyTorch has here (cpu, cuda, cuda:1), got {device!r}: {reason}"
+        ) from error

@@ -15,7 +15,7 @@ from cache.atomic import replace_bytes
 from cache.errors import WeightsError
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
-from stages.extraction.backbones.frozen import Backbone
+from stages.extraction.backbones.frozen import Backbone, folder_name
 from stages.extraction.decode import DECODER
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
 
@@ -82,7 +82,7 @@ class PcaBasis:
             ) from error
 
 
-def fit_pca_backbone(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
+def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
     """The basis of ``images``, each (H, W, 3) uint8 of any size: for training images only.
 
     Uses scikit-learn's solver for the shape at hand: randomised where it pays, so that 2,000 images take a few
@@ -102,11 +102,9 @@ def fit_pca_backbone(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]])
 
 
 def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
-    """The projection on ``basis``, as :func:`fit_pca_backbone` returned it or as a file."""
+    """The projection on ``basis``, as :func:`fit_pca_basis` returned it or as a file."""
     if basis is None:
-        raise ValueError(
-            "a PCA backbone needs its basis: fit_pca_backbone(config, images) makes it from training images"
-        )
+        raise ValueError("a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images")
     fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
     wanted = (config.dim, 3 * config.size**2)
     if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:
@@ -133,4 +131,4 @@ def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
             "decoder": DECODER,
         }
     )
-    return Backbone(config.name, config.dim, identity, config.preprocess, forward)
+    return Backbone(folder_name(config.name), config.dim, identity, config.preprocess, forward)
