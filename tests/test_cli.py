@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cache import FeatureStore
 from stages.records import read_records
 from tests.pictures import draw_folder
+from tests.test_store import contents
 
 ROOT = Path(__file__).parent.parent
 RUN = """
@@ -214,3 +217,78 @@ def test_a_foreign_package_called_cache_is_refused(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "another file or distribution has the same name" in done.stderr
+
+
+def test_too_few_validation_classes_leave_the_choice_of_the_epoch_to_held_out_ones(folder: Path) -> None:
+    # 12 classes: one for validation, whose gallery holds nothing but itself: any epoch would be perfect on it
+    head = next((folder / "artifacts/heads/test_resnet").glob("small-*"))
+    log = [json.loads(line) for line in (head / "log.jsonl").read_text().splitlines()]
+    assert {entry["phase"] for entry in log} == {"choose", "train"}
+
+
+def test_retrying_what_fails_again_writes_nothing_and_what_is_mended_is_scored(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"c{number}": 6 for number in range(12)})
+    good = (tmp_path / "images/c3/0.png").read_bytes()
+    (tmp_path / "images/c3/0.png").write_bytes(b"not an image")
+    (tmp_path / "run.toml").write_text(RUN)
+    permafrost("run", "run.toml", cwd=tmp_path)
+    (store,) = (tmp_path / "artifacts/features").glob("test_resnet-????????")
+    before = contents(store)
+    permafrost("extract", "run.toml", "--retry-failed", cwd=tmp_path)
+    assert contents(store) == before
+    assert "images/c3/0.png: not an image" in permafrost("inspect", "run.toml", cwd=tmp_path).stdout.replace("\\", "/")
+    (tmp_path / "images/c3/0.png").write_bytes(good)
+    done = permafrost("run", "run.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_extractions_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"c{number}": 30 for number in range(12)})
+    (tmp_path / "run.toml").write_text(RUN.replace("size = 64", "size = 256"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", "extract", "run.toml"]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    statuses = sorted(process.returncode for process in both)
+    assert statuses in ([0, 0], [0, 1])
+    if statuses == [0, 1]:
+        (refused,) = (text for process, text in zip(both, said, strict=True) if process.returncode)
+        assert re.search(r"is being written by (process \d+ on |another process)", refused)
+    assert permafrost("extract", "run.toml", cwd=tmp_path).returncode == 0
+    (store,) = (tmp_path / "artifacts/features").glob("test_resnet-????????")
+    assert FeatureStore.at(store).counts() == {"ok": 360}
+    assert sum(rows.num_rows for rows in FeatureStore.at(store).chunks().values()) == 360
+    assert permafrost("verify", "run.toml", cwd=tmp_path).returncode == 0
+
+
+def test_queries_that_are_trained_on_by_their_bytes_are_pointed_out(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"{part}/c{number}": 4 for part in ("train", "test") for number in range(6)})
+    (tmp_path / "images/test/c1/0.png").write_bytes((tmp_path / "images/train/c1/0.png").read_bytes())
+    roles = 'split = "folder"\ntrain = "train"\nquery = "test"\ngallery = "test"'
+    (tmp_path / "run.toml").write_text(RUN.replace("queries_per_class = 2", roles))
+    assert "1 queries are byte-identical to a training image" in permafrost("run", "run.toml", cwd=tmp_path).stderr
+
+
+def test_compact_says_what_it_would_drop_and_drops_it_when_told(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"c{number}": 6 for number in range(12)})
+    (tmp_path / "run.toml").write_text(RUN)
+    permafrost("extract", "run.toml", cwd=tmp_path)
+    for number in range(6):
+        (tmp_path / f"images/c0/{number}.png").unlink()
+    asked = permafrost("compact", "run.toml", cwd=tmp_path)
+    assert "6 rows would be dropped" in asked.stdout
+    assert "6 rows dropped" in permafrost("compact", "run.toml", "--yes", cwd=tmp_path).stdout
+    (store,) = (tmp_path / "artifacts/features").glob("test_resnet-????????")
+    assert len(FeatureStore.at(store)) == 66
+    assert permafrost("verify", "run.toml", cwd=tmp_path).returncode == 0
+
+
+def test_a_foreign_cache_where_one_stands_is_refused_by_the_command(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/__init__.py").write_text("")
+    done = permafrost("run", "run.toml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "another file or distribution has the same name" in done.stderr
+    assert "Traceback" not in done.stderr

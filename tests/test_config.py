@@ -58,6 +58,11 @@ def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None
         (("[dataset]", '[retrieval]\nmetrics = ["mpp@5"]\n[dataset]'), r"retrieval: .*Did you mean .mmp@k"),
         (("[dataset]", "[extraction]\nmax_failures = 2.0\n[dataset]"), r"extraction: max_failures is a share"),
         (("[dataset]", "[dataset"), "is not TOML"),
+        (("[dataset]", "seed = -1\n[dataset]"), "seed must be 0 or more, got -1"),
+        (("[dataset]", "[retrieval]\nmetrics = []\n[dataset]"), "retrieval: metrics must name at least one"),
+        (("[dataset]", '[dataset]\nquery = "q"\ngallery = "g"'), "heads and pca learn from train"),
+        (('path = "labels.csv"', 'kind = "folder"\npath = "."'), "lies in the folder of images"),
+        (("[[heads]]", '[[backbones]]\nkind = "bundled"\nname = "efficientnet_lite0"\n[[heads]]'), "are the same"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_dotted_path(change: tuple[str, str], message: str) -> None:
