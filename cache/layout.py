@@ -87,9 +87,9 @@ def map_chunk(
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DamagedStoreError(f"{path} is committed but cannot be read: {error}. {MEND}") from error
+        raise DamagedStoreError(f"{path} is committed but cannot be read: {error}. {mend(path.parent.name)}") from error
     if size != wanted:
-        raise DamagedStoreError(f"{path} should have {wanted:,} bytes and has {size:,}. {MEND}")
+        raise DamagedStoreError(f"{path} should have {wanted:,} bytes and has {size:,}. {mend(path.parent.name)}")
     return np.memmap(path, dtype=dtype.newbyteorder("<"), mode="r", shape=(chunk_rows, dim))
 
 
@@ -100,4 +100,6 @@ def checksum_holds(path: Path) -> bool:
     return bool(google_crc32c.value(bytes(content[:-_CHECKSUM_BYTES])) == expected)
 
 
-MEND = "Delete rows/<chunk>.parquet of this chunk, and extract again: only this chunk is computed anew."
+def mend(number: int | str) -> str:
+    """What to do about a damaged chunk."""
+    return f"Delete rows/{number}.parquet in the store, and extract again: only this chunk is computed anew."

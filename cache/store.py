@@ -162,7 +162,7 @@ class FeatureStore:
         try:
             return read_fragment(path)
         except (pa.ArrowException, OSError) as error:
-            raise DamagedStoreError(f"{path} cannot be read: {error}. {layout.MEND}") from error
+            raise DamagedStoreError(f"{path} cannot be read: {error}. {layout.mend(number)}") from error
 
     @cached_property
     def _index(self) -> RowIndex:

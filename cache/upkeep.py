@@ -38,7 +38,7 @@ def _problems(store: FeatureStore) -> Iterator[str]:
             yield f"chunk {number} has data and no rows: it is not committed, and the next extraction clears it"
     for number, rows in store.chunks().items():
         if number not in on_disk:
-            yield f"chunk {number} has rows and no data. {layout.MEND}"
+            yield f"chunk {number} has rows and no data. {layout.mend(number)}"
             continue
         try:
             mapped = store.chunk(number)
@@ -46,7 +46,7 @@ def _problems(store: FeatureStore) -> Iterator[str]:
             yield str(error)
             continue
         if not layout.checksum_holds(layout.chunk_path(store.path, number)):
-            yield f"chunk {number}: its bytes do not have the checksum written with them. {layout.MEND}"
+            yield f"chunk {number}: its bytes do not have the checksum written with them. {layout.mend(number)}"
             continue
         first = number * store.chunk_rows
         if first + rows.num_rows > array.shape[0]:
@@ -54,7 +54,7 @@ def _problems(store: FeatureStore) -> Iterator[str]:
             continue
         through_zarr = np.asarray(array[first : first + rows.num_rows])
         if not np.array_equal(through_zarr, mapped[: rows.num_rows], equal_nan=True):
-            yield f"chunk {number}: Zarr reads other numbers than the memory map. {layout.MEND}"
+            yield f"chunk {number}: Zarr reads other numbers than the memory map. {layout.mend(number)}"
         yield from _wrong_rows(number, np.asarray(pc.equal(rows["status"], "ok")), np.asarray(mapped))
 
 
@@ -63,11 +63,11 @@ def _wrong_rows(number: int, ok: npt.NDArray[np.bool_], block: npt.NDArray[np.ge
     finite = np.asarray(np.isfinite(values).all(axis=1))
     empty = np.asarray(np.isnan(values).all(axis=1))
     for row in np.flatnonzero(ok & ~finite[: len(ok)]):
-        yield f"chunk {number}, row {row}: said to be ok and not finite. {layout.MEND}"
+        yield f"chunk {number}, row {row}: said to be ok and not finite. {layout.mend(number)}"
     for row in np.flatnonzero(~ok & ~empty[: len(ok)]):
-        yield f"chunk {number}, row {row}: said to have no feature and holds numbers. {layout.MEND}"
+        yield f"chunk {number}, row {row}: said to have no feature and holds numbers. {layout.mend(number)}"
     if not empty[len(ok) :].all():
-        yield f"chunk {number}: numbers past its last row. {layout.MEND}"
+        yield f"chunk {number}: numbers past its last row. {layout.mend(number)}"
 
 
 class Compaction(NamedTuple):

@@ -131,6 +131,7 @@ def search(
     run_file: RunFile,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to search for.")],
     head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
     json: Json = False,
     quiet: Quiet = False,
@@ -138,7 +139,7 @@ def search(
     """Print the images of the run's gallery that are nearest to yours."""
     from pipeline.search import search_images
 
-    search_images(run_file, images, head, k, json=json, quiet=quiet)
+    search_images(run_file, images, head, k, everything=everything, json=json, quiet=quiet)
 
 
 @app.command()
@@ -184,10 +185,11 @@ def main() -> NoReturn:
         if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        _say("\nStopped. Everything committed is kept: the same command goes on from there.")
+        _say("\nStopped. What was committed (1,024 images at a time) is kept: the same command goes on from there.")
         status = _INTERRUPTED
     except typer.TyperException as error:
-        _say(f"error: {error.format_message()} `permafrost --help` lists what there is.")
+        if message := error.format_message().rstrip("."):  # none: no command was typed, and the help was printed
+            _say(f"error: {message}. `permafrost --help` and `permafrost COMMAND --help` say what there is.")
         status = _WRONG_USAGE
     except Exception as error:
         if debug:

@@ -79,7 +79,7 @@ def draw_picture(config: RunConfig, name: str, records: Records, vectors: Sequen
     """One picture of some queries and their nearest by the first backbone, raw and with each head."""
     shown = [found for found in vectors if found.backbone == vectors[0].backbone]
     path = Path(config.artifacts) / "scores" / f"{name}.png"
-    return draw_nearest(path, records, shown, title=f"{name}: nearest images, {vectors[0].backbone}")
+    return draw_nearest(path, records, shown, title=f"{name}: queries drawn by lot, {vectors[0].backbone}")
 
 
 def print_result(rows: Sequence[ScoreRow], *, json: bool) -> None:

@@ -124,6 +124,8 @@ def read_config(path: Path | str) -> RunConfig:
         raise ConfigError(
             f"{path} does not exist. `permafrost init FOLDER` writes a run file for your images."
         ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give a run file. `permafrost init {path}` writes one for it.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -198,8 +200,14 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
             message = "this key is needed"
         case "union_tag_not_found":
             message = "this needs kind = ..."
+        case "literal_error":
+            message = f"must be {details['ctx']['expected']}, got {details['input']!r}"
+        case "union_tag_invalid":
+            message = f"kind must be one of {details['ctx']['expected_tags']}, got {details['ctx']['tag']!r}"
         case "tuple_type" | "dataclass_type":
             message = f"this is a table of its own: [{path}], or [[{path}]] where there can be several"
+        case kind if kind.endswith(("_type", "_parsing")):
+            message = f"{message[0].lower()}{message[1:]}, got {details['input']!r}"
     return f"{path}: {message}" if path else message
 
 

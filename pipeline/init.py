@@ -126,6 +126,10 @@ def _look_at_folder(root: Path) -> Guess:
 def _look_at_table(path: Path) -> Guess:
     table = read_columns(path)
     columns = {name: table[name].to_pylist() for name in table.column_names}
+    if data := [name for name in columns if Path(name).suffix.lower() in EXTENSIONS]:
+        raise RecordsError(
+            f"the first line of {path} names an image, {data[0]!r}: a table needs a line of column names"
+        )
     image = _image_column(columns)
     guess = Guess({"kind": "table", "path": str(path)})
     if image != "path":
@@ -142,7 +146,7 @@ def _look_at_table(path: Path) -> Guess:
     attributes = [name for name in rivals if len(set(others[name])) <= _MOST_ATTRIBUTE_VALUES]
     if attributes:
         guess.keys["attributes"] = attributes
-        guess.remarks["attributes"] = "columns with few values; only the multi-label method uses them"
+        guess.remarks["attributes"] = "columns with few values, kept with the records; drop what is of no use"
     root = _root(path, columns[image])
     if root is not None:
         guess.keys["root"] = str(root)
@@ -201,7 +205,7 @@ def _label_column(columns: Mapping[str, Sequence[str | None]]) -> str:
     if not candidates:
         raise RecordsError(
             "no column can be the label: one is needed whose values repeat. "
-            f"The columns are {', '.join(columns) or 'none'}."
+            f"Beside the image and the split there is {', '.join(columns) or 'no column'}."
         )
     return max(candidates, key=lambda name: len(set(columns[name])))
 
@@ -240,7 +244,7 @@ def run_file(guess: Guess, records: Records, artifacts: str) -> str:
         f"{key} = {_toml(value)}" + (f"  # {guess.remarks[key]}" if key in guess.remarks else "")
         for key, value in guess.keys.items()
     )
-    made = "" if "query" in guess.keys else _MADE
+    made = "" if "query" in guess.keys else _MADE if guess.keys["kind"] == "table" else _MADE_OF_FOLDERS
     return _TEMPLATE.format(counts=counts, warnings=warnings, artifacts=_toml(artifacts), dataset=dataset, made=made)
 
 
@@ -249,8 +253,13 @@ def _toml(value: str | int | list[str]) -> str:
 
 
 _MADE = """
-# No split is named, so whole classes go to train, validation or test, drawn from the seed: the score is of
-# classes that no head has seen. To use a column instead: split = "COLUMN", train = ..., query = ..., gallery = ...
+# No split is named, so whole classes go to train, validation or test, drawn from the seed and their names: the score is
+# of classes that no head has seen. To use a column instead: split = "COLUMN", train = ..., query = ..., gallery = ...
+"""
+
+_MADE_OF_FOLDERS = """
+# Whole classes go to train, validation or test, drawn from the seed and their names: the score is of classes that no
+# head has seen. To say yourself which image is what, list the images in a table.
 """
 
 _TEMPLATE = """\

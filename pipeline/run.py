@@ -31,6 +31,7 @@ from stages.training import EpochLog, Head, embed, head_identity, train_head
 
 RAW = "raw"
 _FEW_CLASSES = 5
+_NOTHING_OPENED = "all images are in the store already, so none was opened"
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
 
 
@@ -121,8 +122,8 @@ def extract_features(config: RunConfig, records: Records, hardware: Hardware, di
                 on_progress=report,
             )
         found = Extracted(features, computed, len(set(records.digests) - {b""}) - computed, _failed(features, records))
-        were = f"{found.present:,} were there" if computed else "all are in the store already, so no image was opened"
-        display.say(f"extract {features.name}: {computed:,} images computed, {were}; {len(found.failures):,} failed")
+        opened = f"{computed:,} images opened, {found.present:,} were there" if computed else _NOTHING_OPENED
+        display.say(f"extract {features.name}: {opened}; {len(found.failures):,} of {len(records):,} records failed")
         for failed in found.failures[:5]:
             display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
         if len(found.failures) > 5:

@@ -19,7 +19,9 @@ from stages.records import Records
 from stages.retrieval import index_gallery, search, unit_length
 
 
-def search_images(run_file: Path, images: list[Path], head: str | None, k: int, *, json: bool, quiet: bool) -> None:
+def search_images(
+    run_file: Path, images: list[Path], head: str | None, k: int, *, everything: bool, json: bool, quiet: bool
+) -> None:
     """Embed ``images`` with the first backbone and ``head`` (by default the run's last), and print the k nearest."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
@@ -29,8 +31,13 @@ def search_images(run_file: Path, images: list[Path], head: str | None, k: int, 
     if found is None:
         known = ", ".join(dict.fromkeys(of.head for of in vectors))
         raise ConfigError(f"{run_file} has no head {name!r}; it has {known}")
-    gallery = records.split("gallery")
-    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}"
+    gallery = records if everything else records.split("gallery")
+    searched = (
+        f"all {len(gallery):,} images" if everything else f"the gallery ({len(gallery):,} of {len(records):,} images)"
+    )
+    display.say(f"searching {searched} with {found.backbone} {found.head}; --all and --head choose otherwise")
+    part = "all" if everything else "gallery"
+    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}-{part}"
     index = index_gallery(found.store, gallery, config.retrieval.index, folder=folder)
     places = {key: row for row, key in enumerate(gallery.keys)}
     rows, similarity = search(index.index, _embed(config, images, found, records, display), k)

@@ -105,7 +105,7 @@ class Records:
             key = self.keys[digests.index(absent[0])]
             raise MissingRowsError(
                 f"{store.path} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
-                "Compute them first."
+                "Compute them first: permafrost extract."
             )
         return np.flatnonzero(store.usable(digests))
 
@@ -173,8 +173,11 @@ def read_records(
         made_splits = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
         table = table.set_column(table.column_names.index("split"), "split", pa.array(made_splits, pa.string()))
     splits = table["split"].to_pylist()
-    roles = named_roles(config, splits, keys)
-    _refuse_missing_labels(keys, labels, splits, roles)
+    try:
+        roles = named_roles(config, splits, keys)
+        _refuse_missing_labels(keys, labels, splits, roles)
+    except RecordsError as error:
+        raise RecordsError(f"{config.path}: {error}") from None
     uris = table["uri"].to_pylist()
     found = (digests or DigestCache()).digests(uris, on_progress=on_progress)
     if config.missing_images == "refuse":
@@ -197,7 +200,7 @@ def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None]) -> None:
         if first := seen.get(key):
             raise RecordsError(
                 f"{config.path}: rows {first} and {row} have the same key {key!r}. "
-                "Keys must differ; name another column with key = '...', or drop one of the rows."
+                "Keys must differ; name another column with key = '...' under [dataset] of the run file, or drop a row."
             )
         seen[key] = row
 
@@ -223,5 +226,5 @@ def _refuse_missing_files(keys: Sequence[str], uris: Sequence[str], digests: Seq
             f"row {first + 1} (key {keys[first]!r}) names {uris[first]}, which does not exist"
             + (f"; so do {len(absent) - 1:,} rows more" if len(absent) > 1 else "")
             + ". Correct the table (image paths are relative to root, by default the table's folder), "
-            "or set missing_images = 'record' to list such images as failed and go on."
+            "or set missing_images = 'record' under [dataset] of the run file to list such images as failed and go on."
         )

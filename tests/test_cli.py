@@ -108,6 +108,10 @@ def test_search_finds_an_image_of_the_gallery_first(folder: Path) -> None:
         assert lines[0]["uri"] == str(inside.relative_to(folder))
         assert lines[0]["similarity"] == pytest.approx(1, abs=1e-3)
     assert len(list((folder / "artifacts/indexes").rglob("gallery.faiss"))) == 2
+    trained = next(path for path in sorted((folder / "images").rglob("*.png")) if not _in_gallery(folder, path))
+    for flags, found in (((), False), (("--all",), True)):
+        done = permafrost("search", "run.toml", str(trained), "--head", "raw", "-k", "1", "--json", *flags, cwd=folder)
+        assert (json.loads(done.stdout)["uri"] == str(trained.relative_to(folder))) == found
     wrong = permafrost("search", "run.toml", str(inside), "--head", "smal", cwd=folder)
     assert wrong.returncode == 2
     assert "it has raw, small" in wrong.stderr

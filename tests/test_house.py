@@ -45,7 +45,7 @@ FLAGS = {
     "inspect": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
-    "search": {"--head", "--json", "--quiet", "-k"},
+    "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 
 

@@ -54,7 +54,9 @@ def read_columns(path: Path) -> pa.Table:
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": pq.read_table, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RecordsError(f"{path} is not a table that can be read: its name must end in {', '.join(readers)}")
+        raise RecordsError(
+            f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
+        )
     try:
         table = reader(path)
     except FileNotFoundError:
