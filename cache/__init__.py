@@ -4,6 +4,7 @@ from cache.digests import DigestCache
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
 from cache.rows import RowOutcome
+from cache.source import Source, parse_source
 from cache.store import Chunk, Failure, FeatureStore
 from cache.upkeep import Compaction, compact, verify
 
@@ -16,9 +17,11 @@ __all__ = [
     "Identity",
     "Provenance",
     "RowOutcome",
+    "Source",
     "compact",
     "digest_bytes",
     "digest_file",
     "fingerprint",
+    "parse_source",
     "verify",
 ]

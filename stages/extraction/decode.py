@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import PermafrostError
+from cache.source import Box
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,8 +44,8 @@ class DecodeError(PermafrostError):
         super().__init__(self.reason)
 
 
-def decode(data: bytes, *, max_pixels: int = 178_956_970) -> npt.NDArray[np.uint8]:
-    """The pixels of an image file's bytes: (H, W, 3) uint8 RGB, read-only.
+def decode(data: bytes, *, box: Box | None = None, max_pixels: int = 178_956_970) -> npt.NDArray[np.uint8]:
+    """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB, read-only.
 
     An image of more than ``max_pixels`` pixels is refused before it is decoded; the default is Pillow's own limit,
     which also holds where ``max_pixels`` is larger. Raises :class:`DecodeError` for whatever is wrong with the bytes,
@@ -59,7 +60,7 @@ def decode(data: bytes, *, max_pixels: int = 178_956_970) -> npt.NDArray[np.uint
     with _silent_pillow():
         try:
             with Image.open(io.BytesIO(data)) as image:
-                return _pixels(image, max_pixels)
+                return _cropped(_pixels(image, max_pixels), box)
         except (DecodeError, MemoryError):
             raise
         except UnidentifiedImageError:
@@ -79,6 +80,17 @@ def _pixels(image: Image.Image, max_pixels: int) -> npt.NDArray[np.uint8]:
         raise DecodeError("EPS is a program, not pixels")
     image.load()
     return np.asarray(_upright(_as_rgb(image), _orientation(image)))
+
+
+def _cropped(pixels: npt.NDArray[np.uint8], box: Box | None) -> npt.NDArray[np.uint8]:
+    if box is None:
+        return pixels
+    left, top, right, bottom = box
+    height, width = pixels.shape[:2]
+    inside = pixels[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    if not inside.size or right <= left or bottom <= top:
+        raise DecodeError(f"the box {left},{top},{right},{bottom} holds nothing of {width} x {height} pixels")
+    return inside
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
