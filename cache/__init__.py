@@ -4,7 +4,7 @@ from cache.digests import DigestCache
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
 from cache.rows import RowOutcome
-from cache.source import Source, parse_source
+from cache.source import ImageSource, parse_source
 from cache.store import Chunk, Failure, FeatureStore
 from cache.upkeep import Compaction, compact, verify
 
@@ -15,9 +15,9 @@ __all__ = [
     "Failure",
     "FeatureStore",
     "Identity",
+    "ImageSource",
     "Provenance",
     "RowOutcome",
-    "Source",
     "compact",
     "digest_bytes",
     "digest_file",

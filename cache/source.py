@@ -35,7 +35,7 @@ _KINDS = ("box:", "bytes:", "parquet:")
 _GROUPS_KEPT = 4
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """A URI taken apart: the file, where in it the bytes are, and the box to cut out of the image."""
 
     path: str
@@ -70,7 +70,7 @@ class Source(NamedTuple):
         return digest if self.box is None else digest_bytes(digest + f"box {self.box}".encode())
 
 
-def parse_source(uri: str) -> Source:
+def parse_source(uri: str) -> ImageSource:
     """Take a URI apart."""
     match = _PLACE.fullmatch(uri)
     if match is None:
@@ -81,7 +81,7 @@ def parse_source(uri: str) -> Source:
         box = left, top, right, bottom
     stretch = (int(match["offset"]), int(match["size"])) if match["offset"] else None
     cell = (int(match["group"]), int(match["row"]), match["column"]) if match["group"] else None
-    return Source(match["path"], stretch, cell, box)
+    return ImageSource(match["path"], stretch, cell, box)
 
 
 def _read_stretch(path: str, offset: int, size: int) -> bytes:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
     "cache": [
-        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Identity", "Provenance", "RowOutcome", "Source",
-        "compact", "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
+        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Identity", "ImageSource",
+        "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.datasets": [
         "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_table",
