@@ -79,8 +79,8 @@ def chunk_folder(store: Path, number: int) -> Path:
 
 def chunk_numbers(store: Path) -> list[int]:
     """The numbers of all chunk files present, committed or not, ascending."""
-    folders = (store / ARRAY / "c").glob("*/")
-    return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+    folders = [folder for folder in (store / ARRAY / "c").glob("*/") if folder.name.isdecimal()]
+    return sorted(int(folder.name) for folder in folders if any(path.is_file() for path in folder.rglob("*")))
 
 
 def write_chunk_file(path: Path, block: npt.NDArray[np.floating]) -> None:
