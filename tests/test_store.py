@@ -170,7 +170,7 @@ def test_a_chunk_of_another_shape_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with store.writing():
         (chunk,) = store.plan(names(1, 2))
-        with pytest.raises(ValueError, match=r"2 rows of 6 numbers; got features \(2, 5\)"):
+        with pytest.raises(ValueError, match=r"2 rows of shape \(6,\); got features \(2, 5\)"):
             store.write_chunk(chunk, np.zeros((2, 5), np.float32), [RowOutcome()] * 2, PROVENANCE)
         store.write_chunk(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
         with pytest.raises(ValueError, match="written once"):
