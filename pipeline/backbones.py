@@ -30,7 +30,8 @@ from stages.extraction import (
     fit_pca_basis,
     load_backbone,
 )
-from stages.extraction.decode import DECODER, DecodeError
+from stages.extraction.decode import DecodeError
+from stages.extraction.resize import DECODERS
 from stages.records import Records
 
 _NOTE = 1  # raised when the same configuration becomes another identity
@@ -72,7 +73,7 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
 def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Path:
     """The note of a configuration: its name holds all that the identity follows from, but no path."""
     said: dict[str, JSON] = json.loads(json.dumps(asdict(wanted)))
-    said["decoder"], said["note"] = DECODER, _NOTE
+    said["decoders"], said["note"] = list(DECODERS.values()), _NOTE
     weights = said.get("weights")
     if isinstance(weights, str) and Path(weights).is_file():
         said["weights"] = digest_file(weights).hex()

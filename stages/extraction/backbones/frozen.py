@@ -14,8 +14,8 @@ import numpy.typing as npt
 from cache.fingerprint import JSON
 from cache.identity import Identity
 from stages.extraction.backbones.weights import digest_weights
-from stages.extraction.decode import DECODER
 from stages.extraction.preprocess import Preprocess
+from stages.extraction.resize import DECODERS
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def freeze(
             "kwargs": dict(kwargs),
             "preprocess": preprocess.identity(),
             "precision": precision,
-            "decoder": DECODER,
+            "decoder": DECODERS[preprocess.decoder],
         }
     )
     size = preprocess.size
