@@ -67,5 +67,5 @@ def _embed(
         batch = np.stack([backbone.preprocess(decode(image.read_bytes())) for image in images])
     except (OSError, DecodeError) as error:
         raise RecordsError(f"an image to search for cannot be read: {error}") from error
-    features = backbone.forward(batch)
+    features = backbone.features(batch)
     return unit_length(features if found.trained is None else found.trained(features))

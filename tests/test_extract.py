@@ -86,7 +86,7 @@ def test_ten_more_images_compute_ten(tmp_path: Path, images: Path) -> None:
         draw(images / f"new/{number}.png", 5000 + number)
     seen: list[Progress] = []
     store = extract(records_of(images), toy_backbone(), tmp_path / "features", on_progress=seen.append)
-    assert seen[-1] == Progress(done=10, total=10, failed=0)
+    assert seen[-1][:3] == (10, 10, 0)  # done, total, failed
     assert len(store) == 33
 
 
@@ -112,7 +112,7 @@ def test_bad_images_are_rows_with_a_reason_and_move_nobody(tmp_path: Path, image
     records = records_of(images)
     seen: list[Progress] = []
     store = extract(records, toy_backbone(), tmp_path / "bad", batch_size=4, on_progress=seen.append)
-    assert seen[-1] == Progress(done=26, total=26, failed=3)
+    assert seen[-1][:3] == (26, 26, 3)  # done, total, failed
     reasons = {records.keys[records.digests.index(f.digest)]: f.outcome.error for f in store.failures()}
     assert set(reasons) == {"a/0text.jpg", "b/1cut.png", "c/2empty.png"}
     assert "empty" in reasons["c/2empty.png"]

@@ -23,7 +23,7 @@ PUBLIC = {
     "stages.extraction": [
         "Backbone", "BackboneConfig", "BundledConfig", "DecodeError", "OpenClipConfig", "PcaBasis", "PcaConfig",
         "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "decode", "extract", "fit_pca_basis",
-        "load_backbone",
+        "load_backbone", "load_backbones",
     ],
     "stages.training": [
         "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "LinearHeadConfig", "LossConfig",

@@ -10,6 +10,7 @@ from stages.extraction.backbones import (
     TimmConfig,
     fit_pca_basis,
     load_backbone,
+    load_backbones,
 )
 from stages.extraction.decode import DecodeError, decode
 from stages.extraction.extract import Progress, extract
@@ -31,4 +32,5 @@ __all__ = [
     "extract",
     "fit_pca_basis",
     "load_backbone",
+    "load_backbones",
 ]

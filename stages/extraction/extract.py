@@ -22,7 +22,7 @@ LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision
 
 
 class Progress(NamedTuple):
-    """How far an extraction is, in images (each counted once, however many backbones want it), and what it waits for."""
+    """How far an extraction is, in images, each counted once for all backbones, and what took the time."""
 
     done: int
     total: int
@@ -109,7 +109,7 @@ def extract_all(
         for through in flow(_batches(wanted, uris, batch_size), workers=workers or processors(), clock=clock):
             for backbone, features in zip(through.batch.backbones, through.features, strict=True):
                 here = next(one for one in filling if one.backbone is backbone)
-                here.add(through.batch.digests, through.outcomes, features)
+                failed += here.add(through.batch.digests, through.outcomes, features)
             done += len(through.outcomes)
             failed += sum(outcome.status != "ok" for outcome in through.outcomes)
             if on_progress is not None:
@@ -148,19 +148,26 @@ class _Filling:
         self._outcomes: list[RowOutcome] = []
         self._chunk = next(self._todo)
 
-    def add(self, digests: Sequence[bytes], outcomes: Sequence[RowOutcome], features: npt.NDArray[np.float32]) -> None:
-        """Take the rows of a batch, and commit the chunk when it is whole. A batch lies within one chunk."""
+    def add(self, digests: Sequence[bytes], outcomes: Sequence[RowOutcome], features: npt.NDArray[np.float32]) -> int:
+        """Take the rows of a batch, which lies within one chunk, and commit the chunk when it is whole.
+
+        Returns how many features turned out not to fit the store's dtype.
+        """
         at = len(self._outcomes)
         assert self._chunk.digests[at : at + len(digests)] == tuple(digests)
         self._features.append(features.reshape(len(digests), *self.store.row_shape))
         self._outcomes += outcomes
         if len(self._outcomes) < len(self._chunk.digests):
-            return
+            return 0
+        refused = 0
         if not _nothing_new(self.store, self._chunk, self._outcomes):
             provenance = Provenance.here(self.backbone.device, LIBRARIES)
-            self.store.write_chunk(self._chunk, np.concatenate(self._features), self._outcomes, provenance)
+            rows = np.concatenate(self._features)
+            committed = self.store.write_chunk(self._chunk, rows, self._outcomes, provenance)
+            refused = sum(a.status != b.status for a, b in zip(self._outcomes, committed, strict=True))
         self._features, self._outcomes = [], []
         self._chunk = next(self._todo, self._chunk)
+        return refused
 
 
 def _nothing_new(store: FeatureStore, chunk: Chunk, outcomes: Sequence[RowOutcome]) -> bool:
@@ -193,7 +200,8 @@ def _batches(wanted: dict[bytes, tuple[_Filling, ...]], uris: dict[bytes, str], 
         if piece and wanting != stores:
             yield batch()
             piece = []
-        piece, stores = [*piece, digest], wanting
+        piece.append(digest)
+        stores = wanting
         if len(piece) == batch_size or any(digest in one.last for one in wanting):
             yield batch()
             piece = []

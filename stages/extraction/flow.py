@@ -2,7 +2,7 @@
 
 ::
 
-    batch of (digest, uri) --readers: read, decode, resize--> (B, V, S, S, 3) a preprocessing --network--> (B, V, D) a backbone
+    digests, sources (B) --readers--> pixels (B, V, S, S, 3) a preprocessing --network--> features (B, V, D) a backbone
 
 A few batches are prepared ahead of the one that is in the network, and no more: memory does not grow with the images.
 Threads do, because what takes the time (decoding, resizing, the networks) lets other threads run meanwhile.

@@ -1,7 +1,7 @@
 """How many threads compute: one pool for the network, none inside the readers.
 
-PyTorch gives every thread that computes a pool of its own. Two pools of two threads on two processors wait for each other
-in a circle, and have been measured 20 times slower than one.
+PyTorch gives every thread that computes a pool of its own. Two pools of two threads on two processors wait for each
+other in a circle, and have been measured 20 times slower than one.
 """
 
 from __future__ import annotations
