@@ -198,6 +198,10 @@ class FeatureStore:
         """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
         return dict(sorted(self._chunks.items()))
 
+    def provenance(self, number: int) -> Provenance:
+        """Where chunk ``number`` was computed."""
+        return Provenance.from_json(self._chunks[number].schema.metadata[b"provenance"])
+
     def __len__(self) -> int:
         """The number of different images with a stored feature."""
         return len(self.digests())

@@ -62,7 +62,7 @@ def _embed(
     config: RunConfig, images: list[Path], found: Vectors, records: Records, display: Display
 ) -> npt.NDArray[np.float32]:
     wanted = config.backbones[0]
-    backbone = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
+    backbone, *_ = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
     try:
         batch = np.stack([backbone.preprocess(decode(image.read_bytes())) for image in images])
     except (OSError, DecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from cache import Chunk, FeatureStore, Provenance, RowOutcome, parse_source
 from cache.store import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
+from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.flow import Batch, Clock, flow
 from stages.extraction.memory import keep_freed_memory
 from stages.extraction.threads import processors
@@ -30,12 +32,19 @@ class Progress(NamedTuple):
     clock: Clock
 
 
+class Filled(NamedTuple):
+    """A store, and how many images were computed for it now."""
+
+    store: FeatureStore
+    computed: int
+
+
 def extract(
     records: Records,
     backbone: Backbone,
     path: Path | str,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     dtype: str = "float16",
     chunk_rows: int = CHUNK_ROWS,
@@ -43,7 +52,7 @@ def extract(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FeatureStore:
     """:func:`extract_all` for one backbone."""
-    (store,) = extract_all(
+    (filled,) = extract_all(
         records,
         [backbone],
         path,
@@ -54,7 +63,7 @@ def extract(
         retry_failed=retry_failed,
         on_progress=on_progress,
     )
-    return store
+    return filled.store
 
 
 def extract_all(
@@ -62,13 +71,13 @@ def extract_all(
     backbones: Sequence[Backbone],
     path: Path | str,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     dtype: str = "float16",
     chunk_rows: int = CHUNK_ROWS,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
-) -> list[FeatureStore]:
+) -> list[Filled]:
     """Fill the feature stores of ``backbones`` below ``path`` with the images of ``records`` that they lack.
 
     Each image is read and decoded once for all backbones that lack it; one that no store lacks is not opened. An
@@ -79,7 +88,9 @@ def extract_all(
         records: the images. Those whose bytes could not be read are passed over.
         backbones: the frozen networks with their preprocessing.
         path: the folder of feature stores; each store's own folder in it is named after the backbone's identity.
-        batch_size: images in one forward. Changes speed, and numbers only by rounding.
+        batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
+            by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
+            where there are none yet, found by trial.
         workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
         chunk_rows: images a chunk, for a store that is begun now. A kill costs at most the chunk in work.
@@ -87,7 +98,7 @@ def extract_all(
         on_progress: hears of every batch.
 
     Returns:
-        The stores, in the order of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
+        A :class:`Filled` for each of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
 
     Raises:
         StoreBusyError: another process is writing to one of the stores.
@@ -97,26 +108,30 @@ def extract_all(
     asked = list(uris)
     lacking = [n for n, store in enumerate(stores) if store.missing(asked, retry_failed=retry_failed)]
     if not lacking:
-        return stores
+        return [Filled(store, 0) for store in stores]
     keep_freed_memory()
     with ExitStack() as locks:
         for n in lacking:
             locks.enter_context(stores[n].writing())
-        filling = [_Filling(backbones[n], stores[n], asked, retry_failed) for n in lacking]
+        size = batch_size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
+        filling = [_Filling(backbones[n], stores[n], asked, retry_failed, size) for n in lacking]
         wanted = _wanted(asked, filling)
         done = failed = 0
         clock = Clock()
-        for through in flow(_batches(wanted, uris, batch_size), workers=workers or processors(), clock=clock):
+        for through in flow(_batches(wanted, uris, size), workers=workers or processors(), clock=clock):
+            began = time.perf_counter()
             for backbone, features in zip(through.batch.backbones, through.features, strict=True):
                 here = next(one for one in filling if one.backbone is backbone)
                 failed += here.add(through.batch.digests, through.outcomes, features)
+            clock.writing += time.perf_counter() - began
             done += len(through.outcomes)
             failed += sum(outcome.status != "ok" for outcome in through.outcomes)
             if on_progress is not None:
                 on_progress(Progress(done, len(wanted), failed, clock))
         for n in lacking:
             stores[n].plan([])  # the array ends at its last row
-    return stores
+    computed = {one.store.path: sum(len(chunk.digests) for chunk in one.chunks) for one in filling}
+    return [Filled(store, computed.get(store.path, 0)) for store in stores]
 
 
 def open_store(
@@ -135,12 +150,24 @@ def open_store(
     )
 
 
+def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
+    devices = {backbone.device for backbone in backbones}
+    if devices == {"cpu"}:
+        return ON_CPU
+    before = [store.provenance(number) for store in stores for number in store.chunks()]
+    used = [which.batch_size for which in before if which.batch_size and which.device in devices]
+    return used[-1] if used else find_batch_size(backbones)
+
+
 class _Filling:
     """A store that is being filled: the chunks that it lacks, and the rows so far of the one in work."""
 
-    def __init__(self, backbone: Backbone, store: FeatureStore, asked: Sequence[bytes], retry_failed: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, store: FeatureStore, asked: Sequence[bytes], retry_failed: bool, batch_size: int
+    ) -> None:
         self.backbone = backbone
         self.store = store
+        self.provenance = Provenance.here(backbone.device, LIBRARIES, batch_size)
         self.chunks = store.plan(asked, retry_failed=retry_failed)
         self.last = {chunk.digests[-1] for chunk in self.chunks}
         self._todo = iter(self.chunks)
@@ -161,9 +188,8 @@ class _Filling:
             return 0
         refused = 0
         if not _nothing_new(self.store, self._chunk, self._outcomes):
-            provenance = Provenance.here(self.backbone.device, LIBRARIES)
             rows = np.concatenate(self._features)
-            committed = self.store.write_chunk(self._chunk, rows, self._outcomes, provenance)
+            committed = self.store.write_chunk(self._chunk, rows, self._outcomes, self.provenance)
             refused = sum(a.status != b.status for a, b in zip(self._outcomes, committed, strict=True))
         self._features, self._outcomes = [], []
         self._chunk = next(self._todo, self._chunk)

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -57,13 +57,12 @@ class Done(NamedTuple):
 
 @dataclass
 class Clock:
-    """Seconds of work so far: of the readers (all together), and of the network, which waits for them in between."""
+    """Seconds so far: of all readers together, of the network waiting for them and computing, and of writing."""
 
     reading: float = 0.0
     waiting: float = 0.0
     network: float = 0.0
-    images: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    writing: float = 0.0
 
 
 def flow(batches: Iterator[Batch], *, workers: int, clock: Clock) -> Iterator[Done]:
@@ -140,7 +139,6 @@ def _forward(
     clock.reading += sum(seconds for _, seconds in read)
     clock.waiting += begun - started
     clock.network += time.perf_counter() - begun
-    clock.images += len(good)
     return Done(batch, outcomes, features)
 
 
