@@ -15,8 +15,8 @@ import typer
 from pipeline import commands
 from pipeline import run as stages_of
 from pipeline.config import RunConfig, parse_config
-from pipeline.progress import Display
 from pipeline.extraction import Hardware, extract_features
+from pipeline.progress import Display
 
 
 def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
