@@ -38,11 +38,17 @@ def sized(preprocess: PreprocessConfig, image_size: int | None) -> PreprocessCon
     return preprocess if image_size is None else replace(preprocess, size=image_size)
 
 
-def resize_timm(network: nn.Module, size: int) -> bool:
-    """Fit a network of timm to images of ``size`` x ``size``. Whether there was anything to change."""
+def resize_timm(network: nn.Module, size: int, *, name: str) -> bool:
+    """Fit a network of timm to images of ``size`` x ``size``. Whether there was anything to change.
+
+    ValueError when ``size`` is no multiple of the patch.
+    """
     own: Any = network
     if not hasattr(own, "set_input_size"):
         return False
+    patch = getattr(getattr(own, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple):
+        _check_multiple(size, patch[0], name)
     own.set_input_size((size, size))
     return True
 
@@ -50,7 +56,7 @@ def resize_timm(network: nn.Module, size: int) -> bool:
 def resize_open_clip(tower: nn.Module, size: int, *, name: str) -> bool:
     """Fit an image tower of open_clip to images of ``size`` x ``size``. Whether there was anything to change.
 
-    ValueError when ``size`` is no multiple of the patch: open_clip would leave a rim of the image out.
+    ValueError when ``size`` is no multiple of the patch.
     """
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
@@ -58,11 +64,10 @@ def resize_open_clip(tower: nn.Module, size: int, *, name: str) -> bool:
     own: Any = tower
     if isinstance(tower, TimmModel):
         own.image_size = (size, size)
-        return resize_timm(tower.trunk, size)
+        return resize_timm(tower.trunk, size, name=name)
     convolutional = isinstance(tower, ModifiedResNet)
     step = 32 if convolutional else own.patch_size[0]
-    if size % step:
-        raise ValueError(f"image_size of {name} must be a multiple of {step}, got {size}")
+    _check_multiple(size, step, name)
     side = size // step
     holder = own.attnpool if convolutional else own
     holder.positional_embedding = _resampled(holder.positional_embedding, side)
@@ -70,6 +75,13 @@ def resize_open_clip(tower: nn.Module, size: int, *, name: str) -> bool:
     if not convolutional:
         own.grid_size = (side, side)
     return True
+
+
+def _check_multiple(size: int, step: int, name: str) -> None:
+    """The libraries would leave a rim of the image out, and not say so."""
+    if size % step:
+        near = f"{size // step * step} or {(size // step + 1) * step}" if size > step else str(step)
+        raise ValueError(f"image_size of {name} must be a multiple of its patch of {step}, got {size}: take {near}")
 
 
 def _resampled(embedding: nn.Parameter, side: int) -> nn.Parameter:

@@ -103,10 +103,10 @@ def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
     Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
     layer, or a pooling of what is not there.
     """
-    _check_name(config)
+    check_name(config)
     tower = _tower(config)
     name = f"{config.name}.{config.pretrained}" if config.pretrained else config.name
-    preprocess, size, fitted = _own_preprocess(config, tower), config.image_size, False
+    preprocess, size, fitted = own_preprocess(config, tower), config.image_size, False
     if size is not None and _own_size(tower) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_open_clip(tower, size, name=config.name)
@@ -132,7 +132,7 @@ def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
     )
 
 
-def _check_name(config: OpenClipConfig) -> None:
+def check_name(config: OpenClipConfig) -> None:
     """Refuse what open_clip does not know, or would only warn about."""
     import open_clip
 
@@ -224,7 +224,7 @@ def _drop_projection(tower: nn.Module) -> None:
         tower.register_parameter("proj", None)
 
 
-def _own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
+def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
     """The preprocessing of the tag. A file does not say its own: it is the one that all tags of the model share."""
     own = dict(getattr(tower, "preprocess_cfg"))  # noqa: B009 - set by open_clip, unknown to nn.Module
     if not config.pretrained:

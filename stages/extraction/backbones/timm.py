@@ -97,7 +97,7 @@ def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
     size, fitted = config.image_size, False
     if size is not None and _own_size(network) != (size, size):
         name = f"{name}-{size}px"
-        fitted = resize_timm(network, size)
+        fitted = resize_timm(network, size, name=config.name)
     outputs, compute = [Output("", {"output": "pooled"})], None
     if config.pooling is not None:
         tap = tap_timm(network, config.layer, name=config.name)
