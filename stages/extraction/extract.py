@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache import Chunk, FeatureStore, Provenance, RowOutcome, digest_bytes
+from cache import Chunk, FeatureStore, Provenance, RowOutcome, parse_source
 from cache.store import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
 from stages.extraction.decode import DecodeError, decode
@@ -148,14 +148,15 @@ def _computed(
 
 def _prepared(uri: str, digest: bytes, backbone: Backbone) -> tuple[RowOutcome, Image | None]:
     """Read, decode and preprocess one image: its outcome, and its tensor (3, S, S) where there is one."""
+    source = parse_source(uri)
     try:
-        content = Path(uri).read_bytes()
+        content = source.read()
     except OSError as error:
         return RowOutcome("unread", error=f"cannot be read: {error.strerror or error}"), None
-    if digest_bytes(content) != digest:
+    if source.digest(content) != digest:
         return RowOutcome("unread", error="changed while the run was going on"), None
     try:
-        image = decode(content)
+        image = decode(content, box=source.box)
     except DecodeError as error:
         return RowOutcome("failed", error=str(error)), None
     height, width = image.shape[:2]
