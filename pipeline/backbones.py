@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore, Identity, digest_bytes, digest_file, fingerprint
+from cache import FeatureStore, Identity, digest_file, fingerprint, parse_source
 from cache.atomic import replace_text
 from cache.fingerprint import JSON
 from pipeline.config import RunConfig
@@ -117,9 +117,10 @@ def _training_images(records: Records) -> str:
 def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
     """The images of ``records``, each once, in the order of their digests: names and rows do not change a basis."""
     for digest, uri in sorted(dict(zip(records.digests, records.uris, strict=True)).items()):
+        source = parse_source(uri)
         try:
-            content = Path(uri).read_bytes()
-            if digest_bytes(content) == digest:
-                yield decode(content)
+            content = source.read()
+            if source.digest(content) == digest:
+                yield decode(content, box=source.box)
         except (OSError, DecodeError):
             continue  # extraction lists it as failed

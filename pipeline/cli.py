@@ -148,7 +148,7 @@ def init(
 @app.command()
 def search(
     run_file: RunFile,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to search for.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],
     head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,

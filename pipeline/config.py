@@ -105,7 +105,7 @@ class RunConfig:
         if not self.artifacts:
             raise ValueError("artifacts names the folder for everything that is made; it is empty")
         inside, images = Path(self.artifacts).resolve(), Path(self.dataset.path).resolve()
-        if self.dataset.kind == "folder" and inside.is_relative_to(images):
+        if self.dataset.kind in ("folder", "parquet", "webdataset") and inside.is_relative_to(images):
             raise ValueError(
                 f"artifacts ({self.artifacts}) lies in the folder of images ({self.dataset.path}): pictures made there "
                 "would become records. Name a folder outside."

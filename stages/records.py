@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.digests import DigestCache
+from cache.digests import DigestCache, FileDigest
 from cache.errors import MissingRowsError, RecordsError
+from cache.source import parse_source
 from cache.store import FeatureStore
 from stages.datasets import READERS, DatasetConfig
 from stages.datasets.config import Names
@@ -159,14 +160,15 @@ def read_records(
         on_progress: hears how many files have their digest.
 
     Raises:
-        RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
+        RecordsError: a duplicate key, a missing label in train or query, an image that does not exist, an unknown
             split; the message names the row.
     """
     config = dataset if isinstance(dataset, DatasetConfig) else _config_of(Path(dataset), label)
     source = READERS[config.kind](config)
     table, made = source.table, not source.has_split
     keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
-    _refuse_bad_keys(config, keys)
+    place = _places(table)
+    _refuse_bad_keys(config, keys, place)
     if made and config.query is not None:
         raise RecordsError(f"query and gallery name splits, but {config.path} has no split column; set split = ...")
     if made:
@@ -175,13 +177,16 @@ def read_records(
     splits = table["split"].to_pylist()
     try:
         roles = named_roles(config, splits, keys)
-        _refuse_missing_labels(keys, labels, splits, roles)
+        _refuse_missing_labels(keys, labels, splits, roles, place)
     except RecordsError as error:
         raise RecordsError(f"{config.path}: {error}") from None
     uris = table["uri"].to_pylist()
-    found = (digests or DigestCache()).digests(uris, on_progress=on_progress)
+    problems = table["problem"].to_pylist() if "problem" in table.column_names else [None] * len(uris)
+    found = _digests(uris, problems, digests or DigestCache(), on_progress)
     if config.missing_images == "refuse":
-        _refuse_missing_files(keys, uris, [entry.digest for entry in found])
+        missing = [row for row, entry in enumerate(found) if not entry.digest and _is_missing(uris[row], problems[row])]
+        if missing:
+            _refuse_missing_images(missing, keys, uris, found, place)
     table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
     table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
@@ -192,39 +197,76 @@ def _config_of(path: Path, label: Names | None) -> DatasetConfig:
     return DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label)
 
 
-def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None]) -> None:
+def _places(table: pa.Table) -> Callable[[int], str]:
+    """What messages call a row, by its position: as the reader says, or by its number from 1."""
+    if "place" in table.column_names:
+        return lambda row: str(table["place"][row])
+    return lambda row: f"row {row + 1}"
+
+
+def _digests(
+    uris: Sequence[str],
+    problems: Sequence[str | None],
+    digests: DigestCache,
+    on_progress: Callable[[int], None] | None,
+) -> list[FileDigest]:
+    """The digest of each image (N,), or why there is none: what the reader says, else what reading the image says."""
+    listed = [uri for uri, problem in zip(uris, problems, strict=True) if problem is None]
+    read = iter(digests.digests(listed, on_progress=on_progress))
+    return [next(read) if problem is None else FileDigest(None, problem) for problem in problems]
+
+
+def _is_missing(uri: str, problem: str | None) -> bool:
+    """Whether an image without a digest is not there, rather than there in a file of its own and not readable."""
+    source = parse_source(uri)
+    within = source.stretch is not None or source.cell is not None
+    return problem is not None or within or not os.path.lexists(source.path)
+
+
+def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None], place: Callable[[int], str]) -> None:
     seen: dict[str, int] = {}
-    for row, key in enumerate(keys, 1):
+    for row, key in enumerate(keys):
         if key is None:
-            raise RecordsError(f"{config.path}, row {row}: the key is empty; every record needs a name of its own")
-        if first := seen.get(key):
+            raise RecordsError(f"{config.path}, {place(row)}: the key is empty; every record needs a name of its own")
+        if (first := seen.setdefault(key, row)) != row:
             raise RecordsError(
-                f"{config.path}: rows {first} and {row} have the same key {key!r}. "
+                f"{config.path}: {place(first)} and {place(row)} have the same key {key!r}. "
                 "Keys must differ; name another column with key = '...' under [dataset] of the run file, or drop a row."
             )
-        seen[key] = row
 
 
 def _refuse_missing_labels(
-    keys: Sequence[str], labels: Sequence[str | None], splits: Sequence[str | None], roles: Roles
+    keys: Sequence[str],
+    labels: Sequence[str | None],
+    splits: Sequence[str | None],
+    roles: Roles,
+    place: Callable[[int], str],
 ) -> None:
     needing = {value: role for role in ("train", "query") for value in roles[role]}
-    for row, (key, label, split) in enumerate(zip(keys, labels, splits, strict=True), 1):
+    for row, (key, label, split) in enumerate(zip(keys, labels, splits, strict=True)):
         if label is None and split in needing:
             raise RecordsError(
-                f"row {row} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
+                f"{place(row)} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
                 "Only gallery images may lack one: label it, or move it to a split of its own."
             )
 
 
-def _refuse_missing_files(keys: Sequence[str], uris: Sequence[str], digests: Sequence[bytes | None]) -> None:
-    unread = (row for row, digest in enumerate(digests) if digest is None)
-    absent = [row for row in unread if not os.path.lexists(uris[row])]
-    if absent:
-        first = absent[0]
-        raise RecordsError(
-            f"row {first + 1} (key {keys[first]!r}) names {uris[first]}, which does not exist"
-            + (f"; so do {len(absent) - 1:,} rows more" if len(absent) > 1 else "")
-            + ". Correct the table (image paths are relative to root, by default the table's folder), "
-            "or set missing_images = 'record' under [dataset] of the run file to list such images as failed and go on."
-        )
+def _refuse_missing_images(
+    missing: Sequence[int],
+    keys: Sequence[str],
+    uris: Sequence[str],
+    found: Sequence[FileDigest],
+    place: Callable[[int], str],
+) -> None:
+    first, more = missing[0], len(missing) - 1
+    path = parse_source(uris[first]).path
+    if os.path.lexists(path):
+        what = f"has no image: {found[first].error}" + (f"; nor have {more:,} rows more" if more else "")
+        mend = "Mend or drop it"
+    else:
+        what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")
+        mend = "Correct the table (image paths are relative to root, by default the table's folder)"
+    raise RecordsError(
+        f"{place(first)} (key {keys[first]!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] of the "
+        "run file to list such images as failed and go on."
+    )

@@ -18,7 +18,8 @@ PUBLIC = {
         "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.datasets": [
-        "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_table",
+        "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_parquet", "read_table",
+        "read_webdataset",
     ],
     "stages.extraction": [
         "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Filled", "OpenClipConfig",
