@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from stages.datasets.benchmarks import BENCHMARKS
 from stages.datasets.config import DatasetConfig, Source
 from stages.datasets.drawn import read_drawn
 from stages.datasets.folder import read_folder
@@ -17,6 +18,7 @@ READERS: Mapping[str, Callable[[DatasetConfig], Source]] = {
     "drawn": read_drawn,
     "folder": read_folder,
     "table": read_table,
+    **BENCHMARKS,
 }
 
 __all__ = ["READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_table"]
