@@ -281,12 +281,16 @@ def test_products10k_searches_for_test_images_among_those_of_training(tmp_path: 
 
 @pytest.mark.parametrize("top", ["all/", ""])
 def test_rp2k_is_a_folder_a_product(tmp_path: Path, top: str) -> None:
-    put(tmp_path, *(f"{top}{name}" for name in ("train/加多宝/0.jpg", "test/加多宝/1.jpg", "test/加多宝/2.jpg")))
+    put(
+        tmp_path,
+        "artifacts/sheet.jpg",
+        *(f"{top}{name}" for name in ("train/加多宝/0.jpg", "test/加多宝/1.jpg", "test/加多宝/2.jpg")),
+    )
     records = read("rp2k", tmp_path)
     assert rows(records, tmp_path) == [
+        ("train/加多宝/0.jpg", "加多宝", "train", f"{top}train/加多宝/0.jpg"),
         ("test/加多宝/1.jpg", "加多宝", "test", f"{top}test/加多宝/1.jpg"),
         ("test/加多宝/2.jpg", "加多宝", "test", f"{top}test/加多宝/2.jpg"),
-        ("train/加多宝/0.jpg", "加多宝", "train", f"{top}train/加多宝/0.jpg"),
     ]
     tested = ["test/加多宝/1.jpg", "test/加多宝/2.jpg"]
     assert parts(records) == {"train": ["train/加多宝/0.jpg"], "query": tested, "gallery": tested}

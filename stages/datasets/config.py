@@ -37,7 +37,7 @@ class DatasetConfig:
             from the seed whatever columns there are. For folders: ``folder`` takes the first level of folders.
         train: a value of the split column, or several; likewise the next three.
         validation: what the epoch is chosen on, by leave-one-out.
-        query: what searches. Left out together with ``gallery``: splits are made from the seed.
+        query: what searches. Left out together with ``gallery``: splits are made from the seed, or are a benchmark's.
         gallery: what is searched. The same as ``query``: leave-one-out.
         queries_per_class: for splits made from the seed, images of a class that search; the rest is gallery.
         validation_share: for splits made from the seed, the share of classes for validation.

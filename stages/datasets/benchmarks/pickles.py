@@ -6,6 +6,7 @@ need are given here; every other one is refused.
 
 from __future__ import annotations
 
+import codecs
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,15 @@ import numpy as np
 
 from cache.errors import RecordsError
 
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
-_SCALAR: Any = np.float64(0).__reduce__()[0]
-_ENCODE: Any = b"\xff".__reduce_ex__(2)[0]  # what bytes become in the older protocols
-
+_CORES = ("numpy.core", "numpy._core")  # its name before numpy 2, and since
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _ENCODE,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _RECONSTRUCT for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
-    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+    ("_codecs", "encode"): codecs.encode,  # what bytes become in the older protocols
+    **{(f"{core}.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0] for core in _CORES},
+    **{(f"{core}.multiarray", "scalar"): np.float64(0).__reduce__()[0] for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0] for core in _CORES},
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (bytes, set, frozenset)},
 }
 
 

@@ -38,17 +38,17 @@ def as_source(config: DatasetConfig, rows: Iterable[Row], roles: Roles) -> Sourc
     With ``split = "class-disjoint"`` the benchmark's own splits are dropped. Raises RecordsError where there is no
     row, and for an attribute in ``config`` that the benchmark has not.
     """
-    names = ("key", "uri", "label", "split", "domain")
-    columns: dict[str, list[str | None]] = {name: [] for name in names}
+    columns: dict[str, list[str | None]] = {name: [] for name in ("key", "uri", "label", "split", "domain")}
     attributes: dict[str, list[str | None]] = {}
     count = 0
-    for row in rows:
-        for name in names:
-            columns[name].append(getattr(row, name))
-        for name in row.attributes:
-            attributes.setdefault(name, [None] * count)
+    for *cells, told in rows:
+        for values, cell in zip(columns.values(), cells, strict=True):
+            values.append(cell)
+        for name in told:
+            if name not in attributes:
+                attributes[name] = [None] * count
         for name, values in attributes.items():
-            values.append(row.attributes.get(name))
+            values.append(told.get(name))
         count += 1
     if not count:
         raise RecordsError(f"{config.path} lists no image; the files of {config.kind!r} there are empty")

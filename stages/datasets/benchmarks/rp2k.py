@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from stages.datasets.benchmarks.layout import Layout
-from stages.datasets.benchmarks.rows import LEAVE_ONE_OUT
-from stages.datasets.config import CLASS_DISJOINT, DatasetConfig, Source
+from stages.datasets.benchmarks.rows import LEAVE_ONE_OUT, Row, as_source
+from stages.datasets.config import DatasetConfig, Source
 from stages.datasets.folder import read_folder
 
 
@@ -22,9 +23,13 @@ def read_rp2k(config: DatasetConfig) -> Source:
     A label is the product's folder. The products of both folders are the same; to test on unseen ones take
     split = "class-disjoint", or the splits of ``uned``.
     """
+    return as_source(config, _rows(config), LEAVE_ONE_OUT)
+
+
+def _rows(config: DatasetConfig) -> Iterator[Row]:
     layout = Layout.of(config, "RP2K", "Pinlan Data Technology")
-    root = layout.folder("all/train", "rp2k_dataset/all/train", "train").parent
-    layout.folder(str((root / "test").relative_to(layout.root)))
-    source = read_folder(replace(config, kind="folder", path=str(root), split="folder"))
-    own = config.split != CLASS_DISJOINT
-    return Source(source.table, own, LEAVE_ONE_OUT if own else None)
+    for split in ("train", "test"):
+        folder = layout.folder(f"all/{split}", f"rp2k_dataset/all/{split}", split)
+        table = read_folder(replace(config, kind="folder", path=str(folder), split=None)).table
+        for key, uri, label in zip(*(table[name].to_pylist() for name in ("key", "uri", "label")), strict=True):
+            yield Row(f"{split}/{key}", uri, label, split)
