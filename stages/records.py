@@ -176,7 +176,7 @@ def read_records(
         table = table.set_column(table.column_names.index("split"), "split", pa.array(made_splits, pa.string()))
     splits = table["split"].to_pylist()
     try:
-        roles = named_roles(config, splits, keys)
+        roles = named_roles(config, splits, keys, source.roles)
         _refuse_missing_labels(keys, labels, splits, roles, place)
     except RecordsError as error:
         raise RecordsError(f"{config.path}: {error}") from None
