@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cache.errors import MissingRowsError, RecordsError
 from cache.store import FeatureStore
 from stages.datasets import READERS, DatasetConfig
 from stages.datasets.config import Names
+from stages.joined import Part, check_names, join
 from stages.splits import ROLES, Roles, class_disjoint_splits, named_roles
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
@@ -142,54 +144,89 @@ class Records:
 
 
 def read_records(
-    dataset: DatasetConfig | Path | str,
+    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str,
     *,
     label: Names | None = None,
     seed: int = 0,
     digests: DigestCache | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Records:
-    """Read a dataset: a :class:`DatasetConfig`, or the path of a folder or table.
+    """Read a dataset: a :class:`DatasetConfig`, several to be joined, or the path of a folder or table.
 
     Args:
-        dataset: what to read. A path takes the defaults of :class:`DatasetConfig`.
+        dataset: what to read. A path takes the defaults of :class:`DatasetConfig`. Several are joined as
+            :mod:`stages.joined` says, each with the splits and roles that it has alone.
         label: with a path, the label column or columns.
-        seed: makes the splits where the dataset has none.
+        seed: makes the splits where a dataset has none.
         digests: remembers the digests of unchanged files; by default every file is read.
         on_progress: hears how many files have their digest.
 
     Raises:
         RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
-            split; the message names the row.
+            split; the message names the row, and the dataset where that has a name.
+        ValueError: several datasets of which two have the same name, or one has none.
     """
-    config = dataset if isinstance(dataset, DatasetConfig) else _config_of(Path(dataset), label)
-    source = READERS[config.kind](config)
-    table, made = source.table, not source.has_split
-    keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
-    _refuse_bad_keys(config, keys)
-    if made and config.query is not None:
-        raise RecordsError(f"query and gallery name splits, but {config.path} has no split column; set split = ...")
-    if made:
-        made_splits = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
-        table = table.set_column(table.column_names.index("split"), "split", pa.array(made_splits, pa.string()))
-    splits = table["split"].to_pylist()
-    try:
-        roles = named_roles(config, splits, keys)
-        _refuse_missing_labels(keys, labels, splits, roles)
-    except RecordsError as error:
-        raise RecordsError(f"{config.path}: {error}") from None
+    configs = _configs(dataset, label)
+    check_names(configs)
+    parts = [_read_part(config, seed) for config in configs]
+    table, roles = parts[0] if len(parts) == 1 else join(parts, [str(config.name) for config in configs])
     uris = table["uri"].to_pylist()
     found = (digests or DigestCache()).digests(uris, on_progress=on_progress)
-    if config.missing_images == "refuse":
-        _refuse_missing_files(keys, uris, [entry.digest for entry in found])
+    first = 0
+    for config, part in zip(configs, parts, strict=True):
+        rows = slice(first, first + part.table.num_rows)
+        first = rows.stop
+        if config.missing_images == "refuse":
+            with _naming(config):
+                keys = part.table["key"].to_pylist()
+                _refuse_missing_files(keys, uris[rows], [entry.digest for entry in found[rows]])
     table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
     table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     return Records(table.select(names).combine_chunks(), roles)
 
 
-def _config_of(path: Path, label: Names | None) -> DatasetConfig:
-    return DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label)
+def _configs(
+    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str, label: Names | None
+) -> tuple[DatasetConfig, ...]:
+    if isinstance(dataset, DatasetConfig):
+        return (dataset,)
+    if isinstance(dataset, (Path, str)):
+        path = Path(dataset)
+        return (DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label),)
+    return tuple(dataset)
+
+
+def _read_part(config: DatasetConfig, seed: int) -> Part:
+    """One dataset with the split of every row, and its roles."""
+    with _naming(config):
+        source = READERS[config.kind](config)
+        table = source.table
+        keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
+        _refuse_bad_keys(config, keys)
+        if not source.has_split and config.query is not None:
+            raise RecordsError(f"query and gallery name splits, but {config.path} has no split column; set split = ...")
+        if not source.has_split:
+            made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
+            table = table.set_column(table.column_names.index("split"), "split", pa.array(made, pa.string()))
+        splits = table["split"].to_pylist()
+        try:
+            roles = named_roles(config, splits, keys)
+            _refuse_missing_labels(keys, labels, splits, roles)
+        except RecordsError as error:
+            raise RecordsError(f"{config.path}: {error}") from None
+        return Part(table, roles)
+
+
+@contextmanager
+def _naming(config: DatasetConfig) -> Iterator[None]:
+    """Begin the message of a RecordsError with the name of the dataset, where it has one."""
+    try:
+        yield
+    except RecordsError as error:
+        if config.name is None:
+            raise
+        raise RecordsError(f"dataset {config.name!r}: {error}") from None
 
 
 def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ class DatasetConfig:
         kind: ``folder`` (a folder a class), ``table``, or ``drawn`` (the demo's catalogue, drawn if need be).
         label: the column that names the instance or class, or several, joined by ``/``. A folder's label is its
             path below ``path``.
+        name: what this dataset is called where several are joined; there every dataset needs one.
         image: the column with the image's path, relative to ``root``.
         root: what image paths are relative to; by default the table's folder.
         key: the column with each row's stable name; by default ``key`` where there is one, else the image's path.
@@ -29,7 +31,8 @@ class DatasetConfig:
             from the seed whatever columns there are. For folders: ``folder`` takes the first level of folders.
         train: a value of the split column, or several; likewise the next three.
         validation: what the epoch is chosen on, by leave-one-out.
-        query: what searches. Left out together with ``gallery``: splits are made from the seed.
+        query: what searches. Left out together with ``gallery``: splits are made from the seed. An empty list:
+            nothing of this dataset does, which only trains, or is only searched.
         gallery: what is searched. The same as ``query``: leave-one-out.
         queries_per_class: for splits made from the seed, images of a class that search; the rest is gallery.
         validation_share: for splits made from the seed, the share of classes for validation.
@@ -40,6 +43,7 @@ class DatasetConfig:
     path: str
     kind: Literal["drawn", "folder", "table"] = "table"
     label: Names | None = None
+    name: str | None = None
     image: str = "path"
     root: str | None = None
     key: str | None = None
@@ -59,6 +63,8 @@ class DatasetConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
+            raise ValueError(f"a dataset's name is made of letters, digits and . _ -, got {self.name!r}")
         if (self.query is None) != (self.gallery is None):
             raise ValueError("query and gallery are named together, or both left out (splits are made from the seed)")
         if self.query is None and (self.train is not None or self.validation is not None):
