@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
@@ -96,6 +97,7 @@ class RunConfig:
     heads: tuple[HeadRun, ...] = ()
     extraction: ExtractionConfig = ExtractionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    curate: CurateConfig = CurateConfig()
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

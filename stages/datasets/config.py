@@ -21,7 +21,7 @@ class DatasetConfig:
         label: the column that names the instance or class, or several, joined by ``/``. A folder's label is its
             path below ``path``.
         name: what this dataset is called where several are joined; there every dataset needs one.
-        image: the column with the image's path, relative to ``root``.
+        image: the column with the image's path, relative to ``root``, or another URI of :mod:`cache.source`.
         root: what image paths are relative to; by default the table's folder.
         key: the column with each row's stable name; by default ``key`` where there is one, else the image's path.
         domain: the column with the domain; by default ``domain`` where there is one.
