@@ -146,6 +146,20 @@ def init(
 
 
 @app.command()
+def curate(
+    run_file: RunFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .csv, .tsv, .parquet or .jsonl.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a table that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a compact table of training images without duplicates, and say what was dropped and why."""
+    from pipeline.curate import curate_table
+
+    curate_table(run_file, output, force=force, json=json, quiet=quiet)
+
+
+@app.command()
 def search(
     run_file: RunFile,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],

@@ -48,7 +48,7 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
     digests = DigestCache(Path(config.artifacts) / "digests.sqlite")
     with display.bar("reading records", "files") as update:
         records = read_records(
-            config.dataset, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
+            config.datasets, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
         )
     counts = records.counts()
     display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))

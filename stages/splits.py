@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig
 from stages.datasets.config import CLASS_DISJOINT, as_names
+from stages.lot import lot
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 Roles = Mapping[str, tuple[str, ...]]
@@ -87,12 +87,12 @@ def class_disjoint_splits(
     for domain in sorted({domain for domain, _ in classes}):
         drawn = sorted(
             (name for (of, name), rows in classes.items() if of == domain and len(rows) > 1),
-            key=lambda name: _draw(seed, domain, name),
+            key=lambda name: lot(seed, domain, name),
         )
         tested = round(len(drawn) * config.test_share)
         validated = round(len(drawn) * config.validation_share)
         for position, name in enumerate(drawn):
-            rows = sorted(classes[domain, name], key=lambda row: _draw(seed, keys[row]))
+            rows = sorted(classes[domain, name], key=lambda row: lot(seed, keys[row]))
             if position >= tested + validated:
                 names = ["train"] * len(rows)
             else:
@@ -102,10 +102,6 @@ def class_disjoint_splits(
             for row, split in zip(rows, names, strict=True):
                 splits[row] = split
     return splits
-
-
-def _draw(seed: int, *names: str) -> bytes:
-    return hashlib.sha256("\0".join((str(seed), *names)).encode("utf-8", "surrogateescape")).digest()
 
 
 def _listed(found: Counter[str]) -> str:

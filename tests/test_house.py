@@ -17,6 +17,7 @@ PUBLIC = {
         "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Identity", "ImageSource",
         "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
     ],
+    "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
         "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_parquet", "read_table",
         "read_webdataset",
@@ -48,6 +49,7 @@ FLAGS = {
     "inspect": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
+    "curate": {"--force", "--json", "--output", "--quiet"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 
@@ -73,7 +75,7 @@ def test_the_commands_and_their_flags_are_these() -> None:
     assert found == FLAGS
 
 
-@pytest.mark.parametrize("package", ["cache", "stages.records", "stages.retrieval"])
+@pytest.mark.parametrize("package", ["cache", "stages.curation", "stages.records", "stages.retrieval"])
 def test_this_loads_without_torch(package: str) -> None:
     script = f"import sys, {package}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

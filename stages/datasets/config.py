@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, NamedTuple, get_args
@@ -30,8 +31,10 @@ class DatasetConfig:
         label: the column that names the instance or class, or several, joined by ``/``. A folder's label is its
             path below ``path``. What is a column in a table is a field of a sample's json in a ``webdataset``, where
             ``cls`` and ``txt`` are the text of the member with that extension.
-        image: the column with the image's path, relative to ``root``; by default ``path``. Of ``parquet``: the
-            column with its bytes, by default ``image``. Of ``webdataset``: its extension, by default any image's.
+        name: what this dataset is called where several are joined; there every dataset needs one.
+        image: the column with the image's path, relative to ``root``, or another URI of :mod:`cache.source`; by
+            default ``path``. Of ``parquet``: the column with its bytes, by default ``image``. Of ``webdataset``: its
+            extension, by default any image's.
         root: what image paths are relative to; by default the table's folder.
         key: the column with each row's stable name; by default ``key`` where there is one, else the image's path. By
             default ``SHARD/SAMPLE`` of a ``webdataset``; of ``parquet`` the path kept with the image where these
@@ -46,6 +49,7 @@ class DatasetConfig:
         train: a value of the split column, or several; likewise the next three.
         validation: what the epoch is chosen on, by leave-one-out.
         query: what searches. Left out together with ``gallery``: splits are made from the seed, or are a benchmark's.
+            An empty list: nothing of this dataset does, which only trains, or is only searched.
         gallery: what is searched. The same as ``query``: leave-one-out.
         queries_per_class: for splits made from the seed, images of a class that search; the rest is gallery.
         validation_share: for splits made from the seed, the share of classes for validation.
@@ -58,6 +62,7 @@ class DatasetConfig:
     path: str
     kind: Literal["drawn", "folder", "parquet", "table", "webdataset", Benchmark] = "table"
     label: Names | None = None
+    name: str | None = None
     image: str | None = None
     root: str | None = None
     key: str | None = None
@@ -78,6 +83,8 @@ class DatasetConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
+            raise ValueError(f"a dataset's name is made of letters, digits and . _ -, got {self.name!r}")
         if (self.query is None) != (self.gallery is None):
             raise ValueError("query and gallery are named together, or both left out (splits are made from the seed)")
         if self.query is None and (self.train is not None or self.validation is not None):
