@@ -73,7 +73,7 @@ def test_a_run_file_needs_only_the_kind_and_the_path(tmp_path: Path) -> None:
 
 def test_every_benchmark_that_a_run_file_may_name_has_a_reader() -> None:
     assert sorted(BENCHMARKS) == sorted(get_args(Benchmark))
-    assert set(READERS) == {"drawn", "folder", "table", *BENCHMARKS}
+    assert set(READERS) == {"drawn", "folder", "parquet", "table", "webdataset", *BENCHMARKS}
     with pytest.raises(ConfigError, match=r"dataset\.kind: must be .*'sop'.*, got 'sopp'"):
         parse_config('artifacts = "a"\n[dataset]\nkind = "sopp"\npath = "x"\n[[backbones]]\nkind = "pca"\n')
 

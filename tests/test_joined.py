@@ -125,7 +125,7 @@ def test_an_image_of_two_datasets_is_one_row_and_is_counted(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"key": "b"}, r"dataset 'hats': .*hats/t\.csv: rows 1 and 2 have the same key 'b'"),
+        ({"key": "b"}, r"dataset 'hats': .*hats/t\.csv: row 1 and row 2 have the same key 'b'"),
         ({"path": "gone.png"}, r"dataset 'hats': row 1 \(key 'a'\) names .*gone\.png, which does not exist"),
         ({"split": "test", "label": ""}, r"dataset 'hats': .* row 1 \(key 'a'\) is in train \(split 'test'\)"),
     ],
