@@ -170,7 +170,10 @@ def read_records(
     place = _places(table)
     _refuse_bad_keys(config, keys, place)
     if made and config.query is not None:
-        raise RecordsError(f"query and gallery name splits, but {config.path} has no split column; set split = ...")
+        by_file = ", or split = 'file' for the names of its files" if config.kind in ("parquet", "webdataset") else ""
+        raise RecordsError(
+            f"query and gallery name splits, but {config.path} has no split column; set split = ...{by_file}"
+        )
     if made:
         made_splits = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
         table = table.set_column(table.column_names.index("split"), "split", pa.array(made_splits, pa.string()))
@@ -181,7 +184,10 @@ def read_records(
     except RecordsError as error:
         raise RecordsError(f"{config.path}: {error}") from None
     uris = table["uri"].to_pylist()
-    problems = table["problem"].to_pylist() if "problem" in table.column_names else [None] * len(uris)
+    problems: list[str | None] = [None] * len(uris)
+    if "problem" in table.column_names:
+        problems = table["problem"].to_pylist()
+        table = table.drop_columns("problem")
     found = _digests(uris, problems, digests or DigestCache(), on_progress)
     if config.missing_images == "refuse":
         missing = [row for row, entry in enumerate(found) if not entry.digest and _is_missing(uris[row], problems[row])]
