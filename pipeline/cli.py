@@ -30,7 +30,9 @@ RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a processor.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute images that failed before again.")]
 MaxFailures = Annotated[
@@ -49,10 +51,27 @@ def _options(
 
 
 @app.command()
+def plan(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what `extract` would compute: images, bytes, and the time by a timed sample. Writes no feature."""
+    from pipeline import commands
+    from pipeline.extraction import Hardware
+
+    commands.plan(run_file, Hardware(device, batch_size, workers, retry_failed), json=json, quiet=quiet)
+
+
+@app.command()
 def extract(
     run_file: RunFile,
     device: Device = "cpu",
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     retry_failed: Retry = False,
     max_failures: MaxFailures = None,
@@ -61,7 +80,7 @@ def extract(
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
     from pipeline import commands
-    from pipeline.run import Hardware
+    from pipeline.extraction import Hardware
 
     commands.extract(
         run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet
@@ -88,7 +107,7 @@ def score(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
 def run(
     run_file: RunFile,
     device: Device = "cpu",
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     retry_failed: Retry = False,
     max_failures: MaxFailures = None,
@@ -97,7 +116,7 @@ def run(
 ) -> None:
     """All three stages: extract, train-heads, score."""
     from pipeline import commands
-    from pipeline.run import Hardware
+    from pipeline.extraction import Hardware
 
     commands.run(run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet)
 
@@ -124,6 +143,20 @@ def init(
     from pipeline.init import init
 
     init(images, output, force=force)
+
+
+@app.command()
+def curate(
+    run_file: RunFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .csv, .tsv, .parquet or .jsonl.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a table that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a compact table of training images without duplicates, and say what was dropped and why."""
+    from pipeline.curate import curate_table
+
+    curate_table(run_file, output, force=force, json=json, quiet=quiet)
 
 
 @app.command()

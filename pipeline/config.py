@@ -11,15 +11,24 @@ import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
+from stages.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
 from stages.training import HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
+
+# [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out.
+_ONE, _SEVERAL = "one dataset", "several datasets"
+Datasets = Annotated[
+    Annotated[DatasetConfig, Tag(_ONE)] | Annotated[tuple[DatasetConfig, ...], Tag(_SEVERAL)],
+    Discriminator(lambda value: _SEVERAL if isinstance(value, (list, tuple)) else _ONE),
+]
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
 _PATHS = {"path", "root", "weights", "artifacts"}
@@ -80,14 +89,15 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run file."""
+    """A whole run file. ``dataset`` is one, or several that are joined."""
 
     artifacts: str
-    dataset: DatasetConfig
+    dataset: Datasets
     backbones: tuple[BackboneConfig, ...]
     heads: tuple[HeadRun, ...] = ()
     extraction: ExtractionConfig = ExtractionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    curate: CurateConfig = CurateConfig()
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -97,22 +107,30 @@ class RunConfig:
             raise ValueError("a run needs at least one of [[backbones]]")
         if any(backbone in self.backbones[:at] for at, backbone in enumerate(self.backbones)):
             raise ValueError("two of [[backbones]] are the same; drop one")
+        check_names(self.datasets)
         learns = bool(self.heads) or any(isinstance(backbone, PcaConfig) for backbone in self.backbones)
-        if learns and self.dataset.query is not None and self.dataset.train is None:
+        if learns and all(dataset.query is not None and not dataset.train for dataset in self.datasets):
             raise ValueError("heads and pca learn from train: name its values of the split column, dataset.train = ...")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
         if not self.artifacts:
             raise ValueError("artifacts names the folder for everything that is made; it is empty")
-        inside, images = Path(self.artifacts).resolve(), Path(self.dataset.path).resolve()
-        if self.dataset.kind in ("folder", "parquet", "webdataset") and inside.is_relative_to(images):
-            raise ValueError(
-                f"artifacts ({self.artifacts}) lies in the folder of images ({self.dataset.path}): pictures made there "
-                "would become records. Name a folder outside."
-            )
+        inside = Path(self.artifacts).resolve()
+        for dataset in self.datasets:
+            inside_images = inside.is_relative_to(Path(dataset.path).resolve())
+            if dataset.kind in ("folder", "parquet", "webdataset") and inside_images:
+                raise ValueError(
+                    f"artifacts ({self.artifacts}) lies in the folder of images ({dataset.path}): pictures made there "
+                    "would become records. Name a folder outside."
+                )
         names = [head.name for head in self.heads]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
+
+    @property
+    def datasets(self) -> tuple[DatasetConfig, ...]:
+        """The dataset, or all of several, in the order of the file."""
+        return (self.dataset,) if isinstance(self.dataset, DatasetConfig) else self.dataset
 
 
 def read_config(path: Path | str) -> RunConfig:
@@ -182,7 +200,8 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
     path = ""
     here: Any = raw
     for part in details["loc"]:
-        is_tag = isinstance(here, dict) and part not in here and here.get("kind") == part  # of a union, not a key
+        of_union = isinstance(here, dict) and part not in here and here.get("kind") == part
+        is_tag = of_union or part in (_ONE, _SEVERAL)  # not a key
         if isinstance(part, int):
             path += f"[{part}]"
         elif part != "head" and not is_tag:

@@ -15,18 +15,18 @@ import typer
 from pipeline import commands
 from pipeline import run as stages_of
 from pipeline.config import RunConfig, parse_config
+from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import Hardware
 
 
 def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
     """Run the preset in ``artifacts``, print its table, and say where its picture is and what to type next."""
     started, display = time.monotonic(), Display(quiet=quiet)
     config = demo_config(artifacts)
-    if not Path(config.dataset.path, "labels.csv").exists():
+    if not (artifacts / "catalogue/labels.csv").exists():
         display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
     records = stages_of.read_dataset(config, display)
-    computed = stages_of.extract_features(config, records, Hardware(), display)
+    computed = extract_features(config, records, Hardware(), display)
     vectors = stages_of.find_vectors(config, records, display, train=True)
     rows = stages_of.score(config, "demo", records, vectors, display)
     commands.print_result(rows, json=json)
@@ -41,7 +41,8 @@ def demo_config(artifacts: Path) -> RunConfig:
     """The preset, with everything it makes below ``artifacts``."""
     text = files("pipeline").joinpath("presets/demo.toml").read_text(encoding="utf-8")
     config = parse_config(text, "presets/demo.toml")
-    return replace(config, artifacts=str(artifacts), dataset=replace(config.dataset, path=str(artifacts / "catalogue")))
+    (dataset,) = config.datasets
+    return replace(config, artifacts=str(artifacts), dataset=replace(dataset, path=str(artifacts / "catalogue")))
 
 
 def _command() -> str:

@@ -63,10 +63,10 @@ def _embed(
     config: RunConfig, images: list[str], found: Vectors, records: Records, display: Display
 ) -> npt.NDArray[np.float32]:
     wanted = config.backbones[0]
-    backbone = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
+    backbone, *_ = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
     try:
         batch = np.stack([backbone.preprocess(decode(of.read(), box=of.box)) for of in map(parse_source, images)])
     except (OSError, DecodeError) as error:
         raise RecordsError(f"an image to search for cannot be read: {error}") from error
-    features = backbone.forward(batch)
+    features = backbone.features(batch)
     return unit_length(features if found.trained is None else found.trained(features))

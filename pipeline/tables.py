@@ -50,13 +50,17 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
         first = cells[metrics[0]]
         names = [backbone, head, *([domain] if by_domain else [])]
         table.append([*names, *numbers, f"{first.queries:,}", f"{first.gallery:,}"])
+    lines_of_text = aligned(table, texts=3 if by_domain else 2)
+    return "\n".join([*lines_of_text, "± half of the 95 % interval over queries; * the best of its backbone"])
+
+
+def aligned(table: Sequence[Sequence[str]], *, texts: int) -> list[str]:
+    """A line for each row of cells, the first ``texts`` columns flush left and the others right."""
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    texts = 3 if by_domain else 2
-    aligned = [
+    return [
         "  ".join(
             cell.ljust(width) if column < texts else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in table
     ]
-    return "\n".join([*aligned, "± half of the 95 % interval over queries; * the best of its backbone"])

@@ -6,7 +6,6 @@ changes here (labels, splits, file names) computes a feature again.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.digests import DigestCache, FileDigest
-from cache.errors import MissingRowsError, RecordsError
-from cache.source import parse_source
+from cache.digests import DigestCache
+from cache.errors import MissingRowsError
 from cache.store import FeatureStore
-from stages.datasets import READERS, DatasetConfig
+from stages.datasets import DatasetConfig
 from stages.datasets.config import Names
-from stages.splits import ROLES, Roles, class_disjoint_splits, named_roles
+from stages.joined import check_names, join
+from stages.reading import digest_part, read_part
+from stages.splits import ROLES, Roles
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
 
@@ -143,136 +143,48 @@ class Records:
 
 
 def read_records(
-    dataset: DatasetConfig | Path | str,
+    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str,
     *,
     label: Names | None = None,
     seed: int = 0,
     digests: DigestCache | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Records:
-    """Read a dataset: a :class:`DatasetConfig`, or the path of a folder or table.
+    """Read a dataset: a :class:`DatasetConfig`, several to be joined, or the path of a folder or table.
 
     Args:
-        dataset: what to read. A path takes the defaults of :class:`DatasetConfig`.
+        dataset: what to read. A path takes the defaults of :class:`DatasetConfig`. Several are joined as
+            :mod:`stages.joined` says, each with the splits and roles that it has alone.
         label: with a path, the label column or columns.
-        seed: makes the splits where the dataset has none.
+        seed: makes the splits where a dataset has none.
         digests: remembers the digests of unchanged files; by default every file is read.
         on_progress: hears how many files have their digest.
 
     Raises:
-        RecordsError: a duplicate key, a missing label in train or query, an image that does not exist, an unknown
-            split; the message names the row.
+        RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
+            split; the message names the row, and the dataset where that has a name.
+        ValueError: several datasets of which two have the same name, or one has none.
     """
-    config = dataset if isinstance(dataset, DatasetConfig) else _config_of(Path(dataset), label)
-    source = READERS[config.kind](config)
-    table, made = source.table, not source.has_split
-    keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
-    place = _places(table)
-    _refuse_bad_keys(config, keys, place)
-    if made and config.query is not None:
-        by_file = ", or split = 'file' for the names of its files" if config.kind in ("parquet", "webdataset") else ""
-        raise RecordsError(
-            f"query and gallery name splits, but {config.path} has no split column; set split = ...{by_file}"
-        )
-    if made:
-        made_splits = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
-        table = table.set_column(table.column_names.index("split"), "split", pa.array(made_splits, pa.string()))
-    splits = table["split"].to_pylist()
-    try:
-        roles = named_roles(config, splits, keys)
-        _refuse_missing_labels(keys, labels, splits, roles, place)
-    except RecordsError as error:
-        raise RecordsError(f"{config.path}: {error}") from None
-    uris = table["uri"].to_pylist()
-    problems: list[str | None] = [None] * len(uris)
-    if "problem" in table.column_names:
-        problems = table["problem"].to_pylist()
+    configs = _configs(dataset, label)
+    check_names(configs)
+    parts = [read_part(config, seed) for config in configs]
+    found = [digest_part(part, digests or DigestCache(), on_progress) for part in parts]
+    table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
+    every = [entry for of_part in found for entry in of_part]
+    if "problem" in table.column_names:  # a reader's, which is in the digests by now
         table = table.drop_columns("problem")
-    found = _digests(uris, problems, digests or DigestCache(), on_progress)
-    if config.missing_images == "refuse":
-        missing = [row for row, entry in enumerate(found) if not entry.digest and _is_missing(uris[row], problems[row])]
-        if missing:
-            _refuse_missing_images(missing, keys, uris, found, place)
-    table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
-    table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
+    table = table.append_column("digest", pa.array([entry.digest for entry in every], pa.binary(32)))
+    table = table.append_column("problem", pa.array([entry.error for entry in every], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     return Records(table.select(names).combine_chunks(), roles)
 
 
-def _config_of(path: Path, label: Names | None) -> DatasetConfig:
-    return DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label)
-
-
-def _places(table: pa.Table) -> Callable[[int], str]:
-    """What messages call a row, by its position: as the reader says, or by its number from 1."""
-    if "place" in table.column_names:
-        return lambda row: str(table["place"][row])
-    return lambda row: f"row {row + 1}"
-
-
-def _digests(
-    uris: Sequence[str],
-    problems: Sequence[str | None],
-    digests: DigestCache,
-    on_progress: Callable[[int], None] | None,
-) -> list[FileDigest]:
-    """The digest of each image (N,), or why there is none: what the reader says, else what reading the image says."""
-    listed = [uri for uri, problem in zip(uris, problems, strict=True) if problem is None]
-    read = iter(digests.digests(listed, on_progress=on_progress))
-    return [next(read) if problem is None else FileDigest(None, problem) for problem in problems]
-
-
-def _is_missing(uri: str, problem: str | None) -> bool:
-    """Whether an image without a digest is not there, rather than there in a file of its own and not readable."""
-    source = parse_source(uri)
-    within = source.stretch is not None or source.cell is not None
-    return problem is not None or within or not os.path.lexists(source.path)
-
-
-def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None], place: Callable[[int], str]) -> None:
-    seen: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        if key is None:
-            raise RecordsError(f"{config.path}, {place(row)}: the key is empty; every record needs a name of its own")
-        if (first := seen.setdefault(key, row)) != row:
-            raise RecordsError(
-                f"{config.path}: {place(first)} and {place(row)} have the same key {key!r}. "
-                "Keys must differ; name another column with key = '...' under [dataset] of the run file, or drop a row."
-            )
-
-
-def _refuse_missing_labels(
-    keys: Sequence[str],
-    labels: Sequence[str | None],
-    splits: Sequence[str | None],
-    roles: Roles,
-    place: Callable[[int], str],
-) -> None:
-    needing = {value: role for role in ("train", "query") for value in roles[role]}
-    for row, (key, label, split) in enumerate(zip(keys, labels, splits, strict=True)):
-        if label is None and split in needing:
-            raise RecordsError(
-                f"{place(row)} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
-                "Only gallery images may lack one: label it, or move it to a split of its own."
-            )
-
-
-def _refuse_missing_images(
-    missing: Sequence[int],
-    keys: Sequence[str],
-    uris: Sequence[str],
-    found: Sequence[FileDigest],
-    place: Callable[[int], str],
-) -> None:
-    first, more = missing[0], len(missing) - 1
-    path = parse_source(uris[first]).path
-    if os.path.lexists(path):
-        what = f"has no image: {found[first].error}" + (f"; nor have {more:,} rows more" if more else "")
-        mend = "Mend or drop it"
-    else:
-        what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")
-        mend = "Correct the table (image paths are relative to root, by default the table's folder)"
-    raise RecordsError(
-        f"{place(first)} (key {keys[first]!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] of the "
-        "run file to list such images as failed and go on."
-    )
+def _configs(
+    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str, label: Names | None
+) -> tuple[DatasetConfig, ...]:
+    if isinstance(dataset, DatasetConfig):
+        return (dataset,)
+    if isinstance(dataset, (Path, str)):
+        path = Path(dataset)
+        return (DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label),)
+    return tuple(dataset)

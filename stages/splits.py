@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig
 from stages.datasets.config import CLASS_DISJOINT, as_names
+from stages.lot import lot
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 Roles = Mapping[str, tuple[str, ...]]
@@ -24,13 +24,17 @@ MADE: Roles = {
 }
 
 
-def named_roles(config: DatasetConfig, splits: Sequence[str | None], keys: Sequence[str]) -> Roles:
-    """The values of the split column (N,) that each role takes, as ``config`` names them.
+def named_roles(
+    config: DatasetConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
+) -> Roles:
+    """The values of the split column (N,) that each role takes, as ``config`` names them, or else as ``settled``.
 
     Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
     whose value is none of the standard ones.
     """
     found = Counter(split for split in splits if split is not None)
+    if config.query is None and settled is not None:
+        return {role: settled.get(role, ()) for role in ROLES}
     if config.query is None:
         known = {value for values in MADE.values() for value in values}
         for row, (key, split) in enumerate(zip(keys, splits, strict=True), 1):
@@ -83,12 +87,12 @@ def class_disjoint_splits(
     for domain in sorted({domain for domain, _ in classes}):
         drawn = sorted(
             (name for (of, name), rows in classes.items() if of == domain and len(rows) > 1),
-            key=lambda name: _draw(seed, domain, name),
+            key=lambda name: lot(seed, domain, name),
         )
         tested = round(len(drawn) * config.test_share)
         validated = round(len(drawn) * config.validation_share)
         for position, name in enumerate(drawn):
-            rows = sorted(classes[domain, name], key=lambda row: _draw(seed, keys[row]))
+            rows = sorted(classes[domain, name], key=lambda row: lot(seed, keys[row]))
             if position >= tested + validated:
                 names = ["train"] * len(rows)
             else:
@@ -98,10 +102,6 @@ def class_disjoint_splits(
             for row, split in zip(rows, names, strict=True):
                 splits[row] = split
     return splits
-
-
-def _draw(seed: int, *names: str) -> bytes:
-    return hashlib.sha256("\0".join((str(seed), *names)).encode("utf-8", "surrogateescape")).digest()
 
 
 def _listed(found: Counter[str]) -> str:

@@ -29,7 +29,7 @@ subcenters = 3
 
 def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None:
     config = parse_config(GOOD + '[[backbones]]\nkind = "pca"\n')
-    assert config.dataset.label == ("a", "b")
+    assert config.datasets[0].label == ("a", "b")
     assert config.backbones == (BundledConfig(name="efficientnet_lite0"), PcaConfig())
     (head,) = config.heads
     assert head.head == LinearHeadConfig(dim=32)
@@ -80,7 +80,7 @@ def test_two_heads_of_one_name_are_refused() -> None:
 def test_a_path_may_hold_two_variables_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERMAFROST_DATA", "/photos")
     config = parse_config(GOOD.replace('"labels.csv"', '"${PERMAFROST_DATA}/labels.csv"'))
-    assert config.dataset.path == "/photos/labels.csv"
+    assert config.datasets[0].path == "/photos/labels.csv"
     for other in ("${HOME}/labels.csv", "$PERMAFROST_DATA/labels.csv"):
         with pytest.raises(ConfigError, match="are the only variables that a path may hold"):
             parse_config(GOOD.replace('"labels.csv"', f'"{other}"'))
@@ -90,7 +90,7 @@ def test_a_path_may_hold_two_variables_and_no_other(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_dollar_outside_a_path_is_text() -> None:
-    assert parse_config(GOOD.replace('["a", "b"]', '"$price"')).dataset.label == "$price"
+    assert parse_config(GOOD.replace('["a", "b"]', '"$price"')).datasets[0].label == "$price"
 
 
 def test_a_run_file_that_does_not_exist_says_how_to_get_one(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ PUBLIC = {
         "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Identity", "ImageSource",
         "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
     ],
+    "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
         "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_parquet", "read_table",
         "read_webdataset",
     ],
     "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "DecodeError", "OpenClipConfig", "PcaBasis", "PcaConfig",
-        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "decode", "extract", "fit_pca_basis",
-        "load_backbone",
+        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Filled", "OpenClipConfig",
+        "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress", "TimmConfig",
+        "ViewsConfig", "decode", "extract", "extract_all", "fit_pca_basis", "load_backbone", "load_backbones",
+        "plan_extraction",
     ],
     "stages.training": [
         "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "LinearHeadConfig", "LossConfig",
@@ -38,6 +40,7 @@ PUBLIC = {
 
 FLAGS = {
     "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
+    "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
     "train-heads": {"--json", "--quiet"},
     "score": {"--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
@@ -46,6 +49,7 @@ FLAGS = {
     "inspect": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
+    "curate": {"--force", "--json", "--output", "--quiet"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 
@@ -71,7 +75,7 @@ def test_the_commands_and_their_flags_are_these() -> None:
     assert found == FLAGS
 
 
-@pytest.mark.parametrize("package", ["cache", "stages.records", "stages.retrieval"])
+@pytest.mark.parametrize("package", ["cache", "stages.curation", "stages.records", "stages.retrieval"])
 def test_this_loads_without_torch(package: str) -> None:
     script = f"import sys, {package}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

@@ -15,9 +15,9 @@ def test_a_folder_of_classes_gets_a_run_file_that_reads_it(tmp_path: Path, monke
     init(Path("shop"), Path("run.toml"), force=False)
     text = Path("run.toml").read_text()
     config = read_config("run.toml")
-    records = read_records(config.dataset)
+    records = read_records(config.datasets)
     assert config.artifacts == "artifacts/shop"
-    assert config.dataset.queries_per_class == 2  # 4 test classes of 10: a fifth of each searches
+    assert config.datasets[0].queries_per_class == 2  # 4 test classes of 10: a fifth of each searches
     assert len(records.split("query")) == 8
     assert "1 classes have one image" in text
     assert "ViT-B-16-SigLIP2" in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from stages.datasets.benchmarks import BENCHMARKS
 from stages.datasets.config import DatasetConfig, Source
 from stages.datasets.drawn import read_drawn
 from stages.datasets.folder import read_folder
@@ -21,6 +22,7 @@ READERS: Mapping[str, Callable[[DatasetConfig], Source]] = {
     "parquet": read_parquet,
     "table": read_table,
     "webdataset": read_webdataset,
+    **BENCHMARKS,
 }
 
 __all__ = [

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from cache import parse_source
 from cache.errors import RecordsError
-from cache.source import ImageSource
 from stages.datasets.columns import as_text, joined, refuse_absent, scalar
 from stages.datasets.config import CLASS_DISJOINT, DatasetConfig, Source, as_names
 
@@ -36,7 +36,7 @@ def read_table(config: DatasetConfig) -> Source:
             raise RecordsError(f"{path}, row {row}: the column {image_column!r}, which names the image, is empty")
     columns = {
         "key": table[key],
-        "uri": pa.array([ImageSource(os.path.normpath(root / image)).uri for image in images], pa.string()),
+        "uri": pa.array([_below(root, image) for image in images], pa.string()),
         "label": joined(table, labels),
         "domain": table[domain] if domain else pa.nulls(len(table), pa.string()),
         "split": table[split] if split else pa.nulls(len(table), pa.string()),
@@ -44,6 +44,12 @@ def read_table(config: DatasetConfig) -> Source:
     }
     attributes = {f"attributes.{name}": table[name] for name in config.attributes}
     return Source(pa.table(columns | attributes), split is not None)
+
+
+def _below(root: Path, image: str) -> str:
+    """The URI ``image`` with its path seen from ``root``."""
+    source = parse_source(image)
+    return source._replace(path=os.path.normpath(root / source.path)).uri
 
 
 def read_columns(path: Path) -> pa.Table:

@@ -1,0 +1,51 @@
+"""How a run file describes the training table that ``curate`` makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class CurateConfig:
+    """The ``[curate]`` of a run file: which training images make a compact, clean training table.
+
+    Attributes:
+        domains: the domains to take; by default all.
+        min_images: a class with fewer images, once duplicates are gone, is dropped.
+        max_images: images to draw of a class that has more; by default all.
+        classes_per_domain: classes to draw of a domain that has more: one number for every domain, or a table from
+            domain to number, where a domain that is not in it keeps all. By default all.
+        near_duplicate: two images whose features have this cosine similarity or more are taken for one. By default
+            only byte-identical copies are, and no feature is read.
+        seed: draws the classes and the images.
+    """
+
+    domains: tuple[str, ...] = ()
+    min_images: int = 3
+    max_images: int | None = None
+    classes_per_domain: int | dict[str, int] | None = None
+    near_duplicate: float | None = None
+    seed: int = 0
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.min_images < 1:
+            raise ValueError(f"min_images must be at least 1, got {self.min_images}")
+        if self.max_images is not None and self.max_images < self.min_images:
+            raise ValueError(
+                f"max_images is the most that a class keeps, so at least min_images; got {self.max_images} "
+                f"and {self.min_images}"
+            )
+        limits = self.classes_per_domain
+        for limit in limits.values() if isinstance(limits, dict) else [limits]:
+            if limit is not None and limit < 1:
+                raise ValueError(
+                    f"classes_per_domain must be at least 1, got {limit}; to leave a domain out, list the others in "
+                    "domains"
+                )
+        if self.near_duplicate is not None and not 0 < self.near_duplicate <= 1:
+            raise ValueError(f"near_duplicate is a cosine similarity in (0, 1], got {self.near_duplicate}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")

@@ -1,0 +1,54 @@
+"""Writing a table that :mod:`stages.datasets.table` reads: csv, tsv, parquet or jsonl, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.atomic import replace_bytes
+from cache.errors import RecordsError
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write the columns of ``table`` to ``path``, in the format that its name ends in; nulls are empty cells."""
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise RecordsError(f"{path} names no kind of table: the name must end in {', '.join(WRITERS)}")
+    replace_bytes(path, writer(table))
+
+
+def _csv(table: pa.Table, delimiter: str = ",") -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(table.column_names)
+    writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return text.getvalue().encode("utf-8")
+
+
+def _tsv(table: pa.Table) -> bytes:
+    return _csv(table, "\t")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    return content.getvalue()
+
+
+def _jsonl(table: pa.Table) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode("ascii")
+
+
+# By the end of the name.
+WRITERS: Mapping[str, Callable[[pa.Table], bytes]] = {
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+}
