@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from cache.errors import UnwritableError
 
 PARTIAL = ".partial"
 
 
-def replace_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Make ``path`` hold ``content``: after a crash at any instant it holds the old bytes or the new, never a mix."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Make an OSError inside an :class:`UnwritableError`, which names ``path`` and says how to go on."""
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        yield
+    except OSError as error:
+        raise UnwritableError(path, error) from error
+
+
+def replace_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Make ``path`` hold ``content``: after a crash at any instant it holds the old bytes or the new, never a mix.
+
+    Makes the folder of ``path`` where there is none. Raises :class:`UnwritableError`, as on a full disk.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:

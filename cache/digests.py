@@ -12,10 +12,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.atomic import disk_errors
 from cache.fingerprint import digest_file
 from cache.source import ImageSource, parse_source
 
@@ -42,7 +43,8 @@ class DigestCache:
         self.path = Path(path) if path is not None else None
         self.files_read = 0
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with disk_errors(self.path.parent):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def digests(
         self, uris: Sequence[str], *, workers: int = 2, on_progress: Callable[[int], None] | None = None
@@ -70,19 +72,28 @@ class DigestCache:
         return found
 
     def _connect(self) -> sqlite3.Connection:
+        """The file of digests. It is only a saving of time: where it cannot be had, one in memory stands in."""
+        if self.path is None:
+            return _opened(":memory:")
         try:
-            return self._opened()
-        except sqlite3.DatabaseError:  # not a database: it is only a saving of time, so it is begun anew
-            assert self.path is not None
+            return _opened(self.path)
+        except sqlite3.OperationalError:  # a full disk, or one that cannot be written
+            return _opened(":memory:")
+        except sqlite3.DatabaseError:  # not a database
             self.path.unlink()
-            return self._opened()
+            return _opened(self.path)
 
-    def _opened(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path or ":memory:", timeout=60)
+
+def _opened(path: Path | str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60)
+    try:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, status TEXT, changed_ns INTEGER, digest BLOB)"
         )
-        return connection
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
 
 
 class _Entry(NamedTuple):
@@ -130,7 +141,7 @@ def _digest(uri: str, known: dict[bytes, _Entry], holders: _Holders) -> tuple[Fi
 def _remember(connection: sqlite3.Connection, entries: Sequence[_Entry]) -> None:
     now = time.time_ns()
     settled = [entry for entry in entries if now - entry.changed_ns > _tick(entry.changed_ns)]
-    with connection:
+    with suppress(sqlite3.OperationalError), connection:  # on a full disk nothing is remembered
         connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", settled)
 
 

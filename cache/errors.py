@@ -13,7 +13,8 @@
         ├── StaleStoreError    a store of another identity: each differing key
         ├── StoreBusyError     another process is writing to it
         ├── MissingRowsError   rows asked for that are not there
-        └── DamagedStoreError  bytes on disk that are not what was committed
+        ├── DamagedStoreError  bytes on disk that are not what was committed
+        └── UnwritableError    a disk that is full, or a path that cannot be written
 
 Every message says what must hold, what came, and what to do.
 """
@@ -75,3 +76,14 @@ class MissingRowsError(StoreError):
 
 class DamagedStoreError(StoreError):
     """Bytes on disk that are not what was committed."""
+
+
+class UnwritableError(StoreError):
+    """A disk that is full, or a path that cannot be written. What was committed before stays as it was."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} cannot be written: {error.strerror or error}. Nothing is half done: what was committed before is "
+            "kept, and the same command goes on from there. Make room first (or make the folder writable)."
+        )

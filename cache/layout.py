@@ -51,7 +51,6 @@ def write_metadata(
         dimension_names=("row", "feature") if len(row_shape) == 1 else ("row", "view", "feature"),
     )
     for key in (f"{ARRAY}/zarr.json", "zarr.json"):
-        (store / key).parent.mkdir(parents=True, exist_ok=True)
         replace_bytes(store / key, written[key].to_bytes())
 
 
@@ -86,7 +85,6 @@ def chunk_numbers(store: Path) -> list[int]:
 def write_chunk_file(path: Path, block: npt.NDArray[np.floating]) -> None:
     """Write ``block`` (chunk rows, ...) in its own dtype, with its checksum, whole."""
     raw = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<")).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(path, raw + google_crc32c.value(raw).to_bytes(_CHECKSUM_BYTES, "little"))
 
 

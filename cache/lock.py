@@ -6,9 +6,10 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cache.atomic import disk_errors
 from cache.errors import StoreBusyError
 
 
@@ -19,8 +20,10 @@ def writer_lock(path: Path) -> Iterator[None]:
     The lock is an ``flock``: it ends with the process that took it, however that ends. The file itself stays, so
     that two processes can never hold two files of one name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -30,9 +33,9 @@ def writer_lock(path: Path) -> Iterator[None]:
                 f"{path.with_suffix('')} is being written by {holder}. "
                 "Wait for it, or stop it: what it has committed is kept, and a second run goes on from there."
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with suppress(OSError):  # who holds it is a courtesy, for which a full disk may have no room
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         finally:

@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from cache import layout
 from cache.atomic import PARTIAL, replace_text
-from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
+from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError, UnwritableError
 from cache.fingerprint import JSON
 from cache.identity import Identity, Provenance
 from cache.lock import writer_lock
@@ -92,7 +92,6 @@ class FeatureStore:
         if not (path / "identity.json").exists():
             with writer_lock(_lock_path(path)):
                 if not (path / "identity.json").exists():  # nor did another process begin it meanwhile
-                    (path / "rows").mkdir(parents=True, exist_ok=True)
                     attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
                     row_shape = (dim,) if views == 1 else (views, dim)
                     layout.write_metadata(path, 0, row_shape, np.dtype(dtype), chunk_rows, attributes)
@@ -334,7 +333,8 @@ class FeatureStore:
         """Commit ``chunk``: its features (n, D), or (n, V, D), first, then the rows that say it is there.
 
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
-        Returns the outcomes as committed.
+        Returns the outcomes as committed. Raises :class:`UnwritableError`, as on a full disk; then nothing of the
+        chunk is there.
         """
         if features.shape != (len(chunk.digests), *self.row_shape) or len(outcomes) != len(chunk.digests):
             raise ValueError(
@@ -353,9 +353,13 @@ class FeatureStore:
             for row, outcome in enumerate(outcomes)
         ]
         block[[row for row, outcome in enumerate(committed) if outcome.status != "ok"]] = np.nan
-        layout.write_chunk_file(self._chunk_path(chunk.number), block)
         rows = rows_table(chunk.digests, committed)
-        write_fragment(self._fragment_path(chunk.number), rows, provenance.to_json())
+        try:
+            layout.write_chunk_file(self._chunk_path(chunk.number), block)
+            write_fragment(self._fragment_path(chunk.number), rows, provenance.to_json())
+        except UnwritableError:  # no data without its rows, as a kill may leave it: on a full disk it takes room
+            shutil.rmtree(layout.chunk_folder(self.path, chunk.number), ignore_errors=True)
+            raise
         self._chunks[chunk.number] = rows
         self._forget_index()
         return committed

@@ -171,6 +171,8 @@ def read_records(
     found = [digest_part(part, digests or DigestCache(), on_progress) for part in parts]
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
     every = [entry for of_part in found for entry in of_part]
+    if "problem" in table.column_names:  # a reader's, which is in the digests by now
+        table = table.drop_columns("problem")
     table = table.append_column("digest", pa.array([entry.digest for entry in every], pa.binary(32)))
     table = table.append_column("problem", pa.array([entry.error for entry in every], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]

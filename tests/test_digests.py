@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import DigestCache, digest_bytes
+from cache import DigestCache, ImageSource, digest_bytes
 
 
 @pytest.fixture
@@ -68,3 +68,30 @@ def test_swapped_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> 
 def test_a_damaged_file_of_digests_is_begun_anew(tmp_path: Path, files: list[str]) -> None:
     (tmp_path / "d.sqlite").write_text("this is no database, and it is longer than its header would be")
     assert DigestCache(tmp_path / "d.sqlite").digests(files[:1])[0].digest == digest_bytes(bytes(100))
+
+
+def test_images_in_one_file_are_remembered_each_by_its_place_and_box(tmp_path: Path) -> None:
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(bytes(range(100)))
+    time.sleep(0.1)  # past a tick of the file system's clock
+    uris = [ImageSource(str(shard), (at, 5), box=box).uri for at in (0, 7, 95, 97) for box in (None, (0, 0, at, 9))]
+    cache = DigestCache(tmp_path / "d.sqlite")
+    found = cache.digests([*uris, str(shard)])
+    assert found[0].digest == digest_bytes(bytes(range(5)))
+    assert found[3].digest == digest_bytes(digest_bytes(bytes(range(7, 12))) + b"box (0, 0, 7, 9)")
+    assert found[8].digest == digest_bytes(bytes(range(100)))
+    assert "ends 2 bytes too early" in found[6].error
+    assert cache.digests([*uris, str(shard)]) == found
+    assert cache.files_read == 7
+    shard.write_bytes(bytes(range(1, 101)))
+    assert cache.digests(uris[:1])[0].digest == digest_bytes(bytes(range(1, 6)))
+
+
+def test_a_relative_and_an_absolute_uri_of_one_image_are_one_entry(
+    tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DigestCache(tmp_path / "d.sqlite")
+    cache.digests([ImageSource(files[0], (3, 9)).uri])
+    monkeypatch.chdir(tmp_path)
+    cache.digests([ImageSource(Path(files[0]).name, (3, 9)).uri])
+    assert cache.files_read == 1

@@ -19,7 +19,7 @@ def refuse_absent(path: Path | str, wanted: Iterable[str | None], names: Sequenc
         if column is not None and column not in names:
             close = difflib.get_close_matches(column, names, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise RecordsError(f"{path} has no {what} {column!r}.{hint} It has: {', '.join(names)}.")
+            raise RecordsError(f"{path} has no {what} {column!r}.{hint} It has: {', '.join(names) or 'none'}.")
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -137,7 +137,7 @@ def _texts(file: _File, wanted: Sequence[str]) -> pa.Table:
             raise RecordsError(f"{file.shard.path}: the column {name!r} holds {kind}; a value must be text or a number")
         named = name in file.classes and pa.types.is_integer(kind)
         columns[name] = _named(file, name, table[name]) if named else as_text(table[name])
-    return pa.table(columns) if columns else table
+    return pa.table(columns)
 
 
 def _named(file: _File, column: str, numbers: pa.ChunkedArray) -> pa.ChunkedArray:

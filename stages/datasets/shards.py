@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from cache.errors import RecordsError
 
-_COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4")
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_PACKED_TAR = (".tgz", ".tbz2", ".txz")
 _NUMBER = re.compile(r"(?:^|[-_.])[0-9]+(?:-of-[0-9]+)?$")
 
 
@@ -36,9 +37,9 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     """
     path = Path(where)
     if path.is_dir():
-        root = path
-        found = [file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))]
-        found = [file for file in found if file.name.lower().endswith((suffix, *(suffix + end for end in _COMPRESSED)))]
+        root, ends = path, (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
+        found = [file for file in path.rglob("*") if file.name.lower().endswith(ends) and file.is_file()]
+        found = [file for file in found if not _hidden(file.relative_to(root))]
         if not found:
             raise RecordsError(f"{where} holds no file that ends in {suffix}, nor does a folder in it")
     elif path.exists():
@@ -54,7 +55,7 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
         hint = " Braces are not expanded: write a pattern with * or ?." if "{" in where else ""
         raise RecordsError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
     for file in found:
-        if file.name.lower().endswith(_COMPRESSED):
+        if file.name.lower().endswith(_PACKED + _PACKED_TAR):
             raise RecordsError(f"{file} is compressed, so one image cannot be read without all before it: unpack it")
         if not _is_text(str(file)):
             raise RecordsError(f"the file name {os.fsencode(file)!r} is not UTF-8: rename it")

@@ -37,7 +37,8 @@ def read_webdataset(config: DatasetConfig) -> Source:
     domain = config.domain or ("domain" if "domain" in seen else None)
     split = config.split or ("split" if "split" in seen else None)
     column = None if split in (BY_FILE, CLASS_DISJOINT) else split
-    refuse_absent(config.path, (config.key, domain, column, config.tags, *labels, *config.attributes), sorted(seen))
+    used = (config.key, domain, column, config.tags, *labels, *config.attributes)
+    refuse_absent(config.path, used, sorted(seen), "sample whose json (or cls, txt) says")
 
     def said(name: str | None) -> list[str | None]:
         return [sample.said.get(name) if name else None for sample in samples]
