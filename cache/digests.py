@@ -1,7 +1,8 @@
-"""The digests of files, remembered by path and status, so that unchanged files are not read again.
+"""The digests of images, remembered by URI and status of the file, so that unchanged files are not read again.
 
 The status is the file's number, size, mtime and ctime: files of equal size and mtime that are swapped, or unpacked over
-one another with their old times, are told apart by the other two.
+one another with their old times, are told apart by the other two. A file that holds many images (a tar, a Parquet
+table) is asked for its status once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.fingerprint import digest_file
+from cache.source import ImageSource, parse_source
 
 _COMMIT_EVERY = 4096
 # A file written again within one tick of its file system's clock keeps its mtime: so young a file is not remembered.
@@ -24,14 +26,14 @@ _COARSE_TICK_NS = 2_000_000_000
 
 
 class FileDigest(NamedTuple):
-    """The sha256 of a file's bytes, or why it could not be read (then ``digest`` is None)."""
+    """What an image is keyed by (:meth:`ImageSource.digest`), or why it could not be read (then ``digest`` is None)."""
 
     digest: bytes | None
     error: str = ""
 
 
 class DigestCache:
-    """The digests of files, kept in one SQLite file (or in memory only, with no ``path``).
+    """The digests of images, kept in one SQLite file (or in memory only, with no ``path``).
 
     What is kept is only a saving of time: it can be deleted at any moment, and several processes can share it.
     """
@@ -43,15 +45,16 @@ class DigestCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def digests(
-        self, paths: Sequence[str], *, workers: int = 2, on_progress: Callable[[int], None] | None = None
+        self, uris: Sequence[str], *, workers: int = 2, on_progress: Callable[[int], None] | None = None
     ) -> list[FileDigest]:
-        """The digest of each of ``paths`` (n,), in their order; ``on_progress`` hears how many are done."""
+        """The digest of each of ``uris`` (n,), in their order; ``on_progress`` hears how many are done."""
         found: list[FileDigest] = []
+        holders = _Holders()
         fresh: list[_Entry] = []
         with closing(self._connect()) as connection, ThreadPoolExecutor(workers) as pool:
             known = {row[0]: _Entry(*row) for row in connection.execute("SELECT * FROM files")}
             try:
-                for digest, entry in pool.map(lambda path: _digest(path, known), paths):
+                for digest, entry in pool.map(lambda uri: _digest(uri, known, holders), uris):
                     found.append(digest)
                     if entry is not None:
                         self.files_read += 1
@@ -89,19 +92,39 @@ class _Entry(NamedTuple):
     digest: bytes
 
 
-def _digest(path: str, known: dict[bytes, _Entry]) -> tuple[FileDigest, _Entry | None]:
+class _Holders:
+    """The files that hold the images: where each is, and its status before any image in it was read."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, str, int]] = {}
+
+    def look(self, source: ImageSource) -> tuple[str, str, int]:
+        """The absolute path of the file, its status, and when it changed last. Raises OSError as ``stat`` does."""
+        if found := self._known.get(source.path):
+            return found
+        of = os.stat(source.path)
+        status = f"{of.st_dev} {of.st_ino} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}"
+        found = os.path.abspath(source.path), status, max(of.st_mtime_ns, of.st_ctime_ns)
+        if source.stretch is not None or source.cell is not None or source.box is not None:
+            self._known[source.path] = found
+        return found
+
+
+def _digest(uri: str, known: dict[bytes, _Entry], holders: _Holders) -> tuple[FileDigest, _Entry | None]:
     """The digest, and what to remember where the file had to be read."""
-    name = os.fsencode(os.path.abspath(path))
+    source = parse_source(uri)
     try:
-        before = os.stat(path)
-        status = f"{before.st_dev} {before.st_ino} {before.st_size} {before.st_mtime_ns} {before.st_ctime_ns}"
+        path, status, changed_ns = holders.look(source)
+        absolute = source._replace(path=path)
+        name = os.fsencode(absolute.uri)
         old = known.get(name)
         if old and old.status == status:
             return FileDigest(old.digest), None
-        digest = digest_file(path)
+        whole = source == ImageSource(source.path)
+        digest = digest_file(source.path) if whole else source.digest(source.read())
     except OSError as error:
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), None
-    return FileDigest(digest), _Entry(name, status, max(before.st_mtime_ns, before.st_ctime_ns), digest)
+    return FileDigest(digest), _Entry(name, status, changed_ns, digest)
 
 
 def _remember(connection: sqlite3.Connection, entries: Sequence[_Entry]) -> None:

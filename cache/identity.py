@@ -55,13 +55,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where numbers were computed: device kind and library versions. Recorded, never compared."""
+    """Where numbers were computed: device, library versions, images a forward. Recorded, never compared."""
 
     device: str
     versions: Mapping[str, str]
+    batch_size: int | None = None
 
     @classmethod
-    def here(cls, device: str, libraries: Sequence[str]) -> Provenance:
+    def here(cls, device: str, libraries: Sequence[str], batch_size: int | None = None) -> Provenance:
         """This Python with the installed versions of ``libraries``; one that is not installed is left out."""
         versions = {"python": platform.python_version()}
         for library in sorted(libraries):
@@ -69,11 +70,17 @@ class Provenance:
                 versions[library] = version(library)
             except PackageNotFoundError:
                 continue
-        return cls(device, versions)
+        return cls(device, versions, batch_size)
 
     def to_json(self) -> str:
         """One line of canonical JSON."""
-        return canonical_json({"device": self.device, "versions": dict(self.versions)})
+        said: dict[str, JSON] = {"device": self.device, "versions": dict(self.versions)}
+        return canonical_json(said | ({"batch_size": self.batch_size} if self.batch_size else {}))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Provenance:
+        """The provenance that :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
 
 
 def _leaves(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:

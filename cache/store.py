@@ -5,7 +5,7 @@
     <parent>/<name>-<first 8 of the fingerprint>/
         identity.json          everything that changes the numbers; a mismatch is an error
         provenance.json        where the store was begun; recorded, never compared
-        zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk
+        zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
         rows/<chunk>.parquet   digest, status, width, height, error of the chunk's rows: *this* commits the chunk
     <parent>/<name>-<...>.lock the writer's lock, beside the store so that its bytes depend on its content alone
 
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,8 @@ class FeatureStore:
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self.identity = identity
-        self.dim: int
+        self.row_shape: tuple[int, ...]
+        """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
         self.dtype: np.dtype[np.generic]
         self.chunk_rows: int
         self._chunks: dict[int, pa.Table]  # the rows of each committed chunk
@@ -78,28 +79,38 @@ class FeatureStore:
         dim: int,
         provenance: Provenance,
         dtype: str = "float16",
+        views: int = 1,
         chunk_rows: int = CHUNK_ROWS,
     ) -> FeatureStore:
         """Open the store of ``identity`` below ``parent``, or begin it.
 
-        ``dim``, ``dtype`` and the format join the identity. ``chunk_rows`` is fixed when the store is begun. Raises
-        :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
+        ``dim``, ``dtype``, ``views`` and the format join the identity. ``chunk_rows`` is fixed when the store is
+        begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
         """
-        full = _complete(identity, dim, dtype)
+        full = _complete(identity, dim, dtype, views)
         path = Path(parent) / f"{name}-{full.short}"
         if not (path / "identity.json").exists():
             with writer_lock(_lock_path(path)):
                 if not (path / "identity.json").exists():  # nor did another process begin it meanwhile
                     (path / "rows").mkdir(parents=True, exist_ok=True)
                     attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
-                    layout.write_metadata(path, 0, dim, np.dtype(dtype), chunk_rows, attributes)
+                    row_shape = (dim,) if views == 1 else (views, dim)
+                    layout.write_metadata(path, 0, row_shape, np.dtype(dtype), chunk_rows, attributes)
                     replace_text(path / "provenance.json", provenance.to_json() + "\n")
                     replace_text(path / "identity.json", full.to_json())
         return cls._opened(path, full)
 
     @classmethod
     def find(
-        cls, parent: Path | str, name: str, identity: Identity, *, dim: int, dtype: str = "float16", remedy: str
+        cls,
+        parent: Path | str,
+        name: str,
+        identity: Identity,
+        *,
+        dim: int,
+        dtype: str = "float16",
+        views: int = 1,
+        remedy: str,
     ) -> FeatureStore:
         """Open the store of ``identity`` for reading; it must exist.
 
@@ -107,7 +118,7 @@ class FeatureStore:
         nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none; ``remedy`` is the
         sentence that says how to make it.
         """
-        full = _complete(identity, dim, dtype)
+        full = _complete(identity, dim, dtype, views)
         path = Path(parent) / f"{name}-{full.short}"
         if (path / "identity.json").exists():
             return cls._opened(path, full)
@@ -145,13 +156,23 @@ class FeatureStore:
         return self.identity.fingerprint
 
     @property
+    def dim(self) -> int:
+        """D, the size of one feature."""
+        return self.row_shape[-1]
+
+    @property
+    def views(self) -> int:
+        """V, the number of views of each image that are stored."""
+        return 1 if len(self.row_shape) == 1 else self.row_shape[0]
+
+    @property
     def name(self) -> str:
         """The folder's name without the fingerprint."""
         return self.path.name.removesuffix(f"-{self.identity.short}")
 
     def reload(self) -> None:
         """Read again which chunks are committed: another process may have written."""
-        _, self.dim, self.dtype, self.chunk_rows = layout.read_shape(self.path)
+        _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.path)
         paths = (self.path / "rows").glob("*.parquet")
         numbers = sorted(int(path.stem) for path in paths if path.stem.isdecimal())
         self._chunks = {number: self._read_rows(number) for number in numbers}
@@ -176,6 +197,10 @@ class FeatureStore:
     def chunks(self) -> dict[int, pa.Table]:
         """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
         return dict(sorted(self._chunks.items()))
+
+    def provenance(self, number: int) -> Provenance:
+        """Where chunk ``number`` was computed."""
+        return Provenance.from_json(self._chunks[number].schema.metadata[b"provenance"])
 
     def __len__(self) -> int:
         """The number of different images with a stored feature."""
@@ -232,27 +257,40 @@ class FeatureStore:
     # Reading
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
-        """The features (n, D) of ``digests`` (n,), in their order, in the stored dtype.
+        """The features (n, D) of ``digests`` (n,), in their order, in the stored dtype: of the first view.
 
         Rows are gathered from memory maps of the chunk files. Raises :class:`MissingRowsError` naming the first
         digest that has no feature and why.
         """
+        return self._gather(digests, np.s_[...] if len(self.row_shape) == 1 else np.s_[:, 0])
+
+    def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """The features (n, V, D) of all views of ``digests`` (n,), as :meth:`read` gives those of the first."""
+        features = self._gather(digests, np.s_[...])
+        return features.reshape(len(digests), self.views, self.dim)
+
+    def _gather(self, digests: Sequence[bytes], part: Any) -> npt.NDArray[np.generic]:
+        """``part`` of each chunk's array, for the rows of ``digests``."""
         places = self._index.find(digests)
         if bad := np.flatnonzero(~self.usable(digests)).tolist():
             raise MissingRowsError(self._why_missing(digests[bad[0]], int(places[bad[0]])))
         numbers = self._index.rows[places]
-        features = np.empty((len(digests), self.dim), self.dtype)
+        shape = np.empty((0, *self.row_shape), self.dtype)[part].shape[1:]
+        features = np.empty((len(digests), *shape), self.dtype)
         chunks = numbers // self.chunk_rows
         order = np.argsort(chunks, kind="stable")
         bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
         for low, high in pairwise(bounds):
             rows = order[low:high]
-            features[rows] = self.chunk(int(chunks[rows[0]]))[numbers[rows] % self.chunk_rows]
+            features[rows] = self.chunk(int(chunks[rows[0]]))[part][numbers[rows] % self.chunk_rows]
         return features
 
     def chunk(self, number: int) -> npt.NDArray[np.generic]:
-        """Chunk ``number`` as a read-only memory map (chunk rows, D); rows past its end are NaN."""
-        return layout.map_chunk(layout.chunk_path(self.path, number), self.chunk_rows, self.dim, self.dtype)
+        """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN."""
+        return layout.map_chunk(self._chunk_path(number), (self.chunk_rows, *self.row_shape), self.dtype)
+
+    def _chunk_path(self, number: int) -> Path:
+        return layout.chunk_path(self.path, number, self.row_shape)
 
     def _why_missing(self, digest: bytes, place: int) -> str:
         image = f"the image {digest.hex()[:16]}..."
@@ -272,7 +310,7 @@ class FeatureStore:
             self.reload()
             for number in layout.chunk_numbers(self.path):
                 if number not in self._chunks:
-                    shutil.rmtree(layout.chunk_path(self.path, number).parent)
+                    shutil.rmtree(layout.chunk_folder(self.path, number))
             yield
 
     def plan(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> list[Chunk]:
@@ -293,19 +331,19 @@ class FeatureStore:
     def write_chunk(
         self, chunk: Chunk, features: npt.NDArray[np.generic], outcomes: Sequence[RowOutcome], provenance: Provenance
     ) -> list[RowOutcome]:
-        """Commit ``chunk``: its features (n, D) first, then the rows that say it is there.
+        """Commit ``chunk``: its features (n, D), or (n, V, D), first, then the rows that say it is there.
 
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
         Returns the outcomes as committed.
         """
-        if features.shape != (len(chunk.digests), self.dim) or len(outcomes) != len(chunk.digests):
+        if features.shape != (len(chunk.digests), *self.row_shape) or len(outcomes) != len(chunk.digests):
             raise ValueError(
-                f"chunk {chunk.number} has {len(chunk.digests)} rows of {self.dim} numbers; "
+                f"chunk {chunk.number} has {len(chunk.digests)} rows of shape {self.row_shape}; "
                 f"got features {features.shape} and {len(outcomes)} outcomes"
             )
         if chunk.number in self._chunks:
             raise ValueError(f"chunk {chunk.number} of {self.path} is committed already; a chunk is written once")
-        block = np.full((self.chunk_rows, self.dim), np.nan, self.dtype)
+        block = np.full((self.chunk_rows, *self.row_shape), np.nan, self.dtype)
         with np.errstate(over="ignore"):  # an overflow is found, named and refused just below
             block[: len(features)] = features
         committed = [
@@ -315,7 +353,7 @@ class FeatureStore:
             for row, outcome in enumerate(outcomes)
         ]
         block[[row for row, outcome in enumerate(committed) if outcome.status != "ok"]] = np.nan
-        layout.write_chunk_file(layout.chunk_path(self.path, chunk.number), block)
+        layout.write_chunk_file(self._chunk_path(chunk.number), block)
         rows = rows_table(chunk.digests, committed)
         write_fragment(self._fragment_path(chunk.number), rows, provenance.to_json())
         self._chunks[chunk.number] = rows
@@ -325,7 +363,7 @@ class FeatureStore:
     def remove_chunk(self, number: int) -> None:
         """Take chunk ``number`` out: its rows first, then its data."""
         self._fragment_path(number).unlink()
-        shutil.rmtree(layout.chunk_path(self.path, number).parent)
+        shutil.rmtree(layout.chunk_folder(self.path, number))
         self.reload()
 
     def _fragment_path(self, number: int) -> Path:
@@ -334,7 +372,7 @@ class FeatureStore:
     def _resize(self, rows: int) -> None:
         if rows != layout.read_shape(self.path)[0]:
             attributes: dict[str, JSON] = {"name": self.name, "fingerprint": self.fingerprint, "format": FORMAT}
-            layout.write_metadata(self.path, rows, self.dim, self.dtype, self.chunk_rows, attributes)
+            layout.write_metadata(self.path, rows, self.row_shape, self.dtype, self.chunk_rows, attributes)
 
     def _why_not_finite(self, feature: npt.NDArray[np.generic]) -> str:
         if not np.isfinite(feature.astype(np.float64)).all():
@@ -342,8 +380,9 @@ class FeatureStore:
         return f"{self.name} gave {np.abs(feature.astype(np.float64)).max():.4g}, past the largest {self.dtype}"
 
 
-def _complete(identity: Identity, dim: int, dtype: str) -> Identity:
-    return Identity({**identity.fields, "store": {"dim": dim, "dtype": dtype, "format": FORMAT}})
+def _complete(identity: Identity, dim: int, dtype: str, views: int) -> Identity:
+    several: dict[str, JSON] = {"views": views} if views > 1 else {}
+    return Identity({**identity.fields, "store": {"dim": dim, "dtype": dtype, "format": FORMAT, **several}})
 
 
 def _lock_path(path: Path) -> Path:

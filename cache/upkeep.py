@@ -30,8 +30,11 @@ def _problems(store: FeatureStore) -> Iterator[str]:
     if not store.path.name.endswith(f"-{store.identity.short}"):
         yield f"identity.json has the fingerprint {store.identity.short}..., the folder is called {store.path.name}"
     array = zarr.open_array(store.path / layout.ARRAY, mode="r")
-    if array.shape[1:] != (store.dim,) or array.dtype != store.dtype:
-        yield f"the array has shape {array.shape} and dtype {array.dtype}, the identity {store.dim} and {store.dtype}"
+    said = store.identity.fields["store"]
+    assert isinstance(said, dict)
+    wanted = (*([said["views"]] if "views" in said else []), said["dim"]), said["dtype"]
+    if (array.shape[1:], str(array.dtype)) != wanted:
+        yield f"the array has rows of {array.shape[1:]} {array.dtype}, the identity says {wanted[0]} {wanted[1]}"
     on_disk = layout.chunk_numbers(store.path)
     for number in on_disk:
         if number not in store.chunks():
@@ -45,7 +48,7 @@ def _problems(store: FeatureStore) -> Iterator[str]:
         except DamagedStoreError as error:
             yield str(error)
             continue
-        if not layout.checksum_holds(layout.chunk_path(store.path, number)):
+        if not layout.checksum_holds(layout.chunk_path(store.path, number, store.row_shape)):
             yield f"chunk {number}: its bytes do not have the checksum written with them. {layout.mend(number)}"
             continue
         first = number * store.chunk_rows
@@ -59,7 +62,7 @@ def _problems(store: FeatureStore) -> Iterator[str]:
 
 
 def _wrong_rows(number: int, ok: npt.NDArray[np.bool_], block: npt.NDArray[np.generic]) -> Iterator[str]:
-    values = block.astype(np.float64)
+    values = block.reshape(len(block), -1).astype(np.float64)
     finite = np.asarray(np.isfinite(values).all(axis=1))
     empty = np.asarray(np.isnan(values).all(axis=1))
     for row in np.flatnonzero(ok & ~finite[: len(ok)]):

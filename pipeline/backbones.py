@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore, Identity, digest_bytes, digest_file, fingerprint
+from cache import FeatureStore, Identity, digest_file, fingerprint, parse_source
 from cache.atomic import replace_text
 from cache.fingerprint import JSON
 from pipeline.config import RunConfig
@@ -28,51 +28,63 @@ from stages.extraction import (
     PcaConfig,
     decode,
     fit_pca_basis,
-    load_backbone,
+    load_backbones,
 )
-from stages.extraction.decode import DECODER, DecodeError
+from stages.extraction.decode import DecodeError
+from stages.extraction.resize import DECODERS
 from stages.records import Records
 
-_NOTE = 1  # raised when the same configuration becomes another identity
+_NOTE = 2  # raised when the same configuration becomes another identity
 
 
 def load_for_extraction(
     wanted: BackboneConfig, records: Records, artifacts: Path, device: str, display: Display
-) -> Backbone:
-    """Load the backbone ``wanted``, fitting it to the training images where it is fitted, and note what it is."""
+) -> tuple[Backbone, ...]:
+    """Load the backbones ``wanted`` (one a pooling), fitted to the training images where they are, and note them."""
     if isinstance(wanted, PcaConfig):
-        backbone = load_backbone(wanted, basis=_basis(wanted, records, artifacts, display))
+        backbones = load_backbones(wanted, basis=_basis(wanted, records, artifacts, display))
     else:
         display.say(f"loading {wanted.name}")
-        backbone = load_backbone(wanted, device=device)
-    note = {"name": backbone.name, "dim": backbone.dim, "identity": dict(backbone.identity.fields)}
+        backbones = load_backbones(wanted, device=device)
+    note = [
+        {
+            "name": backbone.name,
+            "dim": backbone.dim,
+            "views": backbone.preprocess.count,
+            "identity": dict(backbone.identity.fields),
+        }
+        for backbone in backbones
+    ]
     path = _note_path(wanted, records, artifacts)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(note, indent=2, sort_keys=True) + "\n")
-    return backbone
+    return backbones
 
 
-def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, display: Display) -> FeatureStore:
-    """The store that ``wanted`` filled. Raises StaleStoreError or MissingRowsError where there is none."""
+def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, display: Display) -> list[FeatureStore]:
+    """The stores that ``wanted`` filled, one a pooling. StaleStoreError or MissingRowsError where there is none."""
     artifacts = Path(config.artifacts)
     path = _note_path(wanted, records, artifacts)
     if not path.exists():  # never extracted, or something changed since: then its identity says what
         load_for_extraction(wanted, records, artifacts, "cpu", display)
-    note = json.loads(path.read_text(encoding="utf-8"))
-    return FeatureStore.find(
-        artifacts / "features",
-        note["name"],
-        Identity(note["identity"]),
-        dim=note["dim"],
-        dtype=config.extraction.dtype,
-        remedy="Run `permafrost extract` with this run file to compute these features.",
-    )
+    return [
+        FeatureStore.find(
+            artifacts / "features",
+            note["name"],
+            Identity(note["identity"]),
+            dim=note["dim"],
+            dtype=config.extraction.dtype,
+            views=note["views"],
+            remedy="Run `permafrost extract` with this run file to compute these features.",
+        )
+        for note in json.loads(path.read_text(encoding="utf-8"))
+    ]
 
 
 def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Path:
     """The note of a configuration: its name holds all that the identity follows from, but no path."""
     said: dict[str, JSON] = json.loads(json.dumps(asdict(wanted)))
-    said["decoder"], said["note"] = DECODER, _NOTE
+    said["decoders"], said["note"] = list(DECODERS.values()), _NOTE
     weights = said.get("weights")
     if isinstance(weights, str) and Path(weights).is_file():
         said["weights"] = digest_file(weights).hex()
@@ -105,9 +117,10 @@ def _training_images(records: Records) -> str:
 def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
     """The images of ``records``, each once, in the order of their digests: names and rows do not change a basis."""
     for digest, uri in sorted(dict(zip(records.digests, records.uris, strict=True)).items()):
+        source = parse_source(uri)
         try:
-            content = Path(uri).read_bytes()
-            if digest_bytes(content) == digest:
-                yield decode(content)
+            content = source.read()
+            if source.digest(content) == digest:
+                yield decode(content, box=source.box)
         except (OSError, DecodeError):
             continue  # extraction lists it as failed

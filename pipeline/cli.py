@@ -30,7 +30,9 @@ RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in one forward.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a processor.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Compute images that failed before again.")]
 MaxFailures = Annotated[
@@ -49,10 +51,27 @@ def _options(
 
 
 @app.command()
+def plan(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: Retry = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what `extract` would compute: images, bytes, and the time by a timed sample. Writes no feature."""
+    from pipeline import commands
+    from pipeline.extraction import Hardware
+
+    commands.plan(run_file, Hardware(device, batch_size, workers, retry_failed), json=json, quiet=quiet)
+
+
+@app.command()
 def extract(
     run_file: RunFile,
     device: Device = "cpu",
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     retry_failed: Retry = False,
     max_failures: MaxFailures = None,
@@ -61,7 +80,7 @@ def extract(
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
     from pipeline import commands
-    from pipeline.run import Hardware
+    from pipeline.extraction import Hardware
 
     commands.extract(
         run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet
@@ -88,7 +107,7 @@ def score(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
 def run(
     run_file: RunFile,
     device: Device = "cpu",
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     retry_failed: Retry = False,
     max_failures: MaxFailures = None,
@@ -97,7 +116,7 @@ def run(
 ) -> None:
     """All three stages: extract, train-heads, score."""
     from pipeline import commands
-    from pipeline.run import Hardware
+    from pipeline.extraction import Hardware
 
     commands.run(run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet)
 
@@ -143,7 +162,7 @@ def curate(
 @app.command()
 def search(
     run_file: RunFile,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images to search for.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],
     head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,

@@ -8,20 +8,34 @@ from pathlib import Path
 
 import typer
 
+from pipeline import extraction
 from pipeline import run as stages_of
 from pipeline.config import RunConfig, read_config
+from pipeline.extraction import Extracted, Hardware
 from pipeline.nearest import draw_nearest
 from pipeline.progress import Display
-from pipeline.run import Extracted, Hardware, Vectors
+from pipeline.run import Vectors
 from pipeline.tables import ScoreRow, json_lines, score_table
 from stages.records import Records
+
+
+def plan(run_file: Path, hardware: Hardware, *, json: bool, quiet: bool) -> None:
+    """What stage 1 would compute, and how long it would take."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    records = stages_of.read_dataset(config, display)
+    planned = extraction.plan_features(config, records, hardware, display)
+    if json:
+        for line in extraction.planned_lines(planned):
+            typer.echo(json_module.dumps(line))
+    else:
+        typer.echo(extraction.planned_text(planned))
 
 
 def extract(run_file: Path, hardware: Hardware, max_failures: float | None, *, json: bool, quiet: bool) -> None:
     """Stage 1, then one line a backbone."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = stages_of.read_dataset(config, display)
-    done = stages_of.extract_features(config, records, hardware, display)
+    done = extraction.extract_features(config, records, hardware, display)
     for found in done:
         line = {
             "backbone": found.features.name,
@@ -63,7 +77,7 @@ def run(run_file: Path, hardware: Hardware, max_failures: float | None, *, json:
     """All three stages, then the table."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = stages_of.read_dataset(config, display)
-    done = stages_of.extract_features(config, records, hardware, display)
+    done = extraction.extract_features(config, records, hardware, display)
     _score(config, run_file, records, stages_of.find_vectors(config, records, display, train=True), display, json=json)
     fail_on_too_many(config, records, done, max_failures)
 

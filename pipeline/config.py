@@ -117,7 +117,8 @@ class RunConfig:
             raise ValueError("artifacts names the folder for everything that is made; it is empty")
         inside = Path(self.artifacts).resolve()
         for dataset in self.datasets:
-            if dataset.kind == "folder" and inside.is_relative_to(Path(dataset.path).resolve()):
+            inside_images = inside.is_relative_to(Path(dataset.path).resolve())
+            if dataset.kind in ("folder", "parquet", "webdataset") and inside_images:
                 raise ValueError(
                     f"artifacts ({self.artifacts}) lies in the folder of images ({dataset.path}): pictures made there "
                     "would become records. Name a folder outside."

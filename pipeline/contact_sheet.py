@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from cache import parse_source
 from cache.atomic import replace_bytes
 from stages.extraction import DecodeError, decode
 
@@ -43,7 +44,7 @@ class Neighbour(NamedTuple):
     """One image of a ranking."""
 
     uri: str
-    """Path of a local image file."""
+    """Where the image is, as :func:`cache.parse_source` takes it."""
     right: bool
     similarity: float
 
@@ -140,8 +141,9 @@ def _mark(*, right: bool) -> Image.Image:
 
 def _tile(uri: str, side: int) -> Image.Image:
     """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
+    source = parse_source(uri)
     try:
-        image = Image.fromarray(decode(Path(uri).read_bytes()))
+        image = Image.fromarray(decode(source.read(), box=source.box))
     except (OSError, ValueError, DecodeError):
         blank = Image.new("RGB", (side, side), MISSING_COLOUR)
         text = ImageDraw.Draw(blank)

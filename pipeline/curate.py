@@ -52,7 +52,7 @@ def curate_table(run_file: Path, output: Path, *, force: bool, json: bool, quiet
     records = read_dataset(config, display)
     features = None
     if config.curate.near_duplicate is not None:
-        features = find_features(config.backbones[0], config, records, display)
+        features, *_ = find_features(config.backbones[0], config, records, display)
         display.say(f"near-duplicates: cosine similarity {config.curate.near_duplicate:g} or more in {features.name}")
     curated = curate(records, config.curate, features)
     by_domain, total = tally(curated)

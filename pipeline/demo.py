@@ -15,8 +15,8 @@ import typer
 from pipeline import commands
 from pipeline import run as stages_of
 from pipeline.config import RunConfig, parse_config
+from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import Hardware
 
 
 def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
@@ -26,7 +26,7 @@ def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
     if not (artifacts / "catalogue/labels.csv").exists():
         display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
     records = stages_of.read_dataset(config, display)
-    computed = stages_of.extract_features(config, records, Hardware(), display)
+    computed = extract_features(config, records, Hardware(), display)
     vectors = stages_of.find_vectors(config, records, display, train=True)
     rows = stages_of.score(config, "demo", records, vectors, display)
     commands.print_result(rows, json=json)

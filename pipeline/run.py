@@ -20,45 +20,17 @@ from typing import Any, NamedTuple
 from cache import DigestCache, FeatureStore
 from cache.atomic import replace_text
 from cache.errors import MissingRowsError
-from pipeline.backbones import find_features, load_for_extraction
+from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.progress import Display
 from pipeline.tables import ScoreRow, json_lines
-from stages.extraction import Progress, extract
 from stages.records import Records, read_records
 from stages.retrieval import Scores, evaluate
 from stages.training import EpochLog, Head, embed, head_identity, train_head
 
 RAW = "raw"
 _FEW_CLASSES = 5
-_NOTHING_OPENED = "all images are in the store already, so none was opened"
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
-
-
-class Hardware(NamedTuple):
-    """How a run is done; none of it changes an identity."""
-
-    device: str = "cpu"
-    batch_size: int = 32
-    workers: int | None = None
-    retry_failed: bool = False
-
-
-class Failed(NamedTuple):
-    """A record without a feature, and why."""
-
-    key: str
-    uri: str
-    reason: str
-
-
-class Extracted(NamedTuple):
-    """What stage 1 did for one backbone: images computed now, there already, and records without a feature."""
-
-    features: FeatureStore
-    computed: int
-    present: int
-    failures: list[Failed]
 
 
 class Vectors(NamedTuple):
@@ -98,50 +70,6 @@ def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
     return found
 
 
-def extract_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Extracted]:
-    """Stage 1: fill the feature store of every backbone."""
-    done = []
-    for wanted in config.backbones:
-        backbone = load_for_extraction(wanted, records, Path(config.artifacts), hardware.device, display)
-        computed = 0
-        with display.bar(f"extracting {backbone.name}", "images") as update:
-
-            def report(progress: Progress) -> None:
-                nonlocal computed
-                computed = progress.done
-                update(progress.done, progress.total, f"{progress.failed:,} failed" if progress.failed else "")
-
-            features = extract(
-                records,
-                backbone,
-                Path(config.artifacts) / "features",
-                batch_size=hardware.batch_size,
-                workers=hardware.workers,
-                dtype=config.extraction.dtype,
-                retry_failed=hardware.retry_failed,
-                on_progress=report,
-            )
-        found = Extracted(features, computed, len(set(records.digests) - {b""}) - computed, _failed(features, records))
-        opened = f"{computed:,} images opened, {found.present:,} were there" if computed else _NOTHING_OPENED
-        display.say(f"extract {features.name}: {opened}; {len(found.failures):,} of {len(records):,} records failed")
-        for failed in found.failures[:5]:
-            display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
-        if len(found.failures) > 5:
-            display.warn(f"  and {len(found.failures) - 5:,} more; `permafrost inspect RUN.TOML` lists them")
-        done.append(found)
-    return done
-
-
-def _failed(features: FeatureStore, records: Records) -> list[Failed]:
-    reasons = {failure.digest: failure.outcome.error for failure in features.failures(records.digests)}
-    table = records.table.select(["key", "uri", "digest", "problem"]).to_pylist()
-    return [
-        Failed(row["key"], row["uri"], reasons.get(row["digest"]) or row["problem"])
-        for row in table
-        if row["digest"] is None or row["digest"] in reasons
-    ]
-
-
 def find_vectors(config: RunConfig, records: Records, display: Display, *, train: bool = False) -> list[Vectors]:
     """Stage 2: for each backbone the raw feature, then the embeddings of each head.
 
@@ -149,7 +77,7 @@ def find_vectors(config: RunConfig, records: Records, display: Display, *, train
     a MissingRowsError.
     """
     found = []
-    stores = [find_features(wanted, config, records, display) for wanted in config.backbones]
+    stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
     names = [features.name for features in stores]
     for features in stores:  # two backbones of one name are told apart by their fingerprints
         backbone = features.name if names.count(features.name) == 1 else features.path.name

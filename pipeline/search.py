@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from cache import parse_source
 from cache.errors import ConfigError, RecordsError
 from pipeline.backbones import load_for_extraction
 from pipeline.config import RunConfig, read_config
@@ -20,7 +21,7 @@ from stages.retrieval import index_gallery, search, unit_length
 
 
 def search_images(
-    run_file: Path, images: list[Path], head: str | None, k: int, *, everything: bool, json: bool, quiet: bool
+    run_file: Path, images: list[str], head: str | None, k: int, *, everything: bool, json: bool, quiet: bool
 ) -> None:
     """Embed ``images`` with the first backbone and ``head`` (by default the run's last), and print the k nearest."""
     config, display = read_config(run_file), Display(quiet=quiet)
@@ -47,7 +48,7 @@ def search_images(
                 break
             place = places[index.keys[row]]
             line = {
-                "image": str(image),
+                "image": image,
                 "rank": rank,
                 "similarity": round(float(score), 6),
                 "label": gallery.labels[place],
@@ -59,13 +60,13 @@ def search_images(
 
 
 def _embed(
-    config: RunConfig, images: list[Path], found: Vectors, records: Records, display: Display
+    config: RunConfig, images: list[str], found: Vectors, records: Records, display: Display
 ) -> npt.NDArray[np.float32]:
     wanted = config.backbones[0]
-    backbone = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
+    backbone, *_ = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
     try:
-        batch = np.stack([backbone.preprocess(decode(image.read_bytes())) for image in images])
+        batch = np.stack([backbone.preprocess(decode(of.read(), box=of.box)) for of in map(parse_source, images)])
     except (OSError, DecodeError) as error:
         raise RecordsError(f"an image to search for cannot be read: {error}") from error
-    features = backbone.forward(batch)
+    features = backbone.features(batch)
     return unit_length(features if found.trained is None else found.trained(features))

@@ -14,20 +14,13 @@ Two datasets may share a domain; their labels stay apart all the same, so an ``a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.datasets import DatasetConfig
+from stages.reading import Part
 from stages.splits import ROLES, Roles
-
-
-class Part(NamedTuple):
-    """A dataset as its reader left it, with every row's split, and the splits that each role takes."""
-
-    table: pa.Table
-    roles: Roles
 
 
 def check_names(configs: Sequence[DatasetConfig]) -> None:
@@ -48,14 +41,13 @@ def check_names(configs: Sequence[DatasetConfig]) -> None:
         places[config.name] = at
 
 
-def join(parts: Sequence[Part], names: Sequence[str]) -> Part:
-    """The ``parts``, called ``names``, one below the other in their order."""
-    tables = [_renamed(part.table, name) for part, name in zip(parts, names, strict=True)]
+def join(parts: Sequence[Part]) -> tuple[pa.Table, Roles]:
+    """The ``parts`` one below the other in their order, and the splits that each role takes in all of them."""
+    tables = [_renamed(part.table, str(part.config.name)) for part in parts]
     roles = {
-        role: tuple(f"{name}/{value}" for part, name in zip(parts, names, strict=True) for value in part.roles[role])
-        for role in ROLES
+        role: tuple(f"{part.config.name}/{value}" for part in parts for value in part.roles[role]) for role in ROLES
     }
-    return Part(pa.concat_tables(tables, promote_options="default"), roles)
+    return pa.concat_tables(tables, promote_options="default"), roles
 
 
 def _renamed(table: pa.Table, name: str) -> pa.Table:

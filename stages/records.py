@@ -6,10 +6,8 @@ changes here (labels, splits, file names) computes a feature again.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.digests import DigestCache
-from cache.errors import MissingRowsError, RecordsError
+from cache.errors import MissingRowsError
 from cache.store import FeatureStore
-from stages.datasets import READERS, DatasetConfig
+from stages.datasets import DatasetConfig
 from stages.datasets.config import Names
-from stages.joined import Part, check_names, join
-from stages.splits import ROLES, Roles, class_disjoint_splits, named_roles
+from stages.joined import check_names, join
+from stages.reading import digest_part, read_part
+from stages.splits import ROLES, Roles
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
 
@@ -168,20 +167,12 @@ def read_records(
     """
     configs = _configs(dataset, label)
     check_names(configs)
-    parts = [_read_part(config, seed) for config in configs]
-    table, roles = parts[0] if len(parts) == 1 else join(parts, [str(config.name) for config in configs])
-    uris = table["uri"].to_pylist()
-    found = (digests or DigestCache()).digests(uris, on_progress=on_progress)
-    first = 0
-    for config, part in zip(configs, parts, strict=True):
-        rows = slice(first, first + part.table.num_rows)
-        first = rows.stop
-        if config.missing_images == "refuse":
-            with _naming(config):
-                keys = part.table["key"].to_pylist()
-                _refuse_missing_files(keys, uris[rows], [entry.digest for entry in found[rows]])
-    table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
-    table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
+    parts = [read_part(config, seed) for config in configs]
+    found = [digest_part(part, digests or DigestCache(), on_progress) for part in parts]
+    table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
+    every = [entry for of_part in found for entry in of_part]
+    table = table.append_column("digest", pa.array([entry.digest for entry in every], pa.binary(32)))
+    table = table.append_column("problem", pa.array([entry.error for entry in every], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     return Records(table.select(names).combine_chunks(), roles)
 
@@ -195,73 +186,3 @@ def _configs(
         path = Path(dataset)
         return (DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label),)
     return tuple(dataset)
-
-
-def _read_part(config: DatasetConfig, seed: int) -> Part:
-    """One dataset with the split of every row, and its roles."""
-    with _naming(config):
-        source = READERS[config.kind](config)
-        table = source.table
-        keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
-        _refuse_bad_keys(config, keys)
-        if not source.has_split and config.query is not None:
-            raise RecordsError(f"query and gallery name splits, but {config.path} has no split column; set split = ...")
-        if not source.has_split:
-            made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
-            table = table.set_column(table.column_names.index("split"), "split", pa.array(made, pa.string()))
-        splits = table["split"].to_pylist()
-        try:
-            roles = named_roles(config, splits, keys)
-            _refuse_missing_labels(keys, labels, splits, roles)
-        except RecordsError as error:
-            raise RecordsError(f"{config.path}: {error}") from None
-        return Part(table, roles)
-
-
-@contextmanager
-def _naming(config: DatasetConfig) -> Iterator[None]:
-    """Begin the message of a RecordsError with the name of the dataset, where it has one."""
-    try:
-        yield
-    except RecordsError as error:
-        if config.name is None:
-            raise
-        raise RecordsError(f"dataset {config.name!r}: {error}") from None
-
-
-def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None]) -> None:
-    seen: dict[str, int] = {}
-    for row, key in enumerate(keys, 1):
-        if key is None:
-            raise RecordsError(f"{config.path}, row {row}: the key is empty; every record needs a name of its own")
-        if first := seen.get(key):
-            raise RecordsError(
-                f"{config.path}: rows {first} and {row} have the same key {key!r}. "
-                "Keys must differ; name another column with key = '...' under [dataset] of the run file, or drop a row."
-            )
-        seen[key] = row
-
-
-def _refuse_missing_labels(
-    keys: Sequence[str], labels: Sequence[str | None], splits: Sequence[str | None], roles: Roles
-) -> None:
-    needing = {value: role for role in ("train", "query") for value in roles[role]}
-    for row, (key, label, split) in enumerate(zip(keys, labels, splits, strict=True), 1):
-        if label is None and split in needing:
-            raise RecordsError(
-                f"row {row} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
-                "Only gallery images may lack one: label it, or move it to a split of its own."
-            )
-
-
-def _refuse_missing_files(keys: Sequence[str], uris: Sequence[str], digests: Sequence[bytes | None]) -> None:
-    unread = (row for row, digest in enumerate(digests) if digest is None)
-    absent = [row for row in unread if not os.path.lexists(uris[row])]
-    if absent:
-        first = absent[0]
-        raise RecordsError(
-            f"row {first + 1} (key {keys[first]!r}) names {uris[first]}, which does not exist"
-            + (f"; so do {len(absent) - 1:,} rows more" if len(absent) > 1 else "")
-            + ". Correct the table (image paths are relative to root, by default the table's folder), "
-            "or set missing_images = 'record' under [dataset] of the run file to list such images as failed and go on."
-        )

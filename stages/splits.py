@@ -24,13 +24,17 @@ MADE: Roles = {
 }
 
 
-def named_roles(config: DatasetConfig, splits: Sequence[str | None], keys: Sequence[str]) -> Roles:
-    """The values of the split column (N,) that each role takes, as ``config`` names them.
+def named_roles(
+    config: DatasetConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
+) -> Roles:
+    """The values of the split column (N,) that each role takes, as ``config`` names them, or else as ``settled``.
 
     Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
     whose value is none of the standard ones.
     """
     found = Counter(split for split in splits if split is not None)
+    if config.query is None and settled is not None:
+        return {role: settled.get(role, ()) for role in ROLES}
     if config.query is None:
         known = {value for values in MADE.values() for value in values}
         for row, (key, split) in enumerate(zip(keys, splits, strict=True), 1):

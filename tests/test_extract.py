@@ -14,7 +14,16 @@ from PIL import Image
 
 from cache import FeatureStore, Identity, verify
 from stages.datasets import DatasetConfig
-from stages.extraction import Backbone, PreprocessConfig, Progress, TimmConfig, extract, load_backbone
+from stages.extraction import (
+    Backbone,
+    PreprocessConfig,
+    Progress,
+    TimmConfig,
+    ViewsConfig,
+    extract,
+    extract_all,
+    load_backbone,
+)
 from stages.records import Records, read_records
 from tests.pictures import draw, draw_folder
 from tests.test_store import contents
@@ -86,7 +95,7 @@ def test_ten_more_images_compute_ten(tmp_path: Path, images: Path) -> None:
         draw(images / f"new/{number}.png", 5000 + number)
     seen: list[Progress] = []
     store = extract(records_of(images), toy_backbone(), tmp_path / "features", on_progress=seen.append)
-    assert seen[-1] == Progress(done=10, total=10, failed=0)
+    assert seen[-1][:3] == (10, 10, 0)  # done, total, failed
     assert len(store) == 33
 
 
@@ -100,7 +109,9 @@ def test_a_changed_preprocessing_value_is_another_store(tmp_path: Path, images: 
 def test_batch_size_and_workers_change_no_bit_of_a_network_without_rounding(tmp_path: Path, images: Path) -> None:
     one = extract(records_of(images), toy_backbone(), tmp_path / "one", batch_size=1, workers=1)
     other = extract(records_of(images), toy_backbone(), tmp_path / "other", batch_size=7, workers=3)
-    assert contents(one.path) == contents(other.path)
+    for name in ("features/c/0/0", "features/zarr.json", "identity.json"):
+        assert contents(one.path)[name] == contents(other.path)[name]
+    assert one.chunks()[0].equals(other.chunks()[0])
 
 
 def test_bad_images_are_rows_with_a_reason_and_move_nobody(tmp_path: Path, images: Path) -> None:
@@ -112,7 +123,7 @@ def test_bad_images_are_rows_with_a_reason_and_move_nobody(tmp_path: Path, image
     records = records_of(images)
     seen: list[Progress] = []
     store = extract(records, toy_backbone(), tmp_path / "bad", batch_size=4, on_progress=seen.append)
-    assert seen[-1] == Progress(done=26, total=26, failed=3)
+    assert seen[-1][:3] == (26, 26, 3)  # done, total, failed
     reasons = {records.keys[records.digests.index(f.digest)]: f.outcome.error for f in store.failures()}
     assert set(reasons) == {"a/0text.jpg", "b/1cut.png", "c/2empty.png"}
     assert "empty" in reasons["c/2empty.png"]
@@ -163,6 +174,110 @@ backbone = of.toy_backbone(delay=0.01)
 print("ready", flush=True)
 extract(of.records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)
 """
+
+
+def of(backbone: Backbone, name: str, **changes: object) -> Backbone:
+    identity = Identity({**backbone.identity.fields, "name": name})
+    return replace(backbone, name=name, identity=identity, **changes)  # type: ignore[arg-type]
+
+
+def test_one_pass_fills_every_store_as_a_pass_of_its_own_would(tmp_path: Path, images: Path) -> None:
+    (images / "b/bad.png").write_bytes(b"no image")
+    small = PreprocessConfig().resolve(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), resize="shorter", crop_pct=0.5)
+    backbones = [toy_backbone(), of(toy_backbone(), "other", preprocess=small)]
+    done = extract_all(records_of(images), backbones, tmp_path / "both", batch_size=5, chunk_rows=7)
+    assert [(filled.store.name, filled.computed) for filled in done] == [("toy", 24), ("other", 24)]
+    for backbone, filled in zip(backbones, done, strict=True):
+        alone = extract(records_of(images), backbone, tmp_path / "alone", batch_size=5, chunk_rows=7)
+        assert contents(alone.path) == contents(filled.store.path)
+
+
+def test_one_pass_computes_for_each_store_what_that_store_lacks(tmp_path: Path, images: Path) -> None:
+    first, second = toy_backbone(), of(toy_backbone(), "other")
+    extract(records_of(images), first, tmp_path / "f", chunk_rows=7, batch_size=5)
+    for number in range(10):
+        draw(images / f"new/{number}.png", 5000 + number)
+    asked: list[int] = []
+
+    def counted(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        asked.append(len(batch))
+        return toy_backbone().forward(batch)
+
+    seen: list[Progress] = []
+    done = extract_all(
+        records_of(images),
+        [replace(first, forward=counted), second],
+        tmp_path / "f",
+        chunk_rows=7,
+        batch_size=5,
+        on_progress=seen.append,
+    )
+    assert [filled.computed for filled in done] == [10, 33]
+    assert sum(asked) == 10
+    assert seen[-1][:3] == (33, 33, 0)
+    digests = records_of(images).digests
+    assert np.array_equal(done[0].store.read(digests), done[1].store.read(digests))
+    assert all(verify(filled.store) == [] for filled in done)
+
+
+def test_an_image_is_read_once_for_all_backbones(tmp_path: Path, images: Path) -> None:
+    opened: list[str] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open" and str(arguments[0]).endswith(".png"):
+            opened.append(str(arguments[0]))
+
+    records = records_of(images)
+    watching = True
+    sys.addaudithook(hook)
+    extract_all(records, [toy_backbone(), of(toy_backbone(), "other")], tmp_path / "features")
+    watching = False
+    assert sorted(opened) == sorted(records.uris)
+
+
+def test_backbones_that_share_a_forward_run_it_once_and_take_their_columns(tmp_path: Path, images: Path) -> None:
+    runs: list[int] = []
+
+    def both(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        runs.append(len(batch))
+        plain = toy_backbone().forward(batch)
+        return np.concatenate([plain, 2 * plain], axis=1)
+
+    first = of(toy_backbone(), "first", forward=both, columns=slice(0, 12))
+    second = of(toy_backbone(), "second", forward=both, columns=slice(12, 24))
+    one, two = extract_all(records_of(images), [first, second], tmp_path / "features", batch_size=23)
+    digests = records_of(images).digests
+    assert runs == [23]
+    assert np.allclose(two.store.read(digests).astype(float), 2 * one.store.read(digests).astype(float), rtol=1e-3)
+
+
+def test_views_are_stored_with_the_plain_one_first(tmp_path: Path, images: Path) -> None:
+    plain = extract(records_of(images), toy_backbone(), tmp_path / "plain")
+    flip = replace(toy_backbone(views=2), preprocess=replace(toy_backbone().preprocess, views=ViewsConfig("flip")))
+    store = extract(records_of(images), flip, tmp_path / "views")
+    digests = records_of(images).digests
+    views = store.read_views(digests)
+    assert views.shape == (23, 2, 12)
+    assert np.array_equal(store.read(digests), plain.read(digests))
+    quarters = views.astype(float).reshape(23, 2, 3, 2, 2)
+    assert np.allclose(quarters[:, 1], quarters[:, 0, :, :, ::-1], atol=1e-3)  # left and right change places
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(tmp_path: Path, images: Path) -> None:
+    ran: list[int] = []
+
+    def small(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        ran.append(len(batch))
+        return toy_backbone().forward(batch)
+
+    store = extract(records_of(images), replace(toy_backbone(), forward=small), tmp_path / "small", batch_size=8)
+    assert max(ran) <= 3
+    assert sum(ran) == 23
+    np.testing.assert_array_equal(
+        store.read(store.digests()), extract(records_of(images), toy_backbone(), tmp_path / "l").read(store.digests())
+    )
 
 
 def start(images: Path, features: Path) -> subprocess.Popen[bytes]:

@@ -19,12 +19,14 @@ PUBLIC = {
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
-        "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_table",
+        "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_parquet", "read_table",
+        "read_webdataset",
     ],
     "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "DecodeError", "OpenClipConfig", "PcaBasis", "PcaConfig",
-        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "decode", "extract", "fit_pca_basis",
-        "load_backbone",
+        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Filled", "OpenClipConfig",
+        "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress", "TimmConfig",
+        "ViewsConfig", "decode", "extract", "extract_all", "fit_pca_basis", "load_backbone", "load_backbones",
+        "plan_extraction",
     ],
     "stages.training": [
         "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "LinearHeadConfig", "LossConfig",
@@ -38,6 +40,7 @@ PUBLIC = {
 
 FLAGS = {
     "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
+    "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
     "train-heads": {"--json", "--quiet"},
     "score": {"--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},

@@ -65,7 +65,7 @@ def test_leave_one_out_counts_a_query_alone_in_its_class_as_having_nothing_to_fi
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({1: {"key": "a"}}, "rows 1 and 2 have the same key 'a'"),
+        ({1: {"key": "a"}}, "row 1 and row 2 have the same key 'a'"),
         ({1: {"key": ""}}, "row 2: the key is empty"),
         ({1: {"label": ""}}, r"row 2 \(key 'b'\) is in train \(split 'train'\) and has no label"),
         ({2: {"label": ""}}, r"row 3 \(key 'c'\) is in query"),

@@ -118,3 +118,11 @@ def test_learning_or_choosing_on_what_is_scored_is_refused(names: dict[str, str]
 def test_without_roles_a_row_of_an_unknown_split_is_named() -> None:
     with pytest.raises(RecordsError, match=r"row 2 \(key 'k2'\) has the split 'trian'.*class-disjoint"):
         named_roles(roles_of(), ["train", "trian", "query"], ["k1", "k2", "k3"])
+
+
+def test_settled_roles_hold_where_the_config_names_none() -> None:
+    settled = {"query": ("test",), "gallery": ("test", "index")}
+    roles = named_roles(FOLDER, ["test", "index", "spare"], list("123"), settled)
+    assert roles == {"train": (), "validation_query": (), "validation_gallery": (), **settled}
+    named = named_roles(roles_of(query="index", gallery="spare"), ["test", "index", "spare"], list("123"), settled)
+    assert (named["query"], named["gallery"]) == (("index",), ("spare",))

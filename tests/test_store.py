@@ -170,7 +170,7 @@ def test_a_chunk_of_another_shape_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with store.writing():
         (chunk,) = store.plan(names(1, 2))
-        with pytest.raises(ValueError, match=r"2 rows of 6 numbers; got features \(2, 5\)"):
+        with pytest.raises(ValueError, match=r"2 rows of shape \(6,\); got features \(2, 5\)"):
             store.write_chunk(chunk, np.zeros((2, 5), np.float32), [RowOutcome()] * 2, PROVENANCE)
         store.write_chunk(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
         with pytest.raises(ValueError, match="written once"):
@@ -250,3 +250,23 @@ def test_a_damaged_store_says_which_file_and_how_to_mend_it(tmp_path: Path) -> N
     (store.path / "rows/1.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(DamagedStoreError, match=r"rows/1\.parquet cannot be read"):
         FeatureStore.at(store.path)
+
+
+def test_views_are_an_axis_of_the_array_and_the_first_is_what_is_read(tmp_path: Path) -> None:
+    store = FeatureStore.open(tmp_path, "n", Identity({"a": 1}), dim=3, views=2, chunk_rows=4, provenance=PROVENANCE)
+    digests = [digest_bytes(bytes([number])) for number in range(6)]
+    features = np.arange(36, dtype=np.float32).reshape(6, 2, 3)
+    with store.writing():
+        for chunk in store.plan(digests):
+            rows = [digests.index(digest) for digest in chunk.digests]
+            store.write_chunk(chunk, features[rows], [RowOutcome("ok")] * len(rows), PROVENANCE)
+    again = FeatureStore.at(store.path)
+    assert (again.views, again.dim) == (2, 3)
+    assert np.array_equal(again.read([digests[5], digests[0]]), features[[5, 0], 0])
+    assert np.array_equal(again.read_views([digests[5], digests[0]]), features[[5, 0]])
+    assert np.array_equal(np.asarray(zarr.open_array(store.path / "features")), features)
+    assert verify(again) == []
+    assert (
+        store.fingerprint
+        != FeatureStore.open(tmp_path, "n", Identity({"a": 1}), dim=3, provenance=PROVENANCE).fingerprint
+    )

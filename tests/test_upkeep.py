@@ -46,7 +46,7 @@ def test_a_row_said_to_be_ok_that_is_not_finite_is_found(tmp_path: Path) -> None
     fill(store, names(*range(4)), frozenset(names(1)))
     block = np.array(store.chunk(0))
     block[2, 0], block[1, :] = np.inf, 1
-    write_chunk_file(chunk_path(store.path, 0), block)
+    write_chunk_file(chunk_path(store.path, 0, (store.dim,)), block)
     problems = verify(store)
     assert any("row 2: said to be ok and not finite" in problem for problem in problems)
     assert any("row 1: said to have no feature and holds numbers" in problem for problem in problems)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cache.errors import RecordsError
+from cache.source import ImageSource
 from stages.datasets.config import DatasetConfig, Source
 
 # What counts as an image in a folder; a table may name files of any extension, or none.
@@ -27,7 +28,10 @@ def read_folder(config: DatasetConfig) -> Source:
         raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
     paths = sorted(_images(root), key=lambda path: path.parts)
     if not paths:
-        raise RecordsError(f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it)")
+        raise RecordsError(
+            f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it). "
+            "Images within .tar shards are kind = 'webdataset', images within Parquet files kind = 'parquet'."
+        )
     if direct := [path for path in paths if len(path.parts) == 1]:
         raise RecordsError(
             f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}); each must lie in a folder that "
@@ -40,7 +44,7 @@ def read_folder(config: DatasetConfig) -> Source:
         raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
     columns = {
         "key": [path.as_posix() for path in paths],
-        "uri": [str(root / path) for path in paths],
+        "uri": [ImageSource(str(root / path)).uri for path in paths],
         "label": [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths],
         "split": [path.parts[0] if by_folder else None for path in paths],
         "domain": [None] * len(paths),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import os
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cache import parse_source
 from cache.errors import RecordsError
+from stages.datasets.columns import as_text, joined, refuse_absent, scalar
 from stages.datasets.config import CLASS_DISJOINT, DatasetConfig, Source, as_names
 
 
@@ -24,24 +23,21 @@ def read_table(config: DatasetConfig) -> Source:
     table = read_columns(path)
     root = Path(config.root) if config.root is not None else path.parent
     names = table.column_names
-    key = config.key or ("key" if "key" in names else config.image)
+    image_column = config.image or "path"
+    key = config.key or ("key" if "key" in names else image_column)
     domain = config.domain or ("domain" if "domain" in names else None)
     split = config.split or ("split" if "split" in names else None)
     split = None if split == CLASS_DISJOINT else split
     labels = as_names(config.label)
-    for column in (config.image, key, domain, split, config.tags, *labels, *config.attributes):
-        if column is not None and column not in names:
-            close = difflib.get_close_matches(column, names, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise RecordsError(f"{path} has no column {column!r}.{hint} It has: {', '.join(names)}.")
-    images = table[config.image].to_pylist()
+    refuse_absent(path, (image_column, key, domain, split, config.tags, *labels, *config.attributes), names)
+    images = table[image_column].to_pylist()
     for row, image in enumerate(images, 1):
         if image is None:
-            raise RecordsError(f"{path}, row {row}: the column {config.image!r}, which names the image, is empty")
+            raise RecordsError(f"{path}, row {row}: the column {image_column!r}, which names the image, is empty")
     columns = {
         "key": table[key],
         "uri": pa.array([_below(root, image) for image in images], pa.string()),
-        "label": _joined(table, labels),
+        "label": joined(table, labels),
         "domain": table[domain] if domain else pa.nulls(len(table), pa.string()),
         "split": table[split] if split else pa.nulls(len(table), pa.string()),
         "tags": table[config.tags] if config.tags else pa.nulls(len(table), pa.string()),
@@ -72,7 +68,7 @@ def read_columns(path: Path) -> pa.Table:
         raise RecordsError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
     if table.num_rows == 0:
         raise RecordsError(f"{path} has no rows")
-    return pa.table({name: _as_text(table[name]) for name in table.column_names})
+    return pa.table({name: as_text(table[name]) for name in table.column_names})
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -95,26 +91,4 @@ def _read_jsonl(path: Path) -> pa.Table:
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("every line must be an object")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: pa.array([_scalar(row.get(name)) for row in rows], pa.string()) for name in names})
-
-
-def _scalar(value: object) -> str | None:
-    """What a cell says, as it stands in the file; lists and objects are no key, label or split."""
-    if value is None or isinstance(value, (list, dict)):
-        return None
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    try:
-        text = column.cast(pa.string())
-    except pa.ArrowException:  # lists, structs, bytes: no key, label or split
-        return pa.chunked_array([pa.nulls(len(column), pa.string())])
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-
-
-def _joined(table: pa.Table, columns: tuple[str, ...]) -> pa.ChunkedArray:
-    """The label: the columns joined by ``/``; null where one of them is."""
-    return pc.binary_join_element_wise(*(table[column] for column in columns), "/", null_handling="emit_null")
+    return pa.table({name: pa.array([scalar(row.get(name)) for row in rows], pa.string()) for name in names})

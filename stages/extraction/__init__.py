@@ -10,25 +10,37 @@ from stages.extraction.backbones import (
     TimmConfig,
     fit_pca_basis,
     load_backbone,
+    load_backbones,
 )
 from stages.extraction.decode import DecodeError, decode
-from stages.extraction.extract import Progress, extract
+from stages.extraction.extract import Filled, Progress, extract, extract_all
+from stages.extraction.flow import Clock
+from stages.extraction.planning import Plan, Planned, plan_extraction
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
+from stages.extraction.views import ViewsConfig
 
 __all__ = [
     "Backbone",
     "BackboneConfig",
     "BundledConfig",
+    "Clock",
     "DecodeError",
+    "Filled",
     "OpenClipConfig",
     "PcaBasis",
     "PcaConfig",
+    "Plan",
+    "Planned",
     "Preprocess",
     "PreprocessConfig",
     "Progress",
     "TimmConfig",
+    "ViewsConfig",
     "decode",
     "extract",
+    "extract_all",
     "fit_pca_basis",
     "load_backbone",
+    "load_backbones",
+    "plan_extraction",
 ]

@@ -33,6 +33,7 @@ DECODER = "pillow/1"
 """The name of the policy above: it changes when the pixels of some image change."""
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {"exif", "xmp"}  # where a JPEG may say that it is to be turned
 _STARTS = {b"\xff\xd8\xff": "a JPEG", b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP"}
 
 
@@ -45,7 +46,7 @@ class DecodeError(PermafrostError):
 
 
 def decode(data: bytes, *, box: Box | None = None, max_pixels: int = 178_956_970) -> npt.NDArray[np.uint8]:
-    """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB, read-only.
+    """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB.
 
     An image of more than ``max_pixels`` pixels is refused before it is decoded; the default is Pillow's own limit,
     which also holds where ``max_pixels`` is larger. Raises :class:`DecodeError` for whatever is wrong with the bytes,
@@ -79,6 +80,8 @@ def _pixels(image: Image.Image, max_pixels: int) -> npt.NDArray[np.uint8]:
     if image.format == "EPS":  # Pillow would start Ghostscript
         raise DecodeError("EPS is a program, not pixels")
     image.load()
+    if image.format == "JPEG" and image.mode == "RGB" and not image.info.keys() & _TURNS:
+        return np.asarray(image)
     return np.asarray(_upright(_as_rgb(image), _orientation(image)))
 
 

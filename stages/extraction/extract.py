@@ -1,37 +1,42 @@
-"""Images -> features: read, decode and preprocess ahead on threads, forward, commit chunk by chunk."""
+"""Images -> features: what is missing in the stores goes through the networks and is committed chunk by chunk."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cache import Chunk, FeatureStore, Provenance, RowOutcome, digest_bytes
+from cache import Chunk, FeatureStore, Provenance, RowOutcome, parse_source
 from cache.store import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction.batch_size import ON_CPU, find_batch_size
+from stages.extraction.flow import Batch, Clock, flow
 from stages.extraction.memory import keep_freed_memory
+from stages.extraction.threads import processors
 from stages.records import Records
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
-_BATCHES_AHEAD = 3
-
-Image = npt.NDArray[np.uint8]
 
 
 class Progress(NamedTuple):
-    """How far an extraction is, in images."""
+    """How far an extraction is, in images, each counted once for all backbones, and what took the time."""
 
     done: int
     total: int
     failed: int
+    clock: Clock
+
+
+class Filled(NamedTuple):
+    """A store, and how many images were computed for it now."""
+
+    store: FeatureStore
+    computed: int
 
 
 def extract(
@@ -39,70 +44,156 @@ def extract(
     backbone: Backbone,
     path: Path | str,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     dtype: str = "float16",
     chunk_rows: int = CHUNK_ROWS,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FeatureStore:
-    """Fill the feature store of ``backbone`` below ``path`` with the images of ``records`` that it lacks.
+    """:func:`extract_all` for one backbone."""
+    (filled,) = extract_all(
+        records,
+        [backbone],
+        path,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        chunk_rows=chunk_rows,
+        retry_failed=retry_failed,
+        on_progress=on_progress,
+    )
+    return filled.store
 
-    An image that is there already is not opened. An image that gives no feature becomes a row with its reason and
-    the run goes on. Everything committed stays, whenever the run ends; the next one computes the rest.
+
+def extract_all(
+    records: Records,
+    backbones: Sequence[Backbone],
+    path: Path | str,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    dtype: str = "float16",
+    chunk_rows: int = CHUNK_ROWS,
+    retry_failed: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Filled]:
+    """Fill the feature stores of ``backbones`` below ``path`` with the images of ``records`` that they lack.
+
+    Each image is read and decoded once for all backbones that lack it; one that no store lacks is not opened. An
+    image that gives no feature becomes a row with its reason and the run goes on. Each store commits on its own, and
+    everything committed stays, whenever the run ends; the next one computes the rest.
 
     Args:
         records: the images. Those whose bytes could not be read are passed over.
-        backbone: the frozen network with its preprocessing.
-        path: the folder of feature stores; the store's own folder in it is named after the backbone's identity.
-        batch_size: images in one forward. Changes speed, and numbers only by rounding.
-        workers: threads that decode; by default one for each processor.
+        backbones: the frozen networks with their preprocessing.
+        path: the folder of feature stores; each store's own folder in it is named after the backbone's identity.
+        batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
+            by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
+            where there are none yet, found by trial.
+        workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
         chunk_rows: images a chunk, for a store that is begun now. A kill costs at most the chunk in work.
         retry_failed: compute failed images again too.
         on_progress: hears of every batch.
 
     Returns:
-        The store. ``store.failures(records.digests)`` lists what has no feature.
+        A :class:`Filled` for each of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
 
     Raises:
-        StoreBusyError: another process is writing to the store.
+        StoreBusyError: another process is writing to one of the stores.
     """
-    provenance = Provenance.here(backbone.device, LIBRARIES)
-    store = FeatureStore.open(
+    stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
+    uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
+    asked = list(uris)
+    lacking = [n for n, store in enumerate(stores) if store.missing(asked, retry_failed=retry_failed)]
+    if not lacking:
+        return [Filled(store, 0) for store in stores]
+    keep_freed_memory()
+    with ExitStack() as locks:
+        for n in lacking:
+            locks.enter_context(stores[n].writing())
+        size = batch_size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
+        filling = [_Filling(backbones[n], stores[n], asked, retry_failed, size) for n in lacking]
+        wanted = _wanted(asked, filling)
+        done = failed = 0
+        clock = Clock()
+        for through in flow(_batches(wanted, uris, size), workers=workers or processors(), clock=clock):
+            began = time.perf_counter()
+            for backbone, features in zip(through.batch.backbones, through.features, strict=True):
+                here = next(one for one in filling if one.backbone is backbone)
+                failed += here.add(through.batch.digests, through.outcomes, features)
+            clock.writing += time.perf_counter() - began
+            done += len(through.outcomes)
+            failed += sum(outcome.status != "ok" for outcome in through.outcomes)
+            if on_progress is not None:
+                on_progress(Progress(done, len(wanted), failed, clock))
+        for n in lacking:
+            stores[n].plan([])  # the array ends at its last row
+    computed = {one.store.path: sum(len(chunk.digests) for chunk in one.chunks) for one in filling}
+    return [Filled(store, computed.get(store.path, 0)) for store in stores]
+
+
+def open_store(
+    backbone: Backbone, path: Path | str, *, dtype: str = "float16", chunk_rows: int = CHUNK_ROWS
+) -> FeatureStore:
+    """The feature store of ``backbone`` below ``path``, begun where there is none."""
+    return FeatureStore.open(
         path,
         backbone.name,
         backbone.identity,
         dim=backbone.dim,
         dtype=dtype,
+        views=backbone.preprocess.count,
         chunk_rows=chunk_rows,
-        provenance=provenance,
+        provenance=Provenance.here(backbone.device, LIBRARIES),
     )
-    places = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
-    if not store.missing(list(places), retry_failed=retry_failed):
-        return store
-    keep_freed_memory()
-    with store.writing():
-        chunks = store.plan(list(places), retry_failed=retry_failed)
-        total = sum(len(chunk.digests) for chunk in chunks)
-        done = failed = 0
-        for batch in _computed(chunks, places, backbone, batch_size, workers or _processors()):
-            done += len(batch.outcomes)
-            failed += sum(outcome.status != "ok" for outcome in batch.outcomes)
-            if batch.first == 0:
-                features = np.full((len(batch.chunk.digests), store.dim), np.nan, np.float32)
-                outcomes: list[RowOutcome] = []
-            features[batch.first + batch.good] = batch.features
-            outcomes += batch.outcomes
-            if len(outcomes) == len(batch.chunk.digests):
-                if _nothing_new(store, batch.chunk, outcomes):
-                    continue
-                committed = store.write_chunk(batch.chunk, features, outcomes, provenance)
-                failed += sum(o.status == "ok" != c.status for o, c in zip(outcomes, committed, strict=True))
-            if on_progress is not None:
-                on_progress(Progress(done, total, failed))
-        store.plan([])  # the array ends at its last row
-    return store
+
+
+def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
+    devices = {backbone.device for backbone in backbones}
+    if devices == {"cpu"}:
+        return ON_CPU
+    before = [store.provenance(number) for store in stores for number in store.chunks()]
+    used = [which.batch_size for which in before if which.batch_size and which.device in devices]
+    return used[-1] if used else find_batch_size(backbones)
+
+
+class _Filling:
+    """A store that is being filled: the chunks that it lacks, and the rows so far of the one in work."""
+
+    def __init__(
+        self, backbone: Backbone, store: FeatureStore, asked: Sequence[bytes], retry_failed: bool, batch_size: int
+    ) -> None:
+        self.backbone = backbone
+        self.store = store
+        self.provenance = Provenance.here(backbone.device, LIBRARIES, batch_size)
+        self.chunks = store.plan(asked, retry_failed=retry_failed)
+        self.last = {chunk.digests[-1] for chunk in self.chunks}
+        self._todo = iter(self.chunks)
+        self._features: list[npt.NDArray[np.float32]] = []
+        self._outcomes: list[RowOutcome] = []
+        self._chunk = next(self._todo)
+
+    def add(self, digests: Sequence[bytes], outcomes: Sequence[RowOutcome], features: npt.NDArray[np.float32]) -> int:
+        """Take the rows of a batch, which lies within one chunk, and commit the chunk when it is whole.
+
+        Returns how many features turned out not to fit the store's dtype.
+        """
+        at = len(self._outcomes)
+        assert self._chunk.digests[at : at + len(digests)] == tuple(digests)
+        self._features.append(features.reshape(len(digests), *self.store.row_shape))
+        self._outcomes += outcomes
+        if len(self._outcomes) < len(self._chunk.digests):
+            return 0
+        refused = 0
+        if not _nothing_new(self.store, self._chunk, self._outcomes):
+            rows = np.concatenate(self._features)
+            committed = self.store.write_chunk(self._chunk, rows, self._outcomes, self.provenance)
+            refused = sum(a.status != b.status for a, b in zip(self._outcomes, committed, strict=True))
+        self._features, self._outcomes = [], []
+        self._chunk = next(self._todo, self._chunk)
+        return refused
 
 
 def _nothing_new(store: FeatureStore, chunk: Chunk, outcomes: Sequence[RowOutcome]) -> bool:
@@ -110,67 +201,35 @@ def _nothing_new(store: FeatureStore, chunk: Chunk, outcomes: Sequence[RowOutcom
     return all(outcome.status != "ok" for outcome in outcomes) and not store.absent(chunk.digests)
 
 
-class _Batch(NamedTuple):
-    """Some rows of a chunk: their outcomes (n,), and the features (m, D) of the ``good`` (m,) among them."""
+def _wanted(asked: Sequence[bytes], filling: Sequence[_Filling]) -> dict[bytes, tuple[_Filling, ...]]:
+    """The stores that lack each image, in the order of ``asked``; images that none lacks are left out."""
+    lacking = [{digest for chunk in one.chunks for digest in chunk.digests} for one in filling]
+    wanted = {
+        digest: tuple(one for one, missing in zip(filling, lacking, strict=True) if digest in missing)
+        for digest in asked
+    }
+    return {digest: stores for digest, stores in wanted.items() if stores}
 
-    chunk: Chunk
-    first: int
-    outcomes: list[RowOutcome]
-    good: npt.NDArray[np.int64]
-    features: npt.NDArray[np.float32]
 
+def _batches(wanted: dict[bytes, tuple[_Filling, ...]], uris: dict[bytes, str], batch_size: int) -> Iterator[Batch]:
+    """Batches that end where a chunk of any store ends, or where other stores want the images.
 
-def _computed(
-    chunks: Sequence[Chunk], places: dict[bytes, str], backbone: Backbone, batch_size: int, workers: int
-) -> Iterator[_Batch]:
-    """The batches of all ``chunks`` in order, a few of them decoded ahead of the one that is in the network.
-
-    The forward runs on a thread of its own: so the caller hears Ctrl-C at once, however long one forward takes.
+    So which images share a batch depends on the chunks alone, and a resumed run computes what the first would have.
     """
-    readers, network = ThreadPoolExecutor(workers, "decode"), ThreadPoolExecutor(1, "forward")
+    piece: list[bytes] = []
+    stores: tuple[_Filling, ...] = ()
 
-    def begin(chunk: Chunk, first: int) -> Future[_Batch]:
-        digests = chunk.digests[first : first + batch_size]
-        images = [readers.submit(_prepared, places[digest], digest, backbone) for digest in digests]
-        return network.submit(_forward, chunk, first, images, backbone)
+    def batch() -> Batch:
+        return Batch(piece, [parse_source(uris[digest]) for digest in piece], [one.backbone for one in stores])
 
-    try:
-        work = ((chunk, first) for chunk in chunks for first in range(0, len(chunk.digests), batch_size))
-        ahead = deque(begin(*item) for item in islice(work, _BATCHES_AHEAD))
-        while ahead:
-            batch = ahead.popleft().result()
-            ahead.extend(begin(*item) for item in islice(work, 1))
-            yield batch
-    finally:
-        network.shutdown(wait=False, cancel_futures=True)
-        readers.shutdown(wait=False, cancel_futures=True)
-
-
-def _prepared(uri: str, digest: bytes, backbone: Backbone) -> tuple[RowOutcome, Image | None]:
-    """Read, decode and preprocess one image: its outcome, and its tensor (3, S, S) where there is one."""
-    try:
-        content = Path(uri).read_bytes()
-    except OSError as error:
-        return RowOutcome("unread", error=f"cannot be read: {error.strerror or error}"), None
-    if digest_bytes(content) != digest:
-        return RowOutcome("unread", error="changed while the run was going on"), None
-    try:
-        image = decode(content)
-    except DecodeError as error:
-        return RowOutcome("failed", error=str(error)), None
-    height, width = image.shape[:2]
-    return RowOutcome("ok", width, height), backbone.preprocess(image)
-
-
-def _forward(
-    chunk: Chunk, first: int, images: Sequence[Future[tuple[RowOutcome, Image | None]]], backbone: Backbone
-) -> _Batch:
-    prepared = [image.result() for image in images]
-    good = np.array([row for row, (_, image) in enumerate(prepared) if image is not None], dtype=np.int64)
-    batch = [image for _, image in prepared if image is not None]
-    features = backbone.forward(np.stack(batch)) if batch else np.empty((0, backbone.dim), np.float32)
-    return _Batch(chunk, first, [outcome for outcome, _ in prepared], good, features)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for digest, wanting in wanted.items():
+        if piece and wanting != stores:
+            yield batch()
+            piece = []
+        piece.append(digest)
+        stores = wanting
+        if len(piece) == batch_size or any(digest in one.last for one in wanting):
+            yield batch()
+            piece = []
+    if piece:
+        yield batch()

@@ -1,4 +1,4 @@
-"""Pixels -> the square that a backbone takes, as the library that trained it does.
+"""An image's bytes -> the square of pixels that a backbone takes, as the library that trained it does.
 
 Three ways to fill the square, then a centre crop or a border::
 
@@ -6,28 +6,32 @@ Three ways to fill the square, then a centre crop or a border::
     squash    both sides become resize_to, the aspect is lost                                    (SigLIP, PCA)
     longest   the longer side becomes resize_to, the aspect is kept, a border fills the square
 
-Resizing is Pillow's, antialiased, and the rounding is torchvision's: the result equals timm's and open_clip's own
-transforms bit for bit. Only an image so long that its resized form would pass 16 million pixels (a strip of 1 x 5,000)
-is resized inside the crop alone, which can differ by one level and does not fill the memory.
+With the ``exact`` decoder resizing is Pillow's, antialiased, and the rounding is torchvision's: the result equals
+timm's and open_clip's own transforms bit for bit. With ``fast`` bilinear and bicubic resizing is PyTorch's own on
+bytes, antialiased alike and three times as fast. Only an image so long that its resized form would pass 16 million
+pixels (a strip of 1 x 5,000) is resized inside the crop alone, which can differ by one level and does not fill the
+memory.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from stages.extraction.resize import Decoder, Interpolation, squash
+from stages.extraction.views import ViewsConfig
+
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from cache.fingerprint import JSON
 
 Resize = Literal["shorter", "squash", "longest"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 Colour = tuple[float, float, float]
 
@@ -38,7 +42,8 @@ _LARGEST = 1 << 24  # pixels of a resized image before its crop
 class Preprocess:
     """Every value of the way from an image to a backbone's input. ``size`` and ``resize_to`` are pixels.
 
-    ``mean`` and ``std`` are of values in [0, 1]; ``fill`` is the colour of the border, in [0, 255].
+    ``mean`` and ``std`` are of values in [0, 1]; ``fill`` is the colour of the border, in [0, 255]; ``views`` says
+    which further squares each image gives.
     """
 
     size: int
@@ -48,6 +53,8 @@ class Preprocess:
     mean: Colour
     std: Colour
     fill: tuple[int, int, int] = (0, 0, 0)
+    decoder: Decoder = "fast"
+    views: ViewsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -72,16 +79,52 @@ class Preprocess:
             "mean": [float(value) for value in self.mean],
             "std": [float(value) for value in self.std],
             "fill": list(self.fill) if self.resize == "longest" else None,
+            **({"views": self.views.identity()} if self.views else {}),
         }
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """``image`` (H, W, 3) uint8 as (3, S, S) uint8, S being ``size``."""
-        from PIL import Image
+    @property
+    def count(self) -> int:
+        """V, the number of squares that each image gives."""
+        return 1 + (self.views.extra if self.views else 0)
 
+    def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """``image`` (H, W, 3) uint8 as (3, S, S) uint8, S being ``size``: the plain view."""
+        return np.ascontiguousarray(self.square(image).transpose(2, 0, 1))
+
+    def squares(self, image: npt.NDArray[np.uint8], digest: bytes) -> Iterator[npt.NDArray[np.uint8]]:
+        """The V views of ``image`` (H, W, 3), each (S, S, 3) uint8, the plain one first.
+
+        Random ones are drawn from the image's ``digest``, so that they do not depend on the order of the images.
+        """
+        plain = self.square(image)
+        yield plain
+        if self.views is None:
+            return
+        if self.views.kind == "flip":
+            yield plain[:, ::-1]
+            return
+        for left, top, right, bottom in self.views.boxes(image.shape[1], image.shape[0], digest):
+            yield squash(image[top:bottom, left:right], self.size, self.size, self.interpolation, self.decoder)
+
+    def square(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """``image`` (H, W, 3) uint8 as (S, S, 3) uint8, S being ``size``: the plain view."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        square = self._square(Image.fromarray(image))
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        width, height = self._resized(image.shape[1], image.shape[0])
+        left, top = _offset(width, self.size), _offset(height, self.size)
+        if width * height > _LARGEST:
+            # The same window, cut out before it is resized.
+            x, y = image.shape[1] / width, image.shape[0] / height
+            window = (left * x, top * y, (left + self.size) * x, (top + self.size) * y)
+            return squash(image, self.size, self.size, self.interpolation, "exact", window)
+        resized = squash(image, width, height, self.interpolation, self.decoder)
+        if width >= self.size and height >= self.size:
+            return resized[top : top + self.size, left : left + self.size]
+        framed = np.empty((self.size, self.size, 3), np.uint8)
+        framed[:] = self.fill
+        inside = resized[max(top, 0) : top + self.size, max(left, 0) : left + self.size]
+        framed[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
+        return framed
 
     def normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """``batch`` (B, 3, S, S) uint8 as float32, each channel less ``mean`` and divided by ``std``, on its device."""
@@ -89,25 +132,12 @@ class Preprocess:
 
         mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
-        return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
-
-    def _square(self, image: Image.Image) -> Image.Image:
-        from PIL import Image
-
-        width, height = self._resized(image.width, image.height)
-        filter_ = Image.Resampling[self.interpolation.upper()]
-        left, top = _offset(width, self.size), _offset(height, self.size)
-        if width * height > _LARGEST:
-            # The same window, cut out before it is resized.
-            x, y = image.width / width, image.height / height
-            window = (left * x, top * y, (left + self.size) * x, (top + self.size) * y)
-            return image.resize((self.size, self.size), filter_, box=window)
-        resized = image.resize((width, height), filter_)
-        if width >= self.size and height >= self.size:
-            return resized.crop((left, top, left + self.size, top + self.size))
-        framed = Image.new("RGB", (self.size, self.size), self.fill)
-        framed.paste(resized, (-left, -top))
-        return framed
+        if batch.device.type != "cpu":
+            return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
+        normal = torch.empty_like(batch, dtype=torch.float32)
+        for image, pixels in zip(normal, batch, strict=True):  # one at a time stays in the processor's cache
+            image.copy_(pixels).div_(255).sub_(mean).div_(std)
+        return normal
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing, rounded as torchvision (shorter) and timm (longest) do."""
@@ -132,7 +162,8 @@ class PreprocessConfig:
     """What a run file may say about preprocessing; None, the default, is the backbone's own value.
 
     ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
-    of the two or none.
+    of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
+    stores features of further views of each image, for heads that want them.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -144,6 +175,8 @@ class PreprocessConfig:
     interpolation: Interpolation | None = None
     mean: Colour | None = None
     std: Colour | None = None
+    decoder: Decoder = "fast"
+    views: ViewsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.crop_pct is not None and self.resize_to is not None:
@@ -177,4 +210,6 @@ class PreprocessConfig:
             mean=mean,
             std=self.std or std,
             fill=(red, green, blue),
+            decoder=self.decoder,
+            views=self.views,
         )

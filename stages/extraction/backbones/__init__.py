@@ -1,6 +1,7 @@
 """Frozen networks, one source a file.
 
-A new source is one file with a config and a ``load``, one name in ``BackboneConfig`` and one case in ``load_backbone``.
+A new source is one file with a config and a ``load``, one name in ``BackboneConfig`` and one case in
+``load_backbones``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.frozen import Backbone
 from stages.extraction.backbones.open_clip import OpenClipConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
+from stages.extraction.backbones.pooling import poolings
 from stages.extraction.backbones.timm import TimmConfig
 
 BackboneConfig: TypeAlias = Annotated[
@@ -31,23 +33,26 @@ __all__ = [
     "TimmConfig",
     "fit_pca_basis",
     "load_backbone",
+    "load_backbones",
 ]
 
 
-def load_backbone(
+def load_backbones(
     config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
-) -> Backbone:
-    """The frozen network that ``config`` names, on ``device``, ready to extract with.
+) -> tuple[Backbone, ...]:
+    """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings, in their order.
+
+    They share one ``forward``, which gives the features of all: compute it once, and take the columns of each.
 
     Args:
-        config: which network, which weights, which preprocessing.
+        config: which network, which weights, which preprocessing, which poolings.
         device: where the network runs, as PyTorch spells it: ``cpu``, ``cuda``, ``cuda:1``. PCA stays on the CPU.
         basis: for :class:`PcaConfig` only: the fitted components, or the file they were saved in.
 
     Raises:
         WeightsError: the weights cannot be had or do not fit.
         MissingExtraError: the package with the weights is not installed.
-        ValueError: a name, tag, size or argument that the library does not know.
+        ValueError: a name, tag, size, layer, pooling or argument that the library or the network does not know.
     """
     _check_device(device)
     match config:
@@ -56,9 +61,22 @@ def load_backbone(
         case OpenClipConfig():
             return open_clip.load(config, device)
         case PcaConfig():
-            return pca.load(config, basis)
+            return (pca.load(config, basis),)
         case TimmConfig():
             return timm.load(config, device)
+
+
+def load_backbone(
+    config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
+) -> Backbone:
+    """:func:`load_backbones` for a config with one pooling, or the library's own. ValueError when it names several."""
+    if not isinstance(config, PcaConfig) and len(kinds := poolings(config.pooling)) > 1:
+        raise ValueError(
+            f"{config.name} has {len(kinds)} poolings ({', '.join(kinds)}) and so as many backbones: "
+            "call load_backbones, or name one pooling"
+        )
+    (backbone,) = load_backbones(config, device=device, basis=basis)
+    return backbone
 
 
 def _check_device(device: str) -> None:

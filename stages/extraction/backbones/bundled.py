@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cache.errors import MissingExtraError
 from stages.extraction.backbones import timm
 from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_pooling, pool_outputs
+from stages.extraction.backbones.taps import tap_timm
 from stages.extraction.backbones.weights import fit_weights, read_weights
 from stages.extraction.preprocess import PreprocessConfig
 
@@ -36,7 +38,8 @@ _FLAT = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"
 class BundledConfig:
     """A network whose weights an installed package carries (the extra ``bundled``).
 
-    Features have 1,280 values. The input is 224, 240 or 260 pixels, cut out of 256, 272 or 292.
+    Features have 1,280 values. The input is 224, 240 or 260 pixels, cut out of 256, 272 or 292. ``pooling`` is one or
+    several of ``mean``, which is the network's own, ``gem`` with exponent ``gem_p``, and ``max``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -45,22 +48,32 @@ class BundledConfig:
     kind: Literal["bundled"] = "bundled"
     preprocess: PreprocessConfig = PreprocessConfig()
     precision: Precision = "float32"
+    pooling: Pooling = None
+    gem_p: float = GEM_P
+
+    def __post_init__(self) -> None:
+        check_pooling(self.name, self.pooling, None, self.gem_p)
 
 
-def load(config: BundledConfig, device: str) -> Backbone:
+def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
     """The network of ``config`` on ``device``. MissingExtraError when its package is not installed."""
     path = _weights_file(config.name)
     network = timm.build(f"tf_{config.name}", {})
     weights = read_weights(path)
     renamed = {_timm_name(name, network): tensor for name, tensor in weights.items()}
     fit_weights(network, renamed, source=config.name, ignore=timm.classifier_names(network))
+    outputs, compute = [Output("", {"output": "pooled"})], None
+    if config.pooling is not None:
+        tap = tap_timm(network, None, name=config.name)
+        outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
     return freeze(
         network,
         timm.own_preprocess(network, config.preprocess, {}),
         name=config.name,
         library="timm",
         model=f"tf_{config.name}",
-        output="pooled",
+        outputs=outputs,
+        compute=compute,
         kwargs={},
         precision=config.precision,
         device=device,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.fingerprint import JSON
 from cache.identity import Identity
+from stages.extraction.backbones.pooling import Output
 from stages.extraction.backbones.weights import digest_weights
-from stages.extraction.decode import DECODER
 from stages.extraction.preprocess import Preprocess
+from stages.extraction.resize import DECODERS
 
 if TYPE_CHECKING:
     import torch
@@ -23,15 +25,19 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Compute: TypeAlias = "Callable[[torch.Tensor], Sequence[torch.Tensor]]"
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A frozen network with its preprocessing.
 
-    ``forward`` takes what ``preprocess`` makes, (B, 3, S, S) uint8, and returns features (B, ``dim``) float32, not
+    :meth:`features` takes what ``preprocess`` makes, (B, 3, S, S) uint8, and returns features (B, ``dim``) float32, not
     normalised. ``identity`` holds all that changes them; ``name`` is for people and folders, ``device`` is only
     recorded.
+
+    Several poolings of one network are several backbones with the same ``forward`` object and the same ``preprocess``:
+    ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's.
     """
 
     name: str
@@ -40,6 +46,11 @@ class Backbone:
     preprocess: Preprocess
     forward: Forward
     device: str = "cpu"
+    columns: slice = field(default_factory=lambda: slice(None))
+
+    def features(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The features (B, ``dim``) float32 of ``batch`` (B, 3, S, S) uint8."""
+        return self.forward(batch)[:, self.columns]
 
 
 def freeze(
@@ -49,40 +60,61 @@ def freeze(
     name: str,
     library: str,
     model: str,
-    output: Literal["pooled", "projected"],
+    outputs: Sequence[Output],
+    compute: Compute | None = None,
     kwargs: Mapping[str, JSON],
+    image_size: int | None = None,
     precision: Precision,
     device: str,
-) -> Backbone:
-    """Make a backbone of a ``network`` that maps normalised images (B, 3, S, S) to features (B, D).
+) -> tuple[Backbone, ...]:
+    """Make backbones of a ``network``, one for each of ``outputs``.
 
-    The network is put into evaluation mode for good and moved to ``device``. ValueError when it does not take images
-    of the preprocessing's size, or gives anything but one vector an image.
+    ``compute`` maps normalised images (B, 3, S, S) to the outputs, each (B, D); by default there is one output, the
+    network's own. ``image_size`` is the size that the network was fitted to, where that is not its own. The network is
+    put into evaluation mode for good and moved to ``device``. ValueError when it does not take images of the
+    preprocessing's size, or gives anything but one vector an image.
     """
-    identity = Identity(
-        {
-            "library": library,
-            "model": model,
-            "weights": digest_weights(network),
-            "output": output,
-            "kwargs": dict(kwargs),
-            "preprocess": preprocess.identity(),
-            "precision": precision,
-            "decoder": DECODER,
-        }
-    )
+    common: dict[str, JSON] = {
+        "library": library,
+        "model": model,
+        "weights": digest_weights(network),
+        "kwargs": dict(kwargs),
+        "preprocess": preprocess.identity(),
+        "precision": precision,
+        "decoder": DECODERS[preprocess.decoder],
+    }
+    if image_size is not None:
+        common["image_size"] = image_size
     size = preprocess.size
     try:
-        forward = _forward(network, preprocess, precision, device)
-        shape = forward(np.zeros((1, 3, size, size), np.uint8)).shape
+        run = _runner(network, compute or (lambda images: [network(images)]), preprocess, precision, device)
+        shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{model} does not run on images of {size} x {size} on {device}: {error}. "
-            "Its own size is the default of preprocess.size; some networks take another in kwargs."
+            "Its own size is the default; many networks take another as image_size, some in kwargs."
         ) from error
-    if len(shape) != 2 or shape[0] != 1:
-        raise ValueError(f"{model} must give one vector an image, (1, D), got {shape}: choose a pooling in kwargs")
-    return Backbone(folder_name(name), shape[1], identity, preprocess, forward, device)
+    for shape in shapes:
+        if len(shape) != 2 or shape[0] != 1:
+            raise ValueError(f"{model} must give one vector an image, (1, D), got {shape}: choose a pooling")
+
+    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        values = run(batch)
+        return values[0] if len(values) == 1 else np.concatenate(values, axis=1)
+
+    ends = [0, *np.cumsum([width for _, width in shapes]).tolist()]
+    return tuple(
+        Backbone(
+            folder_name("-".join(filter(None, (name, output.name)))),
+            last - first,
+            Identity({**common, **output.identity}),
+            preprocess,
+            forward,
+            device,
+            slice(first, last),
+        )
+        for output, (first, last) in zip(outputs, pairwise(ends), strict=True)
+    )
 
 
 def folder_name(name: str) -> str:
@@ -90,7 +122,9 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
 
 
-def _forward(network: torch.nn.Module, preprocess: Preprocess, precision: Precision, device: str) -> Forward:
+def _runner(
+    network: torch.nn.Module, compute: Compute, preprocess: Preprocess, precision: Precision, device: str
+) -> Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]:
     import torch
 
     kind = torch.device(device).type
@@ -98,20 +132,20 @@ def _forward(network: torch.nn.Module, preprocess: Preprocess, precision: Precis
     layout = torch.channels_last if convolutional else torch.contiguous_format  # twice as fast on a CPU
     network.eval().requires_grad_(False).to(device).to(memory_format=layout)
 
-    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(batch: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         if batch.ndim != 4 or batch.shape[1:] != (3, preprocess.size, preprocess.size) or batch.dtype != np.uint8:
             wanted = f"(B, 3, {preprocess.size}, {preprocess.size}) uint8"
             raise ValueError(f"a batch must be {wanted}, got {batch.shape} {batch.dtype}")
-        pixels = torch.from_numpy(np.require(batch, requirements=["C", "W"])).to(device)
+        pixels = torch.from_numpy(np.require(batch, requirements=["W"])).to(device)
         with (
             torch.inference_mode(),
             _exact(kind),
             torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
         ):
-            features: torch.Tensor = network(preprocess.normalize(pixels).contiguous(memory_format=layout))
-        return features.float().cpu().numpy()
+            values = compute(preprocess.normalize(pixels).contiguous(memory_format=layout))
+        return [value.float().cpu().numpy() for value in values]
 
-    return forward
+    return run
 
 
 def _exact(kind: str) -> AbstractContextManager[None]:

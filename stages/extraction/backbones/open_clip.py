@@ -11,6 +11,8 @@ timm, trunk's head  the trunk's classifier         the trunk's pooled output (EV
 timm, none          nothing                        ``encode_image`` itself (SigLIP)
 ResNet              ``attnpool.c_proj``            the attention pool's output, 2048 wide for RN50
 ==================  =============================  =================================================
+
+With ``pooling`` the tokens or the map before all that are pooled another way.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.image_size import check_image_size, resize_open_clip, sized
+from stages.extraction.backbones.pooling import GEM_P, Layer, Output, Pooling, check_pooling, pool_outputs
+from stages.extraction.backbones.taps import tap_open_clip
 from stages.extraction.backbones.timm import check_source
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
@@ -51,7 +56,14 @@ class OpenClipConfig:
             ``"random"`` draws them from ``seed``.
         projection: give the vector of the space shared with text, as ``encode_image`` does, not the pooled output
             before it.
-        kwargs: keyword arguments of ``open_clip.create_model``, ``{force_image_size = 336}``.
+        pooling: one or several of ``cls``, ``mean``, ``cls+mean``, ``gem``, ``max``; see
+            :mod:`~stages.extraction.backbones.pooling`. Left out, open_clip's own. A list gives a backbone for each, of
+            one forward.
+        layer: of the pooling: the index of a block, from the end where negative, whose output is taken as it is. Left
+            out, the end of the network after its final norm.
+        gem_p: the exponent of ``gem``.
+        image_size: another input size than the network's own; its position embedding is interpolated.
+        kwargs: keyword arguments of ``open_clip.create_model``, ``{force_quick_gelu = true}``.
         preprocess: what to change of the preprocessing that open_clip lists for the weights.
         precision: of the forward: ``float32`` or ``bfloat16``.
         seed: of random weights.
@@ -64,6 +76,10 @@ class OpenClipConfig:
     pretrained: str | None = None
     weights: str | None = None
     projection: bool = False
+    pooling: Pooling = None
+    layer: Layer = None
+    gem_p: float = GEM_P
+    image_size: int | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
     precision: Precision = "float32"
@@ -73,33 +89,50 @@ class OpenClipConfig:
         check_source(self.name, self.pretrained, self.weights)
         if reserved := sorted(set(_OURS) & set(self.kwargs)):
             raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
+        check_pooling(self.name, self.pooling, self.layer, self.gem_p)
+        check_image_size(self.name, self.image_size, self.preprocess, self.kwargs, ("force_image_size",))
+        if self.projection and self.pooling is not None:
+            raise ValueError(
+                f"projection of {self.name} belongs to open_clip's own pooling: leave out projection or pooling"
+            )
 
 
-def load(config: OpenClipConfig, device: str) -> Backbone:
-    """The image tower of ``config`` on ``device``.
+def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
+    """The image tower of ``config`` on ``device``, a backbone for each pooling.
 
-    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag or size.
+    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
+    layer, or a pooling of what is not there.
     """
-    _check_name(config)
+    check_name(config)
     tower = _tower(config)
-    preprocess = _own_preprocess(config, tower)
+    name = f"{config.name}.{config.pretrained}" if config.pretrained else config.name
+    preprocess, size, fitted = own_preprocess(config, tower), config.image_size, False
+    if size is not None and _own_size(tower) != (size, size):
+        name = f"{name}-{size}px"
+        fitted = resize_open_clip(tower, size, name=config.name)
     projects = _has_projection(tower)
     if projects and not config.projection:
         _drop_projection(tower)
+    outputs, compute = [Output("", {"output": "projected" if projects and config.projection else "pooled"})], None
+    if config.pooling is not None:
+        tap = tap_open_clip(tower, config.layer, name=config.name)
+        outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
     return freeze(
         tower,
         preprocess,
-        name=f"{config.name}.{config.pretrained}" if config.pretrained else config.name,
+        name=name,
         library="open_clip",
         model=config.name,
-        output="projected" if projects and config.projection else "pooled",
+        outputs=outputs,
+        compute=compute,
         kwargs=config.kwargs,
+        image_size=size if fitted else None,
         precision=config.precision,
         device=device,
     )
 
 
-def _check_name(config: OpenClipConfig) -> None:
+def check_name(config: OpenClipConfig) -> None:
     """Refuse what open_clip does not know, or would only warn about."""
     import open_clip
 
@@ -191,7 +224,7 @@ def _drop_projection(tower: nn.Module) -> None:
         tower.register_parameter("proj", None)
 
 
-def _own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
+def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
     """The preprocessing of the tag. A file does not say its own: it is the one that all tags of the model share."""
     own = dict(getattr(tower, "preprocess_cfg"))  # noqa: B009 - set by open_clip, unknown to nn.Module
     if not config.pretrained:
@@ -204,13 +237,13 @@ def _own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
                     f"weights of {config.name} were trained with {setting} {' or '.join(map(str, values))}, "
                     f"and a file does not say which: give preprocess.{ours}"
                 )
-    size = own["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width and config.preprocess.size is None:
+    height, width = _own_size(tower)
+    changed = sized(config.preprocess, config.image_size)
+    if height != width and changed.size is None:
         raise ValueError(
             f"{config.name} takes {height} x {width}; Permafrost's images are square: give preprocess.size"
         )
-    return config.preprocess.resolve(
+    return changed.resolve(
         size=height,
         mean=tuple(own["mean"]),
         std=tuple(own["std"]),
@@ -218,6 +251,13 @@ def _own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
         interpolation="bilinear" if own["interpolation"] == "bilinear" else "bicubic",
         fill=(own["fill_color"],) * 3,
     )
+
+
+def _own_size(tower: nn.Module) -> tuple[int, int]:
+    """Height and width that open_clip lists for ``tower``."""
+    size = getattr(tower, "preprocess_cfg")["size"]  # noqa: B009 - set by open_clip, unknown to nn.Module
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def _listed_for(name: str) -> dict[str, list[Any]]:

@@ -16,8 +16,8 @@ from cache.errors import WeightsError
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
 from stages.extraction.backbones.frozen import Backbone, folder_name
-from stages.extraction.decode import DECODER
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
+from stages.extraction.resize import DECODERS
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
             "output": "projected",
             "preprocess": config.preprocess.identity(),
             "precision": "float32",
-            "decoder": DECODER,
+            "decoder": DECODERS[config.preprocess.decoder],
         }
     )
     return Backbone(folder_name(config.name), config.dim, identity, config.preprocess, forward)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.image_size import check_image_size, resize_timm, sized
+from stages.extraction.backbones.pooling import GEM_P, Layer, Output, Pooling, check_pooling, pool_outputs
+from stages.extraction.backbones.taps import tap_timm
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
 
@@ -29,7 +32,14 @@ class TimmConfig:
         pretrained: a tag of timm's, ``augreg2_in21k_ft_in1k``, or true for its default one. Downloaded once.
         weights: a ``.safetensors`` file or a PyTorch state dict in timm's own names; ``"random"`` draws them from
             ``seed``, to measure speed or to test.
-        kwargs: keyword arguments of the model, ``{img_size = 384}``.
+        pooling: one or several of ``cls``, ``mean``, ``cls+mean``, ``gem``, ``max``; see
+            :mod:`~stages.extraction.backbones.pooling`. Left out, timm's own. A list gives a backbone for each, of one
+            forward.
+        layer: of the pooling: the index of a block, from the end where negative, whose output is taken as it is. Left
+            out, the end of the network after its final norm, which is ``"neck"`` in SAM's.
+        gem_p: the exponent of ``gem``.
+        image_size: another input size than the network's own; its position embedding is interpolated.
+        kwargs: keyword arguments of the model, ``{global_pool = "avg"}``.
         preprocess: what to change of the preprocessing that timm lists for the weights.
         precision: of the forward: ``float32`` or ``bfloat16``.
         seed: of random weights.
@@ -41,6 +51,10 @@ class TimmConfig:
     kind: Literal["timm"] = "timm"
     pretrained: str | bool | None = None
     weights: str | None = None
+    pooling: Pooling = None
+    layer: Layer = None
+    gem_p: float = GEM_P
+    image_size: int | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
     precision: Precision = "float32"
@@ -50,6 +64,8 @@ class TimmConfig:
         check_source(self.name, self.pretrained, self.weights)
         if reserved := sorted(set(_OURS) & set(self.kwargs)):
             raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
+        check_pooling(self.name, self.pooling, self.layer, self.gem_p)
+        check_image_size(self.name, self.image_size, self.preprocess, self.kwargs, ("img_size",))
 
 
 def check_source(name: str, pretrained: str | bool | None, weights: str | None) -> None:
@@ -62,10 +78,11 @@ def check_source(name: str, pretrained: str | bool | None, weights: str | None) 
         )
 
 
-def load(config: TimmConfig, device: str) -> Backbone:
-    """The network of ``config`` on ``device``.
+def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
+    """The network of ``config`` on ``device``, a backbone for each pooling.
 
-    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag or size.
+    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
+    layer, or a pooling of what is not there.
     """
     name = config.name
     if config.pretrained:
@@ -77,14 +94,24 @@ def load(config: TimmConfig, device: str) -> Backbone:
         if config.weights != "random":
             path = Path(config.weights or "")
             fit_weights(network, read_weights(path), source=str(path), ignore=classifier_names(network))
+    size, fitted = config.image_size, False
+    if size is not None and _own_size(network) != (size, size):
+        name = f"{name}-{size}px"
+        fitted = resize_timm(network, size, name=config.name)
+    outputs, compute = [Output("", {"output": "pooled"})], None
+    if config.pooling is not None:
+        tap = tap_timm(network, config.layer, name=config.name)
+        outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
     return freeze(
         network,
-        own_preprocess(network, config.preprocess, config.kwargs),
+        own_preprocess(network, sized(config.preprocess, size), config.kwargs),
         name=name,
         library="timm",
         model=config.name,
-        output="pooled",
+        outputs=outputs,
+        compute=compute,
         kwargs=config.kwargs,
+        image_size=size if fitted else None,
         precision=config.precision,
         device=device,
     )
@@ -130,6 +157,15 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
         interpolation=own["interpolation"],
         fill=None,
     )
+
+
+def _own_size(network: nn.Module) -> tuple[int, int]:
+    """Height and width that timm lists for ``network``."""
+    from timm.data.config import resolve_model_data_config
+
+    own: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    _, height, width = own["input_size"]
+    return height, width
 
 
 def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int) -> nn.Module:

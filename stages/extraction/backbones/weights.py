@@ -78,7 +78,7 @@ def fit_weights(
     if any(misfits):
         raise WeightsError(
             f"{source} does not fit {type(network).__name__} with {len(own)} weights: "
-            f"{'; '.join(filter(None, misfits))}. Check the model's name and kwargs."
+            f"{'; '.join(filter(None, misfits))}. Check the model's name and kwargs; another input size is image_size."
         )
     counters = {name: tensor for name, tensor in network.state_dict().items() if name not in own}
     network.load_state_dict({**counters, **given}, strict=True)

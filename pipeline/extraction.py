@@ -1,0 +1,172 @@
+"""Stage 1 of a run file: what would be computed, and computing it, in one pass over the images for all backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cache import FeatureStore
+from pipeline.backbones import load_for_extraction
+from pipeline.config import RunConfig
+from pipeline.progress import Display
+from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
+from stages.records import Records
+
+_NOTHING_OPENED = "all images are in the store already, so none was opened"
+_SHOWN = 5
+_STARVED = 0.1  # of the network's time: waiting longer than that, it is not the network that the run waits for
+
+
+class Hardware(NamedTuple):
+    """How a run is done; none of it changes an identity."""
+
+    device: str = "cpu"
+    batch_size: int | None = None
+    workers: int | None = None
+    retry_failed: bool = False
+
+
+class Failed(NamedTuple):
+    """A record without a feature, and why."""
+
+    key: str
+    uri: str
+    reason: str
+
+
+class Extracted(NamedTuple):
+    """What stage 1 did for one backbone: images computed now, there already, and records without a feature."""
+
+    features: FeatureStore
+    computed: int
+    present: int
+    failures: list[Failed]
+
+
+def load_all(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Backbone]:
+    """Every backbone of the run, in order."""
+    artifacts = Path(config.artifacts)
+    return [
+        backbone
+        for wanted in config.backbones
+        for backbone in load_for_extraction(wanted, records, artifacts, hardware.device, display)
+    ]
+
+
+def plan_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> Plan:
+    """What stage 1 would compute, with the time it would take by a timed sample."""
+    backbones = load_all(config, records, hardware, display)
+    display.say("timing a sample of the images")
+    return plan_extraction(
+        records,
+        backbones,
+        Path(config.artifacts) / "features",
+        batch_size=hardware.batch_size,
+        workers=hardware.workers,
+        dtype=config.extraction.dtype,
+        retry_failed=hardware.retry_failed,
+    )
+
+
+def extract_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Extracted]:
+    """Stage 1: fill the feature stores of all backbones."""
+    backbones = load_all(config, records, hardware, display)
+    what = backbones[0].name if len(backbones) == 1 else f"{len(backbones)} backbones in one pass"
+    with display.bar(f"extracting {what}", "images") as update:
+
+        def report(progress: Progress) -> None:
+            failed = f"{progress.failed:,} failed, " if progress.failed else ""
+            update(progress.done, progress.total, failed + bottleneck(progress.clock))
+
+        done = extract_all(
+            records,
+            backbones,
+            Path(config.artifacts) / "features",
+            batch_size=hardware.batch_size,
+            workers=hardware.workers,
+            dtype=config.extraction.dtype,
+            retry_failed=hardware.retry_failed,
+            on_progress=report,
+        )
+    asked = len(set(records.digests) - {b""})
+    found = [
+        Extracted(filled.store, filled.computed, asked - filled.computed, _failed(filled.store, records))
+        for filled in done
+    ]
+    for extracted in found:
+        _say(extracted, len(records), display)
+    return found
+
+
+def bottleneck(clock: Clock) -> str:
+    """What the run waits for, and how much of the rate of its networks alone it reaches."""
+    share = clock.network / max(1e-9, clock.network + clock.waiting)
+    if clock.writing > clock.network + clock.waiting:
+        waits = "writing"
+    elif clock.waiting > _STARVED * clock.network:
+        waits = "reading and decoding"
+    else:
+        waits = "the network"
+    return f"{share:.0%} of the network's own rate; waits for {waits}"
+
+
+def _say(extracted: Extracted, total: int, display: Display) -> None:
+    computed, failures = extracted.computed, extracted.failures
+    opened = f"{computed:,} images computed, {extracted.present:,} were there" if computed else _NOTHING_OPENED
+    display.say(f"extract {extracted.features.name}: {opened}; {len(failures):,} of {total:,} records failed")
+    for failed in failures[:_SHOWN]:
+        display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
+    if len(failures) > _SHOWN:
+        display.warn(f"  and {len(failures) - _SHOWN:,} more; `permafrost inspect RUN.TOML` lists them")
+
+
+def _failed(features: FeatureStore, records: Records) -> list[Failed]:
+    reasons = {failure.digest: failure.outcome.error for failure in features.failures(records.digests)}
+    table = records.table.select(["key", "uri", "digest", "problem"]).to_pylist()
+    return [
+        Failed(row["key"], row["uri"], reasons.get(row["digest"]) or row["problem"])
+        for row in table
+        if row["digest"] is None or row["digest"] in reasons
+    ]
+
+
+def planned_lines(plan: Plan) -> list[dict[str, object]]:
+    """A flat object for each backbone, then one for the whole pass."""
+    lines: list[dict[str, object]] = [
+        {
+            "backbone": line.backbone.name,
+            "images": line.todo,
+            "present": line.present,
+            "failed": line.failed,
+            "bytes_now": line.bytes_now,
+            "bytes_more": line.bytes_more,
+        }
+        for line in plan.backbones
+    ]
+    rate = plan.images / plan.seconds if plan.seconds else None
+    return [*lines, {"backbone": "all", "images": plan.images, "seconds": plan.seconds, "images_per_second": rate}]
+
+
+def planned_text(plan: Plan) -> str:
+    """The plan as a person reads it."""
+    rows: Sequence[str] = [
+        f"{line.backbone.name}: {line.todo:,} images to do, {line.present:,} there, {line.failed:,} known to fail; "
+        f"{_mega(line.bytes_now)} on disk, {_mega(line.bytes_more)} more"
+        for line in plan.backbones
+    ]
+    if not plan.images:
+        return "\n".join([*rows, "nothing to do: no image would be opened"])
+    pace = f"{plan.images / plan.seconds:,.0f} images/s; {bottleneck(plan.clock)}"
+    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {_duration(plan.seconds)} ({pace})"])
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

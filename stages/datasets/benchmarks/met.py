@@ -1,0 +1,50 @@
+"""The Met dataset: exhibits of the Metropolitan Museum, and photographs of visitors.
+
+::
+
+    ground_truth/MET_database.json                  id, path          (or at the top)
+    ground_truth/testset.json  valset.json          path, and MET_id where it shows an exhibit
+    images/MET/34/0.jpg                             (or MET/ at the top; likewise the next)
+    images/test_met/  test_other/  test_noart/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stages.datasets.benchmarks.layout import Layout, read_entries
+from stages.datasets.benchmarks.rows import Row, as_source
+from stages.datasets.config import DatasetConfig, Source
+
+ROLES = {
+    "train": ("exhibit",),
+    "validation_query": ("validation_query",),
+    "validation_gallery": ("exhibit",),
+    "query": ("query",),
+    "gallery": ("exhibit",),
+}
+
+
+def read_met(config: DatasetConfig) -> Source:
+    """Read Met: 397,121 images of 224,408 exhibits to train on and to search, 129 and 1,003 Met queries.
+
+    A label is the exhibit's id, a key the image's path in the ground truth. Queries of no exhibit have no label and no
+    role: their splits are ``validation_query_distractor`` and ``query_distractor``, and ``attributes.origin`` says
+    ``test_other`` (other art) or ``test_noart``; of a Met query ``test_met``.
+    """
+    layout = Layout.of(config, "the Met dataset", "the Visual Recognition Group of CTU in Prague (CMP)")
+    return as_source(config, _rows(layout), ROLES)
+
+
+def _rows(layout: Layout) -> Iterator[Row]:
+    lists = {
+        name: layout.file(f"ground_truth/{name}.json", f"{name}.json") for name in ("MET_database", "valset", "testset")
+    }
+    images = layout.folder("images/MET", "MET").parent
+    for entry in read_entries(lists["MET_database"], "id", "path"):
+        yield Row(entry["path"], str(images / entry["path"]), str(entry["id"]), "exhibit")
+    for name, split in (("valset", "validation_query"), ("testset", "query")):
+        for entry in read_entries(lists[name], "path"):
+            path, exhibit = entry["path"], entry.get("MET_id")
+            label, part = (None, f"{split}_distractor") if exhibit is None else (str(exhibit), split)
+            yield Row(path, str(images / path), label, part, attributes={"origin": path.split("/")[0]})

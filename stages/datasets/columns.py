@@ -1,0 +1,45 @@
+"""Columns of a dataset as text: every value is what it says in the file, so 007 stays 007."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cache.errors import RecordsError
+
+
+def refuse_absent(path: Path | str, wanted: Iterable[str | None], names: Sequence[str], what: str = "column") -> None:
+    """Raise :class:`RecordsError` for the first of ``wanted`` that is not among ``names``, with the nearest one."""
+    for column in wanted:
+        if column is not None and column not in names:
+            close = difflib.get_close_matches(column, names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise RecordsError(f"{path} has no {what} {column!r}.{hint} It has: {', '.join(names)}.")
+
+
+def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of an Arrow table as text, empty cells null; all null where its type has no text."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        text = column.cast(pa.string())
+    except pa.ArrowException:  # lists, structs, bytes: no key, label or split
+        return pa.chunked_array([pa.nulls(len(column), pa.string())])
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def scalar(value: object) -> str | None:
+    """What a value of a JSON object says, as it stands in the file; lists and objects are no key, label or split."""
+    if value is None or isinstance(value, (list, dict)):
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def joined(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """The label: the columns joined by ``/``; null where one of them is."""
+    return pc.binary_join_element_wise(*(table[column] for column in columns), "/", null_handling="emit_null")

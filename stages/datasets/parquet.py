@@ -1,0 +1,174 @@
+"""Images in a column of Parquet files, as Hugging Face's ``datasets`` writes them, or as plain bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cache.errors import RecordsError
+from cache.source import ImageSource
+from stages.datasets.columns import as_text, joined, refuse_absent
+from stages.datasets.config import BY_FILE, CLASS_DISJOINT, DatasetConfig, Source, as_names
+from stages.datasets.shards import Shard, find_shards
+
+
+def read_parquet(config: DatasetConfig) -> Source:
+    """List the rows of the Parquet files that ``config.path`` names; the bytes of the images are not read.
+
+    Whole numbers that Hugging Face's metadata of the file calls a ``ClassLabel`` become the names of their classes.
+    A row without bytes is found when its digest is made. Raises :class:`RecordsError` naming the file.
+    """
+    files = [_described(shard, config.image or "image") for shard in find_shards(config.path, ".parquet")]
+    names = files[0].columns
+    domain = config.domain or ("domain" if "domain" in names else None)
+    split = config.split or ("split" if "split" in names else None)
+    column = None if split in (BY_FILE, CLASS_DISJOINT) else split
+    labels = as_names(config.label)
+    wanted = (config.key, domain, column, config.tags, *labels, *config.attributes)
+    texts = pa.concat_tables([_texts(file, [name for name in wanted if name is not None]) for file in files])
+    if texts.num_rows == 0:
+        raise RecordsError(f"{config.path} has no rows")
+    uris = [uri for file in files for uri in _uris(file)]
+    places = [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)]
+    nothing = pa.nulls(len(uris), pa.string())
+    columns = {
+        "key": texts[config.key] if config.key else pa.array(_keys(files), pa.string()),
+        "uri": pa.array(uris, pa.string()),
+        "label": joined(texts, labels),
+        "domain": texts[domain] if domain else nothing,
+        "split": texts[column] if column else nothing,
+        "tags": texts[config.tags] if config.tags else nothing,
+        "place": pa.array(places, pa.string()),
+        **{f"attributes.{name}": texts[name] for name in config.attributes},
+    }
+    if split == BY_FILE:
+        columns["split"] = pa.array([file.shard.split for file in files for _ in range(file.rows)], pa.string())
+    return Source(pa.table(columns), split == BY_FILE or column is not None)
+
+
+class _File(NamedTuple):
+    """What a file's footer says."""
+
+    shard: Shard
+    columns: list[str]
+    groups: list[int]
+    """Rows of each row group."""
+    image: str
+    """Path of the column with the bytes, ``image.bytes``."""
+    path: str | None
+    """Path of the column with the image's name, ``image.path``, where there is one."""
+    classes: dict[str, list[str]]
+    """The names of the classes of each ClassLabel column."""
+
+    @property
+    def rows(self) -> int:
+        return sum(self.groups)
+
+
+def _described(shard: Shard, image: str) -> _File:
+    try:
+        with pq.ParquetFile(shard.path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+    except (pa.ArrowException, OSError) as error:
+        raise RecordsError(f"{shard.path} cannot be read as Parquet (is it cut off?): {error}") from error
+    refuse_absent(shard.path, [image], schema.names)
+    column, path = image, None
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        column = f"{image}.bytes"
+        path = f"{image}.path" if "path" in fields and _is_text(fields["path"]) else None
+        if "bytes" not in fields or not _is_bytes(fields["bytes"]):
+            raise RecordsError(
+                f"{shard.path}: the column {image!r} is {kind}, without a field 'bytes' of bytes. {_OTHER}"
+            )
+    elif not _is_bytes(kind):
+        raise RecordsError(f"{shard.path}: the column {image!r} holds {kind}, not the bytes of images. {_OTHER}")
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    return _File(shard, schema.names, groups, column, path, _class_names(schema.metadata or {}))
+
+
+_OTHER = "Name another with image = '...'; a table of the paths of images is kind = 'table'."
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of classes of each column that Hugging Face's ``datasets`` calls a ClassLabel."""
+    try:
+        features: dict[str, Any] = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {
+            name: list(map(str, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):  # none, or not as they write it
+        return {}
+
+
+def _uris(file: _File) -> list[str]:
+    return [
+        ImageSource(file.shard.path, cell=(group, row, file.image)).uri
+        for group, rows in enumerate(file.groups)
+        for row in range(rows)
+    ]
+
+
+def _texts(file: _File, wanted: Sequence[str]) -> pa.Table:
+    """The columns ``wanted`` of one file as text."""
+    refuse_absent(file.shard.path, wanted, file.columns)
+    table = _read(file, list(dict.fromkeys(wanted)))
+    columns = {}
+    for name in table.column_names:
+        kind = table[name].type
+        if pa.types.is_nested(kind) or _is_bytes(kind):
+            raise RecordsError(f"{file.shard.path}: the column {name!r} holds {kind}; a value must be text or a number")
+        named = name in file.classes and pa.types.is_integer(kind)
+        columns[name] = _named(file, name, table[name]) if named else as_text(table[name])
+    return pa.table(columns) if columns else table
+
+
+def _named(file: _File, column: str, numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The names of classes for their numbers; -1, which stands for unknown, is null."""
+    names = pa.array(file.classes[column], pa.string())
+    wrong = np.flatnonzero(pc.fill_null(pc.or_(pc.less(numbers, -1), pc.greater_equal(numbers, len(names))), False))
+    if len(wrong):
+        row = int(wrong[0])
+        raise RecordsError(
+            f"{file.shard.path}, row {row}: the column {column!r} has class {numbers[row]}, "
+            f"but its metadata names {len(names):,} classes, from 0"
+        )
+    known = pc.if_else(pc.equal(numbers, -1), pa.scalar(None, numbers.type), numbers)
+    return pc.take(names, known)
+
+
+def _keys(files: Sequence[_File]) -> list[str]:
+    """The path that is kept with each image, where every image has one of its own; else file and row."""
+    if all(file.path is not None for file in files):
+        paths: list[str | None] = []
+        for file in files:
+            image = _read(file, [str(file.path)]).column(0)
+            paths += pc.struct_field(image, "path").to_pylist()
+        if all(paths) and len(set(paths)) == len(paths):
+            return [str(path) for path in paths]
+    return [f"{file.shard.name}/{row}" for file in files for row in range(file.rows)]
+
+
+def _read(file: _File, columns: list[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(file.shard.path) as opened:
+            return opened.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise RecordsError(f"{file.shard.path} cannot be read as Parquet: {error}") from error

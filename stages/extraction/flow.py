@@ -1,0 +1,163 @@
+"""Images through frozen networks: read, decoded and resized ahead on threads, each image once for all backbones.
+
+::
+
+    digests, sources (B) --readers--> pixels (B, V, S, S, 3) a preprocessing --network--> features (B, V, D) a backbone
+
+A few batches are prepared ahead of the one that is in the network, and no more: memory does not grow with the images.
+Threads do, because what takes the time (decoding, resizing, the networks) lets other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import ImageSource, RowOutcome
+from stages.extraction.backbones import Backbone
+from stages.extraction.backbones.frozen import Forward
+from stages.extraction.decode import DecodeError, decode
+from stages.extraction.preprocess import Preprocess
+from stages.extraction.threads import compute_with, processors
+
+_BATCHES_AHEAD = 3
+_IMAGES_A_TASK = 8
+_NO_MEMORY = "can't allocate memory"  # what PyTorch says of the CPU's, in a RuntimeError
+
+Pixels = npt.NDArray[np.uint8]
+Features = npt.NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """Images (B) that go through together, and the backbones that want them."""
+
+    digests: Sequence[bytes]
+    sources: Sequence[ImageSource]
+    backbones: Sequence[Backbone]
+
+
+class Done(NamedTuple):
+    """A batch that is through: the outcome of each image (B), and for each of its backbones the features (B, V, D).
+
+    The features of an image that failed are NaN.
+    """
+
+    batch: Batch
+    outcomes: list[RowOutcome]
+    features: list[Features]
+
+
+@dataclass
+class Clock:
+    """Seconds so far: of all readers together, of the network waiting for them and computing, and of writing."""
+
+    reading: float = 0.0
+    waiting: float = 0.0
+    network: float = 0.0
+    writing: float = 0.0
+
+
+def flow(batches: Iterator[Batch], *, workers: int, clock: Clock) -> Iterator[Done]:
+    """Each of ``batches``, in order, once it is through all of its networks.
+
+    The networks run on a thread of their own: so the caller hears Ctrl-C at once, however long one forward takes.
+    """
+    readers = ThreadPoolExecutor(workers, "read", initializer=compute_with, initargs=(1,))
+    network = ThreadPoolExecutor(1, "network", initializer=compute_with, initargs=(processors(),))
+
+    def begin(batch: Batch) -> Future[Done]:
+        wanted = {backbone.preprocess: None for backbone in batch.backbones}
+        size = len(batch.digests)
+        inputs = {p: np.empty((size, p.count, p.size, p.size, 3), np.uint8) for p in wanted}
+        parts = [range(low, min(low + _IMAGES_A_TASK, size)) for low in range(0, size, _IMAGES_A_TASK)]
+        return network.submit(_forward, batch, inputs, [readers.submit(_read, batch, p, inputs) for p in parts], clock)
+
+    try:
+        ahead = deque(begin(batch) for batch in islice(batches, _BATCHES_AHEAD))
+        while ahead:
+            done = ahead.popleft().result()
+            ahead.extend(begin(batch) for batch in islice(batches, 1))
+            yield done
+    finally:
+        network.shutdown(wait=False, cancel_futures=True)
+        readers.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(batch: Batch, part: range, inputs: Mapping[Preprocess, Pixels]) -> tuple[list[RowOutcome], float]:
+    """Read, decode and resize the images of ``part`` into the rows of ``inputs``; the seconds it took."""
+    started = time.perf_counter()
+    outcomes = [_read_one(batch.sources[row], batch.digests[row], row, inputs) for row in part]
+    return outcomes, time.perf_counter() - started
+
+
+def _read_one(source: ImageSource, digest: bytes, row: int, inputs: Mapping[Preprocess, Pixels]) -> RowOutcome:
+    try:
+        content = source.read()
+    except OSError as error:
+        return RowOutcome("unread", error=f"cannot be read: {error.strerror or error}")
+    if source.digest(content) != digest:
+        return RowOutcome("unread", error="changed while the run was going on")
+    try:
+        image = decode(content, box=source.box)
+    except DecodeError as error:
+        return RowOutcome("failed", error=str(error))
+    for preprocess, pixels in inputs.items():
+        for view, square in enumerate(preprocess.squares(image, digest)):
+            pixels[row, view] = square
+    return RowOutcome("ok", image.shape[1], image.shape[0])
+
+
+def _forward(
+    batch: Batch,
+    inputs: Mapping[Preprocess, Pixels],
+    parts: Sequence[Future[tuple[list[RowOutcome], float]]],
+    clock: Clock,
+) -> Done:
+    started = time.perf_counter()
+    read = [part.result() for part in parts]
+    begun = time.perf_counter()
+    outcomes = [outcome for part, _ in read for outcome in part]
+    good = np.array([outcome.status == "ok" for outcome in outcomes])
+    given = {
+        backbone.forward: run(backbone.forward, _planes(inputs[backbone.preprocess][good])) if good.any() else None
+        for backbone in {backbone.forward: backbone for backbone in batch.backbones}.values()
+    }
+    features = []
+    for backbone in batch.backbones:
+        rows = np.full((len(good), backbone.preprocess.count, backbone.dim), np.nan, np.float32)
+        if (all_columns := given[backbone.forward]) is not None:
+            rows[good] = all_columns[:, backbone.columns].reshape(-1, *rows.shape[1:])
+        features.append(rows)
+    clock.reading += sum(seconds for _, seconds in read)
+    clock.waiting += begun - started
+    clock.network += time.perf_counter() - begun
+    return Done(batch, outcomes, features)
+
+
+def _planes(pixels: Pixels) -> Pixels:
+    """(B, V, S, S, 3) as the (B V, 3, S, S) that a network takes, not copied."""
+    return pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)
+
+
+def run(forward: Forward, planes: Pixels) -> Features:
+    """``forward`` of ``planes``; where the memory does not suffice, of one half after the other."""
+    import torch
+
+    try:
+        return forward(planes)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if len(planes) == 1 or not (
+            isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error)
+        ):
+            raise
+    torch.cuda.empty_cache()
+    half = (len(planes) + 1) // 2
+    return np.concatenate([run(forward, planes[:half]), run(forward, planes[half:])])

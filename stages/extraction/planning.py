@@ -1,0 +1,131 @@
+"""What an extraction would compute, before any of it: images, bytes, and the time, from a timed sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cache import FeatureStore, parse_source
+from cache.errors import MissingRowsError, StaleStoreError
+from cache.store import CHUNK_ROWS
+from stages.extraction.backbones import Backbone
+from stages.extraction.batch_size import ON_CPU
+from stages.extraction.flow import Batch, Clock, flow
+from stages.extraction.memory import keep_freed_memory
+from stages.extraction.threads import processors
+from stages.records import Records
+
+_LEAST_BATCHES = 4
+
+
+class Planned(NamedTuple):
+    """What one backbone lacks: images to do, failed ones that are not tried again, there already, and bytes on disk."""
+
+    backbone: Backbone
+    todo: int
+    failed: int
+    present: int
+    bytes_now: int
+    bytes_more: int
+
+
+class Plan(NamedTuple):
+    """An extraction that has not begun: a line a backbone, the images to open, and the seconds they would take."""
+
+    backbones: list[Planned]
+    images: int
+    seconds: float
+    clock: Clock
+
+
+def plan_extraction(
+    records: Records,
+    backbones: Sequence[Backbone],
+    path: Path | str,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    dtype: str = "float16",
+    retry_failed: bool = False,
+    sample_seconds: float = 8.0,
+) -> Plan:
+    """What :func:`stages.extraction.extract_all` with these arguments would do. Nothing is written.
+
+    The time is that of a sample of the images to do, taken evenly from all of them, through the same flow: at least
+    ``sample_seconds`` long, after a first batch that warms up, or all images where they take less.
+    """
+    uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
+    asked, lines, lacking = list(uris), [], dict[bytes, list[Backbone]]()
+    for backbone in backbones:
+        store = _store(backbone, path, dtype)
+        missing = asked if store is None else store.missing(asked, retry_failed=retry_failed)
+        for digest in missing:
+            lacking.setdefault(digest, []).append(backbone)
+        failed = 0 if store is None else len(store.failures(asked))
+        present = 0 if store is None else int(store.usable(asked).sum())
+        row_bytes = backbone.preprocess.count * backbone.dim * np.dtype(dtype).itemsize
+        chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
+        more = -(-len(missing) // chunk_rows) * chunk_rows * row_bytes
+        now = 0 if store is None else store.size_bytes()
+        lines.append(Planned(backbone, len(missing), failed if not retry_failed else 0, present, now, more))
+    clock = Clock()
+    if not lacking:
+        return Plan(lines, 0, 0.0, clock)
+    # Images that the same backbones lack, the largest group first: a sample of one kind of work each.
+    groups: dict[tuple[str, ...], list[bytes]] = {}
+    for digest, wanting in lacking.items():
+        groups.setdefault(tuple(backbone.identity.fingerprint for backbone in wanting), []).append(digest)
+    keep_freed_memory()
+    seconds = 0.0
+    for digests in groups.values():
+        share = sample_seconds * len(digests) / len(lacking)
+        sources = {digest: uris[digest] for digest in digests}
+        each = _seconds_an_image(sources, lacking[digests[0]], batch_size or ON_CPU, workers, share, clock)
+        seconds += each * len(digests)
+    return Plan(lines, len(lacking), seconds, clock)
+
+
+def _seconds_an_image(
+    uris: dict[bytes, str], backbones: Sequence[Backbone], size: int, workers: int | None, wanted: float, clock: Clock
+) -> float:
+    """The seconds that one of ``uris`` takes in the long run."""
+    digests = list(uris)
+    batches = [digests[first::step] for step in [-(-len(digests) // size)] for first in range(step)]
+
+    def made() -> Iterator[Batch]:
+        for piece in batches:
+            yield Batch(piece, [parse_source(uris[digest]) for digest in piece], backbones)
+
+    begun = time.perf_counter()
+    warm, images, seconds = begun, 0, 0.0
+    for number, done in enumerate(flow(made(), workers=workers or processors(), clock=clock)):
+        now = time.perf_counter()
+        if number == 0:
+            warm = now
+            if len(batches) == 1:
+                return (now - begun) / len(done.outcomes)
+            continue
+        images += len(done.outcomes)
+        seconds = now - warm
+        if seconds >= wanted and number >= _LEAST_BATCHES:
+            break
+    return seconds / images
+
+
+def _store(backbone: Backbone, path: Path | str, dtype: str) -> FeatureStore | None:
+    try:
+        return FeatureStore.find(
+            path,
+            backbone.name,
+            backbone.identity,
+            dim=backbone.dim,
+            dtype=dtype,
+            views=backbone.preprocess.count,
+            remedy="",
+        )
+    except (MissingRowsError, StaleStoreError):
+        return None

@@ -1,0 +1,42 @@
+"""Pixels -> pixels of another size: by Pillow, or by PyTorch on bytes where that does the same, three times as fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.extraction.decode import DECODER
+
+Decoder = Literal["fast", "exact"]
+
+DECODERS: dict[Decoder, str] = {"fast": f"{DECODER} torch/1", "exact": DECODER}
+"""What decodes and resizes, as every store's identity says it."""
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
+
+def squash(
+    image: npt.NDArray[np.uint8],
+    width: int,
+    height: int,
+    interpolation: Interpolation,
+    decoder: Decoder,
+    window: tuple[float, float, float, float] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """``image`` (H, W, 3) uint8, or a ``window`` of it (left, top, right, bottom), as (``height``, ``width``, 3) uint8.
+
+    Antialiased. The ``fast`` decoder resizes bilinear and bicubic by PyTorch, in one thread.
+    """
+    if decoder == "fast" and interpolation in ("bilinear", "bicubic") and window is None:
+        import torch
+        from torch.nn.functional import interpolate
+
+        pixels = torch.from_numpy(np.require(image, requirements=["W"])).permute(2, 0, 1)[None]
+        resized = interpolate(pixels, (height, width), mode=interpolation, antialias=True, align_corners=False)
+        return resized[0].permute(1, 2, 0).numpy()
+    from PIL import Image
+
+    filter_ = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), filter_, box=window))
