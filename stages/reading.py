@@ -35,7 +35,12 @@ def read_part(config: DatasetConfig, seed: int) -> Part:
         keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
         _refuse_bad_keys(config, keys, place)
         if not source.has_split and config.query is not None:
-            raise RecordsError(f"query and gallery name splits, but {config.path} has no split column; set split = ...")
+            by_file = (
+                ", or split = 'file' for the names of its files" if config.kind in ("parquet", "webdataset") else ""
+            )
+            raise RecordsError(
+                f"query and gallery name splits, but {config.path} has no split column; set split = ...{by_file}"
+            )
         if not source.has_split:
             made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
             table = table.set_column(table.column_names.index("split"), "split", pa.array(made, pa.string()))
