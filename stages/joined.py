@@ -4,7 +4,8 @@
 key, label, split     ``<dataset>/<what it was>``: so nothing of one dataset is mistaken for another's, and a split
                       that searches in one dataset can train in another
 domain                the dataset's own where the row has one, else the dataset's name
-attributes            the columns of all; null where a dataset has no such column
+attributes            the columns of all, null where a dataset has no such column; the values as they are, so keys in
+                      them are the dataset's own
 ====================  ==========================================================================================
 
 Two datasets may share a domain; their labels stay apart all the same, so an ``apple`` of one is no match for an

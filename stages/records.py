@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.digests import DigestCache
+from cache.digests import DigestCache, FileDigest
 from cache.errors import MissingRowsError
 from cache.store import FeatureStore
 from stages.datasets import DatasetConfig
@@ -168,15 +168,21 @@ def read_records(
     configs = _configs(dataset, label)
     check_names(configs)
     parts = [read_part(config, seed) for config in configs]
-    found = [digest_part(part, digests or DigestCache(), on_progress) for part in parts]
+    digests = digests or DigestCache()
+    found: list[FileDigest] = []
+    for part in parts:
+        found += digest_part(part, digests, _counting_from(len(found), on_progress))
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
-    every = [entry for of_part in found for entry in of_part]
-    if "problem" in table.column_names:  # a reader's, which is in the digests by now
+    if "problem" in table.column_names:  # what a reader says is in what was found
         table = table.drop_columns("problem")
-    table = table.append_column("digest", pa.array([entry.digest for entry in every], pa.binary(32)))
-    table = table.append_column("problem", pa.array([entry.error for entry in every], pa.string()))
+    table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
+    table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     return Records(table.select(names).combine_chunks(), roles)
+
+
+def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    return None if on_progress is None else lambda done: on_progress(first + done)
 
 
 def _configs(

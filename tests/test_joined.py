@@ -1,13 +1,21 @@
 """Several datasets in one: what is one dataset's stays its own, and all galleries are searched."""
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from cache import digest_bytes
 from cache.errors import ConfigError, RecordsError
 from pipeline.config import parse_config
+from pipeline.curate import training_table
+from stages.curation import CurateConfig, curate
 from stages.datasets import DatasetConfig
+from stages.datasets.written import write_table as write_columns
 from stages.extraction import PcaConfig, extract, fit_pca_basis, load_backbone
 from stages.extraction.decode import decode
 from stages.records import Records, read_records
@@ -142,6 +150,43 @@ def test_a_dataset_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "hats/t.csv").unlink()
     with pytest.raises(RecordsError, match=r"dataset 'hats': .*does not exist"):
         read_records((shoes, hats))
+
+
+def test_how_many_files_are_digested_goes_up_over_all_datasets(tmp_path: Path) -> None:
+    heard: list[int] = []
+    read_records(two(tmp_path), on_progress=heard.append)
+    assert heard == [1, 2, 3, 4, 5, 6]
+
+
+def test_images_of_a_folder_of_shards_and_of_parquet_are_one_gallery_and_can_be_curated(tmp_path: Path) -> None:
+    pictures = [draw(tmp_path / f"{number}.png", number).read_bytes() for number in range(4)]
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars/00000.tar", "w") as file:
+        for name, content in (("0.png", pictures[0]), ("0.cls", b"t"), ("1.png", pictures[1]), ("1.cls", b"t")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    (tmp_path / "cells").mkdir()
+    images = [{"bytes": content, "path": None} for content in pictures[2:]]
+    pq.write_table(
+        pa.table({"image": images, "label": ["p", "p"], "split": ["train"] * 2}), tmp_path / "cells/a.parquet"
+    )
+    draw_folder(tmp_path / "folder", {"train/f": 2, "query/g": 1, "gallery/g": 1}, seed=50)
+    tars = {"kind": "webdataset", "label": "cls", "split": "file", "query": (), "gallery": "tars"}
+    records = read_records(
+        [
+            DatasetConfig(path=str(tmp_path / "tars"), name="tars", **tars),  # type: ignore[arg-type]
+            DatasetConfig(path=str(tmp_path / "cells"), kind="parquet", name="cells", label="label"),
+            DatasetConfig(path=str(tmp_path / "folder"), kind="folder", name="folder", split="folder"),
+        ]
+    )
+    assert records.digests[:4] == [digest_bytes(content) for content in pictures]
+    assert [len(records.split(role)) for role in ("train", "query", "gallery")] == [4, 1, 3]
+    kept = curate(records, CurateConfig(min_images=2)).kept
+    write_columns(tmp_path / "t.csv", training_table(kept))
+    again = read_records(DatasetConfig(path=str(tmp_path / "t.csv"), label="label"))
+    assert again.digests == kept.digests
+    assert sum(uri.startswith("parquet:") for uri in again.uris) == 2
 
 
 RUN = """
