@@ -1,0 +1,1 @@
+"""Side-by-side measurements: each prints one table and writes one file of ``results/``."""

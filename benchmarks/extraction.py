@@ -92,17 +92,11 @@ def forward_only(arguments: argparse.Namespace) -> float:
             network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
         half = arguments.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(arguments.device, dtype=torch.bfloat16, enabled=half):
-
-            def forward() -> None:
-                network(images)
-                if arguments.device != "cpu":
-                    torch.cuda.synchronize()
-
-            forward()
+            network(images)
             rounds = max(1, arguments.images // BATCH)
             started = time.perf_counter()
             for _ in range(rounds):
-                forward()
+                network(images).sum().item()  # waits for the GPU
             rates.append(rounds * BATCH / (time.perf_counter() - started))
     return 1 / sum(1 / rate for rate in rates)
 
@@ -231,7 +225,7 @@ def matrix_rate(arguments: argparse.Namespace) -> float:
     return best
 
 
-def memory_rate(arguments: argparse.Namespace) -> float:
+def memory_rate(_: argparse.Namespace) -> float:
     """GB/s of copying 1 GB, read and written: the limit of everything between."""
     source = np.ones(1 << 27, np.float64)
     target = np.empty_like(source)
@@ -243,7 +237,7 @@ def memory_rate(arguments: argparse.Namespace) -> float:
     return best
 
 
-def disk_rate(arguments: argparse.Namespace) -> float:
+def disk_rate(_: argparse.Namespace) -> float:
     """MB/s of writing 512 MB and flushing it: the limit of committing."""
     block = os.urandom(1 << 24)
     with tempfile.TemporaryFile(dir=".") as file:

@@ -16,7 +16,7 @@ _LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvisio
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. ``ratio`` is ours over theirs (or theirs over ours where less is better: more is always better)."""
+    """One comparison. Where less is better ``ratio`` is theirs over ours: more is always better."""
 
     work: str
     permafrost: float

@@ -7,7 +7,10 @@ by Ctrl-C.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -41,6 +44,9 @@ MaxFailures = Annotated[
 
 
 _WRONG_USAGE, _INTERRUPTED = 2, 130
+_STOPPED = "\nStopped. What was committed (1,024 images at a time) is kept: the same command goes on from there."
+_GRACE_SECONDS = 0.5
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 @app.callback()
@@ -210,6 +216,7 @@ def compact(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    _leave_at_ctrl_c()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -218,7 +225,7 @@ def main() -> NoReturn:
         if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        _say("\nStopped. What was committed (1,024 images at a time) is kept: the same command goes on from there.")
+        _say(_STOPPED)
         status = _INTERRUPTED
     except typer.TyperException as error:
         if message := error.format_message().rstrip("."):  # none: no command was typed, and the help was printed
@@ -230,6 +237,27 @@ def main() -> NoReturn:
         text, status = _explain(error)
         _say(f"error: {text}")
     _exit(status)
+
+
+def _leave_at_ctrl_c() -> None:
+    """Leave soon after Ctrl-C even while the main thread is in a network, where Python does not hear it.
+
+    What is committed stands whenever the process ends, so nothing has to be waited for.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    def leave() -> None:
+        while os.read(heard, 1) != bytes([signal.SIGINT]):
+            continue
+        time.sleep(_GRACE_SECONDS)  # for the main thread, if it can
+        if sys.stderr.isatty():  # a progress bar hides it
+            sys.stderr.write(_SHOW_CURSOR)
+        _say(_STOPPED)
+        _exit(_INTERRUPTED)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -115,10 +116,14 @@ def extract_all(
             locks.enter_context(stores[n].writing())
         size = batch_size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
         filling = [_Filling(backbones[n], stores[n], asked, retry_failed, size) for n in lacking]
+        for one in filling:
+            locks.callback(one.finish)  # no store is let go while it is being written
         wanted = _wanted(asked, filling)
         done = failed = 0
         clock = Clock()
-        for through in flow(_batches(wanted, uris, size), workers=workers or processors(), clock=clock):
+        batches = _batches(wanted, uris, size)
+        device = next((one.backbone.device for one in filling if one.backbone.device != "cpu"), "cpu")
+        for through in flow(batches, workers=workers or processors(), clock=clock, device=device):
             began = time.perf_counter()
             for backbone, features in zip(through.batch.backbones, through.features, strict=True):
                 here = next(one for one in filling if one.backbone is backbone)
@@ -128,6 +133,8 @@ def extract_all(
             failed += sum(outcome.status != "ok" for outcome in through.outcomes)
             if on_progress is not None:
                 on_progress(Progress(done, len(wanted), failed, clock))
+        for one in filling:
+            failed += one.finish()
         for n in lacking:
             stores[n].plan([])  # the array ends at its last row
     computed = {one.store.path: sum(len(chunk.digests) for chunk in one.chunks) for one in filling}
@@ -173,12 +180,14 @@ class _Filling:
         self._todo = iter(self.chunks)
         self._features: list[npt.NDArray[np.float32]] = []
         self._outcomes: list[RowOutcome] = []
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._writing: Future[int] | None = None
         self._chunk = next(self._todo)
 
     def add(self, digests: Sequence[bytes], outcomes: Sequence[RowOutcome], features: npt.NDArray[np.float32]) -> int:
-        """Take the rows of a batch, which lies within one chunk, and commit the chunk when it is whole.
+        """Take the rows of a batch, which lies within one chunk; commit a whole chunk while the next is computed.
 
-        Returns how many features turned out not to fit the store's dtype.
+        Returns how many features of the chunk before turned out not to fit the store's dtype.
         """
         at = len(self._outcomes)
         assert self._chunk.digests[at : at + len(digests)] == tuple(digests)
@@ -186,14 +195,22 @@ class _Filling:
         self._outcomes += outcomes
         if len(self._outcomes) < len(self._chunk.digests):
             return 0
-        refused = 0
-        if not _nothing_new(self.store, self._chunk, self._outcomes):
-            rows = np.concatenate(self._features)
-            committed = self.store.write_chunk(self._chunk, rows, self._outcomes, self.provenance)
-            refused = sum(a.status != b.status for a, b in zip(self._outcomes, committed, strict=True))
+        refused = self.finish()
+        self._writing = self._writer.submit(self._commit, self._chunk, self._features, self._outcomes)
         self._features, self._outcomes = [], []
         self._chunk = next(self._todo, self._chunk)
         return refused
+
+    def finish(self) -> int:
+        """Wait for the chunk that is being written, and raise what went wrong with it."""
+        writing, self._writing = self._writing, None
+        return writing.result() if writing else 0
+
+    def _commit(self, chunk: Chunk, features: Sequence[npt.NDArray[np.float32]], outcomes: Sequence[RowOutcome]) -> int:
+        if _nothing_new(self.store, chunk, outcomes):
+            return 0
+        committed = self.store.write_chunk(chunk, np.concatenate(features), outcomes, self.provenance)
+        return sum(a.status != b.status for a, b in zip(outcomes, committed, strict=True))
 
 
 def _nothing_new(store: FeatureStore, chunk: Chunk, outcomes: Sequence[RowOutcome]) -> bool:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Forward
 from stages.extraction.decode import DecodeError, decode
 from stages.extraction.preprocess import Preprocess
-from stages.extraction.threads import compute_with, processors
+from stages.extraction.threads import compute_with, own_stream, processors
 
 _BATCHES_AHEAD = 3
 _IMAGES_A_TASK = 8
@@ -34,6 +35,7 @@ _NO_MEMORY = "can't allocate memory"  # what PyTorch says of the CPU's, in a Run
 
 Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
+_Read = tuple[list[RowOutcome], float]
 
 
 class Batch(NamedTuple):
@@ -65,33 +67,38 @@ class Clock:
     writing: float = 0.0
 
 
-def flow(batches: Iterator[Batch], *, workers: int, clock: Clock) -> Iterator[Done]:
+def flow(batches: Iterator[Batch], *, workers: int, clock: Clock, device: str = "cpu") -> Iterator[Done]:
     """Each of ``batches``, in order, once it is through all of its networks.
 
-    The networks run on a thread of their own: so the caller hears Ctrl-C at once, however long one forward takes.
+    On a CPU they run in the caller's thread: PyTorch's pool of threads belongs to the thread that began it, and a
+    second pool would have to share the processors with it. On a GPU they run in two threads, each with a stream of its
+    own, so that the pixels of one batch are on their way while another is in the network.
     """
     readers = ThreadPoolExecutor(workers, "read", initializer=compute_with, initargs=(1,))
-    network = ThreadPoolExecutor(1, "network", initializer=compute_with, initargs=(processors(),))
+    network = None if device == "cpu" else ThreadPoolExecutor(2, "network", initializer=own_stream, initargs=(device,))
 
-    def begin(batch: Batch) -> Future[Done]:
+    def begin(batch: Batch) -> Callable[[], Done]:
         wanted = {backbone.preprocess: None for backbone in batch.backbones}
         size = len(batch.digests)
         inputs = {p: np.empty((size, p.count, p.size, p.size, 3), np.uint8) for p in wanted}
         parts = [range(low, min(low + _IMAGES_A_TASK, size)) for low in range(0, size, _IMAGES_A_TASK)]
-        return network.submit(_forward, batch, inputs, [readers.submit(_read, batch, p, inputs) for p in parts], clock)
+        read = [readers.submit(_read, batch, part, inputs) for part in parts]
+        compute = partial(_forward, batch, inputs, read, clock)
+        return compute if network is None else network.submit(compute).result
 
     try:
         ahead = deque(begin(batch) for batch in islice(batches, _BATCHES_AHEAD))
+        compute_with(processors())
         while ahead:
-            done = ahead.popleft().result()
+            compute = ahead.popleft()
             ahead.extend(begin(batch) for batch in islice(batches, 1))
-            yield done
+            yield compute()
     finally:
-        network.shutdown(wait=False, cancel_futures=True)
-        readers.shutdown(wait=False, cancel_futures=True)
+        for pool in filter(None, (network, readers)):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(batch: Batch, part: range, inputs: Mapping[Preprocess, Pixels]) -> tuple[list[RowOutcome], float]:
+def _read(batch: Batch, part: range, inputs: Mapping[Preprocess, Pixels]) -> _Read:
     """Read, decode and resize the images of ``part`` into the rows of ``inputs``; the seconds it took."""
     started = time.perf_counter()
     outcomes = [_read_one(batch.sources[row], batch.digests[row], row, inputs) for row in part]
@@ -115,12 +122,7 @@ def _read_one(source: ImageSource, digest: bytes, row: int, inputs: Mapping[Prep
     return RowOutcome("ok", image.shape[1], image.shape[0])
 
 
-def _forward(
-    batch: Batch,
-    inputs: Mapping[Preprocess, Pixels],
-    parts: Sequence[Future[tuple[list[RowOutcome], float]]],
-    clock: Clock,
-) -> Done:
+def _forward(batch: Batch, inputs: Mapping[Preprocess, Pixels], parts: Sequence[Future[_Read]], clock: Clock) -> Done:
     started = time.perf_counter()
     read = [part.result() for part in parts]
     begun = time.perf_counter()

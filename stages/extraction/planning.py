@@ -102,7 +102,8 @@ def _seconds_an_image(
 
     begun = time.perf_counter()
     warm, images, seconds = begun, 0, 0.0
-    for number, done in enumerate(flow(made(), workers=workers or processors(), clock=clock)):
+    device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
+    for number, done in enumerate(flow(made(), workers=workers or processors(), clock=clock, device=device)):
         now = time.perf_counter()
         if number == 0:
             warm = now

