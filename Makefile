@@ -73,6 +73,16 @@ layers: install  ## The import contracts
 .PHONY: check
 check: lint types layers test  ## Everything that must be clean
 
+.PHONY: bench-extraction
+bench-extraction: install  ## Stage 1 against the network alone, a plain loop and the machine (20 minutes)
+	@$(PY) -m benchmarks.extraction
+	@$(PY) -m benchmarks.precision
+	@$(PY) -m benchmarks.many
+
+.PHONY: bench-clip-retrieval
+bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)
+	@$(PY) -m benchmarks.clip_retrieval
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
-	@PYTHONPATH=. $(PY) benchmarks/kills.py 20
+	@$(PY) -m benchmarks.kills 20

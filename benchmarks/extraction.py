@@ -311,7 +311,7 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
     rows = []
     for name in arguments.models or (ON_CPU if device == "cpu" else ON_GPU):
         for precision in precisions:
-            few = {"images": 96} if device == "cpu" and name.startswith("vit_base") else {}
+            few = {"images": 64} if device == "cpu" and name.startswith("vit_base") else {}
             sides = {"models": [name], "precision": precision, **few}
             us, alone, plain = medians(arguments, ("ours", "forward_only", "plain_loop"), **sides)
             limit = f"matrix product {matrix[precision]:,.0f} GFLOP/s"

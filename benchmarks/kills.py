@@ -3,7 +3,7 @@
 Extracts the demo's drawn catalogue with the bundled EfficientNet-Lite0 through the command line, once in peace and once
 under at least KILLS kills, and compares every file. Prints one line a run and writes ``results/kills.json``.
 
-    python benchmarks/kills.py [KILLS]
+    python -m benchmarks.kills [KILLS]
 """
 
 from __future__ import annotations

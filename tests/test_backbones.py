@@ -350,3 +350,13 @@ def test_real_weights_tell_photographs_apart(name: str, file: str, kwargs: dict[
     cropped = _features(backbone, *smaller)
     similarity = unit @ (cropped / np.linalg.norm(cropped, axis=1, keepdims=True)).T
     assert (similarity.argmax(axis=1) == np.arange(len(images))).all()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_agrees_within_rounding_for_batches_of_any_size_and_has_an_identity_of_its_own() -> None:
+    plain = load_backbone(TimmConfig(name="test_vit", weights="random"))
+    compiled = load_backbone(TimmConfig(name="test_vit", weights="random", compiled=True))
+    assert plain.identity.differences(compiled.identity) == ["compiled: stored (absent), wanted true"]
+    for count in (1, 3, 8):
+        batch = np.random.default_rng(count).integers(0, 256, (count, 3, 160, 160), dtype=np.uint8)
+        np.testing.assert_allclose(compiled.forward(batch), plain.forward(batch), rtol=1e-3, atol=1e-4)

@@ -27,6 +27,17 @@ def test_the_run_file_can_be_read() -> None:
     assert [head.name for head in config.heads] == ["arcface64", "cosface512"]
 
 
+@pytest.mark.parametrize("page", ["backbones", "datasets"])
+def test_every_table_of_the_documents_can_be_read(page: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert tables
+    for table in tables:
+        rest = "" if "[dataset]" in table else '[dataset]\nkind = "folder"\npath = "images"\n'
+        rest += "" if "[[backbones]]" in table else '[[backbones]]\nkind = "bundled"\n'
+        parse_config(f'artifacts = "a"\n{table}\n{rest}')
+
+
 def test_every_command_and_target_exists() -> None:
     commands = set(
         re.findall(r"permafrost ([a-z][a-z-]+)", " ".join([*blocks("bash"), *re.findall(r"`([^`\n]+)`", README)]))

@@ -48,6 +48,7 @@ class BundledConfig:
     kind: Literal["bundled"] = "bundled"
     preprocess: PreprocessConfig = PreprocessConfig()
     precision: Precision = "float32"
+    compiled: bool = False
     pooling: Pooling = None
     gem_p: float = GEM_P
 
@@ -76,6 +77,7 @@ def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
         compute=compute,
         kwargs={},
         precision=config.precision,
+        compiled=config.compiled,
         device=device,
     )
 

@@ -64,6 +64,7 @@ def freeze(
     kwargs: Mapping[str, JSON],
     image_size: int | None = None,
     precision: Precision,
+    compiled: bool = False,
     device: str,
 ) -> tuple[Backbone, ...]:
     """Make backbones of a ``network``, one for each of ``outputs``.
@@ -84,9 +85,12 @@ def freeze(
     }
     if image_size is not None:
         common["image_size"] = image_size
+    if compiled:
+        common["compiled"] = True
     size = preprocess.size
     try:
-        run = _runner(network, compute or (lambda images: [network(images)]), preprocess, precision, device)
+        compute = compute or (lambda images: [network(images)])
+        run = _runner(network, _compile(compute) if compiled else compute, preprocess, precision, device)
         shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
@@ -114,6 +118,14 @@ def freeze(
         )
         for output, (first, last) in zip(outputs, pairwise(ends), strict=True)
     )
+
+
+def _compile(compute: Compute) -> Compute:
+    """``compute`` by ``torch.compile``, once for batches of all sizes: a minute at the first batch."""
+    import torch
+
+    made: Compute = torch.compile(compute, dynamic=True)
+    return made
 
 
 def folder_name(name: str) -> str:

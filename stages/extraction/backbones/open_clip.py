@@ -66,6 +66,7 @@ class OpenClipConfig:
         kwargs: keyword arguments of ``open_clip.create_model``, ``{force_quick_gelu = true}``.
         preprocess: what to change of the preprocessing that open_clip lists for the weights.
         precision: of the forward: ``float32`` or ``bfloat16``.
+        compiled: run through ``torch.compile``, which rounds differently and so has a store of its own.
         seed: of random weights.
     """
 
@@ -83,6 +84,7 @@ class OpenClipConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
     precision: Precision = "float32"
+    compiled: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
         kwargs=config.kwargs,
         image_size=size if fitted else None,
         precision=config.precision,
+        compiled=config.compiled,
         device=device,
     )
 

@@ -42,6 +42,7 @@ class TimmConfig:
         kwargs: keyword arguments of the model, ``{global_pool = "avg"}``.
         preprocess: what to change of the preprocessing that timm lists for the weights.
         precision: of the forward: ``float32`` or ``bfloat16``.
+        compiled: run through ``torch.compile``, which rounds differently and so has a store of its own.
         seed: of random weights.
     """
 
@@ -58,6 +59,7 @@ class TimmConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
     precision: Precision = "float32"
+    compiled: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
         kwargs=config.kwargs,
         image_size=size if fitted else None,
         precision=config.precision,
+        compiled=config.compiled,
         device=device,
     )
 
