@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,22 @@ def test_too_many_failures_are_status_1_and_each_is_listed(folder: Path, tmp_pat
 def test_a_traceback_comes_only_when_asked_for(folder: Path) -> None:
     assert "Traceback" not in permafrost("inspect", "nowhere", cwd=folder).stderr
     assert "Traceback" in permafrost("inspect", "nowhere", "--debug", cwd=folder).stderr
+
+
+def test_a_plan_says_what_is_to_do_and_that_nothing_is(folder: Path, tmp_path: Path) -> None:
+    said = permafrost("plan", "run.toml", cwd=folder)
+    assert "0 images to do" in said.stdout
+    assert "nothing to do: no image would be opened" in said.stdout
+    shutil.copytree(folder / "images", tmp_path / "images")
+    (tmp_path / "run.toml").write_text((folder / "run.toml").read_text())
+    *lines, whole = [
+        json.loads(line) for line in permafrost("plan", "run.toml", "--json", cwd=tmp_path).stdout.splitlines()
+    ]
+    images = len(list((tmp_path / "images").rglob("*.png")))
+    assert [(line["images"], line["present"]) for line in lines] == [(images, 0)]
+    assert whole["images"] == images
+    assert whole["seconds"] > 0
+    assert not list(tmp_path.glob("artifacts/features/*/rows"))
 
 
 @pytest.mark.slow

@@ -220,6 +220,13 @@ def test_one_pass_computes_for_each_store_what_that_store_lacks(tmp_path: Path, 
     assert all(verify(filled.store) == [] for filled in done)
 
 
+def test_two_backbones_of_one_identity_fill_one_store_once(tmp_path: Path, images: Path) -> None:
+    one, two = extract_all(records_of(images), [toy_backbone(), toy_backbone()], tmp_path / "features")
+    assert one.store.path == two.store.path
+    assert verify(one.store) == []
+    assert len(FeatureStore.at(two.store.path)) == 23
+
+
 def test_an_image_is_read_once_for_all_backbones(tmp_path: Path, images: Path) -> None:
     opened: list[str] = []
 

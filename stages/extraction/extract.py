@@ -107,7 +107,12 @@ def extract_all(
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
     uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
     asked = list(uris)
-    lacking = [n for n, store in enumerate(stores) if store.missing(asked, retry_failed=retry_failed)]
+    paths = [store.path for store in stores]
+    lacking = [
+        n
+        for n, store in enumerate(stores)
+        if n == paths.index(store.path) and store.missing(asked, retry_failed=retry_failed)
+    ]  # two backbones of one identity fill one store, once
     if not lacking:
         return [Filled(store, 0) for store in stores]
     keep_freed_memory()
@@ -138,7 +143,7 @@ def extract_all(
         for n in lacking:
             stores[n].plan([])  # the array ends at its last row
     computed = {one.store.path: sum(len(chunk.digests) for chunk in one.chunks) for one in filling}
-    return [Filled(store, computed.get(store.path, 0)) for store in stores]
+    return [Filled(stores[paths.index(path)], computed.get(path, 0)) for path in paths]
 
 
 def open_store(
