@@ -271,7 +271,7 @@ class FeatureStore:
     def _gather(self, digests: Sequence[bytes], part: Any) -> npt.NDArray[np.generic]:
         """``part`` of each chunk's array, for the rows of ``digests``."""
         places = self._index.find(digests)
-        if bad := np.flatnonzero(~self.usable(digests)).tolist():
+        if bad := np.flatnonzero(~self._index.good(places)).tolist():
             raise MissingRowsError(self._why_missing(digests[bad[0]], int(places[bad[0]])))
         numbers = self._index.rows[places]
         shape = np.empty((0, *self.row_shape), self.dtype)[part].shape[1:]

@@ -99,7 +99,8 @@ def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Pat
 
 def _basis(wanted: PcaConfig, records: Records, artifacts: Path, display: Display) -> PcaBasis:
     """The components of the training images, fitted once and kept."""
-    key = fingerprint({"config": json.loads(json.dumps(asdict(wanted))), "train": _training_images(records)})
+    said = {"config": json.loads(json.dumps(asdict(wanted))), "decoders": list(DECODERS.values())}
+    key = fingerprint(said | {"train": _training_images(records)})
     path = artifacts / "features" / "known" / f"pca-basis-{key[:16]}.safetensors"
     if not path.exists():
         train = records.split("train")

@@ -46,8 +46,9 @@ def curate_table(run_file: Path, output: Path, *, force: bool, json: bool, quiet
     """Write the table ``output`` and the two files beside it, and print the report."""
     if output.suffix.lower() not in WRITERS:
         raise ConfigError(f"--output must end in {', '.join(WRITERS)}, got {output}")
-    if output.exists() and not force:
-        raise PermafrostError(f"{output} exists. Choose another name with --output, or write over it with --force.")
+    beside = [output, output.with_suffix(".dropped.csv"), output.with_suffix(".report.json")]
+    if (there := [path for path in beside if path.exists()]) and not force:
+        raise PermafrostError(f"{there[0]} exists. Choose another name with --output, or write over it with --force.")
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
     features = None

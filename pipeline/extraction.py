@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache import FeatureStore
+from cache.errors import ConfigError
 from pipeline.backbones import load_for_extraction
 from pipeline.config import RunConfig
 from pipeline.progress import Display
@@ -47,11 +48,18 @@ class Extracted(NamedTuple):
 def load_all(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Backbone]:
     """Every backbone of the run, in order."""
     artifacts = Path(config.artifacts)
-    return [
+    backbones = [
         backbone
         for wanted in config.backbones
         for backbone in load_for_extraction(wanted, records, artifacts, hardware.device, display)
     ]
+    identities = [backbone.identity.fingerprint for backbone in backbones]
+    for at, backbone in enumerate(backbones):
+        if (first := identities.index(identities[at])) < at:
+            raise ConfigError(
+                f"{backbones[first].name} and {backbone.name} of [[backbones]] compute the same numbers: drop one"
+            )
+    return backbones
 
 
 def plan_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> Plan:
@@ -118,7 +126,7 @@ def _say(extracted: Extracted, total: int, display: Display) -> None:
     for failed in failures[:_SHOWN]:
         display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
     if len(failures) > _SHOWN:
-        display.warn(f"  and {len(failures) - _SHOWN:,} more; `permafrost inspect RUN.TOML` lists them")
+        display.warn(f"  and {len(failures) - _SHOWN:,} more; `permafrost extract --json` lists them")
 
 
 def _failed(features: FeatureStore, records: Records) -> list[Failed]:

@@ -40,7 +40,8 @@ def search_images(
     part = "all" if everything else "gallery"
     folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}-{part}"
     index = index_gallery(found.store, gallery, config.retrieval.index, folder=folder)
-    places = {key: row for row, key in enumerate(gallery.keys)}
+    keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
+    places = {key: row for row, key in enumerate(keys)}
     rows, similarity = search(index.index, _embed(config, images, found, records, display), k)
     for image, nearest, scores in zip(images, rows, similarity, strict=True):
         for rank, (row, score) in enumerate(zip(nearest, scores, strict=True), 1):
@@ -51,9 +52,9 @@ def search_images(
                 "image": image,
                 "rank": rank,
                 "similarity": round(float(score), 6),
-                "label": gallery.labels[place],
-                "key": gallery.keys[place],
-                "uri": gallery.uris[place],
+                "label": labels[place],
+                "key": keys[place],
+                "uri": uris[place],
             }
             text = f"{rank:>3}  {line['similarity']:.3f}  {line['label'] or '-'}  {line['uri']}"
             typer.echo(json_module.dumps(line) if json else f"{image}\n{text}" if rank == 1 else text)

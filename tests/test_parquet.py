@@ -95,7 +95,7 @@ def test_the_key_is_the_path_of_the_image_where_each_has_its_own(
 
 
 def test_the_split_is_a_column_or_the_name_of_the_file(tmp_path: Path) -> None:
-    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test"):
+    for name in ("train-00000-of-00002", "train-00001-of-00002-2a1df75c6bce91ab", "validation-00000-of-00001", "test"):
         write(tmp_path / f"data/{name}.parquet", {"image": images(b"a"), "label": ["x"], "split": ["s"]})
     assert columns(tmp_path)["split"] == ["s"] * 4
     by_file = columns(tmp_path, split="file")

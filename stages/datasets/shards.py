@@ -12,7 +12,7 @@ from cache.errors import RecordsError
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _PACKED_TAR = (".tgz", ".tbz2", ".txz")
-_NUMBER = re.compile(r"(?:^|[-_.])[0-9]+(?:-of-[0-9]+)?$")
+_NUMBER = re.compile(r"(?:^|[-_.])[0-9]+(?:-of-[0-9]+)?(?:-[0-9a-f]{16})?$")  # the last as older Hub files end
 
 
 class Shard(NamedTuple):

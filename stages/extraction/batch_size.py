@@ -17,10 +17,10 @@ _TRIAL_SECONDS = 10.0
 
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
     """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
-    forwards = {backbone.forward: backbone.preprocess.size for backbone in backbones}
+    forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
 
     def seconds(images: int) -> float:
-        blank = [np.zeros((images, 3, size, size), np.uint8) for size in forwards.values()]
+        blank = [np.zeros((images * p.count, 3, p.size, p.size), np.uint8) for p in forwards.values()]
         for forward, batch in zip(forwards, blank, strict=True):  # once to allocate and choose algorithms
             forward(batch)
         started = time.perf_counter()

@@ -121,6 +121,7 @@ def extract_all(
             locks.enter_context(stores[n].writing())
         size = batch_size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
         filling = [_Filling(backbones[n], stores[n], asked, retry_failed, size) for n in lacking]
+        filling = [one for one in filling if one.chunks]  # another process may have filled one before the lock was had
         for one in filling:
             locks.callback(one.finish)  # no store is let go while it is being written
         wanted = _wanted(asked, filling)
@@ -163,12 +164,12 @@ def open_store(
 
 
 def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
-    devices = {backbone.device for backbone in backbones}
-    if devices == {"cpu"}:
+    on_gpu = [pair for pair in zip(backbones, stores, strict=True) if pair[0].device != "cpu"]
+    if not on_gpu:
         return ON_CPU
-    before = [store.provenance(number) for store in stores for number in store.chunks()]
-    used = [which.batch_size for which in before if which.batch_size and which.device in devices]
-    return used[-1] if used else find_batch_size(backbones)
+    before = [(store.provenance(number), of.device) for of, store in on_gpu for number in store.chunks()]
+    used = [which.batch_size for which, device in before if which.batch_size and which.device == device]
+    return used[-1] if used else find_batch_size([backbone for backbone, _ in on_gpu])
 
 
 class _Filling:
@@ -187,7 +188,7 @@ class _Filling:
         self._outcomes: list[RowOutcome] = []
         self._writer = ThreadPoolExecutor(1, "write")
         self._writing: Future[int] | None = None
-        self._chunk = next(self._todo)
+        self._chunk = next(self._todo, Chunk(0, ()))
 
     def add(self, digests: Sequence[bytes], outcomes: Sequence[RowOutcome], features: npt.NDArray[np.float32]) -> int:
         """Take the rows of a batch, which lies within one chunk; commit a whole chunk while the next is computed.
@@ -236,7 +237,9 @@ def _wanted(asked: Sequence[bytes], filling: Sequence[_Filling]) -> dict[bytes, 
 def _batches(wanted: dict[bytes, tuple[_Filling, ...]], uris: dict[bytes, str], batch_size: int) -> Iterator[Batch]:
     """Batches that end where a chunk of any store ends, or where other stores want the images.
 
-    So which images share a batch depends on the chunks alone, and a resumed run computes what the first would have.
+    Which images share a batch then depends on the chunks alone, so a resumed run computes what the first would have.
+    (Where the stores of a pass lacked different images to begin with, it can share batches otherwise, and its numbers
+    be rounded otherwise.)
     """
     piece: list[bytes] = []
     stores: tuple[_Filling, ...] = ()

@@ -20,6 +20,7 @@ from stages.extraction.threads import processors
 from stages.records import Records
 
 _LEAST_BATCHES = 4
+_GOLDEN = 0.618034
 
 
 class Planned(NamedTuple):
@@ -65,7 +66,8 @@ def plan_extraction(
         missing = asked if store is None else store.missing(asked, retry_failed=retry_failed)
         for digest in missing:
             lacking.setdefault(digest, []).append(backbone)
-        failed = 0 if store is None else len(store.failures(asked))
+        failures = [] if store is None else store.failures(asked)
+        failed = sum(failure.outcome.status == "failed" for failure in failures)
         present = 0 if store is None else int(store.usable(asked).sum())
         row_bytes = backbone.preprocess.count * backbone.dim * np.dtype(dtype).itemsize
         chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
@@ -94,7 +96,9 @@ def _seconds_an_image(
 ) -> float:
     """The seconds that one of ``uris`` takes in the long run."""
     digests = list(uris)
-    batches = [digests[first::step] for step in [-(-len(digests) // size)] for first in range(step)]
+    # Neighbours share a batch, as they will (a Parquet row group is read once); batches come from all over the set.
+    starts = sorted(range(0, len(digests), size), key=lambda first: first // size * _GOLDEN % 1)
+    batches = [digests[first : first + size] for first in starts]
 
     def made() -> Iterator[Batch]:
         for piece in batches:

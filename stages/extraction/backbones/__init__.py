@@ -6,6 +6,7 @@ A new source is one file with a config and a ``load``, one name in ``BackboneCon
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -82,6 +83,8 @@ def load_backbone(
 def _check_device(device: str) -> None:
     import torch
 
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -153,8 +153,8 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
         raise ValueError(f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size")
     return config.resolve(
         size=height,
-        mean=own["mean"],
-        std=own["std"],
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
         crop_pct=own["crop_pct"],
         resize=_RESIZE[own["crop_mode"]],
         interpolation=own["interpolation"],
