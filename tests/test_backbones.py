@@ -62,7 +62,8 @@ def test_features_equal_timm_used_by_hand(name: str, tmp_path: Path) -> None:
     transform = create_transform(**resolve_model_data_config(network), is_training=False)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         wanted = network(transform(Image.fromarray(PHOTO))[None]).numpy()
-    backbone = load_backbone(TimmConfig(name, weights=str(tmp_path / "a.safetensors")))
+    exact = PreprocessConfig(decoder="exact")
+    backbone = load_backbone(TimmConfig(name, weights=str(tmp_path / "a.safetensors"), preprocess=exact))
     assert backbone.dim == wanted.shape[1]
     np.testing.assert_allclose(_features(backbone, PHOTO), wanted, atol=2e-5)
 
@@ -250,7 +251,7 @@ def test_networks_that_give_no_vector_or_take_another_size_are_refused() -> None
         _random("test_vit", kwargs={"global_pool": ""})
     with pytest.raises(ValueError, match=r"vit_tiny_patch16_224 does not run on images of 96 x 96 on cpu"):
         _random("vit_tiny_patch16_224", preprocess=PreprocessConfig(size=96))
-    with pytest.raises(ValueError, match="device must be one that PyTorch has here"):
+    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:NUMBER, got 'nonsense'"):
         load_backbone(TimmConfig("test_vit", weights="random"), device="nonsense")
 
 
@@ -278,7 +279,7 @@ def test_the_bundled_network_equals_its_weights_loaded_by_order() -> None:
         pooled = network.forward_head(
             network.forward_features(transform(Image.fromarray(PHOTO))[None]), pre_logits=True
         )
-    backbone = load_backbone(BundledConfig())
+    backbone = load_backbone(BundledConfig(preprocess=PreprocessConfig(decoder="exact")))
     assert (backbone.name, backbone.dim) == ("efficientnet_lite0", 1280)
     np.testing.assert_allclose(_features(backbone, PHOTO), pooled.numpy(), atol=2e-4)
 

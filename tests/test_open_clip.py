@@ -57,7 +57,13 @@ def test_an_image_tower_gives_its_pooled_or_its_projected_vector(tower: str, tmp
     save_file(model.visual.state_dict(), tmp_path / "tower.safetensors")
 
     def backbone(file: str, projection: bool) -> Backbone:
-        config = OpenClipConfig(name, weights=str(tmp_path / file), projection=projection, kwargs=kwargs)
+        config = OpenClipConfig(
+            name,
+            weights=str(tmp_path / file),
+            projection=projection,
+            kwargs=kwargs,
+            preprocess=PreprocessConfig(decoder="exact"),
+        )
         return load_backbone(config)
 
     pooled, projected = (backbone("whole.safetensors", projection) for projection in (False, True))
