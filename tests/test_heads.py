@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from safetensors.numpy import load_file
 from cache import Identity
 from cache.errors import DamagedStoreError, WeightsError
 from cache.fingerprint import JSON
-from stages.training import EpochLog, Head, HeadConfig, LinearHeadConfig, TrainingSummary
+from stages.training import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
 
 DIM = 12
+PLAIN = InputsConfig(center=False, rescale="none")
 
 
 def features(rows: int = 20, seed: int = 0) -> npt.NDArray[np.float16]:
@@ -25,9 +27,14 @@ def features(rows: int = 20, seed: int = 0) -> npt.NDArray[np.float16]:
 
 def make_head(config: LinearHeadConfig | None = None, *, seed: int = 0) -> Head:
     config = config or LinearHeadConfig(dim=4)
-    network = config.build(DIM, torch.Generator().manual_seed(seed))
+    network = config.build([DIM], torch.Generator().manual_seed(seed))
     network.observe(torch.from_numpy(features()))
-    settings: dict[str, JSON] = {"kind": "linear", "dim": config.dim, "standardize": config.standardize}
+    settings: dict[str, JSON] = {
+        "kind": "linear",
+        "dim": config.dim,
+        "dropout": config.dropout,
+        "inputs": asdict(config.inputs),
+    }
     identity = Identity({"head": settings, "features": "f" * 64})
     log = (EpochLog("choose", 1, 2.5, 1e-3, 0.25, 0.1), EpochLog("train", 1, 2.25, 1e-3, None, 0.1))
     return Head(config, identity, network, TrainingSummary(20, 4, 1, 0, 1, "it is the last"), log)
@@ -44,8 +51,8 @@ def test_an_embedding_is_the_linear_map_of_the_standardized_feature_at_unit_leng
         np.testing.assert_allclose(embedding, mapped / math.sqrt(sum(mapped**2)), atol=1e-6)
 
 
-def test_without_standardize_the_map_takes_the_feature_as_it_is() -> None:
-    head, rows = make_head(LinearHeadConfig(dim=4, standardize=False)), features(seed=1)
+def test_without_a_step_before_it_the_map_takes_the_feature_as_it_is() -> None:
+    head, rows = make_head(LinearHeadConfig(dim=4, inputs=PLAIN)), features(seed=1)
     mapped = rows.astype(np.float32) @ head.network.weight.detach().numpy().T + head.network.bias.detach().numpy()
     np.testing.assert_allclose(head(rows), mapped / np.linalg.norm(mapped, axis=1, keepdims=True), atol=1e-6)
 
@@ -59,24 +66,24 @@ def test_embeddings_are_float32_of_unit_length_whatever_the_features_are(dtype: 
 
 
 @pytest.mark.parametrize("factor", [0.01, 100.0])
-def test_with_standardize_the_size_of_the_features_makes_no_difference(factor: float) -> None:
+def test_with_rescale_spread_the_size_of_the_features_makes_no_difference(factor: float) -> None:
     rows = torch.from_numpy(features()).float()
     config = LinearHeadConfig(dim=4)
-    plain, scaled = (config.build(DIM, torch.Generator().manual_seed(0)) for _ in range(2))
+    plain, scaled = (config.build([DIM], torch.Generator().manual_seed(0)) for _ in range(2))
     plain.observe(rows)
     scaled.observe(rows * factor + 7)
     torch.testing.assert_close(scaled(rows * factor + 7), plain(rows), atol=1e-4, rtol=1e-4)
 
 
 def test_features_that_are_all_alike_give_finite_embeddings() -> None:
-    network = LinearHeadConfig(dim=4).build(DIM, torch.Generator().manual_seed(0))
+    network = LinearHeadConfig(dim=4).build([DIM], torch.Generator().manual_seed(0))
     network.observe(torch.ones(5, DIM))
     assert network(torch.ones(5, DIM)).isfinite().all()
 
 
 def test_dropout_is_drawn_from_its_generator_and_sets_the_stated_share_to_zero() -> None:
-    config = LinearHeadConfig(dim=DIM, dropout=0.25, standardize=False)
-    network = config.build(DIM, torch.Generator().manual_seed(0))
+    config = LinearHeadConfig(dim=DIM, dropout=0.25, inputs=PLAIN)
+    network = config.build([DIM], torch.Generator().manual_seed(0))
     with torch.no_grad():
         network.weight.copy_(torch.eye(DIM))
         network.bias.zero_()
@@ -109,7 +116,7 @@ def test_the_files_of_a_head_are_plain_and_the_same_at_every_save(tmp_path: Path
     head = make_head()
     first, second = head.save(tmp_path / "a"), head.save(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
-    assert sorted(load_file(first)) == ["bias", "mean", "spread", "weight"]
+    assert sorted(load_file(first)) == ["bias", "inputs.mean", "inputs.spread", "weight"]
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [(line["phase"], line["epoch"], line["validation_mmp5"]) for line in lines] == [
         ("choose", 1, 0.25),

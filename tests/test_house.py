@@ -29,7 +29,7 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "LinearHeadConfig", "LossConfig",
+        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig",
         "OptimizerConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
     ],
     "stages.retrieval": [

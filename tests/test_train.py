@@ -17,6 +17,7 @@ from stages.training import (
     CosFaceConfig,
     EpochLog,
     Head,
+    InputsConfig,
     LinearHeadConfig,
     OptimizerConfig,
     TrainingConfig,
@@ -24,7 +25,7 @@ from stages.training import (
     train_head,
     validation,
 )
-from stages.training.heads import LinearHead
+from stages.training.heads.linear import LinearHead
 from stages.training.sampling import epoch_order, held_out, in_large_classes
 from stages.training.validation import mmp5, nearest
 from tests.toy_training import add_to_store, classes_of, make_records, toy, toy_features
@@ -215,7 +216,7 @@ def test_the_recipe_of_unifex_is_expressible(tmp_path: Path) -> None:
     head = train_head(
         features,
         records,
-        LinearHeadConfig(dim=64, dropout=0.2, standardize=False),
+        LinearHeadConfig(dim=64, dropout=0.2, inputs=InputsConfig(center=False, rescale="none")),
         ArcFaceConfig(subcenters=3, margin_rad=0.5, scale=30.0),
         optimizer=OptimizerConfig(kind="adam", lr=2e-2, final_lr=1e-3, weight_decay=1e-4, warmup_epochs=1.0),
         training=TrainingConfig(epochs=2, batch_size=128, minimum_class_size=3, holdout=0.0),

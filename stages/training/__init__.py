@@ -1,7 +1,7 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
 
 from stages.training.embed import embed
-from stages.training.heads import EpochLog, Head, HeadConfig, LinearHeadConfig, TrainingSummary
+from stages.training.heads import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
 from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.train import TrainingConfig, head_identity, train_head
@@ -12,6 +12,7 @@ __all__ = [
     "EpochLog",
     "Head",
     "HeadConfig",
+    "InputsConfig",
     "LinearHeadConfig",
     "LossConfig",
     "OptimizerConfig",

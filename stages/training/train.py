@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from cache import FeatureStore, Identity
 from cache.errors import PermafrostError, RecordsError
 from stages.records import Records
-from stages.training.heads import EpochLog, Head, HeadConfig, LinearHead, TrainingSummary
+from stages.training.heads import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.heads.linear import LinearHead
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import gather, rows_digest
 from stages.training.sampling import HOLDABLE, epoch_order, held_out, in_large_classes
 from stages.training.validation import ValidationSet, validation_digest, validation_set
 
-_RECIPE = 1  # raised when the same settings train other weights
+_RECIPE = 2  # raised when the same settings train other weights
 
 OnEpoch = Callable[[EpochLog], None]
 
@@ -225,7 +226,7 @@ def _train(
     places = {label: place for place, label in enumerate(sorted(set(records.classes), key=str))}
     labels = torch.tensor([places[label] for label in records.classes])
     generator = torch.Generator().manual_seed(setup.seed)
-    network = setup.head.build(features.shape[1], generator)
+    network = setup.head.build([features.shape[1]], generator)
     network.observe(features)
     loss = setup.loss.build(setup.head.dim, len(places), generator)
     log: list[EpochLog] = []
@@ -264,7 +265,7 @@ def _epochs(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-            value = loss(network(features[batch], generator), labels[batch])
+            value = loss(network.project(features[batch], generator), labels[batch])
             value.backward()
             optimizer.step()
             total += _finite(value.item(), epoch + 1, setup) * len(batch)

@@ -1,12 +1,11 @@
-"""Heads: the small trained module from a feature (D,) to an embedding (E,) of unit length, and its file."""
+"""A trained head: from features (n, D) to embeddings (n, E) of unit length, what it was trained on, and its file."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,82 +13,19 @@ import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
 
 from cache import Identity
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
 from cache.fingerprint import canonical_json
-from stages.training.losses.kernel import unit_length
+from stages.training.heads.linear import LinearHead, LinearHeadConfig
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
 _METADATA = "permafrost"  # one key: the order of several is not the same at every write
 
 
-@dataclass(frozen=True)
-class LinearHeadConfig:
-    """One linear map from the feature to ``dim`` numbers, brought to unit length; in training, dropout before it.
-
-    With ``standardize`` the mean of the training features is subtracted and the result divided by one number, its
-    root mean square, so that a learning rate means the same for every backbone. Without, the map takes the feature as
-    the backbone gave it, as UniFEx does (arXiv 2409.13513).
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    kind: Literal["linear"] = "linear"
-    dim: int = 64
-    dropout: float = 0.2
-    standardize: bool = True
-
-    def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"dim is the size of an embedding, at least 1, got {self.dim}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is the share of a feature set to zero, in [0, 1), got {self.dropout}")
-
-    def build(self, features: int, generator: torch.Generator) -> LinearHead:
-        """The untrained head of features (B, ``features``), its weights drawn from ``generator``."""
-        return LinearHead(self, features, generator)
-
-
 HeadConfig: TypeAlias = LinearHeadConfig
-
-
-class LinearHead(nn.Module):
-    """See :class:`LinearHeadConfig`. Weights and statistics are float32."""
-
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, config: LinearHeadConfig, features: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.dropout = config.dropout
-        self.standardize = config.standardize
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("spread", torch.ones(()))
-        bound = 1 / math.sqrt(features)
-        self.weight = nn.Parameter(torch.empty(config.dim, features).uniform_(-bound, bound, generator=generator))
-        self.bias = nn.Parameter(torch.empty(config.dim).uniform_(-bound, bound, generator=generator))
-
-    def observe(self, features: Tensor) -> None:
-        """Take the statistics that ``standardize`` needs from the training features (N, D), of any float dtype."""
-        if not self.standardize:
-            return
-        blocks = torch.split(features, 8192)
-        mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(features)
-        square = torch.stack([(block.double() - mean).square().sum() for block in blocks]).sum() / features.numel()
-        self.mean = mean.float()
-        self.spread = square.sqrt().float() if square > 0 else torch.ones(())  # all rows alike: nothing to divide by
-
-    def forward(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """Embeddings (B, E) of unit length of ``features`` (B, D); with a generator, dropout is drawn from it."""
-        features = (features.float() - self.mean) / self.spread
-        if dropout is not None and self.dropout > 0:
-            kept = torch.empty_like(features).bernoulli_(1 - self.dropout, generator=dropout)
-            features = features * kept / (1 - self.dropout)
-        return unit_length(nn.functional.linear(features, self.weight, self.bias))
 
 
 @dataclass(frozen=True)
@@ -151,7 +87,7 @@ class Head:
     @property
     def features_dim(self) -> int:
         """D, the size of the features that it takes."""
-        return self.network.weight.shape[1]
+        return self.network.inputs.dim
 
     @property
     def dim(self) -> int:
@@ -171,7 +107,13 @@ class Head:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / _LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log))
-        described = canonical_json({"identity": dict(self.identity.fields), "summary": asdict(self.summary)})
+        described = canonical_json(
+            {
+                "identity": dict(self.identity.fields),
+                "summary": asdict(self.summary),
+                "blocks": list(self.network.inputs.blocks),
+            }
+        )
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         replace_bytes(folder / _FILE, to_safetensors(tensors, {_METADATA: described}))
         return folder / _FILE
@@ -193,7 +135,7 @@ class Head:
             if wanted is not None and (differences := identity.differences(wanted)):
                 raise StaleStoreError(path, differences, "Delete it and train the head again.")
             config = TypeAdapter(HeadConfig).validate_python(identity.fields["head"])
-            network = config.build(tensors["weight"].shape[1], torch.Generator())
+            network = config.build(described["blocks"], torch.Generator())
             network.load_state_dict(tensors)
             log = (Path(folder) / _LOG).read_text(encoding="utf-8").splitlines()
             return cls(

@@ -1,0 +1,87 @@
+"""What is done to a feature before the map of a head: a signed root, unit length, the mean subtracted, a new size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stages.training.losses.kernel import unit_length
+
+_BLOCK = 8192  # rows at a time, when statistics are taken
+
+
+@dataclass(frozen=True)
+class InputsConfig:
+    """The steps, in this order; those left out change nothing.
+
+    Args:
+        root: x -> sign(x) |x|^root, in (0, 1]; 0.5 is the signed square root (Hellinger map) for features after a ReLU.
+        unit: the feature to unit length; of several features side by side, each.
+        center: less the mean of the training features.
+        rescale: ``spread`` divides by one number, the root mean square of the training features, so that a learning
+            rate means the same for every backbone; ``unit`` brings each row to unit length once more.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    root: float = 1.0
+    unit: bool = False
+    center: bool = True
+    rescale: Literal["none", "spread", "unit"] = "spread"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.root <= 1:
+            raise ValueError(f"root is an exponent in (0, 1], got {self.root}")
+
+
+class Inputs(nn.Module):
+    """See :class:`InputsConfig`. ``blocks`` are the sizes of the features that stand side by side; their sum is D."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: InputsConfig, blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = tuple(blocks)
+        self.register_buffer("mean", torch.zeros(sum(blocks)))
+        self.register_buffer("spread", torch.ones(()))
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return sum(self.blocks)
+
+    def observe(self, features: Tensor) -> None:
+        """Take the statistics that the steps need from the training features (N, D), of any float dtype."""
+        if not self.config.center and self.config.rescale != "spread":
+            return
+        blocks = torch.split(features, _BLOCK)
+        total = torch.stack([self._before_mean(block).double().sum(0) for block in blocks]).sum(0)
+        mean = total / len(features) if self.config.center else torch.zeros_like(total)
+        self.mean = mean.float()
+        if self.config.rescale == "spread":
+            squares = [(self._before_mean(block).double() - mean).square().sum() for block in blocks]
+            square = torch.stack(squares).sum() / features.numel()
+            self.spread = square.sqrt().float() if square > 0 else torch.ones(())  # all rows alike
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``features`` (B, D), of any float dtype, as the map takes them, (B, D) float32."""
+        features = self._before_mean(features)
+        if self.config.center:
+            features = features - self.mean
+        if self.config.rescale == "spread":
+            return features / self.spread
+        return unit_length(features) if self.config.rescale == "unit" else features
+
+    def _before_mean(self, features: Tensor) -> Tensor:
+        features = features.float()
+        if self.config.root != 1:
+            features = features.sign() * features.abs().pow(self.config.root)
+        if self.config.unit:
+            features = torch.cat([unit_length(block) for block in torch.split(features, list(self.blocks), dim=1)], 1)
+        return features
