@@ -1,0 +1,143 @@
+"""A recipe: all that a head is trained by but the data and the seed, and its settings by dotted key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from cache.errors import ConfigError
+from stages.training.heads import HeadConfig
+from stages.training.losses import LossConfig
+from stages.training.optimizer import OptimizerConfig
+from stages.training.train import TrainingConfig
+
+_PARTS = ("loss", "optimizer", "training")  # the other keys are those of the head proper, as in a run file
+_KINDS = ("kind", "loss.kind")  # these say what other keys there are
+
+Settings = Mapping[str, Any]
+Part = TypeVar("Part", HeadConfig, LossConfig)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What :func:`~stages.training.train_head` takes besides the data and the seed.
+
+    Its settings go by the dotted keys of one of ``[[heads]]`` in a run file: ``dim``, ``inputs.root``, ``loss.scale``,
+    ``optimizer.lr``, ``training.epochs``.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    head: HeadConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def keys(self) -> tuple[str, ...]:
+        """Every dotted key there is with this kind of head and this loss."""
+        parts = ((part, getattr(self, part)) for part in _PARTS)
+        return (*_keys_of(self.head), *(f"{part}.{key}" for part, value in parts for key in _keys_of(value)))
+
+    def value(self, key: str) -> Any:
+        """What stands at a dotted key. Raises KeyError where there is none."""
+        here: Any = self
+        for part in _path(key):
+            if part not in {field.name for field in fields(here)}:
+                raise KeyError(key)
+            here = getattr(here, part)
+        return here
+
+    def having(self, settings: Settings) -> Recipe:
+        """This recipe with other ``settings``, by dotted key; a table stands for a whole part such as ``inputs``.
+
+        A new ``kind`` keeps what was set for the old one (differs from its defaults) where it has that key, and has
+        its own defaults elsewhere. ``optimizer.final_lr`` keeps its share of ``optimizer.lr`` unless it is set too.
+
+        Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot take.
+        """
+        recipe = self._of_kinds({key: settings[key] for key in _KINDS if key in settings})
+        recipe.check_keys(settings)
+        described = asdict(recipe)
+        if "optimizer.lr" in settings and "optimizer.final_lr" not in settings:
+            shrinks = recipe.optimizer.final_lr / recipe.optimizer.lr
+            settings = {**settings, "optimizer.final_lr": float(f"{settings['optimizer.lr'] * shrinks:.4g}")}
+        for key, value in settings.items():
+            *above, last = _path(key)
+            here = described
+            for part in above:
+                here = here[part]
+            here[last] = value
+        return _validated(Recipe, described, settings)
+
+    def check_keys(self, keys: Settings) -> None:
+        """Raise ConfigError for the first of ``keys`` that is none of :meth:`keys`."""
+        known = self.keys()
+        for key in keys:
+            if key not in known:
+                raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
+
+    def _of_kinds(self, kinds: Settings) -> Recipe:
+        head, loss = self.head, self.loss
+        if "kind" in kinds:
+            head = _recast(HeadConfig, head, kinds["kind"], "kind")
+        if "loss.kind" in kinds:
+            loss = _recast(LossConfig, loss, kinds["loss.kind"], "loss.kind")
+        return Recipe(head, loss, self.optimizer, self.training)
+
+
+def nearest_key(key: str, known: tuple[str, ...]) -> str:
+    """The end of a message about an unknown ``key``: the nearest of the ``known`` ones, or nothing."""
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys_of(config: Any) -> tuple[str, ...]:
+    found: list[str] = []
+    for field in fields(config):
+        found.append(field.name)
+        if is_dataclass(value := getattr(config, field.name)):
+            found += [f"{field.name}.{key}" for key in _keys_of(value)]
+    return tuple(found)
+
+
+def _path(key: str) -> tuple[str, ...]:
+    parts = tuple(key.split("."))
+    return parts if parts[0] in _PARTS else ("head", *parts)
+
+
+def _recast(union: Any, config: Part, kind: object, key: str) -> Part:
+    """The configuration of ``kind``, with what ``config`` has set where both have it."""
+    if config.kind == kind:
+        return config
+    new: Part = _validated(union, {"kind": kind}, {key: kind})
+    plain = type(config)()
+    kept = {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if getattr(config, field.name) != getattr(plain, field.name)
+    }
+    shared = {field.name for field in fields(new)} - {"kind"}
+    carried: Part = _validated(
+        union, asdict(new) | {k: _plain(v) for k, v in kept.items() if k in shared}, {key: kind}
+    )
+    return carried
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _validated(kind: Any, described: Mapping[str, Any], settings: Settings) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(described)
+    except ValidationError as error:
+        said = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "union_tag_invalid":
+            message = f"kind must be one of {first['ctx']['expected_tags']}, got {first['ctx']['tag']!r}"
+        raise ConfigError(f"{said}: {message}") from error

@@ -1,0 +1,272 @@
+"""Many small linear heads trained at once: a few large matrix products a step instead of many small ones.
+
+::
+
+    S batches (S, B, D) x maps (S, D, R*E) -> (S*R, B, E) x prototypes (S*R, E, C*k) -> cosines (S*R, B, C) -> losses
+
+R recipes, each with the same S seeds, are S*R heads: H. A seed draws the first weights, the order of the rows and the
+dropout, so the R heads of a seed see one batch, which is gathered and dropped out once and multiplied once. Each head
+is, to rounding, the one that is trained alone with its recipe and seed.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stages.training.heads.linear import LinearHead, LinearHeadConfig
+from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.rule import Rule
+from stages.training.losses.schedule import Ramp, value_at
+from stages.training.optimizer import OptimizerConfig
+from stages.training.recipe import Recipe
+from stages.training.sampling import epoch_order
+from stages.training.train import TrainingConfig
+
+_LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
+_NUMBERS = 2**26  # logits and weights of all heads together: 256 MiB in float32, a few times over
+_HEADS = 64
+_ROWS = 4096  # embedded at a time
+_OF_MODULES = vars(nn.Module()).keys()
+_MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
+
+
+def stack_key(recipe: Recipe, classes: int) -> Hashable | None:
+    """Recipes of one key can be stacked; None where a recipe is trained alone.
+
+    That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
+    target, where a setting of the loop is not one that the stack knows, and where one head is large by itself.
+    """
+    head, loss, optimizer, training = recipe.head, recipe.loss, recipe.optimizer, recipe.training
+    if not isinstance(head, LinearHeadConfig) or not isinstance(loss, MarginSoftmaxConfig):
+        return None
+    if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, inputs=head.inputs):
+        return None
+    if loss.label_smoothing or loss.sampled is not None or not _moves_targets_only(_rule(loss, classes)):
+        return None
+    if optimizer != OptimizerConfig(**_only(optimizer, _OF_OPTIMIZER)) or training != TrainingConfig(
+        **_only(training, _OF_TRAINING)
+    ):
+        return None
+    if training.batch_size * classes * loss.subcenters > _LOGITS:
+        return None
+    return head, type(loss), loss.subcenters, optimizer.kind, tuple(_only(training, _OF_TRAINING[:3]).items())
+
+
+_OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
+_OF_TRAINING = ("epochs", "batch_size", "minimum_class_size", "holdout")
+
+
+def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}
+
+
+def _rule(loss: MarginSoftmaxConfig, classes: int) -> Rule:
+    return loss.rule(torch.full((classes,), 2), torch.Generator())
+
+
+def _moves_targets_only(rule: Rule) -> bool:
+    """Whether ``rule`` has numbers for margins and nothing else: no state, no draws, no part in the other cosines."""
+    inherits = all(getattr(type(rule), name) is getattr(Rule, name) for name in _MOVES_TARGETS_ONLY)
+    own = [value for module in rule.modules() for name, value in vars(module).items() if name not in _OF_MODULES]
+    numbers = all(value is None or isinstance(value, (int, float, str)) or is_dataclass(value) for value in own)
+    return inherits and numbers and not [*rule.buffers(), *rule.parameters()]
+
+
+def heads_at_once(recipe: Recipe, seeds: int, features: int, classes: int) -> int:
+    """How many recipes like ``recipe``, each with ``seeds``, to stack at most."""
+    prototypes = classes * recipe.loss.subcenters
+    numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
+    return max(1, min(_HEADS, _NUMBERS // numbers) // seeds)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """H = S*R trained heads: recipe r of seed s. ``finite`` (S, R) is False where a loss became NaN or infinite."""
+
+    heads: tuple[tuple[LinearHead, ...], ...]
+    finite: Tensor
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Embeddings (S, R, n, E) of unit length of ``features`` (n, D)."""
+        flat = [head for of_seed in self.heads for head in of_seed]
+        weight, bias = torch.cat([head.weight for head in flat]), torch.cat([head.bias for head in flat])
+        with torch.inference_mode():
+            blocks = [
+                functional.linear(flat[0].inputs(block), weight, bias).view(len(block), len(flat), -1)
+                for block in torch.split(features, _ROWS)
+            ]
+            found = functional.normalize(torch.cat(blocks), dim=2, eps=torch.finfo(torch.float32).tiny)
+        return found.transpose(0, 1).unflatten(0, (len(self.heads), -1))
+
+
+def train_stack(features: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]) -> Stacked:
+    """Train each of ``recipes``, which share one :func:`stack_key`, with each of ``seeds``.
+
+    Args:
+        features: (N, D), of any float dtype: the training rows.
+        labels: integers (N,) in [0, C), each at least once.
+        recipes: R of them.
+        seeds: S of them.
+    """
+    stack = _Stack(features, labels, recipes, seeds)
+    training = recipes[0].training
+    steps = -(-len(labels) // training.batch_size)
+    orders = [np.random.default_rng(seed) for seed in seeds]
+    for epoch in range(training.epochs):
+        order = torch.stack([torch.from_numpy(epoch_order(len(labels), rng)) for rng in orders])
+        for step, batch in enumerate(torch.split(order, training.batch_size, dim=1), epoch * steps):
+            stack.step(batch, step, steps)
+    return stack.trained()
+
+
+class _Stack:
+    """Weights of S*R heads in three tensors, what moves them, and where the training stands."""
+
+    def __init__(self, features: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]) -> None:
+        self.features, self.labels, self.recipes = features, labels, tuple(recipes)
+        first, count = recipes[0], len(recipes)
+        sizes = torch.bincount(labels)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        networks, prototypes = [], []
+        for generator in self.generators:  # the draws of a head that is trained alone, in their order
+            networks.append(first.head.build([features.shape[1]], generator))
+            prototypes.append(first.loss.build(first.head.dim, sizes, generator).weight.detach())
+        networks[0].observe(features)
+        self.inputs, self.dropout = networks[0].inputs, networks[0].dropout
+        # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed begin alike
+        self.maps = torch.stack([network.weight.detach().repeat(count, 1) for network in networks])
+        self.offsets = torch.stack([network.bias.detach().repeat(count) for network in networks])
+        self.prototypes = torch.stack([weight.expand(count, -1, -1) for weight in prototypes]).contiguous()
+        self.weights = (self.maps, self.offsets, self.prototypes)
+        self.slopes = tuple(torch.empty_like(weight) for weight in self.weights)
+        self.classes = len(sizes)
+        self.rules = [_rule(recipe.loss, self.classes) for recipe in recipes]
+        settings = [getattr(recipe.loss, field.name) for recipe in recipes for field in fields(recipe.loss)]
+        self.scheduled = any(isinstance(setting, Ramp) for setting in settings)
+        self.share: float | None = None
+        self.finite = torch.ones(len(seeds), count, dtype=torch.bool)
+        self.optimizer, self.runs = self._optimizer()
+
+    def _optimizer(self) -> tuple[torch.optim.Optimizer, list[OptimizerConfig]]:
+        """One optimiser, a group for each run of recipes that are moved alike, on views of the weights."""
+        configs = [recipe.optimizer for recipe in self.recipes]
+        runs, groups, low = [], [], 0
+        for config, members in itertools.groupby(configs):
+            high = low + len(list(members))
+            groups.append({"params": self._views(low, high), "weight_decay": config.weight_decay})
+            if config.kind == "sgd":
+                groups[-1]["momentum"] = config.momentum
+            runs.append(config)
+            low = high
+        optimizer = runs[0].build(groups[0]["params"])  # type: ignore[arg-type]
+        optimizer.param_groups[0].update({name: value for name, value in groups[0].items() if name != "params"})
+        for group in groups[1:]:
+            optimizer.add_param_group(group)
+        return optimizer, runs
+
+    def _views(self, low: int, high: int) -> list[nn.Parameter]:
+        """The weights of recipes ``low`` to ``high`` of every seed; their gradients are views of ``slopes``."""
+        views = []
+        for weight, slope in zip(self.weights, self.slopes, strict=True):
+            for of_weight, of_slope in zip(weight, slope, strict=True):
+                size = len(of_weight) // len(self.recipes)
+                views.append(nn.Parameter(of_weight[low * size : high * size]))
+                views[-1].grad = of_slope[low * size : high * size]
+        return views
+
+    def step(self, batch: Tensor, step: int, steps_per_epoch: int) -> None:
+        """Move all weights by one ``batch`` of rows (S, B); ``step`` counts from 0."""
+        epochs = self.recipes[0].training.epochs
+        taken = self._taken(batch)
+        with torch.no_grad():
+            projected = torch.baddbmm(self.offsets[:, None], taken, self.maps.transpose(1, 2))  # (S, B, R*E)
+        projected.requires_grad_()
+        prototypes = self.prototypes.detach().requires_grad_()
+        share = step / max(1, steps_per_epoch * epochs - 1)
+        losses = self._losses(projected, prototypes, self.labels[batch], share)
+        slope, slope_of_prototypes = torch.autograd.grad(losses.sum(), [projected, prototypes])
+        of_maps, of_offsets, of_prototypes = self.slopes
+        torch.bmm(slope.transpose(1, 2), taken, out=of_maps)
+        torch.sum(slope, 1, out=of_offsets)
+        of_prototypes.copy_(slope_of_prototypes)
+        self.finite &= losses.detach().isfinite()
+        for group, config in zip(self.optimizer.param_groups, self.runs, strict=True):
+            group["lr"] = config.learning_rate(step, steps_per_epoch, epochs)
+        self.optimizer.step()
+
+    def _taken(self, batch: Tensor) -> Tensor:
+        """The batches (S, B, D) as the maps take them, each seed with its own dropout."""
+        seeds, size = batch.shape
+        taken: Tensor = self.inputs(self.features[batch.flatten()]).view(seeds, size, -1)
+        if self.dropout > 0:
+            kept = torch.empty_like(taken)
+            for of_seed, generator in zip(kept, self.generators, strict=True):
+                of_seed.bernoulli_(1 - self.dropout, generator=generator)
+            taken = taken.mul_(kept).div_(1 - self.dropout)
+        return taken
+
+    def _losses(self, projected: Tensor, prototypes: Tensor, labels: Tensor, share: float) -> Tensor:
+        """The mean loss (S, R) of each head on ``projected`` (S, B, R*E) with ``labels`` (S, B)."""
+        seeds, size = labels.shape
+        heads = seeds * len(self.recipes)
+        embeddings = projected.view(seeds, size, len(self.recipes), -1).transpose(1, 2).reshape(heads, size, -1)
+        norms = torch.linalg.vector_norm(embeddings, dim=2)  # (H, B)
+        unit = embeddings * _reciprocal(norms)[..., None]
+        prototypes = prototypes.view(heads, *prototypes.shape[2:])
+        prototypes = prototypes * _reciprocal(torch.linalg.vector_norm(prototypes, dim=2))[..., None]
+        cosine = torch.bmm(unit, prototypes.transpose(1, 2))  # (H, B, C*k)
+        if cosine.shape[2] > self.classes:
+            cosine = cosine.view(heads, size, -1, self.classes).amax(2)
+        labels = labels.repeat_interleave(len(self.recipes), 0)  # (H, B)
+        own = cosine.gather(2, labels[..., None])[..., 0]
+        self._at(share)
+        moved = self.rule.target(own, norms, labels)
+        logits = cosine.scatter(2, labels[..., None], moved[..., None]) * self.scales[:, None, None]
+        return (logits.logsumexp(2) - moved * self.scales[:, None]).mean(1).view(seeds, -1)
+
+    def _at(self, share: float) -> None:
+        """Set the schedules to where they stand after ``share`` of the training."""
+        if self.share is not None and not self.scheduled:
+            return
+        self.share, seeds = share, len(self.generators)
+        for rule in self.rules:
+            rule.at(share)
+        self.rule = _as_one(self.rules, seeds)
+        self.scales = torch.tensor([value_at(recipe.loss.scale, share) for recipe in self.recipes]).repeat(seeds)
+
+    def trained(self) -> Stacked:
+        """The heads as they are now."""
+        dim = self.recipes[0].head.dim
+        heads = [
+            tuple(
+                LinearHead(self.inputs, weight, bias, self.dropout)
+                for weight, bias in zip(maps.split(dim), offsets.split(dim), strict=True)
+            )
+            for maps, offsets in zip(self.maps, self.offsets, strict=True)
+        ]
+        return Stacked(tuple(heads), self.finite)
+
+
+def _as_one(rules: Sequence[Rule], seeds: int) -> Rule:
+    """One rule for all heads: a number that differs between ``rules`` (R,) is a tensor (S*R, 1) in it."""
+    one = copy.deepcopy(rules[0])
+    for modules in zip(one.modules(), *(rule.modules() for rule in rules), strict=True):
+        for name, value in [*vars(modules[0]).items()]:
+            values = [vars(module)[name] for module in modules[1:]]
+            if type(value) in (int, float) and any(other != value for other in values):
+                if all(type(other) in (int, float) for other in values):  # else settings, some of them ramps
+                    setattr(modules[0], name, torch.tensor(values, dtype=torch.float32).repeat(seeds)[:, None])
+    return one
+
+
+def _reciprocal(norms: Tensor) -> Tensor:
+    return torch.where(norms > 0, norms, torch.inf).reciprocal()  # as unit_length has it: zero stays zero
