@@ -108,16 +108,19 @@ class Stacked:
         return found.transpose(0, 1).unflatten(0, (len(self.heads), -1))
 
 
-def train_stack(features: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]) -> Stacked:
+def train_stack(
+    features: Tensor, rows: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]
+) -> Stacked:
     """Train each of ``recipes``, which share one :func:`stack_key`, with each of ``seeds``.
 
     Args:
-        features: (N, D), of any float dtype: the training rows.
-        labels: integers (N,) in [0, C), each at least once.
+        features: (N, D), of any float dtype.
+        rows: integers (n,): which of them are trained on.
+        labels: integers (n,) in [0, C), each at least once.
         recipes: R of them.
         seeds: S of them.
     """
-    stack = _Stack(features, labels, recipes, seeds)
+    stack = _Stack(features, rows, labels, recipes, seeds)
     training = recipes[0].training
     steps = -(-len(labels) // training.batch_size)
     orders = [np.random.default_rng(seed) for seed in seeds]
@@ -131,8 +134,10 @@ def train_stack(features: Tensor, labels: Tensor, recipes: Sequence[Recipe], see
 class _Stack:
     """Weights of S*R heads in three tensors, what moves them, and where the training stands."""
 
-    def __init__(self, features: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]) -> None:
-        self.features, self.labels, self.recipes = features, labels, tuple(recipes)
+    def __init__(
+        self, features: Tensor, rows: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]
+    ) -> None:
+        self.features, self.rows, self.labels, self.recipes = features, rows, labels, tuple(recipes)
         first, count = recipes[0], len(recipes)
         sizes = torch.bincount(labels)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -140,7 +145,7 @@ class _Stack:
         for generator in self.generators:  # the draws of a head that is trained alone, in their order
             networks.append(first.head.build([features.shape[1]], generator))
             prototypes.append(first.loss.build(first.head.dim, sizes, generator).weight.detach())
-        networks[0].observe(features)
+        networks[0].observe(features[rows])
         self.inputs, self.dropout = networks[0].inputs, networks[0].dropout
         # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed begin alike
         self.maps = torch.stack([network.weight.detach().repeat(count, 1) for network in networks])
@@ -206,7 +211,7 @@ class _Stack:
     def _taken(self, batch: Tensor) -> Tensor:
         """The batches (S, B, D) as the maps take them, each seed with its own dropout."""
         seeds, size = batch.shape
-        taken: Tensor = self.inputs(self.features[batch.flatten()]).view(seeds, size, -1)
+        taken: Tensor = self.inputs(self.features[self.rows[batch.flatten()]]).view(seeds, size, -1)
         if self.dropout > 0:
             kept = torch.empty_like(taken)
             for of_seed, generator in zip(kept, self.generators, strict=True):
