@@ -44,6 +44,10 @@ train-heads: install  ## Stage 2: train the heads on stored features
 score: install  ## Stage 3: index, search and score
 	@$(PY) -m pipeline score $(CONFIG)
 
+.PHONY: sweep
+sweep: install  ## Try many configurations of the heads on the training classes, and rank them
+	@$(PY) -m pipeline sweep $(CONFIG)
+
 .PHONY: run
 run: install  ## All three stages; CONFIG=runs/cars.toml for another run
 	@$(PY) -m pipeline run $(CONFIG)

@@ -21,7 +21,7 @@ from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
-from stages.training import HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
+from stages.training import HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out.
 _ONE, _SEVERAL = "one dataset", "several datasets"
@@ -98,6 +98,7 @@ class RunConfig:
     extraction: ExtractionConfig = ExtractionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     curate: CurateConfig = CurateConfig()
+    sweep: SweepConfig | None = None
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

@@ -29,12 +29,14 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig",
-        "OptimizerConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
+        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig",
+        "LossConfig", "OptimizerConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed",
+        "head_identity", "train_head",
     ],
     "stages.retrieval": [
-        "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",
-        "find_metric", "index_gallery", "metric_names", "nearest", "search", "unit_length",
+        "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index",
+        "evaluate", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
+        "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
 
@@ -50,6 +52,7 @@ FLAGS = {
     "verify": {"--json"},
     "compact": {"--yes"},
     "curate": {"--force", "--json", "--output", "--quiet"},
+    "sweep": {"--force", "--json", "--quiet", "--write"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 

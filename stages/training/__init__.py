@@ -4,6 +4,7 @@ from stages.training.embed import embed
 from stages.training.heads import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
 from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
 from stages.training.optimizer import OptimizerConfig
+from stages.training.space import SweepConfig
 from stages.training.train import TrainingConfig, head_identity, train_head
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LinearHeadConfig",
     "LossConfig",
     "OptimizerConfig",
+    "SweepConfig",
     "TrainingConfig",
     "TrainingSummary",
     "embed",

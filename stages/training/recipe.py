@@ -37,7 +37,7 @@ class Recipe:
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
 
-    def keys(self) -> tuple[str, ...]:
+    def dotted_keys(self) -> tuple[str, ...]:
         """Every dotted key there is with this kind of head and this loss."""
         parts = ((part, getattr(self, part)) for part in _PARTS)
         return (*_keys_of(self.head), *(f"{part}.{key}" for part, value in parts for key in _keys_of(value)))
@@ -71,11 +71,12 @@ class Recipe:
             for part in above:
                 here = here[part]
             here[last] = value
-        return _validated(Recipe, described, settings)
+        made: Recipe = _validated(Recipe, described, settings)
+        return made
 
     def check_keys(self, keys: Settings) -> None:
-        """Raise ConfigError for the first of ``keys`` that is none of :meth:`keys`."""
-        known = self.keys()
+        """Raise ConfigError for the first of ``keys`` that is none of :meth:`dotted_keys`."""
+        known = self.dotted_keys()
         for key in keys:
             if key not in known:
                 raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
@@ -121,9 +122,7 @@ def _recast(union: Any, config: Part, kind: object, key: str) -> Part:
         if getattr(config, field.name) != getattr(plain, field.name)
     }
     shared = {field.name for field in fields(new)} - {"kind"}
-    carried: Part = _validated(
-        union, asdict(new) | {k: _plain(v) for k, v in kept.items() if k in shared}, {key: kind}
-    )
+    carried: Part = _validated(union, asdict(new) | {k: _plain(v) for k, v in kept.items() if k in shared}, {key: kind})
     return carried
 
 

@@ -84,7 +84,9 @@ class SweepConfig:
         axes = self.axes()
         for key, axis in axes.items():
             if self.method == "grid" and isinstance(axis, Range) and axis.steps is None:
-                raise ValueError(f'over.{key}: a grid takes a number of steps of a range: steps = 5, or method = "optuna"')
+                raise ValueError(
+                    f'over.{key}: a grid takes a number of steps of a range: steps = 5, or method = "optuna"'
+                )
 
     def axes(self) -> dict[str, Axis]:
         """``over`` by dotted key, whether the file has ``"loss.scale" = ...`` or a table ``over.loss``."""
@@ -164,14 +166,16 @@ def families(base: Recipe, axes: Mapping[str, Axis]) -> list[Family]:
     for key, axis in kinds.items():
         if isinstance(axis, Range):
             raise ConfigError(f"sweep.over.{key}: the kinds to try are a list, not a range")
-    chosen = [dict(zip(kinds, of, strict=True)) for of in itertools.product(*(_values(axis) for axis in kinds.values()))]
+    chosen = [
+        dict(zip(kinds, of, strict=True)) for of in itertools.product(*(_values(axis) for axis in kinds.values()))
+    ]
     others = {key: axis for key, axis in axes.items() if key not in kinds}
     found = []
     for fixed in chosen:
         with_kinds = _checked(base, fixed)
-        known = with_kinds.keys()
+        known = with_kinds.dotted_keys()
         found.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}))
-    known = tuple(dict.fromkeys(key for family in found for key in family.base.keys()))
+    known = tuple(dict.fromkeys(key for family in found for key in family.base.dotted_keys()))
     for key in others:
         if key not in known:
             raise ConfigError(f"sweep.over.{key}: {_unknown(key, known, found)}")

@@ -38,6 +38,10 @@ _ROWS = 4096  # embedded at a time
 _OF_MODULES = vars(nn.Module()).keys()
 _MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
 
+# The settings that the loop here knows: one that is added elsewhere, and set, is trained alone.
+_OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
+_OF_TRAINING = ("epochs", "batch_size", "minimum_class_size", "holdout")
+
 
 def stack_key(recipe: Recipe, classes: int) -> Hashable | None:
     """Recipes of one key can be stacked; None where a recipe is trained alone.
@@ -45,24 +49,22 @@ def stack_key(recipe: Recipe, classes: int) -> Hashable | None:
     That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
     target, where a setting of the loop is not one that the stack knows, and where one head is large by itself.
     """
-    head, loss, optimizer, training = recipe.head, recipe.loss, recipe.optimizer, recipe.training
+    head: object = recipe.head
+    loss: object = recipe.loss
+    optimizer, training = recipe.optimizer, recipe.training
     if not isinstance(head, LinearHeadConfig) or not isinstance(loss, MarginSoftmaxConfig):
         return None
     if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, inputs=head.inputs):
         return None
     if loss.label_smoothing or loss.sampled is not None or not _moves_targets_only(_rule(loss, classes)):
         return None
-    if optimizer != OptimizerConfig(**_only(optimizer, _OF_OPTIMIZER)) or training != TrainingConfig(
-        **_only(training, _OF_TRAINING)
-    ):
+    if optimizer != OptimizerConfig(**_only(optimizer, _OF_OPTIMIZER)):
+        return None
+    if training != TrainingConfig(**_only(training, _OF_TRAINING)):
         return None
     if training.batch_size * classes * loss.subcenters > _LOGITS:
         return None
     return head, type(loss), loss.subcenters, optimizer.kind, tuple(_only(training, _OF_TRAINING[:3]).items())
-
-
-_OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
-_OF_TRAINING = ("epochs", "batch_size", "minimum_class_size", "holdout")
 
 
 def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +107,7 @@ class Stacked:
                 for block in torch.split(features, _ROWS)
             ]
             found = functional.normalize(torch.cat(blocks), dim=2, eps=torch.finfo(torch.float32).tiny)
-        return found.transpose(0, 1).unflatten(0, (len(self.heads), -1))
+        return found.transpose(0, 1).reshape(len(self.heads), -1, *found[:, 0].shape)
 
 
 def train_stack(
@@ -267,9 +269,9 @@ def _as_one(rules: Sequence[Rule], seeds: int) -> Rule:
     for modules in zip(one.modules(), *(rule.modules() for rule in rules), strict=True):
         for name, value in [*vars(modules[0]).items()]:
             values = [vars(module)[name] for module in modules[1:]]
-            if type(value) in (int, float) and any(other != value for other in values):
-                if all(type(other) in (int, float) for other in values):  # else settings, some of them ramps
-                    setattr(modules[0], name, torch.tensor(values, dtype=torch.float32).repeat(seeds)[:, None])
+            numbers = all(type(other) in (int, float) for other in values)  # not settings, some of them ramps
+            if numbers and any(other != value for other in values):
+                setattr(modules[0], name, torch.tensor(values, dtype=torch.float32).repeat(seeds)[:, None])
     return one
 
 

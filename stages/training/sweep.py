@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache import FeatureStore, fingerprint
+from cache import FeatureStore, digest_bytes, fingerprint
 from cache.errors import PermafrostError, RecordsError
+from cache.fingerprint import JSON
 from stages.records import Records
 from stages.training.folds import class_folds
 from stages.training.recipe import Recipe
@@ -85,14 +86,14 @@ class CrossValidation:
 
     def fingerprint_of(self, recipe: Recipe) -> str:
         """What a trial of ``recipe`` follows from besides the judge, 64 hexadecimal digits."""
-        folds = [np.flatnonzero(fold).tolist() for fold in self.folds]
+        folds: list[JSON] = [digest_bytes(np.packbits(fold).tobytes()).hex() for fold in self.folds]
         return fingerprint(
             {
                 "trial": _TRIAL,
                 "recipe": asdict(recipe),
                 "features": self.features.fingerprint,
                 "rows": self.rows,
-                "folds": fingerprint(folds),
+                "folds": folds,
                 "seeds": list(self.seeds),
             }
         )
@@ -151,9 +152,7 @@ class CrossValidation:
         for fold in self.folds:
             rows = self._learned(fold, recipes[0])
             _, labels = np.unique(self.labels[rows], return_inverse=True)
-            stacked = train_stack(
-                self.vectors, torch.from_numpy(rows), torch.from_numpy(labels), recipes, self.seeds
-            )
+            stacked = train_stack(self.vectors, torch.from_numpy(rows), torch.from_numpy(labels), recipes, self.seeds)
             found = stacked.embed(self.vectors[torch.from_numpy(fold)])
             finite = stacked.finite & found.isfinite().all(-1).all(-1)
             for place, recipe in np.ndindex(len(self.seeds), len(recipes)):
@@ -200,11 +199,11 @@ def cross_validation(
 def run_trials(ground: CrossValidation, recipes: Sequence[Recipe]) -> Iterator[tuple[int, Trial]]:
     """The trial of each of ``recipes`` with its place among them, as they are done: those of one shape together."""
     classes = max(len(np.unique(ground.labels[~fold])) for fold in ground.folds)
-    together: dict[Hashable, list[int]] = {}
+    together: dict[tuple[str, Hashable], list[int]] = {}
     for place, recipe in enumerate(recipes):
         key = stack_key(recipe, classes)
         together.setdefault(("alone", place) if key is None else ("stack", key), []).append(place)
-    for (how, _), places in together.items():  # type: ignore[misc]  # the keys are pairs
+    for (how, _), places in together.items():
         if how == "alone":
             yield places[0], ground._alone(recipes[places[0]])
             continue
