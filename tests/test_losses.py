@@ -25,7 +25,7 @@ def batch(seed: int = 0, rows: int = ROWS, classes: int = CLASSES) -> tuple[Tens
 
 
 def build(config: ArcFaceConfig | CosFaceConfig, classes: int = CLASSES, seed: int = 1) -> MarginSoftmax:
-    return config.build(DIM, classes, torch.Generator().manual_seed(seed))
+    return config.build(DIM, torch.full((classes,), 5), torch.Generator().manual_seed(seed))
 
 
 def by_class(loss: MarginSoftmax) -> list[list[list[float]]]:

@@ -228,7 +228,7 @@ def _train(
     generator = torch.Generator().manual_seed(setup.seed)
     network = setup.head.build([features.shape[1]], generator)
     network.observe(features)
-    loss = setup.loss.build(setup.head.dim, len(places), generator)
+    loss = setup.loss.build(setup.head.dim, torch.bincount(labels), generator)
     log: list[EpochLog] = []
     weights: dict[str, Tensor] = {}
     started = time.perf_counter()
@@ -276,6 +276,6 @@ def _finite(loss: float, epoch: int, setup: _Setup) -> float:
     if not math.isfinite(loss):
         raise PermafrostError(
             f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({setup.optimizer.lr:g}) "
-            f"or loss.scale ({setup.loss.scale:g}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
+            f"or loss.scale ({setup.loss.scale}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
         )
     return loss

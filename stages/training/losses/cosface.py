@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stages.training.losses.kernel import MarginSoftmax, check_softmax
+from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.rule import Rule
+from stages.training.losses.schedule import Ramp, ends, value_at
 
 
 @dataclass(frozen=True)
-class CosFaceConfig:
-    """CosFace. ``margin_cos`` is a difference of cosines, ``scale`` the factor on the cosines."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+class CosFaceConfig(MarginSoftmaxConfig):
+    """CosFace. ``margin_cos`` is a difference of cosines, a number or a ramp over the training."""
 
     kind: Literal["cosface"] = "cosface"
-    subcenters: int = 1
-    margin_cos: float = 0.35
-    scale: float = 30.0
+    margin_cos: float | Ramp = 0.35
 
     def __post_init__(self) -> None:
-        check_softmax(self.subcenters, self.scale)
-        if not 0 <= self.margin_cos <= 1:
+        super().__post_init__()
+        if not all(0 <= margin <= 1 for margin in ends(self.margin_cos)):
             raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
 
-    def build(self, dim: int, classes: int, generator: torch.Generator) -> MarginSoftmax:
-        """The loss of embeddings (B, ``dim``), its prototypes drawn from ``generator``."""
-        margin = partial(subtract, margin_cos=self.margin_cos)
-        return MarginSoftmax(dim, classes, margin, subcenters=self.subcenters, scale=self.scale, generator=generator)
+    def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
+        """The target's cosine less the margin."""
+        del class_sizes, generator
+        return Subtract(self.margin_cos)
 
 
-def subtract(cosine: Tensor, margin_cos: float) -> Tensor:
-    """``cosine`` - ``margin_cos``, any shape."""
-    return cosine - margin_cos
+class Subtract(Rule):
+    """The target's cosine less ``margin_cos``."""
+
+    def __init__(self, margin_cos: float | Ramp) -> None:
+        super().__init__()
+        self.setting = margin_cos
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`Rule`."""
+        self.margin_cos = value_at(self.setting, share)
+
+    def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
+        """See :class:`Rule`."""
+        del norms, labels
+        return cosine - self.margin_cos
