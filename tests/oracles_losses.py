@@ -82,7 +82,7 @@ def sphereface_target(cos: float, margin_factor: float) -> float:
     """Liu et al. 2017: psi = (-1)^k cos(m t) - 2k for t in [k pi / m, (k + 1) pi / m]."""
     angle = margin_factor * math.acos(cos)
     k = int(angle // math.pi)
-    return (-1) ** k * math.cos(angle) - 2 * k
+    return (-1.0 if k % 2 else 1.0) * math.cos(angle) - 2 * k
 
 
 def li_arcface(margin_rad: float, scale: float) -> Logits:
@@ -112,7 +112,7 @@ def curricularface_difficulty(previous: float, cosines_of_target: Sequence[float
 
 
 def adaface_quality(length: float, mean: float, deviation: float, concentration: float) -> float:
-    """Kim et al. 2022: the norm in deviations from the mean, within 1; 0.001 beside the deviation as in the authors' code."""
+    """Kim et al. 2022: the norm in deviations from the mean, within 1; 0.001 as in the authors' code."""
     return max(-1.0, min(1.0, concentration * (length - mean) / (deviation + 1e-3)))
 
 
@@ -163,9 +163,7 @@ def adacos_first_scale(classes: int) -> float:
     return math.sqrt(2) * math.log(classes - 1)
 
 
-def adacos_scale(
-    embeddings: Sequence[Vector], labels: Sequence[int], prototypes: Prototypes, previous: float
-) -> float:
+def adacos_scale(embeddings: Sequence[Vector], labels: Sequence[int], prototypes: Prototypes, previous: float) -> float:
     """Zhang et al. 2019: the median is of the target's angles alone."""
     total, angles = 0.0, []
     for embedding, label in zip(embeddings, labels, strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
-from stages.training.losses.arcface import add_angle
+from stages.training.losses.angle import add_angle
 from stages.training.losses.kernel import MarginSoftmax, unit_length
 from tests import oracles_losses as oracle
 
