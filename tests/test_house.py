@@ -29,8 +29,11 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig",
-        "LossConfig", "OptimizerConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed",
+        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "CosFaceConfig", "CurricularFaceConfig",
+        "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig",
+        "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig", "MarginByClassSize", "NormFaceConfig",
+        "OptimizerConfig", "Ramp", "SampledConfig", "SphereFaceConfig", "SweepConfig", "TrainingConfig",
+        "TrainingSummary", "embed",
         "head_identity", "train_head",
     ],
     "stages.retrieval": [
