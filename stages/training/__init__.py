@@ -1,5 +1,6 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
 
+from stages.training.config import TrainingConfig
 from stages.training.embed import embed
 from stages.training.heads import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
 from stages.training.losses import (
@@ -21,7 +22,7 @@ from stages.training.losses import (
 )
 from stages.training.optimizer import OptimizerConfig
 from stages.training.space import SweepConfig
-from stages.training.train import TrainingConfig, head_identity, train_head
+from stages.training.train import head_identity, train_head
 
 __all__ = [
     "AdaCosConfig",
