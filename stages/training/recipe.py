@@ -10,10 +10,10 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from stages.training.config import TrainingConfig
 from stages.training.heads import HeadConfig
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
-from stages.training.train import TrainingConfig
 
 _PARTS = ("loss", "optimizer", "training")  # the other keys are those of the head proper, as in a run file
 _KINDS = ("kind", "loss.kind")  # these say what other keys there are

@@ -22,49 +22,58 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.training.config import TrainingConfig
+from stages.training.heads.dropout import drop
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
+from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.rule import Rule
 from stages.training.losses.schedule import Ramp, value_at
 from stages.training.optimizer import OptimizerConfig
 from stages.training.recipe import Recipe
-from stages.training.sampling import epoch_order
-from stages.training.train import TrainingConfig
+from stages.training.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
 _NUMBERS = 2**26  # logits and weights of all heads together: 256 MiB in float32, a few times over
+_PREPARED = 2**28  # numbers of the training rows as the maps take them: 1 GiB
 _HEADS = 64
+_MEMBER = 1  # a head that is no soup is the first of one
 _ROWS = 4096  # embedded at a time
 _OF_MODULES = vars(nn.Module()).keys()
 _MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
 
 # The settings that the loop here knows: one that is added elsewhere, and set, is trained alone.
 _OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
-_OF_TRAINING = ("epochs", "batch_size", "minimum_class_size", "holdout")
+_SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
+_OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
+_SAMPLING = (ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
-def stack_key(recipe: Recipe, classes: int) -> Hashable | None:
+def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
     """Recipes of one key can be stacked; None where a recipe is trained alone.
 
     That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
-    target, where a setting of the loop is not one that the stack knows, and where one head is large by itself.
+    target, where a setting of the loop is not one that the stack knows (random ``views`` of an image, for one), and
+    where one head is large by itself.
     """
     head: object = recipe.head
     loss: object = recipe.loss
     optimizer, training = recipe.optimizer, recipe.training
     if not isinstance(head, LinearHeadConfig) or not isinstance(loss, MarginSoftmaxConfig):
         return None
-    if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, inputs=head.inputs):
+    if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, dropouts=head.dropouts, inputs=head.inputs):
         return None
     if loss.label_smoothing or loss.sampled is not None or not _moves_targets_only(_rule(loss, classes)):
         return None
     if optimizer != OptimizerConfig(**_only(optimizer, _OF_OPTIMIZER)):
         return None
-    if training != TrainingConfig(**_only(training, _OF_TRAINING)):
+    if training != TrainingConfig(**_only(training, _OF_TRAINING)) or not isinstance(training.sampling, _SAMPLING):
+        return None
+    if views > 1 and training.views != "first":
         return None
     if training.batch_size * classes * loss.subcenters > _LOGITS:
         return None
-    return head, type(loss), loss.subcenters, optimizer.kind, tuple(_only(training, _OF_TRAINING[:3]).items())
+    return head, type(loss), loss.subcenters, optimizer.kind, tuple(_only(training, _SAME_FOR_ALL).items())
 
 
 def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -124,12 +133,12 @@ def train_stack(
     """
     stack = _Stack(features, rows, labels, recipes, seeds)
     training = recipes[0].training
-    steps = -(-len(labels) // training.batch_size)
-    orders = [np.random.default_rng(seed) for seed in seeds]
+    domains = np.zeros(len(labels), np.int64)  # none of the samplings here looks at them
+    sampler = build_sampler(training.sampling, labels.numpy(), domains, training.batch_size)
     for epoch in range(training.epochs):
-        order = torch.stack([torch.from_numpy(epoch_order(len(labels), rng)) for rng in orders])
-        for step, batch in enumerate(torch.split(order, training.batch_size, dim=1), epoch * steps):
-            stack.step(batch, step, steps)
+        orders = [sampler.epoch(np.random.default_rng((seed, _MEMBER, epoch))) for seed in seeds]
+        for step, batches in enumerate(zip(*orders, strict=True), epoch * sampler.steps):
+            stack.step(torch.from_numpy(np.stack(batches)), step, sampler.steps)
     return stack.trained()
 
 
@@ -139,16 +148,22 @@ class _Stack:
     def __init__(
         self, features: Tensor, rows: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]
     ) -> None:
-        self.features, self.rows, self.labels, self.recipes = features, rows, labels, tuple(recipes)
+        self.labels, self.recipes = labels, tuple(recipes)
         first, count = recipes[0], len(recipes)
         sizes = torch.bincount(labels)
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         networks, prototypes = [], []
-        for generator in self.generators:  # the draws of a head that is trained alone, in their order
+        for seed in seeds:  # the draws of a head that is trained alone, in their order
+            generator = torch.Generator().manual_seed(seed)
             networks.append(first.head.build([features.shape[1]], generator))
             prototypes.append(first.loss.build(first.head.dim, sizes, generator).weight.detach())
-        networks[0].observe(features[rows])
-        self.inputs, self.dropout = networks[0].inputs, networks[0].dropout
+        self.generators = [torch.Generator().manual_seed(member_seed(seed, _MEMBER)) for seed in seeds]
+        self.inputs, self.dropouts = networks[0].inputs, networks[0].dropouts
+        self.features, self.rows = features, rows
+        with torch.inference_mode():
+            self.inputs.observe(features[rows])
+        self.is_prepared = len(rows) * self.inputs.dim <= _PREPARED
+        if self.is_prepared:  # the steps before the map once, not once an epoch
+            self.features, self.rows = self._prepared(), torch.arange(len(rows))
         # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed begin alike
         self.maps = torch.stack([network.weight.detach().repeat(count, 1) for network in networks])
         self.offsets = torch.stack([network.bias.detach().repeat(count) for network in networks])
@@ -213,13 +228,16 @@ class _Stack:
     def _taken(self, batch: Tensor) -> Tensor:
         """The batches (S, B, D) as the maps take them, each seed with its own dropout."""
         seeds, size = batch.shape
-        taken: Tensor = self.inputs(self.features[self.rows[batch.flatten()]]).view(seeds, size, -1)
-        if self.dropout > 0:
-            kept = torch.empty_like(taken)
-            for of_seed, generator in zip(kept, self.generators, strict=True):
-                of_seed.bernoulli_(1 - self.dropout, generator=generator)
-            taken = taken.mul_(kept).div_(1 - self.dropout)
-        return taken
+        taken = self.features[self.rows[batch.flatten()]]
+        if not self.is_prepared:
+            taken = self.inputs(taken)
+        of_seeds = zip(taken.view(seeds, size, -1), self.generators, strict=True)
+        return torch.stack([drop(rows, self.dropouts, generator) for rows, generator in of_seeds])
+
+    def _prepared(self) -> Tensor:
+        """All rows as the maps take them, float32."""
+        with torch.inference_mode():
+            return torch.cat([self.inputs(self.features[block]) for block in self.rows.split(_ROWS)])
 
     def _losses(self, projected: Tensor, prototypes: Tensor, labels: Tensor, share: float) -> Tensor:
         """The mean loss (S, R) of each head on ``projected`` (S, B, R*E) with ``labels`` (S, B)."""
@@ -255,7 +273,7 @@ class _Stack:
         dim = self.recipes[0].head.dim
         heads = [
             tuple(
-                LinearHead(self.inputs, weight, bias, self.dropout)
+                LinearHead(self.inputs, weight, bias, dropouts=self.dropouts)
                 for weight, bias in zip(maps.split(dim), offsets.split(dim), strict=True)
             )
             for maps, offsets in zip(self.maps, self.offsets, strict=True)

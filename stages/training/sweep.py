@@ -21,14 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache import FeatureStore, digest_bytes, fingerprint
+from cache import Features, digest_bytes, fingerprint
 from cache.errors import PermafrostError, RecordsError
 from cache.fingerprint import JSON
 from stages.records import Records
+from stages.training.classes import in_large_classes
 from stages.training.folds import class_folds
 from stages.training.recipe import Recipe
 from stages.training.rows import gather, rows_digest
-from stages.training.sampling import in_large_classes
 from stages.training.stack import heads_at_once, stack_key, train_stack
 from stages.training.train import train_head
 
@@ -60,7 +60,7 @@ class Trial:
 class CrossValidation:
     """The training records of one store in folds, their features (N, D) in memory; made by :func:`cross_validation`."""
 
-    features: FeatureStore
+    features: Features
     records: Records
     vectors: Tensor
     labels: npt.NDArray[np.int64]
@@ -121,7 +121,9 @@ class CrossValidation:
         """The trial of a recipe whose heads are trained one by one."""
         started, diverged = time.perf_counter(), 0
         values = np.zeros((len(self.seeds), len(self.labels)))
-        training = replace(recipe.training, holdout=0.0)  # the fold is what is held out
+        training = recipe.training
+        if not training.patience and not training.anchor:  # these choose, by classes that are neither trained nor judged
+            training = replace(training, holdout=0.0)
         for fold in self.folds:
             learned = self.records.take(self._learned(fold, recipe))
             held = self.vectors[torch.from_numpy(fold)].numpy()
@@ -165,7 +167,7 @@ class CrossValidation:
 
 
 def cross_validation(
-    features: FeatureStore, records: Records, judge: Judge, *, folds: int, seeds: Sequence[int], seed: int = 0
+    features: Features, records: Records, judge: Judge, *, folds: int, seeds: Sequence[int], seed: int = 0
 ) -> CrossValidation:
     """Cut the classes of ``records`` into ``folds``, drawn from ``seed``, and read their features.
 
@@ -201,7 +203,7 @@ def run_trials(ground: CrossValidation, recipes: Sequence[Recipe]) -> Iterator[t
     classes = max(len(np.unique(ground.labels[~fold])) for fold in ground.folds)
     together: dict[tuple[str, Hashable], list[int]] = {}
     for place, recipe in enumerate(recipes):
-        key = stack_key(recipe, classes)
+        key = stack_key(recipe, classes, ground.features.views)
         together.setdefault(("alone", place) if key is None else ("stack", key), []).append(place)
     for (how, _), places in together.items():
         if how == "alone":
