@@ -116,7 +116,7 @@ def test_the_files_of_a_head_are_plain_and_the_same_at_every_save(tmp_path: Path
     head = make_head()
     first, second = head.save(tmp_path / "a"), head.save(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
-    assert sorted(load_file(first)) == ["bias", "inputs.mean", "inputs.spread", "weight"]
+    assert sorted(load_file(first)) == ["bias", "inputs.mean", "inputs.root", "inputs.spread", "weight"]
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [(line["phase"], line["epoch"], line["validation_mmp5"]) for line in lines] == [
         ("choose", 1, 0.25),

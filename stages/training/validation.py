@@ -82,15 +82,19 @@ def mmp5(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels:
         gallery_labels: integers (G,) on the same scale.
         own: the gallery row (Q,) that is the query itself, which is neither found nor counted, or -1.
     """
+    return float(precisions(queries, gallery, query_labels, gallery_labels, own).nanmean())
+
+
+def precisions(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor, own: Tensor) -> Tensor:
+    """What :func:`mmp5` is the mean of: for each query (Q,), float64, NaN where it has nothing to find."""
     relevant = _relevant(query_labels, gallery_labels, own).clamp(max=_K)
-    searching = relevant.nonzero()[:, 0]
-    shares = []
-    for block in torch.split(searching, _QUERIES):
+    precision = torch.full((len(queries),), torch.nan, dtype=torch.float64)
+    for block in torch.split(relevant.nonzero()[:, 0], _QUERIES):
         found = nearest(queries[block], gallery, own[block])
         hits = (found >= 0) & (gallery_labels[found.clamp(min=0)] == query_labels[block, None])
         counted = torch.arange(found.shape[1]) < relevant[block, None]
-        shares.append((hits & counted).sum(1) / relevant[block].double())
-    return float(torch.cat(shares).mean())
+        precision[block] = (hits & counted).sum(1) / relevant[block].double()
+    return precision
 
 
 def nearest(queries: Tensor, gallery: Tensor, own: Tensor) -> Tensor:
