@@ -25,8 +25,9 @@ from stages.training import (
     train_head,
     validation,
 )
+from stages.training.classes import held_out, in_large_classes
 from stages.training.heads.linear import LinearHead
-from stages.training.sampling import epoch_order, held_out, in_large_classes
+from stages.training.sampling import epoch_order
 from stages.training.validation import mmp5, nearest
 from tests.toy_training import add_to_store, classes_of, make_records, toy, toy_features
 

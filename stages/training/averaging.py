@@ -16,7 +16,7 @@ class Shown:
 
     def __init__(self, network: nn.Module, ema: float, epochs: int) -> None:
         self._network, self._decay, self._epochs = network, ema, epochs
-        self._parameters = list(network.parameters())
+        self._parameters: list[Tensor] = list(network.parameters())
         self._average = [parameter.detach().clone() for parameter in self._parameters] if ema else []
         self._steps = 0
         self._last: list[Weights] = []

@@ -62,4 +62,6 @@ def _gather(
 
 
 def _split(gathered: Gathered) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(gathered.rows.split(gathered.sizes), gathered.labels.split(gathered.sizes), strict=True)
+    yield from zip(
+        torch.split(gathered.rows, gathered.sizes), torch.split(gathered.labels, gathered.sizes), strict=True
+    )

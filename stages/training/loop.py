@@ -17,10 +17,11 @@ from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
 from stages.training.feed import feed
 from stages.training.heads import EpochLog
+from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.draws import Draws
-from stages.training.rows import InMemory, LabelledRows
+from stages.training.rows import InMemory, LabelledRows, RowSource
 from stages.training.sampling import DomainWeighted, build_sampler
 from stages.training.setup import Setup
 from stages.training.sharpness import sharp_gradient
@@ -100,7 +101,8 @@ class _Run:
         self._sampler = build_sampler(
             setup.training.sampling, rows.labels, rows.domains, setup.training.batch_size, blocks=setup.mapped
         )
-        self._source, self._map = rows.source, self.network.project
+        self._source: RowSource = rows.source
+        self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
         if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
             self._source, self._map = self._prepared(rows.source), self.network.transform
 
@@ -193,7 +195,7 @@ class _Run:
         """The loss of a batch; its gradients are added to those of the weights."""
         embeddings = self._map(batch, self._dropout)
         value = torch.stack([self.loss(embeddings[:, :size], labels) for size in self._sizes]).sum()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
     def _sharp(self, batch: Tensor, labels: Tensor, rho: float) -> Tensor:
@@ -210,7 +212,7 @@ class _Run:
     def _prepared(self, source: InMemory) -> InMemory:
         """All rows as ``inputs`` makes them, float32."""
         with torch.inference_mode():
-            blocks = [self.network.inputs(block).numpy() for block in torch.from_numpy(source.features).split(8192)]
+            blocks = [self.network.inputs(block).numpy() for block in by_blocks(torch.from_numpy(source.features))]
         return InMemory(np.concatenate(blocks))
 
     def _repeat_domain_weights(self, number: int) -> dict[str, float] | None:

@@ -41,7 +41,7 @@ class InMemory:
         self.features = features
 
     def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """See :class:`RowSource`. (With a mode other than the default numpy copies whole rows, ten times as fast.)"""
+        """See :class:`RowSource`. With a mode other than the default numpy copies whole rows, ten times as fast."""
         return np.take(self.features, places, axis=0, mode="clip")
 
 

@@ -13,13 +13,14 @@ from cache.errors import RecordsError
 from cache.fingerprint import JSON
 from stages.records import Records
 from stages.training.classes import in_large_classes
+from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.heads import HeadConfig
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LARGE_BYTES, rows_digest
 from stages.training.sampling import DomainWeightsConfig, OneDomainConfig
-from stages.training.starting import ClosedForm, check_start
+from stages.training.starting import check_start
 from stages.training.validation import validation_digest
 
 _RECIPE = 3  # raised when the same settings train other weights
@@ -39,7 +40,7 @@ class Setup:
     validation: Validation | None
     head: HeadConfig
     loss: LossConfig | None
-    start: ClosedForm | None
+    start: ClosedFormConfig | None
     optimizer: OptimizerConfig
     training: TrainingConfig
     seed: int
@@ -84,7 +85,7 @@ def prepare(
     head: HeadConfig,
     loss: LossConfig | None,
     *,
-    start: ClosedForm | None = None,
+    start: ClosedFormConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     training: TrainingConfig | None = None,
     validation: Validation | None = None,

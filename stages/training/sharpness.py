@@ -19,7 +19,7 @@ def sharp_gradient(
     loss = value()
     before, learned = [weight.detach().clone() for weight in weights], [tensor.clone() for tensor in memory]
     with torch.no_grad():
-        moved = [weight for weight in weights if weight.grad is not None]
+        moved: list[Tensor] = [weight for weight in weights if weight.grad is not None]
         gradients = [weight.grad for weight in moved if weight.grad is not None]
         length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         factor = float(rho / length) if length > 0 else 0.0

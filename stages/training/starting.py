@@ -4,57 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from stages.training.closed_form import ClosedFormConfig
+from stages.training.closed_form.linear_map import LinearMapConfig
 from stages.training.config import TrainingConfig
 from stages.training.heads import HeadConfig
-from stages.training.heads.inputs import Inputs, InputsConfig, Rows, by_blocks
+from stages.training.heads.inputs import InputsConfig, Rows, by_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
-from stages.training.heads.mlp import MlpHead, MlpHeadConfig
+from stages.training.heads.mlp import MlpHeadConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses import LossConfig
 
 
-class ClosedForm(Protocol):
-    """A head that is computed, not trained."""
-
-    @property
-    def kind(self) -> str:
-        """Its name in a run file."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """E."""
-        ...
-
-    def fit(self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> LinearHead:
-        """The head of training features (N, D) in the stored dtype, with labels (N,) and domains (N,)."""
-        ...
-
-
-def is_closed_form(head: object) -> TypeGuard[ClosedForm]:
-    """True for a head that is fitted."""
-    return hasattr(head, "fit")
-
-
 def check_start(
-    head: HeadConfig, loss: LossConfig | None, start: ClosedForm | None, training: TrainingConfig
-) -> ClosedForm | None:
+    head: HeadConfig, loss: LossConfig | None, start: ClosedFormConfig | None, training: TrainingConfig
+) -> ClosedFormConfig | None:
     """The closed form that training starts at, or that is the head; ValueError where the settings do not go together.
 
     A head that is itself a closed form is its own start.
     """
-    if is_closed_form(head):
+    if isinstance(head, LinearMapConfig):
         if start is not None:
             raise ValueError(f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear")
         start = head
     elif start is not None:
         if not isinstance(head, LinearHeadConfig) and not (isinstance(head, MlpHeadConfig) and head.residual):
-            raise ValueError(f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}")
+            raise ValueError(
+                f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}"
+            )
         if start.dim != head.dim:
             raise ValueError(f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts")
         if head.inputs != InputsConfig():

@@ -15,6 +15,7 @@ from stages.records import Records
 from stages.training.averaging import between, mean_of
 from stages.training.checkpoint import Checkpoint
 from stages.training.classes import HOLDABLE, held_out
+from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.heads import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.network import HeadNetwork
@@ -24,7 +25,7 @@ from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LabelledRows
 from stages.training.sampling import DomainWeightsConfig
 from stages.training.setup import Setup, Validation, prepare
-from stages.training.starting import ClosedForm, start_network
+from stages.training.starting import start_network
 from stages.training.validation import ValidationSet, validation_set
 
 
@@ -34,7 +35,7 @@ def head_identity(
     head: HeadConfig,
     loss: LossConfig | None = None,
     *,
-    start: ClosedForm | None = None,
+    start: ClosedFormConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     training: TrainingConfig | None = None,
     validation: Validation | None = None,
@@ -60,7 +61,7 @@ def train_head(
     head: HeadConfig,
     loss: LossConfig | None = None,
     *,
-    start: ClosedForm | None = None,
+    start: ClosedFormConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     training: TrainingConfig | None = None,
     validation: Validation | None = None,

@@ -34,7 +34,6 @@ class ValidationSet:
         """The mMP@5 of what ``network`` makes of the features."""
         return float(self._precisions(network).nanmean())
 
-
     def by_domain(self, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """:meth:`score` of the queries of each domain, where any of them has something to find."""
         precision = self._precisions(network)

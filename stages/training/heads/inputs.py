@@ -52,6 +52,7 @@ class InputsConfig:
 class Inputs(nn.Module):
     """See :class:`InputsConfig`. ``blocks`` are the sizes of the features that stand side by side; their sum is D."""
 
+    root: Tensor
     mean: Tensor
     spread: Tensor
 
@@ -59,6 +60,10 @@ class Inputs(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = tuple(blocks)
+        # A closed form may choose another root than the settings name, so it is kept with the statistics.
+        self.register_buffer("root", torch.tensor(config.root, dtype=torch.float64))
+        self.exponent = config.root  # the same as a plain number, which costs a forward nothing to look at
+        self.register_load_state_dict_post_hook(_take_exponent)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.zeros(sum(blocks)))
         self.register_buffer("spread", torch.ones(()))
 
@@ -90,8 +95,8 @@ class Inputs(nn.Module):
 
     def _before_mean(self, features: Tensor) -> Tensor:
         features = features.float()
-        if self.config.root != 1:
-            features = features.sign() * features.abs().pow(self.config.root)
+        if self.exponent != 1:
+            features = features.sign() * features.abs().pow(self.exponent)
         if self.config.unit:
             features = torch.cat([unit_length(block) for block in torch.split(features, list(self.blocks), dim=1)], 1)
         return features
@@ -100,3 +105,8 @@ class Inputs(nn.Module):
 def by_blocks(features: Rows) -> Iterator[Tensor]:
     """The rows in blocks (n, D), in order."""
     return iter(torch.split(features, _BLOCK)) if isinstance(features, Tensor) else iter(features)
+
+
+def _take_exponent(inputs: nn.Module, _: object) -> None:
+    assert isinstance(inputs, Inputs)
+    inputs.exponent = float(inputs.root)

@@ -22,8 +22,8 @@ class LinearHeadConfig:
     Args:
         dim: E.
         dropout: in training, the share of the feature that is set to zero before the map.
-        dropouts: several shares in its place: the mean of the map over one dropout of each, at the cost of one map (Inoue,
-            Multi-Sample Dropout, 2019).
+        dropouts: several shares in its place: the mean of the map over one dropout of each, at the cost of one map
+            (Inoue, Multi-Sample Dropout, 2019).
         nested: smaller sizes, ascending, whose first numbers are embeddings too: the loss is the sum over these and
             ``dim``, with one set of prototypes of which the first numbers are taken (Kusupati et al., Matryoshka
             Representation Learning, NeurIPS 2022, the tied form).

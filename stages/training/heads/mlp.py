@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -14,7 +15,7 @@ from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.linear import check_dim, drawn_map
 from stages.training.heads.network import HeadNetwork
 
-_ACTIVATIONS = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.relu, "gelu": nn.functional.gelu}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class MlpHead(HeadNetwork):
         super().__init__(inputs)
         self.config = config
         sizes = [inputs.dim, *config.hidden, config.dim]
-        maps = [drawn_map(out, into, generator) for into, out in zip(sizes, sizes[1:], strict=False)]
+        maps = [drawn_map(out, into, generator) for into, out in pairwise(sizes)]
         if config.residual:
             weight, bias = drawn_map(config.dim, inputs.dim, generator)
             self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
