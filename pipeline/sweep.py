@@ -84,7 +84,7 @@ def planned(config: RunConfig, asked: SweepConfig) -> list[Swept]:
     found = []
     for head in config.heads:
         if asked.head in (None, head.name):
-            base = Recipe(head.head, head.loss, head.optimizer, head.training)
+            base = Recipe(head.head, head.loss, getattr(head, "start", None), head.optimizer, head.training)
             found += [Swept(head.name, family) for family in families(base, axes)]
     if asked.method == "grid":
         for of in found:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.heads import HeadConfig
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
+from stages.training.starting import check_start
 
-_PARTS = ("loss", "optimizer", "training")  # the other keys are those of the head proper, as in a run file
-_KINDS = ("kind", "loss.kind")  # these say what other keys there are
+KINDS = ("kind", "loss.kind", "start.kind")
+"""The keys whose values say what other keys there are."""
+
+_PARTS = ("loss", "start", "optimizer", "training")  # the other keys are those of the head proper, as in a run file
 
 Settings = Mapping[str, Any]
-Part = TypeVar("Part", HeadConfig, LossConfig)
+Start: TypeAlias = Annotated[ClosedFormConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,19 @@ class Recipe:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     head: HeadConfig
-    loss: LossConfig
+    loss: LossConfig | None = None
+    start: Start | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
 
+    def __post_init__(self) -> None:
+        check_start(self.head, self.loss, self.start, self.training)
+
     def dotted_keys(self) -> tuple[str, ...]:
         """Every dotted key there is with this kind of head and this loss."""
-        parts = ((part, getattr(self, part)) for part in _PARTS)
-        return (*_keys_of(self.head), *(f"{part}.{key}" for part, value in parts for key in _keys_of(value)))
+        parts = {part: getattr(self, part) for part in _PARTS}
+        inside = (f"{part}.{key}" for part, value in parts.items() if value is not None for key in _keys_of(value))
+        return (*_keys_of(self.head), *inside)
 
     def value(self, key: str) -> Any:
         """What stands at a dotted key. Raises KeyError where there is none."""
@@ -55,16 +64,19 @@ class Recipe:
         """This recipe with other ``settings``, by dotted key; a table stands for a whole part such as ``inputs``.
 
         A new ``kind`` keeps what was set for the old one (differs from its defaults) where it has that key, and has
-        its own defaults elsewhere. ``optimizer.final_lr`` keeps its share of ``optimizer.lr`` unless it is set too.
+        its own defaults elsewhere. What hangs together moves together unless it is set too: ``optimizer.final_lr`` keeps
+        its share of ``optimizer.lr``, and ``start.dim`` is ``dim``.
 
         Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot take.
         """
-        recipe = self._of_kinds({key: settings[key] for key in _KINDS if key in settings})
+        recipe = self._of_kinds({key: settings[key] for key in KINDS if key in settings})
         recipe.check_keys(settings)
         described = asdict(recipe)
         if "optimizer.lr" in settings and "optimizer.final_lr" not in settings:
             shrinks = recipe.optimizer.final_lr / recipe.optimizer.lr
             settings = {**settings, "optimizer.final_lr": float(f"{settings['optimizer.lr'] * shrinks:.4g}")}
+        if "dim" in settings and recipe.start is not None and "start.dim" not in settings:
+            settings = {**settings, "start.dim": settings["dim"]}
         for key, value in settings.items():
             *above, last = _path(key)
             here = described
@@ -82,12 +94,18 @@ class Recipe:
                 raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
 
     def _of_kinds(self, kinds: Settings) -> Recipe:
-        head, loss = self.head, self.loss
-        if "kind" in kinds:
-            head = _recast(HeadConfig, head, kinds["kind"], "kind")
-        if "loss.kind" in kinds:
-            loss = _recast(LossConfig, loss, kinds["loss.kind"], "loss.kind")
-        return Recipe(head, loss, self.optimizer, self.training)
+        parts = {
+            "kind": (HeadConfig, self.head),
+            "loss.kind": (LossConfig, self.loss),
+            "start.kind": (Start, self.start),
+        }
+        head, loss, start = (
+            _recast(union, config, kinds[key], key) if key in kinds else config
+            for key, (union, config) in parts.items()
+        )
+        described = {"head": head, "loss": loss, "start": start, "optimizer": self.optimizer, "training": self.training}
+        made: Recipe = _validated(Recipe, described, kinds)
+        return made
 
 
 def nearest_key(key: str, known: tuple[str, ...]) -> str:
@@ -110,20 +128,17 @@ def _path(key: str) -> tuple[str, ...]:
     return parts if parts[0] in _PARTS else ("head", *parts)
 
 
-def _recast(union: Any, config: Part, kind: object, key: str) -> Part:
-    """The configuration of ``kind``, with what ``config`` has set where both have it."""
-    if config.kind == kind:
+def _recast(union: Any, config: Any, kind: object, key: str) -> Any:
+    """The configuration of ``kind``, one of ``union``, with what ``config`` has set where both have it."""
+    if config is not None and config.kind == kind:
         return config
-    new: Part = _validated(union, {"kind": kind}, {key: kind})
+    new = _validated(union, {"kind": kind}, {key: kind})
+    if config is None:
+        return new
     plain = type(config)()
-    kept = {
-        field.name: getattr(config, field.name)
-        for field in fields(config)
-        if getattr(config, field.name) != getattr(plain, field.name)
-    }
-    shared = {field.name for field in fields(new)} - {"kind"}
-    carried: Part = _validated(union, asdict(new) | {k: _plain(v) for k, v in kept.items() if k in shared}, {key: kind})
-    return carried
+    kept = {field.name: getattr(config, field.name) for field in fields(new) if hasattr(config, field.name)}
+    kept = {name: _plain(value) for name, value in kept.items() if value != getattr(plain, name) and name != "kind"}
+    return _validated(union, asdict(new) | kept, {key: kind})
 
 
 def _plain(value: Any) -> Any:

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from cache.errors import ConfigError
-from stages.training.recipe import Recipe, Settings, nearest_key
-
-_KINDS = ("kind", "loss.kind")
+from stages.training.recipe import KINDS, Recipe, Settings, nearest_key
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def _range(key: str, table: Mapping[str, Any]) -> Range:
 
 @dataclass(frozen=True)
 class Family:
-    """The recipes of one head, one kind of head and one loss; ``fixed`` are the kinds that were chosen."""
+    """The recipes of one head, one kind of head, one loss and one start; ``fixed`` are the kinds that were chosen."""
 
     base: Recipe
     fixed: Settings
@@ -157,12 +155,12 @@ class Family:
 
 
 def families(base: Recipe, axes: Mapping[str, Axis]) -> list[Family]:
-    """A family for each combination of ``kind`` and ``loss.kind`` in ``axes``, with the keys that it has.
+    """A family for each combination of the kinds (of head, loss and start) in ``axes``, with the keys that it has.
 
     A key belongs to the families that know it: ``loss.margin_rad`` to those of losses with an angle. Raises ConfigError
     for a key that none knows, and for a value that its key cannot take.
     """
-    kinds = {key: axis for key, axis in axes.items() if key in _KINDS}
+    kinds = {key: axis for key, axis in axes.items() if key in KINDS}
     for key, axis in kinds.items():
         if isinstance(axis, Range):
             raise ConfigError(f"sweep.over.{key}: the kinds to try are a list, not a range")
@@ -200,6 +198,6 @@ def _checked(base: Recipe, settings: Settings) -> Recipe:
 def _unknown(key: str, known: tuple[str, ...], found: Sequence[Family]) -> str:
     hint = nearest_key(key, known)
     if key.startswith("loss."):
-        losses = ", ".join(dict.fromkeys(family.base.loss.kind for family in found))
-        return f"{losses} has no such key{hint}"
+        losses = dict.fromkeys(family.base.loss.kind if family.base.loss else "a head without loss" for family in found)
+        return f"{', '.join(losses)} has no such key{hint}"
     return f"unknown key{hint}"

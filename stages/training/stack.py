@@ -59,7 +59,7 @@ def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
     head: object = recipe.head
     loss: object = recipe.loss
     optimizer, training = recipe.optimizer, recipe.training
-    if not isinstance(head, LinearHeadConfig) or not isinstance(loss, MarginSoftmaxConfig):
+    if not isinstance(head, LinearHeadConfig) or not isinstance(loss, MarginSoftmaxConfig) or recipe.start is not None:
         return None
     if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, dropouts=head.dropouts, inputs=head.inputs):
         return None

@@ -10,6 +10,7 @@ The features are in memory once, whatever is trained on them.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +45,7 @@ class Trial:
     """What a recipe came to.
 
     Attributes:
-        scores: (F, S), the mean over the queries of each fold for each seed; 0 where the training diverged.
+        scores: (F, S), with one seed of a closed form, the mean over the queries of each fold for each seed; 0 where the training diverged.
         values: (Q,) float32, the value of each query, the mean over the seeds.
         seconds: what it took, its share of the stack where it was trained in one.
         diverged: how many of the F*S trainings ended in a loss that is no number.
@@ -90,7 +91,7 @@ class CrossValidation:
         return fingerprint(
             {
                 "trial": _TRIAL,
-                "recipe": asdict(recipe),
+                "recipe": json.loads(json.dumps(asdict(recipe))),
                 "features": self.features.fingerprint,
                 "rows": self.rows,
                 "folds": folds,
@@ -120,20 +121,24 @@ class CrossValidation:
     def _alone(self, recipe: Recipe) -> Trial:
         """The trial of a recipe whose heads are trained one by one."""
         started, diverged = time.perf_counter(), 0
-        values = np.zeros((len(self.seeds), len(self.labels)))
+        seeds = self.seeds if recipe.loss is not None else self.seeds[:1]  # nothing is drawn: one seed says it all
+        values = np.zeros((len(seeds), len(self.labels)))
         training = recipe.training
-        if not training.patience and not training.anchor:  # these choose, by classes that are neither trained nor judged
+        if (
+            not training.patience and not training.anchor
+        ):  # these choose, by classes that are neither trained nor judged
             training = replace(training, holdout=0.0)
         for fold in self.folds:
             learned = self.records.take(self._learned(fold, recipe))
             held = self.vectors[torch.from_numpy(fold)].numpy()
-            for place, seed in enumerate(self.seeds):
+            for place, seed in enumerate(seeds):
                 try:
                     head = train_head(
                         self.features,
                         learned,
                         recipe.head,
                         recipe.loss,
+                        start=recipe.start,
                         optimizer=recipe.optimizer,
                         training=training,
                         seed=seed,
