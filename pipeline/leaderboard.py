@@ -23,15 +23,23 @@ _PAGE = "presets/leaderboard.html"
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial as the leaderboard takes it. ``loss`` is None for the raw feature; ``keys`` are its queries, (Q,)."""
+    """A trial as the leaderboard takes it. ``method`` is its loss or closed form, ``keys`` are its queries, (Q,).
+
+    ``fingerprint`` is None for the raw feature.
+    """
 
     backbone: str
     head: str
-    loss: str | None
+    method: str
     settings: Mapping[str, Any]
     trial: Trial
     keys: tuple[str, ...]
     fingerprint: str | None = None
+
+    @property
+    def raw(self) -> bool:
+        """True for the feature itself, which nothing was trained on."""
+        return self.fingerprint is None
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class _Queries:
 
 def ranked(entries: Sequence[Entry], metric: str, seed: int) -> list[Place]:
     """``entries`` best first, the first of equals before the others; the raw feature can be anywhere but first."""
-    order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.loss is None))
+    order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
     best = order[0]
     places = []
     for rank, entry in enumerate(order, 1):
@@ -84,7 +92,7 @@ def rows(places: Sequence[Place], metric: str) -> list[dict[str, Any]]:
             "rank": place.rank,
             "backbone": place.entry.backbone,
             "head": place.entry.head,
-            "loss": place.entry.loss,
+            "method": place.entry.method,
             **{key: place.entry.settings.get(key) for key in keys},
             "metric": metric,
             "value": place.value,
@@ -121,17 +129,17 @@ def csv_text(places: Sequence[Place], metric: str) -> str:
 
 
 def table_text(places: Sequence[Place], metric: str) -> str:
-    """The first places, the raw feature, and the best of each loss, for the terminal."""
+    """The first places, the raw feature, and the best of each method, for the terminal."""
     keys = _swept(places)
     backbones = len({place.entry.backbone for place in places}) > 1
-    heads = len({place.entry.head for place in places if place.entry.loss}) > 1
+    heads = len({place.entry.head for place in places if not place.entry.raw}) > 1
     header = ["", *(["backbone"] if backbones else []), *(["head"] if heads else []), *(keys or ["head"])]
     table = [[*header, metric, "behind the best"]]
-    shown = [place for place in places if place.rank <= _PRINTED or place.entry.loss is None or _leads(place, places)]
+    shown = [place for place in places if place.rank <= _PRINTED or place.entry.raw or _leads(place, places)]
     for place in shown:
         entry = place.entry
         settings = [_cell(entry.settings.get(key)) for key in keys] or [entry.head]
-        if entry.loss is None:
+        if entry.raw:
             settings[0] = "raw"
         names = [*([entry.backbone] if backbones else []), *([entry.head] if heads else [])]
         table.append([str(place.rank), *names, *settings, _value(place), _behind(place)])
@@ -162,8 +170,8 @@ def page(places: Sequence[Place], metric: str, name: str) -> str:
         {
             "rank": place.rank,
             "backbone": place.entry.backbone,
-            "head": place.entry.head if place.entry.loss else "raw",
-            "raw": place.entry.loss is None,
+            "head": place.entry.head,
+            "raw": place.entry.raw,
             "settings": [_cell(place.entry.settings.get(key)) for key in keys],
             "value": _value(place),
             "low": across(_low(place)),
@@ -180,7 +188,7 @@ def page(places: Sequence[Place], metric: str, name: str) -> str:
         metric=metric,
         keys=keys,
         lines=lines,
-        losses=_by_loss(places),
+        methods=_by_method(places),
         backbones=len({place.entry.backbone for place in places}) > 1,
         folds=first.trial.scores.shape[0],
         seeds=first.trial.scores.shape[1],
@@ -190,19 +198,19 @@ def page(places: Sequence[Place], metric: str, name: str) -> str:
     )
 
 
-def _by_loss(places: Sequence[Place]) -> list[dict[str, Any]]:
-    """The best of each loss and how many configurations it had."""
-    losses = dict.fromkeys(place.entry.loss for place in places if place.entry.loss)
+def _by_method(places: Sequence[Place]) -> list[dict[str, Any]]:
+    """The best of each loss or closed form, and how many configurations it had."""
     found = []
-    for loss in losses:
-        of_loss = [place for place in places if place.entry.loss == loss]
-        found.append({"loss": loss, "tried": len(of_loss), "best": _value(of_loss[0]), "behind": _behind(of_loss[0])})
+    for method in dict.fromkeys(place.entry.method for place in places if not place.entry.raw):
+        of_method = [place for place in places if place.entry.method == method]
+        said = {"best": _value(of_method[0]), "behind": _behind(of_method[0])}
+        found.append({"method": method, "tried": len(of_method)} | said)
     return found
 
 
 def _leads(place: Place, places: Sequence[Place]) -> bool:
-    """Whether ``place`` is the first of its loss."""
-    return place is next(other for other in places if other.entry.loss == place.entry.loss)
+    """Whether ``place`` is the first of its method."""
+    return place is next(other for other in places if other.entry.method == place.entry.method)
 
 
 def _swept(places: Sequence[Place]) -> list[str]:

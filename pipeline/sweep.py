@@ -102,7 +102,7 @@ def _recipe(family: Family, settings: Settings) -> Recipe:
 
 def remarks(asked: SweepConfig, wanted: Sequence[Swept]) -> list[str]:
     """What a person should know before comparing losses by this sweep."""
-    sizes = {f"{of.family.base.loss.kind} of {of.head}": of.family.size() for of in wanted}
+    sizes = {f"{of.family.base.method} of {of.head}": of.family.size() for of in wanted}
     budgets = {name: min(size, asked.trials) if asked.method == "optuna" else size for name, size in sizes.items()}
     if len(set(budgets.values())) > 1:
         listed = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
@@ -151,7 +151,7 @@ def _sweep(
 ) -> list[Place]:
     log, entries = TrialLog(folder), []
     for backbone, ground in grounds.items():
-        entries.append(Entry(backbone, RAW, None, {}, ground.raw(), ground.query_keys))
+        entries.append(Entry(backbone, RAW, RAW, {}, ground.raw(), ground.query_keys))
         budget = sum(
             min(asked.trials, of.family.size()) if asked.method == "optuna" else of.family.size() for of in wanted
         )
@@ -185,7 +185,7 @@ def _scoring(
 
         def add(place: int, trial: Trial) -> None:
             entry = Entry(
-                backbone, of.head, recipes[place].loss.kind, asked[place], trial, ground.query_keys, names[place]
+                backbone, of.head, recipes[place].method, asked[place], trial, ground.query_keys, names[place]
             )
             found.setdefault(names[place], entry)
             report()
@@ -208,8 +208,12 @@ def _scoring(
     return evaluate
 
 
+def _table(config: Any) -> dict[str, Any] | None:  # any frozen dataclass of the stage, or None
+    return None if config is None else asdict(config)
+
+
 def _winner(places: Sequence[Place]) -> Place:
-    return next(place for place in places if place.entry.loss is not None)
+    return next(place for place in places if not place.entry.raw)
 
 
 def _run_file_of(winner: Place, wanted: Sequence[Swept], run_file: Path, asked: SweepConfig) -> str:
@@ -222,7 +226,7 @@ def _run_file_of(winner: Place, wanted: Sequence[Swept], run_file: Path, asked: 
     )
     raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
     raw.pop("sweep")
-    parts = {part: asdict(getattr(recipe, part)) for part in ("loss", "optimizer", "training")}
+    parts = {part: _table(getattr(recipe, part)) for part in ("loss", "start", "optimizer", "training")}
     raw["heads"] = [{"name": entry.head} | asdict(recipe.head) | parts]
     said = ", ".join(f"{key} = {json_module.dumps(value)}" for key, value in entry.settings.items()) or "as it was"
     score = f"{asked.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"

@@ -45,6 +45,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check_start(self.head, self.loss, self.start, self.training)
 
+    @property
+    def method(self) -> str:
+        """In one word what makes the head: the kind of its loss, or of the closed form."""
+        return self.loss.kind if self.loss is not None else self.head.kind
+
     def dotted_keys(self) -> tuple[str, ...]:
         """Every dotted key there is with this kind of head and this loss."""
         parts = {part: getattr(self, part) for part in _PARTS}
@@ -64,8 +69,8 @@ class Recipe:
         """This recipe with other ``settings``, by dotted key; a table stands for a whole part such as ``inputs``.
 
         A new ``kind`` keeps what was set for the old one (differs from its defaults) where it has that key, and has
-        its own defaults elsewhere. What hangs together moves together unless it is set too: ``optimizer.final_lr`` keeps
-        its share of ``optimizer.lr``, and ``start.dim`` is ``dim``.
+        its own defaults elsewhere. What hangs together moves together unless it is set too: ``optimizer.final_lr``
+        keeps its share of ``optimizer.lr``, and ``start.dim`` is ``dim``.
 
         Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot take.
         """

@@ -80,6 +80,11 @@ def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
+def _loss(recipe: Recipe) -> MarginSoftmaxConfig:
+    assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a stack_key are
+    return recipe.loss
+
+
 def _rule(loss: MarginSoftmaxConfig, classes: int) -> Rule:
     return loss.rule(torch.full((classes,), 2), torch.Generator())
 
@@ -94,7 +99,7 @@ def _moves_targets_only(rule: Rule) -> bool:
 
 def heads_at_once(recipe: Recipe, seeds: int, features: int, classes: int) -> int:
     """How many recipes like ``recipe``, each with ``seeds``, to stack at most."""
-    prototypes = classes * recipe.loss.subcenters
+    prototypes = classes * _loss(recipe).subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
     return max(1, min(_HEADS, _NUMBERS // numbers) // seeds)
 
@@ -120,7 +125,12 @@ class Stacked:
 
 
 def train_stack(
-    features: Tensor, rows: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]
+    features: Tensor,
+    rows: Tensor,
+    labels: Tensor,
+    recipes: Sequence[Recipe],
+    seeds: Sequence[int],
+    blocks: Sequence[int] | None = None,
 ) -> Stacked:
     """Train each of ``recipes``, which share one :func:`stack_key`, with each of ``seeds``.
 
@@ -130,8 +140,9 @@ def train_stack(
         labels: integers (n,) in [0, C), each at least once.
         recipes: R of them.
         seeds: S of them.
+        blocks: the sizes of the features that stand side by side; by default one of D.
     """
-    stack = _Stack(features, rows, labels, recipes, seeds)
+    stack = _Stack(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
     training = recipes[0].training
     domains = np.zeros(len(labels), np.int64)  # none of the samplings here looks at them
     sampler = build_sampler(training.sampling, labels.numpy(), domains, training.batch_size)
@@ -146,16 +157,24 @@ class _Stack:
     """Weights of S*R heads in three tensors, what moves them, and where the training stands."""
 
     def __init__(
-        self, features: Tensor, rows: Tensor, labels: Tensor, recipes: Sequence[Recipe], seeds: Sequence[int]
+        self,
+        features: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        recipes: Sequence[Recipe],
+        seeds: Sequence[int],
+        blocks: Sequence[int],
     ) -> None:
         self.labels, self.recipes = labels, tuple(recipes)
+        self.losses = [_loss(recipe) for recipe in recipes]
         first, count = recipes[0], len(recipes)
         sizes = torch.bincount(labels)
-        networks, prototypes = [], []
+        networks, prototypes = list[LinearHead](), list[Tensor]()
+        assert isinstance(first.head, LinearHeadConfig)
         for seed in seeds:  # the draws of a head that is trained alone, in their order
             generator = torch.Generator().manual_seed(seed)
-            networks.append(first.head.build([features.shape[1]], generator))
-            prototypes.append(first.loss.build(first.head.dim, sizes, generator).weight.detach())
+            networks.append(first.head.build(blocks, generator))
+            prototypes.append(self.losses[0].build(first.head.dim, sizes, generator).weight.detach())
         self.generators = [torch.Generator().manual_seed(member_seed(seed, _MEMBER)) for seed in seeds]
         self.inputs, self.dropouts = networks[0].inputs, networks[0].dropouts
         self.features, self.rows = features, rows
@@ -171,8 +190,8 @@ class _Stack:
         self.weights = (self.maps, self.offsets, self.prototypes)
         self.slopes = tuple(torch.empty_like(weight) for weight in self.weights)
         self.classes = len(sizes)
-        self.rules = [_rule(recipe.loss, self.classes) for recipe in recipes]
-        settings = [getattr(recipe.loss, field.name) for recipe in recipes for field in fields(recipe.loss)]
+        self.rules = [_rule(loss, self.classes) for loss in self.losses]
+        settings = [getattr(loss, field.name) for loss in self.losses for field in fields(loss)]
         self.scheduled = any(isinstance(setting, Ramp) for setting in settings)
         self.share: float | None = None
         self.finite = torch.ones(len(seeds), count, dtype=torch.bool)
@@ -237,7 +256,7 @@ class _Stack:
     def _prepared(self) -> Tensor:
         """All rows as the maps take them, float32."""
         with torch.inference_mode():
-            return torch.cat([self.inputs(self.features[block]) for block in self.rows.split(_ROWS)])
+            return torch.cat([self.inputs(self.features[block]) for block in torch.split(self.rows, _ROWS)])
 
     def _losses(self, projected: Tensor, prototypes: Tensor, labels: Tensor, share: float) -> Tensor:
         """The mean loss (S, R) of each head on ``projected`` (S, B, R*E) with ``labels`` (S, B)."""
@@ -266,7 +285,7 @@ class _Stack:
         for rule in self.rules:
             rule.at(share)
         self.rule = _as_one(self.rules, seeds)
-        self.scales = torch.tensor([value_at(recipe.loss.scale, share) for recipe in self.recipes]).repeat(seeds)
+        self.scales = torch.tensor([value_at(loss.scale, share) for loss in self.losses]).repeat(seeds)
 
     def trained(self) -> Stacked:
         """The heads as they are now."""
@@ -274,7 +293,7 @@ class _Stack:
         heads = [
             tuple(
                 LinearHead(self.inputs, weight, bias, dropouts=self.dropouts)
-                for weight, bias in zip(maps.split(dim), offsets.split(dim), strict=True)
+                for weight, bias in zip(torch.split(maps, dim), torch.split(offsets, dim), strict=True)
             )
             for maps, offsets in zip(self.maps, self.offsets, strict=True)
         ]

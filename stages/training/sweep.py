@@ -29,7 +29,7 @@ from stages.records import Records
 from stages.training.classes import in_large_classes
 from stages.training.folds import class_folds
 from stages.training.recipe import Recipe
-from stages.training.rows import gather, rows_digest
+from stages.training.rows import blocks_of, gather, rows_digest
 from stages.training.stack import heads_at_once, stack_key, train_stack
 from stages.training.train import train_head
 
@@ -45,7 +45,8 @@ class Trial:
     """What a recipe came to.
 
     Attributes:
-        scores: (F, S), with one seed of a closed form, the mean over the queries of each fold for each seed; 0 where the training diverged.
+        scores: (F, S), the mean over the queries of each fold for each seed (a closed form has one, the first); 0
+            where the training diverged.
         values: (Q,) float32, the value of each query, the mean over the seeds.
         seconds: what it took, its share of the stack where it was trained in one.
         diverged: how many of the F*S trainings ended in a loss that is no number.
@@ -159,7 +160,14 @@ class CrossValidation:
         for fold in self.folds:
             rows = self._learned(fold, recipes[0])
             _, labels = np.unique(self.labels[rows], return_inverse=True)
-            stacked = train_stack(self.vectors, torch.from_numpy(rows), torch.from_numpy(labels), recipes, self.seeds)
+            stacked = train_stack(
+                self.vectors,
+                torch.from_numpy(rows),
+                torch.from_numpy(labels),
+                recipes,
+                self.seeds,
+                blocks_of(self.features),
+            )
             found = stacked.embed(self.vectors[torch.from_numpy(fold)])
             finite = stacked.finite & found.isfinite().all(-1).all(-1)
             for place, recipe in np.ndindex(len(self.seeds), len(recipes)):
