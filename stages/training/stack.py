@@ -11,10 +11,9 @@ is, to rounding, the one that is trained alone with its recipe and seed.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,10 @@ from stages.training.heads.dropout import drop
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.rule import Rule
-from stages.training.losses.schedule import Ramp, value_at
 from stages.training.optimizer import OptimizerConfig
 from stages.training.recipe import Recipe
 from stages.training.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
+from stages.training.stacked_loss import StackedLoss, can_be_stacked
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
 _NUMBERS = 2**26  # logits and weights of all heads together: 256 MiB in float32, a few times over
@@ -39,9 +37,6 @@ _PREPARED = 2**28  # numbers of the training rows as the maps take them: 1 GiB
 _HEADS = 64
 _MEMBER = 1  # a head that is no soup is the first of one
 _ROWS = 4096  # embedded at a time
-_OF_MODULES = vars(nn.Module()).keys()
-_MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
-
 # The settings that the loop here knows: one that is added elsewhere, and set, is trained alone.
 _OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
@@ -57,13 +52,10 @@ def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
     where one head is large by itself.
     """
     head: object = recipe.head
-    loss: object = recipe.loss
     optimizer, training = recipe.optimizer, recipe.training
-    if not isinstance(head, LinearHeadConfig) or not isinstance(loss, MarginSoftmaxConfig) or recipe.start is not None:
+    if not isinstance(head, LinearHeadConfig) or recipe.start is not None or not can_be_stacked(recipe.loss, classes):
         return None
     if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, dropouts=head.dropouts, inputs=head.inputs):
-        return None
-    if loss.label_smoothing or loss.sampled is not None or not _moves_targets_only(_rule(loss, classes)):
         return None
     if optimizer != OptimizerConfig(**_only(optimizer, _OF_OPTIMIZER)):
         return None
@@ -71,9 +63,15 @@ def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
         return None
     if views > 1 and training.views != "first":
         return None
-    if training.batch_size * classes * loss.subcenters > _LOGITS:
+    if training.batch_size * classes * _loss(recipe).subcenters > _LOGITS:
         return None
-    return head, type(loss), loss.subcenters, optimizer.kind, tuple(_only(training, _SAME_FOR_ALL).items())
+    return (
+        head,
+        type(recipe.loss),
+        _loss(recipe).subcenters,
+        optimizer.kind,
+        tuple(_only(training, _SAME_FOR_ALL).items()),
+    )
 
 
 def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -83,18 +81,6 @@ def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
 def _loss(recipe: Recipe) -> MarginSoftmaxConfig:
     assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a stack_key are
     return recipe.loss
-
-
-def _rule(loss: MarginSoftmaxConfig, classes: int) -> Rule:
-    return loss.rule(torch.full((classes,), 2), torch.Generator())
-
-
-def _moves_targets_only(rule: Rule) -> bool:
-    """Whether ``rule`` has numbers for margins and nothing else: no state, no draws, no part in the other cosines."""
-    inherits = all(getattr(type(rule), name) is getattr(Rule, name) for name in _MOVES_TARGETS_ONLY)
-    own = [value for module in rule.modules() for name, value in vars(module).items() if name not in _OF_MODULES]
-    numbers = all(value is None or isinstance(value, (int, float, str)) or is_dataclass(value) for value in own)
-    return inherits and numbers and not [*rule.buffers(), *rule.parameters()]
 
 
 def heads_at_once(recipe: Recipe, seeds: int, features: int, classes: int) -> int:
@@ -165,16 +151,16 @@ class _Stack:
         seeds: Sequence[int],
         blocks: Sequence[int],
     ) -> None:
-        self.labels, self.recipes = labels, tuple(recipes)
-        self.losses = [_loss(recipe) for recipe in recipes]
-        first, count = recipes[0], len(recipes)
+        self.labels, self.recipes, self.count = labels, tuple(recipes), len(recipes)
+        losses = [_loss(recipe) for recipe in recipes]
+        first, count = recipes[0], self.count
         sizes = torch.bincount(labels)
         networks, prototypes = list[LinearHead](), list[Tensor]()
         assert isinstance(first.head, LinearHeadConfig)
         for seed in seeds:  # the draws of a head that is trained alone, in their order
             generator = torch.Generator().manual_seed(seed)
             networks.append(first.head.build(blocks, generator))
-            prototypes.append(self.losses[0].build(first.head.dim, sizes, generator).weight.detach())
+            prototypes.append(losses[0].build(first.head.dim, sizes, generator).weight.detach())
         self.generators = [torch.Generator().manual_seed(member_seed(seed, _MEMBER)) for seed in seeds]
         self.inputs, self.dropouts = networks[0].inputs, networks[0].dropouts
         self.features, self.rows = features, rows
@@ -189,11 +175,7 @@ class _Stack:
         self.prototypes = torch.stack([weight.expand(count, -1, -1) for weight in prototypes]).contiguous()
         self.weights = (self.maps, self.offsets, self.prototypes)
         self.slopes = tuple(torch.empty_like(weight) for weight in self.weights)
-        self.classes = len(sizes)
-        self.rules = [_rule(loss, self.classes) for loss in self.losses]
-        settings = [getattr(loss, field.name) for loss in self.losses for field in fields(loss)]
-        self.scheduled = any(isinstance(setting, Ramp) for setting in settings)
-        self.share: float | None = None
+        self.loss = StackedLoss(losses, sizes, len(seeds))
         self.finite = torch.ones(len(seeds), count, dtype=torch.bool)
         self.optimizer, self.runs = self._optimizer()
 
@@ -224,25 +206,29 @@ class _Stack:
                 views[-1].grad = of_slope[low * size : high * size]
         return views
 
+    @torch.no_grad()
     def step(self, batch: Tensor, step: int, steps_per_epoch: int) -> None:
         """Move all weights by one ``batch`` of rows (S, B); ``step`` counts from 0."""
         epochs = self.recipes[0].training.epochs
         taken = self._taken(batch)
-        with torch.no_grad():
-            projected = torch.baddbmm(self.offsets[:, None], taken, self.maps.transpose(1, 2))  # (S, B, R*E)
-        projected.requires_grad_()
-        prototypes = self.prototypes.detach().requires_grad_()
-        share = step / max(1, steps_per_epoch * epochs - 1)
-        losses = self._losses(projected, prototypes, self.labels[batch], share)
-        slope, slope_of_prototypes = torch.autograd.grad(losses.sum(), [projected, prototypes])
+        projected = torch.baddbmm(self.offsets[:, None], taken, self.maps.transpose(1, 2))  # (S, B, R*E)
+        self.loss.at(step / max(1, steps_per_epoch * epochs - 1))
+        losses, slope, slope_of_prototypes = self.loss.slopes(
+            self._by_head(projected), self.prototypes.flatten(0, 1), self.labels[batch].repeat_interleave(self.count, 0)
+        )
+        slope = slope.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2)
         of_maps, of_offsets, of_prototypes = self.slopes
         torch.bmm(slope.transpose(1, 2), taken, out=of_maps)
         torch.sum(slope, 1, out=of_offsets)
-        of_prototypes.copy_(slope_of_prototypes)
-        self.finite &= losses.detach().isfinite()
+        of_prototypes.copy_(slope_of_prototypes.view_as(of_prototypes))
+        self.finite &= losses.view_as(self.finite).isfinite()
         for group, config in zip(self.optimizer.param_groups, self.runs, strict=True):
             group["lr"] = config.learning_rate(step, steps_per_epoch, epochs)
         self.optimizer.step()
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        """What the maps gave (S, B, R*E) as (S*R, B, E)."""
+        return projected.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1)
 
     def _taken(self, batch: Tensor) -> Tensor:
         """The batches (S, B, D) as the maps take them, each seed with its own dropout."""
@@ -251,41 +237,13 @@ class _Stack:
         if not self.is_prepared:
             taken = self.inputs(taken)
         of_seeds = zip(taken.view(seeds, size, -1), self.generators, strict=True)
-        return torch.stack([drop(rows, self.dropouts, generator) for rows, generator in of_seeds])
+        dropped = [drop(rows, self.dropouts, generator) for rows, generator in of_seeds]
+        return torch.stack(dropped) if seeds > 1 else dropped[0][None]
 
     def _prepared(self) -> Tensor:
         """All rows as the maps take them, float32."""
         with torch.inference_mode():
             return torch.cat([self.inputs(self.features[block]) for block in torch.split(self.rows, _ROWS)])
-
-    def _losses(self, projected: Tensor, prototypes: Tensor, labels: Tensor, share: float) -> Tensor:
-        """The mean loss (S, R) of each head on ``projected`` (S, B, R*E) with ``labels`` (S, B)."""
-        seeds, size = labels.shape
-        heads = seeds * len(self.recipes)
-        embeddings = projected.view(seeds, size, len(self.recipes), -1).transpose(1, 2).reshape(heads, size, -1)
-        norms = torch.linalg.vector_norm(embeddings, dim=2)  # (H, B)
-        unit = embeddings * _reciprocal(norms)[..., None]
-        prototypes = prototypes.view(heads, *prototypes.shape[2:])
-        prototypes = prototypes * _reciprocal(torch.linalg.vector_norm(prototypes, dim=2))[..., None]
-        cosine = torch.bmm(unit, prototypes.transpose(1, 2))  # (H, B, C*k)
-        if cosine.shape[2] > self.classes:
-            cosine = cosine.view(heads, size, -1, self.classes).amax(2)
-        labels = labels.repeat_interleave(len(self.recipes), 0)  # (H, B)
-        own = cosine.gather(2, labels[..., None])[..., 0]
-        self._at(share)
-        moved = self.rule.target(own, norms, labels)
-        logits = cosine.scatter(2, labels[..., None], moved[..., None]) * self.scales[:, None, None]
-        return (logits.logsumexp(2) - moved * self.scales[:, None]).mean(1).view(seeds, -1)
-
-    def _at(self, share: float) -> None:
-        """Set the schedules to where they stand after ``share`` of the training."""
-        if self.share is not None and not self.scheduled:
-            return
-        self.share, seeds = share, len(self.generators)
-        for rule in self.rules:
-            rule.at(share)
-        self.rule = _as_one(self.rules, seeds)
-        self.scales = torch.tensor([value_at(loss.scale, share) for loss in self.losses]).repeat(seeds)
 
     def trained(self) -> Stacked:
         """The heads as they are now."""
@@ -298,19 +256,3 @@ class _Stack:
             for maps, offsets in zip(self.maps, self.offsets, strict=True)
         ]
         return Stacked(tuple(heads), self.finite)
-
-
-def _as_one(rules: Sequence[Rule], seeds: int) -> Rule:
-    """One rule for all heads: a number that differs between ``rules`` (R,) is a tensor (S*R, 1) in it."""
-    one = copy.deepcopy(rules[0])
-    for modules in zip(one.modules(), *(rule.modules() for rule in rules), strict=True):
-        for name, value in [*vars(modules[0]).items()]:
-            values = [vars(module)[name] for module in modules[1:]]
-            numbers = all(type(other) in (int, float) for other in values)  # not settings, some of them ramps
-            if numbers and any(other != value for other in values):
-                setattr(modules[0], name, torch.tensor(values, dtype=torch.float32).repeat(seeds)[:, None])
-    return one
-
-
-def _reciprocal(norms: Tensor) -> Tensor:
-    return torch.where(norms > 0, norms, torch.inf).reciprocal()  # as unit_length has it: zero stays zero
