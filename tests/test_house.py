@@ -30,8 +30,9 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig",
-        "OptimizerConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
+        "ArcFaceConfig", "BatchNormHeadConfig", "ClosedFormConfig", "CosFaceConfig", "EpochLog", "FusedFeatures",
+        "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig", "MlpHeadConfig", "OptimizerConfig",
+        "SamplingConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
     ],
     "stages.retrieval": [
         "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",

@@ -1,22 +1,31 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
 
+from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.embed import embed
-from stages.training.heads import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
+from stages.training.fusion import FusedFeatures
+from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
 from stages.training.optimizer import OptimizerConfig
+from stages.training.sampling import SamplingConfig
 from stages.training.train import head_identity, train_head
 
 __all__ = [
     "ArcFaceConfig",
+    "BatchNormHeadConfig",
+    "ClosedFormConfig",
     "CosFaceConfig",
     "EpochLog",
+    "FusedFeatures",
     "Head",
     "HeadConfig",
     "InputsConfig",
     "LinearHeadConfig",
     "LossConfig",
+    "MlpHeadConfig",
     "OptimizerConfig",
+    "SamplingConfig",
     "TrainingConfig",
     "TrainingSummary",
     "embed",

@@ -87,7 +87,7 @@ class FusedFeatures:
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a feature in every store."""
-        return np.stack([store.usable(digests) for store in self.stores]).all(0)
+        return np.asarray(np.all([store.usable(digests) for store in self.stores], axis=0))
 
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images among ``digests`` (by default all) without a feature in some store, each once, the first why."""

@@ -16,7 +16,7 @@ from cache.errors import PermafrostError
 from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
 from stages.training.feed import feed
-from stages.training.heads import EpochLog
+from stages.training.head import EpochLog
 from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
