@@ -32,7 +32,8 @@ PUBLIC = {
     "stages.training": [
         "ArcFaceConfig", "BatchNormHeadConfig", "ClosedFormConfig", "CosFaceConfig", "EpochLog", "FusedFeatures",
         "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig", "MlpHeadConfig", "OptimizerConfig",
-        "SamplingConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
+        "SamplingConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events", "head_identity",
+        "image_proportions", "train_head",
     ],
     "stages.retrieval": [
         "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",
@@ -43,7 +44,7 @@ PUBLIC = {
 FLAGS = {
     "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
-    "train-heads": {"--json", "--quiet"},
+    "train-heads": {"--json", "--quiet", "--tensorboard"},
     "score": {"--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "demo": {"--artifacts", "--json", "--quiet"},

@@ -3,12 +3,13 @@
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.embed import embed
-from stages.training.fusion import FusedFeatures
+from stages.training.fusion import FusedFeatures, image_proportions
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.sampling import SamplingConfig
+from stages.training.tensorboard import epoch_events
 from stages.training.train import head_identity, train_head
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "TrainingConfig",
     "TrainingSummary",
     "embed",
+    "epoch_events",
     "head_identity",
+    "image_proportions",
     "train_head",
 ]
