@@ -30,10 +30,12 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "ArcFaceConfig", "BatchNormHeadConfig", "ClosedFormConfig", "CosFaceConfig", "EpochLog", "FusedFeatures",
-        "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig", "MlpHeadConfig", "OptimizerConfig",
-        "SamplingConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events", "head_identity",
-        "image_proportions", "train_head",
+        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "BatchNormHeadConfig", "ClosedFormConfig", "CosFaceConfig",
+        "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "FusedFeatures", "Head",
+        "HeadConfig", "InputsConfig", "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig",
+        "MarginByClassSize", "MlpHeadConfig", "NormFaceConfig", "OptimizerConfig", "Ramp", "SampledConfig",
+        "SamplingConfig", "SphereFaceConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events",
+        "head_identity", "image_proportions", "train_head",
     ],
     "stages.retrieval": [
         "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",

@@ -6,27 +6,55 @@ from stages.training.embed import embed
 from stages.training.fusion import FusedFeatures, image_proportions
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
-from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
+from stages.training.losses import (
+    AdaCosConfig,
+    AdaFaceConfig,
+    ArcFaceConfig,
+    CosFaceConfig,
+    CurricularFaceConfig,
+    ElasticArcFaceConfig,
+    ElasticCosFaceConfig,
+    LiArcFaceConfig,
+    LossConfig,
+    MagFaceConfig,
+    MarginByClassSize,
+    NormFaceConfig,
+    Ramp,
+    SampledConfig,
+    SphereFaceConfig,
+)
 from stages.training.optimizer import OptimizerConfig
 from stages.training.sampling import SamplingConfig
 from stages.training.tensorboard import epoch_events
 from stages.training.train import head_identity, train_head
 
 __all__ = [
+    "AdaCosConfig",
+    "AdaFaceConfig",
     "ArcFaceConfig",
     "BatchNormHeadConfig",
     "ClosedFormConfig",
     "CosFaceConfig",
+    "CurricularFaceConfig",
+    "ElasticArcFaceConfig",
+    "ElasticCosFaceConfig",
     "EpochLog",
     "FusedFeatures",
     "Head",
     "HeadConfig",
     "InputsConfig",
+    "LiArcFaceConfig",
     "LinearHeadConfig",
     "LossConfig",
+    "MagFaceConfig",
+    "MarginByClassSize",
     "MlpHeadConfig",
+    "NormFaceConfig",
     "OptimizerConfig",
+    "Ramp",
+    "SampledConfig",
     "SamplingConfig",
+    "SphereFaceConfig",
     "TrainingConfig",
     "TrainingSummary",
     "embed",
