@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline import leaderboard
 from pipeline.backbones import find_features
-from pipeline.config import RunConfig, parse_config, read_config
+from pipeline.config import HeadRun, RunConfig, parse_config, read_config
+from pipeline.fused import Learned, features_of_heads
 from pipeline.leaderboard import Entry, Place
 from pipeline.progress import Display
 from pipeline.run import RAW, read_dataset
@@ -27,6 +28,7 @@ from pipeline.trials import TrialLog
 from stages.records import Records
 from stages.retrieval import leave_one_out
 from stages.training.recipe import Recipe, Settings, nearest_key
+from stages.training.rows import rows_digest
 from stages.training.space import Family, SweepConfig, families
 from stages.training.study import check_method, search
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
@@ -54,10 +56,12 @@ def sweep(run_file: Path, write: Path | None, *, force: bool, json: bool, quiet:
     for remark in remarks(config.sweep, wanted):
         display.warn(f"note: {remark}")
     records = read_dataset(config, display)
-    grounds = _grounds(config, config.sweep, records, display)
-    folder = _folder(config, config.sweep, run_file.stem, grounds)
+    stores = [found for backbone in config.backbones for found in find_features(backbone, config, records, display)]
+    heads = [head for head in config.heads if head.name in {of.head for of in wanted}]
+    learned, train = features_of_heads(stores, heads), records.split("train")
+    folder = _folder(config, config.sweep, run_file.stem, learned, train)
     with writer_lock(folder.with_name(f"{folder.name}.lock")):
-        places = _sweep(config, config.sweep, wanted, grounds, folder, display)
+        places = _sweep(config, config.sweep, wanted, learned, train, TrialLog(folder), display)
         metric = config.sweep.objective
         replace_text(folder / "leaderboard.csv", leaderboard.csv_text(places, metric))
         replace_text(folder / "leaderboard.html", leaderboard.page(places, metric, run_file.stem))
@@ -84,7 +88,7 @@ def planned(config: RunConfig, asked: SweepConfig) -> list[Swept]:
     found = []
     for head in config.heads:
         if asked.head in (None, head.name):
-            base = Recipe(head.head, head.loss, getattr(head, "start", None), head.optimizer, head.training)
+            base = Recipe(head.head, head.loss, head.start, head.optimizer, head.training)
             found += [Swept(head.name, family) for family in families(base, axes)]
     if asked.method == "grid":
         for of in found:
@@ -102,36 +106,19 @@ def _recipe(family: Family, settings: Settings) -> Recipe:
 
 def remarks(asked: SweepConfig, wanted: Sequence[Swept]) -> list[str]:
     """What a person should know before comparing losses by this sweep."""
-    sizes = {f"{of.family.base.method} of {of.head}": of.family.size() for of in wanted}
-    budgets = {name: min(size, asked.trials) if asked.method == "optuna" else size for name, size in sizes.items()}
+    budgets = {f"{of.family.base.method} of {of.head}": _budget(asked, of.family) for of in wanted}
     if len(set(budgets.values())) > 1:
         listed = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
         return [f"not every loss is tried as often ({listed}): give each as many values for a fair comparison"]
     return []
 
 
-def _grounds(config: RunConfig, asked: SweepConfig, records: Records, display: Display) -> dict[str, CrossValidation]:
-    """The cross-validation on each backbone's features, by the name it has in tables."""
-    stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
-    names = [features.name for features in stores]
-    return {
-        features.name if names.count(features.name) == 1 else features.path.name: cross_validation(
-            features,
-            records.split("train"),
-            partial(leave_one_out, metric=asked.objective),
-            folds=asked.folds,
-            seeds=asked.seeds,
-            seed=config.seed,
-        )
-        for features in stores
-    }
-
-
-def _folder(config: RunConfig, asked: SweepConfig, name: str, grounds: dict[str, CrossValidation]) -> Path:
+def _folder(config: RunConfig, asked: SweepConfig, name: str, learned: Sequence[Learned], records: Records) -> Path:
     """Where the trials are kept that can be compared with each other: of the same data, folds, seeds and metric."""
     said = fingerprint(
         {
-            "data": [[ground.features.fingerprint, ground.rows] for ground in grounds.values()],
+            "features": [of.features.fingerprint for of in learned],
+            "rows": rows_digest(records),
             "folds": asked.folds,
             "seeds": list(asked.seeds),
             "seed": config.seed,
@@ -145,28 +132,48 @@ def _sweep(
     config: RunConfig,
     asked: SweepConfig,
     wanted: Sequence[Swept],
-    grounds: dict[str, CrossValidation],
-    folder: Path,
+    learned: Sequence[Learned],
+    records: Records,
+    log: TrialLog,
     display: Display,
 ) -> list[Place]:
-    log, entries = TrialLog(folder), []
-    for backbone, ground in grounds.items():
-        entries.append(Entry(backbone, RAW, RAW, {}, ground.raw(), ground.query_keys))
-        budget = sum(
-            min(asked.trials, of.family.size()) if asked.method == "optuna" else of.family.size() for of in wanted
-        )
-        found: dict[str, Entry] = {}
-        with display.bar(f"sweeping on {backbone}", "trials") as update:
-
-            def report(found: dict[str, Entry] = found, budget: float = budget) -> None:
-                best = max(entry.trial.scores.mean() for entry in found.values())
-                update(len(found), int(budget), f"best {asked.objective} {best:.4f}")
-
-            for of in wanted:
-                score = _scoring(backbone, ground, of, log, found, report)
-                search(of.family, asked.method, asked.trials, config.seed, score)
-        entries += found.values()
+    entries: list[Entry] = []
+    for of in learned:
+        judge = partial(leave_one_out, metric=asked.objective)
+        ground = cross_validation(of.features, records, judge, folds=asked.folds, seeds=asked.seeds, seed=config.seed)
+        if of.raw:
+            entries.append(Entry(of.name, RAW, RAW, {}, ground.raw(), ground.query_keys))
+        names = {head.name for head in of.heads}
+        entries += _trials(config, asked, [one for one in wanted if one.head in names], of.name, ground, log, display)
     return leaderboard.ranked(entries, asked.objective, config.seed)
+
+
+def _trials(
+    config: RunConfig,
+    asked: SweepConfig,
+    wanted: Sequence[Swept],
+    backbone: str,
+    ground: CrossValidation,
+    log: TrialLog,
+    display: Display,
+) -> list[Entry]:
+    """The trials of the heads that learn from one backbone's features, or from several fused."""
+    found: dict[str, Entry] = {}
+    total = sum(_budget(asked, of.family) for of in wanted)
+    with display.bar(f"sweeping on {backbone}", "trials") as update:
+
+        def report() -> None:
+            best = max(entry.trial.scores.mean() for entry in found.values())
+            update(len(found), int(total), f"best {asked.objective} {best:.4f}")
+
+        for of in wanted:
+            score = _scoring(backbone, ground, of, log, found, report)
+            search(of.family, asked.method, asked.trials, config.seed, score)
+    return list(found.values())
+
+
+def _budget(asked: SweepConfig, family: Family) -> float:
+    return min(family.size(), asked.trials) if asked.method == "optuna" else family.size()
 
 
 def _scoring(
@@ -227,7 +234,10 @@ def _run_file_of(winner: Place, wanted: Sequence[Swept], run_file: Path, asked: 
     raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
     raw.pop("sweep")
     parts = {part: _table(getattr(recipe, part)) for part in ("loss", "start", "optimizer", "training")}
-    raw["heads"] = [{"name": entry.head} | asdict(recipe.head) | parts]
+    of_run = {field.name for field in fields(HeadRun)} - {"head", *parts}
+    written = next(head for head in raw["heads"] if head["name"] == entry.head)
+    kept = {key: value for key, value in written.items() if key in of_run}
+    raw["heads"] = [kept | asdict(recipe.head) | parts]
     said = ", ".join(f"{key} = {json_module.dumps(value)}" for key, value in entry.settings.items()) or "as it was"
     score = f"{asked.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
     heading = (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from stages.training.losses import (
     LiArcFaceConfig,
     MagFaceConfig,
     NormFaceConfig,
+    SampledConfig,
     SphereFaceConfig,
 )
 from stages.training.losses.adaface import Quality
@@ -207,6 +209,19 @@ def test_gradients_are_finite_where_embeddings_lie_on_prototypes_and_opposite(
         for values in gradients(loss, embeddings, labels):
             assert values.isfinite().all()
     assert all(tensor.isfinite().all() for tensor in loss.state_dict().values())
+
+
+@pytest.mark.parametrize("config", FAMILY, ids=repr)
+def test_gradients_are_finite_there_for_sampled_classes_and_bfloat16_products(config: MarginSoftmaxConfig) -> None:
+    for other in (replace(config, precision="bfloat16"), replace(config, sampled=SampledConfig(share=0.7))):
+        loss = build(other, classes=3)
+        axes = torch.eye(3, DIM)
+        with torch.no_grad():
+            loss.weight.copy_(torch.cat([axes] * config.subcenters))
+        labels = torch.tensor([0, 1, 2, 0, 1, 2, 1, 2, 0])
+        for values in gradients(loss, torch.cat([axes, -axes, axes]), labels):
+            assert values.to_dense().isfinite().all()
+        assert all(tensor.isfinite().all() for tensor in loss.state_dict().values())
 
 
 @pytest.mark.parametrize("config", FAMILY, ids=repr)

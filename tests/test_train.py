@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def state_of(network: LinearHead) -> bytes:
+def state_of(network: torch.nn.Module) -> bytes:
     return b"".join(tensor.numpy().tobytes() for _, tensor in sorted(network.state_dict().items()))
 
 

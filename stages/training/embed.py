@@ -9,7 +9,7 @@ import numpy as np
 
 from cache import Features, FeatureStore, Identity, Provenance, RowOutcome
 from cache.errors import StaleStoreError
-from stages.training.heads import Head
+from stages.training.head import Head
 
 
 def embed(

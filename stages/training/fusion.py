@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +86,7 @@ class FusedFeatures:
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a feature in every store."""
-        return np.stack([store.usable(digests) for store in self.stores]).all(0)
+        return np.asarray(np.all([store.usable(digests) for store in self.stores], axis=0))
 
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images among ``digests`` (by default all) without a feature in some store, each once, the first why."""
@@ -141,9 +140,7 @@ class FusedFeatures:
                 f"{self.path} does not know the size of {len(unknown):,} of {len(digests):,} images, the first of "
                 f"digest {digests[unknown[0]].hex()[:16]}. Leave sizes out, or extract these features anew."
             )
-        return cast(
-            "npt.NDArray[np.float32]", np.stack([height / width, height / _INPUT_PIXELS, width / _INPUT_PIXELS], 1)
-        )
+        return image_proportions(height, width)
 
     @cached_property
     def _known(self) -> pa.Table:
@@ -155,3 +152,9 @@ class FusedFeatures:
 
     def _sizes_of(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
         return self.image_sizes(digests) if self.sizes else None
+
+
+def image_proportions(height: npt.NDArray[np.generic], width: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """H / W, H / 224 and W / 224 of images of ``height`` (n,) and ``width`` (n,) pixels, (n, 3)."""
+    tall, wide = height.astype(np.float32), width.astype(np.float32)
+    return np.stack([tall / wide, tall / _INPUT_PIXELS, wide / _INPUT_PIXELS], 1)

@@ -16,7 +16,7 @@ from cache.errors import PermafrostError
 from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
 from stages.training.feed import feed
-from stages.training.heads import EpochLog
+from stages.training.head import EpochLog
 from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
@@ -93,9 +93,8 @@ class _Run:
         if part.fitted is not None:
             start_prototypes(self.loss.weight, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        self._weights = [*self.network.parameters(), *self.loss.parameters()]
-        self._optimizer = setup.optimizer.build(self._weights)
-        self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
+        self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
+        self._dropout = torch.Generator().manualmember_seed(member_seed(setup.seed, part.member))
         self._shown = Shown(self.network, setup.training.ema, setup.training.soup_epochs)
         self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim)
         self._sampler = build_sampler(
@@ -180,14 +179,12 @@ class _Run:
         return total / visited, rate
 
     def _step(self, batch: Tensor, labels: Tensor, rate: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         self._optimizer.zero_grad()
         if rho := self.part.setup.training.sam_rho:
             value = self._sharp(batch, labels, rho)
         else:
             value = self._gradient(batch, labels)
-        self._optimizer.step()
+        self._optimizer.step(rate)
         self._shown.after_step()
         return float(value)
 
@@ -207,7 +204,10 @@ class _Run:
                 generator.set_state(state)
             return self._gradient(batch, labels)
 
-        return sharp_gradient(value, self._weights, [*self.network.buffers(), *self.loss.buffers()], rho)
+        weights = [*self.network.parameters(), *self.loss.parameters()]
+        dense = [weight for weight in weights if not (self.loss.sparse and weight is self.loss.weight)]
+        memory = [*self.network.buffers(), *self.loss.buffers()]
+        return sharp_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
     def _prepared(self, source: InMemory) -> InMemory:
         """All rows as ``inputs`` makes them, float32."""

@@ -15,7 +15,7 @@ from stages.records import Records
 from stages.training.classes import in_large_classes
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
-from stages.training.heads import HeadConfig
+from stages.training.head import HeadConfig
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LARGE_BYTES, rows_digest

@@ -9,12 +9,17 @@ from torch import Tensor, nn
 
 
 def sharp_gradient(
-    value: Callable[[], Tensor], weights: Sequence[nn.Parameter], memory: Sequence[Tensor], rho: float
+    value: Callable[[], Tensor],
+    forget: Callable[[], None],
+    weights: Sequence[nn.Parameter],
+    memory: Sequence[Tensor],
+    rho: float,
 ) -> Tensor:
     """The loss at ``weights`` w, after whose call their gradients are those at w + ``rho`` g / |g|, g the one at w.
 
-    |g| is over all of them together. ``value`` computes the loss and its gradients; it must draw the same random
-    numbers both times. ``memory``, what the networks learned from the batch without gradient, learns from it once.
+    |g| is over all of them together. ``value`` computes the loss and its gradients, ``forget`` puts the gradients
+    away; random numbers must be the same both times. ``memory``, what the networks learned from the batch without
+    gradient, learns from it once. A weight that is not among them, a sampled loss's table, does not move.
     """
     loss = value()
     before, learned = [weight.detach().clone() for weight in weights], [tensor.clone() for tensor in memory]
@@ -24,8 +29,7 @@ def sharp_gradient(
         length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         factor = float(rho / length) if length > 0 else 0.0
         torch._foreach_add_(moved, gradients, alpha=factor)
-    for weight in weights:
-        weight.grad = None
+    forget()
     value()
     with torch.no_grad():
         torch._foreach_copy_(list(weights), before)

@@ -26,7 +26,7 @@ from stages.training.heads.dropout import drop
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.optimizer import OptimizerConfig
+from stages.training.optimizer import Optimizer, OptimizerConfig
 from stages.training.recipe import Recipe
 from stages.training.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.stacked_loss import StackedLoss, can_be_stacked
@@ -190,7 +190,7 @@ class _Stack:
                 groups[-1]["momentum"] = config.momentum
             runs.append(config)
             low = high
-        optimizer = runs[0].build(groups[0]["params"])  # type: ignore[arg-type]
+        optimizer = Optimizer(runs[0], groups[0]["params"], []).dense  # type: ignore[arg-type]
         optimizer.param_groups[0].update({name: value for name, value in groups[0].items() if name != "params"})
         for group in groups[1:]:
             optimizer.add_param_group(group)
@@ -216,7 +216,7 @@ class _Stack:
         losses, slope, slope_of_prototypes = self.loss.slopes(
             self._by_head(projected), self.prototypes.flatten(0, 1), self.labels[batch].repeat_interleave(self.count, 0)
         )
-        slope = slope.unflatten(0, (-1, self.count)).transpose(1, 2).flatten(2)
+        slope = slope.view(len(batch), self.count, *slope.shape[1:]).transpose(1, 2).flatten(2)
         of_maps, of_offsets, of_prototypes = self.slopes
         torch.bmm(slope.transpose(1, 2), taken, out=of_maps)
         torch.sum(slope, 1, out=of_offsets)
@@ -228,7 +228,8 @@ class _Stack:
 
     def _by_head(self, projected: Tensor) -> Tensor:
         """What the maps gave (S, B, R*E) as (S*R, B, E)."""
-        return projected.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(0, 1)
+        seeds, size, _ = projected.shape
+        return projected.view(seeds, size, self.count, -1).transpose(1, 2).flatten(0, 1)
 
     def _taken(self, batch: Tensor) -> Tensor:
         """The batches (S, B, D) as the maps take them, each seed with its own dropout."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.closed_form.linear_map import LinearMapConfig
 from stages.training.config import TrainingConfig
-from stages.training.heads import HeadConfig
+from stages.training.head import HeadConfig
 from stages.training.heads.inputs import InputsConfig, Rows, by_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.heads.mlp import MlpHeadConfig

@@ -17,7 +17,7 @@ from stages.training.checkpoint import Checkpoint
 from stages.training.classes import HOLDABLE, held_out
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
-from stages.training.heads import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
 from stages.training.losses import LossConfig

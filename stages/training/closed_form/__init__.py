@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from stages.training.closed_form.average_pool import AveragePoolHeadConfig
+from stages.training.closed_form.discriminant import DiscriminantHeadConfig
 from stages.training.closed_form.lda import LdaHeadConfig
 from stages.training.closed_form.learned_whitening import LearnedWhiteningHeadConfig
 from stages.training.closed_form.pca import PcaHeadConfig
@@ -12,6 +13,7 @@ from stages.training.closed_form.within import WithinHeadConfig
 
 ClosedFormConfig: TypeAlias = (
     AveragePoolHeadConfig
+    | DiscriminantHeadConfig
     | LdaHeadConfig
     | LearnedWhiteningHeadConfig
     | PcaHeadConfig
@@ -23,6 +25,7 @@ ClosedFormConfig: TypeAlias = (
 __all__ = [
     "AveragePoolHeadConfig",
     "ClosedFormConfig",
+    "DiscriminantHeadConfig",
     "LdaHeadConfig",
     "LearnedWhiteningHeadConfig",
     "PcaHeadConfig",

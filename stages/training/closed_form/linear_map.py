@@ -30,6 +30,21 @@ class TrainingRows:
     blocks: tuple[int, ...]
     seed: int
 
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> TrainingRows:
+        """Rows of ``labels`` (N,) and ``domains`` (N,), integers. Raises ValueError where the shapes do not agree."""
+        if features.ndim != 2 or features.shape[1] != sum(blocks) or len(features) < 2:
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}; a closed form takes two or more rows of "
+                f"{' + '.join(map(str, blocks))} numbers"
+            )
+        if not labels.shape == domains.shape == features.shape[:1]:
+            raise ValueError(
+                f"{len(features):,} features have labels of shape {tuple(labels.shape)} and domains of shape "
+                f"{tuple(domains.shape)}; each takes one number a row"
+            )
+        return cls(features, Classes.of(labels, domains), tuple(blocks), seed)
+
     def observed(self, config: InputsConfig) -> Inputs:
         """The steps of ``config`` with the statistics of the features."""
         inputs = Inputs(config, self.blocks)
@@ -76,18 +91,8 @@ class LinearMapConfig(ABC):
         Raises:
             ValueError: ``dim`` is more than the method can give, or there are too few rows or classes.
         """
-        if features.ndim != 2 or features.shape[1] != sum(blocks) or len(features) < 2:
-            raise ValueError(
-                f"features have shape {tuple(features.shape)}; a closed form takes two or more rows of "
-                f"{' + '.join(map(str, blocks))} numbers"
-            )
-        if not labels.shape == domains.shape == features.shape[:1]:
-            raise ValueError(
-                f"{len(features):,} features have labels of shape {tuple(labels.shape)} and domains of shape "
-                f"{tuple(domains.shape)}; each takes one number a row"
-            )
         with torch.no_grad():
-            inputs, weight = self._map(TrainingRows(features, Classes.of(labels, domains), tuple(blocks), seed))
+            inputs, weight = self._map(TrainingRows.of(features, labels, domains, blocks, seed))
         return LinearHead(inputs, weight.float().contiguous(), torch.zeros(len(weight)), self.dropout)
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> LinearHead:

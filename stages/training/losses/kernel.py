@@ -4,8 +4,9 @@
 
     embeddings (B, E) --unit length--> cosines (B, C*k) --best subcenter--> (B, C) --rule--> scalar
 
-A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`. Its configuration inherits the settings that all
-of them have, adds its own, and makes the rule::
+Nothing of the size B x C is ever in memory: see ``streamed.py`` and ``tiles.py``. A loss is this kernel and a
+:class:`~stages.training.losses.rule.Rule`. Its configuration inherits the settings that all of them have, adds its own,
+and makes the rule::
 
     @dataclass(frozen=True)
     class CosFaceConfig(MarginSoftmaxConfig):
@@ -27,8 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.training.losses.rule import Rule
-from stages.training.losses.sampled import SampledConfig
+from stages.training.losses.sampled import ClassSampler, SampledConfig
 from stages.training.losses.schedule import Scheduled, ends, value_at
+from stages.training.losses.streamed import Softmax, streamed_loss
+from stages.training.losses.tiles import Precision
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class MarginSoftmaxConfig:
         scale: the factor on the cosines, a number or a ramp over the training.
         label_smoothing: the share of the target that is spread over all classes, in [0, 1).
         sampled: compare with some of the classes only, for tens of thousands and more.
+        precision: of the numbers that enter the matrix products, which are summed in float32. With bfloat16 cosines
+            are right to three digits, and half of the time is saved where the processor is made for it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -48,6 +53,7 @@ class MarginSoftmaxConfig:
     scale: Scheduled = field(default=30.0, kw_only=True)
     label_smoothing: float = field(default=0.0, kw_only=True)
     sampled: SampledConfig | None = field(default=None, kw_only=True)
+    precision: Precision = field(default="float32", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.subcenters < 1:
@@ -58,6 +64,8 @@ class MarginSoftmaxConfig:
             raise ValueError(
                 f"label_smoothing is the share spread over all classes, in [0, 1), got {self.label_smoothing}"
             )
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is float32 or bfloat16, got {self.precision!r}")
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """What distinguishes the loss; for classes of ``class_sizes`` (C,) training rows."""
@@ -94,7 +102,15 @@ class MarginSoftmax(nn.Module):
         self.rule = rule
         self.weight = nn.Parameter(torch.empty(classes * config.subcenters, dim))
         nn.init.xavier_uniform_(self.weight, generator=generator)
+        self.sampler = None
+        if config.sampled is not None:
+            self.sampler = ClassSampler(config.sampled, classes, config.subcenters, generator)
         self.at(0.0)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the gradient of ``weight`` is a sparse tensor in training: only the rows that a step looked at."""
+        return self.sampler is not None
 
     def at(self, share: float) -> None:
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
@@ -108,23 +124,23 @@ class MarginSoftmax(nn.Module):
         return cosine.view(-1, self.subcenters, self.classes).amax(1)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C); a scalar."""
-        norms = torch.linalg.vector_norm(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
-        cosine = self.cosines(embeddings)
-        own = cosine.gather(1, labels[:, None])[:, 0]
-        if self.training:
-            with torch.no_grad():
-                self.rule.observe(own, norms)
-                if self.rule.needs_sums:
-                    others = (self.rule.scale(self.scale) * cosine).scatter(1, labels[:, None], -torch.inf)
-                    self.rule.observe_sums(own, others.logsumexp(1))
-        scale = self.rule.scale(self.scale)
-        moved = self.rule.target(own, norms, labels)
-        with torch.no_grad():
-            value, slope = self.rule.others(cosine.detach(), moved.detach())
-        others = value if slope is None else value + slope * (cosine - cosine.detach())
-        others = cosine if value.data_ptr() == cosine.data_ptr() else others
-        logits = (scale * others).scatter(1, labels[:, None], (scale * moved)[:, None])
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        penalty = self.rule.penalty(norms)
-        return loss if penalty is None else loss + penalty
+        """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C): a scalar.
+
+        Embeddings of fewer than E numbers meet the first ones of each prototype (nested sizes).
+
+        In training a sampled loss sees some of the classes, and the gradient of its ``weight`` is a sparse tensor; in
+        evaluation it sees all of them, as any other.
+        """
+        softmax = Softmax(
+            rule=self.rule,
+            scale=self.scale,
+            smoothing=self.config.label_smoothing,
+            subcenters=self.subcenters,
+            precision=self.config.precision,
+            learn=torch.is_grad_enabled(),
+            observe=self.training,
+        )
+        classes = None
+        if self.sampler is not None and self.training:
+            classes = self.sampler(labels, embeddings, self.weight[:, : embeddings.shape[1]])
+        return streamed_loss(embeddings, self.weight, labels, softmax, classes)

@@ -19,10 +19,8 @@ from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
 from cache.fingerprint import canonical_json
 from stages.training.closed_form import ClosedFormConfig
-from stages.training.heads.batchnorm import BatchNormHeadConfig
-from stages.training.heads.inputs import Inputs, InputsConfig
-from stages.training.heads.linear import LinearHeadConfig
-from stages.training.heads.mlp import MlpHeadConfig
+from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.heads.inputs import Inputs
 from stages.training.heads.network import HeadNetwork
 
 _FILE = "head.safetensors"
