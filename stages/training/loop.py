@@ -94,7 +94,7 @@ class _Run:
             start_prototypes(self.loss.weight, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = torch.Generator().manualmember_seed(member_seed(setup.seed, part.member))
+        self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
         self._shown = Shown(self.network, setup.training.ema, setup.training.soup_epochs)
         self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim)
         self._sampler = build_sampler(

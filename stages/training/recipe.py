@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cache.errors import ConfigError
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
-from stages.training.heads import HeadConfig
+from stages.training.head import HeadConfig
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.starting import check_start

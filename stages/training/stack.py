@@ -87,7 +87,7 @@ def heads_at_once(recipe: Recipe, seeds: int, features: int, classes: int) -> in
     """How many recipes like ``recipe``, each with ``seeds``, to stack at most."""
     prototypes = classes * _loss(recipe).subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
-    return max(1, min(_HEADS, _NUMBERS // numbers) // seeds)
+    return max(1, int(min(_HEADS, _NUMBERS // numbers)) // seeds)
 
 
 @dataclass(frozen=True)
