@@ -54,7 +54,7 @@ class Recipe:
         """Every dotted key there is with this kind of head and this loss."""
         parts = {part: getattr(self, part) for part in _PARTS}
         inside = (f"{part}.{key}" for part, value in parts.items() if value is not None for key in _keys_of(value))
-        return (*_keys_of(self.head), *inside)
+        return (*_keys_of(self.head), *parts, *inside)
 
     def value(self, key: str) -> Any:
         """What stands at a dotted key. Raises KeyError where there is none."""
@@ -66,7 +66,7 @@ class Recipe:
         return here
 
     def having(self, settings: Settings) -> Recipe:
-        """This recipe with other ``settings``, by dotted key; a table stands for a whole part such as ``inputs``.
+        """This recipe with other ``settings``, by dotted key; a table stands for a whole part, ``inputs`` or ``start``.
 
         A new ``kind`` keeps what was set for the old one (differs from its defaults) where it has that key, and has
         its own defaults elsewhere. What hangs together moves together unless it is set too: ``optimizer.final_lr``
@@ -77,11 +77,7 @@ class Recipe:
         recipe = self._of_kinds({key: settings[key] for key in KINDS if key in settings})
         recipe.check_keys(settings)
         described = asdict(recipe)
-        if "optimizer.lr" in settings and "optimizer.final_lr" not in settings:
-            shrinks = recipe.optimizer.final_lr / recipe.optimizer.lr
-            settings = {**settings, "optimizer.final_lr": float(f"{settings['optimizer.lr'] * shrinks:.4g}")}
-        if "dim" in settings and recipe.start is not None and "start.dim" not in settings:
-            settings = {**settings, "start.dim": settings["dim"]}
+        settings = {**settings, **recipe._moved_along(settings)}
         for key, value in settings.items():
             *above, last = _path(key)
             here = described
@@ -97,6 +93,18 @@ class Recipe:
         for key in keys:
             if key not in known:
                 raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
+
+    def _moved_along(self, settings: Settings) -> Settings:
+        """What hangs together with ``settings`` and is not among them."""
+        moved: dict[str, Any] = {}
+        lr, dim = settings.get("optimizer.lr"), settings.get("dim", self.head.dim)
+        if isinstance(lr, (int, float)) and "optimizer.final_lr" not in settings:
+            moved["optimizer.final_lr"] = float(f"{lr * self.optimizer.final_lr / self.optimizer.lr:.4g}")
+        if isinstance(start := settings.get("start"), Mapping):
+            moved["start"] = {"dim": dim} | dict(start)
+        elif self.start is not None and "start.dim" not in settings:
+            moved["start.dim"] = dim
+        return moved
 
     def _of_kinds(self, kinds: Settings) -> Recipe:
         parts = {

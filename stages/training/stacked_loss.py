@@ -26,7 +26,10 @@ _MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
 
 def can_be_stacked(loss: object, classes: int) -> bool:
     """Whether ``loss`` has numbers for margins and nothing else: no state, no draws, no part in the other cosines."""
-    if not isinstance(loss, MarginSoftmaxConfig) or loss.label_smoothing or loss.sampled is not None:
+    if not isinstance(loss, MarginSoftmaxConfig):
+        return False
+    plain = MarginSoftmaxConfig(subcenters=loss.subcenters, scale=loss.scale)
+    if any(getattr(loss, field.name) != getattr(plain, field.name) for field in fields(MarginSoftmaxConfig)):
         return False
     rule = _rule(loss, torch.full((classes,), 2))
     inherits = all(getattr(type(rule), name) is getattr(Rule, name) for name in _MOVES_TARGETS_ONLY)
