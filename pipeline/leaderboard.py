@@ -59,6 +59,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Leaderboard:
+    """``places`` best first, scored by ``metric``; ``keys`` are the settings that differ, in the order to show them."""
+
+    places: tuple[Place, ...]
+    metric: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Queries:
     """What :func:`paired_difference` compares."""
 
@@ -66,7 +75,7 @@ class _Queries:
     per_query: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
 
 
-def ranked(entries: Sequence[Entry], metric: str, seed: int) -> list[Place]:
+def ranked(entries: Sequence[Entry], metric: str, keys: Sequence[str], seed: int) -> Leaderboard:
     """``entries`` best first, the first of equals before the others; the raw feature can be anywhere but first."""
     order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
     best = order[0]
@@ -77,24 +86,23 @@ def ranked(entries: Sequence[Entry], metric: str, seed: int) -> list[Place]:
         if entry is not best:
             (behind,) = paired_difference(_queries(best, metric), _queries(entry, metric), seed=seed)
         places.append(Place(rank, entry, mean, low, high, behind))
-    return places
+    return Leaderboard(tuple(places), metric, tuple(keys))
 
 
 def _queries(entry: Entry, metric: str) -> _Queries:
     return _Queries(entry.keys, {metric: entry.trial.values.astype(np.float64)})
 
 
-def rows(places: Sequence[Place], metric: str) -> list[dict[str, Any]]:
+def rows(board: Leaderboard) -> list[dict[str, Any]]:
     """A flat dictionary a place: what CSV and JSON hold. Settings go by their dotted keys."""
-    keys = _swept(places)
     return [
         {
             "rank": place.rank,
             "backbone": place.entry.backbone,
             "head": place.entry.head,
             "method": place.entry.method,
-            **{key: place.entry.settings.get(key) for key in keys},
-            "metric": metric,
+            **{key: place.entry.settings.get(key) for key in board.keys},
+            "metric": board.metric,
             "value": place.value,
             "low": place.low,
             "high": place.high,
@@ -104,21 +112,20 @@ def rows(places: Sequence[Place], metric: str) -> list[dict[str, Any]]:
             "behind": place.behind.value if place.behind else 0.0,
             "behind_low": place.behind.low if place.behind else 0.0,
             "behind_high": place.behind.high if place.behind else 0.0,
-            "seconds": place.entry.trial.seconds,
             "trial": place.entry.fingerprint,
         }
-        for place in places
+        for place in board.places
     ]
 
 
-def json_text(places: Sequence[Place], metric: str) -> str:
+def json_text(board: Leaderboard) -> str:
     """A flat JSON object a line."""
-    return "".join(json.dumps(row) + "\n" for row in rows(places, metric))
+    return "".join(json.dumps(row) + "\n" for row in rows(board))
 
 
-def csv_text(places: Sequence[Place], metric: str) -> str:
+def csv_text(board: Leaderboard) -> str:
     """A header and a line a place; lists and tables among the settings are JSON."""
-    written = rows(places, metric)
+    written = rows(board)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(written[0]), lineterminator="\n")
     writer.writeheader()
@@ -128,13 +135,13 @@ def csv_text(places: Sequence[Place], metric: str) -> str:
     return text.getvalue()
 
 
-def table_text(places: Sequence[Place], metric: str) -> str:
+def table_text(board: Leaderboard) -> str:
     """The first places, the raw feature, and the best of each method, for the terminal."""
-    keys = _swept(places)
+    places, keys = board.places, board.keys
     backbones = len({place.entry.backbone for place in places}) > 1
     heads = len({place.entry.head for place in places if not place.entry.raw}) > 1
     header = ["", *(["backbone"] if backbones else []), *(["head"] if heads else []), *(keys or ["head"])]
-    table = [[*header, metric, "behind the best"]]
+    table = [[*header, board.metric, "behind the best"]]
     shown = [place for place in places if place.rank <= _PRINTED or place.entry.raw or _leads(place, places)]
     for place in shown:
         entry = place.entry
@@ -154,25 +161,25 @@ def table_text(places: Sequence[Place], metric: str) -> str:
     return "\n".join(lines)
 
 
-def page(places: Sequence[Place], metric: str, name: str) -> str:
+def page(board: Leaderboard, name: str) -> str:
     """The leaderboard as one HTML page that loads nothing."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("pipeline").joinpath(_PAGE).read_text(encoding="utf-8")
     )
+    places = board.places
     ends = [end for place in places for end in (_low(place), _high(place))]
     least, span = min(ends), (max(ends) - min(ends)) or 1.0
 
     def across(value: float) -> float:
         return round(100 * (value - least) / span, 2)
 
-    keys = _swept(places)
     lines = [
         {
             "rank": place.rank,
             "backbone": place.entry.backbone,
             "head": place.entry.head,
             "raw": place.entry.raw,
-            "settings": [_cell(place.entry.settings.get(key)) for key in keys],
+            "settings": [_cell(place.entry.settings.get(key)) for key in board.keys],
             "value": _value(place),
             "low": across(_low(place)),
             "width": round(across(_high(place)) - across(_low(place)), 2),
@@ -185,8 +192,8 @@ def page(places: Sequence[Place], metric: str, name: str) -> str:
     first = places[0].entry
     return template.render(
         name=name,
-        metric=metric,
-        keys=keys,
+        metric=board.metric,
+        keys=board.keys,
         lines=lines,
         methods=_by_method(places),
         backbones=len({place.entry.backbone for place in places}) > 1,
@@ -211,10 +218,6 @@ def _by_method(places: Sequence[Place]) -> list[dict[str, Any]]:
 def _leads(place: Place, places: Sequence[Place]) -> bool:
     """Whether ``place`` is the first of its method."""
     return place is next(other for other in places if other.entry.method == place.entry.method)
-
-
-def _swept(places: Sequence[Place]) -> list[str]:
-    return list(dict.fromkeys(key for place in places for key in place.entry.settings))
 
 
 def _low(place: Place) -> float:

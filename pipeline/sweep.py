@@ -20,7 +20,7 @@ from pipeline import leaderboard
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.fused import Learned, features_of_heads
-from pipeline.leaderboard import Entry, Place
+from pipeline.leaderboard import Entry, Leaderboard, Place
 from pipeline.progress import Display
 from pipeline.run import RAW, read_dataset
 from pipeline.toml import write_toml
@@ -61,16 +61,13 @@ def sweep(run_file: Path, write: Path | None, *, force: bool, json: bool, quiet:
     learned, train = features_of_heads(stores, heads), records.split("train")
     folder = _folder(config, config.sweep, run_file.stem, learned, train)
     with writer_lock(folder.with_name(f"{folder.name}.lock")):
-        places = _sweep(config, config.sweep, wanted, learned, train, TrialLog(folder), display)
-        metric = config.sweep.objective
-        replace_text(folder / "leaderboard.csv", leaderboard.csv_text(places, metric))
-        replace_text(folder / "leaderboard.html", leaderboard.page(places, metric, run_file.stem))
-    typer.echo(
-        leaderboard.json_text(places, metric) if json else leaderboard.table_text(places, metric) + "\n", nl=False
-    )
+        board = _sweep(config, config.sweep, wanted, learned, train, TrialLog(folder), display)
+        replace_text(folder / "leaderboard.csv", leaderboard.csv_text(board))
+        replace_text(folder / "leaderboard.html", leaderboard.page(board, run_file.stem))
+    typer.echo(leaderboard.json_text(board) if json else leaderboard.table_text(board) + "\n", nl=False)
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:
-        replace_text(write, _run_file_of(_winner(places), wanted, run_file, config.sweep))
+        replace_text(write, _run_file_of(_winner(board.places), wanted, run_file, config.sweep))
         display.say(f"the best configuration: {write}")
 
 
@@ -136,7 +133,7 @@ def _sweep(
     records: Records,
     log: TrialLog,
     display: Display,
-) -> list[Place]:
+) -> Leaderboard:
     entries: list[Entry] = []
     for of in learned:
         judge = partial(leave_one_out, metric=asked.objective)
@@ -145,7 +142,7 @@ def _sweep(
             entries.append(Entry(of.name, RAW, RAW, {}, ground.raw(), ground.query_keys))
         names = {head.name for head in of.heads}
         entries += _trials(config, asked, [one for one in wanted if one.head in names], of.name, ground, log, display)
-    return leaderboard.ranked(entries, asked.objective, config.seed)
+    return leaderboard.ranked(entries, asked.objective, tuple(asked.axes()), config.seed)
 
 
 def _trials(

@@ -20,6 +20,7 @@ from stages.training.losses import (
     CosFaceConfig,
     CurricularFaceConfig,
     ElasticArcFaceConfig,
+    LossConfig,
     MagFaceConfig,
     MarginByClassSize,
     SampledConfig,
@@ -171,9 +172,9 @@ def test_stacked_losses_and_gradients_are_those_of_the_kernel(configs: list[Marg
         for found, tensor in zip(expected, (value.detach(), leaf.grad, loss.weight.grad), strict=True):
             found.append(tensor)
     got = StackedLoss(configs, sizes, seeds).slopes(embeddings, torch.stack(prototypes), labels)
-    for found, tensors in zip(got, expected, strict=True):
+    for result, tensors in zip(got, expected, strict=True):
         torch.testing.assert_close(
-            found, torch.stack(tensors), rtol=1e-4, atol=1e-5
+            result, torch.stack(tensors), rtol=1e-4, atol=1e-5
         )  # slopes are steep at a cosine of 1
 
 
@@ -190,7 +191,7 @@ def test_stacked_losses_and_gradients_are_those_of_the_kernel(configs: list[Marg
         ArcFaceConfig(margin_rad=MarginByClassSize(smallest_class=0.6, largest_class=0.2)),
     ],
 )
-def test_a_loss_that_learns_draws_or_moves_more_than_the_target_is_trained_alone(loss: MarginSoftmaxConfig) -> None:
+def test_a_loss_that_learns_draws_or_moves_more_than_the_target_is_trained_alone(loss: LossConfig) -> None:
     assert stack_key(replace(BASE, loss=loss), CLASSES) is None
 
 

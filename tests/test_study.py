@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -19,7 +19,7 @@ OVER = {
 }
 
 
-def family(over: dict[str, object]) -> Family:
+def family(over: Mapping[str, object]) -> Family:
     (found,) = families(BASE, SweepConfig(method="optuna", over=over).axes())
     return found
 

@@ -6,8 +6,10 @@ import csv
 import html.parser
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from functools import partial
@@ -48,7 +50,9 @@ def ground_of(folder: Path, *, failed: tuple[str, ...] = (), seeds: tuple[int, .
     return cross_validation(features, records, JUDGE, folds=3, seeds=seeds)
 
 
-def by_hand(ground: CrossValidation, features: Features, recipe: Recipe) -> np.ndarray:  # type: ignore[type-arg]
+def by_hand(
+    ground: CrossValidation, features: Features, recipe: Recipe
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """The scores (F, S): each head trained alone on the rows outside the fold, which then search each other."""
     scores = np.empty((len(ground.folds), len(ground.seeds)))
     for number, fold in enumerate(ground.folds):
@@ -353,6 +357,31 @@ def test_a_search_has_the_same_budget_for_each_loss(folder: Path) -> None:
     kinds = [json.loads(line)["loss.kind"] for line in done.stdout.splitlines()]
     assert (kinds.count("arcface"), kinds.count("cosface"), kinds.count(None)) == (3, 3, 1)
     assert permafrost("sweep", "search.toml", "--json", cwd=folder).stdout == done.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_finished_trials_and_the_next_sweep_goes_on(folder: Path) -> None:
+    scales = ", ".join(str(float(scale)) for scale in range(4, 64))
+    text = RUN.replace('kind = "cosface"', 'kind = "cosface"\nlabel_smoothing = 0.1')  # trained one by one
+    (folder / "long.toml").write_text(
+        text + f'[sweep]\nfolds = 2\nseeds = [0, 1]\nover = {{ "loss.scale" = [{scales}] }}\n'
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", "sweep", "long.toml"], cwd=folder, env=environment)
+    deadline = time.monotonic() + 120
+    while not (logs := list((folder / "artifacts/sweeps").glob("long-????????/trials.jsonl"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    kept = logs[0].read_bytes()
+    assert 1 <= len(kept.splitlines()) < 60
+    (folder / "long.toml").write_text((folder / "long.toml").read_text().replace(f"[{scales}]", "[4.0, 5.0]"))
+    done = permafrost("sweep", "long.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert logs[0].read_bytes().startswith(kept)
+    assert len(done.stdout.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
