@@ -87,6 +87,10 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)
 	@$(PY) -m benchmarks.clip_retrieval
 
+.PHONY: bench-heads
+bench-heads: install  ## Stage 2: sixteen heads in one pass against one (minutes)
+	@$(PY) -m benchmarks.stack
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20

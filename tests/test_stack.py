@@ -173,9 +173,8 @@ def test_stacked_losses_and_gradients_are_those_of_the_kernel(configs: list[Marg
             found.append(tensor)
     got = StackedLoss(configs, sizes, seeds).slopes(embeddings, torch.stack(prototypes), labels)
     for result, tensors in zip(got, expected, strict=True):
-        torch.testing.assert_close(
-            result, torch.stack(tensors), rtol=1e-4, atol=1e-5
-        )  # slopes are steep at a cosine of 1
+        # slopes are steep at a cosine of 1
+        torch.testing.assert_close(result, torch.stack(tensors), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -50,9 +51,7 @@ def ground_of(folder: Path, *, failed: tuple[str, ...] = (), seeds: tuple[int, .
     return cross_validation(features, records, JUDGE, folds=3, seeds=seeds)
 
 
-def by_hand(
-    ground: CrossValidation, features: Features, recipe: Recipe
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def by_hand(ground: CrossValidation, features: Features, recipe: Recipe) -> npt.NDArray[np.float64]:
     """The scores (F, S): each head trained alone on the rows outside the fold, which then search each other."""
     scores = np.empty((len(ground.folds), len(ground.seeds)))
     for number, fold in enumerate(ground.folds):
