@@ -149,9 +149,10 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
     run = nested_run(tmp_path, LinearHeadConfig(dim=8, nested=(2, 4), dropout=0.0))
     batch, labels = torch.randn(10, 16, generator=drawn()), torch.arange(10) % 6
     value = run._gradient(batch, labels)
-    given = [weight.grad.clone() for weight in (run.network.weight, run.loss.weight)]  # type: ignore[union-attr]
-    for weight in (run.network.weight, run.loss.weight):
-        weight.grad = None  # type: ignore[union-attr]
+    trained = [dict(run.network.named_parameters())["weight"], run.loss.weight]
+    given = [weight.grad for weight in trained]
+    for weight in trained:
+        weight.grad = None
     total: Tensor = torch.zeros(())
     for size in (2, 4, 8):
         alone = ArcFaceConfig(scale=16.0).build(size, torch.ones(6, dtype=torch.int64), drawn())
@@ -159,8 +160,8 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
         total = total + torch.func.functional_call(alone, weights, (run._map(batch, drawn())[:, :size], labels))
     total.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(value, total.detach())
-    for one, weight in zip(given, (run.network.weight, run.loss.weight), strict=True):
-        torch.testing.assert_close(one, weight.grad)  # type: ignore[union-attr]
+    for one, weight in zip(given, trained, strict=True):
+        torch.testing.assert_close(one, weight.grad)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_block_shuffle_visits_each_row_once_and_stays_near_on_disk(monkeypatch
 
 def _windows(order: np.ndarray) -> list[np.ndarray]:
     """Cut where a fourth block begins: a window is over then."""
-    windows, current, blocks = [], [], set[int]()
+    windows, current, blocks = [], list[int](), set[int]()
     for row in order.tolist():
         if row // 10 not in blocks and len(blocks) == 3:
             windows.append(np.array(current))
