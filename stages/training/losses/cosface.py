@@ -9,41 +9,39 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.margins import Margin, MarginSetting, check_difference
 from stages.training.losses.rule import Rule
-from stages.training.losses.schedule import Ramp, ends, value_at
 
 
 @dataclass(frozen=True)
 class CosFaceConfig(MarginSoftmaxConfig):
-    """CosFace. ``margin_cos`` is a difference of cosines, a number or a ramp over the training."""
+    """CosFace. ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size."""
 
     kind: Literal["cosface"] = "cosface"
-    margin_cos: float | Ramp = 0.35
+    margin_cos: MarginSetting = 0.35
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(0 <= margin <= 1 for margin in ends(self.margin_cos)):
-            raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+        check_difference(self.margin_cos)
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """The target's cosine less the margin."""
-        del class_sizes, generator
-        return Subtract(self.margin_cos)
+        del generator
+        return Subtract(Margin(self.margin_cos, class_sizes))
 
 
 class Subtract(Rule):
-    """The target's cosine less ``margin_cos``."""
+    """The target's cosine less ``margin``."""
 
-    def __init__(self, margin_cos: float | Ramp) -> None:
+    def __init__(self, margin: Margin) -> None:
         super().__init__()
-        self.setting = margin_cos
-        self.at(0.0)
+        self.margin = margin
 
     def at(self, share: float) -> None:
         """See :class:`Rule`."""
-        self.margin_cos = value_at(self.setting, share)
+        self.margin.at(share)
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""
-        del norms, labels
-        return cosine - self.margin_cos
+        del norms
+        return cosine - self.margin.of(labels)

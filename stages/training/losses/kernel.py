@@ -11,7 +11,7 @@ and makes the rule::
     @dataclass(frozen=True)
     class CosFaceConfig(MarginSoftmaxConfig):
         kind: Literal["cosface"] = "cosface"
-        margin_cos: float | Ramp = 0.35
+        margin_cos: Scheduled = 0.35
 
         def rule(self, class_sizes, generator):
             return Subtract(self.margin_cos)
@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from stages.training.losses.rule import Rule
 from stages.training.losses.sampled import ClassSampler, SampledConfig
-from stages.training.losses.schedule import Ramp, ends, value_at
+from stages.training.losses.schedule import Scheduled, ends, value_at
 from stages.training.losses.streamed import Softmax, streamed_loss
 from stages.training.losses.tiles import Precision
 
@@ -50,7 +50,7 @@ class MarginSoftmaxConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     subcenters: int = field(default=1, kw_only=True)
-    scale: float | Ramp = field(default=30.0, kw_only=True)
+    scale: Scheduled = field(default=30.0, kw_only=True)
     label_smoothing: float = field(default=0.0, kw_only=True)
     sampled: SampledConfig | None = field(default=None, kw_only=True)
     precision: Precision = field(default="float32", kw_only=True)

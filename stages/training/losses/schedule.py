@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+from pydantic import Discriminator, Tag
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,17 @@ class Ramp:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"a ramp goes from one finite number to another, got {self.start} to {self.end}")
+
+
+_NUMBER, _RAMP = "a number", "a ramp"
+
+
+def _which(value: Any) -> str:
+    return _RAMP if isinstance(value, (dict, Ramp)) else _NUMBER
+
+
+# The tags stand in pydantic's paths, where those with a space are not keys.
+Scheduled: TypeAlias = Annotated[Annotated[float, Tag(_NUMBER)] | Annotated[Ramp, Tag(_RAMP)], Discriminator(_which)]
 
 
 def value_at(setting: float | Ramp, share: float) -> float:
