@@ -1,6 +1,7 @@
 """Numbers with an identity: the store that features and embeddings live in. Loads without torch."""
 
 from cache.digests import DigestCache
+from cache.features import Features
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
 from cache.rows import RowOutcome
@@ -14,6 +15,7 @@ __all__ = [
     "DigestCache",
     "Failure",
     "FeatureStore",
+    "Features",
     "Identity",
     "ImageSource",
     "Provenance",

@@ -94,11 +94,18 @@ def extract(
 
 
 @app.command()
-def train_heads(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
+def train_heads(
+    run_file: RunFile,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write loss, rate and score of every epoch as TensorBoard events.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Stage 2: train the heads on stored features, and embed with them."""
     from pipeline import commands
 
-    commands.train_heads(run_file, json=json, quiet=quiet)
+    commands.train_heads(run_file, tensorboard=tensorboard, json=json, quiet=quiet)
 
 
 @app.command()

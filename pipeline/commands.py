@@ -54,11 +54,11 @@ def extract(run_file: Path, hardware: Hardware, max_failures: float | None, *, j
     fail_on_too_many(config, records, done, max_failures)
 
 
-def train_heads(run_file: Path, *, json: bool, quiet: bool) -> None:
+def train_heads(run_file: Path, *, tensorboard: bool, json: bool, quiet: bool) -> None:
     """Stage 2, then one line a head."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = stages_of.read_dataset(config, display)
-    for found in stages_of.find_vectors(config, records, display, train=True):
+    for found in stages_of.find_vectors(config, records, display, train=True, tensorboard=tensorboard):
         if found.trained is None:
             continue  # the raw feature
         line = {"backbone": found.backbone, "head": found.head, "embeddings": found.store.fingerprint}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
 from stages.curation import CurateConfig
@@ -21,7 +21,8 @@ from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
-from stages.training import HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
+from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
+from stages.training.starting import check_start
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
 # tag has a space, a key has none.
@@ -53,15 +54,33 @@ class ExtractionConfig:
             raise ValueError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
 
 
+ClosedFormRun = Annotated[ClosedFormConfig, Field(discriminator="kind")]
+
+
 @dataclass(frozen=True)
 class HeadRun:
-    """One of ``[[heads]]``: a head, the loss that trains it, and how. In the file the head's own keys stand flat."""
+    """One of ``[[heads]]``: a head, the loss that trains it, and how. In the file the head's own keys stand flat.
+
+    Args:
+        name: of the head in tables and folders.
+        head: what is trained, or fitted where it is a closed form.
+        loss: what trains it; a closed form needs none.
+        start: a closed form whose map a linear head starts at; one with a loss is its own start.
+        optimizer: how the weights move.
+        training: how long, and on which rows.
+        backbones: names of backbones whose features, each of unit length, stand side by side for this head; ``all``
+            of the run. Left out, the head is trained on each backbone by itself.
+        sizes: beside the features, the size of the image: H / W, H / 224, W / 224.
+    """
 
     name: str
     head: HeadConfig
-    loss: LossConfig
+    loss: LossConfig | None = None
+    start: ClosedFormRun | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    backbones: tuple[str, ...] | Literal["all"] = ()
+    sizes: bool = False
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -70,6 +89,9 @@ class HeadRun:
             raise ValueError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
+        check_start(self.head, self.loss, self.start, self.training)
+        if self.backbones != "all" and len({*self.backbones}) < len(self.backbones):
+            raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
 
 
 @dataclass(frozen=True)

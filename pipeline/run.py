@@ -6,6 +6,8 @@
         digests.sqlite                       the digests of unchanged files
         features/<backbone>-<...>/           stage 1: a store for each backbone's identity
         heads/<backbone>/<head>-<...>/       stage 2: head.safetensors and its training log
+        heads/<backbone>/<...>.checkpoint    what a head in training goes on from when it is stopped
+        tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for
         embeddings/<backbone>/<head>-<...>/  a store for each head
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
 """
@@ -17,16 +19,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache import DigestCache, FeatureStore
+from cache import DigestCache, Features, FeatureStore
 from cache.atomic import replace_text
 from cache.errors import MissingRowsError
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
+from pipeline.fused import features_of_heads
 from pipeline.progress import Display
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
 from stages.retrieval import Scores, evaluate
-from stages.training import EpochLog, Head, embed, head_identity, train_head
+from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
 _FEW_CLASSES = 5
@@ -38,7 +41,9 @@ class Vectors(NamedTuple):
 
     backbone: str
     head: str
-    store: FeatureStore
+    store: FeatureStore | FusedFeatures
+    features: FeatureStore | FusedFeatures
+    """What a head embeds; the store itself for the raw feature."""
     trained: Head | None = None
     """None for the raw feature."""
 
@@ -70,63 +75,95 @@ def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
     return found
 
 
-def find_vectors(config: RunConfig, records: Records, display: Display, *, train: bool = False) -> list[Vectors]:
-    """Stage 2: for each backbone the raw feature, then the embeddings of each head.
+def find_vectors(
+    config: RunConfig, records: Records, display: Display, *, train: bool = False, tensorboard: bool = False
+) -> list[Vectors]:
+    """Stage 2: for each backbone the raw feature, then the embeddings of each head; then so for fused backbones.
 
     A head that is not trained yet on these features, labels and settings is trained with ``train``; without, that is
-    a MissingRowsError.
+    a MissingRowsError. With ``tensorboard`` its epochs are written as events too.
     """
     found = []
     stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
-    names = [features.name for features in stores]
-    for features in stores:  # two backbones of one name are told apart by their fingerprints
-        backbone = features.name if names.count(features.name) == 1 else features.path.name
-        found.append(Vectors(backbone, RAW, features))
-        for wanted in config.heads:
-            setup = _setup(config, wanted, features, records)
-            identity = head_identity(**setup)
-            folder = Path(config.artifacts) / "heads" / features.name / f"{wanted.name}-{identity.short}"
-            if (folder / "head.safetensors").exists():
-                head = Head.load(folder, identity)
-                if train:
-                    display.say(f"train {wanted.name} on {backbone}: trained before, on the same features and settings")
-            elif train:
-                head = _train(wanted, backbone, setup, display)
-                head.save(folder)
-            else:
-                raise MissingRowsError(
-                    f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
-                    "Run `permafrost train-heads` with this run file."
-                )
+    for backbone, features, heads, raw in features_of_heads(stores, config.heads):
+        if raw:
+            found.append(Vectors(backbone, RAW, features, features))
+        for wanted in heads:
+            head = _head(config, wanted, backbone, features, records, display, train=train, tensorboard=tensorboard)
             path = Path(config.artifacts) / "embeddings" / features.name
             embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
-            found.append(Vectors(backbone, wanted.name, embeddings, head))
+            found.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return found
 
 
-def _train(wanted: HeadRun, backbone: str, setup: dict[str, Any], display: Display) -> Head:
-    with display.bar(f"training {wanted.name} on {backbone}", "epochs") as update:
+def _head(
+    config: RunConfig,
+    wanted: HeadRun,
+    backbone: str,
+    features: Features,
+    records: Records,
+    display: Display,
+    *,
+    train: bool,
+    tensorboard: bool,
+) -> Head:
+    """The head as it was saved, or else trained and saved where it may be."""
+    setup = _setup(config, wanted, features, records)
+    identity = head_identity(**setup)
+    where = Path("heads") / features.name / f"{wanted.name}-{identity.short}"
+    folder = Path(config.artifacts) / where
+    if (folder / "head.safetensors").exists():
+        if train:
+            display.say(f"train {wanted.name} on {backbone}: trained before, on the same features and settings")
+        return Head.load(folder, identity)
+    if not train:
+        raise MissingRowsError(
+            f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
+            "Run `permafrost train-heads` with this run file."
+        )
+    events = Path(config.artifacts) / "tensorboard" / where.relative_to("heads") if tensorboard else None
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")
+    head = _train(wanted, backbone, setup, display, checkpoint, events)
+    head.save(folder)
+    checkpoint.unlink(missing_ok=True)
+    return head
+
+
+def _train(
+    wanted: HeadRun, backbone: str, setup: dict[str, Any], display: Display, checkpoint: Path, events: Path | None
+) -> Head:
+    if checkpoint.exists():
+        display.say(f"train {wanted.name} on {backbone}: going on after the last epoch of the run that was stopped")
+    with (
+        display.bar(f"training {wanted.name} on {backbone}", "epochs") as update,
+        epoch_events(events) as write,
+    ):
 
         def report(epoch: EpochLog) -> None:
             score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
-            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}")
+            member = f", head {epoch.member} of {wanted.training.soup}" if wanted.training.soup > 1 else ""
+            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}{member}")
+            write(epoch)
 
-        head = train_head(**setup, on_epoch=report)
+        head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)
     summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
+    trained = f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: " if head.log else ""
+    anchor = "" if summary.anchor is None else f"; {summary.anchor:g} of it, {1 - summary.anchor:g} of the start"
     display.say(
         f"train {wanted.name} on {backbone}: {summary.rows:,} images of {summary.classes:,} classes, "
-        f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: {summary.chosen_by}"
+        f"{trained}{summary.chosen_by}{anchor}"
     )
     return head
 
 
-def _setup(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: Records) -> dict[str, Any]:
+def _setup(config: RunConfig, wanted: HeadRun, features: Features, records: Records) -> dict[str, Any]:
     """What a head follows from: the arguments of both ``head_identity`` and ``train_head``."""
     return {
         "features": features,
         "records": records.split("train"),
         "head": wanted.head,
         "loss": wanted.loss,
+        "start": wanted.start,
         "optimizer": wanted.optimizer,
         "training": wanted.training,
         "validation": _validation(features, records),
@@ -134,7 +171,7 @@ def _setup(config: RunConfig, wanted: HeadRun, features: FeatureStore, records: 
     }
 
 
-def _validation(features: FeatureStore, records: Records) -> tuple[Records, Records] | None:
+def _validation(features: Features, records: Records) -> tuple[Records, Records] | None:
     """Query and gallery to choose the epoch on, or None where they are too few classes to choose by."""
     queries, gallery = records.split("validation_query"), records.split("validation_gallery")
     queries, gallery = (part.take(part.rows_in(features)) for part in (queries, gallery))

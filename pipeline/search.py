@@ -9,21 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from cache import parse_source
-from cache.errors import ConfigError, RecordsError
+from cache import FeatureStore, parse_source
+from cache.errors import ConfigError, RecordsError, StaleStoreError
 from pipeline.backbones import load_for_extraction
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import RAW, Vectors, find_vectors, read_dataset
-from stages.extraction import DecodeError, decode
+from stages.extraction import Backbone, DecodeError, decode
 from stages.records import Records
 from stages.retrieval import index_gallery, search, unit_length
+from stages.training import FusedFeatures, image_proportions
 
 
 def search_images(
     run_file: Path, images: list[str], head: str | None, k: int, *, everything: bool, json: bool, quiet: bool
 ) -> None:
-    """Embed ``images`` with the first backbone and ``head`` (by default the run's last), and print the k nearest."""
+    """Embed ``images`` with ``head`` (by default the run's last) on its first backbone, and print the k nearest."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
     name = head or (config.heads[-1].name if config.heads else RAW)
@@ -63,11 +64,27 @@ def search_images(
 def _embed(
     config: RunConfig, images: list[str], found: Vectors, records: Records, display: Display
 ) -> npt.NDArray[np.float32]:
-    wanted = config.backbones[0]
-    backbone, *_ = load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display)
     try:
-        batch = np.stack([backbone.preprocess(decode(of.read(), box=of.box)) for of in map(parse_source, images)])
+        pictures = [decode(of.read(), box=of.box) for of in map(parse_source, images)]
     except (OSError, DecodeError) as error:
         raise RecordsError(f"an image to search for cannot be read: {error}") from error
-    features = backbone.features(batch)
+    fused = found.features if isinstance(found.features, FusedFeatures) else None
+    stores = (found.features,) if isinstance(found.features, FeatureStore) else found.features.stores
+    parts = []
+    for store in stores:
+        backbone = _backbone_of(store, config, records, display)
+        parts.append(backbone.features(np.stack([backbone.preprocess(picture) for picture in pictures])))
+    sizes = image_proportions(*np.array([picture.shape[1:] for picture in pictures]).T)
+    features = parts[0] if fused is None else fused.unite(parts, sizes if fused.sizes else None)
     return unit_length(features if found.trained is None else found.trained(features))
+
+
+def _backbone_of(store: FeatureStore, config: RunConfig, records: Records, display: Display) -> Backbone:
+    """The backbone of the run that filled ``store``."""
+    for wanted in config.backbones:
+        for backbone in load_for_extraction(wanted, records, Path(config.artifacts), "cpu", display):
+            if all(store.identity.fields.get(key) == value for key, value in backbone.identity.fields.items()):
+                return backbone
+    raise StaleStoreError(
+        store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
+    )

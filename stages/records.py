@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from cache.digests import DigestCache, FileDigest
 from cache.errors import MissingRowsError
-from cache.store import FeatureStore
+from cache.features import Features
 from stages.datasets import DatasetConfig
 from stages.datasets.config import Names
 from stages.joined import check_names, join
@@ -96,7 +96,7 @@ class Records:
         mask = pc.is_in(self.table["split"], pa.array(self.roles[role], pa.string()))
         return replace(self, table=self.table.filter(mask))
 
-    def rows_in(self, store: FeatureStore) -> npt.NDArray[np.int64]:
+    def rows_in(self, store: Features) -> npt.NDArray[np.int64]:
         """The positions of the records whose image has a stored feature; the images that failed are left out.
 
         Raises :class:`MissingRowsError` for an image that nobody has tried to compute.

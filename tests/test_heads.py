@@ -16,6 +16,7 @@ from cache import Identity
 from cache.errors import DamagedStoreError, WeightsError
 from cache.fingerprint import JSON
 from stages.training import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
+from stages.training.heads.linear import LinearHead
 
 DIM = 12
 PLAIN = InputsConfig(center=False, rescale="none")
@@ -23,6 +24,11 @@ PLAIN = InputsConfig(center=False, rescale="none")
 
 def features(rows: int = 20, seed: int = 0) -> npt.NDArray[np.float16]:
     return np.random.default_rng(seed).normal(3.0, 2.0, (rows, DIM)).astype(np.float16)
+
+
+def weights_of(head: Head) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    assert isinstance(head.network, LinearHead)
+    return head.network.weight.detach().numpy(), head.network.bias.detach().numpy()
 
 
 def make_head(config: LinearHeadConfig | None = None, *, seed: int = 0) -> Head:
@@ -45,7 +51,7 @@ def test_an_embedding_is_the_linear_map_of_the_standardized_feature_at_unit_leng
     training = features().astype(np.float64)
     mean = training.mean(0)
     spread = math.sqrt(sum((x - m) ** 2 for row in training for x, m in zip(row, mean, strict=True)) / training.size)
-    weight, bias = head.network.weight.detach().numpy(), head.network.bias.detach().numpy()
+    weight, bias = weights_of(head)
     for row, embedding in zip(rows.astype(np.float64), head(rows), strict=True):
         mapped = weight @ ((row - mean) / spread) + bias
         np.testing.assert_allclose(embedding, mapped / math.sqrt(sum(mapped**2)), atol=1e-6)
@@ -53,7 +59,8 @@ def test_an_embedding_is_the_linear_map_of_the_standardized_feature_at_unit_leng
 
 def test_without_a_step_before_it_the_map_takes_the_feature_as_it_is() -> None:
     head, rows = make_head(LinearHeadConfig(dim=4, inputs=PLAIN)), features(seed=1)
-    mapped = rows.astype(np.float32) @ head.network.weight.detach().numpy().T + head.network.bias.detach().numpy()
+    weight, bias = weights_of(head)
+    mapped = rows.astype(np.float32) @ weight.T + bias
     np.testing.assert_allclose(head(rows), mapped / np.linalg.norm(mapped, axis=1, keepdims=True), atol=1e-6)
 
 
@@ -116,7 +123,7 @@ def test_the_files_of_a_head_are_plain_and_the_same_at_every_save(tmp_path: Path
     head = make_head()
     first, second = head.save(tmp_path / "a"), head.save(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
-    assert sorted(load_file(first)) == ["bias", "inputs.mean", "inputs.spread", "weight"]
+    assert sorted(load_file(first)) == ["bias", "inputs.mean", "inputs.root", "inputs.spread", "weight"]
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert [(line["phase"], line["epoch"], line["validation_mmp5"]) for line in lines] == [
         ("choose", 1, 0.25),

@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
     "cache": [
-        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Identity", "ImageSource",
-        "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
+        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
+        "ImageSource", "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint",
+        "parse_source", "verify",
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
@@ -29,11 +30,12 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "CosFaceConfig", "CurricularFaceConfig",
-        "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig",
-        "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig", "MarginByClassSize", "NormFaceConfig",
-        "OptimizerConfig", "Ramp", "SampledConfig", "SphereFaceConfig", "TrainingConfig", "TrainingSummary", "embed",
-        "head_identity", "train_head",
+        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "BatchNormHeadConfig", "ClosedFormConfig", "CosFaceConfig",
+        "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "FusedFeatures", "Head",
+        "HeadConfig", "InputsConfig", "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig",
+        "MarginByClassSize", "MlpHeadConfig", "NormFaceConfig", "OptimizerConfig", "Ramp", "SampledConfig",
+        "SamplingConfig", "SphereFaceConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events",
+        "head_identity", "image_proportions", "train_head",
     ],
     "stages.retrieval": [
         "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",
@@ -44,7 +46,7 @@ PUBLIC = {
 FLAGS = {
     "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
-    "train-heads": {"--json", "--quiet"},
+    "train-heads": {"--json", "--quiet", "--tensorboard"},
     "score": {"--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "demo": {"--artifacts", "--json", "--quiet"},

@@ -25,8 +25,9 @@ from stages.training import (
     train_head,
     validation,
 )
+from stages.training.classes import held_out, in_large_classes
 from stages.training.heads.linear import LinearHead
-from stages.training.sampling import epoch_order, held_out, in_large_classes
+from stages.training.sampling import epoch_order
 from stages.training.validation import mmp5, nearest
 from tests.toy_training import add_to_store, classes_of, make_records, toy, toy_features
 
@@ -45,7 +46,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def state_of(network: LinearHead) -> bytes:
+def state_of(network: torch.nn.Module) -> bytes:
     return b"".join(tensor.numpy().tobytes() for _, tensor in sorted(network.state_dict().items()))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore, fingerprint
+from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
 from stages.records import Records
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
@@ -31,7 +31,7 @@ _SHALLOW = 100  # up to this depth searching is faster than ranking the whole ga
 
 
 def evaluate(
-    vectors: FeatureStore,
+    vectors: Features,
     *,
     queries: Records,
     gallery: Records,
@@ -111,7 +111,7 @@ def evaluate(
     )
 
 
-def nearest(vectors: FeatureStore, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
+def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
     """The positions in ``gallery`` of the ``k`` records nearest to each query, and their similarity, both (Q, k).
 
     The query itself (the same key) is left out. A query whose image failed, and the places past the end of a small
@@ -129,7 +129,7 @@ def nearest(vectors: FeatureStore, queries: Records, gallery: Records, k: int) -
 
 
 def index_gallery(
-    vectors: FeatureStore,
+    vectors: Features,
     gallery: Records,
     config: IndexConfig = FlatIndexConfig(),
     *,
@@ -152,7 +152,7 @@ def index_gallery(
     return index
 
 
-def _rows_of(vectors: FeatureStore, records: Records, role: str) -> Rows:
+def _rows_of(vectors: Features, records: Records, role: str) -> Rows:
     """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
     rows = records.rows_in(vectors)
     if not len(rows):
@@ -161,7 +161,7 @@ def _rows_of(vectors: FeatureStore, records: Records, role: str) -> Rows:
     return rows
 
 
-def _with_row(vectors: FeatureStore, records: Records, role: str) -> Records:
+def _with_row(vectors: Features, records: Records, role: str) -> Records:
     return records.take(_rows_of(vectors, records, role))
 
 

@@ -1,7 +1,11 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
 
+from stages.training.closed_form import ClosedFormConfig
+from stages.training.config import TrainingConfig
 from stages.training.embed import embed
-from stages.training.heads import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
+from stages.training.fusion import FusedFeatures, image_proportions
+from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses import (
     AdaCosConfig,
     AdaFaceConfig,
@@ -20,17 +24,22 @@ from stages.training.losses import (
     SphereFaceConfig,
 )
 from stages.training.optimizer import OptimizerConfig
-from stages.training.train import TrainingConfig, head_identity, train_head
+from stages.training.sampling import SamplingConfig
+from stages.training.tensorboard import epoch_events
+from stages.training.train import head_identity, train_head
 
 __all__ = [
     "AdaCosConfig",
     "AdaFaceConfig",
     "ArcFaceConfig",
+    "BatchNormHeadConfig",
+    "ClosedFormConfig",
     "CosFaceConfig",
     "CurricularFaceConfig",
     "ElasticArcFaceConfig",
     "ElasticCosFaceConfig",
     "EpochLog",
+    "FusedFeatures",
     "Head",
     "HeadConfig",
     "InputsConfig",
@@ -39,14 +48,18 @@ __all__ = [
     "LossConfig",
     "MagFaceConfig",
     "MarginByClassSize",
+    "MlpHeadConfig",
     "NormFaceConfig",
     "OptimizerConfig",
     "Ramp",
     "SampledConfig",
+    "SamplingConfig",
     "SphereFaceConfig",
     "TrainingConfig",
     "TrainingSummary",
     "embed",
+    "epoch_events",
     "head_identity",
+    "image_proportions",
     "train_head",
 ]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import FeatureStore, Identity, Provenance, RowOutcome
+from cache import Features, FeatureStore, Identity, Provenance, RowOutcome
 from cache.errors import StaleStoreError
-from stages.training.heads import Head
+from stages.training.head import Head
 
 
 def embed(
     head: Head,
-    features: FeatureStore,
+    features: Features,
     path: Path | str,
     *,
     name: str | None = None,

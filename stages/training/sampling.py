@@ -1,35 +1,288 @@
-"""Which rows are trained on, which are held out, and which make a batch."""
+"""Which rows an epoch visits, and which of them make a batch."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-HOLDABLE = 5  # fewer classes than this leave too little on one side
+Rows = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float64]
+
+BLOCK_ROWS, WINDOW_BLOCKS = 1024, 64
+"""A block shuffle of rows on disk: whole blocks are shuffled, and the rows within a window of so many blocks."""
 
 
-def epoch_order(rows: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+class Sampler(Protocol):
+    """Batches of rows, an epoch at a time. Every epoch has as many batches as the one before."""
+
+    steps: int
+    """Batches an epoch."""
+
+    def epoch(self, rng: np.random.Generator) -> list[Rows]:
+        """The rows (B,) of each batch of one epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShuffledConfig:
+    """Every row once an epoch, in random order."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["shuffled"] = "shuffled"
+
+
+@dataclass(frozen=True)
+class BalancedConfig:
+    """As many rows an epoch as there are, a class of n rows in proportion to n ** ``power``.
+
+    0 is class-balanced, 0.5 square-root, 1 by rows. The rows of a class come in random order, each again only after
+    all others.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["balanced"] = "balanced"
+    power: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+
+
+@dataclass(frozen=True)
+class ClassesByImagesConfig:
+    """P classes of K = ``images`` rows each in every batch, P * K = batch_size.
+
+    Classes come in random order, each again only after all others, and so do the rows of a class. A class of fewer
+    than K rows repeats them; ``training.minimum_class_size`` leaves such classes out.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["classes_by_images"] = "classes_by_images"
+    images: int = 4
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"images is the number of rows of a class in a batch, at least 1, got {self.images}")
+
+
+@dataclass(frozen=True)
+class OneDomainConfig:
+    """Every batch from one domain, the domains by turns, one of n rows as often as n ** ``power`` says.
+
+    0 is round robin: equal turns, so that a small domain is seen more often than a large one. The rows of a domain
+    come in random order, each again only after all others.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["one_domain"] = "one_domain"
+    power: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_power(self.power)
+
+
+@dataclass(frozen=True)
+class DomainWeightsConfig:
+    """Mixed batches, the share w_d of each domain d moved after every epoch by how much it still loses.
+
+    With l_d = 1 - mMP@5 on the validation queries of d (0 where there is none)::
+
+        w_d <- w_d * exp(step * (l_d - sum_e w_e l_e)), scaled to sum to 1
+        share of d in the next epoch = (1 - floor) * w_d + floor / domains
+
+    w begins at the domains' shares of the rows (the multiplicative weights of group DRO, Sagawa et al., ICLR 2020).
+    Where held-out classes choose the epoch, the training on all classes repeats the shares that the first one had.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["domain_weights"] = "domain_weights"
+    step: float = 1.0
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step < np.inf:
+            raise ValueError(f"step is how fast the weights move, at least 0 and finite, got {self.step}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor is the share that all domains have in equal parts, in [0, 1], got {self.floor}")
+
+
+SamplingConfig: TypeAlias = Annotated[
+    ShuffledConfig | BalancedConfig | ClassesByImagesConfig | OneDomainConfig | DomainWeightsConfig,
+    Field(discriminator="kind"),
+]
+
+
+def build_sampler(
+    config: SamplingConfig, labels: Rows, domains: Rows, batch_size: int, *, blocks: bool = False
+) -> Sampler:
+    """The sampler of rows with ``labels`` (N,) and ``domains`` (N,), both integers from 0 without a gap.
+
+    ``blocks`` makes the order of ``shuffled`` one that reads rows from disk in long stretches (:func:`block_order`).
+    """
+    match config:
+        case ShuffledConfig():
+            return _Shuffled(len(labels), batch_size, blocks=blocks)
+        case BalancedConfig():
+            return _Grouped(labels, batch_size, powered(np.bincount(labels), config.power))
+        case ClassesByImagesConfig():
+            return _ClassesByImages(labels, batch_size // config.images, config.images)
+        case OneDomainConfig():
+            return _OneDomain(domains, batch_size, config.power)
+        case DomainWeightsConfig():
+            return DomainWeighted(domains, batch_size, config)
+
+
+class _Shuffled:
+    def __init__(self, rows: int, batch_size: int, *, blocks: bool) -> None:
+        self._rows, self._size = rows, batch_size
+        self._order = block_order if blocks else epoch_order
+        self.steps = -(-rows // batch_size)
+
+    def epoch(self, rng: np.random.Generator) -> list[Rows]:
+        return cut(self._order(self._rows, rng), self._size)
+
+
+class _Grouped:
+    """N rows an epoch, of each group (a class, a domain) the share that ``shares`` (groups,) says."""
+
+    def __init__(self, groups: Rows, batch_size: int, shares: Shares) -> None:
+        self._decks, self._size, self._rows = _Decks(groups), batch_size, len(groups)
+        self.shares = shares
+        self.steps = -(-len(groups) // batch_size)
+
+    def epoch(self, rng: np.random.Generator) -> list[Rows]:
+        counts = apportion(self._rows, self.shares, rng)
+        return cut(rng.permutation(self._decks.deal(counts, rng)), self._size)
+
+
+class DomainWeighted(_Grouped):
+    """See :class:`DomainWeightsConfig`. ``weights`` (domains,) are w, ``shares`` those of the next epoch."""
+
+    def __init__(self, domains: Rows, batch_size: int, config: DomainWeightsConfig) -> None:
+        super().__init__(domains, batch_size, powered(np.bincount(domains), 1.0))
+        self._config = config
+        self.move_to(self.shares)
+
+    def move_to(self, weights: Shares) -> None:
+        """Set w."""
+        self.weights = weights
+        self.shares = (1 - self._config.floor) * weights + self._config.floor / len(weights)
+
+    def move(self, losses: Shares) -> None:
+        """Move w after an epoch by the ``losses`` l (domains,)."""
+        grown = self.weights * np.exp(self._config.step * (losses - self.weights @ losses))
+        self.move_to(grown / grown.sum())
+
+
+class _ClassesByImages:
+    def __init__(self, labels: Rows, classes: int, images: int) -> None:
+        self._decks = _Decks(labels)
+        self._classes = min(classes, self._decks.groups)  # a batch holds a class once
+        self._images = images
+        self.steps = -(-len(labels) // (self._classes * images))
+
+    def epoch(self, rng: np.random.Generator) -> list[Rows]:
+        wanted, chosen = self.steps * self._classes, np.empty(0, np.int64)
+        while len(chosen) < wanted:
+            deck = rng.permutation(self._decks.groups)
+            missing = -len(chosen) % self._classes
+            open_batch = chosen[len(chosen) - (self._classes - missing) :] if missing else chosen[:0]
+            again = np.isin(deck, open_batch)  # not twice in the batch that two decks share
+            chosen = np.concatenate([chosen, deck[~again][:missing], deck[again], deck[~again][missing:]])
+        chosen = chosen[:wanted]
+        turns = np.bincount(chosen, minlength=self._decks.groups)
+        dealt = self._decks.deal(turns * self._images, rng)
+        starts = np.cumsum(turns * self._images) - turns * self._images
+        turn = occurrence(chosen)
+        places = (starts[chosen] + turn * self._images)[:, None] + np.arange(self._images)
+        return cut(dealt[places].reshape(-1), self._classes * self._images)
+
+
+class _OneDomain:
+    def __init__(self, domains: Rows, batch_size: int, power: float) -> None:
+        self._decks, self._size = _Decks(domains), batch_size
+        shares = powered(np.bincount(domains), power)
+        self._turns = np.maximum(1, np.rint(shares * len(domains) / batch_size)).astype(np.int64)
+        self.steps = int(self._turns.sum())
+
+    def epoch(self, rng: np.random.Generator) -> list[Rows]:
+        dealt = self._decks.deal(self._turns * self._size, rng)
+        batches = dealt.reshape(-1, self._size)
+        domain = np.repeat(np.arange(len(self._turns)), self._turns)
+        first = rng.permutation(len(self._turns))  # who begins
+        spaced = (occurrence(domain) + 0.5) / self._turns[domain]
+        return list(batches[np.lexsort((first[domain], spaced))])
+
+
+class _Decks:
+    """The rows of each group, dealt like cards: each again only after all others of its group."""
+
+    def __init__(self, groups: Rows) -> None:
+        self._sizes = np.bincount(groups)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._of = groups
+        self.groups = len(self._sizes)
+
+    def deal(self, counts: Rows, rng: np.random.Generator) -> Rows:
+        """``counts`` (groups,) rows of each group, group after group, those of a group in random order."""
+        order = np.lexsort((rng.random(len(self._of)), self._of))
+        group = np.repeat(np.arange(self.groups), counts)
+        return order[self._starts[group] + occurrence(group) % self._sizes[group]]
+
+
+def epoch_order(rows: int, rng: np.random.Generator) -> Rows:
     """The order (N,) in which an epoch visits ``rows`` rows: a permutation."""
     return rng.permutation(rows)
 
 
-def in_large_classes(labels: Sequence[str | None], minimum: int) -> npt.NDArray[np.bool_]:
-    """True where the class of ``labels`` (N,) has at least ``minimum`` rows."""
-    sizes = Counter(labels)
-    return np.array([sizes[label] >= minimum for label in labels], dtype=np.bool_)
+def block_order(rows: int, rng: np.random.Generator) -> Rows:
+    """A permutation (N,) of ``rows`` rows that stays within ``WINDOW_BLOCKS`` random blocks of rows for a while.
 
-
-def held_out(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
-    """True for the rows of ``share`` of the classes of ``labels`` (N,), at least two, all of each class or nothing.
-
-    Only a class of two rows can be searched for, so only those are held out. None where there are fewer than five.
+    Blocks of ``BLOCK_ROWS`` neighbouring rows are shuffled, and then the rows within each window of blocks.
     """
-    searchable = sorted(label for label, size in Counter(labels).items() if label is not None and size > 1)
-    if share == 0 or len(searchable) < HOLDABLE:
-        return None
-    count = max(2, round(share * len(searchable)))
-    chosen = {searchable[place] for place in rng.permutation(len(searchable))[:count]}
-    return np.array([label in chosen for label in labels], dtype=np.bool_)
+    blocks = rng.permutation(-(-rows // BLOCK_ROWS))
+    windows = []
+    for chosen in cut(blocks, WINDOW_BLOCKS):
+        window = (chosen[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).reshape(-1)
+        windows.append(rng.permutation(window[window < rows]))
+    return np.concatenate(windows)
+
+
+def powered(sizes: Rows, power: float) -> Shares:
+    """The share (groups,) of each group of ``sizes`` rows, in proportion to size ** ``power``."""
+    weight = sizes.astype(np.float64) ** power
+    return np.asarray(weight / weight.sum())
+
+
+def apportion(rows: int, shares: Shares, rng: np.random.Generator) -> Rows:
+    """How many of ``rows`` each group gets (groups,): its share rounded down or up, by one random offset."""
+    edges = np.floor(np.cumsum(shares) * rows + rng.random())
+    edges[-1] = rows
+    return np.diff(edges, prepend=0.0).astype(np.int64)
+
+
+def occurrence(values: Rows) -> Rows:
+    """How many equal values stand before each of ``values`` (n,)."""
+    order = np.argsort(values, kind="stable")
+    sizes = np.bincount(values)
+    result = np.empty_like(order)
+    result[order] = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return result
+
+
+def cut(rows: Rows, size: int) -> list[Rows]:
+    """``rows`` in pieces of ``size``, the last perhaps shorter."""
+    return [rows[low : low + size] for low in range(0, len(rows), size)]
+
+
+def _check_power(power: float) -> None:
+    if not 0 <= power <= 1:
+        raise ValueError(f"power is 0 for equal shares to 1 for shares by size, in [0, 1], got {power}")

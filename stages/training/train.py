@@ -2,114 +2,72 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from cache import FeatureStore, Identity
-from cache.errors import PermafrostError, RecordsError
+from cache import Features, Identity
+from cache.errors import RecordsError
 from stages.records import Records
-from stages.training.heads import EpochLog, Head, HeadConfig, TrainingSummary
-from stages.training.heads.linear import LinearHead
+from stages.training.averaging import between, mean_of
+from stages.training.checkpoint import Checkpoint
+from stages.training.classes import HOLDABLE, held_out
+from stages.training.closed_form import ClosedFormConfig
+from stages.training.config import TrainingConfig
+from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.heads.network import HeadNetwork
+from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
 from stages.training.losses import LossConfig
-from stages.training.losses.kernel import MarginSoftmax
 from stages.training.optimizer import OptimizerConfig
-from stages.training.rows import gather, rows_digest
-from stages.training.sampling import HOLDABLE, epoch_order, held_out, in_large_classes
-from stages.training.validation import ValidationSet, validation_digest, validation_set
-
-_RECIPE = 2  # raised when the same settings train other weights
-
-OnEpoch = Callable[[EpochLog], None]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long, how many rows a step, and which classes.
-
-    Classes of fewer than ``minimum_class_size`` rows are left out. Without validation records, ``holdout`` of the
-    classes choose the epoch; 0 trains all epochs and keeps the last.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    epochs: int = 10
-    batch_size: int = 128
-    minimum_class_size: int = 2
-    holdout: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "minimum_class_size"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is at least 1, got {value}")
-        if not 0 <= self.holdout <= 0.5:
-            raise ValueError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """Everything that a head follows from, checked, with the rows that have no feature left out."""
-
-    features: FeatureStore
-    records: Records
-    validation: tuple[Records, Records] | None
-    head: HeadConfig
-    loss: LossConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    seed: int
-    failed: int
-    small: int
-
-    def identity(self) -> Identity:
-        return Identity(
-            {
-                "recipe": _RECIPE,
-                "features": self.features.fingerprint,
-                "head": asdict(self.head),
-                "loss": asdict(self.loss),
-                "optimizer": asdict(self.optimizer),
-                "training": asdict(self.training),
-                "seed": self.seed,
-                "rows": rows_digest(self.records),
-                "validation": None if self.validation is None else [*validation_digest(*self.validation)],
-            }
-        )
+from stages.training.rows import LabelledRows
+from stages.training.sampling import DomainWeightsConfig
+from stages.training.setup import Setup, Validation, prepare
+from stages.training.starting import start_network
+from stages.training.validation import ValidationSet, validation_set
 
 
 def head_identity(
-    features: FeatureStore,
+    features: Features,
     records: Records,
     head: HeadConfig,
-    loss: LossConfig,
+    loss: LossConfig | None = None,
     *,
+    start: ClosedFormConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     training: TrainingConfig | None = None,
-    validation: tuple[Records, Records] | None = None,
+    validation: Validation | None = None,
     seed: int = 0,
 ) -> Identity:
     """The identity of the head that :func:`train_head` would train: whoever has such a head need not train it."""
-    return _prepare(features, records, head, loss, optimizer, training, validation, seed).identity()
+    return prepare(
+        features,
+        records,
+        head,
+        loss,
+        start=start,
+        optimizer=optimizer,
+        training=training,
+        validation=validation,
+        seed=seed,
+    ).identity()
 
 
 def train_head(
-    features: FeatureStore,
+    features: Features,
     records: Records,
     head: HeadConfig,
-    loss: LossConfig,
+    loss: LossConfig | None = None,
     *,
+    start: ClosedFormConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     training: TrainingConfig | None = None,
-    validation: tuple[Records, Records] | None = None,
+    validation: Validation | None = None,
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
+    checkpoint: Path | None = None,
 ) -> Head:
     """Train ``head`` with ``loss`` on the features of ``records``; the same bits for the same seed and thread count.
 
@@ -118,164 +76,147 @@ def train_head(
     epoch: a second head is trained on all classes, on the same schedule, up to that epoch. (Against keeping the first
     head that gave 0.008 more test mMP@5 on four image sets of 40 to 945 classes, and 0.12 more on one of five.)
 
+    A closed form needs no loss: it is fitted to all rows. With a loss it is where training starts, and so is
+    ``start`` of a linear head; prototypes then start at the class means.
+
     Args:
         features: the store that holds the features of ``records``.
         records: the training rows; every one has a label.
         head: what is trained.
         loss: what trains it; its prototypes are dropped afterwards.
+        start: a closed form whose map the head starts at.
         optimizer: by default ``OptimizerConfig()``.
         training: by default ``TrainingConfig()``.
         validation: query and gallery records, of other classes than ``records``; never the test split.
         seed: of the weights, the order of the rows, dropout, and the classes held out.
         on_epoch: hears each epoch as it ends.
+        checkpoint: a file that is written after every epoch: a training that was killed goes on from it, and ends
+            with the bits of the one that was not. Delete it once the head is saved.
 
     Raises:
+        ValueError: settings that do not go together, or a closed form that cannot be had from these rows.
         RecordsError: a row without a label, or fewer than two classes.
         MissingRowsError: an image that was never extracted. (One whose extraction failed is left out and counted.)
         NothingToScoreError: no validation query has anything to find.
         PermafrostError: the loss became NaN or infinite.
     """
-    setup = _prepare(features, records, head, loss, optimizer, training, validation, seed)
-    epochs = setup.training.epochs
-    tell = on_epoch or (lambda _: None)
-    if setup.validation is not None:
-        searched = validation_set(features, *setup.validation)
-        network, log = _train(setup, setup.records, epochs, tell, searched, phase="train")
-        kept, chosen_by = _best(log), "mMP@5 on the validation records"
-    elif (held := _hold_out(setup)) is not None:
-        apart, rest = setup.records.take(np.flatnonzero(held)), setup.records.take(np.flatnonzero(~held))
-        _, log = _train(setup, rest, epochs, tell, validation_set(features, apart, apart), phase="choose")
-        kept, chosen_by = _best(log), f"mMP@5 on {len(set(apart.classes))} held-out classes; then all were trained on"
-        network, refit = _train(setup, setup.records, kept, tell, None, phase="train")
-        log += refit
-    else:
-        network, log = _train(setup, setup.records, epochs, tell, None, phase="train")
-        kept, chosen_by = epochs, f"it is the last: {_why_not_held_out(setup)}"
-    classes = len(set(setup.records.classes))
-    summary = TrainingSummary(len(setup.records), classes, setup.failed, setup.small, kept, chosen_by)
-    return Head(head, setup.identity(), network, summary, tuple(log))
-
-
-def _prepare(
-    features: FeatureStore,
-    records: Records,
-    head: HeadConfig,
-    loss: LossConfig,
-    optimizer: OptimizerConfig | None,
-    training: TrainingConfig | None,
-    validation: tuple[Records, Records] | None,
-    seed: int,
-) -> _Setup:
-    if seed < 0:
-        raise ValueError(f"seed is at least 0, got {seed}")
-    for key, label in zip(records.keys, records.classes, strict=True):
-        if label is None:
-            raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
-    training = training or TrainingConfig()
-    there = records.take(records.rows_in(features))
-    large = in_large_classes(there.classes, training.minimum_class_size)
-    used = there.take(np.flatnonzero(large))
-    if validation is not None:
-        queries, gallery = validation
-        validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
-    if len(set(used.classes)) < 2:
-        raise RecordsError(
-            f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
-            f"{len(records) - len(there):,} have no feature, {len(there) - len(used):,} are in classes of fewer than "
-            f"{training.minimum_class_size}, and the rest has {len(set(used.classes))} class(es)"
-        )
-    return _Setup(
-        features=features,
-        records=used,
-        validation=validation,
-        head=head,
-        loss=loss,
-        optimizer=optimizer or OptimizerConfig(),
+    setup = prepare(
+        features,
+        records,
+        head,
+        loss,
+        start=start,
+        optimizer=optimizer,
         training=training,
+        validation=validation,
         seed=seed,
-        failed=len(records) - len(there),
-        small=len(there) - len(used),
     )
+    identity = setup.identity()
+    if loss is None:
+        chosen = _fitted(setup)
+    else:
+        chosen = _chosen(setup, on_epoch or (lambda _: None), Checkpoint(checkpoint, identity.fingerprint))
+    summary = TrainingSummary(
+        rows=len(setup.records),
+        classes=len(set(setup.records.classes)),
+        failed=setup.failed,
+        small=setup.small,
+        epoch=chosen.epoch,
+        chosen_by=chosen.by,
+        anchor=chosen.anchor,
+        threads=torch.get_num_threads(),
+    )
+    return Head(head, identity, chosen.network, summary, tuple(chosen.log))
 
 
-def _hold_out(setup: _Setup) -> npt.NDArray[np.bool_] | None:
-    return held_out(setup.records.classes, setup.training.holdout, np.random.default_rng((setup.seed, 1)))
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    network: HeadNetwork
+    epoch: int
+    by: str
+    log: Sequence[EpochLog]
+    anchor: float | None = None
 
 
-def _why_not_held_out(setup: _Setup) -> str:
-    if setup.training.holdout == 0:
-        return "holdout is 0"
-    return f"fewer than {HOLDABLE} classes have two images, too few to hold some out"
+def _fitted(setup: Setup) -> _Chosen:
+    """A closed form alone."""
+    part = _part(setup, setup.records, 0, None)
+    assert part.fitted is not None
+    network = start_network(setup.head, part.fitted, part.rows, part.rows.blocks, torch.Generator())
+    return _Chosen(network, 0, "a closed form: nothing is trained", ())
 
 
-def _best(log: Sequence[EpochLog]) -> int:
-    """The number of the epoch of the highest validation score, the first on a tie."""
-    return max(log, key=lambda epoch: epoch.validation_mmp5 or 0.0).epoch
+def _chosen(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
+    """Train, and choose what is kept by the validation score."""
+    epochs = setup.training.epochs
+    if setup.validation is not None:
+        searched = validation_set(setup.features, *setup.validation)
+        trained = _soup(_part(setup, setup.records, epochs, searched), tell, checkpoint)
+        share = _best_share(setup, trained, searched)
+        _mix(trained, share)
+        kept = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
+        return _Chosen(trained.network, kept, "mMP@5 on the validation records", trained.log, share)
+    held = held_out(setup.records.classes, setup.training.holdout, np.random.default_rng((setup.seed, 1)))
+    if held is None:
+        return _last(setup, tell, checkpoint)
+    apart, rest = setup.records.take(np.flatnonzero(held)), setup.records.take(np.flatnonzero(~held))
+    searched = validation_set(setup.features, apart, apart)
+    first = train(replace(_part(setup, rest, epochs, searched), phase="choose"), tell, checkpoint)
+    kept, share = best_epoch(first.log), _best_share(setup, first, searched)
+    weights = [epoch.domain_weights for epoch in first.log]
+    trained = _soup(replace(_part(setup, setup.records, kept, None), domain_weights=weights), tell, checkpoint)
+    _mix(trained, share)
+    by = f"mMP@5 on {len(set(apart.classes))} held-out classes; then all were trained on"
+    return _Chosen(trained.network, kept, by, [*first.log, *trained.log], share)
 
 
-def _train(
-    setup: _Setup,
-    records: Records,
-    epochs: int,
-    tell: OnEpoch,
-    validation: ValidationSet | None,
-    *,
-    phase: Literal["choose", "train"],
-) -> tuple[LinearHead, list[EpochLog]]:
-    """The network with the weights of the best epoch, or of the last where nothing is validated, and the log."""
-    features = gather(setup.features, records)
-    places = {label: place for place, label in enumerate(sorted(set(records.classes), key=str))}
-    labels = torch.tensor([places[label] for label in records.classes])
-    generator = torch.Generator().manual_seed(setup.seed)
-    network = setup.head.build([features.shape[1]], generator)
-    network.observe(features)
-    loss = setup.loss.build(setup.head.dim, torch.bincount(labels), generator)
-    log: list[EpochLog] = []
-    weights: dict[str, Tensor] = {}
-    started = time.perf_counter()
-    for mean_loss, rate in _epochs(setup, network, loss, features, labels, epochs, generator):
-        score = None if validation is None else validation.score(network)
-        log.append(EpochLog(phase, len(log) + 1, mean_loss, rate, score, time.perf_counter() - started))
-        if score is None or _best(log) == len(log):
-            weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        tell(log[-1])
-        started = time.perf_counter()
-    network.load_state_dict(weights)
-    return network, log
+def _last(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
+    """Train with nothing to validate on: the last epoch is kept, and of a start and what became of it the start."""
+    why = f"fewer than {HOLDABLE} classes have two images, too few to hold some out"
+    why = "holdout is 0" if setup.training.holdout == 0 else why
+    if isinstance(setup.training.sampling, DomainWeightsConfig):
+        raise RecordsError(f"the weights of domains move by a validation score, and there is none: {why}")
+    if setup.training.anchor:
+        raise RecordsError(f"the anchor is chosen by a validation score, and there is none: {why}")
+    trained = _soup(_part(setup, setup.records, setup.training.epochs, None), tell, checkpoint)
+    return _Chosen(trained.network, setup.training.epochs, f"it is the last: {why}", trained.log)
 
 
-def _epochs(
-    setup: _Setup,
-    network: LinearHead,
-    loss: MarginSoftmax,
-    features: Tensor,
-    labels: Tensor,
-    epochs: int,
-    generator: torch.Generator,
-) -> Iterator[tuple[float, float]]:
-    """Move the weights; after each epoch, its mean loss and last learning rate."""
-    rng = np.random.default_rng(setup.seed)
-    size = setup.training.batch_size
-    steps = -(-len(labels) // size)
-    optimizer = setup.optimizer.build(network.parameters(), loss)
-    for epoch in range(epochs):
-        total, rate = 0.0, 0.0
-        order = torch.from_numpy(epoch_order(len(labels), rng))
-        for step, batch in enumerate(torch.split(order, size), epoch * steps):
-            rate = setup.optimizer.learning_rate(step, steps, setup.training.epochs)
-            loss.at(step / (steps * setup.training.epochs))
-            optimizer.zero_grad()
-            value = loss(network.project(features[batch], generator), labels[batch])
-            value.backward()
-            optimizer.step(rate)
-            total += _finite(value.item(), epoch + 1, setup) * len(batch)
-        yield total / len(labels), rate
+def _part(setup: Setup, records: Records, epochs: int, validation: ValidationSet | None) -> Part:
+    rows = LabelledRows.of(setup.features, records, mapped=setup.mapped)
+    fitted = None
+    if setup.start is not None:
+        labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
+        fitted = setup.start.fit(rows.first_views(), labels, domains, rows.blocks, setup.seed)
+    return Part(setup, rows, fitted, epochs, "train", validation=validation)
 
 
-def _finite(loss: float, epoch: int, setup: _Setup) -> float:
-    if not math.isfinite(loss):
-        raise PermafrostError(
-            f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({setup.optimizer.lr:g}) "
-            f"or loss.scale ({setup.loss.scale}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
-        )
-    return loss
+def _soup(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
+    """As many heads from one start as the settings say, and their mean."""
+    count = part.setup.training.soup
+    members = [train(replace(part, member=member), tell, checkpoint) for member in range(1, count + 1)]
+    first, *others = members
+    if others:
+        names = [name for name, _ in first.network.named_parameters()]
+        first.network.load_state_dict(mean_of([member.network.state_dict() for member in members], names))
+    return Trained(first.network, first.start, [epoch for member in members for epoch in member.log])
+
+
+def _best_share(setup: Setup, trained: Trained, searched: ValidationSet) -> float | None:
+    """The share of what was trained that scores best when mixed with the start, the smallest on a tie."""
+    if not setup.training.anchor:
+        return None
+    weights = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    scores: dict[float, float] = {}
+    for share in sorted(set(setup.training.anchor)):
+        _mix(trained, share)
+        scores[share] = searched.score(trained.network)
+        trained.network.load_state_dict(weights)
+    return max(scores, key=lambda share: scores[share])
+
+
+def _mix(trained: Trained, share: float | None) -> None:
+    """Bring the network to ``share`` of what it is and the rest of what it started at; None changes nothing."""
+    if share is not None:
+        names = [name for name, _ in trained.network.named_parameters()]
+        trained.network.load_state_dict(between(trained.start, trained.network.state_dict(), share, names))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cache import FeatureStore, digest_bytes
+from cache import Features, digest_bytes
 from cache.errors import NothingToScoreError
 from stages.records import Records
 from stages.training.rows import gather, rows_digest
@@ -27,16 +27,28 @@ class ValidationSet:
     query_labels: Tensor
     gallery_labels: Tensor
     own: Tensor
+    domains: tuple[str, ...] = ()
+    """Of each query, (Q,); "" where it has none."""
 
     def score(self, network: Callable[[Tensor], Tensor]) -> float:
         """The mMP@5 of what ``network`` makes of the features."""
+        return float(self._precisions(network).nanmean())
+
+    def by_domain(self, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """:meth:`score` of the queries of each domain, where any of them has something to find."""
+        precision = self._precisions(network)
+        members = {name: [of == name for of in self.domains] for name in sorted({*self.domains})}
+        scores = {name: float(precision[torch.tensor(chosen)].nanmean()) for name, chosen in members.items()}
+        return {name: score for name, score in scores.items() if score == score}  # NaN: nothing to find
+
+    def _precisions(self, network: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.inference_mode():
             gallery = _by_blocks(network, self.gallery)
             queries = gallery if self.queries is self.gallery else _by_blocks(network, self.queries)
-            return mmp5(queries, gallery, self.query_labels, self.gallery_labels, self.own)
+            return precisions(queries, gallery, self.query_labels, self.gallery_labels, self.own)
 
 
-def validation_set(features: FeatureStore, queries: Records, gallery: Records) -> ValidationSet:
+def validation_set(features: Features, queries: Records, gallery: Records) -> ValidationSet:
     """Gather what it takes to search ``queries`` in ``gallery``; both may be the same records (leave-one-out).
 
     Queries without a label are left out. Raises NothingToScoreError when no query has a relevant gallery row.
@@ -54,7 +66,8 @@ def validation_set(features: FeatureStore, queries: Records, gallery: Records) -
     gallery_features = gather(features, gallery)
     same = queries.digests == gallery.digests
     query_features = gallery_features if same else gather(features, queries)
-    return ValidationSet(query_features, gallery_features, query_labels, gallery_labels, own)
+    domains = tuple(domain or "" for domain in queries.domains)
+    return ValidationSet(query_features, gallery_features, query_labels, gallery_labels, own, domains)
 
 
 def own_rows(queries: Records, gallery: Records) -> Tensor:
@@ -82,15 +95,19 @@ def mmp5(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels:
         gallery_labels: integers (G,) on the same scale.
         own: the gallery row (Q,) that is the query itself, which is neither found nor counted, or -1.
     """
+    return float(precisions(queries, gallery, query_labels, gallery_labels, own).nanmean())
+
+
+def precisions(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor, own: Tensor) -> Tensor:
+    """What :func:`mmp5` is the mean of: for each query (Q,), float64, NaN where it has nothing to find."""
     relevant = _relevant(query_labels, gallery_labels, own).clamp(max=_K)
-    searching = relevant.nonzero()[:, 0]
-    shares = []
-    for block in torch.split(searching, _QUERIES):
+    precision = torch.full((len(queries),), torch.nan, dtype=torch.float64)
+    for block in torch.split(relevant.nonzero()[:, 0], _QUERIES):
         found = nearest(queries[block], gallery, own[block])
         hits = (found >= 0) & (gallery_labels[found.clamp(min=0)] == query_labels[block, None])
         counted = torch.arange(found.shape[1]) < relevant[block, None]
-        shares.append((hits & counted).sum(1) / relevant[block].double())
-    return float(torch.cat(shares).mean())
+        precision[block] = (hits & counted).sum(1) / relevant[block].double()
+    return precision
 
 
 def nearest(queries: Tensor, gallery: Tensor, own: Tensor) -> Tensor:

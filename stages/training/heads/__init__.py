@@ -1,7 +1,10 @@
-"""Heads: what is trained, one kind a file. Adding one is its file and its name in ``HeadConfig``."""
+"""Heads that are trained, one kind a file, and the steps before their maps. Adding one is its file and its name in
+``HeadConfig`` (:mod:`stages.training.head`), where the closed forms stand beside them.
+"""  # noqa: D205  # one sentence
 
-from stages.training.heads.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.heads.batchnorm import BatchNormHeadConfig
 from stages.training.heads.inputs import InputsConfig
 from stages.training.heads.linear import LinearHeadConfig
+from stages.training.heads.mlp import MlpHeadConfig
 
-__all__ = ["EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "TrainingSummary"]
+__all__ = ["BatchNormHeadConfig", "InputsConfig", "LinearHeadConfig", "MlpHeadConfig"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from stages.training.losses.kernel import unit_length
 
 _BLOCK = 8192  # rows at a time, when statistics are taken
+
+
+class Blocks(Protocol):
+    """N rows that are not in memory at once: each pass over them gives blocks (n, D) in order."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+Rows: TypeAlias = Tensor | Blocks
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class InputsConfig:
 class Inputs(nn.Module):
     """See :class:`InputsConfig`. ``blocks`` are the sizes of the features that stand side by side; their sum is D."""
 
+    root: Tensor
     mean: Tensor
     spread: Tensor
 
@@ -48,6 +60,10 @@ class Inputs(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = tuple(blocks)
+        # A closed form may choose another root than the settings name, so it is kept with the statistics.
+        self.register_buffer("root", torch.tensor(config.root, dtype=torch.float64))
+        self.exponent = config.root  # the same as a plain number, which costs a forward nothing to look at
+        self.register_load_state_dict_post_hook(_take_exponent)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.zeros(sum(blocks)))
         self.register_buffer("spread", torch.ones(()))
 
@@ -56,17 +72,16 @@ class Inputs(nn.Module):
         """D."""
         return sum(self.blocks)
 
-    def observe(self, features: Tensor) -> None:
+    def observe(self, features: Rows) -> None:
         """Take the statistics that the steps need from the training features (N, D), of any float dtype."""
         if not self.config.center and self.config.rescale != "spread":
             return
-        blocks = torch.split(features, _BLOCK)
-        total = torch.stack([self._before_mean(block).double().sum(0) for block in blocks]).sum(0)
+        total = torch.stack([self._before_mean(block).double().sum(0) for block in by_blocks(features)]).sum(0)
         mean = total / len(features) if self.config.center else torch.zeros_like(total)
         self.mean = mean.float()
         if self.config.rescale == "spread":
-            squares = [(self._before_mean(block).double() - mean).square().sum() for block in blocks]
-            square = torch.stack(squares).sum() / features.numel()
+            squares = [(self._before_mean(block).double() - mean).square().sum() for block in by_blocks(features)]
+            square = torch.stack(squares).sum() / (len(features) * self.dim)
             self.spread = square.sqrt().float() if square > 0 else torch.ones(())  # all rows alike
 
     def forward(self, features: Tensor) -> Tensor:
@@ -80,8 +95,18 @@ class Inputs(nn.Module):
 
     def _before_mean(self, features: Tensor) -> Tensor:
         features = features.float()
-        if self.config.root != 1:
-            features = features.sign() * features.abs().pow(self.config.root)
+        if self.exponent != 1:
+            features = features.sign() * features.abs().pow(self.exponent)
         if self.config.unit:
             features = torch.cat([unit_length(block) for block in torch.split(features, list(self.blocks), dim=1)], 1)
         return features
+
+
+def by_blocks(features: Rows) -> Iterator[Tensor]:
+    """The rows in blocks (n, D), in order."""
+    return iter(torch.split(features, _BLOCK)) if isinstance(features, Tensor) else iter(features)
+
+
+def _take_exponent(inputs: nn.Module, _: object) -> None:
+    assert isinstance(inputs, Inputs)
+    inputs.exponent = float(inputs.root)

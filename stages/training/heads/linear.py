@@ -10,15 +10,24 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from stages.training.heads.dropout import check_shares, drop
 from stages.training.heads.inputs import Inputs, InputsConfig
-from stages.training.losses.kernel import unit_length
+from stages.training.heads.network import HeadNetwork
 
 
 @dataclass(frozen=True)
 class LinearHeadConfig:
-    """One linear map from the feature to ``dim`` numbers, brought to unit length; in training, dropout before it.
+    """One linear map from the feature to ``dim`` numbers, brought to unit length.
 
-    ``inputs`` are the steps before the map. UniFEx (arXiv 2409.13513) has none: center = false, rescale = "none".
+    Args:
+        dim: E.
+        dropout: in training, the share of the feature that is set to zero before the map.
+        dropouts: several shares in its place: the mean of the map over one dropout of each, at the cost of one map
+            (Inoue, Multi-Sample Dropout, 2019).
+        nested: smaller sizes, ascending, whose first numbers are embeddings too: the loss is the sum over these and
+            ``dim``, with one set of prototypes of which the first numbers are taken (Kusupati et al., Matryoshka
+            Representation Learning, NeurIPS 2022, the tied form).
+        inputs: the steps before the map. UniFEx (arXiv 2409.13513) has none: center = false, rescale = "none".
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -26,46 +35,50 @@ class LinearHeadConfig:
     kind: Literal["linear"] = "linear"
     dim: int = 64
     dropout: float = 0.2
+    dropouts: tuple[float, ...] = ()
+    nested: tuple[int, ...] = ()
     inputs: InputsConfig = InputsConfig()
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"dim is the size of an embedding, at least 1, got {self.dim}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is the share of a feature set to zero, in [0, 1), got {self.dropout}")
+        check_dim(self.dim)
+        check_shares([self.dropout], "dropout")
+        check_shares(self.dropouts, "dropouts")
+        if list(self.nested) != sorted({*self.nested}) or not all(0 < size < self.dim for size in self.nested):
+            raise ValueError(
+                f"nested are sizes below dim ({self.dim}), at least 1 and ascending, got {list(self.nested)}"
+            )
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> LinearHead:
         """The untrained head of features of the sizes ``blocks`` side by side, its weights drawn from ``generator``."""
         inputs = Inputs(self.inputs, blocks)
-        bound = 1 / math.sqrt(inputs.dim)
-        weight = torch.empty(self.dim, inputs.dim).uniform_(-bound, bound, generator=generator)
-        return LinearHead(
-            inputs, weight, torch.empty(self.dim).uniform_(-bound, bound, generator=generator), self.dropout
-        )
+        weight, bias = drawn_map(self.dim, inputs.dim, generator)
+        return LinearHead(inputs, weight, bias, self.dropout, self.dropouts)
 
 
-class LinearHead(nn.Module):
+class LinearHead(HeadNetwork):
     """``weight`` (E, D) and ``bias`` (E,), float32, on what ``inputs`` makes of a feature."""
 
-    def __init__(self, inputs: Inputs, weight: Tensor, bias: Tensor, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.dropout = dropout
+    def __init__(
+        self, inputs: Inputs, weight: Tensor, bias: Tensor, dropout: float = 0.0, dropouts: Sequence[float] = ()
+    ) -> None:
+        super().__init__(inputs)
+        self.dropouts = tuple(dropouts) or (dropout,)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)
 
-    def observe(self, features: Tensor) -> None:
-        """Take the statistics that ``inputs`` needs from the training features (N, D)."""
-        self.inputs.observe(features)
+    def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+        """See :meth:`HeadNetwork.transform`."""
+        return nn.functional.linear(drop(prepared, self.dropouts, dropout), self.weight, self.bias)
 
-    def project(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """Embeddings (B, E) before unit length of ``features`` (B, D); with a generator, dropout is drawn from it."""
-        features = self.inputs(features)
-        if dropout is not None and self.dropout > 0:
-            kept = torch.empty_like(features).bernoulli_(1 - self.dropout, generator=dropout)
-            features = features * kept / (1 - self.dropout)
-        return nn.functional.linear(features, self.weight, self.bias)
 
-    def forward(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """:meth:`project` brought to unit length."""
-        return unit_length(self.project(features, dropout))
+def drawn_map(dim: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A weight (``dim``, ``inputs``) and a bias (``dim``,), uniform within 1 / sqrt(``inputs``), as torch has them."""
+    bound = 1 / math.sqrt(inputs)
+    weight = torch.empty(dim, inputs).uniform_(-bound, bound, generator=generator)
+    return weight, torch.empty(dim).uniform_(-bound, bound, generator=generator)
+
+
+def check_dim(dim: int) -> None:
+    """ValueError unless an embedding can have ``dim`` numbers."""
+    if dim < 1:
+        raise ValueError(f"dim is the size of an embedding, at least 1, got {dim}")

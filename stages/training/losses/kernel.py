@@ -126,6 +126,8 @@ class MarginSoftmax(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C): a scalar.
 
+        Embeddings of fewer than E numbers meet the first ones of each prototype (nested sizes).
+
         In training a sampled loss sees some of the classes, and the gradient of its ``weight`` is a sparse tensor; in
         evaluation it sees all of them, as any other.
         """
@@ -140,5 +142,5 @@ class MarginSoftmax(nn.Module):
         )
         classes = None
         if self.sampler is not None and self.training:
-            classes = self.sampler(labels, embeddings, self.weight)
+            classes = self.sampler(labels, embeddings, self.weight[:, : embeddings.shape[1]])
         return streamed_loss(embeddings, self.weight, labels, softmax, classes)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from stages.training.losses.rule import Rule
 from stages.training.losses.tiles import LOG2E, Precision, Tiles, reciprocal
@@ -55,6 +56,7 @@ class _Streamed(torch.autograd.Function):
             first = torch.arange(softmax.subcenters, device=classes.device)[:, None] * table.shape[1]
             ctx.rows = (first + classes).view(1, -1)
             table, places = table.index_select(1, classes), torch.searchsorted(classes, labels)
+        table = table[..., : embeddings.shape[1]]
         loss, gradients = _loss_and_gradients(embeddings, table, labels, places, softmax)
         ctx.save_for_backward(*gradients)
         return loss
@@ -66,6 +68,8 @@ class _Streamed(torch.autograd.Function):
         if incoming.device.type != "cpu" or incoming.item() != 1:  # elsewhere asking would wait for the device
             on_embeddings, on_table = on_embeddings * incoming, on_table * incoming
         on_table = on_table.view(-1, on_table.shape[2])
+        if on_table.shape[1] < ctx.shape[1]:
+            on_table = functional.pad(on_table, (0, ctx.shape[1] - on_table.shape[1]))
         if ctx.rows is not None:
             on_table = torch.sparse_coo_tensor(ctx.rows, on_table, ctx.shape, is_coalesced=True, check_invariants=False)
         return on_embeddings, on_table, None, None, None

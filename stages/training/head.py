@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
@@ -18,14 +18,17 @@ from cache import Identity
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
 from cache.fingerprint import canonical_json
-from stages.training.heads.linear import LinearHead, LinearHeadConfig
+from stages.training.closed_form import ClosedFormConfig
+from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.network import HeadNetwork
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
 _METADATA = "permafrost"  # one key: the order of several is not the same at every write
 
-
-HeadConfig: TypeAlias = LinearHeadConfig
+TrainedHeadConfig: TypeAlias = LinearHeadConfig | BatchNormHeadConfig | MlpHeadConfig
+HeadConfig: TypeAlias = Annotated[TrainedHeadConfig | ClosedFormConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class EpochLog:
 
     An epoch of the phase ``choose`` was trained without the held-out classes, to find out how many epochs are best;
     those of the phase ``train`` made the head. ``validation_mmp5`` is None where there was nothing to validate on.
+    ``member`` counts the heads of a soup from 1; ``domain_weights`` are the shares of the domains in the epoch where
+    the sampling moves them.
     """
 
     phase: Literal["choose", "train"]
@@ -42,6 +47,8 @@ class EpochLog:
     lr: float
     validation_mmp5: float | None
     seconds: float
+    member: int = 1
+    domain_weights: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,9 @@ class TrainingSummary:
     """What a head was trained on, and which epoch was kept.
 
     ``failed`` rows have no feature and ``small`` rows are in classes below the minimum size: both were left out.
-    ``epoch`` was kept because of ``chosen_by``, a sentence.
+    ``epoch`` was kept because of ``chosen_by``, a sentence; 0 where nothing was trained. ``anchor`` is the share of
+    what was trained in the weights, the rest being the start, where the settings ask for a choice. The same settings
+    give the same bits with the same number of ``threads``.
     """
 
     rows: int
@@ -58,6 +67,8 @@ class TrainingSummary:
     small: int
     epoch: int
     chosen_by: str
+    anchor: float | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +81,7 @@ class Head:
 
     config: HeadConfig
     identity: Identity
-    network: LinearHead
+    network: HeadNetwork
     summary: TrainingSummary
     log: tuple[EpochLog, ...]
 
@@ -111,6 +122,7 @@ class Head:
             {
                 "identity": dict(self.identity.fields),
                 "summary": asdict(self.summary),
+                "inputs": asdict(self.network.inputs.config),  # of a head that started at a closed form: its steps
                 "blocks": list(self.network.inputs.blocks),
             }
         )
@@ -135,7 +147,8 @@ class Head:
             if wanted is not None and (differences := identity.differences(wanted)):
                 raise StaleStoreError(path, differences, "Delete it and train the head again.")
             config = TypeAdapter(HeadConfig).validate_python(identity.fields["head"])
-            network = config.build(described["blocks"], torch.Generator())
+            network: HeadNetwork = config.build(described["blocks"], torch.Generator())
+            network.inputs = Inputs(InputsConfig(**described["inputs"]), described["blocks"])
             network.load_state_dict(tensors)
             log = (Path(folder) / _LOG).read_text(encoding="utf-8").splitlines()
             return cls(

@@ -1,0 +1,30 @@
+"""Which classes are trained on, and which are held out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+HOLDABLE = 5  # fewer classes than this leave too little on one side
+
+
+def in_large_classes(labels: Sequence[str | None], minimum: int) -> npt.NDArray[np.bool_]:
+    """True where the class of ``labels`` (N,) has at least ``minimum`` rows."""
+    sizes = Counter(labels)
+    return np.array([sizes[label] >= minimum for label in labels], dtype=np.bool_)
+
+
+def held_out(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
+    """True for the rows of ``share`` of the classes of ``labels`` (N,), at least two, all of each class or nothing.
+
+    Only a class of two rows can be searched for, so only those are held out. None where there are fewer than five.
+    """
+    searchable = sorted(label for label, size in Counter(labels).items() if label is not None and size > 1)
+    if share == 0 or len(searchable) < HOLDABLE:
+        return None
+    count = max(2, round(share * len(searchable)))
+    chosen = {searchable[place] for place in rng.permutation(len(searchable))[:count]}
+    return np.array([label in chosen for label in labels], dtype=np.bool_)

@@ -1,0 +1,75 @@
+"""Ridge regression from features to class indicators; the embedding is the prediction, its axes turned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stages.training.closed_form.classes import Classes
+from stages.training.closed_form.eigen import SINGULAR, descending
+from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim
+from stages.training.closed_form.statistics import Statistics
+from stages.training.heads.inputs import Inputs
+
+_PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # four steps a decade
+
+
+@dataclass(frozen=True)
+class RidgeHeadConfig(LinearMapConfig):
+    """(S + lambda I)^(-1) X'Y / N: covariance S, indicators Y (N, C); then the principal axes of the predictions.
+
+    ``penalty`` is lambda in units of the mean eigenvalue of S; ``gcv`` takes the one of the least generalised
+    cross-validation error (Golub, Heath and Wahba, 1979), from the same sums. With ``dim`` = C - 1 the similarities
+    are those of the predictions themselves, each less its mean.
+    """
+
+    penalty: float | Literal["gcv"] = "gcv"
+    kind: Literal["ridge"] = "ridge"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.penalty != "gcv" and not self.penalty > 0:
+            raise ValueError(
+                f"penalty is a number above 0, in units of the mean eigenvalue, or gcv, got {self.penalty}"
+            )
+
+    def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+        inputs = rows.observed(self.inputs)
+        classes = rows.classes
+        most = min(inputs.dim, classes.count - 1, classes.rows - 1)
+        check_dim(self.dim, most, f"{classes.rows:,} rows of {classes.count:,} classes in {inputs.dim:,} numbers")
+        statistics = rows.statistics(inputs)
+        values, vectors = descending(statistics.covariance())
+        values = values.clamp(min=0)
+        aimed = vectors.T @ _cross(statistics)  # X'Y / N in the eigenbasis, (D, C)
+        penalty = _gcv(values, aimed, classes) if self.penalty == "gcv" else self.penalty * float(values.mean())
+        coefficients = aimed / (values + penalty)[:, None]
+        # x'W has the covariance W'SW; its principal axes are those of the smaller S^(1/2) WW' S^(1/2).
+        square, root = coefficients @ coefficients.T, values.sqrt()
+        spreads, axes = descending(root[:, None] * square * root)
+        axes, spreads = axes[:, : self.dim], spreads[: self.dim]
+        check_dim(self.dim, int((spreads > SINGULAR * spreads[0]).sum()), "the directions in which predictions vary")
+        return inputs, (vectors @ square @ (root[:, None] * axes) / spreads.sqrt()).T
+
+
+def _cross(statistics: Statistics) -> Tensor:
+    """X'Y / N (D, C) of rows X less their mean and indicators Y."""
+    share = statistics.classes.sizes.double() / statistics.classes.rows
+    return ((statistics.means - share @ statistics.means) * share[:, None]).T
+
+
+def _gcv(values: Tensor, aimed: Tensor, classes: Classes) -> float:
+    """The penalty of the least N |Y - HY|^2 / (N - tr H)^2; H is the ridge's hat matrix, the mean counted as one."""
+    share = classes.sizes.double() / classes.rows
+    variance = float((share * (1 - share)).sum())  # of the indicators, over all classes
+    explained = aimed.square().sum(1)
+    errors = []
+    penalties = _PENALTIES * values.mean()
+    for penalty in penalties:
+        left = variance - float((explained * (values + 2 * penalty) / (values + penalty).square()).sum())
+        freedom = 1 - (1 + float((values / (values + penalty)).sum())) / classes.rows
+        errors.append(left / freedom**2 if freedom > 0 else torch.inf)
+    return float(penalties[int(torch.tensor(errors).argmin())])

@@ -1,0 +1,67 @@
+"""The regularised discriminant: how classes vary within, how their means vary, and the map between the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.training.closed_form.eigen import descending
+from stages.training.closed_form.statistics import Statistics
+
+# A direction in which no class mean varies comes after the others, in the order of the total scatter.
+_REST = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Scatters:
+    """What the discriminants of one set of rows share, whatever their shrinkage.
+
+    Attributes:
+        vectors: eigenvectors of S_w, the covariance within classes, in columns (D, D).
+        values: its eigenvalues (D,), largest first.
+        level: their mean over all numbers of the feature.
+        between: S_b, the covariance of the class means, in that basis (D, D).
+        total: S_t, the second moment of all rows, in that basis (D, D).
+        rank: the number of directions that class means span.
+    """
+
+    vectors: Tensor
+    values: Tensor
+    level: float
+    between: Tensor
+    total: Tensor
+    rank: int
+
+    @classmethod
+    def of(cls, statistics: Statistics, *, size: int, dtype: torch.dtype) -> Scatters:
+        """The scatters of ``statistics``, of ``dtype``; ``size`` is D, or what D was before the rows were reduced."""
+        within = statistics.within()
+        values, vectors = descending(within.to(dtype))
+        between, total = (
+            vectors.T @ scatter.to(dtype) @ vectors
+            for scatter in (statistics.between(statistics.classes.class_weights()), statistics.second_moment())
+        )
+        rank = statistics.classes.count - 1
+        return cls(vectors, values.clamp(min=0), float(within.trace()) / size, between, total, rank)
+
+    def axes(self, shrinkage: float, total: float) -> tuple[Tensor, Tensor]:
+        """Directions (D, D) in columns of unit variance within classes, and the scatter along each (D,), largest first.
+
+        Within is (1 - shrinkage) S_w + shrinkage tr(S_w) / D I, and the scatter (1 - total) S_b + total c S_t where c
+        makes the traces agree.
+        """
+        root = ((1 - shrinkage) * self.values + shrinkage * self.level).rsqrt()
+        between, whole = (root[:, None] * scatter * root for scatter in (self.between, self.total))
+        share = max(total, _REST) * between.trace() / whole.trace()
+        values, vectors = descending((1 - max(total, _REST)) * between + share * whole)
+        values = values.clamp(min=0)
+        if total == 0:
+            values[self.rank :] = 0
+        return self.vectors @ (root[:, None] * vectors), values
+
+
+def strengths(values: Tensor, power: float) -> Tensor:
+    """(l / l_1)^power of the scatters l (E,) along the axes: what each axis is multiplied by."""
+    return (values / values[0]).pow(power)

@@ -1,0 +1,71 @@
+"""How a head is trained: how long, on which rows, what is kept of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from stages.training.sampling import ClassesByImagesConfig, SamplingConfig, ShuffledConfig
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how many rows a step, which classes, and which weights are kept.
+
+    Args:
+        epochs: how long; the schedules of learning rate, margin and scale reach their ends there.
+        batch_size: rows a step.
+        minimum_class_size: classes of fewer rows are left out.
+        holdout: without validation records, the share of the classes that chooses the epoch; 0 trains all epochs and
+            keeps the last.
+        patience: stop after so many epochs without a better validation score; 0 never does.
+        sampling: which rows an epoch visits and which make a batch.
+        views: of a store that holds several views of each image, train on a ``random`` one each epoch, or on the
+            ``first`` alone. Validation and embeddings take the first.
+        memory: ``ram`` gathers the features into memory, ``map`` reads them from the chunk files as they are needed
+            (``shuffled`` is a block shuffle then: see ``sampling.block_order``); ``auto`` maps above 8 GiB.
+        ema: keep the moving average of the weights, w' <- d w' + (1 - d) w after every step t = 1, 2, ... with
+            d = min(ema, (1 + t) / (10 + t)); 0 keeps the weights themselves.
+        soup_epochs: keep the mean of the weights after so many epochs, up to the one that is kept.
+        soup: train so many heads from one start, each with its own order of the rows and dropout, and keep their mean.
+        sam_rho: sharpness-aware minimisation (Foret et al., ICLR 2021): the gradient is taken where the weights have
+            moved by this length along it; costs a second pass. 0 is the plain gradient.
+        anchor: for a head that starts at a closed form, the shares t to choose from by the validation score: the kept
+            weights are (1 - t) start + t trained. 0, the start itself, must be among them. Empty: t = 1.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    epochs: int = 10
+    batch_size: int = 128
+    minimum_class_size: int = 2
+    holdout: float = 0.2
+    patience: int = 0
+    sampling: SamplingConfig = ShuffledConfig()
+    views: Literal["random", "first"] = "random"
+    memory: Literal["auto", "ram", "map"] = "auto"
+    ema: float = 0.0
+    soup_epochs: int = 1
+    soup: int = 1
+    sam_rho: float = 0.0
+    anchor: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "minimum_class_size", "soup_epochs", "soup"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is at least 1, got {value}")
+        if not 0 <= self.holdout <= 0.5:
+            raise ValueError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
+        if self.patience < 0:
+            raise ValueError(f"patience is a number of epochs, at least 0, got {self.patience}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is the share of the old average that is kept at a step, in [0, 1), got {self.ema}")
+        if not 0 <= self.sam_rho < float("inf"):
+            raise ValueError(f"sam_rho is the length of a step, at least 0 and finite, got {self.sam_rho}")
+        if self.anchor and not (min(self.anchor) == 0 and max(self.anchor) <= 1):
+            raise ValueError(f"anchor is shares in [0, 1] with 0, the start, among them, got {list(self.anchor)}")
+        if isinstance(self.sampling, ClassesByImagesConfig) and self.batch_size % self.sampling.images:
+            raise ValueError(
+                f"batch_size is classes x images: a multiple of sampling.images ({self.sampling.images}), "
+                f"got {self.batch_size}"
+            )

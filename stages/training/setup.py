@@ -1,0 +1,136 @@
+"""Everything that a head follows from, checked before anything is computed, and its identity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from cache import Features, Identity
+from cache.errors import RecordsError
+from cache.fingerprint import JSON
+from stages.records import Records
+from stages.training.classes import in_large_classes
+from stages.training.closed_form import ClosedFormConfig
+from stages.training.config import TrainingConfig
+from stages.training.head import HeadConfig
+from stages.training.losses import LossConfig
+from stages.training.optimizer import OptimizerConfig
+from stages.training.rows import LARGE_BYTES, rows_digest
+from stages.training.sampling import DomainWeightsConfig, OneDomainConfig
+from stages.training.starting import check_start
+from stages.training.validation import validation_digest
+
+_RECIPE = 3  # raised when the same settings train other weights
+
+Validation = tuple[Records, Records]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a head follows from, checked, with the rows that have no feature left out.
+
+    ``small`` counts the rows in classes below the minimum size, ``failed`` those without a feature.
+    """
+
+    features: Features
+    records: Records
+    validation: Validation | None
+    head: HeadConfig
+    loss: LossConfig | None
+    start: ClosedFormConfig | None
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    seed: int
+    failed: int
+    small: int
+
+    def identity(self) -> Identity:
+        """What the weights follow from; of a closed form alone, what it is fitted to."""
+        fields: dict[str, JSON] = {
+            "recipe": _RECIPE,
+            "features": self.features.fingerprint,
+            "head": _plain(self.head),
+            "loss": None,
+            "start": None if self.start is None else _plain(self.start),
+            "training": {"minimum_class_size": self.training.minimum_class_size},
+            "seed": self.seed,
+            "rows": rows_digest(self.records),
+        }
+        if self.loss is not None:
+            validation = None if self.validation is None else [*validation_digest(*self.validation)]
+            trained: dict[str, JSON] = {
+                "loss": _plain(self.loss),
+                "optimizer": _plain(self.optimizer),
+                "training": _plain(self.training),
+                "validation": cast("JSON", validation),
+            }
+            fields |= trained
+        return Identity(fields)
+
+    @property
+    def mapped(self) -> bool:
+        """True where the features stay on disk. Their size decides, not the machine's: so does the order of rows."""
+        if self.training.memory != "auto":
+            return self.training.memory == "map"
+        rows = len(self.records) * self.features.views
+        return rows * self.features.dim * self.features.dtype.itemsize > LARGE_BYTES
+
+
+def prepare(
+    features: Features,
+    records: Records,
+    head: HeadConfig,
+    loss: LossConfig | None,
+    *,
+    start: ClosedFormConfig | None = None,
+    optimizer: OptimizerConfig | None = None,
+    training: TrainingConfig | None = None,
+    validation: Validation | None = None,
+    seed: int = 0,
+) -> Setup:
+    """Check what :func:`stages.training.train_head` is given. Raises as it does."""
+    if seed < 0:
+        raise ValueError(f"seed is at least 0, got {seed}")
+    training = training or TrainingConfig()
+    start = check_start(head, loss, start, training)
+    for key, label in zip(records.keys, records.classes, strict=True):
+        if label is None:
+            raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
+    there = records.take(records.rows_in(features))
+    large = in_large_classes(there.classes, training.minimum_class_size)
+    used = there.take(np.flatnonzero(large))
+    if validation is not None:
+        queries, gallery = validation
+        validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
+    if len(set(used.classes)) < 2:
+        raise RecordsError(
+            f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
+            f"{len(records) - len(there):,} have no feature, {len(there) - len(used):,} are in classes of fewer than "
+            f"{training.minimum_class_size}, and the rest has {len(set(used.classes))} class(es)"
+        )
+    if isinstance(training.sampling, OneDomainConfig | DomainWeightsConfig) and len({*used.domains}) < 2:
+        raise RecordsError(
+            f"training.sampling.kind = {training.sampling.kind!r} tells domains apart and needs two, but the training "
+            f"records have {len({*used.domains} - {None})}: name the column, dataset.domain = ..., or sample otherwise"
+        )
+    return Setup(
+        features=features,
+        records=used,
+        validation=validation,
+        head=head,
+        loss=loss,
+        start=start,
+        optimizer=optimizer or OptimizerConfig(),
+        training=training,
+        seed=seed,
+        failed=len(records) - len(there),
+        small=len(there) - len(used),
+    )
+
+
+def _plain(config: Any) -> JSON:  # any frozen dataclass of the stage
+    """A configuration as plain JSON: what was a tuple is a list."""
+    return cast("JSON", json.loads(json.dumps(asdict(config))))

@@ -1,0 +1,43 @@
+"""Epochs as TensorBoard events, for those who watch a training there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cache.errors import MissingExtraError
+from stages.training.head import EpochLog
+
+
+@contextmanager
+def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
+    """A function that writes an epoch's numbers as events in ``folder``; with None it writes nothing.
+
+    Tags are ``<phase>/loss``, ``lr``, ``validation_mmp5`` and ``domain_weights/<domain>``, with the member's number
+    after the phase in a soup of several. Raises MissingExtraError where TensorBoard is not installed.
+    """
+    if folder is None:
+        yield lambda _: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "tensorboard") from None
+    make: Any = SummaryWriter  # its library has no types
+    writer = make(str(folder))
+
+    def write(epoch: EpochLog) -> None:
+        phase = epoch.phase if epoch.member == 1 else f"{epoch.phase} {epoch.member}"
+        numbers = {"loss": epoch.loss, "lr": epoch.lr, "validation_mmp5": epoch.validation_mmp5}
+        numbers |= {f"domain_weights/{name}": share for name, share in (epoch.domain_weights or {}).items()}
+        for name, number in numbers.items():
+            if number is not None:
+                writer.add_scalar(f"{phase}/{name}", number, epoch.epoch)
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()
