@@ -5,7 +5,8 @@
 328,400 features of 1,152 float16 (757 MB, in memory), a linear head with dropout to 64 numbers, k = 3 subcenters, Adam
 with PyTorch's fused step and weight decay on both sides, the same versions. Every figure is measured in a process of
 its own, the sides in turn, REPEATS times; the table has the medians. A step is all of it: rows gathered, head, loss,
-backward, optimiser. Memory is the peak above what the process held once its features were loaded.
+backward, optimiser. Memory is the peak above what the process held once its features and libraries
+were loaded.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def measure(arguments: argparse.Namespace) -> Measured | float:
         return side(arguments)
     features = np.load(arguments.folder / _FEATURES)
     labels = np.random.default_rng(1).integers(arguments.classes, size=ROWS)
+    side(features[:2], np.arange(2), 2)(np.arange(2))  # libraries are loaded
     before = _resident("VmRSS")
     step = side(features, labels, arguments.classes)
     order = np.random.default_rng(2).permutation(ROWS)
@@ -121,7 +123,7 @@ def peer(features: np.ndarray, labels: np.ndarray, classes: int) -> Step:
         value = loss(head(batch), torch.from_numpy(labels[rows]))
         value.backward()
         optimizer.step()
-        return float(value)
+        return value.item()
 
     return step
 
@@ -147,7 +149,7 @@ def ours(features: np.ndarray, labels: np.ndarray, classes: int, **settings: obj
         value = loss(head.project(torch.from_numpy(source.take(rows)), generator), torch.from_numpy(labels[rows]))
         value.backward()
         optimizer.step(1e-3)
-        return float(value)
+        return value.item()
 
     return step
 

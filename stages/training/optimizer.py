@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.kernel import MarginSoftmax
 
 _BETAS = (0.9, 0.999)
@@ -78,14 +79,15 @@ class Optimizer:
     def __init__(self, config: OptimizerConfig, weights: list[nn.Parameter], tables: list[nn.Parameter]) -> None:
         self.config = config
         self.tables = [_Table(config, table) for table in tables]
+        groups = [{"params": weights}]  # which may be empty, where a list of weights may not
         if config.kind == "sgd":
             momentum, decay = config.momentum, config.weight_decay
             self.dense: torch.optim.Optimizer = torch.optim.SGD(
-                weights, config.lr, momentum=momentum, weight_decay=decay, fused=True
+                groups, config.lr, momentum=momentum, weight_decay=decay, fused=True
             )
         else:
             adam = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
-            self.dense = adam(weights, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
+            self.dense = adam(groups, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
 
     def step(self, lr: float) -> None:
         """Move every weight that has a gradient, at the learning rate ``lr``."""
@@ -134,8 +136,15 @@ class _Table:
             return
         if not self.weight.grad.is_sparse:
             raise ValueError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
-        sparse = self.weight.grad.coalesce()
-        rows, gradient = sparse.indices()[0], sparse.values()
+        sparse, lanes = self.weight.grad, lanes_on(self.weight.device)
+        rows = sparse._indices()[0]
+        if not (rows[1:] > rows[:-1]).all():  # several losses, added
+            sparse = sparse.coalesce()
+        parts = sparse._indices()[0].tensor_split(lanes)
+        gradients = sparse._values().tensor_split(lanes)
+        in_lanes(lambda lane: self._step(parts[lane], gradients[lane], lr), lanes)
+
+    def _step(self, rows: Tensor, gradient: Tensor, lr: float) -> None:
         moved = self.weight.index_select(0, rows)
         if self.config.weight_decay and self.config.kind != "adamw":
             gradient = gradient.add(moved, alpha=self.config.weight_decay)

@@ -3,7 +3,7 @@
 A tile is a block of classes by a block of rows, small enough for the processor's second-level cache, in buffers that
 are used again. There are two passes: :meth:`Tiles.sums` and, once the loss is known, :meth:`Tiles.gradients`, which
 computes a tile again rather than read it from memory; as many as fit into the third-level cache are kept instead.
-Prototypes are brought to unit length a block at a time.
+Prototypes are brought to unit length a block at a time. Blocks are shared out to lanes, each on a thread of its own.
 
 Logits are in units of log 2 here, since powers of two are computed several times faster than those of e. A tile has the
 classes first and the rows second, so that all subcenters of a block are one matrix product.
@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.rule import Rule
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -27,6 +28,7 @@ LOG2E = 1 / math.log(2)
 
 _BOUNDED = 60.0  # logits up to this can be summed as they are, in float32; above, the row's largest is taken off
 _ROWS = 256  # of a tile, at most
+_CLASSES = 16  # of a tile, at least
 _NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 26}  # in a tile, all subcenters
 _KEPT = {"cpu": 1 << 22, "cuda": 1 << 28}  # in the tiles that are kept from the first pass to the second
 
@@ -60,13 +62,15 @@ class Tiles:
         self.moves = type(rule).others is not Rule.others
         self.dtype = torch.bfloat16 if precision == "bfloat16" else unit.dtype
         subcenters, classes, dim = table.shape
+        self.lanes = lanes_on(table.device)
         self.rows = min(_ROWS, len(unit))
-        self.block = min(classes, max(16, _NUMBERS[table.device.type] // (self.rows * subcenters)))
+        most = max(_CLASSES, _NUMBERS[table.device.type] // (self.rows * subcenters))
+        self.block = min(most, -(-classes // self.lanes))
         edges = torch.arange(0, classes + self.block, self.block, device=places.device)
         self.edges = torch.searchsorted(places, edges).tolist()
-        self.inverse = reciprocal(torch.linalg.vector_norm(table, dim=2, keepdim=True, dtype=unit.dtype))
-        self.vectors = unit.new_empty(subcenters * self.block * dim)
-        self.scratch = self._new_buffer(self.block, self.rows)
+        self.inverse, self.measured = unit.new_empty(subcenters, classes, 1), False
+        self.vectors = unit.new_empty(self.lanes, subcenters * self.block * dim)
+        self.scratch = [self._new_buffer(self.block, self.rows) for _ in range(self.lanes)]
         self.kept: dict[tuple[int, int], _Tile] = {}
 
     def sums(self, scale: float, own: Tensor, *, logits: bool = False, keep: bool = False) -> tuple[Tensor, Tensor]:
@@ -78,30 +82,39 @@ class Tiles:
         self.scale = scale
         self.bounded = not self.moves and scale * LOG2E <= _BOUNDED
         self.right = (self.unit if self.moves else self.unit * (scale * LOG2E)).to(self.dtype)
+        room = _KEPT[self.table.device.type] // self.lanes if keep and not self.moves else 0
+        found = in_lanes(lambda lane: self._lane_sums(lane, own, logits=logits, room=room), self.lanes)
+        self.measured = True
+        summed, offset, total = (torch.stack(parts) for parts in zip(*found, strict=True))
+        self.offset = offset.amax(0)
+        summed = (summed * torch.exp2(offset - self.offset)).sum(0)
+        return summed.log2_().add_(self.offset), total.sum(0)
+
+    def _lane_sums(self, lane: int, own: Tensor, *, logits: bool, room: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a lane's blocks: the sums of exp2(logit - offset), the offsets, and the sums of the logits, (B,) each."""
         size = len(self.unit)
         summed, total = self.unit.new_zeros(size), self.unit.new_zeros(size)
-        self.offset = self.unit.new_full((size,), 0 if self.bounded else -math.inf, dtype=self.dtype)
-        room = _KEPT[self.table.device.type] if keep and not self.moves else 0
-        for low, high in self._blocks():
-            operand = self._vectors(low, high).flatten(0, 1).to(self.dtype)
+        lowest = 0 if self.bounded else torch.finfo(self.dtype).min
+        offset = self.unit.new_full((size,), lowest, dtype=self.dtype)
+        for low, high in self._blocks(lane):
+            operand = self._vectors(lane, low, high).flatten(0, 1).to(self.dtype)
             for rows in self._rows():
                 room -= self.table.shape[0] * (high - low) * (rows.stop - rows.start)
-                tile = self._tile(operand, rows, own, keep=room >= 0)
+                tile = self._tile(operand, rows, own, None if room >= 0 else self.scratch[lane])
                 values, targets = tile.values, self._targets(low, rows)
                 if logits:
                     values[targets] = 0
                     total[rows] += values.sum(0, dtype=total.dtype)
                 values[targets] = -math.inf
                 if not self.bounded:
-                    torch.maximum(self.offset[rows], values.amax(0), out=tile.offset)
-                    tile.offset.clamp_(min=torch.finfo(self.dtype).min)
-                    summed[rows] *= torch.exp2(self.offset[rows] - tile.offset)
-                    self.offset[rows] = tile.offset
+                    torch.maximum(offset[rows], values.amax(0), out=tile.offset)
+                    summed[rows] *= torch.exp2(offset[rows] - tile.offset)
+                    offset[rows] = tile.offset
                     values.sub_(tile.offset)
                 summed[rows] += values.exp2_().sum(0, dtype=summed.dtype)
                 if room >= 0:
                     self.kept[low, rows.start] = tile
-        return summed.log2_().add_(self.offset), total
+        return summed, offset, total
 
     def gradients(self, log_sum: Tensor, own: Tensor, smoothed: float) -> tuple[Tensor, Tensor]:
         """What the other classes pass back, at the scale of the last :meth:`sums`: to ``unit`` and to ``table``.
@@ -112,14 +125,21 @@ class Tiles:
         factor = torch.exp2(self.offset - log_sum).clamp_(max=1e30).mul_(self.scale / len(log_sum))
         less = (smoothed * self.scale / len(log_sum) / factor).to(self.dtype) if smoothed else None
         weighted = (self.unit * factor[:, None]).to(self.dtype)
-        on_unit, on_table = torch.zeros_like(self.unit), torch.empty_like(self.table, dtype=self.unit.dtype)
-        on_vectors = torch.empty_like(self.vectors)
-        for low, high in self._blocks():
-            vectors = self._vectors(low, high)
+        on_table = torch.empty_like(self.table, dtype=self.unit.dtype)
+        found = in_lanes(lambda lane: self._lane_gradients(lane, own, weighted, less, on_table), self.lanes)
+        return sum(found[1:], found[0]).mul_(factor[:, None]), on_table
+
+    def _lane_gradients(
+        self, lane: int, own: Tensor, weighted: Tensor, less: Tensor | None, on_table: Tensor
+    ) -> Tensor:
+        """Write what a lane's blocks pass back into ``on_table``; to the embeddings (B, E), times their factors."""
+        on_unit, on_vectors = torch.zeros_like(self.unit), torch.empty_like(self.vectors[lane])
+        for low, high in self._blocks(lane):
+            vectors = self._vectors(lane, low, high)
             operand = vectors.flatten(0, 1).to(self.dtype)
             passed = on_vectors[: vectors.numel()].view(vectors.shape)
             for rows in self._rows():
-                tile = self._probabilities(low, operand, rows, own)
+                tile = self._probabilities(lane, low, operand, rows, own)
                 if less is not None:
                     tile.values.sub_(less[rows])
                 tile.values[self._targets(low, rows)] = 0
@@ -131,33 +151,36 @@ class Tiles:
             along = torch.linalg.vecdot(passed, vectors)[..., None]
             passed.addcmul_(vectors, along, value=-1)
             torch.mul(passed, self.inverse[:, low:high], out=on_table[:, low:high])
-        return on_unit.mul_(factor[:, None]), on_table
+        return on_unit
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        classes = self.table.shape[1]
-        return ((low, min(low + self.block, classes)) for low in range(0, classes, self.block))
+    def _blocks(self, lane: int) -> Iterator[tuple[int, int]]:
+        """Where a lane's blocks of classes begin and end."""
+        classes, step = self.table.shape[1], self.block * self.lanes
+        return ((low, min(low + self.block, classes)) for low in range(lane * self.block, classes, step))
 
     def _rows(self) -> Iterator[slice]:
         return (slice(low, min(low + self.rows, len(self.unit))) for low in range(0, len(self.unit), self.rows))
 
-    def _vectors(self, low: int, high: int) -> Tensor:
-        """The prototypes (k, c, E) of a block of classes, of unit length."""
-        block = self.table[:, low:high].to(self.unit.dtype)
-        return torch.mul(block, self.inverse[:, low:high], out=self.vectors[: block.numel()].view(block.shape))
+    def _vectors(self, lane: int, low: int, high: int) -> Tensor:
+        """The prototypes (k, c, E) of a block of classes, of unit length; their lengths are taken in the first pass."""
+        block, inverse = self.table[:, low:high].to(self.unit.dtype), self.inverse[:, low:high]
+        if not self.measured:
+            inverse.copy_(reciprocal(torch.linalg.vector_norm(block, dim=2, keepdim=True)))
+        return torch.mul(block, inverse, out=self.vectors[lane, : block.numel()].view(block.shape))
 
     def _new_buffer(self, classes: int, rows: int) -> Tensor:
         """Room for a tile and, where there are several subcenters, for the cosines of each."""
         subcenters = self.table.shape[0]
         return self.unit.new_empty((subcenters + (subcenters > 1)) * classes * rows, dtype=self.dtype)
 
-    def _tile(self, operand: Tensor, rows: slice, own: Tensor, *, keep: bool) -> _Tile:
-        """The logits of ``rows`` with a block of classes, whose prototypes are ``operand`` (k*c, E)."""
+    def _tile(self, operand: Tensor, rows: slice, own: Tensor, buffer: Tensor | None) -> _Tile:
+        """The logits of ``rows`` with a block of classes, whose prototypes are ``operand`` (k*c, E); None: to keep."""
         subcenters, wide = self.table.shape[0], rows.stop - rows.start
         classes = len(operand) // subcenters
-        room = (self._new_buffer(classes, wide) if keep else self.scratch)[: (subcenters + 1) * classes * wide]
+        room = self._new_buffer(classes, wide) if buffer is None else buffer[: (subcenters + 1) * classes * wide]
         products = room[: len(operand) * wide].view(subcenters, classes, wide)
         torch.mm(operand, self.right[rows].T, out=products.flatten(0, 1))
-        values, offset = products[0], self.offset[rows].clone()
+        values, offset = products[0], operand.new_zeros(wide)
         if subcenters > 1:
             values = torch.amax(products, 0, out=room[len(operand) * wide :].view(classes, wide))
             products[:-1].eq_(values)
@@ -167,11 +190,11 @@ class Tiles:
         moved = value.T.mul(self.scale * LOG2E).to(self.dtype)
         return _Tile(moved, products, None if slope is None else slope.T.to(self.dtype), offset)
 
-    def _probabilities(self, low: int, operand: Tensor, rows: slice, own: Tensor) -> _Tile:
+    def _probabilities(self, lane: int, low: int, operand: Tensor, rows: slice, own: Tensor) -> _Tile:
         """A tile with exp2(logit - offset): kept, or computed again."""
         tile = self.kept.pop((low, rows.start), None)
         if tile is None:
-            tile = self._tile(operand, rows, own, keep=False)
+            tile = self._tile(operand, rows, own, self.scratch[lane])
             if not self.bounded:
                 tile.values.sub_(self.offset[rows])
             tile.values.exp2_()
