@@ -158,7 +158,7 @@ def test_what_a_loss_draws_goes_on_from_its_state() -> None:
 
 def test_one_class_and_one_row_are_enough() -> None:
     for kind in ("random", "hardest"):
-        loss = build(SampledConfig(share=0.01, kind=kind), classes=1)  # type: ignore[arg-type]
+        loss = build(SampledConfig(share=0.01, kind=kind), classes=1)
         value = loss(torch.randn(1, DIM, generator=torch.Generator().manual_seed(0)), torch.tensor([0]))
         value.backward()
         assert value == 0
