@@ -120,9 +120,9 @@ def test_turning_the_features_turns_no_similarity() -> None:
 # Domains
 
 
-def test_a_domain_weighs_no_more_for_being_there_three_times() -> None:
+def test_a_domain_weighs_no_more_between_classes_for_being_there_three_times() -> None:
     rows, labels, domains = two_domains()
-    config = replace(fixed(1.0, 0.3, 0.5, 0.15, 4), inputs=PLAIN)
+    config = replace(fixed(1.0, 1.0, 0.5, 0.15, 4), inputs=PLAIN)  # shrunk fully: only S_b and S_t are left
     again = torch.cat([torch.arange(len(rows)), *[torch.nonzero(domains == 1)[:, 0]] * 2])
     once = embedded(config, rows, labels, domains)
     thrice = embedded(config, rows[again], labels[again], domains[again])[: len(rows)]

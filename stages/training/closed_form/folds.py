@@ -99,7 +99,7 @@ def make_folds(rows: Tensor, classes: Classes, fold_of_class: Tensor, size: int,
         held = fold_of_class[classes.of_row] == fold
         learned, apart = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
         plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
-        statistics = gather_statistics(plain, rows[~held], learned, learned.row_weights())
+        scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)
         queries = torch.from_numpy(np.random.default_rng(seed).permutation(apart.rows)[:_QUERIES]).sort().values
-        made.append(Fold(Scatters.of(statistics, size=size, dtype=torch.float32), rows[held], apart, queries))
+        made.append(Fold(scatters, rows[held], apart, queries))
     return made
