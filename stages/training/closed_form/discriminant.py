@@ -83,12 +83,16 @@ class DiscriminantHeadConfig(LinearMapConfig):
         check_dim(self.dim, dim, f"features of {dim:,} numbers")
         if classes < 2:
             raise ValueError("a discriminant tells classes apart and takes two or more; the rows are of one")
+        spanned = f"the means of {classes:,} classes, with total = 0 and power above 0,"
         if not any(self.total) and all(self.power):
-            check_dim(self.dim, classes - 1, f"the means of {classes:,} classes, with total = 0 and power above 0,")
+            check_dim(self.dim, classes - 1, spanned)
         check_within(rows.classes, dim, min(self.shrinkage))
         grid = Grid(self.roots, self.shrinkage, self.total, self.power)
         with torch.no_grad():
-            return search(rows, self.inputs, grid, self.dim, self.folds)
+            point, score = search(rows, self.inputs, grid, self.dim, self.folds)
+        if point.total == 0 and point.power > 0:
+            check_dim(self.dim, classes - 1, spanned)
+        return point, score
 
     def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
         point, _ = self._choose(rows)
