@@ -84,7 +84,7 @@ def class_folds(classes: Classes, folds: int, seed: int) -> Tensor:
 def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: int) -> Tensor:
     """``features`` (n, D) as ``inputs`` makes them, float32, in their leading ``dim`` directions if D is more.
 
-    The directions come from two rounds of subspace iteration: an eigendecomposition takes five times as long.
+    The directions come from two rounds of subspace iteration, since an eigendecomposition costs the cube of D.
     """
     if dim >= inputs.dim:
         return torch.cat([inputs(block) for block in torch.split(features, 4096)])
