@@ -23,7 +23,8 @@ from stages.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
 from stages.training import HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
 
-# [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out.
+# [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
+# tag has a space, a key has none.
 _ONE, _SEVERAL = "one dataset", "several datasets"
 Datasets = Annotated[
     Annotated[DatasetConfig, Tag(_ONE)] | Annotated[tuple[DatasetConfig, ...], Tag(_SEVERAL)],
@@ -201,7 +202,7 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
     here: Any = raw
     for part in details["loc"]:
         of_union = isinstance(here, dict) and part not in here and here.get("kind") == part
-        is_tag = of_union or part in (_ONE, _SEVERAL)  # not a key
+        is_tag = of_union or (isinstance(part, str) and " " in part)  # not a key
         if isinstance(part, int):
             path += f"[{part}]"
         elif part != "head" and not is_tag:

@@ -29,8 +29,11 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "ArcFaceConfig", "CosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig", "LinearHeadConfig", "LossConfig",
-        "OptimizerConfig", "TrainingConfig", "TrainingSummary", "embed", "head_identity", "train_head",
+        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "CosFaceConfig", "CurricularFaceConfig",
+        "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "Head", "HeadConfig", "InputsConfig",
+        "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig", "MarginByClassSize", "NormFaceConfig",
+        "OptimizerConfig", "Ramp", "SampledConfig", "SphereFaceConfig", "TrainingConfig", "TrainingSummary", "embed",
+        "head_identity", "train_head",
     ],
     "stages.retrieval": [
         "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",

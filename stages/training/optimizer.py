@@ -1,14 +1,19 @@
-"""How the weights move: the optimiser, and its learning rate at every step."""
+"""How the weights move: the learning rate at every step, and the step, dense or of the rows that were touched."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from stages.training.losses.kernel import MarginSoftmax
+
+_BETAS = (0.9, 0.999)
+_EPS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,109 @@ class OptimizerConfig:
         share = (step - warmup) / left if left > 0 else 1.0
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
-    def build(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of ``weights``; its learning rate is set before every step."""
-        if self.kind == "sgd":
-            return torch.optim.SGD(weights, self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
-        adam = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
-        return adam(weights, self.lr, weight_decay=self.weight_decay, fused=True)
+    def build(self, weights: Iterable[nn.Parameter], loss: MarginSoftmax) -> Optimizer:
+        """What moves ``weights`` and those of ``loss``; a sampled loss's prototypes row by row."""
+        tables = [loss.weight] if loss.sparse else []
+        rest = [weight for weight in loss.parameters() if not any(weight is table for table in tables)]
+        return Optimizer(self, [*weights, *rest], tables)
+
+
+class Optimizer:
+    """Moves ``weights`` with PyTorch's fused step, and the rows of ``tables`` that have a gradient, and no others.
+
+    A table's gradient is sparse and so is its step: rows without a gradient are not read, so that a step costs what it
+    touches. What that means, a row at a time: its moments (or momentum) stand still while it rests, where those of a
+    dense step would decay; it counts its own steps, from which Adam's correction of young moments follows, so that the
+    first step of a row that is met late is as long as any first step; and weight decay acts in the steps that touch it,
+    so less often. A row that is touched in every step moves as in a dense step.
+
+    Memory for the moments of a row is used when the row is first touched.
+    """
+
+    def __init__(self, config: OptimizerConfig, weights: list[nn.Parameter], tables: list[nn.Parameter]) -> None:
+        self.config = config
+        self.tables = [_Table(config, table) for table in tables]
+        if config.kind == "sgd":
+            momentum, decay = config.momentum, config.weight_decay
+            self.dense: torch.optim.Optimizer = torch.optim.SGD(
+                weights, config.lr, momentum=momentum, weight_decay=decay, fused=True
+            )
+        else:
+            adam = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+            self.dense = adam(weights, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
+
+    def step(self, lr: float) -> None:
+        """Move every weight that has a gradient, at the learning rate ``lr``."""
+        for group in self.dense.param_groups:
+            group["lr"] = lr
+        self.dense.step()
+        for table in self.tables:
+            table.step(lr)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.dense.zero_grad()
+        for table in self.tables:
+            table.weight.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to take the same steps; tensors are not copied."""
+        return {"dense": self.dense.state_dict(), "tables": [dict(table.state) for table in self.tables]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken, with the same weights in the same order."""
+        if len(state["tables"]) != len(self.tables):
+            raise ValueError(
+                f"the state has {len(state['tables'])} table(s) of sparse rows, this optimiser {len(self.tables)}; "
+                "it was taken from a loss with another setting of sampled"
+            )
+        self.dense.load_state_dict(state["dense"])
+        for table, saved in zip(self.tables, state["tables"], strict=True):
+            for name, tensor in table.state.items():
+                tensor.copy_(saved[name])
+
+
+class _Table:
+    """A table of rows that are moved one by one: its weight (R, E), its moments, and the steps that each row took."""
+
+    def __init__(self, config: OptimizerConfig, weight: nn.Parameter) -> None:
+        self.config, self.weight = config, weight
+        names = ("momentum",) if config.kind == "sgd" else ("first", "second")
+        self.state = {name: torch.zeros_like(weight, requires_grad=False) for name in names}
+        if config.kind != "sgd":
+            self.state["steps"] = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        if self.weight.grad is None:
+            return
+        if not self.weight.grad.is_sparse:
+            raise ValueError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
+        sparse = self.weight.grad.coalesce()
+        rows, gradient = sparse.indices()[0], sparse.values()
+        moved = self.weight.index_select(0, rows)
+        if self.config.weight_decay and self.config.kind != "adamw":
+            gradient = gradient.add(moved, alpha=self.config.weight_decay)
+        if self.config.kind == "sgd":
+            update = self.state["momentum"].index_select(0, rows).mul_(self.config.momentum).add_(gradient)
+            self.state["momentum"].index_copy_(0, rows, update)
+            moved.add_(update, alpha=-lr)
+        else:
+            if self.config.kind == "adamw":
+                moved.mul_(1 - lr * self.config.weight_decay)
+            self._adam(rows, gradient, moved, lr)
+        self.weight.index_copy_(0, rows, moved)
+
+    def _adam(self, rows: Tensor, gradient: Tensor, moved: Tensor, lr: float) -> None:
+        """Kingma and Ba, Adam, ICLR 2015, algorithm 1, with a count of steps for each row."""
+        steps = self.state["steps"].index_select(0, rows).add_(1)
+        self.state["steps"].index_copy_(0, rows, steps)
+        first = self.state["first"].index_select(0, rows).lerp_(gradient, 1 - _BETAS[0])
+        self.state["first"].index_copy_(0, rows, first)
+        second = self.state["second"].index_select(0, rows).mul_(_BETAS[1])
+        second.addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        self.state["second"].index_copy_(0, rows, second)
+        exponents = steps.to(torch.float64)[:, None]
+        length = (lr / (1 - _BETAS[0] ** exponents)).to(moved.dtype)
+        root = (1 - _BETAS[1] ** exponents).sqrt_().to(moved.dtype)
+        moved.addcdiv_(first.mul_(length), second.sqrt_().div_(root).add_(_EPS), value=-1)

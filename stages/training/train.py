@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cache import FeatureStore, Identity
 from cache.errors import PermafrostError, RecordsError
@@ -19,6 +19,7 @@ from stages.records import Records
 from stages.training.heads import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.linear import LinearHead
 from stages.training.losses import LossConfig
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import gather, rows_digest
 from stages.training.sampling import HOLDABLE, epoch_order, held_out, in_large_classes
@@ -228,7 +229,7 @@ def _train(
     generator = torch.Generator().manual_seed(setup.seed)
     network = setup.head.build([features.shape[1]], generator)
     network.observe(features)
-    loss = setup.loss.build(setup.head.dim, len(places), generator)
+    loss = setup.loss.build(setup.head.dim, torch.bincount(labels), generator)
     log: list[EpochLog] = []
     weights: dict[str, Tensor] = {}
     started = time.perf_counter()
@@ -246,7 +247,7 @@ def _train(
 def _epochs(
     setup: _Setup,
     network: LinearHead,
-    loss: nn.Module,
+    loss: MarginSoftmax,
     features: Tensor,
     labels: Tensor,
     epochs: int,
@@ -256,18 +257,17 @@ def _epochs(
     rng = np.random.default_rng(setup.seed)
     size = setup.training.batch_size
     steps = -(-len(labels) // size)
-    optimizer = setup.optimizer.build([*network.parameters(), *loss.parameters()])
+    optimizer = setup.optimizer.build(network.parameters(), loss)
     for epoch in range(epochs):
         total, rate = 0.0, 0.0
         order = torch.from_numpy(epoch_order(len(labels), rng))
         for step, batch in enumerate(torch.split(order, size), epoch * steps):
             rate = setup.optimizer.learning_rate(step, steps, setup.training.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            loss.at(step / (steps * setup.training.epochs))
             optimizer.zero_grad()
             value = loss(network.project(features[batch], generator), labels[batch])
             value.backward()
-            optimizer.step()
+            optimizer.step(rate)
             total += _finite(value.item(), epoch + 1, setup) * len(batch)
         yield total / len(labels), rate
 
@@ -276,6 +276,6 @@ def _finite(loss: float, epoch: int, setup: _Setup) -> float:
     if not math.isfinite(loss):
         raise PermafrostError(
             f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({setup.optimizer.lr:g}) "
-            f"or loss.scale ({setup.loss.scale:g}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
+            f"or loss.scale ({setup.loss.scale}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
         )
     return loss

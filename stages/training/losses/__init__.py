@@ -4,9 +4,49 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
+from stages.training.losses.adacos import AdaCosConfig
+from stages.training.losses.adaface import AdaFaceConfig
 from stages.training.losses.arcface import ArcFaceConfig
 from stages.training.losses.cosface import CosFaceConfig
+from stages.training.losses.curricularface import CurricularFaceConfig
+from stages.training.losses.elasticface import ElasticArcFaceConfig, ElasticCosFaceConfig
+from stages.training.losses.li_arcface import LiArcFaceConfig
+from stages.training.losses.magface import MagFaceConfig
+from stages.training.losses.margins import MarginByClassSize
+from stages.training.losses.normface import NormFaceConfig
+from stages.training.losses.sampled import SampledConfig
+from stages.training.losses.schedule import Ramp
+from stages.training.losses.sphereface import SphereFaceConfig
 
-LossConfig: TypeAlias = Annotated[ArcFaceConfig | CosFaceConfig, Field(discriminator="kind")]
+LossConfig: TypeAlias = Annotated[
+    AdaCosConfig
+    | AdaFaceConfig
+    | ArcFaceConfig
+    | CosFaceConfig
+    | CurricularFaceConfig
+    | ElasticArcFaceConfig
+    | ElasticCosFaceConfig
+    | LiArcFaceConfig
+    | MagFaceConfig
+    | NormFaceConfig
+    | SphereFaceConfig,
+    Field(discriminator="kind"),
+]
 
-__all__ = ["ArcFaceConfig", "CosFaceConfig", "LossConfig"]
+__all__ = [
+    "AdaCosConfig",
+    "AdaFaceConfig",
+    "ArcFaceConfig",
+    "CosFaceConfig",
+    "CurricularFaceConfig",
+    "ElasticArcFaceConfig",
+    "ElasticCosFaceConfig",
+    "LiArcFaceConfig",
+    "LossConfig",
+    "MagFaceConfig",
+    "MarginByClassSize",
+    "NormFaceConfig",
+    "Ramp",
+    "SampledConfig",
+    "SphereFaceConfig",
+]

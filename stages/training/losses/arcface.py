@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stages.training.losses.kernel import MarginSoftmax, check_softmax
-
-_INSIDE = 1 - torch.finfo(torch.float32).eps  # the angle's slope is infinite at a cosine of exactly 1
+from stages.training.losses.angle import add_angle
+from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.margins import Margin, MarginSetting, check_angle
+from stages.training.losses.rule import Rule
 
 
 @dataclass(frozen=True)
-class ArcFaceConfig:
+class ArcFaceConfig(MarginSoftmaxConfig):
     """ArcFace; with ``subcenters`` above 1, Sub-center ArcFace (Deng et al., ECCV 2020), as UniFEx trains with 3.
 
-    ``margin_rad`` is an angle in radians, ``scale`` the factor on the cosines.
+    ``margin_rad`` is an angle in radians: a number, a ramp over the training, or by the size of the class (what UniFEx
+    calls dynamic margins).
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["arcface"] = "arcface"
-    subcenters: int = 1
-    margin_rad: float = 0.5
-    scale: float = 30.0
+    margin_rad: MarginSetting = 0.5
 
     def __post_init__(self) -> None:
-        check_softmax(self.subcenters, self.scale)
-        if not 0 <= self.margin_rad < math.pi:
-            raise ValueError(
-                f"margin_rad is an angle in radians in [0, pi), got {self.margin_rad}; degrees are * pi / 180"
-            )
+        super().__post_init__()
+        check_angle(self.margin_rad)
 
-    def build(self, dim: int, classes: int, generator: torch.Generator) -> MarginSoftmax:
-        """The loss of embeddings (B, ``dim``), its prototypes drawn from ``generator``."""
-        margin = partial(add_angle, margin_rad=self.margin_rad)
-        return MarginSoftmax(dim, classes, margin, subcenters=self.subcenters, scale=self.scale, generator=generator)
+    def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
+        """See :func:`~stages.training.losses.angle.add_angle`."""
+        del generator
+        return AddAngle(Margin(self.margin_rad, class_sizes))
 
 
-def add_angle(cosine: Tensor, margin_rad: float) -> Tensor:
-    """cos(t + margin) for ``cosine`` = cos(t), any shape.
+class AddAngle(Rule):
+    """The target's angle plus ``margin``."""
 
-    Where t + margin would pass pi the cosine would grow again: there cos(t) - margin * sin(margin) is taken.
-    """
-    if margin_rad == 0:
-        return cosine
-    cosine = cosine.clamp(-_INSIDE, _INSIDE)
-    turned = cosine * math.cos(margin_rad) - (1 - cosine.square()).sqrt() * math.sin(margin_rad)
-    return torch.where(cosine > -math.cos(margin_rad), turned, cosine - margin_rad * math.sin(margin_rad))
+    def __init__(self, margin: Margin) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def at(self, share: float) -> None:
+        """See :class:`Rule`."""
+        self.margin.at(share)
+
+    def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
+        """See :class:`Rule`."""
+        del norms
+        return add_angle(cosine, self.margin.of(labels))

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stages.training.losses.kernel import MarginSoftmax, check_softmax
+from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.margins import Margin, MarginSetting, check_difference
+from stages.training.losses.rule import Rule
 
 
 @dataclass(frozen=True)
-class CosFaceConfig:
-    """CosFace. ``margin_cos`` is a difference of cosines, ``scale`` the factor on the cosines."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+class CosFaceConfig(MarginSoftmaxConfig):
+    """CosFace. ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size."""
 
     kind: Literal["cosface"] = "cosface"
-    subcenters: int = 1
-    margin_cos: float = 0.35
-    scale: float = 30.0
+    margin_cos: MarginSetting = 0.35
 
     def __post_init__(self) -> None:
-        check_softmax(self.subcenters, self.scale)
-        if not 0 <= self.margin_cos <= 1:
-            raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+        super().__post_init__()
+        check_difference(self.margin_cos)
 
-    def build(self, dim: int, classes: int, generator: torch.Generator) -> MarginSoftmax:
-        """The loss of embeddings (B, ``dim``), its prototypes drawn from ``generator``."""
-        margin = partial(subtract, margin_cos=self.margin_cos)
-        return MarginSoftmax(dim, classes, margin, subcenters=self.subcenters, scale=self.scale, generator=generator)
+    def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
+        """The target's cosine less the margin."""
+        del generator
+        return Subtract(Margin(self.margin_cos, class_sizes))
 
 
-def subtract(cosine: Tensor, margin_cos: float) -> Tensor:
-    """``cosine`` - ``margin_cos``, any shape."""
-    return cosine - margin_cos
+class Subtract(Rule):
+    """The target's cosine less ``margin``."""
+
+    def __init__(self, margin: Margin) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def at(self, share: float) -> None:
+        """See :class:`Rule`."""
+        self.margin.at(share)
+
+    def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
+        """See :class:`Rule`."""
+        del norms
+        return cosine - self.margin.of(labels)

@@ -1,0 +1,37 @@
+"""Cosines and angles with a slope that stays finite where the angle is 0 or pi."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# The slope of the angle by the cosine is infinite at 1 and -1: both are taken one step of float32 inside.
+INSIDE = 1 - torch.finfo(torch.float32).eps
+
+
+def angle_of(cosine: Tensor) -> Tensor:
+    """The angle of ``cosine``, any shape; at 1 and beyond it is 0.0005 and its slope is 0."""
+    return cosine.clamp(-INSIDE, INSIDE).acos()
+
+
+def sine_of(cosine: Tensor) -> Tensor:
+    """The sine of the angle of ``cosine``, any shape, as :func:`angle_of` takes it."""
+    return (1 - cosine.clamp(-INSIDE, INSIDE).square()).sqrt()
+
+
+def add_angle(cosine: Tensor, margin_rad: float | Tensor) -> Tensor:
+    """cos(t + margin) for ``cosine`` = cos(t); the shapes of ``cosine`` and ``margin_rad`` broadcast.
+
+    Where t + margin would pass pi the cosine would grow again: there cos(t) - margin * sin(margin) is taken.
+    """
+    if isinstance(margin_rad, Tensor):
+        margin_rad = margin_rad.to(cosine.dtype)
+        along, across = margin_rad.cos(), margin_rad.sin()
+        turned = cosine * along - sine_of(cosine) * across
+        return torch.where(cosine > -along, turned, cosine - margin_rad * across)
+    if margin_rad == 0:
+        return cosine
+    turned = cosine * math.cos(margin_rad) - sine_of(cosine) * math.sin(margin_rad)
+    return torch.where(cosine > -math.cos(margin_rad), turned, cosine - margin_rad * math.sin(margin_rad))

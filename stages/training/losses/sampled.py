@@ -1,0 +1,81 @@
+"""Class-sampled softmax: a step looks at some of the classes (An et al., Partial FC, ICCVW 2021 and CVPR 2022)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stages.training.losses.draws import Draws
+from stages.training.losses.tiles import reciprocal
+
+_BLOCK = 2048  # classes whose cosines are looked at together, to find the hardest
+
+
+@dataclass(frozen=True)
+class SampledConfig:
+    """Compare with the batch's own classes and a ``share`` of all classes, in (0, 1]; all subcenters of each.
+
+    ``kind`` says which others. ``random`` ones cost nothing to find. The ``hardest`` are those whose nearest subcenter
+    is nearest to any embedding of the batch; to find them costs one matrix product of the batch with the whole table,
+    in blocks: a third of the exact softmax's products, none of its exponentials, gradients or optimiser step.
+
+    Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    share: float = 0.1
+    kind: Literal["random", "hardest"] = "random"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is the part of the classes that a step looks at, in (0, 1], got {self.share}")
+        if self.kind not in ("random", "hardest"):
+            raise ValueError(f"kind is random or hardest, got {self.kind!r}")
+
+
+class ClassSampler(nn.Module):
+    """Which classes a step looks at. The state of its random numbers is in ``state_dict``."""
+
+    def __init__(self, config: SampledConfig, classes: int, subcenters: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.classes, self.subcenters = config, classes, subcenters
+        self.draws = Draws(generator)
+
+    def forward(self, labels: Tensor, embeddings: Tensor, weight: Tensor) -> Tensor:
+        """The classes (S,), ascending: every one of ``labels`` (B,), and the share of all.
+
+        ``embeddings`` (B, E) and ``weight`` (k*C, E) are only looked at where the hardest are asked for.
+        """
+        if self.config.share == 1:
+            return torch.arange(self.classes, device=labels.device)
+        others = self._random() if self.config.kind == "random" else self._hardest(embeddings, weight)
+        chosen: Tensor = torch.unique(torch.cat([labels, others.to(labels.device)]))
+        return chosen
+
+    def _random(self) -> Tensor:
+        """About ``share`` of the classes, some more than once.
+
+        Drawn with replacement, as often as leaves the share once repetitions are gone: that costs what it draws, where
+        a permutation would cost as much as there are classes.
+        """
+        if self.classes == 1:
+            return torch.zeros(1, dtype=torch.int64)
+        count = math.ceil(math.log1p(-self.config.share) / math.log1p(-1 / self.classes))
+        return torch.randint(self.classes, (count,), generator=self.draws.generator)
+
+    def _hardest(self, embeddings: Tensor, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            vectors = embeddings.to(weight.dtype)
+            vectors = vectors * reciprocal(torch.linalg.vector_norm(vectors, dim=1, keepdim=True))
+            nearest = weight.new_empty(self.subcenters, self.classes)
+            for low in range(0, self.classes, _BLOCK):
+                block = weight.view(self.subcenters, self.classes, -1)[:, low : low + _BLOCK]
+                highest = (block.flatten(0, 1) @ vectors.T).amax(1).view(block.shape[:2])
+                lengths = torch.linalg.vector_norm(block, dim=2)
+                nearest[:, low : low + _BLOCK] = highest * reciprocal(lengths)
+            return nearest.amax(0).topk(math.ceil(self.config.share * self.classes)).indices

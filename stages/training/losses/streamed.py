@@ -1,0 +1,158 @@
+"""The loss of a batch and its gradients, computed together: backward only multiplies them.
+
+The target of each row is gathered apart from the other classes and moved by the rule, which autograd differentiates:
+vectors of B numbers. The other classes come from :class:`~stages.training.losses.tiles.Tiles`. (Fused linear cross
+entropies are made so: Wijmans et al., Cut Your Losses, ICLR 2025; Hsu et al., Liger Kernel, 2024.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stages.training.losses.rule import Rule
+from stages.training.losses.tiles import LOG2E, Precision, Tiles, reciprocal
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """What the loss is, apart from its vectors. ``learn`` asks for gradients, ``observe`` lets the rule learn."""
+
+    rule: Rule
+    scale: float
+    smoothing: float
+    subcenters: int
+    precision: Precision
+    learn: bool
+    observe: bool
+
+
+def streamed_loss(
+    embeddings: Tensor, weight: Tensor, labels: Tensor, softmax: Softmax, classes: Tensor | None = None
+) -> Tensor:
+    """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,): a scalar, float32 or finer.
+
+    ``weight`` (k*C, E) is the whole table, row j*C + c for subcenter j of class c. With ``classes`` (S,), ascending and
+    every label among them, only their rows are read, and the gradient of the table is sparse.
+    """
+    loss: Tensor = _Streamed.apply(embeddings, weight, labels, softmax, classes)
+    return loss
+
+
+class _Streamed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, embeddings: Tensor, weight: Tensor, labels: Tensor, softmax: Softmax, classes: Tensor | None
+    ) -> Tensor:
+        table, places = weight.view(softmax.subcenters, -1, weight.shape[1]), labels
+        ctx.shape, ctx.rows = weight.shape, None
+        if classes is not None:
+            first = torch.arange(softmax.subcenters, device=classes.device)[:, None] * table.shape[1]
+            ctx.rows = (first + classes).view(1, -1)
+            table, places = table.index_select(1, classes), torch.searchsorted(classes, labels)
+        loss, gradients = _loss_and_gradients(embeddings, table, labels, places, softmax)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        on_embeddings, on_table = ctx.saved_tensors
+        if incoming.device.type != "cpu" or incoming.item() != 1:  # elsewhere asking would wait for the device
+            on_embeddings, on_table = on_embeddings * incoming, on_table * incoming
+        on_table = on_table.view(-1, on_table.shape[2])
+        if ctx.rows is not None:
+            on_table = torch.sparse_coo_tensor(ctx.rows, on_table, ctx.shape, is_coalesced=True, check_invariants=False)
+        return on_embeddings, on_table, None, None, None
+
+
+def _loss_and_gradients(
+    embeddings: Tensor, table: Tensor, labels: Tensor, places: Tensor, softmax: Softmax
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The loss and, to learn from, its gradients by ``embeddings`` (B, E) and ``table`` (k, S, E), in their dtypes.
+
+    ``labels`` (B,) are the classes as the rule knows them, ``places`` (B,) where they are in the table.
+    """
+    rule, size, classes = softmax.rule, len(places), table.shape[1]
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    places, order = torch.sort(places, stable=True)  # so that a block of classes knows its own rows
+    sorted_embeddings = embeddings.index_select(0, order).to(dtype)
+    norms = torch.linalg.vector_norm(sorted_embeddings, dim=1)
+    inverse = reciprocal(norms)[:, None]
+    unit = sorted_embeddings * inverse
+    own, own_inverse, winner, cosine = _nearest_of_own(table, places, unit)
+    tiles = Tiles(unit, table, places, rule, softmax.precision)
+    if softmax.observe:
+        rule.observe(cosine, norms)
+        if rule.needs_sums:
+            log_sums, _ = tiles.sums(float(rule.scale(softmax.scale)), cosine)
+            rule.observe_sums(cosine, log_sums * math.log(2))
+    scale = float(rule.scale(softmax.scale))
+    inputs = (cosine.clone().requires_grad_(softmax.learn), norms.clone().requires_grad_(softmax.learn))
+    with torch.enable_grad():
+        moved, penalty = rule.target(*inputs, labels.index_select(0, order)), rule.penalty(inputs[1])
+    others, logits = tiles.sums(scale, moved.detach(), logits=softmax.smoothing > 0)
+    target = moved.detach() * (scale * LOG2E)
+    log_sum = torch.logaddexp2(others, target)
+    spread = softmax.smoothing / classes
+    kept = 1 - softmax.smoothing + spread
+    loss = (log_sum - kept * target - spread * logits).mean() * math.log(2)
+    if penalty is not None:
+        loss = loss + penalty.detach()
+    if not softmax.learn:
+        return loss, ()
+    on_moved = (torch.exp2(target - log_sum) - kept) * (scale / size)
+    on_cosine, on_norms = _through_rule(moved, on_moved, penalty, inputs)
+    on_unit, on_table = tiles.gradients(log_sum, moved.detach(), spread)
+    on_unit.addcmul_(own, on_cosine)
+    through = torch.addcmul(unit, own, cosine[:, None], value=-1).mul_(own_inverse * on_cosine)
+    _add_rows(on_table.view(-1, unit.shape[1]), winner * classes + places, through)
+    along = torch.linalg.vecdot(on_unit, unit)[:, None]
+    on_sorted = on_unit.addcmul_(unit, along, value=-1).mul_(inverse).addcmul_(unit, on_norms)
+    on_embeddings = torch.empty_like(on_sorted)
+    on_embeddings[order] = on_sorted
+    return loss, (on_embeddings.to(embeddings.dtype), on_table.to(table.dtype))
+
+
+def _nearest_of_own(table: Tensor, places: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each row's own class the nearest subcenter: itself of unit length (B, E), one over its length (B, 1), which
+    of the k it is (B,), and the cosine (B,).
+    """  # noqa: D205  # one sentence
+    own = table.index_select(1, places).to(unit.dtype)
+    inverse = reciprocal(torch.linalg.vector_norm(own, dim=2, keepdim=True))
+    own.mul_(inverse)
+    cosine, winner = torch.linalg.vecdot(own, unit).max(0)
+    row = torch.arange(len(unit), device=unit.device)
+    return own[winner, row], inverse[winner, row], winner, cosine
+
+
+def _through_rule(
+    moved: Tensor, on_moved: Tensor, penalty: Tensor | None, inputs: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """What the rule passes back to the target's cosine and to the norms, (B, 1) each."""
+    outputs = [moved] if penalty is None else [moved, penalty]
+    incoming = [on_moved] if penalty is None else [on_moved, torch.ones_like(penalty)]
+    depends = [output.requires_grad for output in outputs]
+    if not any(depends):
+        return torch.zeros_like(inputs[0])[:, None], torch.zeros_like(inputs[1])[:, None]
+    on_cosine, on_norms = torch.autograd.grad(
+        [output for output, asked in zip(outputs, depends, strict=True) if asked],
+        inputs,
+        [gradient for gradient, asked in zip(incoming, depends, strict=True) if asked],
+        materialize_grads=True,
+        allow_unused=True,
+    )
+    return on_cosine[:, None], on_norms[:, None]
+
+
+def _add_rows(table: Tensor, rows: Tensor, vectors: Tensor) -> None:
+    """Add ``vectors`` (B, E) to ``rows`` (B,) of ``table``, a row as often as it is named, in a fixed order."""
+    if table.device.type == "cpu":
+        table.index_add_(0, rows, vectors)
+    else:  # there index_add_ adds in whichever order comes, index_put_ in one
+        table.index_put_((rows,), vectors, accumulate=True)
