@@ -13,7 +13,7 @@ from stages.training.closed_form.statistics import gather_statistics
 from stages.training.heads.inputs import Inputs
 
 # A direction in which no class mean varies comes after the others, in the order of the total scatter.
-_REST = 1e-4
+_REST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
