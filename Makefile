@@ -83,6 +83,10 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 	@$(PY) -m benchmarks.precision
 	@$(PY) -m benchmarks.many
 
+.PHONY: bench-heads
+bench-heads: install  ## Stage 2 against PyTorch Metric Learning: speed and memory of training steps (15 minutes)
+	@$(PY) -m benchmarks.heads
+
 .PHONY: bench-clip-retrieval
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)
 	@$(PY) -m benchmarks.clip_retrieval

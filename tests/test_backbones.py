@@ -30,8 +30,8 @@ from stages.extraction.backbones import (
     load_backbone,
 )
 from stages.extraction.backbones.frozen import folder_name
-from stages.extraction.memory import keep_freed_memory
 from stages.extraction.preprocess import PreprocessConfig
+from stages.memory import keep_freed_memory
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (181, 203, 3), dtype=np.uint8)
 

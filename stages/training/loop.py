@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import PermafrostError
+from stages.memory import keep_freed_memory
 from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
 from stages.training.feed import feed
@@ -62,6 +63,7 @@ class Part:
 
 def train(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
     """The network with the weights of the best epoch, or of the last where nothing is validated, and the log."""
+    keep_freed_memory()
     name = f"{part.phase} {part.member}"
     run = _Run(part)
     if (kept := checkpoint.part(name)) is not None:

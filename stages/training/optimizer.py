@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.kernel import MarginSoftmax
 
 _BETAS = (0.9, 0.999)
@@ -78,14 +79,15 @@ class Optimizer:
     def __init__(self, config: OptimizerConfig, weights: list[nn.Parameter], tables: list[nn.Parameter]) -> None:
         self.config = config
         self.tables = [_Table(config, table) for table in tables]
+        groups = [{"params": weights}]  # which may be empty, where a list of weights may not
         if config.kind == "sgd":
             momentum, decay = config.momentum, config.weight_decay
             self.dense: torch.optim.Optimizer = torch.optim.SGD(
-                weights, config.lr, momentum=momentum, weight_decay=decay, fused=True
+                groups, config.lr, momentum=momentum, weight_decay=decay, fused=True
             )
         else:
             adam = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
-            self.dense = adam(weights, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
+            self.dense = adam(groups, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
 
     def step(self, lr: float) -> None:
         """Move every weight that has a gradient, at the learning rate ``lr``."""
@@ -134,31 +136,45 @@ class _Table:
             return
         if not self.weight.grad.is_sparse:
             raise ValueError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
-        sparse = self.weight.grad.coalesce()
-        rows, gradient = sparse.indices()[0], sparse.values()
+        sparse, lanes = self.weight.grad, lanes_on(self.weight.device)
+        rows = sparse._indices()[0]
+        if not (rows[1:] > rows[:-1]).all():  # several losses, added
+            sparse = sparse.coalesce()
+        parts = sparse._indices()[0].tensor_split(lanes)
+        gradients = sparse._values().tensor_split(lanes)
+        in_lanes(lambda lane: self._step(parts[lane], gradients[lane], lr), lanes)
+
+    def _step(self, rows: Tensor, gradient: Tensor, lr: float) -> None:
         moved = self.weight.index_select(0, rows)
         if self.config.weight_decay and self.config.kind != "adamw":
             gradient = gradient.add(moved, alpha=self.config.weight_decay)
         if self.config.kind == "sgd":
             update = self.state["momentum"].index_select(0, rows).mul_(self.config.momentum).add_(gradient)
-            self.state["momentum"].index_copy_(0, rows, update)
+            _put(self.state["momentum"], rows, update)
             moved.add_(update, alpha=-lr)
         else:
             if self.config.kind == "adamw":
                 moved.mul_(1 - lr * self.config.weight_decay)
             self._adam(rows, gradient, moved, lr)
-        self.weight.index_copy_(0, rows, moved)
+        _put(self.weight.detach(), rows, moved)
 
     def _adam(self, rows: Tensor, gradient: Tensor, moved: Tensor, lr: float) -> None:
         """Kingma and Ba, Adam, ICLR 2015, algorithm 1, with a count of steps for each row."""
         steps = self.state["steps"].index_select(0, rows).add_(1)
         self.state["steps"].index_copy_(0, rows, steps)
         first = self.state["first"].index_select(0, rows).lerp_(gradient, 1 - _BETAS[0])
-        self.state["first"].index_copy_(0, rows, first)
+        _put(self.state["first"], rows, first)
         second = self.state["second"].index_select(0, rows).mul_(_BETAS[1])
         second.addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        self.state["second"].index_copy_(0, rows, second)
+        _put(self.state["second"], rows, second)
         exponents = steps.to(torch.float64)[:, None]
         length = (lr / (1 - _BETAS[0] ** exponents)).to(moved.dtype)
-        root = (1 - _BETAS[1] ** exponents).sqrt_().to(moved.dtype)
-        moved.addcdiv_(first.mul_(length), second.sqrt_().div_(root).add_(_EPS), value=-1)
+        root = (1 - _BETAS[1] ** exponents).rsqrt_().to(moved.dtype)
+        moved.addcdiv_(first.mul_(length), second.sqrt_().mul_(root).add_(_EPS), value=-1)
+
+
+def _put(table: Tensor, rows: Tensor, values: Tensor) -> None:
+    """``table[rows] = values``, moved 16 bytes at a time where they fit: torch copies number by number."""
+    if values.element_size() * values.shape[1] % 16 == 0:
+        table, values = table.view(torch.complex128), values.view(torch.complex128)
+    table.index_copy_(0, rows, values)

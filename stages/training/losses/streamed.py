@@ -100,7 +100,7 @@ def _loss_and_gradients(
     inputs = (cosine.clone().requires_grad_(softmax.learn), norms.clone().requires_grad_(softmax.learn))
     with torch.enable_grad():
         moved, penalty = rule.target(*inputs, labels.index_select(0, order)), rule.penalty(inputs[1])
-    others, logits = tiles.sums(scale, moved.detach(), logits=softmax.smoothing > 0)
+    others, logits = tiles.sums(scale, moved.detach(), logits=softmax.smoothing > 0, keep=softmax.learn)
     target = moved.detach() * (scale * LOG2E)
     log_sum = torch.logaddexp2(others, target)
     spread = softmax.smoothing / classes

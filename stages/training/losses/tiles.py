@@ -2,7 +2,8 @@
 
 A tile is a block of classes by a block of rows, small enough for the processor's second-level cache, in buffers that
 are used again. There are two passes: :meth:`Tiles.sums` and, once the loss is known, :meth:`Tiles.gradients`, which
-computes each tile again rather than read it from memory. Prototypes are brought to unit length a block at a time.
+computes a tile again rather than read it from memory; as many as fit into the third-level cache are kept instead.
+Prototypes are brought to unit length a block at a time. Blocks are shared out to lanes, each on a thread of its own.
 
 Logits are in units of log 2 here, since powers of two are computed several times faster than those of e. A tile has the
 classes first and the rows second, so that all subcenters of a block are one matrix product.
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.rule import Rule
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -25,7 +28,22 @@ LOG2E = 1 / math.log(2)
 
 _BOUNDED = 60.0  # logits up to this can be summed as they are, in float32; above, the row's largest is taken off
 _ROWS = 256  # of a tile, at most
-_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}  # in a tile, all subcenters
+_CLASSES = 16  # of a tile, at least
+_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 26}  # in a tile, all subcenters
+_KEPT = {"cpu": 1 << 22, "cuda": 1 << 28}  # in the tiles that are kept from the first pass to the second
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """``values`` (c, b): logits at first, later less ``offset`` (b,), exponentiated; ``slope`` is theirs, None for 1.
+
+    ``products`` (k, c, b) were the cosines of each subcenter; in all but the last, 1 is now where it was the nearest.
+    """
+
+    values: Tensor
+    products: Tensor
+    slope: Tensor | None
+    offset: Tensor
 
 
 class Tiles:
@@ -44,40 +62,59 @@ class Tiles:
         self.moves = type(rule).others is not Rule.others
         self.dtype = torch.bfloat16 if precision == "bfloat16" else unit.dtype
         subcenters, classes, dim = table.shape
+        self.lanes = lanes_on(table.device)
         self.rows = min(_ROWS, len(unit))
-        self.block = min(classes, max(16, _NUMBERS[table.device.type] // (self.rows * subcenters)))
+        most = max(_CLASSES, _NUMBERS[table.device.type] // (self.rows * subcenters))
+        self.block = min(most, -(-classes // self.lanes))
         edges = torch.arange(0, classes + self.block, self.block, device=places.device)
         self.edges = torch.searchsorted(places, edges).tolist()
-        self.inverse = unit.new_empty(subcenters, classes, 1)
-        self.measured = False
-        self.vectors = unit.new_empty(subcenters * self.block * dim)
-        self.products = unit.new_empty(subcenters * self.block * self.rows, dtype=self.dtype)
-        self.nearest = unit.new_empty(self.block * self.rows, dtype=self.dtype)
+        self.inverse, self.measured = unit.new_empty(subcenters, classes, 1), False
+        self.vectors = unit.new_empty(self.lanes, subcenters * self.block * dim)
+        self.scratch = [self._new_buffer(self.block, self.rows) for _ in range(self.lanes)]
+        self.kept: dict[tuple[int, int], _Tile] = {}
 
-    def sums(self, scale: float, own: Tensor, *, logits: bool = False) -> tuple[Tensor, Tensor]:
+    def sums(self, scale: float, own: Tensor, *, logits: bool = False, keep: bool = False) -> tuple[Tensor, Tensor]:
         """For each row, log2 of the sum over the other classes of exp(scale * cosine), and their ``logits``' sum.
 
-        ``own`` (B,) is what the rule wants to know of the row's own class; sums that are not asked for are zero.
+        ``own`` (B,) is what the rule wants to know of the row's own class. Sums that are not asked for are zero.
+        ``keep`` for :meth:`gradients`, which comes next.
         """
-        self._start(scale)
-        summed, total = self.unit.new_zeros(len(self.unit)), self.unit.new_zeros(len(self.unit))
-        self.offset = self.unit.new_full((len(self.unit),), 0 if self.bounded else -math.inf, dtype=self.dtype)
-        for low, high in self._blocks():
-            operand = self._vectors(low, high).flatten(0, 1).to(self.dtype)
+        self.scale = scale
+        self.bounded = not self.moves and scale * LOG2E <= _BOUNDED
+        self.right = (self.unit if self.moves else self.unit * (scale * LOG2E)).to(self.dtype)
+        room = _KEPT[self.table.device.type] // self.lanes if keep and not self.moves else 0
+        found = in_lanes(lambda lane: self._lane_sums(lane, own, logits=logits, room=room), self.lanes)
+        self.measured = True
+        summed, offset, total = (torch.stack(parts) for parts in zip(*found, strict=True))
+        self.offset = offset.amax(0)
+        summed = (summed * torch.exp2(offset - self.offset)).sum(0)
+        return summed.log2_().add_(self.offset), total.sum(0)
+
+    def _lane_sums(self, lane: int, own: Tensor, *, logits: bool, room: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a lane's blocks: the sums of exp2(logit - offset), the offsets, and the sums of the logits, (B,) each."""
+        size = len(self.unit)
+        summed, total = self.unit.new_zeros(size), self.unit.new_zeros(size)
+        lowest = 0 if self.bounded else torch.finfo(self.dtype).min
+        offset = self.unit.new_full((size,), lowest, dtype=self.dtype)
+        for low, high in self._blocks(lane):
+            operand = self._vectors(lane, low, high).flatten(0, 1).to(self.dtype)
             for rows in self._rows():
-                tile, _ = self._logits(operand, rows, own)
-                targets = self._targets(low, rows)
+                room -= self.table.shape[0] * (high - low) * (rows.stop - rows.start)
+                tile = self._tile(operand, rows, own, None if room >= 0 else self.scratch[lane])
+                values, targets = tile.values, self._targets(low, rows)
                 if logits:
-                    tile[targets] = 0
-                    total[rows] += tile.sum(0, dtype=total.dtype)
-                tile[targets] = -math.inf
+                    values[targets] = 0
+                    total[rows] += values.sum(0, dtype=total.dtype)
+                values[targets] = -math.inf
                 if not self.bounded:
-                    largest = torch.maximum(self.offset[rows], tile.amax(0)).clamp_(min=torch.finfo(self.dtype).min)
-                    summed[rows] *= torch.exp2(self.offset[rows] - largest)
-                    self.offset[rows] = largest
-                    tile.sub_(largest)
-                summed[rows] += tile.exp2_().sum(0, dtype=summed.dtype)
-        return summed.log2_().add_(self.offset), total
+                    torch.maximum(offset[rows], values.amax(0), out=tile.offset)
+                    summed[rows] *= torch.exp2(offset[rows] - tile.offset)
+                    offset[rows] = tile.offset
+                    values.sub_(tile.offset)
+                summed[rows] += values.exp2_().sum(0, dtype=summed.dtype)
+                if room >= 0:
+                    self.kept[low, rows.start] = tile
+        return summed, offset, total
 
     def gradients(self, log_sum: Tensor, own: Tensor, smoothed: float) -> tuple[Tensor, Tensor]:
         """What the other classes pass back, at the scale of the last :meth:`sums`: to ``unit`` and to ``table``.
@@ -88,87 +125,90 @@ class Tiles:
         factor = torch.exp2(self.offset - log_sum).clamp_(max=1e30).mul_(self.scale / len(log_sum))
         less = (smoothed * self.scale / len(log_sum) / factor).to(self.dtype) if smoothed else None
         weighted = (self.unit * factor[:, None]).to(self.dtype)
-        on_unit, on_table = torch.zeros_like(self.unit), torch.empty_like(self.table, dtype=self.unit.dtype)
-        for low, high in self._blocks():
-            vectors = self._vectors(low, high)
+        on_table = torch.empty_like(self.table, dtype=self.unit.dtype)
+        found = in_lanes(lambda lane: self._lane_gradients(lane, own, weighted, less, on_table), self.lanes)
+        return sum(found[1:], found[0]).mul_(factor[:, None]), on_table
+
+    def _lane_gradients(
+        self, lane: int, own: Tensor, weighted: Tensor, less: Tensor | None, on_table: Tensor
+    ) -> Tensor:
+        """Write what a lane's blocks pass back into ``on_table``; to the embeddings (B, E), times their factors."""
+        on_unit, on_vectors = torch.zeros_like(self.unit), torch.empty_like(self.vectors[lane])
+        for low, high in self._blocks(lane):
+            vectors = self._vectors(lane, low, high)
             operand = vectors.flatten(0, 1).to(self.dtype)
-            on_vectors = torch.zeros_like(vectors)
+            passed = on_vectors[: vectors.numel()].view(vectors.shape)
             for rows in self._rows():
-                tile, slope = self._logits(operand, rows, own, mark=True)
-                if not self.bounded:
-                    tile.sub_(self.offset[rows])
-                tile.exp2_()
+                tile = self._probabilities(lane, low, operand, rows, own)
                 if less is not None:
-                    tile.sub_(less[rows])
-                tile[self._targets(low, rows)] = 0
-                if slope is not None:
-                    tile.mul_(slope)
-                on_products = self._share_out(tile)
-                _add_product(on_vectors.flatten(0, 1), on_products, weighted[rows])
+                    tile.values.sub_(less[rows])
+                tile.values[self._targets(low, rows)] = 0
+                if tile.slope is not None:
+                    tile.values.mul_(tile.slope)
+                on_products = _share_out(tile)
+                _add_product(passed.flatten(0, 1), on_products, weighted[rows], first=rows.start == 0)
                 _add_product(on_unit[rows], on_products.T, operand)
-            along = torch.linalg.vecdot(on_vectors, vectors)[..., None]
-            on_vectors.addcmul_(vectors, along, value=-1)
-            torch.mul(on_vectors, self.inverse[:, low:high], out=on_table[:, low:high])
-        return on_unit.mul_(factor[:, None]), on_table
+            along = torch.linalg.vecdot(passed, vectors)[..., None]
+            passed.addcmul_(vectors, along, value=-1)
+            torch.mul(passed, self.inverse[:, low:high], out=on_table[:, low:high])
+        return on_unit
 
-    def _start(self, scale: float) -> None:
-        """Put the scale on the embeddings where it can be: it costs nothing there."""
-        self.scale = scale
-        self.bounded = not self.moves and scale * LOG2E <= _BOUNDED
-        self.right = (self.unit if self.moves else self.unit * (scale * LOG2E)).to(self.dtype)
-
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        classes = self.table.shape[1]
-        return ((low, min(low + self.block, classes)) for low in range(0, classes, self.block))
+    def _blocks(self, lane: int) -> Iterator[tuple[int, int]]:
+        """Where a lane's blocks of classes begin and end."""
+        classes, step = self.table.shape[1], self.block * self.lanes
+        return ((low, min(low + self.block, classes)) for low in range(lane * self.block, classes, step))
 
     def _rows(self) -> Iterator[slice]:
         return (slice(low, min(low + self.rows, len(self.unit))) for low in range(0, len(self.unit), self.rows))
 
-    def _vectors(self, low: int, high: int) -> Tensor:
-        """The prototypes (k, c, E) of a block of classes, of unit length; their lengths are taken once."""
-        block = self.table[:, low:high].to(self.unit.dtype)
-        inverse = self.inverse[:, low:high]
+    def _vectors(self, lane: int, low: int, high: int) -> Tensor:
+        """The prototypes (k, c, E) of a block of classes, of unit length; their lengths are taken in the first pass."""
+        block, inverse = self.table[:, low:high].to(self.unit.dtype), self.inverse[:, low:high]
         if not self.measured:
-            torch.linalg.vector_norm(block, dim=2, keepdim=True, out=inverse)
-            inverse.copy_(reciprocal(inverse))
-            self.measured = high == self.table.shape[1]
-        return torch.mul(block, inverse, out=self.vectors[: block.numel()].view(block.shape))
+            inverse.copy_(reciprocal(torch.linalg.vector_norm(block, dim=2, keepdim=True)))
+        return torch.mul(block, inverse, out=self.vectors[lane, : block.numel()].view(block.shape))
 
-    def _logits(self, operand: Tensor, rows: slice, own: Tensor, *, mark: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The logits (c, b) of a tile in units of log 2, and their slope where the rule moves them (None: it is one).
+    def _new_buffer(self, classes: int, rows: int) -> Tensor:
+        """Room for a tile and, where there are several subcenters, for the cosines of each."""
+        subcenters = self.table.shape[0]
+        return self.unit.new_empty((subcenters + (subcenters > 1)) * classes * rows, dtype=self.dtype)
 
-        With ``mark``, what is left in ``products`` (k, c, b) is 1 where a subcenter is the nearest and 0 elsewhere.
-        """
+    def _tile(self, operand: Tensor, rows: slice, own: Tensor, buffer: Tensor | None) -> _Tile:
+        """The logits of ``rows`` with a block of classes, whose prototypes are ``operand`` (k*c, E); None: to keep."""
         subcenters, wide = self.table.shape[0], rows.stop - rows.start
-        products = self.products[: len(operand) * wide].view(-1, wide)
-        torch.mm(operand, self.right[rows].T, out=products)
-        products = products.view(subcenters, -1, wide)
-        nearest = products[0]
+        classes = len(operand) // subcenters
+        room = self._new_buffer(classes, wide) if buffer is None else buffer[: (subcenters + 1) * classes * wide]
+        products = room[: len(operand) * wide].view(subcenters, classes, wide)
+        torch.mm(operand, self.right[rows].T, out=products.flatten(0, 1))
+        values, offset = products[0], operand.new_zeros(wide)
         if subcenters > 1:
-            nearest = torch.amax(products, 0, out=self.nearest[: nearest.numel()].view(nearest.shape))
-            if mark:
-                products[:-1].eq_(nearest)
+            values = torch.amax(products, 0, out=room[len(operand) * wide :].view(classes, wide))
+            products[:-1].eq_(values)
         if not self.moves:
-            return nearest, None
-        value, slope = self.rule.others(nearest.T.to(self.unit.dtype), own[rows])
-        return value.T.mul(self.scale * LOG2E).to(self.dtype), None if slope is None else slope.T.to(self.dtype)
+            return _Tile(values, products, None, offset)
+        value, slope = self.rule.others(values.T.to(self.unit.dtype), own[rows])
+        moved = value.T.mul(self.scale * LOG2E).to(self.dtype)
+        return _Tile(moved, products, None if slope is None else slope.T.to(self.dtype), offset)
+
+    def _probabilities(self, lane: int, low: int, operand: Tensor, rows: slice, own: Tensor) -> _Tile:
+        """A tile with exp2(logit - offset): kept, or computed again."""
+        tile = self.kept.pop((low, rows.start), None)
+        if tile is None:
+            tile = self._tile(operand, rows, own, self.scratch[lane])
+            if not self.bounded:
+                tile.values.sub_(self.offset[rows])
+            tile.values.exp2_()
+        elif not self.bounded:
+            tile.values.mul_(torch.exp2(tile.offset - self.offset[rows]))
+        return tile
 
     def _targets(self, low: int, rows: slice) -> tuple[Tensor, Tensor]:
         """Where the rows' own classes are in a tile: their places in the block, and their rows in the tile."""
         at = low // self.block
-        first, last = max(self.edges[at], rows.start), min(self.edges[at + 1], rows.stop)
-        columns = torch.arange(first - rows.start, max(first, last) - rows.start, device=self.places.device)
-        return self.places[first : max(first, last)] - low, columns
-
-    def _share_out(self, tile: Tensor) -> Tensor:
-        """``tile`` (c, b) given to the subcenters that were marked, the first of equals, as (k*c, b)."""
-        subcenters = self.table.shape[0]
-        products = self.products[: subcenters * tile.numel()].view(subcenters, *tile.shape)
-        for subcenter in range(subcenters - 1):
-            products[subcenter].mul_(tile)
-            tile.sub_(products[subcenter])
-        products[-1].copy_(tile)
-        return products.flatten(0, 1)
+        first = max(self.edges[at], rows.start)
+        last = max(first, min(self.edges[at + 1], rows.stop))
+        columns = torch.arange(first - rows.start, last - rows.start, device=self.places.device)
+        return self.places[first:last] - low, columns
 
 
 def reciprocal(lengths: Tensor) -> Tensor:
@@ -176,9 +216,23 @@ def reciprocal(lengths: Tensor) -> Tensor:
     return torch.where(lengths > 0, lengths, torch.inf).reciprocal_()
 
 
-def _add_product(to: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left @ right`` to ``to``; products of bfloat16 are summed in float32, and rounded before they are added."""
+def _share_out(tile: _Tile) -> Tensor:
+    """The values given to the subcenters that were nearest, the first of equals, as (k*c, b); they are used up."""
+    *first, last = tile.products
+    rest = tile.values
+    for number, marks in enumerate(first, 1):
+        marks.mul_(rest)
+        rest = torch.sub(rest, marks, out=last if number == len(first) else rest)
+    if not first and rest is not last:
+        last.copy_(rest)
+    return tile.products.flatten(0, 1)
+
+
+def _add_product(to: Tensor, left: Tensor, right: Tensor, *, first: bool = False) -> None:
+    """Add ``left @ right`` to ``to``, or put it there; products of bfloat16 are rounded once more before they are."""
     if left.dtype == to.dtype:
-        to.addmm_(left, right)
+        to.addmm_(left, right, beta=0 if first else 1)
+    elif first:
+        to.copy_(left @ right)
     else:
         to.add_(left @ right)
