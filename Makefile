@@ -86,14 +86,11 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 .PHONY: bench-heads
 bench-heads: install  ## Stage 2 against PyTorch Metric Learning: speed and memory of training steps (15 minutes)
 	@$(PY) -m benchmarks.heads
+	@$(PY) -m benchmarks.stack
 
 .PHONY: bench-clip-retrieval
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)
 	@$(PY) -m benchmarks.clip_retrieval
-
-.PHONY: bench-heads
-bench-heads: install  ## Stage 2: sixteen heads in one pass against one (minutes)
-	@$(PY) -m benchmarks.stack
 
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
