@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,8 @@ def measure(arguments: argparse.Namespace) -> Measured | float:
     """What the side asked for reaches; of the machine, its one figure."""
     import torch
 
+    from stages.training.lanes import one_thread_each
+
     torch.set_num_threads(arguments.threads)
     side = SIDES[arguments.side]
     if side in (matrix_rate, matrix_rate_bfloat16, memory_rate):
@@ -92,17 +95,17 @@ def measure(arguments: argparse.Namespace) -> Measured | float:
     before = _resident("VmRSS")
     step = side(features, labels, arguments.classes)
     order = np.random.default_rng(2).permutation(ROWS)
-    size = arguments.batch
-    for warm in range(3):
-        step(order[warm * size : (warm + 1) * size])
-    steps, started = 0, time.perf_counter()
-    while time.perf_counter() - started < arguments.seconds or arguments.epoch or steps < 3:
-        low = steps * size % ROWS
-        if arguments.epoch and steps * size >= ROWS:
-            break
-        assert math.isfinite(step(order[low : low + size]))
-        steps += 1
-    rate = steps * size / (time.perf_counter() - started)
+    size, steps = arguments.batch, 0
+    most = math.inf if not arguments.epoch else -(-ROWS // size)
+    with nullcontext() if side is peer else one_thread_each():  # as in the training loop
+        for warm in range(3):
+            step(order[warm * size : (warm + 1) * size])
+        started = time.perf_counter()
+        while steps < most and (arguments.epoch or steps < 3 or time.perf_counter() - started < arguments.seconds):
+            low = steps * size % ROWS
+            assert math.isfinite(step(order[low : low + size]))
+            steps += 1
+    rate = min(steps * size, ROWS if arguments.epoch else steps * size) / (time.perf_counter() - started)
     return Measured(rate, _resident("VmHWM") - before)
 
 
@@ -178,21 +181,21 @@ def sampled_bfloat16(features: np.ndarray, labels: np.ndarray, classes: int) -> 
     return ours(features, labels, classes, sampled=SampledConfig(share=SHARE), precision="bfloat16")
 
 
-def matrix_rate(arguments: argparse.Namespace) -> float:
+def matrix_rate(_: argparse.Namespace) -> float:
     """GFLOP/s of a large float32 matrix product on as many threads."""
     from benchmarks import extraction
 
     return extraction.matrix_rate(argparse.Namespace(precision="float32", device="cpu"))
 
 
-def matrix_rate_bfloat16(arguments: argparse.Namespace) -> float:
+def matrix_rate_bfloat16(_: argparse.Namespace) -> float:
     """GFLOP/s of a large bfloat16 one."""
     from benchmarks import extraction
 
     return extraction.matrix_rate(argparse.Namespace(precision="bfloat16", device="cpu"))
 
 
-def memory_rate(arguments: argparse.Namespace) -> float:
+def memory_rate(_: argparse.Namespace) -> float:
     """GB/s of copying 512 MB on as many threads, read and written."""
     import torch
 

@@ -52,7 +52,7 @@ class Moving(Margin):
 
 
 class Fixed(Moving):
-    """What the other classes are compared with is the same whatever the embeddings: it is a constant to the gradient."""
+    """What the other classes are compared with stays, whatever the embeddings: to the gradient it is a constant."""
 
     fixed: Tensor
 

@@ -21,6 +21,7 @@ from stages.training.head import EpochLog
 from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
+from stages.training.lanes import one_thread_each
 from stages.training.losses.draws import Draws
 from stages.training.rows import InMemory, LabelledRows, RowSource
 from stages.training.sampling import DomainWeighted, build_sampler
@@ -118,7 +119,8 @@ class _Run:
         """Move the weights for one epoch, validate, and write it down."""
         started, number = time.perf_counter(), len(self.log)
         shares = self._repeat_domain_weights(number)
-        loss, rate = self._move(number)
+        with one_thread_each():
+            loss, rate = self._move(number)
         shown = self._shown.after_epoch()
         score = None
         if (validation := self.part.validation) is not None:

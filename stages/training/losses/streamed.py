@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.rule import Rule
 from stages.training.losses.tiles import LOG2E, Precision, Tiles, reciprocal
 
@@ -54,8 +55,12 @@ class _Streamed(torch.autograd.Function):
         ctx.shape, ctx.rows = weight.shape, None
         if classes is not None:
             first = torch.arange(softmax.subcenters, device=classes.device)[:, None] * table.shape[1]
-            ctx.rows = (first + classes).view(1, -1)
-            table, places = table.index_select(1, classes), torch.searchsorted(classes, labels)
+            rows = (first + classes).view(-1)
+            table, places = (
+                _gathered(weight, rows).view(len(first), -1, weight.shape[1]),
+                torch.searchsorted(classes, labels),
+            )
+            ctx.rows = rows[None]
         table = table[..., : embeddings.shape[1]]
         loss, gradients = _loss_and_gradients(embeddings, table, labels, places, softmax)
         ctx.save_for_backward(*gradients)
@@ -70,9 +75,20 @@ class _Streamed(torch.autograd.Function):
         on_table = on_table.view(-1, on_table.shape[2])
         if on_table.shape[1] < ctx.shape[1]:
             on_table = functional.pad(on_table, (0, ctx.shape[1] - on_table.shape[1]))
-        if ctx.rows is not None:
-            on_table = torch.sparse_coo_tensor(ctx.rows, on_table, ctx.shape, is_coalesced=True, check_invariants=False)
+        if ctx.rows is not None:  # rows of its own, or autograd would copy the values
+            on_table = torch.sparse_coo_tensor(
+                ctx.rows.clone(), on_table, ctx.shape, is_coalesced=True, check_invariants=False
+            )
         return on_embeddings, on_table, None, None, None
+
+
+def _gathered(weight: Tensor, rows: Tensor) -> Tensor:
+    """``rows`` (n,) of ``weight``, in lanes: it is the waiting for memory that takes the time."""
+    lanes = lanes_on(weight.device)
+    gathered = weight.new_empty(len(rows), weight.shape[1])
+    parts = [*zip(rows.tensor_split(lanes), gathered.tensor_split(lanes), strict=True)]
+    in_lanes(lambda lane: torch.index_select(weight, 0, parts[lane][0], out=parts[lane][1]), lanes)
+    return gathered
 
 
 def _loss_and_gradients(
