@@ -396,7 +396,7 @@ def test_a_head_that_was_built_takes_the_weights_of_one_that_was_fitted(config: 
     built.load_state_dict(fitted.state_dict())
     assert torch.equal(built(rows), fitted(rows))
     assert not fitted.bias.any()
-    assert fitted.dropout == config.dropout
+    assert fitted.dropouts == (config.dropout,)
 
 
 def test_features_side_by_side_are_each_brought_to_unit_length_before_the_sums() -> None:

@@ -24,7 +24,7 @@ def test_the_run_file_can_be_read() -> None:
     (text,) = blocks("toml")
     config = parse_config(text)
     assert len(config.backbones) == 4
-    assert [head.name for head in config.heads] == ["arcface64", "cosface512"]
+    assert [head.name for head in config.heads] == ["arcface64", "best512", "lda64"]
 
 
 @pytest.mark.parametrize("page", ["backbones", "datasets", "losses"])
