@@ -44,6 +44,10 @@ train-heads: install  ## Stage 2: train the heads on stored features
 score: install  ## Stage 3: index, search and score
 	@$(PY) -m pipeline score $(CONFIG)
 
+.PHONY: sweep
+sweep: install  ## Try many configurations of the heads on the training classes, and rank them
+	@$(PY) -m pipeline sweep $(CONFIG)
+
 .PHONY: run
 run: install  ## All three stages; CONFIG=runs/cars.toml for another run
 	@$(PY) -m pipeline run $(CONFIG)
@@ -82,6 +86,7 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 .PHONY: bench-heads
 bench-heads: install  ## Stage 2 against PyTorch Metric Learning: speed and memory of training steps (15 minutes)
 	@$(PY) -m benchmarks.heads
+	@$(PY) -m benchmarks.stack
 
 .PHONY: bench-clip-retrieval
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)

@@ -173,6 +173,22 @@ def curate(
 
 
 @app.command()
+def sweep(
+    run_file: RunFile,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try many configurations of the heads, judged on held-out training classes, and rank them."""
+    from pipeline.sweep import sweep
+
+    sweep(run_file, write, force=force, json=json, quiet=quiet)
+
+
+@app.command()
 def search(
     run_file: RunFile,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],

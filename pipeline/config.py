@@ -16,12 +16,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from pipeline.recipes import with_recipe
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
-from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, TrainingConfig
+from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
@@ -121,6 +122,7 @@ class RunConfig:
     extraction: ExtractionConfig = ExtractionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     curate: CurateConfig = CurateConfig()
+    sweep: SweepConfig | None = None
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -179,7 +181,10 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
         raise ConfigError(f"{name} is not TOML: {error}") from error
     expanded = _expand(raw, "", name)
     if isinstance(expanded.get("heads"), list):
-        expanded["heads"] = [_nest(head) if isinstance(head, dict) else head for head in expanded["heads"]]
+        expanded["heads"] = [
+            _nest(head, f"{name}: heads[{at}]") if isinstance(head, dict) else head
+            for at, head in enumerate(expanded["heads"])
+        ]
     try:
         return TypeAdapter(RunConfig).validate_python(expanded)
     except ValidationError as error:
@@ -187,8 +192,12 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
         raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
 
 
-def _nest(head: dict[str, Any]) -> dict[str, Any]:
-    """A head as HeadRun has it: the keys that are not its own become those of the head proper."""
+def _nest(head: dict[str, Any], where: str) -> dict[str, Any]:
+    """A head as HeadRun has it, its recipe filled in: the keys that are not its own become those of the head proper."""
+    try:
+        head = with_recipe(head)
+    except ValueError as error:
+        raise ConfigError(f"{where}.{error}") from error
     own = {field.name for field in fields(HeadRun)} - {"head"}
     proper = {key: value for key, value in head.items() if key not in own}
     return {key: value for key, value in head.items() if key in own} | {"head": {"kind": "linear"} | proper}

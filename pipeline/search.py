@@ -74,7 +74,7 @@ def _embed(
     for store in stores:
         backbone = _backbone_of(store, config, records, display)
         parts.append(backbone.features(np.stack([backbone.preprocess(picture) for picture in pictures])))
-    sizes = image_proportions(*np.array([picture.shape[1:] for picture in pictures]).T)
+    sizes = image_proportions(*np.array([picture.shape[:2] for picture in pictures]).T)
     features = parts[0] if fused is None else fused.unite(parts, sizes if fused.sizes else None)
     return unit_length(features if found.trained is None else found.trained(features))
 

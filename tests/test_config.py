@@ -103,7 +103,7 @@ def test_every_run_file_of_the_repository_can_be_read(path: Path, monkeypatch: p
     monkeypatch.setenv("PERMAFROST_DATA", "/data")
     monkeypatch.setenv("PERMAFROST_WEIGHTS", "/weights")
     config = read_config(path)
-    assert 512 in {head.head.dim for head in config.heads}
+    assert {head.head.dim for head in config.heads} <= {64, 512}
 
 
 def test_the_demo_is_installed_with_the_package() -> None:

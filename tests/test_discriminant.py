@@ -120,9 +120,9 @@ def test_turning_the_features_turns_no_similarity() -> None:
 # Domains
 
 
-def test_a_domain_weighs_no_more_for_being_there_three_times() -> None:
+def test_a_domain_weighs_no_more_between_classes_for_being_there_three_times() -> None:
     rows, labels, domains = two_domains()
-    config = replace(fixed(1.0, 0.3, 0.5, 0.15, 4), inputs=PLAIN)
+    config = replace(fixed(1.0, 1.0, 0.5, 0.15, 4), inputs=PLAIN)  # shrunk fully: only S_b and S_t are left
     again = torch.cat([torch.arange(len(rows)), *[torch.nonzero(domains == 1)[:, 0]] * 2])
     once = embedded(config, rows, labels, domains)
     thrice = embedded(config, rows[again], labels[again], domains[again])[: len(rows)]
@@ -146,7 +146,8 @@ def by_loops(
 ) -> dict[tuple[float, ...], float]:
     """The score of each point of a grid of one root: each fold's classes searched by the discriminant of the others."""
     fold_of = folds.class_folds(Classes.of(labels, torch.zeros_like(labels)), config.folds, seed=0)[labels].numpy()
-    names, scores = labels.double().numpy(), {}
+    names = labels.double().numpy()
+    scores: dict[tuple[float, ...], float] = {}
     points, _ = stepped(rows, 1.0)
     for g, b, p in product(config.shrinkage, config.total, config.power):
         of_folds = []
@@ -231,15 +232,22 @@ def test_each_fold_gets_its_share_of_every_domain_and_of_classes_that_can_be_sea
     domains = torch.tensor([0] * 12 + [1] * 10)
     classes = Classes(torch.arange(22).repeat_interleave(sizes), sizes, domains)
     fold = folds.class_folds(classes, 3, seed=1)
-    for kind in ((domains == 0) & (sizes > 1), (domains == 1) & (sizes > 1), sizes == 1):
-        counts = torch.bincount(fold[kind], minlength=3)
-        assert counts.max() - counts.min() <= 1 + int(kind is not None and bool((sizes[kind] == 1).all()))
+    for domain, searchable in product((0, 1), (True, False)):
+        counts = torch.bincount(fold[(domains == domain) & ((sizes > 1) == searchable)], minlength=3)
+        assert counts.max() - counts.min() <= 1
     assert torch.equal(fold, folds.class_folds(classes, 3, seed=1))
     assert not torch.equal(fold, folds.class_folds(classes, 3, seed=2))
 
 
+def test_no_fold_is_left_without_a_class_that_can_be_searched_for() -> None:
+    sizes = torch.tensor([2, 1, 1] * 6)  # six domains, each of one class that can be
+    classes = Classes(torch.arange(18).repeat_interleave(sizes), sizes, torch.arange(18) // 3)
+    fold = folds.class_folds(classes, 3, seed=0)
+    assert torch.bincount(fold[sizes > 1], minlength=3).tolist() == [2, 2, 2]
+
+
 def test_of_a_large_set_no_more_rows_and_classes_are_drawn_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = torch.tensor([100, 2, 3, 40, 1, 5, 2, 2, 60, 7])
+    sizes = torch.tensor([100, 2, 3, 40, 1, 5, 2, 2, 60, 1])
     classes = Classes(torch.arange(10).repeat_interleave(sizes), sizes, torch.zeros(10).long())
     assert folds.drawn_rows(classes, seed=0) is None
     monkeypatch.setattr(folds, "_ROWS", 60)
@@ -249,7 +257,7 @@ def test_of_a_large_set_no_more_rows_and_classes_are_drawn_than_stated(monkeypat
     kept = torch.bincount(classes.of_row[drawn], minlength=10)
     assert 40 <= len(drawn) <= 60
     assert len(drawn.unique()) == len(drawn)  # type: ignore[no-untyped-call]
-    assert int((kept > 0).sum()) == 8
+    assert (kept > 0).tolist() == (sizes > 1).tolist()  # eight: those that can be searched for come first
     most = kept.max()
     assert all(kept[c] in (0, min(most, sizes[c])) for c in range(10))  # a class gives all it has, or as much as any
 
@@ -315,6 +323,8 @@ def test_with_few_classes_only_powers_that_keep_all_dimensions_are_tried() -> No
     rows, labels, domains = toy(sizes=(6,) * 6)
     config = replace(SMALL, dim=8, total=(0.0,))
     assert config.choose(rows, labels, domains, [DIM], seed=0)[0].power == (0.0,)
+    config = replace(SMALL, dim=8, power=(0.5,))
+    assert config.choose(rows, labels, domains, [DIM], seed=0)[0].total == (1.0,)
 
 
 def test_fewer_rows_than_numbers_and_a_constant_column_are_fine() -> None:

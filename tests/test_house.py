@@ -34,12 +34,13 @@ PUBLIC = {
         "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "FusedFeatures", "Head",
         "HeadConfig", "InputsConfig", "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig",
         "MarginByClassSize", "MlpHeadConfig", "NormFaceConfig", "OptimizerConfig", "Ramp", "SampledConfig",
-        "SamplingConfig", "SphereFaceConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events",
-        "head_identity", "image_proportions", "train_head",
+        "SamplingConfig", "SphereFaceConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed",
+        "epoch_events", "head_identity", "image_proportions", "train_head",
     ],
     "stages.retrieval": [
-        "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index", "evaluate",
-        "find_metric", "index_gallery", "metric_names", "nearest", "search", "unit_length",
+        "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index",
+        "evaluate", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
+        "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
 
@@ -55,6 +56,7 @@ FLAGS = {
     "verify": {"--json"},
     "compact": {"--yes"},
     "curate": {"--force", "--json", "--output", "--quiet"},
+    "sweep": {"--force", "--json", "--quiet", "--write"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 

@@ -1,12 +1,15 @@
 """Embeddings -> index -> scores: exact search, metrics with one definition each, intervals. Loads without torch."""
 
+from stages.retrieval.compare import Difference, paired_difference, t_interval
 from stages.retrieval.evaluate import evaluate, index_gallery, nearest
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
+from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.metrics import Metric, find_metric, metric_names
 from stages.retrieval.scores import Score, Scores
 from stages.retrieval.search import search
 
 __all__ = [
+    "Difference",
     "FlatIndexConfig",
     "GalleryIndex",
     "IndexConfig",
@@ -17,8 +20,11 @@ __all__ = [
     "evaluate",
     "find_metric",
     "index_gallery",
+    "leave_one_out",
     "metric_names",
     "nearest",
+    "paired_difference",
     "search",
+    "t_interval",
     "unit_length",
 ]

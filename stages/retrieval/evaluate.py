@@ -78,7 +78,7 @@ def evaluate(
     per_query = {metric.name: np.empty(len(answerable)) for metric in wanted}
     depth = max(metric.depth(int(num_relevant.max()), len(searched)) for metric in wanted)
     scored = asked.take(answerable)
-    tables = _tables(
+    tables = relevance_tables(
         unit_length(vectors.read(searched.digests)),
         unit_length(vectors.read(scored.digests)),
         gallery_classes,
@@ -193,7 +193,7 @@ def _num_relevant(query_classes: Rows, gallery_classes: Rows, itself: Rows) -> n
     return counts
 
 
-def _tables(
+def relevance_tables(
     gallery: npt.NDArray[np.float32],
     queries: npt.NDArray[np.float32],
     gallery_classes: Rows,

@@ -25,6 +25,7 @@ from stages.training.losses import (
 )
 from stages.training.optimizer import OptimizerConfig
 from stages.training.sampling import SamplingConfig
+from stages.training.space import SweepConfig
 from stages.training.tensorboard import epoch_events
 from stages.training.train import head_identity, train_head
 
@@ -55,6 +56,7 @@ __all__ = [
     "SampledConfig",
     "SamplingConfig",
     "SphereFaceConfig",
+    "SweepConfig",
     "TrainingConfig",
     "TrainingSummary",
     "embed",

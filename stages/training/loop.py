@@ -97,7 +97,7 @@ class _Run:
             start_prototypes(self.loss.weight, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = torch.Generator().manual_seed(_seed(setup.seed, part.member))
+        self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
         self._shown = Shown(self.network, setup.training.ema, setup.training.soup_epochs)
         self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim)
         self._sampler = build_sampler(
@@ -239,5 +239,6 @@ class _Run:
         return loss
 
 
-def _seed(seed: int, member: int) -> int:
+def member_seed(seed: int, member: int) -> int:
+    """The seed of the dropout of a soup's ``member``, from 1."""
     return int(np.random.SeedSequence((seed, member)).generate_state(1, np.uint64)[0] >> np.uint64(1))

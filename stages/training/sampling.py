@@ -76,7 +76,7 @@ class OneDomainConfig:
     """Every batch from one domain, the domains by turns, one of n rows as often as n ** ``power`` says.
 
     0 is round robin: equal turns, so that a small domain is seen more often than a large one. The rows of a domain
-    come in random order, each again only after all others.
+    come in random order, each again only after all others. With a single domain this is ``shuffled``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

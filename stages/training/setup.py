@@ -19,7 +19,7 @@ from stages.training.head import HeadConfig
 from stages.training.losses import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LARGE_BYTES, rows_digest
-from stages.training.sampling import DomainWeightsConfig, OneDomainConfig
+from stages.training.sampling import DomainWeightsConfig
 from stages.training.starting import check_start
 from stages.training.validation import validation_digest
 
@@ -111,7 +111,7 @@ def prepare(
             f"{len(records) - len(there):,} have no feature, {len(there) - len(used):,} are in classes of fewer than "
             f"{training.minimum_class_size}, and the rest has {len(set(used.classes))} class(es)"
         )
-    if isinstance(training.sampling, OneDomainConfig | DomainWeightsConfig) and len({*used.domains}) < 2:
+    if isinstance(training.sampling, DomainWeightsConfig) and len({*used.domains}) < 2:
         raise RecordsError(
             f"training.sampling.kind = {training.sampling.kind!r} tells domains apart and needs two, but the training "
             f"records have {len({*used.domains} - {None})}: name the column, dataset.domain = ..., or sample otherwise"

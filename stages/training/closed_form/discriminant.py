@@ -26,9 +26,9 @@ class DiscriminantHeadConfig(LinearMapConfig):
     """Whitens what varies within classes, turns to where their means vary, keeps the first ``dim`` axes.
 
     S_w is the covariance within classes, S_b that of their means, S_t the second moment of all rows; every domain has
-    the same weight in each. P = ((1 - g) S_w + g tr(S_w) / D I)^(-1/2); V and l are the eigenvectors and eigenvalues
-    of (1 - b) P S_b P + b c P S_t P, c such that the traces agree; the map is x -> diag((l / l_1)^p) V'P x. Few
-    classes span few directions: b fills in the rest.
+    the same weight in S_b and S_t. P = ((1 - g) S_w + g tr(S_w) / D I)^(-1/2); V and l are the eigenvectors and
+    eigenvalues of (1 - b) P S_b P + b c P S_t P, c such that the traces agree; the map is
+    x -> diag((l / l_1)^p) V'P x. Few classes span few directions: b fills in the rest.
 
     Of each of the four numbers, the values to choose from; of one value nothing is chosen. They are chosen together,
     in ``folds`` folds of the training classes: the rows of each fold are searched leave-one-out by the discriminant of
@@ -83,18 +83,22 @@ class DiscriminantHeadConfig(LinearMapConfig):
         check_dim(self.dim, dim, f"features of {dim:,} numbers")
         if classes < 2:
             raise ValueError("a discriminant tells classes apart and takes two or more; the rows are of one")
+        spanned = f"the means of {classes:,} classes, with total = 0 and power above 0,"
         if not any(self.total) and all(self.power):
-            check_dim(self.dim, classes - 1, f"the means of {classes:,} classes, with total = 0 and power above 0,")
+            check_dim(self.dim, classes - 1, spanned)
         check_within(rows.classes, dim, min(self.shrinkage))
         grid = Grid(self.roots, self.shrinkage, self.total, self.power)
         with torch.no_grad():
-            return search(rows, self.inputs, grid, self.dim, self.folds)
+            point, score = search(rows, self.inputs, grid, self.dim, self.folds)
+        if point.total == 0 and point.power > 0:
+            check_dim(self.dim, classes - 1, spanned)
+        return point, score
 
     def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
         point, _ = self._choose(rows)
         inputs = rows.observed(replace(self.inputs, root=point.root))
-        statistics = rows.statistics(inputs, rows.classes.row_weights())
-        scatters = Scatters.of(statistics, size=inputs.dim, dtype=torch.float64)
+        # float64: in float32 the order of close axes, and so which are the first, moves similarities by up to 0.01.
+        scatters = Scatters.of(inputs, rows.features, rows.classes, size=inputs.dim, dtype=torch.float64)
         axes, values = scatters.axes(point.shrinkage, point.total)
         return inputs, (axes[:, : self.dim] * strengths(values[: self.dim], point.power)).T
 

@@ -49,12 +49,16 @@ class Fold:
 
 
 def drawn_rows(classes: Classes, seed: int) -> Tensor | None:
-    """Positions (n,) of the rows that folds are made of: at most 20,000 of 4,000 classes; None for all rows."""
+    """Positions (n,) of the rows that folds are made of: at most 20,000 of 4,000 classes; None for all rows.
+
+    Classes of one row, which cannot be searched for, are drawn last.
+    """
     if classes.rows <= _ROWS:
         return None
     rng = np.random.default_rng(seed)
     kept = torch.zeros(classes.count, dtype=torch.bool)
-    kept[torch.from_numpy(rng.permutation(classes.count)[:_CLASSES])] = True
+    shuffled = torch.from_numpy(rng.permutation(classes.count))
+    kept[shuffled[(classes.sizes[shuffled] == 1).long().argsort(stable=True)][:_CLASSES]] = True
     sizes = classes.sizes[kept]
     each = 1 + bisect_right(range(2, _ROWS), _ROWS, key=lambda most: int(sizes.clamp(max=most).sum()))
     order = torch.from_numpy(rng.permutation(classes.rows))
@@ -71,7 +75,7 @@ def class_folds(classes: Classes, folds: int, seed: int) -> Tensor:
     rng = np.random.default_rng(seed)
     shuffled = torch.from_numpy(rng.permutation(classes.count))
     single = (classes.sizes[shuffled] == 1).long()
-    order = shuffled[(2 * classes.domains[shuffled] + single).argsort(stable=True)]
+    order = shuffled[(single * classes.count + classes.domains[shuffled]).argsort(stable=True)]
     fold = torch.empty(classes.count, dtype=torch.int64)
     fold[order] = torch.arange(classes.count) % folds
     return fold
@@ -80,7 +84,7 @@ def class_folds(classes: Classes, folds: int, seed: int) -> Tensor:
 def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: int) -> Tensor:
     """``features`` (n, D) as ``inputs`` makes them, float32, in their leading ``dim`` directions if D is more.
 
-    The directions come from two rounds of subspace iteration: an eigendecomposition takes five times as long.
+    The directions come from two rounds of subspace iteration, since an eigendecomposition costs the cube of D.
     """
     if dim >= inputs.dim:
         return torch.cat([inputs(block) for block in torch.split(features, 4096)])
@@ -99,7 +103,7 @@ def make_folds(rows: Tensor, classes: Classes, fold_of_class: Tensor, size: int,
         held = fold_of_class[classes.of_row] == fold
         learned, apart = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
         plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
-        statistics = gather_statistics(plain, rows[~held], learned, learned.row_weights())
+        scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)
         queries = torch.from_numpy(np.random.default_rng(seed).permutation(apart.rows)[:_QUERIES]).sort().values
-        made.append(Fold(Scatters.of(statistics, size=size, dtype=torch.float32), rows[held], apart, queries))
+        made.append(Fold(scatters, rows[held], apart, queries))
     return made

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stages.training.closed_form.classes import Classes
 from stages.training.closed_form.eigen import descending
-from stages.training.closed_form.statistics import Statistics
+from stages.training.closed_form.statistics import gather_statistics
+from stages.training.heads.inputs import Inputs
 
 # A direction in which no class mean varies comes after the others, in the order of the total scatter.
-_REST = 1e-4
+_REST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +37,22 @@ class Scatters:
     rank: int
 
     @classmethod
-    def of(cls, statistics: Statistics, *, size: int, dtype: torch.dtype) -> Scatters:
-        """The scatters of ``statistics``, of ``dtype``; ``size`` is D, or what D was before the rows were reduced."""
+    def of(cls, inputs: Inputs, features: Tensor, classes: Classes, *, size: int, dtype: torch.dtype) -> Scatters:
+        """The scatters, of ``dtype``, of ``features`` (N, D); ``size`` is D, or what D was before they were reduced.
+
+        Every row weighs the same in S_w, every domain in S_b and in S_t: where domains share a gallery, small ones are
+        to be told apart no less well, but how images of one class differ is best known from all of them.
+        """
+        statistics = gather_statistics(inputs, features, classes)
         within = statistics.within()
+        if len(torch.unique(classes.domains)) > 1:
+            statistics = gather_statistics(inputs, features, classes, classes.row_weights())
         values, vectors = descending(within.to(dtype))
         between, total = (
             vectors.T @ scatter.to(dtype) @ vectors
-            for scatter in (statistics.between(statistics.classes.class_weights()), statistics.second_moment())
+            for scatter in (statistics.between(classes.class_weights()), statistics.second_moment())
         )
-        rank = statistics.classes.count - 1
-        return cls(vectors, values.clamp(min=0), float(within.trace()) / size, between, total, rank)
+        return cls(vectors, values.clamp(min=0), float(within.trace()) / size, between, total, classes.count - 1)
 
     def axes(self, shrinkage: float, total: float) -> tuple[Tensor, Tensor]:
         """Directions (D, D) in columns of unit variance within classes, and the scatter along each (D,), largest first.

@@ -88,7 +88,7 @@ class _Tried:
         for root, shrinkage, total in tried:
             # Without total scatter nothing beyond the span of the class means has a strength but by the power 0.
             powers = [power for power in self.powers if power == 0 or total > 0 or self.dim <= self.spanned]
-            if Point(root, shrinkage, total, powers[0]) in self.scores:
+            if not powers or Point(root, shrinkage, total, powers[0]) in self.scores:
                 continue
             found = torch.tensor([fold.scores(shrinkage, total, powers, self.dim) for fold in self._folds(root)])
             for power, score in zip(powers, found.mean(0).tolist(), strict=True):

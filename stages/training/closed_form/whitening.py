@@ -33,7 +33,8 @@ class WhiteningHeadConfig(LinearMapConfig):
         )
         statistics = rows.statistics(inputs)
         values, vectors = descending(statistics.covariance())
+        if self.strength == 0:
+            return inputs, vectors[:, : self.dim].T
         varying = int((values > SINGULAR * values[0]).sum())
         check_dim(self.dim, varying, "the directions in which the features vary")
-        scales = values[: self.dim].pow(-self.strength / 2)
-        return inputs, (vectors[:, : self.dim] * scales).T
+        return inputs, (vectors[:, : self.dim] * values[: self.dim].pow(-self.strength / 2)).T

@@ -1,0 +1,203 @@
+"""Sixteen small heads trained in one pass against one head trained alone, on the same features.
+
+Features are synthetic: N = 4,096 of 1,280 numbers, float16, 98 classes; heads of 64 numbers, batches of 128, ArcFace,
+each with a margin, scale and learning rate of its own. What does not grow with the epochs (reading the features, the
+first weights) is taken out: a side is timed for some epochs and for three times as many. Every figure is a rate
+measured in a process of its own, the sides in turn, REPEATS times; the table has the medians. With one thread the clock
+is that of the processor, so that what else runs on the machine counts for little.
+
+    python -m benchmarks.stack [--repeats 5] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.measured import Row, write
+
+ROWS, DIM, CLASSES, SIZE, BATCH, EPOCHS = 4096, 1280, 98, 64, 128, 4
+HEADS = 16
+STEPS = ROWS // BATCH
+PRODUCTS = 2 * 2 * BATCH * DIM * SIZE + 3 * 2 * BATCH * SIZE * CLASSES
+"""Operations that a head needs a step: two products with the map, three with the prototypes."""
+
+
+def main() -> None:
+    """Run one measurement (``--measure``), or all of them side by side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", choices=sorted(MEASURES))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+        print(json.dumps(MEASURES[arguments.measure]()))
+        return
+    write("stack", side_by_side(arguments))
+
+
+def side_by_side(arguments: argparse.Namespace) -> list[Row]:
+    """Every measurement in turn, ``repeats`` times."""
+    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    for _ in range(arguments.repeats):
+        for name, rates in found.items():
+            command = [sys.executable, "-m", "benchmarks.stack", "--measure", name, "--threads", str(arguments.threads)]
+            rates.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    middle = {name: statistics.median(rates) for name, rates in found.items()}
+    where = f"{arguments.threads} threads"
+    limit = f"products alone {middle['matrix_rate'] * 1e9 / PRODUCTS:,.0f} at {middle['matrix_rate']:.0f} GFLOP/s"
+    sides = (
+        ("stack", f"{HEADS} recipes with one seed in a stack, {where}: heads x steps", "alone", "one by train_head"),
+        ("stack_of_seeds", f"4 recipes with 4 seeds in a stack, {where}: heads x steps", "alone", "one by train_head"),
+        (
+            "stack",
+            f"{HEADS} recipes with one seed in a stack, {where}: heads x steps",
+            "stack_of_one",
+            "a stack of one",
+        ),
+    )
+    return [
+        Row(work, middle[ours], against, middle[other], "1/s", middle[ours] / middle[other], HEADS / 4, limit)
+        for ours, work, other, against in sides
+    ]
+
+
+# Measurements, each in a process of its own
+
+
+def alone() -> float:
+    """Steps a second of ``train_head``."""
+    from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+    from stages.training import train_head
+
+    features, labels = _drawn()
+    digests = [digest_bytes(str(row).encode()) for row in range(ROWS)]
+    (recipe,) = _recipes(1, EPOCHS)
+    with tempfile.TemporaryDirectory() as scratch:
+        here = Provenance("cpu", {})
+        store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=here)
+        places = dict(zip(digests, range(ROWS), strict=True))
+        with store.writing():
+            for chunk in store.plan(digests):
+                rows = [places[digest] for digest in chunk.digests]
+                store.write_chunk(chunk, features[rows], [RowOutcome()] * len(rows), here)
+
+        def train(epochs: int) -> None:
+            training = replace(recipe.training, epochs=epochs)
+            records = _records(digests, labels)
+            train_head(store, records, recipe.head, recipe.loss, optimizer=recipe.optimizer, training=training)
+
+        return _steps_a_second(train)
+
+
+def stack() -> float:
+    """Heads times steps a second of :data:`HEADS` recipes with one seed."""
+    return _stacked(HEADS, 1)
+
+
+def stack_of_seeds() -> float:
+    """The same of 4 recipes with 4 seeds: each seed has batches and dropout of its own."""
+    return _stacked(HEADS // 4, 4)
+
+
+def stack_of_one() -> float:
+    """The same of a single head."""
+    return _stacked(1, 1)
+
+
+def matrix_rate() -> float:
+    """GFLOP/s of the largest product of the stack, a batch with all maps side by side."""
+    import torch
+
+    batch, maps = torch.randn(BATCH, DIM), torch.randn(HEADS * SIZE, DIM)
+    best = 0.0
+    for _ in range(50):
+        started = time.perf_counter()
+        batch @ maps.T
+        best = max(best, 2 * BATCH * DIM * HEADS * SIZE / (time.perf_counter() - started) / 1e9)
+    return best
+
+
+def _stacked(recipes: int, seeds: int) -> float:
+    import torch
+
+    from stages.training.stack import train_stack
+
+    drawn, labels = _drawn()
+    features, numbers = torch.from_numpy(drawn), torch.from_numpy(labels)
+
+    def train(epochs: int) -> None:
+        train_stack(features, torch.arange(ROWS), numbers, _recipes(recipes, epochs), range(seeds))
+
+    return recipes * seeds * _steps_a_second(train)
+
+
+def _steps_a_second(train: Callable[[int], None]) -> float:
+    """The rate of the epochs between the first EPOCHS and 3 * EPOCHS."""
+    import torch
+
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    seconds = []
+    for epochs in (1, EPOCHS, 3 * EPOCHS):  # the first warms up
+        started = clock()
+        train(epochs)
+        seconds.append(clock() - started)
+    return 2 * EPOCHS * STEPS / (seconds[2] - seconds[1])
+
+
+def _recipes(count: int, epochs: int):  # type: ignore[no-untyped-def]  # the heavy imports stay inside
+    from stages.training import ArcFaceConfig, LinearHeadConfig, OptimizerConfig, TrainingConfig
+    from stages.training.recipe import Recipe
+
+    return [
+        Recipe(
+            LinearHeadConfig(dim=SIZE),
+            ArcFaceConfig(margin_rad=0.1 + 0.02 * place, scale=8.0 + place),
+            optimizer=OptimizerConfig(lr=1e-3 * (1 + 0.1 * place)),
+            training=TrainingConfig(epochs=epochs, batch_size=BATCH, holdout=0.0),
+        )
+        for place in range(count)
+    ]
+
+
+def _drawn() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    rng = np.random.default_rng(0)
+    labels = np.arange(ROWS) % CLASSES
+    centres = rng.normal(size=(CLASSES, DIM)).astype(np.float32)
+    return (centres[labels] + 2 * rng.normal(size=(ROWS, DIM)).astype(np.float32)).astype(np.float16), labels
+
+
+def _records(digests: list[bytes], labels: np.ndarray):  # type: ignore[no-untyped-def, type-arg]
+    import pyarrow as pa
+
+    from stages.records import Records
+
+    table = pa.table(
+        {
+            "key": [str(row) for row in range(ROWS)],
+            "digest": pa.array(digests, pa.binary(32)),
+            "label": [f"{label:03}" for label in labels],
+            "domain": pa.nulls(ROWS, pa.string()),
+        }
+    )
+    return Records(table, {})
+
+
+MEASURES: dict[str, Callable[[], float]] = {
+    measure.__name__: measure for measure in (alone, stack, stack_of_seeds, stack_of_one, matrix_rate)
+}
+
+if __name__ == "__main__":
+    main()
