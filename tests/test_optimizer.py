@@ -98,7 +98,9 @@ def test_steps_go_on_from_the_state_to_the_same_bits(kind: Kind) -> None:
 
     def start() -> tuple[MarginSoftmax, nn.Linear]:
         torch_generator = torch.Generator().manual_seed(2)
-        loss = CosFaceConfig(sampled=SampledConfig(share=0.3)).build(DIM, torch.full((CLASSES,), 3), torch_generator)
+        loss = CosFaceConfig(sampled=SampledConfig(share=0.3, least=1)).build(
+            DIM, torch.full((CLASSES,), 3), torch_generator
+        )
         head = nn.Linear(DIM, DIM)
         with torch.no_grad():
             for weight in head.parameters():

@@ -56,7 +56,7 @@ def test_a_share_of_1_is_the_exact_softmax(kind: Literal["random", "hardest"]) -
 def test_the_loss_and_its_gradients_are_those_of_a_softmax_over_the_classes_looked_at(
     kind: Literal["random", "hardest"],
 ) -> None:
-    loss = build(SampledConfig(share=0.2, kind=kind))
+    loss = build(SampledConfig(least=1, share=0.2, kind=kind))
     embeddings, labels = batch()
     leaf = embeddings.clone().requires_grad_()
     value = loss(leaf, labels)
@@ -79,7 +79,7 @@ def test_the_loss_and_its_gradients_are_those_of_a_softmax_over_the_classes_look
 def test_every_label_is_among_the_classes_and_about_the_share_of_the_others(
     kind: Literal["random", "hardest"],
 ) -> None:
-    loss = build(SampledConfig(share=0.25, kind=kind), classes=2000)
+    loss = build(SampledConfig(least=1, share=0.25, kind=kind), classes=2000)
     assert loss.sampler is not None
     counts = []
     for seed in range(20):
@@ -92,7 +92,7 @@ def test_every_label_is_among_the_classes_and_about_the_share_of_the_others(
 
 
 def test_in_the_long_run_every_class_is_looked_at() -> None:
-    loss = build(SampledConfig(share=0.1))
+    loss = build(SampledConfig(least=1, share=0.1))
     assert loss.sampler is not None
     embeddings, labels = batch()
     seen = torch.zeros(CLASSES)
@@ -104,7 +104,7 @@ def test_in_the_long_run_every_class_is_looked_at() -> None:
 
 
 def test_the_hardest_are_those_nearest_to_any_embedding_of_the_batch() -> None:
-    loss = build(SampledConfig(share=0.1, kind="hardest"))
+    loss = build(SampledConfig(least=1, share=0.1, kind="hardest"))
     assert loss.sampler is not None
     embeddings, labels = batch()
     lengths = torch.linspace(0.1, 9, len(loss.weight))[:, None]
@@ -118,7 +118,7 @@ def test_the_hardest_are_those_nearest_to_any_embedding_of_the_batch() -> None:
 
 
 def test_in_evaluation_all_classes_are_there() -> None:
-    loss, exact = build(SampledConfig(share=0.1)), build(None)
+    loss, exact = build(SampledConfig(least=1, share=0.1)), build(None)
     embeddings, labels = batch()
     with torch.no_grad():
         assert torch.equal(loss.eval()(embeddings, labels), exact.eval()(embeddings, labels))
@@ -126,7 +126,7 @@ def test_in_evaluation_all_classes_are_there() -> None:
 
 @pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
 def test_a_step_moves_the_rows_it_looked_at_and_no_others(kind: Literal["adam", "adamw", "sgd"]) -> None:
-    loss = build(SampledConfig(share=0.1))
+    loss = build(SampledConfig(least=1, share=0.1))
     optimizer = OptimizerConfig(kind=kind, weight_decay=0.1).build([], loss)
     before = loss.weight.detach().clone()
     embeddings, labels = batch()
@@ -146,7 +146,7 @@ def test_a_step_moves_the_rows_it_looked_at_and_no_others(kind: Literal["adam", 
 
 def test_what_a_loss_draws_goes_on_from_its_state() -> None:
     embeddings, labels = batch()
-    loss, again = (build(SampledConfig(share=0.1)) for _ in range(2))
+    loss, again = (build(SampledConfig(least=1, share=0.1)) for _ in range(2))
     assert loss.sampler is not None
     assert again.sampler is not None
     loss(embeddings, labels)
@@ -158,13 +158,28 @@ def test_what_a_loss_draws_goes_on_from_its_state() -> None:
 
 def test_one_class_and_one_row_are_enough() -> None:
     for kind in ("random", "hardest"):
-        loss = build(SampledConfig(share=0.01, kind=kind), classes=1)
+        loss = build(SampledConfig(least=1, share=0.01, kind=kind), classes=1)
         value = loss(torch.randn(1, DIM, generator=torch.Generator().manual_seed(0)), torch.tensor([0]))
         value.backward()
         assert value == 0
 
 
+def test_no_fewer_classes_than_the_least_are_looked_at_and_all_where_there_are_no_more() -> None:
+    embeddings, labels = batch()
+    counts = []
+    for least in (1, 60, CLASSES, 1000):
+        loss = build(SampledConfig(share=0.01, least=least))
+        assert loss.sampler is not None
+        counts.append(len({*loss.sampler(labels, embeddings, loss.weight).tolist()} - {*labels.tolist()}))
+    few, some, *every = counts
+    assert few <= 3
+    assert 40 < some < 75
+    assert every == [CLASSES - len({*labels.tolist()})] * 2
+
+
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="least is a number of classes, at least 1, got 0"):
+        SampledConfig(least=0)
     with pytest.raises(ValueError, match=r"share is the part of the classes that a step looks at, in \(0, 1\], got"):
         SampledConfig(share=share)
