@@ -5,8 +5,10 @@
 328,400 features of 1,152 float16 (757 MB, in memory), a linear head with dropout to 64 numbers, k = 3 subcenters, Adam
 with PyTorch's fused step and weight decay on both sides, the same versions. Every figure is measured in a process of
 its own, the sides in turn, REPEATS times; the table has the medians. A step is all of it: rows gathered, head, loss,
-backward, optimiser. Memory is the peak above what the process held once its features and libraries
-were loaded.
+backward, optimiser. Memory is the peak above what the process held once its features and libraries were loaded.
+
+Nothing else may run: beside a busy process PyTorch's own threads wait for each other, spinning, and the other side gets
+many times slower than it is. The load is printed at the beginning; with --threads 1 it matters little.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -235,6 +238,7 @@ def _resident(name: str) -> float:
 
 def side_by_side(arguments: argparse.Namespace) -> list[Row]:
     """Every comparison, the sides in turn."""
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
     machine = {name: alone(arguments, name) for name in ("matrix_rate", "matrix_rate_bfloat16", "memory_rate")}
     print({name: round(value) for name, value in machine.items()}, flush=True)
     rows: list[Row] = []

@@ -213,7 +213,7 @@ class Tiles:
 
 def reciprocal(lengths: Tensor) -> Tensor:
     """1 / ``lengths``, and 0 for 0: a vector without a direction stays zero, and passes nothing back."""
-    return torch.where(lengths > 0, lengths, torch.inf).reciprocal_()
+    return lengths.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)
 
 
 def _share_out(tile: _Tile) -> Tensor:
