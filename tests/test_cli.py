@@ -14,6 +14,7 @@ import pytest
 
 from cache import FeatureStore
 from stages.records import read_records
+from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.test_store import contents
 
@@ -216,7 +217,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(RUN.replace("size = 64", "size = 640"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pipeline", "extract", "run.toml", "--batch-size", "64"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("artifacts/features/*.lock")) and time.monotonic() < deadline:
         time.sleep(0.05)

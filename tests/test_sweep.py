@@ -28,6 +28,7 @@ from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, t
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
 from stages.training.recipe import Recipe
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
+from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toy_training import classes_of, make_records, toy
 
@@ -366,7 +367,8 @@ def test_ctrl_c_keeps_the_finished_trials_and_the_next_sweep_goes_on(folder: Pat
         text + f'[sweep]\nfolds = 2\nseeds = [0, 1]\nover = {{ "loss.scale" = [{scales}] }}\n'
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen([sys.executable, "-m", "pipeline", "sweep", "long.toml"], cwd=folder, env=environment)
+    command = [sys.executable, "-m", "pipeline", "sweep", "long.toml"]
+    process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=hear_interrupts)
     deadline = time.monotonic() + 120
     while not (logs := list((folder / "artifacts/sweeps").glob("long-????????/trials.jsonl"))):
         assert process.poll() is None
