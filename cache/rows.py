@@ -80,6 +80,8 @@ class RowIndex:
         self.table = table
         self.rows: npt.NDArray[np.int64] = rows
         self.ok: npt.NDArray[np.bool_] = rank == 0
+        self._settled: npt.NDArray[np.bool_] = np.append(rank < 2, False)  # place -1 is the one appended
+        self._digests = table["digest"].combine_chunks()
 
     def find(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The place in :attr:`table` of each of ``digests`` (n,), -1 where there is none.
@@ -87,13 +89,17 @@ class RowIndex:
         ``b""`` stands for an image that could not be read, and is nowhere.
         """
         asked = pa.array([digest or None for digest in digests], pa.binary(32))
-        found = pc.index_in(asked, self.table["digest"].combine_chunks(), skip_nulls=True)
+        found = pc.index_in(asked, self._digests, skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
     def good(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """True for each of ``places`` (n,) that has a stored feature."""
         with_absent = np.append(self.ok, False)  # place -1 is the one appended
         return with_absent[places]
+
+    def settled(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """True for each of ``places`` (n,) that has a stored feature, or has failed for good."""
+        return self._settled[places]
 
     def outcome(self, place: int) -> RowOutcome:
         """The outcome at ``place`` of :attr:`table`."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -174,7 +175,8 @@ class FeatureStore:
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.path)
         paths = (self.path / "rows").glob("*.parquet")
         numbers = sorted(int(path.stem) for path in paths if path.stem.isdecimal())
-        self._chunks = {number: self._read_rows(number) for number in numbers}
+        with ThreadPoolExecutor(4) as pool:  # a million rows are a thousand small files
+            self._chunks = dict(zip(numbers, pool.map(self._read_rows, numbers), strict=True))
         self._forget_index()
 
     def _read_rows(self, number: int) -> pa.Table:
@@ -229,11 +231,9 @@ class FeatureStore:
         A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
         """
         asked = list(dict.fromkeys(digests))
-        settled = self.usable(asked)
-        if not retry_failed:
-            failed = {f.digest for f in self.failures(asked) if f.outcome.status == "failed"}
-            settled |= np.array([digest in failed for digest in asked], dtype=np.bool_)
-        return [digest for digest, done in zip(asked, settled, strict=True) if not done]
+        places = self._index.find(asked)
+        done = self._index.good(places) if retry_failed else self._index.settled(places)
+        return [asked[place] for place in np.flatnonzero(~done)]
 
     def absent(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
