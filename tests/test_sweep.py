@@ -30,9 +30,9 @@ from stages.training.recipe import Recipe
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
+from tests.test_cli import ROOT, RUN, permafrost
 from tests.toy_training import classes_of, make_records, toy
 
-ROOT = Path(__file__).parent.parent
 SHORT = TrainingConfig(epochs=2, batch_size=32)
 BASE = Recipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
 JUDGE = partial(leave_one_out, metric="mmp@5")
@@ -202,28 +202,6 @@ def test_a_log_that_no_sweep_wrote_is_refused(tmp_path: Path) -> None:
 
 # The command
 
-RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
-kind = "timm"
-name = "test_resnet"
-weights = "random"
-[backbones.preprocess]
-size = 64
-[[heads]]
-name = "small"
-dim = 8
-[heads.loss]
-kind = "cosface"
-[heads.training]
-epochs = 2
-[retrieval]
-metrics = ["mmp@5"]
-"""
 SWEEP = """
 [sweep]
 folds = 2
@@ -234,12 +212,6 @@ seeds = [0, 1]
 "loss.margin_cos" = [0.1]
 "loss.scale" = { low = 8, high = 32, log = true, steps = 2 }
 """
-
-
-def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "pipeline", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

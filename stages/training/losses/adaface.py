@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import angle_of
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin, MarginSetting, extremes
+from stages.training.losses.margins import Margin, MarginRule, MarginSetting, extremes
 from stages.training.losses.rule import Rule
 
 _EDGE = 1e-3  # of the moved angle from 0 and pi, and beside the deviation, as in the authors' code
@@ -47,7 +47,7 @@ class AdaFaceConfig(MarginSoftmaxConfig):
         return Quality(Margin(self.margin, class_sizes), self.concentration, self.statistics_rate)
 
 
-class Quality(Rule):
+class Quality(MarginRule):
     """cos(t - margin * z) - margin * (1 + z), where z in [-1, 1] says how long an embedding is beside the others.
 
     A short one (z = -1) has ArcFace's margin, one of mean length CosFace's, a long one (z = 1) more for being far off.
@@ -59,16 +59,11 @@ class Quality(Rule):
     deviation: Tensor
 
     def __init__(self, margin: Margin, concentration: float, statistics_rate: float) -> None:
-        super().__init__()
-        self.margin = margin
+        super().__init__(margin)
         self.concentration = concentration
         self.rate = statistics_rate
         self.register_buffer("mean", torch.zeros(1))
         self.register_buffer("deviation", torch.full((1,), torch.inf))  # nothing is known yet: z is 0
-
-    def at(self, share: float) -> None:
-        """See :class:`Rule`."""
-        self.margin.at(share)
 
     def observe(self, cosine: Tensor, norms: Tensor) -> None:
         """See :class:`Rule`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import add_angle
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin, MarginSetting, check_angle
+from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_angle
 from stages.training.losses.rule import Rule
 
 
@@ -35,16 +35,8 @@ class ArcFaceConfig(MarginSoftmaxConfig):
         return AddAngle(Margin(self.margin_rad, class_sizes))
 
 
-class AddAngle(Rule):
+class AddAngle(MarginRule):
     """The target's angle plus ``margin``."""
-
-    def __init__(self, margin: Margin) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def at(self, share: float) -> None:
-        """See :class:`Rule`."""
-        self.margin.at(share)
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""

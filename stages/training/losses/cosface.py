@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin, MarginSetting, check_difference
+from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_difference
 from stages.training.losses.rule import Rule
 
 
@@ -30,16 +30,8 @@ class CosFaceConfig(MarginSoftmaxConfig):
         return Subtract(Margin(self.margin_cos, class_sizes))
 
 
-class Subtract(Rule):
+class Subtract(MarginRule):
     """The target's cosine less ``margin``."""
-
-    def __init__(self, margin: Margin) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def at(self, share: float) -> None:
-        """See :class:`Rule`."""
-        self.margin.at(share)
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""

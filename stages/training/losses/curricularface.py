@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import add_angle
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin, MarginSetting, check_angle
+from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_angle
 from stages.training.losses.rule import Rule
 
 _RATE = 0.01  # of the running mean, as published
@@ -33,7 +33,7 @@ class CurricularFaceConfig(MarginSoftmaxConfig):
         return Curriculum(Margin(self.margin_rad, class_sizes))
 
 
-class Curriculum(Rule):
+class Curriculum(MarginRule):
     """The target's angle plus ``margin``; another class's cosine c that lies above that becomes c * (progress + c).
 
     ``progress`` is a running mean of the target's cosine, from 0.
@@ -42,13 +42,8 @@ class Curriculum(Rule):
     progress: Tensor
 
     def __init__(self, margin: Margin) -> None:
-        super().__init__()
-        self.margin = margin
+        super().__init__(margin)
         self.register_buffer("progress", torch.zeros(()))
-
-    def at(self, share: float) -> None:
-        """See :class:`Rule`."""
-        self.margin.at(share)
 
     def observe(self, cosine: Tensor, norms: Tensor) -> None:
         """See :class:`Rule`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.training.losses.angle import add_angle
 from stages.training.losses.draws import Draws
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin, MarginSetting, check_angle, check_difference
+from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_angle, check_difference
 from stages.training.losses.rule import Rule
 
 
@@ -55,22 +55,17 @@ class ElasticCosFaceConfig(MarginSoftmaxConfig):
         return Elastic(torch.sub, Margin(self.margin_cos, class_sizes), self.deviation_cos, 1.0, Draws(generator))
 
 
-class Elastic(Rule):
+class Elastic(MarginRule):
     """``move(cosine, margin)``, the margin normal around ``margin``, cut to [0, ``most``]; in evaluation the mean."""
 
     def __init__(
         self, move: Callable[[Tensor, Tensor], Tensor], margin: Margin, deviation: float, most: float, draws: Draws
     ) -> None:
-        super().__init__()
+        super().__init__(margin)
         self.move = move
-        self.margin = margin
         self.deviation = deviation
         self.most = most
         self.draws = draws
-
-    def at(self, share: float) -> None:
-        """See :class:`Rule`."""
-        self.margin.at(share)
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import angle_of, sine_of
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin, MarginSetting, check_angle
+from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_angle
 from stages.training.losses.rule import Rule
 
 
@@ -32,16 +32,8 @@ class LiArcFaceConfig(MarginSoftmaxConfig):
         return LinearAngle(Margin(self.margin_rad, class_sizes))
 
 
-class LinearAngle(Rule):
+class LinearAngle(MarginRule):
     """1 - 2 t / pi in the place of every cos(t); of the target t + ``margin``, also past pi."""
-
-    def __init__(self, margin: Margin) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def at(self, share: float) -> None:
-        """See :class:`Rule`."""
-        self.margin.at(share)
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""

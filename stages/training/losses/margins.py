@@ -10,6 +10,7 @@ import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
+from stages.training.losses.rule import Rule
 from stages.training.losses.schedule import Ramp, Scheduled, value_at
 
 
@@ -90,6 +91,18 @@ class Margin(nn.Module):
     def of(self, labels: Tensor) -> float | Tensor:
         """The margin of rows with ``labels``: one number, or a tensor of their shape."""
         return self.value if self.by_class is None else self.by_class[labels]
+
+
+class MarginRule(Rule):
+    """A rule with a ``margin`` that moves as the training goes on; a loss says what its target becomes."""
+
+    def __init__(self, margin: Margin) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def at(self, share: float) -> None:
+        """See :class:`Rule`."""
+        self.margin.at(share)
 
 
 def extremes(setting: MarginSetting) -> tuple[float, float]:
