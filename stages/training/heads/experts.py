@@ -14,7 +14,7 @@ from stages.training.heads.network import HeadNetwork
 
 
 class Gate(NamedTuple):
-    """What tells d domains apart: a linear map (d - 1, D) and its bias after ``inputs``, and each domain's mean there."""
+    """What tells d domains apart: a linear map (d - 1, D) and a bias after ``inputs``, and each domain's mean there."""
 
     inputs: Inputs
     weight: Tensor
