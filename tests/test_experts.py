@@ -30,7 +30,7 @@ def in_domains(records: Records) -> Records:
     return Records(table.set_column(table.column_names.index("domain"), "domain", [names]), {})
 
 
-def apart(folder: Path, distance: float = 6.0) -> tuple[FeatureStore, Records]:
+def apart(folder: Path, distance: float = 25.0) -> tuple[FeatureStore, Records]:
     """Three domains; each is moved by ``distance`` along a number of its own that tells no class."""
     features = toy_features(LABELS).astype(np.float32)
     for row, key in enumerate(LABELS):
