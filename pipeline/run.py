@@ -142,7 +142,8 @@ def _train(
         def report(epoch: EpochLog) -> None:
             score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
             member = f", head {epoch.member} of {wanted.training.soup}" if wanted.training.soup > 1 else ""
-            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}{member}")
+            expert = "" if epoch.expert is None else f", expert of {epoch.expert or 'no domain'}"
+            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}{member}{expert}")
             write(epoch)
 
         head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)

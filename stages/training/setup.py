@@ -55,7 +55,7 @@ class Setup:
             "head": _plain(self.head),
             "loss": None,
             "start": None if self.start is None else _plain(self.start),
-            "training": {"minimum_class_size": self.training.minimum_class_size},
+            "training": {"minimum_class_size": self.training.minimum_class_size, "experts": self.training.experts},
             "seed": self.seed,
             "rows": rows_digest(self.records),
         }
@@ -110,6 +110,11 @@ def prepare(
             f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
             f"{len(records) - len(there):,} have no feature, {len(there) - len(used):,} are in classes of fewer than "
             f"{training.minimum_class_size}, and the rest has {len(set(used.classes))} class(es)"
+        )
+    if training.experts and (getattr(head, "nested", None) or isinstance(training.sampling, DomainWeightsConfig)):
+        raise ValueError(
+            "experts are one head a domain: leave nested sizes out, and a sampling that weighs domains against each "
+            "other, or set training.experts = false"
         )
     if isinstance(training.sampling, DomainWeightsConfig) and len({*used.domains}) < 2:
         raise RecordsError(
