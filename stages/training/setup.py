@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from cache.errors import RecordsError
 from cache.fingerprint import JSON
 from stages.records import Records
 from stages.training.classes import in_large_classes
-from stages.training.closed_form import ClosedFormConfig
+from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.losses import LossConfig
@@ -105,6 +105,10 @@ def prepare(
     if validation is not None:
         queries, gallery = validation
         validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
+        if isinstance(start, DiscriminantHeadConfig) and start.over == "auto":
+            known = {*used.classes}
+            seen = [name in known for name in validation[0].classes]
+            start = replace(start, over="rows" if 2 * sum(seen) > len(seen) else "classes")
     if len(set(used.classes)) < 2:
         raise RecordsError(
             f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
