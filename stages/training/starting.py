@@ -77,8 +77,9 @@ def start_network(
 def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
     """Set ``prototypes`` (k, C, E), a view of what is trained, to means of embeddings of its classes.
 
-    ``labels`` (N,) are those of the training rows. The rows of a class go to its k subcenters by turns; one without
-    a row gets the mean of the class. They are scaled to about the size that drawn ones have. Where embeddings cancel, the prototype stays as it was drawn.
+    ``labels`` (N,) are those of the training rows. The rows of a class go to its k subcenters by turns; one without a
+    row gets the mean of the class. They are scaled to about the size that drawn ones have. Where embeddings cancel,
+    the prototype stays as it was drawn.
     """
     subcenters, classes, dim = prototypes.shape
     turn = _occurrence(labels) % subcenters
