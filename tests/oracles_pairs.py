@@ -131,15 +131,14 @@ def margin(of: Compared, triples: set[Triple], margin: float, betas: Sequence[fl
     return value + (of_beta / len(above) if len(betas) > 1 else weight * betas[0])
 
 
-def multi_similarity(of: Compared, a: float, b: float, threshold: float, slack: float | None) -> float:
+def multi_similarity(of: Compared, a: float, b: float, threshold: float, slack: float) -> float:
     total = 0.0
     for row in range(of.batch):
         positives, negatives = of.positives(row), of.negatives(row)
-        if slack is not None:
-            lowest = min((of.c(row, p) for p in positives), default=math.inf)
-            highest = max((of.c(row, n) for n in negatives), default=-math.inf)
-            positives = [p for p in positives if of.c(row, p) - slack < highest]
-            negatives = [n for n in negatives if of.c(row, n) + slack > lowest]
+        lowest = min((of.c(row, p) for p in positives), default=math.inf)
+        highest = max((of.c(row, n) for n in negatives), default=-math.inf)
+        positives = [p for p in positives if of.c(row, p) - slack < highest]
+        negatives = [n for n in negatives if of.c(row, n) + slack > lowest]
         total += math.log(1 + math.fsum(math.exp(-a * (of.c(row, p) - threshold)) for p in positives)) / a
         total += math.log(1 + math.fsum(math.exp(b * (of.c(row, n) - threshold)) for n in negatives)) / b
     return total / of.batch

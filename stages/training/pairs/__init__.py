@@ -13,6 +13,7 @@ from stages.training.pairs.contrastive import ContrastiveConfig
 from stages.training.pairs.loss import PairLoss, PairLossConfig
 from stages.training.pairs.margin import MarginConfig
 from stages.training.pairs.miners import (
+    AllConfig,
     DistanceWeightedConfig,
     EasyPositivesConfig,
     HardConfig,
@@ -44,6 +45,7 @@ PairLosses: TypeAlias = (
 )
 
 __all__ = [
+    "AllConfig",
     "ContrastiveConfig",
     "DistanceWeightedConfig",
     "EasyPositivesConfig",

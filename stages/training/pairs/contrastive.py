@@ -13,7 +13,7 @@ from stages.training.pairs.block import Block, Places, found_in, found_in_all
 from stages.training.pairs.distance import check_dist, cosine_at, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library
-from stages.training.pairs.miners import MinerConfig
+from stages.training.pairs.miners import AllConfig, AllOrMinedConfig
 from stages.training.pairs.rule import PairRule, Sums
 
 
@@ -24,13 +24,13 @@ class ContrastiveConfig(RememberingConfig):
     Args:
         margin_dist: negatives are pushed to this distance.
         positive_margin_dist: positives are drawn to this distance.
-        miner: which pairs; by default all.
+        miner: which pairs.
     """
 
     kind: Literal["contrastive"] = "contrastive"
-    margin_dist: Scheduled = 1.0
+    margin_dist: Scheduled = 1.2
     positive_margin_dist: Scheduled = 0.0
-    miner: MinerConfig | None = None
+    miner: AllOrMinedConfig = AllConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,15 +68,15 @@ class Contrastive(PairRule):
         ]
         counts = torch.stack([(loss > 0).sum() for loss in losses]).to(block.cosines.dtype)
         totals = torch.stack([loss.sum() for loss in losses])
-        if self.config.miner is not None:
+        if not isinstance(self.config.miner, AllConfig):
             chosen = torch.cat(cosines)
             return Sums(totals, counts, found_in(chosen, len(chosen) - counts.sum(), *cosines))
         pairs = float(block.cosines.numel() - block.itself.sum())
         return Sums(totals, counts, found_in_all(block, pairs, pairs - float(counts.sum())))
 
     def _chosen(self, block: Block) -> tuple[Places, Places]:
-        """Pairs by the miner; without one, those that can have a loss, of all."""
-        if self.config.miner is not None:
+        """Pairs by the miner; of all pairs, those that can have a loss."""
+        if not isinstance(self.config.miner, AllConfig):
             row, positive, negative = self.config.miner.pick(block, self._loss.neg_margin)
             return Places(row, positive), Places(row, negative)
         near = self._in_reach(block.cosines).logical_and_(block.other)

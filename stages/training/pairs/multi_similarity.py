@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, found_in, found_in_all
+from stages.training.pairs.block import Block, found_in
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library
 from stages.training.pairs.miners.semi_hard import turns
@@ -28,14 +28,14 @@ class MultiSimilarityConfig(RememberingConfig):
         negative_scale: b.
         threshold_cos: t, a cosine.
         slack_cos: a negative counts where its cosine plus this is above that of the farthest positive of the row, a
-            positive where its cosine minus this is below that of the nearest negative; ``all`` looks at every pair.
+            positive where its cosine minus this is below that of the nearest negative; with 2 all pairs do.
     """  # noqa: D415  # a formula
 
     kind: Literal["multi_similarity"] = "multi_similarity"
     positive_scale: float = 2.0
     negative_scale: float = 50.0
     threshold_cos: float = 0.5
-    slack_cos: Literal["all"] | float = 0.1
+    slack_cos: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,8 +44,8 @@ class MultiSimilarityConfig(RememberingConfig):
                 raise ValueError(f"{name} is a factor on cosines, above 0 and finite, got {value}")
         if not -1 <= self.threshold_cos <= 1:
             raise ValueError(f"threshold_cos is a cosine, in [-1, 1], got {self.threshold_cos}")
-        if self.slack_cos != "all" and not 0 <= self.slack_cos <= 2:
-            raise ValueError(f"slack_cos is a difference of cosines in [0, 2], or all, got {self.slack_cos}")
+        if not 0 <= self.slack_cos <= 2:
+            raise ValueError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
 
     def rule(self, classes: int) -> PairRule:
         """See :class:`RememberingConfig`."""
@@ -71,18 +71,12 @@ class MultiSimilarity(PairRule):
         # what each of the library's losses defines: here it is given masks, where its own way lists all pairs first
         losses = self._loss._compute_loss(narrow, same, other)["loss"]["losses"]
         zero = float((losses == 0).sum())
-        if self.config.slack_cos == "all":
-            found = found_in_all(block, len(losses), zero)
-        else:
-            found = found_in(losses, zero, narrow.detach()[same], narrow.detach()[other])
+        found = found_in(losses, zero, narrow.detach()[same], narrow.detach()[other])
         return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), found)
 
     def _chosen(self, block: Block) -> tuple[Tensor, Tensor]:
         """Which are looked at (b, R): positives, and negatives."""
-        slack = self.config.slack_cos
-        if not isinstance(slack, (int, float)):
-            return block.same, block.other
-        cosines = block.cosines.detach()
+        slack, cosines = self.config.slack_cos, block.cosines.detach()
         farthest = block.of_positives.nan_to_num(torch.inf).amin(1, keepdim=True)
         nearest = block.of_negatives.amax(1, keepdim=True)
         return block.same & (cosines - slack < nearest), block.other & (cosines + slack > farthest)

@@ -48,7 +48,8 @@ class SupCon(PairRule):
     def sums(self, block: Block) -> Sums:
         """See :class:`PairRule`."""
         # what each of the library's losses defines: here it is given masks, where its own way lists all pairs first
-        losses = self._loss._compute_loss(block.cosines, block.same, block.other)["loss"]["losses"]
+        same, other = (mask.to(block.cosines.dtype) for mask in (block.same, block.other))
+        losses = self._loss._compute_loss(block.cosines, same, other)["loss"]["losses"]
         if not isinstance(losses, int):
             count = (losses > 0).sum()
             found = found_in_all(block, len(losses), len(losses) - float(count))

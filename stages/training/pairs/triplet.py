@@ -13,7 +13,7 @@ from stages.training.pairs.block import Block, found_in, found_in_all
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import given, library, losses_of
-from stages.training.pairs.miners import MinerConfig
+from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
 from stages.training.pairs.miners.semi_hard import turns
 from stages.training.pairs.rule import PairRule, Sums
 
@@ -24,17 +24,17 @@ class TripletConfig(RememberingConfig):
 
     Args:
         margin_dist: the margin, a distance.
-        miner: which triplets; by default all, which a sort of each row's negatives adds up without listing them.
+        miner: which triplets; ``all`` are added up by a sort of each row's negatives, without listing them.
     """
 
     kind: Literal["triplet"] = "triplet"
     margin_dist: Scheduled = 0.2
-    miner: MinerConfig | None = None
+    miner: AllOrMinedConfig = DistanceWeightedConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_dist("margin_dist", self.margin_dist)
-        if min(ends(self.margin_dist)) == 0 and self.miner is not None and self.miner.kind != "hard":
+        if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
             raise ValueError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
 
     def rule(self, classes: int) -> PairRule:
@@ -58,7 +58,7 @@ class Triplet(PairRule):
 
     def sums(self, block: Block) -> Sums:
         """See :class:`PairRule`."""
-        if self.config.miner is None:
+        if isinstance(self.config.miner, AllConfig):
             return all_triplets(block, self._loss.margin)
         with torch.no_grad():
             chosen = self.config.miner.pick(block, self._loss.margin)

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
+from stages.training.pairs.miners.all_pairs import AllConfig
 from stages.training.pairs.miners.distance_weighted import DistanceWeightedConfig
 from stages.training.pairs.miners.easy_positives import EasyPositivesConfig
 from stages.training.pairs.miners.hard import HardConfig
@@ -16,4 +17,16 @@ MinerConfig: TypeAlias = Annotated[
     DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
 ]
 
-__all__ = ["DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig", "MinerConfig", "SemiHardConfig"]
+AllOrMinedConfig: TypeAlias = Annotated[
+    AllConfig | DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
+]
+
+__all__ = [
+    "AllConfig",
+    "AllOrMinedConfig",
+    "DistanceWeightedConfig",
+    "EasyPositivesConfig",
+    "HardConfig",
+    "MinerConfig",
+    "SemiHardConfig",
+]
