@@ -83,7 +83,7 @@ def run_of(folder: Path, loss: LossConfig, training: TrainingConfig = SHORT, hea
 def test_a_head_of_one_line_finds_its_classes_better_than_the_feature(tmp_path: Path, loss: LossConfig) -> None:
     features, records = toy(tmp_path, classes_of(30, 8))
     head = train_head(
-        features, records, LinearHeadConfig(dim=4), loss, training=replace(SHORT, epochs=10), optimizer=FASTER
+        features, records, LinearHeadConfig(dim=4), loss, training=replace(SHORT, epochs=30), optimizer=FASTER
     )
     vectors = np.asarray(features.read(records.digests)).astype(np.float32)
     _, labels = np.unique(np.array(records.classes, dtype=object), return_inverse=True)

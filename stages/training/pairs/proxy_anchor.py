@@ -23,12 +23,12 @@ class ProxyAnchorConfig(ProxyConfig):
 
     Args:
         margin_cos: the margin, a difference of cosines.
-        scale: the factor on the cosines.
+        scale: the factor on the cosines; 32 in the paper, for a network that is trained whole.
     """
 
     kind: Literal["proxy_anchor"] = "proxy_anchor"
     margin_cos: float = 0.1
-    scale: float = 32.0
+    scale: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

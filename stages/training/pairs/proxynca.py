@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -28,6 +28,7 @@ class ProxyNcaConfig(ProxyConfig):
 
     kind: Literal["proxynca++"] = "proxynca++"
     scale: float = 9.0
+    proxy_rate: float = field(default=10.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

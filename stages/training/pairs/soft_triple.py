@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -26,9 +26,10 @@ class SoftTripleConfig(ProxyConfig):
     """
 
     kind: Literal["soft_triple"] = "soft_triple"
-    subcenters: int = 10
+    subcenters: int = 3
     subcenter_scale: float = 10.0
-    scale: float = 20.0
+    scale: float = 10.0
+    proxy_rate: float = field(default=3.0, kw_only=True)
     margin_cos: float = 0.01
 
     def __post_init__(self) -> None:
