@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_at_1152_dimensions_in_float32_every_row_with_a_negative_in_reach_gets_o
     """Without logarithms all weights are 0 or infinite there: d ** 1150 spans hundreds of powers of ten."""
     batch = draw([place // 4 for place in range(64)], dim=1152, seed=8, spread=2.0)
     block = batch.block()
-    block = type(block)(block.cosines.float(), block.labels, block.alike, block.itself, block.dim, 0)
+    block = replace(block, cosines=block.cosines.float())
     row, _, negative = DistanceWeightedConfig().pick(block, 0.2)
     inside = block.other & ((2 - 2 * block.cosines).sqrt() <= 1.4)
     assert 0 < inside.any(1).sum() <= 64

@@ -95,9 +95,16 @@ LOSSES = WITH_MEMORY | IN_BATCH
 SOME = [name for name in BATCHES if name not in ("no positives", "one class")]
 
 
-@pytest.fixture(params=[2**18, 10], ids=["one block", "a row a block"])
+@pytest.fixture(params=[2**22, 10], ids=["one block", "a row a block"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "_NUMBERS", request.param)
+    cut(monkeypatch, request.param)
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    """Have blocks of so many numbers."""
+    monkeypatch.setattr(rows_module, "_NUMBERS", numbers)
+    monkeypatch.setattr(rows_module, "_LEAST", min(numbers, rows_module._LEAST))
+
     return
 
 
@@ -268,9 +275,9 @@ def test_threads_and_blocks_change_nothing_but_rounding(monkeypatch: pytest.Monk
     threads = torch.get_num_threads()
     found = []
     try:
-        for count, numbers in ((1, 2**18), (1, 10), (3, 10)):
+        for count, numbers in ((1, 2**22), (1, 10), (3, 10)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(rows_module, "_NUMBERS", numbers)
+            cut(monkeypatch, numbers)
             config = TripletConfig(miner=HardConfig(), memory=50)
             found.append(value_and_gradient(built(config, REMEMBERED), REMEMBERED))
     finally:
@@ -282,7 +289,7 @@ def test_threads_and_blocks_change_nothing_but_rounding(monkeypatch: pytest.Monk
 
 def test_drawn_negatives_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     threads, found = torch.get_num_threads(), []
-    monkeypatch.setattr(rows_module, "_NUMBERS", 10)
+    cut(monkeypatch, 10)
     try:
         for count in (1, 3):
             torch.set_num_threads(count)

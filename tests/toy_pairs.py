@@ -41,10 +41,8 @@ class Batch:
         of = torch.nn.functional.normalize(torch.cat([self.embeddings, self.memory]))
         labels = torch.cat([self.labels, self.memory_labels])
         rows = torch.cat([self.rows, self.memory_rows])
-        alike = self.labels[:, None] == labels
-        itself = alike & (self.rows[:, None] == rows)
         cosines = of[: len(self.labels)] @ of.T
-        return Block(cosines, self.labels, alike, itself, of.shape[1], seed)
+        return Block(cosines, self.labels, self.rows, labels, rows, of.shape[1], seed)
 
     def fill(self, memory: Memory) -> None:
         """Put what is remembered there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,26 +25,40 @@ class Triplets(NamedTuple):
     negative: Tensor
 
 
+class Taken(NamedTuple):
+    """Cosines (T,) of pairs that a loss asked for, a leaf that autograd differentiates by."""
+
+    places: Places
+    cosines: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """Cosines (b, R) of b rows of a batch with R embeddings: those of the batch, then those of the memory.
 
+    A pair of one and the same training row, perhaps as it was embedded earlier, is neither positive nor negative.
+
     Attributes:
-        cosines: (b, R); autograd differentiates what a loss makes of them.
+        cosines: (b, R), without gradient: what is chosen by. A loss is made of :meth:`at` and :attr:`every`.
         labels: of the rows, (b,).
-        alike: (b, R), whether the labels are equal.
-        itself: (b, R), whether both are one and the same training row, perhaps as it was embedded earlier. Such a pair
-            is neither positive nor negative. It is always ``alike``.
+        rows: which training rows they are, (b,).
+        against_labels: of the columns, (R,).
+        against_rows: which training rows those are, (R,).
         dim: E, the size of the embeddings.
         seed: of what is drawn for this block.
+        learn: whether gradients are wanted.
     """
 
     cosines: Tensor
     labels: Tensor
-    alike: Tensor
-    itself: Tensor
+    rows: Tensor
+    against_labels: Tensor
+    against_rows: Tensor
     dim: int
     seed: int
+    learn: bool = False
+    taken: list[Taken] = field(default_factory=list)
+    """What :meth:`at` gave."""
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -52,33 +66,66 @@ class Block:
         return torch.Generator().manual_seed(self.seed)
 
     @cached_property
+    def alike(self) -> Tensor:
+        """(b, R), whether the labels are equal."""
+        return self.labels[:, None] == self.against_labels
+
+    @cached_property
     def other(self) -> Tensor:
         """(b, R), whether it is a negative."""
         return ~self.alike
 
     @cached_property
-    def same(self) -> Tensor:
-        """(b, R), whether it is a positive."""
-        return self.alike & ~self.itself
+    def itself(self) -> Places:
+        """Pairs of one training row."""
+        return self._alike(same_row=True)
 
     @cached_property
     def positives(self) -> Places:
         """Every positive pair, row after row."""
-        return Places(*self.same.nonzero(as_tuple=True))
+        return self._alike(same_row=False)
+
+    @cached_property
+    def same(self) -> Tensor:
+        """(b, R), whether it is a positive."""
+        same = self.alike.clone()
+        same[self.itself.row, self.itself.column] = False
+        return same
 
     @cached_property
     def of_negatives(self) -> Tensor:
-        """The cosines (b, R) without gradient, -inf where it is no negative."""
-        return self.cosines.detach().masked_fill(self.alike, -torch.inf)
+        """The cosines (b, R), -inf where it is no negative."""
+        return self.cosines.masked_fill(self.alike, -torch.inf)
+
+    def of_positives(self, otherwise: float) -> Tensor:
+        """The cosines (b, R), ``otherwise`` where it is no positive."""
+        cosines = torch.full_like(self.cosines, otherwise)
+        cosines[self.positives.row, self.positives.column] = self.look(*self.positives)
+        return cosines
 
     @cached_property
-    def of_positives(self) -> Tensor:
-        """The cosines (b, R) without gradient, NaN where it is no positive."""
-        return self.cosines.detach().masked_fill(~self.same, torch.nan)
+    def every(self) -> Tensor:
+        """All cosines (b, R), to be differentiated."""
+        return self.cosines.detach().requires_grad_(self.learn)
+
+    def look(self, row: Tensor, column: Tensor) -> Tensor:
+        """The cosines (T,) of pairs, without gradient."""
+        return self.cosines.view(-1).gather(0, row * self.cosines.shape[1] + column)
 
     def at(self, row: Tensor, column: Tensor) -> Tensor:
-        """The cosines (T,) of pairs."""
-        return self.cosines.view(-1).gather(0, row * self.cosines.shape[1] + column)
+        """The cosines (T,) of pairs, to be differentiated; their rows ascend."""
+        cosines = self.look(row, column).requires_grad_(self.learn)
+        self.taken.append(Taken(Places(row, column), cosines))
+        return cosines
+
+    @cached_property
+    def _all_alike(self) -> Places:
+        return Places(*self.alike.nonzero(as_tuple=True))
+
+    def _alike(self, *, same_row: bool) -> Places:
+        row, column = self._all_alike
+        kept = (self.rows[row] == self.against_rows[column]) == same_row
+        return Places(row[kept], column[kept])
 
 
 class Found(NamedTuple):
@@ -131,14 +178,7 @@ def found_in(cosines: Tensor, zero: Tensor | float, positive: Tensor, negative: 
 
 def found_in_all(block: Block, chosen: float, zero: float) -> Found:
     """What was found where every pair of ``block`` was looked at."""
-    cosines = block.cosines.detach()
-    alike = cosines[block.alike].sum(dtype=torch.float64)
-    positive = block.at(*block.positives).detach()
-    return Found(
-        chosen,
-        zero,
-        float(positive.sum(dtype=torch.float64)),
-        len(positive),
-        float(cosines.sum(dtype=torch.float64) - alike),
-        cosines.numel() - int(block.alike.sum()),
-    )
+    positive, itself = (float(block.look(*of).sum(dtype=torch.float64)) for of in (block.positives, block.itself))
+    alike = len(block.positives.row) + len(block.itself.row)
+    negative = float(block.cosines.sum(1).sum(dtype=torch.float64)) - positive - itself
+    return Found(chosen, zero, positive, len(block.positives.row), negative, block.cosines.numel() - alike)

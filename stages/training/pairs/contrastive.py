@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from stages.training.losses.schedule import Scheduled, value_at
 from stages.training.pairs.block import Block, Places, found_in, found_in_all
@@ -15,6 +14,8 @@ from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library
 from stages.training.pairs.miners import AllConfig, AllOrMinedConfig
 from stages.training.pairs.rule import PairRule, Sums
+
+_ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin is looked at too
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Contrastive(PairRule):
         if not isinstance(self.config.miner, AllConfig):
             chosen = torch.cat(cosines)
             return Sums(totals, counts, found_in(chosen, len(chosen) - counts.sum(), *cosines))
-        pairs = float(block.cosines.numel() - block.itself.sum())
+        pairs = float(block.cosines.numel() - len(block.itself.row))
         return Sums(totals, counts, found_in_all(block, pairs, pairs - float(counts.sum())))
 
     def _chosen(self, block: Block) -> tuple[Places, Places]:
@@ -79,9 +80,7 @@ class Contrastive(PairRule):
         if not isinstance(self.config.miner, AllConfig):
             row, positive, negative = self.config.miner.pick(block, self._loss.neg_margin)
             return Places(row, positive), Places(row, negative)
-        near = self._in_reach(block.cosines).logical_and_(block.other)
-        return block.positives, Places(*near.nonzero(as_tuple=True))
-
-    def _in_reach(self, cosines: Tensor) -> Tensor:
-        """Where a negative has a loss, and a little beyond, for rounding."""
-        return cosines > cosine_at(self._loss.neg_margin) - 1e-5
+        near = block.cosines > cosine_at(self._loss.neg_margin) - _ROUNDING
+        row, column = near.nonzero(as_tuple=True)
+        other = block.labels[row] != block.against_labels[column]
+        return block.positives, Places(row[other], column[other])

@@ -85,7 +85,7 @@ class Margin(PairRule):
         """See :class:`PairRule`."""
         with torch.no_grad():
             chosen = self.config.miner.pick(block, self.loss.margin)
-        positive, negative = (block.at(chosen.row, of) for of in (chosen.positive, chosen.negative))
+        positive, negative = (block.look(chosen.row, of) for of in (chosen.positive, chosen.negative))
         losses, pairs = block.cosines.new_zeros(0), block.cosines.new_zeros(())
         if len(chosen.row):
             parts = losses_of(self.loss, block, chosen)["margin_loss"]

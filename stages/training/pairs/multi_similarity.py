@@ -9,11 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, found_in
+from stages.training.pairs.block import Block, Places, found_in
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library
 from stages.training.pairs.miners.semi_hard import turns
 from stages.training.pairs.rule import PairRule, Sums
+
+_TRUE = torch.tensor(True)
 
 
 @dataclass(frozen=True)
@@ -66,34 +68,39 @@ class MultiSimilarity(PairRule):
     def sums(self, block: Block) -> Sums:
         """See :class:`PairRule`."""
         with torch.no_grad():
-            same, other = self._chosen(block)
-        narrow, same, other = narrowed(block, same, other)
+            positives, negatives = self._chosen(block)
+        cosines, same, other = side_by_side(block, positives, negatives)
         # what each of the library's losses defines: here it is given masks, where its own way lists all pairs first
-        losses = self._loss._compute_loss(narrow, same, other)["loss"]["losses"]
-        zero = float((losses == 0).sum())
-        found = found_in(losses, zero, narrow.detach()[same], narrow.detach()[other])
+        losses = self._loss._compute_loss(cosines, same, other)["loss"]["losses"]
+        found = found_in(losses, float((losses == 0).sum()), block.look(*positives), block.look(*negatives))
         return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), found)
 
-    def _chosen(self, block: Block) -> tuple[Tensor, Tensor]:
-        """Which are looked at (b, R): positives, and negatives."""
-        slack, cosines = self.config.slack_cos, block.cosines.detach()
-        farthest = block.of_positives.nan_to_num(torch.inf).amin(1, keepdim=True)
-        nearest = block.of_negatives.amax(1, keepdim=True)
-        return block.same & (cosines - slack < nearest), block.other & (cosines + slack > farthest)
+    def _chosen(self, block: Block) -> tuple[Places, Places]:
+        """Which positives and which negatives are looked at."""
+        slack, (row, column) = self.config.slack_cos, block.positives
+        cosines = block.look(row, column)
+        farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
+        near = cosines - slack < block.of_negatives.amax(1)[row]
+        negatives = (block.of_negatives > (farthest - slack)[:, None]).nonzero(as_tuple=True)
+        return Places(row[near], column[near]), Places(*negatives)
 
 
-def narrowed(block: Block, same: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the chosen columns alone, side by side: cosines (b, n), and which are positives and negatives.
+def side_by_side(block: Block, positives: Places, negatives: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row the chosen pairs alone: cosines (b, n), and which of them are positives and negatives.
 
-    n is the most that a row has. What stands in the places that are left over is neither.
+    n is the most that a row has; what is left over is neither. Where that is not much less than all columns, all are
+    given.
     """
-    row, column = (same | other).nonzero(as_tuple=True)
-    turn = turns(row)
-    width = int(turn.max()) + 1 if len(turn) else 1
+    rows = len(block.cosines)
+    of_positives, of_negatives = (torch.bincount(of.row, minlength=rows) for of in (positives, negatives))
+    width = int((of_positives + of_negatives).max())
     if 2 * width > block.cosines.shape[1]:
-        return block.cosines, same, other
-    places = torch.zeros(len(block.cosines), width, dtype=torch.int64)
-    places[row, turn] = column
-    taken = torch.zeros_like(places, dtype=torch.bool)
-    taken[row, turn] = True
-    return block.cosines.gather(1, places), same.gather(1, places) & taken, other.gather(1, places) & taken
+        masks = [torch.zeros_like(block.alike).index_put_(tuple(of), _TRUE) for of in (positives, negatives)]
+        return block.every, masks[0], masks[1]
+    row, column = (torch.cat(parts) for parts in zip(positives, negatives, strict=True))
+    order = row.argsort(stable=True)  # a row's positives before its negatives
+    row, column = row[order], column[order]
+    cosines = block.cosines.new_zeros(rows, width).index_put((row, turns(row)), block.at(row, column))
+    places = torch.arange(width)
+    same = places < of_positives[:, None]
+    return cosines, same, ~same & (places < (of_positives + of_negatives)[:, None])

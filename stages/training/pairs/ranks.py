@@ -29,8 +29,8 @@ def smooth_ranks(block: Block, scale: float) -> Ranks:
     """
     row, column = block.positives
     own = block.at(row, column)[:, None]
-    above = torch.sigmoid(scale * (block.cosines[row] - own))  # (T, R)
-    above = above.masked_fill(block.itself[row], 0.0).scatter(1, column[:, None], 0.0)
+    above = torch.sigmoid(scale * (block.every[row] - own))  # (T, R)
+    above = above.masked_fill((block.alike & ~block.same)[row], 0.0).scatter(1, column[:, None], 0.0)
     return Ranks(row, 1 + above.sum(1), 1 + torch.where(block.same[row], above, 0.0).sum(1))
 
 

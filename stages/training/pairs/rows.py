@@ -5,7 +5,7 @@
     unit embeddings (B, E) x [batch, memory] (B + M, E) --a block of rows--> cosines (b, B + M) --rule--> totals, counts
                                                                           --autograd--> gradient, added up, forgotten
 
-A block's cosines fit into a processor's cache, and each lane works on blocks of its own.
+Each lane works on blocks of its own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stages.training.lanes import in_lanes, lanes_on
-from stages.training.pairs.block import Block, Found
+from stages.training.pairs.block import Block, Found, Places
 from stages.training.pairs.rule import PairRule
 
-_NUMBERS = 2**18  # of a block: a megabyte of float32
+_NUMBERS = 2**22  # of a block: 16 MiB of float32; matrix products of fewer rows take longer for each
+_LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of lanes
+_CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow from the number of threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ class _RowWise(torch.autograd.Function):
         against = torch.cat([unit, compared.memory.to(unit.dtype)])
         labels = torch.cat([compared.labels, compared.memory_labels])
         rows = torch.cat([compared.rows, compared.memory_rows])
-        size = max(1, _NUMBERS // rule.numbers(len(against)))
+        size = _rows_a_block(len(unit), rule.numbers(len(against)))
         starts = range(0, len(unit), size)
         lanes = min(lanes_on(unit.device), len(starts))
 
@@ -89,11 +92,10 @@ class _RowWise(torch.autograd.Function):
             sums = _Lane(rule, unit, list(parameters))
             for low in starts[lane::lanes]:
                 of = slice(low, low + size)
-                alike = compared.labels[of, None] == labels
-                itself = alike & (compared.rows[of, None] == rows)
-                cosines = (unit[of] @ against.T).requires_grad_(learn)
-                block = Block(cosines, compared.labels[of], alike, itself, unit.shape[1], compared.seed + low)
-                _add(sums, rule, block, of, unit, against, list(parameters), learn=learn)
+                cosines = unit[of] @ against.T
+                known = (compared.labels[of], compared.rows[of], labels, rows)
+                block = Block(cosines, *known, unit.shape[1], compared.seed + low, learn)
+                _add(sums, rule, block, of, unit, against, list(parameters))
             return sums
 
         every = in_lanes(work, lanes)
@@ -122,32 +124,55 @@ def _add(
     unit: Tensor,
     against: Tensor,
     parameters: list[Tensor],
-    *,
-    learn: bool,
 ) -> None:
-    with torch.set_grad_enabled(learn):
+    with torch.set_grad_enabled(block.learn):
         sums = rule.sums(block)
         totals = sums.totals.unbind()
     lane.totals += sums.totals.detach()
     lane.counts += sums.counts
     lane.found = lane.found.plus(sums.found)
-    if not learn or not sums.totals.requires_grad:
-        return
     for part, total in enumerate(totals):
         if not total.requires_grad:
             continue
-        by_cosine, *by_parameters = torch.autograd.grad(
-            total,
-            [block.cosines, *parameters],
-            retain_graph=part + 1 < rule.parts,
-            allow_unused=True,
+        leaves = [block.every, *(taken.cosines for taken in block.taken)]
+        by_every, *rest = torch.autograd.grad(
+            total, [*leaves, *parameters], retain_graph=part + 1 < rule.parts, allow_unused=True
         )
-        if by_cosine is not None:
-            lane.by_unit[part, of] += by_cosine @ against
-            lane.by_unit[part] += by_cosine[:, : len(unit)].T @ unit[of]
+        by_taken, by_parameters = rest[: len(block.taken)], rest[len(block.taken) :]
+        if by_every is not None:
+            lane.by_unit[part, of] += by_every @ against
+            lane.by_unit[part] += by_every[:, : len(unit)].T @ unit[of]
+        for taken, gradient in zip(block.taken, by_taken, strict=True):
+            if gradient is not None:
+                _through_pairs(lane.by_unit[part], taken.places, gradient, of, unit, against)
         for kept, gradient in zip(lane.by_parameters, by_parameters, strict=True):
             if gradient is not None:
                 kept[part] += gradient
+
+
+def _through_pairs(
+    by_unit: Tensor, places: Places, by_cosine: Tensor, of: slice, unit: Tensor, against: Tensor
+) -> None:
+    """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``places``."""
+    row, column = places
+    inside = column < len(unit)
+    within = unit.new_zeros(len(unit[of]) * len(unit))
+    within.scatter_add_(0, row[inside] * len(unit) + column[inside], by_cosine[inside])
+    within = within.view(-1, len(unit))
+    by_unit[of] += within @ unit
+    by_unit += within.T @ unit[of]
+    if len(against) > len(unit):  # a product of a sparse matrix with the memory
+        row, column, by_cosine = row[~inside], column[~inside], by_cosine[~inside]
+        starts = torch.searchsorted(row, torch.arange(len(within)))
+        by_unit[of] += functional.embedding_bag(column, against, starts, mode="sum", per_sample_weights=by_cosine)
+
+
+def _rows_a_block(rows: int, numbers: int) -> int:
+    """How many of a batch's ``rows`` to a block, of which each takes so many ``numbers``."""
+    if rows * numbers < 2 * _LEAST:
+        return rows
+    blocks = -(-rows * numbers // _NUMBERS)
+    return -(-rows // (-(-blocks // _CUTS) * _CUTS))
 
 
 def _together(found: list[Found]) -> Found:

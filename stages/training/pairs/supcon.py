@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import torch
 
 from stages.training.pairs.block import Block, found_in_all
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.metric_learning import library
 from stages.training.pairs.rule import PairRule, Sums
 
 
@@ -31,28 +32,23 @@ class SupConConfig(RememberingConfig):
     def rule(self, classes: int) -> PairRule:
         """See :class:`RememberingConfig`."""
         del classes
-        return SupCon(self)
+        return SupCon(self.scale)
 
 
 class SupCon(PairRule):
-    """A row's loss by all its pairs."""
+    """A row's loss by all its pairs. PyTorch Metric Learning's takes twice the time for the same number."""
 
-    def __init__(self, config: SupConConfig) -> None:
+    def __init__(self, scale: float) -> None:
         super().__init__()
-        self._loss: Any = library().SupConLoss(temperature=1 / config.scale)
-
-    def numbers(self, columns: int) -> int:
-        """See :class:`PairRule`."""
-        return 2 * columns
+        self.scale = scale
 
     def sums(self, block: Block) -> Sums:
         """See :class:`PairRule`."""
-        # what each of the library's losses defines: here it is given masks, where its own way lists all pairs first
-        same, other = (mask.to(block.cosines.dtype) for mask in (block.same, block.other))
-        losses = self._loss._compute_loss(block.cosines, same, other)["loss"]["losses"]
-        if not isinstance(losses, int):
-            count = (losses > 0).sum()
-            found = found_in_all(block, len(losses), len(losses) - float(count))
-            return Sums(losses.sum()[None], count[None].to(losses.dtype), found)
-        nothing = block.cosines.new_zeros(1)  # no row has a positive, or none a negative
-        return Sums(nothing, nothing, found_in_all(block, len(block.cosines), len(block.cosines)))
+        row, _ = block.positives
+        positives = torch.bincount(row, minlength=len(block.cosines))
+        own = block.at(*block.positives) / positives[row]
+        logits = (self.scale * block.every).index_put(tuple(block.itself), own.new_tensor(-torch.inf))
+        losses = torch.logsumexp(logits, 1)[positives > 0].sum() - self.scale * own.sum()
+        count = (positives > 0).sum()
+        found = found_in_all(block, len(positives), len(positives) - float(count))
+        return Sums(losses[None], count[None].to(losses.dtype), found)

@@ -67,7 +67,7 @@ class Triplet(PairRule):
         else:
             losses = losses_of(self._loss, block, chosen)["loss"]["losses"]
         count = (losses > 0).sum()
-        positive, negative = (block.at(chosen.row, of) for of in (chosen.positive, chosen.negative))
+        positive, negative = (block.look(chosen.row, of) for of in (chosen.positive, chosen.negative))
         found = found_in(losses, len(losses) - count, positive, negative)
         return Sums(losses.sum()[None], count[None].to(losses.dtype), found)
 
@@ -81,7 +81,7 @@ def all_triplets(block: Block, margin_dist: float) -> Sums:
     """
     row, positive = block.positives
     turn = turns(row)
-    near = distance_of(block.at(row, positive).detach()) + margin_dist
+    near = distance_of(block.look(row, positive)) + margin_dist
     with torch.no_grad():
         ordered = distance_of(block.of_negatives).masked_fill_(block.alike, torch.inf).sort(stable=True)
         bounds = near.new_full((len(block.cosines), int(turn.max()) + 1 if len(turn) else 1), -torch.inf)

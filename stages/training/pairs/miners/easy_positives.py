@@ -35,7 +35,7 @@ class EasyPositivesConfig:
 
     def pick(self, block: Block, margin_dist: float) -> Triplets:
         """The triplets of ``block``, for a loss of ``margin_dist``."""
-        nearest = block.of_positives.nan_to_num(-torch.inf).max(1)
+        nearest = block.of_positives(-torch.inf).max(1)
         row = (nearest.values > -torch.inf).nonzero()[:, 0]
         places = Places(row, nearest.indices[row])
         if self.negatives == "hard":

@@ -40,7 +40,7 @@ class HardConfig:
 
 def farthest_positives(block: Block, count: int) -> Places:
     """The ``count`` farthest positives of each row, or as many as it has."""
-    cosines = block.of_positives.nan_to_num(torch.inf)
+    cosines = block.of_positives(torch.inf)
     farthest = cosines.topk(min(count, cosines.shape[1]), largest=False)
     row, place = (farthest.values < torch.inf).nonzero(as_tuple=True)
     return Places(row, farthest.indices[row, place])

@@ -45,7 +45,7 @@ def check_own_margin(margin_dist: float | None) -> None:
 
 def semi_hard(block: Block, places: Places, margin_dist: float) -> Triplets:
     """Each of ``places``, which stand row after row, with its nearest semi-hard negative, where it has one."""
-    bound = block.at(*places).detach()
+    bound = block.look(*places)
     turn = turns(places.row)
     several = int(turn.max()) + 1 if len(turn) else 0
     find = _in_passes if several <= _PASSES else _by_sorting
