@@ -99,12 +99,11 @@ def peer(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
 
     made = make()
     loss, miner = made if isinstance(made, tuple) else (made, None)
+    head = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Linear(DIM, EMBEDDING))
     if memory:
         loss = CrossBatchMemory(loss, EMBEDDING, memory, miner)
-        loss.embedding_memory = torch.nn.functional.normalize(torch.randn(memory, EMBEDDING))
-        loss.label_memory = torch.randint(CLASSES, (memory,))
+        loss.embedding_memory, loss.label_memory = remembered(head, features, labels, memory)
         loss.has_been_filled, miner = True, None
-    head = torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Linear(DIM, EMBEDDING))
     optimizer = torch.optim.Adam([*head.parameters(), *loss.parameters()], 1e-3, weight_decay=1e-4, fused=True)
 
     def step(rows: np.ndarray) -> float:
@@ -130,11 +129,11 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
     keep_freed_memory()
     source, generator = InMemory(features), torch.Generator().manual_seed(0)
     loss = make().build(EMBEDDING, torch.from_numpy(np.bincount(labels)), generator)
-    if memory:
-        vectors = torch.nn.functional.normalize(torch.randn(memory, EMBEDDING))
-        loss.memory.keep(vectors, torch.randint(CLASSES, (memory,)), torch.arange(memory) + ROWS)
     plain = InputsConfig(center=False, rescale="none")
     head = LinearHeadConfig(dim=EMBEDDING, dropout=0.2, inputs=plain).build([DIM], generator)
+    if memory:
+        known = remembered(lambda rows: head.project(rows, generator), features, labels, memory)
+        loss.memory.keep(*known, torch.arange(memory) + ROWS)
     optimizer = OptimizerConfig(weight_decay=1e-4).build(head.parameters(), loss)
 
     def step(rows: np.ndarray) -> float:
@@ -147,6 +146,16 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
         return float(value.detach())
 
     return step, loss.in_lanes
+
+
+def remembered(head: Callable[[Any], Any], features: np.ndarray, labels: np.ndarray, size: int) -> tuple[Any, Any]:
+    """A full memory: what ``head`` makes of ``size`` rows, of unit length, and their labels."""
+    import torch
+
+    rows = np.random.default_rng(1).integers(ROWS, size=size)
+    with torch.no_grad():
+        parts = [head(torch.from_numpy(features[some]).float()) for some in np.array_split(rows, 16)]
+        return torch.nn.functional.normalize(torch.cat(parts)), torch.from_numpy(labels[rows])
 
 
 def _pairs() -> Any:

@@ -303,8 +303,9 @@ def test_drawn_negatives_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatc
 def test_margins_move_as_scheduled() -> None:
     from stages.training.losses import Ramp
 
-    every = {"miner": AllConfig()}
-    for config, settings in ((ContrastiveConfig, every), (TripletConfig, every), (RangeConfig, {})):
+    every: dict[str, Any] = {"miner": AllConfig()}
+    losses: list[tuple[Any, dict[str, Any]]] = [(ContrastiveConfig, every), (TripletConfig, every), (RangeConfig, {})]
+    for config, settings in losses:
         ramped = built(config(margin_dist=Ramp(0.2, 1.0), **settings), FEW)
         ramped.at(0.75)
         fixed = built(config(margin_dist=0.8, **settings), FEW)

@@ -21,7 +21,7 @@ from stages.training.lanes import in_lanes, lanes_on
 from stages.training.pairs.block import Block, Found, Places
 from stages.training.pairs.rule import PairRule
 
-_NUMBERS = 2**22  # of a block: 16 MiB of float32; matrix products of fewer rows take longer for each
+_NUMBERS = 2**21  # of a block: 8 MiB of float32; matrix products of fewer rows take longer for each
 _LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of lanes
 _CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow from the number of threads
 
