@@ -21,7 +21,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.averaging import Shown, between, mean_of
-from stages.training.loop import Part, _Run
+from stages.training.loop import Batch, Part, _Run
 from stages.training.rows import LabelledRows
 from stages.training.setup import prepare
 from stages.training.sharpness import sharp_gradient
@@ -50,9 +50,9 @@ def test_the_moving_average_is_the_one_of_a_loop_over_the_steps(tmp_path: Path) 
     average, steps = weights(run), 0
     plain = run._step
 
-    def watched(batch: Tensor, labels: Tensor, rate: float) -> float:
+    def watched(batch: Batch, rate: float) -> float:
         nonlocal average, steps
-        value = plain(batch, labels, rate)
+        value = plain(batch, rate)
         steps += 1
         decay = min(0.9, (1 + steps) / (10 + steps))
         average = [decay * old + (1 - decay) * new for old, new in zip(average, weights(run), strict=True)]

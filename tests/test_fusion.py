@@ -243,7 +243,7 @@ def test_each_epoch_takes_a_random_view_of_each_row_and_the_same_ones_again(tmp_
     whole = {tuple(row.tolist()): (n // 3, n % 3) for n, row in enumerate(features.read_views(DIGESTS).reshape(-1, 6))}
 
     def visited(views: str) -> list[list[tuple[int, int]]]:
-        from stages.training.loop import Part, _Run
+        from stages.training.loop import Batch, Part, _Run
         from stages.training.setup import prepare
 
         training = TrainingConfig(epochs=3, batch_size=16, views=views, memory="map")  # type: ignore[arg-type]
@@ -252,9 +252,9 @@ def test_each_epoch_takes_a_random_view_of_each_row_and_the_same_ones_again(tmp_
         seen: list[torch.Tensor] = []
         plain = run._step
 
-        def watched(batch: torch.Tensor, labels: torch.Tensor, rate: float) -> float:
-            seen.append(batch)
-            return plain(batch, labels, rate)
+        def watched(batch: Batch, rate: float) -> float:
+            seen.append(batch.features)
+            return plain(batch, rate)
 
         run._step = watched  # type: ignore[method-assign]
         found = []

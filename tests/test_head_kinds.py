@@ -28,7 +28,8 @@ from stages.training.closed_form import PcaHeadConfig
 from stages.training.heads.batchnorm import BatchNormHead
 from stages.training.heads.dropout import drop
 from stages.training.heads.mlp import MlpHead
-from stages.training.loop import Part, _Run
+from stages.training.loop import Batch, Part, _Run
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.rows import LabelledRows
 from stages.training.setup import prepare
 from tests.toy_training import classes_of, toy
@@ -148,7 +149,8 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
 ) -> None:
     run = nested_run(tmp_path, LinearHeadConfig(dim=8, nested=(2, 4), dropout=0.0))
     batch, labels = torch.randn(10, 16, generator=drawn()), torch.arange(10) % 6
-    value = run._gradient(batch, labels)
+    value = run._gradient(Batch(batch, labels, torch.arange(10)))
+    assert isinstance(run.loss, MarginSoftmax)
     trained = [dict(run.network.named_parameters())["weight"], run.loss.weight]
     given = [weight.grad for weight in trained]
     for weight in trained:

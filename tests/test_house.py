@@ -37,6 +37,12 @@ PUBLIC = {
         "SamplingConfig", "SphereFaceConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed",
         "epoch_events", "head_identity", "image_proportions", "train_head",
     ],
+    "stages.training.pairs": [
+        "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",
+        "MarginConfig", "MinerConfig", "MultiSimilarityConfig", "PairLoss", "PairLossConfig", "PairLosses",
+        "ProxyAnchorConfig", "ProxyNcaConfig", "RangeConfig", "RecallConfig", "SemiHardConfig", "SmoothApConfig",
+        "SoftTripleConfig", "SupConConfig", "TripletConfig",
+    ],
     "stages.retrieval": [
         "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index",
         "evaluate", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",

@@ -11,7 +11,8 @@ from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SubCenterAr
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses import ArcFaceConfig, CosFaceConfig, LossConfig
+from stages.training.loss import LossConfig
+from stages.training.losses import ArcFaceConfig, CosFaceConfig
 from stages.training.losses.angle import add_angle
 from stages.training.losses.kernel import MarginSoftmax, unit_length
 from tests import oracles_losses as oracle

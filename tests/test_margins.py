@@ -10,11 +10,11 @@ from pydantic import TypeAdapter
 
 from cache.errors import ConfigError
 from pipeline.config import parse_config
+from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaFaceConfig,
     ArcFaceConfig,
     CosFaceConfig,
-    LossConfig,
     MarginByClassSize,
     Ramp,
     SphereFaceConfig,

@@ -7,7 +7,7 @@ import pytest
 from cache.errors import ConfigError
 from pipeline.config import HeadRun, parse_config
 from pipeline.recipes import recipes, with_recipe
-from stages.training import ArcFaceConfig, LinearHeadConfig
+from stages.training import ArcFaceConfig, CosFaceConfig, LinearHeadConfig, NormFaceConfig
 from stages.training.closed_form import DiscriminantHeadConfig
 
 RUN = """
@@ -52,14 +52,14 @@ def test_unifex_is_as_published() -> None:
 def test_keys_of_the_head_come_before_those_of_the_recipe() -> None:
     found = head('recipe = "default"\ndropout = 0.5\nloss = { scale = 8.0 }\ntraining = { epochs = 3 }')
     assert isinstance(found.head, LinearHeadConfig)
-    assert found.loss is not None
+    assert isinstance(found.loss, NormFaceConfig)
     assert (found.head.dropout, found.loss.kind, found.loss.scale) == (0.5, "normface", 8.0)
     assert (found.training.epochs, found.training.batch_size) == (3, 256)
 
 
 def test_a_table_of_another_kind_takes_the_place_of_the_recipes() -> None:
     found = head('recipe = "default"\nloss = { kind = "cosface" }')
-    assert found.loss is not None
+    assert isinstance(found.loss, CosFaceConfig)
     assert (found.loss.kind, found.loss.scale) == ("cosface", 30.0)
 
 

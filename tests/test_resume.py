@@ -34,6 +34,7 @@ from stages.training import (
 )
 from stages.training.checkpoint import Checkpoint
 from stages.training.closed_form import LdaHeadConfig
+from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.sampling import DomainWeightsConfig
 from tests.toy_training import classes_of, make_records, toy
 
@@ -88,6 +89,20 @@ CASES: dict[str, tuple[HeadConfig, LossConfig, TrainingConfig, OptimizerConfig]]
         CosFaceConfig(sampled=SampledConfig(share=0.3)),
         PLAIN,
         OptimizerConfig(),
+    ),
+    "drawn negatives and a learned distance": (LinearHeadConfig(dim=4), MarginConfig(), PLAIN, OptimizerConfig()),
+    "a memory": (
+        LinearHeadConfig(dim=4, nested=(2,)),
+        TripletConfig(memory=70),
+        replace(PLAIN, sam_rho=0.05, soup=2),
+        OptimizerConfig(),
+    ),
+    "a memory that is never full": (LinearHeadConfig(dim=4), SupConConfig(memory=50_000), PLAIN, OptimizerConfig()),
+    "proxies of another rate": (
+        LinearHeadConfig(dim=4),
+        SoftTripleConfig(),
+        PLAIN,
+        OptimizerConfig(kind="sgd", lr=0.1),
     ),
     "domain weights": (
         LinearHeadConfig(dim=4),

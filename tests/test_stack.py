@@ -14,13 +14,13 @@ from torch import Tensor
 from cache import FeatureStore
 from stages.records import Records
 from stages.training import LinearHeadConfig, TrainingConfig, train_head
+from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaCosConfig,
     ArcFaceConfig,
     CosFaceConfig,
     CurricularFaceConfig,
     ElasticArcFaceConfig,
-    LossConfig,
     MagFaceConfig,
     MarginByClassSize,
     SampledConfig,

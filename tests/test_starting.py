@@ -109,7 +109,7 @@ def test_prototypes_start_at_the_means_of_the_embeddings_of_their_classes(subcen
     labels = torch.tensor([0, 1, 2, 0, 1, 0, 0, 1, 0, 1, 1])
     loss = ArcFaceConfig(subcenters=subcenters).build(5, torch.bincount(labels), generator)
     before = float(loss.weight.detach().square().mean().sqrt())
-    start_prototypes(loss.weight, network, rows, labels)
+    start_prototypes(loss.prototypes, network, rows, labels)
     embeddings = [network(row[None])[0].detach() for row in rows]
     for place in range(3):
         members = [embeddings[row] for row in range(11) if labels[row] == place]

@@ -10,6 +10,7 @@ from stages.training import EpochLog, epoch_events
 
 EPOCHS = [
     EpochLog("choose", 1, 2.5, 1e-3, 0.25, 0.1),
+    EpochLog("choose", 2, 2.0, 1e-3, 0.5, 0.1, pairs=384.0, zero_share=0.25, hardness=-0.125),
     EpochLog("train", 1, 2.25, 2e-3, None, 0.1, member=2, domain_weights={"cars": 0.75, "food": 0.25}),
 ]
 
@@ -38,9 +39,12 @@ def test_every_number_of_an_epoch_is_an_event(tmp_path: Path) -> None:
     events = reader.EventAccumulator(str(tmp_path)).Reload()
     found = {tag: [(of.step, of.value) for of in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert found == {
-        "choose/loss": [(1, 2.5)],
-        "choose/lr": [(1, pytest.approx(1e-3))],
-        "choose/validation_mmp5": [(1, 0.25)],
+        "choose/loss": [(1, 2.5), (2, 2.0)],
+        "choose/lr": [(1, pytest.approx(1e-3)), (2, pytest.approx(1e-3))],
+        "choose/validation_mmp5": [(1, 0.25), (2, 0.5)],
+        "choose/pairs": [(2, 384.0)],
+        "choose/zero_share": [(2, 0.25)],
+        "choose/hardness": [(2, -0.125)],
         "train 2/loss": [(1, 2.25)],
         "train 2/lr": [(1, pytest.approx(2e-3))],
         "train 2/domain_weights/cars": [(1, 0.75)],

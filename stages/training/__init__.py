@@ -6,6 +6,7 @@ from stages.training.embed import embed
 from stages.training.fusion import FusedFeatures, image_proportions
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaCosConfig,
     AdaFaceConfig,
@@ -15,7 +16,6 @@ from stages.training.losses import (
     ElasticArcFaceConfig,
     ElasticCosFaceConfig,
     LiArcFaceConfig,
-    LossConfig,
     MagFaceConfig,
     MarginByClassSize,
     NormFaceConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from stages.training.sampling import ClassesByImagesConfig, SamplingConfig, ShuffledConfig
+from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrainingConfig:
         holdout: without validation records, the share of the classes that chooses the epoch; 0 trains all epochs and
             keeps the last.
         patience: stop after so many epochs without a better validation score; 0 never does.
-        sampling: which rows an epoch visits and which make a batch.
+        sampling: which rows an epoch visits and which make a batch; by default what suits the loss.
         views: of a store that holds several views of each image, train on a ``random`` one each epoch, or on the
             ``first`` alone. Validation and embeddings take the first.
         memory: ``ram`` gathers the features into memory, ``map`` reads them from the chunk files as they are needed
@@ -43,7 +43,7 @@ class TrainingConfig:
     minimum_class_size: int = 2
     holdout: float = 0.2
     patience: int = 0
-    sampling: SamplingConfig = ShuffledConfig()
+    sampling: SamplingConfig = ByLossConfig()
     views: Literal["random", "first"] = "random"
     memory: Literal["auto", "ram", "map"] = "auto"
     ema: float = 0.0

@@ -40,6 +40,10 @@ class EpochLog:
     those of the phase ``train`` made the head. ``validation_mmp5`` is None where there was nothing to validate on.
     ``member`` counts the heads of a soup from 1; ``domain_weights`` are the shares of the domains in the epoch where
     the sampling moves them; ``expert`` is the domain of the expert that was trained.
+
+    Of a loss on pairs: how many ``pairs`` (or triplets, or rows) it looked at in a step, the mean; the share of them
+    that had no loss, ``zero_share``; and how hard they were, ``hardness``, the mean cosine of the negatives minus that
+    of the positives.
     """
 
     phase: Literal["choose", "train"]
@@ -51,6 +55,9 @@ class EpochLog:
     member: int = 1
     domain_weights: dict[str, float] | None = None
     expert: str | None = None
+    pairs: float | None = None
+    zero_share: float | None = None
+    hardness: float | None = None
 
 
 @dataclass(frozen=True)

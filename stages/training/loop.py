@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +23,10 @@ from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.lanes import one_thread_each
+from stages.training.loss import Loss
 from stages.training.losses.draws import Draws
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.pairs import PairLoss
 from stages.training.rows import InMemory, LabelledRows, RowSource
 from stages.training.sampling import DomainWeighted, build_sampler
 from stages.training.setup import Setup
@@ -42,6 +46,14 @@ class Trained(NamedTuple):
     network: HeadNetwork
     start: Weights
     log: list[EpochLog]
+
+
+class Batch(NamedTuple):
+    """Features (B, D), labels (B,), and the numbers of the records (B,)."""
+
+    features: Tensor
+    labels: Tensor
+    records: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +104,9 @@ class _Run:
         self.kept: Weights = {}
         drawn = torch.Generator().manual_seed(setup.seed)  # the same for every member of a soup: they share a start
         self.network = start_network(setup.head, part.fitted, rows, rows.blocks, drawn)
-        self.loss = setup.loss.build(setup.head.dim, torch.from_numpy(np.bincount(rows.labels)), drawn)
-        if part.fitted is not None:
-            start_prototypes(self.loss.weight, self.network, rows, torch.from_numpy(rows.labels))
+        self.loss: Loss = setup.loss.build(setup.head.dim, torch.from_numpy(np.bincount(rows.labels)), drawn)
+        if part.fitted is not None and (prototypes := self.loss.prototypes) is not None:
+            start_prototypes(prototypes, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
         self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
@@ -119,7 +131,7 @@ class _Run:
         """Move the weights for one epoch, validate, and write it down."""
         started, number = time.perf_counter(), len(self.log)
         shares = self._repeat_domain_weights(number)
-        with one_thread_each():
+        with nullcontext() if isinstance(self.loss, PairLoss) and not self.loss.in_lanes else one_thread_each():
             loss, rate = self._move(number)
         shown = self._shown.after_epoch()
         score = None
@@ -133,7 +145,8 @@ class _Run:
             self.network.load_state_dict(moving)
         seconds = time.perf_counter() - started
         part = self.part
-        self.log.append(EpochLog(part.phase, number + 1, loss, rate, score, seconds, part.member, shares))
+        entry = EpochLog(part.phase, number + 1, loss, rate, score, seconds, part.member, shares)
+        self.log.append(self._with_found(entry))
         if score is None or best_epoch(self.log) == number + 1:
             self.kept = shown
 
@@ -175,41 +188,45 @@ class _Run:
             places += rng.integers(rows.views, size=len(rows))
         batches = self._sampler.epoch(rng)
         total, visited, rate = 0.0, 0, 0.0
-        for step, (batch, labels) in enumerate(feed(self._source, rows.labels, batches, places), number * steps):
+        fed = zip(feed(self._source, rows.labels, batches, places), batches, strict=True)
+        for step, ((features, labels), records) in enumerate(fed, number * steps):
+            batch = Batch(features, labels, torch.from_numpy(records))
             rate = setup.optimizer.learning_rate(step, steps, setup.training.epochs)
             self.loss.at(step / last)
-            total += self._finite(self._step(batch, labels, rate), number + 1) * len(batch)
-            visited += len(batch)
+            total += self._finite(self._step(batch, rate), number + 1) * len(records)
+            visited += len(records)
         return total / visited, rate
 
-    def _step(self, batch: Tensor, labels: Tensor, rate: float) -> float:
+    def _step(self, batch: Batch, rate: float) -> float:
         self._optimizer.zero_grad()
-        if rho := self.part.setup.training.sam_rho:
-            value = self._sharp(batch, labels, rho)
-        else:
-            value = self._gradient(batch, labels)
+        rho = self.part.setup.training.sam_rho
+        value = self._sharp(batch, rho) if rho else self._gradient(batch)
         self._optimizer.step(rate)
         self._shown.after_step()
+        if isinstance(self.loss, PairLoss):
+            self.loss.after_step()
         return float(value)
 
-    def _gradient(self, batch: Tensor, labels: Tensor) -> Tensor:
+    def _gradient(self, batch: Batch) -> Tensor:
         """The loss of a batch; its gradients are added to those of the weights."""
-        embeddings = self._map(batch, self._dropout)
-        value = torch.stack([self.loss(embeddings[:, :size], labels) for size in self._sizes]).sum()
+        embeddings = self._map(batch.features, self._dropout)
+        known = (batch.labels, batch.records) if isinstance(self.loss, PairLoss) else (batch.labels,)
+        value = torch.stack([self.loss(embeddings[:, :size], *known) for size in self._sizes]).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
-    def _sharp(self, batch: Tensor, labels: Tensor, rho: float) -> Tensor:
+    def _sharp(self, batch: Batch, rho: float) -> Tensor:
         draws = [self._dropout, *(module.generator for module in self.loss.modules() if isinstance(module, Draws))]
         states = [generator.get_state() for generator in draws]
 
         def value() -> Tensor:
             for generator, state in zip(draws, states, strict=True):
                 generator.set_state(state)
-            return self._gradient(batch, labels)
+            return self._gradient(batch)
 
         weights = [*self.network.parameters(), *self.loss.parameters()]
-        dense = [weight for weight in weights if not (self.loss.sparse and weight is self.loss.weight)]
+        tables = [self.loss.weight] if isinstance(self.loss, MarginSoftmax) and self.loss.sparse else []
+        dense = [weight for weight in weights if not any(weight is table for table in tables)]
         memory = [*self.network.buffers(), *self.loss.buffers()]
         return sharp_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
@@ -228,13 +245,22 @@ class _Run:
             self._sampler.shares = np.array([given[name] for name in names])
         return dict(zip(names, self._sampler.shares.tolist(), strict=True))
 
+    def _with_found(self, entry: EpochLog) -> EpochLog:
+        """``entry`` with what a loss on pairs found in the epoch."""
+        if not isinstance(self.loss, PairLoss):
+            return entry
+        found = self.loss.take_found()
+        pairs = found.chosen / self._sampler.steps if found.chosen else None
+        return replace(entry, pairs=pairs, zero_share=found.zero_share, hardness=found.hardness)
+
     def _finite(self, loss: float, epoch: int) -> float:
         setup = self.part.setup
         if not math.isfinite(loss):
             scale = getattr(setup.loss, "scale", None)
+            or_scale = "" if scale is None else f" or loss.scale ({scale})"
             raise PermafrostError(
-                f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({setup.optimizer.lr:g}) or loss.scale "
-                f"({scale}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
+                f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({setup.optimizer.lr:g}){or_scale}"
+                f", or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
             )
         return loss
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.lanes import in_lanes, lanes_on
+from stages.training.loss import Loss
 from stages.training.losses.kernel import MarginSoftmax
 
 _BETAS = (0.9, 0.999)
@@ -57,11 +58,13 @@ class OptimizerConfig:
         share = (step - warmup) / left if left > 0 else 1.0
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
-    def build(self, weights: Iterable[nn.Parameter], loss: MarginSoftmax) -> Optimizer:
+    def build(self, weights: Iterable[nn.Parameter], loss: Loss) -> Optimizer:
         """What moves ``weights`` and those of ``loss``; a sampled loss's prototypes row by row."""
-        tables = [loss.weight] if loss.sparse else []
-        rest = [weight for weight in loss.parameters() if not any(weight is table for table in tables)]
-        return Optimizer(self, [*weights, *rest], tables)
+        tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
+        fast, factor = ([], 1.0) if isinstance(loss, MarginSoftmax) else loss.fast
+        apart = [*tables, *fast]
+        rest = [weight for weight in loss.parameters() if not any(weight is other for other in apart)]
+        return Optimizer(self, [*weights, *rest], tables, fast, factor)
 
 
 class Optimizer:
@@ -74,12 +77,23 @@ class Optimizer:
     so less often. A row that is touched in every step moves as in a dense step.
 
     Memory for the moments of a row is used when the row is first touched.
+
+    ``fast`` weights move at ``factor`` times the learning rate.
     """
 
-    def __init__(self, config: OptimizerConfig, weights: list[nn.Parameter], tables: list[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        weights: list[nn.Parameter],
+        tables: list[nn.Parameter],
+        fast: Sequence[nn.Parameter] = (),
+        factor: float = 1.0,
+    ) -> None:
         self.config = config
         self.tables = [_Table(config, table) for table in tables]
-        groups = [{"params": weights}]  # which may be empty, where a list of weights may not
+        groups: list[dict[str, Any]] = [{"params": weights}]  # which may be empty, where a list of weights may not
+        groups += [{"params": list(fast)}] if fast else []
+        self._factors = (1.0, factor)
         if config.kind == "sgd":
             momentum, decay = config.momentum, config.weight_decay
             self.dense: torch.optim.Optimizer = torch.optim.SGD(
@@ -91,8 +105,8 @@ class Optimizer:
 
     def step(self, lr: float) -> None:
         """Move every weight that has a gradient, at the learning rate ``lr``."""
-        for group in self.dense.param_groups:
-            group["lr"] = lr
+        for group, factor in zip(self.dense.param_groups, self._factors, strict=False):
+            group["lr"] = lr * factor
         self.dense.step()
         for table in self.tables:
             table.step(lr)

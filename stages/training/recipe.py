@@ -13,7 +13,7 @@ from cache.errors import ConfigError
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
-from stages.training.losses import LossConfig
+from stages.training.loss import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.starting import check_start
 

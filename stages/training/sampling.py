@@ -37,6 +37,19 @@ class ShuffledConfig:
 
 
 @dataclass(frozen=True)
+class ByLossConfig:
+    """``classes_by_images`` for a loss that compares the rows of a batch with each other, ``shuffled`` for others."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["by_loss"] = "by_loss"
+
+    def chosen(self, *, of_pairs: bool) -> ShuffledConfig | ClassesByImagesConfig:
+        """What it comes to."""
+        return ClassesByImagesConfig() if of_pairs else ShuffledConfig()
+
+
+@dataclass(frozen=True)
 class BalancedConfig:
     """As many rows an epoch as there are, a class of n rows in proportion to n ** ``power``.
 
@@ -115,7 +128,7 @@ class DomainWeightsConfig:
 
 
 SamplingConfig: TypeAlias = Annotated[
-    ShuffledConfig | BalancedConfig | ClassesByImagesConfig | OneDomainConfig | DomainWeightsConfig,
+    ByLossConfig | ShuffledConfig | BalancedConfig | ClassesByImagesConfig | OneDomainConfig | DomainWeightsConfig,
     Field(discriminator="kind"),
 ]
 
@@ -128,6 +141,8 @@ def build_sampler(
     ``blocks`` makes the order of ``shuffled`` one that reads rows from disk in long stretches (:func:`block_order`).
     """
     match config:
+        case ByLossConfig():
+            raise ValueError("the sampling by_loss is settled before rows are drawn: see ByLossConfig.chosen")
         case ShuffledConfig():
             return _Shuffled(len(labels), batch_size, blocks=blocks)
         case BalancedConfig():

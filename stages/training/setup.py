@@ -16,10 +16,10 @@ from stages.training.classes import in_large_classes
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
-from stages.training.losses import LossConfig
+from stages.training.loss import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LARGE_BYTES, rows_digest
-from stages.training.sampling import DomainWeightsConfig
+from stages.training.sampling import ByLossConfig, DomainWeightsConfig
 from stages.training.starting import check_start
 from stages.training.validation import validation_digest
 
@@ -94,7 +94,7 @@ def prepare(
     """Check what :func:`stages.training.train_head` is given. Raises as it does."""
     if seed < 0:
         raise ValueError(f"seed is at least 0, got {seed}")
-    training = training or TrainingConfig()
+    training = _with_sampling(training or TrainingConfig(), loss)
     start = check_start(head, loss, start, training)
     for key, label in zip(records.keys, records.classes, strict=True):
         if label is None:
@@ -138,6 +138,13 @@ def prepare(
         failed=len(records) - len(there),
         small=len(there) - len(used),
     )
+
+
+def _with_sampling(training: TrainingConfig, loss: LossConfig | None) -> TrainingConfig:
+    """``training`` with the sampling that suits ``loss``, where that is to choose."""
+    if not isinstance(training.sampling, ByLossConfig):
+        return training
+    return replace(training, sampling=training.sampling.chosen(of_pairs=getattr(loss, "of_pairs", False)))
 
 
 def _plain(config: Any) -> JSON:  # any frozen dataclass of the stage

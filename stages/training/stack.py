@@ -28,7 +28,7 @@ from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.optimizer import Optimizer, OptimizerConfig
 from stages.training.recipe import Recipe
-from stages.training.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
+from stages.training.sampling import BalancedConfig, ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.stacked_loss import StackedLoss, can_be_stacked
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
@@ -41,7 +41,7 @@ _ROWS = 4096  # embedded at a time
 _OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
 _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
-_SAMPLING = (ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
+_SAMPLING = (ByLossConfig, ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
 def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
@@ -131,7 +131,9 @@ def train_stack(
     stack = _Stack(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
     training = recipes[0].training
     domains = np.zeros(len(labels), np.int64)  # none of the samplings here looks at them
-    sampler = build_sampler(training.sampling, labels.numpy(), domains, training.batch_size)
+    sampling = training.sampling
+    sampling = sampling.chosen(of_pairs=False) if isinstance(sampling, ByLossConfig) else sampling
+    sampler = build_sampler(sampling, labels.numpy(), domains, training.batch_size)
     for epoch in range(training.epochs):
         orders = [sampler.epoch(np.random.default_rng((seed, _MEMBER, epoch))) for seed in seeds]
         for step, batches in enumerate(zip(*orders, strict=True), epoch * sampler.steps):

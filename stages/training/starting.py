@@ -16,7 +16,7 @@ from stages.training.heads.inputs import InputsConfig, Rows, by_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.heads.mlp import MlpHeadConfig
 from stages.training.heads.network import HeadNetwork
-from stages.training.losses import LossConfig
+from stages.training.loss import LossConfig
 
 
 def check_start(
@@ -74,16 +74,16 @@ def start_network(
     return LinearHead(fitted.inputs, weight, bias, dropouts=fitted.dropouts)
 
 
-def start_prototypes(prototypes: nn.Parameter, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
-    """Set ``prototypes`` (C*k, E) to the means of the embeddings of the training rows with ``labels`` (N,).
+def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
+    """Set ``prototypes`` (k, C, E), a view of what is trained, to means of embeddings of its classes.
 
-    The rows of a class go to its k subcenters by turns; one without a row gets the mean of the class. They are scaled
-    to about the size that drawn ones have. Where embeddings cancel, the prototype stays as it was drawn.
+    ``labels`` (N,) are those of the training rows. The rows of a class go to its k subcenters by turns; one without a
+    row gets the mean of the class. They are scaled to about the size that drawn ones have. Where embeddings cancel,
+    the prototype stays as it was drawn.
     """
-    classes = int(labels.max()) + 1
-    subcenters = len(prototypes) // classes
+    subcenters, classes, dim = prototypes.shape
     turn = _occurrence(labels) % subcenters
-    sums = torch.zeros(len(prototypes), prototypes.shape[1])
+    sums = torch.zeros(subcenters * classes, dim)
     low = 0
     with torch.inference_mode():
         for block in by_blocks(features):
@@ -96,7 +96,8 @@ def start_prototypes(prototypes: nn.Parameter, network: HeadNetwork, features: R
         lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
         factor = _power_of_two(means / lengths.clamp(min=1e-12), float(prototypes.square().mean().sqrt()))
     with torch.no_grad():
-        prototypes.copy_(torch.where(lengths > 0, means / lengths.clamp(min=1e-12) * factor, prototypes))
+        means = (means / lengths.clamp(min=1e-12) * factor).view_as(prototypes)
+        prototypes.copy_(torch.where((lengths > 0).view(subcenters, classes, 1), means, prototypes))
 
 
 def _power_of_two(weight: Tensor, size: float) -> float:

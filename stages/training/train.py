@@ -22,7 +22,7 @@ from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
-from stages.training.losses import LossConfig
+from stages.training.loss import LossConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LabelledRows
 from stages.training.sampling import DomainWeightsConfig

@@ -1,8 +1,6 @@
-"""Margin losses, one a file on one shared kernel. Adding one is its file and its name in ``LossConfig``."""
+"""Margin losses, one a file on one shared kernel. Adding one is its file and its name in ``MarginLosses``."""
 
-from typing import Annotated, TypeAlias
-
-from pydantic import Field
+from typing import TypeAlias
 
 from stages.training.losses.adacos import AdaCosConfig
 from stages.training.losses.adaface import AdaFaceConfig
@@ -18,7 +16,7 @@ from stages.training.losses.sampled import SampledConfig
 from stages.training.losses.schedule import Ramp
 from stages.training.losses.sphereface import SphereFaceConfig
 
-LossConfig: TypeAlias = Annotated[
+MarginLosses: TypeAlias = (
     AdaCosConfig
     | AdaFaceConfig
     | ArcFaceConfig
@@ -29,9 +27,8 @@ LossConfig: TypeAlias = Annotated[
     | LiArcFaceConfig
     | MagFaceConfig
     | NormFaceConfig
-    | SphereFaceConfig,
-    Field(discriminator="kind"),
-]
+    | SphereFaceConfig
+)
 
 __all__ = [
     "AdaCosConfig",
@@ -42,9 +39,9 @@ __all__ = [
     "ElasticArcFaceConfig",
     "ElasticCosFaceConfig",
     "LiArcFaceConfig",
-    "LossConfig",
     "MagFaceConfig",
     "MarginByClassSize",
+    "MarginLosses",
     "NormFaceConfig",
     "Ramp",
     "SampledConfig",

@@ -112,6 +112,11 @@ class MarginSoftmax(nn.Module):
         """Whether the gradient of ``weight`` is a sparse tensor in training: only the rows that a step looked at."""
         return self.sampler is not None
 
+    @property
+    def prototypes(self) -> Tensor:
+        """``weight`` as vectors (k, C, E), a view."""
+        return self.weight.view(self.subcenters, self.classes, -1)
+
     def at(self, share: float) -> None:
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
         self.scale = value_at(self.config.scale, share)

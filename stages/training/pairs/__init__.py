@@ -1,0 +1,68 @@
+"""Losses on pairs and proxies, one a file, and miners. Adding one is its file and its name in ``PairLosses``.
+
+::
+
+    embeddings (B, E) --> cosines with batch and memory, some rows at a time --miner--> pairs --rule--> scalar
+
+PyTorch Metric Learning (extra ``pairs``) supplies what a loss makes of its pairs, where it has the loss.
+"""
+
+from typing import TypeAlias
+
+from stages.training.pairs.contrastive import ContrastiveConfig
+from stages.training.pairs.loss import PairLoss, PairLossConfig
+from stages.training.pairs.margin import MarginConfig
+from stages.training.pairs.miners import (
+    AllConfig,
+    DistanceWeightedConfig,
+    EasyPositivesConfig,
+    HardConfig,
+    MinerConfig,
+    SemiHardConfig,
+)
+from stages.training.pairs.multi_similarity import MultiSimilarityConfig
+from stages.training.pairs.proxy_anchor import ProxyAnchorConfig
+from stages.training.pairs.proxynca import ProxyNcaConfig
+from stages.training.pairs.range_loss import RangeConfig
+from stages.training.pairs.recall import RecallConfig
+from stages.training.pairs.smooth_ap import SmoothApConfig
+from stages.training.pairs.soft_triple import SoftTripleConfig
+from stages.training.pairs.supcon import SupConConfig
+from stages.training.pairs.triplet import TripletConfig
+
+PairLosses: TypeAlias = (
+    ContrastiveConfig
+    | MarginConfig
+    | MultiSimilarityConfig
+    | ProxyAnchorConfig
+    | ProxyNcaConfig
+    | RangeConfig
+    | RecallConfig
+    | SmoothApConfig
+    | SoftTripleConfig
+    | SupConConfig
+    | TripletConfig
+)
+
+__all__ = [
+    "AllConfig",
+    "ContrastiveConfig",
+    "DistanceWeightedConfig",
+    "EasyPositivesConfig",
+    "HardConfig",
+    "MarginConfig",
+    "MinerConfig",
+    "MultiSimilarityConfig",
+    "PairLoss",
+    "PairLossConfig",
+    "PairLosses",
+    "ProxyAnchorConfig",
+    "ProxyNcaConfig",
+    "RangeConfig",
+    "RecallConfig",
+    "SemiHardConfig",
+    "SmoothApConfig",
+    "SoftTripleConfig",
+    "SupConConfig",
+    "TripletConfig",
+]

@@ -1,0 +1,86 @@
+"""Contrastive loss: positives nearer than one distance, negatives farther than another (Hadsell et al., CVPR 2006)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.pairs.block import Block, Places, found_in, found_in_all
+from stages.training.pairs.distance import check_dist, cosine_at, distance_of
+from stages.training.pairs.loss import RememberingConfig
+from stages.training.pairs.metric_learning import library
+from stages.training.pairs.miners import AllConfig, AllOrMinedConfig
+from stages.training.pairs.rule import PairRule, Sums
+
+_ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin is looked at too
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(RememberingConfig):
+    """Contrastive loss: the mean of the positive pairs' losses and that of the negative ones', each of those above 0.
+
+    Args:
+        margin_dist: negatives are pushed to this distance.
+        positive_margin_dist: positives are drawn to this distance.
+        miner: which pairs.
+    """
+
+    kind: Literal["contrastive"] = "contrastive"
+    margin_dist: Scheduled = 1.2
+    positive_margin_dist: Scheduled = 0.0
+    miner: AllOrMinedConfig = AllConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_dist("margin_dist", self.margin_dist)
+        check_dist("positive_margin_dist", self.positive_margin_dist)
+
+    def rule(self, classes: int) -> PairRule:
+        """See :class:`RememberingConfig`."""
+        del classes
+        return Contrastive(self)
+
+
+class Contrastive(PairRule):
+    """Two parts: positive pairs and negative pairs."""
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__(parts=2)
+        self.config = config
+        self._loss: Any = library().ContrastiveLoss()
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
+        self._loss.pos_margin = value_at(self.config.positive_margin_dist, share)
+        self._loss.neg_margin = value_at(self.config.margin_dist, share)
+
+    def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
+        with torch.no_grad():
+            positive, negative = self._chosen(block)
+        cosines = block.at(*positive), block.at(*negative)
+        losses = [
+            self._loss.get_per_pair_loss(distance_of(of), kind)
+            for of, kind in zip(cosines, ("pos", "neg"), strict=True)
+        ]
+        counts = torch.stack([(loss > 0).sum() for loss in losses]).to(block.cosines.dtype)
+        totals = torch.stack([loss.sum() for loss in losses])
+        if not isinstance(self.config.miner, AllConfig):
+            chosen = torch.cat(cosines)
+            return Sums(totals, counts, found_in(chosen, len(chosen) - counts.sum(), *cosines))
+        pairs = float(block.cosines.numel() - len(block.itself.row))
+        return Sums(totals, counts, found_in_all(block, pairs, pairs - float(counts.sum())))
+
+    def _chosen(self, block: Block) -> tuple[Places, Places]:
+        """Pairs by the miner; of all pairs, those that can have a loss."""
+        if not isinstance(self.config.miner, AllConfig):
+            row, positive, negative = self.config.miner.pick(block, self._loss.neg_margin)
+            return Places(row, positive), Places(row, negative)
+        near = block.cosines > cosine_at(self._loss.neg_margin) - _ROUNDING
+        row, column = near.nonzero(as_tuple=True)
+        other = block.labels[row] != block.against_labels[column]
+        return block.positives, Places(row[other], column[other])

@@ -1,0 +1,143 @@
+"""What the losses on pairs and proxies share with the training loop, and the loss that is a sum over rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stages.training.losses.draws import Draws
+from stages.training.losses.kernel import unit_length
+from stages.training.pairs.block import Found
+from stages.training.pairs.memory import Memory
+from stages.training.pairs.rows import Compared, loss_of_rows
+from stages.training.pairs.rule import PairRule
+
+
+@dataclass(frozen=True)
+class PairLossConfig:
+    """The settings of a loss on pairs or proxies: a subclass with a ``kind`` and what is its own.
+
+    ``of_pairs`` says that the loss needs several rows of a class in a batch: with the sampling ``by_loss`` batches are
+    classes x images.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    of_pairs: ClassVar[bool] = True
+
+    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
+        """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) training rows."""
+        raise NotImplementedError(f"{type(self).__name__} builds no loss: a loss is a subclass that does")
+
+
+class PairLoss(nn.Module):
+    """A loss on pairs or proxies as the training loop sees it. All that a resumed run needs is in ``state_dict``.
+
+    In a step the loop calls :meth:`at`, the loss itself (once or more, for nested sizes the whole embedding last), and
+    :meth:`after_step`.
+    """
+
+    sparse = False
+    in_lanes = True
+    """Whether it shares its work out by itself, rather than leave that to PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found = Found()
+
+    def at(self, share: float) -> None:
+        """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C): a scalar.
+
+        ``rows`` (B,) are the numbers of the training rows, by which a row is known when it comes again; without them
+        all rows are different.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward: a loss is a subclass that does")
+
+    def after_step(self) -> None:
+        """A step has been made with what the last call was given."""
+
+    @property
+    def prototypes(self) -> Tensor | None:
+        """A vector or more of each class, a view (k, C, E) of what is trained; None where there are none."""
+        return None
+
+    @property
+    def fast(self) -> tuple[list[nn.Parameter], float]:
+        """Weights that move at another learning rate than the rest, and how many times the rate."""
+        return [], 1.0
+
+    def take_found(self) -> Found:
+        """What was found since the last call."""
+        found, self._found = self._found, Found()
+        return found
+
+
+@dataclass(frozen=True)
+class RowWiseConfig(PairLossConfig):
+    """The settings of a loss that is a sum over rows: a subclass that gives a rule."""
+
+    def rule(self, classes: int) -> PairRule:
+        """What distinguishes the loss."""
+        raise NotImplementedError(f"{type(self).__name__} has no rule: a loss is a subclass that gives one")
+
+    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
+        """See :class:`PairLossConfig`."""
+        return RowWise(self.rule(len(class_sizes)), Memory(0, dim), generator)
+
+
+@dataclass(frozen=True)
+class RememberingConfig(RowWiseConfig):
+    """The settings of a loss that is a sum over rows and can look beyond the batch.
+
+    Args:
+        memory: how many embeddings of earlier batches each batch is compared with besides itself, without gradient
+            (cross-batch memory); 0 for none.
+    """
+
+    memory: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.memory < 0:
+            raise ValueError(f"memory is a number of embeddings of earlier batches, at least 0, got {self.memory}")
+
+    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
+        """See :class:`PairLossConfig`."""
+        return RowWise(self.rule(len(class_sizes)), Memory(self.memory, dim), generator)
+
+
+class RowWise(PairLoss):
+    """A loss that is a sum over rows, each compared with the batch and the memory."""
+
+    def __init__(self, rule: PairRule, memory: Memory, generator: torch.Generator) -> None:
+        super().__init__()
+        self.rule, self.memory = rule, memory
+        self.draws = Draws(generator)
+        self._latest: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def at(self, share: float) -> None:
+        """See :class:`PairLoss`."""
+        self.rule.at(share)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See :class:`PairLoss`."""
+        if rows is None:  # numbers that no row had before
+            rows = -1 - int(self.memory.kept) - torch.arange(len(labels))
+        unit = unit_length(embeddings)
+        seed = int(torch.empty((), dtype=torch.int64).random_(2**48, generator=self.draws.generator))
+        compared = Compared(labels, rows, *self.memory.content(unit.shape[1]), seed)
+        value, found = loss_of_rows(self.rule, unit, compared)
+        self._found = self._found.plus(found)
+        self._latest = unit.detach(), labels, rows
+        return value
+
+    def after_step(self) -> None:
+        """Remember the batch."""
+        if self.memory.size and self._latest is not None:
+            self.memory.keep(*self._latest)
+        self._latest = None

@@ -1,0 +1,98 @@
+"""Multi-similarity loss: pairs weighed by how they compare with the others of a row (Wang et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stages.training.pairs.block import Block, Found, Places
+from stages.training.pairs.loss import RememberingConfig
+from stages.training.pairs.miners.semi_hard import turns
+from stages.training.pairs.rule import PairRule, Sums
+
+_NOTHING = -1e30  # an exponent that adds nothing; with an infinite one a row of nothing has no gradient
+
+
+@dataclass(frozen=True)
+class MultiSimilarityConfig(RememberingConfig):
+    """Multi-similarity loss: the mean over the rows of
+
+    log(1 + sum_p exp(-a (c_p - t))) / a + log(1 + sum_n exp(b (c_n - t))) / b, over cosines with positives and
+    negatives.
+
+    Args:
+        positive_scale: a.
+        negative_scale: b.
+        threshold_cos: t, a cosine.
+        slack_cos: a negative counts where its cosine plus this is above that of the farthest positive of the row, a
+            positive where its cosine minus this is below that of the nearest negative; with 2 all pairs do.
+    """  # noqa: D415  # a formula
+
+    kind: Literal["multi_similarity"] = "multi_similarity"
+    positive_scale: float = 2.0
+    negative_scale: float = 50.0
+    threshold_cos: float = 0.5
+    slack_cos: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("positive_scale", "negative_scale"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} is a factor on cosines, above 0 and finite, got {value}")
+        if not -1 <= self.threshold_cos <= 1:
+            raise ValueError(f"threshold_cos is a cosine, in [-1, 1], got {self.threshold_cos}")
+        if not 0 <= self.slack_cos <= 2:
+            raise ValueError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
+
+    def rule(self, classes: int) -> PairRule:
+        """See :class:`RememberingConfig`."""
+        del classes
+        return MultiSimilarity(self)
+
+
+class MultiSimilarity(PairRule):
+    """A row's loss by its positives and negatives. PyTorch Metric Learning's takes several times as long."""
+
+    def __init__(self, config: MultiSimilarityConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
+        config = self.config
+        with torch.no_grad():
+            (row, column), far = self._chosen(block)
+            several = int(torch.bincount(row, minlength=1).max())
+        exponents = block.cosines.new_full((len(block.cosines), several + 1), _NOTHING)
+        own = config.positive_scale * (config.threshold_cos - block.at(row, column))
+        of_positives = _log_of_one_plus(exponents.index_put((row, turns(row)), own)) / config.positive_scale
+        exponents = config.negative_scale * (block.every - config.threshold_cos)
+        of_negatives = _log_of_one_plus(exponents.masked_fill(far, _NOTHING)) / config.negative_scale
+        losses = of_positives + of_negatives
+        zero = float((losses == 0).sum())
+        found = _found(block, len(losses), zero, Places(row, column), far)
+        return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), found)
+
+    def _chosen(self, block: Block) -> tuple[Places, Tensor]:
+        """The positives that are looked at, and (b, R) what is no negative that is."""
+        slack, (row, column) = self.config.slack_cos, block.positives
+        cosines = block.look(row, column)
+        near = cosines - slack < block.of_negatives.amax(1)[row]
+        farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
+        return Places(row[near], column[near]), block.of_negatives <= (farthest - slack)[:, None]
+
+
+def _log_of_one_plus(exponents: Tensor) -> Tensor:
+    """log(1 + the sum of exp(``exponents``)) of each row of (b, n)."""
+    return functional.softplus(torch.logsumexp(exponents, 1))
+
+
+def _found(block: Block, rows: int, zero: float, positives: Places, far: Tensor) -> Found:
+    positive = float(block.look(*positives).sum(dtype=torch.float64))
+    negative = float(block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64))
+    return Found(rows, zero, positive, len(positives.row), negative, far.numel() - int(far.sum()))

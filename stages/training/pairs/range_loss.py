@@ -1,0 +1,110 @@
+"""Range loss: the widest spread of each class, and the nearest two class centres (Zhang et al., ICCV 2017)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stages.training.losses.kernel import unit_length
+from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.pairs.block import Found
+from stages.training.pairs.distance import check_dist, distance_of
+from stages.training.pairs.loss import PairLoss, PairLossConfig
+from stages.training.pairs.miners.semi_hard import turns
+
+
+@dataclass(frozen=True)
+class RangeConfig(PairLossConfig):
+    """Range loss: within + between, over the classes of a batch.
+
+    ``within`` is the mean over the classes with two rows of the harmonic mean of the largest distances in the class;
+    ``between`` is [margin - the least distance of two class centres]_+.
+
+    Args:
+        margin_dist: class centres are pushed to this distance.
+        farthest: how many of a class's distances, the largest, count; k in the paper.
+        within_weight: of the first part.
+        between_weight: of the second.
+    """
+
+    kind: Literal["range"] = "range"
+    margin_dist: Scheduled = 1.4
+    farthest: int = 2
+    within_weight: float = 1.0
+    between_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_dist("margin_dist", self.margin_dist)
+        if self.farthest < 1:
+            raise ValueError(f"farthest is how many distances of a class count, at least 1, got {self.farthest}")
+        for name in ("within_weight", "between_weight"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} is at least 0 and finite, got {value}")
+        if self.within_weight == self.between_weight == 0:
+            raise ValueError("within_weight and between_weight are both 0: nothing is left of the loss")
+
+    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
+        """See :class:`PairLossConfig`."""
+        del dim, class_sizes, generator
+        return RangeLoss(self)
+
+
+class RangeLoss(PairLoss):
+    """See :class:`RangeConfig`. Its distances are those of embeddings of unit length; the paper squares them."""
+
+    def __init__(self, config: RangeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`PairLoss`."""
+        self._margin = value_at(self.config.margin_dist, share)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See :class:`PairLoss`."""
+        unit = unit_length(embeddings)
+        rows = torch.arange(len(labels)) if rows is None else rows
+        _, numbers, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+        within, widest = _within(unit, numbers, rows, self.config.farthest)
+        between, nearest = self._between(unit, numbers, sizes)
+        self._found = self._found.plus(
+            Found(2, float(len(widest) == 0) + float(between == 0), *_summed(widest), *_summed(nearest))
+        )
+        return self.config.within_weight * within + self.config.between_weight * between
+
+    def _between(self, unit: Tensor, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The part between classes, and the cosine (1,) that goes with the least distance; (0,) for a single class."""
+        if len(sizes) < 2:
+            return unit.sum() * 0, unit.new_zeros(0)
+        centres = unit.new_zeros(len(sizes), unit.shape[1]).index_add(0, numbers, unit) / sizes[:, None]
+        with torch.no_grad():
+            pairs = torch.triu_indices(len(sizes), len(sizes), 1)
+            one, other = pairs[:, torch.cdist(centres, centres)[pairs[0], pairs[1]].argmin()]
+        least = torch.linalg.vector_norm(centres[one] - centres[other])
+        return (self._margin - least).clamp(min=0), 1 - least.detach().square()[None] / 2
+
+
+def _within(unit: Tensor, numbers: Tensor, rows: Tensor, farthest: int) -> tuple[Tensor, Tensor]:
+    """The mean over classes of the harmonic means, and the cosines (n,) of the pairs that count, without gradient."""
+    with torch.no_grad():
+        pairs = (numbers[:, None] == numbers).triu(1).logical_and(rows[:, None] != rows).nonzero()
+        of, cosines = numbers[pairs[:, 0]], (unit @ unit.T)[pairs[:, 0], pairs[:, 1]]
+        order = cosines.argsort(stable=True)
+        order = order[of[order].argsort(stable=True)]
+        order = order[turns(of[order]) < farthest]
+    if not len(order):
+        return unit.sum() * 0, cosines[order]
+    of = of[order]
+    distances = distance_of((unit[pairs[order, 0]] * unit[pairs[order, 1]]).sum(1))
+    classes, place, counts = torch.unique(of, return_inverse=True, return_counts=True)
+    inverses = unit.new_zeros(len(classes)).index_add(0, place, 1 / distances)
+    return (counts / inverses).mean(), cosines[order]
+
+
+def _summed(cosines: Tensor) -> tuple[float, int]:
+    return float(cosines.sum(dtype=torch.float64)), len(cosines)

@@ -1,0 +1,107 @@
+"""Triplet loss: a negative is farther than a positive, by a margin (Schroff et al., FaceNet, CVPR 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stages.training.losses.schedule import Scheduled, ends, value_at
+from stages.training.pairs.block import Block, found_in, found_in_all
+from stages.training.pairs.distance import check_dist, distance_of
+from stages.training.pairs.loss import RememberingConfig
+from stages.training.pairs.metric_learning import given, library, losses_of
+from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
+from stages.training.pairs.miners.semi_hard import turns
+from stages.training.pairs.rule import PairRule, Sums
+
+
+@dataclass(frozen=True)
+class TripletConfig(RememberingConfig):
+    """Triplet loss: the mean of [d(a, p) - d(a, n) + margin]_+ over the triplets where it is above 0.
+
+    Args:
+        margin_dist: the margin, a distance.
+        miner: which triplets; ``all`` are added up by a sort of each row's negatives, without listing them.
+    """
+
+    kind: Literal["triplet"] = "triplet"
+    margin_dist: Scheduled = 0.2
+    miner: AllOrMinedConfig = DistanceWeightedConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_dist("margin_dist", self.margin_dist)
+        if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
+            raise ValueError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
+
+    def rule(self, classes: int) -> PairRule:
+        """See :class:`RememberingConfig`."""
+        del classes
+        return Triplet(self)
+
+
+class Triplet(PairRule):
+    """All triplets, or those of a miner."""
+
+    def __init__(self, config: TripletConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._loss: Any = library().TripletMarginLoss(distance=given())
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
+        self._loss.margin = value_at(self.config.margin_dist, share)
+
+    def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
+        if isinstance(self.config.miner, AllConfig):
+            return all_triplets(block, self._loss.margin)
+        with torch.no_grad():
+            chosen = self.config.miner.pick(block, self._loss.margin)
+        if not len(chosen.row):
+            losses = block.cosines.new_zeros(0)
+        else:
+            losses = losses_of(self._loss, block, chosen)["loss"]["losses"]
+        count = (losses > 0).sum()
+        positive, negative = (block.look(chosen.row, of) for of in (chosen.positive, chosen.negative))
+        found = found_in(losses, len(losses) - count, positive, negative)
+        return Sums(losses.sum()[None], count[None].to(losses.dtype), found)
+
+
+def all_triplets(block: Block, margin_dist: float) -> Sums:
+    """Every triplet of ``block``, in the time of a sort.
+
+    With a row's negatives in the order of their distance, those of a positive that have a loss are the first k. So the
+    sum over triplets is one over pairs: each positive's distance times its k, minus each negative's times the number of
+    positives that reach it, plus the margin for each triplet.
+    """
+    row, positive = block.positives
+    turn = turns(row)
+    near = distance_of(block.look(row, positive)) + margin_dist
+    with torch.no_grad():
+        ordered = distance_of(block.of_negatives).masked_fill_(block.alike, torch.inf).sort(stable=True)
+        bounds = near.new_full((len(block.cosines), int(turn.max()) + 1 if len(turn) else 1), -torch.inf)
+        bounds[row, turn] = near
+        reach = torch.searchsorted(ordered.values, bounds)[row, turn]
+        # how many positives of a row reach its negative in place j: those whose reach is above j
+        beyond = torch.zeros(len(block.cosines), block.cosines.shape[1] + 1, dtype=torch.int64)
+        beyond.view(-1).index_add_(0, row * beyond.shape[1] + reach, torch.ones_like(reach))
+        reached = beyond.flip(1).cumsum(1).flip(1)[:, 1:]
+        at_row, place = (reached > 0).nonzero(as_tuple=True)
+    times = reached[at_row, place].to(near.dtype)
+    negatives = distance_of(block.at(at_row, ordered.indices[at_row, place]))
+    count = reach.sum()
+    total = _sum(reach.to(near.dtype), distance_of(block.at(row, positive))) - _sum(times, negatives)
+    total = total + margin_dist * count
+    every = float((block.other.sum(1)[row]).sum())
+    found = found_in_all(block, every, every - float(count))
+    return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), found)
+
+
+def _sum(times: Tensor, distances: Tensor) -> Tensor:
+    """In float64: the two sums nearly cancel."""
+    return (times * distances).sum(dtype=torch.float64)
