@@ -9,7 +9,8 @@ import difflib
 import os
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +22,8 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
-from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
+from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, find_metric
+from stages.retrieval.alike import check_mixture
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
 
@@ -97,18 +99,37 @@ class HeadRun:
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """``[retrieval]``: the index, and the metrics to score by."""
+    """``[retrieval]``: the index, and the metrics to score by.
+
+    Args:
+        index: what is searched.
+        metrics: names; that of a metric by attributes may end in ``:`` and a name of ``similar``.
+        similar: definitions of similar, by name: a weight for each attribute that counts.
+    """
 
     index: IndexConfig = FlatIndexConfig()
     metrics: tuple[str, ...] = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
+    similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if not self.metrics:
             raise ValueError("metrics must name at least one")
+        for name, weights in self.similar.items():
+            try:
+                check_mixture(weights)
+            except ValueError as error:
+                raise ValueError(f"similar.{name}: {error}") from None
         for metric in self.metrics:
-            find_metric(metric)
+            by_attributes = AttributeMetric.find(metric)
+            if by_attributes is None:
+                find_metric(metric)
+            elif (mixture := by_attributes.mixture) is not None and mixture not in self.similar:
+                raise ValueError(
+                    f"{metric} names a definition of similar that is not there: [retrieval.similar] "
+                    f"{mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
+                )
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ PUBLIC = {
         "epoch_events", "head_identity", "image_proportions", "train_head",
     ],
     "stages.retrieval": [
-        "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index",
-        "evaluate", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
+        "AttributeMetric", "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores",
+        "attribute_metric_names", "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy",
+        "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
         "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
