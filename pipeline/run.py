@@ -148,6 +148,10 @@ def _train(
         head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)
     summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
     trained = f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: " if head.log else ""
+    if summary.left_out:
+        display.warn(
+            f"{wanted.name} on {backbone}: trained without {', '.join(summary.left_out)}, which cannot be learned"
+        )
     anchor = "" if summary.anchor is None else f"; {summary.anchor:g} of it, {1 - summary.anchor:g} of the start"
     display.say(
         f"train {wanted.name} on {backbone}: {summary.rows:,} images of {summary.classes:,} classes, "

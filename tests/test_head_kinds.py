@@ -29,6 +29,7 @@ from stages.training.heads.batchnorm import BatchNormHead
 from stages.training.heads.dropout import drop
 from stages.training.heads.mlp import MlpHead
 from stages.training.loop import Part, _Run
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.rows import LabelledRows
 from stages.training.setup import prepare
 from tests.toy_training import classes_of, toy
@@ -147,6 +148,7 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
     tmp_path: Path,
 ) -> None:
     run = nested_run(tmp_path, LinearHeadConfig(dim=8, nested=(2, 4), dropout=0.0))
+    assert isinstance(run.loss, MarginSoftmax)
     batch, labels = torch.randn(10, 16, generator=drawn()), torch.arange(10) % 6
     value = run._gradient(batch, labels)
     trained = [dict(run.network.named_parameters())["weight"], run.loss.weight]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cache.errors import PermafrostError
 from stages.memory import keep_freed_memory
+from stages.records import Records
 from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
 from stages.training.feed import feed
@@ -23,6 +24,9 @@ from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.lanes import one_thread_each
 from stages.training.losses.draws import Draws
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.multilabel import MultilabelHeadConfig
+from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.rows import InMemory, LabelledRows, RowSource
 from stages.training.sampling import DomainWeighted, build_sampler
 from stages.training.setup import Setup
@@ -49,7 +53,7 @@ class Part:
     """One head to train: on which rows, from where, how long; ``member`` of a soup, from 1.
 
     ``fitted`` is the closed form that it starts at. ``domain_weights`` are the shares of each epoch, where they are
-    repeated rather than moved.
+    repeated rather than moved. ``records`` are those of ``rows``, for a head that learns more of them than labels.
     """
 
     setup: Setup
@@ -60,6 +64,7 @@ class Part:
     member: int = 1
     validation: ValidationSet | None = None
     domain_weights: Sequence[dict[str, float] | None] = ()
+    records: Records | None = None
 
 
 def train(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
@@ -87,19 +92,19 @@ class _Run:
 
     def __init__(self, part: Part) -> None:
         setup, rows = part.setup, part.rows
-        assert setup.loss is not None
         self.part, self.log = part, list[EpochLog]()
         self.kept: Weights = {}
         drawn = torch.Generator().manual_seed(setup.seed)  # the same for every member of a soup: they share a start
         self.network = start_network(setup.head, part.fitted, rows, rows.blocks, drawn)
-        self.loss = setup.loss.build(setup.head.dim, torch.from_numpy(np.bincount(rows.labels)), drawn)
-        if part.fitted is not None:
+        self.loss = _loss(part, self.network, drawn)
+        if part.fitted is not None and isinstance(self.loss, MarginSoftmax):
             start_prototypes(self.loss.weight, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
         self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
         self._shown = Shown(self.network, setup.training.ema, setup.training.soup_epochs)
-        self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim)
+        self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim or self.network.dim)
+        self._wanted = rows.labels if setup.lessons is None else np.arange(len(rows))
         self._sampler = build_sampler(
             setup.training.sampling, rows.labels, rows.domains, setup.training.batch_size, blocks=setup.mapped
         )
@@ -175,7 +180,7 @@ class _Run:
             places += rng.integers(rows.views, size=len(rows))
         batches = self._sampler.epoch(rng)
         total, visited, rate = 0.0, 0, 0.0
-        for step, (batch, labels) in enumerate(feed(self._source, rows.labels, batches, places), number * steps):
+        for step, (batch, labels) in enumerate(feed(self._source, self._wanted, batches, places), number * steps):
             rate = setup.optimizer.learning_rate(step, steps, setup.training.epochs)
             self.loss.at(step / last)
             total += self._finite(self._step(batch, labels, rate), number + 1) * len(batch)
@@ -209,7 +214,7 @@ class _Run:
             return self._gradient(batch, labels)
 
         weights = [*self.network.parameters(), *self.loss.parameters()]
-        dense = [weight for weight in weights if not (self.loss.sparse and weight is self.loss.weight)]
+        dense = [weight for weight in weights if not any(weight is of.weight for of in self._optimizer.tables)]
         memory = [*self.network.buffers(), *self.loss.buffers()]
         return sharp_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
@@ -237,6 +242,20 @@ class _Run:
                 f"({scale}), or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
             )
         return loss
+
+
+def _loss(part: Part, network: HeadNetwork, drawn: torch.Generator) -> MarginSoftmax | Objective:
+    """What trains the network, what is random drawn from ``drawn``; of attributes, with the loss on labels in it."""
+    setup, labels = part.setup, part.rows.labels
+    dim, loss = setup.head.dim or network.dim, None
+    if setup.loss is not None:
+        loss = setup.loss.build(dim, torch.from_numpy(np.bincount(labels)), drawn)
+    if setup.lessons is not None:
+        assert isinstance(setup.head, MultilabelHeadConfig)
+        assert part.records is not None
+        return build_objective(setup.head, dim, part.records, setup.lessons, loss, torch.from_numpy(labels), drawn)
+    assert loss is not None
+    return loss
 
 
 def member_seed(seed: int, member: int) -> int:

@@ -57,9 +57,9 @@ class OptimizerConfig:
         share = (step - warmup) / left if left > 0 else 1.0
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
-    def build(self, weights: Iterable[nn.Parameter], loss: MarginSoftmax) -> Optimizer:
+    def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
         """What moves ``weights`` and those of ``loss``; a sampled loss's prototypes row by row."""
-        tables = [loss.weight] if loss.sparse else []
+        tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
         rest = [weight for weight in loss.parameters() if not any(weight is table for table in tables)]
         return Optimizer(self, [*weights, *rest], tables)
 
