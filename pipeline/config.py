@@ -133,6 +133,33 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True)
+class TableConfig:
+    """``[table]``: the run as a table over seeds, with a learning curve.
+
+    Args:
+        seeds: every head is trained with each; a closed form, which draws nothing, once.
+        rows: numbers of training images for the learning curve, whole classes by turns; all of them come last.
+        curve: the heads in it, by name; by default all. The curve is of the first backbone.
+        queries: how many queries the page of pictures shows.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    rows: tuple[int, ...] = ()
+    curve: tuple[str, ...] = ()
+    queries: int = 8
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
+        if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
+            raise ValueError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
+        if self.queries < 1:
+            raise ValueError(f"queries is a number of pictures, at least 1, got {self.queries}")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run file. ``dataset`` is one, or several that are joined."""
 
@@ -144,6 +171,7 @@ class RunConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     curate: CurateConfig = CurateConfig()
     sweep: SweepConfig | None = None
+    table: TableConfig | None = None
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -170,6 +198,8 @@ class RunConfig:
                     "would become records. Name a folder outside."
                 )
         names = [head.name for head in self.heads]
+        if self.table is not None and (unknown := [name for name in self.table.curve if name not in names]):
+            raise ValueError(f"table.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
 

@@ -41,7 +41,7 @@ class Vectors(NamedTuple):
 
     backbone: str
     head: str
-    store: FeatureStore | FusedFeatures
+    store: Features
     features: FeatureStore | FusedFeatures
     """What a head embeds; the store itself for the raw feature."""
     trained: Head | None = None
@@ -108,7 +108,7 @@ def _head(
     tensorboard: bool,
 ) -> Head:
     """The head as it was saved, or else trained and saved where it may be."""
-    setup = _setup(config, wanted, features, records)
+    setup = setup_of(config, wanted, features, records)
     identity = head_identity(**setup)
     where = Path("heads") / features.name / f"{wanted.name}-{identity.short}"
     folder = Path(config.artifacts) / where
@@ -160,11 +160,16 @@ def _train(
     return head
 
 
-def _setup(config: RunConfig, wanted: HeadRun, features: Features, records: Records) -> dict[str, Any]:
-    """What a head follows from: the arguments of both ``head_identity`` and ``train_head``."""
+def setup_of(
+    config: RunConfig, wanted: HeadRun, features: Features, records: Records, train: Records | None = None
+) -> dict[str, Any]:
+    """What a head follows from: the arguments of both ``head_identity`` and ``train_head``.
+
+    It is trained on ``train``, by default the records of that role.
+    """
     return {
         "features": features,
-        "records": records.split("train"),
+        "records": records.split("train") if train is None else train,
         "head": wanted.head,
         "loss": wanted.loss,
         "start": wanted.start,
@@ -194,7 +199,7 @@ def _left_out(scores: Scores) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def _scores(config: RunConfig, records: Records, store: FeatureStore | FusedFeatures) -> Iterator[Scores]:
+def score_vectors(config: RunConfig, records: Records, store: Features) -> Iterator[Scores]:
     """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for."""
     queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
     by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
@@ -219,7 +224,7 @@ def score(
     """Stage 3: search and score; also written to ``scores/<name>.jsonl``."""
     rows = []
     for found in vectors:
-        for scores in _scores(config, records, found.store):
+        for scores in score_vectors(config, records, found.store):
             rows += [
                 ScoreRow(
                     found.backbone,

@@ -59,6 +59,7 @@ FLAGS = {
     "compact": {"--yes"},
     "curate": {"--force", "--json", "--output", "--quiet"},
     "sweep": {"--force", "--json", "--quiet", "--write"},
+    "table": {"--json", "--quiet", "--workers"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 

@@ -22,7 +22,7 @@ from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
 from stages.training.losses import LossConfig
-from stages.training.multilabel import PosteriorHeadConfig
+from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LabelledRows
@@ -178,6 +178,10 @@ def _chosen(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
     searched = validation_set(setup.features, apart, apart)
     first = train(replace(_part(setup, rest, epochs, searched), phase="choose"), tell, checkpoint)
     kept, share = best_epoch(first.log), _best_share(setup, first, searched)
+    if isinstance(setup.head, MultilabelHeadConfig) and not setup.head.refit:
+        return _Chosen(
+            first.network, kept, f"mMP@5 on {len(apart):,} held-out images, which it did not learn", first.log
+        )
     weights = [epoch.domain_weights for epoch in first.log]
     trained = _soup(replace(_part(setup, setup.records, kept, None), domain_weights=weights), tell, checkpoint)
     _mix(trained, share)
@@ -200,6 +204,8 @@ def _held(setup: Setup) -> tuple[npt.NDArray[np.bool_] | None, str]:
 def _last(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
     """Train with nothing to validate on: the last epoch is kept, and of a start and what became of it the start."""
     why = f"fewer than {HOLDABLE} classes have two images, too few to hold some out"
+    if setup.lessons is not None:
+        why = "no class has four images, too few to hold some out"
     why = "holdout is 0" if setup.training.holdout == 0 else why
     if isinstance(setup.training.sampling, DomainWeightsConfig):
         raise RecordsError(f"the weights of domains move by a validation score, and there is none: {why}")

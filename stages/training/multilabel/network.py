@@ -43,6 +43,8 @@ class MultilabelHeadConfig:
         asymmetric: of what has several values, and of bags of words, in place of the binary cross entropy.
         contrastive: pulls records together by the share of attributes that they have in common.
         attributes: which, and what becomes of those that cannot be learned.
+        refit: once held-out images have chosen the epoch, train a network on all images up to it; else the one that
+            did not learn them is kept, at half of the cost.
         dropout: in training, the share of the feature that is set to zero.
         inputs: the steps before the network; by default none, as in the paper.
     """
@@ -60,6 +62,7 @@ class MultilabelHeadConfig:
     asymmetric: AsymmetricConfig | None = None
     contrastive: ContrastiveConfig | None = None
     attributes: AttributesConfig = AttributesConfig()
+    refit: bool = True
     dropout: float = 0.0
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 

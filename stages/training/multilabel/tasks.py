@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from stages.training.multilabel.gru import Scan
 from stages.training.multilabel.losses import AsymmetricConfig, balanced_weights, binary
 from stages.training.multilabel.network import kaiming_map
 
@@ -100,9 +100,11 @@ class SayWords(nn.Module):
         self.said = said.scatter(1, place, words)
         self.read, self.counts = read.clamp(min=0), counts
         self.reading = nn.Parameter(torch.empty(words + 1, _WORD).normal_(generator=generator))
-        self.gru = skip_init(nn.GRU, _WORD, HIDDEN, batch_first=True)  # type: ignore[no-untyped-call]
-        for parameter in self.gru.parameters():  # as PyTorch draws them, from a generator of one's own
-            nn.init.uniform_(parameter, -(HIDDEN**-0.5), HIDDEN**-0.5, generator=generator)
+        bound = HIDDEN**-0.5  # as PyTorch draws those of a GRU
+        self.of_word, self.of_word_bias, self.of_state, self.of_state_bias = (
+            nn.Parameter(torch.empty(3 * HIDDEN, *inputs).uniform_(-bound, bound, generator=generator))
+            for inputs in ((_WORD,), (), (HIDDEN,), ())
+        )
         self.start, self.start_bias = (nn.Parameter(of) for of in kaiming_map(HIDDEN, dim, generator))
         self.say, self.say_bias = (nn.Parameter(of) for of in kaiming_map(words + 1, HIDDEN, generator))
 
@@ -114,12 +116,17 @@ class SayWords(nn.Module):
         order = known[torch.argsort(self.counts[rows[known]], descending=True, stable=True)]
         rows, lengths = rows[order], self.counts[rows[order]] + 1
         longest = int(lengths[0])
-        state = functional.linear(hidden[order], self.start, self.start_bias)
-        words = functional.relu(functional.embedding(self.read[rows, :longest], self.reading))
-        packed = pack_padded_sequence(words, lengths, batch_first=True)
-        states, _ = self.gru(packed, state[None])
+        read = pack_padded_sequence(self.read[rows, :longest], lengths, batch_first=True)
         said = pack_padded_sequence(self.said[rows, :longest], lengths, batch_first=True).data
-        return functional.cross_entropy(functional.linear(states.data, self.say, self.say_bias), said)
+        vocabulary = functional.linear(functional.relu(self.reading), self.of_word, self.of_word_bias)
+        states: Tensor = Scan.apply(
+            functional.embedding(read.data, vocabulary),
+            functional.linear(hidden[order], self.start, self.start_bias),
+            self.of_state,
+            self.of_state_bias,
+            read.batch_sizes.tolist(),
+        )
+        return functional.cross_entropy(functional.linear(states, self.say, self.say_bias), said)
 
 
 def _counts(target: Tensor, width: int) -> Tensor:
