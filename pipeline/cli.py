@@ -189,6 +189,21 @@ def sweep(
 
 
 @app.command()
+def table(
+    run_file: RunFile,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train, each on one thread; by default one a processor.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
+    from pipeline.table import table
+
+    table(run_file, workers, json=json, quiet=quiet)
+
+
+@app.command()
 def search(
     run_file: RunFile,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],

@@ -9,7 +9,8 @@ import difflib
 import os
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +22,8 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
-from stages.retrieval import FlatIndexConfig, IndexConfig, find_metric
+from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, find_metric
+from stages.retrieval.alike import check_mixture
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
 
@@ -97,18 +99,64 @@ class HeadRun:
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """``[retrieval]``: the index, and the metrics to score by."""
+    """``[retrieval]``: the index, and the metrics to score by.
+
+    Args:
+        index: what is searched.
+        metrics: names; that of a metric by attributes may end in ``:`` and a name of ``similar``.
+        similar: definitions of similar, by name: a weight for each attribute that counts.
+    """
 
     index: IndexConfig = FlatIndexConfig()
     metrics: tuple[str, ...] = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
+    similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if not self.metrics:
             raise ValueError("metrics must name at least one")
+        for name, weights in self.similar.items():
+            try:
+                check_mixture(weights)
+            except ValueError as error:
+                raise ValueError(f"similar.{name}: {error}") from None
         for metric in self.metrics:
-            find_metric(metric)
+            by_attributes = AttributeMetric.find(metric)
+            if by_attributes is None:
+                find_metric(metric)
+            elif (mixture := by_attributes.mixture) is not None and mixture not in self.similar:
+                raise ValueError(
+                    f"{metric} names a definition of similar that is not there: [retrieval.similar] "
+                    f"{mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
+                )
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """``[table]``: the run as a table over seeds, with a learning curve.
+
+    Args:
+        seeds: every head is trained with each; a closed form, which draws nothing, once.
+        rows: numbers of training images for the learning curve, whole classes by turns; all of them come last.
+        curve: the heads in it, by name; by default all. The curve is of the first backbone.
+        queries: how many queries the page of pictures shows.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    rows: tuple[int, ...] = ()
+    curve: tuple[str, ...] = ()
+    queries: int = 8
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
+        if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
+            raise ValueError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
+        if self.queries < 1:
+            raise ValueError(f"queries is a number of pictures, at least 1, got {self.queries}")
 
 
 @dataclass(frozen=True)
@@ -123,6 +171,7 @@ class RunConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     curate: CurateConfig = CurateConfig()
     sweep: SweepConfig | None = None
+    table: TableConfig | None = None
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -149,6 +198,8 @@ class RunConfig:
                     "would become records. Name a folder outside."
                 )
         names = [head.name for head in self.heads]
+        if self.table is not None and (unknown := [name for name in self.table.curve if name not in names]):
+            raise ValueError(f"table.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
 

@@ -16,18 +16,26 @@ QUERIES = 6
 NEAREST = 5
 
 
-def draw_nearest(path: Path, records: Records, vectors: Sequence[Vectors], *, title: str) -> Path:
-    """Draw some queries, each with its five nearest in the gallery by each of ``vectors`` (of one backbone).
+def draw_nearest(
+    path: Path,
+    records: Records,
+    vectors: Sequence[Vectors],
+    *,
+    title: str,
+    queries: int = QUERIES,
+    neighbours: int = NEAREST,
+) -> Path:
+    """Draw some ``queries``, each with its nearest ``neighbours`` by each of ``vectors`` (of one backbone).
 
     The queries are drawn by lot, the lot being the hash of their key: the same for every head and backbone, and not
     chosen for looking well. Those with nothing to find are passed over.
     """
     gallery = records.split("gallery")
-    queries = _by_lot(records.split("query"), gallery, vectors)
-    found = {of.head: nearest(of.store, queries, gallery, NEAREST) for of in vectors}
+    drawn = _by_lot(records.split("query"), gallery, vectors, queries)
+    found = {of.head: nearest(of.store, drawn, gallery, neighbours) for of in vectors}
     uris, classes = gallery.uris, gallery.classes
     rows = []
-    for at, (uri, label, wanted) in enumerate(zip(queries.uris, queries.labels, queries.classes, strict=True)):
+    for at, (uri, label, wanted) in enumerate(zip(drawn.uris, drawn.labels, drawn.classes, strict=True)):
         rankings = {
             name: [
                 Neighbour(uris[position], classes[position] == wanted, float(similarity))
@@ -40,7 +48,7 @@ def draw_nearest(path: Path, records: Records, vectors: Sequence[Vectors], *, ti
     return draw_contact_sheet(path, rows, title=title)
 
 
-def _by_lot(queries: Records, gallery: Records, vectors: Sequence[Vectors]) -> Records:
+def _by_lot(queries: Records, gallery: Records, vectors: Sequence[Vectors], count: int) -> Records:
     itself, sizes = set(gallery.keys), Counter(gallery.classes)
     usable = vectors[0].store.usable(queries.digests)
     for of in vectors[1:]:
@@ -51,4 +59,4 @@ def _by_lot(queries: Records, gallery: Records, vectors: Sequence[Vectors]) -> R
         if usable[row] and sizes[name] > (key in itself)
     ]
     keys = queries.keys
-    return queries.take(sorted(answerable, key=lambda row: fingerprint(keys[row]))[:QUERIES])
+    return queries.take(sorted(answerable, key=lambda row: fingerprint(keys[row]))[:count])

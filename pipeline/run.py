@@ -15,20 +15,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache import DigestCache, Features, FeatureStore
 from cache.atomic import replace_text
-from cache.errors import MissingRowsError
+from cache.errors import ConfigError, MissingRowsError
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
 from pipeline.progress import Display
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
-from stages.retrieval import Scores, evaluate
+from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
@@ -41,7 +41,7 @@ class Vectors(NamedTuple):
 
     backbone: str
     head: str
-    store: FeatureStore | FusedFeatures
+    store: Features
     features: FeatureStore | FusedFeatures
     """What a head embeds; the store itself for the raw feature."""
     trained: Head | None = None
@@ -108,7 +108,7 @@ def _head(
     tensorboard: bool,
 ) -> Head:
     """The head as it was saved, or else trained and saved where it may be."""
-    setup = _setup(config, wanted, features, records)
+    setup = setup_of(config, wanted, features, records)
     identity = head_identity(**setup)
     where = Path("heads") / features.name / f"{wanted.name}-{identity.short}"
     folder = Path(config.artifacts) / where
@@ -150,6 +150,10 @@ def _train(
         head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)
     summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
     trained = f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: " if head.log else ""
+    if summary.left_out:
+        display.warn(
+            f"{wanted.name} on {backbone}: trained without {', '.join(summary.left_out)}, which cannot be learned"
+        )
     anchor = "" if summary.anchor is None else f"; {summary.anchor:g} of it, {1 - summary.anchor:g} of the start"
     display.say(
         f"train {wanted.name} on {backbone}: {summary.rows:,} images of {summary.classes:,} classes, "
@@ -158,11 +162,16 @@ def _train(
     return head
 
 
-def _setup(config: RunConfig, wanted: HeadRun, features: Features, records: Records) -> dict[str, Any]:
-    """What a head follows from: the arguments of both ``head_identity`` and ``train_head``."""
+def setup_of(
+    config: RunConfig, wanted: HeadRun, features: Features, records: Records, train: Records | None = None
+) -> dict[str, Any]:
+    """What a head follows from: the arguments of both ``head_identity`` and ``train_head``.
+
+    It is trained on ``train``, by default the records of that role.
+    """
     return {
         "features": features,
-        "records": records.split("train"),
+        "records": records.split("train") if train is None else train,
         "head": wanted.head,
         "loss": wanted.loss,
         "start": wanted.start,
@@ -192,36 +201,49 @@ def _left_out(scores: Scores) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
+def score_vectors(config: RunConfig, records: Records, store: Features) -> Iterator[Scores]:
+    """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for."""
+    queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
+    by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
+    if by_label := [name for name in asked.metrics if name not in by_attributes]:
+        yield evaluate(store, queries=queries, gallery=gallery, metrics=by_label, seed=config.seed)
+    legacy = [name for name, metric in by_attributes.items() if metric.legacy]
+    if graded := [name for name in by_attributes if name not in legacy]:
+        yield evaluate_attributes(
+            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, seed=config.seed
+        )
+    if legacy:
+        if queries.keys != gallery.keys:
+            raise ConfigError(
+                f"{legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same splits"
+            )
+        yield evaluate_legacy(store, queries, metrics=legacy, similar=asked.similar, seed=config.seed)
+
+
 def score(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
 ) -> list[ScoreRow]:
     """Stage 3: search and score; also written to ``scores/<name>.jsonl``."""
     rows = []
     for found in vectors:
-        scores = evaluate(
-            found.store,
-            queries=records.split("query"),
-            gallery=records.split("gallery"),
-            metrics=config.retrieval.metrics,
-            seed=config.seed,
-        )
-        rows += [
-            ScoreRow(
-                found.backbone,
-                found.head,
-                of.domain,
-                of.metric,
-                of.value,
-                of.low,
-                of.high,
-                of.queries,
-                of.gallery,
-                found.store.fingerprint,
-            )
-            for of in scores
-        ]
-        if left_out := _left_out(scores):
-            display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
+        for scores in score_vectors(config, records, found.store):
+            rows += [
+                ScoreRow(
+                    found.backbone,
+                    found.head,
+                    of.domain,
+                    of.metric,
+                    of.value,
+                    of.low,
+                    of.high,
+                    of.queries,
+                    of.gallery,
+                    found.store.fingerprint,
+                )
+                for of in scores
+            ]
+            if left_out := _left_out(scores):
+                display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json_lines(rows))

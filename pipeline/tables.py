@@ -6,6 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from stages.retrieval.attributes import CEILING, FLOOR
+
+_BOUNDS = (CEILING, FLOOR)
+
 
 class ScoreRow(NamedTuple):
     """One number: a line of JSON. ``low`` and ``high`` bound its 95 % interval over queries."""
@@ -30,8 +34,11 @@ def json_lines(rows: Iterable[ScoreRow]) -> str:
 def score_table(rows: Sequence[ScoreRow]) -> str:
     """A line for each head (and domain), ``raw`` first, a column for each metric with half its 95 % interval.
 
-    The best of a backbone, domain and metric has a star.
+    The best of a backbone, domain and metric has a star. What bounds a metric is the same in every line, and stands
+    below.
     """
+    bounds = {row.metric: row.value for row in rows if row.metric.endswith(_BOUNDS) and row.domain == "all"}
+    rows = [row for row in rows if not row.metric.endswith(_BOUNDS)]
     metrics = list(dict.fromkeys(row.metric for row in rows))
     by_domain = len({row.domain for row in rows}) > 1
     lines: dict[tuple[str, str, str], dict[str, ScoreRow]] = {}
@@ -51,7 +58,13 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
         names = [backbone, head, *([domain] if by_domain else [])]
         table.append([*names, *numbers, f"{first.queries:,}", f"{first.gallery:,}"])
     lines_of_text = aligned(table, texts=3 if by_domain else 2)
-    return "\n".join([*lines_of_text, "± half of the 95 % interval over queries; * the best of its backbone"])
+    legend = ["± half of the 95 % interval over queries; * the best of its backbone"]
+    legend += [
+        f"{metric}: a perfect ranking has {bounds[metric + CEILING]:.3f}, one by chance {bounds[metric + FLOOR]:.3f}"
+        for metric in metrics
+        if metric + CEILING in bounds
+    ]
+    return "\n".join([*lines_of_text, *legend])
 
 
 def aligned(table: Sequence[Sequence[str]], *, texts: int) -> list[str]:

@@ -148,6 +148,7 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
     tmp_path: Path,
 ) -> None:
     run = nested_run(tmp_path, LinearHeadConfig(dim=8, nested=(2, 4), dropout=0.0))
+    assert isinstance(run.loss, MarginSoftmax)
     batch, labels = torch.randn(10, 16, generator=drawn()), torch.arange(10) % 6
     value = run._gradient(Batch(batch, labels, torch.arange(10)))
     assert isinstance(run.loss, MarginSoftmax)

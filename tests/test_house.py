@@ -30,12 +30,13 @@ PUBLIC = {
         "plan_extraction",
     ],
     "stages.training": [
-        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "BatchNormHeadConfig", "ClosedFormConfig", "CosFaceConfig",
-        "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig", "EpochLog", "FusedFeatures", "Head",
-        "HeadConfig", "InputsConfig", "LiArcFaceConfig", "LinearHeadConfig", "LossConfig", "MagFaceConfig",
-        "MarginByClassSize", "MlpHeadConfig", "NormFaceConfig", "OptimizerConfig", "Ramp", "SampledConfig",
-        "SamplingConfig", "SphereFaceConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed",
-        "epoch_events", "head_identity", "image_proportions", "train_head",
+        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "AttributesConfig", "BatchNormHeadConfig",
+        "ClosedFormConfig", "CosFaceConfig", "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig",
+        "EpochLog", "FusedFeatures", "Head", "HeadConfig", "InputsConfig", "LiArcFaceConfig", "LinearHeadConfig",
+        "LossConfig", "MagFaceConfig", "MarginByClassSize", "MlpHeadConfig", "MultilabelHeadConfig", "NormFaceConfig",
+        "OptimizerConfig", "PosteriorHeadConfig", "Ramp", "SampledConfig", "SamplingConfig", "SphereFaceConfig",
+        "SweepConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events", "head_identity",
+        "image_proportions", "train_head",
     ],
     "stages.training.pairs": [
         "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",
@@ -44,8 +45,9 @@ PUBLIC = {
         "SoftTripleConfig", "SupConConfig", "TripletConfig",
     ],
     "stages.retrieval": [
-        "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores", "build_index",
-        "evaluate", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
+        "AttributeMetric", "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores",
+        "attribute_metric_names", "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy",
+        "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
         "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
@@ -63,6 +65,7 @@ FLAGS = {
     "compact": {"--yes"},
     "curate": {"--force", "--json", "--output", "--quiet"},
     "sweep": {"--force", "--json", "--quiet", "--write"},
+    "table": {"--json", "--quiet", "--workers"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 

@@ -1,5 +1,6 @@
 """Embeddings -> index -> scores: exact search, metrics with one definition each, intervals. Loads without torch."""
 
+from stages.retrieval.attributes import AttributeMetric, attribute_metric_names, evaluate_attributes, evaluate_legacy
 from stages.retrieval.compare import Difference, paired_difference, t_interval
 from stages.retrieval.evaluate import evaluate, index_gallery, nearest
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
@@ -9,6 +10,7 @@ from stages.retrieval.scores import Score, Scores
 from stages.retrieval.search import search
 
 __all__ = [
+    "AttributeMetric",
     "Difference",
     "FlatIndexConfig",
     "GalleryIndex",
@@ -16,8 +18,11 @@ __all__ = [
     "Metric",
     "Score",
     "Scores",
+    "attribute_metric_names",
     "build_index",
     "evaluate",
+    "evaluate_attributes",
+    "evaluate_legacy",
     "find_metric",
     "index_gallery",
     "leave_one_out",

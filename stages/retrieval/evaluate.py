@@ -65,9 +65,9 @@ def evaluate(
         raise ValueError("metrics must name at least one, got none")
     resampling = Resampling(confidence, resamples, seed)
     names = domain_names(queries.domains)
-    asked, searched = _with_row(vectors, queries, "query"), _with_row(vectors, gallery, "gallery")
+    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     query_classes, gallery_classes = _classes(asked, searched)
-    itself = _positions_of(asked.keys, searched.keys)
+    itself = positions_of(asked.keys, searched.keys)
     num_relevant = _num_relevant(query_classes, gallery_classes, itself)
     answerable = np.flatnonzero(num_relevant > 0)
     if not len(answerable):
@@ -119,7 +119,7 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     """
     asked, searched = _rows_of(vectors, queries, "query"), _rows_of(vectors, gallery, "gallery")
     index = build_index(unit_length(vectors.read(gallery.take(searched).digests)))
-    itself = _positions_of(queries.take(asked).keys, gallery.take(searched).keys)
+    itself = positions_of(queries.take(asked).keys, gallery.take(searched).keys)
     found, similarity = search(index, unit_length(vectors.read(queries.take(asked).digests)), k, itself)
     positions = np.full((len(queries), k), -1, np.int64)
     similarities = np.full((len(queries), k), -np.inf, np.float32)
@@ -139,7 +139,7 @@ def index_gallery(
 
     With a ``folder`` the index is kept there, and read from there when it is of these very keys and images.
     """
-    searched = _with_row(vectors, gallery, "gallery")
+    searched = with_row(vectors, gallery, "gallery")
     keys, rows = tuple(searched.keys), fingerprint([vectors.fingerprint, *(d.hex() for d in searched.digests)])
     if folder is not None:
         try:
@@ -161,11 +161,12 @@ def _rows_of(vectors: Features, records: Records, role: str) -> Rows:
     return rows
 
 
-def _with_row(vectors: Features, records: Records, role: str) -> Records:
+def with_row(vectors: Features, records: Records, role: str) -> Records:
+    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
     return records.take(_rows_of(vectors, records, role))
 
 
-def _positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
+def positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
     """Where each query (Q,) is in the gallery itself, by key; -1 where it is not."""
     position = {key: row for row, key in enumerate(gallery_keys)}
     if len(position) < len(gallery_keys):

@@ -56,7 +56,7 @@ def search(index: faiss.Index, queries: Vectors, k: int, exclude: Rows | None = 
         unsettled, width = unsettled[~settled], width * 8
     for block in query_blocks(len(unsettled), len(gallery)):
         which = unsettled[block]
-        columns, exact = _first(_compare_all(gallery, queries[which], exclude[which]), k)
+        columns, exact = _first(compare_all(gallery, queries[which], exclude[which]), k)
         rows[which, : columns.shape[1]] = np.where(np.isneginf(exact), -1, columns)
         similarity[which, : columns.shape[1]] = exact
     return rows, similarity
@@ -71,7 +71,7 @@ def relevant_ranks(
     gallery rows relevant to each query, ``exclude`` (Q,) not among them. Sorting the similarities and looking the
     relevant ones up is several times faster than sorting the rows, and only ties need the latter.
     """
-    similarity = _compare_all(gallery, queries, exclude)
+    similarity = compare_all(gallery, queries, exclude)
     ascending = np.sort(similarity, axis=1)
     relevant = np.zeros((len(queries), depth), np.bool_)
     for query, rows in enumerate(relevant_rows):
@@ -122,7 +122,7 @@ def _rounding(dim: int) -> float:
     return dim * 2.0**-23
 
 
-def _compare_all(gallery: Vectors, queries: Vectors, exclude: Rows) -> Similarity:
+def compare_all(gallery: Vectors, queries: Vectors, exclude: Rows) -> Similarity:
     """Exact similarity (Q, G); the excluded rows get -inf."""
     wide = queries.astype(np.float64)
     similarity = np.empty((len(queries), len(gallery)), np.float32)

@@ -23,6 +23,7 @@ from stages.training.losses import (
     SampledConfig,
     SphereFaceConfig,
 )
+from stages.training.multilabel import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.sampling import SamplingConfig
 from stages.training.space import SweepConfig
@@ -33,6 +34,7 @@ __all__ = [
     "AdaCosConfig",
     "AdaFaceConfig",
     "ArcFaceConfig",
+    "AttributesConfig",
     "BatchNormHeadConfig",
     "ClosedFormConfig",
     "CosFaceConfig",
@@ -50,8 +52,10 @@ __all__ = [
     "MagFaceConfig",
     "MarginByClassSize",
     "MlpHeadConfig",
+    "MultilabelHeadConfig",
     "NormFaceConfig",
     "OptimizerConfig",
+    "PosteriorHeadConfig",
     "Ramp",
     "SampledConfig",
     "SamplingConfig",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+_SHARED = 4  # rows of a class of which some can be held out: two to search each other, two to learn
 HOLDABLE = 5  # fewer classes than this leave too little on one side
 TELLING = 5  # fewer held-out classes than this cannot tell a start from what became of it
 
@@ -16,6 +17,21 @@ def in_large_classes(labels: Sequence[str | None], minimum: int) -> npt.NDArray[
     """True where the class of ``labels`` (N,) has at least ``minimum`` rows."""
     sizes = Counter(labels)
     return np.array([sizes[label] >= minimum for label in labels], dtype=np.bool_)
+
+
+def held_rows(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
+    """True for ``share`` of the rows of each class of ``labels`` (N,), two at least of a class of four or more.
+
+    For heads that learn classes in order to search them. Smaller classes are trained on whole. None where no class is
+    large enough.
+    """
+    held = np.zeros(len(labels), np.bool_)
+    names = np.array(["" if label is None else label for label in labels], dtype=object)
+    for name in sorted(set(names)):
+        rows = np.flatnonzero(names == name)
+        if share > 0 and len(rows) >= _SHARED:
+            held[rng.permutation(rows)[: max(2, round(share * len(rows)))]] = True
+    return held if held.any() else None
 
 
 def held_out(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:

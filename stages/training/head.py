@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -23,13 +23,16 @@ from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadC
 from stages.training.heads.experts import Experts, Gate, expert_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.network import HeadNetwork
+from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
 _METADATA = "permafrost"  # one key: the order of several is not the same at every write
 
 TrainedHeadConfig: TypeAlias = LinearHeadConfig | BatchNormHeadConfig | MlpHeadConfig
-HeadConfig: TypeAlias = Annotated[TrainedHeadConfig | ClosedFormConfig, Field(discriminator="kind")]
+HeadConfig: TypeAlias = Annotated[
+    TrainedHeadConfig | ClosedFormConfig | MultilabelHeadConfig | PosteriorHeadConfig, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class TrainingSummary:
     ``failed`` rows have no feature and ``small`` rows are in classes below the minimum size: both were left out.
     ``epoch`` was kept because of ``chosen_by``, a sentence; 0 where nothing was trained. ``anchor`` is the share of
     what was trained in the weights, the rest being the start, where the settings ask for a choice. The same settings
-    give the same bits with the same number of ``threads``.
+    give the same bits with the same number of ``threads``. ``left_out`` are the attributes that could not be learned.
     """
 
     rows: int
@@ -78,6 +81,7 @@ class TrainingSummary:
     chosen_by: str
     anchor: float | None = None
     threads: int = 1
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +116,7 @@ class Head:
     @property
     def dim(self) -> int:
         """E, the size of the embeddings that it gives."""
-        return self.config.dim
+        return self.config.dim or self.network.dim
 
     def __call__(self, features: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Embeddings (n, E), float32 and of unit length, of ``features`` (n, D) of any float dtype."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cache.errors import PermafrostError
 from stages.memory import keep_freed_memory
+from stages.records import Records
 from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
 from stages.training.feed import feed
@@ -25,7 +26,8 @@ from stages.training.heads.network import HeadNetwork
 from stages.training.lanes import one_thread_each
 from stages.training.loss import Loss
 from stages.training.losses.draws import Draws
-from stages.training.losses.kernel import MarginSoftmax
+from stages.training.multilabel import MultilabelHeadConfig
+from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
 from stages.training.rows import InMemory, LabelledRows, RowSource
 from stages.training.sampling import DomainWeighted, build_sampler
@@ -61,7 +63,7 @@ class Part:
     """One head to train: on which rows, from where, how long; ``member`` of a soup, from 1.
 
     ``fitted`` is the closed form that it starts at. ``domain_weights`` are the shares of each epoch, where they are
-    repeated rather than moved.
+    repeated rather than moved. ``records`` are those of ``rows``, for a head that learns more of them than labels.
     """
 
     setup: Setup
@@ -72,6 +74,7 @@ class Part:
     member: int = 1
     validation: ValidationSet | None = None
     domain_weights: Sequence[dict[str, float] | None] = ()
+    records: Records | None = None
 
 
 def train(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
@@ -99,19 +102,19 @@ class _Run:
 
     def __init__(self, part: Part) -> None:
         setup, rows = part.setup, part.rows
-        assert setup.loss is not None
         self.part, self.log = part, list[EpochLog]()
         self.kept: Weights = {}
         drawn = torch.Generator().manual_seed(setup.seed)  # the same for every member of a soup: they share a start
         self.network = start_network(setup.head, part.fitted, rows, rows.blocks, drawn)
-        self.loss: Loss = setup.loss.build(setup.head.dim, torch.from_numpy(np.bincount(rows.labels)), drawn)
-        if part.fitted is not None and (prototypes := self.loss.prototypes) is not None:
+        self.loss = _loss(part, self.network, drawn)
+        prototypes = None if isinstance(self.loss, Objective) else self.loss.prototypes
+        if part.fitted is not None and prototypes is not None:
             start_prototypes(prototypes, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
         self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
         self._shown = Shown(self.network, setup.training.ema, setup.training.soup_epochs)
-        self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim)
+        self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim or self.network.dim)
         self._sampler = build_sampler(
             setup.training.sampling, rows.labels, rows.domains, setup.training.batch_size, blocks=setup.mapped
         )
@@ -210,10 +213,19 @@ class _Run:
     def _gradient(self, batch: Batch) -> Tensor:
         """The loss of a batch; its gradients are added to those of the weights."""
         embeddings = self._map(batch.features, self._dropout)
-        known = (batch.labels, batch.records) if isinstance(self.loss, PairLoss) else (batch.labels,)
-        value = torch.stack([self.loss(embeddings[:, :size], *known) for size in self._sizes]).sum()
+        value = torch.stack([self._lost(embeddings[:, :size], batch) for size in self._sizes]).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
+
+    def _lost(self, embeddings: Tensor, batch: Batch) -> Tensor:
+        match self.loss:
+            case Objective():
+                lost: Tensor = self.loss(embeddings, batch.records)
+            case PairLoss():
+                lost = self.loss(embeddings, batch.labels, batch.records)
+            case _:
+                lost = self.loss(embeddings, batch.labels)
+        return lost
 
     def _sharp(self, batch: Batch, rho: float) -> Tensor:
         draws = [self._dropout, *(module.generator for module in self.loss.modules() if isinstance(module, Draws))]
@@ -225,8 +237,7 @@ class _Run:
             return self._gradient(batch)
 
         weights = [*self.network.parameters(), *self.loss.parameters()]
-        tables = [self.loss.weight] if isinstance(self.loss, MarginSoftmax) and self.loss.sparse else []
-        dense = [weight for weight in weights if not any(weight is table for table in tables)]
+        dense = [weight for weight in weights if not any(weight is of.weight for of in self._optimizer.tables)]
         memory = [*self.network.buffers(), *self.loss.buffers()]
         return sharp_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
@@ -263,6 +274,21 @@ class _Run:
                 f", or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
             )
         return loss
+
+
+def _loss(part: Part, network: HeadNetwork, drawn: torch.Generator) -> Loss | Objective:
+    """What trains the network, what is random drawn from ``drawn``; of attributes, with the loss on labels in it."""
+    setup, labels = part.setup, part.rows.labels
+    dim, loss = setup.head.dim or network.dim, None
+    if setup.loss is not None:
+        loss = setup.loss.build(dim, torch.from_numpy(np.bincount(labels)), drawn)
+    if setup.lessons is not None:
+        assert isinstance(setup.head, MultilabelHeadConfig)
+        assert part.records is not None
+        assert not isinstance(loss, PairLoss)  # refused with the settings
+        return build_objective(setup.head, dim, part.records, setup.lessons, loss, torch.from_numpy(labels), drawn)
+    assert loss is not None
+    return loss
 
 
 def member_seed(seed: int, member: int) -> int:

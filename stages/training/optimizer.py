@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.lanes import in_lanes, lanes_on
-from stages.training.loss import Loss
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.pairs import PairLoss
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -58,10 +58,10 @@ class OptimizerConfig:
         share = (step - warmup) / left if left > 0 else 1.0
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
-    def build(self, weights: Iterable[nn.Parameter], loss: Loss) -> Optimizer:
+    def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
         """What moves ``weights`` and those of ``loss``; a sampled loss's prototypes row by row."""
         tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
-        fast, factor = ([], 1.0) if isinstance(loss, MarginSoftmax) else loss.fast
+        fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
         apart = [*tables, *fast]
         rest = [weight for weight in loss.parameters() if not any(weight is other for other in apart)]
         return Optimizer(self, [*weights, *rest], tables, fast, factor)

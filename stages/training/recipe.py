@@ -14,6 +14,7 @@ from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.loss import LossConfig
+from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.starting import check_start
 
@@ -44,6 +45,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_start(self.head, self.loss, self.start, self.training)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether anything is drawn by lot: a closed form is the same for every seed."""
+        return self.loss is not None or isinstance(self.head, MultilabelHeadConfig)
 
     @property
     def method(self) -> str:

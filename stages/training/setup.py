@@ -17,6 +17,9 @@ from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.loss import LossConfig
+from stages.training.multilabel import MultilabelHeadConfig
+from stages.training.multilabel.labels import attributes_digest
+from stages.training.multilabel.lessons import Lessons, read_lessons
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LARGE_BYTES, rows_digest
 from stages.training.sampling import ByLossConfig, DomainWeightsConfig
@@ -32,7 +35,8 @@ Validation = tuple[Records, Records]
 class Setup:
     """Everything that a head follows from, checked, with the rows that have no feature left out.
 
-    ``small`` counts the rows in classes below the minimum size, ``failed`` those without a feature.
+    ``small`` counts the rows in classes below the minimum size, ``failed`` those without a feature. ``lessons`` is what
+    a head that learns attributes learns of them.
     """
 
     features: Features
@@ -46,6 +50,12 @@ class Setup:
     seed: int
     failed: int
     small: int
+    lessons: Lessons | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether steps are made, rather than a closed form fitted."""
+        return self.loss is not None or isinstance(self.head, MultilabelHeadConfig)
 
     def identity(self) -> Identity:
         """What the weights follow from; of a closed form alone, what it is fitted to."""
@@ -59,10 +69,12 @@ class Setup:
             "seed": self.seed,
             "rows": rows_digest(self.records),
         }
-        if self.loss is not None:
+        if self.lessons is not None:
+            fields["attributes"] = attributes_digest(self.records)
+        if self.trained:
             validation = None if self.validation is None else [*validation_digest(*self.validation)]
             trained: dict[str, JSON] = {
-                "loss": _plain(self.loss),
+                "loss": None if self.loss is None else _plain(self.loss),
                 "optimizer": _plain(self.optimizer),
                 "training": _plain(self.training),
                 "validation": cast("JSON", validation),
@@ -137,6 +149,7 @@ def prepare(
         seed=seed,
         failed=len(records) - len(there),
         small=len(there) - len(used),
+        lessons=read_lessons(head, used),
     )
 
 

@@ -17,6 +17,8 @@ from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.heads.mlp import MlpHeadConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.loss import LossConfig
+from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.pairs import PairLossConfig
 
 
 def check_start(
@@ -26,6 +28,9 @@ def check_start(
 
     A head that is itself a closed form is its own start.
     """
+    if isinstance(head, (MultilabelHeadConfig, PosteriorHeadConfig)):
+        _check_attribute_head(head, loss, start, training)
+        return None
     if isinstance(head, LinearMapConfig):
         if start is not None:
             raise ValueError(f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear")
@@ -44,6 +49,27 @@ def check_start(
     if training.anchor and (loss is None or start is None):
         raise ValueError("anchor goes from a start to what a loss trained: it needs a loss, and a start")
     return start
+
+
+def _check_attribute_head(
+    head: MultilabelHeadConfig | PosteriorHeadConfig,
+    loss: LossConfig | None,
+    start: ClosedFormConfig | None,
+    training: TrainingConfig,
+) -> None:
+    """ValueError where a head that learns attributes is given what it has no use for."""
+    if start is not None or training.anchor:
+        raise ValueError(f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}")
+    if loss is not None and isinstance(head, PosteriorHeadConfig):
+        raise ValueError("a posterior head is a closed form and learns attributes: leave loss out")
+    if isinstance(loss, PairLossConfig):
+        raise ValueError(
+            f"beside attributes stands a margin loss, not one on pairs: leave loss.kind = {loss.kind!r} out"
+        )
+    if training.experts:
+        raise ValueError(f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out")
+    if getattr(loss, "sampled", None) is not None:
+        raise ValueError("a loss beside attributes compares with all classes: leave loss.sampled out")
 
 
 def start_network(

@@ -28,6 +28,8 @@ from cache.fingerprint import JSON
 from stages.records import Records
 from stages.training.classes import in_large_classes
 from stages.training.folds import class_folds
+from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel.labels import attributes_digest
 from stages.training.recipe import Recipe
 from stages.training.rows import blocks_of, gather, rows_digest
 from stages.training.stack import heads_at_once, stack_key, train_stack
@@ -89,8 +91,12 @@ class CrossValidation:
     def fingerprint_of(self, recipe: Recipe) -> str:
         """What a trial of ``recipe`` follows from besides the judge, 64 hexadecimal digits."""
         folds: list[JSON] = [digest_bytes(np.packbits(fold).tobytes()).hex() for fold in self.folds]
+        learned: dict[str, JSON] = {}
+        if isinstance(recipe.head, (MultilabelHeadConfig, PosteriorHeadConfig)):
+            learned = {"attributes": attributes_digest(self.records)}
         return fingerprint(
-            {
+            learned
+            | {
                 "trial": _TRIAL,
                 "recipe": json.loads(json.dumps(asdict(recipe))),
                 "features": self.features.fingerprint,
@@ -122,7 +128,7 @@ class CrossValidation:
     def _alone(self, recipe: Recipe) -> Trial:
         """The trial of a recipe whose heads are trained one by one."""
         started, diverged = time.perf_counter(), 0
-        seeds = self.seeds if recipe.loss is not None else self.seeds[:1]  # nothing is drawn: one seed says it all
+        seeds = self.seeds if recipe.drawn else self.seeds[:1]  # nothing is drawn: one seed says it all
         values = np.zeros((len(seeds), len(self.labels)))
         training = recipe.training
         if (

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cache import Features, Identity
@@ -14,7 +15,7 @@ from cache.errors import RecordsError
 from stages.records import Records
 from stages.training.averaging import between, mean_of
 from stages.training.checkpoint import Checkpoint
-from stages.training.classes import HOLDABLE, TELLING, held_out
+from stages.training.classes import HOLDABLE, TELLING, held_out, held_rows
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.experts import split
@@ -23,6 +24,8 @@ from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
 from stages.training.loss import LossConfig
+from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LabelledRows
 from stages.training.sampling import DomainWeightsConfig
@@ -124,6 +127,7 @@ def train_head(
         chosen_by=chosen.by,
         anchor=chosen.anchor,
         threads=torch.get_num_threads(),
+        left_out=[] if setup.lessons is None else [*setup.lessons.left_out],
     )
     return Head(head, identity, chosen.network, summary, tuple(chosen.log))
 
@@ -151,6 +155,17 @@ def _fitted(setup: Setup) -> _Chosen:
     return _Chosen(network, 0, "a closed form: nothing is trained", ())
 
 
+def _posterior(setup: Setup) -> _Chosen:
+    """A closed form on attributes."""
+    assert isinstance(setup.head, PosteriorHeadConfig)
+    assert setup.lessons is not None
+    assert setup.lessons.attributes is not None
+    rows, attributes = LabelledRows.of(setup.features, setup.records, mapped=False), setup.lessons.attributes
+    targets, labels = attributes.targets(setup.records), torch.from_numpy(rows.labels)
+    fitted = fit_posterior(setup.head, rows.first_views(), attributes, targets, labels, rows.blocks)
+    return _Chosen(fitted.network, 0, f"a closed form: {fitted.said}", ())
+
+
 def _chosen(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
     """One head, or one for each domain."""
     if not setup.training.experts:
@@ -173,8 +188,8 @@ def _expert(name: str, part: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _C
 
 def _single(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
     """One head: train it, and choose what is kept by the validation score."""
-    if setup.loss is None:
-        return _fitted(setup)
+    if not setup.trained:
+        return _posterior(setup) if isinstance(setup.head, PosteriorHeadConfig) else _fitted(setup)
     epochs = setup.training.epochs
     if setup.validation is not None:
         searched = validation_set(setup.features, *setup.validation)
@@ -183,7 +198,7 @@ def _single(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
         _mix(trained, share)
         kept = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
         return _Chosen(trained.network, kept, "mMP@5 on the validation records", trained.log, share)
-    held = held_out(setup.records.classes, setup.training.holdout, np.random.default_rng((setup.seed, 1)))
+    held, what = _held(setup)
     if setup.training.anchor and setup.training.holdout:
         few = 0 if held is None else len({*setup.records.take(np.flatnonzero(held)).classes})
         if few < TELLING:
@@ -195,16 +210,34 @@ def _single(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
     searched = validation_set(setup.features, apart, apart)
     first = train(replace(_part(setup, rest, epochs, searched), phase="choose"), tell, checkpoint)
     kept, share = best_epoch(first.log), _best_share(setup, first, searched)
+    if isinstance(setup.head, MultilabelHeadConfig) and not setup.head.refit:
+        return _Chosen(
+            first.network, kept, f"mMP@5 on {len(apart):,} held-out images, which it did not learn", first.log
+        )
     weights = [epoch.domain_weights for epoch in first.log]
     trained = _soup(replace(_part(setup, setup.records, kept, None), domain_weights=weights), tell, checkpoint)
     _mix(trained, share)
-    by = f"mMP@5 on {len(set(apart.classes))} held-out classes; then all were trained on"
+    count = len(apart) if what == "images" else len(set(apart.classes))
+    by = f"mMP@5 on {count:,} held-out {what}; then all were trained on"
     return _Chosen(trained.network, kept, by, [*first.log, *trained.log], share)
+
+
+def _held(setup: Setup) -> tuple[npt.NDArray[np.bool_] | None, str]:
+    """The rows (N,) that choose the epoch, None for none, and what they are: classes, or images of every class.
+
+    Who learns attributes is to find more of what was learned; who learns to tell classes apart, classes never seen.
+    """
+    rng, share = np.random.default_rng((setup.seed, 1)), setup.training.holdout
+    if setup.lessons is not None:
+        return held_rows(setup.records.classes, share, rng), "images"
+    return held_out(setup.records.classes, share, rng), "classes"
 
 
 def _last(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
     """Train with nothing to validate on: the last epoch is kept, and of a start and what became of it the start."""
     why = f"fewer than {HOLDABLE} classes have two images, too few to hold some out"
+    if setup.lessons is not None:
+        why = "no class has four images, too few to hold some out"
     why = "holdout is 0" if setup.training.holdout == 0 else why
     if isinstance(setup.training.sampling, DomainWeightsConfig):
         raise RecordsError(f"the weights of domains move by a validation score, and there is none: {why}")
@@ -220,7 +253,7 @@ def _part(setup: Setup, records: Records, epochs: int, validation: ValidationSet
     if setup.start is not None:
         labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
         fitted = setup.start.fit(rows.first_views(), labels, domains, rows.blocks, setup.seed)
-    return Part(setup, rows, fitted, epochs, "train", validation=validation)
+    return Part(setup, rows, fitted, epochs, "train", validation=validation, records=records)
 
 
 def _soup(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:

@@ -19,6 +19,11 @@ class HeadNetwork(nn.Module):
         super().__init__()
         self.inputs = inputs
 
+    @property
+    def dim(self) -> int:
+        """E, where the settings leave it to the network: the size of the feature."""
+        return self.inputs.dim
+
     def observe(self, features: Rows) -> None:
         """Take the statistics that ``inputs`` needs from the training features (N, D)."""
         self.inputs.observe(features)

@@ -1,0 +1,227 @@
+"""Score a store by attributes: how alike what is found is to the query, rather than whether it has the same label.
+
+::
+
+    attributes --weights--> grades (Q, G) --\
+    rows by digest -> unit length -> similarity (Q, G) -> graded metrics -> Scores
+
+What *similar* means is said when it is scored, not when a head is trained: any mixture of the attributes, by weight.
+A metric's name may end in ``:`` and the name of a mixture; without, every attribute weighs the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import Features
+from cache.errors import NothingToScoreError, RecordsError
+from stages.records import Records
+from stages.retrieval.alike import Alike, attribute_names
+from stages.retrieval.evaluate import positions_of, with_row
+from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
+from stages.retrieval.index import unit_length
+from stages.retrieval.legacy import K, legacy_map
+from stages.retrieval.metrics import Values
+from stages.retrieval.scores import ALL, Resampling, Scores, domain_names, summarise
+from stages.retrieval.search import compare_all, query_blocks
+
+Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Definitions of similar, by name: a weight for each attribute that counts."""
+
+LEGACY = f"legacy_map@{K}"
+CEILING, FLOOR = ".ceiling", ".floor"
+"""What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
+
+_ARRAYS = 8  # of the size (block, G), held at once
+_GRADED = re.compile(r"graded_map|graded_ndcg(@[1-9][0-9]*)?")
+
+
+class AttributeMetric(NamedTuple):
+    """A metric by name: ``graded_map``, ``graded_ndcg``, ``graded_ndcg@k`` or ``legacy_map@10``; and its mixture."""
+
+    name: str
+    stem: str
+    mixture: str | None
+
+    @classmethod
+    def find(cls, name: str) -> AttributeMetric | None:
+        """The metric of that name; None where ``name`` is none of these."""
+        stem, colon, mixture = name.partition(":")
+        if not (_GRADED.fullmatch(stem) or stem == LEGACY) or (colon and not mixture):
+            return None
+        return cls(name, stem, mixture or None)
+
+    @property
+    def legacy(self) -> bool:
+        """True for ``legacy_map@10``, which :func:`evaluate_legacy` scores."""
+        return self.stem == LEGACY
+
+    def weights(self, similar: Mixtures, names: Sequence[str]) -> Mapping[str, float]:
+        """A weight for each attribute that counts."""
+        return similar[self.mixture] if self.mixture is not None else dict.fromkeys(names, 1.0)
+
+
+def attribute_metric_names() -> tuple[str, ...]:
+    """The metrics there are; k stands for any whole number from 1."""
+    return ("graded_map", "graded_ndcg", "graded_ndcg@k", LEGACY)
+
+
+def evaluate_attributes(
+    vectors: Features,
+    *,
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str] = ("graded_map", "graded_ndcg"),
+    similar: Mixtures | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
+
+    Left out are images that failed and queries (``unanswerable``) without any of the attributes, or to which no
+    gallery row is like at all.
+
+    Args:
+        vectors: features or embeddings of the images in both.
+        queries: what searches.
+        gallery: what is searched.
+        metrics: names of graded metrics as :meth:`AttributeMetric.find` takes them.
+        similar: the mixtures that the names of metrics end in.
+        confidence: the share of resampled means between ``low`` and ``high``.
+        resamples: how many times the queries are drawn anew for that.
+        seed: of those draws.
+
+    Raises:
+        ValueError: an unknown metric or mixture, or a number out of range.
+        RecordsError: an attribute that the records have not.
+        MissingRowsError: an image that has no row in ``vectors`` at all.
+        NothingToScoreError: no gallery image or no query is left.
+    """
+    similar = similar or {}
+    wanted = [_found(name, similar) for name in dict.fromkeys(metrics)]
+    resampling = Resampling(confidence, resamples, seed)
+    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    names = _attributes(asked)
+    alike = {metric.mixture: Alike(asked, searched, metric.weights(similar, names)) for metric in wanted}
+    per_query = _graded(vectors, asked, searched, wanted, alike)
+    scored = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
+    if not scored.any():
+        raise NothingToScoreError(
+            f"none of the {len(asked):,} queries is like any of the {len(searched):,} gallery images by the attributes "
+            f"{', '.join(names)}: they are missing, or all different"
+        )
+    return _scores(queries, gallery, asked, searched, {n: v[scored] for n, v in per_query.items()}, scored, resampling)
+
+
+def evaluate_legacy(
+    vectors: Features,
+    records: Records,
+    *,
+    metrics: Sequence[str] = (LEGACY,),
+    similar: Mixtures | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Score ``vectors`` of ``records``, searched in themselves, as :mod:`stages.retrieval.legacy` says.
+
+    Each of ``metrics`` comes with two scores more: its name with ``.ceiling`` and with ``.floor``. Every record whose
+    image did not fail is a query. The other arguments, and what is raised, as for :func:`evaluate_attributes`.
+    """
+    similar = similar or {}
+    wanted = [_found(name, similar) for name in dict.fromkeys(metrics)]
+    resampling = Resampling(confidence, resamples, seed)
+    asked = with_row(vectors, records, "query")
+    names, read = _attributes(asked), vectors.read(asked.digests)
+    per_query: dict[str, Values] = {}
+    for metric in wanted:
+        found = legacy_map(read, asked, [name for name, weight in metric.weights(similar, names).items() if weight])
+        per_query |= {metric.name: found.value, metric.name + CEILING: found.ceiling, metric.name + FLOOR: found.floor}
+    return _scores(records, records, asked, asked, per_query, np.ones(len(asked), np.bool_), resampling)
+
+
+def _attributes(records: Records) -> tuple[str, ...]:
+    names = attribute_names(records)
+    if not names:
+        raise RecordsError("there are no attributes to score by: name their columns, dataset.attributes = [...]")
+    return names
+
+
+def _found(name: str, similar: Mixtures) -> AttributeMetric:
+    metric = AttributeMetric.find(name)
+    if metric is None:
+        raise ValueError(f"metrics by attributes are {', '.join(attribute_metric_names())}, got {name!r}")
+    if metric.mixture is not None and metric.mixture not in similar:
+        known = ", ".join(similar) or "none"
+        raise ValueError(f"{name}: there is no definition of similar called {metric.mixture!r}; there are {known}")
+    return metric
+
+
+def _graded(
+    vectors: Features,
+    asked: Records,
+    searched: Records,
+    wanted: Sequence[AttributeMetric],
+    alike: Mapping[str | None, Alike],
+) -> dict[str, Values]:
+    """The value of each metric for each query (Q,), NaN where there is none."""
+    per_query = {metric.name: np.full(len(asked), np.nan) for metric in wanted}
+    rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
+    found, searching = unit_length(vectors.read(searched.digests)), unit_length(vectors.read(asked.digests))
+    itself = positions_of(asked.keys, searched.keys)
+    for block in query_blocks(len(rows), _ARRAYS * len(searched)):
+        some = rows[block]
+        ties = Ties.of(compare_all(found, searching[some], itself[some]))
+        (place,) = np.nonzero(itself[some] >= 0)
+        for metric in wanted:
+            grades = alike[metric.mixture].grades(some)
+            grades[place, itself[some][place]] = 0  # the query itself is last, and worth nothing
+            per_query[metric.name][some] = _function(metric.stem)(grades, ties)
+    return per_query
+
+
+def _function(stem: str) -> Callable[[Values, Ties], Values]:
+    if stem == "graded_map":
+        return graded_average_precision
+    _, _, k = stem.partition("@")
+    return partial(graded_ndcg, k=int(k) if k else None)
+
+
+def _scores(
+    queries: Records,
+    gallery: Records,
+    asked: Records,
+    searched: Records,
+    per_query: dict[str, Values],
+    scored: npt.NDArray[np.bool_],
+    resampling: Resampling,
+) -> Scores:
+    kept = asked.take(np.flatnonzero(scored))
+    names = domain_names(queries.domains)
+    domains, all_domains = np.array(kept.domains, dtype=object), np.array(asked.domains, dtype=object)
+    members = {name: np.flatnonzero(domains == name) for name in names}
+    left_out = {name: int(((all_domains == name) & ~scored).sum()) for name in names}
+    return Scores(
+        scores=summarise(
+            per_query,
+            {name: rows for name, rows in members.items() if len(rows)},
+            {ALL: len(asked) - len(kept)} | left_out,
+            len(searched),
+            resampling,
+        ),
+        query_keys=tuple(kept.keys),
+        query_domains=tuple(kept.domains),
+        per_query=per_query,
+        failed_queries=len(queries) - len(asked),
+        failed_gallery=len(gallery) - len(searched),
+        unanswerable=len(asked) - len(kept),
+        classes=len({*kept.classes}),
+        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
+    )

@@ -1,0 +1,120 @@
+"""``legacy_map@10``: the measure of "Boosting image retrieval with accurately labelled small data", as its code has it.
+
+A set of N records is searched in itself. How similar the labels of j are to those of i: 0 unless all attributes are
+equal, else the share of j's words that i has too. The ten most similar by the labels are the truth, the ten most
+similar by the embeddings are judged: AP@10 of 10. As in the paper's code
+
+* both lists are the end of ``numpy.argsort``, backwards, whose first entry is dropped as if it were the query. Where
+  others tie with it (the same words, the same photograph) the query can stay in, and another goes.
+* ties fall as that sort leaves them. Most queries have fewer than ten records with anything in common, so the truth is
+  filled with records of similarity 0: even a perfect ranking scores far below 1. That is what the ceiling says.
+
+A missing value is a value like any other here, and text is compared in lower case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import RecordsError
+from stages.records import Records
+from stages.retrieval.graded import Ties, expected_precision
+
+K = 10
+_LARGEST = 20_000  # N x N numbers are in memory
+
+Values = npt.NDArray[np.float64]
+Table = npt.NDArray[np.float64]
+
+
+class Legacy(NamedTuple):
+    """``legacy_map@10`` of each query (N,) beside what bounds it.
+
+    ``ceiling`` is the mean for a ranking by the labels' own similarity, and ``floor`` for any ranking by chance, both
+    over all orders of what ties.
+    """
+
+    value: Values
+    ceiling: Values
+    floor: Values
+
+
+def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]) -> Legacy:
+    """The measure for ``vectors`` (N, E) of ``records``, in their order, compared by ``attributes`` and tags.
+
+    Raises RecordsError for fewer than 11 records, more than 20,000, or records without any tags.
+    """
+    if not K < len(vectors) <= _LARGEST:
+        raise RecordsError(
+            f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
+            f"{_LARGEST:,} records, got {len(vectors):,}"
+        )
+    texts = records.table["tags"].to_pylist()
+    if not any(texts):
+        raise RecordsError(f"legacy_map@{K} compares tags, and no record has any: name their column, dataset.tags")
+    labels = label_similarity(texts, [records.attribute(name) for name in attributes])
+    unit = vectors.astype(np.float32)
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    truth = first(labels)
+    return Legacy(average_precision(truth, first(unit.dot(unit.T))), *_bounds(labels, truth))
+
+
+def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Table:
+    """How similar (N, N) the labels of row j are to those of column i."""
+    words = [(text or "").lower().strip().replace(" & ", "-").split(" ") for text in texts]
+    numbers = {word: at for at, word in enumerate(sorted({word for of in words for word in of}))}
+    counts = np.zeros((len(words), len(numbers)))
+    for row, of in enumerate(words):
+        np.add.at(counts[row], [numbers[word] for word in of], 1)
+    shared = counts @ (counts > 0).T
+    values = [tuple((value or "").lower() for value in of) for of in zip(*attributes, strict=True)]
+    known = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    codes = np.array([known[value] for value in values] if values else [0] * len(words))
+    similarity: Table = (codes[:, None] == codes) * shared / counts.sum(1, keepdims=True)
+    return similarity
+
+
+def first(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The list of each column (N, 10): the end of its argsort, backwards, without the first."""
+    return np.stack([np.flip(np.argsort(column))[1 : K + 1] for column in similarity.T])
+
+
+def average_precision(truth: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> Values:
+    """AP@10 of 10 of each query (N,)."""
+    hits = (found[:, :, None] == truth[:, None, :]).any(2)
+    precision = np.cumsum(hits, axis=1) / np.arange(1, K + 1)
+    total: Values = (precision * hits).sum(1) / K
+    return total
+
+
+def _bounds(labels: Table, truth: npt.NDArray[np.int64]) -> tuple[Values, Values]:
+    """What a ranking by ``labels`` (N, N), and what one by chance, scores in the mean over the orders of ties."""
+    relevant = np.zeros(labels.shape, np.bool_)
+    np.put_along_axis(relevant, truth, values=True, axis=1)
+    ceiling = _expected(Ties.of(labels.T), relevant)
+    floor = _expected(Ties.of(np.zeros_like(labels)), relevant)
+    return ceiling, floor
+
+
+def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
+    """AP@10 of 10 (N,), the first row of each ranking dropped, over the orders of what ties.
+
+    To drop the first of a group is to draw the others by lot, so rank n becomes n - 1, with one fewer before it in its
+    own group if that is the first.
+    """
+    ranked = np.take_along_axis(relevant, ties.order, axis=1)
+    found = np.zeros((len(ranked), ranked.shape[1] + 1))
+    found[:, 1:] = np.cumsum(ranked, axis=1)
+    group = np.take_along_axis(found, ties.first + ties.size, axis=1) - np.take_along_axis(found, ties.first, axis=1)
+    head = group[:, :1] / ties.size[:, :1]  # how likely the dropped row is a relevant one
+    full = expected_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
+    # Of what was found up to a rank, the dropped row: in its own group with the pairs' chance, else with the head's.
+    own = ties.first == 0
+    together = group / ties.size * np.where(own, (group - 1) / np.maximum(ties.size - 1, 1), head)
+    left = (full - together)[:, 1 : K + 1] / np.arange(1, K + 1)
+    expected: Values = left.sum(1) / K
+    return expected

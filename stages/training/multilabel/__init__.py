@@ -1,0 +1,16 @@
+"""Heads that learn what records are by several attributes at once.
+
+::
+
+    multilabel (trained)      feature -> hidden layer (the embedding) -> a classifier for each attribute, words
+    posterior (closed form)   feature -> the posterior of each attribute, side by side (the embedding)
+
+``labels.py`` and ``words.py`` read what is learned, ``network.py`` is the network, ``tasks.py`` and ``objective.py``
+are what trains it. ``posterior.py`` is the closed form, and ``fit_posterior.py`` how it is computed.
+"""
+
+from stages.training.multilabel.labels import AttributesConfig
+from stages.training.multilabel.network import MultilabelHeadConfig
+from stages.training.multilabel.posterior import PosteriorHeadConfig
+
+__all__ = ["AttributesConfig", "MultilabelHeadConfig", "PosteriorHeadConfig"]

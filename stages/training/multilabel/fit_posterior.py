@@ -1,0 +1,189 @@
+"""Fit a posterior head: a point of the grid chosen by rows that are predicted without themselves, then all at it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stages.training.closed_form.eigen import descending
+from stages.training.closed_form.linear_map import check_dim
+from stages.training.heads.inputs import Inputs
+from stages.training.multilabel.kernel_map import likeness, spread_rows, whitening_of
+from stages.training.multilabel.labels import Attributes
+from stages.training.multilabel.posterior import PosteriorHeadConfig, PosteriorNetwork
+from stages.training.multilabel.ridge import Ridge
+
+_JUDGED = 1024  # rows, at equal distances, that search each other when a point is judged
+
+
+class Fitted(NamedTuple):
+    """A head, the point of the grid that it is at, and its mean average precision; None where nothing was chosen."""
+
+    network: PosteriorNetwork
+    point: Point
+    score: float | None
+
+    @property
+    def said(self) -> str:
+        """The point in words."""
+        point = f"root {self.point.root:g}, penalty {self.point.penalty:g}, temperature {self.point.temperature:g}"
+        return (
+            point if self.score is None else f"{point}, by mAP {self.score:.3f} of images predicted without themselves"
+        )
+
+
+class Point(NamedTuple):
+    """One of each number that is chosen."""
+
+    root: float
+    penalty: float
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """The training rows as the regressions of one root take them, and each group of attributes with the same rows."""
+
+    config: PosteriorHeadConfig
+    network: PosteriorNetwork
+    prepared: Tensor
+    regressed: Tensor
+    back: Tensor | None
+    """What the map of the regression is multiplied by on the left: from coordinates to likenesses."""
+    onehot: list[Tensor]
+    ridges: list[tuple[Ridge, Tensor]]
+
+    def left_out(self, penalty: float) -> Tensor:
+        """What each row (N, S) is predicted without itself; rows without a value by those that have one."""
+        found = []
+        for target, (ridge, known) in zip(self.onehot, self.ridges, strict=True):
+            weight, bias = ridge.fit(target[known], penalty)
+            predicted = self.regressed.double() @ weight + bias
+            predicted[known] = ridge.left_out(target[known], penalty)
+            found.append(predicted)
+        return torch.cat(found, 1).float()
+
+    def finish(self, point: Point) -> PosteriorNetwork:
+        """The network at ``point``."""
+        fits = [
+            ridge.fit(target[known], point.penalty)
+            for target, (ridge, known) in zip(self.onehot, self.ridges, strict=True)
+        ]
+        weight = torch.cat([weight for weight, _ in fits], 1)
+        network = self.network
+        network.weight = (weight if self.back is None else self.back @ weight).float()
+        network.bias = torch.cat([bias for _, bias in fits]).float()
+        network.temperature = torch.tensor(point.temperature)
+        _fill(network, self.config, self.prepared)
+        return network
+
+
+def fit_posterior(
+    config: PosteriorHeadConfig,
+    features: Tensor,
+    attributes: Attributes,
+    targets: Sequence[Tensor],
+    labels: Tensor,
+    blocks: Sequence[int],
+) -> Fitted:
+    """The head of training ``features`` (N, D), the ``targets`` of their ``attributes``, and ``labels`` (N,).
+
+    Raises ValueError where ``dim`` is more than posteriors and principal axes can give, or a weight is of no attribute
+    that is learned.
+    """
+    names = [attribute.name for attribute in attributes.learned]
+    for name in config.weights:
+        if name not in [*names, *attributes.left_out]:
+            raise ValueError(f"weights names {name!r}; the attributes that are learned are {', '.join(names)}")
+    if not any(config.weights.get(name, 1.0) for name in names):
+        raise ValueError(f"every attribute ({', '.join(names)}) has the weight 0: nothing would be similar")
+    most = attributes.width + min(features.shape)
+    check_dim(config.dim, most, f"{attributes.width:,} values and {min(features.shape):,} principal axes")
+    grid = [Point(*of) for of in itertools.product(config.roots, config.penalties, config.temperatures)]
+    with torch.no_grad():
+        tasks = {root: _task(config, root, features, attributes, targets, blocks) for root in config.roots}
+        if len(grid) == 1:
+            return Fitted(tasks[grid[0].root].finish(grid[0]), grid[0], None)
+        scores = _scores(tasks, grid, labels)
+        best = max(grid, key=lambda point: scores[point])
+        return Fitted(tasks[best.root].finish(best), best, scores[best])
+
+
+def _task(
+    config: PosteriorHeadConfig,
+    root: float,
+    features: Tensor,
+    attributes: Attributes,
+    targets: Sequence[Tensor],
+    blocks: Sequence[int],
+) -> _Task:
+    network = PosteriorNetwork(Inputs(replace(config.inputs, root=root), blocks), config.width)
+    network.observe(features)
+    learned = attributes.learned
+    network.sizes = torch.tensor([len(attribute.values) for attribute in learned])
+    network.several = torch.tensor([int(attribute.several) for attribute in learned])
+    network.factors = torch.tensor([config.weights.get(attribute.name, 1.0) ** 0.5 for attribute in learned])
+    prepared = regressed = network.inputs(features)
+    back = None
+    if config.kernel == "rbf":
+        network.landmarks = prepared[spread_rows(len(prepared), config.landmarks)]
+        back = whitening_of(network.landmarks.double(), config.width)
+        regressed = likeness(prepared.double(), network.landmarks.double(), config.width) @ back
+    known = [target >= 0 if target.ndim == 1 else ~target[:, 0].isnan() for target in targets]
+    ridges: dict[bytes, Ridge] = {}
+    for rows in known:
+        if (key := rows.numpy().tobytes()) not in ridges:
+            ridges[key] = Ridge.of(regressed[rows])
+    onehot = [
+        torch.nn.functional.one_hot(target.clamp(min=0), len(attribute.values)).double() if target.ndim == 1 else target
+        for target, attribute in zip(targets, learned, strict=True)
+    ]
+    with_rows = [(ridges[rows.numpy().tobytes()], rows) for rows in known]
+    return _Task(config, network, prepared, regressed, back, onehot, with_rows)
+
+
+def _scores(tasks: dict[float, _Task], grid: Sequence[Point], labels: Tensor) -> dict[Point, float]:
+    """The mean average precision of each point, rows searching each other by what they are predicted left out."""
+    some = spread_rows(len(labels), _JUDGED)
+    predicted = {
+        (root, penalty): tasks[root].left_out(penalty)[some] for root, penalty in {(p.root, p.penalty) for p in grid}
+    }
+    scores = {}
+    for point in grid:
+        network = tasks[point.root].network
+        network.temperature = torch.tensor(point.temperature)
+        found = network.posteriors(predicted[point.root, point.penalty])
+        scores[point] = _mean_average_precision(found, labels[some])
+    return scores
+
+
+def _mean_average_precision(vectors: Tensor, labels: Tensor) -> float:
+    """Of ``vectors`` (n, S), each searched in the others; those alone with their label have no part in the mean."""
+    similarity = vectors @ vectors.T
+    similarity.fill_diagonal_(-torch.inf)
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]
+    hits = labels[order] == labels[:, None]
+    precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1)
+    found = hits.sum(1)
+    searched = found > 0
+    return float(((precision * hits).sum(1)[searched] / found[searched]).mean()) if searched.any() else 0.0
+
+
+def _fill(network: PosteriorNetwork, config: PosteriorHeadConfig, prepared: Tensor) -> None:
+    """Bring the posteriors to ``config.dim`` numbers: turned to their leading axes, or with those of the feature."""
+    width = len(network.bias)
+    if config.dim == 0 or config.dim == width:
+        return
+    if config.dim < width:
+        found = network.posteriors(network.predict(prepared)).double()
+        _, vectors = descending(found.T @ found)  # not about the mean: similarities are to be kept
+        network.turn = vectors[:, : config.dim].float()
+        return
+    rows = prepared.double()
+    _, vectors = descending(rows.T @ rows)
+    network.axes = (vectors[:, : config.dim - width] * config.rest**0.5).float()

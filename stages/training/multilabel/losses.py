@@ -1,0 +1,124 @@
+"""What is lost by wrong values: weights by class size, an asymmetric binary loss, contrast by what labels share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stages.training.losses.kernel import unit_length
+
+_LEAST = 1e-8
+
+
+@dataclass(frozen=True)
+class AsymmetricConfig:
+    """The asymmetric loss of values that are there or not (Ridnik et al., ICCV 2021); all 0 is the cross entropy.
+
+    With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
+    not, with q = max(p - clip, 0): values that are rightly taken for absent lose nothing.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    negative: float = 4.0
+    positive: float = 1.0
+    clip: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("negative", "positive"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} is an exponent of at least 0, got {value}")
+        if not 0 <= self.clip < 1:
+            raise ValueError(f"clip is a probability in [0, 1), got {self.clip}")
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Supervised contrast by the overlap of labels (MultiSupCon).
+
+    Of a record i, each other record j of the batch is a positive of the weight s_ij = overlap^power, the overlap being
+    the share of i's attributes that j has too: the mean by these weights of -log softmax(z_i z_j / temperature).
+
+    Args:
+        weight: the factor of this loss.
+        temperature: in units of the cosine.
+        power: above 1, records that share a little are hardly positives.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    weight: float = 1.0
+    temperature: float = 0.1
+    power: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "temperature", "power"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} is above 0 and finite, got {value}")
+
+
+def balanced_weights(counts: Tensor, beta: float) -> Tensor:
+    """The weight (C,) of each value by its ``counts`` (C,) of records; their mean is 1."""
+    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1).double())
+    return (weights / weights.mean()).float()
+
+
+def asymmetric(logits: Tensor, there: Tensor, config: AsymmetricConfig) -> Tensor:
+    """The loss (n, C) of each of the values with ``logits`` (n, C), which are ``there`` (n, C), 1, or not, 0."""
+    probability = logits.sigmoid()
+    absent = (probability - config.clip).clamp(min=0)
+    positive = (1 - probability) ** config.positive * probability.clamp(min=_LEAST).log()
+    negative = absent**config.negative * (1 - absent).clamp(min=_LEAST).log()
+    return -(there * positive + (1 - there) * negative)
+
+
+def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Tensor:
+    """The loss (n, C) of values that are ``there`` or not: asymmetric, or without ``config`` the cross entropy."""
+    if config is not None:
+        return asymmetric(logits, there, config)
+    return functional.binary_cross_entropy_with_logits(logits, there, reduction="none")
+
+
+def overlap(targets: Sequence[Tensor]) -> Tensor:
+    """The share (B, B) of the attributes of row i that row j has too; missing values of i do not count.
+
+    ``targets`` are numbers (B,), -1 where missing, or 0 and 1 (B, C), NaN where missing, of which the share of the
+    values in common counts.
+    """
+    shared, known = torch.zeros(()), torch.zeros(())
+    for target in targets:
+        if target.ndim == 1:
+            there = target >= 0
+            same = (target[:, None] == target).float()
+        else:
+            there = ~target[:, 0].isnan()
+            values = target.nan_to_num()
+            common = values @ values.T
+            sizes = values.sum(1)
+            same = common / (sizes[:, None] + sizes - common).clamp(min=1)
+        shared = shared + same * there[:, None] * there
+        known = known + there[:, None]
+    return shared / known.clamp(min=1)
+
+
+def contrast(hidden: Tensor, shared: Tensor, config: ContrastiveConfig) -> Tensor:
+    """The mean contrastive loss of ``hidden`` (B, E), of any length, whose labels overlap by ``shared`` (B, B).
+
+    A row that has nothing in common with any other of its batch has no part in the mean; of a batch of such rows the
+    loss is 0.
+    """
+    others = ~torch.eye(len(hidden), dtype=torch.bool)
+    weights = shared**config.power * others
+    unit = unit_length(hidden)
+    similarity = (unit @ unit.T / config.temperature).masked_fill(~others, -torch.inf)
+    lost = -functional.log_softmax(similarity, 1).masked_fill(~others, 0)
+    total = weights.sum(1)
+    rows = (weights * lost).sum(1) / total.clamp(min=_LEAST)
+    counted = total > _LEAST
+    return (rows * counted).sum() / counted.sum().clamp(min=1)

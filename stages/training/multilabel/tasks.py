@@ -1,0 +1,136 @@
+"""What the hidden layer is asked to name: values of attributes, words of tags in their order, words in none.
+
+A task is a module that maps hidden rows (B, E) and the numbers of their records (B,) to a scalar loss. It holds the
+targets of all training records; they are no part of its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from stages.training.multilabel.gru import Scan
+from stages.training.multilabel.losses import AsymmetricConfig, balanced_weights, binary
+from stages.training.multilabel.network import kaiming_map
+
+HIDDEN = 512
+"""The size of the word generator's state."""
+_WORD = 128  # numbers that stand for a word when it is read
+
+
+class NameAttributes(nn.Module):
+    """A classifier of the hidden layer for each attribute: the mean over attributes of the mean over known rows.
+
+    A categorical attribute loses its cross entropy, one of several values the sum over its values.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        targets: Sequence[Tensor],
+        widths: Sequence[int],
+        beta: float,
+        config: AsymmetricConfig | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.targets, self.widths, self.config = list(targets), list(widths), config
+        weight, bias = kaiming_map(sum(widths), dim, generator)  # all classifiers are one product
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.weights = [
+            balanced_weights(_counts(target, width), beta) if beta else None
+            for target, width in zip(targets, widths, strict=True)
+        ]
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """See :mod:`stages.training.multilabel.tasks`."""
+        logits = torch.split(functional.linear(hidden, self.weight, self.bias), self.widths, dim=1)
+        lost = [
+            self._lost(of, target[rows], weights)
+            for of, target, weights in zip(logits, self.targets, self.weights, strict=True)
+        ]
+        return torch.stack(lost).mean()
+
+    def _lost(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        if target.ndim == 1:
+            known = (target >= 0).nonzero()[:, 0]
+            if not len(known):
+                return logits.sum() * 0
+            return functional.cross_entropy(logits, target, weights, ignore_index=-1)
+        known = (~target[:, 0].isnan()).nonzero()[:, 0]
+        lost = binary(logits[known], target[known], self.config)
+        return (lost if weights is None else lost * weights).sum() / max(len(known), 1)
+
+
+class NameWords(nn.Module):
+    """Which words a record's tags have, whatever their order: the mean over rows of the sum over words."""
+
+    def __init__(self, dim: int, bags: Tensor, config: AsymmetricConfig | None, generator: torch.Generator) -> None:
+        super().__init__()
+        self.bags, self.config = bags, config
+        weight, bias = kaiming_map(bags.shape[1], dim, generator)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """See :mod:`stages.training.multilabel.tasks`."""
+        bags = self.bags[rows]
+        known = (~bags[:, 0].isnan()).nonzero()[:, 0]
+        logits = functional.linear(hidden[known], self.weight, self.bias)
+        return binary(logits, bags[known], self.config).sum() / max(len(known), 1)
+
+
+class SayWords(nn.Module):
+    """The words of a record's tags one after another: a GRU whose first state is made from the hidden layer.
+
+    ::
+
+        start, w_1, ..., w_n -> GRU(512) -> w_1, ..., w_n, end        the mean cross entropy of all words of the batch
+    """
+
+    def __init__(self, dim: int, sentences: Tensor, counts: Tensor, words: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.words = words
+        read = functional.pad(sentences, (1, 0), value=words)  # the number W is the start, and the end
+        said = functional.pad(sentences, (0, 1), value=-1)
+        place = counts.clamp(min=0)[:, None]
+        self.said = said.scatter(1, place, words)
+        self.read, self.counts = read.clamp(min=0), counts
+        self.reading = nn.Parameter(torch.empty(words + 1, _WORD).normal_(generator=generator))
+        bound = HIDDEN**-0.5  # as PyTorch draws those of a GRU
+        self.of_word, self.of_word_bias, self.of_state, self.of_state_bias = (
+            nn.Parameter(torch.empty(3 * HIDDEN, *inputs).uniform_(-bound, bound, generator=generator))
+            for inputs in ((_WORD,), (), (HIDDEN,), ())
+        )
+        self.start, self.start_bias = (nn.Parameter(of) for of in kaiming_map(HIDDEN, dim, generator))
+        self.say, self.say_bias = (nn.Parameter(of) for of in kaiming_map(words + 1, HIDDEN, generator))
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """See :mod:`stages.training.multilabel.tasks`."""
+        known = (self.counts[rows] >= 0).nonzero()[:, 0]
+        if not len(known):
+            return hidden.sum() * 0
+        order = known[torch.argsort(self.counts[rows[known]], descending=True, stable=True)]
+        rows, lengths = rows[order], self.counts[rows[order]] + 1
+        longest = int(lengths[0])
+        read = pack_padded_sequence(self.read[rows, :longest], lengths, batch_first=True)
+        said = pack_padded_sequence(self.said[rows, :longest], lengths, batch_first=True).data
+        vocabulary = functional.linear(functional.relu(self.reading), self.of_word, self.of_word_bias)
+        states: Tensor = Scan.apply(
+            functional.embedding(read.data, vocabulary),
+            functional.linear(hidden[order], self.start, self.start_bias),
+            self.of_state,
+            self.of_state_bias,
+            read.batch_sizes.tolist(),
+        )
+        return functional.cross_entropy(functional.linear(states, self.say, self.say_bias), said)
+
+
+def _counts(target: Tensor, width: int) -> Tensor:
+    """In how many records (C,) each value is."""
+    if target.ndim == 1:
+        return torch.bincount(target[target >= 0], minlength=width)
+    return target.nan_to_num().sum(0)
