@@ -48,6 +48,10 @@ score: install  ## Stage 3: index, search and score
 sweep: install  ## Try many configurations of the heads on the training classes, and rank them
 	@$(PY) -m pipeline sweep $(CONFIG)
 
+.PHONY: table
+table: install  ## The heads of a run with several seeds, with intervals and a learning curve; CONFIG=runs/small_data.toml
+	@$(PY) -m pipeline table $(CONFIG)
+
 .PHONY: run
 run: install  ## All three stages; CONFIG=runs/cars.toml for another run
 	@$(PY) -m pipeline run $(CONFIG)

@@ -87,7 +87,7 @@ def average_precision(truth: npt.NDArray[np.int64], found: npt.NDArray[np.int64]
     """AP@10 of 10 of each query (N,)."""
     hits = (found[:, :, None] == truth[:, None, :]).any(2)
     precision = np.cumsum(hits, axis=1) / np.arange(1, K + 1)
-    total: Values = (precision * hits).sum(1) / K
+    total: Values = np.cumsum(precision * hits, axis=1)[:, -1] / K  # added up one after another, as the paper does
     return total
 
 

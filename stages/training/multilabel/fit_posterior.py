@@ -15,7 +15,7 @@ from stages.training.closed_form.linear_map import check_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.multilabel.kernel_map import likeness, spread_rows, whitening_of
 from stages.training.multilabel.labels import Attributes
-from stages.training.multilabel.posterior import PosteriorHeadConfig, PosteriorNetwork
+from stages.training.multilabel.posterior import FITTED, PosteriorHeadConfig, PosteriorNetwork
 from stages.training.multilabel.ridge import Ridge
 
 _JUDGED = 1024  # rows, at equal distances, that search each other when a point is judged
@@ -80,6 +80,8 @@ class _Task:
         network.bias = torch.cat([bias for _, bias in fits]).float()
         network.temperature = torch.tensor(point.temperature)
         _fill(network, self.config, self.prepared)
+        for name in FITTED:  # as they are saved and loaded: products of slices have other last bits
+            setattr(network, name, getattr(network, name).contiguous())
         return network
 
 

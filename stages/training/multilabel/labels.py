@@ -129,8 +129,8 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
 
 def attributes_digest(records: Records) -> str:
     """The sha256 over all attributes and tags of ``records``, in their order, 64 hexadecimal digits."""
-    columns = sorted(name for name in records.table.column_names if name.startswith(_STEM))
-    described = {name: records.table[name].to_pylist() for name in [*columns, "tags"]}
+    columns = sorted(name for name in records.table.column_names if name.startswith(_STEM) or name == "tags")
+    described = {name: records.table[name].to_pylist() for name in columns}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
