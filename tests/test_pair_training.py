@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import ConfigError, MissingExtraError
+from cache.errors import ConfigError, MissingExtraError, RecordsError
 from pipeline.config import parse_config
 from stages.retrieval import leave_one_out
 from stages.training import (
@@ -154,6 +154,17 @@ def test_the_identity_of_a_head_with_a_margin_loss_does_not_change_by_naming_its
         for training in (TrainingConfig(), TrainingConfig(sampling=ShuffledConfig()))
     ]
     assert found[0] == found[1]
+
+
+def test_a_loss_on_pairs_that_could_never_find_one_is_refused(tmp_path: Path) -> None:
+    features, records = toy(tmp_path, classes_of(20, 1))
+    training = TrainingConfig(minimum_class_size=1)
+    with pytest.raises(RecordsError, match="triplet compares rows of a class, but each of the 20 training classes has"):
+        prepare(features, records, LinearHeadConfig(dim=4), TripletConfig(), training=training)
+    prepare(features, records, LinearHeadConfig(dim=4), ProxyNcaConfig(), training=training)
+    training = replace(training, sampling=ClassesByImagesConfig(images=1))
+    with pytest.raises(ValueError, match=r"supcon compares rows of a class: sampling\.images is at least 2, got 1"):
+        prepare(features, records, LinearHeadConfig(dim=4), SupConConfig(), training=training)
 
 
 # Memory

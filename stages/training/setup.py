@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -21,8 +22,9 @@ from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.multilabel.lessons import Lessons, read_lessons
 from stages.training.optimizer import OptimizerConfig
+from stages.training.pairs import PairLossConfig
 from stages.training.rows import LARGE_BYTES, rows_digest
-from stages.training.sampling import ByLossConfig, DomainWeightsConfig
+from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, DomainWeightsConfig
 from stages.training.starting import check_start
 from stages.training.validation import validation_digest
 
@@ -137,6 +139,7 @@ def prepare(
             f"training.sampling.kind = {training.sampling.kind!r} tells domains apart and needs two, but the training "
             f"records have {len({*used.domains} - {None})}: name the column, dataset.domain = ..., or sample otherwise"
         )
+    _check_pairs(loss, training, used)
     return Setup(
         features=features,
         records=used,
@@ -157,7 +160,23 @@ def _with_sampling(training: TrainingConfig, loss: LossConfig | None) -> Trainin
     """``training`` with the sampling that suits ``loss``, where that is to choose."""
     if not isinstance(training.sampling, ByLossConfig):
         return training
-    return replace(training, sampling=training.sampling.chosen(of_pairs=getattr(loss, "of_pairs", False)))
+    return replace(
+        training, sampling=training.sampling.chosen(of_pairs=isinstance(loss, PairLossConfig) and loss.of_pairs)
+    )
+
+
+def _check_pairs(loss: LossConfig | None, training: TrainingConfig, records: Records) -> None:
+    """Raise where a loss that compares the rows of a class could never find two."""
+    if not isinstance(loss, PairLossConfig) or not loss.of_pairs:
+        return
+    if isinstance(training.sampling, ClassesByImagesConfig) and training.sampling.images < 2:
+        raise ValueError(f"the loss {loss.kind} compares rows of a class: sampling.images is at least 2, got 1")
+    sizes = Counter(records.classes)
+    if max(sizes.values()) < 2:
+        raise RecordsError(
+            f"the loss {loss.kind} compares rows of a class, but each of the {len(sizes):,} training classes has one: "
+            "take a margin loss or one on proxies, or a coarser label"
+        )
 
 
 def _plain(config: Any) -> JSON:  # any frozen dataclass of the stage
