@@ -75,7 +75,7 @@ def ground(run_file: Path, display: Display) -> Ground:
 
 def cells_of(on: Ground) -> list[Cell]:
     """Every cell of the table, and those of the learning curve."""
-    table = on.config.table
+    table = on.config.repeat
     assert table is not None
     found: dict[Cell, None] = {}
     for number, (backbone, (_, heads, raw)) in enumerate(on.features.items()):

@@ -133,8 +133,8 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True)
-class TableConfig:
-    """``[table]``: the run as a table over seeds, with a learning curve.
+class RepeatConfig:
+    """``[repeat]``: the run as a table over seeds, with a learning curve.
 
     Args:
         seeds: every head is trained with each; a closed form, which draws nothing, once.
@@ -171,7 +171,7 @@ class RunConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     curate: CurateConfig = CurateConfig()
     sweep: SweepConfig | None = None
-    table: TableConfig | None = None
+    repeat: RepeatConfig | None = None
     seed: int = 0
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -198,8 +198,8 @@ class RunConfig:
                     "would become records. Name a folder outside."
                 )
         names = [head.name for head in self.heads]
-        if self.table is not None and (unknown := [name for name in self.table.curve if name not in names]):
-            raise ValueError(f"table.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
+        if self.repeat is not None and (unknown := [name for name in self.repeat.curve if name not in names]):
+            raise ValueError(f"repeat.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
 

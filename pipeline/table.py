@@ -61,8 +61,8 @@ def table(run_file: Path, workers: int | None, *, json: bool, quiet: bool) -> No
     """Compute the cells that are not finished yet, then print the table; the page goes to the artifacts folder."""
     display = Display(quiet=quiet)
     on = ground(run_file, display)
-    if on.config.table is None:
-        raise ConfigError(f"{run_file} has no [table]. Add one, such as:\n[table]\nseeds = [0, 1, 2, 3, 4]")
+    if on.config.repeat is None:
+        raise ConfigError(f"{run_file} has no [repeat]. Add one, such as:\n[repeat]\nseeds = [0, 1, 2, 3, 4]")
     folder = Path(on.config.artifacts) / "tables" / run_file.stem
     folder.mkdir(parents=True, exist_ok=True)
     cells = cells_of(on)
@@ -152,12 +152,12 @@ def table_text(lines: Sequence[Line]) -> str:
 
 def _pictures(on: Ground, folder: Path) -> None:
     """A picture for each backbone: some queries with their nearest, raw and with each head of the first seed."""
-    assert on.config.table is not None
+    assert on.config.repeat is not None
     for backbone, file in _file_names(on).items():
         features, heads, raw = on.features[backbone]
         shown = [Vectors(backbone, RAW, features, features)] if raw else []
         if len(heads) and not (folder / file).exists():
-            cells = [Cell(backbone, heads[at].name, None, on.config.table.seeds[0]) for at in (0, len(heads) - 1)]
+            cells = [Cell(backbone, heads[at].name, None, on.config.repeat.seeds[0]) for at in (0, len(heads) - 1)]
             shown += [
                 Vectors(backbone, cell.head, Embedded(head_of(on, cell), features), features)
                 for cell in dict.fromkeys(cells)
@@ -167,7 +167,7 @@ def _pictures(on: Ground, folder: Path) -> None:
                 on.records,
                 shown,
                 title=f"{backbone}: queries drawn by lot, before and after",
-                queries=on.config.table.queries,
+                queries=on.config.repeat.queries,
                 neighbours=_NEAREST,
             )
 

@@ -38,7 +38,7 @@ training = { epochs = 2, batch_size = 16 }
 name = "posterior"
 kind = "posterior"
 dim = 5
-[table]
+[repeat]
 seeds = [0, 1]
 rows = [24]
 queries = 2
@@ -125,7 +125,7 @@ def test_a_table_trains_with_every_seed_draws_a_curve_and_goes_on_from_what_is_t
         (('tags = "name"', 'tags = "key"'), "a column that is not text: all of its 36 values"),
         (('gallery = "test"', 'gallery = ["test", "train"]'), "legacy_map@10 searches a set in itself"),
         (('"graded_ndcg@5:colour"', '"graded_ndcg@5:looks"'), "names a definition of similar that is not there"),
-        (("seeds = [0, 1]", "seeds = []"), "table: seeds are different whole numbers"),
+        (("seeds = [0, 1]", "seeds = []"), "repeat: seeds are different whole numbers"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_one_clear_message(folder: Path, change: tuple[str, str], message: str) -> None:
@@ -137,7 +137,7 @@ def test_what_cannot_be_is_refused_with_one_clear_message(folder: Path, change: 
 
 
 def test_a_run_without_a_table_is_told_what_to_add(folder: Path) -> None:
-    (folder / "plain.toml").write_text(RUN.replace("[table]\nseeds = [0, 1]\nrows = [24]\nqueries = 2\n", ""))
+    (folder / "plain.toml").write_text(RUN.replace("[repeat]\nseeds = [0, 1]\nrows = [24]\nqueries = 2\n", ""))
     done = permafrost("table", "plain.toml", cwd=folder)
     assert done.returncode == 2
-    assert "plain.toml has no [table]" in done.stderr
+    assert "plain.toml has no [repeat]" in done.stderr

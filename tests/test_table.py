@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from pipeline.cells import some_of
-from pipeline.config import TableConfig
+from pipeline.config import RepeatConfig
 from pipeline.table import Line
 from pipeline.table_page import draw
 from tests.toy_training import classes_of, make_records
@@ -50,7 +51,7 @@ def test_names_of_curves_that_end_together_do_not_overlap() -> None:
     drawing = draw(lines, "map")
     assert drawing is not None
     labels = sorted(curve.label for curve in drawing.curves)
-    assert all(after - before >= 16 for before, after in zip(labels, labels[1:], strict=False))
+    assert all(after - before >= 16 for before, after in pairwise(labels))
 
 
 def test_without_other_numbers_of_rows_there_is_no_curve() -> None:
@@ -61,5 +62,5 @@ def test_without_other_numbers_of_rows_there_is_no_curve() -> None:
     "settings", [{"seeds": ()}, {"seeds": (1, 1)}, {"rows": (300, 100)}, {"rows": (0,)}, {"queries": 0}]
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="seeds are|rows are|queries is"):
-        TableConfig(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"seeds are|rows are|queries is"):
+        RepeatConfig(**settings)  # type: ignore[arg-type]
