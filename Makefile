@@ -53,8 +53,8 @@ run: install  ## All three stages; CONFIG=runs/cars.toml for another run
 	@$(PY) -m pipeline run $(CONFIG)
 
 .PHONY: test
-test: install  ## Every test
-	@$(PY) -m pytest
+test: install  ## Every test, on up to four processors
+	@$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: format
 format: install  ## Put the code in the one format

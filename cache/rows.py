@@ -89,6 +89,8 @@ class RowIndex:
         ``b""`` stands for an image that could not be read, and is nowhere.
         """
         asked = pa.array([digest or None for digest in digests], pa.binary(32))
+        if asked.equals(self._digests) and self.ok.all():  # a finished dataset, in the order in which it was extracted
+            return np.arange(len(asked))
         found = pc.index_in(asked, self._digests, skip_nulls=True)
         return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 

@@ -230,10 +230,9 @@ class FeatureStore:
 
         A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
         """
-        asked = list(dict.fromkeys(digests))
-        places = self._index.find(asked)
+        places = self._index.find(digests)
         done = self._index.good(places) if retry_failed else self._index.settled(places)
-        return [asked[place] for place in np.flatnonzero(~done)]
+        return list(dict.fromkeys(digests[number] for number in np.flatnonzero(~done).tolist()))
 
     def absent(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""

@@ -50,7 +50,7 @@ def load_for_extraction(
         {
             "name": backbone.name,
             "dim": backbone.dim,
-            "views": backbone.preprocess.count,
+            "views": backbone.preprocess.stored,
             "identity": dict(backbone.identity.fields),
         }
         for backbone in backbones

@@ -142,8 +142,9 @@ def _train(
         def report(epoch: EpochLog) -> None:
             score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
             member = f", head {epoch.member} of {wanted.training.soup}" if wanted.training.soup > 1 else ""
+            expert = "" if epoch.expert is None else f", expert of {epoch.expert or 'no domain'}"
             mined = "" if epoch.zero_share is None else f", {epoch.zero_share:.0%} of the pairs without loss"
-            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}{mined}{member}")
+            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}{mined}{member}{expert}")
             write(epoch)
 
         head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)

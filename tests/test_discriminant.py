@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,16 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from stages.records import Records
+from stages.training import train_head
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig, WithinHeadConfig, folds, search
 from stages.training.closed_form.classes import Classes
 from stages.training.heads import InputsConfig
 from stages.training.heads.inputs import Inputs
+from stages.training.setup import prepare
 from stages.training.validation import precisions
+from tests import toy_training
+from tests.toy_training import classes_of, make_records
 
 Floats = npt.NDArray[np.float64]
 
@@ -362,3 +368,35 @@ def test_a_head_that_was_built_takes_the_chosen_root_with_the_weights() -> None:
     assert not torch.equal(built.inputs(rows), fitted.inputs(rows))
     built.load_state_dict(fitted.state_dict())
     assert torch.equal(built(rows), fitted(rows))
+
+
+def test_rows_of_every_class_are_dealt_to_all_folds() -> None:
+    labels = torch.tensor([0] * 7 + [1] * 3 + [2] * 2)[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    fold = folds.row_folds(Classes.of(labels, torch.zeros_like(labels)), 3, seed=1)
+    for label, expected in ((0, [2, 2, 3]), (1, [1, 1, 1]), (2, [0, 1, 1])):
+        assert sorted(int((fold[labels == label] == part).sum()) for part in range(3)) == expected
+
+
+def test_validation_records_of_trained_classes_choose_by_rows_and_those_of_new_ones_by_classes(tmp_path: Path) -> None:
+    labels, new = classes_of(12, 8), classes_of(6, 4, first=50)
+    store, _ = toy_training.toy(tmp_path, labels | new)
+    kept = {key: label for key, label in labels.items() if not key.endswith("-7")}
+    seen = make_records({key: label for key, label in labels.items() if key not in kept})
+    gallery, records, unseen = make_records(kept), make_records(kept), make_records(new)
+    config = DiscriminantHeadConfig(dim=4)
+
+    def start(config: DiscriminantHeadConfig, validation: tuple[Records, Records] | None) -> object:
+        return prepare(store, records, config, None, validation=validation).start
+
+    assert start(config, (seen, gallery)) == replace(config, over="rows")
+    assert start(config, (unseen, unseen)) == replace(config, over="classes")
+    assert start(config, None) == config
+    assert start(replace(config, over="classes"), (seen, gallery)) == replace(config, over="classes")
+    features = torch.from_numpy(store.read(records.digests))
+    numbers = torch.tensor([int(str(label).split()[1]) for label in records.labels])
+    zero = torch.zeros_like(numbers)
+    by_rows, score = replace(config, over="rows").choose(features, numbers, zero, [store.dim], 0)
+    assert score is not None
+    head = train_head(store, records, config, validation=(seen, gallery))
+    expected = by_rows.fit(features, numbers, zero, [store.dim], 0)(torch.from_numpy(store.read(seen.digests)))
+    np.testing.assert_allclose(head(store.read(seen.digests)), expected.detach().numpy(), atol=1e-5)

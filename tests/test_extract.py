@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -268,6 +269,20 @@ def test_views_are_stored_with_the_plain_one_first(tmp_path: Path, images: Path)
     assert np.array_equal(store.read(digests), plain.read(digests))
     quarters = views.astype(float).reshape(23, 2, 3, 2, 2)
     assert np.allclose(quarters[:, 1], quarters[:, 0, :, :, ::-1], atol=1e-3)  # left and right change places
+
+
+def test_averaged_views_are_one_feature_the_mean_of_those_of_unit_length(tmp_path: Path, images: Path) -> None:
+    plain = toy_backbone(views=2)
+    apart = replace(plain, preprocess=replace(plain.preprocess, views=ViewsConfig("flip")))
+    together = replace(plain, preprocess=replace(plain.preprocess, views=ViewsConfig("flip", average=True)))
+    assert apart.preprocess.identity() != together.preprocess.identity()
+    digests = records_of(images).digests
+    views = extract(records_of(images), apart, tmp_path / "views").read_views(digests).astype(float)
+    store = extract(records_of(images), together, tmp_path / "mean")
+    assert store.views == 1
+    for mean, (first, second) in zip(store.read(digests), views, strict=True):
+        expected = (first / math.sqrt(sum(first**2)) + second / math.sqrt(sum(second**2))) / 2
+        np.testing.assert_allclose(mean, expected, atol=1e-3)
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(tmp_path: Path, images: Path) -> None:

@@ -139,6 +139,40 @@ def test_a_layer_counted_from_the_end_is_the_same_store_and_the_last_is_not_the_
     assert not np.allclose(mean(-1).features(_batch(mean(-1))), mean(None).features(_batch(mean(None)))), "the norm"
 
 
+@pytest.mark.parametrize(("name", "blocks"), [("test_vit", (4, -6)), ("resnet18", (-1, 2)), ("mobilenetv2_100", (-2,))])
+def test_blocks_beside_the_networks_own_are_what_each_gives_alone(name: str, blocks: tuple[int, ...]) -> None:
+    own, *beside = load_backbones(TimmConfig(name, weights="random", blocks=blocks))
+    alone = load_backbone(TimmConfig(name, weights="random"))
+    batch = _batch(own)
+    assert own.identity == alone.identity
+    np.testing.assert_allclose(own.features(batch), alone.features(batch), rtol=1e-5, atol=1e-6)
+    assert len(beside) == len(blocks)
+    for block, backbone in zip(blocks, beside, strict=True):
+        layer = load_backbone(TimmConfig(name, weights="random", pooling="mean", layer=block))
+        assert (backbone.name, backbone.identity) == (layer.name, layer.identity)
+        assert backbone.forward is own.forward
+        np.testing.assert_allclose(backbone.features(batch), layer.features(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": (6,)}, r"layer of test_vit must be in \[-6, 6\)"),
+        ({"blocks": (5, -1)}, "blocks of test_vit name block 5 twice"),
+        ({"blocks": (5,), "pooling": "mean"}, r"blocks = \[5\] of test_vit stand beside the library's own pooling"),
+    ],
+    ids=["none such", "twice", "another pooling"],
+)
+def test_blocks_that_cannot_be_had_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_backbones(TimmConfig("test_vit", weights="random", **settings))
+
+
+def test_one_backbone_is_not_had_of_several_blocks() -> None:
+    with pytest.raises(ValueError, match="test_vit has a feature for each of its blocks: call load_backbones"):
+        load_backbone(TimmConfig("test_vit", weights="random", blocks=(-1,)))
+
+
 def test_sams_neck_is_its_end_and_a_block_is_before_it() -> None:
     def sam(**settings: Any) -> Backbone:
         config = TimmConfig("samvit_base_patch16", weights="random", kwargs=SAM, image_size=96, **settings)

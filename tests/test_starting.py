@@ -161,7 +161,7 @@ def test_the_weights_are_mixed_by_the_share_that_scores_best_on_validation(
 
 def test_without_validation_records_held_out_classes_choose_the_share(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
-    head = train_head(features, records, LDA, LOSS, training=replace(SHORT, anchor=(0.0, 0.5, 1.0)))
+    head = train_head(features, records, LDA, LOSS, training=replace(SHORT, anchor=(0.0, 0.5, 1.0), holdout=0.3))
     assert head.summary.anchor in (0.0, 0.5, 1.0)
     with pytest.raises(RecordsError, match="the anchor is chosen by a validation score, and there is none: holdout"):
         train_head(features, records, LDA, LOSS, training=replace(SHORT, anchor=(0.0,), holdout=0.0))

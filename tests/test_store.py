@@ -74,6 +74,17 @@ def test_the_store_is_a_plain_zarr_group(tmp_path: Path) -> None:
     assert (store.path / "features/c/1/0").stat().st_size == 4 * DIM * 2 + 4
 
 
+@pytest.mark.parametrize("bad", [frozenset(), frozenset(names(4))], ids=["all ok", "one failed"])
+def test_the_order_of_asking_changes_neither_rows_nor_what_is_missing(tmp_path: Path, bad: frozenset[bytes]) -> None:
+    store, stored = open_store(tmp_path), names(*range(9))
+    fill(store, stored, bad)
+    assert store.row_numbers(stored).tolist() == list(range(9))
+    assert store.row_numbers([*stored[::-1], b"", *names(99)]).tolist() == [*range(8, -1, -1), -1, -1]
+    assert store.missing(stored) == store.missing(stored[::-1]) == []
+    assert store.missing([b"", *names(99, 3, 98, 99)]) == [b"", *names(99, 98)]
+    assert store.missing(stored, retry_failed=True) == sorted(bad)
+
+
 def test_only_what_is_missing_is_planned_and_each_image_once(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     fill(store, names(1, 2, 3))

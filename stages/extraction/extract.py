@@ -157,7 +157,7 @@ def open_store(
         backbone.identity,
         dim=backbone.dim,
         dtype=dtype,
-        views=backbone.preprocess.count,
+        views=backbone.preprocess.stored,
         chunk_rows=chunk_rows,
         provenance=Provenance.here(backbone.device, LIBRARIES),
     )

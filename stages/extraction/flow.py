@@ -134,14 +134,23 @@ def _forward(batch: Batch, inputs: Mapping[Preprocess, Pixels], parts: Sequence[
     }
     features = []
     for backbone in batch.backbones:
-        rows = np.full((len(good), backbone.preprocess.count, backbone.dim), np.nan, np.float32)
+        preprocess = backbone.preprocess
+        rows = np.full((len(good), preprocess.stored, backbone.dim), np.nan, np.float32)
         if (all_columns := given[backbone.forward]) is not None:
-            rows[good] = all_columns[:, backbone.columns].reshape(-1, *rows.shape[1:])
+            views = all_columns[:, backbone.columns].reshape(-1, preprocess.count, backbone.dim)
+            rows[good] = views if preprocess.stored == preprocess.count else _mean(views)
         features.append(rows)
     clock.reading += sum(seconds for _, seconds in read)
     clock.waiting += begun - started
     clock.network += time.perf_counter() - begun
     return Done(batch, outcomes, features)
+
+
+def _mean(views: Features) -> Features:
+    """The mean (n, 1, D) of ``views`` (n, V, D), each brought to unit length."""
+    lengths = np.linalg.norm(views, axis=2, keepdims=True)
+    mean: Features = np.mean(views / np.maximum(lengths, np.finfo(np.float32).tiny), axis=1, keepdims=True)
+    return mean
 
 
 def _planes(pixels: Pixels) -> Pixels:

@@ -69,7 +69,7 @@ def plan_extraction(
         failures = [] if store is None else store.failures(asked)
         failed = sum(failure.outcome.status == "failed" for failure in failures)
         present = 0 if store is None else int(store.usable(asked).sum())
-        row_bytes = backbone.preprocess.count * backbone.dim * np.dtype(dtype).itemsize
+        row_bytes = backbone.preprocess.stored * backbone.dim * np.dtype(dtype).itemsize
         chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
         more = -(-len(missing) // chunk_rows) * chunk_rows * row_bytes
         now = 0 if store is None else store.size_bytes()
@@ -129,7 +129,7 @@ def _store(backbone: Backbone, path: Path | str, dtype: str) -> FeatureStore | N
             backbone.identity,
             dim=backbone.dim,
             dtype=dtype,
-            views=backbone.preprocess.count,
+            views=backbone.preprocess.stored,
             remedy="",
         )
     except (MissingRowsError, StaleStoreError):

@@ -87,6 +87,11 @@ class Preprocess:
         """V, the number of squares that each image gives."""
         return 1 + (self.views.extra if self.views else 0)
 
+    @property
+    def stored(self) -> int:
+        """The number of features that are stored of each image: of each view, or of all of them one mean."""
+        return 1 if self.views and self.views.average else self.count
+
     def __call__(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """``image`` (H, W, 3) uint8 as (3, S, S) uint8, S being ``size``: the plain view."""
         return np.ascontiguousarray(self.square(image).transpose(2, 0, 1))
@@ -170,7 +175,7 @@ class PreprocessConfig:
 
     ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
     of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
-    stores features of further views of each image, for heads that want them.
+    adds further views of each image, whose features are averaged or stored beside the plain one's.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

@@ -1,4 +1,4 @@
-"""Views: further squares of each image, whose features heads can train on as if the image were augmented."""
+"""Views: further squares of each image, whose features are averaged, or trained on as if the image were augmented."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class ViewsConfig:
         area: the least and largest part of the image's area that a crop has.
         ratio: a crop's width over its height is between 1 / ``ratio`` and ``ratio``.
         seed: of the crops.
+        average: store one feature an image, the mean of its views' features, each of unit length; otherwise all of
+            them, the plain one first.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -36,6 +38,7 @@ class ViewsConfig:
     area: tuple[float, float] = (0.3, 1.0)
     ratio: float = 4 / 3
     seed: int = 0
+    average: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -52,10 +55,12 @@ class ViewsConfig:
 
     def identity(self) -> dict[str, JSON]:
         """Everything here that changes a pixel, as plain JSON."""
+        stored: dict[str, JSON] = {"average": True} if self.average else {}
         if self.kind == "flip":
-            return {"kind": "flip"}
+            return {"kind": "flip"} | stored
         area: list[JSON] = [float(part) for part in self.area]
-        return {"kind": "crops", "count": self.count, "area": area, "ratio": float(self.ratio), "seed": self.seed}
+        crops: dict[str, JSON] = {"kind": "crops", "count": self.count, "area": area, "seed": self.seed}
+        return crops | {"ratio": float(self.ratio)} | stored
 
     def boxes(self, width: int, height: int, digest: bytes) -> Iterator[Box]:
         """``count`` random boxes in an image of ``width`` x ``height`` pixels, drawn from the seed and its digest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 from pathlib import Path
@@ -26,16 +27,23 @@ class Checkpoint:
         self._path = path
         self._fingerprint = fingerprint
         self._parts: dict[str, State] = {}
+        self._within = ""
         if path is not None and path.is_file():
             self._parts = _read(path, fingerprint)
 
+    def within(self, name: str) -> Checkpoint:
+        """The same file, for parts of their own: those of the expert ``name``."""
+        inside = copy.copy(self)  # the parts stay one dict
+        inside._within = f"{self._within}{name}/"
+        return inside
+
     def part(self, name: str) -> State | None:
         """What was kept last of the part ``name``."""
-        return self._parts.get(name)
+        return self._parts.get(self._within + name)
 
     def keep(self, name: str, state: State) -> None:
         """Write what the part ``name`` is to go on from: tensors, numbers, strings, lists and dicts of them."""
-        self._parts[name] = state
+        self._parts[self._within + name] = state
         if self._path is not None:
             content = io.BytesIO()
             torch.save({"fingerprint": self._fingerprint, "parts": self._parts}, content)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 HOLDABLE = 5  # fewer classes than this leave too little on one side
+TELLING = 5  # fewer held-out classes than this cannot tell a start from what became of it
 
 
 def in_large_classes(labels: Sequence[str | None], minimum: int) -> npt.NDArray[np.bool_]:

@@ -32,6 +32,8 @@ class TrainingConfig:
             moved by this length along it; costs a second pass. 0 is the plain gradient.
         anchor: for a head that starts at a closed form, the shares t to choose from by the validation score: the kept
             weights are (1 - t) start + t trained. 0, the start itself, must be among them. Empty: t = 1.
+        experts: where the records are of several domains that a look tells apart, a head for each domain, trained
+            alone, and a gate that sends each image to its domain's (:mod:`stages.training.experts`).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -49,6 +51,7 @@ class TrainingConfig:
     soup: int = 1
     sam_rho: float = 0.0
     anchor: tuple[float, ...] = ()
+    experts: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "minimum_class_size", "soup_epochs", "soup"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,10 @@ from safetensors.torch import save as to_safetensors
 from cache import Identity
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
-from cache.fingerprint import canonical_json
+from cache.fingerprint import JSON, canonical_json
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.heads.experts import Experts, Gate, expert_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.network import HeadNetwork
 
@@ -38,7 +39,7 @@ class EpochLog:
     An epoch of the phase ``choose`` was trained without the held-out classes, to find out how many epochs are best;
     those of the phase ``train`` made the head. ``validation_mmp5`` is None where there was nothing to validate on.
     ``member`` counts the heads of a soup from 1; ``domain_weights`` are the shares of the domains in the epoch where
-    the sampling moves them.
+    the sampling moves them; ``expert`` is the domain of the expert that was trained.
 
     Of a loss on pairs: how many ``pairs`` (or triplets, or rows) it looked at in a step, the mean; the share of them
     that had no loss, ``zero_share``; and how hard they were, ``hardness``, the mean cosine of the negatives minus that
@@ -53,6 +54,7 @@ class EpochLog:
     seconds: float
     member: int = 1
     domain_weights: dict[str, float] | None = None
+    expert: str | None = None
     pairs: float | None = None
     zero_share: float | None = None
     hardness: float | None = None
@@ -129,8 +131,7 @@ class Head:
             {
                 "identity": dict(self.identity.fields),
                 "summary": asdict(self.summary),
-                "inputs": asdict(self.network.inputs.config),  # of a head that started at a closed form: its steps
-                "blocks": list(self.network.inputs.blocks),
+                **_described(self.network),
             }
         )
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
@@ -154,8 +155,7 @@ class Head:
             if wanted is not None and (differences := identity.differences(wanted)):
                 raise StaleStoreError(path, differences, "Delete it and train the head again.")
             config = TypeAdapter(HeadConfig).validate_python(identity.fields["head"])
-            network: HeadNetwork = config.build(described["blocks"], torch.Generator())
-            network.inputs = Inputs(InputsConfig(**described["inputs"]), described["blocks"])
+            network = _built(config, described)
             network.load_state_dict(tensors)
             log = (Path(folder) / _LOG).read_text(encoding="utf-8").splitlines()
             return cls(
@@ -167,3 +167,25 @@ class Head:
             )
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise DamagedStoreError(f"{path} is not a head as it was saved: {error}. Train it again.") from error
+
+
+def _described(network: HeadNetwork) -> dict[str, JSON]:
+    """What of ``network`` is neither in the settings nor in its tensors."""
+    described: dict[str, JSON] = {
+        "inputs": asdict(network.inputs.config),  # of a head that started at a closed form: its steps
+        "blocks": list(network.inputs.blocks),
+    }
+    if isinstance(network, Experts):
+        described["experts"] = [_described(expert) for expert in network.heads]
+    return described
+
+
+def _built(config: HeadConfig, described: dict[str, Any]) -> HeadNetwork:
+    """The network that :func:`_described` described, for tensors that are loaded."""
+    inputs = Inputs(InputsConfig(**described["inputs"]), described["blocks"])
+    if experts := described.get("experts"):
+        single = replace(config, dim=expert_dim(config.dim, len(experts)))
+        return Experts(Gate.zero(inputs, len(experts)), [_built(single, expert) for expert in experts])
+    network: HeadNetwork = config.build(described["blocks"], torch.Generator())
+    network.inputs = inputs
+    return network

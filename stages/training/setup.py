@@ -14,7 +14,7 @@ from cache.errors import RecordsError
 from cache.fingerprint import JSON
 from stages.records import Records
 from stages.training.classes import in_large_classes
-from stages.training.closed_form import ClosedFormConfig
+from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.loss import LossConfig
@@ -57,7 +57,7 @@ class Setup:
             "head": _plain(self.head),
             "loss": None,
             "start": None if self.start is None else _plain(self.start),
-            "training": {"minimum_class_size": self.training.minimum_class_size},
+            "training": {"minimum_class_size": self.training.minimum_class_size, "experts": self.training.experts},
             "seed": self.seed,
             "rows": rows_digest(self.records),
         }
@@ -107,11 +107,20 @@ def prepare(
     if validation is not None:
         queries, gallery = validation
         validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
+        if isinstance(start, DiscriminantHeadConfig) and start.over == "auto":
+            known = {*used.classes}
+            seen = [name in known for name in validation[0].classes]
+            start = replace(start, over="rows" if 2 * sum(seen) > len(seen) else "classes")
     if len(set(used.classes)) < 2:
         raise RecordsError(
             f"a head learns to tell classes apart and needs two; of {len(records):,} training records "
             f"{len(records) - len(there):,} have no feature, {len(there) - len(used):,} are in classes of fewer than "
             f"{training.minimum_class_size}, and the rest has {len(set(used.classes))} class(es)"
+        )
+    if training.experts and (getattr(head, "nested", None) or isinstance(training.sampling, DomainWeightsConfig)):
+        raise ValueError(
+            "experts are one head a domain: leave nested sizes out, and a sampling that weighs domains against each "
+            "other, or set training.experts = false"
         )
     if isinstance(training.sampling, DomainWeightsConfig) and len({*used.domains}) < 2:
         raise RecordsError(

@@ -16,9 +16,8 @@ def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
     """A function that writes an epoch's numbers as events in ``folder``; with None it writes nothing.
 
     Tags are ``<phase>/loss``, ``lr``, ``validation_mmp5``, ``pairs``, ``zero_share``, ``hardness`` and
-    ``domain_weights/<domain>``, with the member's number after the phase in a soup of several.
-
-    Raises MissingExtraError where TensorBoard is not installed.
+    ``domain_weights/<domain>``, with the member's number after the phase in a soup of several, and an expert's domain
+    before it. Raises MissingExtraError where TensorBoard is not installed.
     """
     if folder is None:
         yield lambda _: None
@@ -32,6 +31,7 @@ def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
 
     def write(epoch: EpochLog) -> None:
         phase = epoch.phase if epoch.member == 1 else f"{epoch.phase} {epoch.member}"
+        phase = phase if epoch.expert is None else f"{epoch.expert}/{phase}"
         numbers = {"loss": epoch.loss, "lr": epoch.lr, "validation_mmp5": epoch.validation_mmp5}
         numbers |= {"pairs": epoch.pairs, "zero_share": epoch.zero_share, "hardness": epoch.hardness}
         numbers |= {f"domain_weights/{name}": share for name, share in (epoch.domain_weights or {}).items()}

@@ -14,10 +14,12 @@ from cache.errors import RecordsError
 from stages.records import Records
 from stages.training.averaging import between, mean_of
 from stages.training.checkpoint import Checkpoint
-from stages.training.classes import HOLDABLE, held_out
+from stages.training.classes import HOLDABLE, TELLING, held_out
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
+from stages.training.experts import split
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
 from stages.training.loss import LossConfig
@@ -112,10 +114,7 @@ def train_head(
         seed=seed,
     )
     identity = setup.identity()
-    if loss is None:
-        chosen = _fitted(setup)
-    else:
-        chosen = _chosen(setup, on_epoch or (lambda _: None), Checkpoint(checkpoint, identity.fingerprint))
+    chosen = _chosen(setup, on_epoch or (lambda _: None), Checkpoint(checkpoint, identity.fingerprint))
     summary = TrainingSummary(
         rows=len(setup.records),
         classes=len(set(setup.records.classes)),
@@ -137,6 +136,12 @@ class _Chosen:
     log: Sequence[EpochLog]
     anchor: float | None = None
 
+    @property
+    def kept(self) -> str:
+        """The epoch, and the share of it where it is mixed with the start."""
+        share = "" if self.anchor is None else f" x {self.anchor:g}"
+        return f"epoch {self.epoch}{share}" if self.epoch else "closed form"
+
 
 def _fitted(setup: Setup) -> _Chosen:
     """A closed form alone."""
@@ -147,7 +152,29 @@ def _fitted(setup: Setup) -> _Chosen:
 
 
 def _chosen(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
-    """Train, and choose what is kept by the validation score."""
+    """One head, or one for each domain."""
+    if not setup.training.experts:
+        return _single(setup, tell, checkpoint)
+    found = split(setup)
+    if isinstance(found, str):
+        chosen = _single(setup, tell, checkpoint)
+        return replace(chosen, by=f"{chosen.by} (no experts: {found})")
+    experts = {name: _expert(name, part, tell, checkpoint) for name, part in found.parts.items()}
+    log = [replace(epoch, expert=name) for name, expert in experts.items() for epoch in expert.log]
+    kept = ", ".join(f"{name} {expert.kept}" for name, expert in experts.items())
+    by = f"an expert for each domain ({kept}); the gate sent {found.astray:.2%} of held-out images astray"
+    network = Experts(found.gate, [expert.network for expert in experts.values()])
+    return _Chosen(network, max(expert.epoch for expert in experts.values()), by, log)
+
+
+def _expert(name: str, part: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
+    return _single(part, lambda epoch: tell(replace(epoch, expert=name)), checkpoint.within(name))
+
+
+def _single(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
+    """One head: train it, and choose what is kept by the validation score."""
+    if setup.loss is None:
+        return _fitted(setup)
     epochs = setup.training.epochs
     if setup.validation is not None:
         searched = validation_set(setup.features, *setup.validation)
@@ -157,6 +184,11 @@ def _chosen(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
         kept = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
         return _Chosen(trained.network, kept, "mMP@5 on the validation records", trained.log, share)
     held = held_out(setup.records.classes, setup.training.holdout, np.random.default_rng((setup.seed, 1)))
+    if setup.training.anchor and setup.training.holdout:
+        few = 0 if held is None else len({*setup.records.take(np.flatnonzero(held)).classes})
+        if few < TELLING:
+            by = f"the start: {few} classes held out cannot tell whether training helps, which takes {TELLING}"
+            return replace(_fitted(setup), by=by)
     if held is None:
         return _last(setup, tell, checkpoint)
     apart, rest = setup.records.take(np.flatnonzero(held)), setup.records.take(np.flatnonzero(~held))

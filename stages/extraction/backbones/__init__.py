@@ -41,7 +41,7 @@ __all__ = [
 def load_backbones(
     config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
 ) -> tuple[Backbone, ...]:
-    """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings, in their order.
+    """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings or blocks, in order.
 
     They share one ``forward``, which gives the features of all: compute it once, and take the columns of each.
 
@@ -71,6 +71,10 @@ def load_backbone(
     config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
 ) -> Backbone:
     """:func:`load_backbones` for a config with one pooling, or the library's own. ValueError when it names several."""
+    if isinstance(config, (BundledConfig, TimmConfig)) and config.blocks:
+        raise ValueError(
+            f"{config.name} has a feature for each of its blocks: call load_backbones, or leave blocks out"
+        )
     if not isinstance(config, PcaConfig) and len(kinds := poolings(config.pooling)) > 1:
         raise ValueError(
             f"{config.name} has {len(kinds)} poolings ({', '.join(kinds)}) and so as many backbones: "

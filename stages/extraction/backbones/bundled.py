@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cache.errors import MissingExtraError
 from stages.extraction.backbones import timm
 from stages.extraction.backbones.frozen import Backbone, Precision, freeze
-from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_pooling, pool_outputs
-from stages.extraction.backbones.taps import tap_timm
+from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_blocks, check_pooling, pool_outputs
+from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fit_weights, read_weights
 from stages.extraction.preprocess import PreprocessConfig
 
@@ -39,7 +39,8 @@ class BundledConfig:
     """A network whose weights an installed package carries (the extra ``bundled``).
 
     Features have 1,280 values. The input is 224, 240 or 260 pixels, cut out of 256, 272 or 292. ``pooling`` is one or
-    several of ``mean``, which is the network's own, ``gem`` with exponent ``gem_p``, and ``max``.
+    several of ``mean``, which is the network's own, ``gem`` with exponent ``gem_p``, and ``max``. ``blocks`` are those
+    whose mean is a feature too, of the same forward, counted from the end where negative: ``[-2, -1]``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -51,9 +52,11 @@ class BundledConfig:
     compiled: bool = False
     pooling: Pooling = None
     gem_p: float = GEM_P
+    blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_pooling(self.name, self.pooling, None, self.gem_p)
+        check_blocks(self.name, self.blocks, self.pooling)
 
 
 def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
@@ -67,6 +70,8 @@ def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
     if config.pooling is not None:
         tap = tap_timm(network, None, name=config.name)
         outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
+    elif config.blocks:
+        outputs, compute = own_and_blocks(network, config.blocks, name=config.name)
     return freeze(
         network,
         timm.own_preprocess(network, config.preprocess, {}),

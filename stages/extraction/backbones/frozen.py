@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.fingerprint import JSON
 from cache.identity import Identity
-from stages.extraction.backbones.pooling import Output
+from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.weights import digest_weights
 from stages.extraction.preprocess import Preprocess
 from stages.extraction.resize import DECODERS
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-Compute: TypeAlias = "Callable[[torch.Tensor], Sequence[torch.Tensor]]"
 
 
 @dataclass(frozen=True)

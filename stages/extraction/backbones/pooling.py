@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from cache.fingerprint import JSON
 
+Compute: TypeAlias = "Callable[[torch.Tensor], Sequence[torch.Tensor]]"
+"""From normalised images (B, 3, S, S) to one output or several, each (B, D)."""
+
 POOLINGS = ("cls", "mean", "cls+mean", "gem", "max")
 GEM_P = 3.0
 _SMALLEST = 1e-6  # a power of a negative number has no root
@@ -90,9 +93,16 @@ def check_pooling(name: str, pooling: Pooling, layer: Layer, gem_p: float) -> No
         raise ValueError(f"gem_p = {gem_p} is for pooling = 'gem' alone, got {pooling!r}")
 
 
-def pool_outputs(
-    name: str, tap: Tap, pooling: Pooling, gem_p: float
-) -> tuple[list[Output], Callable[[torch.Tensor], list[torch.Tensor]]]:
+def check_blocks(name: str, blocks: Sequence[int], pooling: Pooling) -> None:
+    """ValueError where ``blocks``, which stand beside the library's own pooling, come with another."""
+    if blocks and pooling is not None:
+        raise ValueError(
+            f"blocks = {list(blocks)} of {name} stand beside the library's own pooling: leave pooling out, or name one "
+            "of them as layer"
+        )
+
+
+def pool_outputs(name: str, tap: Tap, pooling: Pooling, gem_p: float) -> tuple[list[Output], Compute]:
     """The outputs that ``pooling`` names, and the function from images (B, 3, S, S) to their values, each (B, D).
 
     ValueError when it asks for the class token of a network without one.
@@ -108,10 +118,11 @@ def pool_outputs(
         tokens = tap.read(images)
         return [_pooled(kind, tokens, tap.norm, gem_p) for kind in kinds]
 
-    return [_output(kind, tap.layer, gem_p) for kind in kinds], pooled
+    return [output(kind, tap.layer, gem_p) for kind in kinds], pooled
 
 
-def _output(kind: str, layer: int | None, gem_p: float) -> Output:
+def output(kind: str, layer: int | None, gem_p: float = GEM_P) -> Output:
+    """How the pooling ``kind`` of a block, or of the end of the network, is called and identified."""
     identity: dict[str, JSON] = {"output": kind}
     name = kind
     if kind == "gem":

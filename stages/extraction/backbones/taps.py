@@ -7,10 +7,10 @@ the pooled vector (``fc_norm`` in timm, the head's norm of ConvNeXt). The output
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stages.extraction.backbones.pooling import Layer, Tap, Tokens
+from stages.extraction.backbones.pooling import Compute, Layer, Output, Tap, Tokens, output
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,27 @@ def tap_timm(network: nn.Module, layer: Layer, *, name: str) -> Tap:
     if not hasattr(own, "forward_intermediates"):
         raise ValueError(f"{name}: timm gives its last layer only; leave layer out")
     return Tap(_block_of_timm(own, layer), _as_it_is, has_cls, layer)
+
+
+def own_and_blocks(network: nn.Module, blocks: Sequence[int], *, name: str) -> tuple[list[Output], Compute]:
+    """A timm network's own pooled output and the mean of each of ``blocks``, all of one forward.
+
+    Blocks are counted as by :func:`tap_timm`, and a block's feature is the one of ``layer`` with ``pooling = "mean"``.
+    """
+    own: Any = network
+    if not hasattr(own, "forward_intermediates"):
+        raise ValueError(f"{name}: timm gives its last layer only; leave blocks out")
+    count = len(getattr(own, "feature_info", None) or ())
+    indices = [index for block in blocks if (index := _checked(block, count, False, name)) is not None]
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"blocks of {name} name block {max(indices, key=indices.count)} twice")
+
+    def compute(images: torch.Tensor) -> list[torch.Tensor]:
+        end, maps = own.forward_intermediates(images, indices=indices, output_fmt="NCHW")
+        in_order = dict(zip(sorted(indices), maps, strict=True))
+        return [own.forward_head(end), *(in_order[index].float().mean((2, 3)) for index in indices)]
+
+    return [Output("", {"output": "pooled"}), *(output("mean", index) for index in indices)], compute
 
 
 def tap_open_clip(tower: nn.Module, layer: Layer, *, name: str) -> Tap:

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stages.extraction.backbones.frozen import Backbone, Precision, freeze
 from stages.extraction.backbones.image_size import check_image_size, resize_timm, sized
-from stages.extraction.backbones.pooling import GEM_P, Layer, Output, Pooling, check_pooling, pool_outputs
-from stages.extraction.backbones.taps import tap_timm
+from stages.extraction.backbones.pooling import (
+    GEM_P,
+    Layer,
+    Output,
+    Pooling,
+    check_blocks,
+    check_pooling,
+    pool_outputs,
+)
+from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
 
@@ -38,6 +46,8 @@ class TimmConfig:
         layer: of the pooling: the index of a block, from the end where negative, whose output is taken as it is. Left
             out, the end of the network after its final norm, which is ``"neck"`` in SAM's.
         gem_p: the exponent of ``gem``.
+        blocks: further features from the same forward beside timm's own: the mean of the output of each of these
+            blocks, counted as ``layer`` is.
         image_size: another input size than the network's own; its position embedding is interpolated.
         kwargs: keyword arguments of the model, ``{global_pool = "avg"}``.
         preprocess: what to change of the preprocessing that timm lists for the weights.
@@ -55,6 +65,7 @@ class TimmConfig:
     pooling: Pooling = None
     layer: Layer = None
     gem_p: float = GEM_P
+    blocks: tuple[int, ...] = ()
     image_size: int | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
@@ -67,6 +78,7 @@ class TimmConfig:
         if reserved := sorted(set(_OURS) & set(self.kwargs)):
             raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
         check_pooling(self.name, self.pooling, self.layer, self.gem_p)
+        check_blocks(self.name, self.blocks, self.pooling)
         check_image_size(self.name, self.image_size, self.preprocess, self.kwargs, ("img_size",))
 
 
@@ -104,6 +116,8 @@ def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
     if config.pooling is not None:
         tap = tap_timm(network, config.layer, name=config.name)
         outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
+    elif config.blocks:
+        outputs, compute = own_and_blocks(network, config.blocks, name=config.name)
     return freeze(
         network,
         own_preprocess(network, sized(config.preprocess, size), config.kwargs),

@@ -1,4 +1,4 @@
-"""The regularised discriminant, its few numbers chosen by cross-validation over the training classes."""
+"""The regularised discriminant, its few numbers chosen by cross-validation over the training classes or rows."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class DiscriminantHeadConfig(LinearMapConfig):
     x -> diag((l / l_1)^p) V'P x. Few classes span few directions: b fills in the rest.
 
     Of each of the four numbers, the values to choose from; of one value nothing is chosen. They are chosen together,
-    in ``folds`` folds of the training classes: the rows of each fold are searched leave-one-out by the discriminant of
-    the others, and the highest mMP@5 wins, the mean over folds of the mean over domains.
+    in ``folds`` folds: the rows of each fold are searched leave-one-out by the discriminant of the others, and the
+    highest mMP@5 wins, the mean over folds of the mean over domains.
 
     Args:
         roots: a, exponents of the signed root, in place of ``inputs.root``.
@@ -40,6 +40,9 @@ class DiscriminantHeadConfig(LinearMapConfig):
         total: b, in [0, 1].
         power: p, at least 0.
         folds: at least 2.
+        over: what a fold holds out: whole ``classes``, for those that will be searched are new, or ``rows`` of every
+            class. ``auto`` is rows where :func:`~stages.training.train_head` is given validation records of trained
+            classes, and classes otherwise.
     """
 
     inputs: InputsConfig = InputsConfig(unit=True, center=True, rescale="unit")
@@ -48,6 +51,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
     total: tuple[float, ...] = (0.0, 0.3, 1.0)
     power: tuple[float, ...] = (0.0, 0.15, 0.3)
     folds: int = 3
+    over: Literal["auto", "classes", "rows"] = "auto"
     kind: Literal["discriminant"] = "discriminant"
 
     def __post_init__(self) -> None:
@@ -89,7 +93,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
         check_within(rows.classes, dim, min(self.shrinkage))
         grid = Grid(self.roots, self.shrinkage, self.total, self.power)
         with torch.no_grad():
-            point, score = search(rows, self.inputs, grid, self.dim, self.folds)
+            point, score = search(rows, self.inputs, grid, self.dim, self.folds, whole_classes=self.over != "rows")
         if point.total == 0 and point.power > 0:
             check_dim(self.dim, classes - 1, spanned)
         return point, score

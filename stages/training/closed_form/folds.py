@@ -1,4 +1,4 @@
-"""Training classes held out in turn, and how well a discriminant of the others finds them."""
+"""Training classes, or rows of every class, held out in turn, and how well a discriminant of the others finds them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AS_THEY_ARE = InputsConfig(center=False, rescale="none")
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Scatters of the classes that are not held out, and the ``rows`` (n, R) of those that are."""
+    """Scatters of the rows that are not held out, and the ``rows`` (n, R) that are."""
 
     scatters: Scatters
     rows: Tensor
@@ -81,6 +81,17 @@ def class_folds(classes: Classes, folds: int, seed: int) -> Tensor:
     return fold
 
 
+def row_folds(classes: Classes, folds: int, seed: int) -> Tensor:
+    """The fold (n,) of each row, in [0, folds): the rows of every class are spread over all."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(classes.rows))
+    order = order[classes.of_row[order].argsort(stable=True)]
+    fold = torch.empty(classes.rows, dtype=torch.int64)
+    fold[order] = (
+        torch.arange(classes.rows) - (classes.sizes.cumsum(0) - classes.sizes)[classes.of_row[order]]
+    ) % folds
+    return fold
+
+
 def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: int) -> Tensor:
     """``features`` (n, D) as ``inputs`` makes them, float32, in their leading ``dim`` directions if D is more.
 
@@ -96,11 +107,11 @@ def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: 
     return torch.cat([inputs(block) @ basis for block in torch.split(features, 4096)])
 
 
-def make_folds(rows: Tensor, classes: Classes, fold_of_class: Tensor, size: int, seed: int) -> list[Fold]:
+def make_folds(rows: Tensor, classes: Classes, fold_of_row: Tensor, size: int, seed: int) -> list[Fold]:
     """The folds of ``rows`` (n, R), which were reduced from ``size`` numbers each."""
     made = []
-    for fold in range(int(fold_of_class.max()) + 1):
-        held = fold_of_class[classes.of_row] == fold
+    for fold in range(int(fold_of_row.max()) + 1):
+        held = fold_of_row == fold
         learned, apart = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
         plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
         scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)

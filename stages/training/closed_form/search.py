@@ -1,4 +1,4 @@
-"""The numbers of a discriminant, chosen by cross-validation over the training classes."""
+"""The numbers of a discriminant, chosen by cross-validation over the training classes or rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-from stages.training.closed_form.folds import Fold, class_folds, drawn_rows, make_folds, reduced
+from stages.training.closed_form.folds import Fold, class_folds, drawn_rows, make_folds, reduced, row_folds
 from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.heads.inputs import Inputs, InputsConfig
 
@@ -44,8 +44,12 @@ class Grid:
         return Point(*(values[len(values) // 2] for values in (self.roots, self.shrinkage, self.total, self.power)))
 
 
-def search(rows: TrainingRows, inputs: InputsConfig, grid: Grid, dim: int, folds: int) -> tuple[Point, float | None]:
-    """The point of ``grid`` of the highest score in ``folds`` folds of the classes of ``rows``, and that score.
+def search(
+    rows: TrainingRows, inputs: InputsConfig, grid: Grid, dim: int, folds: int, *, whole_classes: bool = True
+) -> tuple[Point, float | None]:
+    """The point of ``grid`` of the highest score in ``folds`` folds of ``rows``, and that score.
+
+    A fold holds out ``whole_classes``, or a part of the rows of every class.
 
     Shrinkage, total and power are tried in all combinations at the middle root; then the other roots; then, at the
     best root, the neighbours of the point. With fewer than four classes of two rows nothing can be held out: then it
@@ -53,10 +57,13 @@ def search(rows: TrainingRows, inputs: InputsConfig, grid: Grid, dim: int, folds
 
     It works on at most 20,000 rows, and in at most 1,024 of their leading directions (512, or 256 more than ``dim``).
     """
-    folds = min(folds, int((rows.classes.sizes > 1).sum()) // 2)
+    if whole_classes:
+        folds = min(folds, int((rows.classes.sizes > 1).sum()) // 2)
+    else:
+        folds = min(folds, int(rows.classes.sizes.max()) // 2)
     if folds < 2 or len(grid.points()) == 1:
         return grid.middle(), None
-    tried = _Tried(rows, inputs, grid.power, dim, folds)
+    tried = _Tried(rows, inputs, grid.power, dim, folds, whole_classes)
     middle = grid.middle().root
     best = tried.best(product([middle], grid.shrinkage, grid.total))
     best = tried.best((root, best.shrinkage, best.total) for root in grid.roots)
@@ -70,7 +77,15 @@ def search(rows: TrainingRows, inputs: InputsConfig, grid: Grid, dim: int, folds
 class _Tried:
     """Points and their scores, each worked out once."""
 
-    def __init__(self, rows: TrainingRows, inputs: InputsConfig, powers: Sequence[float], dim: int, folds: int) -> None:
+    def __init__(
+        self,
+        rows: TrainingRows,
+        inputs: InputsConfig,
+        powers: Sequence[float],
+        dim: int,
+        folds: int,
+        whole_classes: bool,
+    ) -> None:
         self.classes, self.features, self.seed = rows.classes, rows.features, rows.seed
         if (drawn := drawn_rows(rows.classes, rows.seed)) is not None:
             self.classes, self.features = rows.classes.take(drawn), rows.features[drawn]
@@ -79,7 +94,10 @@ class _Tried:
         self.powers = powers
         self.spanned = rows.classes.count - 1
         self.dim = dim
-        self.fold_of_class = class_folds(self.classes, folds, rows.seed)
+        if whole_classes:
+            self.fold_of_row = class_folds(self.classes, folds, rows.seed)[self.classes.of_row]
+        else:
+            self.fold_of_row = row_folds(self.classes, folds, rows.seed)
         self.folds: dict[float, list[Fold]] = {}
         self.scores: dict[Point, float] = {}
 
@@ -101,5 +119,5 @@ class _Tried:
             inputs.observe(self.features)
             kept = min(inputs.dim, _MOST, max(_LEAST, self.dim + _MARGIN))
             rows = reduced(inputs, self.features, self.classes, kept, self.seed)
-            self.folds[root] = make_folds(rows, self.classes, self.fold_of_class, inputs.dim, self.seed)
+            self.folds[root] = make_folds(rows, self.classes, self.fold_of_row, inputs.dim, self.seed)
         return self.folds[root]

@@ -1,0 +1,73 @@
+"""Experts: a head for each domain, and a gate that sees from the feature which domain an image is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.network import HeadNetwork
+
+
+class Gate(NamedTuple):
+    """What tells d domains apart: a linear map (d - 1, D) and a bias after ``inputs``, and each domain's mean there."""
+
+    inputs: Inputs
+    weight: Tensor
+    bias: Tensor
+    means: Tensor
+
+    @classmethod
+    def zero(cls, inputs: Inputs, domains: int) -> Gate:
+        """A gate of the right shape, for weights that are loaded."""
+        less = domains - 1
+        return cls(inputs, torch.zeros(less, inputs.dim), torch.zeros(less), torch.zeros(domains, less))
+
+    def domains(self, features: Tensor) -> Tensor:
+        """Which domain (B,) each of ``features`` (B, D) looks like: the one whose mean is nearest, in [0, d)."""
+        told = nn.functional.linear(self.inputs(features), self.weight, self.bias)
+        return torch.cdist(told, self.means).argmin(1)
+
+
+class Experts(HeadNetwork):
+    """The embedding (E,) of a feature is its domain's corner of a simplex (d - 1) beside its expert's embedding.
+
+    Both are of unit length before the whole is: an image is more similar to those of its own domain than to others,
+    and among its own they rank as the expert says.
+    """
+
+    def __init__(self, gate: Gate, experts: Sequence[HeadNetwork]) -> None:
+        super().__init__(gate.inputs)
+        self.weight, self.bias, self.means = (nn.Parameter(tensor) for tensor in gate[1:])
+        self.experts = nn.ModuleList(experts)
+        self.corners = simplex(len(experts))
+
+    @property
+    def heads(self) -> list[HeadNetwork]:
+        """The experts, by the number of their domain."""
+        return [expert for expert in self.experts if isinstance(expert, HeadNetwork)]
+
+    def project(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        """See :meth:`HeadNetwork.project`. Nothing is dropped: experts were trained before they stand here."""
+        domains = Gate(self.inputs, self.weight, self.bias, self.means).domains(features)
+        inside = torch.cat([expert(features[domains == number]) for number, expert in enumerate(self.heads)])
+        places = torch.argsort(torch.argsort(domains, stable=True))  # `inside` has the rows of a domain together
+        return torch.cat([self.corners[domains], inside[places]], 1)
+
+
+def expert_dim(dim: int, domains: int) -> int:
+    """The size of an expert's embedding where the whole has ``dim`` numbers."""
+    return dim - (domains - 1)
+
+
+def simplex(corners: int) -> Tensor:
+    """The ``corners`` (d, d - 1) of a regular simplex around 0, each of unit length (Helmert's contrasts)."""
+    contrasts = torch.zeros(corners - 1, corners, dtype=torch.float64)
+    for row, contrast in enumerate(contrasts):
+        contrast[: row + 1], contrast[row + 1] = 1, -(row + 1)
+    unit = nn.functional.normalize(contrasts, dim=1)
+    return unit.T.float() * math.sqrt(corners / (corners - 1))
