@@ -80,7 +80,12 @@ CASES: dict[str, tuple[HeadConfig, LossConfig, TrainingConfig, OptimizerConfig]]
         OptimizerConfig(),
     ),
     "sharpness": (LinearHeadConfig(dim=4), ArcFaceConfig(), replace(PLAIN, sam_rho=0.05), OptimizerConfig()),
-    "a start": (LdaHeadConfig(dim=4), CosFaceConfig(), replace(PLAIN, anchor=(0.0, 0.5, 1.0)), OptimizerConfig()),
+    "a start": (
+        LdaHeadConfig(dim=4),
+        CosFaceConfig(),
+        replace(PLAIN, anchor=(0.0, 0.5, 1.0), holdout=0.3),
+        OptimizerConfig(),
+    ),
     "random margins": (LinearHeadConfig(dim=4), ElasticArcFaceConfig(), PLAIN, OptimizerConfig()),
     "what a loss learns": (LinearHeadConfig(dim=4), CurricularFaceConfig(), PLAIN, OptimizerConfig()),
     "norms": (LinearHeadConfig(dim=4), AdaFaceConfig(), PLAIN, OptimizerConfig()),
