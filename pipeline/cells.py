@@ -165,7 +165,11 @@ def _name(on: Ground, cell: Cell) -> str:
 
 
 def _setup(on: Ground, cell: Cell, wanted: HeadRun, features: FeatureStore | FusedFeatures) -> dict[str, Any]:
-    train = some_of(on.records.split("train"), cell.rows, cell.seed)
+    """What the head of a cell follows from; from fewer rows it makes about as many steps as from all."""
+    every = on.records.split("train")
+    train = some_of(every, cell.rows, cell.seed)
+    epochs = round(wanted.training.epochs * len(every) / len(train))
+    wanted = replace(wanted, training=replace(wanted.training, epochs=epochs))
     return setup_of(replace(on.config, seed=cell.seed), wanted, features, on.records, train)
 
 

@@ -45,6 +45,19 @@ def test_a_row_predicted_without_itself_is_what_a_regression_without_it_says() -
         torch.testing.assert_close(given[row], torch.cat([rows[row], torch.ones(1, dtype=torch.float64)]) @ weight)
 
 
+def test_a_group_predicted_without_itself_is_what_a_regression_without_it_says() -> None:
+    rows, targets = torch.randn(15, 4, generator=drawn(), dtype=torch.float64), torch.rand(15, 2, generator=drawn(1))
+    groups = torch.arange(15) % 4
+    given = Ridge.of(rows).left_out(targets, 0.5, groups)
+    wide = torch.cat([rows, torch.ones(15, 1, dtype=torch.float64)], 1)
+    penalty = torch.diag(torch.tensor([0.5] * 4 + [0.0], dtype=torch.float64))
+    for group in range(4):
+        others, own = groups != group, groups == group
+        x = wide[others]
+        weight = torch.linalg.solve(x.T @ x + penalty, x.T @ targets[others].double())
+        torch.testing.assert_close(given[own], wide[own] @ weight, atol=1e-4, rtol=1e-4)
+
+
 def test_the_kernel_map_of_the_landmarks_has_their_likenesses_as_products() -> None:
     rows = torch.nn.functional.normalize(torch.randn(12, 5, generator=drawn(), dtype=torch.float64))
     kernel = likeness(rows, rows, 0.8)
@@ -84,7 +97,7 @@ def test_fewer_numbers_keep_the_leading_axes_and_more_add_those_of_the_feature(t
     small = train_head(store, records, replace(LINEAR, dim=4))
     assert small.dim == 4
     assert np.abs(small(features) @ small(features).T - whole @ whole.T).max() < 0.1
-    large = train_head(store, records, replace(LINEAR, dim=17, rest=0.3))
+    large = train_head(store, records, replace(LINEAR, dim=17, rest=(0.3,)))
     network = large.network
     assert isinstance(network, PosteriorNetwork)
     prepared = network.inputs(torch.from_numpy(features.astype(np.float32)))
@@ -126,6 +139,15 @@ def test_the_point_is_chosen_by_rows_that_are_predicted_without_themselves(tmp_p
     assert "of images predicted without themselves" in head.summary.chosen_by
 
 
+def test_the_weight_of_the_rest_is_chosen_too_and_by_classes_that_were_left_out(tmp_path: Path) -> None:
+    store, records = toy_attributes(tmp_path)
+    config = replace(LINEAR, dim=12, rest=(0.0, 0.5, 3.0), temperatures=(0.05, 0.5))
+    by_images = train_head(store, records, config).summary.chosen_by
+    by_classes = train_head(store, records, replace(config, judged="classes")).summary.chosen_by
+    assert by_images != by_classes
+    assert "rest " in by_images
+
+
 def test_missing_values_are_left_out_of_their_own_regression_only(tmp_path: Path) -> None:
     store, records = toy_attributes(tmp_path)
     known = [*range(0, len(records), 2)]
@@ -148,6 +170,8 @@ def test_missing_values_are_left_out_of_their_own_regression_only(tmp_path: Path
         ({"roots": (2.0,)}, r"roots are exponents in \(0, 1\]"),
         ({"weights": {"colour": -1.0}}, r"weights\.colour is a weight of at least 0"),
         ({"landmarks": 0}, "landmarks is a number of rows"),
+        ({"rest": (-0.1,)}, "rest is a weight of at least 0"),
+        ({"rest": ()}, "rest holds one or more weights"),
         ({"width": 0.0}, "width is a distance above 0"),
     ],
 )

@@ -31,10 +31,8 @@ class Fitted(NamedTuple):
     @property
     def said(self) -> str:
         """The point in words."""
-        point = f"root {self.point.root:g}, penalty {self.point.penalty:g}, temperature {self.point.temperature:g}"
-        return (
-            point if self.score is None else f"{point}, by mAP {self.score:.3f} of images predicted without themselves"
-        )
+        said = ", ".join(f"{name} {value:g}" for name, value in self.point._asdict().items())
+        return said if self.score is None else f"{said}, by mAP {self.score:.3f} of images predicted without themselves"
 
 
 class Point(NamedTuple):
@@ -43,6 +41,7 @@ class Point(NamedTuple):
     root: float
     penalty: float
     temperature: float
+    rest: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +57,16 @@ class _Task:
     onehot: list[Tensor]
     ridges: list[tuple[Ridge, Tensor]]
 
-    def left_out(self, penalty: float) -> Tensor:
-        """What each row (N, S) is predicted without itself; rows without a value by those that have one."""
+    axes: Tensor
+    """The principal axes (D, R) that fill the rest, none where there is no room."""
+
+    def left_out(self, penalty: float, groups: Tensor | None) -> Tensor:
+        """What each row (N, S) is predicted without itself, or its group; rows without a value by all that have one."""
         found = []
         for target, (ridge, known) in zip(self.onehot, self.ridges, strict=True):
             weight, bias = ridge.fit(target[known], penalty)
             predicted = self.regressed.double() @ weight + bias
-            predicted[known] = ridge.left_out(target[known], penalty)
+            predicted[known] = ridge.left_out(target[known], penalty, None if groups is None else groups[known])
             found.append(predicted)
         return torch.cat(found, 1).float()
 
@@ -79,7 +81,12 @@ class _Task:
         network.weight = (weight if self.back is None else self.back @ weight).float()
         network.bias = torch.cat([bias for _, bias in fits]).float()
         network.temperature = torch.tensor(point.temperature)
-        _fill(network, self.config, self.prepared)
+        width = len(network.bias)
+        if 0 < self.config.dim < width:
+            found = network.posteriors(network.predict(self.prepared)).double()
+            _, vectors = descending(found.T @ found)  # not about the mean: similarities are to be kept
+            network.turn = vectors[:, : self.config.dim].float()
+        network.axes = self.axes * point.rest**0.5
         for name in FITTED:  # as they are saved and loaded: products of slices have other last bits
             setattr(network, name, getattr(network, name).contiguous())
         return network
@@ -106,12 +113,12 @@ def fit_posterior(
         raise ValueError(f"every attribute ({', '.join(names)}) has the weight 0: nothing would be similar")
     most = attributes.width + min(features.shape)
     check_dim(config.dim, most, f"{attributes.width:,} values and {min(features.shape):,} principal axes")
-    grid = [Point(*of) for of in itertools.product(config.roots, config.penalties, config.temperatures)]
+    grid = [Point(*of) for of in itertools.product(config.roots, config.penalties, config.temperatures, config.rest)]
     with torch.no_grad():
         tasks = {root: _task(config, root, features, attributes, targets, blocks) for root in config.roots}
         if len(grid) == 1:
             return Fitted(tasks[grid[0].root].finish(grid[0]), grid[0], None)
-        scores = _scores(tasks, grid, labels)
+        scores = _scores(tasks, grid, labels, labels if config.judged == "classes" else None)
         best = max(grid, key=lambda point: scores[point])
         return Fitted(tasks[best.root].finish(best), best, scores[best])
 
@@ -146,20 +153,29 @@ def _task(
         for target, attribute in zip(targets, learned, strict=True)
     ]
     with_rows = [(ridges[rows.numpy().tobytes()], rows) for rows in known]
-    return _Task(config, network, prepared, regressed, back, onehot, with_rows)
+    axes = torch.empty(0)
+    if config.dim > attributes.width:
+        rows = prepared.double()
+        axes = descending(rows.T @ rows)[1][:, : config.dim - attributes.width].float()
+    return _Task(config, network, prepared, regressed, back, onehot, with_rows, axes)
 
 
-def _scores(tasks: dict[float, _Task], grid: Sequence[Point], labels: Tensor) -> dict[Point, float]:
+def _scores(
+    tasks: dict[float, _Task], grid: Sequence[Point], labels: Tensor, groups: Tensor | None
+) -> dict[Point, float]:
     """The mean average precision of each point, rows searching each other by what they are predicted left out."""
     some = spread_rows(len(labels), _JUDGED)
     predicted = {
-        (root, penalty): tasks[root].left_out(penalty)[some] for root, penalty in {(p.root, p.penalty) for p in grid}
+        (root, penalty): tasks[root].left_out(penalty, groups)[some]
+        for root, penalty in {(p.root, p.penalty) for p in grid}
     }
     scores = {}
     for point in grid:
-        network = tasks[point.root].network
-        network.temperature = torch.tensor(point.temperature)
-        found = network.posteriors(predicted[point.root, point.penalty])
+        task = tasks[point.root]
+        task.network.temperature = torch.tensor(point.temperature)
+        found = task.network.posteriors(predicted[point.root, point.penalty])
+        if task.axes.numel():
+            found = torch.cat([found, task.prepared[some] @ task.axes * point.rest**0.5], 1)
         scores[point] = _mean_average_precision(found, labels[some])
     return scores
 
@@ -174,18 +190,3 @@ def _mean_average_precision(vectors: Tensor, labels: Tensor) -> float:
     found = hits.sum(1)
     searched = found > 0
     return float(((precision * hits).sum(1)[searched] / found[searched]).mean()) if searched.any() else 0.0
-
-
-def _fill(network: PosteriorNetwork, config: PosteriorHeadConfig, prepared: Tensor) -> None:
-    """Bring the posteriors to ``config.dim`` numbers: turned to their leading axes, or with those of the feature."""
-    width = len(network.bias)
-    if config.dim == 0 or config.dim == width:
-        return
-    if config.dim < width:
-        found = network.posteriors(network.predict(prepared)).double()
-        _, vectors = descending(found.T @ found)  # not about the mean: similarities are to be kept
-        network.turn = vectors[:, : config.dim].float()
-        return
-    rows = prepared.double()
-    _, vectors = descending(rows.T @ rows)
-    network.axes = (vectors[:, : config.dim - width] * config.rest**0.5).float()

@@ -34,14 +34,17 @@ FITTED = ("landmarks", "weight", "bias", "sizes", "several", "factors", "tempera
 class PosteriorHeadConfig:
     """Ridge regressions onto the values of each attribute; see :mod:`stages.training.multilabel.posterior`.
 
-    Of ``roots``, ``penalties`` and ``temperatures``, the values to choose from; of one value nothing is chosen. A point
-    is judged on the training rows, each predicted without itself: the mean average precision with the label as truth.
+    Of ``roots``, ``penalties``, ``temperatures`` and ``rest``, the values to choose from; of one value nothing is
+    chosen. A point is judged on the training rows, which search each other by what is predicted of each without it:
+    the mean average precision with the label as truth.
 
     Args:
         dim: E. Posteriors take as many numbers as the attributes have values; what is left are principal axes of the
             feature. Where they have more, the posteriors' own leading axes are kept. 0 keeps them as they are.
         weights: of attributes in the similarity, 1 where none is given; 0 leaves one out.
-        rest: the weight of the principal axes, as of one attribute.
+        rest: weights of the principal axes, as of one attribute.
+        judged: ``images`` predicts each training row by all the others; ``classes``, by those of other labels, for
+            queries whose labels, or combinations of attributes, were never seen.
         kernel: ``linear``, or ``rbf``: a regression on the likeness to training rows.
         width: of ``rbf``, in units of the distance of features of unit length.
         landmarks: of ``rbf``, how many training rows, at most.
@@ -57,7 +60,8 @@ class PosteriorHeadConfig:
     kind: Literal["posterior"] = "posterior"
     dim: int = 64
     weights: Mapping[str, float] = field(default_factory=dict)
-    rest: float = 0.1
+    rest: tuple[float, ...] = (0.1,)
+    judged: Literal["images", "classes"] = "images"
     kernel: Literal["linear", "rbf"] = "rbf"
     width: float = 1.0
     landmarks: int = 2048
@@ -86,7 +90,12 @@ class PosteriorHeadConfig:
             raise ValueError(f"width is a distance above 0, got {self.width}")
         if self.landmarks < 1:
             raise ValueError(f"landmarks is a number of rows, at least 1, got {self.landmarks}")
-        for name, weight in [("rest", self.rest), *((f"weights.{of}", value) for of, value in self.weights.items())]:
+        if self.judged not in ("images", "classes"):
+            raise ValueError(f"judged is images or classes, got {self.judged!r}")
+        if not self.rest or len(set(self.rest)) < len(self.rest):
+            raise ValueError(f"rest holds one or more weights, each once, got {list(self.rest)}")
+        named = [*(("rest", weight) for weight in self.rest), *((f"weights.{of}", w) for of, w in self.weights.items())]
+        for name, weight in named:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name} is a weight of at least 0, got {weight}")
 
