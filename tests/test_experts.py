@@ -70,7 +70,7 @@ def test_each_domain_is_embedded_by_the_head_trained_on_it_alone_beside_its_corn
         np.testing.assert_allclose(found[:, 2:], embedded(alone, store, part), atol=1e-5)
 
 
-def test_an_image_is_more_similar_to_every_other_of_its_domain_than_to_the_nearest_of_another(tmp_path: Path) -> None:
+def test_images_of_two_domains_are_no_more_similar_than_their_corners_allow(tmp_path: Path) -> None:
     store, records = apart(tmp_path)
     head = train_head(store, records, WithinHeadConfig(dim=6), training=EXPERTS)
     similarity = embedded(head, store, records) @ embedded(head, store, records).T

@@ -124,13 +124,12 @@ def value_and_gradient(loss: PairLoss, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.usefixtures("blocks")
-@pytest.mark.parametrize("of", SOME)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "of"), [(name, of) for name in LOSSES for of in SOME if not (name in IN_BATCH and len(BATCHES[of].memory))]
+)
 def test_a_loss_is_its_definition_written_as_loops(name: str, of: str) -> None:
     config, wanted = LOSSES[name]
     batch = BATCHES[of]
-    if name in IN_BATCH and len(batch.memory):
-        pytest.skip("looks at the batch alone")
     value, _ = value_and_gradient(built(config, batch), batch)
     assert float(value) == pytest.approx(wanted(batch.plain()), rel=1e-6)
 

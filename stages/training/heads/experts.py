@@ -36,8 +36,8 @@ class Gate(NamedTuple):
 class Experts(HeadNetwork):
     """The embedding (E,) of a feature is its domain's corner of a simplex (d - 1) beside its expert's embedding.
 
-    Both are of unit length before the whole is: an image is more similar to those of its own domain than to others,
-    and among its own they rank as the expert says.
+    Both are of unit length before the whole is. With c the cosine that the expert gives, two images of one domain have
+    the similarity (1 + c) / 2, which ranks as the expert does; two of different domains at most (1 - 1 / (d - 1)) / 2.
     """
 
     def __init__(self, gate: Gate, experts: Sequence[HeadNetwork]) -> None:
