@@ -221,15 +221,17 @@ def start(store: Path, folder: Path, pause: float, what: str) -> subprocess.Pope
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["margin loss", "pair loss", "attributes"])
-def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(("what", "kills"), [("margin loss", (2, -1)), ("pair loss", (2,)), ("attributes", (-2,))])
+def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(
+    tmp_path: Path, what: str, kills: tuple[int, ...]
+) -> None:
     features = tmp_path / "features"
     store, records = toy_attributes(features) if what == "attributes" else toy(features, TRAIN)
     whole = start(features, tmp_path / "whole", 0, what)
     said, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0
     lines = said.splitlines()
-    for number, kill_after in enumerate(("choose 3", lines[-1])):
+    for number, kill_after in enumerate(lines[kill] for kill in kills):
         folder = tmp_path / f"killed {number}"
         process = start(features, folder, 0.2, what)
         assert process.stdout is not None
