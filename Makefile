@@ -88,10 +88,11 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 	@$(PY) -m benchmarks.many
 
 .PHONY: bench-heads
-bench-heads: install  ## Stage 2 against PyTorch Metric Learning: speed and memory of training steps (20 minutes)
+bench-heads: install  ## Stage 2 against PyTorch Metric Learning and plain loops: training steps, memory, attributes (20 minutes)
 	@$(PY) -m benchmarks.heads
 	@$(PY) -m benchmarks.stack
 	@$(PY) -m benchmarks.pairs
+	@$(PY) -m benchmarks.attributes
 
 .PHONY: bench-clip-retrieval
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)

@@ -125,7 +125,8 @@ def _cell(run_file: Path, cell: Cell, folder: Path) -> Scored:
         features = on.features[cell.backbone][0]
         vectors = features if cell.head == RAW else Embedded(head_of(on, cell), features)
         arrays: dict[str, Any] = {}  # numbers and text
-        for place, scores in enumerate(score_vectors(on.config, on.records, vectors)):
+        # The values of queries are all that is kept: intervals are those of the mean over seeds.
+        for place, scores in enumerate(score_vectors(on.config, on.records, vectors, resamples=1)):
             arrays[f"keys {place}"] = np.array(scores.query_keys)
             arrays |= {f"{place} {metric}": values for metric, values in scores.per_query.items()}
         content = io.BytesIO()

@@ -29,6 +29,7 @@ from pipeline.progress import Display
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
+from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
@@ -201,23 +202,29 @@ def _left_out(scores: Scores) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def score_vectors(config: RunConfig, records: Records, store: Features) -> Iterator[Scores]:
-    """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for."""
+def score_vectors(
+    config: RunConfig, records: Records, store: Features, *, resamples: int = Resampling.resamples
+) -> Iterator[Scores]:
+    """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for.
+
+    Queries are drawn ``resamples`` times for the intervals.
+    """
+    drawn = {"seed": config.seed, "resamples": resamples}
     queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
     by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
     if by_label := [name for name in asked.metrics if name not in by_attributes]:
-        yield evaluate(store, queries=queries, gallery=gallery, metrics=by_label, seed=config.seed)
+        yield evaluate(store, queries=queries, gallery=gallery, metrics=by_label, **drawn)
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
         yield evaluate_attributes(
-            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, seed=config.seed
+            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, **drawn
         )
     if legacy:
         if queries.keys != gallery.keys:
             raise ConfigError(
                 f"{legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same splits"
             )
-        yield evaluate_legacy(store, queries, metrics=legacy, similar=asked.similar, seed=config.seed)
+        yield evaluate_legacy(store, queries, metrics=legacy, similar=asked.similar, **drawn)
 
 
 def score(

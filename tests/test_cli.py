@@ -17,52 +17,17 @@ from stages.records import read_records
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.test_store import contents
-
-ROOT = Path(__file__).parent.parent
-RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
-kind = "timm"
-name = "test_resnet"
-weights = "random"
-[backbones.preprocess]
-size = 64
-[[heads]]
-name = "small"
-dim = 8
-[heads.loss]
-kind = "cosface"
-[heads.training]
-epochs = 2
-[retrieval]
-metrics = ["mmp@5", "hit@1"]
-"""
-
-
-def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "pipeline", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+from tests.typed import ROOT, RUN, finished, permafrost
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run file with its images, all three stages done."""
-    folder = tmp_path_factory.mktemp("run")
-    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
-    (folder / "run.toml").write_text(RUN)
-    done = permafrost("run", "run.toml", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "first.jsonl").write_text(done.stdout)
-    return folder
+    return finished(tmp_path_factory.mktemp("run"), RUN)
 
 
 def test_run_prints_one_flat_object_a_line(folder: Path) -> None:
-    lines = [json.loads(line) for line in (folder / "first.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
     assert [(line["head"], line["metric"]) for line in lines] == [
         ("raw", "mmp@5"),
         ("raw", "hit@1"),
@@ -85,8 +50,8 @@ def test_the_stages_one_by_one_give_what_run_gave(folder: Path) -> None:
     assert (extracted["computed"], extracted["present"], extracted["failed"]) == (0, 72, 0)
     trained = json.loads(permafrost("train-heads", "run.toml", "--json", cwd=folder).stdout)
     assert trained["head"] == "small"
-    assert permafrost("score", "run.toml", "--json", cwd=folder).stdout == (folder / "first.jsonl").read_text()
-    assert (folder / "artifacts/scores/run.jsonl").read_text() == (folder / "first.jsonl").read_text()
+    assert permafrost("score", "run.toml", "--json", cwd=folder).stdout == (folder / "scores.jsonl").read_text()
+    assert (folder / "artifacts/scores/run.jsonl").read_text() == (folder / "scores.jsonl").read_text()
     assert (folder / "artifacts/scores/run.png").read_bytes().startswith(b"\x89PNG")
 
 

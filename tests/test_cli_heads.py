@@ -16,20 +16,11 @@ import pytest
 from pipeline.config import parse_config
 from stages.training.closed_form import PcaHeadConfig
 from stages.training.sampling import OneDomainConfig
-from tests.pictures import draw_folder
-from tests.test_cli import ROOT, permafrost
+from tests.typed import CATALOGUE, ROOT, finished, permafrost
 
-RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
-kind = "timm"
-name = "test_resnet"
-weights = "random"
-preprocess = { size = 64 }
+RUN = (
+    CATALOGUE
+    + """
 [[backbones]]
 kind = "timm"
 name = "test_vit"
@@ -49,18 +40,13 @@ training = { epochs = 2 }
 [retrieval]
 metrics = ["mmp@5"]
 """
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run file with its images, all three stages done."""
-    folder = tmp_path_factory.mktemp("run")
-    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
-    (folder / "run.toml").write_text(RUN)
-    done = permafrost("run", "run.toml", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "scores.jsonl").write_text(done.stdout)
-    return folder
+    return finished(tmp_path_factory.mktemp("run"), RUN)
 
 
 def test_fused_backbones_are_scored_raw_and_with_their_heads_under_their_names(folder: Path) -> None:

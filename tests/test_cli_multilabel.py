@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.pictures import draw, write_table
-from tests.test_cli import permafrost
+from tests.typed import permafrost
 
 COLOURS, KINDS = ("blue", "red"), ("shirt", "shoe", "belt")
 RUN = """

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import draw_folder
-from tests.test_cli import permafrost
+from tests.typed import CATALOGUE, finished, permafrost
 
 LOSSES = {
     "contrastive": '{ kind = "contrastive" }',
@@ -24,20 +23,7 @@ LOSSES = {
     "smooth-ap": '{ kind = "smooth_ap" }',
     "recall": '{ kind = "recall" }',
 }
-RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
-kind = "timm"
-name = "test_resnet"
-weights = "random"
-preprocess = { size = 64 }
-[retrieval]
-metrics = ["mmp@5"]
-"""
+RUN = CATALOGUE + '[retrieval]\nmetrics = ["mmp@5"]\n'
 HEAD = """
 [[heads]]
 name = "{name}"
@@ -59,14 +45,8 @@ seeds = [0]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run file with a head of each loss, all three stages done."""
-    folder = tmp_path_factory.mktemp("pairs")
-    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
     heads = [HEAD.format(name=name, loss=loss) for name, loss in LOSSES.items()]
-    (folder / "run.toml").write_text(RUN + "".join(heads) + SWEEP)
-    done = permafrost("run", "run.toml", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "scores.jsonl").write_text(done.stdout)
-    return folder
+    return finished(tmp_path_factory.mktemp("pairs"), RUN + "".join(heads) + SWEEP)
 
 
 @pytest.mark.slow

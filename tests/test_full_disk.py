@@ -10,8 +10,8 @@ import pytest
 
 from cache import DigestCache, digest_bytes
 from tests.pictures import draw_folder
-from tests.test_cli import ROOT, RUN
 from tests.test_store import contents
+from tests.typed import ROOT, RUN
 
 
 def limited(code: str | list[str], most: int | None, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -58,6 +58,20 @@ def test_a_group_predicted_without_itself_is_what_a_regression_without_it_says()
         torch.testing.assert_close(given[own], wide[own] @ weight, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("grouped", [False, True], ids=["rows", "groups"])
+def test_a_regression_on_products_is_that_on_the_rows_whose_products_they_are(grouped: bool) -> None:
+    rows = torch.randn(15, 4, generator=drawn(), dtype=torch.float64)
+    known = torch.arange(15) % 4 != 1
+    targets = torch.rand(int(known.sum()), 2, generator=drawn(1))
+    groups = torch.arange(len(targets)) % 3 if grouped else None
+    products = rows @ rows.T
+    given, expected = Ridge.of_products(products, known), Ridge.of(rows[known])
+    weight, bias = given.fit(targets, 0.5)
+    plain, plain_bias = expected.fit(targets, 0.5)
+    torch.testing.assert_close(products @ weight + bias, rows @ plain + plain_bias)
+    torch.testing.assert_close(given.left_out(targets, 0.5, groups), expected.left_out(targets, 0.5, groups))
+
+
 def test_the_kernel_map_of_the_landmarks_has_their_likenesses_as_products() -> None:
     rows = torch.nn.functional.normalize(torch.randn(12, 5, generator=drawn(), dtype=torch.float64))
     kernel = likeness(rows, rows, 0.8)

@@ -36,6 +36,7 @@ from stages.training.checkpoint import Checkpoint
 from stages.training.closed_form import LdaHeadConfig
 from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.sampling import DomainWeightsConfig
+from tests.toy_attributes import toy_attributes
 from tests.toy_training import classes_of, make_records, toy
 
 ROOT = Path(__file__).parent.parent
@@ -189,7 +190,9 @@ TRAINING = """
     torch.set_num_threads(1)
     from pathlib import Path
     from cache import FeatureStore
-    from stages.training import ArcFaceConfig, LinearHeadConfig, TrainingConfig, train_head
+    from stages.training import ArcFaceConfig, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig, train_head
+    from stages.training.pairs import MarginConfig
+    from tests.toy_attributes import toy_records
     from tests.toy_training import classes_of, make_records
 
     def slowly(epoch):
@@ -197,31 +200,40 @@ TRAINING = """
         time.sleep(float(sys.argv[3]))
 
     (store,) = Path(sys.argv[1]).glob("toy-????????")
-    training = TrainingConfig(epochs=6, batch_size=32, ema=0.9)
+    records, head, loss = {
+        "margin loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), ArcFaceConfig(subcenters=2)),
+        "pair loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), MarginConfig(memory=50)),
+        "attributes": lambda: (toy_records(), MultilabelHeadConfig(task="both", task_weights="learned"), None),
+    }[sys.argv[4]]()
     head = train_head(
-        FeatureStore.at(store), make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), ArcFaceConfig(subcenters=2),
-        training=training, on_epoch=slowly, checkpoint=Path(sys.argv[2]) / "checkpoint",
+        FeatureStore.at(store), records, head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9),
+        on_epoch=slowly, checkpoint=Path(sys.argv[2]) / "checkpoint",
     )
     head.save(Path(sys.argv[2]))
 """
 
 
-def start(store: Path, folder: Path, pause: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(TRAINING), str(store), str(folder), str(pause)]
+def start(store: Path, folder: Path, pause: float, what: str) -> subprocess.Popen[str]:
+    code = textwrap.dedent(TRAINING)
+    command = [sys.executable, "-W", "ignore", "-c", code, str(store), str(folder), str(pause), what]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(tmp_path: Path) -> None:
-    toy(tmp_path / "features", TRAIN)
-    whole = start(tmp_path / "features", tmp_path / "whole", 0)
+@pytest.mark.parametrize(("what", "kills"), [("margin loss", (2, -1)), ("pair loss", (2,)), ("attributes", (-2,))])
+def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(
+    tmp_path: Path, what: str, kills: tuple[int, ...]
+) -> None:
+    features = tmp_path / "features"
+    store, records = toy_attributes(features) if what == "attributes" else toy(features, TRAIN)
+    whole = start(features, tmp_path / "whole", 0, what)
     said, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0
     lines = said.splitlines()
-    for number, kill_after in enumerate(("choose 3", lines[-1])):
+    for number, kill_after in enumerate(lines[kill] for kill in kills):
         folder = tmp_path / f"killed {number}"
-        process = start(tmp_path / "features", folder, 0.2)
+        process = start(features, folder, 0.2, what)
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == kill_after:
@@ -230,10 +242,9 @@ def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_on
         process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL
         assert not (folder / "head.safetensors").exists()
-        again = start(tmp_path / "features", folder, 0)
+        again = start(features, folder, 0, what)
         rest, _ = again.communicate(timeout=300)
         assert again.returncode == 0
         assert rest.splitlines() == lines[lines.index(kill_after) + 1 :]
         assert (folder / "head.safetensors").read_bytes() == (tmp_path / "whole/head.safetensors").read_bytes()
-    (store,) = (tmp_path / "features").glob("toy-????????")
-    assert len(FeatureStore.at(store)) == 160
+    assert len(FeatureStore.at(store.path)) == len(records)

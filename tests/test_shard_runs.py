@@ -17,7 +17,7 @@ from stages.datasets import DatasetConfig
 from stages.extraction import decode
 from stages.records import read_records
 from tests.pictures import draw_folder
-from tests.test_cli import RUN, permafrost
+from tests.typed import RUN, permafrost
 
 DATASETS = {
     "folder": 'kind = "folder"\npath = "images"',

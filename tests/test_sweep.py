@@ -30,8 +30,8 @@ from stages.training.recipe import Recipe
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
-from tests.test_cli import ROOT, RUN, permafrost
 from tests.toy_training import classes_of, make_records, toy
+from tests.typed import ROOT, RUN, permafrost
 
 SHORT = TrainingConfig(epochs=2, batch_size=32)
 BASE = Recipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)

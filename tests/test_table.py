@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import timm
 
 from pipeline.cells import some_of
 from pipeline.config import RepeatConfig
@@ -64,3 +67,10 @@ def test_without_other_numbers_of_rows_there_is_no_curve() -> None:
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"seeds are|rows are|queries is"):
         RepeatConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_the_networks_that_wait_for_a_download_are_known_to_timm_by_the_names_in_the_run_file() -> None:
+    text = (Path(__file__).parent.parent / "runs/small_data.toml").read_text()
+    waiting = re.findall('"((?:resnet|vit_base)[a-z0-9_]+)"', text.partition("artifacts =")[0])
+    assert len(waiting) == 5
+    assert set(waiting) <= set(timm.list_models())

@@ -28,19 +28,23 @@ def with_columns(records: Records, columns: Mapping[str, Sequence[str | None]]) 
     return Records(table, {})
 
 
-def toy_attributes(folder: Path, each: int = 10, *, seed: int = 0) -> tuple[FeatureStore, Records]:
-    """A store and records of ``each`` image of every colour and kind; the label is both, the tags are their words."""
-    rng = np.random.default_rng(seed)
+def toy_records(each: int = 10) -> Records:
+    """Records of ``each`` image of every colour and kind; the label is both, the tags are their words."""
     rows = [(colour, kind) for colour in COLOURS for kind in KINDS for _ in range(each)]
-    labels: dict[str, str | None] = {f"{at}": f"{colour} {kind}" for at, (colour, kind) in enumerate(rows)}
-    features = rng.normal(size=(len(rows), 12)) * 0.4
-    for at, (colour, kind) in enumerate(rows):
-        features[at, COLOURS.index(colour)] += 1.5
-        features[at, 3 + KINDS.index(kind)] += 1.5
     columns = {
         "attributes.colour": [colour for colour, _ in rows],
         "attributes.kind": [kind for _, kind in rows],
         "tags": [f"{WORDS[kind]} of {WORDS[colour]}" for colour, kind in rows],
     }
-    store = make_store(folder, dict(zip(labels, features.astype(np.float16), strict=True)))
-    return store, with_columns(make_records(labels), columns)
+    return with_columns(make_records({f"{at}": f"{colour} {kind}" for at, (colour, kind) in enumerate(rows)}), columns)
+
+
+def toy_attributes(folder: Path, each: int = 10, *, seed: int = 0) -> tuple[FeatureStore, Records]:
+    """A store of features that tell the attributes of :func:`toy_records`, and these."""
+    records = toy_records(each)
+    features = np.random.default_rng(seed).normal(size=(len(records), 12)) * 0.4
+    colours, kinds = records.attribute("colour"), records.attribute("kind")
+    for at, (colour, kind) in enumerate(zip(colours, kinds, strict=True)):
+        features[at, COLOURS.index(str(colour))] += 1.5
+        features[at, 3 + KINDS.index(str(kind))] += 1.5
+    return make_store(folder, dict(zip(records.keys, features.astype(np.float16), strict=True))), records

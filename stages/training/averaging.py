@@ -21,6 +21,11 @@ class Shown:
         self._steps = 0
         self._last: list[Weights] = []
 
+    @property
+    def moving(self) -> bool:
+        """Whether they are the network's weights as they move, no average."""
+        return not self._decay and self._epochs == 1
+
     def after_step(self) -> None:
         """A step has been made."""
         if self._decay:

@@ -137,15 +137,7 @@ class _Run:
         with nullcontext() if isinstance(self.loss, PairLoss) and not self.loss.in_lanes else one_thread_each():
             loss, rate = self._move(number)
         shown = self._shown.after_epoch()
-        score = None
-        if (validation := self.part.validation) is not None:
-            moving = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-            self.network.load_state_dict(shown)
-            score = validation.score(self.network)
-            if isinstance(self._sampler, DomainWeighted):
-                scores = validation.by_domain(self.network)
-                self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.part.rows.domain_names]))
-            self.network.load_state_dict(moving)
+        score = self._validated(shown)
         seconds = time.perf_counter() - started
         part = self.part
         entry = EpochLog(part.phase, number + 1, loss, rate, score, seconds, part.member, shares)
@@ -199,6 +191,21 @@ class _Run:
             total += self._finite(self._step(batch, rate), number + 1) * len(records)
             visited += len(records)
         return total / visited, rate
+
+    def _validated(self, shown: Weights) -> float | None:
+        """The score of the weights that are ``shown``; the network then moves on with its own."""
+        if (validation := self.part.validation) is None:
+            return None
+        moving = {} if self._shown.moving else {name: of.clone() for name, of in self.network.state_dict().items()}
+        if moving:
+            self.network.load_state_dict(shown)
+        score = validation.score(self.network)
+        if isinstance(self._sampler, DomainWeighted):
+            scores = validation.by_domain(self.network)
+            self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.part.rows.domain_names]))
+        if moving:
+            self.network.load_state_dict(moving)
+        return score
 
     def _step(self, batch: Batch, rate: float) -> float:
         self._optimizer.zero_grad()

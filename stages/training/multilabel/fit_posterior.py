@@ -14,7 +14,7 @@ from stages.training.closed_form.eigen import descending
 from stages.training.closed_form.linear_map import check_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.multilabel.kernel_map import likeness, spread_rows, whitening_of
-from stages.training.multilabel.labels import Attributes
+from stages.training.multilabel.labels import Attribute, Attributes
 from stages.training.multilabel.posterior import FITTED, PosteriorHeadConfig, PosteriorNetwork
 from stages.training.multilabel.ridge import Ridge
 
@@ -45,8 +45,21 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class _Regression:
+    """The attributes that the same rows have: one decomposition, and one product for all of their values.
+
+    ``known`` (N,) are the rows, ``targets`` (K, C) theirs, and ``columns`` (C,) the places of the values among all S.
+    """
+
+    ridge: Ridge
+    known: Tensor
+    targets: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class _Task:
-    """The training rows as the regressions of one root take them, and each group of attributes with the same rows."""
+    """The training rows as the regressions of one root take them, and these regressions."""
 
     config: PosteriorHeadConfig
     network: PosteriorNetwork
@@ -54,32 +67,37 @@ class _Task:
     regressed: Tensor
     back: Tensor | None
     """What the map of the regression is multiplied by on the left: from coordinates to likenesses."""
-    onehot: list[Tensor]
-    ridges: list[tuple[Ridge, Tensor]]
-
+    regressions: list[_Regression]
     axes: Tensor
     """The principal axes (D, R) that fill the rest, none where there is no room."""
 
+    @property
+    def width(self) -> int:
+        """S."""
+        return sum(len(of.columns) for of in self.regressions)
+
     def left_out(self, penalty: float, groups: Tensor | None) -> Tensor:
         """What each row (N, S) is predicted without itself, or its group; rows without a value by all that have one."""
-        found = []
-        for target, (ridge, known) in zip(self.onehot, self.ridges, strict=True):
-            weight, bias = ridge.fit(target[known], penalty)
-            predicted = self.regressed.double() @ weight + bias
-            predicted[known] = ridge.left_out(target[known], penalty, None if groups is None else groups[known])
-            found.append(predicted)
-        return torch.cat(found, 1).float()
+        found = torch.empty(len(self.regressed), self.width)
+        for of in self.regressions:
+            predicted = torch.empty(len(found), len(of.columns), dtype=torch.float64)
+            others = None if groups is None else groups[of.known]
+            predicted[of.known] = of.ridge.left_out(of.targets, penalty, others)
+            if not of.known.all():
+                weight, bias = of.ridge.fit(of.targets, penalty)
+                predicted[~of.known] = self.regressed[~of.known].double() @ weight + bias
+            found[:, of.columns] = predicted.float()
+        return found
 
     def finish(self, point: Point) -> PosteriorNetwork:
         """The network at ``point``."""
-        fits = [
-            ridge.fit(target[known], point.penalty)
-            for target, (ridge, known) in zip(self.onehot, self.ridges, strict=True)
-        ]
-        weight = torch.cat([weight for weight, _ in fits], 1)
         network = self.network
+        fits = [of.ridge.fit(of.targets, point.penalty) for of in self.regressions]
+        weight, bias = (torch.cat(several, -1) for several in zip(*fits, strict=True))
+        order = torch.cat([of.columns for of in self.regressions]).argsort()
+        weight = weight[:, order]
         network.weight = (weight if self.back is None else self.back @ weight).float()
-        network.bias = torch.cat([bias for _, bias in fits]).float()
+        network.bias = bias[order].float()
         network.temperature = torch.tensor(point.temperature)
         width = len(network.bias)
         if 0 < self.config.dim < width:
@@ -140,24 +158,41 @@ def _task(
     prepared = regressed = network.inputs(features)
     back = None
     if config.kernel == "rbf":
+        rows = prepared.double()
         network.landmarks = prepared[spread_rows(len(prepared), config.landmarks)]
-        back = whitening_of(network.landmarks.double(), config.width)
-        regressed = likeness(prepared.double(), network.landmarks.double(), config.width) @ back
-    known = [target >= 0 if target.ndim == 1 else ~target[:, 0].isnan() for target in targets]
-    ridges: dict[bytes, Ridge] = {}
-    for rows in known:
-        if (key := rows.numpy().tobytes()) not in ridges:
-            ridges[key] = Ridge.of(regressed[rows])
-    onehot = [
-        torch.nn.functional.one_hot(target.clamp(min=0), len(attribute.values)).double() if target.ndim == 1 else target
-        for target, attribute in zip(targets, learned, strict=True)
-    ]
-    with_rows = [(ridges[rows.numpy().tobytes()], rows) for rows in known]
+        regressed = likeness(rows, network.landmarks.double(), config.width)
+        if len(network.landmarks) < len(rows):
+            back = whitening_of(network.landmarks.double(), config.width)
+            regressed = regressed @ back
+    products = config.kernel == "rbf" and back is None  # every row is a landmark: likenesses are products
     axes = torch.empty(0)
     if config.dim > attributes.width:
         rows = prepared.double()
         axes = descending(rows.T @ rows)[1][:, : config.dim - attributes.width].float()
-    return _Task(config, network, prepared, regressed, back, onehot, with_rows, axes)
+    return _Task(config, network, prepared, regressed, back, _regressions(regressed, products, learned, targets), axes)
+
+
+def _regressions(
+    regressed: Tensor, products: bool, learned: Sequence[Attribute], targets: Sequence[Tensor]
+) -> list[_Regression]:
+    """The ``learned`` attributes, those with values in the same rows together."""
+    parts: dict[bytes, list[tuple[Tensor, Tensor]]] = {}
+    masks: dict[bytes, Tensor] = {}
+    low = 0
+    for target, attribute in zip(targets, learned, strict=True):
+        width = len(attribute.values)
+        known = target >= 0 if target.ndim == 1 else ~target[:, 0].isnan()
+        told = target[known] if target.ndim == 2 else torch.nn.functional.one_hot(target[known], width)
+        masks[key := known.numpy().tobytes()] = known
+        parts.setdefault(key, []).append((told.double(), torch.arange(low, low + width)))
+        low += width
+    found = []
+    for key, several in parts.items():
+        known = masks[key]
+        ridge = Ridge.of_products(regressed, known) if products else Ridge.of(regressed[known])
+        told, columns = (torch.cat(of, -1) for of in zip(*several, strict=True))
+        found.append(_Regression(ridge, known, told, columns))
+    return found
 
 
 def _scores(

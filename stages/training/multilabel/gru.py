@@ -27,20 +27,17 @@ class Scan(torch.autograd.Function):
         """``sizes`` (L,) are how many sentences have a first, second, ... word."""
         size, hidden = len(words), first.shape[1]
         before, states = words.new_empty(size, hidden), words.new_empty(size, hidden)
-        gates, turned = words.new_empty(size, 3 * hidden), words.new_empty(size, hidden)
+        gates, inner = words.new_empty(size, 3 * hidden), words.new_empty(size, 3 * hidden)
         state = first
         for low, count in zip(accumulate(sizes, initial=0), sizes, strict=False):
             rows = slice(low, low + count)
-            state = state[:count]
-            inner = torch.addmm(bias, state, weight.T)
-            opened = torch.sigmoid(words[rows, : 2 * hidden] + inner[:, : 2 * hidden])
-            reset, update = opened[:, :hidden], opened[:, hidden:]
-            new = torch.tanh(torch.addcmul(words[rows, 2 * hidden :], reset, inner[:, 2 * hidden :]))
-            before[rows], gates[rows, : 2 * hidden], gates[rows, 2 * hidden :] = state, opened, new
-            turned[rows] = inner[:, 2 * hidden :]
-            state = torch.lerp(new, state, update)
-            states[rows] = state
-        ctx.save_for_backward(weight, before, gates, turned)
+            before[rows] = state = state[:count]
+            torch.addmm(bias, state, weight.T, out=inner[rows])
+            opened, new = gates[rows, : 2 * hidden], gates[rows, 2 * hidden :]
+            torch.add(words[rows, : 2 * hidden], inner[rows, : 2 * hidden], out=opened).sigmoid_()
+            torch.addcmul(words[rows, 2 * hidden :], opened[:, :hidden], inner[rows, 2 * hidden :], out=new).tanh_()
+            state = torch.lerp(new, state, opened[:, hidden:], out=states[rows])
+        ctx.save_for_backward(weight, before, gates, inner)
         ctx.sizes, ctx.sentences = tuple(sizes), len(first)
         return states
 
@@ -48,19 +45,19 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         """By what the loss changes with the states (P, H), by what it changes with each of the inputs."""
         (outer,) = gradients
-        weight, before, gates, turned = ctx.saved_tensors
+        weight, before, gates, inner = ctx.saved_tensors
         hidden = outer.shape[1]
-        of_words, of_inner = torch.empty_like(gates), torch.empty_like(gates)
+        reset, update, new = gates.split(hidden, 1)
+        # By how much what goes into each gate moves the state: known before the first step back is taken.
+        of_new = (1 - update) * (1 - new.square())
+        of_reset = of_new * inner[:, 2 * hidden :] * reset * (1 - reset)
+        moves = torch.stack([of_reset, (before - new) * update * (1 - update), of_new * reset], 1)  # (P, 3, H)
+        of_inner, down = torch.empty_like(moves), torch.empty_like(before)
         flowing = outer.new_zeros(ctx.sentences, hidden)
-        ends = list(accumulate(ctx.sizes))
-        for end, count in zip(reversed(ends), reversed(ctx.sizes), strict=True):
+        for end, count in zip(reversed([*accumulate(ctx.sizes)]), reversed(ctx.sizes), strict=True):
             rows = slice(end - count, end)
-            down = flowing[:count] + outer[rows]
-            reset, update, new = (gates[rows, at * hidden : (at + 1) * hidden] for at in range(3))
-            of_new = down * (1 - update) * (1 - new.square())
-            of_update = down * (before[rows] - new) * update * (1 - update)
-            of_reset = of_new * turned[rows] * reset * (1 - reset)
-            torch.cat([of_reset, of_update, of_new], 1, out=of_words[rows])
-            torch.cat([of_reset, of_update, of_new * reset], 1, out=of_inner[rows])
-            flowing[:count] = torch.addmm(down * update, of_inner[rows], weight)
+            torch.add(flowing[:count], outer[rows], out=down[rows])
+            torch.mul(down[rows, None], moves[rows], out=of_inner[rows])
+            torch.addmm(down[rows] * update[rows], of_inner[rows].flatten(1), weight, out=flowing[:count])
+        of_words, of_inner = torch.cat([of_inner[:, 0], of_inner[:, 1], down * of_new], 1), of_inner.flatten(1)
         return of_words, flowing, of_inner.T @ before, of_inner.sum(0), None

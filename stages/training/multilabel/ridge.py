@@ -8,6 +8,9 @@ With rows Z (N, M) about their mean, targets Y (N, C) about theirs, and the eige
 
 so that one decomposition serves every penalty, and leaving each row out costs no more than predicting it. To leave out
 several rows at once, 1 - h is the matrix I - H of these rows.
+
+Where only the products K = Z Z' of the rows are known, the same follows from the eigenvectors U of K about its means:
+Z V is U diag(l)^(1/2), and the map is one from products with the rows, U diag(1 / (l + penalty)) U'Y.
 """
 
 from __future__ import annotations
@@ -20,11 +23,15 @@ from torch import Tensor
 from stages.training.closed_form.eigen import descending
 
 _LEAST = 1e-6  # of 1 - h: a row that only its own target explains
+_SINGULAR = 1e-12  # of the largest eigenvalue: what float64 leaves of zero
 
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """Rows in the basis of their covariance; what every penalty needs. All float64."""
+    """Rows in the basis of their covariance; what every penalty needs. All float64.
+
+    ``mean`` (M,) is that of the rows, ``vectors`` (M, m) the basis, ``values`` (m,) are l and ``turned`` (N, m) is Z V.
+    """
 
     mean: Tensor
     vectors: Tensor
@@ -40,6 +47,18 @@ class Ridge:
         values, vectors = descending(centred.T @ centred)
         return cls(mean, vectors, values.clamp(min=0), centred @ vectors)
 
+    @classmethod
+    def of_products(cls, products: Tensor, known: Tensor) -> Ridge:
+        """That of those ``known`` (N,) of R rows whose ``products`` (R, R) with each other take the rows' place."""
+        among = products[known][:, known].double()
+        mean = among.mean(0)
+        values, vectors = descending(among - mean - mean[:, None] + mean.mean())
+        kept = int((values > _SINGULAR * values[0]).sum())
+        values, vectors = values[:kept], vectors[:, :kept]
+        means, basis = mean.new_zeros(len(products)), mean.new_zeros(len(products), kept)
+        means[known], basis[known] = mean, vectors / values.sqrt()
+        return cls(means, basis, values, vectors * values.sqrt())
+
     def fit(self, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
         """The map (M, C) and what is added to it (C,) for ``targets`` (N, C)."""
         targets = targets.double()
@@ -53,7 +72,7 @@ class Ridge:
         centred = targets - targets.mean(0)
         residual = centred - self.turned @ self._coefficients(centred, penalty)
         if groups is None:
-            leverage = (self.turned.square() / (self.values + penalty)).sum(1) + 1 / len(targets)
+            leverage = self.turned.square() @ (self.values + penalty).reciprocal() + 1 / len(targets)
             return targets - residual / (1 - leverage).clamp(min=_LEAST)[:, None]
         predicted = torch.empty_like(targets)
         for group in range(int(groups.max()) + 1):

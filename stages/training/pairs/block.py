@@ -97,11 +97,18 @@ class Block:
         """The cosines (b, R), -inf where it is no negative."""
         return self.cosines.masked_fill(self.alike, -torch.inf)
 
-    def of_positives(self, otherwise: float) -> Tensor:
-        """The cosines (b, R), ``otherwise`` where it is no positive."""
-        cosines = torch.full_like(self.cosines, otherwise)
-        cosines[self.positives.row, self.positives.column] = self.look(*self.positives)
-        return cosines
+    def each_positive(self, otherwise: float) -> tuple[Tensor, Tensor]:
+        """The cosines (b, P) of each row's positives and their columns, ``otherwise`` where a row has fewer than P.
+
+        P is at least 1.
+        """
+        row, column = self.positives
+        turn = turns(row)
+        most = int(turn.max()) + 1 if len(turn) else 1
+        cosines = self.cosines.new_full((len(self.cosines), most), otherwise)
+        columns = column.new_zeros(cosines.shape)
+        cosines[row, turn], columns[row, turn] = self.look(row, column), column
+        return cosines, columns
 
     @cached_property
     def every(self) -> Tensor:
@@ -126,6 +133,11 @@ class Block:
         row, column = self._all_alike
         kept = (self.rows[row] == self.against_rows[column]) == same_row
         return Places(row[kept], column[kept])
+
+
+def turns(row: Tensor) -> Tensor:
+    """How many equal numbers stand before each of ``row`` (T,), which ascend."""
+    return torch.arange(len(row)) - torch.searchsorted(row, row)
 
 
 class Found(NamedTuple):

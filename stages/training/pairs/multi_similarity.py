@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.pairs.block import Block, Found, Places
+from stages.training.pairs.block import Block, Found, Places, turns
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.miners.semi_hard import turns
 from stages.training.pairs.rule import PairRule, Sums
 
 _NOTHING = -1e30  # an exponent that adds nothing; with an infinite one a row of nothing has no gradient

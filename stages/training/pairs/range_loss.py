@@ -11,10 +11,9 @@ from torch import Tensor
 
 from stages.training.losses.kernel import unit_length
 from stages.training.losses.schedule import Scheduled, value_at
-from stages.training.pairs.block import Found
+from stages.training.pairs.block import Found, turns
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import PairLoss, PairLossConfig
-from stages.training.pairs.miners.semi_hard import turns
 
 
 @dataclass(frozen=True)

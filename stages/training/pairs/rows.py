@@ -23,6 +23,7 @@ from stages.training.pairs.rule import PairRule
 
 _NUMBERS = 2**21  # of a block: 8 MiB of float32; matrix products of fewer rows take longer for each
 _LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of lanes
+_SPARSE = 16  # of so many pairs or more one that counts: a sum over those that do takes less than a matrix product
 _CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow from the number of threads
 
 
@@ -156,15 +157,25 @@ def _through_pairs(
     """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``places``."""
     row, column = places
     inside = column < len(unit)
+    if len(row) * _SPARSE < len(unit[of]) * len(unit):
+        by_unit[of] += _summed(row, len(unit[of]), column, by_cosine, against)
+        order = torch.argsort(column[inside], stable=True)
+        row, column, by_cosine = (each[inside][order] for each in (row, column, by_cosine))
+        by_unit += _summed(column, len(unit), row, by_cosine, unit[of])
+        return
     within = unit.new_zeros(len(unit[of]) * len(unit))
     within.scatter_add_(0, row[inside] * len(unit) + column[inside], by_cosine[inside])
     within = within.view(-1, len(unit))
     by_unit[of] += within @ unit
     by_unit += within.T @ unit[of]
-    if len(against) > len(unit):  # a product of a sparse matrix with the memory
-        row, column, by_cosine = row[~inside], column[~inside], by_cosine[~inside]
-        starts = torch.searchsorted(row, torch.arange(len(within)))
-        by_unit[of] += functional.embedding_bag(column, against, starts, mode="sum", per_sample_weights=by_cosine)
+    if len(against) > len(unit):
+        by_unit[of] += _summed(row[~inside], len(within), column[~inside], by_cosine[~inside], against)
+
+
+def _summed(row: Tensor, rows: int, column: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:
+    """A matrix (``rows``, V) of ``weight`` (T,) at ``row``, ascending, and ``column``, times ``vectors`` (V, E)."""
+    starts = torch.searchsorted(row, torch.arange(rows))
+    return functional.embedding_bag(column, vectors, starts, mode="sum", per_sample_weights=weight)
 
 
 def _rows_a_block(rows: int, numbers: int) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from stages.training.pairs.block import Block, found_in_all
+from stages.training.pairs.block import Block, Places, found_in_all
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.rule import PairRule, Sums
 
@@ -47,8 +48,32 @@ class SupCon(PairRule):
         row, _ = block.positives
         positives = torch.bincount(row, minlength=len(block.cosines))
         own = block.at(*block.positives) / positives[row]
-        logits = (self.scale * block.every).index_put(tuple(block.itself), own.new_tensor(-torch.inf))
-        losses = torch.logsumexp(logits, 1)[positives > 0].sum() - self.scale * own.sum()
+        every: Tensor = _LogOfSum.apply(block.every, self.scale, block.itself)
+        losses = every[positives > 0].sum() - self.scale * own.sum()
         count = (positives > 0).sum()
         found = found_in_all(block, len(positives), len(positives) - float(count))
         return Sums(losses[None], count[None].to(losses.dtype), found)
+
+
+class _LogOfSum(torch.autograd.Function):
+    """log sum_j exp(scale c_ij) (b,) of cosines (b, R) without the pairs of one row.
+
+    The softmax is kept, which is what the gradient is made of: autograd would compute it again, and goes through arrays
+    of this size twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cosines: Tensor, scale: float, itself: Places) -> Tensor:
+        logits = cosines * scale
+        logits[itself.row, itself.column] = -torch.inf
+        largest, at = logits.max(1, keepdim=True)
+        shares = torch.softmax(logits, 1)
+        shares[largest[:, 0] == -torch.inf] = 0  # rows with nothing to compare with
+        ctx.save_for_backward(shares)
+        ctx.scale = scale
+        return (largest - shares.gather(1, at).log())[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        (shares,) = ctx.saved_tensors
+        return shares * (ctx.scale * slope[:, None]), None, None

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.schedule import Scheduled, ends, value_at
-from stages.training.pairs.block import Block, found_in, found_in_all
+from stages.training.pairs.block import Block, found_in, found_in_all, turns
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import given, library, losses_of
 from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
-from stages.training.pairs.miners.semi_hard import turns
 from stages.training.pairs.rule import PairRule, Sums
 
 

@@ -8,9 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, Triplets
+from stages.training.pairs.block import Block, Triplets, turns
 from stages.training.pairs.distance import FARTHEST, distance_of
-from stages.training.pairs.miners.semi_hard import turns
 
 _BELOW_ONE = 1 - 1e-9
 

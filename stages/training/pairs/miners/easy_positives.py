@@ -35,9 +35,10 @@ class EasyPositivesConfig:
 
     def pick(self, block: Block, margin_dist: float) -> Triplets:
         """The triplets of ``block``, for a loss of ``margin_dist``."""
-        nearest = block.of_positives(-torch.inf).max(1)
+        cosines, columns = block.each_positive(-torch.inf)
+        nearest = cosines.max(1)
         row = (nearest.values > -torch.inf).nonzero()[:, 0]
-        places = Places(row, nearest.indices[row])
+        places = Places(row, columns[row, nearest.indices[row]])
         if self.negatives == "hard":
             return with_nearest_negatives(block, places, 1)
         return semi_hard(block, places, margin_dist if self.margin_dist is None else self.margin_dist)

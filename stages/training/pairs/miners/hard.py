@@ -40,15 +40,18 @@ class HardConfig:
 
 def farthest_positives(block: Block, count: int) -> Places:
     """The ``count`` farthest positives of each row, or as many as it has."""
-    cosines = block.of_positives(torch.inf)
+    cosines, columns = block.each_positive(torch.inf)
     farthest = cosines.topk(min(count, cosines.shape[1]), largest=False)
     row, place = (farthest.values < torch.inf).nonzero(as_tuple=True)
-    return Places(row, farthest.indices[row, place])
+    return Places(row, columns[row, farthest.indices[row, place]])
 
 
 def with_nearest_negatives(block: Block, places: Places, count: int) -> Triplets:
     """Each of ``places`` with each of the ``count`` nearest negatives of its row, or as many as there are."""
-    nearest = block.of_negatives.topk(min(count, block.cosines.shape[1]))
-    pair, place = (nearest.values > -torch.inf)[places.row].nonzero(as_tuple=True)
+    if count == 1:  # a maximum takes a third of the time of topk
+        cosines, columns = (of[:, None] for of in block.of_negatives.max(1))
+    else:
+        cosines, columns = block.of_negatives.topk(min(count, block.cosines.shape[1]))
+    pair, place = (cosines > -torch.inf)[places.row].nonzero(as_tuple=True)
     row = places.row[pair]
-    return Triplets(row, places.column[pair], nearest.indices[row, place])
+    return Triplets(row, places.column[pair], columns[row, place])

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, Places, Triplets
+from stages.training.pairs.block import Block, Places, Triplets, turns
 from stages.training.pairs.distance import distance_of
 
 _PASSES = 16  # with more positives a row than this, one sort takes less time than a pass over the negatives for each
@@ -52,11 +52,6 @@ def semi_hard(block: Block, places: Places, margin_dist: float) -> Triplets:
     column, cosine = find(block.of_negatives, places.row, turn, bound, several)
     inside = (cosine > -torch.inf) & (distance_of(cosine) < distance_of(bound) + margin_dist)
     return Triplets(places.row[inside], places.column[inside], column[inside])
-
-
-def turns(row: Tensor) -> Tensor:
-    """How many equal numbers stand before each of ``row`` (T,), which ascend."""
-    return torch.arange(len(row)) - torch.searchsorted(row, row)
 
 
 def _in_passes(negatives: Tensor, row: Tensor, turn: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,57 @@
+"""Commands as a person types them, and the run file of a small drawn catalogue that they are typed for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.pictures import draw_folder
+
+ROOT = Path(__file__).parent.parent
+CATALOGUE = """
+artifacts = "artifacts"
+[dataset]
+kind = "folder"
+path = "images"
+queries_per_class = 2
+[[backbones]]
+kind = "timm"
+name = "test_resnet"
+weights = "random"
+preprocess = { size = 64 }
+"""
+"""The beginning of a run file: the images that :func:`finished` draws, and a network of no size."""
+
+RUN = (
+    CATALOGUE
+    + """
+[[heads]]
+name = "small"
+dim = 8
+[heads.loss]
+kind = "cosface"
+[heads.training]
+epochs = 2
+[retrieval]
+metrics = ["mmp@5", "hit@1"]
+"""
+)
+
+
+def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What a typed command says."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def finished(folder: Path, run: str) -> Path:
+    """``folder`` with 12 classes of 6 images, ``run.toml``, all stages done, and what was said in ``scores.jsonl``."""
+    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
+    (folder / "run.toml").write_text(run)
+    done = permafrost("run", "run.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "scores.jsonl").write_text(done.stdout)
+    return folder
