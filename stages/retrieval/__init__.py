@@ -6,6 +6,8 @@ from stages.retrieval.evaluate import evaluate, index_gallery, nearest
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
 from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.metrics import Metric, find_metric, metric_names
+from stages.retrieval.protocols import ProtocolConfig
+from stages.retrieval.ranking import evaluate_ranking
 from stages.retrieval.scores import Score, Scores
 from stages.retrieval.search import search
 
@@ -16,6 +18,7 @@ __all__ = [
     "GalleryIndex",
     "IndexConfig",
     "Metric",
+    "ProtocolConfig",
     "Score",
     "Scores",
     "attribute_metric_names",
@@ -23,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_attributes",
     "evaluate_legacy",
+    "evaluate_ranking",
     "find_metric",
     "index_gallery",
     "leave_one_out",
