@@ -62,7 +62,7 @@ def test_a_query_without_anything_relevant_is_left_out_or_zero_or_refused() -> N
     assert (left_out.value("map"), left_out.query_keys, left_out.unanswerable) == (1, ("q",), 1)
     zero = evaluate_ranking(rows, queries=queries, gallery=gallery, metrics=["map"], unanswerable="zero")
     assert (zero.value("map"), zero.query_keys, zero.unanswerable) == (0.5, ("q", "lone"), 1)
-    with pytest.raises(NothingToScoreError, match="1 of 2 queries have nothing to find .*, the first 'lone'"):
+    with pytest.raises(NothingToScoreError, match=r"1 of 2 queries have nothing to find .*, the first 'lone'"):
         evaluate_ranking(rows, queries=queries, gallery=gallery, metrics=["map"], unanswerable="error")
 
 

@@ -2,7 +2,8 @@
 
 from stages.retrieval.attributes import AttributeMetric, attribute_metric_names, evaluate_attributes, evaluate_legacy
 from stages.retrieval.compare import Difference, paired_difference, t_interval
-from stages.retrieval.evaluate import evaluate, index_gallery, nearest
+from stages.retrieval.evaluate import evaluate
+from stages.retrieval.gallery import index_gallery, nearest
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
 from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.metrics import Metric, find_metric, metric_names

@@ -13,19 +13,18 @@ its own ranking; a byte-identical image under another key is another record, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-import numpy as np
-
-from cache import Features, fingerprint
-from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
+from cache import Features
+from cache.errors import RecordsError
 from stages.records import Records
-from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
-from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig
+from stages.retrieval.attributes import LEGACY, evaluate_legacy
+from stages.retrieval.gallery import with_row
+from stages.retrieval.index import unit_length
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
+from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
 from stages.retrieval.scores import Resampling, Scores, domain_names
-from stages.retrieval.search import Rows, Similarity, search
 from stages.retrieval.tables import Table, relevance_tables
-from stages.retrieval.trial import Marking, TiePolicy, Trial, UnanswerablePolicy, positions_of
+from stages.retrieval.trial import Marking, TiePolicy, Trial, UnanswerablePolicy
 
 
 def evaluate(
@@ -35,6 +34,7 @@ def evaluate(
     gallery: Records,
     metrics: Sequence[str] | None = None,
     protocol: ProtocolConfig = ByLabelConfig(),
+    validation: tuple[Records, Records] | None = None,
     ties: TiePolicy = "row",
     unanswerable: UnanswerablePolicy = "leave_out",
     confidence: float = 0.95,
@@ -50,7 +50,9 @@ def evaluate(
         queries: what searches.
         gallery: what is searched; with leave-one-out the same records.
         metrics: names as :func:`find_metric` takes them; by default those of the protocol.
-        protocol: who is relevant, what is searched, and by what groups scores are told.
+        protocol: who is relevant, what is searched, and by what groups scores are told. With ``met`` the queries
+            that show nothing of the gallery belong to ``queries`` too.
+        validation: queries and gallery that a protocol tunes on (``met``).
         ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
         unanswerable: queries to which nothing is relevant: left out of every mean, ``zero`` in it, or an ``error``.
         confidence: the share of resampled means between ``low`` and ``high``.
@@ -64,8 +66,30 @@ def evaluate(
         MissingRowsError: an image that has no row in ``vectors`` at all.
         NothingToScoreError: no gallery image or no query is left.
     """
+    resampling = Resampling(confidence, resamples, seed)
+    if isinstance(protocol, MetConfig):
+        return evaluate_recognition(
+            vectors,
+            queries=queries,
+            gallery=gallery,
+            protocol=protocol,
+            validation=validation,
+            metrics=RECOGNITION if metrics is None else metrics,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+    if isinstance(protocol, SmallDataConfig):
+        return evaluate_legacy(
+            vectors,
+            _one_set(queries, gallery),
+            metrics=(LEGACY,) if metrics is None else metrics,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
     rules = protocol.rules()
-    marking = Marking.of(metrics, rules, ties, unanswerable, Resampling(confidence, resamples, seed))
+    marking = Marking.of(metrics, rules, ties, unanswerable, resampling)
     domain_names(rules.groups(queries))
     rules.check(queries, gallery)
     asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
@@ -83,56 +107,10 @@ def evaluate(
     return marking.score(tables, queries=queries, gallery=gallery, asked=asked, searched=searched)
 
 
-def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
-    """The positions in ``gallery`` of the ``k`` records nearest to each query, and their similarity, both (Q, k).
-
-    The query itself (the same key) is left out. A query whose image failed, and the places past the end of a small
-    gallery, have position -1 and similarity -inf. Raises as :func:`evaluate` does.
-    """
-    asked, searched = _rows_of(vectors, queries, "query"), _rows_of(vectors, gallery, "gallery")
-    index = build_index(unit_length(vectors.read(gallery.take(searched).digests)))
-    itself = positions_of(queries.take(asked).keys, gallery.take(searched).keys)
-    found, similarity = search(index, unit_length(vectors.read(queries.take(asked).digests)), k, itself)
-    positions = np.full((len(queries), k), -1, np.int64)
-    similarities = np.full((len(queries), k), -np.inf, np.float32)
-    positions[asked] = np.append(searched, -1)[found]  # row -1, past the end, is the one appended
-    similarities[asked] = similarity
-    return positions, similarities
-
-
-def index_gallery(
-    vectors: Features,
-    gallery: Records,
-    config: IndexConfig = FlatIndexConfig(),
-    *,
-    folder: Path | str | None = None,
-) -> GalleryIndex:
-    """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
-
-    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images.
-    """
-    searched = with_row(vectors, gallery, "gallery")
-    keys, rows = tuple(searched.keys), fingerprint([vectors.fingerprint, *(d.hex() for d in searched.digests)])
-    if folder is not None:
-        try:
-            return GalleryIndex.load(folder, embeddings=rows, keys=keys)
-        except (StaleStoreError, DamagedStoreError):
-            pass  # of other rows, or not there: built below
-    index = GalleryIndex(build_index(unit_length(vectors.read(searched.digests)), config), keys, rows)
-    if folder is not None:
-        index.save(folder)
-    return index
-
-
-def _rows_of(vectors: Features, records: Records, role: str) -> Rows:
-    """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
-    rows = records.rows_in(vectors)
-    if not len(rows):
-        why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
-        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.path}.")
-    return rows
-
-
-def with_row(vectors: Features, records: Records, role: str) -> Records:
-    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
-    return records.take(_rows_of(vectors, records, role))
+def _one_set(queries: Records, gallery: Records) -> Records:
+    if queries.keys != gallery.keys:
+        raise RecordsError(
+            f"{LEGACY} searches a set in itself: the queries and the gallery must be the same records; got "
+            f"{len(queries):,} and {len(gallery):,}. Let dataset.query and dataset.gallery name the same splits."
+        )
+    return queries

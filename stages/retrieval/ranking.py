@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cache.errors import NothingToScoreError
 from stages.records import Records
 from stages.retrieval.expected import EXPECTED, tied_order
-from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig
+from stages.retrieval.protocols import ByLabelConfig, RankedConfig
 from stages.retrieval.relevance import Mask, Rows
 from stages.retrieval.scores import Resampling, Scores, domain_names
 from stages.retrieval.search import query_blocks
@@ -31,7 +31,7 @@ def evaluate_ranking(
     gallery: Records,
     metrics: Sequence[str] | None = None,
     similarity: npt.NDArray[np.floating] | None = None,
-    protocol: ProtocolConfig = ByLabelConfig(),
+    protocol: RankedConfig = ByLabelConfig(),
     ties: TiePolicy = "row",
     unanswerable: UnanswerablePolicy = "leave_out",
     beyond: BeyondPolicy = "refuse",

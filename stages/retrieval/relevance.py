@@ -203,30 +203,15 @@ def by_labels(queries: Records, gallery: Records, attribute: str) -> Relevance:
     return ByGroups.of(asked, searched)
 
 
-def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str], *, absent: bool = False) -> ByGroups:
+def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) -> ByGroups:
     """Relevant are the gallery rows whose ``keys`` (G,) the ``attributes`` of a query list, JSON lists of keys.
 
-    Raises RecordsError for a listed key that the gallery has not, unless keys may be ``absent``, and where no query
-    has any of the attributes.
+    A listed key that the gallery has not is nobody's: its image failed, or it is junk that is not there.
     """
     position: Mapping[str, int] = {key: row for row, key in enumerate(keys)}
     listed = [json_lists(queries, name) for name in attributes]
-    if not any(values is not None for lists in listed for values in lists):
-        raise RecordsError(
-            f"none of the {len(queries):,} queries has attributes.{' or attributes.'.join(attributes)}, a JSON list of "
-            "keys of the gallery, by which this protocol judges"
-        )
-    rows: list[list[int]] = []
-    for key, *lists in zip(queries.keys, *listed, strict=True):
-        names = [name for values in lists for name in values or ()]
-        if not absent and (unknown := next((name for name in names if name not in position), None)) is not None:
-            raise RecordsError(
-                f"the ground truth of query {key!r} lists {unknown!r}, which is not a key of the gallery "
-                f"({len(keys):,} images). Score against the whole gallery of the benchmark, and a benchmark whose "
-                "ground truth is lists of keys as the one dataset of its run: joined datasets have other keys."
-            )
-        rows.append([position[name] for name in names if name in position])
-    return ByGroups.listed(rows)
+    together = zip(*listed, strict=True)
+    return ByGroups.listed([[position[n] for of in lists for n in of or () if n in position] for lists in together])
 
 
 def json_lists(records: Records, attribute: str) -> list[list[str] | None]:

@@ -55,8 +55,10 @@ def relevance_tables(
     """The tables of all ``queries``, ``depth`` ranks deep.
 
     ``gallery`` (G, E) and ``queries`` (Q, E) are of unit length; ``itself`` (Q,) is each query's own gallery row, or
-    -1. With ``tied`` the tables are whole rankings with the groups of equal similarity.
+    -1. With ``tied`` the tables are whole rankings with the groups of equal similarity. Raises ValueError for rows
+    with NaN or of two dimensions.
     """
+    _check(gallery, queries)
     if tied:
         yield from _tied_tables(gallery, queries, judged, itself)
         return
@@ -73,6 +75,21 @@ def relevance_tables(
         relevant_rows = [rows[rows != of] for rows, of in zip(own, itself[block], strict=True)]
         junk = None if judged.junk is None else [judged.junk.rows(int(query)) for query in block]
         yield Table(block, relevant_ranks(gallery, queries[block], itself[block], relevant_rows, depth, junk))
+
+
+def _check(gallery: Vectors, queries: Vectors) -> None:
+    if gallery.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} numbers a row and the gallery {gallery.shape[1]}: both must come from "
+            "one store"
+        )
+    for what, vectors in (("gallery vectors", gallery), ("queries", queries)):
+        squares = np.einsum("ne,ne->n", vectors, vectors)
+        if (bad := np.flatnonzero(~np.isfinite(squares))).size:
+            raise ValueError(
+                f"{what} must be finite numbers; {len(bad)} of {len(vectors)} rows hold NaN or infinity, the first is "
+                f"row {bad[0]}. A failed image has such a row: leave it out."
+            )
 
 
 def _tied_tables(gallery: Vectors, queries: Vectors, judged: Judgement, itself: Rows) -> Iterator[Table]:

@@ -6,16 +6,16 @@ every domain has its own.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cache.errors import NothingToScoreError, RecordsError
+from cache.errors import NothingToScoreError
 from stages.records import Records
 from stages.retrieval.expected import EXPECTED, check_expected
+from stages.retrieval.gallery import positions_of
 from stages.retrieval.metrics import Metric, find_metric
 from stages.retrieval.protocols.rules import Rules
 from stages.retrieval.relevance import Judgement, Mask, Rows
@@ -151,15 +151,6 @@ def _trial(rules: Rules, asked: Records, searched: Records, queries: Rows, galle
     some, rows = asked.take(queries), searched.take(gallery)
     judged, itself = rules.judge(some, rows), positions_of(some.keys, rows.keys)
     return Trial(queries, gallery, judged, itself, judged.num_relevant(itself))
-
-
-def positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
-    """Where each query (Q,) is in the gallery itself, by key; -1 where it is not."""
-    position = {key: row for row, key in enumerate(gallery_keys)}
-    if len(position) < len(gallery_keys):
-        twice = next(key for key, count in Counter(gallery_keys).items() if count > 1)
-        raise RecordsError(f"the gallery has more than one record of key {twice!r}; keys must differ")
-    return np.array([position.get(key, -1) for key in keys], dtype=np.int64)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

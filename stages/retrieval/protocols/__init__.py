@@ -1,6 +1,6 @@
 """Protocols of evaluation, as objects: each says in ``rules()`` who is relevant, what is searched, and what is told.
 
-To add one: a frozen dataclass with a ``kind`` and ``rules``, and its name in ``ProtocolConfig``.
+To add one: a frozen dataclass with a ``kind`` and ``rules``, and its name in ``RankedConfig``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,39 @@ from stages.retrieval.protocols.by_label import (
     QueryGalleryConfig,
     UnedConfig,
 )
+from stages.retrieval.protocols.listed import Gldv2Config, IliasConfig, ListedConfig, RevisitedConfig
+from stages.retrieval.protocols.recognition import MetConfig, SmallDataConfig
 from stages.retrieval.protocols.rules import Rules
 
-ProtocolConfig: TypeAlias = ByLabelConfig | LeaveOneOutConfig | QueryGalleryConfig | Products10kConfig | UnedConfig
+RankedConfig: TypeAlias = (
+    ByLabelConfig
+    | LeaveOneOutConfig
+    | QueryGalleryConfig
+    | Products10kConfig
+    | UnedConfig
+    | RevisitedConfig
+    | Gldv2Config
+    | IliasConfig
+    | ListedConfig
+)
+"""A protocol that scores which ranks hold something relevant."""
+
+ProtocolConfig: TypeAlias = RankedConfig | MetConfig | SmallDataConfig
 """Any protocol; ``kind`` tells them apart."""
 
 __all__ = [
     "ByLabelConfig",
+    "Gldv2Config",
+    "IliasConfig",
     "LeaveOneOutConfig",
+    "ListedConfig",
+    "MetConfig",
     "Products10kConfig",
     "ProtocolConfig",
     "QueryGalleryConfig",
+    "RankedConfig",
+    "RevisitedConfig",
     "Rules",
+    "SmallDataConfig",
     "UnedConfig",
 ]
