@@ -263,7 +263,7 @@ def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[t
     by_label = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (of.take(of.rows_in(store)) for of in sides)
-    return score_bounds(queries, gallery, by_label, config.seed)
+    return score_bounds(queries, gallery, by_label, seed=config.seed)
 
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
