@@ -264,12 +264,12 @@ def _text(compared: Compared, listed: str, top: int, sides: Sequence[Side]) -> s
         if not moved:
             continue
         lines += ["", f"the queries that changed most by {listed}{f' in {domain}' if domain else ''}"]
-        rows = [["query", "label", "A", "B", "B - A", "image"]]
+        rows = [["query", "label", "image", "A", "B", "B - A"]]
         rows += [
-            [of.key, seen[of.key][1] or "-", f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}", seen[of.key][0]]
+            [of.key, seen[of.key][1] or "-", seen[of.key][0], f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}"]
             for of in moved
         ]
-        lines += aligned(rows, texts=2)
+        lines += aligned(rows, texts=3)
     return "\n".join(lines)
 
 

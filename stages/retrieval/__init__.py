@@ -8,9 +8,11 @@ from stages.retrieval.compare import Difference, paired_difference, t_interval
 from stages.retrieval.evaluate import evaluate
 from stages.retrieval.gallery import index_gallery, nearest
 from stages.retrieval.gallery_size import SizeCurve, SizedScore, gallery_curve
+from stages.retrieval.health import Hubs, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
 from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.metrics import Metric, find_metric, metric_names
+from stages.retrieval.open_set import Comparisons, Decisions, Rate, Rates, comparisons, decide, threshold_at
 from stages.retrieval.protocols import ProtocolConfig
 from stages.retrieval.ranking import evaluate_ranking
 from stages.retrieval.scores import Score, Scores
@@ -22,29 +24,40 @@ __all__ = [
     "Bounds",
     "Change",
     "Changes",
+    "Comparisons",
+    "Decisions",
     "Difference",
     "FlatIndexConfig",
     "GalleryIndex",
     "GroupScore",
+    "Hubs",
     "IndexConfig",
     "Metric",
     "Moved",
     "ProtocolConfig",
+    "Rate",
+    "Rates",
     "Score",
     "Scores",
     "Searches",
     "SizeCurve",
     "SizedScore",
+    "Spread",
+    "Suspect",
+    "Vote",
     "attribute_metric_names",
     "build_index",
     "by_class_size",
     "changes",
+    "comparisons",
+    "decide",
     "evaluate",
     "evaluate_attributes",
     "evaluate_legacy",
     "evaluate_ranking",
     "find_metric",
     "gallery_curve",
+    "hubs",
     "index_gallery",
     "leave_one_out",
     "metric_bounds",
@@ -53,6 +66,10 @@ __all__ = [
     "paired_difference",
     "score_bounds",
     "search",
+    "spread",
+    "suspects",
     "t_interval",
+    "threshold_at",
     "unit_length",
+    "votes",
 ]
