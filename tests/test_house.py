@@ -45,10 +45,11 @@ PUBLIC = {
         "SoftTripleConfig", "SupConConfig", "TripletConfig",
     ],
     "stages.retrieval": [
-        "AttributeMetric", "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores",
-        "attribute_metric_names", "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy",
-        "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
-        "search", "t_interval", "unit_length",
+        "AttributeMetric", "BinaryIndexConfig", "Difference", "FlatIndexConfig", "GalleryIndex",
+        "HnswIndexConfig", "IndexConfig", "IvfFlatIndexConfig", "IvfPqIndexConfig", "Metric", "OpqIndexConfig",
+        "RabitqIndexConfig", "RefineConfig", "ScalarIndexConfig", "Score", "Scores", "attribute_metric_names",
+        "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy", "find_metric", "index_gallery",
+        "leave_one_out", "metric_names", "nearest", "paired_difference", "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
 

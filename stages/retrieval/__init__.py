@@ -2,20 +2,43 @@
 
 from stages.retrieval.attributes import AttributeMetric, attribute_metric_names, evaluate_attributes, evaluate_legacy
 from stages.retrieval.compare import Difference, paired_difference, t_interval
-from stages.retrieval.evaluate import evaluate, index_gallery, nearest
-from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
+from stages.retrieval.evaluate import evaluate
+from stages.retrieval.gallery import index_gallery, nearest
+from stages.retrieval.indexes import (
+    BinaryIndexConfig,
+    FlatIndexConfig,
+    GalleryIndex,
+    HnswIndexConfig,
+    IndexConfig,
+    IvfFlatIndexConfig,
+    IvfPqIndexConfig,
+    OpqIndexConfig,
+    RabitqIndexConfig,
+    RefineConfig,
+    ScalarIndexConfig,
+    build_index,
+)
 from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.metrics import Metric, find_metric, metric_names
 from stages.retrieval.scores import Score, Scores
 from stages.retrieval.search import search
+from stages.retrieval.unit import unit_length
 
 __all__ = [
     "AttributeMetric",
+    "BinaryIndexConfig",
     "Difference",
     "FlatIndexConfig",
     "GalleryIndex",
+    "HnswIndexConfig",
     "IndexConfig",
+    "IvfFlatIndexConfig",
+    "IvfPqIndexConfig",
     "Metric",
+    "OpqIndexConfig",
+    "RabitqIndexConfig",
+    "RefineConfig",
+    "ScalarIndexConfig",
     "Score",
     "Scores",
     "attribute_metric_names",

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.retrieval.evaluate import relevance_tables
-from stages.retrieval.index import unit_length
 from stages.retrieval.metrics import Values, find_metric
+from stages.retrieval.unit import unit_length
 
 
 def leave_one_out(vectors: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], metric: str) -> Values:

@@ -1,0 +1,32 @@
+"""Indexes of a gallery: one kind a file, each a config that says what it keeps and what it costs."""
+
+from typing import TypeAlias
+
+from stages.retrieval.indexes.binary import BinaryIndexConfig
+from stages.retrieval.indexes.build import BuiltConfig, build_index
+from stages.retrieval.indexes.flat import FlatIndexConfig
+from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.indexes.hnsw import HnswIndexConfig
+from stages.retrieval.indexes.ivf_flat import IvfFlatIndexConfig
+from stages.retrieval.indexes.ivf_pq import IvfPqIndexConfig
+from stages.retrieval.indexes.opq import OpqIndexConfig
+from stages.retrieval.indexes.rabitq import RabitqIndexConfig
+from stages.retrieval.indexes.refine import RefineConfig
+from stages.retrieval.indexes.scalar import ScalarIndexConfig
+
+IndexConfig: TypeAlias = BuiltConfig
+
+__all__ = [
+    "BinaryIndexConfig",
+    "FlatIndexConfig",
+    "GalleryIndex",
+    "HnswIndexConfig",
+    "IndexConfig",
+    "IvfFlatIndexConfig",
+    "IvfPqIndexConfig",
+    "OpqIndexConfig",
+    "RabitqIndexConfig",
+    "RefineConfig",
+    "ScalarIndexConfig",
+    "build_index",
+]
