@@ -47,9 +47,10 @@ PUBLIC = {
     "stages.retrieval": [
         "AttributeMetric", "BinaryIndexConfig", "Difference", "FlatIndexConfig", "GalleryIndex",
         "HnswIndexConfig", "IndexConfig", "IvfFlatIndexConfig", "IvfPqIndexConfig", "Metric", "OpqIndexConfig",
-        "RabitqIndexConfig", "RefineConfig", "ScalarIndexConfig", "Score", "Scores", "attribute_metric_names",
-        "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy", "find_metric", "index_gallery",
-        "leave_one_out", "metric_names", "nearest", "paired_difference", "search", "t_interval", "unit_length",
+        "ProtocolConfig", "RabitqIndexConfig", "RefineConfig", "ScalarIndexConfig", "Score", "Scores",
+        "attribute_metric_names", "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy",
+        "evaluate_ranking", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest",
+        "paired_difference", "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
 

@@ -20,6 +20,8 @@ from stages.retrieval.indexes import (
 )
 from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.metrics import Metric, find_metric, metric_names
+from stages.retrieval.protocols import ProtocolConfig
+from stages.retrieval.ranking import evaluate_ranking
 from stages.retrieval.scores import Score, Scores
 from stages.retrieval.search import search
 from stages.retrieval.unit import unit_length
@@ -36,6 +38,7 @@ __all__ = [
     "IvfPqIndexConfig",
     "Metric",
     "OpqIndexConfig",
+    "ProtocolConfig",
     "RabitqIndexConfig",
     "RefineConfig",
     "ScalarIndexConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "evaluate",
     "evaluate_attributes",
     "evaluate_legacy",
+    "evaluate_ranking",
     "find_metric",
     "index_gallery",
     "leave_one_out",
