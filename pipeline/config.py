@@ -22,7 +22,7 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
-from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, find_metric
+from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, RerankConfig, find_metric
 from stages.retrieval.alike import check_mixture
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
@@ -102,14 +102,16 @@ class RetrievalConfig:
     """``[retrieval]``: the index, and the metrics to score by.
 
     Args:
-        index: what is searched.
+        index: what is searched, or the budgets to choose it by. Scores through it stand beside those of exact search.
         metrics: names; that of a metric by attributes may end in ``:`` and a name of ``similar``.
         similar: definitions of similar, by name: a weight for each attribute that counts.
+        rerank: post-processing, each scored in a row of its own.
     """
 
     index: IndexConfig = FlatIndexConfig()
     metrics: tuple[str, ...] = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
     similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    rerank: tuple[RerankConfig, ...] = ()
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

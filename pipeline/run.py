@@ -9,6 +9,7 @@
         heads/<backbone>/<...>.checkpoint    what a head in training goes on from when it is stopped
         tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for
         embeddings/<backbone>/<head>-<...>/  a store for each head
+        indexes/<backbone>/<head>-<...>/     the index of its gallery, where one was asked for
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from cache.errors import ConfigError, MissingRowsError
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
+from pipeline.other_scores import other_scores
 from pipeline.progress import Display
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
@@ -226,11 +229,13 @@ def score(
     """Stage 3: search and score; also written to ``scores/<name>.jsonl``."""
     rows = []
     for found in vectors:
-        for scores in score_vectors(config, records, found.store):
+        exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
+        others = other_scores(config, records, found.backbone, found.head, found.store, display)
+        for head, scores in chain(exact, others):
             rows += [
                 ScoreRow(
                     found.backbone,
-                    found.head,
+                    head,
                     of.domain,
                     of.metric,
                     of.value,
@@ -243,7 +248,7 @@ def score(
                 for of in scores
             ]
             if left_out := _left_out(scores):
-                display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
+                display.warn(f"{found.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json_lines(rows))

@@ -13,11 +13,12 @@ from cache import FeatureStore, parse_source
 from cache.errors import ConfigError, RecordsError, StaleStoreError
 from pipeline.backbones import load_for_extraction
 from pipeline.config import RunConfig, read_config
+from pipeline.other_scores import find_index
 from pipeline.progress import Display
 from pipeline.run import RAW, Vectors, find_vectors, read_dataset
 from stages.extraction import Backbone, DecodeError, decode
 from stages.records import Records
-from stages.retrieval import index_gallery, search, unit_length
+from stages.retrieval import unit_length
 from stages.training import FusedFeatures, image_proportions
 
 
@@ -39,16 +40,15 @@ def search_images(
     )
     display.say(f"searching {searched} with {found.backbone} {found.head}; --all and --head choose otherwise")
     part = "all" if everything else "gallery"
-    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}-{part}"
-    index = index_gallery(found.store, gallery, config.retrieval.index, folder=folder)
+    index = find_index(config, records, gallery, found.backbone, found.head, found.store, part, display)
     keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
     places = {key: row for row, key in enumerate(keys)}
-    rows, similarity = search(index.index, _embed(config, images, found, records, display), k)
+    rows, similarity = index.search(_embed(config, images, found, records, display), k)
     for image, nearest, scores in zip(images, rows, similarity, strict=True):
         for rank, (row, score) in enumerate(zip(nearest, scores, strict=True), 1):
             if row < 0:
                 break
-            place = places[index.keys[row]]
+            place = places[index.keys[row]]  # it is built of the gallery as it is: ids are its rows
             line = {
                 "image": image,
                 "rank": rank,

@@ -45,12 +45,15 @@ PUBLIC = {
         "SoftTripleConfig", "SupConConfig", "TripletConfig",
     ],
     "stages.retrieval": [
-        "AttributeMetric", "BinaryIndexConfig", "Difference", "FlatIndexConfig", "GalleryIndex",
-        "HnswIndexConfig", "IndexConfig", "IvfFlatIndexConfig", "IvfPqIndexConfig", "Metric", "OpqIndexConfig",
-        "ProtocolConfig", "RabitqIndexConfig", "RefineConfig", "ScalarIndexConfig", "Score", "Scores",
-        "attribute_metric_names", "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy",
-        "evaluate_ranking", "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest",
-        "paired_difference", "search", "t_interval", "unit_length",
+        "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Choice", "DatabaseAugmentationConfig",
+        "Difference", "Evidence", "FlatIndexConfig", "GalleryIndex", "HnswIndexConfig", "IndexConfig",
+        "IvfFlatIndexConfig", "IvfPqIndexConfig", "KReciprocalConfig", "Metric", "OpqIndexConfig",
+        "ProtocolConfig", "QueryExpansionConfig", "RabitqIndexConfig", "RefineConfig", "RerankConfig",
+        "ScalarIndexConfig", "Score", "Scores", "Tried", "WhiteningConfig", "attribute_metric_names",
+        "build_index", "choose_gallery_index", "choose_index", "evaluate", "evaluate_attributes",
+        "evaluate_index", "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "find_metric",
+        "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference", "search",
+        "t_interval", "unit_length",
     ],
 }  # fmt: skip
 

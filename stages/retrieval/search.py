@@ -64,8 +64,9 @@ def found_by(
     """
     width = min(k + int((exclude >= 0).any()), index.ntotal)
     similarity, ids = index.search(queries, width, params=how)
-    if isinstance(index_inside(index), faiss.IndexLSH):
-        similarity = np.cos(np.pi / index_inside(index).nbits * similarity)  # bits that differ -> cosine of the angle
+    inside = index_inside(index)
+    if isinstance(inside, faiss.IndexLSH):
+        similarity = np.cos(np.pi / inside.nbits * similarity)  # bits that differ -> cosine of the angle
     similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
     ids[np.isneginf(similarity)] = -1
     columns = np.lexsort((ids, -similarity))[:, :k]
@@ -109,10 +110,10 @@ def nearest_rows(gallery: Vectors, queries: Vectors, k: int, exclude: Rows) -> R
     while len(unsettled) and width * _SCAN_COSTS < len(gallery):
         settled = np.zeros(len(unsettled), np.bool_)
         for low in range(0, len(unsettled), _AT_ONCE):
-            block = slice(low, low + _AT_ONCE)
-            which = unsettled[block]
+            some = slice(low, low + _AT_ONCE)
+            which = unsettled[some]
             roughly, candidates = faiss.knn(queries[which], gallery, width, metric=faiss.METRIC_INNER_PRODUCT)
-            rows[which], settled[block] = _in_order(gallery, queries[which], roughly, candidates, exclude[which], k)
+            rows[which], settled[some] = _in_order(gallery, queries[which], roughly, candidates, exclude[which], k)
         unsettled, width = unsettled[~settled], width * 8
     for block in query_blocks(len(unsettled), len(gallery)):
         which = unsettled[block]

@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import faiss
 import numpy as np
@@ -107,7 +108,7 @@ class GalleryIndex:
             nonlocal written
             written += len(part)
 
-        faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))
+        faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
         return (written + (0 if self._kept is None else self._kept.nbytes)) / len(self)
 
     def search(self, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
@@ -174,7 +175,7 @@ class GalleryIndex:
             raise ValueError("an index needs at least one row, and these are all it has")
         if not isinstance(self.index, faiss.IndexHNSW):
             gone = self.ids[~staying] if keeps_ids(self.index) else np.flatnonzero(~staying)
-            self.index.remove_ids(gone)
+            self.index.remove_ids(faiss.IDSelectorBatch(gone))
         self.ids = self.ids[staying]
         self.keys = tuple(key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays)
         self._place = {key: at for at, key in enumerate(self.keys)}
@@ -186,7 +187,7 @@ class GalleryIndex:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SIDECAR).unlink(missing_ok=True)
-        replace_bytes(folder / _INDEX, memoryview(faiss.serialize_index(self.index)))
+        replace_bytes(folder / _INDEX, faiss.serialize_index(self.index).data)
         if self._kept is not None:
             replace_bytes(folder / _KEPT, _npy(self._kept))
         replace_bytes(folder / _KEYS, _parquet(self.ids, self.keys))
@@ -255,8 +256,10 @@ class GalleryIndex:
             return None
         staying = np.zeros(-(-self.next_id // 8) * 8, np.bool_)
         staying[self.ids] = True
-        bits = faiss.IDSelectorBitmap(np.packbits(staying, bitorder="little"))
-        return faiss.SearchParametersHNSW(sel=bits, efSearch=self.index.hnsw.efSearch)
+        graph = faiss.downcast_index(self.index)
+        bits = faiss.IDSelectorBitmap(np.packbits(staying, bitorder="little"))  # type: ignore[call-arg,arg-type]
+        how = faiss.SearchParametersHNSW(sel=bits, efSearch=graph.hnsw.efSearch)  # type: ignore[attr-defined]
+        return cast("faiss.SearchParameters", how)
 
     def _ids(self, places: Rows) -> Rows:
         return np.where(places < 0, -1, self.ids[places])

@@ -8,8 +8,8 @@ import numpy as np
 from stages.retrieval.unit import Vectors
 
 _ROWS_A_LIST = 39  # fewer rows than this for each centre, and centres are single rows
-_SAMPLE_A_LIST = 64
-_ROUNDS = 10
+_SAMPLE_A_LIST = 48  # rows that a centre is learned from
+_ROUNDS = 8
 
 
 def check_lists(lists: int, probes: int) -> None:

@@ -50,9 +50,9 @@ class ScalarIndexConfig:
         rows, dim = vectors.shape
         metric, stored = faiss.METRIC_INNER_PRODUCT, _TYPES[self.stored]
         if not self.lists:
-            index = faiss.IndexScalarQuantizer(dim, stored, metric)
-            index.train(sample(vectors, SAMPLE, self.seed))
-            return index
+            every = faiss.IndexScalarQuantizer(dim, stored, metric)
+            every.train(sample(vectors, SAMPLE, self.seed))
+            return every
         lists = number_of_lists(self.lists, rows)
         quantizer = centres(vectors, lists, self.seed)
         # Levels of the vectors themselves: differences to a centre have no smaller range where lists are many.
