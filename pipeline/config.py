@@ -22,7 +22,7 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
-from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig
+from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
 from stages.retrieval.alike import check_mixture
 from stages.retrieval.gallery_size import SIZES, check_sizes
 from stages.retrieval.protocols import ByLabelConfig
@@ -110,7 +110,7 @@ class RetrievalConfig:
     """``[retrieval]``: the index, the protocol, and the metrics to score by.
 
     Args:
-        index: what is searched.
+        index: what is searched, or the budgets to choose it by. Scores through it stand beside those of exact search.
         protocol: who is relevant, what is searched, and how scores are told.
         metrics: names; ``usual`` stands for those of the protocol. That of a metric by attributes may end in ``:`` and
             a name of ``similar``.
@@ -119,6 +119,7 @@ class RetrievalConfig:
         similar: definitions of similar, by name: a weight for each attribute that counts.
         gallery_sizes: of ``permafrost gallery-sizes``: shares of the gallery up to 1, or numbers of distractors.
         distractors: there, values of the split column with further distractors.
+        rerank: post-processing, each scored in a row of its own.
     """
 
     index: IndexConfig = FlatIndexConfig()
@@ -129,6 +130,7 @@ class RetrievalConfig:
     similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gallery_sizes: tuple[float, ...] = SIZES
     distractors: tuple[str, ...] = ()
+    rerank: tuple[RerankConfig, ...] = ()
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

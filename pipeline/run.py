@@ -9,6 +9,7 @@
         heads/<backbone>/<...>.checkpoint    what a head in training goes on from when it is stopped
         tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for
         embeddings/<backbone>/<head>-<...>/  a store for each head
+        indexes/<backbone>/<head>-<...>/     the index of its gallery, where one was asked for
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
     scores/<run>.parquet                 the value of every query that they are means of
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from cache.errors import ConfigError, MissingRowsError
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
+from pipeline.other_scores import other_scores
 from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.tables import ScoreRow, json_lines
@@ -246,12 +249,14 @@ def score(
     rows, scored = [], []
     for found in vectors:
         bounds = bounds_of(config, records, found.store)
-        for scores in score_vectors(config, records, found.store):
-            scored.append(Scored(found.backbone, found.head, found.store.fingerprint, scores))
+        exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
+        others = other_scores(config, records, found.backbone, found.head, found.store, display)
+        for head, scores in chain(exact, others):
+            scored.append(Scored(found.backbone, head, found.store.fingerprint, scores))
             rows += [
                 ScoreRow(
                     found.backbone,
-                    found.head,
+                    head,
                     of.domain,
                     of.metric,
                     of.value,
@@ -265,7 +270,7 @@ def score(
                 for of in scores
             ]
             if left_out := _left_out(scores):
-                display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
+                display.warn(f"{found.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from cache.errors import ConfigError, RecordsError, StaleStoreError
 from pipeline.backbones import load_for_extraction
 from pipeline.chosen import chosen
 from pipeline.config import RunConfig, read_config
+from pipeline.other_scores import find_index
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset
 from pipeline.threshold import Limit, limit_of
 from stages.extraction import Backbone, DecodeError, decode
 from stages.records import Records
-from stages.retrieval import index_gallery, search, unit_length
+from stages.retrieval import FlatIndexConfig, unit_length
 from stages.training import FusedFeatures, image_proportions
 
 
@@ -55,12 +56,14 @@ def search_images(
     )
     display.say(f"searching {searched} with {found.backbone} {found.head}; --all and --head choose otherwise")
     part = "all" if everything else "gallery"
-    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}-{part}"
-    index = index_gallery(found.store, gallery, config.retrieval.index, folder=folder)
+    index = find_index(config, records, gallery, found.backbone, found.head, found.store, part, display)
     keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
     places = {key: row for row, key in enumerate(keys)}
-    rows, similarity = search(index.index, _embed(config, images, found, records, display), k)
+    searching = _embed(config, images, found, records, display)
+    rows, similarity = index.search(searching, k)
     if limit is not None:
+        if not isinstance(index.config, FlatIndexConfig):
+            rows, similarity = _compared(found, gallery, [places[key] for key in index.keys], rows, searching)
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.said}")
     for image, nearest, scores in zip(images, rows, similarity, strict=True):
         if limit is not None and not scores[0] >= limit.threshold:
@@ -69,7 +72,7 @@ def search_images(
         for rank, (row, score) in enumerate(zip(nearest, scores, strict=True), 1):
             if row < 0 or (limit is not None and score < limit.threshold):
                 break
-            place = places[index.keys[row]]
+            place = places[index.keys[row]]  # it is built of the gallery as it is: ids are its rows
             line = {
                 "image": image,
                 "rank": rank,
@@ -82,6 +85,24 @@ def search_images(
                 line |= {"match": True, "threshold": limit.threshold, "rate": limit.rate}
             text = f"{rank:>3}  {line['similarity']:.3f}  {line['label'] or '-'}  {line['uri']}"
             typer.echo(json_module.dumps(line) if json else f"{image}\n{text}" if rank == 1 else text)
+
+
+def _compared(
+    found: Vectors,
+    gallery: Records,
+    place: Sequence[int],
+    rows: npt.NDArray[np.int64],
+    queries: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The ``rows`` (Q, k) that an index of codes found, by their similarity: a threshold is of that, not of codes."""
+    similarity = np.full(rows.shape, -np.inf, np.float32)
+    digests = gallery.digests
+    for at, some in enumerate(rows):
+        known = np.flatnonzero(some >= 0)
+        vectors = unit_length(found.store.read([digests[place[row]] for row in some[known]]))
+        similarity[at, known] = vectors @ queries[at]
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
 
 
 def _no_match(image: str, nearest: float, limit: Limit, *, json: bool) -> str:

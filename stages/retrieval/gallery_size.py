@@ -26,12 +26,12 @@ from stages.lot import lot
 from stages.records import Records
 from stages.retrieval.bounds import metric_bounds
 from stages.retrieval.gallery import with_row
-from stages.retrieval.index import unit_length
 from stages.retrieval.metrics import Metric, Values, find_metric
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.scores import ALL, Resampling, Score, domain_names, summarise
 from stages.retrieval.search import Rows, compare_all, query_blocks
 from stages.retrieval.searches import Mask, Searches
+from stages.retrieval.unit import unit_length
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
