@@ -99,7 +99,8 @@ def ground(store: Features, records: Records, seed: int) -> Ground:
     asked, inside = records.split("validation_query"), records.split("validation_gallery")
     if len({*asked.classes}) >= LEAST_VALIDATION_CLASSES:
         pairs = comparisons(store, _labelled(Searches.in_store(store, asked, inside)))
-        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in {*inside.keys}])
+        validating = {*inside.keys}
+        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
         searches = comparisons(store, _labelled(Searches.in_store(store, asked, own)))
         said = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
         return Ground(pairs, searches, comparisons(store, searched), said)
