@@ -38,11 +38,11 @@ CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
 _ARRAYS = 8  # of the size (block, G), held at once
-_GRADED = re.compile(r"graded_map|graded_ndcg(@[1-9][0-9]*)?")
+_GRADED = re.compile(r"graded_map|graded_ndcg(_exp)?(@[1-9][0-9]*)?")
 
 
 class AttributeMetric(NamedTuple):
-    """A metric by name: ``graded_map``, ``graded_ndcg``, ``graded_ndcg@k`` or ``legacy_map@10``; and its mixture."""
+    """A metric by name, one of :func:`attribute_metric_names`, and its mixture."""
 
     name: str
     stem: str
@@ -68,7 +68,7 @@ class AttributeMetric(NamedTuple):
 
 def attribute_metric_names() -> tuple[str, ...]:
     """The metrics there are; k stands for any whole number from 1."""
-    return ("graded_map", "graded_ndcg", "graded_ndcg@k", LEGACY)
+    return ("graded_map", "graded_ndcg", "graded_ndcg@k", "graded_ndcg_exp", "graded_ndcg_exp@k", LEGACY)
 
 
 def evaluate_attributes(
@@ -208,5 +208,5 @@ def _graded(
 def _function(stem: str) -> Callable[[Values, Ties], Values]:
     if stem == "graded_map":
         return graded_average_precision
-    _, _, k = stem.partition("@")
-    return partial(graded_ndcg, k=int(k) if k else None)
+    gain, _, k = stem.partition("@")
+    return partial(graded_ndcg, k=int(k) if k else None, exponential=gain == "graded_ndcg_exp")
