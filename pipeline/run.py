@@ -225,7 +225,13 @@ def score_vectors(config: RunConfig, records: Records, store: Features) -> Itera
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
         yield evaluate_attributes(
-            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, seed=config.seed
+            store,
+            queries=queries,
+            gallery=gallery,
+            metrics=graded,
+            similar=asked.similar,
+            unanswerable=asked.unanswerable,
+            seed=config.seed,
         )
     if legacy:
         if queries.keys != gallery.keys:

@@ -150,6 +150,8 @@ def test_what_recognition_cannot_score_is_refused_by_cause(tmp_path: Path) -> No
     protocol = MetConfig(neighbours=1, temperature=10)
     with pytest.raises(NothingToScoreError, match="none of the 1 queries shows a class of the gallery"):
         evaluate(store, queries=queries.take([2]), gallery=gallery, protocol=protocol)
+    with pytest.raises(ValueError, match=r"protocol met says itself what counts .* leave out ties and unanswerable"):
+        evaluate(store, queries=queries, gallery=gallery, protocol=protocol, ties="expected")
     unnamed = records_of({"a1": "a", "b": None})
     with pytest.raises(RecordsError, match="the gallery image 'b' has no label"):
         evaluate(store, queries=queries, gallery=unnamed, protocol=protocol)
