@@ -24,9 +24,8 @@ from stages.retrieval.expected import Tied, check_expected, expected
 from stages.retrieval.graded import Ties
 from stages.retrieval.metrics import Counts, Metric, Values, best_gain, find_metric
 from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.scores import ALL, MEAN, domain_names
+from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names
 from stages.retrieval.searches import Searches
-from stages.retrieval.trial import UnanswerablePolicy
 
 _CERTAIN = 45
 DRAWS = 400  # orders, where there is no closed form: the mean over queries is then good to about 0.001
