@@ -89,7 +89,7 @@ def test_the_loss_is_counted_in_the_metric_of_the_task_by_hand() -> None:
 
 def test_evidence_without_anything_to_find_is_refused() -> None:
     vectors, _ = gallery_of()
-    with pytest.raises(NothingToScoreError, match="at least 20 labelled queries .* there are 0. Name a kind"):
+    with pytest.raises(NothingToScoreError, match=r"at least 20 labelled queries .* there are 0\. Name a kind"):
         chosen(AutoIndexConfig(), Evidence.from_gallery(vectors, np.arange(len(vectors))))
 
 
