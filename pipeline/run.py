@@ -32,6 +32,7 @@ from pipeline.progress import Display
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, SmallDataConfig
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
@@ -209,11 +210,31 @@ def score_vectors(config: RunConfig, records: Records, store: Features) -> Itera
     queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
     by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
     if by_label := [name for name in asked.metrics if name not in by_attributes]:
-        yield evaluate(store, queries=queries, gallery=gallery, metrics=by_label, seed=config.seed)
+        of_nothing = isinstance(asked.protocol, MetConfig)
+        yield evaluate(
+            store,
+            queries=records.split("query", "query_distractor") if of_nothing else queries,
+            gallery=gallery,
+            metrics=by_label,
+            protocol=ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol,
+            validation=(
+                records.split("validation_query", "validation_query_distractor"),
+                records.split("validation_gallery"),
+            ),
+            ties=asked.ties,
+            unanswerable=asked.unanswerable,
+            seed=config.seed,
+        )
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
         yield evaluate_attributes(
-            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, seed=config.seed
+            store,
+            queries=queries,
+            gallery=gallery,
+            metrics=graded,
+            similar=asked.similar,
+            unanswerable=asked.unanswerable,
+            seed=config.seed,
         )
     if legacy:
         if queries.keys != gallery.keys:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from cache.errors import RecordsError
 from stages.records import Records
+from stages.retrieval.alike import several
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -198,14 +199,20 @@ def _numbers(queries: Records, gallery: Records, column: str) -> Rows:
     return found
 
 
-def by_labels(queries: Records, gallery: Records, attribute: str) -> Relevance:
-    """Relevant are the rows with at least one label in common: the label, and those that ``attribute`` lists.
+def by_labels(queries: Records, gallery: Records, names: str) -> Relevance:
+    """Relevant are the rows with at least one label in common, of the same domain where records have domains.
 
-    The attribute is a JSON list of labels, or missing where a record has its label alone. The domain must be the same.
+    The labels of a record are those that the attribute ``names`` lists (``tags``: its tags), as a JSON list or with
+    ``|`` between them; where it lists none, the label alone.
     """
-    asked, searched = _labels(queries, attribute), _labels(gallery, attribute)
-    if all(len(names) <= 1 for names in (*asked, *searched)):
-        return by_class(queries, gallery)
+    asked, searched = _labels(queries, names), _labels(gallery, names)
+    if all(len(labels) <= 1 for labels in (*asked, *searched)):
+        numbers: dict[str, int] = {}
+        codes = [
+            np.array([numbers.setdefault(labels[0], len(numbers)) if labels else -1 for labels in of], dtype=np.int64)
+            for of in (asked, searched)
+        ]
+        return ByClass(*codes)
     return ByGroups.of(asked, searched)
 
 
@@ -222,28 +229,42 @@ def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) ->
 
 def json_lists(records: Records, attribute: str) -> list[list[str] | None]:
     """The lists that an attribute holds as JSON, (N,), None where a record has none or the attribute is not there."""
-    if f"attributes.{attribute}" not in records.table.column_names:
+    column = f"attributes.{attribute}"
+    if column not in records.table.column_names:
         return [None] * len(records)
-    found: list[list[str] | None] = []
-    for key, text in zip(records.keys, records.attribute(attribute), strict=True):
-        try:
-            value = None if text is None else json.loads(text)
-        except ValueError:
-            value = text
-        if value is not None and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-            raise RecordsError(f"attributes.{attribute} of {key!r} must be a JSON list of text, got {text!r:.100}")
-        found.append(value)
+    texts = zip(records.keys, records.table[column].to_pylist(), strict=True)
+    return [None if text is None else json_list(text, column, key) for key, text in texts]
+
+
+def json_list(text: str, column: str, key: str) -> list[str]:
+    """The texts that ``text`` lists as JSON. Raises RecordsError where it is no such list."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise RecordsError(f"{column} of {key!r} must be a JSON list of text, got {text!r:.100}")
+    return value
+
+
+def has_labels(records: Records, names: str) -> bool:
+    """Whether the records have the column that :func:`by_labels` would look for."""
+    return _column(names) in records.table.column_names
+
+
+def _column(names: str) -> str:
+    return names if names == "tags" else f"attributes.{names}"
+
+
+def _labels(records: Records, names: str) -> list[list[str]]:
+    """The labels of each record, (N,), within its domain."""
+    column = _column(names)
+    texts = records.table[column].to_pylist() if has_labels(records, names) else [None] * len(records)
+    found = []
+    for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
+        if text:
+            own = json_list(text, column, key) if text.startswith("[") else several(text)
+        else:
+            own = [] if label is None else [label]
+        found.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
     return found
-
-
-def _labels(records: Records, attribute: str) -> list[list[str]]:
-    """All labels of each record, (N,), within its domain."""
-    return [
-        [label if domain is None else f"{domain}\0{label}" for label in dict.fromkeys([*(listed or ()), *own])]
-        for listed, own, domain in zip(
-            json_lists(records, attribute),
-            ([] if label is None else [label] for label in records.labels),
-            records.domains,
-            strict=True,
-        )
-    ]
