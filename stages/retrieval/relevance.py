@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cache.errors import RecordsError
 from stages.records import Records
@@ -184,13 +185,18 @@ class Judgement:
 
 def by_class(queries: Records, gallery: Records) -> ByClass:
     """Relevant are the rows of the same label and, where records have domains, of the same domain."""
-    numbers: dict[str, int] = {}
+    labels, domains = (_numbers(queries, gallery, column) for column in ("label", "domain"))
+    names = labels * (domains.max(initial=-1) + 2) + domains  # a pair has a number of its own
+    classes = np.where(labels < 0, -1, np.unique(names, return_inverse=True)[1])
+    return ByClass(classes[: len(queries)], classes[len(queries) :])
 
-    def number(records: Records) -> Rows:
-        names = records.classes
-        return np.array([-1 if n is None else numbers.setdefault(n, len(numbers)) for n in names], dtype=np.int64)
 
-    return ByClass(number(queries), number(gallery))
+def _numbers(queries: Records, gallery: Records, column: str) -> Rows:
+    """A whole number for each text of a column, of the queries and then of the gallery (Q + G,); -1 for none."""
+    chunks = [chunk.cast(pa.string()) for of in (queries, gallery) for chunk in of.table[column].chunks]
+    numbered = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode().indices
+    found: Rows = numbered.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
 
 
 def by_labels(queries: Records, gallery: Records, names: str) -> Relevance:
