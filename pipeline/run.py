@@ -11,7 +11,7 @@
         embeddings/<backbone>/<head>-<...>/  a store for each head
         indexes/<backbone>/<head>-<...>/     the index of its gallery, where one was asked for
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
-    scores/<run>.parquet                 the value of every query that they are means of
+        scores/<run>.parquet                 the value of every query that they are means of
 """
 
 from __future__ import annotations
