@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.measured import Row, write
 
 _DIM, _EACH, _QUERIES, _METRIC = 64, 10, 1000, "mmp@5"
-_PACKAGES = ("autofaiss==2.18.0",)
+_PACKAGES = ("autofaiss==2.18.0", "pyarrow<20")  # it pins a NumPy that later ones refuse
 _THEIRS = """
 import json, sys, time
 import numpy as np
