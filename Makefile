@@ -98,6 +98,19 @@ bench-heads: install  ## Stage 2 against PyTorch Metric Learning and plain loops
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)
 	@$(PY) -m benchmarks.clip_retrieval
 
+.PHONY: bench-scoring
+bench-scoring: install  ## Stage 3 against faiss, PyTorch Metric Learning, Open Metric Learning: time and memory (an hour)
+	@$(PY) -m benchmarks.scoring --oml .venv-oml
+	@$(PY) -m benchmarks.scoring --large
+
+.PHONY: bench-indexes
+bench-indexes: install  ## Indexes chosen by budgets against autofaiss, in an environment of its own (half an hour)
+	@$(PY) -m benchmarks.indexes
+
+.PHONY: bench-equal-bytes
+bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on photographs (10 minutes)
+	@$(PY) -m benchmarks.equal_bytes
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20

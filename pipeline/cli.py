@@ -17,6 +17,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from pipeline.cli_trust import COMMANDS as TRUST
+from pipeline.options import Json, Quiet, RunFile, RunFiles
 from pipeline.siblings import check_siblings
 
 app = typer.Typer(
@@ -28,10 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
-RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
@@ -109,11 +107,19 @@ def train_heads(
 
 
 @app.command()
-def score(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
+def score(
+    run_file: RunFile,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Scores by class_size (in the gallery) or training_class_size too. Can be given again."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Stage 3: search the gallery for every query, and score raw features beside every head."""
     from pipeline import commands
 
-    commands.score(run_file, json=json, quiet=quiet)
+    commands.score(run_file, by or [], json=json, quiet=quiet)
 
 
 @app.command()
@@ -210,13 +216,17 @@ def search(
     head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
+    fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
+    fpir: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FPIR.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Only matches, from this similarity on.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the images of the run's gallery that are nearest to yours."""
+    """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
     from pipeline.search import search_images
 
-    search_images(run_file, images, head, k, everything=everything, json=json, quiet=quiet)
+    limits = {"fmr": fmr, "fpir": fpir, "threshold": threshold}
+    search_images(run_file, images, head, k, everything=everything, limits=limits, json=json, quiet=quiet)
 
 
 @app.command()
@@ -250,6 +260,10 @@ def compact(
     from pipeline import stores
 
     stores.compact(run_files, yes=yes)
+
+
+for command in TRUST:
+    app.command()(command)
 
 
 def main() -> NoReturn:

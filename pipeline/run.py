@@ -9,13 +9,17 @@
         heads/<backbone>/<...>.checkpoint    what a head in training goes on from when it is stopped
         tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for
         embeddings/<backbone>/<head>-<...>/  a store for each head
+        indexes/<backbone>/<head>-<...>/     the index of its gallery, where one was asked for
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
+        scores/<run>.parquet                 the value of every query that they are means of
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +29,27 @@ from cache.errors import ConfigError, MissingRowsError
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
+from pipeline.other_scores import other_scores
 from pipeline.progress import Display
+from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
-from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
+from stages.retrieval import (
+    AttributeMetric,
+    Scores,
+    attribute_bounds,
+    evaluate,
+    evaluate_attributes,
+    evaluate_legacy,
+    score_bounds,
+)
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
 _FEW_CLASSES = 5
+_NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
 
 
@@ -213,11 +229,31 @@ def score_vectors(
     queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
     by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
     if by_label := [name for name in asked.metrics if name not in by_attributes]:
-        yield evaluate(store, queries=queries, gallery=gallery, metrics=by_label, **drawn)
+        of_nothing = isinstance(asked.protocol, MetConfig)
+        yield evaluate(
+            store,
+            queries=records.split("query", "query_distractor") if of_nothing else queries,
+            gallery=gallery,
+            metrics=by_label,
+            protocol=ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol,
+            validation=(
+                records.split("validation_query", "validation_query_distractor"),
+                records.split("validation_gallery"),
+            ),
+            ties=asked.ties,
+            unanswerable=asked.unanswerable,
+            **drawn,
+        )
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
         yield evaluate_attributes(
-            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, **drawn
+            store,
+            queries=queries,
+            gallery=gallery,
+            metrics=graded,
+            similar=asked.similar,
+            unanswerable=asked.unanswerable,
+            **drawn,
         )
     if legacy:
         if queries.keys != gallery.keys:
@@ -230,14 +266,20 @@ def score_vectors(
 def score(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
 ) -> list[ScoreRow]:
-    """Stage 3: search and score; also written to ``scores/<name>.jsonl``."""
-    rows = []
+    """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+    rows, scored = [], []
+    known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}
     for found in vectors:
-        for scores in score_vectors(config, records, found.store):
+        usable = found.store.usable(records.digests).tobytes()  # bounds follow from which images there are
+        bounds = known[usable] if usable in known else known.setdefault(usable, bounds_of(config, records, found.store))
+        exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
+        others = other_scores(config, records, found.backbone, found.head, found.store, display)
+        for head, scores in chain(exact, others):
+            scored.append(Scored(found.backbone, head, found.store.fingerprint, scores))
             rows += [
                 ScoreRow(
                     found.backbone,
-                    found.head,
+                    head,
                     of.domain,
                     of.metric,
                     of.value,
@@ -246,12 +288,50 @@ def score(
                     of.queries,
                     of.gallery,
                     found.store.fingerprint,
+                    *bounds.get((of.metric, of.domain), (None, None)),
                 )
                 for of in scores
             ]
             if left_out := _left_out(scores):
-                display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
+                display.warn(f"{found.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
     replace_text(path, json_lines(rows))
     return rows
+
+
+def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """Floor and ceiling of the metrics, by metric and domain, for the images that have a row in ``store``.
+
+    The legacy measure brings its own as scores beside it.
+    """
+    asked = config.retrieval
+    if isinstance(asked.protocol, MetConfig):
+        return {}  # scores of all queries together, by confidence
+    by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
+    by_label = [name for name in asked.metrics if name not in by_attributes]
+    graded = [name for name, metric in by_attributes.items() if not metric.legacy]
+    sides = (records.split(role) for role in ("query", "gallery"))
+    queries, gallery = (of.take(of.rows_in(store)) for of in sides)
+    ends = (
+        dict(attribute_bounds(queries, gallery, graded, asked.similar, unanswerable=asked.unanswerable))
+        if graded
+        else {}
+    )
+    rules = rules_of(config)
+    return ends | dict(
+        score_bounds(queries, gallery, by_label, rules, unanswerable=asked.unanswerable, seed=config.seed)
+    )
+
+
+def rules_of(config: RunConfig) -> Rules:
+    """Who is relevant to whom by the run's protocol; by label where it ranks nothing."""
+    protocol = config.retrieval.protocol
+    return ByLabelConfig().rules() if isinstance(protocol, (MetConfig, SmallDataConfig)) else protocol.rules()
+
+
+def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
+    """What the scores of a run follow from beside the embeddings."""
+    settings = {key: value for key, value in asdict(config.retrieval).items() if key not in _NOT_OF_A_SCORE}
+    return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)

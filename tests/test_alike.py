@@ -14,7 +14,7 @@ from cache import FeatureStore
 from cache.errors import NothingToScoreError, RecordsError
 from pipeline.config import RetrievalConfig
 from stages.records import Records
-from stages.retrieval import evaluate_attributes, evaluate_legacy, unit_length
+from stages.retrieval import attribute_bounds, evaluate_attributes, evaluate_legacy, unit_length
 from stages.retrieval.alike import Alike
 from tests import oracles_attributes as oracle
 from tests.toy_training import make_records, make_store
@@ -89,6 +89,11 @@ def test_queries_without_the_attribute_or_with_nothing_alike_are_counted_and_lef
     store = make_store(tmp_path, dict(zip("abcd", RNG.normal(size=(4, 3)), strict=True)))
     found = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"])
     assert (found.query_keys, found.unanswerable) == (("a", "b"), 2)
+    zero = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"], unanswerable="zero")
+    assert zero.value("graded_map") == pytest.approx(found.value("graded_map") / 2)
+    assert (len(zero.query_keys), zero.unanswerable) == (4, 2)
+    with pytest.raises(NothingToScoreError, match="2 of 4 queries have nothing to find in the gallery, the first 'c'"):
+        evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"], unanswerable="error")
     lonely = records.take([0, 3])
     with pytest.raises(NothingToScoreError, match="none of the 2 queries is like any of the 2 gallery images"):
         evaluate_attributes(store, queries=lonely, gallery=lonely, metrics=["graded_map"])
@@ -113,3 +118,24 @@ def test_an_attribute_that_is_not_there_is_refused_with_the_nearest(scored: Scor
 def test_a_mixture_that_cannot_be_is_refused_in_the_run_file(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RetrievalConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_bounds_of_scores_by_attributes_are_the_mean_over_every_order_and_over_the_best_ones() -> None:
+    records, rows = with_attributes([*"abcdef"], 5)
+    bounds = attribute_bounds(records, records, ["graded_map:mine", "graded_ndcg@2"], {"mine": WEIGHTS})
+    weights = {"graded_map:mine": WEIGHTS, "graded_ndcg@2": dict.fromkeys(NAMES, 1.0)}
+    values = {"graded_map:mine": oracle.graded_ap, "graded_ndcg@2": lambda order: oracle.ndcg(order, 2)}
+    for metric, value in values.items():
+        floors, ceilings = [], []
+        for query in range(6):
+            others = [row for row in range(6) if row != query]
+            grades = {
+                name: [oracle.share_of_equal(rows[query], rows[row], of) for row in others]
+                for name, of in weights.items()
+            }
+            if not all(any(of) for of in grades.values()):
+                continue  # nothing is like it: it is left out of every mean
+            floors.append(oracle.over_all_orders([0.0] * 5, grades[metric], value))
+            ceilings.append(oracle.over_all_orders(grades[metric], grades[metric], value))
+        assert floors
+        assert bounds[metric, "all"] == pytest.approx((np.mean(floors), np.mean(ceilings)))

@@ -17,19 +17,18 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError
 from stages.records import Records
 from stages.retrieval.alike import Alike, attribute_names
-from stages.retrieval.evaluate import positions_of, with_row
+from stages.retrieval.gallery import positions_of, with_row
 from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
-from stages.retrieval.index import unit_length
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.metrics import Values
-from stages.retrieval.scores import ALL, Resampling, Scores, domain_names, summarise
+from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, gather, to_score
 from stages.retrieval.search import compare_all, query_blocks
+from stages.retrieval.unit import unit_length
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
 """Definitions of similar, by name: a weight for each attribute that counts."""
@@ -38,12 +37,12 @@ LEGACY = f"legacy_map@{K}"
 CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
-_ARRAYS = 8  # of the size (block, G), held at once
-_GRADED = re.compile(r"graded_map|graded_ndcg(@[1-9][0-9]*)?")
+ARRAYS = 8  # of the size (block, G), held at once
+_GRADED = re.compile(r"graded_map|graded_ndcg(_exp)?(@[1-9][0-9]*)?")
 
 
 class AttributeMetric(NamedTuple):
-    """A metric by name: ``graded_map``, ``graded_ndcg``, ``graded_ndcg@k`` or ``legacy_map@10``; and its mixture."""
+    """A metric by name, one of :func:`attribute_metric_names`, and its mixture."""
 
     name: str
     stem: str
@@ -69,7 +68,7 @@ class AttributeMetric(NamedTuple):
 
 def attribute_metric_names() -> tuple[str, ...]:
     """The metrics there are; k stands for any whole number from 1."""
-    return ("graded_map", "graded_ndcg", "graded_ndcg@k", LEGACY)
+    return ("graded_map", "graded_ndcg", "graded_ndcg@k", "graded_ndcg_exp", "graded_ndcg_exp@k", LEGACY)
 
 
 def evaluate_attributes(
@@ -79,14 +78,14 @@ def evaluate_attributes(
     gallery: Records,
     metrics: Sequence[str] = ("graded_map", "graded_ndcg"),
     similar: Mixtures | None = None,
+    unanswerable: UnanswerablePolicy = "leave_out",
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
-    Left out are images that failed and queries (``unanswerable``) without any of the attributes, or to which no
-    gallery row is like at all.
+    Images that failed are left out. What ties counts as the mean over all of its orders.
 
     Args:
         vectors: features or embeddings of the images in both.
@@ -94,6 +93,8 @@ def evaluate_attributes(
         gallery: what is searched.
         metrics: names of graded metrics as :meth:`AttributeMetric.find` takes them.
         similar: the mixtures that the names of metrics end in.
+        unanswerable: queries without any of the attributes, or to which no gallery row is like at all: left out of
+            every mean, ``zero`` in it, or an ``error``.
         confidence: the share of resampled means between ``low`` and ``high``.
         resamples: how many times the queries are drawn anew for that.
         seed: of those draws.
@@ -105,19 +106,29 @@ def evaluate_attributes(
         NothingToScoreError: no gallery image or no query is left.
     """
     similar = similar or {}
-    wanted = [_found(name, similar) for name in dict.fromkeys(metrics)]
+    wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     resampling = Resampling(confidence, resamples, seed)
     asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    names = _attributes(asked)
+    names = attributes_of(asked)
     alike = {metric.mixture: Alike(asked, searched, metric.weights(similar, names)) for metric in wanted}
     per_query = _graded(vectors, asked, searched, wanted, alike)
-    scored = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
-    if not scored.any():
+    answerable = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
+    if not answerable.any():
         raise NothingToScoreError(
             f"none of the {len(asked):,} queries is like any of the {len(searched):,} gallery images by the attributes "
             f"{', '.join(names)}: they are missing, or all different"
         )
-    return _scores(queries, gallery, asked, searched, {n: v[scored] for n, v in per_query.items()}, scored, resampling)
+    scored = to_score(answerable, unanswerable, asked)
+    return gather(
+        {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
+        queries=queries,
+        gallery=gallery,
+        asked=asked,
+        searched=searched,
+        scored=scored,
+        unanswerable=~answerable,
+        resampling=resampling,
+    )
 
 
 def evaluate_legacy(
@@ -136,25 +147,37 @@ def evaluate_legacy(
     image did not fail is a query. The other arguments, and what is raised, as for :func:`evaluate_attributes`.
     """
     similar = similar or {}
-    wanted = [_found(name, similar) for name in dict.fromkeys(metrics)]
+    wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     resampling = Resampling(confidence, resamples, seed)
     asked = with_row(vectors, records, "query")
-    names, read = _attributes(asked), vectors.read(asked.digests)
+    names, read = attributes_of(asked), vectors.read(asked.digests)
     per_query: dict[str, Values] = {}
     for metric in wanted:
         found = legacy_map(read, asked, [name for name, weight in metric.weights(similar, names).items() if weight])
         per_query |= {metric.name: found.value, metric.name + CEILING: found.ceiling, metric.name + FLOOR: found.floor}
-    return _scores(records, records, asked, asked, per_query, np.ones(len(asked), np.bool_), resampling)
+    every = np.ones(len(asked), np.bool_)
+    return gather(
+        per_query,
+        queries=records,
+        gallery=records,
+        asked=asked,
+        searched=asked,
+        scored=every,
+        unanswerable=~every,
+        resampling=resampling,
+    )
 
 
-def _attributes(records: Records) -> tuple[str, ...]:
+def attributes_of(records: Records) -> tuple[str, ...]:
+    """The attributes that ``records`` have. RecordsError where there are none."""
     names = attribute_names(records)
     if not names:
         raise RecordsError("there are no attributes to score by: name their columns, dataset.attributes = [...]")
     return names
 
 
-def _found(name: str, similar: Mixtures) -> AttributeMetric:
+def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
+    """The metric of that name. ValueError for an unknown one, or one that is not in ``similar``."""
     metric = AttributeMetric.find(name)
     if metric is None:
         raise ValueError(f"metrics by attributes are {', '.join(attribute_metric_names())}, got {name!r}")
@@ -176,52 +199,20 @@ def _graded(
     rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
     found, searching = unit_length(vectors.read(searched.digests)), unit_length(vectors.read(asked.digests))
     itself = positions_of(asked.keys, searched.keys)
-    for block in query_blocks(len(rows), _ARRAYS * len(searched)):
+    for block in query_blocks(len(rows), ARRAYS * len(searched)):
         some = rows[block]
         ties = Ties.of(compare_all(found, searching[some], itself[some]))
         (place,) = np.nonzero(itself[some] >= 0)
         for metric in wanted:
             grades = alike[metric.mixture].grades(some)
             grades[place, itself[some][place]] = 0  # the query itself is last, and worth nothing
-            per_query[metric.name][some] = _function(metric.stem)(grades, ties)
+            per_query[metric.name][some] = function_of(metric.stem)(grades, ties)
     return per_query
 
 
-def _function(stem: str) -> Callable[[Values, Ties], Values]:
+def function_of(stem: str) -> Callable[[Values, Ties], Values]:
+    """From grades (Q, G) and the ties of a ranking to the values (Q,) of the metric."""
     if stem == "graded_map":
         return graded_average_precision
-    _, _, k = stem.partition("@")
-    return partial(graded_ndcg, k=int(k) if k else None)
-
-
-def _scores(
-    queries: Records,
-    gallery: Records,
-    asked: Records,
-    searched: Records,
-    per_query: dict[str, Values],
-    scored: npt.NDArray[np.bool_],
-    resampling: Resampling,
-) -> Scores:
-    kept = asked.take(np.flatnonzero(scored))
-    names = domain_names(queries.domains)
-    domains, all_domains = np.array(kept.domains, dtype=object), np.array(asked.domains, dtype=object)
-    members = {name: np.flatnonzero(domains == name) for name in names}
-    left_out = {name: int(((all_domains == name) & ~scored).sum()) for name in names}
-    return Scores(
-        scores=summarise(
-            per_query,
-            {name: rows for name, rows in members.items() if len(rows)},
-            {ALL: len(asked) - len(kept)} | left_out,
-            len(searched),
-            resampling,
-        ),
-        query_keys=tuple(kept.keys),
-        query_domains=tuple(kept.domains),
-        per_query=per_query,
-        failed_queries=len(queries) - len(asked),
-        failed_gallery=len(gallery) - len(searched),
-        unanswerable=len(asked) - len(kept),
-        classes=len({*kept.classes}),
-        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
-    )
+    gain, _, k = stem.partition("@")
+    return partial(graded_ndcg, k=int(k) if k else None, exponential=gain == "graded_ndcg_exp")
