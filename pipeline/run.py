@@ -10,12 +10,14 @@
         tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for
         embeddings/<backbone>/<head>-<...>/  a store for each head
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
+    scores/<run>.parquet                 the value of every query that they are means of
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +28,10 @@ from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
 from pipeline.progress import Display
+from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
-from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
+from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy, score_bounds
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
@@ -223,10 +226,12 @@ def score_vectors(config: RunConfig, records: Records, store: Features) -> Itera
 def score(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
 ) -> list[ScoreRow]:
-    """Stage 3: search and score; also written to ``scores/<name>.jsonl``."""
-    rows = []
+    """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+    rows, scored = [], []
     for found in vectors:
+        bounds = bounds_of(config, records, found.store)
         for scores in score_vectors(config, records, found.store):
+            scored.append(Scored(found.backbone, found.head, found.store.fingerprint, scores))
             rows += [
                 ScoreRow(
                     found.backbone,
@@ -239,6 +244,7 @@ def score(
                     of.queries,
                     of.gallery,
                     found.store.fingerprint,
+                    *bounds.get((of.metric, of.domain), (None, None)),
                 )
                 for of in scores
             ]
@@ -246,5 +252,20 @@ def score(
                 display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
     replace_text(path, json_lines(rows))
     return rows
+
+
+def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """Floor and ceiling of the metrics by label, by metric and domain, for the images that have a row in ``store``."""
+    by_label = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
+    sides = (records.split(role) for role in ("query", "gallery"))
+    queries, gallery = (of.take(of.rows_in(store)) for of in sides)
+    return score_bounds(queries, gallery, by_label, config.seed)
+
+
+def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
+    """What the scores of a run follow from beside the embeddings."""
+    settings = {key: value for key, value in asdict(config.retrieval).items() if key != "metrics"}
+    return data_of(records.split("query"), records.split("gallery"), settings)

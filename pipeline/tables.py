@@ -12,7 +12,11 @@ _BOUNDS = (CEILING, FLOOR)
 
 
 class ScoreRow(NamedTuple):
-    """One number: a line of JSON. ``low`` and ``high`` bound its 95 % interval over queries."""
+    """One number: a line of JSON. ``low`` and ``high`` bound its 95 % interval over queries.
+
+    ``floor`` is what a ranking by chance has for these queries and this gallery, ``ceiling`` what a perfect one has;
+    None where that is not known.
+    """
 
     backbone: str
     head: str
@@ -24,6 +28,8 @@ class ScoreRow(NamedTuple):
     queries: int
     gallery: int
     embeddings: str
+    floor: float | None = None
+    ceiling: float | None = None
 
 
 def json_lines(rows: Iterable[ScoreRow]) -> str:
@@ -37,7 +43,7 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
     The best of a backbone, domain and metric has a star. What bounds a metric is the same in every line, and stands
     below.
     """
-    bounds = {row.metric: row.value for row in rows if row.metric.endswith(_BOUNDS) and row.domain == "all"}
+    bounds = _bounds(rows)
     rows = [row for row in rows if not row.metric.endswith(_BOUNDS)]
     metrics = list(dict.fromkeys(row.metric for row in rows))
     by_domain = len({row.domain for row in rows}) > 1
@@ -60,11 +66,25 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
     lines_of_text = aligned(table, texts=3 if by_domain else 2)
     legend = ["± half of the 95 % interval over queries; * the best of its backbone"]
     legend += [
-        f"{metric}: a perfect ranking has {bounds[metric + CEILING]:.3f}, one by chance {bounds[metric + FLOOR]:.3f}"
+        f"{metric}: a perfect ranking has {bounds[metric][1]:.3f}, one by chance {bounds[metric][0]:.3f}"
         for metric in metrics
-        if metric + CEILING in bounds
+        if metric in bounds
     ]
     return "\n".join([*lines_of_text, *legend])
+
+
+def _bounds(rows: Sequence[ScoreRow]) -> dict[str, tuple[float, float]]:
+    """Floor and ceiling of each metric over all queries, in the first line that has them."""
+    own = {row.metric: row.value for row in rows if row.metric.endswith(_BOUNDS) and row.domain == "all"}
+    found = {}
+    for row in rows:
+        if row.metric in found or row.domain != "all":
+            continue
+        if row.floor is not None and row.ceiling is not None:
+            found[row.metric] = row.floor, row.ceiling
+        elif row.metric + FLOOR in own:
+            found[row.metric] = own[row.metric + FLOOR], own[row.metric + CEILING]
+    return found
 
 
 def aligned(table: Sequence[Sequence[str]], *, texts: int) -> list[str]:

@@ -68,7 +68,7 @@ def paired_difference(
         raise ValueError(
             f"the two have no metric in common: {', '.join(first.per_query)} and {', '.join(second.per_query)}"
         )
-    places = _places(first.query_keys), _places(second.query_keys)
+    places = places_of(first.query_keys), places_of(second.query_keys)
     shared = [key for key in places[0] if key in places[1]]
     if not shared:
         raise NothingToScoreError(
@@ -83,7 +83,7 @@ def paired_difference(
     low, high = resampling.interval(means)
     unmatched = len(places[0]) + len(places[1]) - 2 * len(shared)
     return tuple(
-        Difference(name, float(value), float(least), float(most), _p_value(of), len(shared), unmatched)
+        Difference(name, float(value), float(least), float(most), p_value(of), len(shared), unmatched)
         for name, value, least, most, of in zip(metrics, differences.mean(1), low, high, means, strict=True)
     )
 
@@ -101,13 +101,14 @@ def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tup
     return mean, mean - half, mean + half
 
 
-def _p_value(means: Values) -> float:
-    """Two-sided, never 0: with n draws nothing rarer than 1 in n + 1 can be told."""
+def p_value(means: Values) -> float:
+    """Of resampled ``means`` (n,), two-sided, never 0: with n draws nothing rarer than 1 in n + 1 can be told."""
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(means) + 1))
 
 
-def _places(keys: Sequence[str]) -> dict[str, int]:
+def places_of(keys: Sequence[str]) -> dict[str, int]:
+    """Where each of ``keys`` is. ValueError where one is there twice."""
     places = {key: place for place, key in enumerate(keys)}
     if len(places) < len(keys):
         twice = next(key for place, key in enumerate(keys) if places[key] != place)

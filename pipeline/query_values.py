@@ -1,0 +1,139 @@
+"""The value of every metric for every query, kept beside the scores: what two runs are compared by.
+
+``scores/<run>.parquet`` has a line for each backbone, head, metric and query. Each backbone and head names the
+fingerprint of the embeddings that were scored, and the file that of the data, so that a comparison with what has
+changed since is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cache import fingerprint
+from cache.atomic import replace_bytes
+from cache.errors import DamagedStoreError, MissingRowsError
+from stages.records import Records
+from stages.retrieval import Scores
+from stages.retrieval.metrics import Values
+
+_NAMED = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        pa.field("backbone", _NAMED, nullable=False),
+        pa.field("head", _NAMED, nullable=False),
+        pa.field("domain", _NAMED),
+        pa.field("metric", _NAMED, nullable=False),
+        pa.field("query", _NAMED, nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("embeddings", _NAMED, nullable=False),
+    ]
+)
+_DATA = b"permafrost.data"
+
+
+class Scored(NamedTuple):
+    """The scores of one backbone and head, and the fingerprint of what was scored."""
+
+    backbone: str
+    head: str
+    embeddings: str
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The values (Q,) of some metrics for the queries of one backbone and head, as they were read."""
+
+    query_keys: tuple[str, ...]
+    per_query: Mapping[str, Values]
+
+
+@dataclass(frozen=True)
+class QueryValues:
+    """The last scores of a run, query by query."""
+
+    path: Path
+    table: pa.Table
+    data: Mapping[str, str]
+    """What was scored: see :func:`data_of`."""
+
+    def heads(self) -> list[tuple[str, str]]:
+        """Each backbone and head, in the order of the file."""
+        columns = (self.table[name].to_pylist() for name in ("backbone", "head"))
+        return list(dict.fromkeys(zip(*columns, strict=True)))
+
+    def embeddings(self, backbone: str, head: str) -> str:
+        """The fingerprint of what was scored."""
+        return str(self._rows(backbone, head)["embeddings"][0].as_py())
+
+    def of(self, backbone: str, head: str) -> list[Kept]:
+        """The values of one backbone and head, an entry for each metric."""
+        rows = self._rows(backbone, head)
+        found = []
+        for metric in dict.fromkeys(rows["metric"].to_pylist()):
+            part = rows.filter(pc.equal(pc.cast(rows["metric"], pa.string()), metric))
+            keys = tuple(part["query"].to_pylist())
+            found.append(Kept(keys, {metric: part["value"].to_numpy().astype(np.float64)}))
+        return found
+
+    def _rows(self, backbone: str, head: str) -> pa.Table:
+        columns = (pc.cast(self.table[name], pa.string()) for name in ("backbone", "head"))
+        masks = [pc.equal(column, wanted) for column, wanted in zip(columns, (backbone, head), strict=True)]
+        return self.table.filter(pc.and_(*masks))
+
+
+def data_of(queries: Records, gallery: Records, settings: Mapping[str, object]) -> dict[str, str]:
+    """What scores follow from beside the embeddings: fingerprints of both sides, and of how they were searched."""
+    return {
+        "queries": _fingerprint(queries),
+        "gallery": _fingerprint(gallery),
+        "retrieval": json.dumps(settings, sort_keys=True, default=str),
+    }
+
+
+def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> None:
+    """Write the values of ``scored`` to ``path``, whole or not at all."""
+    parts = []
+    for of in scored:
+        for metric, values in of.scores.per_query.items():
+            count = len(values)
+            said = (of.backbone, of.head, of.scores.query_domains, metric, of.scores.query_keys, values, of.embeddings)
+            columns = [[one] * count if isinstance(one, str) else one for one in said]
+            parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
+    table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_DATA: json.dumps(dict(data))}), buffer, compression="zstd")
+    replace_bytes(path, buffer.getbuffer())
+
+
+def read_query_values(path: Path) -> QueryValues:
+    """Read what :func:`write_query_values` wrote.
+
+    Raises MissingRowsError where there is none, and DamagedStoreError where it cannot be read.
+    """
+    if not path.exists():
+        raise MissingRowsError(f"There is no {path}. `permafrost score` with this run file writes it.")
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        data = json.loads(table.schema.metadata[_DATA])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedStoreError(f"{path} cannot be read: {error}. Score again: `permafrost score`.") from error
+    return QueryValues(path, table.cast(SCHEMA), data)
+
+
+def _fingerprint(records: Records) -> str:
+    """Of the key, the image and the class of each record, whatever their order."""
+    columns = records.keys, [digest.hex() for digest in records.digests], records.classes
+    lines = ("\t".join((key, digest, name or "")) for key, digest, name in zip(*columns, strict=True))
+    return fingerprint("\n".join(sorted(lines)))
