@@ -76,14 +76,17 @@ def line_chart(
     log: bool = False,
     height: int = 230,
     dots: bool = False,
-    names: bool = True,
+    show: Sequence[float] = (),
 ) -> Markup:
-    """``lines`` over one another, the last on top, each named at its end; ``across`` names what x is."""
+    """``lines`` over one another, the last on top, each that has a name named at its end; ``across`` says what x is.
+
+    The y axis spans the lines, their bands and the values ``show``.
+    """
     shown = [point for line in lines for point in line.points]
     ends = [y for line in lines for _, *low_high in line.band for y in low_high]
-    xs, ys = [x for x, _ in shown], [y for _, y in shown] + ends
-    longest = max(len(line.name) for line in lines) if names else 0
-    right = WIDTH - min(140, 10 + longest * _LETTER) if names else WIDTH - 8
+    xs, ys = [x for x, _ in shown], [y for _, y in shown] + ends + [*show]
+    longest = max(len(line.name) for line in lines)
+    right = WIDTH - min(140, 10 + longest * _LETTER)
     x = Scale(min(xs), max(xs), 40, right, log)
     y = Scale(*_widened(min(ys), max(ys)), height - 34, 8)
     at = list(ticks_at) if ticks_at is not None else ticks(min(xs), max(xs))
@@ -103,12 +106,12 @@ def line_chart(
                 Markup('<circle class="dot {}" cx="{}" cy="{}" r="2.5"/>').format(line.look, x(at), y(value))
                 for at, value in line.points
             ]
-    if names:
-        places = apart([y(line.points[-1][1]) for line in lines], _LINE, 10, height - 34)
-        drawn += [
-            Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(line.look, right + 6, place + 4, line.name)
-            for line, place in zip(lines, places, strict=True)
-        ]
+    named = [line for line in lines if line.name]
+    places = apart([y(line.points[-1][1]) for line in named], _LINE, 10, height - 34)
+    drawn += [
+        Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(line.look, right + 6, place + 4, line.name)
+        for line, place in zip(named, places, strict=True)
+    ]
     return _svg(label, height, drawn)
 
 
