@@ -17,6 +17,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from pipeline.cli_trust import COMMANDS as TRUST
+from pipeline.options import Json, Quiet, RunFile, RunFiles
 from pipeline.siblings import check_siblings
 
 app = typer.Typer(
@@ -28,10 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
-RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
@@ -250,6 +248,10 @@ def compact(
     from pipeline import stores
 
     stores.compact(run_files, yes=yes)
+
+
+for command in TRUST:
+    app.command()(command)
 
 
 def main() -> NoReturn:

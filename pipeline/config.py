@@ -24,6 +24,7 @@ from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
 from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, find_metric
 from stages.retrieval.alike import check_mixture
+from stages.retrieval.gallery_size import SIZES, check_sizes
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
 
@@ -105,17 +106,22 @@ class RetrievalConfig:
         index: what is searched.
         metrics: names; that of a metric by attributes may end in ``:`` and a name of ``similar``.
         similar: definitions of similar, by name: a weight for each attribute that counts.
+        gallery_sizes: of ``permafrost gallery-sizes``: shares of the gallery up to 1, or numbers of distractors.
+        distractors: there, values of the split column with further distractors.
     """
 
     index: IndexConfig = FlatIndexConfig()
     metrics: tuple[str, ...] = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
     similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gallery_sizes: tuple[float, ...] = SIZES
+    distractors: tuple[str, ...] = ()
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if not self.metrics:
             raise ValueError("metrics must name at least one")
+        check_sizes(self.gallery_sizes)
         for name, weights in self.similar.items():
             try:
                 check_mixture(weights)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore
+from cache import Features
 
 BLOCK = 4096  # rows of a product at a time: 64 MB of similarities
 
@@ -21,7 +21,7 @@ class Twin(NamedTuple):
 
 
 def twins_among(
-    store: FeatureStore, digests: Sequence[bytes], others: Sequence[bytes], threshold: float, *, block: int = BLOCK
+    store: Features, digests: Sequence[bytes], others: Sequence[bytes], threshold: float, *, block: int = BLOCK
 ) -> dict[int, Twin]:
     """For each of ``digests`` (n,) that has one, the most similar of ``others`` (m,) at or above ``threshold``.
 
@@ -41,9 +41,7 @@ def twins_among(
     return {int(row): Twin(int(nearest[row]), float(best[row])) for row in np.flatnonzero(best >= threshold)}
 
 
-def twins_within(
-    store: FeatureStore, digests: Sequence[bytes], threshold: float, *, block: int = BLOCK
-) -> dict[int, Twin]:
+def twins_within(store: Features, digests: Sequence[bytes], threshold: float, *, block: int = BLOCK) -> dict[int, Twin]:
     """Those of ``digests`` (n,) to drop so that no two of the rest are near-duplicates, each with what stands for it.
 
     From first to last, an image is kept unless one that was kept before it is at or above ``threshold``; then the
@@ -65,7 +63,7 @@ def twins_within(
     return dropped
 
 
-def _blocks(store: FeatureStore, digests: Sequence[bytes], block: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+def _blocks(store: Features, digests: Sequence[bytes], block: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """The unit-length features (b, D), ``block`` rows at a time, each with the position of its first row."""
     for first in range(0, len(digests), block):
         features = np.asarray(store.read(digests[first : first + block]), np.float32)

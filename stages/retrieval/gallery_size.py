@@ -115,6 +115,18 @@ def gallery_curve(
     return SizeCurve(tuple(scores), tuple(asked.queries.keys), per_query, left_out)
 
 
+def check_sizes(sizes: Sequence[float], most: float = np.inf) -> None:
+    """ValueError unless ``sizes`` are shares up to 1 or numbers of at most ``most`` distractors, at least one."""
+    for size in sizes:
+        if not 0 < size <= max(1, most) or (size > 1 and size % 1 != 0):
+            up_to = f" up to {most:,}" if most < np.inf else ""
+            raise ValueError(
+                f"a gallery size is a share above 0 and up to 1, or a whole number of distractors{up_to}; got {size:g}"
+            )
+    if not len(sizes):
+        raise ValueError("gallery_sizes must name at least one, got none")
+
+
 def _with_further(queries: Records, gallery: Records, further: Records | None) -> tuple[Records, int]:
     """The gallery and ``further`` rows as one, the latter without a label; and how many of them were left out."""
     if further is None or not len(further):
@@ -140,16 +152,10 @@ def _by_lot(gallery: Records, seed: int) -> Rows:
 
 def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
     """The number of rows that each size keeps, ascending, and the size itself; of two with one number the first."""
+    check_sizes(sizes, most)
     found: dict[int, float] = {}
     for size in sizes:
-        if not 0 < size <= most or (size > 1 and size != int(size)):
-            raise ValueError(
-                f"a gallery size is a share above 0 and up to 1, or a whole number of distractors up to {most:,}; "
-                f"got {size:g}"
-            )
         found.setdefault(max(1, round(size * most)) if size <= 1 else int(size), size)
-    if not found:
-        raise ValueError("gallery sizes must name at least one, got none")
     return dict(sorted(found.items()))
 
 
