@@ -44,6 +44,10 @@ train-heads: install  ## Stage 2: train the heads on stored features
 score: install  ## Stage 3: index, search and score
 	@$(PY) -m pipeline score $(CONFIG)
 
+.PHONY: report
+report: install  ## One HTML page about a run: what won, whether to believe it, what it gets wrong
+	@$(PY) -m pipeline report $(CONFIG)
+
 .PHONY: sweep
 sweep: install  ## Try many configurations of the heads on the training classes, and rank them
 	@$(PY) -m pipeline sweep $(CONFIG)

@@ -121,7 +121,7 @@ def interval_chart(rows: Sequence[Interval], *, label: str, low: float, high: fl
     x = Scale(low, high, min(150, 12 + longest * _LETTER), WIDTH - 40)
     height = 20 + len(rows) * 18
     drawn = []
-    for tick in ticks(low, high, 4):
+    for tick in ticks(low, high):
         drawn.append(
             Markup('<line class="grid" x1="{0}" y1="2" x2="{0}" y2="{1}"/>').format(x(tick), height - 18)
             + _text(x(tick), height - 4, f"{tick:g}", "middle")
@@ -227,7 +227,7 @@ def _frame(
 ) -> Markup:
     """Lines and numbers of both axes."""
     drawn = Markup("")
-    for value in ticks(y.low, y.high, 4):
+    for value in ticks(y.low, y.high):
         drawn += Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x.start, y(value), x.end, y(value))
         drawn += _text(x.start - 6, y(value) + 4, f"{value:.3g}" if not percent else f"{100 * value:.3g} %", "end")
     for value in at:

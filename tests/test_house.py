@@ -66,6 +66,7 @@ FLAGS = {
     "curate": {"--force", "--json", "--output", "--quiet"},
     "sweep": {"--force", "--json", "--quiet", "--write"},
     "table": {"--json", "--quiet", "--workers"},
+    "report": {"--health", "--json", "--output", "--queries", "--quiet"},
     "search": {"--all", "--head", "--json", "--quiet", "-k"},
 }
 

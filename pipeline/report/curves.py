@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
 from pipeline.drawing import Line, line_chart, look
 from pipeline.report.measured import DEPTH, Measured, Ranking
 from stages.retrieval.metrics import Values
-from stages.retrieval.scores import Resampling
+from stages.retrieval.scores import MEAN, Resampling, domain_names
+from stages.retrieval.search import Rows
 
 STEMS = {
     "hit": "hit@k: is one of the first k right?",
@@ -37,12 +37,13 @@ def at_every_k(ranking: Ranking) -> dict[str, Values]:
     }
 
 
-def k_charts(shown: Sequence[Measured], resampling: Resampling) -> list[tuple[str, Markup]]:
+def k_charts(shown: Sequence[Measured], domain: str, resampling: Resampling) -> list[tuple[str, Markup]]:
     """What each metric asks, and its chart; the first of ``shown`` and raw features get the band of their interval.
 
-    Drawn are the first few, and every raw feature.
+    Drawn are the first few, and every raw feature: means over all queries, or with ``domain`` the mean of the domains.
     """
     drawn = chosen(shown)
+    groups = {of.name: _groups(of, domain) for of in drawn}
     values = {of.name: at_every_k(of.ranking) for of in drawn if of.ranking is not None}
     if not values:
         return []
@@ -53,9 +54,8 @@ def k_charts(shown: Sequence[Measured], resampling: Resampling) -> list[tuple[st
             if of.name not in values:
                 continue
             table = values[of.name][stem]
-            band = _band(table, resampling) if at == 0 or of.raw else []
-            means = table.mean(axis=0).tolist()
-            points = list(enumerate(means, 1))
+            band = _band(table, groups[of.name], resampling) if at == 0 or of.raw else []
+            points = list(enumerate(_mean(table, groups[of.name]).tolist(), 1))
             lines.append(Line(of.name, looks(drawn)[of.name], points, band))
         said = "; ".join(f"{line.name} {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
         label = f"{stem}@k from k = 1 to {DEPTH}: {said}"
@@ -64,12 +64,12 @@ def k_charts(shown: Sequence[Measured], resampling: Resampling) -> list[tuple[st
     return charts
 
 
-def k_table(shown: Sequence[Measured], stem: str) -> list[tuple[str, list[float]]]:
+def k_table(shown: Sequence[Measured], stem: str, domain: str) -> list[tuple[str, list[float]]]:
     """The means of one metric at the ``TICKS``, by name: the chart in numbers."""
     rows = []
     for of in shown:
         if of.ranking is not None:
-            means = at_every_k(of.ranking)[stem].mean(axis=0)
+            means = _mean(at_every_k(of.ranking)[stem], _groups(of, domain))
             rows.append((of.name, [float(means[k - 1]) for k in TICKS]))
     return rows
 
@@ -87,15 +87,26 @@ def looks(shown: Sequence[Measured]) -> dict[str, str]:
     return {of.name: "raw" for of in shown if of.raw} | {of.name: look(at) for at, of in enumerate(heads)}
 
 
-def _band(table: npt.NDArray[np.float64], resampling: Resampling) -> list[tuple[float, float, float]]:
-    """The interval of the mean at each k: queries drawn with replacement, once for all k."""
-    num_queries = len(table)
-    rng = np.random.default_rng([resampling.seed, 0])
-    drawn = np.stack(
-        [
-            np.bincount(rng.integers(0, num_queries, num_queries), minlength=num_queries)
-            for _ in range(resampling.resamples)
-        ]
-    )
-    low, high = resampling.interval((drawn.astype(np.float32) @ table.astype(np.float32) / num_queries).T)
+def _groups(of: Measured, domain: str) -> list[Rows]:
+    """The queries whose means are averaged: those of each domain, or all."""
+    assert of.ranking is not None
+    domains = np.array(of.ranking.searches.queries.domains, dtype=object)
+    names = domain_names(domains.tolist()) if domain == MEAN else []
+    return [np.flatnonzero(domains == name) for name in names] or [np.arange(len(domains))]
+
+
+def _mean(table: Values, groups: Sequence[Rows]) -> Values:
+    mean: Values = np.mean([table[rows].mean(axis=0) for rows in groups], axis=0)
+    return mean
+
+
+def _band(table: Values, groups: Sequence[Rows], resampling: Resampling) -> list[tuple[float, float, float]]:
+    """The interval of the mean at each k: queries drawn with replacement, the same draws for every k."""
+    means = np.zeros((resampling.resamples, table.shape[1]))
+    for stream, rows in enumerate(groups):
+        rng = np.random.default_rng([resampling.seed, stream])
+        draws = (rng.integers(0, len(rows), len(rows)) for _ in range(resampling.resamples))
+        counts = np.stack([np.bincount(draw, minlength=len(rows)).astype(np.float32) for draw in draws])
+        means += counts @ table[rows].astype(np.float32) / len(rows) / len(groups)
+    low, high = resampling.interval(means.T)
     return [(k, float(least), float(most)) for k, (least, most) in enumerate(zip(low, high, strict=True), 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -10,12 +10,12 @@ from markupsafe import Markup
 from pipeline.drawing import Line, line_chart
 from pipeline.report.measured import Measured
 from stages.lot import lot
+from stages.records import Records
 from stages.retrieval import SizedScore, gallery_curve
-from stages.retrieval.scores import ALL, Resampling
+from stages.retrieval.scores import Resampling
 
 QUERIES = 400
 """Queries that are searched again, at most; drawn by lot."""
-SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class SizeChart(NamedTuple):
@@ -27,9 +27,18 @@ class SizeChart(NamedTuple):
 
 
 def size_chart(
-    shown: Sequence[Measured], metric: str, looks: dict[str, str], resampling: Resampling
+    shown: Sequence[Measured],
+    metric: str,
+    domain: str,
+    looks: Mapping[str, str],
+    sizes: Sequence[float],
+    further: Records | None,
+    resampling: Resampling,
 ) -> SizeChart | None:
-    """``metric`` against the number of distractors, for each of ``shown``; None where there are too few of them."""
+    """``metric`` in ``domain`` against the number of distractors, for each of ``shown``; None where the sizes make no curve.
+
+    ``sizes`` and ``further`` distractors are as :func:`stages.retrieval.gallery_curve` takes them.
+    """
     found = []
     for of in shown:
         if of.ranking is None:
@@ -37,18 +46,18 @@ def size_chart(
         queries, gallery = of.ranking.searches.queries, of.ranking.searches.gallery
         keys = queries.keys
         rows = sorted(sorted(range(len(keys)), key=lambda row: lot(resampling.seed, "sizes", keys[row]))[:QUERIES])
-        sizes = [share for share in SHARES if share * len(gallery) >= 1]
-        asked = queries.take(rows)
+        asked, most = queries.take(rows), max(1, len(gallery) + (0 if further is None else len(further)))
         curve = gallery_curve(
             of.vectors.store,
             queries=asked,
             gallery=gallery,
-            sizes=sizes,
+            sizes=[size for size in sizes if size <= most],
             metrics=[metric],
+            further=further,
             resampling=resampling,
             seed=resampling.seed,
         )
-        found.append((of.name, [sized for sized in curve.scores if sized.score.domain == ALL]))
+        found.append((of.name, [sized for sized in curve.scores if sized.score.domain == domain]))
     if min(len(scores) for _, scores in found) < 2:
         return None
     lines = [
