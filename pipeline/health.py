@@ -97,6 +97,8 @@ class Health:
     """Stored rows that hold NaN or infinity, by backbone: a damaged store."""
     near_duplicate: float
     copies: tuple[Copy, ...]
+    conflicts: tuple[Copy, ...]
+    """Images of the same bytes with different labels, on any side."""
     suspects: tuple[Mislabelled, ...]
     judged: int
     """Records whose label could be judged."""
@@ -155,14 +157,12 @@ def check_health(
         not_finite={name: _not_finite(of.store, records) for name, of in backbones.items()},
         near_duplicate=near_duplicate,
         copies=tuple(sorted(copies, key=lambda of: (not of.same_bytes, -of.similarity, of.key, of.other))),
+        conflicts=tuple(_conflicts(records, roles)),
         suspects=tuple(wrong),
         judged=judged,
         vectors=tuple(_vector_health(of, records) for of in both),
         bounds=bounds_of(config, records, raw.store),
     )
-
-
-_SIDES = {"train": "train", "validation": "validation", "validation_query": "validation", "test": "test"}
 
 
 def _roles(records: Records) -> list[str]:
@@ -192,6 +192,16 @@ def _same_bytes(records: Records, roles: Sequence[str]) -> list[Copy]:
         for other_role, other in group.items()
         if one < other and _apart(one_role, other_role)
     ]
+    return _copies(records, roles, pairs, same_bytes=True)
+
+
+def _conflicts(records: Records, roles: Sequence[str]) -> list[Copy]:
+    """Images of the same bytes with different classes: the first record of each class with that of the first class."""
+    groups: dict[bytes, dict[str, int]] = defaultdict(dict)
+    for row, (digest, name) in enumerate(zip(records.digests, records.classes, strict=True)):
+        if digest and name is not None:
+            groups[digest].setdefault(name, row)
+    pairs = [(rows[0], row, 1.0) for group in groups.values() for rows in [list(group.values())] for row in rows[1:]]
     return _copies(records, roles, pairs, same_bytes=True)
 
 
@@ -232,13 +242,15 @@ def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]
     for store in stores[1:]:
         rows &= set(records.rows_in(store).tolist())
     labels = records.labels
-    named = np.array(sorted(row for row in rows if labels[row] is not None))
+    digests = records.digests
+    # Copies of one image would speak for each other: each image is asked once.
+    first = {digests[row]: row for row in sorted(rows, reverse=True) if labels[row] is not None}
+    named = np.array(sorted(first.values()))
     if len(named) < 2:
         return [], 0
     asked = records.take(named)
     ballots: list[list[Vote]] = []
     for store in stores:
-        # Copies of one image would speak for each other: an image is asked once, whatever it is called.
         ballots.append(votes(asked.classes, *nearest(store, asked, asked, NEIGHBOURS)))
     found: list[Suspect] = suspects(asked.classes, ballots)
     keys, uris = records.keys, records.uris
@@ -292,6 +304,7 @@ def json_lines(report: Health) -> list[dict[str, Any]]:
         lines += [{"kind": "failed", "backbone": backbone, "reason": r, "images": n} for r, n in reasons.items()]
         lines.append({"kind": "not_finite", "backbone": backbone, "rows": report.not_finite[backbone]})
     lines += [{"kind": "copy"} | of._asdict() for of in report.copies]
+    lines += [{"kind": "conflict"} | of._asdict() for of in report.conflicts]
     lines += [{"kind": "suspect"} | of._asdict() for of in report.suspects]
     for of in report.vectors:
         names = {"backbone": of.backbone, "head": of.head}

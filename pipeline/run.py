@@ -36,6 +36,7 @@ from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, 
 
 RAW = "raw"
 _FEW_CLASSES = 5
+_NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
 
 
@@ -262,10 +263,10 @@ def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[t
     by_label = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (of.take(of.rows_in(store)) for of in sides)
-    return score_bounds(queries, gallery, by_label, config.seed)
+    return score_bounds(queries, gallery, by_label, seed=config.seed)
 
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
-    settings = {key: value for key, value in asdict(config.retrieval).items() if key != "metrics"}
+    settings = {key: value for key, value in asdict(config.retrieval).items() if key not in _NOT_OF_A_SCORE}
     return data_of(records.split("query"), records.split("gallery"), settings)

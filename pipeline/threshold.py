@@ -122,7 +122,7 @@ def ground(store: Features, records: Records, seed: int) -> Ground:
 
 
 def _labelled(searches: Searches) -> Searches:
-    return searches.take(np.flatnonzero(searches.query_classes >= 0))
+    return searches.take(np.flatnonzero([name is not None for name in searches.queries.classes]))
 
 
 def _classes(compared: Comparisons) -> int:

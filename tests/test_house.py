@@ -45,10 +45,10 @@ PUBLIC = {
         "SoftTripleConfig", "SupConConfig", "TripletConfig",
     ],
     "stages.retrieval": [
-        "AttributeMetric", "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric", "Score", "Scores",
-        "attribute_metric_names", "build_index", "evaluate", "evaluate_attributes", "evaluate_legacy",
-        "find_metric", "index_gallery", "leave_one_out", "metric_names", "nearest", "paired_difference",
-        "search", "t_interval", "unit_length",
+        "AttributeMetric", "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric",
+        "ProtocolConfig", "Score", "Scores", "attribute_metric_names", "build_index", "evaluate",
+        "evaluate_attributes", "evaluate_legacy", "evaluate_ranking", "find_metric", "index_gallery",
+        "leave_one_out", "metric_names", "nearest", "paired_difference", "search", "t_interval", "unit_length",
     ],
 }  # fmt: skip
 

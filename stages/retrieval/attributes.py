@@ -17,18 +17,17 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError
 from stages.records import Records
 from stages.retrieval.alike import Alike, attribute_names
-from stages.retrieval.evaluate import positions_of, with_row
+from stages.retrieval.gallery import positions_of, with_row
 from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
 from stages.retrieval.index import unit_length
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.metrics import Values
-from stages.retrieval.scores import ALL, Resampling, Scores, domain_names, summarise
+from stages.retrieval.scores import Resampling, Scores, gather
 from stages.retrieval.search import compare_all, query_blocks
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -117,7 +116,16 @@ def evaluate_attributes(
             f"none of the {len(asked):,} queries is like any of the {len(searched):,} gallery images by the attributes "
             f"{', '.join(names)}: they are missing, or all different"
         )
-    return _scores(queries, gallery, asked, searched, {n: v[scored] for n, v in per_query.items()}, scored, resampling)
+    return gather(
+        {name: values[scored] for name, values in per_query.items()},
+        queries=queries,
+        gallery=gallery,
+        asked=asked,
+        searched=searched,
+        scored=scored,
+        unanswerable=~scored,
+        resampling=resampling,
+    )
 
 
 def evaluate_legacy(
@@ -144,7 +152,17 @@ def evaluate_legacy(
     for metric in wanted:
         found = legacy_map(read, asked, [name for name, weight in metric.weights(similar, names).items() if weight])
         per_query |= {metric.name: found.value, metric.name + CEILING: found.ceiling, metric.name + FLOOR: found.floor}
-    return _scores(records, records, asked, asked, per_query, np.ones(len(asked), np.bool_), resampling)
+    every = np.ones(len(asked), np.bool_)
+    return gather(
+        per_query,
+        queries=records,
+        gallery=records,
+        asked=asked,
+        searched=asked,
+        scored=every,
+        unanswerable=~every,
+        resampling=resampling,
+    )
 
 
 def _attributes(records: Records) -> tuple[str, ...]:
@@ -192,36 +210,3 @@ def _function(stem: str) -> Callable[[Values, Ties], Values]:
         return graded_average_precision
     _, _, k = stem.partition("@")
     return partial(graded_ndcg, k=int(k) if k else None)
-
-
-def _scores(
-    queries: Records,
-    gallery: Records,
-    asked: Records,
-    searched: Records,
-    per_query: dict[str, Values],
-    scored: npt.NDArray[np.bool_],
-    resampling: Resampling,
-) -> Scores:
-    kept = asked.take(np.flatnonzero(scored))
-    names = domain_names(queries.domains)
-    domains, all_domains = np.array(kept.domains, dtype=object), np.array(asked.domains, dtype=object)
-    members = {name: np.flatnonzero(domains == name) for name in names}
-    left_out = {name: int(((all_domains == name) & ~scored).sum()) for name in names}
-    return Scores(
-        scores=summarise(
-            per_query,
-            {name: rows for name, rows in members.items() if len(rows)},
-            {ALL: len(asked) - len(kept)} | left_out,
-            len(searched),
-            resampling,
-        ),
-        query_keys=tuple(kept.keys),
-        query_domains=tuple(kept.domains),
-        per_query=per_query,
-        failed_queries=len(queries) - len(asked),
-        failed_gallery=len(gallery) - len(searched),
-        unanswerable=len(asked) - len(kept),
-        classes=len({*kept.classes}),
-        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
-    )

@@ -4,30 +4,27 @@
 
     rows by digest -> unit length -> ranks of the relevant rows, block of queries by block -> metrics -> Scores
 
-What is relevant to a query: the gallery rows of the same label. Where records have domains the domain must be the same
-too, while the gallery stays one, merged over the domains (the UnED protocol). Gallery rows without a label are
-relevant to nobody: distractors. A query that is itself in the gallery (the same record key) is taken out of its own
-ranking; a byte-identical image under another key is another record, and stays.
+What is relevant to a query, a protocol says; without one: the gallery rows of the same label. Where records have
+domains the domain must be the same too, while the gallery stays one, merged over the domains. Gallery rows without a
+label are relevant to nobody: distractors. A query that is itself in the gallery (the same record key) is taken out of
+its own ranking; a byte-identical image under another key is another record, and stays.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from cache import Features, fingerprint
-from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
+from cache import Features
+from cache.errors import RecordsError
 from stages.records import Records
-from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
-from stages.retrieval.metrics import Relevant, find_metric
-from stages.retrieval.scores import ALL, Resampling, Scores, domain_names, summarise
-from stages.retrieval.search import Rows, Similarity, query_blocks, relevant_ranks, search
-
-_SHALLOW = 100  # up to this depth searching is faster than ranking the whole gallery
+from stages.retrieval.attributes import LEGACY, evaluate_legacy
+from stages.retrieval.gallery import with_row
+from stages.retrieval.index import unit_length
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
+from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
+from stages.retrieval.scores import Resampling, Scores, domain_names
+from stages.retrieval.tables import Table, relevance_tables
+from stages.retrieval.trial import Marking, TiePolicy, Trial, UnanswerablePolicy
 
 
 def evaluate(
@@ -35,183 +32,85 @@ def evaluate(
     *,
     queries: Records,
     gallery: Records,
-    metrics: Sequence[str] = ("mmp@5", "map@r", "hit@1", "map"),
+    metrics: Sequence[str] | None = None,
+    protocol: ProtocolConfig = ByLabelConfig(),
+    validation: tuple[Records, Records] | None = None,
+    ties: TiePolicy = "row",
+    unanswerable: UnanswerablePolicy = "leave_out",
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
-    Images that failed are left out and counted (``failed_queries``, ``failed_gallery``), and so are queries to which
-    nothing is relevant (``unanswerable``).
+    Images that failed are left out and counted (``failed_queries``, ``failed_gallery``).
 
     Args:
         vectors: features or embeddings of the images in both.
         queries: what searches.
         gallery: what is searched; with leave-one-out the same records.
-        metrics: names as :func:`find_metric` takes them.
+        metrics: names as :func:`find_metric` takes them; by default those of the protocol.
+        protocol: who is relevant, what is searched, and by what groups scores are told. With ``met`` the queries
+            that show nothing of the gallery belong to ``queries`` too.
+        validation: queries and gallery that a protocol tunes on (``met``).
+        ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
+        unanswerable: queries to which nothing is relevant: left out of every mean, ``zero`` in it, or an ``error``.
         confidence: the share of resampled means between ``low`` and ``high``.
         resamples: how many times the queries are drawn anew for that.
         seed: of those draws.
 
     Raises:
-        ValueError: an unknown metric, or a number out of range.
-        RecordsError: two gallery records of one key, or a domain named ``all`` or ``mean``.
+        ValueError: an unknown metric, one that has no ``expected`` value, or a number out of range.
+        RecordsError: two gallery records of one key, a domain named ``all`` or ``mean``, or records that are not what
+            the protocol is for.
         MissingRowsError: an image that has no row in ``vectors`` at all.
         NothingToScoreError: no gallery image or no query is left.
     """
-    wanted = [find_metric(name) for name in dict.fromkeys(metrics)]
-    if not wanted:
-        raise ValueError("metrics must name at least one, got none")
     resampling = Resampling(confidence, resamples, seed)
-    names = domain_names(queries.domains)
-    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    query_classes, gallery_classes = _classes(asked, searched)
-    itself = positions_of(asked.keys, searched.keys)
-    num_relevant = _num_relevant(query_classes, gallery_classes, itself)
-    answerable = np.flatnonzero(num_relevant > 0)
-    if not len(answerable):
-        raise NothingToScoreError(
-            f"none of the {len(asked):,} queries has another image of its label in the gallery of {len(searched):,}. "
-            "Compare the labels of both (and the domains), or choose other splits."
+    if isinstance(protocol, MetConfig):
+        return evaluate_recognition(
+            vectors,
+            queries=queries,
+            gallery=gallery,
+            protocol=protocol,
+            validation=validation,
+            metrics=RECOGNITION if metrics is None else metrics,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
         )
-    per_query = {metric.name: np.empty(len(answerable)) for metric in wanted}
-    depth = max(metric.depth(int(num_relevant.max()), len(searched)) for metric in wanted)
-    scored = asked.take(answerable)
-    tables = relevance_tables(
-        unit_length(vectors.read(searched.digests)),
-        unit_length(vectors.read(scored.digests)),
-        gallery_classes,
-        query_classes[answerable],
-        itself[answerable],
-        depth,
-    )
-    for block, relevant in tables:
-        for metric in wanted:
-            per_query[metric.name][block] = metric.function(relevant, num_relevant[answerable][block])
-    domains = np.array(scored.domains, dtype=object)
-    members = {name: np.flatnonzero(domains == name) for name in names}
-    unanswerable = Counter(domain for domain, count in zip(asked.domains, num_relevant, strict=True) if not count)
-    return Scores(
-        scores=summarise(
-            per_query,
-            {name: rows for name, rows in members.items() if len(rows)},
-            {ALL: len(asked) - len(scored)} | {name: unanswerable[name] for name in names},
-            len(searched),
-            resampling,
-        ),
-        query_keys=tuple(scored.keys),
-        query_domains=tuple(scored.domains),
-        per_query=per_query,
-        failed_queries=len(queries) - len(asked),
-        failed_gallery=len(gallery) - len(searched),
-        unanswerable=len(asked) - len(scored),
-        classes=len(np.unique(query_classes[answerable])),
-        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
-    )
+    if isinstance(protocol, SmallDataConfig):
+        return evaluate_legacy(
+            vectors,
+            _one_set(queries, gallery),
+            metrics=(LEGACY,) if metrics is None else metrics,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+    rules = protocol.rules()
+    marking = Marking.of(metrics, rules, ties, unanswerable, resampling)
+    domain_names(rules.groups(queries))
+    rules.check(queries, gallery)
+    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+
+    def tables(trial: Trial, depth: int) -> Iterator[Table]:
+        return relevance_tables(
+            unit_length(vectors.read(searched.take(trial.searched).digests)),
+            unit_length(vectors.read(asked.take(trial.asked).digests)),
+            trial.judged,
+            trial.itself,
+            depth,
+            tied=ties == "expected",
+        )
+
+    return marking.score(tables, queries=queries, gallery=gallery, asked=asked, searched=searched)
 
 
-def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
-    """The positions in ``gallery`` of the ``k`` records nearest to each query, and their similarity, both (Q, k).
-
-    The query itself (the same key) is left out. A query whose image failed, and the places past the end of a small
-    gallery, have position -1 and similarity -inf. Raises as :func:`evaluate` does.
-    """
-    asked, searched = _rows_of(vectors, queries, "query"), _rows_of(vectors, gallery, "gallery")
-    index = build_index(unit_length(vectors.read(gallery.take(searched).digests)))
-    itself = positions_of(queries.take(asked).keys, gallery.take(searched).keys)
-    found, similarity = search(index, unit_length(vectors.read(queries.take(asked).digests)), k, itself)
-    positions = np.full((len(queries), k), -1, np.int64)
-    similarities = np.full((len(queries), k), -np.inf, np.float32)
-    positions[asked] = np.append(searched, -1)[found]  # row -1, past the end, is the one appended
-    similarities[asked] = similarity
-    return positions, similarities
-
-
-def index_gallery(
-    vectors: Features,
-    gallery: Records,
-    config: IndexConfig = FlatIndexConfig(),
-    *,
-    folder: Path | str | None = None,
-) -> GalleryIndex:
-    """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
-
-    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images.
-    """
-    searched = with_row(vectors, gallery, "gallery")
-    keys, rows = tuple(searched.keys), fingerprint([vectors.fingerprint, *(d.hex() for d in searched.digests)])
-    if folder is not None:
-        try:
-            return GalleryIndex.load(folder, embeddings=rows, keys=keys)
-        except (StaleStoreError, DamagedStoreError):
-            pass  # of other rows, or not there: built below
-    index = GalleryIndex(build_index(unit_length(vectors.read(searched.digests)), config), keys, rows)
-    if folder is not None:
-        index.save(folder)
-    return index
-
-
-def _rows_of(vectors: Features, records: Records, role: str) -> Rows:
-    """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
-    rows = records.rows_in(vectors)
-    if not len(rows):
-        why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
-        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.path}.")
-    return rows
-
-
-def with_row(vectors: Features, records: Records, role: str) -> Records:
-    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
-    return records.take(_rows_of(vectors, records, role))
-
-
-def positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
-    """Where each query (Q,) is in the gallery itself, by key; -1 where it is not."""
-    position = {key: row for row, key in enumerate(gallery_keys)}
-    if len(position) < len(gallery_keys):
-        twice = next(key for key, count in Counter(gallery_keys).items() if count > 1)
-        raise RecordsError(f"the gallery has more than one record of key {twice!r}; keys must differ")
-    return np.array([position.get(key, -1) for key in keys], dtype=np.int64)
-
-
-def _classes(queries: Records, gallery: Records) -> tuple[Rows, Rows]:
-    """Whole numbers (Q,) and (G,) that are equal where a gallery row is relevant; -1 for a record without a label."""
-    numbers: dict[str, int] = {}
-
-    def number(records: Records) -> Rows:
-        names = records.classes
-        return np.array([-1 if n is None else numbers.setdefault(n, len(numbers)) for n in names], dtype=np.int64)
-
-    return number(queries), number(gallery)
-
-
-def _num_relevant(query_classes: Rows, gallery_classes: Rows, itself: Rows) -> npt.NDArray[np.int64]:
-    """How many gallery rows are relevant to each query (Q,), the query itself not counted."""
-    sizes = np.bincount(gallery_classes + 1, minlength=int(query_classes.max()) + 2)  # class -1 comes first
-    counted = (itself >= 0) & (gallery_classes[itself] == query_classes)
-    counts: npt.NDArray[np.int64] = np.where(query_classes >= 0, sizes[query_classes + 1] - counted, 0)
-    return counts
-
-
-def relevance_tables(
-    gallery: npt.NDArray[np.float32],
-    queries: npt.NDArray[np.float32],
-    gallery_classes: Rows,
-    query_classes: Rows,
-    itself: Rows,
-    depth: int,
-) -> Iterator[tuple[Rows, Relevant]]:
-    """Blocks of queries, and which of their first ``depth`` ranks hold a relevant row, (block, depth)."""
-    if depth <= _SHALLOW:
-        index = build_index(gallery)
-        for block in query_blocks(len(queries), 64 * depth):
-            rows, _ = search(index, queries[block], depth, itself[block])
-            yield block, (gallery_classes[rows] == query_classes[block, None]) & (rows >= 0)
-        return
-    order = np.argsort(gallery_classes, kind="stable")
-    first, last = (np.searchsorted(gallery_classes[order], query_classes, side) for side in ("left", "right"))
-    for block in query_blocks(len(queries), len(gallery)):
-        same_class = ((order[first[q] : last[q]], itself[q]) for q in block)
-        relevant_rows = [rows[rows != query_itself] for rows, query_itself in same_class]
-        yield block, relevant_ranks(gallery, queries[block], itself[block], relevant_rows, depth)
+def _one_set(queries: Records, gallery: Records) -> Records:
+    if queries.keys != gallery.keys:
+        raise RecordsError(
+            f"{LEGACY} searches a set in itself: the queries and the gallery must be the same records; got "
+            f"{len(queries):,} and {len(gallery):,}. Let dataset.query and dataset.gallery name the same splits."
+        )
+    return queries

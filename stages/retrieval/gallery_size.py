@@ -29,7 +29,7 @@ from stages.retrieval.index import unit_length
 from stages.retrieval.metrics import Metric, Values, find_metric
 from stages.retrieval.scores import ALL, Resampling, Score, domain_names, summarise
 from stages.retrieval.search import Rows, compare_all, query_blocks
-from stages.retrieval.searches import Searches
+from stages.retrieval.searches import Mask, Searches
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -172,12 +172,10 @@ def _values(
     depth = max(metric.depth(most, len(asked.gallery)) for metric in wanted)
     for block in query_blocks(num_queries, 2 * max(len(asked.gallery), depth)):
         similarity = compare_all(gallery, searching[block], asked.itself[block])
-        relevant = asked.relevant(block)
+        relevant, others = asked.masks(block)
         ranks = []
         for row, query in enumerate(block):
-            found, searched[query] = _ranks(
-                similarity[row], relevant[row], int(asked.itself[query]), size_of, len(kept)
-            )
+            found, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(kept))
             ranks.append(found)
         for at, count in enumerate(kept):
             table = np.zeros((len(block), depth), np.bool_)
@@ -189,14 +187,11 @@ def _values(
 
 
 def _ranks(
-    similarity: npt.NDArray[np.float32], relevant: npt.NDArray[np.bool_], itself: int, size_of: Rows, sizes: int
+    similarity: npt.NDArray[np.float32], relevant: Mask, others: Mask, size_of: Rows, sizes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The ranks from 0 of one query's relevant rows in each gallery (sizes, R), and the rows in each (sizes,)."""
     order = _order(similarity)
     wanted = np.sort(order[relevant])
-    others = ~relevant
-    if itself >= 0:
-        others[itself] = False
     before = np.searchsorted(wanted, order[others])  # how many relevant rows come before each other row
     counts = np.bincount(before * (sizes + 1) + size_of[others], minlength=(len(wanted) + 1) * (sizes + 1))
     counts = counts.reshape(len(wanted) + 1, sizes + 1)[:, :sizes].cumsum(axis=1).cumsum(axis=0)

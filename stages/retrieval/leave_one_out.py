@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from stages.retrieval.evaluate import relevance_tables
 from stages.retrieval.index import unit_length
 from stages.retrieval.metrics import Values, find_metric
+from stages.retrieval.relevance import ByClass, Judgement
+from stages.retrieval.tables import relevance_tables
 
 
 def leave_one_out(vectors: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], metric: str) -> Values:
@@ -27,6 +28,7 @@ def leave_one_out(vectors: npt.NDArray[np.generic], labels: npt.NDArray[np.int64
     if len(searching):
         unit = unit_length(vectors)
         depth = found.depth(int(relevant.max()), len(vectors))
-        for block, table in relevance_tables(unit, unit[searching], labels, labels[searching], searching, depth):
-            values[searching[block]] = found.function(table, relevant[searching][block])
+        judged = Judgement(ByClass(labels[searching], labels))
+        for table in relevance_tables(unit, unit[searching], judged, searching, depth):
+            values[searching[table.queries]] = table.value(found, relevant[searching])
     return values

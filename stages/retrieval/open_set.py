@@ -97,7 +97,9 @@ class Comparisons:
     @cached_property
     def group(self) -> Rows:
         """The class of each query, numbered from 0, (Q,)."""
-        return np.unique(self.searches.query_classes, return_inverse=True)[1].ravel()
+        numbers: dict[str | None, int] = {}
+        names = self.searches.queries.classes
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
     @property
     def is_mated(self) -> npt.NDArray[np.bool_]:
@@ -124,7 +126,7 @@ def comparisons(vectors: Features, searches: Searches) -> Comparisons:
     A gallery row without a class is nobody's mate. Raises NothingToScoreError where a query has no row of another
     class to be compared with.
     """
-    if (searches.query_classes < 0).any():
+    if None in searches.queries.classes:
         raise ValueError("a query without a label may have mates that are not known: leave it out")
     gallery, queries = (unit_length(vectors.read(of.digests)) for of in (searches.gallery, searches.queries))
     mated, non_mated = (np.zeros(2 * STEPS + 2, np.int64) for _ in range(2))
@@ -132,16 +134,14 @@ def comparisons(vectors: Features, searches: Searches) -> Comparisons:
     mate_first = np.zeros(len(queries), np.bool_)
     for block in query_blocks(len(queries), 4 * len(gallery)):
         similarity = compare_all(gallery, queries[block], searches.itself[block])
-        relevant = searches.relevant(block)
-        compared = np.ones(relevant.shape, np.bool_)
-        (place,) = np.nonzero(searches.itself[block] >= 0)
-        compared[place, searches.itself[block][place]] = False
+        relevant, others = searches.masks(block)
         bins = _bins(similarity)
         mated += np.bincount(bins[relevant], minlength=len(mated))
-        non_mated += np.bincount(bins[compared & ~relevant], minlength=len(non_mated))
+        non_mated += np.bincount(bins[others], minlength=len(non_mated))
         first_mate[block] = np.where(relevant, similarity, -np.inf).max(axis=1)
-        first_other[block] = np.where(compared & ~relevant, similarity, -np.inf).max(axis=1)
-        mate_first[block] = relevant[np.arange(len(block)), similarity.argmax(axis=1)]
+        first_other[block] = np.where(others, similarity, -np.inf).max(axis=1)
+        ranked = np.where(relevant | others, similarity, -np.inf)
+        mate_first[block] = relevant[np.arange(len(block)), ranked.argmax(axis=1)]
     if np.isneginf(first_other).any():
         raise NothingToScoreError("a query has no gallery row of another class to be compared with")
     return Comparisons(vectors, searches, mated, non_mated, first_mate, first_other, mate_first)
@@ -223,8 +223,8 @@ def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
     mated, others = np.zeros(len(queries)), np.zeros(len(queries))
     for block in query_blocks(len(queries), 4 * len(gallery)):
         high = compare_all(gallery, queries[block], searches.itself[block]) >= threshold
-        relevant = searches.relevant(block)
-        mated[block], others[block] = (high & relevant).sum(axis=1), (high & ~relevant).sum(axis=1)
+        relevant, other = searches.masks(block)
+        mated[block], others[block] = (high & relevant).sum(axis=1), (high & other).sum(axis=1)
     return mated, others
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import RecordsError
+from stages.records import Records
 from stages.retrieval.metrics import Values
 
 ALL, MEAN = "all", "mean"
@@ -48,7 +50,7 @@ class Scores:
     failed_gallery: int
     """Gallery images without a feature: left out."""
     unanswerable: int
-    """Queries to which no gallery row is relevant: left out of every mean."""
+    """Queries to which no gallery row is relevant: left out of every mean, or scored 0 where that was asked for."""
     classes: int
     """Different classes (labels, within their domain) among the queries that were scored."""
     unscored_domains: tuple[str, ...]
@@ -72,6 +74,10 @@ class Scores:
         raise KeyError(f"{metric} ({domain}) was not scored; there are {scored}")
 
 
+Pooled: TypeAlias = Callable[[npt.NDArray[np.int64]], float]
+"""A metric of several queries together, which is no mean of values of each: its value for the queries at positions."""
+
+
 @dataclass(frozen=True)
 class Resampling:
     """How an interval is made: percentile bootstrap over queries, the same draws for every metric.
@@ -92,13 +98,20 @@ class Resampling:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
 
-    def means(self, values: Values, stream: int) -> Values:
-        """Means (M, resamples) of ``values`` (M, Q) over queries drawn with replacement."""
+    def means(self, values: Values, stream: int, pooled: Sequence[Pooled | None] = ()) -> Values:
+        """Means (M, resamples) of ``values`` (M, Q) over queries drawn with replacement.
+
+        A row of which ``pooled`` (M,) has a function takes what that makes of the queries drawn instead.
+        """
         rng = np.random.default_rng([self.seed, stream])
         num_queries = values.shape[1]
         means = np.empty((len(values), self.resamples))
         for draw in range(self.resamples):
-            means[:, draw] = values[:, rng.integers(0, num_queries, num_queries)].mean(axis=1)
+            drawn = rng.integers(0, num_queries, size=(num_queries,))
+            means[:, draw] = values[:, drawn].mean(axis=1)
+            for row, value in enumerate(pooled):
+                if value is not None:
+                    means[row, draw] = value(drawn)
         return means
 
     def interval(self, means: Values) -> tuple[Values, Values]:
@@ -119,21 +132,86 @@ def domain_names(domains: Sequence[str | None]) -> list[str]:
     return names if len(names) > 1 else []
 
 
+def gather(
+    per_query: Mapping[str, Values],
+    *,
+    queries: Records,
+    gallery: Records,
+    asked: Records,
+    searched: Records,
+    scored: npt.NDArray[np.bool_],
+    unanswerable: npt.NDArray[np.bool_],
+    resampling: Resampling,
+    groups: Callable[[Records], Sequence[str | None]] = lambda records: records.domains,
+    sizes: Mapping[str, int] | None = None,
+    pooled: Mapping[str, Pooled] | None = None,
+) -> Scores:
+    """The :class:`Scores` of ``per_query`` values (S,) of the queries that were scored.
+
+    Args:
+        per_query: the value of each metric for each scored query.
+        queries: all queries, and those whose image failed.
+        gallery: all gallery records, and those whose image failed.
+        asked: the queries (Q,) whose image did not fail.
+        searched: the gallery records whose image did not fail.
+        scored: True for the queries (Q,) that have values.
+        unanswerable: True for the queries (Q,) to which nothing is relevant.
+        resampling: how intervals are made.
+        groups: the group of each record, by which scores are told beside those of all.
+        sizes: how many gallery rows the queries of a group search, where that is not the whole gallery.
+        pooled: metrics that are no mean over queries; their values in ``per_query`` are shares of the whole.
+    """
+    kept = asked.take(np.flatnonzero(scored))
+    names = domain_names(groups(queries))
+    of_kept, of_asked = groups(kept), groups(asked)
+    own = np.array(of_kept, dtype=object)
+    members = {name: np.flatnonzero(own == name) for name in names}
+    nothing = Counter(name for name, empty in zip(of_asked, unanswerable, strict=True) if empty)
+    return Scores(
+        scores=summarise(
+            per_query,
+            {name: rows for name, rows in members.items() if len(rows)},
+            {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
+            {ALL: len(searched), MEAN: len(searched)} | dict.fromkeys(names, len(searched)) | dict(sizes or {}),
+            resampling,
+            pooled,
+        ),
+        query_keys=tuple(kept.keys),
+        query_domains=tuple(of_kept),
+        per_query=per_query,
+        failed_queries=len(queries) - len(asked),
+        failed_gallery=len(gallery) - len(searched),
+        unanswerable=int(unanswerable.sum()),
+        classes=len({name for name in kept.classes if name is not None}),
+        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
+    )
+
+
 def summarise(
     per_query: Mapping[str, Values],
     members: Mapping[str, npt.NDArray[np.int64]],
     unanswerable: Mapping[str, int],
-    gallery: int,
+    gallery: int | Mapping[str, int],
     resampling: Resampling,
+    pooled: Mapping[str, Pooled] | None = None,
 ) -> tuple[Score, ...]:
     """The scores of ``per_query`` values (Q,) over all queries, over the ``members`` of each domain, and their mean.
 
-    ``unanswerable`` counts the queries left out, for ``all`` and for each domain; no domain's ``members`` are empty.
+    ``unanswerable`` counts the queries to which nothing is relevant, and ``gallery`` what is searched, for ``all`` and
+    for each domain; no domain's ``members`` are empty. The value of a metric that is ``pooled`` is what its function
+    makes of the members, not the mean of their values.
     """
     values = np.stack(list(per_query.values()))  # (M, Q)
+    together = [(pooled or {}).get(metric) for metric in per_query]
     groups = {ALL: np.arange(values.shape[1]), **members}
-    centres = {name: values[:, queries].mean(axis=1) for name, queries in groups.items()}
-    means = {n: resampling.means(values[:, queries], stream) for stream, (n, queries) in enumerate(groups.items())}
+    centres, means = {}, {}
+    for stream, (name, rows) in enumerate(groups.items()):
+        here = [None if of is None else _at(of, rows) for of in together]
+        centres[name] = values[:, rows].mean(axis=1)
+        for metric, of in enumerate(here):
+            if of is not None:
+                centres[name][metric] = of(np.arange(len(rows)))
+        means[name] = resampling.means(values[:, rows], stream, here)
     sizes = {name: len(queries) for name, queries in groups.items()}
     left_out = dict(unanswerable)
     if members:
@@ -141,8 +219,14 @@ def summarise(
         means[MEAN] = np.mean([means[name] for name in members], axis=0)
         sizes[MEAN] = sum(sizes[name] for name in members)
         left_out[MEAN] = sum(left_out[name] for name in members)
+    searched = dict.fromkeys(sizes, gallery) if isinstance(gallery, int) else gallery
     return tuple(
-        Score(metric, name, float(value), float(low), float(high), sizes[name], gallery, left_out[name])
+        Score(metric, name, float(value), float(low), float(high), sizes[name], searched[name], left_out[name])
         for name, centre in centres.items()
         for metric, value, low, high in zip(per_query, centre, *resampling.interval(means[name]), strict=True)
     )
+
+
+def _at(value: Pooled, rows: npt.NDArray[np.int64]) -> Pooled:
+    """``value`` for positions in ``rows``."""
+    return lambda drawn: value(rows[drawn])

@@ -63,15 +63,23 @@ def search(index: faiss.Index, queries: Vectors, k: int, exclude: Rows | None = 
 
 
 def relevant_ranks(
-    gallery: Vectors, queries: Vectors, exclude: Rows, relevant_rows: list[Rows], depth: int
+    gallery: Vectors,
+    queries: Vectors,
+    exclude: Rows,
+    relevant_rows: list[Rows],
+    depth: int,
+    junk_rows: list[Rows] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Which of the first ``depth`` ranks hold a relevant row, (Q, depth), for a block of queries.
 
     ``gallery`` (G, E) and ``queries`` (Q, E) come from :func:`stages.retrieval.unit_length`; ``relevant_rows`` are the
-    gallery rows relevant to each query, ``exclude`` (Q,) not among them. Sorting the similarities and looking the
-    relevant ones up is several times faster than sorting the rows, and only ties need the latter.
+    gallery rows relevant to each query, ``exclude`` (Q,) and its ``junk_rows``, which are taken out of its ranking,
+    not among them. Sorting the similarities and looking the relevant ones up is several times faster than sorting the
+    rows, and only ties need the latter.
     """
     similarity = compare_all(gallery, queries, exclude)
+    for query, rows in enumerate(junk_rows or ()):
+        similarity[query, rows] = -np.inf
     ascending = np.sort(similarity, axis=1)
     relevant = np.zeros((len(queries), depth), np.bool_)
     for query, rows in enumerate(relevant_rows):

@@ -1,4 +1,4 @@
-"""Queries beside the gallery that they search, with what is relevant to each: what studies of a score start from."""
+"""Queries beside the gallery that they search, with what counts for each: what studies of a score start from."""
 
 from __future__ import annotations
 
@@ -10,71 +10,85 @@ import numpy.typing as npt
 
 from cache import Features
 from stages.records import Records
-from stages.retrieval.evaluate import positions_of, with_row
+from stages.retrieval.gallery import positions_of, with_row
+from stages.retrieval.protocols import Rules
+from stages.retrieval.protocols.rules import same_class
+from stages.retrieval.relevance import Judgement, Relevance
 from stages.retrieval.search import Rows
+from stages.retrieval.trial import trials
 
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Searches:
-    """Q queries and G gallery rows; relevant are rows of the same class (label, within its domain) but itself.
+    """Q queries, the G gallery rows that all of them search, and what counts for each.
 
-    Whole numbers stand for classes, -1 for none: such a gallery row is relevant to nobody.
+    ``itself`` (Q,) is the gallery row that is the query itself, -1 for none: it is not searched.
     """
 
     queries: Records
     gallery: Records
-    query_classes: Rows
-    """(Q,)"""
-    gallery_classes: Rows
-    """(G,)"""
+    judged: Judgement
     itself: Rows
-    """The gallery row that is the query itself, (Q,); -1 for none."""
 
     @classmethod
     def of(cls, queries: Records, gallery: Records) -> Searches:
-        """Every record of both. Raises RecordsError where two gallery records have one key."""
-        itself = positions_of(queries.keys, gallery.keys)
-        numbers: dict[str, int] = {}
-        of_queries, of_gallery = (
-            np.array([-1 if name is None else numbers.setdefault(name, len(numbers)) for name in names], np.int64)
-            for names in (queries.classes, gallery.classes)
-        )
-        return cls(queries, gallery, of_queries, of_gallery, itself)
+        """By label, within the domain. Raises RecordsError where two gallery records have one key."""
+        return cls(queries, gallery, same_class(queries, gallery), positions_of(queries.keys, gallery.keys))
+
+    @classmethod
+    def by_rules(cls, rules: Rules, queries: Records, gallery: Records) -> list[Searches]:
+        """By the rules of a protocol: one for a merged gallery, or one for each domain that is searched by itself."""
+        return [
+            cls(queries.take(of.asked), gallery.take(of.searched), of.judged, of.itself)
+            for of in trials(rules, queries, gallery)
+        ]
 
     @classmethod
     def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Searches:
-        """Those that have a row in ``vectors``. Raises as :func:`stages.retrieval.evaluate` does."""
+        """By label, those that have a row in ``vectors``. Raises as :func:`stages.retrieval.evaluate` does."""
         return cls.of(with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
     @cached_property
     def num_relevant(self) -> npt.NDArray[np.int64]:
         """R: how many gallery rows are relevant to each query, (Q,)."""
-        sizes = np.bincount(self.gallery_classes + 1, minlength=int(self.query_classes.max(initial=-1)) + 2)
-        own = (self.itself >= 0) & (np.append(self.gallery_classes, -1)[self.itself] == self.query_classes)
-        counts: npt.NDArray[np.int64] = np.where(self.query_classes >= 0, sizes[self.query_classes + 1] - own, 0)
-        return counts
+        return self.judged.num_relevant(self.itself)
 
-    @property
+    @cached_property
     def num_searched(self) -> npt.NDArray[np.int64]:
-        """How many gallery rows each query searches, (Q,): all but itself."""
-        return len(self.gallery) - (self.itself >= 0).astype(np.int64)
+        """How many gallery rows each query searches, (Q,): all but itself and its junk."""
+        left = len(self.gallery) - (self.itself >= 0).astype(np.int64)
+        if self.judged.junk is None:
+            return left
+        own = self.judged.junk.among(np.arange(len(self.itself)), self.itself[:, None])[:, 0]
+        return left - self.judged.junk.counts + own
 
-    def take(self, rows: npt.NDArray[np.integer]) -> Searches:
+    def take(self, rows: Rows) -> Searches:
         """The queries at ``rows`` (n,), the gallery as it is."""
-        return Searches(
-            self.queries.take(rows), self.gallery, self.query_classes[rows], self.gallery_classes, self.itself[rows]
-        )
+        return Searches(self.queries.take(rows), self.gallery, self.judged.take(rows), self.itself[rows])
 
     def answerable(self) -> Searches:
         """The queries to which something is relevant."""
         return self.take(np.flatnonzero(self.num_relevant > 0))
 
-    def relevant(self, block: Rows) -> Mask:
-        """Which gallery rows are relevant to the queries at ``block`` (n,), (n, G)."""
-        asked = self.query_classes[block, None]
-        found: Mask = (self.gallery_classes == asked) & (asked >= 0)
+    def masks(self, block: Rows) -> tuple[Mask, Mask]:
+        """Which gallery rows are relevant to the queries at ``block`` (n,), and which are the others; both (n, G).
+
+        The query itself and its junk are neither.
+        """
+        relevant = _mask(self.judged.relevant, block, len(self.gallery))
+        others = ~relevant
+        if self.judged.junk is not None:
+            others &= ~_mask(self.judged.junk, block, len(self.gallery))
         (place,) = np.nonzero(self.itself[block] >= 0)
-        found[place, self.itself[block][place]] = False
-        return found
+        for mask in (relevant, others):
+            mask[place, self.itself[block][place]] = False
+        return relevant, others
+
+
+def _mask(of: Relevance, block: Rows, gallery: int) -> Mask:
+    mask = np.zeros((len(block), gallery), np.bool_)
+    for row, query in zip(mask, block, strict=True):
+        row[of.rows(int(query))] = True
+    return mask

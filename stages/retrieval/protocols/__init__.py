@@ -1,0 +1,52 @@
+"""Protocols of evaluation, as objects: each says in ``rules()`` who is relevant, what is searched, and what is told.
+
+To add one: a frozen dataclass with a ``kind`` and ``rules``, and its name in ``RankedConfig``.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from stages.retrieval.protocols.by_label import (
+    ByLabelConfig,
+    LeaveOneOutConfig,
+    Products10kConfig,
+    QueryGalleryConfig,
+    UnedConfig,
+)
+from stages.retrieval.protocols.listed import Gldv2Config, IliasConfig, ListedConfig, RevisitedConfig
+from stages.retrieval.protocols.recognition import MetConfig, SmallDataConfig
+from stages.retrieval.protocols.rules import Rules
+
+RankedConfig: TypeAlias = (
+    ByLabelConfig
+    | LeaveOneOutConfig
+    | QueryGalleryConfig
+    | Products10kConfig
+    | UnedConfig
+    | RevisitedConfig
+    | Gldv2Config
+    | IliasConfig
+    | ListedConfig
+)
+"""A protocol that scores which ranks hold something relevant."""
+
+ProtocolConfig: TypeAlias = RankedConfig | MetConfig | SmallDataConfig
+"""Any protocol; ``kind`` tells them apart."""
+
+__all__ = [
+    "ByLabelConfig",
+    "Gldv2Config",
+    "IliasConfig",
+    "LeaveOneOutConfig",
+    "ListedConfig",
+    "MetConfig",
+    "Products10kConfig",
+    "ProtocolConfig",
+    "QueryGalleryConfig",
+    "RankedConfig",
+    "RevisitedConfig",
+    "Rules",
+    "SmallDataConfig",
+    "UnedConfig",
+]

@@ -1,0 +1,231 @@
+"""Recognition: every query is given a class and a confidence, or should be trusted with none.
+
+========  ============================================================================================================
+``gap``   global average precision, or micro-AP: *one* ranking of all queries by confidence, ties by key; the sum of
+          the precision at the right ones, of the number of queries that show an object of the gallery. Queries of
+          nothing (distractors) cost precision where they are given a confident answer.
+``gap-``  the same without the distractors
+``acc``   the share of the queries with an object that are given the right class
+========  ============================================================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from cache import Features
+from cache.errors import NothingToScoreError, RecordsError
+from stages.records import Records
+from stages.retrieval.gallery import positions_of, with_row
+from stages.retrieval.index import build_index, unit_length
+from stages.retrieval.metrics import Values
+from stages.retrieval.protocols.recognition import MetConfig
+from stages.retrieval.relevance import Mask, Rows, by_class
+from stages.retrieval.scores import Resampling, Scores, gather
+from stages.retrieval.search import search
+
+RECOGNITION = ("gap", "gap-", "acc")
+NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
+TEMPERATURES = (0.01, 0.1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 50.0, 100.0, 500.0)
+"""What is tried on validation, as in the code of the Met dataset."""
+
+
+class Answers(NamedTuple):
+    """What Q queries were answered: how surely, whether that is right, and whether they show an object at all."""
+
+    confidence: Values
+    correct: Mask
+    has_object: Mask
+    order: Rows
+    """The queries by confidence, the highest first, ties by key."""
+
+    @classmethod
+    def of(cls, confidence: Values, correct: Mask, has_object: Mask, keys: Sequence[str]) -> Answers:
+        """Answers in order. Raises ValueError for a confidence that is NaN."""
+        if np.isnan(confidence).any():
+            wrong = keys[int(np.argmax(np.isnan(confidence)))]
+            raise ValueError(f"confidence must be numbers, got NaN for query {wrong!r}")
+        places = np.empty(len(keys), np.int64)
+        places[np.argsort(np.array(keys, dtype=object), kind="stable")] = np.arange(len(keys))
+        return cls(confidence, correct, has_object, np.lexsort((places, -confidence)))
+
+
+def global_average_precision(answers: Answers) -> Values:
+    """The share (Q,) of ``gap`` that each query brings: their mean is the whole. 0 for a wrong answer."""
+    correct = answers.correct[answers.order]
+    precision = np.cumsum(correct) / np.arange(1, len(correct) + 1)
+    shares = np.zeros(len(correct))
+    shares[answers.order] = precision * correct
+    return shares * (len(correct) / max(int(answers.has_object.sum()), 1))
+
+
+def without_distractors(answers: Answers) -> Values:
+    """The share (Q,) of ``gap-`` that each query brings; their mean is the whole."""
+    counted = answers.has_object[answers.order]
+    correct = (answers.correct & answers.has_object)[answers.order]
+    precision = np.cumsum(correct) / np.maximum(np.cumsum(counted), 1)
+    shares = np.zeros(len(correct))
+    shares[answers.order] = precision * correct
+    return shares * (len(correct) / max(int(counted.sum()), 1))
+
+
+def accuracy(answers: Answers) -> Values:
+    """The share (Q,) of ``acc`` that each query brings; their mean is the whole."""
+    correct = (answers.correct & answers.has_object).astype(np.float64)
+    return correct * (len(correct) / max(int(answers.has_object.sum()), 1))
+
+
+_METRICS: dict[str, Callable[[Answers], Values]] = {
+    "gap": global_average_precision,
+    "gap-": without_distractors,
+    "acc": accuracy,
+}
+
+
+def check_recognition(metrics: Sequence[str]) -> None:
+    """Raise ValueError unless these are metrics of recognition, at least one."""
+    if not metrics:
+        raise ValueError("metrics must name at least one, got none")
+    for name in metrics:
+        if name not in _METRICS:
+            near = difflib.get_close_matches(name.lower(), RECOGNITION, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"metrics of recognition are {', '.join(RECOGNITION)}, got {name!r}.{hint}")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest gallery rows of Q queries, their classes and similarities (Q, K), of a gallery of so many classes.
+
+    A class is a whole number; -1 stands for no row. ``wanted`` (Q,) is the class of each query, -1
+    where no gallery row has it.
+    """
+
+    classes: Rows
+    similarity: Values
+    wanted: Rows
+    num_classes: int
+    keys: tuple[str, ...]
+
+    def answers(self, neighbours: int, temperature: float) -> Answers:
+        """The answers by so many neighbours. A class is as similar as its most similar row, and at least 0.
+
+        Where two classes are equally similar, the one whose row comes first is the answer.
+        """
+        classes, similarity = self.classes[:, :neighbours], np.maximum(self.similarity[:, :neighbours], 0.0)
+        first = np.ones(classes.shape, np.bool_)  # the first row of its class, which is the most similar one
+        for place in range(1, classes.shape[1]):
+            first[:, place] = (classes[:, :place] != classes[:, place, None]).all(axis=1)
+        first &= classes >= 0
+        best = similarity[:, :1] * temperature
+        found = (np.exp(similarity * temperature - best) * first).sum(axis=1)
+        others = (self.num_classes - first.sum(axis=1)) * np.exp(-best[:, 0])
+        confidence = np.where(classes[:, 0] >= 0, 1.0, 0.0) / np.maximum(found + others, 1e-300)
+        has_object = self.wanted >= 0
+        return Answers.of(confidence, has_object & (classes[:, 0] == self.wanted), has_object, self.keys)
+
+
+def evaluate_recognition(
+    vectors: Features,
+    *,
+    queries: Records,
+    gallery: Records,
+    protocol: MetConfig = MetConfig(),
+    validation: tuple[Records, Records] | None = None,
+    metrics: Sequence[str] = RECOGNITION,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Score the answers of nearest neighbours to ``queries``, those without a label in the gallery among them.
+
+    Every query counts: ``unanswerable`` are the distractors. The values of one query are its shares of the whole.
+
+    Args:
+        vectors: features or embeddings of all images.
+        queries: those that show an object of the gallery, and those that do not.
+        gallery: the labelled images.
+        protocol: how many neighbours, and the temperature; what it leaves open is tuned.
+        validation: queries and gallery to tune on.
+        metrics: of ``gap``, ``gap-`` and ``acc``.
+        confidence: the share of resampled values between ``low`` and ``high``.
+        resamples: how many times the queries are drawn anew for that.
+        seed: of those draws.
+
+    Raises:
+        ValueError: an unknown metric, a number out of range, or something to tune and no ``validation``.
+        NothingToScoreError: no gallery image, no query, or no query whose class is in the gallery.
+        RecordsError: a gallery image without a label, or two of one key.
+        MissingRowsError: as :func:`stages.retrieval.evaluate`.
+    """
+    metrics = list(dict.fromkeys(metrics))
+    check_recognition(metrics)
+    resampling = Resampling(confidence, resamples, seed)
+    neighbours, temperature = _tuned(vectors, protocol, validation)
+    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    found = find_neighbours(vectors, asked, searched, neighbours)
+    answers = found.answers(neighbours, temperature)
+    if not answers.has_object.any():
+        raise NothingToScoreError(
+            f"none of the {len(asked):,} queries shows a class of the gallery of {len(searched):,}. Compare the labels "
+            "of both."
+        )
+    return gather(
+        {name: _METRICS[name](answers) for name in metrics},
+        queries=queries,
+        gallery=gallery,
+        asked=asked,
+        searched=searched,
+        scored=np.ones(len(asked), np.bool_),
+        unanswerable=~answers.has_object,
+        resampling=resampling,
+        pooled={name: partial(_of_some, answers, name) for name in metrics},
+    )
+
+
+def find_neighbours(vectors: Features, queries: Records, gallery: Records, count: int) -> Neighbours:
+    """The ``count`` nearest gallery rows of each query; a query that is itself in the gallery is not its neighbour."""
+    index = build_index(unit_length(vectors.read(gallery.digests)))
+    itself = positions_of(queries.keys, gallery.keys)
+    rows, similarity = search(index, unit_length(vectors.read(queries.digests)), count, itself)
+    classes = by_class(queries, gallery)
+    if (classes.gallery < 0).any():
+        unnamed = gallery.keys[int(np.argmin(classes.gallery))]
+        raise RecordsError(f"recognition names what is nearest, and the gallery image {unnamed!r} has no label")
+    known = np.unique(classes.gallery[classes.gallery >= 0])
+    wanted = np.where(np.isin(classes.queries, known), classes.queries, -1)
+    of_rows = np.where(rows >= 0, classes.gallery[rows], -1)
+    return Neighbours(of_rows, similarity.astype(np.float64), wanted, len(known), tuple(queries.keys))
+
+
+def _tuned(vectors: Features, protocol: MetConfig, validation: tuple[Records, Records] | None) -> tuple[int, float]:
+    """The neighbours and temperature, where not given the pair with the best ``gap`` on validation, first of equals."""
+    if protocol.neighbours is not None and protocol.temperature is not None:
+        return protocol.neighbours, protocol.temperature
+    if validation is None or not len(validation[0]) or not len(validation[1]):
+        raise ValueError(
+            "neighbours and temperature are tuned on validation queries, and there are none: give both numbers, "
+            'protocol = { kind = "met", neighbours = 1, temperature = 10 }'
+        )
+    counts = NEIGHBOURS if protocol.neighbours is None else (protocol.neighbours,)
+    temperatures = TEMPERATURES if protocol.temperature is None else (protocol.temperature,)
+    queries, gallery = with_row(vectors, validation[0], "validation query"), with_row(vectors, validation[1], "gallery")
+    found = find_neighbours(vectors, queries, gallery, max(counts))
+    scored = {pair: global_average_precision(found.answers(*pair)).mean() for pair in product(counts, temperatures)}
+    return max(scored, key=lambda pair: scored[pair])
+
+
+def _of_some(answers: Answers, name: str, rows: Rows) -> float:
+    """A metric of the queries at ``rows``, each as often as it is named."""
+    ranks = np.empty(len(answers.order), np.int64)
+    ranks[answers.order] = np.arange(len(ranks))
+    order = np.argsort(ranks[rows], kind="stable")
+    some = Answers(answers.confidence[rows], answers.correct[rows], answers.has_object[rows], order)
+    return float(_METRICS[name](some).mean())
