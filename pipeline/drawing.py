@@ -33,7 +33,7 @@ class Scale(NamedTuple):
 
     def __call__(self, value: float) -> float:
         """The pixel of ``value``."""
-        low, high, at = (map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value))
+        low, high, at = map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         return round(self.start + (at - low) / ((high - low) or 1) * (self.end - self.start), 1)
 
 
@@ -222,13 +222,13 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _frame(
-    x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *, percent: bool = False
-) -> Markup:
+def _frame(x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *, percent: bool = False) -> Markup:
     """Lines and numbers of both axes."""
     drawn = Markup("")
     for value in ticks(y.low, y.high):
-        drawn += Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(x.start, y(value), x.end, y(value))
+        drawn += Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+            x.start, y(value), x.end, y(value)
+        )
         drawn += _text(x.start - 6, y(value) + 4, f"{value:.3g}" if not percent else f"{100 * value:.3g} %", "end")
     for value in at:
         drawn += _text(x(value), height - 18, f"{value:,g}" if value < 1e6 else f"{value:.3g}", "middle")

@@ -19,9 +19,7 @@ from pipeline.run import find_vectors, read_dataset
 _LARGE = 10_000_000
 
 
-def report(
-    run_file: Path, output: Path | None, queries: int, *, health: bool, json: bool, quiet: bool
-) -> None:
+def report(run_file: Path, output: Path | None, queries: int, *, health: bool, json: bool, quiet: bool) -> None:
     """Write the page, by default to ``<artifacts>/reports/<run>.html``, and print where it is."""
     started, display = time.monotonic(), Display(quiet=quiet)
     if output is not None and output.is_dir():
@@ -45,9 +43,7 @@ def report(
         display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
 
 
-def made(
-    config: RunConfig, run_file: Path, queries: int, *, health: bool, display: Display
-) -> tuple[Contents, str]:
+def made(config: RunConfig, run_file: Path, queries: int, *, health: bool, display: Display) -> tuple[Contents, str]:
     """The contents and the page of the run as it is on disk. Raises MissingRowsError where something is missing."""
     records = read_dataset(config, display)
     vectors = find_vectors(config, records, display)

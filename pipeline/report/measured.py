@@ -103,8 +103,7 @@ def rank(store: Features, records: Records) -> Ranking | None:
     if not len(searches.queries):
         return None
     rows, similarity = nearest(store, searches.queries, searches.gallery, DEPTH)
-    classes = np.append(searches.gallery_classes, -1)[rows]  # row -1 is the one appended
-    relevant = (classes == searches.query_classes[:, None]) & (rows >= 0)
+    relevant = searches.judged.relevant.among(np.arange(len(rows)), rows)
     return Ranking(searches, rows, similarity, relevant)
 
 

@@ -123,7 +123,9 @@ def _stores(measured: Sequence[Measured]) -> list[Origin]:
             )
         if (head := of.vectors.trained) is not None:
             heads.append(
-                Origin(of.name, "head", head.fingerprint, str(of.vectors.store.path), _plain(dict(head.identity.fields)))
+                Origin(
+                    of.name, "head", head.fingerprint, str(of.vectors.store.path), _plain(dict(head.identity.fields))
+                )
             )
     return [*features.values(), *heads]
 

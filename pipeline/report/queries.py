@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cache import fingerprint
 from pipeline.report.measured import Measured, Ranking
@@ -107,8 +106,7 @@ def _values(of: Measured, ranking: Ranking, metric: str) -> Values:
 def _worst_first(ranking: Ranking, values: Values) -> list[int]:
     hit = ranking.relevant.any(axis=1)
     first_right = np.where(hit, ranking.relevant.argmax(axis=1), ranking.relevant.shape[1])
-    order: npt.NDArray[np.int64] = np.lexsort((-ranking.similarity[:, 0], -first_right, values))
-    return order.tolist()
+    return [int(at) for at in np.lexsort((-ranking.similarity[:, 0], -first_right, values))]
 
 
 def _by_turns(order: Sequence[int], domains: Sequence[str | None]) -> list[int]:

@@ -77,14 +77,12 @@ def pair_chart(found: Pairs, name: str, threshold: float | None = None) -> Marku
 
 def _drawn(asked: Searches, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Matching pairs (n, 2) and others (m, 2), a query and a gallery row each."""
-    order = np.argsort(asked.gallery_classes, kind="stable")
-    ordered = asked.gallery_classes[order]
     matching, others = [], []
-    for query, (name, itself) in enumerate(zip(asked.query_classes, asked.itself, strict=True)):
-        right = order[np.searchsorted(ordered, name, "left") : np.searchsorted(ordered, name, "right")]
+    for query, itself in enumerate(asked.itself):
+        right = asked.judged.relevant.rows(query)
         right = rng.permutation(right[right != itself])[:OTHERS]
-        wrong = rng.integers(0, len(ordered), OTHERS)
-        wrong = wrong[(asked.gallery_classes[wrong] != name) & (wrong != itself)]
+        drawn = rng.integers(0, len(asked.gallery), OTHERS)
+        is_right = asked.judged.relevant.among(np.array([query]), drawn[None])[0]
         matching += [(query, row) for row in right.tolist()]
-        others += [(query, row) for row in wrong.tolist()]
+        others += [(query, row) for row in drawn[~is_right & (drawn != itself)].tolist()]
     return np.array(matching, np.int64).reshape(-1, 2), np.array(others, np.int64).reshape(-1, 2)

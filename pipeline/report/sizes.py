@@ -35,7 +35,7 @@ def size_chart(
     further: Records | None,
     resampling: Resampling,
 ) -> SizeChart | None:
-    """``metric`` in ``domain`` against the number of distractors, for each of ``shown``; None where the sizes make no curve.
+    """``metric`` in ``domain`` by the number of distractors, for each of ``shown``; None where that makes no curve.
 
     ``sizes`` and ``further`` distractors are as :func:`stages.retrieval.gallery_curve` takes them.
     """

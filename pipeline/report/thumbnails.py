@@ -33,7 +33,8 @@ def thumbnails(
     wanted = list(dict.fromkeys(uris))
     found = {}
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes outside the interpreter's lock
-        for done, (uri, thumbnail) in enumerate(zip(wanted, threads.map(lambda u: _thumbnail(u, side), wanted)), 1):  # noqa: B905
+        made = threads.map(lambda uri: _thumbnail(uri, side), wanted)
+        for done, (uri, thumbnail) in enumerate(zip(wanted, made, strict=True), 1):
             found[uri] = thumbnail
             if on_progress is not None:
                 on_progress(done, len(wanted))
@@ -51,5 +52,7 @@ def _thumbnail(uri: str, side: int) -> Thumbnail:
     ratio = min(1.0, side / max(image.size))
     size = max(1, round(ratio * image.width)), max(1, round(ratio * image.height))
     content = io.BytesIO()
-    image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(content, "JPEG", quality=_QUALITY, optimize=True)
+    image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(
+        content, "JPEG", quality=_QUALITY, optimize=True
+    )
     return Thumbnail("data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii"), *size)
