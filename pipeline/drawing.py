@@ -19,7 +19,8 @@ COLOURS = 7
 
 WIDTH = 400
 _LINE = 13  # from one line of writing to the next
-_LETTER = 5.9  # the width of a letter, about
+_LETTER = 6.1  # the width of a letter, about
+_LONGEST = 24  # letters of a name; more are cut
 
 
 class Scale(NamedTuple):
@@ -85,8 +86,8 @@ def line_chart(
     shown = [point for line in lines for point in line.points]
     ends = [y for line in lines for _, *low_high in line.band for y in low_high]
     xs, ys = [x for x, _ in shown], [y for _, y in shown] + ends + [*show]
-    longest = max(len(line.name) for line in lines)
-    right = WIDTH - min(140, 10 + longest * _LETTER)
+    longest = max(len(_cut(line.name)) for line in lines)
+    right = WIDTH - 10 - longest * _LETTER
     x = Scale(min(xs), max(xs), 40, right, log)
     y = Scale(*_widened(min(ys), max(ys)), height - 34, 8)
     at = list(ticks_at) if ticks_at is not None else ticks(min(xs), max(xs))
@@ -109,7 +110,7 @@ def line_chart(
     named = [line for line in lines if line.name]
     places = apart([y(line.points[-1][1]) for line in named], _LINE, 10, height - 34)
     drawn += [
-        Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(line.look, right + 6, place + 4, line.name)
+        Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(line.look, right + 6, place + 4, _cut(line.name))
         for line, place in zip(named, places, strict=True)
     ]
     return _svg(label, height, drawn)
@@ -117,8 +118,7 @@ def line_chart(
 
 def interval_chart(rows: Sequence[Interval], *, label: str, low: float, high: float) -> Markup:
     """A line for each of ``rows``: its name, its interval as a bar with the value on it, and the value in digits."""
-    longest = max(len(row.name) for row in rows)
-    x = Scale(low, high, min(150, 12 + longest * _LETTER), WIDTH - 40)
+    x = Scale(low, high, 12 + max(len(_cut(row.name)) for row in rows) * _LETTER, WIDTH - 40)
     height = 20 + len(rows) * 18
     drawn = []
     for tick in ticks(low, high):
@@ -130,7 +130,7 @@ def interval_chart(rows: Sequence[Interval], *, label: str, low: float, high: fl
         y = 11 + at * 18
         drawn.append(
             Markup('<text class="name {}" x="{}" y="{}" text-anchor="end">{}</text>').format(
-                row.look, x.start - 8, y + 4, row.name
+                row.look, x.start - 8, y + 4, _cut(row.name)
             )
             + Markup('<rect class="bar {}" x="{}" y="{}" width="{}" height="8" rx="2"/>').format(
                 row.look, x(row.low), y - 4, round(max(1.0, x(row.high) - x(row.low)), 1)
@@ -184,7 +184,7 @@ def cloud(points: Sequence[Point], *, label: str, height: int = WIDTH) -> Markup
     return _svg(label, height, drawn, "chart cloud")
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
+def ticks(low: float, high: float, about: int = 6) -> list[float]:
     """Round numbers from ``low`` to ``high``, about so many."""
     rough = ((high - low) or 1) / about
     step: float = 10.0 ** math.floor(math.log10(rough))
@@ -215,6 +215,10 @@ def apart(ends: Sequence[float], gap: float, least: float = 0.0, most: float = m
 def look(rank: int) -> str:
     """The class of what is at ``rank`` from 0: a colour of its own, or that of the rest."""
     return f"c{rank + 1}" if rank < COLOURS else "rest"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

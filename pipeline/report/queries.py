@@ -74,7 +74,9 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
     domains = ranking.searches.queries.domains
     taken: dict[int, str] = {}
     for name, order in orders.items():
-        wanted = round(count * _SHARES[name] / sum(_SHARES[of] for of in orders))
+        wanted = (
+            count - len(taken) if name == "lot" else round(count * _SHARES[name] / sum(_SHARES[of] for of in orders))
+        )
         for at in _by_turns([at for at in order if at not in taken], domains)[:wanted]:
             taken[at] = name
     sides = [side for side in (raw, best) if side is not None and side.ranking is not None]
