@@ -158,6 +158,7 @@ def _name(on: Ground, cell: Cell) -> str:
             "head": identity,
             "features": features.fingerprint,
             "metrics": list(on.config.retrieval.metrics),
+            "judged": repr((on.config.retrieval.protocol, on.config.retrieval.ties, on.config.retrieval.unanswerable)),
             "similar": {name: dict(weights) for name, weights in on.config.retrieval.similar.items()},
             "searched": [text for part in parts for text in (rows_digest(part), attributes_digest(part))],
         }

@@ -107,11 +107,19 @@ def train_heads(
 
 
 @app.command()
-def score(run_file: RunFile, json: Json = False, quiet: Quiet = False) -> None:
+def score(
+    run_file: RunFile,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Scores by class_size (in the gallery) or training_class_size too. Can be given again."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Stage 3: search the gallery for every query, and score raw features beside every head."""
     from pipeline import commands
 
-    commands.score(run_file, json=json, quiet=quiet)
+    commands.score(run_file, by or [], json=json, quiet=quiet)
 
 
 @app.command()
@@ -227,13 +235,17 @@ def search(
     head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
+    fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
+    fpir: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FPIR.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Only matches, from this similarity on.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the images of the run's gallery that are nearest to yours."""
+    """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
     from pipeline.search import search_images
 
-    search_images(run_file, images, head, k, everything=everything, json=json, quiet=quiet)
+    limits = {"fmr": fmr, "fpir": fpir, "threshold": threshold}
+    search_images(run_file, images, head, k, everything=everything, limits=limits, json=json, quiet=quiet)
 
 
 @app.command()

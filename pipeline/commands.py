@@ -10,6 +10,7 @@ import typer
 
 from pipeline import extraction
 from pipeline import run as stages_of
+from pipeline.class_sizes import check_by, group_lines, group_table
 from pipeline.config import RunConfig, read_config
 from pipeline.extraction import Extracted, Hardware
 from pipeline.nearest import draw_nearest
@@ -66,11 +67,16 @@ def train_heads(run_file: Path, *, tensorboard: bool, json: bool, quiet: bool) -
         typer.echo(json_module.dumps(line) if json else f"{found.backbone} {found.head}: {found.store.path}")
 
 
-def score(run_file: Path, *, json: bool, quiet: bool) -> None:
-    """Stage 3, then the table."""
+def score(run_file: Path, by: Sequence[str] = (), *, json: bool, quiet: bool) -> None:
+    """Stage 3, then the table; and one for each of what scores are told ``by``."""
+    check_by(by)
     config, display = read_config(run_file), Display(quiet=quiet)
     records = stages_of.read_dataset(config, display)
     _score(config, run_file, records, stages_of.find_vectors(config, records, display), display, json=json)
+    if by:
+        lines = group_lines(config, run_file.stem, records, by)
+        text = "".join(json_module.dumps(line) + "\n" for line in lines) if json else f"\n{group_table(lines)}\n"
+        typer.echo(text, nl=False)
 
 
 def run(run_file: Path, hardware: Hardware, max_failures: float | None, *, json: bool, quiet: bool) -> None:

@@ -23,6 +23,7 @@ from pipeline.run import find_vectors, read_dataset, scored_data
 from pipeline.tables import aligned
 from stages.records import Records
 from stages.retrieval import Change, Changes, Moved, changes
+from stages.retrieval.protocols import MetConfig
 from stages.retrieval.scores import Resampling
 
 _NAMED = 3  # queries that only one side has, by name
@@ -105,6 +106,8 @@ def _side(text: str, head: str | None, display: Display, same: Side | None) -> S
     if same is not None:
         return Side(name, own or head, same.config, same.records, same.values)
     config = read_config(name)
+    if isinstance(config.retrieval.protocol, MetConfig):
+        raise ConfigError(f"{name}: scores of recognition are of all queries together, and cannot be compared by query")
     records = read_dataset(config, display)
     values = read_query_values(Path(config.artifacts) / "scores" / f"{Path(name).stem}.parquet")
     _check_fresh(values, name, config, records, display)
@@ -264,12 +267,12 @@ def _text(compared: Compared, listed: str, top: int, sides: Sequence[Side]) -> s
         if not moved:
             continue
         lines += ["", f"the queries that changed most by {listed}{f' in {domain}' if domain else ''}"]
-        rows = [["query", "label", "A", "B", "B - A", "image"]]
+        rows = [["query", "label", "image", "A", "B", "B - A"]]
         rows += [
-            [of.key, seen[of.key][1] or "-", f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}", seen[of.key][0]]
+            [of.key, seen[of.key][1] or "-", seen[of.key][0], f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}"]
             for of in moved
         ]
-        lines += aligned(rows, texts=2)
+        lines += aligned(rows, texts=3)
     return "\n".join(lines)
 
 

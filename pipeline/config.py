@@ -22,9 +22,12 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.joined import check_names
-from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, find_metric
+from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
 from stages.retrieval.alike import check_mixture
 from stages.retrieval.gallery_size import SIZES, check_sizes
+from stages.retrieval.protocols import ByLabelConfig
+from stages.retrieval.protocols.usual import check_metrics, usual_metrics
+from stages.retrieval.trial import TiePolicy, UnanswerablePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
 
@@ -98,23 +101,36 @@ class HeadRun:
             raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
 
 
+ProtocolRun = Annotated[ProtocolConfig, Field(discriminator="kind")]
+USUAL = "usual"
+
+
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """``[retrieval]``: the index, and the metrics to score by.
+    """``[retrieval]``: the index, the protocol, and the metrics to score by.
 
     Args:
-        index: what is searched.
-        metrics: names; that of a metric by attributes may end in ``:`` and a name of ``similar``.
+        index: what is searched, or the budgets to choose it by. Scores through it stand beside those of exact search.
+        protocol: who is relevant, what is searched, and how scores are told.
+        metrics: names; ``usual`` stands for those of the protocol. That of a metric by attributes may end in ``:`` and
+            a name of ``similar``.
+        ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
+        unanswerable: queries to which nothing is relevant are left out of every mean, ``zero`` in it, or an ``error``.
         similar: definitions of similar, by name: a weight for each attribute that counts.
         gallery_sizes: of ``permafrost gallery-sizes``: shares of the gallery up to 1, or numbers of distractors.
         distractors: there, values of the split column with further distractors.
+        rerank: post-processing, each scored in a row of its own.
     """
 
     index: IndexConfig = FlatIndexConfig()
-    metrics: tuple[str, ...] = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
+    protocol: ProtocolRun = ByLabelConfig()
+    metrics: tuple[str, ...] = (USUAL,)
+    ties: TiePolicy = "row"
+    unanswerable: UnanswerablePolicy = "leave_out"
     similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gallery_sizes: tuple[float, ...] = SIZES
     distractors: tuple[str, ...] = ()
+    rerank: tuple[RerankConfig, ...] = ()
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -122,16 +138,22 @@ class RetrievalConfig:
         if not self.metrics:
             raise ValueError("metrics must name at least one")
         check_sizes(self.gallery_sizes)
+        named = [usual_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
         for name, weights in self.similar.items():
             try:
                 check_mixture(weights)
             except ValueError as error:
                 raise ValueError(f"similar.{name}: {error}") from None
+        by_label = [metric for metric in self.metrics if AttributeMetric.find(metric) is None]
+        check_metrics(by_label, self.protocol, self.ties)
         for metric in self.metrics:
             by_attributes = AttributeMetric.find(metric)
-            if by_attributes is None:
-                find_metric(metric)
-            elif (mixture := by_attributes.mixture) is not None and mixture not in self.similar:
+            if (
+                by_attributes is not None
+                and (mixture := by_attributes.mixture) is not None
+                and mixture not in self.similar
+            ):
                 raise ValueError(
                     f"{metric} names a definition of similar that is not there: [retrieval.similar] "
                     f"{mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"

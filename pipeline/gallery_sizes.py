@@ -16,10 +16,11 @@ from cache.errors import ConfigError
 from pipeline.chosen import chosen
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
-from pipeline.run import Vectors, find_vectors, read_dataset
+from pipeline.run import Vectors, find_vectors, read_dataset, rules_of
 from pipeline.tables import aligned
 from stages.records import Records
 from stages.retrieval import AttributeMetric, SizeCurve, gallery_curve
+from stages.retrieval.protocols import MetConfig
 from stages.retrieval.scores import Resampling
 
 
@@ -60,8 +61,8 @@ def size_curve(
 ) -> SizeCurve:
     """The curve of the metrics by label. ConfigError where the run has none, or a split is unknown."""
     metrics = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
-    if not metrics:
-        raise ConfigError("a gallery-size curve takes a metric by label: [retrieval] metrics names none")
+    if not metrics or isinstance(config.retrieval.protocol, MetConfig):
+        raise ConfigError("a gallery-size curve takes a metric of rankings by label: [retrieval] metrics names none")
     return gallery_curve(
         of.store,
         queries=records.split("query"),
@@ -69,6 +70,7 @@ def size_curve(
         sizes=sizes,
         metrics=metrics,
         further=further_distractors(records, distractors) if distractors else None,
+        rules=rules_of(config),
         resampling=Resampling(seed=config.seed),
         seed=config.seed,
     )

@@ -24,13 +24,16 @@ from pipeline.health_text import health_text
 from pipeline.progress import Display
 from pipeline.run import Vectors, bounds_of, find_vectors, read_dataset, remarks
 from stages.curation.duplicates import twins_among
+from stages.lot import lot
 from stages.records import Records
 from stages.retrieval import nearest
-from stages.retrieval.health import Spread, Suspect, Vote, hubs, spread, suspects, votes
+from stages.retrieval.health import LEAST, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.splits import ROLES
 
 NEAR_DUPLICATE = 0.98
 NEIGHBOURS = 10
+_SEARCHING = 5_000  # images that search to find the hubs
+_JUDGED = 20_000  # labels that are judged, at most: by lot; everything labelled has a say
 
 
 class Copy(NamedTuple):
@@ -75,6 +78,8 @@ class VectorHealth(NamedTuple):
     head: str
     spread: Spread
     k: int
+    asked: int
+    """Images that searched: the queries and, where these are fewer than 5,000, gallery images too."""
     skewness: float
     never: int
     top_share: float
@@ -248,19 +253,22 @@ def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]
     named = np.array(sorted(first.values()))
     if len(named) < 2:
         return [], 0
-    asked = records.take(named)
+    voters = records.take(named)
+    keys = voters.keys
+    chosen_rows = sorted(sorted(range(len(keys)), key=lambda row: lot(0, "labels", keys[row]))[:_JUDGED])
+    asked = voters.take(chosen_rows)
     ballots: list[list[Vote]] = []
     for store in stores:
-        ballots.append(votes(asked.classes, *nearest(store, asked, asked, NEIGHBOURS)))
-    found: list[Suspect] = suspects(asked.classes, ballots)
+        ballots.append(votes(voters.classes, asked.classes, *nearest(store, asked, voters, NEIGHBOURS)))
+    sizes = Counter(voters.classes)
+    found: list[Suspect] = suspects(asked.classes, ballots, sizes)
     keys, uris = records.keys, records.uris
-    sizes = Counter(asked.classes)
     wrong = [
         Mislabelled(keys[row], uris[row], labels[row], of.says.rpartition("\0")[2], of.certainty, roles[row])
         for of in found
-        for row in [int(named[of.row])]
+        for row in [int(named[chosen_rows[of.row]])]
     ]
-    return wrong, sum(size for size in sizes.values() if size >= 3)
+    return wrong, sum(sizes[name] >= LEAST for name in asked.classes)
 
 
 def _failures(store: Features, records: Records) -> dict[str, int]:
@@ -279,16 +287,27 @@ def _not_finite(store: Features, records: Records) -> int:
     return bad
 
 
+def _asking(records: Records) -> Records:
+    """Who searches to find the hubs: queries, then gallery images, each by lot."""
+    queries, gallery = set(records.split("query").keys), set(records.split("gallery").keys)
+    keys = records.keys
+    rows = [row for row, key in enumerate(keys) if key in queries or key in gallery]
+    rows.sort(key=lambda row: (keys[row] not in queries, lot(0, "hubs", keys[row])))
+    return records.take(sorted(rows[:_SEARCHING]))
+
+
 def _vector_health(of: Vectors, records: Records) -> VectorHealth:
-    queries, gallery = records.split("query"), records.split("gallery")
+    gallery = records.split("gallery")
     rows = gallery.rows_in(of.store)
-    found = hubs(nearest(of.store, queries, gallery, NEIGHBOURS)[0], len(gallery))
+    asked = _asking(records)
+    found = hubs(nearest(of.store, asked, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels
     return VectorHealth(
         of.backbone,
         of.head,
         spread(of.store.read(gallery.take(rows).digests)),
         found.k,
+        len(asked),
         found.skewness,
         found.never - (len(gallery) - len(rows)),
         found.top_share,
@@ -309,7 +328,7 @@ def json_lines(report: Health) -> list[dict[str, Any]]:
     for of in report.vectors:
         names = {"backbone": of.backbone, "head": of.head}
         lines.append({"kind": "spread"} | names | of.spread._asdict())
-        said = {"k": of.k, "skewness": of.skewness, "never": of.never, "top_share": of.top_share}
+        said = {"k": of.k, "asked": of.asked, "skewness": of.skewness, "never": of.never, "top_share": of.top_share}
         lines.append({"kind": "hubs"} | names | said)
         lines += [{"kind": "hub"} | names | hub._asdict() for hub in of.top]
     lines += [

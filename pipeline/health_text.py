@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def health_text(report: Health, top: int) -> str:
     """What was found, with at most ``top`` of each finding."""
     lines = ["records"]
-    lines += [f"  {line}" for line in aligned([[f"{n:,}", what] for what, n in report.counts.items() if n], texts=0)]
+    lines += [f"  {count:>9,}  {what}" for what, count in report.counts.items() if count]
     lines += [f"note: {text}" for text in report.remarks]
     for backbone, reasons in report.failed.items():
         damaged = report.not_finite[backbone]
@@ -29,8 +29,8 @@ def health_text(report: Health, top: int) -> str:
     lines += _copies(report.conflicts[:top])
     said = f"{len(report.suspects):,} of {report.judged:,} labels are doubtful: most neighbours have one other"
     lines += ["", f"{said}, raw and by {report.head}"]
-    rows = [[of.key, of.role, of.label or "-", of.says, f"{of.certainty:.2f}", of.uri] for of in report.suspects[:top]]
-    lines += _listed(["image", "side", "label", "neighbours say", "certainty", "file"], rows, texts=4)
+    rows = [[of.key, of.role, of.label or "-", of.says, of.uri, f"{of.certainty:.2f}"] for of in report.suspects[:top]]
+    lines += _listed(["image", "side", "label", "neighbours say", "file", "certainty"], rows, texts=5)
     for vectors in report.vectors:
         lines += ["", f"{vectors.head} on {vectors.backbone}, the gallery", *_vectors(vectors, top)]
     if report.bounds:
@@ -45,14 +45,14 @@ def _vectors(of: VectorHealth, top: int) -> list[str]:
     rank = f"effective rank {spread.effective_rank:.1f}, participation ratio {spread.participation:.1f}"
     variance = f"{spread.first:.1%} of the variance along the first direction, 90 % along {spread.for_90:,}"
     dead = f"{spread.dead:,} of them always 0, {spread.constant:,} constant"
-    often = f"skewness {of.skewness:.2f} of how often an image is among the {of.k} nearest"
+    often = f"skewness {of.skewness:.2f} of how often an image is among the {of.k} nearest of {of.asked:,}"
     share = f"the most found hundredth gives {of.top_share:.1%} of the answers"
-    rows = [[hub.key, hub.label or "-", f"{hub.found:,}", hub.uri] for hub in of.top[:top]]
+    rows = [[hub.key, hub.label or "-", hub.uri, f"{hub.found:,}"] for hub in of.top[:top]]
     return [
         f"  {spread.dim:,} dimensions, {dead}: {rank}",
         f"  {variance}; mean cosine of two images {spread.mean_similarity:.3f}",
         f"  hubs: {often}; {share}, {of.never:,} images are never found",
-        *_listed(["image", "label", "found by", "file"], rows, texts=2),
+        *_listed(["image", "label", "file", "found by"], rows, texts=3),
     ]
 
 

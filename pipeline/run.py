@@ -9,6 +9,7 @@
         heads/<backbone>/<...>.checkpoint    what a head in training goes on from when it is stopped
         tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for
         embeddings/<backbone>/<head>-<...>/  a store for each head
+        indexes/<backbone>/<head>-<...>/     the index of its gallery, where one was asked for
         scores/<run>.jsonl                   stage 3: the last scores of the run file of that name
     scores/<run>.parquet                 the value of every query that they are means of
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +29,13 @@ from cache.errors import ConfigError, MissingRowsError
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
+from pipeline.other_scores import other_scores
 from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy, score_bounds
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
 RAW = "raw"
@@ -210,7 +214,21 @@ def score_vectors(config: RunConfig, records: Records, store: Features) -> Itera
     queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
     by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
     if by_label := [name for name in asked.metrics if name not in by_attributes]:
-        yield evaluate(store, queries=queries, gallery=gallery, metrics=by_label, seed=config.seed)
+        of_nothing = isinstance(asked.protocol, MetConfig)
+        yield evaluate(
+            store,
+            queries=records.split("query", "query_distractor") if of_nothing else queries,
+            gallery=gallery,
+            metrics=by_label,
+            protocol=ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol,
+            validation=(
+                records.split("validation_query", "validation_query_distractor"),
+                records.split("validation_gallery"),
+            ),
+            ties=asked.ties,
+            unanswerable=asked.unanswerable,
+            seed=config.seed,
+        )
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
         yield evaluate_attributes(
@@ -231,12 +249,14 @@ def score(
     rows, scored = [], []
     for found in vectors:
         bounds = bounds_of(config, records, found.store)
-        for scores in score_vectors(config, records, found.store):
-            scored.append(Scored(found.backbone, found.head, found.store.fingerprint, scores))
+        exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
+        others = other_scores(config, records, found.backbone, found.head, found.store, display)
+        for head, scores in chain(exact, others):
+            scored.append(Scored(found.backbone, head, found.store.fingerprint, scores))
             rows += [
                 ScoreRow(
                     found.backbone,
-                    found.head,
+                    head,
                     of.domain,
                     of.metric,
                     of.value,
@@ -250,7 +270,7 @@ def score(
                 for of in scores
             ]
             if left_out := _left_out(scores):
-                display.warn(f"{found.backbone} {found.head}: left out: {left_out}")
+                display.warn(f"{found.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
@@ -260,13 +280,22 @@ def score(
 
 def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[tuple[str, str], tuple[float, float]]:
     """Floor and ceiling of the metrics by label, by metric and domain, for the images that have a row in ``store``."""
-    by_label = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
+    asked = config.retrieval
+    if isinstance(asked.protocol, MetConfig):
+        return {}  # scores of all queries together, by confidence
+    by_label = [name for name in asked.metrics if AttributeMetric.find(name) is None]
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (of.take(of.rows_in(store)) for of in sides)
-    return score_bounds(queries, gallery, by_label, seed=config.seed)
+    return score_bounds(queries, gallery, by_label, rules_of(config), unanswerable=asked.unanswerable, seed=config.seed)
+
+
+def rules_of(config: RunConfig) -> Rules:
+    """Who is relevant to whom by the run's protocol; by label where it ranks nothing."""
+    protocol = config.retrieval.protocol
+    return ByLabelConfig().rules() if isinstance(protocol, (MetConfig, SmallDataConfig)) else protocol.rules()
 
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
     settings = {key: value for key, value in asdict(config.retrieval).items() if key not in _NOT_OF_A_SCORE}
-    return data_of(records.split("query"), records.split("gallery"), settings)
+    return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)

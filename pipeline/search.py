@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,43 +13,66 @@ import typer
 from cache import FeatureStore, parse_source
 from cache.errors import ConfigError, RecordsError, StaleStoreError
 from pipeline.backbones import load_for_extraction
+from pipeline.chosen import chosen
 from pipeline.config import RunConfig, read_config
+from pipeline.other_scores import find_index
 from pipeline.progress import Display
-from pipeline.run import RAW, Vectors, find_vectors, read_dataset
+from pipeline.run import Vectors, find_vectors, read_dataset
+from pipeline.threshold import Limit, limit_of
 from stages.extraction import Backbone, DecodeError, decode
 from stages.records import Records
-from stages.retrieval import index_gallery, search, unit_length
+from stages.retrieval import FlatIndexConfig, unit_length
 from stages.training import FusedFeatures, image_proportions
 
 
 def search_images(
-    run_file: Path, images: list[str], head: str | None, k: int, *, everything: bool, json: bool, quiet: bool
+    run_file: Path,
+    images: list[str],
+    head: str | None,
+    k: int,
+    *,
+    everything: bool,
+    limits: Mapping[str, float | None],
+    json: bool,
+    quiet: bool,
 ) -> None:
-    """Embed ``images`` with ``head`` (by default the run's last) on its first backbone, and print the k nearest."""
+    """Embed ``images`` with ``head`` (by default the run's last) on its first backbone, and print the k nearest.
+
+    With a ``threshold`` among the ``limits``, or one that was kept for a wanted ``fmr`` or ``fpir``, only those at or
+    above it are a match.
+    """
+    asked = [(kind, value) for kind, value in limits.items() if value is not None]
+    if len(asked) > 1:
+        raise ConfigError(f"one of --fmr, --fpir and --threshold says what a match is; got {len(asked)} of them")
+    if limits.get("fpir") is not None and everything:
+        raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
-    name = head or (config.heads[-1].name if config.heads else RAW)
-    vectors = find_vectors(config, records, display)
-    found = next((of for of in vectors if of.head == name), None)
-    if found is None:
-        known = ", ".join(dict.fromkeys(of.head for of in vectors))
-        raise ConfigError(f"{run_file} has no head {name!r}; it has {known}")
+    found = chosen(config, run_file, find_vectors(config, records, display), head, None)
+    limit = limit_of(config, run_file, found, records, asked[0]) if asked else None
     gallery = records if everything else records.split("gallery")
     searched = (
         f"all {len(gallery):,} images" if everything else f"the gallery ({len(gallery):,} of {len(records):,} images)"
     )
     display.say(f"searching {searched} with {found.backbone} {found.head}; --all and --head choose otherwise")
     part = "all" if everything else "gallery"
-    folder = Path(config.artifacts) / "indexes" / found.backbone / f"{found.head}-{found.store.identity.short}-{part}"
-    index = index_gallery(found.store, gallery, config.retrieval.index, folder=folder)
+    index = find_index(config, records, gallery, found.backbone, found.head, found.store, part, display)
     keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
     places = {key: row for row, key in enumerate(keys)}
-    rows, similarity = search(index.index, _embed(config, images, found, records, display), k)
+    searching = _embed(config, images, found, records, display)
+    rows, similarity = index.search(searching, k)
+    if limit is not None:
+        if not isinstance(index.config, FlatIndexConfig):
+            rows, similarity = _compared(found, gallery, [places[key] for key in index.keys], rows, searching)
+        display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.said}")
     for image, nearest, scores in zip(images, rows, similarity, strict=True):
+        if limit is not None and not scores[0] >= limit.threshold:
+            typer.echo(_no_match(image, float(scores[0]), limit, json=json))
+            continue
         for rank, (row, score) in enumerate(zip(nearest, scores, strict=True), 1):
-            if row < 0:
+            if row < 0 or (limit is not None and score < limit.threshold):
                 break
-            place = places[index.keys[row]]
+            place = places[index.keys[row]]  # it is built of the gallery as it is: ids are its rows
             line = {
                 "image": image,
                 "rank": rank,
@@ -57,8 +81,44 @@ def search_images(
                 "key": keys[place],
                 "uri": uris[place],
             }
+            if limit is not None:
+                line |= {"match": True, "threshold": limit.threshold, "rate": limit.rate}
             text = f"{rank:>3}  {line['similarity']:.3f}  {line['label'] or '-'}  {line['uri']}"
             typer.echo(json_module.dumps(line) if json else f"{image}\n{text}" if rank == 1 else text)
+
+
+def _compared(
+    found: Vectors,
+    gallery: Records,
+    place: Sequence[int],
+    rows: npt.NDArray[np.int64],
+    queries: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The ``rows`` (Q, k) that an index of codes found, by their similarity: a threshold is of that, not of codes."""
+    similarity = np.full(rows.shape, -np.inf, np.float32)
+    digests = gallery.digests
+    for at, some in enumerate(rows):
+        known = np.flatnonzero(some >= 0)
+        vectors = unit_length(found.store.read([digests[place[row]] for row in some[known]]))
+        similarity[at, known] = vectors @ queries[at]
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
+
+
+def _no_match(image: str, nearest: float, limit: Limit, *, json: bool) -> str:
+    """What is said of an image that is like none in the gallery."""
+    line = {
+        "image": image,
+        "rank": None,
+        "similarity": round(nearest, 6),
+        "label": None,
+        "key": None,
+        "uri": None,
+        "match": False,
+        "threshold": limit.threshold,
+        "rate": limit.rate,
+    }
+    return json_module.dumps(line) if json else f"{image}\n  no match: the nearest has {nearest:.4f}; {limit.said}"
 
 
 def _embed(

@@ -187,11 +187,15 @@ class Limit(NamedTuple):
     rate: dict[str, Any] | None
 
 
-def kept_limit(config: RunConfig, run_file: Path, found: Vectors, records: Records, kind: Kind, wanted: float) -> Limit:
+def limit_of(config: RunConfig, run_file: Path, found: Vectors, records: Records, asked: tuple[str, float]) -> Limit:
     """The threshold that ``permafrost threshold`` kept for the embeddings and records as they are now.
 
-    Raises MissingRowsError, which says what to run, where there is none.
+    ``asked`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
+    MissingRowsError, which says what to run, where none is kept.
     """
+    kind, wanted = asked
+    if kind == "threshold":
+        return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
     kept = _kept(_path(config, run_file, found))
     command = f"permafrost threshold {run_file} --{kind} {wanted:g} --head {found.head}"
     if kept.get("follows_from") != _follows_from(found, records):
@@ -200,7 +204,8 @@ def kept_limit(config: RunConfig, run_file: Path, found: Vectors, records: Recor
     for line in kept["decisions"]:
         if (line["kind"], line["wanted"]) == (kind, wanted):
             rate = line["test"]["all"][kind]
-            said = f"{kind.upper()} {rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}] on test queries"
+            interval = f"{rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}]"
+            said = f"chosen for {kind.upper()} {wanted:g}, which was {interval} on test queries"
             return Limit(line["threshold"], said, {"kind": kind, "wanted": wanted, **rate})
     there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in kept["decisions"])
     raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}, only for {there}. Run `{command}`.")

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from stages.datasets import DatasetConfig
 from stages.reading import Part
-from stages.splits import ROLES, Roles
+from stages.splits import DISTRACTORS, ROLES, Roles
 
 
 def check_names(configs: Sequence[DatasetConfig]) -> None:
@@ -46,7 +46,9 @@ def join(parts: Sequence[Part]) -> tuple[pa.Table, Roles]:
     """The ``parts`` one below the other in their order, and the splits that each role takes in all of them."""
     tables = [_renamed(part.table, str(part.config.name)) for part in parts]
     roles = {
-        role: tuple(f"{part.config.name}/{value}" for part in parts for value in part.roles[role]) for role in ROLES
+        role: tuple(f"{part.config.name}/{value}" for part in parts for value in part.roles.get(role, ()))
+        for role in (*ROLES, *DISTRACTORS)
+        if role in ROLES or any(role in part.roles for part in parts)
     }
     return pa.concat_tables(tables, promote_options="default"), roles
 

@@ -23,7 +23,7 @@ from stages.datasets import DatasetConfig
 from stages.datasets.config import Names
 from stages.joined import check_names, join
 from stages.reading import digest_part, read_part
-from stages.splits import ROLES, Roles
+from stages.splits import DISTRACTORS, ROLES, Roles
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
 
@@ -86,15 +86,17 @@ class Records:
     def _column(self, name: str) -> list:  # type: ignore[type-arg]  # what is in it depends on the column
         return list(self.table[name].to_pylist())
 
-    def split(self, role: str) -> Records:
+    def split(self, *roles: str) -> Records:
         """The records of a role: ``train``, ``validation_query``, ``validation_gallery``, ``query`` or ``gallery``.
 
-        A record can have several roles: with leave-one-out each query is in the gallery too.
+        Of several roles: those of any. A record can have several: with leave-one-out each query is in the gallery too.
+        Of a benchmark there may be ``query_distractor`` and ``validation_query_distractor``: queries of nothing.
         """
-        if role not in ROLES:
-            raise ValueError(f"there is no role {role!r}; the roles are {', '.join(ROLES)}")
-        mask = pc.is_in(self.table["split"], pa.array(self.roles[role], pa.string()))
-        return replace(self, table=self.table.filter(mask))
+        for role in roles:
+            if role not in (*ROLES, *DISTRACTORS):
+                raise ValueError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
+        splits = [value for role in roles for value in self.roles.get(role, ())]
+        return replace(self, table=self.table.filter(pc.is_in(self.table["split"], pa.array(splits, pa.string()))))
 
     def rows_in(self, store: Features) -> npt.NDArray[np.int64]:
         """The positions of the records whose image has a stored feature; the images that failed are left out.

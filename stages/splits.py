@@ -11,6 +11,9 @@ from stages.datasets.config import CLASS_DISJOINT, as_names
 from stages.lot import lot
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
+DISTRACTORS = ("validation_query_distractor", "query_distractor")
+"""Roles that a benchmark may have besides: queries that show nothing of the gallery, and so have no label."""
+
 Roles = Mapping[str, tuple[str, ...]]
 
 # The split values that class_disjoint_splits gives, by role. A table whose split column holds these, and no others,
@@ -34,7 +37,7 @@ def named_roles(
     """
     found = Counter(split for split in splits if split is not None)
     if config.query is None and settled is not None:
-        return {role: settled.get(role, ()) for role in ROLES}
+        return dict.fromkeys(ROLES, ()) | dict(settled)
     if config.query is None:
         known = {value for values in MADE.values() for value in values}
         for row, (key, split) in enumerate(zip(keys, splits, strict=True), 1):

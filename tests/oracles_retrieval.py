@@ -30,21 +30,48 @@ def metric(name: str, hits: Sequence[bool], num_relevant: int) -> float:
     if num_relevant == 0:
         return 0.0
     stem, _, argument = name.partition("@")
+    k_text, _, by = argument.partition("/")
+    ranks = [rank for rank, hit in enumerate(hits, 1) if hit]
+    k = int(k_text) if k_text.isdigit() else len(hits)
+    if stem == "map_trapezoid":
+        return trapezoids(ranks, num_relevant)
+    if stem == "mrr":
+        return 1 / ranks[0] if ranks and ranks[0] <= k else 0.0
+    if stem == "ndcg":
+        best = sum(1 / math.log2(rank + 1) for rank in range(1, num_relevant + 1) if rank <= k or not k_text)
+        return sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k) / best
+    if stem == "mp":
+        last = ranks[-1] if len(ranks) == num_relevant else math.inf
+        upto = min(last, k)
+        return sum(rank <= upto for rank in ranks) / upto
     if stem in ("map", "r_precision"):
-        last = len(hits) if name == "map" else num_relevant
+        last_rank = num_relevant if argument == "r" or stem == "r_precision" else k
         found, total = 0, 0.0
-        for rank, hit in enumerate(hits[:last], 1):
+        for rank, hit in enumerate(hits[:last_rank], 1):
             if hit:
                 found += 1
                 total += found / rank
-        return (found if stem == "r_precision" else total) / num_relevant
-    k = int(argument)
+        divisor = {"min": min(num_relevant, k), "hits": found or 1, "k": k}.get(by, num_relevant)
+        return (found if stem == "r_precision" else total) / divisor
     found = 0
     for hit in hits[: min(k, num_relevant) if stem == "mmp" else k]:
         found += hit
     return {
         "mmp": found / min(k, num_relevant),
         "hit": float(found > 0),
+        "cmc": float(found > 0),
         "recall": found / num_relevant,
         "precision": found / k,
     }[stem]
+
+
+def trapezoids(ranks: Sequence[int], num_relevant: int) -> float:
+    """The area under the curve of recall and precision, as the evaluation of Oxford 5k has it: ``ranks`` from 1."""
+    area, recall, precision = 0.0, 0.0, 1.0
+    found = 0
+    for rank in range(1, max(ranks, default=0) + 1):
+        found += rank in ranks
+        new_recall, new_precision = found / num_relevant, found / rank
+        area += (new_recall - recall) * (precision + new_precision) / 2
+        recall, precision = new_recall, new_precision
+    return area

@@ -45,10 +45,17 @@ PUBLIC = {
         "SoftTripleConfig", "SupConConfig", "TripletConfig",
     ],
     "stages.retrieval": [
-        "AttributeMetric", "Difference", "FlatIndexConfig", "GalleryIndex", "IndexConfig", "Metric",
-        "ProtocolConfig", "Score", "Scores", "attribute_metric_names", "build_index", "evaluate",
-        "evaluate_attributes", "evaluate_legacy", "evaluate_ranking", "find_metric", "index_gallery",
-        "leave_one_out", "metric_names", "nearest", "paired_difference", "search", "t_interval", "unit_length",
+        "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Bounds", "Change", "Changes", "Choice",
+        "Comparisons", "DatabaseAugmentationConfig", "Decisions", "Difference", "Evidence", "FlatIndexConfig",
+        "GalleryIndex", "GroupScore", "HnswIndexConfig", "Hubs", "IndexConfig", "IvfFlatIndexConfig",
+        "IvfPqIndexConfig", "KReciprocalConfig", "Metric", "Moved", "OpqIndexConfig", "ProtocolConfig",
+        "QueryExpansionConfig", "RabitqIndexConfig", "Rate", "Rates", "RefineConfig", "RerankConfig",
+        "ScalarIndexConfig", "Score", "Scores", "Searches", "SizeCurve", "SizedScore", "Spread", "Suspect", "Tried",
+        "Vote", "WhiteningConfig", "attribute_metric_names", "build_index", "by_class_size", "changes",
+        "choose_gallery_index", "choose_index", "comparisons", "decide", "evaluate", "evaluate_attributes",
+        "evaluate_index", "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "find_metric", "gallery_curve",
+        "hubs", "index_gallery", "leave_one_out", "metric_bounds", "metric_names", "nearest", "paired_difference",
+        "score_bounds", "search", "spread", "suspects", "t_interval", "threshold_at", "unit_length", "votes",
     ],
 }  # fmt: skip
 
@@ -56,7 +63,7 @@ FLAGS = {
     "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
     "train-heads": {"--json", "--quiet", "--tensorboard"},
-    "score": {"--json", "--quiet"},
+    "score": {"--by", "--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "demo": {"--artifacts", "--json", "--quiet"},
     "init": {"--force", "--output"},
@@ -67,7 +74,11 @@ FLAGS = {
     "sweep": {"--force", "--json", "--quiet", "--write"},
     "table": {"--json", "--quiet", "--workers"},
     "report": {"--health", "--json", "--output", "--queries", "--quiet"},
-    "search": {"--all", "--head", "--json", "--quiet", "-k"},
+    "search": {"--all", "--fmr", "--fpir", "--head", "--json", "--quiet", "--threshold", "-k"},
+    "compare": {"--backbone", "--head", "--json", "--metric", "--other-gallery", "--quiet", "--top"},
+    "gallery-sizes": {"--backbone", "--distractors", "--head", "--json", "--quiet", "--size"},
+    "threshold": {"--backbone", "--fmr", "--fpir", "--head", "--json", "--quiet"},
+    "health": {"--backbone", "--head", "--json", "--near-duplicate", "--quiet", "--top"},
 }
 
 

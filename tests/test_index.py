@@ -78,7 +78,7 @@ def test_the_index_config_is_parsed_by_kind_and_refuses_what_it_does_not_know() 
     config = TypeAdapter(IndexConfig)
     assert config.validate_python({"kind": "flat"}) == FlatIndexConfig()
     with pytest.raises(ValidationError, match="kind"):
-        config.validate_python({"kind": "ivf"})
+        config.validate_python({"kind": "tree"})
     with pytest.raises(ValidationError, match="lists"):
         config.validate_python({"kind": "flat", "lists": 3})
 
@@ -91,14 +91,16 @@ def test_a_saved_index_is_loaded_with_the_same_answers(tmp_path: Path) -> None:
     for ours, theirs in zip(search(index.index, queries, 4), search(loaded.index, queries, 4), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert (loaded.keys, loaded.embeddings) == (KEYS, "a" * 64)
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["gallery.faiss", "gallery.json"]
+    names = sorted(path.name for path in (tmp_path / "index").iterdir())
+    assert names == ["gallery.faiss", "gallery.json", "keys.parquet"]
 
 
 def test_the_sidecar_says_what_the_index_was_made_from(tmp_path: Path) -> None:
     gallery_index().save(tmp_path)
     sidecar = json.loads((tmp_path / "gallery.json").read_text())
     del sidecar["sha256"]
-    assert sidecar == {"embeddings": "a" * 64, "keys": fingerprint(list(KEYS)), "rows": 30, "dim": 6}
+    made_from = {"embeddings": "a" * 64, "keys": fingerprint(list(KEYS)), "rows": 30, "dim": 6}
+    assert sidecar == made_from | {"next": 30, "index": {"kind": "flat"}}
 
 
 def test_an_index_of_other_embeddings_or_another_gallery_is_stale(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_a_save_that_is_cut_off_leaves_no_index_that_loads(tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("stages.retrieval.index.replace_text", cut_off)
+        patched.setattr("stages.retrieval.indexes.gallery_index.replace_text", cut_off)
         with pytest.raises(KeyboardInterrupt):
             gallery_index().save(tmp_path)
     with pytest.raises(DamagedStoreError, match="holds no finished index"):

@@ -12,7 +12,11 @@ from sklearn.metrics import average_precision_score
 from stages.retrieval import find_metric, metric_names
 from tests import oracles_retrieval as oracle
 
-NAMES = ("mmp@1", "mmp@5", "hit@1", "hit@3", "recall@1", "recall@10", "precision@5", "map@r", "map", "r_precision")
+NAMES = (
+    *("mmp@1", "mmp@5", "hit@1", "hit@3", "recall@1", "recall@10", "precision@5", "map@r", "map", "r_precision"),
+    *("cmc@3", "mp@1", "mp@4", "map_trapezoid", "map@4/r", "map@4/min", "map@4/hits", "map@4/k"),
+    *("mrr", "mrr@3", "ndcg", "ndcg@4"),
+)
 
 
 @st.composite
@@ -62,6 +66,16 @@ def test_hits_at_ranks_2_4_8_of_10_with_three_relevant() -> None:
         "hit@2": 1.0,
         "mmp@5": 1 / 3,  # only the first three ranks count, for there are three to find
         "mmp@2": 1 / 2,
+        "map@5/r": 1 / 3,
+        "map@5/min": 1 / 3,
+        "map@5/hits": 1 / 2,
+        "map@5/k": 1 / 5,
+        "mrr": 1 / 2,
+        "mrr@1": 0.0,
+        "map_trapezoid": ((0 / 1 + 1 / 2) / 2 + (1 / 3 + 2 / 4) / 2 + (2 / 7 + 3 / 8) / 2) / 3,
+        "mp@1": 0.0,
+        "mp@5": 2 / 5,
+        "mp@10": 3 / 8,  # the last one is at rank 8
     }
     for name, value in by_hand.items():
         assert find_metric(name).function(relevant, np.array([3])) == pytest.approx([value]), name
@@ -131,6 +145,18 @@ def test_an_unknown_metric_is_refused_with_the_list_and_the_nearest(name: str, h
         find_metric(name)
     assert repr(name) in str(caught.value)
     assert hint in str(caught.value)
+
+
+def test_average_precision_at_k_must_say_what_it_is_divided_by() -> None:
+    with pytest.raises(ValueError, match=r"map@100 does not say what it is divided by") as caught:
+        find_metric("map@100")
+    for choice in ("map@100/r (by R)", "map@100/min (by min(R, k))", "map@100/hits", "map@100/k"):
+        assert choice in str(caught.value)
+
+
+def test_a_ranking_without_columns_is_zero_in_every_metric() -> None:
+    for name in NAMES:
+        assert find_metric(name).function(np.zeros((2, 0), np.bool_), np.array([0, 3])).tolist() == [0.0, 0.0], name
 
 
 @pytest.mark.parametrize("name", ["mmp@0", "mmp@", "mmp@-1", "hit@1.5", "hit", "map@", "", "recall@01", "recall@5 "])

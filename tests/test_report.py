@@ -305,7 +305,7 @@ def test_curves_are_the_metrics_at_every_k(measured: list[Measured]) -> None:
         found = at_every_k(of.ranking)
         for stem in STEMS:
             for k in (1, 2, 3, 7, 20, DEPTH):
-                expected = find_metric(f"{stem}@{k}").function(of.ranking.relevant, of.ranking.searches.num_relevant)
+                expected = find_metric(f"{stem}@{k}").function(of.ranking.relevant, of.ranking.num_relevant)
                 assert found[stem][:, k - 1] == pytest.approx(expected), (stem, k)
 
 
@@ -362,7 +362,7 @@ def test_matching_pairs_are_pairs_of_one_label_and_told_apart_is_counted(ran: Ra
         found = pairs(of, seed=0)
         assert found is not None
         assert of.ranking is not None
-        assert len(found.matching) == of.ranking.searches.num_relevant.sum()  # few enough to be all of them
+        assert len(found.matching) == of.ranking.num_relevant.sum()  # few enough to be all of them
         wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in found.matching for b in found.others]
         assert found.told_apart == pytest.approx(np.mean(wins))
         again = pairs(of, seed=0)

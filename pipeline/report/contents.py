@@ -24,7 +24,7 @@ from pipeline.report.sizes import SizeChart, size_chart
 from pipeline.report.soundness import Soundness, soundness
 from pipeline.report.standings import Board, domain_charts, leaderboard
 from pipeline.report.thumbnails import Thumbnail, thumbnails
-from pipeline.run import Vectors, remarks
+from pipeline.run import Vectors, remarks, rules_of
 from pipeline.tables import ScoreRow
 from pipeline.threshold import kept_decisions
 from stages.records import Records
@@ -93,11 +93,12 @@ def contents_of(
     measured = measure(config, run_file.stem, records, vectors, display)
     metrics, domain = config.retrieval.metrics, overall(measured[0].rows)
     metric = metrics[0]
-    best, colours = measured[0], looks(measured)
-    raw = next((of for of in measured if of.raw and of.vectors.backbone == best.vectors.backbone), None)
+    exact, colours = [of for of in measured if of.exact], looks(measured)
+    best = exact[0]
+    raw = next((of for of in exact if of.raw and of.vectors.backbone == best.vectors.backbone), None)
     both = [best] if raw is None or raw is best else [best, raw]
     display.say("drawing curves")
-    curves = k_charts(measured, domain, resampling)
+    curves = k_charts(exact, domain, resampling)
     sizes = _sizes(config, records, both, domain, colours, resampling)
     sections = [section for of in both if (section := _pairs(config, run_file, of, records)) is not None]
     display.say("drawing the map")
@@ -129,18 +130,18 @@ def contents_of(
         both[1] if len(both) > 1 else None,
         curves,
         TICKS,
-        k_table(measured, "hit", domain) if curves else [],
+        k_table(exact, "hit", domain) if curves else [],
         domain_charts(measured, metric, colours),
         sizes,
         sound,
         checked,
         sections,
-        learning(measured),
+        learning(exact),
         drawn,
         {at: small[drawn.images[at].uri] for at in spread} if drawn is not None else {},
         queries,
         pictures,
-        origins(measured, records, f"permafrost report {run_file}"),
+        origins(exact, records, f"permafrost report {run_file}"),
     )
 
 
@@ -157,7 +158,7 @@ def _sizes(
     if AttributeMetric.find(metric) is not None:
         return None
     further = further_distractors(records, asked.distractors) if asked.distractors else None
-    return size_chart(shown, metric, domain, colours, asked.gallery_sizes, further, resampling)
+    return size_chart(shown, metric, domain, colours, asked.gallery_sizes, further, rules_of(config), resampling)
 
 
 def _pairs(config: RunConfig, run_file: Path, of: Measured, records: Records) -> PairSection | None:

@@ -27,7 +27,7 @@ def at_every_k(ranking: Ranking) -> dict[str, Values]:
     """The value of each of ``STEMS`` for each query at k = 1 to ``DEPTH``, (Q, DEPTH)."""
     found = np.cumsum(ranking.relevant, axis=1, dtype=np.float64)  # relevant among the first k
     k = np.arange(1, DEPTH + 1)
-    relevant = ranking.searches.num_relevant[:, None]
+    relevant = ranking.num_relevant[:, None]
     within = np.minimum(relevant, k)  # the first n = min(R, k)
     return {
         "hit": np.minimum(found, 1.0),
@@ -90,7 +90,7 @@ def looks(shown: Sequence[Measured]) -> dict[str, str]:
 def _groups(of: Measured, domain: str) -> list[Rows]:
     """The queries whose means are averaged: those of each domain, or all."""
     assert of.ranking is not None
-    domains = np.array(of.ranking.searches.queries.domains, dtype=object)
+    domains = np.array(of.ranking.groups, dtype=object)
     names = domain_names(domains.tolist()) if domain == MEAN else []
     return [np.flatnonzero(domains == name) for name in names] or [np.arange(len(domains))]
 

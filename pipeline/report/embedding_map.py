@@ -84,7 +84,7 @@ def embedding_map(of: Measured, seed: int) -> EmbeddingMap | None:
     """
     if of.ranking is None:
         return None
-    gallery = of.ranking.searches.gallery
+    gallery = of.ranking.gallery
     keys, labels, domains = gallery.keys, gallery.labels, gallery.domains
     by = "domain" if len({*domains} - {None}) > 1 else "label"
     names = domains if by == "domain" else labels

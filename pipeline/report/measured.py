@@ -15,48 +15,68 @@ from cache.errors import MissingRowsError, NothingToScoreError
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.query_values import Kept, QueryValues, read_query_values
-from pipeline.run import RAW, Vectors, score, scored_data
+from pipeline.run import RAW, Vectors, rules_of, score, scored_data
 from pipeline.tables import ScoreRow
 from stages.records import Records
 from stages.retrieval import nearest
+from stages.retrieval.gallery import with_row
+from stages.retrieval.protocols import Rules
 from stages.retrieval.scores import ALL, MEAN
 from stages.retrieval.searches import Searches
+from stages.retrieval.trial import trials
 
 DEPTH = 100
 """Ranks of each query that are looked at."""
 
+_SEARCHED = " + "  # between a head and how it was searched
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The ``DEPTH`` gallery rows nearest to each query that can be answered, and their similarity, both (Q, DEPTH).
+    """The ``DEPTH`` gallery rows nearest to each of the Q queries that can be answered, by the run's protocol.
 
-    Rows are positions in ``searches.gallery``, -1 past the end of a small gallery.
+    ``rows`` and ``similarity`` are (Q, DEPTH): positions in ``gallery``, -1 past the end of a small one. The query
+    itself and its junk are not among them.
     """
 
-    searches: Searches
+    queries: Records
+    gallery: Records
     rows: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
     relevant: npt.NDArray[np.bool_]
     """Which of them are right, (Q, DEPTH)."""
+    num_relevant: npt.NDArray[np.int64]
+    """R: how many gallery rows are right, (Q,)."""
+    groups: Sequence[str | None]
+    """What scores are told by beside those of all: the domain of each query, (Q,)."""
+    searches: Sequence[Searches]
+    """What was searched: once for all, or for each domain by itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A backbone's raw feature or a head: its scores, the values they are means of, and its ranking."""
+    """A raw feature, a head, or one of them as it was searched otherwise: its scores, and what they are means of."""
 
     vectors: Vectors
+    head: str
+    """As scores call it: ``raw``, the head, or the head and how it was searched."""
     name: str
     """What the page calls it: the head, and the backbone where there are several."""
     rows: Sequence[ScoreRow]
     kept: Mapping[str, Kept]
     """By metric."""
     ranking: Ranking | None
-    """None where no query has its label in the gallery."""
+    """By exact search. None where no query has anything to find, and for other ways of searching."""
 
     @property
     def raw(self) -> bool:
         """True for the feature itself."""
-        return self.vectors.head == RAW
+        return self.head == RAW
+
+    @property
+    def exact(self) -> bool:
+        """False for another way of searching than comparing with every row."""
+        return self.head == self.vectors.head
 
     def row(self, metric: str, domain: str) -> ScoreRow | None:
         """One of the scores."""
@@ -77,14 +97,19 @@ def measure(
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
         rows, values = score(config, name, records, vectors, display), read_query_values(path)
     several = len({of.backbone for of in vectors}) > 1
+    stores = {(of.backbone, of.head): of for of in vectors}
     found = []
     with display.bar("searching", "heads") as update:
-        for done, of in enumerate(vectors):
-            update(done, len(vectors), of.head)
-            kept = {metric: part for part in values.of(of.backbone, of.head) for metric in part.per_query}
-            own = [row for row in rows if (row.backbone, row.head) == (of.backbone, of.head)]
-            title = f"{of.head} · {of.backbone}" if several else of.head
-            found.append(Measured(of, title, own, kept, rank(of.store, records)))
+        for done, (backbone, head) in enumerate(values.heads()):
+            of = stores.get((backbone, head.partition(_SEARCHED)[0]))
+            if of is None or values.embeddings(backbone, head) != of.store.fingerprint:
+                continue  # of a head that the run file no longer names
+            update(done, len(values.heads()), head)
+            kept = {metric: part for part in values.of(backbone, head) for metric in part.per_query}
+            own = [row for row in rows if (row.backbone, row.head) == (backbone, head)]
+            title = f"{head} · {backbone}" if several else head
+            ranking = rank(of.store, records, rules_of(config)) if head == of.head else None
+            found.append(Measured(of, head, title, own, kept, ranking))
     metric, domain = config.retrieval.metrics[0], overall(rows)
     return sorted(found, key=lambda of: -_value(of, metric, domain))
 
@@ -94,17 +119,51 @@ def overall(rows: Sequence[ScoreRow]) -> str:
     return MEAN if any(row.domain == MEAN for row in rows) else ALL
 
 
-def rank(store: Features, records: Records) -> Ranking | None:
+def rank(store: Features, records: Records, rules: Rules) -> Ranking | None:
     """The first ranks of every query; None where none of them has anything to find."""
     try:
-        searches = Searches.in_store(store, records.split("query"), records.split("gallery")).answerable()
+        asked, searched = (with_row(store, records.split(role), role) for role in ("query", "gallery"))
     except NothingToScoreError:
         return None
-    if not len(searches.queries):
+    queries, rows, similarity, relevant, counts, parts = [], [], [], [], [], []
+    for trial in trials(rules, asked, searched):
+        trial = trial.take(np.flatnonzero(trial.num_relevant > 0))
+        if not len(trial.asked):
+            continue
+        part = Searches(asked.take(trial.asked), searched.take(trial.searched), trial.judged, trial.itself)
+        found, similar = _nearest(store, part)
+        queries.append(trial.asked)
+        rows.append(np.append(trial.searched, -1)[found])  # row -1 is the one appended
+        similarity.append(similar)
+        relevant.append(trial.judged.relevant.among(np.arange(len(found)), found))
+        counts.append(trial.num_relevant)
+        parts.append(part)
+    if not parts:
         return None
-    rows, similarity = nearest(store, searches.queries, searches.gallery, DEPTH)
-    relevant = searches.judged.relevant.among(np.arange(len(rows)), rows)
-    return Ranking(searches, rows, similarity, relevant)
+    answered = asked.take(np.concatenate(queries))
+    return Ranking(
+        answered,
+        searched,
+        np.concatenate(rows),
+        np.concatenate(similarity),
+        np.concatenate(relevant),
+        np.concatenate(counts),
+        rules.groups(answered),
+        parts,
+    )
+
+
+def _nearest(store: Features, part: Searches) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The first ``DEPTH`` rows (Q, DEPTH) that are neither the query nor its junk, and their similarity."""
+    junk = part.judged.junk
+    spare = 0 if junk is None else int(junk.counts.max(initial=0))
+    rows, similarity = nearest(store, part.queries, part.gallery, DEPTH + spare)
+    if junk is None:
+        return rows, similarity
+    dropped = junk.among(np.arange(len(rows)), rows)
+    order = np.argsort(dropped, axis=1, kind="stable")[:, :DEPTH]
+    rows, similarity = np.where(dropped, -1, rows), np.where(dropped, np.float32(-np.inf), similarity)
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
 
 
 def _value(of: Measured, metric: str, domain: str) -> float:

@@ -131,7 +131,9 @@ def _stores(measured: Sequence[Measured]) -> list[Origin]:
 
 
 def _plain(identity: dict[str, object]) -> str:
-    return json.dumps(identity, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+    """A line for each key."""
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in sorted(identity.items()))
+    return "\n".join(lines)
 
 
 def _version(name: str) -> str | None:

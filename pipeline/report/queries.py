@@ -69,9 +69,9 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
         change = values - _values(raw, ranking, metric)
         orders["lost"] = [at for at in np.argsort(change, kind="stable").tolist() if change[at] < 0]
         orders["gained"] = [at for at in np.argsort(-change, kind="stable").tolist() if change[at] > 0]
-    keys = ranking.searches.queries.keys
+    keys = ranking.queries.keys
     orders["lot"] = sorted(range(len(keys)), key=lambda at: fingerprint(keys[at]))
-    domains = ranking.searches.queries.domains
+    domains = ranking.queries.domains
     taken: dict[int, str] = {}
     for name, order in orders.items():
         wanted = (
@@ -81,8 +81,8 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
             taken[at] = name
     sides = [side for side in (raw, best) if side is not None and side.ranking is not None]
     readers = {side.name: _reader(side, metric) for side in sides}
-    queries = ranking.searches.queries
-    labels, uris, relevant = queries.labels, queries.uris, ranking.searches.num_relevant
+    queries = ranking.queries
+    labels, uris, relevant = queries.labels, queries.uris, ranking.num_relevant
     return [
         Query(
             name,
@@ -102,7 +102,7 @@ def _values(of: Measured, ranking: Ranking, metric: str) -> Values:
     """The value of ``metric`` for each query of ``ranking`` (Q,); 0 for one that it was not scored for."""
     kept = of.kept[metric]
     value = dict(zip(kept.query_keys, kept.per_query[metric].tolist(), strict=True))
-    return np.array([value.get(key, 0.0) for key in ranking.searches.queries.keys])
+    return np.array([value.get(key, 0.0) for key in ranking.queries.keys])
 
 
 def _worst_first(ranking: Ranking, values: Values) -> list[int]:
@@ -124,8 +124,8 @@ def _by_turns(order: Sequence[int], domains: Sequence[str | None]) -> list[int]:
 def _reader(of: Measured, metric: str) -> Callable[[str], tuple[list[Shown], float]]:
     """Reads what is shown of a query, by its key."""
     assert of.ranking is not None
-    ranking, gallery = of.ranking, of.ranking.searches.gallery
-    place = {key: at for at, key in enumerate(ranking.searches.queries.keys)}
+    ranking, gallery = of.ranking, of.ranking.gallery
+    place = {key: at for at, key in enumerate(ranking.queries.keys)}
     labels, keys, uris = gallery.labels, gallery.keys, gallery.uris
     values = _values(of, ranking, metric)
 

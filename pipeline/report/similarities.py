@@ -38,13 +38,16 @@ def pairs(of: Measured, seed: int) -> Pairs | None:
     """Pairs drawn from ``seed``: the same for every head. None where no query has anything to find, or to mistake."""
     if of.ranking is None:
         return None
-    searches = of.ranking.searches
     rng = np.random.default_rng([seed, 1])
+    parts = [_compared(of, searches, rng) for searches in of.ranking.searches]
+    matching, others = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    return Pairs(matching, others) if len(matching) and len(others) else None
+
+
+def _compared(of: Measured, searches: Searches, rng: np.random.Generator) -> Pairs:
     count = len(searches.queries)
     asked = searches.take(np.sort(rng.permutation(count)[:QUERIES]))
     matching, others = _drawn(asked, rng)
-    if not len(matching) or not len(others):
-        return None
     store = of.vectors.store
     queries = unit_length(store.read(asked.queries.digests))
     rows, back = np.unique(np.concatenate([matching[:, 1], others[:, 1]]), return_inverse=True)

@@ -12,6 +12,7 @@ from pipeline.report.measured import Measured
 from stages.lot import lot
 from stages.records import Records
 from stages.retrieval import SizedScore, gallery_curve
+from stages.retrieval.protocols import Rules
 from stages.retrieval.scores import Resampling
 
 QUERIES = 400
@@ -33,17 +34,18 @@ def size_chart(
     looks: Mapping[str, str],
     sizes: Sequence[float],
     further: Records | None,
+    rules: Rules,
     resampling: Resampling,
 ) -> SizeChart | None:
     """``metric`` in ``domain`` by the number of distractors, for each of ``shown``; None where that makes no curve.
 
-    ``sizes`` and ``further`` distractors are as :func:`stages.retrieval.gallery_curve` takes them.
+    ``sizes``, ``further`` distractors and ``rules`` are as :func:`stages.retrieval.gallery_curve` takes them.
     """
     found = []
     for of in shown:
-        if of.ranking is None:
+        if of.ranking is None or len(of.ranking.searches) > 1:
             return None
-        queries, gallery = of.ranking.searches.queries, of.ranking.searches.gallery
+        queries, gallery = of.ranking.queries, of.ranking.gallery
         keys = queries.keys
         rows = sorted(sorted(range(len(keys)), key=lambda row: lot(resampling.seed, "sizes", keys[row]))[:QUERIES])
         asked, most = queries.take(rows), max(1, len(gallery) + (0 if further is None else len(further)))
@@ -54,6 +56,7 @@ def size_chart(
             sizes=[size for size in sizes if size <= most],
             metrics=[metric],
             further=further,
+            rules=rules,
             resampling=resampling,
             seed=resampling.seed,
         )

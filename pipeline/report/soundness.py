@@ -34,9 +34,9 @@ def soundness(shown: Sequence[Measured], top: int) -> list[Soundness]:
     """Of each of ``shown``, with the ``top`` images that are found most."""
     found = []
     for of in shown:
-        if of.ranking is None or len(of.ranking.searches.gallery) < 2:
+        if of.ranking is None or len(of.ranking.gallery) < 2:
             continue
-        gallery = of.ranking.searches.gallery
+        gallery = of.ranking.gallery
         counted = hubs(of.ranking.rows[:, :NEAREST], len(gallery))
         keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
         most = [Hub(keys[row], labels[row] or "", uris[row], int(counted.counts[row])) for row in counted.top(top)]

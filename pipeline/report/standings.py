@@ -90,7 +90,7 @@ def leaderboard(
             Standing(
                 rank,
                 of.name,
-                of.vectors.head,
+                of.head,
                 of.vectors.backbone,
                 of.raw,
                 looks[of.name],

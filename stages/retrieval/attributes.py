@@ -24,11 +24,11 @@ from stages.records import Records
 from stages.retrieval.alike import Alike, attribute_names
 from stages.retrieval.gallery import positions_of, with_row
 from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
-from stages.retrieval.index import unit_length
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.metrics import Values
 from stages.retrieval.scores import Resampling, Scores, gather
 from stages.retrieval.search import compare_all, query_blocks
+from stages.retrieval.unit import unit_length
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
 """Definitions of similar, by name: a weight for each attribute that counts."""

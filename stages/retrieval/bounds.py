@@ -23,6 +23,7 @@ from stages.retrieval.metrics import Counts, Metric, Values, find_metric
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.scores import ALL, MEAN, domain_names
 from stages.retrieval.searches import Searches
+from stages.retrieval.trial import UnanswerablePolicy
 
 DRAWS = 400  # orders, where there is no closed form: the mean over queries is then good to about 0.001
 
@@ -56,14 +57,22 @@ def metric_bounds(metric: Metric | str, num_relevant: Counts, num_searched: Coun
 
 
 def score_bounds(
-    queries: Records, gallery: Records, metrics: Sequence[str], rules: Rules = ByLabelConfig().rules(), seed: int = 0
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str],
+    rules: Rules = ByLabelConfig().rules(),
+    *,
+    unanswerable: UnanswerablePolicy = "leave_out",
+    seed: int = 0,
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
     """Floor and ceiling of each of ``metrics`` by (metric, domain): ``all``, each domain, and their ``mean``.
 
-    They are means over the queries to which something is relevant by ``rules``, as scores are. ``queries`` and
-    ``gallery`` are those that were scored: without the images that failed.
+    They are means over the queries that scores are means of, by ``rules`` and the policy for ``unanswerable`` ones.
+    ``queries`` and ``gallery`` are those that were scored: without the images that failed.
     """
-    parts = [of.answerable() for of in Searches.by_rules(rules, queries, gallery)]
+    parts = Searches.by_rules(rules, queries, gallery)
+    if unanswerable == "leave_out":
+        parts = [of.answerable() for of in parts]
     relevant = np.concatenate([of.num_relevant for of in parts])
     searched = np.concatenate([of.num_searched for of in parts])
     groups = np.array([name for of in parts for name in rules.groups(of.queries)], dtype=object)

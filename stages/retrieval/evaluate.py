@@ -19,12 +19,12 @@ from cache.errors import RecordsError
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
 from stages.retrieval.gallery import with_row
-from stages.retrieval.index import unit_length
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
 from stages.retrieval.scores import Resampling, Scores, domain_names
 from stages.retrieval.tables import Table, relevance_tables
 from stages.retrieval.trial import Marking, TiePolicy, Trial, UnanswerablePolicy
+from stages.retrieval.unit import unit_length
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""A gallery of records: its index, and what is nearest in it, for the images that have a row in a store."""
+"""The gallery of a store of features: its index, and what is nearest to a query."""
 
 from __future__ import annotations
 
@@ -11,8 +11,19 @@ import numpy as np
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
 from stages.records import Records
-from stages.retrieval.index import FlatIndexConfig, GalleryIndex, IndexConfig, build_index, unit_length
-from stages.retrieval.search import Rows, Similarity, search
+from stages.retrieval.indexes import (
+    AutoIndexConfig,
+    Choice,
+    Evidence,
+    FlatIndexConfig,
+    GalleryIndex,
+    IndexConfig,
+    choose_index,
+)
+from stages.retrieval.indexes.auto import FEWEST_QUERIES
+from stages.retrieval.relevance import by_class
+from stages.retrieval.search import Rows, Similarity, nearest_rows, similarities
+from stages.retrieval.unit import unit_length
 
 
 def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
@@ -22,14 +33,15 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     gallery, have position -1 and similarity -inf. Raises as :func:`evaluate` does.
     """
     asked, searched = rows_of(vectors, queries, "query"), rows_of(vectors, gallery, "gallery")
-    index = build_index(unit_length(vectors.read(gallery.take(searched).digests)))
+    rows = unit_length(vectors.read(gallery.take(searched).digests))
     itself = positions_of(queries.take(asked).keys, gallery.take(searched).keys)
-    found, similarity = search(index, unit_length(vectors.read(queries.take(asked).digests)), k, itself)
+    asking = unit_length(vectors.read(queries.take(asked).digests))
+    found = nearest_rows(rows, asking, k, itself)
     positions = np.full((len(queries), k), -1, np.int64)
-    similarities = np.full((len(queries), k), -np.inf, np.float32)
+    similar = np.full((len(queries), k), -np.inf, np.float32)
     positions[asked] = np.append(searched, -1)[found]  # row -1, past the end, is the one appended
-    similarities[asked] = similarity
-    return positions, similarities
+    similar[asked] = similarities(rows, asking, found)
+    return positions, similar
 
 
 def index_gallery(
@@ -38,22 +50,65 @@ def index_gallery(
     config: IndexConfig = FlatIndexConfig(),
     *,
     folder: Path | str | None = None,
+    queries: Records | None = None,
 ) -> GalleryIndex:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
-    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images.
+    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
+    budgets (``auto``) it is what :func:`choose_gallery_index` chooses.
     """
+    if isinstance(config, AutoIndexConfig):
+        return choose_gallery_index(vectors, gallery, config, folder=folder, queries=queries).index
     searched = with_row(vectors, gallery, "gallery")
-    keys, rows = tuple(searched.keys), fingerprint([vectors.fingerprint, *(d.hex() for d in searched.digests)])
+    keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
     if folder is not None:
         try:
-            return GalleryIndex.load(folder, embeddings=rows, keys=keys)
+            return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
         except (StaleStoreError, DamagedStoreError):
             pass  # of other rows, or not there: built below
-    index = GalleryIndex(build_index(unit_length(vectors.read(searched.digests)), config), keys, rows)
+    index = GalleryIndex.build(unit_length(vectors.read(searched.digests)), keys, embeddings, config)
     if folder is not None:
         index.save(folder)
     return index
+
+
+def choose_gallery_index(
+    vectors: Features,
+    gallery: Records,
+    config: AutoIndexConfig,
+    *,
+    folder: Path | str | None = None,
+    queries: Records | None = None,
+) -> Choice:
+    """The index that keeps the budgets of ``config``, by labelled ``queries``, and what was tried.
+
+    Without queries, or where too few of them have something to find, gallery rows search the others. Raises as
+    :func:`evaluate` and :func:`choose_index` do.
+    """
+    searched = with_row(vectors, gallery, "gallery")
+    keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
+    if folder is not None:
+        try:
+            if (found := Choice.load(Path(folder), config, embeddings=embeddings, keys=keys)) is not None:
+                return found
+        except (StaleStoreError, DamagedStoreError):
+            pass
+    rows = unit_length(vectors.read(searched.digests))
+    evidence = Evidence.from_gallery(rows, by_class(searched, searched).gallery)
+    if queries is not None and len(usable := queries.take(queries.rows_in(vectors))):
+        classes, itself = by_class(usable, searched), positions_of(usable.keys, keys)
+        given = Evidence(unit_length(vectors.read(usable.digests)), classes.queries, classes.gallery, itself)
+        if np.count_nonzero(given.num_relevant) >= FEWEST_QUERIES:
+            evidence = given
+    choice = choose_index(rows, keys, embeddings, config, evidence=evidence)
+    if folder is not None:
+        choice.save(Path(folder), config)
+    return choice
+
+
+def _fingerprint(vectors: Features, searched: Records) -> str:
+    """Of the rows: of the store they are read from, and of the images they belong to."""
+    return fingerprint([vectors.fingerprint, *(digest.hex() for digest in searched.digests)])
 
 
 def rows_of(vectors: Features, records: Records, role: str) -> Rows:

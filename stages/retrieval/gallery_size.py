@@ -25,11 +25,13 @@ from cache.errors import NothingToScoreError, RecordsError
 from stages.lot import lot
 from stages.records import Records
 from stages.retrieval.bounds import metric_bounds
-from stages.retrieval.index import unit_length
+from stages.retrieval.gallery import with_row
 from stages.retrieval.metrics import Metric, Values, find_metric
+from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.scores import ALL, Resampling, Score, domain_names, summarise
 from stages.retrieval.search import Rows, compare_all, query_blocks
 from stages.retrieval.searches import Mask, Searches
+from stages.retrieval.unit import unit_length
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -69,6 +71,7 @@ def gallery_curve(
     sizes: Sequence[float] = SIZES,
     metrics: Sequence[str] = ("mmp@5", "map@r", "hit@1", "map"),
     further: Records | None = None,
+    rules: Rules = ByLabelConfig().rules(),
     resampling: Resampling = Resampling(),
     seed: int = 0,
 ) -> SizeCurve:
@@ -81,25 +84,29 @@ def gallery_curve(
         sizes: each a share of the rows that can be distractors where it is at most 1, else a number of them.
         metrics: names as :func:`find_metric` takes them.
         further: more rows to search, relevant to nobody: those of a class that a query has are left out.
+        rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
         resampling: how intervals are made, with the same draws for every size.
         seed: of the lot.
 
     Raises:
-        ValueError: a size that is not above 0, or more distractors than there are.
+        ValueError: a size that is not above 0, more distractors than there are, or a gallery for each domain.
         RecordsError: a further distractor that is in the gallery too.
         NothingToScoreError: as for :func:`stages.retrieval.evaluate`.
     """
     wanted = [find_metric(name) for name in dict.fromkeys(metrics)]
     if not wanted:
         raise ValueError("metrics must name at least one, got none")
+    if rules.searched != "merged":
+        raise ValueError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
     everything, left_out = _with_further(queries, gallery, further)
-    asked = Searches.in_store(vectors, queries, everything).answerable()
+    sides = with_row(vectors, queries, "query"), with_row(vectors, everything, "gallery")
+    asked = Searches.by_rules(rules, *sides)[0].answerable()
     if not len(asked.queries):
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
     place = _by_lot(asked.gallery, seed)
     kept = _numbers(sizes, len(place))
-    domains = np.array(asked.queries.domains, dtype=object)
-    names = [name for name in domain_names(queries.domains) if (domains == name).any()]
+    domains = np.array(rules.groups(asked.queries), dtype=object)
+    names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
     members = {name: np.flatnonzero(domains == name) for name in names}
     per_query, searched = _values(vectors, asked, place, list(kept), wanted)
     scores = []

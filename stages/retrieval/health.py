@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from stages.retrieval.search import Rows, Similarity
 
 _ROWS_AT_ONCE = 4096
+LEAST = 3
+"""Images that a class must have for their labels to be judged: in a smaller one nobody could speak for it."""
 _VOTES = 0.5  # of the neighbours' weight: from here on another label is what they say
 
 
@@ -117,15 +119,17 @@ class Vote(NamedTuple):
     name: str | None
 
 
-def votes(classes: Sequence[str | None], nearest: Rows, similarity: Similarity) -> list[Vote]:
-    """What the ``nearest`` rows (N, k) with their ``similarity`` say of each row's class (N,).
+def votes(
+    voters: Sequence[str | None], classes: Sequence[str | None], nearest: Rows, similarity: Similarity
+) -> list[Vote]:
+    """What the ``nearest`` of the ``voters`` (G,), (N, k) with their ``similarity``, say of each row's class (N,).
 
     A neighbour weighs as much as it is nearer than the k-th: similarity less that of the last, and a little. Those
     without a class say nothing; -1 stands for no neighbour.
     """
     found = []
     for own, rows, of in zip(classes, nearest.tolist(), similarity.astype(np.float64).tolist(), strict=True):
-        near = [(classes[row], value) for row, value in zip(rows, of, strict=True) if row >= 0]
+        near = [(voters[row], value) for row, value in zip(rows, of, strict=True) if row >= 0]
         weights: dict[str | None, float] = defaultdict(float)
         last = min((value for _, value in near), default=0.0)
         for name, value in near:
@@ -147,18 +151,18 @@ class Suspect(NamedTuple):
     certainty: float
 
 
-def suspects(classes: Sequence[str | None], ballots: Sequence[Sequence[Vote]], least: int = 3) -> list[Suspect]:
+def suspects(
+    classes: Sequence[str | None], ballots: Sequence[Sequence[Vote]], sizes: Mapping[str | None, int]
+) -> list[Suspect]:
     """The rows (N,) that every one of ``ballots`` (each N) gives to the same other class, the surest first.
 
     A ballot does where that class has more than half of the neighbours' weight. Certainty is its lead over the row's
-    own class, in the mean over ballots. Rows of a class of fewer than ``least`` cannot be judged: nobody could speak
-    for it.
+    own class, in the mean over ballots. Rows of a class whose size, in ``sizes``, is below ``LEAST`` are not judged.
     """
-    sizes = Counter(classes)
     found = []
     for row, (own, of) in enumerate(zip(classes, zip(*ballots, strict=True), strict=True)):
         names = {vote.name for vote in of}
-        if own is None or sizes[own] < least or len(names) > 1 or None in names:
+        if own is None or sizes[own] < LEAST or len(names) > 1 or None in names:
             continue
         if all(vote.other > _VOTES for vote in of):
             lead = sum(vote.other - vote.own for vote in of) / len(of)

@@ -74,8 +74,7 @@ def mmp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
 def mp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
     """Relevant among the first n, of n = min(rank of the last relevant, k). Needs no rank below k."""
     first = relevant[:, :k]
-    width = first.shape[1]
-    last = np.where(first.any(axis=1), width - np.argmax(first[:, ::-1], axis=1), k)
+    last = (first * np.arange(1, first.shape[1] + 1)).max(axis=1, initial=0)
     all_found = first.sum(axis=1) >= num_relevant  # else the last one is below k
     return _found(relevant, k) / np.where(all_found, np.maximum(last, 1), k)
 

@@ -34,11 +34,11 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError
-from stages.retrieval.index import unit_length
 from stages.retrieval.metrics import Values
 from stages.retrieval.scores import Resampling
 from stages.retrieval.search import Rows, compare_all, query_blocks
 from stages.retrieval.searches import Searches
+from stages.retrieval.unit import unit_length
 
 Kind = Literal["fmr", "fpir"]
 STEPS = 2**15

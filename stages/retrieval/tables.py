@@ -1,6 +1,6 @@
 """Which ranks hold something relevant: tables for a block of queries at a time, so that memory stays bounded.
 
-From vectors there are three ways to the same ranks. A shallow table comes from the index's nearest rows; a deep one
+From vectors there are three ways to the same ranks. A shallow table comes from the nearest rows; a deep one
 from comparing with the whole gallery and looking up where the relevant rows fall; and where ties count as all of their
 orders, from the whole ranking with its groups. From rows that somebody else ranked there is only what they listed.
 """
@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.retrieval.expected import Tied, expected, tied_order
-from stages.retrieval.index import build_index
 from stages.retrieval.metrics import Counts, Metric, Relevant, Values
 from stages.retrieval.relevance import Judgement, Mask, Rows
-from stages.retrieval.search import compare_all, query_blocks, relevant_ranks, search
+from stages.retrieval.search import compare_all, nearest_rows, query_blocks, relevant_ranks
 
 Vectors = npt.NDArray[np.float32]
 
@@ -64,9 +63,8 @@ def relevance_tables(
         return
     listed = depth + judged.most_junk()
     if listed <= _SHALLOW or listed * _SCAN_COSTS < len(gallery):
-        index = build_index(gallery)
-        for block in query_blocks(len(queries), 64 * listed):
-            rows, _ = search(index, queries[block], listed, itself[block])
+        for block in query_blocks(len(queries), 8 * listed):
+            rows = nearest_rows(gallery, queries[block], listed, itself[block])
             kept, _ = without(rows, unwanted(judged, block, rows))
             yield Table(block, judged.relevant.among(block, kept[:, :depth]))
         return

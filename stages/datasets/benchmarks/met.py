@@ -22,15 +22,18 @@ ROLES = {
     "validation_gallery": ("exhibit",),
     "query": ("query",),
     "gallery": ("exhibit",),
+    "validation_query_distractor": ("validation_query_distractor",),
+    "query_distractor": ("query_distractor",),
 }
 
 
 def read_met(config: DatasetConfig) -> Source:
     """Read Met: 397,121 images of 224,408 exhibits to train on and to search, 129 and 1,003 Met queries.
 
-    A label is the exhibit's id, a key the image's path in the ground truth. Queries of no exhibit have no label and no
-    role: their splits are ``validation_query_distractor`` and ``query_distractor``, and ``attributes.origin`` says
-    ``test_other`` (other art) or ``test_noart``; of a Met query ``test_met``.
+    A label is the exhibit's id, a key the image's path in the ground truth. Queries of no exhibit have no label: their
+    splits, and roles, are ``validation_query_distractor`` and ``query_distractor``, which the protocol ``met`` asks too
+    and others do not. ``attributes.origin`` says ``test_other`` (other art) or ``test_noart``; of a Met query
+    ``test_met``.
     """
     layout = Layout.of(config, "the Met dataset", "the Visual Recognition Group of CTU in Prague (CMP)")
     return as_source(config, _rows(layout), ROLES)

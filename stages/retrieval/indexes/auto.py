@@ -1,0 +1,277 @@
+"""``auto``: the index that budgets ask for, chosen by what was measured here, and a table of what was tried.
+
+Exact search is measured first. Where it keeps within the budgets it is taken, and nothing is built. Otherwise kinds are
+built on a sample of the gallery (whole classes), each visiting as few lists as the allowed loss *in the task's metric*
+permits; the fastest within the budgets is built once more, of the whole gallery, and measured there again. It is taken
+if it still keeps the budgets and is faster than exact search; if not, exact search stays, and the table says why.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
+
+import faiss
+import numpy as np
+
+from cache.atomic import replace_text
+from cache.errors import NothingToScoreError
+from stages.retrieval.indexes.build import BuiltConfig
+from stages.retrieval.indexes.flat import FlatIndexConfig
+from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.indexes.ivf_flat import IvfFlatIndexConfig
+from stages.retrieval.indexes.ivf_pq import IvfPqIndexConfig
+from stages.retrieval.indexes.lists import number_of_lists
+from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
+from stages.retrieval.indexes.rabitq import RabitqIndexConfig
+from stages.retrieval.indexes.scalar import ScalarIndexConfig
+from stages.retrieval.metrics import Metric, find_metric
+from stages.retrieval.search import Rows
+from stages.retrieval.unit import Vectors, check_unit
+
+FEWEST_QUERIES = 20
+_DEEPEST = 1000
+_ID = 8  # bytes of a row's id in a list
+_MOST_SHARE = 4  # a query that visits more than a quarter of the lists gains nothing
+_PIECES = 256
+_CHOICE = "auto.json"
+
+Probed: TypeAlias = IvfFlatIndexConfig | IvfPqIndexConfig | ScalarIndexConfig | RabitqIndexConfig
+
+
+@dataclass(frozen=True)
+class AutoIndexConfig:
+    """The budgets that an index is chosen by.
+
+    Args:
+        ms: milliseconds that a query may take, as measured on this machine.
+        bytes: that a row may take; left out, any number.
+        loss: how much of the ``metric`` may be lost against exact search.
+        metric: of the first ranks (at most 1,000), by label.
+        batch: queries that come together when time is measured.
+        queries: at most so many are measured on.
+        sample: rows of the gallery that kinds are tried on, in whole classes.
+        seed: of the draws, and of the index.
+    """
+
+    kind: Literal["auto"] = "auto"
+    ms: float = 1.0
+    bytes: float | None = None
+    loss: float = 0.005
+    metric: str = "mmp@5"
+    batch: int = 1
+    queries: int = 500
+    sample: int = 100_000
+    seed: int = 0
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if find_metric(self.metric).reach == "gallery":
+            raise ValueError(f"metric must look at the first ranks only, such as mmp@5 or map@r, got {self.metric}")
+        if self.ms <= 0 or (self.bytes is not None and self.bytes <= 0):
+            raise ValueError(f"ms and bytes are budgets above 0, got {self.ms} and {self.bytes}")
+        if not 0 <= self.loss < 1:
+            raise ValueError(f"loss is how much of {self.metric} may be lost, in [0, 1), got {self.loss}")
+        if self.batch < 1 or self.queries < FEWEST_QUERIES or self.sample < 1000:
+            raise ValueError(
+                f"batch is at least 1, queries at least {FEWEST_QUERIES} and sample at least 1,000; got {self.batch}, "
+                f"{self.queries} and {self.sample}"
+            )
+
+
+class Tried(NamedTuple):
+    """One index that was measured: on so many ``rows``, with the verdict in words."""
+
+    name: str
+    rows: int
+    build_s: float
+    bytes: float
+    ms: float
+    value: float
+    loss: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The index that was chosen, and everything that was tried, in order."""
+
+    index: GalleryIndex
+    tried: tuple[Tried, ...]
+
+    def save(self, folder: Path, asked: AutoIndexConfig) -> None:
+        """Write the index and, last, by what budgets it was chosen."""
+        (folder / _CHOICE).unlink(missing_ok=True)
+        self.index.save(folder)
+        said = {"asked": asdict(asked), "tried": [tried._asdict() for tried in self.tried]}
+        replace_text(folder / _CHOICE, json.dumps(said, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, asked: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]) -> Choice | None:
+        """What was chosen by the same budgets for these embeddings and keys; None where there is no such choice.
+
+        Raises as :meth:`GalleryIndex.load`.
+        """
+        if not (folder / _CHOICE).exists():
+            return None
+        said = json.loads((folder / _CHOICE).read_text(encoding="utf-8"))
+        if said["asked"] != asdict(asked):
+            return None
+        index = GalleryIndex.load(folder, embeddings=embeddings, keys=keys)
+        return cls(index, tuple(Tried(**tried) for tried in said["tried"]))
+
+
+def choose_index(
+    vectors: Vectors,
+    keys: Sequence[str],
+    embeddings: str,
+    config: AutoIndexConfig = AutoIndexConfig(),
+    *,
+    evidence: Evidence,
+) -> Choice:
+    """Choose an index for the gallery ``vectors`` (G, E) of unit length by the queries of ``evidence``.
+
+    Raises ValueError for vectors that cannot be indexed, and NothingToScoreError for fewer than 20 queries with
+    something to find.
+    """
+    vectors = check_unit(vectors, "gallery vectors")
+    asked = evidence.drawn(config.queries, config.seed)
+    if len(asked.classes) < FEWEST_QUERIES:
+        raise NothingToScoreError(
+            f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
+            f"there are {len(asked.classes)}. Name a kind of index instead, such as flat."
+        )
+    search = _Search(config, find_metric(config.metric))
+    exact = _Built.of(vectors, keys, embeddings, FlatIndexConfig())
+    flat = search.measured(exact, asked, None)
+    if not (over := search.over(flat)):
+        return Choice(exact.made, (flat._replace(verdict="chosen: exact, and within the budgets"),))
+    tried = [flat._replace(verdict=f"exact; {over}")]
+    best = search.on_a_sample(vectors, asked, tried)
+    if best is not None:
+        built = _Built.of(vectors, keys, embeddings, best)
+        found = search.fewest_probes(built, asked, flat.value, least=best.probes)
+        why = search.over(found) or ("" if found.ms < flat.ms else "no faster than exact search")
+        tried.append(found._replace(verdict=why or "chosen"))
+        if not why:
+            return Choice(built.made, tuple(tried))
+    tried.append(flat._replace(verdict=f"chosen: nothing else keeps the budgets, and exact search does not: {over}"))
+    return Choice(exact.made, tuple(tried))
+
+
+class _Built(NamedTuple):
+    """An index, and the seconds it took."""
+
+    made: GalleryIndex
+    seconds: float
+
+    @classmethod
+    def of(cls, vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> _Built:
+        started = time.perf_counter()
+        index = GalleryIndex.build(vectors, keys, embeddings, config)
+        return cls(index, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for an index by budgets."""
+
+    config: AutoIndexConfig
+    metric: Metric
+
+    def measured(self, built: _Built, asked: Evidence, exact: float | None) -> Tried:
+        """What ``built`` costs, and what it loses against ``exact``, the value of exact search."""
+        value = value_of(built.made, asked, self.metric)
+        depth = min(_DEEPEST, int(self.metric.depths(asked.num_relevant, len(built.made)).max()))
+        return Tried(
+            label_of(built.made.config),
+            len(built.made),
+            built.seconds,
+            built.made.bytes_a_row,
+            milliseconds(built.made, asked, depth, self.config.batch),
+            value,
+            0.0 if exact is None else exact - value,
+            "",
+        )
+
+    def over(self, tried: Tried) -> str:
+        """Which budgets ``tried`` goes over, in words."""
+        config, over = self.config, []
+        if tried.loss > config.loss:
+            over.append(f"loses {tried.loss:.4f} of {config.metric}, {config.loss:g} may be lost")
+        if config.bytes is not None and tried.bytes > config.bytes:
+            over.append(f"takes {tried.bytes:.0f} bytes a row, {config.bytes:g} are allowed")
+        if tried.ms > config.ms:
+            over.append(f"takes {tried.ms:.3g} ms a query, {config.ms:g} are allowed")
+        return "; ".join(over)
+
+    def on_a_sample(self, vectors: Vectors, asked: Evidence, tried: list[Tried]) -> Probed | None:
+        """The kind that is fastest on a sample of the gallery within loss and bytes; what was ``tried`` is added."""
+        rows = sample_of_classes(asked.gallery, self.config.sample, self.config.seed)
+        some = asked.within(rows)
+        if len(some.classes) < FEWEST_QUERIES:
+            rows, some = np.arange(len(vectors)), asked
+        part, names = vectors[rows], [str(row) for row in rows.tolist()]
+        exact = value_of(GalleryIndex.build(part, names, ""), some, self.metric)
+        best: tuple[float, Probed] | None = None
+        for config in self.kinds(part.shape):
+            built = _Built.of(part, names, "", config)
+            found = self.fewest_probes(built, some, exact, least=1)
+            fits = found.loss <= self.config.loss and found.bytes <= (self.config.bytes or np.inf)
+            tried.append(found._replace(verdict="" if fits else self.over(found)))
+            if fits and (best is None or found.ms < best[0]):
+                # As many probes are a smaller share of the lists of the whole gallery: the least that may do there.
+                probes = faiss.extract_index_ivf(built.made.index).nprobe
+                best = found.ms, replace(config, lists=number_of_lists(0, len(vectors)), probes=probes)
+        return None if best is None else best[1]
+
+    def kinds(self, shape: tuple[int, ...]) -> Iterator[Probed]:
+        """What is tried for a gallery of ``shape`` (G, E): kinds in lists whose bytes may fit."""
+        rows, dim = shape
+        lists, seed, allowed = number_of_lists(0, rows), self.config.seed, self.config.bytes or np.inf
+        every: list[tuple[float, Probed]] = [(4 * dim, IvfFlatIndexConfig(lists=lists, probes=1, seed=seed))]
+        if 4 * dim + _ID > allowed:  # else fewer bytes only lose
+            every = [
+                (2 * dim, ScalarIndexConfig(stored="float16", lists=lists, probes=1, seed=seed)),
+                (dim, ScalarIndexConfig(stored="int8", lists=lists, probes=1, seed=seed)),
+                (dim / 2, ScalarIndexConfig(stored="int4", lists=lists, probes=1, seed=seed)),
+                (dim / 8 + 8, RabitqIndexConfig(lists=lists, probes=1, seed=seed)),
+            ]
+            if rows >= _PIECES and dim % 4 == 0:
+                every.append((dim / 4, IvfPqIndexConfig(bytes=dim // 4, lists=lists, probes=1, seed=seed)))
+        return (config for size, config in every if size + _ID <= allowed)
+
+    def fewest_probes(self, built: _Built, asked: Evidence, exact: float, least: int) -> Tried:
+        """``built``, visiting as few lists as the allowed loss permits, from ``least`` and twice as many each time."""
+        inside = faiss.extract_index_ivf(built.made.index)
+        most = max(1, inside.nlist // _MOST_SHARE)
+        probes = min(least, most)
+        while True:
+            inside.nprobe = probes
+            if probes >= most or exact - value_of(built.made, asked, self.metric) <= self.config.loss:
+                break
+            probes = min(2 * probes, most)
+        built.made.config = replace(built.made.config, probes=probes)  # type: ignore[arg-type]  # it is one in lists
+        return self.measured(built, asked, exact)
+
+
+def sample_of_classes(classes: Rows, rows: int, seed: int) -> Rows:
+    """Places of about ``rows`` of a gallery of ``classes`` (G,): whole classes, and the same share of those in none."""
+    if len(classes) <= rows:
+        return np.arange(len(classes))
+    rng = np.random.default_rng(seed)
+    share = rows / len(classes)
+    kept = rng.random(int(classes.max(initial=-1)) + 1) < share
+    alone = rng.random(len(classes)) < share
+    return np.flatnonzero(np.where(classes >= 0, kept[classes], alone))
+
+
+def label_of(config: BuiltConfig) -> str:
+    """A config in a few words: its kind and what was chosen of it."""
+    shown = ("stored", "bits", "bytes", "lists", "probes")
+    return " ".join([config.kind, *(f"{name}={getattr(config, name)}" for name in shown if hasattr(config, name))])

@@ -1,0 +1,303 @@
+"""An index that knows what it holds, by key; rows come and go, and ids stay.
+
+::
+
+    <folder>/gallery.faiss   the faiss index, readable by faiss alone
+    <folder>/gallery.npy     the vectors for exact refinement, where there is one
+    <folder>/keys.parquet    id and key of each row, in the order of the rows
+    <folder>/gallery.json    what it was made from; written last, so an index without it does not exist
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from cache import digest_file, fingerprint
+from cache.atomic import replace_bytes, replace_text
+from cache.errors import DamagedStoreError, StaleStoreError
+from cache.fingerprint import JSON
+from stages.retrieval.indexes.build import BuiltConfig, append, build_index, keeps_ids
+from stages.retrieval.indexes.flat import FlatIndexConfig
+from stages.retrieval.indexes.refine import RefineConfig, compare_again
+from stages.retrieval.search import (
+    Rows,
+    Similarity,
+    check_queries,
+    found_by,
+    nearest_rows,
+    similarities,
+    stored_vectors,
+)
+from stages.retrieval.unit import Vectors, check_unit
+
+_INDEX, _KEPT, _KEYS, _SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
+_CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
+
+
+class GalleryIndex:
+    """An index with a key for each row, made from the embeddings of one fingerprint.
+
+    A row has an id, a whole number that is never given again: of a new index its place, then the next.
+
+    Args:
+        index: of the rows; one of :func:`build_index`.
+        keys: of the rows (G,), each once.
+        embeddings: the fingerprint of what the vectors were made by. Rows that are added must be made by it too.
+        config: what ``index`` is.
+        ids: of the rows (G,), ascending; by default from 0.
+        kept: the vectors (G, E) for exact refinement.
+        next_id: that of the row added next.
+
+    Raises:
+        ValueError: keys that are not one for each row, or one twice.
+    """
+
+    def __init__(
+        self,
+        index: faiss.Index,
+        keys: Sequence[str],
+        embeddings: str,
+        config: BuiltConfig = FlatIndexConfig(),
+        *,
+        ids: Rows | None = None,
+        kept: npt.NDArray[np.floating] | None = None,
+        next_id: int | None = None,
+    ) -> None:
+        self.index, self.keys, self.embeddings, self.config = index, tuple(keys), embeddings, config
+        self.ids = np.arange(len(self.keys)) if ids is None else ids
+        self.next_id = int(self.ids[-1]) + 1 if next_id is None else next_id
+        self._kept = kept
+        self._place = {key: place for place, key in enumerate(self.keys)}
+        counted = index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0)
+        if len(self.keys) != counted:
+            raise ValueError(f"an index takes one key per row: it has {counted} rows, got {len(self.keys)} keys")
+        if len(self._place) < len(self.keys):
+            raise ValueError(f"keys must differ, got {_twice(self.keys)!r} twice")
+
+    @classmethod
+    def build(
+        cls, vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig = FlatIndexConfig()
+    ) -> GalleryIndex:
+        """The index of ``vectors`` (G, E) of unit length. Raises ValueError as :func:`build_index` does."""
+        index = build_index(vectors, config)
+        refine = _refine(config)
+        kept = None if refine is None else check_unit(vectors, "gallery vectors").astype(refine.stored)
+        return cls(index, keys, embeddings, config, kept=kept)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def bytes_a_row(self) -> float:
+        """Of the index as it is stored, all in all, the keys not counted."""
+        written = 0
+
+        def count(part: bytes) -> None:
+            nonlocal written
+            written += len(part)
+
+        faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
+        return (written + (0 if self._kept is None else self._kept.nbytes)) / len(self)
+
+    def search(self, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
+        """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
+
+        ``queries`` (Q, E) are float32 of unit length; ``exclude`` (Q,) is the id that is the query itself, or -1. A
+        flat index gives the exact answer. Another may find fewer than k: the rest is id -1 with similarity -inf.
+
+        Raises ValueError when shapes do not agree, a query holds NaN, or ``k`` is below 1.
+        """
+        queries, exclude = check_queries(queries, (self.next_id, self.index.d), k, exclude)
+        if isinstance(faiss.downcast_index(self.index), faiss.IndexFlat):
+            gallery = stored_vectors(self.index)
+            rows = nearest_rows(gallery, queries, k, self._places(exclude))
+            return self._ids(rows), similarities(gallery, queries, rows)
+        refine = _refine(self.config)
+        width = k if refine is None else k * refine.candidates
+        counts_rows = not keeps_ids(self.index) and not self._buried
+        left_out = self._places(exclude) if counts_rows else exclude
+        found, similarity = found_by(self.index, queries, width, left_out, self._selected())
+        if self._kept is not None:
+            places = found if counts_rows else self._places(found)
+            found, similarity = compare_again(self._kept, queries, places, k)
+            counts_rows = True
+        return (self._ids(found) if counts_rows else found), similarity
+
+    def keys_of(self, ids: Rows) -> list[str | None]:
+        """The key of each of ``ids`` (n,); None for -1 and for a row that was removed."""
+        return [self.keys[place] if place >= 0 else None for place in self._places(ids).tolist()]
+
+    def add(self, keys: Sequence[str], vectors: Vectors) -> Rows:
+        """Add a row for each of ``keys`` (n,), of ``vectors`` (n, E) of unit length; returns their ids (n,).
+
+        What the index learned when it was built (centres, codes) stays. Raises ValueError for vectors that do not fit
+        and for keys that are there already.
+        """
+        vectors = check_unit(vectors, "vectors to add")
+        if vectors.shape != (len(keys), self.index.d):
+            raise ValueError(
+                f"vectors to add have shape {vectors.shape}; {len(keys)} keys in an index of {self.index.d} numbers a "
+                f"row take {(len(keys), self.index.d)}"
+            )
+        every = (*self.keys, *keys)
+        if len(place := {key: at for at, key in enumerate(every)}) < len(every):
+            raise ValueError(f"keys must differ, and {_twice(every)!r} would be there twice. Remove it first.")
+        ids = np.arange(self.next_id, self.next_id + len(keys))
+        append(self.index, vectors, ids)
+        if self._kept is not None:
+            self._kept = np.concatenate([self._kept, vectors.astype(self._kept.dtype)])
+        self.keys, self.ids, self._place = every, np.concatenate([self.ids, ids]), place
+        self.next_id += len(keys)
+        return ids
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove the rows of ``keys``. A graph (hnsw) keeps their place, so its bytes stay until it is built again.
+
+        Raises KeyError for a key that is not there, ValueError when no row would be left.
+        """
+        if unknown := [key for key in keys if key not in self._place]:
+            raise KeyError(f"the index has no row of key {unknown[0]!r}; nothing was removed")
+        staying = np.ones(len(self), np.bool_)
+        staying[[self._place[key] for key in keys]] = False
+        if not staying.any():
+            raise ValueError("an index needs at least one row, and these are all it has")
+        if not isinstance(self.index, faiss.IndexHNSW):
+            gone = self.ids[~staying] if keeps_ids(self.index) else np.flatnonzero(~staying)
+            self.index.remove_ids(faiss.IDSelectorBatch(gone))
+        self.ids = self.ids[staying]
+        self.keys = tuple(key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays)
+        self._place = {key: at for at, key in enumerate(self.keys)}
+        if self._kept is not None:
+            self._kept = self._kept[staying]
+
+    def save(self, folder: Path | str) -> None:
+        """Write the index into ``folder``, replacing one that is there; ``gallery.json`` comes last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SIDECAR).unlink(missing_ok=True)
+        replace_bytes(folder / _INDEX, faiss.serialize_index(self.index).data)
+        if self._kept is not None:
+            replace_bytes(folder / _KEPT, _npy(self._kept))
+        replace_bytes(folder / _KEYS, _parquet(self.ids, self.keys))
+        names = [_INDEX, *([] if self._kept is None else [_KEPT]), _KEYS]
+        sidecar: dict[str, JSON] = {
+            "embeddings": self.embeddings,
+            "keys": fingerprint(list(self.keys)),
+            "rows": len(self),
+            "dim": self.index.d,
+            "next": self.next_id,
+            "index": asdict(self.config),
+            "sha256": {name: digest_file(folder / name).hex() for name in names},
+        }
+        replace_text(folder / _SIDECAR, json.dumps(sidecar, indent=2) + "\n")
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        embeddings: str,
+        keys: Sequence[str] | None = None,
+        config: BuiltConfig | None = None,
+        dim: int | None = None,
+    ) -> GalleryIndex:
+        """Read the index in ``folder``, which must be of the ``embeddings``, and of what else is given.
+
+        Raises :class:`StaleStoreError` when it was made from other embeddings, for another gallery, of another kind or
+        size (each difference is named) and :class:`DamagedStoreError` when it is not whole.
+        """
+        folder = Path(folder)
+        stored = _read_sidecar(folder / _SIDECAR)
+        wanted: dict[str, JSON] = {"embeddings": embeddings}
+        if keys is not None:
+            wanted |= {"keys": fingerprint(list(keys)), "rows": len(keys)}
+        if config is not None:
+            wanted["index"] = asdict(config)
+        if dim is not None:
+            wanted["dim"] = dim
+        differences = [f"{k}: stored {stored.get(k)!r}, wanted {v!r}" for k, v in wanted.items() if stored.get(k) != v]
+        if differences:
+            raise StaleStoreError(folder, differences, "Build the index again, or load it with what it was made from.")
+        try:
+            whole: dict[str, str] = dict(stored["sha256"])  # type: ignore[arg-type]
+            chosen, next_id = _CONFIG.validate_python(stored["index"]), int(stored["next"])  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedStoreError(f"{folder / _SIDECAR} is not what save() writes. Build the index again.") from error
+        for name, digest in whole.items():
+            if not (folder / name).exists() or digest_file(folder / name).hex() != digest:
+                raise DamagedStoreError(
+                    f"{folder / name} is not the file that {_SIDECAR} describes. Build the index again."
+                )
+        rows = pq.read_table(folder / _KEYS)
+        kept = np.load(folder / _KEPT, mmap_mode="r") if _KEPT in whole else None
+        index = faiss.read_index(str(folder / _INDEX))
+        ids = rows["id"].to_numpy()
+        return cls(index, rows["key"].to_pylist(), embeddings, chosen, ids=ids, kept=kept, next_id=next_id)
+
+    @property
+    def _buried(self) -> int:
+        """Rows of a graph that were removed and are still in it."""
+        return self.next_id - len(self.ids) if isinstance(self.index, faiss.IndexHNSW) else 0
+
+    def _selected(self) -> faiss.SearchParameters | None:
+        if not self._buried:
+            return None
+        staying = np.zeros(-(-self.next_id // 8) * 8, np.bool_)
+        staying[self.ids] = True
+        graph = faiss.downcast_index(self.index)
+        bits = faiss.IDSelectorBitmap(np.packbits(staying, bitorder="little"))  # type: ignore[call-arg,arg-type]
+        how = faiss.SearchParametersHNSW(sel=bits, efSearch=graph.hnsw.efSearch)  # type: ignore[attr-defined]
+        return cast("faiss.SearchParameters", how)
+
+    def _ids(self, places: Rows) -> Rows:
+        return np.where(places < 0, -1, self.ids[places])
+
+    def _places(self, ids: Rows) -> Rows:
+        """Where ``ids`` are among the rows; -1 where they are not."""
+        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[at] == ids, at, -1)
+
+
+def _refine(config: BuiltConfig) -> RefineConfig | None:
+    return getattr(config, "refine", None)
+
+
+def _twice(keys: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+
+
+def _npy(vectors: npt.NDArray[np.floating]) -> memoryview:
+    file = io.BytesIO()
+    np.save(file, vectors)
+    return file.getbuffer()
+
+
+def _parquet(ids: Rows, keys: Sequence[str]) -> memoryview:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"id": ids, "key": pa.array(keys, pa.string())}), file)
+    return file.getbuffer()
+
+
+def _read_sidecar(path: Path) -> dict[str, JSON]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DamagedStoreError(f"{path.parent} holds no finished index: there is no {_SIDECAR}. Build it.") from error
+    except ValueError as error:
+        raise DamagedStoreError(f"{path} is not JSON ({error}). Build the index again.") from error
+    if not isinstance(stored, dict):
+        raise DamagedStoreError(f"{path} must hold an object, got {type(stored).__name__}. Build the index again.")
+    return stored

@@ -1,0 +1,71 @@
+"""Vectors of length 1 on a grid: what makes a similarity exact, whatever the order of summation."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+
+_STEPS = np.float32(2.0**26)  # in 1: a power of two, so that nothing but np.rint rounds
+_ROWS_AT_ONCE = 8192
+
+
+def unit_length(vectors: npt.NDArray[np.generic]) -> Vectors:
+    """``vectors`` (N, E), any float type, as float32 rows of length 1; a row of zeros stays zero.
+
+    Each number is rounded to a whole multiple of 2**-26, less than float32 keeps of most unit vectors. Products of
+    two are then whole multiples of 2**-52 and a similarity, summed in float64, is *exact*: the same for every block
+    size and number of threads, whatever the order of summation, and equal for equal rows.
+    """
+    unit = np.array(vectors, dtype=np.float32)
+    for low in range(0, len(unit), _ROWS_AT_ONCE):
+        rows = unit[low : low + _ROWS_AT_ONCE]
+        length = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True)).astype(np.float32)
+        rows /= np.where(length > 0, length, 1)
+        _round(rows)
+    return unit
+
+
+def on_grid(vectors: Vectors) -> Vectors:
+    """Round each number to a whole multiple of 2**-26; exact in float32 for numbers up to 1.
+
+    What is on the grid already is returned as it is, not copied.
+    """
+    blocks = range(0, len(vectors), _ROWS_AT_ONCE)
+    for low in blocks:
+        steps = vectors[low : low + _ROWS_AT_ONCE] * _STEPS
+        if not np.array_equal(np.rint(steps), steps):
+            break
+    else:
+        return vectors
+    rounded = vectors.copy()
+    for low in blocks:
+        _round(rounded[low : low + _ROWS_AT_ONCE])
+    return rounded
+
+
+def _round(rows: Vectors) -> None:
+    """Round ``rows`` in place."""
+    rows *= _STEPS
+    np.rint(rows, out=rows)
+    rows /= _STEPS
+
+
+def check_unit(vectors: npt.NDArray[np.generic], what: str) -> Vectors:
+    """``vectors`` (N, E) as contiguous float32 on the grid. Raises ValueError naming what is wrong with them."""
+    if vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise ValueError(f"{what} must have shape (rows, E) with E of at least 1, got {vectors.shape}")
+    narrow = np.ascontiguousarray(vectors, dtype=np.float32)
+    squares = np.einsum("ne,ne->n", narrow, narrow)  # NaN and infinity stay visible in the sum
+    if bad := np.flatnonzero(~np.isfinite(squares)).tolist():
+        raise ValueError(
+            f"{what} must be finite numbers; {len(bad)} of {len(narrow)} rows hold NaN or infinity, the first is row "
+            f"{bad[0]}. A failed image has such a row: leave it out."
+        )
+    if off := np.flatnonzero((np.abs(squares - 1) > 1e-3) & (squares != 0)).tolist():
+        raise ValueError(
+            f"{what} must have length 1 (or be zero); row {off[0]} has length {squares[off[0]] ** 0.5:.4g}. "
+            f"Pass them through unit_length() first."
+        )
+    return on_grid(narrow)
