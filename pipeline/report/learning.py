@@ -36,12 +36,16 @@ def learning(shown: Sequence[Measured]) -> list[Learning]:
         if summary.anchor is not None:
             said += f"; {summary.anchor:g} of what was trained, {1 - summary.anchor:g} of the start"
         trainings = _trainings(head.log)
-        loss = _chart([(group, [(e.epoch, e.loss) for e in log]) for group, log in trainings], f"{of.name}: loss")
+        groups = list(dict.fromkeys(training.group for training in trainings))
+        loss = _chart(
+            [(group, [(e.epoch, e.loss) for e in log]) for group, log in trainings], groups, f"{of.name}: loss"
+        )
         validation = _chart(
             [
                 (group, [(e.epoch, e.validation_mmp5) for e in log if e.validation_mmp5 is not None])
                 for group, log in trainings
             ],
+            groups,
             f"{of.name}: mMP@5 on what was held out",
         )
         found.append(Learning(of.name, said, loss, validation))
@@ -71,14 +75,16 @@ def _trainings(log: Sequence[EpochLog]) -> list[_Training]:
     return found
 
 
-def _chart(trainings: Sequence[tuple[str, list[tuple[int, float]]]], label: str) -> Markup | None:
+def _chart(
+    trainings: Sequence[tuple[str, list[tuple[int, float]]]], groups: Sequence[str], label: str
+) -> Markup | None:
+    """The curves, coloured by their place in ``groups``; only the first of a colour is named."""
     trainings = [(group, points) for group, points in trainings if points]
     if not trainings:
         return None
-    groups = list(dict.fromkeys(group for group, _ in trainings))
     named: set[str] = set()
     lines = []
-    for group, points in trainings:  # only the first of a colour is named
+    for group, points in trainings:
         lines.append(Line("" if group in named else group, look(groups.index(group)), points))
         named.add(group)
     ends = "; ".join(f"{group or 'from'} {points[0][1]:.3f} to {points[-1][1]:.3f}" for group, points in trainings[:8])

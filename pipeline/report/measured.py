@@ -100,11 +100,12 @@ def measure(
     stores = {(of.backbone, of.head): of for of in vectors}
     found = []
     with display.bar("searching", "heads") as update:
-        for done, (backbone, head) in enumerate(values.heads()):
+        scored = values.heads()
+        for done, (backbone, head) in enumerate(scored):
             of = stores.get((backbone, head.partition(_SEARCHED)[0]))
             if of is None or values.embeddings(backbone, head) != of.store.fingerprint:
                 continue  # of a head that the run file no longer names
-            update(done, len(values.heads()), head)
+            update(done, len(scored), head)
             kept = {metric: part for part in values.of(backbone, head) for metric in part.per_query}
             own = [row for row in rows if (row.backbone, row.head) == (backbone, head)]
             title = f"{head} · {backbone}" if several else head
