@@ -34,7 +34,15 @@ from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.tables import ScoreRow, json_lines
 from stages.records import Records, read_records
-from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy, score_bounds
+from stages.retrieval import (
+    AttributeMetric,
+    Scores,
+    attribute_bounds,
+    evaluate,
+    evaluate_attributes,
+    evaluate_legacy,
+    score_bounds,
+)
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
@@ -247,8 +255,10 @@ def score(
 ) -> list[ScoreRow]:
     """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
     rows, scored = [], []
+    known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}
     for found in vectors:
-        bounds = bounds_of(config, records, found.store)
+        usable = found.store.usable(records.digests).tobytes()  # bounds follow from which images there are
+        bounds = known[usable] if usable in known else known.setdefault(usable, bounds_of(config, records, found.store))
         exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
         others = other_scores(config, records, found.backbone, found.head, found.store, display)
         for head, scores in chain(exact, others):
@@ -279,14 +289,23 @@ def score(
 
 
 def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[tuple[str, str], tuple[float, float]]:
-    """Floor and ceiling of the metrics by label, by metric and domain, for the images that have a row in ``store``."""
+    """Floor and ceiling of the metrics, by metric and domain, for the images that have a row in ``store``.
+
+    The legacy measure brings its own as scores beside it.
+    """
     asked = config.retrieval
     if isinstance(asked.protocol, MetConfig):
         return {}  # scores of all queries together, by confidence
-    by_label = [name for name in asked.metrics if AttributeMetric.find(name) is None]
+    by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
+    by_label = [name for name in asked.metrics if name not in by_attributes]
+    graded = [name for name, metric in by_attributes.items() if not metric.legacy]
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (of.take(of.rows_in(store)) for of in sides)
-    return score_bounds(queries, gallery, by_label, rules_of(config), unanswerable=asked.unanswerable, seed=config.seed)
+    ends = dict(attribute_bounds(queries, gallery, graded, asked.similar)) if graded else {}
+    rules = rules_of(config)
+    return ends | dict(
+        score_bounds(queries, gallery, by_label, rules, unanswerable=asked.unanswerable, seed=config.seed)
+    )
 
 
 def rules_of(config: RunConfig) -> Rules:

@@ -14,7 +14,7 @@ from cache import FeatureStore
 from cache.errors import NothingToScoreError, RecordsError
 from pipeline.config import RetrievalConfig
 from stages.records import Records
-from stages.retrieval import evaluate_attributes, evaluate_legacy, unit_length
+from stages.retrieval import attribute_bounds, evaluate_attributes, evaluate_legacy, unit_length
 from stages.retrieval.alike import Alike
 from tests import oracles_attributes as oracle
 from tests.toy_training import make_records, make_store
@@ -113,3 +113,24 @@ def test_an_attribute_that_is_not_there_is_refused_with_the_nearest(scored: Scor
 def test_a_mixture_that_cannot_be_is_refused_in_the_run_file(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RetrievalConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_bounds_of_scores_by_attributes_are_the_mean_over_every_order_and_over_the_best_ones() -> None:
+    records, rows = with_attributes([*"abcdef"], 5)
+    bounds = attribute_bounds(records, records, ["graded_map:mine", "graded_ndcg@2"], {"mine": WEIGHTS})
+    weights = {"graded_map:mine": WEIGHTS, "graded_ndcg@2": dict.fromkeys(NAMES, 1.0)}
+    values = {"graded_map:mine": oracle.graded_ap, "graded_ndcg@2": lambda order: oracle.ndcg(order, 2)}
+    for metric, value in values.items():
+        floors, ceilings = [], []
+        for query in range(6):
+            others = [row for row in range(6) if row != query]
+            grades = {
+                name: [oracle.share_of_equal(rows[query], rows[row], of) for row in others]
+                for name, of in weights.items()
+            }
+            if not all(any(of) for of in grades.values()):
+                continue  # nothing is like it: it is left out of every mean
+            floors.append(oracle.over_all_orders([0.0] * 5, grades[metric], value))
+            ceilings.append(oracle.over_all_orders(grades[metric], grades[metric], value))
+        assert floors
+        assert bounds[metric, "all"] == pytest.approx((np.mean(floors), np.mean(ceilings)))

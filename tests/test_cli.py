@@ -72,6 +72,7 @@ def test_run_prints_one_flat_object_a_line(folder: Path) -> None:
     for line in lines:
         assert list(line) == [
             "backbone", "head", "domain", "metric", "value", "low", "high", "queries", "gallery", "embeddings",
+            "floor", "ceiling",
         ]  # fmt: skip
         assert line["backbone"] == "test_resnet"
         assert line["domain"] == "all"
@@ -92,11 +93,12 @@ def test_the_stages_one_by_one_give_what_run_gave(folder: Path) -> None:
 
 def test_the_table_has_a_line_a_head_and_results_alone_are_on_stdout(folder: Path) -> None:
     done = permafrost("score", "run.toml", cwd=folder)
-    header, raw, head, note = done.stdout.splitlines()
+    header, raw, head, note, *bounds = done.stdout.splitlines()
     assert header.split() == ["backbone", "head", "mmp@5", "hit@1", "queries", "gallery"]
     assert raw.split()[:2] == ["test_resnet", "raw"]
     assert head.split()[:2] == ["test_resnet", "small"]
     assert "95 %" in note
+    assert [line.split(":")[0] for line in bounds] == ["mmp@5", "hit@1"]
     assert "records: 72 records" in done.stderr
     assert permafrost("score", "run.toml", "--quiet", cwd=folder).stderr == ""
 

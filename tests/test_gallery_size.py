@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import NothingToScoreError, RecordsError
+from stages.records import Records
 from stages.retrieval import evaluate, gallery_curve
+from stages.retrieval.protocols import Rules, UnedConfig
+from stages.retrieval.relevance import ByGroups, Judgement
 from stages.retrieval.scores import Resampling
 from tests.test_evaluate import classes_of, loop_scores, random_vectors, records_of, store_of
 
@@ -91,3 +94,22 @@ def test_sizes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         gallery_curve(store, queries=records, gallery=records, sizes=[])
     with pytest.raises(NothingToScoreError, match="no query has another image of its label"):
         gallery_curve(store, queries=records.take([0]), gallery=records.take([1, 2]))
+
+
+def test_junk_is_neither_found_nor_a_distractor_and_a_gallery_a_domain_has_no_curve(tmp_path: Path) -> None:
+    labels = classes_of(4, 4)
+    store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
+
+    def all_but_the_first_is_junk(queries: Records, gallery: Records) -> Judgement:
+        same = [[row for row, of in enumerate(gallery.labels) if of == label] for label in queries.labels]
+        return Judgement(ByGroups.listed([rows[:2] for rows in same]), ByGroups.listed([rows[2:] for rows in same]))
+
+    rules = Rules(("map",), judge=all_but_the_first_is_junk)
+    curve = gallery_curve(store, queries=records, gallery=records, sizes=[1.0], metrics=["map"], rules=rules)
+    kept = records.take(np.arange(8))  # the first two of each class
+    first = gallery_curve(store, queries=kept, gallery=kept, sizes=[1.0], metrics=["hit@1"])
+    assert curve.scores[0].searched == pytest.approx(16 - 2 - 0.5)  # two of its class are junk; half are relevant
+    assert first.scores[0].searched == 7
+    assert len(curve.query_keys) == 16
+    with pytest.raises(ValueError, match="one gallery that all search"):
+        gallery_curve(store, queries=records, gallery=records, rules=UnedConfig(gallery="separate").rules())

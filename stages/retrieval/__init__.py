@@ -8,6 +8,7 @@ from stages.retrieval.compare import Difference, paired_difference, t_interval
 from stages.retrieval.evaluate import evaluate
 from stages.retrieval.gallery import choose_gallery_index, index_gallery, nearest
 from stages.retrieval.gallery_size import SizeCurve, SizedScore, gallery_curve
+from stages.retrieval.graded_bounds import attribute_bounds
 from stages.retrieval.health import Hubs, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.retrieval.indexes import (
     AutoIndexConfig,
@@ -89,6 +90,7 @@ __all__ = [
     "Tried",
     "Vote",
     "WhiteningConfig",
+    "attribute_bounds",
     "attribute_metric_names",
     "build_index",
     "by_class_size",

@@ -37,7 +37,7 @@ LEGACY = f"legacy_map@{K}"
 CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
-_ARRAYS = 8  # of the size (block, G), held at once
+ARRAYS = 8  # of the size (block, G), held at once
 _GRADED = re.compile(r"graded_map|graded_ndcg(@[1-9][0-9]*)?")
 
 
@@ -104,10 +104,10 @@ def evaluate_attributes(
         NothingToScoreError: no gallery image or no query is left.
     """
     similar = similar or {}
-    wanted = [_found(name, similar) for name in dict.fromkeys(metrics)]
+    wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     resampling = Resampling(confidence, resamples, seed)
     asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    names = _attributes(asked)
+    names = attributes_of(asked)
     alike = {metric.mixture: Alike(asked, searched, metric.weights(similar, names)) for metric in wanted}
     per_query = _graded(vectors, asked, searched, wanted, alike)
     scored = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
@@ -144,10 +144,10 @@ def evaluate_legacy(
     image did not fail is a query. The other arguments, and what is raised, as for :func:`evaluate_attributes`.
     """
     similar = similar or {}
-    wanted = [_found(name, similar) for name in dict.fromkeys(metrics)]
+    wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     resampling = Resampling(confidence, resamples, seed)
     asked = with_row(vectors, records, "query")
-    names, read = _attributes(asked), vectors.read(asked.digests)
+    names, read = attributes_of(asked), vectors.read(asked.digests)
     per_query: dict[str, Values] = {}
     for metric in wanted:
         found = legacy_map(read, asked, [name for name, weight in metric.weights(similar, names).items() if weight])
@@ -165,14 +165,16 @@ def evaluate_legacy(
     )
 
 
-def _attributes(records: Records) -> tuple[str, ...]:
+def attributes_of(records: Records) -> tuple[str, ...]:
+    """The attributes that ``records`` have. RecordsError where there are none."""
     names = attribute_names(records)
     if not names:
         raise RecordsError("there are no attributes to score by: name their columns, dataset.attributes = [...]")
     return names
 
 
-def _found(name: str, similar: Mixtures) -> AttributeMetric:
+def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
+    """The metric of that name. ValueError for an unknown one, or one that is not in ``similar``."""
     metric = AttributeMetric.find(name)
     if metric is None:
         raise ValueError(f"metrics by attributes are {', '.join(attribute_metric_names())}, got {name!r}")
@@ -194,18 +196,19 @@ def _graded(
     rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
     found, searching = unit_length(vectors.read(searched.digests)), unit_length(vectors.read(asked.digests))
     itself = positions_of(asked.keys, searched.keys)
-    for block in query_blocks(len(rows), _ARRAYS * len(searched)):
+    for block in query_blocks(len(rows), ARRAYS * len(searched)):
         some = rows[block]
         ties = Ties.of(compare_all(found, searching[some], itself[some]))
         (place,) = np.nonzero(itself[some] >= 0)
         for metric in wanted:
             grades = alike[metric.mixture].grades(some)
             grades[place, itself[some][place]] = 0  # the query itself is last, and worth nothing
-            per_query[metric.name][some] = _function(metric.stem)(grades, ties)
+            per_query[metric.name][some] = function_of(metric.stem)(grades, ties)
     return per_query
 
 
-def _function(stem: str) -> Callable[[Values, Ties], Values]:
+def function_of(stem: str) -> Callable[[Values, Ties], Values]:
+    """From grades (Q, G) and the ties of a ranking to the values (Q,) of the metric."""
     if stem == "graded_map":
         return graded_average_precision
     _, _, k = stem.partition("@")

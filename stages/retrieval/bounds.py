@@ -75,18 +75,27 @@ def score_bounds(
         parts = [of.answerable() for of in parts]
     relevant = np.concatenate([of.num_relevant for of in parts])
     searched = np.concatenate([of.num_searched for of in parts])
-    groups = np.array([name for of in parts for name in rules.groups(of.queries)], dtype=object)
-    members = {name: np.flatnonzero(groups == name) for name in domain_names(rules.groups(queries))}
-    members = {name: rows for name, rows in members.items() if len(rows)}
     found: dict[tuple[str, str], tuple[float, float]] = {}
-    for name in metrics if len(groups) else ():
-        bounds = metric_bounds(name, relevant, searched, seed)
-        found[name, ALL] = float(bounds.floor.mean()), float(bounds.ceiling.mean())
-        for domain, rows in members.items():
-            found[name, domain] = float(bounds.floor[rows].mean()), float(bounds.ceiling[rows].mean())
-        if members:
-            of_domains = np.array([found[name, domain] for domain in members])
-            found[name, MEAN] = float(of_domains[:, 0].mean()), float(of_domains[:, 1].mean())
+    for name in metrics if len(relevant) else ():
+        groups = [group for of in parts for group in rules.groups(of.queries)]
+        of_metric = told(metric_bounds(name, relevant, searched, seed), groups, domain_names(rules.groups(queries)))
+        found |= {(name, domain): ends for domain, ends in of_metric.items()}
+    return found
+
+
+def told(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The mean floor and ceiling of all queries, of each group of ``names`` (that of each query in ``groups``, (Q,)).
+
+    And the mean of the groups where there are any, every group the same weight.
+    """
+    own = np.array(groups, dtype=object)
+    found = {ALL: (float(bounds.floor.mean()), float(bounds.ceiling.mean()))}
+    for name in names:
+        if len(rows := np.flatnonzero(own == name)):
+            found[name] = float(bounds.floor[rows].mean()), float(bounds.ceiling[rows].mean())
+    if len(found) > 1:
+        floor, ceiling = np.mean([found[name] for name in found if name != ALL], axis=0)
+        found[MEAN] = float(floor), float(ceiling)
     return found
 
 
