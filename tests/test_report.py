@@ -22,13 +22,14 @@ from pipeline.report.contents import Contents, contents_of
 from pipeline.report.curves import STEMS, at_every_k, k_table
 from pipeline.report.embedding_map import embedding_map
 from pipeline.report.learning import learning
-from pipeline.report.measured import DEPTH, Measured, measure
+from pipeline.report.measured import DEPTH, Measured, measure, rank
 from pipeline.report.page import page
 from pipeline.report.queries import NEAREST, shown_queries
 from pipeline.report.similarities import Pairs, pairs
 from pipeline.run import Vectors, find_vectors, read_dataset, score
 from stages.records import Records
 from stages.retrieval import find_metric, unit_length
+from stages.retrieval.protocols import UnedConfig
 from tests.pictures import draw, write_table
 from tests.test_cli import permafrost
 
@@ -430,3 +431,35 @@ def test_an_output_that_is_a_folder_is_refused(ran: Ran) -> None:
     done = permafrost("report", "run.toml", "-o", ".", cwd=ran.folder)
     assert done.returncode == 2
     assert "--output names the file to write" in done.stderr
+
+
+def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) -> None:
+    of = ran.vectors[0]
+    ranking = rank(of.store, ran.records, UnedConfig(gallery="separate").rules())
+    assert ranking is not None
+    assert len(ranking.searches) == 2
+    domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
+    labels = dict(zip(ran.records.keys, ran.records.labels, strict=True))
+    keys = ranking.gallery.keys
+    for at, key in enumerate(ranking.queries.keys):
+        found = [keys[row] for row in ranking.rows[at] if row >= 0]
+        expected = [name for name, _ in nearest_by_loops(of, ran.records, key) if domains[name] == domains[key]]
+        assert found == expected
+        assert ranking.relevant[at, : len(found)].tolist() == [labels[name] == labels[key] for name in found]
+        assert ranking.num_relevant[at] == sum(labels[name] == labels[key] for name in expected)
+    text = RUN.format(folder=ran.folder) + 'protocol = { kind = "uned", gallery = "separate" }\n'
+    contents, page_text = made(
+        parse_config(text.replace('"map@r"', '"map"')), ran.folder / "apart.toml", 6, health=False, display=QUIET
+    )
+    assert read(page_text).wrong == []
+    assert contents.sizes is None
+    assert all(domains[image.key] == query.domain for query in contents.queries for image in query.rankings["raw"])
+
+
+def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
+    text = RUN.format(folder=ran.folder) + 'rerank = [{ kind = "query_expansion" }]\n'
+    contents, page_text = made(parse_config(text), ran.folder / "expanded.toml", 6, health=False, display=QUIET)
+    heads = {standing.head for standing in contents.board.standings}
+    assert {"raw", "lda8", "cosface8"} < heads
+    assert len(heads) == 6
+    assert read(page_text).wrong == []

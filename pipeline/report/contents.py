@@ -141,7 +141,7 @@ def contents_of(
         {at: small[drawn.images[at].uri] for at in spread} if drawn is not None else {},
         queries,
         pictures,
-        origins(exact, records, f"permafrost report {run_file}"),
+        origins(exact, records, f"permafrost report {run_file}{' --health' if health else ''}"),
     )
 
 
