@@ -26,8 +26,9 @@ from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, Prot
 from stages.retrieval.alike import check_mixture
 from stages.retrieval.gallery_size import SIZES, check_sizes
 from stages.retrieval.protocols import ByLabelConfig
-from stages.retrieval.protocols.usual import check_metrics, usual_metrics
-from stages.retrieval.trial import TiePolicy, UnanswerablePolicy
+from stages.retrieval.protocols.usual import check_metrics, check_policies, usual_metrics
+from stages.retrieval.scores import UnanswerablePolicy
+from stages.retrieval.trial import TiePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.starting import check_start
 
@@ -147,6 +148,7 @@ class RetrievalConfig:
                 raise ValueError(f"similar.{name}: {error}") from None
         by_label = [metric for metric in self.metrics if AttributeMetric.find(metric) is None]
         check_metrics(by_label, self.protocol, self.ties)
+        check_policies(self.protocol, self.ties, self.unanswerable)
         for metric in self.metrics:
             by_attributes = AttributeMetric.find(metric)
             if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cache import Features
 from cache.errors import ConfigError
@@ -24,6 +25,7 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.other_rankings import DEEPEST
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, SmallDataConfig
 
 
 def other_scores(
@@ -34,8 +36,18 @@ def other_scores(
     if isinstance(asked.index, FlatIndexConfig) and not asked.rerank:
         return
     metrics = [name for name in asked.metrics if AttributeMetric.find(name) is None]
-    if not metrics:
-        raise ConfigError("retrieval.index and retrieval.rerank are scored by label: name such a metric, or drop them")
+    if not metrics or isinstance(asked.protocol, MetConfig):
+        raise ConfigError(
+            "retrieval.index and retrieval.rerank are scored as rankings by label: name such a metric (and a protocol "
+            "other than met), or leave them out"
+        )
+    protocol = ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol
+    score: dict[str, Any] = {
+        "metrics": metrics,
+        "protocol": protocol,
+        "unanswerable": asked.unanswerable,
+        "seed": config.seed,
+    }
     queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(asked.index, FlatIndexConfig):
         index = find_index(config, records, gallery, backbone, head, store, "gallery", display)
@@ -43,18 +55,11 @@ def other_scores(
         name = f"auto: {kind}" if isinstance(asked.index, AutoIndexConfig) else kind
         yield (
             f"{head} ({name})",
-            evaluate_index(store, index, queries=queries, gallery=gallery, metrics=metrics, seed=config.seed),
+            evaluate_index(store, index, queries=queries, gallery=gallery, **score),
         )
     for rerank in asked.rerank:
-        scores = evaluate_reranked(
-            store,
-            rerank,
-            queries=queries,
-            gallery=gallery,
-            train=records.split("train"),
-            metrics=metrics,
-            seed=config.seed,
-        )
+        train = records.split("train")
+        scores = evaluate_reranked(store, rerank, queries=queries, gallery=gallery, train=train, **score)
         yield f"{head} + {rerank.label}", scores
     if any(name in ("map", "mrr", "ndcg", "map_trapezoid") for name in metrics) and len(gallery) > DEEPEST:
         display.say(f"{backbone} {head}: other rankings list {DEEPEST:,} rows; what is beyond counts as not relevant")

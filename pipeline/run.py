@@ -240,7 +240,13 @@ def score_vectors(config: RunConfig, records: Records, store: Features) -> Itera
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
         yield evaluate_attributes(
-            store, queries=queries, gallery=gallery, metrics=graded, similar=asked.similar, seed=config.seed
+            store,
+            queries=queries,
+            gallery=gallery,
+            metrics=graded,
+            similar=asked.similar,
+            unanswerable=asked.unanswerable,
+            seed=config.seed,
         )
     if legacy:
         if queries.keys != gallery.keys:
@@ -301,7 +307,11 @@ def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[t
     graded = [name for name, metric in by_attributes.items() if not metric.legacy]
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (of.take(of.rows_in(store)) for of in sides)
-    ends = dict(attribute_bounds(queries, gallery, graded, asked.similar)) if graded else {}
+    ends = (
+        dict(attribute_bounds(queries, gallery, graded, asked.similar, unanswerable=asked.unanswerable))
+        if graded
+        else {}
+    )
     rules = rules_of(config)
     return ends | dict(
         score_bounds(queries, gallery, by_label, rules, unanswerable=asked.unanswerable, seed=config.seed)

@@ -91,26 +91,29 @@ def ground(store: Features, records: Records, seed: int) -> Ground:
     """What to calibrate on and what to report on.
 
     Validation queries calibrate: a wanted FMR in the validation gallery, a wanted FPIR in the gallery of the run, which
-    has the size that will be searched. Where too few classes validate, half the classes that search (drawn by lot)
-    calibrate and the other half is reported.
+    has the size that will be searched. Where too few classes validate, half the classes that search (drawn by lot in
+    each domain) calibrate and the other half is reported.
     """
     queries, gallery = records.split("query"), records.split("gallery")
     searched = _labelled(Searches.in_store(store, queries, gallery))
     asked, inside = records.split("validation_query"), records.split("validation_gallery")
     if len({*asked.classes}) >= LEAST_VALIDATION_CLASSES:
         pairs = comparisons(store, _labelled(Searches.in_store(store, asked, inside)))
-        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in {*inside.keys}])
+        validating = {*inside.keys}
+        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
         searches = comparisons(store, _labelled(Searches.in_store(store, asked, own)))
         said = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
         return Ground(pairs, searches, comparisons(store, searched), said)
     names = searched.queries.classes
     drawn = sorted({name for name in names if name is not None}, key=lambda name: lot(seed, "threshold", name))
+    domains = dict(zip(names, searched.queries.domains, strict=True))
     if len(drawn) < 2 * LEAST_VALIDATION_CLASSES:
         raise RecordsError(
             f"a threshold takes at least {2 * LEAST_VALIDATION_CLASSES} classes that search, half of them to calibrate "
             f"on, or {LEAST_VALIDATION_CLASSES} that validate; there are {len(drawn)}"
         )
-    first = {*drawn[: len(drawn) // 2]}
+    of_domain = [[name for name in drawn if domains[name] == domain] for domain in sorted({*domains.values()}, key=str)]
+    first = {name for part in of_domain for name in part[: (len(part) + 1) // 2]}
     mask = np.array([name in first for name in names])
     calibrating, reported = (searched.take(np.flatnonzero(of)) for of in (mask, ~mask))
     others = {name for name in drawn if name not in first}

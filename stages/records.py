@@ -114,7 +114,10 @@ class Records:
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Records:
         """The records at ``rows`` (n,), in that order."""
-        return replace(self, table=self.table.take(pa.array(np.asarray(rows, dtype=np.int64))))
+        wanted = np.asarray(rows, dtype=np.int64)
+        if np.array_equal(wanted, np.arange(len(self))):
+            return self
+        return replace(self, table=self.table.take(pa.array(wanted)))
 
     def unreadable(self) -> Records:
         """The records whose bytes could not be read."""

@@ -89,6 +89,11 @@ def test_queries_without_the_attribute_or_with_nothing_alike_are_counted_and_lef
     store = make_store(tmp_path, dict(zip("abcd", RNG.normal(size=(4, 3)), strict=True)))
     found = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"])
     assert (found.query_keys, found.unanswerable) == (("a", "b"), 2)
+    zero = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"], unanswerable="zero")
+    assert zero.value("graded_map") == pytest.approx(found.value("graded_map") / 2)
+    assert (len(zero.query_keys), zero.unanswerable) == (4, 2)
+    with pytest.raises(NothingToScoreError, match="2 of 4 queries have nothing to find in the gallery, the first 'c'"):
+        evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"], unanswerable="error")
     lonely = records.take([0, 3])
     with pytest.raises(NothingToScoreError, match="none of the 2 queries is like any of the 2 gallery images"):
         evaluate_attributes(store, queries=lonely, gallery=lonely, metrics=["graded_map"])

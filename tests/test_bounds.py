@@ -11,7 +11,23 @@ from stages.retrieval.protocols import UnedConfig
 from tests import oracles_retrieval as oracle
 from tests.test_evaluate import records_of
 
-CLOSED = ("precision@3", "recall@3", "hit@2", "mmp@3", "map@r", "map", "r_precision", "mrr", "ndcg@4", "map@3/min")
+CLOSED = (
+    "precision@3",
+    "recall@3",
+    "hit@2",
+    "mmp@3",
+    "map@r",
+    "map",
+    "r_precision",
+    "mrr",
+    "mrr@2",
+    "ndcg",
+    "ndcg@4",
+    "map@3/min",
+    "map@3/r",
+    "map@3/k",
+    "map_trapezoid",
+)
 DRAWN = ("map@3/hits", "mp@3")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
+from stages.retrieval import AttributeMetric
 from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
 from stages.retrieval.metrics import average_precision
 from tests import oracles_attributes as oracle
@@ -62,3 +63,19 @@ def test_the_order_of_the_gallery_changes_nothing() -> None:
     for metric in (graded_average_precision, graded_ndcg):
         moved = metric(grades[:, order], Ties.of(similarity[:, order]))
         np.testing.assert_allclose(moved, metric(grades, Ties.of(similarity)))
+
+
+@pytest.mark.parametrize("k", [None, 4])
+def test_the_exponential_gain_is_that_of_scikit_learn_over_two_to_the_grade_less_one(k: int | None) -> None:
+    similarity, grades = RNG.integers(0, 6, (10, 15)).astype(float), RNG.integers(0, 5, (10, 15)).astype(float)
+    found = graded_ndcg(grades, Ties.of(similarity), k, exponential=True)
+    for query in range(10):
+        gains = 2 ** grades[query : query + 1] - 1
+        assert found[query] == pytest.approx(ndcg_score(gains, similarity[query : query + 1], k=k))
+
+
+def test_metrics_by_attributes_have_both_gains() -> None:
+    for name in ("graded_ndcg", "graded_ndcg@5", "graded_ndcg_exp", "graded_ndcg_exp@5", "graded_ndcg_exp:mine"):
+        assert AttributeMetric.find(name) is not None
+    for name in ("graded_ndcg_exponential", "graded_map_exp", "graded_ndcg_exp@0"):
+        assert AttributeMetric.find(name) is None

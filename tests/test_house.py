@@ -44,6 +44,11 @@ PUBLIC = {
         "ProxyAnchorConfig", "ProxyNcaConfig", "RangeConfig", "RecallConfig", "SemiHardConfig", "SmoothApConfig",
         "SoftTripleConfig", "SupConConfig", "TripletConfig",
     ],
+    "stages.retrieval.protocols": [
+        "ByLabelConfig", "Gldv2Config", "IliasConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
+        "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",
+        "SmallDataConfig", "UnedConfig",
+    ],
     "stages.retrieval": [
         "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Bounds", "Change", "Changes", "Choice",
         "Comparisons", "DatabaseAugmentationConfig", "Decisions", "Difference", "Evidence", "FlatIndexConfig",

@@ -140,3 +140,12 @@ def test_the_roc_falls_from_one_end_to_the_other_and_its_points_are_rates(tmp_pa
     for threshold, matched, missed in roc[::7]:
         rates = decide(threshold, found).rates(Resampling(resamples=2))
         assert (rates.fmr.value, rates.fnmr.value) == pytest.approx((matched, missed))
+
+
+def test_no_error_at_all_is_not_certainty(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path, classes=20)
+    rates = decide(1.5, comparisons(store, searches)).rates()  # type: ignore[arg-type]
+    assert (rates.fmr.value, rates.fmr.low) == (0, 0)
+    assert (1 - rates.fmr.high) ** 20 == pytest.approx(0.025)
+    assert (rates.fnir.value, rates.fnir.high) == (1, 1)
+    assert rates.fnir.low**20 == pytest.approx(0.025)

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import NothingToScoreError, RecordsError
 from stages.retrieval import evaluate, evaluate_ranking, nearest
-from stages.retrieval.protocols import LeaveOneOutConfig, UnedConfig
+from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, UnedConfig
 from tests.test_evaluate import classes_of, random_vectors, records_of, store_of
 
 METRICS = ["mmp@5", "map@r", "hit@1", "map", "mrr", "ndcg@7", "map@10/min", "map_trapezoid"]
@@ -133,6 +133,7 @@ def test_what_is_no_ranking_of_these_records_is_refused_by_cause() -> None:
     refused("ties is one of 'row', 'expected', got 'mean'", [[0, 1]], ties="mean")
     refused("unanswerable is one of", [[0, 1]], unanswerable="drop")
     refused("beyond is one of", [[0, 1]], beyond="drop")
+    refused("protocol met scores no rankings", [[0, 1]], protocol=MetConfig())
     with pytest.raises(NothingToScoreError, match="there is no gallery record"):
         evaluate_ranking(np.array([[0]]), queries=queries, gallery=gallery.take([]))
 

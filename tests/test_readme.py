@@ -27,7 +27,7 @@ def test_the_run_file_can_be_read() -> None:
     assert [head.name for head in config.heads] == ["arcface64", "best512", "lda64"]
 
 
-@pytest.mark.parametrize("page", ["backbones", "datasets", "heads", "losses", "multilabel"])
+@pytest.mark.parametrize("page", ["backbones", "datasets", "heads", "losses", "multilabel", "trust"])
 def test_every_table_of_the_documents_can_be_read(page: str) -> None:
     text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
     tables = re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)

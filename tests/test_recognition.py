@@ -19,6 +19,8 @@ from stages.records import Records, read_records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.recognition import (
+    NEIGHBOURS,
+    TEMPERATURES,
     Answers,
     Neighbours,
     accuracy,
@@ -137,12 +139,24 @@ def test_met_is_scored_with_the_queries_of_nothing(tmp_path: Path) -> None:
         assert np.mean(scores.per_query[score.metric]) == pytest.approx(score.value)
 
 
-def test_numbers_that_are_not_given_are_tuned_on_validation(tmp_path: Path) -> None:
-    store, queries, gallery = toy(tmp_path)
-    tuned = evaluate(store, queries=queries, gallery=gallery, protocol=MetConfig(), validation=(queries, gallery))
-    assert tuned.value("gap") >= 0.5
+def test_numbers_that_are_not_given_are_the_best_on_validation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    keys, asked = [f"g{row}" for row in range(30)], [f"q{row}" for row in range(20)]
+    store = store_of(tmp_path, {key: rng.normal(size=3) for key in [*keys, *asked]})
+    gallery = records_of({key: f"class {row % 5}" for row, key in enumerate(keys)})
+    queries = records_of({key: f"class {row % 5}" if row % 3 else None for row, key in enumerate(asked)})
+
+    def gap(protocol: MetConfig, validation: tuple[Records, Records] | None = None) -> float:
+        found = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, validation=validation, resamples=1)
+        return found.value("gap")
+
+    every = {(k, t): gap(MetConfig(neighbours=k, temperature=t)) for k in NEIGHBOURS for t in TEMPERATURES}
+    assert len({*every.values()}) > 1
+    assert gap(MetConfig(), (queries, gallery)) == max(every.values())
+    own = max(value for (k, _), value in every.items() if k == 3)
+    assert gap(MetConfig(neighbours=3), (queries, gallery)) == own
     with pytest.raises(ValueError, match="tuned on validation queries, and there are none: give both numbers"):
-        evaluate(store, queries=queries, gallery=gallery, protocol=MetConfig(neighbours=1))
+        gap(MetConfig(neighbours=1))
 
 
 def test_what_recognition_cannot_score_is_refused_by_cause(tmp_path: Path) -> None:
@@ -150,6 +164,8 @@ def test_what_recognition_cannot_score_is_refused_by_cause(tmp_path: Path) -> No
     protocol = MetConfig(neighbours=1, temperature=10)
     with pytest.raises(NothingToScoreError, match="none of the 1 queries shows a class of the gallery"):
         evaluate(store, queries=queries.take([2]), gallery=gallery, protocol=protocol)
+    with pytest.raises(ValueError, match=r"protocol met says itself what counts .* leave out ties and unanswerable"):
+        evaluate(store, queries=queries, gallery=gallery, protocol=protocol, ties="expected")
     unnamed = records_of({"a1": "a", "b": None})
     with pytest.raises(RecordsError, match="the gallery image 'b' has no label"):
         evaluate(store, queries=queries, gallery=unnamed, protocol=protocol)

@@ -26,7 +26,7 @@ from stages.retrieval.gallery import positions_of, with_row
 from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.metrics import Values
-from stages.retrieval.scores import Resampling, Scores, gather
+from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, gather, to_score
 from stages.retrieval.search import compare_all, query_blocks
 from stages.retrieval.unit import unit_length
 
@@ -38,11 +38,11 @@ CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
 ARRAYS = 8  # of the size (block, G), held at once
-_GRADED = re.compile(r"graded_map|graded_ndcg(@[1-9][0-9]*)?")
+_GRADED = re.compile(r"graded_map|graded_ndcg(_exp)?(@[1-9][0-9]*)?")
 
 
 class AttributeMetric(NamedTuple):
-    """A metric by name: ``graded_map``, ``graded_ndcg``, ``graded_ndcg@k`` or ``legacy_map@10``; and its mixture."""
+    """A metric by name, one of :func:`attribute_metric_names`, and its mixture."""
 
     name: str
     stem: str
@@ -68,7 +68,7 @@ class AttributeMetric(NamedTuple):
 
 def attribute_metric_names() -> tuple[str, ...]:
     """The metrics there are; k stands for any whole number from 1."""
-    return ("graded_map", "graded_ndcg", "graded_ndcg@k", LEGACY)
+    return ("graded_map", "graded_ndcg", "graded_ndcg@k", "graded_ndcg_exp", "graded_ndcg_exp@k", LEGACY)
 
 
 def evaluate_attributes(
@@ -78,14 +78,14 @@ def evaluate_attributes(
     gallery: Records,
     metrics: Sequence[str] = ("graded_map", "graded_ndcg"),
     similar: Mixtures | None = None,
+    unanswerable: UnanswerablePolicy = "leave_out",
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
-    Left out are images that failed and queries (``unanswerable``) without any of the attributes, or to which no
-    gallery row is like at all.
+    Images that failed are left out. What ties counts as the mean over all of its orders.
 
     Args:
         vectors: features or embeddings of the images in both.
@@ -93,6 +93,8 @@ def evaluate_attributes(
         gallery: what is searched.
         metrics: names of graded metrics as :meth:`AttributeMetric.find` takes them.
         similar: the mixtures that the names of metrics end in.
+        unanswerable: queries without any of the attributes, or to which no gallery row is like at all: left out of
+            every mean, ``zero`` in it, or an ``error``.
         confidence: the share of resampled means between ``low`` and ``high``.
         resamples: how many times the queries are drawn anew for that.
         seed: of those draws.
@@ -110,20 +112,21 @@ def evaluate_attributes(
     names = attributes_of(asked)
     alike = {metric.mixture: Alike(asked, searched, metric.weights(similar, names)) for metric in wanted}
     per_query = _graded(vectors, asked, searched, wanted, alike)
-    scored = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
-    if not scored.any():
+    answerable = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
+    if not answerable.any():
         raise NothingToScoreError(
             f"none of the {len(asked):,} queries is like any of the {len(searched):,} gallery images by the attributes "
             f"{', '.join(names)}: they are missing, or all different"
         )
+    scored = to_score(answerable, unanswerable, asked)
     return gather(
-        {name: values[scored] for name, values in per_query.items()},
+        {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
         queries=queries,
         gallery=gallery,
         asked=asked,
         searched=searched,
         scored=scored,
-        unanswerable=~scored,
+        unanswerable=~answerable,
         resampling=resampling,
     )
 
@@ -211,5 +214,5 @@ def function_of(stem: str) -> Callable[[Values, Ties], Values]:
     """From grades (Q, G) and the ties of a ranking to the values (Q,) of the metric."""
     if stem == "graded_map":
         return graded_average_precision
-    _, _, k = stem.partition("@")
-    return partial(graded_ndcg, k=int(k) if k else None)
+    gain, _, k = stem.partition("@")
+    return partial(graded_ndcg, k=int(k) if k else None, exponential=gain == "graded_ndcg_exp")

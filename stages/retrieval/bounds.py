@@ -10,21 +10,24 @@ ceiling is the metric itself, of the order that has the R relevant rows first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import digamma
 
 from stages.records import Records
 from stages.retrieval.expected import Tied, check_expected, expected
 from stages.retrieval.graded import Ties
-from stages.retrieval.metrics import Counts, Metric, Values, find_metric
+from stages.retrieval.metrics import Counts, Metric, Values, best_gain, find_metric
 from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.scores import ALL, MEAN, domain_names
+from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names
 from stages.retrieval.searches import Searches
-from stages.retrieval.trial import UnanswerablePolicy
 
+_CERTAIN = 45
 DRAWS = 400  # orders, where there is no closed form: the mean over queries is then good to about 0.001
 
 
@@ -99,17 +102,74 @@ def told(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> 
     return found
 
 
+@dataclass(frozen=True)
+class _AnyOrder(Tied):
+    """The first K ranks of ``searched`` rows that are all equally similar: nothing of the size of a gallery is made."""
+
+    searched: int
+
+    @classmethod
+    def of(cls, relevant: int, searched: int, depth: int) -> _AnyOrder:
+        ranks = np.arange(depth)[None]
+        ties = Ties(ranks, np.zeros_like(ranks), np.full_like(ranks, searched))
+        return cls(ranks < relevant, np.array([relevant]), ties, searched)
+
+    @cached_property
+    def precision(self) -> Values:
+        ranks = np.arange(1, self.relevant.shape[1] + 1)
+        earlier = (ranks - 1) * (self.num_relevant[:, None] - 1) / max(self.searched - 1, 1)
+        expected: Values = self.share * (1 + earlier) / ranks
+        return expected
+
+    @cached_property
+    def before(self) -> Counts:
+        return np.zeros(self.relevant.shape, np.int64)
+
+    @cached_property
+    def within(self) -> Counts:
+        return np.broadcast_to(self.num_relevant[:, None], self.relevant.shape)
+
+
 def _floor(metric: Metric, relevant: int, searched: int, seed: int) -> float:
     """The mean over all orders: that of rows which are all equally similar."""
+    depth = metric.depth(relevant, searched)
+    if metric.name in _WHOLE:  # of every rank: in a large gallery too many to go through for each R
+        return _WHOLE[metric.name](relevant, searched)
+    if metric.stem == "mrr":
+        return _reciprocal_rank(relevant, searched, depth)
     try:
         check_expected(metric)
     except ValueError:
         return _drawn(metric, relevant, searched, seed)
-    table = np.zeros((1, searched), np.bool_)
-    table[:, :relevant] = True
-    ranks = np.arange(searched)[None]
-    ties = Ties(ranks, np.zeros_like(ranks), np.full_like(ranks, searched))
-    return float(expected(metric, Tied(table, np.array([relevant]), ties))[0])
+    return float(expected(metric, _AnyOrder.of(relevant, searched, depth))[0])
+
+
+def _reciprocal_rank(relevant: int, searched: int, depth: int) -> float:
+    """The first relevant rank is 1 with R / N, and else the same of one row less."""
+    most = _CERTAIN * searched // relevant + 1  # that nothing relevant comes up to here is below 1e-19
+    ranks = np.arange(1, min(depth, searched - relevant + 1, most) + 1)
+    left = searched - ranks  # behind each rank
+    none_yet = np.append(1.0, np.cumprod((left - relevant + 1)[:-1] / (left + 1)[:-1]))
+    return float((none_yet * relevant / (left + 1) / ranks).sum())
+
+
+def _average_precision(relevant: int, searched: int) -> float:
+    """The sum over ranks i of (1 + (i - 1) b) / i, of N, where b of the ranks before a relevant one are."""
+    before = (relevant - 1) / max(searched - 1, 1)
+    harmonic = float(digamma(searched + 1) + np.euler_gamma)
+    return (harmonic * (1 - before) + searched * before) / searched
+
+
+def _discounted_gain(relevant: int, searched: int) -> float:
+    return relevant / searched * _discounts(searched) / float(best_gain(np.array([relevant]), None)[0])
+
+
+@lru_cache(maxsize=8)
+def _discounts(ranks: int) -> float:
+    return float((1 / np.log2(np.arange(ranks) + 2.0)).sum())
+
+
+_WHOLE: dict[str, Callable[[int, int], float]] = {"map": _average_precision, "ndcg": _discounted_gain}
 
 
 def _drawn(metric: Metric, relevant: int, searched: int, seed: int) -> float:

@@ -20,10 +20,11 @@ from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
+from stages.retrieval.protocols.usual import check_policies
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
-from stages.retrieval.scores import Resampling, Scores, domain_names
+from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, domain_names
 from stages.retrieval.tables import Table, relevance_tables
-from stages.retrieval.trial import Marking, TiePolicy, Trial, UnanswerablePolicy
+from stages.retrieval.trial import Marking, TiePolicy, Trial
 from stages.retrieval.unit import unit_length
 
 
@@ -66,6 +67,7 @@ def evaluate(
         MissingRowsError: an image that has no row in ``vectors`` at all.
         NothingToScoreError: no gallery image or no query is left.
     """
+    check_policies(protocol, ties, unanswerable)
     resampling = Resampling(confidence, resamples, seed)
     if isinstance(protocol, MetConfig):
         return evaluate_recognition(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
@@ -127,8 +129,9 @@ def with_row(vectors: Features, records: Records, role: str) -> Records:
 
 def positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
     """Where each query (Q,) is in the gallery itself, by key; -1 where it is not."""
-    position = {key: row for row, key in enumerate(gallery_keys)}
-    if len(position) < len(gallery_keys):
+    searched = pa.array(gallery_keys, pa.string())
+    if pc.count_distinct(searched).as_py() < len(gallery_keys):
         twice = next(key for key, count in Counter(gallery_keys).items() if count > 1)
         raise RecordsError(f"the gallery has more than one record of key {twice!r}; keys must differ")
-    return np.array([position.get(key, -1) for key in keys], dtype=np.int64)
+    found: Rows = pc.index_in(pa.array(keys, pa.string()), searched).fill_null(-1).to_numpy(zero_copy_only=False)
+    return found.astype(np.int64)

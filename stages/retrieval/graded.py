@@ -1,12 +1,13 @@
 """Metrics of a ranking whose rows are relevant by grades in [0, 1]; where similarities tie, what a random order gives.
 
-===============  =====================================================================================================
-``graded_map``   graded average precision (Robertson, Kanoulas and Yilmaz, SIGIR 2010), every threshold of the grade
-                 equally likely: the sum over the ranks n of sum(min(g_m, g_n) for m <= n) / n, of the sum of all
-                 grades. With grades 0 and 1 it is ``map``.
-``graded_ndcg``  the sum of g_n / log2(n + 1) over the ranks n, of what the best ranking has (Jarvelin and Kekalainen,
-                 2002); ``graded_ndcg@k`` looks at the first k.
-===============  =====================================================================================================
+===================  =================================================================================================
+``graded_map``       graded average precision (Robertson, Kanoulas and Yilmaz, SIGIR 2010), every threshold of the grade
+                     equally likely: the sum over the ranks n of sum(min(g_m, g_n) for m <= n) / n, of the sum of all
+                     grades. With grades 0 and 1 it is ``map``.
+``graded_ndcg``      the sum of g_n / log2(n + 1) over the ranks n, of what the best ranking has (Jarvelin and
+                     Kekalainen, 2002): linear gain. ``graded_ndcg@k`` looks at the first k.
+``graded_ndcg_exp``  the same with the exponential gain 2^g_n - 1 (Burges et al., 2005); and ``graded_ndcg_exp@k``
+===================  =================================================================================================
 
 Rows of one similarity have no order. Each value here is the mean over all of their orders, in closed form (McSherry and
 Najork, ECIR 2008), so that it depends neither on the order of the gallery nor on chance.
@@ -80,8 +81,13 @@ def graded_average_precision(grades: Values, ties: Ties) -> Values:
     return value
 
 
-def graded_ndcg(grades: Values, ties: Ties, k: int | None = None) -> Values:
-    """``graded_ndcg`` of each query (Q,), of the first ``k`` ranks or all; NaN where all ``grades`` (Q, G) are 0."""
+def graded_ndcg(grades: Values, ties: Ties, k: int | None = None, *, exponential: bool = False) -> Values:
+    """``graded_ndcg`` of each query (Q,), of the first ``k`` ranks or all; NaN where all ``grades`` (Q, G) are 0.
+
+    A grade g gains g, or 2^g - 1 where that is to be ``exponential``.
+    """
+    if exponential:
+        grades = np.exp2(grades) - 1
     width = grades.shape[1]
     discounts = 1 / np.log2(np.arange(width) + 2.0)
     discounts[width if k is None else k :] = 0

@@ -12,12 +12,17 @@ from stages.retrieval.attributes import ARRAYS, Mixtures, attributes_of, functio
 from stages.retrieval.bounds import Bounds, told
 from stages.retrieval.gallery import positions_of
 from stages.retrieval.graded import Ties
-from stages.retrieval.scores import domain_names
+from stages.retrieval.scores import UnanswerablePolicy, domain_names
 from stages.retrieval.search import query_blocks
 
 
 def attribute_bounds(
-    queries: Records, gallery: Records, metrics: Sequence[str], similar: Mixtures | None = None
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str],
+    similar: Mixtures | None = None,
+    *,
+    unanswerable: UnanswerablePolicy = "leave_out",
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
     """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`stages.retrieval.score_bounds` has them.
 
@@ -40,7 +45,10 @@ def attribute_bounds(
                 worth = grades.copy()
                 worth[place, itself[some][place]] = 0
                 end[some] = function_of(metric.stem)(worth, Ties.of(ranking))
-    scored = np.flatnonzero(~np.any([np.isnan(of.floor) for of in found.values()], axis=0))
+    nothing = np.any([np.isnan(of.floor) for of in found.values()], axis=0)
+    for end in (end for of in found.values() for end in of):
+        end[nothing] = 0
+    scored = np.flatnonzero(~nothing) if unanswerable == "leave_out" else np.arange(len(queries))
     domains = queries.take(scored).domains
     ends: dict[tuple[str, str], tuple[float, float]] = {}
     for name, of in found.items() if len(scored) else ():

@@ -20,7 +20,9 @@ A search of N rows makes N comparisons, so an FMR of 0.001 lets most non-mated s
 say "no match" of a search, choose by FPIR. A non-mated search is made of a query by leaving every row of its class out
 of the gallery.
 
-Queries of one class err together. So intervals draw classes anew, with all their queries, and not queries.
+Queries of one class err together. So intervals draw classes anew, with all their queries, and not queries. Where there
+was no error at all, or nothing else, nothing drawn differs: the end of the interval is then that of as many independent
+trials as there are classes, 1 - 0.025^(1/n), about 3.7 / n (the "rule of 3" for two sides).
 """
 
 from __future__ import annotations
@@ -238,8 +240,10 @@ def _rate(errors: Values, trials: Values, groups: Rows, resampling: Resampling) 
     means = resampling.means(sums, 0)  # (2, resamples), drawn by group
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = means[0] / means[1]
-    low, high = resampling.interval(drawn[np.isfinite(drawn)][None])
-    return Rate(float(errors.sum() / total), float(low[0]), float(high[0]), int(total))
+    value = float(errors.sum() / total)
+    low, high = (float(end[0]) for end in resampling.interval(drawn[np.isfinite(drawn)][None]))
+    certain = ((1 - resampling.confidence) / 2) ** (1 / int((sums[1] > 0).sum()))
+    return Rate(value, certain if value == 1 else low, 1 - certain if value == 0 else high, int(total))
 
 
 def _bins(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:

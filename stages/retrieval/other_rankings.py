@@ -15,7 +15,7 @@ from stages.retrieval.protocols import ByLabelConfig, RankedConfig
 from stages.retrieval.ranking import evaluate_ranking
 from stages.retrieval.relevance import by_class
 from stages.retrieval.rerank import RerankConfig
-from stages.retrieval.scores import Scores
+from stages.retrieval.scores import Scores, UnanswerablePolicy
 from stages.retrieval.unit import unit_length
 
 DEEPEST = 1000
@@ -30,6 +30,7 @@ def evaluate_index(
     gallery: Records,
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
+    unanswerable: UnanswerablePolicy = "leave_out",
     seed: int = 0,
 ) -> Scores:
     """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
@@ -40,7 +41,7 @@ def evaluate_index(
     asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     rows, _ = index.search(
         unit_length(vectors.read(asked.digests)),
-        depth_of(metrics, asked, searched),
+        depth_of(metrics, protocol, asked, searched),
         positions_of(asked.keys, searched.keys),
     )
     return evaluate_ranking(
@@ -49,6 +50,7 @@ def evaluate_index(
         gallery=searched,
         metrics=metrics,
         protocol=protocol,
+        unanswerable=unanswerable,
         beyond="not_relevant",
         seed=seed,
     )
@@ -63,6 +65,7 @@ def evaluate_reranked(
     train: Records,
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
+    unanswerable: UnanswerablePolicy = "leave_out",
     seed: int = 0,
 ) -> Scores:
     """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`."""
@@ -72,19 +75,31 @@ def evaluate_reranked(
         unit_length(vectors.read(searched.digests)),
         unit_length(vectors.read(asked.digests)),
         positions_of(asked.keys, searched.keys),
-        depth_of(metrics, asked, searched),
+        depth_of(metrics, protocol, asked, searched),
         unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32),
     )
     return evaluate_ranking(
-        rows, queries=asked, gallery=searched, metrics=metrics, protocol=protocol, beyond="not_relevant", seed=seed
+        rows,
+        queries=asked,
+        gallery=searched,
+        metrics=metrics,
+        protocol=protocol,
+        unanswerable=unanswerable,
+        beyond="not_relevant",
+        seed=seed,
     )
 
 
-def depth_of(metrics: Sequence[str], queries: Records, gallery: Records) -> int:
-    """How many rows the ``metrics`` look at, at most 1,000 where that is no number in their name."""
+def depth_of(metrics: Sequence[str], protocol: RankedConfig, queries: Records, gallery: Records) -> int:
+    """How many rows to search for: what the ``metrics`` look at, at most 1,000 where their name has no number.
+
+    Where the protocol takes rows out of a ranking (junk, other domains), at least 1,000.
+    """
     most = int(by_class(queries, gallery).counts.max(initial=1))
     depths = [
         min(of.depth(most, len(gallery)), len(gallery) if isinstance(of.reach, int) else DEEPEST)
         for of in map(find_metric, metrics)
     ]
-    return max(1, *depths)
+    rules = protocol.rules()
+    plain = isinstance(protocol, ByLabelConfig) and rules.searched == "merged"
+    return max(1, *depths, 0 if plain else min(DEEPEST, len(gallery)))

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from cache.errors import NothingToScoreError
 from stages.records import Records
 from stages.retrieval.expected import EXPECTED, tied_order
-from stages.retrieval.protocols import ByLabelConfig, RankedConfig
+from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
 from stages.retrieval.relevance import Mask, Rows
-from stages.retrieval.scores import Resampling, Scores, domain_names
+from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, domain_names
 from stages.retrieval.search import query_blocks
 from stages.retrieval.tables import Table, unwanted, without
-from stages.retrieval.trial import Marking, TiePolicy, Trial, UnanswerablePolicy, check_choice
+from stages.retrieval.trial import Marking, TiePolicy, Trial
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
 """A metric that looks further than a list goes: refused, or what is not listed counts as not relevant."""
@@ -31,7 +31,7 @@ def evaluate_ranking(
     gallery: Records,
     metrics: Sequence[str] | None = None,
     similarity: npt.NDArray[np.floating] | None = None,
-    protocol: RankedConfig = ByLabelConfig(),
+    protocol: ProtocolConfig = ByLabelConfig(),
     ties: TiePolicy = "row",
     unanswerable: UnanswerablePolicy = "leave_out",
     beyond: BeyondPolicy = "refuse",
@@ -67,6 +67,8 @@ def evaluate_ranking(
         RecordsError: as there.
         NothingToScoreError: as there.
     """
+    if not isinstance(protocol, RankedConfig):
+        raise ValueError(f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()")
     rules = protocol.rules()
     marking = Marking.of(metrics, rules, ties, unanswerable, Resampling(confidence, resamples, seed))
     check_choice("beyond", beyond, get_args(BeyondPolicy))

@@ -15,9 +15,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cache.errors import RecordsError
 from stages.records import Records
+from stages.retrieval.alike import several
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -183,23 +185,34 @@ class Judgement:
 
 def by_class(queries: Records, gallery: Records) -> ByClass:
     """Relevant are the rows of the same label and, where records have domains, of the same domain."""
-    numbers: dict[str, int] = {}
-
-    def number(records: Records) -> Rows:
-        names = records.classes
-        return np.array([-1 if n is None else numbers.setdefault(n, len(numbers)) for n in names], dtype=np.int64)
-
-    return ByClass(number(queries), number(gallery))
+    labels, domains = (_numbers(queries, gallery, column) for column in ("label", "domain"))
+    names = labels * (domains.max(initial=-1) + 2) + domains  # a pair has a number of its own
+    classes = np.where(labels < 0, -1, np.unique(names, return_inverse=True)[1])
+    return ByClass(classes[: len(queries)], classes[len(queries) :])
 
 
-def by_labels(queries: Records, gallery: Records, attribute: str) -> Relevance:
-    """Relevant are the rows with at least one label in common: the label, and those that ``attribute`` lists.
+def _numbers(queries: Records, gallery: Records, column: str) -> Rows:
+    """A whole number for each text of a column, of the queries and then of the gallery (Q + G,); -1 for none."""
+    chunks = [chunk.cast(pa.string()) for of in (queries, gallery) for chunk in of.table[column].chunks]
+    numbered = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode().indices
+    found: Rows = numbered.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
 
-    The attribute is a JSON list of labels, or missing where a record has its label alone. The domain must be the same.
+
+def by_labels(queries: Records, gallery: Records, names: str) -> Relevance:
+    """Relevant are the rows with at least one label in common, of the same domain where records have domains.
+
+    The labels of a record are those that the attribute ``names`` lists (``tags``: its tags), as a JSON list or with
+    ``|`` between them; where it lists none, the label alone.
     """
-    asked, searched = _labels(queries, attribute), _labels(gallery, attribute)
-    if all(len(names) <= 1 for names in (*asked, *searched)):
-        return by_class(queries, gallery)
+    asked, searched = _labels(queries, names), _labels(gallery, names)
+    if all(len(labels) <= 1 for labels in (*asked, *searched)):
+        numbers: dict[str, int] = {}
+        codes = [
+            np.array([numbers.setdefault(labels[0], len(numbers)) if labels else -1 for labels in of], dtype=np.int64)
+            for of in (asked, searched)
+        ]
+        return ByClass(*codes)
     return ByGroups.of(asked, searched)
 
 
@@ -216,28 +229,42 @@ def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) ->
 
 def json_lists(records: Records, attribute: str) -> list[list[str] | None]:
     """The lists that an attribute holds as JSON, (N,), None where a record has none or the attribute is not there."""
-    if f"attributes.{attribute}" not in records.table.column_names:
+    column = f"attributes.{attribute}"
+    if column not in records.table.column_names:
         return [None] * len(records)
-    found: list[list[str] | None] = []
-    for key, text in zip(records.keys, records.attribute(attribute), strict=True):
-        try:
-            value = None if text is None else json.loads(text)
-        except ValueError:
-            value = text
-        if value is not None and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
-            raise RecordsError(f"attributes.{attribute} of {key!r} must be a JSON list of text, got {text!r:.100}")
-        found.append(value)
+    texts = zip(records.keys, records.table[column].to_pylist(), strict=True)
+    return [None if text is None else json_list(text, column, key) for key, text in texts]
+
+
+def json_list(text: str, column: str, key: str) -> list[str]:
+    """The texts that ``text`` lists as JSON. Raises RecordsError where it is no such list."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise RecordsError(f"{column} of {key!r} must be a JSON list of text, got {text!r:.100}")
+    return value
+
+
+def has_labels(records: Records, names: str) -> bool:
+    """Whether the records have the column that :func:`by_labels` would look for."""
+    return _column(names) in records.table.column_names
+
+
+def _column(names: str) -> str:
+    return names if names == "tags" else f"attributes.{names}"
+
+
+def _labels(records: Records, names: str) -> list[list[str]]:
+    """The labels of each record, (N,), within its domain."""
+    column = _column(names)
+    texts = records.table[column].to_pylist() if has_labels(records, names) else [None] * len(records)
+    found = []
+    for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
+        if text:
+            own = json_list(text, column, key) if text.startswith("[") else several(text)
+        else:
+            own = [] if label is None else [label]
+        found.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
     return found
-
-
-def _labels(records: Records, attribute: str) -> list[list[str]]:
-    """All labels of each record, (N,), within its domain."""
-    return [
-        [label if domain is None else f"{domain}\0{label}" for label in dict.fromkeys([*(listed or ()), *own])]
-        for listed, own, domain in zip(
-            json_lists(records, attribute),
-            ([] if label is None else [label] for label in records.labels),
-            records.domains,
-            strict=True,
-        )
-    ]

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import RecordsError
+from cache.errors import NothingToScoreError, RecordsError
 from stages.records import Records
 from stages.retrieval.metrics import Values
 
 ALL, MEAN = "all", "mean"
+
+UnanswerablePolicy: TypeAlias = Literal["leave_out", "zero", "error"]
+"""Queries to which nothing is relevant: left out of every mean and counted, 0 in every mean, or refused."""
 
 
 class Score(NamedTuple):
@@ -130,6 +133,26 @@ def domain_names(domains: Sequence[str | None]) -> list[str]:
     if taken := {ALL, MEAN}.intersection(names):
         raise RecordsError(f"a domain cannot be called {min(taken)!r}: scores use that name. Rename the domain.")
     return names if len(names) > 1 else []
+
+
+def to_score(
+    answerable: npt.NDArray[np.bool_], unanswerable: UnanswerablePolicy, asked: Records
+) -> npt.NDArray[np.bool_]:
+    """Which of the queries ``asked`` (Q,) have values. Raises NothingToScoreError where those left are an error."""
+    check_choice("unanswerable", unanswerable, get_args(UnanswerablePolicy))
+    if unanswerable == "error" and not answerable.all():
+        key = asked.keys[int(np.argmin(answerable))]
+        raise NothingToScoreError(
+            f"{int((~answerable).sum()):,} of {len(asked):,} queries have nothing to find in the gallery, the first "
+            f'{key!r}: drop them, or choose unanswerable = "leave_out" or "zero"'
+        )
+    return answerable if unanswerable == "leave_out" else np.ones(len(asked), np.bool_)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def gather(

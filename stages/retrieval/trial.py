@@ -18,15 +18,12 @@ from stages.retrieval.expected import EXPECTED, check_expected
 from stages.retrieval.gallery import positions_of
 from stages.retrieval.metrics import Metric, find_metric
 from stages.retrieval.protocols.rules import Rules
-from stages.retrieval.relevance import Judgement, Mask, Rows
-from stages.retrieval.scores import Resampling, Scores, gather
+from stages.retrieval.relevance import Judgement, Rows
+from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, gather, to_score
 from stages.retrieval.tables import Table
 
 TiePolicy: TypeAlias = Literal["row", "expected"]
 """Equal similarities: in the order of the gallery, or the mean over all of their orders."""
-
-UnanswerablePolicy: TypeAlias = Literal["leave_out", "zero", "error"]
-"""Queries to which nothing is relevant: left out of every mean and counted, 0 in every mean, or refused."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,6 @@ class Marking:
         if not wanted:
             raise ValueError("metrics must name at least one, got none")
         check_choice("ties", ties, get_args(TiePolicy))
-        check_choice("unanswerable", unanswerable, get_args(UnanswerablePolicy))
         if ties == EXPECTED:
             for metric in wanted:
                 check_expected(metric)
@@ -97,7 +93,12 @@ class Marking:
         for trial in found:
             num_relevant[trial.asked] = trial.num_relevant
         answerable = num_relevant > 0
-        self._refuse_nothing(asked, searched, answerable)
+        if not answerable.any():
+            raise NothingToScoreError(
+                f"none of the {len(asked):,} queries has another image of its label in the gallery of "
+                f"{len(searched):,}. Compare the labels of both (and the domains), or choose other splits."
+            )
+        scored = to_score(answerable, self.unanswerable, asked)
         per_query = {metric.name: np.zeros(len(asked)) for metric in self.metrics}
         sizes = {}
         for trial in found:
@@ -108,7 +109,6 @@ class Marking:
             for table in tables(part, int(self.depth(part.num_relevant, len(part.searched)).max())):
                 for metric in self.metrics:
                     per_query[metric.name][part.asked[table.queries]] = table.value(metric, part.num_relevant)
-        scored = answerable if self.unanswerable == "leave_out" else np.ones(len(asked), np.bool_)
         return gather(
             {name: values[scored] for name, values in per_query.items()},
             queries=queries,
@@ -121,19 +121,6 @@ class Marking:
             groups=self.rules.groups,
             sizes={name: size for name, size in sizes.items() if name is not None} if len(found) > 1 else None,
         )
-
-    def _refuse_nothing(self, asked: Records, searched: Records, answerable: Mask) -> None:
-        if not answerable.any():
-            raise NothingToScoreError(
-                f"none of the {len(asked):,} queries has another image of its label in the gallery of "
-                f"{len(searched):,}. Compare the labels of both (and the domains), or choose other splits."
-            )
-        if self.unanswerable == "error" and not answerable.all():
-            key = asked.keys[int(np.argmin(answerable))]
-            raise NothingToScoreError(
-                f"{int((~answerable).sum()):,} of {len(asked):,} queries have nothing to find in the gallery, the "
-                f'first {key!r}: drop them, or choose unanswerable = "leave_out" or "zero"'
-            )
 
 
 def trials(rules: Rules, asked: Records, searched: Records) -> Iterator[Trial]:
@@ -151,9 +138,3 @@ def _trial(rules: Rules, asked: Records, searched: Records, queries: Rows, galle
     some, rows = asked.take(queries), searched.take(gallery)
     judged, itself = rules.judge(some, rows), positions_of(some.keys, rows.keys)
     return Trial(queries, gallery, judged, itself, judged.num_relevant(itself))
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")

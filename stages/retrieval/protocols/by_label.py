@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
+from cache.errors import RecordsError
 from stages.records import Records
+from stages.retrieval.alike import attribute_names
 from stages.retrieval.protocols.rules import Rules, in_the_gallery, not_in_the_gallery
-from stages.retrieval.relevance import Judgement, by_labels
+from stages.retrieval.relevance import Judgement, by_labels, has_labels
 
 
 @dataclass(frozen=True)
 class ByLabelConfig:
     """Relevant is what has the same label, within the domain; whoever is a query and in the gallery is left out.
 
-    ``labels`` names an attribute with more labels of an image, a JSON list: relevant is then what has at least one
-    label in common.
+    ``labels`` names an attribute, or ``tags``, with several labels of an image, a JSON list or with ``|`` between them:
+    relevant is then what has at least one in common.
     """
 
     kind: Literal["by_label"] = "by_label"
@@ -27,7 +29,9 @@ class ByLabelConfig:
     def rules(self) -> Rules:
         """The rules."""
         metrics = ("mmp@5", "map@r", "hit@1", "map")
-        return Rules(metrics) if self.labels is None else Rules(metrics, judge=partial(_sharing, self.labels))
+        if self.labels is None:
+            return Rules(metrics)
+        return Rules(metrics, judge=partial(_sharing, self.labels), check=partial(_check_labels, self.labels))
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,16 @@ def check_ks(ks: tuple[int, ...]) -> None:
     """Raise ValueError unless ``ks`` are different whole numbers from 1."""
     if not ks or min(ks) < 1 or len({*ks}) < len(ks):
         raise ValueError(f"ks are ranks, different whole numbers from 1, at least one, got {list(ks)}")
+
+
+def _check_labels(names: str, queries: Records, gallery: Records) -> None:
+    for role, records in (("queries", queries), ("gallery", gallery)):
+        if not has_labels(records, names):
+            known = ", ".join(attribute_names(records)) or "none"
+            raise RecordsError(
+                f"the {role} have no attribute {names!r} to compare labels by; there are {known}: "
+                "dataset.attributes = [...] lists the columns"
+            )
 
 
 def _sharing(attribute: str, queries: Records, gallery: Records) -> Judgement:

@@ -1,4 +1,4 @@
-"""The metrics that go with a protocol: those scored where nobody says otherwise, and whether others can be."""
+"""What goes with a protocol: the metrics scored where nobody says otherwise, and whether others and policies can be."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ def check_metrics(metrics: Sequence[str], protocol: ProtocolConfig, ties: str) -
         metric = find_metric(name)
         if ties == EXPECTED:
             check_expected(metric)
+
+
+def check_policies(protocol: ProtocolConfig, ties: str, unanswerable: str) -> None:
+    """Raise ValueError where a policy would change nothing, because the protocol settles it."""
+    if isinstance(protocol, MetConfig | SmallDataConfig) and (ties, unanswerable) != ("row", "leave_out"):
+        raise ValueError(
+            f"protocol {protocol.kind} says itself what counts where similarities tie or nothing is relevant: leave "
+            "out ties and unanswerable"
+        )

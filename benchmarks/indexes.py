@@ -1,0 +1,112 @@
+"""``auto`` against autofaiss: the task's metric, the time to build, and the time of a query, at the same budgets.
+
+    python -m benchmarks.indexes [ENVIRONMENT] [--rows 100000 1000000] [--ms 10]
+
+Both are given the same vectors (64 numbers, ten of a class) and the same time for a query. autofaiss pins an old NumPy
+and gets an environment of its own, made in ENVIRONMENT (.venv-autofaiss) if need be. Its index is read by faiss here,
+with the parameters that it chose, and both are measured by the same code. What ``auto`` measures to choose is in its
+time to build, as autofaiss's own tuning is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measured import Row, write
+
+_DIM, _EACH, _QUERIES, _METRIC = 64, 10, 1000, "mmp@5"
+_PACKAGES = ("autofaiss==2.18.0",)
+_THEIRS = """
+import json, sys, time
+import numpy as np
+from autofaiss import build_index
+vectors, path, ms, threads = np.load(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+started = time.perf_counter()
+index, said = build_index(
+    vectors, index_path=path, index_infos_path=path + ".json", metric_type="ip", max_index_query_time_ms=ms,
+    max_index_memory_usage="16G", current_memory_available="20G", nb_cores=threads, verbose=40,
+)
+print(json.dumps({"seconds": time.perf_counter() - started, "key": str(said.get("index_key")),
+                  "param": str(said.get("index_param"))}))
+"""
+
+
+def main() -> None:
+    """Compare at each size, and write ``results/indexes.json``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("environment", type=Path, nargs="?", default=Path(".venv-autofaiss"))
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--ms", type=float, default=10.0, help="that a query may take; autofaiss's own default is 10")
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    if not asked.environment.exists():
+        subprocess.run([sys.executable, "-m", "venv", asked.environment], check=True)
+        subprocess.run([asked.environment / "bin/pip", "install", "--quiet", *_PACKAGES], check=True)
+    write("indexes", [row for count in asked.rows for row in _compare(asked, count)])
+
+
+def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
+    import faiss
+
+    from benchmarks.clustered import clustered
+    from stages.retrieval import AutoIndexConfig, Evidence, GalleryIndex, choose_index, find_metric, unit_length
+    from stages.retrieval.indexes.measure import milliseconds, value_of
+
+    faiss.omp_set_num_threads(asked.threads)
+    classes = count // _EACH
+    vectors, labels = clustered(count, _DIM, classes, 0)
+    vectors = unit_length(vectors)
+    queries, wanted = clustered(_QUERIES, _DIM, classes, 1)
+    evidence = Evidence(unit_length(queries), wanted, labels, np.full(_QUERIES, -1))
+    tuned = Evidence.from_gallery(vectors, labels)  # what auto chooses by is not what both are judged by
+    started = time.perf_counter()
+    choice = choose_index(vectors, [str(row) for row in range(count)], "", AutoIndexConfig(ms=asked.ms), evidence=tuned)
+    seconds = time.perf_counter() - started
+    for of in choice.tried:
+        print(f"auto: {of.name}, {of.rows:,} rows, {of.ms:.3f} ms, loses {of.loss:+.4f}: {of.verdict}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        np.save(f"{scratch}/vectors.npy", vectors)
+        command = [asked.environment / "bin/python", "-c", _THEIRS, f"{scratch}/vectors.npy", f"{scratch}/index"]
+        here = os.environ | {"OMP_NUM_THREADS": str(asked.threads), "PYTHONPATH": ""}
+        done = subprocess.run(
+            [*command, str(asked.ms), str(asked.threads)], check=True, capture_output=True, text=True, env=here
+        )
+        said = json.loads(done.stdout.splitlines()[-1])
+        peer = faiss.read_index(f"{scratch}/index")
+    faiss.ParameterSpace().set_index_parameters(peer, said["param"])
+    theirs = GalleryIndex(peer, choice.index.keys, "", choice.index.config)
+    metric = find_metric(_METRIC)
+    values = [value_of(index, evidence, metric) for index in (choice.index, theirs)]
+    times = [milliseconds(index, evidence, 5, 1) for index in (choice.index, theirs)]
+    batches = [milliseconds(index, evidence, 5, _QUERIES) for index in (choice.index, theirs)]
+    name = f"autofaiss {said['key']} {said['param']}"
+    work = f"{count:,} x {_DIM}, {choice.tried[-1].name}"
+    own = choice.tried[-1].build_s
+    return [
+        Row(f"{work}: {_METRIC}", values[0], name, values[1], "", values[0] / values[1], 1.0, "-"),
+        Row(
+            f"{work}: choose and build",
+            seconds,
+            name,
+            said["seconds"],
+            "s",
+            said["seconds"] / seconds,
+            5.0,
+            f"{own:.1f} s",
+        ),
+        Row(f"{work}: a query alone", times[0], name, times[1], "ms", times[1] / times[0], 1.0, "-"),
+        Row(f"{work}: a query of 1,000", batches[0], name, batches[1], "ms", batches[1] / batches[0], 1.0, "-"),
+    ]
+
+
+if __name__ == "__main__":
+    main()

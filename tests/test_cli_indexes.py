@@ -1,0 +1,101 @@
+"""The command line: scores through an index and after post-processing, and an index chosen by budgets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache.errors import ConfigError
+from pipeline.config import parse_config
+from stages.retrieval import KReciprocalConfig, QueryExpansionConfig, ScalarIndexConfig
+from tests.pictures import draw_folder
+from tests.test_cli import RUN, permafrost
+
+OTHERS = """index = { kind = "ivf_flat", lists = 3, probes = 3 }
+[[retrieval.rerank]]
+kind = "query_expansion"
+n = 2
+[[retrieval.rerank]]
+kind = "database_augmentation"
+n = 2
+[[retrieval.rerank]]
+kind = "k_reciprocal"
+k1 = 4
+k2 = 2
+candidates = 10
+[[retrieval.rerank]]
+kind = "whitening"
+dim = 4
+"""
+LABELS = ["", " (ivf_flat)", " + alpha_qe", " + dba", " + k_reciprocal", " + whitening"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file with its images, all three stages done."""
+    folder = tmp_path_factory.mktemp("indexes")
+    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
+    (folder / "run.toml").write_text(RUN)
+    (folder / "others.toml").write_text(RUN + OTHERS)
+    (folder / "auto.toml").write_text(RUN + 'index = { kind = "auto", ms = 1e9 }\n')
+    done = permafrost("run", "run.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "first.jsonl").write_text(done.stdout)
+    return folder
+
+
+@pytest.mark.slow
+def test_scores_through_an_index_and_after_post_processing_are_rows_of_their_own(folder: Path) -> None:
+    done = permafrost("score", "others.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    heads = [f"{head}{label}" for head in ("raw", "small") for label in LABELS]
+    assert list(dict.fromkeys(line["head"] for line in lines)) == heads
+    plain = [json.loads(line) for line in (folder / "first.jsonl").read_text().splitlines()]
+    assert [line for line in lines if line["head"] in ("raw", "small")] == plain
+    whole = [line | {"head": line["head"].removesuffix(" (ivf_flat)")} for line in lines if "ivf" in line["head"]]
+    assert whole == plain  # every list is visited: nothing is lost
+    assert len(list((folder / "artifacts/indexes").rglob("gallery.json"))) == 2
+    again = permafrost("score", "others.toml", "--json", cwd=folder)
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.slow
+def test_an_index_by_budgets_says_what_was_tried(folder: Path) -> None:
+    done = permafrost("score", "auto.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "bytes a row" in done.stderr
+    assert "chosen: exact, and within the budgets" in done.stderr
+    heads = dict.fromkeys(json.loads(line)["head"] for line in done.stdout.splitlines())
+    assert list(heads) == ["raw", "raw (auto: flat)", "small", "small (auto: flat)"]
+    image = sorted((folder / "images").rglob("*.png"))[0]
+    found = permafrost("search", "auto.toml", str(image), "--all", "-k", "1", "--json", cwd=folder)
+    assert json.loads(found.stdout)["uri"] == str(image.relative_to(folder))
+    assert "chosen" in found.stderr
+    other = permafrost("search", "others.toml", str(image), "--all", "-k", "2", "--json", cwd=folder)
+    assert json.loads(other.stdout.splitlines()[0])["uri"] == str(image.relative_to(folder))
+
+
+def test_a_run_file_names_an_index_and_post_processing() -> None:
+    text = RUN + 'index = { kind = "scalar", stored = "int4", refine = { candidates = 8 } }\n'
+    text += 'rerank = [{ kind = "query_expansion", n = 5 }, { kind = "k_reciprocal", original = 0.5 }]\n'
+    asked = parse_config(text).retrieval
+    assert isinstance(asked.index, ScalarIndexConfig)
+    assert asked.index.refine is not None
+    assert (asked.index.stored, asked.index.refine.candidates) == ("int4", 8)
+    assert asked.rerank == (QueryExpansionConfig(n=5), KReciprocalConfig(original=0.5))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('index = { kind = "ivf" }', r"retrieval\.index: kind must be one of .*'ivf_flat'.*, got 'ivf'"),
+        ('index = { kind = "ivf_pq", byte = 3 }', r"retrieval\.index\.byte: unknown key; did you mean bytes"),
+        ('rerank = [{ kind = "whitening", power = 2 }]', r"retrieval\.rerank\[0\].*: power is how much is whitened"),
+    ],
+)
+def test_what_the_run_file_cannot_say_is_refused_by_its_path(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(f"{RUN}{line}\n")
