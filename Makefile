@@ -101,6 +101,10 @@ bench-heads: install  ## Stage 2 against PyTorch Metric Learning: speed and memo
 bench-clip-retrieval: install  ## Stage 1 against clip-retrieval, in an environment of its own (10 minutes)
 	@$(PY) -m benchmarks.clip_retrieval
 
+.PHONY: bench-report
+bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
+	@$(PY) -m benchmarks.report
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20
