@@ -44,6 +44,10 @@ train-heads: install  ## Stage 2: train the heads on stored features
 score: install  ## Stage 3: index, search and score
 	@$(PY) -m pipeline score $(CONFIG)
 
+.PHONY: report
+report: install  ## One HTML page about a run: what won, whether to believe it, what it gets wrong
+	@$(PY) -m pipeline report $(CONFIG)
+
 .PHONY: sweep
 sweep: install  ## Try many configurations of the heads on the training classes, and rank them
 	@$(PY) -m pipeline sweep $(CONFIG)
@@ -110,6 +114,10 @@ bench-indexes: install  ## Indexes chosen by budgets against autofaiss, in an en
 .PHONY: bench-equal-bytes
 bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on photographs (10 minutes)
 	@$(PY) -m benchmarks.equal_bytes
+
+.PHONY: bench-report
+bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
+	@$(PY) -m benchmarks.report
 
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)

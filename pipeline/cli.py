@@ -210,6 +210,25 @@ def table(
 
 
 @app.command()
+def report(
+    run_file: RunFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; by default in the artifacts folder.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=0, help="How many queries to show with their nearest images.")] = 40,
+    health: Annotated[
+        bool, typer.Option("--health", help="Look for copies across splits and doubtful labels too (minutes).")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about a run: leaderboard, curves, a map, and queries with right and wrong images."""
+    from pipeline.report.command import report
+
+    report(run_file, output, queries, health=health, json=json, quiet=quiet)
+
+
+@app.command()
 def search(
     run_file: RunFile,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],

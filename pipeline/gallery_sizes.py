@@ -69,15 +69,15 @@ def size_curve(
         gallery=records.split("gallery"),
         sizes=sizes,
         metrics=metrics,
-        further=_further(records, distractors) if distractors else None,
+        further=further_distractors(records, distractors) if distractors else None,
         rules=rules_of(config),
         resampling=Resampling(seed=config.seed),
         seed=config.seed,
     )
 
 
-def _further(records: Records, values: Sequence[str]) -> Records:
-    """The records of these values of the split column."""
+def further_distractors(records: Records, values: Sequence[str]) -> Records:
+    """The records of these ``values`` of the split column. ConfigError for one that no record has."""
     there = sorted({split for split in records.splits if split is not None})
     if unknown := [value for value in values if value not in there]:
         raise ConfigError(f"no record has the split {unknown[0]!r}; there are {', '.join(there)}")

@@ -7,18 +7,16 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from pipeline.pages import render
 from pipeline.tables import aligned
 from stages.retrieval import Difference, paired_difference, t_interval
 from stages.training.sweep import Trial
 
 _PRINTED = 20
-_PAGE = "presets/leaderboard.html"
 
 
 @dataclass(frozen=True)
@@ -163,9 +161,6 @@ def table_text(board: Leaderboard) -> str:
 
 def page(board: Leaderboard, name: str) -> str:
     """The leaderboard as one HTML page that loads nothing."""
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        files("pipeline").joinpath(_PAGE).read_text(encoding="utf-8")
-    )
     places = board.places
     ends = [end for place in places for end in (_low(place), _high(place))]
     least, span = min(ends), (max(ends) - min(ends)) or 1.0
@@ -190,7 +185,8 @@ def page(board: Leaderboard, name: str) -> str:
         for place in places
     ]
     first = places[0].entry
-    return template.render(
+    return render(
+        "leaderboard.html",
         name=name,
         metric=board.metric,
         keys=board.keys,

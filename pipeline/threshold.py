@@ -214,6 +214,12 @@ def limit_of(config: RunConfig, run_file: Path, found: Vectors, records: Records
     raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}, only for {there}. Run `{command}`.")
 
 
+def kept_decisions(config: RunConfig, run_file: Path, found: Vectors, records: Records) -> list[dict[str, Any]]:
+    """Every decision that is kept for the embeddings and records as they are now; none where none is."""
+    kept = _kept(_path(config, run_file, found))
+    return list(kept["decisions"]) if kept.get("follows_from") == _follows_from(found, records) else []
+
+
 def _plain(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
     found: dict[str, Any] = {}

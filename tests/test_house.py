@@ -78,6 +78,7 @@ FLAGS = {
     "curate": {"--force", "--json", "--output", "--quiet"},
     "sweep": {"--force", "--json", "--quiet", "--write"},
     "table": {"--json", "--quiet", "--workers"},
+    "report": {"--health", "--json", "--output", "--queries", "--quiet"},
     "search": {"--all", "--fmr", "--fpir", "--head", "--json", "--quiet", "--threshold", "-k"},
     "compare": {"--backbone", "--head", "--json", "--metric", "--other-gallery", "--quiet", "--top"},
     "gallery-sizes": {"--backbone", "--distractors", "--head", "--json", "--quiet", "--size"},

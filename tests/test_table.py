@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 import timm
@@ -38,23 +39,27 @@ def line(head: str, rows: int, value: float) -> Line:
     return Line("net", head, rows, "map", value, value - 0.1, value + 0.1, 0.0, 1, 9, None, None, None)
 
 
-def test_a_curve_has_a_point_for_each_number_of_rows_higher_for_a_higher_score() -> None:
-    drawing = draw([line("raw", 0, 0.3), line("a", 100, 0.4), line("a", 1000, 0.6), line("a", 10000, 0.5)], "map")
+def parsed(drawing: str | None) -> Element:
     assert drawing is not None
-    ((x0, y0), (x1, y1), (x2, y2)) = drawing.curves[0].points
+    return fromstring(drawing)
+
+
+def test_a_curve_has_a_point_for_each_number_of_rows_higher_for_a_higher_score() -> None:
+    lines = [line("raw", 0, 0.3), line("a", 100, 0.4), line("a", 1000, 0.6), line("a", 10000, 0.5)]
+    drawing = parsed(draw(lines, "map"))
+    curve, raw = (element.get("points", "").split() for element in drawing.iter("polyline"))
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in curve)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # factors of ten are equally far
     assert y1 < y2 < y0  # pixels count downwards
-    assert [text for _, text in drawing.across] == ["100", "1,000", "10,000"]
-    assert drawing.raw is not None
-    assert drawing.raw > y0
+    assert {"100", "1,000", "10,000"} <= {text.text for text in drawing.iter("text")}
+    assert float(raw[0].split(",")[1]) == float(raw[1].split(",")[1]) > y0
 
 
 def test_names_of_curves_that_end_together_do_not_overlap() -> None:
-    lines = [line(head, rows, 0.5) for head in "abc" for rows in (10, 100)]
-    drawing = draw(lines, "map")
-    assert drawing is not None
-    labels = sorted(curve.label for curve in drawing.curves)
-    assert all(after - before >= 16 for before, after in pairwise(labels))
+    drawing = parsed(draw([line(head, rows, 0.5) for head in "abc" for rows in (10, 100)], "map"))
+    labels = sorted(float(text.get("y", "")) for text in drawing.iter("text") if text.text in {"a", "b", "c"})
+    assert len(labels) == 3
+    assert all(after - before >= 12 for before, after in pairwise(labels))
 
 
 def test_without_other_numbers_of_rows_there_is_no_curve() -> None:
