@@ -96,11 +96,11 @@ def lines_of(on: Ground, scored: Mapping[Cell, Scored]) -> list[Line]:
     lines = []
     for (backbone, head, rows), several in groups.items():
         raw = groups.get((backbone, RAW, None))
+        bounds = _bounds(several, on.config.seed)
+        gains = {} if raw is None or head == RAW else _gains(several, raw[0], on.config.seed)
         for metric in several[0].values:
             values = np.stack([of.values[metric] for of in several])  # (S, Q)
-            resampling = Resampling(seed=on.config.seed)
-            low, high = resampling.interval(resampling.means(values.mean(0)[None], 0))
-            gain = None if raw is None or head == RAW else _gain(metric, several, raw[0], on.config.seed)
+            gain = gains.get(metric)
             lines.append(
                 Line(
                     backbone,
@@ -108,8 +108,7 @@ def lines_of(on: Ground, scored: Mapping[Cell, Scored]) -> list[Line]:
                     0 if head == RAW else rows or trained,
                     metric,
                     float(values.mean()),
-                    float(low[0]),
-                    float(high[0]),
+                    *bounds[metric],
                     float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0,
                     len(values),
                     values.shape[1],
@@ -119,10 +118,38 @@ def lines_of(on: Ground, scored: Mapping[Cell, Scored]) -> list[Line]:
     return lines
 
 
-def _gain(metric: str, found: Sequence[Scored], raw: Scored, seed: int) -> Difference:
-    mean = np.stack([of.values[metric] for of in found]).mean(0)
-    one = _Queries(found[0].keys[metric], {metric: mean})
-    return paired_difference(one, _Queries(raw.keys[metric], {metric: raw.values[metric]}), seed=seed)[0]
+def _bounds(several: Sequence[Scored], seed: int) -> dict[str, tuple[float, float]]:
+    """The interval of each metric's mean over seeds."""
+    resampling, found = Resampling(seed=seed), dict[str, tuple[float, float]]()
+    for metrics in _of_same_queries(several[0]):
+        means = np.stack([_mean(several, metric) for metric in metrics])  # (M, Q)
+        low, high = resampling.interval(resampling.means(means, 0))
+        found |= dict(zip(metrics, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+    return found
+
+
+def _gains(several: Sequence[Scored], raw: Scored, seed: int) -> dict[str, Difference]:
+    """How far each metric is above that of the raw feature."""
+    found = dict[str, Difference]()
+    for metrics in _of_same_queries(several[0], raw):
+        one = _Queries(several[0].keys[metrics[0]], {metric: _mean(several, metric) for metric in metrics})
+        other = _Queries(raw.keys[metrics[0]], {metric: raw.values[metric] for metric in metrics})
+        found |= {difference.metric: difference for difference in paired_difference(one, other, seed=seed)}
+    return found
+
+
+def _of_same_queries(*scored: Scored) -> list[list[str]]:
+    """The metrics, those together that are of the same queries: they are drawn once for all of these."""
+    groups: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for metric in scored[0].values:
+        groups.setdefault(tuple(of.keys[metric] for of in scored), []).append(metric)
+    return list(groups.values())
+
+
+def _mean(several: Sequence[Scored], metric: str) -> Values:
+    """Of each query (Q,), over the seeds."""
+    mean: Values = np.stack([of.values[metric] for of in several]).mean(0)
+    return mean
 
 
 def json_lines(lines: Sequence[Line]) -> str:
