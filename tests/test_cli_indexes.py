@@ -11,7 +11,7 @@ from cache.errors import ConfigError
 from pipeline.config import parse_config
 from stages.retrieval import KReciprocalConfig, QueryExpansionConfig, ScalarIndexConfig
 from tests.pictures import draw_folder
-from tests.test_cli import RUN, permafrost
+from tests.typed import RUN, permafrost
 
 OTHERS = """index = { kind = "ivf_flat", lists = 3, probes = 3 }
 [[retrieval.rerank]]

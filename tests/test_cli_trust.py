@@ -18,7 +18,7 @@ from pipeline.query_values import read_query_values
 from stages.datasets import DatasetConfig
 from stages.records import Records, read_records
 from tests.pictures import draw_folder
-from tests.test_cli import permafrost as in_a_process
+from tests.typed import permafrost as in_a_process
 
 RUN = """
 artifacts = "artifacts"

@@ -31,7 +31,7 @@ from stages.records import Records
 from stages.retrieval import find_metric, unit_length
 from stages.retrieval.protocols import UnedConfig
 from tests.pictures import draw, write_table
-from tests.test_cli import permafrost
+from tests.typed import permafrost
 
 HOSTILE = [
     "<script>alert(1)</script>",
