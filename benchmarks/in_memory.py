@@ -1,4 +1,4 @@
-"""A store of features whose rows are in memory, so that scoring is measured and not the disk."""
+"""A store of features whose rows are in memory and of unit length: scoring is measured, not reading."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from benchmarks.clustered import Labels, Task
 from cache import Failure, Identity
 from stages.records import COLUMNS, Records
+from stages.retrieval import unit_length
 
 
 class InMemory:
@@ -21,7 +22,7 @@ class InMemory:
     identity = Identity({"benchmark": "clustered"})
 
     def __init__(self, task: Task) -> None:
-        self._parts = task.gallery, task.queries
+        self._parts = unit_length(task.gallery), unit_length(task.queries)
         self.dim, self.dtype = task.gallery.shape[1], np.dtype(np.float32)
         self.fingerprint = self.identity.fingerprint
 

@@ -110,8 +110,7 @@ def _permafrost(queries: int, gallery: int, dim: int) -> dict[str, float]:
     asked, searched = store.records(1, task.query_labels), store.records(0, task.gallery_labels)
     with _Clock() as clock:
         scores = evaluate(store, queries=asked, gallery=searched, metrics=_METRICS)
-    # One copy of the vectors, of unit length, is what is searched; the benchmark's own is the store.
-    return clock.said(task.gallery.nbytes + task.queries.nbytes) | {of.metric: of.value for of in scores}
+    return clock.said(0) | {of.metric: of.value for of in scores}
 
 
 def _faiss(queries: int, gallery: int, dim: int) -> dict[str, float]:
@@ -177,7 +176,7 @@ def _large(asked: argparse.Namespace) -> None:
         records = store.records(1, task.query_labels).take(range(part))
         with _Clock() as clock:
             evaluate(store, queries=records, gallery=searched, metrics=_METRICS, resamples=100)
-        said = clock.said(task.gallery.nbytes + task.queries.nbytes)
+        said = clock.said(0)
         peaks.append(said["mb_above"])
         times.append(said["seconds"])
         print(f"{part:,} queries: {said['seconds']:.1f} s, {said['mb_above']:.0f} MB above the vectors", flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class Records:
         """Where each image is, (N,)."""
         return self._column("uri")
 
-    @property
+    @cached_property
     def digests(self) -> list[bytes]:
         """The sha256 of each image's bytes, (N,); ``b""`` where they could not be read."""
         return [digest or b"" for digest in self._column("digest")]

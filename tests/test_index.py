@@ -37,6 +37,13 @@ def test_a_zero_row_stays_zero_and_the_argument_is_not_changed() -> None:
     assert vectors.tolist() == [[0, 0], [3, 4]]
 
 
+def test_vectors_of_unit_length_are_returned_as_they_are() -> None:
+    for dim in (3, 64, 768):
+        unit = unit_length(np.random.default_rng(2).normal(size=(3000, dim)))
+        assert unit_length(unit) is unit
+        assert unit_length(unit * np.float32(1.001)) is not unit
+
+
 def test_similarities_of_unit_rows_are_the_same_in_any_order_of_summation() -> None:
     rng = np.random.default_rng(1)
     one, other = unit_length(rng.normal(size=(2, 20, 700)).reshape(40, 700)).astype(np.float64).reshape(2, 20, 700)

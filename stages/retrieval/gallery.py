@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
@@ -129,9 +127,11 @@ def with_row(vectors: Features, records: Records, role: str) -> Records:
 
 def positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
     """Where each query (Q,) is in the gallery itself, by key; -1 where it is not."""
-    searched = pa.array(gallery_keys, pa.string())
-    if pc.count_distinct(searched).as_py() < len(gallery_keys):
+    searched = set(gallery_keys)
+    if len(searched) < len(gallery_keys):
         twice = next(key for key, count in Counter(gallery_keys).items() if count > 1)
         raise RecordsError(f"the gallery has more than one record of key {twice!r}; keys must differ")
-    found: Rows = pc.index_in(pa.array(keys, pa.string()), searched).fill_null(-1).to_numpy(zero_copy_only=False)
-    return found.astype(np.int64)
+    if searched.isdisjoint(keys):  # most often, and much faster than a table of all positions
+        return np.full(len(keys), -1, np.int64)
+    position = {key: row for row, key in enumerate(gallery_keys)}
+    return np.array([position.get(key, -1) for key in keys], dtype=np.int64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
 
 _STEPS = np.float32(2.0**26)  # in 1: a power of two, so that nothing but np.rint rounds
+_ROUNDED = 2.0**-22  # how far from 1 a length can be once every number is rounded
 _ROWS_AT_ONCE = 8192
 
 
@@ -16,15 +19,36 @@ def unit_length(vectors: npt.NDArray[np.generic]) -> Vectors:
 
     Each number is rounded to a whole multiple of 2**-26, less than float32 keeps of most unit vectors. Products of
     two are then whole multiples of 2**-52 and a similarity, summed in float64, is *exact*: the same for every block
-    size and number of threads, whatever the order of summation, and equal for equal rows.
+    size and number of threads, whatever the order of summation, and equal for equal rows. What is so already is
+    returned as it is, not copied.
     """
+    if vectors.dtype == np.float32 and _is_unit(cast("Vectors", vectors)):
+        return cast("Vectors", vectors)
     unit = np.array(vectors, dtype=np.float32)
     for low in range(0, len(unit), _ROWS_AT_ONCE):
         rows = unit[low : low + _ROWS_AT_ONCE]
-        length = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True)).astype(np.float32)
+        length = _lengths(rows)
         rows /= np.where(length > 0, length, 1)
         _round(rows)
     return unit
+
+
+def _lengths(rows: Vectors) -> Vectors:
+    lengths: Vectors = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True)).astype(np.float32)
+    return lengths
+
+
+def _is_unit(vectors: Vectors) -> bool:
+    """Whether ``vectors`` are what :func:`unit_length` makes: on the grid, and of a length that rounding leaves."""
+    if vectors.ndim != 2 or not vectors.flags.c_contiguous:
+        return False
+    for low in range(0, len(vectors), _ROWS_AT_ONCE):
+        rows = vectors[low : low + _ROWS_AT_ONCE]
+        lengths = _lengths(rows)
+        steps = rows * _STEPS
+        if not (((np.abs(lengths - 1) <= _ROUNDED) | (lengths == 0)).all() and np.array_equal(np.rint(steps), steps)):
+            return False
+    return True
 
 
 def on_grid(vectors: Vectors) -> Vectors:
