@@ -286,3 +286,16 @@ def test_bytes_a_row_are_those_of_the_files(tmp_path: Path, kind: str, index: Ga
     index.save(tmp_path)
     files = [tmp_path / "gallery.faiss", *([tmp_path / "gallery.npy"] if (tmp_path / "gallery.npy").exists() else [])]
     assert index.bytes_a_row * ROWS == pytest.approx(sum(path.stat().st_size for path in files), abs=200)
+
+
+def test_search_works_beside_a_library_that_replaces_that_of_faiss() -> None:
+    code = """
+import faiss.contrib.torch_utils
+import numpy as np
+from stages.retrieval import IvfFlatIndexConfig, GalleryIndex, unit_length
+vectors = unit_length(np.random.default_rng(0).standard_normal((300, 8)))
+index = GalleryIndex.build(vectors, [str(row) for row in range(300)], embeddings="e", config=IvfFlatIndexConfig())
+assert (index.search(vectors, 1)[0][:, 0] == index.ids).all()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
