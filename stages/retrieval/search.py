@@ -63,7 +63,7 @@ def found_by(
     Equal similarities come in order of their ids. A list that is short ends in id -1 with similarity -inf.
     """
     width = min(k + int((exclude >= 0).any()), index.ntotal)
-    # faiss.contrib.torch_utils, which PyTorch Metric Learning imports, puts a search without params in the place of its own.
+    # faiss.contrib.torch_utils, which PyTorch Metric Learning imports, replaces search by one without params.
     original = getattr(index, "search_numpy", index.search)
     similarity, ids = original(queries, width, params=how)
     inside = index_inside(index)
