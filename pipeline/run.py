@@ -86,9 +86,11 @@ def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
     if tested < _FEW_CLASSES:
         found.append(f"only {tested} classes search: scores say little of others")
     if leaked := counts["queries whose bytes are trained on"]:
-        found.append(f"{leaked:,} queries are byte-identical to a training image: their scores are too good")
+        are = "query is" if leaked == 1 else "queries are"
+        found.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")
     if nothing := counts["queries with nothing in the gallery"]:
-        found.append(f"{nothing:,} queries have nothing to find in the gallery: they are left out of every mean")
+        have = "query has" if nothing == 1 else "queries have"
+        found.append(f"{nothing:,} {have} nothing to find in the gallery, and no part in any mean")
     return found
 
 

@@ -258,7 +258,7 @@ def test_queries_that_are_trained_on_by_their_bytes_are_pointed_out(tmp_path: Pa
     (tmp_path / "images/test/c1/0.png").write_bytes((tmp_path / "images/train/c1/0.png").read_bytes())
     roles = 'split = "folder"\ntrain = "train"\nquery = "test"\ngallery = "test"'
     (tmp_path / "run.toml").write_text(RUN.replace("queries_per_class = 2", roles))
-    assert "1 queries are byte-identical to a training image" in permafrost("run", "run.toml", cwd=tmp_path).stderr
+    assert "1 query is byte-identical to a training image" in permafrost("run", "run.toml", cwd=tmp_path).stderr
 
 
 def test_compact_says_what_it_would_drop_and_drops_it_when_told(tmp_path: Path) -> None:
