@@ -19,6 +19,7 @@ from cache import Features
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
+from stages.analysis import paired_difference
 from stages.records import Records
 from stages.retrieval import (
     GalleryIndex,
@@ -28,7 +29,6 @@ from stages.retrieval import (
     evaluate,
     evaluate_index,
     index_gallery,
-    paired_difference,
 )
 
 _RUNS = ("runs/cars.toml", "runs/fashion.toml", "runs/multi.toml")

@@ -86,7 +86,7 @@ def measure(arguments: argparse.Namespace) -> Measured | float:
     """What the side asked for reaches; of the machine, its one figure."""
     import torch
 
-    from stages.training.lanes import one_thread_each
+    from stages.training.worker_threads import one_thread_each
 
     torch.set_num_threads(arguments.threads)
     side = SIDES[arguments.side]
@@ -138,7 +138,7 @@ def ours(features: np.ndarray, labels: np.ndarray, classes: int, **settings: obj
     """The parts of ``train_head``, put together as its loop does."""
     import torch
 
-    from stages.memory import keep_freed_memory
+    from stages.malloc import keep_freed_memory
     from stages.training import ArcFaceConfig, InputsConfig, LinearHeadConfig, OptimizerConfig
     from stages.training.rows import InMemory
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from benchmarks.clustered import Labels, Task
 from cache import Failure, Identity
+from stages.ranking import unit_length
 from stages.records import COLUMNS, Records
-from stages.retrieval import unit_length
 
 
 class InMemory:

@@ -58,7 +58,8 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
     import faiss
 
     from benchmarks.clustered import clustered
-    from stages.retrieval import AutoIndexConfig, Evidence, GalleryIndex, choose_index, find_metric, unit_length
+    from stages.ranking import find_metric, unit_length
+    from stages.retrieval import AutoIndexConfig, Evidence, GalleryIndex, choose_index
     from stages.retrieval.indexes.measure import milliseconds, value_of
 
     faiss.omp_set_num_threads(asked.threads)

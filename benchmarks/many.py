@@ -23,7 +23,7 @@ from benchmarks.measured import machine
 from cache import FeatureStore, Identity, ImageSource, digest_bytes
 from stages.extraction import Backbone, PreprocessConfig, Progress, extract
 from stages.records import COLUMNS, Records
-from stages.splits import MADE
+from stages.records.splits import MADE
 
 _SIDE, _DIM = 4, 64
 

@@ -57,7 +57,7 @@ def measure(arguments: argparse.Namespace) -> float:
     """Rows a second."""
     import torch
 
-    from stages.training.lanes import one_thread_each
+    from stages.training.worker_threads import one_thread_each
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
     """The parts of ``train_head``, put together as its loop does, and whether it works in lanes."""
     import torch
 
-    from stages.memory import keep_freed_memory
+    from stages.malloc import keep_freed_memory
     from stages.training import InputsConfig, LinearHeadConfig, OptimizerConfig
     from stages.training.rows import InMemory
 

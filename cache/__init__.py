@@ -4,10 +4,10 @@ from cache.digests import DigestCache
 from cache.features import Features
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
+from cache.maintenance import Compaction, compact, verify
 from cache.rows import RowOutcome
 from cache.source import ImageSource, parse_source
 from cache.store import Chunk, Failure, FeatureStore
-from cache.upkeep import Compaction, compact, verify
 
 __all__ = [
     "Chunk",

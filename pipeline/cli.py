@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 
 from pipeline.cli_trust import COMMANDS as TRUST
-from pipeline.options import Json, Quiet, RunFile, RunFiles
-from pipeline.siblings import check_siblings
+from pipeline.commands.options import Json, Quiet, RunFile, RunFiles
+from pipeline.import_guard import check_siblings
 
 app = typer.Typer(
     name="permafrost",
@@ -65,7 +65,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Say what `extract` would compute: images, bytes, and the time by a timed sample. Writes no feature."""
-    from pipeline import commands
+    from pipeline.commands import stages as commands
     from pipeline.extraction import Hardware
 
     commands.plan(run_file, Hardware(device, batch_size, workers, retry_failed), json=json, quiet=quiet)
@@ -83,7 +83,7 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
-    from pipeline import commands
+    from pipeline.commands import stages as commands
     from pipeline.extraction import Hardware
 
     commands.extract(
@@ -101,7 +101,7 @@ def train_heads(
     quiet: Quiet = False,
 ) -> None:
     """Stage 2: train the heads on stored features, and embed with them."""
-    from pipeline import commands
+    from pipeline.commands import stages as commands
 
     commands.train_heads(run_file, tensorboard=tensorboard, json=json, quiet=quiet)
 
@@ -117,7 +117,7 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Stage 3: search the gallery for every query, and score raw features beside every head."""
-    from pipeline import commands
+    from pipeline.commands import stages as commands
 
     commands.score(run_file, by or [], json=json, quiet=quiet)
 
@@ -134,7 +134,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
-    from pipeline import commands
+    from pipeline.commands import stages as commands
     from pipeline.extraction import Hardware
 
     commands.run(run_file, Hardware(device, batch_size, workers, retry_failed), max_failures, json=json, quiet=quiet)
@@ -147,7 +147,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Draw a catalogue of products, extract, train, score, and show one picture. Needs no network and no data."""
-    from pipeline.demo import demo
+    from pipeline.commands.demo import demo
 
     demo(artifacts, json=json, quiet=quiet)
 
@@ -159,7 +159,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
 ) -> None:
     """Look at your images and write a commented run file that works as it is."""
-    from pipeline.init import init
+    from pipeline.commands.init import init
 
     init(images, output, force=force)
 
@@ -173,7 +173,7 @@ def curate(
     quiet: Quiet = False,
 ) -> None:
     """Write a compact table of training images without duplicates, and say what was dropped and why."""
-    from pipeline.curate import curate_table
+    from pipeline.commands.curate import curate_table
 
     curate_table(run_file, output, force=force, json=json, quiet=quiet)
 
@@ -189,7 +189,7 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Try many configurations of the heads, judged on held-out training classes, and rank them."""
-    from pipeline.sweep import sweep
+    from pipeline.commands.sweep import sweep
 
     sweep(run_file, write, force=force, json=json, quiet=quiet)
 
@@ -204,7 +204,7 @@ def table(
     quiet: Quiet = False,
 ) -> None:
     """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
-    from pipeline.table import table
+    from pipeline.commands.table import table
 
     table(run_file, workers, json=json, quiet=quiet)
 
@@ -223,7 +223,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write one HTML page about a run: leaderboard, curves, a map, and queries with right and wrong images."""
-    from pipeline.report.command import report
+    from pipeline.commands.report import report
 
     report(run_file, output, queries, health=health, json=json, quiet=quiet)
 
@@ -242,7 +242,7 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
-    from pipeline.search import search_images
+    from pipeline.commands.search import search_images
 
     limits = {"fmr": fmr, "fpir": fpir, "threshold": threshold}
     search_images(run_file, images, head, k, everything=everything, limits=limits, json=json, quiet=quiet)
@@ -254,7 +254,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Print what a store holds: identity, provenance, rows, failures, bytes."""
-    from pipeline import stores
+    from pipeline.commands import stores
 
     stores.inspect(what, json=json)
 
@@ -265,7 +265,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check every checksum and every row of the stores."""
-    from pipeline import stores
+    from pipeline.commands import stores
 
     stores.verify(what, json=json)
 
@@ -276,7 +276,7 @@ def compact(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be dropped.")] = False,
 ) -> None:
     """Drop the rows that none of the run files lists, from the stores in their artifacts folders."""
-    from pipeline import stores
+    from pipeline.commands import stores
 
     stores.compact(run_files, yes=yes)
 

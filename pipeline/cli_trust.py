@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.options import Head, Json, OneBackbone, Quiet, RunFile
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 
 _Side = "RUN.TOML[:HEAD]"
 
@@ -25,7 +25,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Say how much better B is than A over the same queries, how surely, and which queries changed most."""
-    from pipeline.compare import compare
+    from pipeline.commands.compare import compare
 
     compare(
         first, second, head=head, backbone=backbone, metric=metric, top=top, other_gallery=other_gallery, json=json,
@@ -49,7 +49,7 @@ def gallery_sizes(
     quiet: Quiet = False,
 ) -> None:
     """Score the same queries in galleries of several sizes: what a small gallery hides."""
-    from pipeline.gallery_sizes import gallery_sizes
+    from pipeline.commands.gallery_sizes import gallery_sizes
 
     gallery_sizes(run_file, size or [], distractors or [], head=head, backbone=backbone, json=json, quiet=quiet)
 
@@ -69,7 +69,7 @@ def threshold(
     quiet: Quiet = False,
 ) -> None:
     """Choose the similarity below which there is no match, and say how often that is wrong. `search` uses it."""
-    from pipeline.threshold import threshold
+    from pipeline.commands.threshold import threshold
 
     threshold(run_file, fmr or [], fpir or [], head=head, backbone=backbone, json=json, quiet=quiet)
 
@@ -87,7 +87,7 @@ def health(
     quiet: Quiet = False,
 ) -> None:
     """Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions, failed images."""
-    from pipeline.health import health
+    from pipeline.commands.health import health
 
     health(run_file, head=head, backbone=backbone, top=top, near_duplicate=near_duplicate, json=json, quiet=quiet)
 

@@ -18,19 +18,19 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
 from pipeline.recipes import with_recipe
+from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
-from stages.joined import check_names
+from stages.records.joined import check_names
 from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
-from stages.retrieval.alike import check_mixture
-from stages.retrieval.gallery_size import SIZES, check_sizes
+from stages.retrieval.attribute_similarity import check_mixture
 from stages.retrieval.protocols import ByLabelConfig
-from stages.retrieval.protocols.usual import check_metrics, check_policies, usual_metrics
+from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, usual_metrics
 from stages.retrieval.scores import UnanswerablePolicy
 from stages.retrieval.trial import TiePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
-from stages.training.starting import check_start
+from stages.training.initialization import check_start
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
 # tag has a space, a key has none.

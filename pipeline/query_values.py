@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from cache import fingerprint
 from cache.atomic import replace_bytes
 from cache.errors import DamagedStoreError, MissingRowsError
+from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.retrieval import Scores
-from stages.retrieval.metrics import Values
 
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(

@@ -26,23 +26,16 @@ from typing import Any, NamedTuple
 from cache import DigestCache, Features, FeatureStore
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
+from pipeline.approximate_scores import other_scores
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.fused import features_of_heads
-from pipeline.other_scores import other_scores
 from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
-from pipeline.tables import ScoreRow, json_lines
+from pipeline.views.tables import ScoreRow, json_lines
+from stages.analysis import attribute_bounds, score_bounds
 from stages.records import Records, read_records
-from stages.retrieval import (
-    AttributeMetric,
-    Scores,
-    attribute_bounds,
-    evaluate,
-    evaluate_attributes,
-    evaluate_legacy,
-    score_bounds,
-)
+from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head

@@ -49,18 +49,25 @@ PUBLIC = {
         "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",
         "SmallDataConfig", "UnedConfig",
     ],
+    "stages.analysis": [
+        "Bounds", "Change", "Changes", "Comparisons", "Decisions", "Difference", "GroupScore", "Hubs",
+        "Moved", "Rate", "Rates", "SizeCurve", "SizedScore", "Spread", "Suspect", "Vote", "attribute_bounds",
+        "by_class_size", "changes", "comparisons", "decide", "gallery_curve", "hubs", "metric_bounds",
+        "paired_difference", "score_bounds", "spread", "suspects", "t_interval", "threshold_at", "votes",
+    ],
+    "stages.ranking": [
+        "Metric", "find_metric", "metric_names", "search", "unit_length",
+    ],
+    "stages.records": ["COLUMNS", "Records", "read_records"],
     "stages.retrieval": [
-        "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Bounds", "Change", "Changes", "Choice",
-        "Comparisons", "DatabaseAugmentationConfig", "Decisions", "Difference", "Evidence", "FlatIndexConfig",
-        "GalleryIndex", "GroupScore", "HnswIndexConfig", "Hubs", "IndexConfig", "IvfFlatIndexConfig",
-        "IvfPqIndexConfig", "KReciprocalConfig", "Metric", "Moved", "OpqIndexConfig", "ProtocolConfig",
-        "QueryExpansionConfig", "RabitqIndexConfig", "Rate", "Rates", "RefineConfig", "RerankConfig",
-        "ScalarIndexConfig", "Score", "Scores", "Searches", "SizeCurve", "SizedScore", "Spread", "Suspect", "Tried",
-        "Vote", "WhiteningConfig", "attribute_bounds", "attribute_metric_names", "build_index", "by_class_size",
-        "changes", "choose_gallery_index", "choose_index", "comparisons", "decide", "evaluate", "evaluate_attributes",
-        "evaluate_index", "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "find_metric", "gallery_curve",
-        "hubs", "index_gallery", "leave_one_out", "metric_bounds", "metric_names", "nearest", "paired_difference",
-        "score_bounds", "search", "spread", "suspects", "t_interval", "threshold_at", "unit_length", "votes",
+        "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Choice", "DatabaseAugmentationConfig",
+        "Evidence", "FlatIndexConfig", "GalleryIndex", "HnswIndexConfig", "IndexConfig", "IvfFlatIndexConfig",
+        "IvfPqIndexConfig", "KReciprocalConfig", "OpqIndexConfig", "ProtocolConfig", "QueryExpansionConfig",
+        "RabitqIndexConfig", "RefineConfig", "RerankConfig", "ScalarIndexConfig", "Score", "Scores",
+        "Searches", "Tried", "WhiteningConfig", "attribute_metric_names", "build_index",
+        "choose_gallery_index", "choose_index", "evaluate", "evaluate_attributes", "evaluate_index",
+        "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "index_gallery", "leave_one_out",
+        "nearest",
     ],
 }  # fmt: skip
 
@@ -108,7 +115,9 @@ def test_the_commands_and_their_flags_are_these() -> None:
     assert found == FLAGS
 
 
-@pytest.mark.parametrize("package", ["cache", "stages.curation", "stages.records", "stages.retrieval"])
+@pytest.mark.parametrize(
+    "package", ["cache", *(f"stages.{room}" for room in ("analysis", "curation", "ranking", "records", "retrieval"))]
+)
 def test_this_loads_without_torch(package: str) -> None:
     script = f"import sys, {package}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

@@ -11,9 +11,9 @@ from cache import FeatureStore
 from cache.errors import RecordsError
 from stages.curation.config import CurateConfig
 from stages.curation.duplicates import twins_among, twins_within
-from stages.lot import lot
 from stages.records import Records
-from stages.splits import ROLES
+from stages.records.seeded_order import lot
+from stages.records.splits import ROLES
 
 NOT_CHOSEN = "domain not chosen"
 UNREADABLE = "unreadable"

@@ -18,7 +18,7 @@ from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.flow import Batch, Clock, flow
 from stages.extraction.threads import processors
-from stages.memory import keep_freed_memory
+from stages.malloc import keep_freed_memory
 from stages.records import Records
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")

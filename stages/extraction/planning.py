@@ -16,7 +16,7 @@ from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.flow import Batch, Clock, flow
 from stages.extraction.threads import processors
-from stages.memory import keep_freed_memory
+from stages.malloc import keep_freed_memory
 from stages.records import Records
 
 _LEAST_BATCHES = 4

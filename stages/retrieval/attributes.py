@@ -20,15 +20,15 @@ import numpy as np
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError
+from stages.ranking.graded import Ties, graded_average_precision, graded_ndcg
+from stages.ranking.metrics import Values
+from stages.ranking.nearest import compare_all, query_blocks
+from stages.ranking.normalize import unit_length
 from stages.records import Records
-from stages.retrieval.alike import Alike, attribute_names
+from stages.retrieval.attribute_similarity import Alike, attribute_names
 from stages.retrieval.gallery import positions_of, with_row
-from stages.retrieval.graded import Ties, graded_average_precision, graded_ndcg
 from stages.retrieval.legacy import K, legacy_map
-from stages.retrieval.metrics import Values
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, gather, to_score
-from stages.retrieval.search import compare_all, query_blocks
-from stages.retrieval.unit import unit_length
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
 """Definitions of similar, by name: a weight for each attribute that counts."""

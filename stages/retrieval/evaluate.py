@@ -16,16 +16,16 @@ from collections.abc import Iterator, Sequence
 
 from cache import Features
 from cache.errors import RecordsError
+from stages.ranking.normalize import unit_length
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
-from stages.retrieval.protocols.usual import check_policies
+from stages.retrieval.protocols.protocol_defaults import check_policies
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, domain_names
 from stages.retrieval.tables import Table, relevance_tables
 from stages.retrieval.trial import Marking, TiePolicy, Trial
-from stages.retrieval.unit import unit_length
 
 
 def evaluate(

@@ -10,6 +10,8 @@ import numpy as np
 
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
+from stages.ranking.nearest import Rows, Similarity, nearest_rows, similarities
+from stages.ranking.normalize import unit_length
 from stages.records import Records
 from stages.retrieval.indexes import (
     AutoIndexConfig,
@@ -22,8 +24,6 @@ from stages.retrieval.indexes import (
 )
 from stages.retrieval.indexes.auto import FEWEST_QUERIES
 from stages.retrieval.relevance import by_class
-from stages.retrieval.search import Rows, Similarity, nearest_rows, similarities
-from stages.retrieval.unit import unit_length
 
 
 def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from stages.retrieval.metrics import Values, find_metric
+from stages.ranking.metrics import Values, find_metric
+from stages.ranking.normalize import unit_length
 from stages.retrieval.relevance import ByClass, Judgement
 from stages.retrieval.tables import relevance_tables
-from stages.retrieval.unit import unit_length
 
 
 def leave_one_out(vectors: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], metric: str) -> Values:

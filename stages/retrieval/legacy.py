@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import RecordsError
+from stages.ranking.graded import Ties, expected_precision
 from stages.records import Records
-from stages.retrieval.graded import Ties, expected_precision
 
 K = 10
 _LARGEST = 20_000  # N x N numbers are in memory

@@ -22,15 +22,15 @@ import numpy as np
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError
+from stages.ranking.metrics import Values
+from stages.ranking.nearest import search
+from stages.ranking.normalize import unit_length
 from stages.records import Records
 from stages.retrieval.gallery import positions_of, with_row
 from stages.retrieval.indexes import build_index
-from stages.retrieval.metrics import Values
 from stages.retrieval.protocols.recognition import MetConfig
 from stages.retrieval.relevance import Mask, Rows, by_class
 from stages.retrieval.scores import Resampling, Scores, gather
-from stages.retrieval.search import search
-from stages.retrieval.unit import unit_length
 
 RECOGNITION = ("gap", "gap-", "acc")
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 50)

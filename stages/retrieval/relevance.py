@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from cache.errors import RecordsError
 from stages.records import Records
-from stages.retrieval.alike import several
+from stages.retrieval.attribute_similarity import several
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError, RecordsError
+from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.metrics import Values
 
 ALL, MEAN = "all", "mean"
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages.retrieval.expected import Tied, expected, tied_order
-from stages.retrieval.metrics import Counts, Metric, Relevant, Values
+from stages.ranking.metrics import Counts, Metric, Relevant, Values
+from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
+from stages.ranking.tie_averaging import Tied, expected, tied_order
 from stages.retrieval.relevance import Judgement, Mask, Rows
-from stages.retrieval.search import compare_all, nearest_rows, query_blocks, relevant_ranks
 
 Vectors = npt.NDArray[np.float32]
 

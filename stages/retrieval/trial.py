@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from cache.errors import NothingToScoreError
+from stages.ranking.metrics import Metric, find_metric
+from stages.ranking.tie_averaging import EXPECTED, check_expected
 from stages.records import Records
-from stages.retrieval.expected import EXPECTED, check_expected
 from stages.retrieval.gallery import positions_of
-from stages.retrieval.metrics import Metric, find_metric
 from stages.retrieval.protocols.rules import Rules
 from stages.retrieval.relevance import Judgement, Rows
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, gather, to_score

@@ -26,7 +26,7 @@ from stages.training.losses import (
 from stages.training.multilabel import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.optimizer import OptimizerConfig
 from stages.training.sampling import SamplingConfig
-from stages.training.space import SweepConfig
+from stages.training.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
 from stages.training.train import head_identity, train_head
 

@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 
 from cache.errors import PermafrostError
-from stages.memory import keep_freed_memory
+from stages.malloc import keep_freed_memory
 from stages.records import Records
 from stages.training.averaging import Shown, Weights
 from stages.training.checkpoint import Checkpoint
-from stages.training.feed import feed
 from stages.training.head import EpochLog
 from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
-from stages.training.lanes import one_thread_each
+from stages.training.initialization import start_network, start_prototypes
 from stages.training.loss import Loss
-from stages.training.losses.draws import Draws
+from stages.training.losses.random_state import Draws
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
+from stages.training.prefetch import feed
 from stages.training.rows import InMemory, LabelledRows, RowSource
+from stages.training.sam import sharp_gradient
 from stages.training.sampling import DomainWeighted, build_sampler
 from stages.training.setup import Setup
-from stages.training.sharpness import sharp_gradient
-from stages.training.starting import start_network, start_prototypes
 from stages.training.validation import ValidationSet
+from stages.training.worker_threads import one_thread_each
 
 OnEpoch = Callable[[EpochLog], None]
 Phase = Literal["choose", "train"]

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.pairs import PairLoss
+from stages.training.worker_threads import in_lanes, lanes_on
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8

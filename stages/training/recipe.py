@@ -13,10 +13,10 @@ from cache.errors import ConfigError
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
+from stages.training.initialization import check_start
 from stages.training.loss import LossConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.optimizer import OptimizerConfig
-from stages.training.starting import check_start
 
 KINDS = ("kind", "loss.kind", "start.kind")
 """The keys whose values say what other keys there are."""

@@ -17,15 +17,15 @@ from stages.training.classes import in_large_classes
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
+from stages.training.initialization import check_start
 from stages.training.loss import LossConfig
 from stages.training.multilabel import MultilabelHeadConfig
+from stages.training.multilabel.attribute_targets import Lessons, read_lessons
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.multilabel.lessons import Lessons, read_lessons
 from stages.training.optimizer import OptimizerConfig
 from stages.training.pairs import PairLossConfig
 from stages.training.rows import LARGE_BYTES, rows_digest
 from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, DomainWeightsConfig
-from stages.training.starting import check_start
 from stages.training.validation import validation_digest
 
 _RECIPE = 3  # raised when the same settings train other weights

@@ -25,14 +25,14 @@ from torch import Tensor
 from cache import Features, digest_bytes, fingerprint
 from cache.errors import PermafrostError, RecordsError
 from cache.fingerprint import JSON
+from stages.ranking.class_folds import class_folds
 from stages.records import Records
+from stages.training.batched_heads import heads_at_once, stack_key, train_stack
 from stages.training.classes import in_large_classes
-from stages.training.folds import class_folds
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.recipe import Recipe
 from stages.training.rows import blocks_of, gather, rows_digest
-from stages.training.stack import heads_at_once, stack_key, train_stack
 from stages.training.train import train_head
 
 _TRIAL = 1  # raised when the same recipe gets another score

@@ -22,6 +22,7 @@ from stages.training.experts import split
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
+from stages.training.initialization import start_network
 from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
 from stages.training.loss import LossConfig
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
@@ -30,7 +31,6 @@ from stages.training.optimizer import OptimizerConfig
 from stages.training.rows import LabelledRows
 from stages.training.sampling import DomainWeightsConfig
 from stages.training.setup import Setup, Validation, prepare
-from stages.training.starting import start_network
 from stages.training.validation import ValidationSet, validation_set
 
 

@@ -20,6 +20,9 @@ import numpy as np
 
 from cache.atomic import replace_text
 from cache.errors import NothingToScoreError
+from stages.ranking.metrics import Metric, find_metric
+from stages.ranking.nearest import Rows
+from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.build import BuiltConfig
 from stages.retrieval.indexes.flat import FlatIndexConfig
 from stages.retrieval.indexes.gallery_index import GalleryIndex
@@ -29,9 +32,6 @@ from stages.retrieval.indexes.lists import number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
 from stages.retrieval.indexes.rabitq import RabitqIndexConfig
 from stages.retrieval.indexes.scalar import ScalarIndexConfig
-from stages.retrieval.metrics import Metric, find_metric
-from stages.retrieval.search import Rows
-from stages.retrieval.unit import Vectors, check_unit
 
 FEWEST_QUERIES = 20
 _DEEPEST = 1000

@@ -10,6 +10,8 @@ import faiss
 import numpy as np
 from pydantic import Field
 
+from stages.ranking.nearest import Rows, index_inside
+from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.binary import BinaryIndexConfig
 from stages.retrieval.indexes.flat import FlatIndexConfig
 from stages.retrieval.indexes.hnsw import HnswIndexConfig
@@ -18,8 +20,6 @@ from stages.retrieval.indexes.ivf_pq import IvfPqIndexConfig
 from stages.retrieval.indexes.opq import OpqIndexConfig
 from stages.retrieval.indexes.rabitq import RabitqIndexConfig
 from stages.retrieval.indexes.scalar import ScalarIndexConfig
-from stages.retrieval.search import Rows, index_inside
-from stages.retrieval.unit import Vectors, check_unit
 
 BuiltConfig: TypeAlias = Annotated[
     FlatIndexConfig

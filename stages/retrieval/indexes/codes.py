@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import faiss
 
-from stages.retrieval.unit import Vectors
+from stages.ranking.normalize import Vectors
 
 PIECES = 256
 SAMPLE = 256 * PIECES  # rows that codes are learned from

@@ -28,10 +28,7 @@ from cache import digest_file, fingerprint
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
-from stages.retrieval.indexes.build import BuiltConfig, append, build_index, keeps_ids
-from stages.retrieval.indexes.flat import FlatIndexConfig
-from stages.retrieval.indexes.refine import RefineConfig, compare_again
-from stages.retrieval.search import (
+from stages.ranking.nearest import (
     Rows,
     Similarity,
     check_queries,
@@ -40,7 +37,10 @@ from stages.retrieval.search import (
     similarities,
     stored_vectors,
 )
-from stages.retrieval.unit import Vectors, check_unit
+from stages.ranking.normalize import Vectors, check_unit
+from stages.retrieval.indexes.build import BuiltConfig, append, build_index, keeps_ids
+from stages.retrieval.indexes.flat import FlatIndexConfig
+from stages.retrieval.indexes.refine import RefineConfig, compare_again
 
 _INDEX, _KEPT, _KEYS, _SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
 _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import faiss
 
-from stages.retrieval.unit import Vectors
+from stages.ranking.normalize import Vectors
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import faiss
 
+from stages.ranking.normalize import Vectors
 from stages.retrieval.indexes.lists import centres, check_lists, inverted, number_of_lists
-from stages.retrieval.unit import Vectors
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import faiss
 
+from stages.ranking.normalize import Vectors
 from stages.retrieval.indexes.codes import SAMPLE, check_codes, seeded
 from stages.retrieval.indexes.lists import centres, check_lists, inverted, number_of_lists, sample
 from stages.retrieval.indexes.refine import RefineConfig
-from stages.retrieval.unit import Vectors
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from stages.retrieval.unit import Vectors
+from stages.ranking.normalize import Vectors
 
 _ROWS_A_LIST = 39  # fewer rows than this for each centre, and centres are single rows
 _SAMPLE_A_LIST = 48  # rows that a centre is learned from

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.ranking.metrics import Metric
+from stages.ranking.nearest import Rows
+from stages.ranking.normalize import Vectors
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.metrics import Metric
 from stages.retrieval.relevance import ByClass
-from stages.retrieval.search import Rows
-from stages.retrieval.unit import Vectors
 
 _SECONDS = 0.4  # that a measurement of time takes, or until all queries were asked three times
 _FEWEST = 3

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import faiss
 
+from stages.ranking.normalize import Vectors
 from stages.retrieval.indexes.codes import SAMPLE, check_codes, seeded, turned
 from stages.retrieval.indexes.lists import sample
 from stages.retrieval.indexes.refine import RefineConfig
-from stages.retrieval.unit import Vectors
 
 _TURNS, _ROUNDS_A_TURN, _FIRST_ROUNDS = 10, 3, 15  # a fifth of the work that faiss does by default
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from stages.retrieval.search import Rows, Similarity, query_blocks
-from stages.retrieval.unit import Vectors
+from stages.ranking.nearest import Rows, Similarity, query_blocks
+from stages.ranking.normalize import Vectors
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
 from stages.records import Records
-from stages.retrieval.alike import attribute_names
+from stages.retrieval.attribute_similarity import attribute_names
 from stages.retrieval.protocols.rules import Rules, in_the_gallery, not_in_the_gallery
 from stages.retrieval.relevance import Judgement, by_labels, has_labels
 

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from stages.ranking.nearest import Rows, nearest_rows, query_blocks, similarities
+from stages.ranking.normalize import Vectors
 from stages.retrieval.rerank.query_expansion import check_mean, with_neighbours
-from stages.retrieval.search import Rows, nearest_rows, query_blocks, similarities
-from stages.retrieval.unit import Vectors
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from stages.retrieval.search import Rows, nearest_rows
-from stages.retrieval.unit import Vectors
+from stages.ranking.nearest import Rows, nearest_rows
+from stages.ranking.normalize import Vectors
 
 Table = npt.NDArray[np.float64]
 

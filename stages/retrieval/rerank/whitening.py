@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from stages.retrieval.search import Rows, nearest_rows
-from stages.retrieval.unit import Vectors, unit_length
+from stages.ranking.nearest import Rows, nearest_rows
+from stages.ranking.normalize import Vectors, unit_length
 
 _LEAST = 1e-6  # of the largest variance: what varies less is rounding
 

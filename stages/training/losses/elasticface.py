@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.angle import add_angle
-from stages.training.losses.draws import Draws
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_angle, check_difference
+from stages.training.losses.random_state import Draws
 from stages.training.losses.rule import Rule
 
 

@@ -13,7 +13,7 @@ class Rule(nn.Module):
     In a step of training the kernel calls, in this order: :meth:`observe`, :meth:`observe_sums` where ``needs_sums``,
     :meth:`scale`, :meth:`target` once, :meth:`others` once or more for every block of classes, :meth:`penalty`. In
     evaluation the two that observe are left out. What a rule has learned stands in its buffers, so that ``state_dict``
-    has it; random numbers come from a :class:`~stages.training.losses.draws.Draws`, for the same reason.
+    has it; random numbers come from a :class:`~stages.training.losses.random_state.Draws`, for the same reason.
 
     Cosines and norms are float32, or float64 where the embeddings are, also when the weights are bfloat16.
     """

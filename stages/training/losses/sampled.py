@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.draws import Draws
+from stages.training.losses.random_state import Draws
 from stages.training.losses.tiles import reciprocal
 
 _BLOCK = 2048  # classes whose cosines are looked at together, to find the hardest

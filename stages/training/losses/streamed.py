@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.rule import Rule
 from stages.training.losses.tiles import LOG2E, Precision, Tiles, reciprocal
+from stages.training.worker_threads import in_lanes, lanes_on
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from stages.training.lanes import in_lanes, lanes_on
 from stages.training.losses.rule import Rule
+from stages.training.worker_threads import in_lanes, lanes_on
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 

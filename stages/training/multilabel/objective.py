@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stages.records import Records
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.lessons import Lessons
+from stages.training.multilabel.attribute_targets import Lessons
 from stages.training.multilabel.losses import ContrastiveConfig, contrast, overlap
 from stages.training.multilabel.network import MultilabelHeadConfig
 from stages.training.multilabel.tasks import NameAttributes, NameWords, SayWords

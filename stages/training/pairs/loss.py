@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.draws import Draws
 from stages.training.losses.kernel import unit_length
+from stages.training.losses.random_state import Draws
 from stages.training.pairs.block import Found
-from stages.training.pairs.memory import Memory
+from stages.training.pairs.cross_batch_memory import Memory
 from stages.training.pairs.rows import Compared, loss_of_rows
 from stages.training.pairs.rule import PairRule
 

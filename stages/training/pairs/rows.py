@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.lanes import in_lanes, lanes_on
 from stages.training.pairs.block import Block, Found, Places
 from stages.training.pairs.rule import PairRule
+from stages.training.worker_threads import in_lanes, lanes_on
 
 _NUMBERS = 2**21  # of a block: 8 MiB of float32; matrix products of fewer rows take longer for each
 _LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of lanes

@@ -1,0 +1,109 @@
+"""Rows of a table beside exact search: through the index that the run file names, and after post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cache import Features
+from cache.errors import ConfigError
+from pipeline.config import RunConfig
+from pipeline.progress import Display
+from pipeline.views.tables import aligned
+from stages.records import Records
+from stages.retrieval import (
+    AttributeMetric,
+    AutoIndexConfig,
+    FlatIndexConfig,
+    GalleryIndex,
+    Scores,
+    Tried,
+    choose_gallery_index,
+    evaluate_index,
+    evaluate_reranked,
+    index_gallery,
+)
+from stages.retrieval.approximate import DEEPEST
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, SmallDataConfig
+
+
+def other_scores(
+    config: RunConfig, records: Records, backbone: str, head: str, store: Features, display: Display
+) -> Iterator[tuple[str, Scores]]:
+    """Each with what the head is called there: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``."""
+    asked = config.retrieval
+    if isinstance(asked.index, FlatIndexConfig) and not asked.rerank:
+        return
+    metrics = [name for name in asked.metrics if AttributeMetric.find(name) is None]
+    if not metrics or isinstance(asked.protocol, MetConfig):
+        raise ConfigError(
+            "retrieval.index and retrieval.rerank are scored as rankings by label: name such a metric (and a protocol "
+            "other than met), or leave them out"
+        )
+    protocol = ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol
+    score: dict[str, Any] = {
+        "metrics": metrics,
+        "protocol": protocol,
+        "unanswerable": asked.unanswerable,
+        "seed": config.seed,
+    }
+    queries, gallery = records.split("query"), records.split("gallery")
+    if not isinstance(asked.index, FlatIndexConfig):
+        index = find_index(config, records, gallery, backbone, head, store, "gallery", display)
+        kind = index.config.kind
+        name = f"auto: {kind}" if isinstance(asked.index, AutoIndexConfig) else kind
+        yield (
+            f"{head} ({name})",
+            evaluate_index(store, index, queries=queries, gallery=gallery, **score),
+        )
+    for rerank in asked.rerank:
+        train = records.split("train")
+        scores = evaluate_reranked(store, rerank, queries=queries, gallery=gallery, train=train, **score)
+        yield f"{head} + {rerank.label}", scores
+    if any(name in ("map", "mrr", "ndcg", "map_trapezoid") for name in metrics) and len(gallery) > DEEPEST:
+        display.say(f"{backbone} {head}: other rankings list {DEEPEST:,} rows; what is beyond counts as not relevant")
+
+
+def find_index(
+    config: RunConfig,
+    records: Records,
+    gallery: Records,
+    backbone: str,
+    head: str,
+    store: Features,
+    part: str,
+    display: Display,
+) -> GalleryIndex:
+    """The index of the ``gallery``, kept in the artifacts folder; with budgets it is said what was tried."""
+    wanted = config.retrieval.index
+    folder = Path(config.artifacts) / "indexes" / backbone / f"{head}-{store.identity.short}-{part}"
+    if not isinstance(wanted, AutoIndexConfig):
+        return index_gallery(store, gallery, wanted, folder=folder)
+    validation = records.split("validation_query")
+    choice = choose_gallery_index(
+        store, gallery, wanted, folder=folder, queries=validation if len(validation) else None
+    )
+    display.say(f"index of {backbone} {head}, by budgets:\n{tried_text(choice.tried, wanted.metric)}")
+    return choice.index
+
+
+def tried_text(tried: Sequence[Tried], metric: str) -> str:
+    """A line for each index that was measured."""
+    table = [["index", "rows", "built in s", "bytes a row", "ms a query", metric, "loss", "verdict"]]
+    table += [
+        [
+            of.name,
+            f"{of.rows:,}",
+            f"{of.build_s:.2f}",
+            f"{of.bytes:.1f}",
+            f"{of.ms:.3f}",
+            f"{of.value:.4f}",
+            f"{of.loss:+.4f}",
+            f" {of.verdict}",
+        ]
+        for of in tried
+    ]
+    width = max(len(line[-1]) for line in table)
+    table = [[*line[:-1], line[-1].ljust(width)] for line in table]
+    return "\n".join(aligned(table, texts=1))

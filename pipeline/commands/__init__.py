@@ -1,0 +1,1 @@
+"""The commands: each file one command, its options and the calls that make it."""

@@ -1,0 +1,61 @@
+"""``permafrost demo``: the whole pipeline on drawn products, in two minutes, with nothing but what is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import typer
+
+from pipeline import run as stages_of
+from pipeline.commands import stages as commands
+from pipeline.config import RunConfig, parse_config
+from pipeline.extraction import Hardware, extract_features
+from pipeline.progress import Display
+
+
+def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
+    """Run the preset in ``artifacts``, print its table, and say where its picture is and what to type next."""
+    started, display = time.monotonic(), Display(quiet=quiet)
+    config = demo_config(artifacts)
+    if not (artifacts / "catalogue/labels.csv").exists():
+        display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
+    records = stages_of.read_dataset(config, display)
+    computed = extract_features(config, records, Hardware(), display)
+    vectors = stages_of.find_vectors(config, records, display, train=True)
+    rows = stages_of.score(config, "demo", records, vectors, display)
+    commands.print_result(rows, json=json)
+    picture = commands.draw_picture(config, "demo", records, vectors)
+    seconds = time.monotonic() - started
+    again = "" if any(found.computed for found in computed) else ": images, features and heads were there already"
+    if not json:
+        typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again, permafrost=_command()))
+
+
+def demo_config(artifacts: Path) -> RunConfig:
+    """The preset, with everything it makes below ``artifacts``."""
+    text = files("pipeline").joinpath("presets/demo.toml").read_text(encoding="utf-8")
+    config = parse_config(text, "presets/demo.toml")
+    (dataset,) = config.datasets
+    return replace(config, artifacts=str(artifacts), dataset=replace(dataset, path=str(artifacts / "catalogue")))
+
+
+def _command() -> str:
+    """What to type for ``permafrost`` here: its path where the environment is not activated."""
+    script = Path(sys.executable).with_name("permafrost")
+    return "permafrost" if shutil.which("permafrost") or not script.exists() else os.path.relpath(script)
+
+
+_NEXT = """
+The images are drawn; the heads were scored on products that they never saw. ({seconds:.0f} s{again})
+Six queries with their nearest images: {picture}
+
+Next:
+  {permafrost} init YOUR_FOLDER   look at your own images (a folder a class, or a table) and write run.toml
+  {permafrost} run run.toml       extract, train and score them
+  {permafrost} --help             everything else"""

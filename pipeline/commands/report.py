@@ -1,0 +1,51 @@
+"""The command ``report``: what a run measured, gathered, drawn and written as one page."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from pathlib import Path
+
+import typer
+
+from cache.atomic import replace_text
+from cache.errors import ConfigError
+from pipeline.config import RunConfig, read_config
+from pipeline.progress import Display
+from pipeline.run import find_vectors, read_dataset
+from pipeline.views.report.contents import Contents, contents_of
+from pipeline.views.report.page import page
+
+_LARGE = 10_000_000
+
+
+def report(run_file: Path, output: Path | None, queries: int, *, health: bool, json: bool, quiet: bool) -> None:
+    """Write the page, by default to ``<artifacts>/reports/<run>.html``, and print where it is."""
+    started, display = time.monotonic(), Display(quiet=quiet)
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output names the file to write, got the folder {output}")
+    config = read_config(run_file)
+    path = output or Path(config.artifacts) / "reports" / f"{run_file.stem}.html"
+    contents, text = made(config, run_file, queries, health=health, display=display)
+    replace_text(path, text)
+    size, seconds = len(text.encode()), time.monotonic() - started
+    best = contents.board.best
+    if json:
+        line = {
+            "report": str(path), "bytes": size, "best": best.head, "backbone": best.backbone,
+            "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
+        }  # fmt: skip
+        typer.echo(json_module.dumps(line))
+    else:
+        typer.echo(str(path))
+    display.say(f"{size / 1e6:.1f} MB, {len(contents.pictures):,} pictures, {seconds:.0f} s")
+    if size > _LARGE:
+        display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
+
+
+def made(config: RunConfig, run_file: Path, queries: int, *, health: bool, display: Display) -> tuple[Contents, str]:
+    """The contents and the page of the run as it is on disk. Raises MissingRowsError where something is missing."""
+    records = read_dataset(config, display)
+    vectors = find_vectors(config, records, display)
+    contents = contents_of(config, run_file, records, vectors, queries, health=health, display=display)
+    return contents, page(contents)

@@ -1,0 +1,182 @@
+"""From one set of scores to another, query by query: how much better, how surely, and which queries changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import NothingToScoreError
+from stages.analysis.comparison import Scored, p_value, places_of
+from stages.ranking.metrics import Values
+from stages.retrieval.scores import ALL, MEAN, Resampling, domain_names
+
+_SAME = 1e-12  # values nearer than this differ by rounding
+
+
+class Change(NamedTuple):
+    """One metric from A to B over the queries of one domain that both scored.
+
+    ``first`` and ``second`` are the means of A and B over these queries, ``value`` is B - A, between the ends of its
+    interval. ``p_value`` is as in :class:`~stages.retrieval.Difference`. Of the queries so many are ``better`` in B,
+    ``worse``, and the ``same``.
+    """
+
+    metric: str
+    domain: str
+    first: float
+    second: float
+    value: float
+    low: float
+    high: float
+    p_value: float
+    queries: int
+    better: int
+    worse: int
+    same: int
+
+
+class Moved(NamedTuple):
+    """A query that changed: its value of one metric in A and in B."""
+
+    metric: str
+    key: str
+    domain: str | None
+    first: float
+    second: float
+
+    @property
+    def value(self) -> float:
+        """B - A."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What :func:`changes` returns: the changes by metric and domain, and every query that both scored.
+
+    ``only_first`` and ``only_second`` are the queries that one of the two scored by a metric and the other did not:
+    they are in no difference.
+    """
+
+    changes: tuple[Change, ...]
+    shared: Mapping[str, tuple[str, ...]]
+    """The queries of each metric."""
+    domains: Mapping[str, str | None]
+    """The domain of each query, by key."""
+    values: Mapping[str, tuple[Values, Values]]
+    """The values of each metric in A and in B, in the order of ``shared``."""
+    only_first: Mapping[str, tuple[str, ...]]
+    only_second: Mapping[str, tuple[str, ...]]
+
+    def moved(self, metric: str, top: int, domain: str | None = None) -> list[Moved]:
+        """The ``top`` queries (of ``domain``) that changed most by ``metric``, those first; the same ones are left out.
+
+        Of equal changes the one that got worse is first, then goes the key: the list is always the same.
+        """
+        first, second = self.values[metric]
+        keys = self.shared[metric]
+        change = second - first
+        rows = [
+            row
+            for row in np.flatnonzero(np.abs(change) > _SAME).tolist()
+            if domain is None or self.domains[keys[row]] == domain
+        ]
+        rows.sort(key=lambda row: (-round(abs(float(change[row])), 12), float(change[row]), keys[row]))
+        return [
+            Moved(metric, keys[row], self.domains[keys[row]], float(first[row]), float(second[row]))
+            for row in rows[:top]
+        ]
+
+
+def changes(
+    first: Sequence[Scored],
+    second: Sequence[Scored],
+    domains: Mapping[str, str | None],
+    resampling: Resampling = Resampling(),
+) -> Changes:
+    """From ``first`` (A) to ``second`` (B): every metric of both, over the queries that both scored by it.
+
+    Values by label and values by attributes can be of different queries, so each side is a sequence of scores. By
+    domain and for the mean of the domains too, where the queries have more than one.
+
+    Args:
+        first: the scores of A.
+        second: the scores of B.
+        domains: the domain of each query, by key.
+        resampling: a paired bootstrap over the shared queries; domain by domain for their mean.
+
+    Raises:
+        ValueError: a query twice in one of them, or no metric in both.
+        NothingToScoreError: no query in both.
+    """
+    one, other = ({name: of for of in side for name in of.per_query} for side in (first, second))
+    metrics = [name for name in one if name in other]
+    if not metrics:
+        raise ValueError(f"A and B have no metric in common: {', '.join(one)} and {', '.join(other)}")
+    found: list[Change] = []
+    shared, values, left, right = {}, {}, {}, {}
+    for metric in metrics:
+        places = places_of(one[metric].query_keys), places_of(other[metric].query_keys)
+        keys = tuple(key for key in places[0] if key in places[1])
+        if not keys:
+            raise NothingToScoreError(
+                f"none of the {len(places[0]):,} queries of A is among the {len(places[1]):,} of B: they were scored "
+                "on different data, or their keys changed"
+            )
+        rows = [np.array([of[key] for key in keys]) for of in places]
+        pair = one[metric].per_query[metric][rows[0]], other[metric].per_query[metric][rows[1]]
+        shared[metric], values[metric] = keys, pair
+        left[metric] = tuple(key for key in places[0] if key not in places[1])
+        right[metric] = tuple(key for key in places[1] if key not in places[0])
+        found += _by_domain(metric, pair, [domains[key] for key in keys], resampling)
+    return Changes(tuple(found), shared, domains, values, left, right)
+
+
+def _by_domain(
+    metric: str, pair: tuple[Values, Values], domains: Sequence[str | None], resampling: Resampling
+) -> list[Change]:
+    names = np.array(domains, dtype=object)
+    groups: dict[str, npt.NDArray[np.int64]] = {ALL: np.arange(len(names))}
+    groups |= {name: np.flatnonzero(names == name) for name in domain_names(domains)}
+    difference = pair[1] - pair[0]
+    found, drawn = [], []
+    for stream, (domain, rows) in enumerate(groups.items()):
+        means = resampling.means(difference[rows][None], stream)
+        drawn.append(means)
+        found.append(_change(metric, domain, [of[rows].mean() for of in pair], means, difference[rows], resampling))
+    if len(groups) > 1:
+        of_domains = [(of.first, of.second) for of in found[1:]]
+        means = np.mean(drawn[1:], axis=0)
+        found.append(_change(metric, MEAN, np.mean(of_domains, axis=0), means, difference, resampling))
+    return found
+
+
+def _change(
+    metric: str,
+    domain: str,
+    values: Sequence[float] | Values,
+    means: Values,
+    difference: Values,
+    resampling: Resampling,
+) -> Change:
+    low, high = resampling.interval(means)
+    first, second = map(float, values)
+    better, worse = int((difference > _SAME).sum()), int((difference < -_SAME).sum())
+    return Change(
+        metric,
+        domain,
+        first,
+        second,
+        second - first,
+        float(low[0]),
+        float(high[0]),
+        p_value(means[0]),
+        len(difference),
+        better,
+        worse,
+        len(difference) - better - worse,
+    )

@@ -1,0 +1,216 @@
+"""The same queries against galleries of several sizes: what a small gallery hides.
+
+Every query keeps all rows that are relevant to it, and searches some of the others: of a smaller gallery's distractors
+all are in the larger one. Which they are is drawn by lot, the lot being the hash of a row's key, so that a row stays
+in or out whatever other rows there are.
+
+One search serves all sizes. A row is before the i-th relevant one of a query or is not, whatever the size; so the rank
+of that relevant row in each gallery is i and the number of kept rows before it::
+
+    similarity (block, G) --position among the relevant, lot--> counts (block, R + 1, sizes) --cumulated--> ranks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cache import Features
+from cache.errors import NothingToScoreError, RecordsError
+from stages.analysis.bounds import metric_bounds
+from stages.ranking.metrics import Metric, Values, find_metric
+from stages.ranking.nearest import Rows, compare_all, query_blocks
+from stages.ranking.normalize import unit_length
+from stages.records import Records
+from stages.records.seeded_order import lot
+from stages.retrieval.gallery import with_row
+from stages.retrieval.protocols import ByLabelConfig, Rules
+from stages.retrieval.query_set import Mask, Searches
+from stages.retrieval.scores import ALL, Resampling, Score, domain_names, summarise
+
+SIZES = (0.01, 0.1, 1.0)
+"""Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
+
+
+class SizedScore(NamedTuple):
+    """A score in a gallery of ``distractors`` rows that are kept by lot, with its floor and ceiling there.
+
+    ``size`` is as it was asked for, and ``searched`` how many rows a query searches in the mean: its relevant rows, and
+    the kept ones that are not.
+    """
+
+    size: float
+    distractors: int
+    searched: float
+    score: Score
+    floor: float
+    ceiling: float
+
+
+@dataclass(frozen=True)
+class SizeCurve:
+    """The scores by size, ascending; and the value (Q,) of each metric for each query, by the number of distractors."""
+
+    scores: tuple[SizedScore, ...]
+    query_keys: tuple[str, ...]
+    per_query: dict[int, dict[str, Values]]
+    left_out: int
+    """Further distractors of a class that some query has: they would be relevant."""
+
+
+def gallery_curve(
+    vectors: Features,
+    *,
+    queries: Records,
+    gallery: Records,
+    sizes: Sequence[float] = SIZES,
+    metrics: Sequence[str] = ("mmp@5", "map@r", "hit@1", "map"),
+    further: Records | None = None,
+    rules: Rules = ByLabelConfig().rules(),
+    resampling: Resampling = Resampling(),
+    seed: int = 0,
+) -> SizeCurve:
+    """Score ``vectors``, made unit length, as :func:`~stages.retrieval.evaluate` does, in galleries of some ``sizes``.
+
+    Args:
+        vectors: features or embeddings of all images.
+        queries: what searches.
+        gallery: what is searched.
+        sizes: each a share of the rows that can be distractors where it is at most 1, else a number of them.
+        metrics: names as :func:`find_metric` takes them.
+        further: more rows to search, relevant to nobody: those of a class that a query has are left out.
+        rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
+        resampling: how intervals are made, with the same draws for every size.
+        seed: of the lot.
+
+    Raises:
+        ValueError: a size that is not above 0, more distractors than there are, or a gallery for each domain.
+        RecordsError: a further distractor that is in the gallery too.
+        NothingToScoreError: as for :func:`stages.retrieval.evaluate`.
+    """
+    wanted = [find_metric(name) for name in dict.fromkeys(metrics)]
+    if not wanted:
+        raise ValueError("metrics must name at least one, got none")
+    if rules.searched != "merged":
+        raise ValueError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
+    everything, left_out = _with_further(queries, gallery, further)
+    sides = with_row(vectors, queries, "query"), with_row(vectors, everything, "gallery")
+    asked = Searches.by_rules(rules, *sides)[0].answerable()
+    if not len(asked.queries):
+        raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
+    place = _by_lot(asked.gallery, seed)
+    kept = _numbers(sizes, len(place))
+    domains = np.array(rules.groups(asked.queries), dtype=object)
+    names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
+    members = {name: np.flatnonzero(domains == name) for name in names}
+    per_query, searched = _values(vectors, asked, place, list(kept), wanted)
+    scores = []
+    for at, (count, size) in enumerate(kept.items()):
+        values = per_query[count]
+        bounds = {metric.name: metric_bounds(metric, asked.num_relevant, searched[:, at], seed) for metric in wanted}
+        unanswerable = dict.fromkeys([ALL, *members], 0)
+        for score in summarise(values, members, unanswerable, round(float(searched[:, at].mean())), resampling):
+            groups = [members[score.domain]] if score.domain in members else list(members.values())
+            rows = [np.arange(len(domains))] if score.domain == ALL else groups
+            ends = [float(np.mean([of[which].mean() for which in rows])) for of in bounds[score.metric]]
+            scores.append(SizedScore(size, count, float(searched[:, at].mean()), score, ends[0], ends[1]))
+    return SizeCurve(tuple(scores), tuple(asked.queries.keys), per_query, left_out)
+
+
+def check_sizes(sizes: Sequence[float], most: float = np.inf) -> None:
+    """ValueError unless ``sizes`` are shares up to 1 or numbers of at most ``most`` distractors, at least one."""
+    for size in sizes:
+        if not 0 < size <= max(1, most) or (size > 1 and size % 1 != 0):
+            up_to = f" up to {most:,}" if most < np.inf else ""
+            raise ValueError(
+                f"a gallery size is a share above 0 and up to 1, or a whole number of distractors{up_to}; got {size:g}"
+            )
+    if not len(sizes):
+        raise ValueError("gallery_sizes must name at least one, got none")
+
+
+def _with_further(queries: Records, gallery: Records, further: Records | None) -> tuple[Records, int]:
+    """The gallery and ``further`` rows as one, the latter without a label; and how many of them were left out."""
+    if further is None or not len(further):
+        return gallery, 0
+    if both := set(further.keys).intersection([*gallery.keys, *queries.keys]):
+        raise RecordsError(f"{min(both)!r} is a further distractor, and a query or in the gallery: name other splits")
+    searching = set(queries.classes)
+    rows = [row for row, name in enumerate(further.classes) if name is None or name not in searching]
+    nobody = further.take(rows).table
+    empty = pa.nulls(len(rows), nobody.schema.field("label").type)
+    nobody = nobody.set_column(nobody.schema.get_field_index("label"), nobody.schema.field("label"), empty)
+    return replace(gallery, table=pa.concat_tables([gallery.table, nobody])), len(further) - len(rows)
+
+
+def _by_lot(gallery: Records, seed: int) -> Rows:
+    """The place (G,) of each gallery row when all are drawn one after another."""
+    keys = gallery.keys
+    order = sorted(range(len(keys)), key=lambda row: lot(seed, "gallery size", keys[row]))
+    place = np.empty(len(keys), np.int64)
+    place[order] = np.arange(len(keys))
+    return place
+
+
+def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
+    """The number of rows that each size keeps, ascending, and the size itself; of two with one number the first."""
+    check_sizes(sizes, most)
+    found: dict[int, float] = {}
+    for size in sizes:
+        found.setdefault(max(1, round(size * most)) if size <= 1 else int(size), size)
+    return dict(sorted(found.items()))
+
+
+def _values(
+    vectors: Features, asked: Searches, place: Rows, kept: list[int], wanted: list[Metric]
+) -> tuple[dict[int, dict[str, Values]], npt.NDArray[np.int64]]:
+    """By number of kept rows the value (Q,) of each metric; and how many rows each query searches, (Q, sizes)."""
+    num_queries = len(asked.queries)
+    size_of = np.searchsorted(kept, place, side="right")  # the first size that has the row; len(kept): none has
+    gallery, searching = (unit_length(vectors.read(of.digests)) for of in (asked.gallery, asked.queries))
+    values = {count: {metric.name: np.empty(num_queries) for metric in wanted} for count in kept}
+    searched = np.empty((num_queries, len(kept)), np.int64)
+    most = int(asked.num_relevant.max())
+    depth = max(metric.depth(most, len(asked.gallery)) for metric in wanted)
+    for block in query_blocks(num_queries, 2 * max(len(asked.gallery), depth)):
+        similarity = compare_all(gallery, searching[block], asked.itself[block])
+        relevant, others = asked.masks(block)
+        ranks = []
+        for row, query in enumerate(block):
+            found, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(kept))
+            ranks.append(found)
+        for at, count in enumerate(kept):
+            table = np.zeros((len(block), depth), np.bool_)
+            for row, found in enumerate(ranks):
+                table[row, found[at][found[at] < depth]] = True
+            for metric in wanted:
+                values[count][metric.name][block] = metric.function(table, asked.num_relevant[block])
+    return values, searched
+
+
+def _ranks(
+    similarity: npt.NDArray[np.float32], relevant: Mask, others: Mask, size_of: Rows, sizes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The ranks from 0 of one query's relevant rows in each gallery (sizes, R), and the rows in each (sizes,)."""
+    order = _order(similarity)
+    wanted = np.sort(order[relevant])
+    before = np.searchsorted(wanted, order[others])  # how many relevant rows come before each other row
+    counts = np.bincount(before * (sizes + 1) + size_of[others], minlength=(len(wanted) + 1) * (sizes + 1))
+    counts = counts.reshape(len(wanted) + 1, sizes + 1)[:, :sizes].cumsum(axis=1).cumsum(axis=0)
+    ranks: npt.NDArray[np.int64] = counts[: len(wanted)].T + np.arange(len(wanted))
+    return ranks, counts[-1] + len(wanted)
+
+
+def _order(similarity: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Different whole numbers (G,), ascending in the order of a ranking: similarity descending, then row ascending.
+
+    The bits of a float ascend with it where it is positive, and descend where it is negative.
+    """
+    bits = (similarity + np.float32(0)).view(np.int32)  # -0 becomes 0: they are one similarity
+    ascending = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
+    return -(ascending << 32) + np.arange(len(similarity))

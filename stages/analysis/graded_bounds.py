@@ -1,0 +1,57 @@
+"""What bounds a score by attributes: a ranking by chance, and one by the attributes themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from stages.analysis.bounds import Bounds, told
+from stages.ranking.graded import Ties
+from stages.ranking.nearest import query_blocks
+from stages.records import Records
+from stages.retrieval.attribute_similarity import Alike
+from stages.retrieval.attributes import ARRAYS, Mixtures, attributes_of, function_of, metric_of
+from stages.retrieval.gallery import positions_of
+from stages.retrieval.scores import UnanswerablePolicy, domain_names
+
+
+def attribute_bounds(
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str],
+    similar: Mixtures | None = None,
+    *,
+    unanswerable: UnanswerablePolicy = "leave_out",
+) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`stages.retrieval.score_bounds` has them.
+
+    Both are means over the orders of what ties: for the floor everything does, for the ceiling what is equally alike.
+    ``queries`` and ``gallery`` are those that were scored; raises as :func:`stages.retrieval.evaluate_attributes`.
+    """
+    wanted = [metric_of(name, similar or {}) for name in dict.fromkeys(metrics)]
+    names = attributes_of(queries)
+    alike = {of.mixture: Alike(queries, gallery, of.weights(similar or {}, names)) for of in wanted}
+    rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
+    itself = positions_of(queries.keys, gallery.keys)
+    found = {of.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for of in wanted}
+    for block in query_blocks(len(rows), ARRAYS * len(gallery)):
+        some = rows[block]
+        (place,) = np.nonzero(itself[some] >= 0)
+        for metric in wanted:
+            grades = alike[metric.mixture].grades(some)
+            for end, ranking in zip(found[metric.name], (np.zeros_like(grades), grades.copy()), strict=True):
+                ranking[place, itself[some][place]] = -1  # the query itself is last, and worth nothing
+                worth = grades.copy()
+                worth[place, itself[some][place]] = 0
+                end[some] = function_of(metric.stem)(worth, Ties.of(ranking))
+    nothing = np.any([np.isnan(of.floor) for of in found.values()], axis=0)
+    for end in (end for of in found.values() for end in of):
+        end[nothing] = 0
+    scored = np.flatnonzero(~nothing) if unanswerable == "leave_out" else np.arange(len(queries))
+    domains = queries.take(scored).domains
+    ends: dict[tuple[str, str], tuple[float, float]] = {}
+    for name, of in found.items() if len(scored) else ():
+        by_domain = told(Bounds(of.floor[scored], of.ceiling[scored]), domains, domain_names(queries.domains))
+        ends |= {(name, domain): both for domain, both in by_domain.items()}
+    return ends

@@ -1,0 +1,262 @@
+"""Is there a match at all? Error rates of decisions by a similarity threshold, in the words of ISO/IEC 19795-1.
+
+Of single comparisons, a query with a gallery row (*verification*):
+
+==========  ==========================================================================================================
+FMR         false match rate: the share of non-mated comparisons (another class) at or above the threshold
+FNMR        false non-match rate: the share of mated comparisons (the same class) below it
+==========  ==========================================================================================================
+
+Of searches, a query with the whole gallery (*identification*, the first candidate alone, rank 1):
+
+==========  ==========================================================================================================
+FPIR        false-positive identification rate: the share of non-mated searches (nothing of its class is in the gallery)
+            whose first candidate is at or above the threshold
+FNIR        false-negative identification rate: the share of mated searches whose first candidate is not a mate, or is
+            below the threshold
+==========  ==========================================================================================================
+
+A search of N rows makes N comparisons, so an FMR of 0.001 lets most non-mated searches of a large gallery through: to
+say "no match" of a search, choose by FPIR. A non-mated search is made of a query by leaving every row of its class out
+of the gallery.
+
+Queries of one class err together. So intervals draw classes anew, with all their queries, and not queries. Where there
+was no error at all, or nothing else, nothing drawn differs: the end of the interval is then that of as many independent
+trials as there are classes, 1 - 0.025^(1/n), about 3.7 / n (the "rule of 3" for two sides).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import Features
+from cache.errors import NothingToScoreError
+from stages.ranking.metrics import Values
+from stages.ranking.nearest import Rows, compare_all, query_blocks
+from stages.ranking.normalize import unit_length
+from stages.retrieval.query_set import Searches
+from stages.retrieval.scores import Resampling
+
+Kind = Literal["fmr", "fpir"]
+STEPS = 2**15
+"""Thresholds are whole multiples of 1 / STEPS: finer than any error rate tells apart."""
+
+_LEAST = 10  # errors that a wanted rate must allow among the trials, or there is too little to calibrate by
+
+
+class Rate(NamedTuple):
+    """A share of ``trials``, between the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+    trials: int
+
+
+class Rates(NamedTuple):
+    """The error rates at one threshold. ``answered`` is the share of mated searches that get an answer, right or wrong.
+
+    ``gallery`` is how many rows a search compares with.
+    """
+
+    threshold: float
+    fmr: Rate
+    fnmr: Rate
+    fpir: Rate
+    fnir: Rate
+    answered: Rate
+    queries: int
+    classes: int
+    gallery: int
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """Every comparison of Q queries with their gallery, as counts by similarity; and the first candidates of searches.
+
+    Bin b of the histograms, (Q, ...) summed, holds similarities from (b - STEPS) / STEPS. ``group`` (Q,) numbers the
+    classes.
+    """
+
+    vectors: Features
+    searches: Searches
+    mated: npt.NDArray[np.int64]
+    """Mated comparisons by bin, (2 * STEPS + 2,)."""
+    non_mated: npt.NDArray[np.int64]
+    """Non-mated comparisons by bin."""
+    first_mate: Values
+    """The similarity of the nearest mate (Q,); -inf where the gallery has none."""
+    first_other: Values
+    """The similarity of the nearest row of another class (Q,): the first candidate of a non-mated search."""
+    mate_first: npt.NDArray[np.bool_]
+    """Whether the first candidate of the search is a mate, (Q,)."""
+
+    @cached_property
+    def group(self) -> Rows:
+        """The class of each query, numbered from 0, (Q,)."""
+        numbers: dict[str | None, int] = {}
+        names = self.searches.queries.classes
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+
+    @property
+    def is_mated(self) -> npt.NDArray[np.bool_]:
+        """True for the queries (Q,) of which the gallery has a mate."""
+        return np.isfinite(self.first_mate)
+
+    def of_domain(self, domain: str) -> npt.NDArray[np.int64]:
+        """The queries of ``domain``."""
+        return np.flatnonzero(np.array(self.searches.queries.domains, dtype=object) == domain)
+
+    def roc(self, points: int = 200) -> list[tuple[float, float, float]]:
+        """(threshold, FMR, FNMR) from the highest threshold down, at FMRs evenly spaced on a logarithmic scale."""
+        above = [_at_least(of) / max(1, of.sum()) for of in (self.non_mated, self.mated)]
+        wanted = np.geomspace(1 / max(1, self.non_mated.sum()), 1, points)
+        # The lowest threshold of each wanted rate: the shares fall as the bin rises.
+        bins = np.unique(len(above[0]) - np.searchsorted(above[0][::-1], wanted, side="right"))
+        bins = bins[(bins < len(above[0]))][::-1]
+        return [(_edge(at), float(above[0][at]), float(1 - above[1][at])) for at in bins.tolist()]
+
+
+def comparisons(vectors: Features, searches: Searches) -> Comparisons:
+    """Compare every query with every gallery row, block by block; itself left out. Queries without a class are refused.
+
+    A gallery row without a class is nobody's mate. Raises NothingToScoreError where a query has no row of another
+    class to be compared with.
+    """
+    if None in searches.queries.classes:
+        raise ValueError("a query without a label may have mates that are not known: leave it out")
+    gallery, queries = (unit_length(vectors.read(of.digests)) for of in (searches.gallery, searches.queries))
+    mated, non_mated = (np.zeros(2 * STEPS + 2, np.int64) for _ in range(2))
+    first_mate, first_other = (np.full(len(queries), -np.inf) for _ in range(2))
+    mate_first = np.zeros(len(queries), np.bool_)
+    for block in query_blocks(len(queries), 4 * len(gallery)):
+        similarity = compare_all(gallery, queries[block], searches.itself[block])
+        relevant, others = searches.masks(block)
+        bins = _bins(similarity)
+        mated += np.bincount(bins[relevant], minlength=len(mated))
+        non_mated += np.bincount(bins[others], minlength=len(non_mated))
+        first_mate[block] = np.where(relevant, similarity, -np.inf).max(axis=1)
+        first_other[block] = np.where(others, similarity, -np.inf).max(axis=1)
+        ranked = np.where(relevant | others, similarity, -np.inf)
+        mate_first[block] = relevant[np.arange(len(block)), ranked.argmax(axis=1)]
+    if np.isneginf(first_other).any():
+        raise NothingToScoreError("a query has no gallery row of another class to be compared with")
+    return Comparisons(vectors, searches, mated, non_mated, first_mate, first_other, mate_first)
+
+
+def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
+    """The lowest threshold at which the rate of ``kind`` is at most ``wanted`` on ``calibration``.
+
+    Raises ValueError where ``wanted`` is no rate, or so small that fewer than ten errors would calibrate it: the
+    message says how many trials there are.
+    """
+    if not 0 < wanted < 1:
+        raise ValueError(f"{kind} is a rate between 0 and 1, such as 0.01, got {wanted:g}")
+    if kind == "fmr":
+        counts, what = calibration.non_mated, "non-mated comparisons"
+    else:
+        bins = _bins(calibration.first_other)
+        counts, what = np.bincount(bins, minlength=2 * STEPS + 2), "non-mated searches"
+    trials = int(counts.sum())
+    if trials * wanted < _LEAST:
+        raise ValueError(
+            f"{kind} = {wanted:g} cannot be calibrated on {trials:,} {what}: {_LEAST} errors need at least "
+            f"{_LEAST / wanted:,.0f}. Ask for {_LEAST / max(1, trials):.2g} or more, or add validation images."
+        )
+    enough = np.flatnonzero(_at_least(counts) <= wanted * trials)
+    return _edge(int(enough[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """What a threshold does to each query: errors and trials (Q,) of each of the rates, by their names in Rates."""
+
+    threshold: float
+    compared: Comparisons
+    errors: dict[str, Values]
+    trials: dict[str, Values]
+
+    def rates(self, resampling: Resampling = Resampling(), rows: npt.NDArray[np.int64] | None = None) -> Rates:
+        """The rates over all queries, or those at ``rows``; one of which there are no trials is NaN."""
+        rows = np.arange(len(self.compared.group)) if rows is None else rows
+        group = self.compared.group[rows]
+        found = {
+            name: _rate(errors[rows], self.trials[name][rows], group, resampling)
+            for name, errors in self.errors.items()
+        }
+        searched = self.compared.searches.num_searched[rows]
+        return Rates(
+            self.threshold,
+            **found,
+            queries=len(rows),
+            classes=len(np.unique(group)),
+            gallery=round(float(searched.mean())),
+        )
+
+
+def decide(threshold: float, compared: Comparisons) -> Decisions:
+    """What ``threshold`` does to each query of ``compared``."""
+    searches = compared.searches
+    mates = searches.num_relevant.astype(np.float64)
+    mated_above, others_above = _above(threshold, compared)
+    mated, every = compared.is_mated, np.ones(len(mates))
+    answered = mated & (np.maximum(compared.first_mate, compared.first_other) >= threshold)
+    errors = {
+        "fmr": others_above,
+        "fnmr": mates - mated_above,
+        "fpir": compared.first_other >= threshold,
+        "fnir": mated & ~(answered & compared.mate_first),
+        "answered": answered,
+    }
+    trials = {"fmr": searches.num_searched - mates, "fnmr": mates, "fpir": every, "fnir": mated, "answered": mated}
+    of = {name: np.asarray(value, np.float64) for name, value in errors.items()}
+    return Decisions(threshold, compared, of, {name: np.asarray(value, np.float64) for name, value in trials.items()})
+
+
+def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
+    """How many mated and non-mated comparisons of each query (Q,) are at or above ``threshold``."""
+    searches = compared.searches
+    gallery, queries = (unit_length(compared.vectors.read(of.digests)) for of in (searches.gallery, searches.queries))
+    mated, others = np.zeros(len(queries)), np.zeros(len(queries))
+    for block in query_blocks(len(queries), 4 * len(gallery)):
+        high = compare_all(gallery, queries[block], searches.itself[block]) >= threshold
+        relevant, other = searches.masks(block)
+        mated[block], others[block] = (high & relevant).sum(axis=1), (high & other).sum(axis=1)
+    return mated, others
+
+
+def _rate(errors: Values, trials: Values, groups: Rows, resampling: Resampling) -> Rate:
+    """Errors of trials, all queries together; the interval draws groups with replacement."""
+    total = trials.sum()
+    if not total:
+        return Rate(np.nan, np.nan, np.nan, 0)
+    _, numbered = np.unique(groups, return_inverse=True)
+    sums = np.stack([np.bincount(numbered, weights=of) for of in (errors, trials)]).astype(np.float64)
+    means = resampling.means(sums, 0)  # (2, resamples), drawn by group
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = means[0] / means[1]
+    value = float(errors.sum() / total)
+    low, high = (float(end[0]) for end in resampling.interval(drawn[np.isfinite(drawn)][None]))
+    certain = ((1 - resampling.confidence) / 2) ** (1 / int((sums[1] > 0).sum()))
+    return Rate(value, certain if value == 1 else low, 1 - certain if value == 0 else high, int(total))
+
+
+def _bins(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The bin of each similarity; exact, as STEPS is a power of two."""
+    bins: npt.NDArray[np.int64] = np.floor(np.clip(similarity, -1, 1 + 1 / STEPS) * STEPS).astype(np.int64) + STEPS
+    return bins
+
+
+def _edge(at: int) -> float:
+    """The lowest similarity in bin ``at``."""
+    return (at - STEPS) / STEPS
+
+
+def _at_least(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many are in each bin or above it."""
+    return counts[::-1].cumsum()[::-1]

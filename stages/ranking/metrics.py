@@ -1,0 +1,259 @@
+"""Metrics of retrieval, as pure functions of which ranks hold something relevant.
+
+Every function takes ``relevant`` (Q, K) bool, in rank order, the query itself and junk already taken out, and
+``num_relevant`` (Q,), how many gallery rows are relevant to each query (R below); it returns one float64 value per
+query, (Q,), in [0, 1]. A table narrower than K (a small gallery) counts as continued with nothing relevant.
+
+One name, one definition. H(k) is how many of the first k are relevant, P(i) = H(i) / i, and S(k) the sum of P(i) over
+the relevant ranks i <= k:
+
+=================  ===================================================================================================
+``precision@k``    H(k) / k
+``recall@k``       H(k) / R: the fraction that was found
+``hit@k``          1 when H(k) > 0. Much of metric learning calls this recall@k, re-identification ``cmc@k``: so may you
+``mmp@k``          H(n) / n with n = min(R, k): the Google Universal Image Embedding Challenge
+``mp@k``           H(n) / n with n = min(rank of the last relevant, k): Revisited Oxford and Paris
+``r_precision``    H(R) / R
+``map@r``          S(R) / R (Musgrave et al., A Metric Learning Reality Check, 2020)
+``map``            S / R over the whole ranking: as trec_eval and scikit-learn have it
+``map_trapezoid``  the same with (P(i) + (H(i) - 1) / (i - 1)) / 2 in place of P(i), 1 in place of 0/0: the area below
+                   the curve of precision and recall by trapezoids, Oxford and Paris, old and revisited
+``map@k/r``        S(k) / R: trec_eval's map_cut, ranx, PyTorch Metric Learning
+``map@k/min``      S(k) / min(R, k): Google Landmarks v2, UnED, ILIAS
+``map@k/hits``     S(k) / H(k), 0 where H(k) = 0: torchmetrics, Open Metric Learning
+``map@k/k``        S(k) / k
+``mrr``            1 / the first relevant rank
+``mrr@k``          the same, 0 where that rank is above k
+``ndcg``           the sum of 1 / log2(i + 1) over the relevant ranks, of that over the ranks up to R
+``ndcg@k``         both sums up to k
+=================  ===================================================================================================
+
+``map@k`` alone is refused: four libraries divide it by four different things. With relevance yes or no the linear and
+the exponential gain of nDCG are the same; :mod:`stages.ranking.graded` has both for grades.
+
+A query to which nothing is relevant (R = 0) gets 0 from the functions here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Relevant: TypeAlias = npt.NDArray[np.bool_]
+Counts: TypeAlias = npt.NDArray[np.int64]
+Values: TypeAlias = npt.NDArray[np.float64]
+
+
+def precision_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:  # noqa: ARG001
+    """Relevant among the first k, of k."""
+    return _found(relevant, k) / k
+
+
+def recall_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
+    """Relevant among the first k, of all that are relevant."""
+    return _found(relevant, k) / np.maximum(num_relevant, 1)
+
+
+def hit_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:  # noqa: ARG001
+    """1 when at least one of the first k is relevant, else 0."""
+    return np.minimum(_found(relevant, k), 1.0)
+
+
+def mmp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
+    """Modified mean precision: relevant among the first n, of n = min(R, k)."""
+    return _found_within(relevant, np.minimum(num_relevant, k))
+
+
+def mp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
+    """Relevant among the first n, of n = min(rank of the last relevant, k). Needs no rank below k."""
+    first = relevant[:, :k]
+    last = (first * np.arange(1, first.shape[1] + 1)).max(axis=1, initial=0)
+    all_found = first.sum(axis=1) >= num_relevant  # else the last one is below k
+    return _found(relevant, k) / np.where(all_found, np.maximum(last, 1), k)
+
+
+def r_precision(relevant: Relevant, num_relevant: Counts) -> Values:
+    """Relevant among the first R, of R."""
+    return _found_within(relevant, num_relevant)
+
+
+def map_at_r(relevant: Relevant, num_relevant: Counts) -> Values:
+    """The sum of precision@i over the relevant ranks i <= R, of R."""
+    return _precision_sum(relevant, last_rank=num_relevant) / np.maximum(num_relevant, 1)
+
+
+def average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
+    """The sum of precision@i over all relevant ranks i, of R. ``relevant`` must hold the full ranking."""
+    return _precision_sum(relevant) / np.maximum(num_relevant, 1)
+
+
+def trapezoidal_average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
+    """Average precision by trapezoids under the curve. ``relevant`` must hold the full ranking."""
+    query, column, found = _hits(relevant)
+    before = np.where(column > 0, (found - 1) / np.maximum(column, 1), 1.0)
+    areas = (before + found / (column + 1)) / 2
+    value: Values = np.bincount(query, areas, minlength=len(relevant)) / np.maximum(num_relevant, 1)
+    return value
+
+
+Normaliser: TypeAlias = Literal["r", "min", "hits", "k"]
+"""What AP@k is divided by: R, min(R, k), H(k), or k."""
+
+
+def average_precision_at(k: int, by: Normaliser, relevant: Relevant, num_relevant: Counts) -> Values:
+    """The sum of precision@i over the relevant ranks i <= k, of what ``by`` says."""
+    by_what = np.maximum(_found(relevant, k), 1) if by == "hits" else divisor(k, by, num_relevant)
+    value: Values = _precision_sum(relevant[:, :k]) / by_what
+    return value
+
+
+def divisor(k: int, by: Normaliser, num_relevant: Counts) -> Values:
+    """What AP@k is divided by (Q,), at least 1, where it follows from R and k."""
+    size: Counts = {"r": num_relevant, "min": np.minimum(num_relevant, k), "k": np.full_like(num_relevant, k)}[by]
+    return np.maximum(size, 1).astype(np.float64)
+
+
+def reciprocal_rank(relevant: Relevant, num_relevant: Counts, k: int | None = None) -> Values:  # noqa: ARG001
+    """1 / the first relevant rank, or 0 where there is none up to ``k``."""
+    first = relevant[:, :k]
+    if not first.shape[1]:
+        return np.zeros(len(relevant))
+    value: Values = first.any(axis=1) / (np.argmax(first, axis=1) + 1.0)
+    return value
+
+
+def ndcg(relevant: Relevant, num_relevant: Counts, k: int | None = None) -> Values:
+    """Discounted gain up to rank ``k``, of that of the best ranking."""
+    query, column = np.nonzero(relevant[:, :k])
+    value: Values = np.bincount(query, 1 / np.log2(column + 2.0), minlength=len(relevant)) / best_gain(num_relevant, k)
+    return value
+
+
+def best_gain(num_relevant: Counts, k: int | None) -> Values:
+    """The discounted gain (Q,) of a ranking that begins with all R; 1 where R = 0."""
+    counted = num_relevant if k is None else np.minimum(num_relevant, k)
+    sums = np.append(1.0, np.cumsum(1 / np.log2(np.arange(counted.max(initial=0)) + 2.0)))
+    best: Values = sums[counted]
+    return best
+
+
+def _found(relevant: Relevant, k: int) -> Values:
+    """How many of the first k are relevant."""
+    counts: Values = relevant[:, :k].sum(axis=1, dtype=np.float64)
+    return counts
+
+
+def _found_within(relevant: Relevant, ranks: Counts) -> Values:
+    """The fraction of the first ``ranks`` (Q,) that is relevant; 0 of 0 is 0."""
+    inside = np.arange(relevant.shape[1]) < ranks[:, None]
+    return _found(relevant & inside, relevant.shape[1]) / np.maximum(ranks, 1)
+
+
+def _hits(relevant: Relevant) -> tuple[Counts, Counts, Counts]:
+    """The relevant ranks: whose they are, their column, and how many are relevant up to there. All (hits,)."""
+    query, column = np.nonzero(relevant)  # by query, then by rank
+    before = np.append(0, np.cumsum(relevant.sum(axis=1)))  # (Q + 1,)
+    return query, column, np.arange(1, len(query) + 1) - before[query]
+
+
+def _precision_sum(relevant: Relevant, last_rank: Counts | None = None) -> Values:
+    # Relevant ranks are few, so the sum runs over them and not over the table.
+    query, column, found = _hits(relevant)
+    precision = found / (column + 1)
+    if last_rank is not None:
+        precision = np.where(column < last_rank[query], precision, 0.0)
+    total: Values = np.bincount(query, precision, minlength=len(relevant)).astype(np.float64)  # int64 for no hit
+    return total
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name: its function, and how many ranks the function looks at (k, the largest R, or all)."""
+
+    name: str
+    function: Callable[[Relevant, Counts], Values]
+    reach: int | Literal["relevant", "gallery"]
+
+    @property
+    def stem(self) -> str:
+        """What comes before the ``@``."""
+        return self.name.partition("@")[0]
+
+    @property
+    def k(self) -> int | None:
+        """The number in the name."""
+        return self.reach if isinstance(self.reach, int) else None
+
+    @property
+    def divided_by(self) -> Normaliser | None:
+        """The normaliser of ``map@k/...``."""
+        return next((by for by in _NORMALISERS if self.name.endswith(f"/{by}")), None)
+
+    def depth(self, most_relevant: int, gallery: int) -> int:
+        """How many ranks the table needs when no R is above ``most_relevant`` in a gallery of ``gallery`` rows."""
+        return int(self.depths(np.array([most_relevant]), gallery)[0])
+
+    def depths(self, num_relevant: Counts, gallery: int) -> Counts:
+        """How many ranks it looks at for queries of so many relevant rows (Q,) in a gallery of ``gallery`` rows."""
+        if self.reach == "relevant":
+            return np.minimum(num_relevant, gallery)
+        return np.full_like(num_relevant, gallery if self.reach == "gallery" else min(self.reach, gallery))
+
+
+_AT_K = {
+    "mmp": mmp_at,
+    "hit": hit_at,
+    "recall": recall_at,
+    "precision": precision_at,
+    "mp": mp_at,
+    "mrr": lambda k, relevant, num_relevant: reciprocal_rank(relevant, num_relevant, k),
+    "ndcg": lambda k, relevant, num_relevant: ndcg(relevant, num_relevant, k),
+}
+_WHOLE = {
+    "map@r": Metric("map@r", map_at_r, "relevant"),
+    "map": Metric("map", average_precision, "gallery"),
+    "r_precision": Metric("r_precision", r_precision, "relevant"),
+    "map_trapezoid": Metric("map_trapezoid", trapezoidal_average_precision, "gallery"),
+    "mrr": Metric("mrr", reciprocal_rank, "gallery"),
+    "ndcg": Metric("ndcg", ndcg, "gallery"),
+}
+_NORMALISERS: dict[Normaliser, str] = {"r": "R", "min": "min(R, k)", "hits": "what was found up to k", "k": "k"}
+
+
+def metric_names() -> tuple[str, ...]:
+    """The metrics there are; k stands for any whole number from 1."""
+    at_k = [f"{stem}@k" for stem in _AT_K]
+    return (*at_k[:4], *_WHOLE, *at_k[4:], *(f"map@k/{by}" for by in _NORMALISERS))
+
+
+def find_metric(name: str) -> Metric:
+    """The metric called ``name``, such as ``"mmp@5"`` or ``"map@r"``. Raises ValueError with the nearest name."""
+    if name in _WHOLE:
+        return _WHOLE[name]
+    if (found := re.fullmatch(r"([a-z]+)@([1-9][0-9]*)(?:/([a-z]+))?", name)) is not None:
+        stem, k, by = found[1], int(found[2]), found[3]
+        for normaliser in _NORMALISERS:
+            if (stem, by) == ("map", normaliser):
+                return Metric(name, partial(average_precision_at, k, normaliser), k)
+        if stem == "cmc" and by is None:
+            return Metric(name, partial(hit_at, k), k)
+        if stem in _AT_K and by is None:
+            return Metric(name, partial(_AT_K[stem], k), k)
+        if stem == "map":
+            choices = ", ".join(f"map@{k}/{by} (by {what})" for by, what in _NORMALISERS.items())
+            raise ValueError(
+                f"{name} does not say what it is divided by; choose {choices}. R is how many gallery images are "
+                f"relevant. Google Landmarks v2, UnED and ILIAS mean map@{k}/min."
+            )
+    known = metric_names()
+    spelt = re.sub(r"@[0-9]+", "@k", name.lower())
+    near = difflib.get_close_matches(spelt, [stem for stem in known if stem != "mp@k"], n=1)  # mmp@k is meant
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"metrics are {', '.join(known)} (k a whole number from 1), got {name!r}.{hint}")

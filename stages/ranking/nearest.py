@@ -1,0 +1,225 @@
+"""Nearest gallery rows, and the rank of every relevant one, under one order: exact, by blocks, never Q x G numbers.
+
+The order: similarity (float32) descending, then gallery row ascending. Nothing else decides, so equal images always
+come in gallery order, whichever of the two ways below found them:
+
+* :func:`nearest_rows` lets faiss propose candidates, a few more than asked for. Its similarities carry rounding
+  errors, so candidates that are too near to each other to be told apart by them are compared again exactly, and a
+  query's answer counts only when no row that was left out can belong to it; otherwise more candidates are asked for,
+  and at last all. :func:`search` gives the exact similarities too.
+* :func:`relevant_ranks` compares a query with the whole gallery and *counts* the rows before each relevant one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from stages.ranking.normalize import Vectors, check_unit
+
+Rows = npt.NDArray[np.int64]
+Similarity = npt.NDArray[np.float32]
+
+_SPARE = 4  # candidates beyond k, so that most queries are settled at the first attempt
+_SCAN_COSTS = 32  # comparing with the whole gallery costs as much as this share of it as candidates
+_NUMBERS = 2**22  # of the largest array held while searching: 32 MB in float64
+_AT_ONCE = 16_384  # queries: faiss blocks its work itself, and is half as fast on what is left over after a block
+
+
+def search(index: faiss.Index, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
+    """The ``k`` nearest rows of a gallery ``index`` (G, E) to each query, and their similarity, both (Q, k).
+
+    ``queries`` (Q, E) are float32 of unit length. ``exclude`` (Q,) is the gallery row that is the query itself, or
+    -1 for none: it is left out by identity, so another row with equal bytes stays. Where fewer than k rows are found
+    the rest is row -1 with similarity -inf. ``index`` is one of :func:`stages.retrieval.build_index`: a flat one gives
+    the exact answer, another kind what it finds.
+
+    Raises ValueError when shapes do not agree, a query holds NaN, or ``k`` is below 1.
+    """
+    queries, exclude = check_queries(queries, (index.ntotal, index.d), k, exclude)
+    if not isinstance(faiss.downcast_index(index), faiss.IndexFlat):
+        return found_by(index, queries, k, exclude)
+    gallery = stored_vectors(index)
+    rows = nearest_rows(gallery, queries, k, exclude)
+    return rows, similarities(gallery, queries, rows)
+
+
+def stored_vectors(index: faiss.Index) -> Vectors:
+    """The gallery vectors (G, E) in a flat ``index``: a view, not a copy."""
+    flat = cast("faiss.IndexFlat", faiss.downcast_index(index))
+    size = index.ntotal * index.d
+    return cast("Vectors", faiss.rev_swig_ptr(flat.get_xb(), size)).reshape(index.ntotal, index.d)
+
+
+def found_by(
+    index: faiss.Index, queries: Vectors, k: int, exclude: Rows, how: faiss.SearchParameters | None = None
+) -> tuple[Rows, Similarity]:
+    """What an approximate ``index`` finds: ids (Q, k) as it has them and its own similarities, best first.
+
+    Equal similarities come in order of their ids. A list that is short ends in id -1 with similarity -inf.
+    """
+    width = min(k + int((exclude >= 0).any()), index.ntotal)
+    # faiss.contrib.torch_utils, which PyTorch Metric Learning imports, replaces search by one without params.
+    original = getattr(index, "search_numpy", index.search)
+    similarity, ids = original(queries, width, params=how)
+    inside = index_inside(index)
+    if isinstance(inside, faiss.IndexLSH):
+        similarity = np.cos(np.pi / inside.nbits * similarity)  # bits that differ -> cosine of the angle
+    similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
+    ids[np.isneginf(similarity)] = -1
+    columns = np.lexsort((ids, -similarity))[:, :k]
+    found = np.full((len(queries), k), -1, np.int64)
+    found[:, : columns.shape[1]] = np.take_along_axis(ids, columns, axis=1)
+    similar = np.full((len(queries), k), -np.inf, np.float32)
+    similar[:, : columns.shape[1]] = np.take_along_axis(similarity, columns, axis=1)
+    return found, similar
+
+
+def index_inside(index: faiss.Index) -> faiss.Index:
+    """``index``, or what a turned one is in its own space."""
+    found = faiss.downcast_index(index)
+    return faiss.downcast_index(found.index) if isinstance(found, faiss.IndexPreTransform) else found
+
+
+def check_queries(queries: Vectors, gallery: tuple[int, ...], k: int, exclude: Rows | None) -> tuple[Vectors, Rows]:
+    """``queries`` and ``exclude``, ready to search a gallery of shape (G, E). Raises ValueError as :func:`search`."""
+    queries = check_unit(queries, "queries")
+    rows, dim = gallery
+    if queries.shape[1] != dim:
+        raise ValueError(
+            f"queries have {queries.shape[1]} numbers a row, the index has {dim}: both must come from one store"
+        )
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if exclude is None:
+        return queries, np.full(len(queries), -1, np.int64)
+    if exclude.shape != (len(queries),) or (exclude >= rows).any():
+        raise ValueError(
+            f"exclude must give each of the {len(queries)} queries a gallery row below {rows} or -1, "
+            f"got shape {exclude.shape} with largest {exclude.max(initial=-1)}"
+        )
+    return queries, exclude
+
+
+def nearest_rows(gallery: Vectors, queries: Vectors, k: int, exclude: Rows) -> Rows:
+    """The rows (Q, k) that :func:`search` gives, for vectors from :func:`stages.retrieval.unit_length`."""
+    rows = np.full((len(queries), k), -1, np.int64)
+    unsettled, width = np.arange(len(queries)), k + int((exclude >= 0).any()) + _SPARE
+    while len(unsettled) and width * _SCAN_COSTS < len(gallery):
+        settled = np.zeros(len(unsettled), np.bool_)
+        for some in np.array_split(np.arange(len(unsettled)), -(-len(unsettled) // _AT_ONCE)):
+            which = unsettled[some]
+            roughly, candidates = faiss.knn(queries[which], gallery, width, metric=faiss.METRIC_INNER_PRODUCT)
+            rows[which], settled[some] = _in_order(gallery, queries[which], roughly, candidates, exclude[which], k)
+        unsettled, width = unsettled[~settled], width * 8
+    for block in query_blocks(len(unsettled), len(gallery)):
+        which = unsettled[block]
+        columns, exact = _first(compare_all(gallery, queries[which], exclude[which]), k)
+        rows[which, : columns.shape[1]] = np.where(np.isneginf(exact), -1, columns)
+    return rows
+
+
+def similarities(gallery: Vectors, queries: Vectors, rows: Rows) -> Similarity:
+    """The exact similarity (Q, K) of each query (Q, E) with its gallery ``rows`` (Q, K); -inf for row -1."""
+    found = np.empty(rows.shape, np.float32)
+    for block in query_blocks(len(queries), rows.shape[1] * gallery.shape[1]):
+        found[block] = np.einsum("qke,qe->qk", gallery[rows[block]], queries[block], dtype=np.float64)
+    found[rows < 0] = -np.inf
+    return found
+
+
+def relevant_ranks(
+    gallery: Vectors,
+    queries: Vectors,
+    exclude: Rows,
+    relevant_rows: list[Rows],
+    depth: int,
+    junk_rows: list[Rows] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Which of the first ``depth`` ranks hold a relevant row, (Q, depth), for a block of queries.
+
+    ``gallery`` (G, E) and ``queries`` (Q, E) come from :func:`stages.retrieval.unit_length`; ``relevant_rows`` are the
+    gallery rows relevant to each query, ``exclude`` (Q,) and its ``junk_rows``, which are taken out of its ranking,
+    not among them. Sorting the similarities and looking the relevant ones up is several times faster than sorting the
+    rows, and only ties need the latter.
+    """
+    similarity = compare_all(gallery, queries, exclude)
+    for query, rows in enumerate(junk_rows or ()):
+        similarity[query, rows] = -np.inf
+    ascending = np.sort(similarity, axis=1)
+    relevant = np.zeros((len(queries), depth), np.bool_)
+    for query, rows in enumerate(relevant_rows):
+        wanted = similarity[query, rows]
+        upto = np.searchsorted(ascending[query], wanted, side="right")
+        if (upto - np.searchsorted(ascending[query], wanted, side="left") > 1).any():
+            columns, _ = _first(similarity[query : query + 1], depth)
+            relevant[query, : columns.shape[1]] = np.isin(columns[0], rows)
+        else:
+            ranks = len(gallery) - upto
+            relevant[query, ranks[ranks < depth]] = True
+    return relevant
+
+
+def query_blocks(num_queries: int, numbers_a_query: int) -> Iterator[Rows]:
+    """Positions 0 to ``num_queries`` in blocks for which an array of ``numbers_a_query`` per query stays small."""
+    size = max(1, _NUMBERS // max(1, numbers_a_query))
+    return (np.arange(low, min(low + size, num_queries)) for low in range(0, num_queries, size))
+
+
+def _in_order(
+    gallery: Vectors, queries: Vectors, roughly: Similarity, candidates: Rows, exclude: Rows, k: int
+) -> tuple[Rows, npt.NDArray[np.bool_]]:
+    """The first k (Q, k) of ``candidates`` (Q, W), which descend by ``roughly`` (Q, W), and which queries they settle.
+
+    Where two that follow each other are farther apart than rounding reaches, their order is right as it is.
+    """
+    error = _rounding(gallery.shape[1])
+    near = roughly[:, :-1] - roughly[:, 1:] <= 2 * error
+    doubtful = np.zeros(roughly.shape, np.bool_)
+    doubtful[:, :-1] |= near
+    doubtful[:, 1:] |= near
+    similarity, last = roughly, roughly[:, -1].copy()
+    query, column = np.nonzero(doubtful)
+    step = max(1, _NUMBERS // gallery.shape[1])
+    for low in range(0, len(query), step):
+        some, at = query[low : low + step], column[low : low + step]
+        pairs = np.einsum("ne,ne->n", gallery[candidates[some, at]], queries[some], dtype=np.float64)
+        similarity[some, at] = pairs
+    itself = candidates == exclude[:, None]
+    similarity[itself] = -np.inf
+    moved = np.flatnonzero(doubtful.any(axis=1) | itself.any(axis=1))
+    by_row = np.argsort(candidates[moved], axis=1)
+    columns, similarity[moved] = _first(np.take_along_axis(similarity[moved], by_row, axis=1), similarity.shape[1])
+    candidates[moved] = np.take_along_axis(np.take_along_axis(candidates[moved], by_row, axis=1), columns, axis=1)
+    return candidates[:, :k], similarity[:, k - 1] - last > 2 * error
+
+
+def _rounding(dim: int) -> float:
+    """How far a float32 similarity of unit vectors may be off, summed in any order and rounded.
+
+    A sum of ``dim`` products is off by at most dim * 2**-24 of the sum of their sizes, which is 1 (lengths may be off
+    by 1e-3); one more for rounding the exact sum.
+    """
+    return 1.01 * (dim + 2) * 2.0**-24
+
+
+def compare_all(gallery: Vectors, queries: Vectors, exclude: Rows) -> Similarity:
+    """Exact similarity (Q, G); the excluded rows get -inf."""
+    wide = queries.astype(np.float64)
+    similarity = np.empty((len(queries), len(gallery)), np.float32)
+    step = max(1, _NUMBERS // max(gallery.shape[1], len(queries)))
+    for low in range(0, len(gallery), step):
+        similarity[:, low : low + step] = wide @ gallery[low : low + step].T.astype(np.float64)
+    (itself,) = np.nonzero(exclude >= 0)
+    similarity[itself, exclude[itself]] = -np.inf
+    return similarity
+
+
+def _first(similarity: Similarity, k: int) -> tuple[Rows, Similarity]:
+    """The columns of the k most similar, (Q, min(k, columns)): the stable sort keeps equal ones in column order."""
+    columns = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return columns, np.take_along_axis(similarity, columns, axis=1)

@@ -1,0 +1,167 @@
+"""Metrics where similarities tie: the mean over all orders of what ties, in closed form.
+
+Rows of one similarity have no order, and an order by gallery row, file name or chance is one of many (McSherry and
+Najork, ECIR 2008). Rank n lies in a group of t rows, r of them relevant, that begins after rank f:
+
+- it is relevant with r / t: so every metric that adds up relevant ranks follows from these shares;
+- the mean of "relevant, times the precision up to here" is in :func:`stages.ranking.graded.expected_precision`: so
+  every average precision of a fixed divisor follows;
+- none of m rows drawn from the group is relevant with the product of (t - r - j) / (t - j) over j < m: ``hit@k``;
+- the first relevant row of the group is its row j with C(t - j - 1, r - 1) / C(t, r): ``mrr``.
+
+``mp@k`` and ``map@k/hits`` divide by what itself depends on the order: for them there is no such form, and none is made
+up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.ranking.graded import Ties, expected_precision
+from stages.ranking.metrics import Counts, Metric, Relevant, Values, best_gain, divisor
+
+EXPECTED = "expected"
+
+
+@dataclass(frozen=True)
+class Tied:
+    """Q whole rankings (Q, G): what is relevant by rank, in any order within a group of ``ties``, and how many are."""
+
+    relevant: Relevant
+    num_relevant: Counts
+    ties: Ties
+
+    @cached_property
+    def precision(self) -> Values:
+        """The mean of "relevant, times the precision up to here", at each rank (Q, G)."""
+        return expected_precision(self.relevant, self.ties)
+
+    @cached_property
+    def share(self) -> Values:
+        """How likely each rank (Q, G) is relevant."""
+        share: Values = self.within / self.ties.size
+        return share
+
+    @cached_property
+    def before(self) -> Counts:
+        """How many relevant rows come before the group of each rank, (Q, G)."""
+        return np.take_along_axis(self._found, self.ties.first, axis=1)
+
+    @cached_property
+    def within(self) -> Counts:
+        """How many relevant rows the group of each rank has, (Q, G)."""
+        return np.take_along_axis(self._found, self.ties.first + self.ties.size, axis=1) - self.before
+
+    @cached_property
+    def _found(self) -> Counts:
+        found = np.zeros((len(self.relevant), self.relevant.shape[1] + 1), np.int64)
+        found[:, 1:] = np.cumsum(self.relevant, axis=1)
+        return found
+
+
+def expected(metric: Metric, table: Tied) -> Values:
+    """The mean (Q,) of ``metric`` over the orders of what ties. Raises ValueError for one that has no closed form."""
+    check_expected(metric)
+    value = _FORMS[metric.stem](table, metric)
+    return np.where(table.num_relevant > 0, value, 0.0)
+
+
+def check_expected(metric: Metric) -> None:
+    """Raise ValueError unless the mean of ``metric`` over the orders of what ties has a closed form."""
+    if metric.stem not in _FORMS or metric.divided_by == "hits":
+        raise ValueError(
+            f"{metric.name} divides by what depends on the order of what ties, so its mean over the orders has no "
+            'closed form: score it with ties = "row"'
+        )
+
+
+def _up_to(values: Values, ranks: Counts) -> Values:
+    """The sum of ``values`` (Q, G) over the first ``ranks`` (Q,)."""
+    inside = np.arange(values.shape[1]) < ranks[:, None]
+    total: Values = (values * inside).sum(axis=1)
+    return total
+
+
+def _share_of(ranks: Callable[[Counts, int], Counts]) -> Callable[[Tied, Metric], Values]:
+    def value(table: Tied, metric: Metric) -> Values:
+        upto = ranks(table.num_relevant, metric.k or 0)
+        return _up_to(table.share, upto) / np.maximum(upto, 1)
+
+    return value
+
+
+def _recall(table: Tied, metric: Metric) -> Values:
+    total: Values = table.share[:, : metric.k].sum(axis=1) / np.maximum(table.num_relevant, 1)
+    return total
+
+
+def _average_precision(table: Tied, metric: Metric) -> Values:
+    if metric.name == "map@r":
+        return _up_to(table.precision, table.num_relevant) / np.maximum(table.num_relevant, 1)
+    k, by = metric.k or 1, metric.divided_by or "r"
+    total: Values = table.precision[:, : metric.k].sum(axis=1) / divisor(k, by, table.num_relevant)
+    return total
+
+
+def _trapezoid(table: Tied, metric: Metric) -> Values:  # noqa: ARG001
+    ranks = np.arange(table.relevant.shape[1])  # from 0
+    # Relevant at rank n, with n - 1 before it of which H - 1 are relevant: the mean of H is n times the precision.
+    before = (table.precision * (ranks + 1) - table.share) / np.maximum(ranks, 1)
+    before[:, :1] = table.share[:, :1]
+    total: Values = ((table.precision + before) / 2).sum(axis=1) / np.maximum(table.num_relevant, 1)
+    return total
+
+
+def _ndcg(table: Tied, metric: Metric) -> Values:
+    shares = table.share[:, : metric.k]
+    gained: Values = shares @ (1 / np.log2(np.arange(shares.shape[1]) + 2.0))
+    return gained / best_gain(table.num_relevant, metric.k)
+
+
+def _hit(table: Tied, metric: Metric) -> Values:
+    last = min(int(metric.k or 0), table.relevant.shape[1]) - 1
+    size, relevant = table.ties.size[:, last], table.within[:, last]
+    drawn = last + 1 - table.ties.first[:, last]
+    none = (table.before[:, last] == 0).astype(np.float64)
+    for place in range(int(drawn.max(initial=0))):
+        left = np.maximum(size - relevant - place, 0) / np.maximum(size - place, 1)
+        none *= np.where(place < drawn, left, 1.0)
+    hit: Values = 1 - none
+    return hit
+
+
+def _reciprocal_rank(table: Tied, metric: Metric) -> Values:
+    queries = np.arange(len(table.relevant))
+    at = np.argmax(table.within > 0, axis=1)  # the first rank of the first group with something relevant
+    size, relevant = table.ties.size[queries, at], np.maximum(table.within[queries, at], 1)
+    chance, total = relevant / size, np.zeros(len(queries))
+    for place in range(int((size - relevant).max(initial=-1)) + 1):
+        rank = at + place + 1
+        total += np.where(rank <= (metric.k or rank), chance / rank, 0.0)
+        chance = chance * np.maximum(size - relevant - place, 0) / np.maximum(size - place - 1, 1)
+    return total
+
+
+_FORMS: dict[str, Callable[[Tied, Metric], Values]] = {
+    "precision": lambda table, metric: table.share[:, : metric.k].sum(axis=1) / (metric.k or 1),
+    "recall": _recall,
+    "mmp": _share_of(lambda num_relevant, k: np.minimum(num_relevant, k)),
+    "r_precision": _share_of(lambda num_relevant, _: num_relevant),
+    "map": _average_precision,
+    "map_trapezoid": _trapezoid,
+    "ndcg": _ndcg,
+    "hit": _hit,
+    "cmc": _hit,
+    "mrr": _reciprocal_rank,
+}
+
+
+def tied_order(similarity: npt.NDArray[np.floating], relevant: Relevant, num_relevant: Counts) -> Tied:
+    """The table of whole rankings by ``similarity`` (Q, G), where ``relevant`` (Q, G) is by column."""
+    ties = Ties.of(similarity)
+    return Tied(np.take_along_axis(relevant, ties.order, axis=1), num_relevant, ties)

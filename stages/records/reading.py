@@ -1,0 +1,142 @@
+"""One dataset: read, given splits and roles, and refused where a row of it cannot be meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from cache import DigestCache, parse_source
+from cache.digests import FileDigest
+from cache.errors import RecordsError
+from stages.datasets import READERS, DatasetConfig
+from stages.records.splits import Roles, class_disjoint_splits, named_roles
+
+
+class Part(NamedTuple):
+    """A dataset as its reader left it, with the split of every row, and the splits that each role takes."""
+
+    config: DatasetConfig
+    table: pa.Table
+    roles: Roles
+
+
+def read_part(config: DatasetConfig, seed: int) -> Part:
+    """Read a dataset; ``seed`` makes the splits where it has none.
+
+    Raises :class:`RecordsError` for a duplicate key, a missing label in train or query, or an unknown split.
+    """
+    with _naming(config):
+        source = READERS[config.kind](config)
+        table, place = source.table, _places(source.table)
+        keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
+        _refuse_bad_keys(config, keys, place)
+        if not source.has_split and config.query is not None:
+            more = ", or split = 'file' for the names of its files" if config.kind in ("parquet", "webdataset") else ""
+            raise RecordsError(
+                f"query and gallery name splits, but {config.path} has no split column; set split = ...{more}"
+            )
+        if not source.has_split:
+            made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
+            table = table.set_column(table.column_names.index("split"), "split", pa.array(made, pa.string()))
+        splits = table["split"].to_pylist()
+        try:
+            roles = named_roles(config, splits, keys, source.roles)
+            _refuse_missing_labels(keys, labels, splits, roles, place)
+        except RecordsError as error:
+            raise RecordsError(f"{config.path}: {error}") from None
+        return Part(config, table, roles)
+
+
+def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None) -> list[FileDigest]:
+    """The digest of each image (N,), or why there is none: what the reader says, else what reading the image says.
+
+    Raises :class:`RecordsError` for an image that does not exist, unless the dataset records such images.
+    """
+    table, uris = part.table, part.table["uri"].to_pylist()
+    problems = table["problem"].to_pylist() if "problem" in table.column_names else [None] * len(uris)
+    listed = [uri for uri, problem in zip(uris, problems, strict=True) if problem is None]
+    read = iter(digests.digests(listed, on_progress=on_progress))
+    found = [next(read) if problem is None else FileDigest(None, problem) for problem in problems]
+    missing = [row for row, entry in enumerate(found) if not entry.digest and _is_missing(uris[row], problems[row])]
+    if missing and part.config.missing_images == "refuse":
+        with _naming(part.config):
+            _refuse_missing_images(missing, table["key"].to_pylist(), uris, found, _places(table))
+    return found
+
+
+@contextmanager
+def _naming(config: DatasetConfig) -> Iterator[None]:
+    """Begin the message of a RecordsError with the name of the dataset, where it has one."""
+    try:
+        yield
+    except RecordsError as error:
+        if config.name is None:
+            raise
+        raise RecordsError(f"dataset {config.name!r}: {error}") from None
+
+
+def _places(table: pa.Table) -> Callable[[int], str]:
+    """What messages call a row, by its position: as the reader says, or by its number from 1."""
+    if "place" in table.column_names:
+        return lambda row: str(table["place"][row])
+    return lambda row: f"row {row + 1}"
+
+
+def _is_missing(uri: str, problem: str | None) -> bool:
+    """Whether an image without a digest is not there, rather than there in a file of its own and not readable."""
+    source = parse_source(uri)
+    within = source.stretch is not None or source.cell is not None
+    return problem is not None or within or not os.path.lexists(source.path)
+
+
+def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None], place: Callable[[int], str]) -> None:
+    seen: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        if key is None:
+            raise RecordsError(f"{config.path}, {place(row)}: the key is empty; every record needs a name of its own")
+        if (first := seen.setdefault(key, row)) != row:
+            raise RecordsError(
+                f"{config.path}: {place(first)} and {place(row)} have the same key {key!r}. "
+                "Keys must differ; name another column with key = '...' under [dataset] of the run file, or drop a row."
+            )
+
+
+def _refuse_missing_labels(
+    keys: Sequence[str],
+    labels: Sequence[str | None],
+    splits: Sequence[str | None],
+    roles: Roles,
+    place: Callable[[int], str],
+) -> None:
+    needing = {value: role for role in ("train", "query") for value in roles[role]}
+    for row, (key, label, split) in enumerate(zip(keys, labels, splits, strict=True)):
+        if label is None and split in needing:
+            raise RecordsError(
+                f"{place(row)} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
+                "Only gallery images may lack one: label it, or move it to a split of its own."
+            )
+
+
+def _refuse_missing_images(
+    missing: Sequence[int],
+    keys: Sequence[str],
+    uris: Sequence[str],
+    found: Sequence[FileDigest],
+    place: Callable[[int], str],
+) -> None:
+    first, more = missing[0], len(missing) - 1
+    path = parse_source(uris[first]).path
+    if os.path.lexists(path):
+        what = f"has no image: {found[first].error}" + (f"; nor have {more:,} rows more" if more else "")
+        mend = "Mend or drop it"
+    else:
+        what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")
+        mend = "Correct the table (image paths are relative to root, by default the table's folder)"
+    raise RecordsError(
+        f"{place(first)} (key {keys[first]!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] of the "
+        "run file to list such images as failed and go on."
+    )

@@ -1,0 +1,202 @@
+"""Records: a dataset as an Arrow table, one line an image, with the digest of its bytes.
+
+A dataset is only a list of digests with names and labels beside them. Features are kept by digest, so nothing that
+changes here (labels, splits, file names) computes a feature again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cache.digests import DigestCache, FileDigest
+from cache.errors import MissingRowsError
+from cache.features import Features
+from stages.datasets import DatasetConfig
+from stages.datasets.config import Names
+from stages.records.joined import check_names, join
+from stages.records.reading import digest_part, read_part
+from stages.records.splits import DISTRACTORS, ROLES, Roles
+
+COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
+
+
+@dataclass(frozen=True)
+class Records:
+    """N records: the columns of ``COLUMNS`` and one ``attributes.<name>`` for each attribute.
+
+    ``digest`` is the sha256 of the image's bytes, null where they could not be read (``problem`` says why).
+    """
+
+    table: pa.Table
+    roles: Roles
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def keys(self) -> list[str]:
+        """The stable name of each record, (N,)."""
+        return self._column("key")
+
+    @property
+    def uris(self) -> list[str]:
+        """Where each image is, (N,)."""
+        return self._column("uri")
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """The sha256 of each image's bytes, (N,); ``b""`` where they could not be read."""
+        return [digest or b"" for digest in self._column("digest")]
+
+    @property
+    def labels(self) -> list[str | None]:
+        """What each record is, (N,); None where that is not known."""
+        return self._column("label")
+
+    @property
+    def classes(self) -> list[str | None]:
+        """What tells records apart, (N,): the label, within the domain where there is one."""
+        return [
+            label if label is None or domain is None else f"{domain}\0{label}"
+            for label, domain in zip(self.labels, self.domains, strict=True)
+        ]
+
+    @property
+    def domains(self) -> list[str | None]:
+        """The domain of each record, (N,)."""
+        return self._column("domain")
+
+    @property
+    def splits(self) -> list[str | None]:
+        """The split of each record, (N,)."""
+        return self._column("split")
+
+    def attribute(self, name: str) -> list[str | None]:
+        """One attribute of each record, (N,)."""
+        return self._column(f"attributes.{name}")
+
+    def _column(self, name: str) -> list:  # type: ignore[type-arg]  # what is in it depends on the column
+        return list(self.table[name].to_pylist())
+
+    def split(self, *roles: str) -> Records:
+        """The records of a role: ``train``, ``validation_query``, ``validation_gallery``, ``query`` or ``gallery``.
+
+        Of several roles: those of any. A record can have several: with leave-one-out each query is in the gallery too.
+        Of a benchmark there may be ``query_distractor`` and ``validation_query_distractor``: queries of nothing.
+        """
+        for role in roles:
+            if role not in (*ROLES, *DISTRACTORS):
+                raise ValueError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
+        splits = [value for role in roles for value in self.roles.get(role, ())]
+        return replace(self, table=self.table.filter(pc.is_in(self.table["split"], pa.array(splits, pa.string()))))
+
+    def rows_in(self, store: Features) -> npt.NDArray[np.int64]:
+        """The positions of the records whose image has a stored feature; the images that failed are left out.
+
+        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
+        """
+        digests = self.digests
+        if absent := store.absent(digests):
+            key = self.keys[digests.index(absent[0])]
+            raise MissingRowsError(
+                f"{store.path} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
+                "Compute them first: permafrost extract."
+            )
+        return np.flatnonzero(store.usable(digests))
+
+    def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> Records:
+        """The records at ``rows`` (n,), in that order."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        if np.array_equal(wanted, np.arange(len(self))):
+            return self
+        return replace(self, table=self.table.take(pa.array(wanted)))
+
+    def unreadable(self) -> Records:
+        """The records whose bytes could not be read."""
+        return replace(self, table=self.table.filter(pc.is_null(self.table["digest"])))
+
+    def counts(self) -> dict[str, int]:
+        """What a person wants to know before a run: records, classes, images a role, distractors, duplicates."""
+        classes = Counter(name for name in self.classes if name is not None)
+        query, gallery = self.split("query"), self.split("gallery")
+        searching, searched = Counter(query.classes), Counter(gallery.classes)
+        keys = set(gallery.keys)
+        to_find = [searched[name] - (key in keys) for key, name in zip(query.keys, query.classes, strict=True)]
+        used = {value for values in self.roles.values() for value in values}
+        digests = Counter(digest for digest in self.digests if digest)
+        trained = set(self.split("train").digests)
+        return {
+            "records": len(self),
+            "classes": len(classes),
+            **{role: len(self.split(role)) for role in ROLES},
+            "classes of one image": sum(count == 1 for count in classes.values()),
+            "distractors": sum(name is None or name not in searching for name in gallery.classes),
+            "queries with nothing in the gallery": to_find.count(0),
+            "records of no role": sum(split not in used for split in self.splits),
+            "byte-identical copies": sum(count - 1 for count in digests.values()),
+            "queries whose bytes are trained on": sum(digest in trained for digest in query.digests if digest),
+            "unreadable": len(self.unreadable()),
+        }
+
+
+def read_records(
+    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str,
+    *,
+    label: Names | None = None,
+    seed: int = 0,
+    digests: DigestCache | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Records:
+    """Read a dataset: a :class:`DatasetConfig`, several to be joined, or the path of a folder or table.
+
+    Args:
+        dataset: what to read. A path takes the defaults of :class:`DatasetConfig`. Several are joined as
+            :mod:`stages.records.joined` says, each with the splits and roles that it has alone.
+        label: with a path, the label column or columns.
+        seed: makes the splits where a dataset has none.
+        digests: remembers the digests of unchanged files; by default every file is read.
+        on_progress: hears how many files have their digest.
+
+    Raises:
+        RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
+            split; the message names the row, and the dataset where that has a name.
+        ValueError: several datasets of which two have the same name, or one has none.
+    """
+    configs = _configs(dataset, label)
+    check_names(configs)
+    parts = [read_part(config, seed) for config in configs]
+    digests = digests or DigestCache()
+    found: list[FileDigest] = []
+    for part in parts:
+        found += digest_part(part, digests, _counting_from(len(found), on_progress))
+    table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
+    if "problem" in table.column_names:  # what a reader says is in what was found
+        table = table.drop_columns("problem")
+    table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
+    table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
+    names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
+    return Records(table.select(names).combine_chunks(), roles)
+
+
+def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    return None if on_progress is None else lambda done: on_progress(first + done)
+
+
+def _configs(
+    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str, label: Names | None
+) -> tuple[DatasetConfig, ...]:
+    if isinstance(dataset, DatasetConfig):
+        return (dataset,)
+    if isinstance(dataset, (Path, str)):
+        path = Path(dataset)
+        return (DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label),)
+    return tuple(dataset)

@@ -1,0 +1,111 @@
+"""Who trains, who searches, who is searched: from a split column, or class-disjoint from the seed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from cache.errors import RecordsError
+from stages.datasets import DatasetConfig
+from stages.datasets.config import CLASS_DISJOINT, as_names
+from stages.records.seeded_order import lot
+
+ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
+DISTRACTORS = ("validation_query_distractor", "query_distractor")
+"""Roles that a benchmark may have besides: queries that show nothing of the gallery, and so have no label."""
+
+Roles = Mapping[str, tuple[str, ...]]
+
+# The split values that class_disjoint_splits gives, by role. A table whose split column holds these, and no others,
+# needs no roles in its run file.
+MADE: Roles = {
+    "train": ("train",),
+    "validation_query": ("validation_query",),
+    "validation_gallery": ("validation_gallery",),
+    "query": ("query",),
+    "gallery": ("gallery", "distractor"),
+}
+
+
+def named_roles(
+    config: DatasetConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
+) -> Roles:
+    """The values of the split column (N,) that each role takes, as ``config`` names them, or else as ``settled``.
+
+    Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
+    whose value is none of the standard ones.
+    """
+    found = Counter(split for split in splits if split is not None)
+    if config.query is None and settled is not None:
+        return dict.fromkeys(ROLES, ()) | dict(settled)
+    if config.query is None:
+        known = {value for values in MADE.values() for value in values}
+        for row, (key, split) in enumerate(zip(keys, splits, strict=True), 1):
+            if split is not None and split not in known:
+                raise RecordsError(
+                    f"row {row} (key {key!r}) has the split {split!r}, which says not what it is for. Name the values "
+                    f"in the run file (train = ..., query = ..., gallery = ...; the column has {_listed(found)}), "
+                    f"or set split = {CLASS_DISJOINT!r} to have splits made from the seed."
+                )
+        return MADE
+    validation = as_names(config.validation)
+    roles = {
+        "train": as_names(config.train),
+        "validation_query": validation,
+        "validation_gallery": validation,
+        "query": as_names(config.query),
+        "gallery": as_names(config.gallery),
+    }
+    for role, values in roles.items():
+        for value in values:
+            if value not in found:
+                name = role.split("_")[0]
+                raise RecordsError(f"{name} names the split {value!r}, which no row has; there are {_listed(found)}")
+    for one, other, why in (
+        ("train", "query", "a head must not be scored on what it learned"),
+        ("train", "validation_query", "an epoch must not be chosen on what was learned"),
+        ("validation_query", "query", "an epoch must not be chosen on what is scored"),
+    ):
+        if shared := set(roles[one]) & set(roles[other]):
+            names = " and ".join(role.split("_")[0] for role in (one, other))
+            raise RecordsError(f"{names} both name the split {min(shared)!r}: {why}. Give each a split of its own.")
+    return roles
+
+
+def class_disjoint_splits(
+    keys: Sequence[str], labels: Sequence[str | None], domains: Sequence[str | None], config: DatasetConfig, seed: int
+) -> list[str]:
+    """A split value for each record (N,), whole classes to train, validation or test.
+
+    In validation and test each class gives ``queries_per_class`` images (fewer where it has no more than that) to
+    the query set and the rest to the gallery. Classes of one image, and records without a label, become distractors.
+    Classes are drawn domain by domain, by the hash of (seed, name): which class goes where depends neither on the
+    order of the rows nor on how many images there are, and hardly on what other classes there are.
+    """
+    classes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, (label, domain) in enumerate(zip(labels, domains, strict=True)):
+        if label is not None:
+            classes[domain or "", label].append(row)
+    splits = ["distractor"] * len(keys)
+    for domain in sorted({domain for domain, _ in classes}):
+        drawn = sorted(
+            (name for (of, name), rows in classes.items() if of == domain and len(rows) > 1),
+            key=lambda name: lot(seed, domain, name),
+        )
+        tested = round(len(drawn) * config.test_share)
+        validated = round(len(drawn) * config.validation_share)
+        for position, name in enumerate(drawn):
+            rows = sorted(classes[domain, name], key=lambda row: lot(seed, keys[row]))
+            if position >= tested + validated:
+                names = ["train"] * len(rows)
+            else:
+                prefix = "" if position < tested else "validation_"
+                queries = min(config.queries_per_class, len(rows) - 1)
+                names = [f"{prefix}query"] * queries + [f"{prefix}gallery"] * (len(rows) - queries)
+            for row, split in zip(rows, names, strict=True):
+                splits[row] = split
+    return splits
+
+
+def _listed(found: Counter[str]) -> str:
+    return ", ".join(f"{value!r} ({count:,} rows)" for value, count in sorted(found.items())) or "no values"

@@ -1,0 +1,105 @@
+"""Scores of rankings other than the exact one: through an index, and after post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cache import Features
+from stages.ranking.metrics import find_metric
+from stages.ranking.normalize import unit_length
+from stages.records import Records
+from stages.retrieval.evaluate_ranking import evaluate_ranking
+from stages.retrieval.gallery import positions_of, with_row
+from stages.retrieval.indexes import GalleryIndex
+from stages.retrieval.protocols import ByLabelConfig, RankedConfig
+from stages.retrieval.relevance import by_class
+from stages.retrieval.rerank import RerankConfig
+from stages.retrieval.scores import Scores, UnanswerablePolicy
+
+DEEPEST = 1000
+"""Rows that a ranking lists where a metric looks at the whole gallery: what is beyond counts as not relevant."""
+
+
+def evaluate_index(
+    vectors: Features,
+    index: GalleryIndex,
+    *,
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str],
+    protocol: RankedConfig = ByLabelConfig(),
+    unanswerable: UnanswerablePolicy = "leave_out",
+    seed: int = 0,
+) -> Scores:
+    """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
+
+    Images that failed are left out. A list that the index leaves short, and what a metric looks at beyond the first
+    1,000, counts as not relevant. Raises as :func:`evaluate_ranking` does.
+    """
+    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    rows, _ = index.search(
+        unit_length(vectors.read(asked.digests)),
+        depth_of(metrics, protocol, asked, searched),
+        positions_of(asked.keys, searched.keys),
+    )
+    return evaluate_ranking(
+        rows,
+        queries=asked,
+        gallery=searched,
+        metrics=metrics,
+        protocol=protocol,
+        unanswerable=unanswerable,
+        beyond="not_relevant",
+        seed=seed,
+    )
+
+
+def evaluate_reranked(
+    vectors: Features,
+    rerank: RerankConfig,
+    *,
+    queries: Records,
+    gallery: Records,
+    train: Records,
+    metrics: Sequence[str],
+    protocol: RankedConfig = ByLabelConfig(),
+    unanswerable: UnanswerablePolicy = "leave_out",
+    seed: int = 0,
+) -> Scores:
+    """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`."""
+    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    learned = train.take(train.rows_in(vectors))
+    rows = rerank.ranked(
+        unit_length(vectors.read(searched.digests)),
+        unit_length(vectors.read(asked.digests)),
+        positions_of(asked.keys, searched.keys),
+        depth_of(metrics, protocol, asked, searched),
+        unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32),
+    )
+    return evaluate_ranking(
+        rows,
+        queries=asked,
+        gallery=searched,
+        metrics=metrics,
+        protocol=protocol,
+        unanswerable=unanswerable,
+        beyond="not_relevant",
+        seed=seed,
+    )
+
+
+def depth_of(metrics: Sequence[str], protocol: RankedConfig, queries: Records, gallery: Records) -> int:
+    """How many rows to search for: what the ``metrics`` look at, at most 1,000 where their name has no number.
+
+    Where the protocol takes rows out of a ranking (junk, other domains), at least 1,000.
+    """
+    most = int(by_class(queries, gallery).counts.max(initial=1))
+    depths = [
+        min(of.depth(most, len(gallery)), len(gallery) if isinstance(of.reach, int) else DEEPEST)
+        for of in map(find_metric, metrics)
+    ]
+    rules = protocol.rules()
+    plain = isinstance(protocol, ByLabelConfig) and rules.searched == "merged"
+    return max(1, *depths, 0 if plain else min(DEEPEST, len(gallery)))

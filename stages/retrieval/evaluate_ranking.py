@@ -1,0 +1,187 @@
+"""Score a ranking that anybody made: an approximate index, a re-ranked list, another program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import NothingToScoreError
+from stages.ranking.nearest import query_blocks
+from stages.ranking.tie_averaging import EXPECTED, tied_order
+from stages.records import Records
+from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
+from stages.retrieval.relevance import Mask, Rows
+from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, domain_names
+from stages.retrieval.tables import Table, unwanted, without
+from stages.retrieval.trial import Marking, TiePolicy, Trial
+
+BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
+"""A metric that looks further than a list goes: refused, or what is not listed counts as not relevant."""
+
+_ELSEWHERE = -2  # a row of another gallery than the query's own
+
+
+def evaluate_ranking(
+    rows: npt.NDArray[np.integer],
+    *,
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str] | None = None,
+    similarity: npt.NDArray[np.floating] | None = None,
+    protocol: ProtocolConfig = ByLabelConfig(),
+    ties: TiePolicy = "row",
+    unanswerable: UnanswerablePolicy = "leave_out",
+    beyond: BeyondPolicy = "refuse",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Score the ranking ``rows`` (Q, K): positions in ``gallery``, the best first, one line a query.
+
+    A place that holds nothing is -1, as faiss leaves it where it found fewer: it counts as not relevant and keeps its
+    rank. The query itself, and junk, are taken out where they are listed, and what comes after moves up; so ask for
+    as many rows more. A list with -1 at its end, or with the whole gallery, is all there is. Any other list must be as
+    deep as the metrics look (``map`` and ``mrr`` look at the whole gallery, ``map@r`` at R ranks), unless what lies
+    ``beyond`` may count as not relevant.
+
+    Args:
+        rows: the rankings.
+        queries: what searched, in the order of ``rows``: only those that could (with a feature).
+        gallery: what was searched, in the order that positions count in.
+        metrics: names as :func:`find_metric` takes them; by default those of the protocol.
+        similarity: of each of ``rows``, (Q, K), descending; for ``ties = "expected"``, which ranks by nothing else.
+        protocol: who is relevant, what is searched, and by what groups scores are told.
+        ties: as listed (``row``), or the mean over all orders of what ties.
+        unanswerable: as in :func:`stages.retrieval.evaluate`.
+        beyond: a metric that looks further than a list goes is refused, or the rest is ``not_relevant``.
+        confidence: the share of resampled means between ``low`` and ``high``.
+        resamples: how many times the queries are drawn anew for that.
+        seed: of those draws.
+
+    Raises:
+        ValueError: rows of another shape, no position in the gallery, or listed twice; similarities that do not
+            descend; a list too short for a metric; and what :func:`stages.retrieval.evaluate` refuses.
+        RecordsError: as there.
+        NothingToScoreError: as there.
+    """
+    if not isinstance(protocol, RankedConfig):
+        raise ValueError(f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()")
+    rules = protocol.rules()
+    marking = Marking.of(metrics, rules, ties, unanswerable, Resampling(confidence, resamples, seed))
+    check_choice("beyond", beyond, get_args(BeyondPolicy))
+    if ties == EXPECTED and similarity is None:
+        raise ValueError('ties = "expected" needs the similarity of each row: the order alone does not say what ties')
+    for role, records in (("query", queries), ("gallery", gallery)):
+        if not len(records):
+            raise NothingToScoreError(f"there is no {role} record. Name another split.")
+    listed = _checked_rows(rows, queries, gallery)
+    known = None if similarity is None else _checked_similarity(similarity, listed)
+    domain_names(rules.groups(queries))
+    rules.check(queries, gallery)
+    keys = queries.keys
+
+    def tables(trial: Trial, depth: int) -> Iterator[Table]:
+        here = np.full(len(gallery) + 1, _ELSEWHERE, np.int64)  # -1 is the last
+        here[trial.searched], here[-1] = np.arange(len(trial.searched)), -1
+        limits = marking.depth(trial.num_relevant, len(trial.searched))
+        for block in query_blocks(len(trial.asked), 8 * max(listed.shape[1], 1)):
+            asked, own = trial.asked[block], here[listed[trial.asked[block]]]
+            dropped = (own == _ELSEWHERE) | unwanted(trial.judged, block, own, trial.itself[block])
+            found, kept = without(own, dropped)
+            ended = (listed[asked, -1:] == -1).any(axis=1) | (kept >= _all_there_is(trial, block))
+            if beyond == "refuse":
+                _refuse_short(kept, limits[block], ended, asked, keys, listed.shape[1])
+            relevant = trial.judged.relevant.among(block, found)
+            if ties != EXPECTED or known is None:
+                yield Table(block, relevant[:, :depth])
+                continue
+            scores = _moved(known[asked], dropped)
+            if beyond == "refuse":
+                _refuse_open_ties(scores, kept, limits[block], ended, asked, keys)
+            tied = tied_order(scores, relevant, trial.num_relevant[block])
+            yield Table(block, tied.relevant, tied)
+
+    return marking.score(tables, queries=queries, gallery=gallery, asked=queries, searched=gallery)
+
+
+def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:
+    if rows.ndim != 2 or len(rows) != len(queries) or rows.shape[1] == 0 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(
+            f"rows must be whole numbers of shape (Q, K), a line for each of the {len(queries):,} queries and K of at "
+            f"least 1; got {rows.dtype} of shape {rows.shape}"
+        )
+    listed = rows.astype(np.int64)
+    if (wrong := (listed < -1) | (listed >= len(gallery))).any():
+        query, place = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"rows must be positions in the gallery, 0 to {len(gallery) - 1}, or -1 for none; query "
+            f"{queries.keys[query]!r} lists {listed[query, place]} at rank {place + 1}"
+        )
+    for block in query_blocks(len(listed), listed.shape[1]):
+        ordered = np.sort(listed[block], axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        if twice.any():
+            query, place = np.argwhere(twice)[0]
+            raise ValueError(
+                f"a row can be listed once in a ranking; query {queries.keys[block[query]]!r} lists row "
+                f"{ordered[query, place]} twice"
+            )
+    return listed
+
+
+def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> npt.NDArray[np.float64]:
+    if similarity.shape != listed.shape:
+        raise ValueError(f"similarity must have the shape of rows, {listed.shape}, got {similarity.shape}")
+    known = np.where(listed >= 0, similarity, -np.inf).astype(np.float64)
+    if np.isnan(known).any():
+        raise ValueError("similarity holds NaN where a row is listed; a failed image has none: leave it out")
+    there = np.where(listed >= 0, known, np.inf)  # an empty place says nothing about the order
+    lowest = np.minimum.accumulate(there, axis=1)
+    if (rising := (listed[:, 1:] >= 0) & (known[:, 1:] > lowest[:, :-1])).any():
+        query, place = np.argwhere(rising)[0]
+        raise ValueError(
+            f"similarity must descend along each ranking; that of query {query} rises at rank {place + 2}. Distances "
+            "are given with their sign turned."
+        )
+    return known
+
+
+def _all_there_is(trial: Trial, block: Rows) -> Rows:
+    """How many rows a whole ranking has (B,), without the query itself and junk."""
+    junk = 0 if trial.judged.junk is None else trial.judged.junk.counts[block]
+    whole: Rows = len(trial.searched) - (trial.itself[block] >= 0) - junk
+    return whole
+
+
+def _moved(similarity: npt.NDArray[np.float64], dropped: Mask) -> npt.NDArray[np.float64]:
+    """``similarity`` (B, K) with what was ``dropped`` at the end, at -inf."""
+    order = np.argsort(dropped, axis=1, kind="stable")
+    return np.take_along_axis(np.where(dropped, -np.inf, similarity), order, axis=1)
+
+
+def _refuse_short(kept: Rows, limits: Rows, ended: Mask, asked: Rows, keys: Sequence[str], width: int) -> None:
+    short = ~ended & (kept < limits)
+    if short.any():
+        at = int(np.argmax(short))
+        raise ValueError(
+            f"the list of query {keys[asked[at]]!r} has {kept[at]} rows once the query itself and junk are out, and "
+            f"the metrics look at {limits[at]}. Search for at least {width + int((limits - kept)[short].max())} rows, "
+            'score metrics that look less far, or count what is not listed as not relevant: beyond = "not_relevant"'
+        )
+
+
+def _refuse_open_ties(
+    similarity: npt.NDArray[np.float64], kept: Rows, limits: Rows, ended: Mask, asked: Rows, keys: Sequence[str]
+) -> None:
+    """Where the last of a list ties with the last rank that counts, rows that are not listed may tie too."""
+    lines = np.arange(len(kept))
+    last = similarity[lines, np.maximum(kept - 1, 0)]
+    counts = similarity[lines, np.clip(limits - 1, 0, similarity.shape[1] - 1)]
+    if (unclear := ~ended & (last >= counts)).any():
+        raise ValueError(
+            f"the list of query {keys[asked[int(np.argmax(unclear))]]!r} ends within rows of one similarity, and more "
+            'of them may not be listed: ties = "expected" needs the whole group. Search for more rows.'
+        )

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import stats
+
+from cache.errors import NothingToScoreError
+from stages.analysis import paired_difference, t_interval
+
+
+@dataclass(frozen=True)
+class Scored:
+    query_keys: tuple[str, ...]
+    per_query: dict[str, npt.NDArray[np.float64]]
+
+
+def scored(values: dict[str, float], metric: str = "mmp@5") -> Scored:
+    return Scored(tuple(values), {metric: np.array(list(values.values()))})
+
+
+def test_queries_are_matched_by_key_whatever_their_order() -> None:
+    first = scored({"a": 1.0, "b": 0.5, "c": 0.0, "only here": 1.0})
+    second = scored({"c": 0.25, "a": 0.5, "b": 0.5})
+    (found,) = paired_difference(first, second)
+    assert (found.metric, found.queries, found.unmatched) == ("mmp@5", 3, 1)
+    assert found.value == pytest.approx((0.5 + 0.0 - 0.25) / 3)
+    assert found.low <= found.value <= found.high
+
+
+def test_the_interval_is_that_of_a_bootstrap_written_as_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random((2, 40))
+    keys = [f"q{number}" for number in range(40)]
+    (found,) = paired_difference(
+        scored(dict(zip(keys, values[0], strict=True))), scored(dict(zip(keys, values[1], strict=True))), 400, seed=7
+    )
+    draws = np.random.default_rng([7, 0])
+    means = []
+    for _ in range(400):
+        rows = draws.integers(0, 40, 40)
+        means.append(sum(values[0][row] - values[1][row] for row in rows) / 40)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert [found.low, found.high] == pytest.approx([low, high])
+    rarer = min(sum(mean <= 0 for mean in means), sum(mean >= 0 for mean in means))
+    assert found.p_value == pytest.approx(min(1.0, 2 * (rarer + 1) / 401))
+
+
+def test_the_other_way_round_everything_changes_sign() -> None:
+    rng = np.random.default_rng(1)
+    one, two = (scored({f"q{n}": float(v) for n, v in enumerate(rng.random(30))}) for _ in range(2))
+    (there,), (back,) = paired_difference(one, two), paired_difference(two, one)
+    assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
+    assert back.p_value == there.p_value
+
+
+def test_a_constant_gain_has_no_spread_and_equal_runs_no_difference() -> None:
+    base = {f"q{n}": n / 20 for n in range(20)}
+    (gain,) = paired_difference(scored({key: value + 0.1 for key, value in base.items()}), scored(base))
+    assert [gain.low, gain.high] == pytest.approx([0.1, 0.1])
+    assert gain.p_value == pytest.approx(2 / 1001)
+    (same,) = paired_difference(scored(base), scored(base))
+    assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_every_metric_that_both_have_is_compared() -> None:
+    first = Scored(("a", "b"), {"mmp@5": np.array([1.0, 0.0]), "map": np.array([1.0, 1.0])})
+    second = Scored(("a", "b"), {"map": np.array([0.5, 0.5]), "hit@1": np.array([1.0, 1.0])})
+    assert [found.metric for found in paired_difference(first, second)] == ["map"]
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "message"),
+    [
+        (scored({"x": 1.0}), NothingToScoreError, "none of the 2 queries of one is among the 1 of the other"),
+        (scored({"a": 1.0}, "map"), ValueError, "no metric in common: mmp@5 and map"),
+        (Scored(("a", "a"), {"mmp@5": np.zeros(2)}), ValueError, "the query 'a' is there twice"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(second: Scored, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        paired_difference(scored({"a": 1.0, "b": 0.0}), second)
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.4], [0.3, 0.31, 0.29, 0.5, 0.2]])
+def test_the_t_interval_is_scipys(values: list[float]) -> None:
+    mean, low, high = t_interval(np.array(values), 0.9)
+    expected: Any = stats.t.interval(0.9, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (mean, low, high) == pytest.approx((np.mean(values), *expected))
+
+
+def test_a_single_run_has_no_interval() -> None:
+    mean, low, high = t_interval(np.array([0.25]))
+    assert mean == 0.25
+    assert np.isnan(low)
+    assert np.isnan(high)
+    with pytest.raises(ValueError, match="at least one run"):
+        t_interval(np.array([]))

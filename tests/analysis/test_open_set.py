@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.errors import NothingToScoreError
+from stages.analysis.open_set import comparisons, decide, threshold_at
+from stages.ranking import unit_length
+from stages.retrieval import Searches
+from stages.retrieval.scores import Resampling
+from tests.oracles import retrieval as oracle
+from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
+
+
+def pairs_of(
+    vectors: dict[str, npt.NDArray[np.floating]], labels: dict[str, str | None], queries: list[str], gallery: list[str]
+) -> dict[str, list[tuple[float, bool, str]]]:
+    """For each query its comparisons: (similarity, mated, gallery key), itself left out."""
+    unit = dict(zip(vectors, unit_length(np.stack(list(vectors.values())).astype(np.float16)), strict=True))
+    return {
+        query: [
+            (oracle.similarity(unit[query], unit[key]), labels[key] == labels[query], key)
+            for key in gallery
+            if key != query
+        ]
+        for query in queries
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), threshold=st.sampled_from([-0.5, 0.0, 0.25, 0.5, 0.9]))
+def test_every_rate_is_that_of_the_standard_counted_pair_by_pair(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, threshold: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    keys = [f"k{i}" for i in range(24)]
+    labels: dict[str, str | None] = {key: f"class {rng.integers(0, 6)}" for key in keys}
+    labels["k23"] = None  # a distractor
+    vectors = dict(zip(keys, rng.normal(size=(24, 3)), strict=True))
+    records = records_of(labels)
+    queries, gallery = keys[:14], keys[6:]
+    found = comparisons(
+        store_of(tmp_path_factory.mktemp("store"), vectors),
+        Searches.of(records.take(np.arange(14)), records.take(np.arange(6, 24))),
+    )
+    rates = decide(threshold, found).rates(Resampling(resamples=3))
+    pairs = pairs_of(vectors, labels, queries, gallery)
+    mated = [s for of in pairs.values() for s, mate, _ in of if mate]
+    others = [s for of in pairs.values() for s, mate, _ in of if not mate]
+    assert rates.fmr[0] == pytest.approx(sum(s >= threshold for s in others) / len(others))
+    assert (rates.fmr.trials, rates.fnmr.trials) == (len(others), len(mated))
+    assert rates.fnmr[0] == pytest.approx(sum(s < threshold for s in mated) / len(mated))
+    non_mated_searches = [max(s for s, mate, _ in of if not mate) for of in pairs.values()]
+    assert rates.fpir[0] == pytest.approx(sum(s >= threshold for s in non_mated_searches) / 14)
+    firsts = [max(of, key=lambda pair: pair[0]) for of in pairs.values() if any(mate for _, mate, _ in of)]
+    assert rates.fnir.trials == rates.answered.trials == len(firsts)
+    assert rates.answered[0] == pytest.approx(sum(s >= threshold for s, _, _ in firsts) / len(firsts))
+    missed = [not (mate and s >= threshold) for s, mate, _ in firsts]
+    assert rates.fnir[0] == pytest.approx(sum(missed) / len(missed))
+
+
+def store_and_searches(tmp_path: Path, classes: int = 20, each: int = 6) -> tuple[object, Searches]:
+    labels = classes_of(classes, each)
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(classes, 8))
+    vectors = {key: centres[int(key.split("-")[0])] + rng.normal(size=8) for key in labels}
+    records = records_of(labels)
+    return store_of(tmp_path, vectors), Searches.of(records, records)
+
+
+def test_the_threshold_is_the_lowest_with_at_most_the_wanted_rate(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path)
+    found = comparisons(store, searches)  # type: ignore[arg-type]
+    for kind, wanted in (("fmr", 0.01), ("fmr", 0.2), ("fpir", 0.1), ("fpir", 0.5)):
+        threshold = threshold_at(kind, wanted, found)  # type: ignore[arg-type]
+        at, below = (
+            getattr(decide(t, found).rates(Resampling(resamples=2)), kind).value
+            for t in (threshold, threshold - 2**-15)
+        )
+        assert at <= wanted < below
+
+
+def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path)
+    found = comparisons(store, searches)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"fpir = 0\.01 cannot be calibrated on 120 non-mated searches: 10 errors need at least 1,000"
+    ):
+        threshold_at("fpir", 0.01, found)
+    with pytest.raises(ValueError, match=r"fmr = 1e-06 cannot be calibrated on 13,680 non-mated comparisons"):
+        threshold_at("fmr", 1e-6, found)
+    with pytest.raises(ValueError, match="fmr is a rate between 0 and 1"):
+        threshold_at("fmr", 1.0, found)
+
+
+def test_the_interval_draws_classes_with_all_their_queries(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path, classes=5)
+    decisions = decide(0.3, comparisons(store, searches))  # type: ignore[arg-type]
+    rate = decisions.rates(Resampling(resamples=200, seed=4)).fnmr
+    errors, trials = (
+        [of["fnmr"][np.arange(30) % 5 == c].sum() for c in range(5)] for of in (decisions.errors, decisions.trials)
+    )
+    rng = np.random.default_rng([4, 0])
+    drawn = []
+    for _ in range(200):
+        chosen = rng.integers(0, 5, 5)
+        drawn.append(sum(errors[c] for c in chosen) / sum(trials[c] for c in chosen))
+    assert [rate.low, rate.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist())
+
+
+def test_a_class_that_is_not_in_the_gallery_makes_non_mated_searches_only(tmp_path: Path) -> None:
+    labels = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+    records = records_of(labels)
+    store = store_of(tmp_path, random_vectors(list(labels)))
+    rates = decide(-1.0, comparisons(store, Searches.of(records.take([0, 2]), records.take([1, 3])))).rates()
+    assert (rates.fpir.trials, rates.fnir.trials, rates.fnmr.trials) == (2, 1, 1)
+    assert rates.fpir.value == 1
+    only = comparisons(store, Searches.of(records.take([2]), records.take([1, 3])))
+    assert math.isnan(decide(0.0, only).rates().fnir.value)
+    with pytest.raises(NothingToScoreError, match="no gallery row of another class"):
+        comparisons(store, Searches.of(records.take([0]), records.take([1])))
+    with pytest.raises(ValueError, match="a query without a label may have mates"):
+        comparisons(store, Searches.of(records_of({"a1": None}), records.take([1, 3])))
+
+
+def test_the_roc_falls_from_one_end_to_the_other_and_its_points_are_rates(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path)
+    found = comparisons(store, searches)  # type: ignore[arg-type]
+    roc = found.roc(30)
+    thresholds, fmr, fnmr = map(list, zip(*roc, strict=True))
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert fmr == sorted(fmr)
+    assert fnmr == sorted(fnmr, reverse=True)
+    assert fmr[-1] == 1
+    for threshold, matched, missed in roc[::7]:
+        rates = decide(threshold, found).rates(Resampling(resamples=2))
+        assert (rates.fmr.value, rates.fnmr.value) == pytest.approx((matched, missed))
+
+
+def test_no_error_at_all_is_not_certainty(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path, classes=20)
+    rates = decide(1.5, comparisons(store, searches)).rates()  # type: ignore[arg-type]
+    assert (rates.fmr.value, rates.fmr.low) == (0, 0)
+    assert (1 - rates.fmr.high) ** 20 == pytest.approx(0.025)
+    assert (rates.fnir.value, rates.fnir.high) == (1, 1)
+    assert rates.fnir.low**20 == pytest.approx(0.025)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cache import FeatureStore, RowOutcome
+from cache.errors import StaleStoreError
+from stages.training import ArcFaceConfig, Head, LinearHeadConfig, TrainingConfig, embed, train_head
+from tests.toys.training import HERE, add_to_store, classes_of, digest_of, make_store, toy, toy_features
+
+LABELS = classes_of(8, 20)
+
+
+def trained(folder: Path, *, failed: list[str] | None = None) -> tuple[FeatureStore, Head]:
+    features, records = toy(folder / "features", LABELS, failed=failed or [])
+    training = TrainingConfig(epochs=2, holdout=0.0)
+    return features, train_head(features, records, LinearHeadConfig(dim=5), ArcFaceConfig(), training=training)
+
+
+def never(*_: object) -> None:
+    raise AssertionError("the head was run")
+
+
+def test_embeddings_are_the_heads_output_for_every_feature_at_unit_length(tmp_path: Path) -> None:
+    features, head = trained(tmp_path)
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    digests = features.digests()
+    vectors = embeddings.read(digests).astype(np.float64)
+    assert embeddings.digests() == digests
+    assert (embeddings.dtype, vectors.shape) == (np.dtype("float32"), (160, 5))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    one_by_one = np.concatenate([head(features.read([digest])) for digest in digests])
+    np.testing.assert_allclose(vectors, one_by_one, atol=1e-6)
+    assert embeddings.identity.fields["head"] == head.fingerprint
+    assert embeddings.identity.fields["features"] == features.fingerprint
+    assert embeddings.path.parent == tmp_path / "embeddings"
+    assert embeddings.name == "toy-linear5"
+
+
+def test_embedding_again_runs_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, head = trained(tmp_path)
+    first = embed(head, features, tmp_path / "embeddings", name="mine")
+    monkeypatch.setattr(Head, "__call__", never)
+    again = embed(head, features, tmp_path / "embeddings", name="mine")
+    assert again.path == first.path
+    assert again.digests() == first.digests()
+
+
+def test_only_new_features_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, head = trained(tmp_path)
+    embed(head, features, tmp_path / "embeddings")
+    new = classes_of(2, 5, first=90)
+    add_to_store(features, dict(zip(new, toy_features(new), strict=True)))
+    rows: list[int] = []
+    call = Head.__call__
+
+    def counted(head: Head, chunk: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        rows.append(len(chunk))
+        return call(head, chunk)
+
+    monkeypatch.setattr(Head, "__call__", counted)
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    assert sum(rows) == 10
+    assert len(embeddings) == 170
+
+
+def test_an_image_that_failed_is_a_failed_row_with_its_reason_and_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, head = trained(tmp_path, failed=["0-3", "5-1"])
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    lost = [digest_of("0-3"), digest_of("5-1")]
+    assert len(embeddings) == 158
+    assert not embeddings.usable(lost).any()
+    assert [failure.outcome.error for failure in embeddings.failures(lost)] == ["not an image"] * 2
+    monkeypatch.setattr(Head, "__call__", never)
+    assert embed(head, features, tmp_path / "embeddings").chunks() == embeddings.chunks()
+
+
+def test_an_image_that_failed_and_has_a_feature_now_is_embedded(tmp_path: Path) -> None:
+    features, head = trained(tmp_path, failed=["0-3"])
+    embed(head, features, tmp_path / "embeddings")
+    mended = dict(zip(LABELS, toy_features(LABELS), strict=True))["0-3"]
+    with features.writing():
+        (chunk,) = features.plan([digest_of("0-3")], retry_failed=True)
+        features.write_chunk(chunk, mended[None], [RowOutcome()], HERE)
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    assert embeddings.usable([digest_of("0-3")]).all()
+    assert len(embeddings) == 160
+
+
+def test_an_image_that_could_not_be_read_is_such_a_row_here_too_and_is_written_once(tmp_path: Path) -> None:
+    features, head = trained(tmp_path)
+    with features.writing():
+        (chunk,) = features.plan([digest_of("gone")])
+        features.write_chunk(chunk, np.full((1, 16), np.nan), [RowOutcome("unread", error="no such file")], HERE)
+    embeddings = embed(head, features, tmp_path / "embeddings")
+    assert embeddings.counts() == {"ok": 160, "unread": 1}
+    assert embed(head, features, tmp_path / "embeddings").chunks() == embeddings.chunks()
+
+
+def test_a_loaded_head_fills_the_same_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, head = trained(tmp_path)
+    first = embed(head, features, tmp_path / "embeddings")
+    head.save(tmp_path / "head")
+    loaded = Head.load(tmp_path / "head")
+    monkeypatch.setattr(Head, "__call__", never)
+    assert embed(loaded, features, tmp_path / "embeddings").path == first.path
+
+
+def test_features_of_another_store_are_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    features, head = trained(tmp_path)
+    other = make_store(tmp_path / "features", dict(zip(LABELS, toy_features(LABELS), strict=True)), name="other")
+    with pytest.raises(StaleStoreError) as caught:
+        embed(head, other, tmp_path / "embeddings")
+    assert features.fingerprint in str(caught.value)
+    assert other.fingerprint in str(caught.value)
+    assert not (tmp_path / "embeddings").exists()

@@ -1,0 +1,250 @@
+"""A training that is killed and started again ends with the bytes of the one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cache import FeatureStore
+from stages.records import Records
+from stages.training import (
+    AdaFaceConfig,
+    ArcFaceConfig,
+    BatchNormHeadConfig,
+    CosFaceConfig,
+    CurricularFaceConfig,
+    ElasticArcFaceConfig,
+    EpochLog,
+    Head,
+    HeadConfig,
+    LinearHeadConfig,
+    LossConfig,
+    OptimizerConfig,
+    SampledConfig,
+    TrainingConfig,
+    train_head,
+)
+from stages.training.checkpoint import Checkpoint
+from stages.training.closed_form import LdaHeadConfig
+from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
+from stages.training.sampling import DomainWeightsConfig
+from tests.toys.attributes import toy_attributes
+from tests.toys.training import classes_of, make_records, toy
+
+ROOT = Path(__file__).parent.parent.parent
+TRAIN, HELD = classes_of(20, 8), classes_of(8, 6, first=50)
+PLAIN = TrainingConfig(epochs=5, batch_size=32)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(epochs: int) -> object:
+    heard: list[EpochLog] = []
+
+    def listen(epoch: EpochLog) -> None:
+        heard.append(epoch)
+        if len(heard) == epochs:
+            raise StoppedError
+
+    return listen
+
+
+def timeless(log: tuple[EpochLog, ...]) -> list[EpochLog]:
+    return [replace(epoch, seconds=0) for epoch in log]
+
+
+def domains_of(records: Records) -> Records:
+    """Every fourth class in a domain of its own."""
+    names = [f"domain {int(str(label).split()[1]) % 4 == 0}" for label in records.labels]
+    table = records.table
+    return Records(table.set_column(table.column_names.index("domain"), "domain", [names]), {})
+
+
+CASES: dict[str, tuple[HeadConfig, LossConfig, TrainingConfig, OptimizerConfig]] = {
+    "dropout": (LinearHeadConfig(dim=4, dropout=0.5), ArcFaceConfig(subcenters=2), PLAIN, OptimizerConfig()),
+    "momentum": (LinearHeadConfig(dim=4), ArcFaceConfig(), PLAIN, OptimizerConfig(kind="sgd", lr=0.1)),
+    "running statistics": (BatchNormHeadConfig(dim=4), ArcFaceConfig(), PLAIN, OptimizerConfig(kind="adamw")),
+    "averages": (
+        LinearHeadConfig(dim=4),
+        ArcFaceConfig(),
+        replace(PLAIN, ema=0.9, soup_epochs=3, soup=2),
+        OptimizerConfig(),
+    ),
+    "sharpness": (LinearHeadConfig(dim=4), ArcFaceConfig(), replace(PLAIN, sam_rho=0.05), OptimizerConfig()),
+    "a start": (
+        LdaHeadConfig(dim=4),
+        CosFaceConfig(),
+        replace(PLAIN, anchor=(0.0, 0.5, 1.0), holdout=0.3),
+        OptimizerConfig(),
+    ),
+    "random margins": (LinearHeadConfig(dim=4), ElasticArcFaceConfig(), PLAIN, OptimizerConfig()),
+    "what a loss learns": (LinearHeadConfig(dim=4), CurricularFaceConfig(), PLAIN, OptimizerConfig()),
+    "norms": (LinearHeadConfig(dim=4), AdaFaceConfig(), PLAIN, OptimizerConfig()),
+    "sampled classes": (
+        LinearHeadConfig(dim=4),
+        CosFaceConfig(sampled=SampledConfig(share=0.3)),
+        PLAIN,
+        OptimizerConfig(),
+    ),
+    "drawn negatives and a learned distance": (LinearHeadConfig(dim=4), MarginConfig(), PLAIN, OptimizerConfig()),
+    "a memory": (
+        LinearHeadConfig(dim=4, nested=(2,)),
+        TripletConfig(memory=70),
+        replace(PLAIN, sam_rho=0.05, soup=2),
+        OptimizerConfig(),
+    ),
+    "a memory that is never full": (LinearHeadConfig(dim=4), SupConConfig(memory=50_000), PLAIN, OptimizerConfig()),
+    "proxies of another rate": (
+        LinearHeadConfig(dim=4),
+        SoftTripleConfig(),
+        PLAIN,
+        OptimizerConfig(kind="sgd", lr=0.1),
+    ),
+    "domain weights": (
+        LinearHeadConfig(dim=4),
+        ArcFaceConfig(),
+        replace(PLAIN, sampling=DomainWeightsConfig()),
+        OptimizerConfig(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("validated", [True, False], ids=["validation records", "held-out classes"])
+def test_a_training_that_goes_on_from_any_epoch_gives_the_same_bits(tmp_path: Path, case: str, validated: bool) -> None:
+    config, loss, training, optimizer = CASES[case]
+    features, _ = toy(tmp_path, TRAIN | HELD)
+    records, held = domains_of(make_records(TRAIN)), domains_of(make_records(HELD))
+    validation = (held, held) if validated else None
+
+    def trained(checkpoint: Path | None, listen: object = None) -> Head:
+        return train_head(
+            features,
+            records,
+            config,
+            loss,
+            optimizer=optimizer,
+            training=training,
+            validation=validation,
+            on_epoch=listen,  # type: ignore[arg-type]
+            checkpoint=checkpoint,
+        )
+
+    whole = trained(None)
+    expected = whole.save(tmp_path / "whole").read_bytes()
+    for stop in (1, 3, len(whole.log) - 1):
+        checkpoint = tmp_path / f"checkpoint {stop}"
+        with pytest.raises(StoppedError):
+            trained(checkpoint, stop_after(stop))
+        heard: list[EpochLog] = []
+        resumed = trained(checkpoint, heard.append)
+        assert len(heard) == len(whole.log) - stop
+        assert resumed.save(tmp_path / "resumed").read_bytes() == expected
+        assert timeless(resumed.log) == timeless(whole.log)
+
+
+def test_a_checkpoint_of_another_head_or_a_broken_one_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    Checkpoint(path, "a" * 64).keep("train 1", {"log": [1, 2.5, "x"], "kept": torch.arange(3)})
+    found = Checkpoint(path, "a" * 64).part("train 1")
+    assert found is not None
+    assert found["log"] == [1, 2.5, "x"]
+    assert Checkpoint(path, "b" * 64).part("train 1") is None
+    path.write_bytes(path.read_bytes()[:100])
+    assert Checkpoint(path, "a" * 64).part("train 1") is None
+    assert Checkpoint(None, "a" * 64).part("train 1") is None
+
+
+def test_training_stops_early_when_validation_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.training import validation
+
+    features, _ = toy(tmp_path, TRAIN | HELD)
+    scores = iter([0.1, 0.4, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.9])
+    monkeypatch.setattr(validation.ValidationSet, "score", lambda *_: next(scores))
+    held = make_records(HELD)
+    head = train_head(
+        features,
+        make_records(TRAIN),
+        LinearHeadConfig(dim=4),
+        ArcFaceConfig(),
+        training=replace(PLAIN, epochs=9, patience=3),
+        validation=(held, held),
+    )
+    assert [epoch.validation_mmp5 for epoch in head.log] == [0.1, 0.4, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4]
+    assert head.summary.epoch == 5
+
+
+TRAINING = """
+    import sys, time
+    import torch
+    torch.set_num_threads(1)
+    from pathlib import Path
+    from cache import FeatureStore
+    from stages.training import ArcFaceConfig, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig, train_head
+    from stages.training.pairs import MarginConfig
+    from tests.toys.attributes import toy_records
+    from tests.toys.training import classes_of, make_records
+
+    def slowly(epoch):
+        print(epoch.phase, epoch.epoch, flush=True)
+        time.sleep(float(sys.argv[3]))
+
+    (store,) = Path(sys.argv[1]).glob("toy-????????")
+    records, head, loss = {
+        "margin loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), ArcFaceConfig(subcenters=2)),
+        "pair loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), MarginConfig(memory=50)),
+        "attributes": lambda: (toy_records(), MultilabelHeadConfig(task="both", task_weights="learned"), None),
+    }[sys.argv[4]]()
+    head = train_head(
+        FeatureStore.at(store), records, head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9),
+        on_epoch=slowly, checkpoint=Path(sys.argv[2]) / "checkpoint",
+    )
+    head.save(Path(sys.argv[2]))
+"""
+
+
+def start(store: Path, folder: Path, pause: float, what: str) -> subprocess.Popen[str]:
+    code = textwrap.dedent(TRAINING)
+    command = [sys.executable, "-W", "ignore", "-c", code, str(store), str(folder), str(pause), what]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "kills"), [("margin loss", (2, -1)), ("pair loss", (2,)), ("attributes", (-2,))])
+def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(
+    tmp_path: Path, what: str, kills: tuple[int, ...]
+) -> None:
+    features = tmp_path / "features"
+    store, records = toy_attributes(features) if what == "attributes" else toy(features, TRAIN)
+    whole = start(features, tmp_path / "whole", 0, what)
+    said, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0
+    lines = said.splitlines()
+    for number, kill_after in enumerate(lines[kill] for kill in kills):
+        folder = tmp_path / f"killed {number}"
+        process = start(features, folder, 0.2, what)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == kill_after:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL
+        assert not (folder / "head.safetensors").exists()
+        again = start(features, folder, 0, what)
+        rest, _ = again.communicate(timeout=300)
+        assert again.returncode == 0
+        assert rest.splitlines() == lines[lines.index(kill_after) + 1 :]
+        assert (folder / "head.safetensors").read_bytes() == (tmp_path / "whole/head.safetensors").read_bytes()
+    assert len(FeatureStore.at(store.path)) == len(records)
