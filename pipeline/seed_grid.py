@@ -28,7 +28,7 @@ from pipeline.progress import Display
 from pipeline.run import RAW, read_dataset, score_vectors, setup_of
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 from stages.training import FusedFeatures, Head, head_identity, train_head
 from stages.training.embedded import Embedded
 from stages.training.multilabel.labels import attributes_digest
@@ -182,8 +182,8 @@ def some_of(train: Records, rows: int | None, seed: int) -> Records:
     keys, classes = train.keys, [str(name) for name in train.classes]
     drawn: dict[str, int] = {}
     turns = []
-    for row in sorted(range(len(train)), key=lambda row: lot(seed, "row", keys[row])):
+    for row in sorted(range(len(train)), key=lambda row: seeded_order(seed, "row", keys[row])):
         name = classes[row]
         drawn[name] = drawn.get(name, 0) + 1
-        turns.append((drawn[name], lot(seed, "class", name), row))
+        turns.append((drawn[name], seeded_order(seed, "class", name), row))
     return train.take(sorted(row for _, _, row in sorted(turns)[:rows]))

@@ -26,7 +26,7 @@ from pipeline.views.health_text import health_text
 from stages.analysis.embedding_health import LEAST, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.curation.duplicates import twins_among
 from stages.records import Records
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 from stages.records.splits import ROLES
 from stages.retrieval import nearest
 
@@ -255,7 +255,7 @@ def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]
         return [], 0
     voters = records.take(named)
     keys = voters.keys
-    chosen_rows = sorted(sorted(range(len(keys)), key=lambda row: lot(0, "labels", keys[row]))[:_JUDGED])
+    chosen_rows = sorted(sorted(range(len(keys)), key=lambda row: seeded_order(0, "labels", keys[row]))[:_JUDGED])
     asked = voters.take(chosen_rows)
     ballots: list[list[Vote]] = []
     for store in stores:
@@ -292,7 +292,7 @@ def _asking(records: Records) -> Records:
     queries, gallery = set(records.split("query").keys), set(records.split("gallery").keys)
     keys = records.keys
     rows = [row for row, key in enumerate(keys) if key in queries or key in gallery]
-    rows.sort(key=lambda row: (keys[row] not in queries, lot(0, "hubs", keys[row])))
+    rows.sort(key=lambda row: (keys[row] not in queries, seeded_order(0, "hubs", keys[row])))
     return records.take(sorted(rows[:_SEARCHING]))
 
 

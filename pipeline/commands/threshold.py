@@ -29,7 +29,7 @@ from pipeline.run import LEAST_VALIDATION_CLASSES, Vectors, find_vectors, read_d
 from pipeline.views.tables import aligned
 from stages.analysis.open_set import Comparisons, Kind, Rate, Rates, comparisons, decide, threshold_at
 from stages.records import Records
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 from stages.retrieval.query_set import Searches
 from stages.retrieval.scores import Resampling, domain_names
 
@@ -105,7 +105,7 @@ def ground(store: Features, records: Records, seed: int) -> Ground:
         said = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
         return Ground(pairs, searches, comparisons(store, searched), said)
     names = searched.queries.classes
-    drawn = sorted({name for name in names if name is not None}, key=lambda name: lot(seed, "threshold", name))
+    drawn = sorted({name for name in names if name is not None}, key=lambda name: seeded_order(seed, "threshold", name))
     domains = dict(zip(names, searched.queries.domains, strict=True))
     if len(drawn) < 2 * LEAST_VALIDATION_CLASSES:
         raise RecordsError(

@@ -27,7 +27,7 @@ from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.records import Records
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import Mask, Searches
@@ -151,7 +151,7 @@ def _with_further(queries: Records, gallery: Records, further: Records | None) -
 def _by_lot(gallery: Records, seed: int) -> Rows:
     """The place (G,) of each gallery row when all are drawn one after another."""
     keys = gallery.keys
-    order = sorted(range(len(keys)), key=lambda row: lot(seed, "gallery size", keys[row]))
+    order = sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row]))
     place = np.empty(len(keys), np.int64)
     place[order] = np.arange(len(keys))
     return place

@@ -12,7 +12,7 @@ from cache.errors import RecordsError
 from stages.curation.config import CurateConfig
 from stages.curation.duplicates import twins_among, twins_within
 from stages.records import Records
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 from stages.records.splits import ROLES
 
 NOT_CHOSEN = "domain not chosen"
@@ -211,7 +211,8 @@ def _classes_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig)
     for in_domain in _grouped(rows, train.domains):
         domain = train.domains[in_domain[0]] or ""
         limit = limits.get(domain) if isinstance(limits, dict) else limits
-        lots = {lot(config.seed, domain, str(train.labels[of[0]])): of for of in _grouped(in_domain, train.classes)}
+        groups = _grouped(in_domain, train.classes)
+        lots = {seeded_order(config.seed, domain, str(train.labels[rows[0]])): rows for rows in groups}
         for drawn in sorted(lots)[limit:] if limit is not None else []:
             found |= {row: _Why(CLASS_NOT_DRAWN) for row in lots[drawn]}
     return found
@@ -220,7 +221,7 @@ def _classes_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig)
 def _images_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
     found: _Reasons = {}
     for members in _grouped(rows, train.classes) if config.max_images is not None else []:
-        drawn = sorted(members, key=lambda row: lot(config.seed, train.keys[row]))
+        drawn = sorted(members, key=lambda row: seeded_order(config.seed, train.keys[row]))
         found |= {row: _Why(IMAGE_NOT_DRAWN) for row in drawn[config.max_images :]}
     return found
 

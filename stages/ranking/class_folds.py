@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import ConfigError
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 
 _LEAST = 2  # classes in a fold: with one there is nothing to take for another
 
@@ -32,7 +32,7 @@ def class_folds(
     dealt = [
         name
         for domain in sorted(of_domain)
-        for name in sorted(of_domain[domain], key=lambda name: lot(seed, "fold", name))
+        for name in sorted(of_domain[domain], key=lambda name: seeded_order(seed, "fold", name))
     ]
     if len(dealt) < _LEAST * folds:
         raise ConfigError(

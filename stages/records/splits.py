@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig
 from stages.datasets.config import CLASS_DISJOINT, as_names
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 DISTRACTORS = ("validation_query_distractor", "query_distractor")
@@ -90,12 +90,12 @@ def class_disjoint_splits(
     for domain in sorted({domain for domain, _ in classes}):
         drawn = sorted(
             (name for (of, name), rows in classes.items() if of == domain and len(rows) > 1),
-            key=lambda name: lot(seed, domain, name),
+            key=lambda name: seeded_order(seed, domain, name),
         )
         tested = round(len(drawn) * config.test_share)
         validated = round(len(drawn) * config.validation_share)
         for position, name in enumerate(drawn):
-            rows = sorted(classes[domain, name], key=lambda row: lot(seed, keys[row]))
+            rows = sorted(classes[domain, name], key=lambda row: seeded_order(seed, keys[row]))
             if position >= tested + validated:
                 names = ["train"] * len(rows)
             else:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pipeline.views.charts import COLOURS, Point, cloud
 from pipeline.views.report.measured import Measured
 from stages.ranking import unit_length
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 
 MOST = 1200
 """Images on the map."""
@@ -88,7 +88,7 @@ def embedding_map(of: Measured, seed: int) -> EmbeddingMap | None:
     keys, labels, domains = gallery.keys, gallery.labels, gallery.domains
     by = "domain" if len({*domains} - {None}) > 1 else "label"
     names = domains if by == "domain" else labels
-    order = sorted(range(len(keys)), key=lambda row: lot(seed, "map", keys[row]))
+    order = sorted(range(len(keys)), key=lambda row: seeded_order(seed, "map", keys[row]))
     largest = _largest(names, seed)
     if by == "label":  # all images of the coloured labels, so that a group can be seen, and as many others
         coloured = [row for row in order if names[row] in largest][: MOST // 2]
@@ -121,7 +121,7 @@ def embedding_map(of: Measured, seed: int) -> EmbeddingMap | None:
 
 def _largest(names: Sequence[str | None], seed: int) -> list[str | None]:
     counts = Counter(name for name in names if name is not None)
-    return sorted(counts, key=lambda name: (-counts[name], lot(seed, str(name))))[:COLOURS]  # type: ignore[return-value]
+    return sorted(counts, key=lambda name: (-counts[name], seeded_order(seed, str(name))))[:COLOURS]  # type: ignore[return-value]
 
 
 def _placed(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], str]:

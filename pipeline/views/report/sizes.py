@@ -11,7 +11,7 @@ from pipeline.views.charts import Line, line_chart
 from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
 from stages.records import Records
-from stages.records.seeded_order import lot
+from stages.records.seeded_order import seeded_order
 from stages.retrieval.protocols import Rules
 from stages.retrieval.scores import Resampling
 
@@ -47,7 +47,8 @@ def size_chart(
             return None
         queries, gallery = of.ranking.queries, of.ranking.gallery
         keys = queries.keys
-        rows = sorted(sorted(range(len(keys)), key=lambda row: lot(resampling.seed, "sizes", keys[row]))[:QUERIES])
+        in_order = sorted(range(len(keys)), key=lambda row: seeded_order(resampling.seed, "sizes", keys[row]))
+        rows = sorted(in_order[:QUERIES])
         asked, most = queries.take(rows), max(1, len(gallery) + (0 if further is None else len(further)))
         curve = gallery_curve(
             of.vectors.store,
