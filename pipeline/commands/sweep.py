@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.backbones import find_features
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.fused import Learned, features_of_heads
 from pipeline.progress import Display
@@ -42,8 +43,16 @@ class Swept:
     family: Family
 
 
-def sweep(run_file: Path, write: Path | None, *, force: bool, json: bool, quiet: bool) -> None:
-    """Run the trials that are not finished yet, then print the leaderboard; ``write`` gets the winner's run file."""
+def sweep(
+    run_file: RunFile,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try many configurations of the heads, judged on held-out training classes, and rank them."""
     config, display = read_config(run_file), Display(quiet=quiet)
     if config.sweep is None:
         raise ConfigError(
