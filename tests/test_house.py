@@ -24,8 +24,8 @@ PUBLIC = {
         "read_webdataset",
     ],
     "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Filled", "OpenClipConfig",
-        "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress", "TimmConfig",
+        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Filled",
+        "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress", "TimmConfig",
         "ViewsConfig", "decode", "extract", "extract_all", "fit_pca_basis", "load_backbone", "load_backbones",
         "plan_extraction",
     ],
@@ -36,7 +36,7 @@ PUBLIC = {
         "LossConfig", "MagFaceConfig", "MarginByClassSize", "MlpHeadConfig", "MultilabelHeadConfig", "NormFaceConfig",
         "OptimizerConfig", "PosteriorHeadConfig", "Ramp", "SampledConfig", "SamplingConfig", "SphereFaceConfig",
         "SweepConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events", "head_identity",
-        "image_proportions", "train_head",
+        "train_head",
     ],
     "stages.training.pairs": [
         "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",

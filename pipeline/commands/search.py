@@ -12,6 +12,7 @@ import typer
 
 from cache import FeatureStore, parse_source
 from cache.errors import ConfigError, RecordsError, StaleStoreError
+from cache.fusion import image_proportions
 from pipeline.approximate_scores import find_index
 from pipeline.backbones import load_for_extraction
 from pipeline.chosen import chosen
@@ -23,7 +24,7 @@ from stages.extraction import Backbone, DecodeError, decode
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig
-from stages.training import FusedFeatures, image_proportions
+from stages.training import FusedFeatures
 
 
 def search_images(
