@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = {
     "cache": [
         "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
-        "ImageSource", "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint",
-        "parse_source", "verify",
+        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "compact", "digest_bytes",
+        "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
