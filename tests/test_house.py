@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = {
     "cache": [
         "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
-        "ImageSource", "Provenance", "RowOutcome", "compact", "digest_bytes", "digest_file", "fingerprint",
-        "parse_source", "verify",
+        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "compact", "digest_bytes",
+        "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
@@ -24,10 +24,10 @@ PUBLIC = {
         "read_webdataset",
     ],
     "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Filled", "OpenClipConfig",
-        "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress", "TimmConfig",
-        "ViewsConfig", "decode", "extract", "extract_all", "fit_pca_basis", "load_backbone", "load_backbones",
-        "plan_extraction",
+        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Filled",
+        "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress",
+        "TimmConfig", "ViewsConfig", "decode", "extract", "extract_all", "fit_pca_basis",
+        "load_backbone", "load_backbones", "plan_extraction",
     ],
     "stages.training": [
         "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "AttributesConfig", "BatchNormHeadConfig",
@@ -36,7 +36,7 @@ PUBLIC = {
         "LossConfig", "MagFaceConfig", "MarginByClassSize", "MlpHeadConfig", "MultilabelHeadConfig", "NormFaceConfig",
         "OptimizerConfig", "PosteriorHeadConfig", "Ramp", "SampledConfig", "SamplingConfig", "SphereFaceConfig",
         "SweepConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events", "head_identity",
-        "image_proportions", "train_head",
+        "train_head",
     ],
     "stages.training.pairs": [
         "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",

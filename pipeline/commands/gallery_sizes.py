@@ -13,11 +13,11 @@ import typer
 
 from cache.atomic import replace_text
 from cache.errors import ConfigError
-from pipeline.chosen import chosen
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset, rules_of
+from pipeline.vector_choice import choose_vectors
 from pipeline.views.tables import aligned
 from stages.analysis import SizeCurve, gallery_curve
 from stages.records import Records
@@ -46,7 +46,7 @@ def gallery_sizes(
     records = read_dataset(config, display)
     vectors = [of for of in find_vectors(config, records, display) if backbone in (None, of.backbone)]
     if head is not None or not vectors:
-        vectors = [chosen(config, run_file, vectors, head, backbone)]
+        vectors = [choose_vectors(config, run_file, vectors, head, backbone)]
     asked = tuple(size or ()) or config.retrieval.gallery_sizes
     values = tuple(distractors or ()) or config.retrieval.distractors
     lines: list[dict[str, Any]] = []

@@ -17,11 +17,11 @@ import numpy as np
 import typer
 
 from cache import Features
-from pipeline.chosen import chosen
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors, bounds_of, find_vectors, read_dataset, remarks
+from pipeline.vector_choice import choose_vectors
 from pipeline.views.health_text import health_text
 from stages.analysis.embedding_health import LEAST, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.curation.duplicates import twins_among
@@ -127,7 +127,7 @@ def health(
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, Display(quiet=True))
     vectors = find_vectors(config, records, display)
-    found = chosen(config, run_file, vectors, head, backbone)
+    found = choose_vectors(config, run_file, vectors, head, backbone)
     report = check_health(config, records, vectors, found, near_duplicate or NEAR_DUPLICATE, display=display)
     if json:
         for line in json_lines(report):

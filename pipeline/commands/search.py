@@ -13,19 +13,20 @@ import typer
 
 from cache import FeatureStore, parse_source
 from cache.errors import ConfigError, RecordsError, StaleStoreError
+from cache.fusion import image_proportions
 from pipeline.approximate_scores import find_index
 from pipeline.backbones import load_for_extraction
-from pipeline.chosen import chosen
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.commands.threshold import Limit, limit_of
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset
+from pipeline.vector_choice import choose_vectors
 from stages.extraction import Backbone, DecodeError, decode
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig
-from stages.training import FusedFeatures, image_proportions
+from stages.training import FusedFeatures
 
 
 def search(
@@ -49,7 +50,7 @@ def search(
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
-    found = chosen(config, run_file, find_vectors(config, records, display), head, None)
+    found = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
     limit = limit_of(config, run_file, found, records, asked[0]) if asked else None
     gallery = records if everything else records.split("gallery")
     searched = (

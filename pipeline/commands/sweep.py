@@ -19,7 +19,7 @@ from cache.lock import writer_lock
 from pipeline.backbones import find_features
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
-from pipeline.fused import Learned, features_of_heads
+from pipeline.feature_sets import FeatureSet, feature_sets
 from pipeline.progress import Display
 from pipeline.run import RAW, read_dataset
 from pipeline.toml import write_toml
@@ -67,7 +67,7 @@ def sweep(
     records = read_dataset(config, display)
     stores = [found for backbone in config.backbones for found in find_features(backbone, config, records, display)]
     heads = [head for head in config.heads if head.name in {of.head for of in wanted}]
-    learned, train = features_of_heads(stores, heads), records.split("train")
+    learned, train = feature_sets(stores, heads), records.split("train")
     folder = _folder(config, config.sweep, run_file.stem, learned, train)
     with writer_lock(folder.with_name(f"{folder.name}.lock")):
         board = _sweep(config, config.sweep, wanted, learned, train, TrialLog(folder), display)
@@ -119,7 +119,7 @@ def remarks(asked: SweepConfig, wanted: Sequence[Swept]) -> list[str]:
     return []
 
 
-def _folder(config: RunConfig, asked: SweepConfig, name: str, learned: Sequence[Learned], records: Records) -> Path:
+def _folder(config: RunConfig, asked: SweepConfig, name: str, learned: Sequence[FeatureSet], records: Records) -> Path:
     """Where the trials are kept that can be compared with each other: of the same data, folds, seeds and metric."""
     said = fingerprint(
         {
@@ -138,7 +138,7 @@ def _sweep(
     config: RunConfig,
     asked: SweepConfig,
     wanted: Sequence[Swept],
-    learned: Sequence[Learned],
+    learned: Sequence[FeatureSet],
     records: Records,
     log: TrialLog,
     display: Display,

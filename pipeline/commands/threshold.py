@@ -21,12 +21,12 @@ import typer
 from cache import Features, fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError, RecordsError
-from pipeline.chosen import chosen
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.query_values import data_of
 from pipeline.run import LEAST_VALIDATION_CLASSES, Vectors, find_vectors, read_dataset
+from pipeline.vector_choice import choose_vectors
 from pipeline.views.tables import aligned
 from stages.analysis.open_set import Comparisons, Kind, Rate, Rates, comparisons, decide, threshold_at
 from stages.records import Records
@@ -78,7 +78,7 @@ def threshold(
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     records = read_dataset(config, display)
-    found = chosen(config, run_file, find_vectors(config, records, display), head, backbone)
+    found = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
     on = ground(found.store, records, config.seed)
     decisions = [_decision(on, kind, rate, config.seed) for kind, rate in wanted or WANTED]
     path = _path(config, run_file, found)
