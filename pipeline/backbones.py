@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import Features, FeatureStore, Identity, digest_file, fingerprint, parse_source
+from cache import FeatureStore, Identity, digest_file, fingerprint, parse_source
 from cache.atomic import replace_text
-from cache.errors import StaleStoreError
 from cache.fingerprint import JSON
 from pipeline.config import RunConfig
 from pipeline.progress import Display
@@ -25,7 +24,6 @@ from stages.extraction import (
     Backbone,
     BackboneConfig,
     BundledConfig,
-    Embedder,
     PcaBasis,
     PcaConfig,
     decode,
@@ -33,10 +31,8 @@ from stages.extraction import (
     load_backbones,
 )
 from stages.extraction.decode import DecodeError
-from stages.extraction.embedder import Head
 from stages.extraction.resize import DECODERS
 from stages.records import Records
-from stages.training import FusedFeatures
 
 _NOTE = 2  # raised when the same configuration becomes another identity
 
@@ -85,39 +81,6 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
     ]
 
 
-def embedder_of(
-    features: Features,
-    config: RunConfig,
-    records: Records,
-    display: Display,
-    *,
-    head: Head | None = None,
-    device: str = "cpu",
-) -> Embedder:
-    """What embeds image bytes as ``features``, one store or fused ones, hold them, or as ``head`` maps those.
-
-    Raises StaleStoreError where no backbone of the run filled a store.
-    """
-    stores = features.stores if isinstance(features, FusedFeatures) else (features,)
-    artifacts = Path(config.artifacts)
-    loaded = [
-        backbone
-        for wanted in config.backbones
-        for backbone in load_for_extraction(wanted, records, artifacts, device, display)
-    ]
-    backbones = []
-    for store in stores:
-        stored = store.identity.fields
-        match = next((b for b in loaded if all(stored.get(k) == v for k, v in b.identity.fields.items())), None)
-        if match is None:
-            raise StaleStoreError(
-                store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
-            )
-        backbones.append(match)
-    sizes = isinstance(features, FusedFeatures) and features.sizes
-    return Embedder(backbones, dtype=str(features.dtype), sizes=sizes, head=head)
-
-
 def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Path:
     """The note of a configuration: its name holds all that the identity follows from, but no path."""
     said: dict[str, JSON] = json.loads(json.dumps(asdict(wanted)))
@@ -136,15 +99,23 @@ def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Pat
 
 def _basis(wanted: PcaConfig, records: Records, artifacts: Path, display: Display) -> PcaBasis:
     """The components of the training images, fitted once and kept."""
-    said = {"config": json.loads(json.dumps(asdict(wanted))), "decoders": list(DECODERS.values())}
-    key = fingerprint(said | {"train": _training_images(records)})
-    path = artifacts / "features" / "known" / f"pca-basis-{key[:16]}.safetensors"
+    path = basis_path(wanted, records, artifacts)
     if not path.exists():
         train = records.split("train")
         display.say(f"fitting {wanted.name} to {len(train):,} training images")
         path.parent.mkdir(parents=True, exist_ok=True)
         fit_pca_basis(wanted, _images(train)).save(path)
     return PcaBasis.load(path)
+
+
+def basis_path(wanted: PcaConfig, records: Records, artifacts: Path) -> Path:
+    """Where the components of the training images are stored."""
+    identity = {
+        "config": json.loads(json.dumps(asdict(wanted))),
+        "decoders": list(DECODERS.values()),
+        "train": _training_images(records),
+    }
+    return artifacts / "features" / "known" / f"pca-basis-{fingerprint(identity)[:16]}.safetensors"
 
 
 def _training_images(records: Records) -> str:

@@ -346,5 +346,5 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
 def _suggestion(key: str) -> str:
     schema = TypeAdapter(RunConfig).json_schema()
     known = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
-    close = difflib.get_close_matches(key, sorted(known - {"head"}), n=1)
+    close = difflib.get_close_matches(key, sorted(known - {"head", key}), n=1) if key not in known else []
     return f"; did you mean {close[0]}?" if close else ""
