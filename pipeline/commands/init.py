@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter
@@ -51,8 +52,12 @@ class Guess:
         return TypeAdapter[SourceConfig](DatasetConfig).validate_python(self.keys)
 
 
-def init(images: Path, output: Path, *, force: bool) -> None:
-    """Write the run file ``output`` for ``images``, and say on stderr what was seen. Never overwrites unasked."""
+def init(
+    images: Annotated[Path, typer.Argument(metavar="FOLDER|TABLE", help="Images in a folder a class, or a table.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run file to write.")] = Path("run.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+) -> None:
+    """Look at your images and write a commented run file that works as it is."""
     if output.exists() and not force:
         raise PermafrostError(f"{output} exists. Choose another name with --output, or write over it with --force.")
     if not output.absolute().parent.is_dir():
