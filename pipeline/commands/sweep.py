@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -11,6 +12,7 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.backbones import find_features
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
 from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
@@ -20,8 +22,16 @@ from pipeline.views.sweep import csv_text, sweep_page, sweep_rows, sweep_text
 from stages.training.search_strategy import check_method
 
 
-def sweep(run_file: Path, write: Path | None, *, force: bool, json: bool, quiet: bool) -> None:
-    """Run the trials that are not finished yet, then print the leaderboard; ``write`` gets the winner's run file."""
+def sweep(
+    run_file: RunFile,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try many configurations of the heads, judged on held-out training classes, and rank them."""
     config, display = read_config(run_file), Display(quiet=quiet)
     settings = config.sweep
     if settings is None:

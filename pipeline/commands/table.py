@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -10,6 +11,7 @@ from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.progress import Display
 from pipeline.run import Vectors
 from pipeline.score_rows import RAW, json_lines
@@ -22,8 +24,15 @@ from stages.training.embedded import Embedded
 _NEAREST, _QUERIES = 10, 8  # images of a ranking in the picture, and queries
 
 
-def table(run_file: Path, workers: int | None, *, json: bool, quiet: bool) -> None:
-    """Compute the cells that are not finished yet, then print the table; the page goes to the artifacts folder."""
+def table(
+    run_file: RunFile,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train, each on one thread; by default one a processor.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
     display = Display(quiet=quiet)
     grid = open_grid(run_file, display)
     if grid.config.repeat is None:

@@ -85,7 +85,7 @@ def picture_of(folder: Path) -> Path:
     """The picture that the page of the table shows."""
     home = folder / "artifacts/tables/run"
     (name,) = re.findall('<img[^>]* src="([^"]+)"', (home / "table.html").read_text(encoding="utf-8"))
-    return home / name
+    return home / str(name)
 
 
 def table(folder: Path, run: str) -> None:
