@@ -20,8 +20,10 @@ PUBLIC = {
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [
-        "READERS", "DatasetConfig", "Source", "read_drawn", "read_folder", "read_parquet", "read_table",
-        "read_webdataset",
+        "DEFAULT_KIND", "Cars196Benchmark", "Cub200Benchmark", "DatasetConfig", "DrawnConfig", "FolderConfig",
+        "Food2kBenchmark", "Gldv2Benchmark", "Inat2018Benchmark", "InshopBenchmark", "InstreBenchmark",
+        "M4d35kBenchmark", "MetBenchmark", "ParquetConfig", "Products10kBenchmark", "RevisitedBenchmark",
+        "Rp2kBenchmark", "SopBenchmark", "Source", "SourceConfig", "TableConfig", "UnedBenchmark", "WebDatasetConfig",
     ],
     "stages.extraction": [
         "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Filled",

@@ -19,6 +19,7 @@ from pipeline.config import RunConfig, parse_config
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
+from stages.datasets import DrawnConfig
 
 
 def demo(
@@ -36,7 +37,7 @@ def demo(
     vectors = find_vectors(config, records, display, train=True)
     picture = print_scores(config, "demo", records, vectors, display, json=json)
     seconds = time.monotonic() - started
-    again = "" if any(found.computed for found in computed) else ": images, features and heads were there already"
+    again = "" if any(filled.computed for filled in computed) else ": images, features and heads were there already"
     if not json:
         typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again, permafrost=_command()))
 
@@ -45,8 +46,9 @@ def demo_config(artifacts: Path) -> RunConfig:
     """The preset, with everything it makes below ``artifacts``."""
     text = files("pipeline").joinpath("presets/demo.toml").read_text(encoding="utf-8")
     config = parse_config(text, "presets/demo.toml")
-    (dataset,) = config.datasets
-    return replace(config, artifacts=str(artifacts), dataset=replace(dataset, path=str(artifacts / "catalogue")))
+    assert isinstance(config.dataset, DrawnConfig)
+    dataset = replace(config.dataset, path=str(artifacts / "catalogue"))
+    return replace(config, artifacts=str(artifacts), dataset=dataset)
 
 
 def _command() -> str:

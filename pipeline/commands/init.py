@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 
 from cache.atomic import replace_text
 from cache.errors import PermafrostError, RecordsError
 from pipeline.config import parse_config
 from pipeline.progress import Display
-from stages.datasets.config import DatasetConfig
+from stages.datasets import DatasetConfig, SourceConfig
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.table import read_columns
 from stages.records import Records, read_records
@@ -46,10 +47,9 @@ class Guess:
     remarks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def config(self) -> DatasetConfig:
+    def config(self) -> SourceConfig:
         """The dataset that the keys describe."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in self.keys.items()}
-        return DatasetConfig(**values)  # type: ignore[arg-type]  # the keys are DatasetConfig's own
+        return TypeAdapter[SourceConfig](DatasetConfig).validate_python(self.keys)
 
 
 def init(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cache import FeatureStore, Identity, verify
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig
 from stages.extraction import (
     Backbone,
     PreprocessConfig,
@@ -56,7 +56,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def records_of(folder: Path) -> Records:
-    return read_records(DatasetConfig(path=str(folder), kind="folder"))
+    return read_records(FolderConfig(path=str(folder)))
 
 
 def test_every_image_gets_the_feature_of_its_own_pixels(tmp_path: Path, images: Path) -> None:
