@@ -32,7 +32,6 @@ from stages.records.seeded_order import seeded_order
 from stages.training import FusedFeatures, Head, head_identity, train_head
 from stages.training.embedded import Embedded
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.recipe import Recipe
 from stages.training.rows import rows_digest
 
 
@@ -82,7 +81,7 @@ def cells_of(on: Ground) -> list[Cell]:
         if raw:
             found[Cell(backbone, RAW, None, 0)] = None
         for head in heads:
-            drawn = Recipe(head.head, head.loss, head.start, head.optimizer, head.training).drawn
+            drawn = head.recipe.is_trained
             for rows in (None, *(table.rows if number == 0 and head.name in (table.curve or [head.name]) else ())):
                 for seed in table.seeds if drawn or rows is not None else table.seeds[:1]:  # which rows is drawn too
                     found[Cell(backbone, head.name, rows, seed)] = None

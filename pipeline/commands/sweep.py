@@ -27,7 +27,7 @@ from pipeline.views import leaderboard
 from pipeline.views.leaderboard import Entry, Leaderboard, Place
 from stages.records import Records
 from stages.retrieval import leave_one_out
-from stages.training.recipe import Recipe, Settings, nearest_key
+from stages.training.recipe import HeadRecipe, Settings, nearest_key
 from stages.training.rows import rows_digest
 from stages.training.search_space import Family, SweepConfig, families
 from stages.training.search_strategy import check_method, search
@@ -85,7 +85,7 @@ def planned(config: RunConfig, asked: SweepConfig) -> list[Swept]:
     found = []
     for head in config.heads:
         if asked.head in (None, head.name):
-            base = Recipe(head.head, head.loss, head.start, head.optimizer, head.training)
+            base = head.recipe
             found += [Swept(head.name, family) for family in families(base, axes)]
     if asked.method == "grid":
         for of in found:
@@ -94,7 +94,7 @@ def planned(config: RunConfig, asked: SweepConfig) -> list[Swept]:
     return found
 
 
-def _recipe(family: Family, settings: Settings) -> Recipe:
+def _recipe(family: Family, settings: Settings) -> HeadRecipe:
     try:
         return family.recipe(settings)
     except ConfigError as error:
