@@ -50,7 +50,7 @@ class StoppedError(Exception):
     pass
 
 
-def stop_after(epochs: int) -> object:
+def stop_after(epochs: int) -> Callable[[EpochLog], None]:
     heard: list[EpochLog] = []
 
     def listen(epoch: EpochLog) -> None:
