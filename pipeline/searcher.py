@@ -209,9 +209,7 @@ def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
     return features.stores if isinstance(features, FusedFeatures) else (features,)
 
 
-def _described_backbones(
-    config: RunConfig, records: Records, vectors: Vectors, display: Display
-) -> list[JSON]:
+def _described_backbones(config: RunConfig, records: Records, vectors: Vectors, display: Display) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
     artifacts = Path(config.artifacts)
     needed = {store.fingerprint for store in _feature_stores(vectors)}
