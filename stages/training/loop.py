@@ -24,7 +24,7 @@ from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.initialization import start_network, start_prototypes
 from stages.training.loss import Loss
-from stages.training.losses.random_state import Draws
+from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
@@ -134,7 +134,11 @@ class _Run:
         """Move the weights for one epoch, validate, and write it down."""
         started, number = time.perf_counter(), len(self.log)
         shares = self._repeat_domain_weights(number)
-        with nullcontext() if isinstance(self.loss, PairLoss) and not self.loss.in_lanes else one_thread_each():
+        with (
+            nullcontext()
+            if isinstance(self.loss, PairLoss) and not self.loss.uses_worker_threads
+            else one_thread_each()
+        ):
             loss, rate = self._move(number)
         shown = self._shown.after_epoch()
         score = self._validated(shown)
@@ -235,7 +239,10 @@ class _Run:
         return lost
 
     def _sharp(self, batch: Batch, rho: float) -> Tensor:
-        draws = [self._dropout, *(module.generator for module in self.loss.modules() if isinstance(module, Draws))]
+        draws = [
+            self._dropout,
+            *(module.generator for module in self.loss.modules() if isinstance(module, RandomState)),
+        ]
         states = [generator.get_state() for generator in draws]
 
         def value() -> Tensor:
