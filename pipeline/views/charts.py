@@ -63,7 +63,7 @@ class Interval(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A point of a cloud; ``x`` and ``y`` in [0, 1], ``look`` its class, ``title`` what is shown when it is pointed at."""
+    """A point of a cloud; ``x`` and ``y`` in [0, 1], ``look`` its class, ``title`` its text under the pointer."""
 
     x: float
     y: float

@@ -34,7 +34,7 @@ class PairSimilarities(NamedTuple):
 
 
 def pair_similarities(vectors: Features, searches: Sequence[Searches], seed: int) -> PairSimilarities | None:
-    """Compare pairs sampled from ``seed``, the same whatever the vectors; None without matching or without other pairs."""
+    """Compare pairs sampled from ``seed``, the same for all vectors; None without matching pairs, or without others."""
     rng = np.random.default_rng([seed, 1])
     parts = [_compared(vectors, part, rng) for part in searches]
     matching, others = (np.concatenate([part[side] for part in parts]) for side in (0, 1))

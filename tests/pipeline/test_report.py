@@ -193,11 +193,11 @@ def test_every_section_is_there_and_can_be_reached_from_the_top(reader: Reader) 
     sections = [attributes["id"] for attributes in reader.of("section")]
     assert sections == ["won", "believe", "wrong", "map", "training", "made"]
     assert {f"#{name}" for name in sections} <= {attributes["href"] for attributes in reader.of("a")}
-    for said in (
+    for heading in (
         "How deep one has to look", "By domain", "What was left out", "smaller galleries", "matching pairs from others",
         "Are the vectors sound?", "Copies across splits", "Doubtful labels", "Stores and heads", "mean of the domains",
     ):  # fmt: skip
-        assert said in reader.text, said
+        assert heading in reader.text, heading
 
 
 def test_every_image_and_every_chart_says_what_it_shows(reader: Reader) -> None:
@@ -247,10 +247,12 @@ def test_the_gain_over_raw_is_the_mean_difference_of_the_domains(
             assert not row.gains
             continue
         by_domain: dict[str | None, list[float]] = {}
-        of_raw = dict(zip(raw.kept["mmp@5"].query_keys, raw.kept["mmp@5"].per_query["mmp@5"], strict=True))
-        for key, value in zip(head.kept["mmp@5"].query_keys, head.kept["mmp@5"].per_query["mmp@5"], strict=True):
+        of_raw = dict(zip(raw.by_query["mmp@5"].query_keys, raw.by_query["mmp@5"].per_query["mmp@5"], strict=True))
+        for key, value in zip(
+            head.by_query["mmp@5"].query_keys, head.by_query["mmp@5"].per_query["mmp@5"], strict=True
+        ):
             by_domain.setdefault(domains[key], []).append(value - of_raw[key])
-        assert row.gains["mmp@5"].value == pytest.approx(np.mean([np.mean(of) for of in by_domain.values()]))
+        assert row.gains["mmp@5"].value == pytest.approx(np.mean([np.mean(changes) for changes in by_domain.values()]))
 
 
 def nearest_by_loops(vectors: Vectors, records: Records, key: str) -> list[tuple[str, float]]:
@@ -285,18 +287,18 @@ def test_marks_are_those_of_a_loop_over_the_gallery(ran: Ran, contents: Contents
 
 
 def test_the_worst_queries_come_first_and_domains_take_turns(ran: Ran, measured: list[Measured]) -> None:
-    best, raw = measured[0], next(of for of in measured if of.raw)
+    best, raw = measured[0], next(side for side in measured if side.raw)
     other = raw if best is not raw else None
     queries = shown_queries(best, other, "mmp@5", 10)
-    kept = best.kept["mmp@5"]
-    value = dict(zip(kept.query_keys, kept.per_query["mmp@5"], strict=True))
+    scored = best.by_query["mmp@5"]
+    value = dict(zip(scored.query_keys, scored.per_query["mmp@5"], strict=True))
     worst = [query for query in queries if query.list == "worst"]
     for domain in {query.domain for query in worst}:
         values = [value[query.key] for query in worst if query.domain == domain]
         assert values == sorted(values)
     assert len({query.domain for query in worst[:2]}) == 2
     assert len({query.key for query in queries}) == len(queries) == 10
-    of_raw = dict(zip(raw.kept["mmp@5"].query_keys, raw.kept["mmp@5"].per_query["mmp@5"], strict=True))
+    of_raw = dict(zip(raw.by_query["mmp@5"].query_keys, raw.by_query["mmp@5"].per_query["mmp@5"], strict=True))
     for query in queries:
         assert query.list != "lost" or value[query.key] < of_raw[query.key]
         assert query.list != "gained" or value[query.key] > of_raw[query.key]
@@ -343,7 +345,7 @@ def test_scores_that_are_still_true_are_read_and_others_are_computed_anew(ran: R
 def test_an_image_that_failed_is_named_with_its_reason_and_one_alone_is_counted(
     contents: Contents, reader: Reader
 ) -> None:
-    assert [(of.key, of.role) for of in contents.origins.failures] == [("bad.png", "gallery")]
+    assert [(failed.key, failed.role) for failed in contents.origins.failures] == [("bad.png", "gallery")]
     assert "not an image" in reader.text
     assert contents.origins.unanswerable == 1
     assert "1 queries have nothing to find" in reader.text
@@ -360,7 +362,7 @@ def test_a_missing_image_is_a_placeholder_with_its_reason(ran: Ran, contents: Co
     shown = read(report_page(without))
     assert shown.wrong == shown.open == []
     assert without.pictures[contents.queries[0].uri].data is None
-    missing = [of["aria-label"] for of in shown.of("span") if of.get("class") == "missing"]
+    missing = [span["aria-label"] for span in shown.of("span") if span.get("class") == "missing"]
     assert any("query" in label and "No such file" in label for label in missing)
 
 

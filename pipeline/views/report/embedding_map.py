@@ -80,5 +80,6 @@ def map_view(side: Measured, seed: int) -> MapView | None:
     groups = [(look(at), name, counts[look(at)]) for at, name in enumerate(mapped.names)]
     if counts["rest"]:
         groups.append(("rest", f"other {mapped.by}s", counts["rest"]))
-    made = f"{len(images):,} of {len(gallery):,} gallery images, sampled with a fixed seed, by {side.name}: {mapped.method}"
+    sample = f"{len(images):,} of {len(gallery):,} gallery images, sampled with a fixed seed"
+    made = f"{sample}, by {side.name}: {mapped.method}"
     return MapView(images, groups, mapped.by, made)

@@ -32,7 +32,7 @@ class Measured:
         head: as scores call it: ``raw``, the head, or the head and how it was searched.
         name: as the page calls it: the head, and the backbone where there are several.
         rows: its scores.
-        kept: the values by query of each metric.
+        by_query: the value of each query, by metric.
         ranks: by exact search; None where no query has anything to find, and for other ways of searching.
     """
 
@@ -40,7 +40,7 @@ class Measured:
     head: str
     name: str
     rows: Sequence[ScoreRow]
-    kept: Mapping[str, Kept]
+    by_query: Mapping[str, Kept]
     ranks: FirstRanks | None
 
     @property
@@ -59,8 +59,8 @@ class Measured:
 
     def values(self, metric: str, keys: Sequence[str]) -> Values:
         """The value of ``metric`` for each query of ``keys`` (Q,); 0 for one that it was not scored for."""
-        kept = self.kept[metric]
-        value = dict(zip(kept.query_keys, kept.per_query[metric].tolist(), strict=True))
+        scored = self.by_query[metric]
+        value = dict(zip(scored.query_keys, scored.per_query[metric].tolist(), strict=True))
         return np.array([value.get(key, 0.0) for key in keys])
 
 
@@ -88,11 +88,11 @@ def measure(
             if part is None or values.embeddings(backbone, head) != part.store.fingerprint:
                 continue  # of a head that the run file no longer names
             update(done, len(scored), head)
-            kept = {metric: one for one in values.of(backbone, head) for metric in one.per_query}
+            by_query = {metric: one for one in values.of(backbone, head) for metric in one.per_query}
             own = [row for row in rows if (row.backbone, row.head) == (backbone, head)]
             title = f"{head} · {backbone}" if several else head
             ranks = first_ranks(part.store, queries, gallery, rules) if head == part.head else None
-            measured.append(Measured(part, head, title, own, kept, ranks))
+            measured.append(Measured(part, head, title, own, by_query, ranks))
     metric, domain = config.retrieval.metrics[0], overall(rows)
 
     def value(side: Measured) -> float:
