@@ -27,7 +27,8 @@ from pipeline.views.report.measured import Measured, measure
 from pipeline.views.report.queries import NEAREST, shown_queries
 from stages.analysis.first_ranks import DEPTH, first_ranks
 from stages.analysis.pair_similarities import PairSimilarities, pair_similarities
-from stages.ranking import at_every_k, find_metric, unit_length
+from stages.ranking import find_metric, unit_length
+from stages.ranking.metrics import at_every_k
 from stages.records import Records
 from stages.retrieval.protocols import UnedConfig
 from stages.retrieval.scores import Resampling
