@@ -22,12 +22,12 @@ import pytest
 import torch
 
 from cache import Features
-from cache.errors import ConfigError, RecordsError
+from cache.errors import ConfigError, PermafrostError, RecordsError
 from stages.retrieval import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.sweep import CrossValidation, cross_validation, run_trials
+from stages.training.sweep import CrossValidation, cross_validation, run_trials, trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toys.training import classes_of, make_records, toy
@@ -143,6 +143,16 @@ def test_a_training_that_diverges_scores_nothing_and_is_counted(tmp_path: Path, 
     ((_, trial),) = run_trials(ground, [HeadRecipe(BASE.head, loss, optimizer=wild, training=SHORT)])
     assert trial.diverged == 6
     assert trial.scores.tolist() == [[0.0, 0.0]] * 3
+
+
+def test_another_error_than_divergence_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise PermafrostError("something else is wrong")
+
+    monkeypatch.setattr(trials, "train_head", broken)
+    recipe = replace(BASE, loss=CurricularFaceConfig(scale=16.0))
+    with pytest.raises(PermafrostError, match="something else"):
+        list(run_trials(ground_of(tmp_path), [recipe]))
 
 
 def test_a_trial_is_named_by_all_that_it_follows_from(tmp_path: Path) -> None:
