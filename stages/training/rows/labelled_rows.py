@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache import Features, FeatureStore
 from stages.records import Records
-from stages.training.fusion import FusedFeatures
+from stages.training.rows.fusion import FusedFeatures
 
 LARGE_BYTES = 8 * 2**30
 """Features of more bytes than this, as they are stored, stay on disk unless the settings say otherwise."""
@@ -95,7 +95,7 @@ class LabelledRows:
     domain_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, features: Features, records: Records, *, mapped: bool) -> LabelledRows:
+    def of(cls, features: Features, records: Records, *, mapped: bool = False) -> LabelledRows:
         """The rows of ``records``, which all have a feature and a label."""
         labels, _ = _numbered(records.classes)
         domains, names = _numbered(["" if domain is None else domain for domain in records.domains])

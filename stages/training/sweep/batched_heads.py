@@ -21,15 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.training.batched_losses import StackedLoss, can_be_stacked
 from stages.training.config import TrainingConfig
 from stages.training.heads.dropout import drop
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.optimizer import Optimizer, OptimizerConfig
-from stages.training.recipe import Recipe
-from stages.training.sampling import BalancedConfig, ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
+from stages.training.recipe import HeadRecipe
+from stages.training.rows.sampling import (
+    BalancedConfig,
+    ByLossConfig,
+    ClassesByImagesConfig,
+    ShuffledConfig,
+    build_sampler,
+)
+from stages.training.sweep.batched_losses import StackedLoss, can_be_stacked
+from stages.training.weights.optimizer import Optimizer, OptimizerConfig
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
 _NUMBERS = 2**26  # logits and weights of all heads together: 256 MiB in float32, a few times over
@@ -44,7 +50,7 @@ _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
 _SAMPLING = (ByLossConfig, ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
-def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
+def stack_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
     """Recipes of one key can be stacked; None where a recipe is trained alone.
 
     That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
@@ -78,12 +84,12 @@ def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _loss(recipe: Recipe) -> MarginSoftmaxConfig:
+def _loss(recipe: HeadRecipe) -> MarginSoftmaxConfig:
     assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a stack_key are
     return recipe.loss
 
 
-def heads_at_once(recipe: Recipe, seeds: int, features: int, classes: int) -> int:
+def heads_at_once(recipe: HeadRecipe, seeds: int, features: int, classes: int) -> int:
     """How many recipes like ``recipe``, each with ``seeds``, to stack at most."""
     prototypes = classes * _loss(recipe).subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
@@ -114,7 +120,7 @@ def train_stack(
     features: Tensor,
     rows: Tensor,
     labels: Tensor,
-    recipes: Sequence[Recipe],
+    recipes: Sequence[HeadRecipe],
     seeds: Sequence[int],
     blocks: Sequence[int] | None = None,
 ) -> Stacked:
@@ -149,7 +155,7 @@ class _Stack:
         features: Tensor,
         rows: Tensor,
         labels: Tensor,
-        recipes: Sequence[Recipe],
+        recipes: Sequence[HeadRecipe],
         seeds: Sequence[int],
         blocks: Sequence[int],
     ) -> None:
