@@ -1,25 +1,25 @@
 """Intervals of a mean over queries, where queries of one class err together.
 
-Queries of one class share the class: where a head fails on a class it fails on most of its queries. The classes, and not
-the queries, are then what was sampled. With n queries in C classes, values x and mean p, let r_c be the sum of (x - p)
-over the queries of class c. The variance of the mean (the linearised ratio estimator with classes as units, as in survey
-sampling and as the cluster-robust variance of econometrics) is
+Queries of one class share the class: where a head fails on a class it fails on most of its queries. The classes, and
+not the queries, are then what was sampled. With n queries in C classes, values x and mean p, let r_c be the sum of
+(x - p) over the queries of class c. The variance of the mean (the linearised ratio estimator with classes as units, as
+in survey sampling; the cluster-robust variance of econometrics) is
 
     v = C / (C - 1) * sum_c r_c^2 / n^2
 
 Metrics lie in [0, 1], and near the ends a symmetric interval p +- t sqrt(v) does not cover. Wilson's interval for a
-proportion of m trials does; m is taken such that p (1 - p) / m = v, the effective number of independent trials (Korn and
-Graubard, Survey Methodology 1998; Franco et al., Journal of Survey Statistics and Methodology 2019). Where every value
-is 0, or every value is 1, v says nothing and m is C.
+proportion of m trials does; m is taken such that p (1 - p) / m = v, the effective number of independent trials (Korn
+and Graubard, Survey Methodology 1998; Franco et al., Journal of Survey Statistics and Methodology 2019). Where every
+value is 0, or every value is 1, v says nothing and m is C.
 
 The quantile is Student's. Its degrees of freedom are those of v: for normal r_c they are C - 1; where few classes carry
 most of the variance (a large kurtosis k) v itself is uncertain, Var(v) / v^2 = (k - (C - 3) / (C - 1)) / C, and
 Satterthwaite's rule 2 v^2 / Var(v) gives fewer. (Zeros and ones with one query a class are a plain binomial, whose
 variance follows from p: there C - 1 stays.)
 
-By simulation these cover .93 to .97 for 20 to 340 classes of 1 to 42 queries, with and without effects of the class, for
-means from .06 to .8, and for .98 except where 20 classes share one or two bad ones; drawing queries anew covers .35 to
-.69 where classes matter (``tests/ranking/test_intervals.py``).
+By simulation these cover .93 to .97 for 20 to 340 classes of 1 to 42 queries, with and without effects of the class,
+for means from .06 to .8, and for .98 except where 20 classes share one or two bad ones; drawing queries anew covers .35
+to .69 where classes matter (``tests/ranking/test_intervals.py``).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Values = npt.NDArray[np.float64]
 class Estimate(NamedTuple):
     """M means over the same queries, with what is known of their error; all (M,) but ``units``.
 
-    ``freedom`` are the degrees of freedom of ``variance``, the variance of the mean; ``units`` is the number of classes.
-    With one class both say nothing: the variance is infinite.
+    ``freedom`` are the degrees of freedom of ``variance``, the variance of the mean; ``units`` is the number of
+    classes. With one class both say nothing: the variance is infinite.
     """
 
     mean: Values

@@ -96,7 +96,7 @@ def test_the_order_and_the_names_of_classes_change_nothing() -> None:
     values, labels = rng.random((2, 40)), rng.integers(0, 9, 40)
     order = rng.permutation(40)
     for first, second in zip(estimate(values, labels), estimate(values[:, order], 7 * labels[order] - 3), strict=True):
-        np.testing.assert_allclose(first, second)
+        np.testing.assert_allclose(np.asarray(first), np.asarray(second))
 
 
 def test_all_right_and_all_wrong_leave_room_for_what_was_not_seen() -> None:
