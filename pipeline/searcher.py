@@ -31,11 +31,12 @@ from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, Stal
 from cache.fingerprint import JSON
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
-from pipeline.backbones import basis_path, find_features
+from pipeline.backbones import find_features
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.run import Vectors, head_folder
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
+from stages.extraction.known import basis_path
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex
@@ -215,15 +216,17 @@ def _described_backbones(config: RunConfig, records: Records, vectors: Vectors, 
     needed = {store.fingerprint for store in _feature_stores(vectors)}
     described: list[JSON] = []
     for wanted in config.backbones:
-        if needed.isdisjoint(store.fingerprint for store in find_features(wanted, config, records, display)):
+        stores = find_features(wanted, config, records, display)
+        if needed.isdisjoint(store.fingerprint for store in stores):
             continue
-        basis = None
+        settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
-            basis = str(basis_path(wanted, records, artifacts).relative_to(artifacts))
-        config_fields = json.loads(json.dumps(asdict(wanted)))
-        if (weights := config_fields.get("weights")) is not None and Path(weights).is_file():
-            config_fields["weights"] = str(Path(weights).resolve())
-        described.append({"config": config_fields, "basis": basis})
+            basis = str(basis_path(wanted, records, artifacts / "features").relative_to(artifacts))
+        else:  # "auto" is what it was when the store was filled, wherever the searcher is opened
+            settings["precision"] = stores[0].identity.fields["precision"]
+        if (weights := settings.get("weights")) is not None and Path(weights).is_file():
+            settings["weights"] = str(Path(weights).resolve())
+        described.append({"config": settings, "basis": basis})
     return described
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cache import Features, digest_bytes
 from cache.errors import NothingToScoreError
 from stages.records import Records
-from stages.training.rows import gather, rows_digest
+from stages.training.rows.labelled_rows import gather, rows_digest
 
 _K = 5
 _QUERIES = 1024  # a block of similarities is at most (1,024, 16,384): 64 MiB
