@@ -112,8 +112,8 @@ def test_recipes_come_back_with_their_places_whatever_they_are_trained_with(tmp_
     together = dict(run_trials(ground, recipes))
     assert sorted(together) == [0, 1, 2, 3]
     for place, recipe in enumerate(recipes):
-        (found,) = dict(run_trials(ground, [recipe])).values()
-        np.testing.assert_allclose(found.scores, together[place].scores, rtol=0, atol=0.02)
+        (alone,) = dict(run_trials(ground, [recipe])).values()
+        np.testing.assert_allclose(alone.scores, together[place].scores, rtol=0, atol=0.02)
 
 
 def test_the_raw_feature_is_judged_in_the_same_folds(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_closed_form_is_fitted_with_one_seed(tmp_path: Path) -> None:
     ground = ground_of(tmp_path)
     recipe = BASE.with_settings({"start": {"kind": "lda"}})
     closed = HeadRecipe(recipe.start)  # type: ignore[arg-type]
-    found = dict(run_trials(ground, [closed, recipe]))
-    assert (found[0].scores.shape, found[1].scores.shape) == ((3, 1), (3, 2))
+    trials = dict(run_trials(ground, [closed, recipe]))
+    assert (trials[0].scores.shape, trials[1].scores.shape) == ((3, 1), (3, 2))
     assert closed.method == "lda"
-    assert found[0].scores.mean() > ground.raw().scores.mean()  # the toy's noise is in directions that lda leaves out
+    assert trials[0].scores.mean() > ground.raw().scores.mean()  # the toy's noise is in directions that lda leaves out
 
 
 @pytest.mark.parametrize("kind", ["stacked", "alone"])
@@ -203,8 +203,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def home(folder: Path) -> Path:
-    (found,) = (path for path in (folder / "artifacts/sweeps").glob("run-????????") if path.is_dir())
-    return found
+    (swept,) = (path for path in (folder / "artifacts/sweeps").glob("run-????????") if path.is_dir())
+    return swept
 
 
 def written(home: Path) -> dict[str, int]:
