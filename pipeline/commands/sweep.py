@@ -25,8 +25,8 @@ from pipeline.toml import write_toml
 from pipeline.trials import TrialLog
 from pipeline.views import leaderboard
 from pipeline.views.leaderboard import Entry, Leaderboard, Place
+from stages.ranking import leave_one_out
 from stages.records import Records
-from stages.retrieval import leave_one_out
 from stages.training.recipe import Recipe, Settings, nearest_key
 from stages.training.rows import rows_digest
 from stages.training.search_space import Family, SweepConfig, families

@@ -20,14 +20,14 @@ from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset, score
 from pipeline.views.report.contents import Contents, contents_of
-from pipeline.views.report.curves import STEMS, at_every_k, k_table
+from pipeline.views.report.curves import STEMS, k_table
 from pipeline.views.report.embedding_map import embedding_map
 from pipeline.views.report.learning import learning
 from pipeline.views.report.measured import DEPTH, Measured, measure, rank
 from pipeline.views.report.page import page
 from pipeline.views.report.queries import NEAREST, shown_queries
 from pipeline.views.report.similarities import Pairs, pairs
-from stages.ranking import find_metric, unit_length
+from stages.ranking import at_every_k, find_metric, unit_length
 from stages.records import Records
 from stages.retrieval.protocols import UnedConfig
 from tests.pictures import draw, write_table
@@ -303,7 +303,7 @@ def test_the_worst_queries_come_first_and_domains_take_turns(ran: Ran, measured:
 def test_curves_are_the_metrics_at_every_k(measured: list[Measured]) -> None:
     for of in measured:
         assert of.ranking is not None
-        found = at_every_k(of.ranking)
+        found = at_every_k(of.ranking.relevant, of.ranking.num_relevant)
         for stem in STEMS:
             for k in (1, 2, 3, 7, 20, DEPTH):
                 expected = find_metric(f"{stem}@{k}").function(of.ranking.relevant, of.ranking.num_relevant)

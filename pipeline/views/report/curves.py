@@ -8,8 +8,8 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.views.charts import Line, line_chart, look
-from pipeline.views.report.measured import DEPTH, Measured, Ranking
-from stages.ranking.metrics import Values
+from pipeline.views.report.measured import DEPTH, Measured
+from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows
 from stages.retrieval.scores import MEAN, Resampling, domain_names
 
@@ -23,20 +23,6 @@ TICKS = (1, 2, 5, 10, 20, 50, 100)
 _DRAWN = 8  # curves in one chart
 
 
-def at_every_k(ranking: Ranking) -> dict[str, Values]:
-    """The value of each of ``STEMS`` for each query at k = 1 to ``DEPTH``, (Q, DEPTH)."""
-    found = np.cumsum(ranking.relevant, axis=1, dtype=np.float64)  # relevant among the first k
-    k = np.arange(1, DEPTH + 1)
-    relevant = ranking.num_relevant[:, None]
-    within = np.minimum(relevant, k)  # the first n = min(R, k)
-    return {
-        "hit": np.minimum(found, 1.0),
-        "precision": found / k,
-        "recall": found / relevant,
-        "mmp": np.take_along_axis(found, within - 1, axis=1) / within,
-    }
-
-
 def k_charts(shown: Sequence[Measured], domain: str, resampling: Resampling) -> list[tuple[str, Markup]]:
     """What each metric asks, and its chart; the first of ``shown`` and raw features get the band of their interval.
 
@@ -44,7 +30,8 @@ def k_charts(shown: Sequence[Measured], domain: str, resampling: Resampling) -> 
     """
     drawn = chosen(shown)
     groups = {of.name: _groups(of, domain) for of in drawn}
-    values = {of.name: at_every_k(of.ranking) for of in drawn if of.ranking is not None}
+    ranked = [(one.name, one.ranking) for one in drawn if one.ranking is not None]
+    values = {name: at_every_k(ranking.relevant, ranking.num_relevant) for name, ranking in ranked}
     if not values:
         return []
     charts = []
@@ -69,7 +56,7 @@ def k_table(shown: Sequence[Measured], stem: str, domain: str) -> list[tuple[str
     rows = []
     for of in shown:
         if of.ranking is not None:
-            means = _mean(at_every_k(of.ranking)[stem], _groups(of, domain))
+            means = _mean(at_every_k(of.ranking.relevant, of.ranking.num_relevant)[stem], _groups(of, domain))
             rows.append((of.name, [float(means[k - 1]) for k in TICKS]))
     return rows
 

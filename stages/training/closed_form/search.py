@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-from stages.training.closed_form.folds import Fold, class_folds, drawn_rows, make_folds, reduced, row_folds
+from stages.training.closed_form.folds import Fold, drawn_rows, make_folds, reduced, row_folds, seeded_class_folds
 from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.heads.inputs import Inputs, InputsConfig
 
@@ -95,7 +95,7 @@ class _Tried:
         self.spanned = rows.classes.count - 1
         self.dim = dim
         if whole_classes:
-            self.fold_of_row = class_folds(self.classes, folds, rows.seed)[self.classes.of_row]
+            self.fold_of_row = seeded_class_folds(self.classes, folds, rows.seed)[self.classes.of_row]
         else:
             self.fold_of_row = row_folds(self.classes, folds, rows.seed)
         self.folds: dict[float, list[Fold]] = {}
