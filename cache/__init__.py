@@ -7,6 +7,7 @@ from cache.identity import Identity, Provenance
 from cache.maintenance import Compaction, compact, verify
 from cache.rows import RowOutcome
 from cache.source import ImageSource, parse_source
+from cache.storage import LocalStorage, Storage
 from cache.store import Chunk, Failure, FeatureStore
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "Features",
     "Identity",
     "ImageSource",
+    "LocalStorage",
     "Provenance",
     "RowOutcome",
+    "Storage",
     "compact",
     "digest_bytes",
     "digest_file",

@@ -1,16 +1,18 @@
-"""Whole files or none: write beside, flush to disk, rename."""
+"""Whole files or none, on a local disk: write beside, flush to disk, then rename or link."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.errors import UnwritableError
 
 PARTIAL = ".partial"
+_ATTEMPTS = 8
 
 
 @contextmanager
@@ -25,25 +27,30 @@ def disk_errors(path: Path) -> Iterator[None]:
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
     """Make ``path`` hold ``content``: after a crash at any instant it holds the old bytes or the new, never a mix.
 
-    Makes the folder of ``path`` where there is none. Raises :class:`UnwritableError`, as on a full disk.
+    Creates the folder of ``path`` if it does not exist. Raises :class:`UnwritableError`, as on a full disk.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    _write_whole(path, content, Path.replace)
+
+
+def create_bytes(path: Path, content: bytes | memoryview) -> bool:
+    """Make ``path`` hold ``content`` if there is no such file: of several writers exactly one succeeds.
+
+    Returns False, and leaves the file as it is, where it exists. As durable as :func:`replace_bytes`.
+    """
+    return _write_whole(path, content, _link)
 
 
 def replace_text(path: Path, text: str) -> None:
     """:func:`replace_bytes` for UTF-8 text."""
     replace_bytes(path, text.encode("utf-8"))
+
+
+def clear_partials(folder: Path) -> None:
+    """Delete the temporary files that dead writers left below ``folder``; a live writer holds a lock on its own."""
+    for partial in folder.rglob(f"*{PARTIAL}"):
+        with suppress(FileNotFoundError, BlockingIOError), partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,3 +60,60 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_whole(path: Path, content: bytes | memoryview, publish: Callable[[Path, Path], object]) -> bool:
+    """Write a temporary file beside ``path`` and ``publish`` it; False where ``publish`` finds ``path`` taken.
+
+    Another process may delete the temporary file or its empty folder between two steps (:func:`clear_partials`
+    before the lock is held, a delete): then the write starts again.
+    """
+    published = True
+    with disk_errors(path):
+        for attempt in range(_ATTEMPTS):
+            partial = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PARTIAL}")
+            _make_folder(path.parent)
+            try:
+                with partial.open("wb") as file:
+                    with suppress(OSError):  # a file system without locks
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    publish(partial, path)
+                break
+            except FileExistsError:
+                published = False
+                break
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            finally:
+                partial.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    return published
+
+
+def _link(partial: Path, path: Path) -> None:
+    """Give ``partial`` the name ``path``. Raises FileExistsError if it exists."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: check and rename under a lock on the folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if path.exists():
+                raise FileExistsError(path) from None
+            partial.replace(path)
+        finally:
+            os.close(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create ``folder`` and its parents, durably."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)

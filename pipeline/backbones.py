@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import FeatureStore, Identity, digest_file, fingerprint, parse_source
+from cache import Features, FeatureStore, Identity, digest_file, fingerprint, parse_source
 from cache.atomic import replace_text
+from cache.errors import StaleStoreError
 from cache.fingerprint import JSON
 from pipeline.config import RunConfig
 from pipeline.progress import Display
@@ -24,6 +25,7 @@ from stages.extraction import (
     Backbone,
     BackboneConfig,
     BundledConfig,
+    Embedder,
     PcaBasis,
     PcaConfig,
     decode,
@@ -31,8 +33,10 @@ from stages.extraction import (
     load_backbones,
 )
 from stages.extraction.decode import DecodeError
+from stages.extraction.embedder import Head
 from stages.extraction.resize import DECODERS
 from stages.records import Records
+from stages.training import FusedFeatures
 
 _NOTE = 2  # raised when the same configuration becomes another identity
 
@@ -79,6 +83,39 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
         )
         for note in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+def embedder_of(
+    features: Features,
+    config: RunConfig,
+    records: Records,
+    display: Display,
+    *,
+    head: Head | None = None,
+    device: str = "cpu",
+) -> Embedder:
+    """What embeds image bytes as ``features``, one store or fused ones, hold them, or as ``head`` maps those.
+
+    Raises StaleStoreError where no backbone of the run filled a store.
+    """
+    stores = features.stores if isinstance(features, FusedFeatures) else (features,)
+    artifacts = Path(config.artifacts)
+    loaded = [
+        backbone
+        for wanted in config.backbones
+        for backbone in load_for_extraction(wanted, records, artifacts, device, display)
+    ]
+    backbones = []
+    for store in stores:
+        stored = store.identity.fields
+        match = next((b for b in loaded if all(stored.get(k) == v for k, v in b.identity.fields.items())), None)
+        if match is None:
+            raise StaleStoreError(
+                store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
+            )
+        backbones.append(match)
+    sizes = isinstance(features, FusedFeatures) and features.sizes
+    return Embedder(backbones, dtype=str(features.dtype), sizes=sizes, head=head)
 
 
 def _note_path(wanted: BackboneConfig, records: Records, artifacts: Path) -> Path:

@@ -20,7 +20,7 @@ from cache.errors import ConfigError
 from pipeline.recipes import with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
-from stages.datasets import DatasetConfig
+from stages.datasets import DEFAULT_KIND, DatasetConfig, SourceConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.records.joined import check_names
 from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
@@ -234,9 +234,9 @@ class RunConfig:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
 
     @property
-    def datasets(self) -> tuple[DatasetConfig, ...]:
+    def datasets(self) -> tuple[SourceConfig, ...]:
         """The dataset, or all of several, in the order of the file."""
-        return (self.dataset,) if isinstance(self.dataset, DatasetConfig) else self.dataset
+        return self.dataset if isinstance(self.dataset, tuple) else (self.dataset,)
 
 
 def read_config(path: Path | str) -> RunConfig:
@@ -310,10 +310,12 @@ def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
 
 def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
     """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there."""
-    path = ""
+    path, kind = "", ""
     here: Any = raw
     for part in details["loc"]:
-        of_union = isinstance(here, dict) and part not in here and here.get("kind") == part
+        if isinstance(here, dict):
+            kind = here.get("kind", DEFAULT_KIND if path.startswith("dataset") else "")
+        of_union = isinstance(here, dict) and part not in here and kind == part
         is_tag = of_union or (isinstance(part, str) and " " in part)  # not a key
         if isinstance(part, int):
             path += f"[{part}]"
@@ -327,7 +329,7 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
     message = str(details["msg"]).removeprefix("Value error, ")
     match details["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            message = "unknown key" + _suggestion(path.rsplit(".", 1)[-1])
+            message = "unknown key" + (f" for kind = {kind!r}" if kind else "") + _suggestion(path.rsplit(".", 1)[-1])
         case "missing" | "missing_argument":
             message = "this key is needed"
         case "union_tag_not_found":
@@ -346,5 +348,7 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
 def _suggestion(key: str) -> str:
     schema = TypeAdapter(RunConfig).json_schema()
     known = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    if key in known:
+        return "; other kinds take it"
     close = difflib.get_close_matches(key, sorted(known - {"head"}), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -29,7 +29,7 @@ from cache.errors import ConfigError, MissingRowsError
 from pipeline.approximate_scores import other_scores
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
-from pipeline.fused import features_of_heads
+from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.views.tables import ScoreRow, json_lines
@@ -97,7 +97,7 @@ def find_vectors(
     """
     found = []
     stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
-    for backbone, features, heads, raw in features_of_heads(stores, config.heads):
+    for backbone, features, heads, raw in feature_sets(stores, config.heads):
         if raw:
             found.append(Vectors(backbone, RAW, features, features))
         for wanted in heads:

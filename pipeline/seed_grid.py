@@ -23,7 +23,7 @@ from cache import FeatureStore, fingerprint
 from cache.atomic import replace_bytes
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
-from pipeline.fused import features_of_heads
+from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
 from pipeline.run import RAW, read_dataset, score_vectors, setup_of
 from stages.ranking.metrics import Values
@@ -69,7 +69,7 @@ def ground(run_file: Path, display: Display) -> Ground:
     config = read_config(run_file)
     records = read_dataset(config, display)
     stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
-    learned = features_of_heads(stores, config.heads)
+    learned = feature_sets(stores, config.heads)
     return Ground(config, records, {of.name: (of.features, of.heads, of.raw) for of in learned})
 
 

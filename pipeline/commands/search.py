@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -12,36 +13,36 @@ import typer
 
 from cache import FeatureStore, parse_source
 from cache.errors import ConfigError, RecordsError, StaleStoreError
+from cache.fusion import image_proportions
 from pipeline.approximate_scores import find_index
 from pipeline.backbones import load_for_extraction
-from pipeline.chosen import chosen
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.commands.threshold import Limit, limit_of
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset
+from pipeline.vector_choice import choose_vectors
 from stages.extraction import Backbone, DecodeError, decode
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig
-from stages.training import FusedFeatures, image_proportions
+from stages.training import FusedFeatures
 
 
-def search_images(
-    run_file: Path,
-    images: list[str],
-    head: str | None,
-    k: int,
-    *,
-    everything: bool,
-    limits: Mapping[str, float | None],
-    json: bool,
-    quiet: bool,
+def search(
+    run_file: RunFile,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],
+    head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
+    fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
+    fpir: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FPIR.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Only matches, from this similarity on.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Embed ``images`` with ``head`` (by default the run's last) on its first backbone, and print the k nearest.
-
-    With a ``threshold`` among the ``limits``, or one that was kept for a wanted ``fmr`` or ``fpir``, only those at or
-    above it are a match.
-    """
+    """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
+    limits = {"fmr": fmr, "fpir": fpir, "threshold": threshold}
     asked = [(kind, value) for kind, value in limits.items() if value is not None]
     if len(asked) > 1:
         raise ConfigError(f"one of --fmr, --fpir and --threshold says what a match is; got {len(asked)} of them")
@@ -49,7 +50,7 @@ def search_images(
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
-    found = chosen(config, run_file, find_vectors(config, records, display), head, None)
+    found = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
     limit = limit_of(config, run_file, found, records, asked[0]) if asked else None
     gallery = records if everything else records.split("gallery")
     searched = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,8 +17,9 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.backbones import find_features
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
-from pipeline.fused import Learned, features_of_heads
+from pipeline.feature_sets import FeatureSet, feature_sets
 from pipeline.progress import Display
 from pipeline.run import RAW, read_dataset
 from pipeline.toml import write_toml
@@ -42,8 +43,16 @@ class Swept:
     family: Family
 
 
-def sweep(run_file: Path, write: Path | None, *, force: bool, json: bool, quiet: bool) -> None:
-    """Run the trials that are not finished yet, then print the leaderboard; ``write`` gets the winner's run file."""
+def sweep(
+    run_file: RunFile,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try many configurations of the heads, judged on held-out training classes, and rank them."""
     config, display = read_config(run_file), Display(quiet=quiet)
     if config.sweep is None:
         raise ConfigError(
@@ -58,7 +67,7 @@ def sweep(run_file: Path, write: Path | None, *, force: bool, json: bool, quiet:
     records = read_dataset(config, display)
     stores = [found for backbone in config.backbones for found in find_features(backbone, config, records, display)]
     heads = [head for head in config.heads if head.name in {of.head for of in wanted}]
-    learned, train = features_of_heads(stores, heads), records.split("train")
+    learned, train = feature_sets(stores, heads), records.split("train")
     folder = _folder(config, config.sweep, run_file.stem, learned, train)
     with writer_lock(folder.with_name(f"{folder.name}.lock")):
         board = _sweep(config, config.sweep, wanted, learned, train, TrialLog(folder), display)
@@ -110,7 +119,7 @@ def remarks(asked: SweepConfig, wanted: Sequence[Swept]) -> list[str]:
     return []
 
 
-def _folder(config: RunConfig, asked: SweepConfig, name: str, learned: Sequence[Learned], records: Records) -> Path:
+def _folder(config: RunConfig, asked: SweepConfig, name: str, learned: Sequence[FeatureSet], records: Records) -> Path:
     """Where the trials are kept that can be compared with each other: of the same data, folds, seeds and metric."""
     said = fingerprint(
         {
@@ -129,7 +138,7 @@ def _sweep(
     config: RunConfig,
     asked: SweepConfig,
     wanted: Sequence[Swept],
-    learned: Sequence[Learned],
+    learned: Sequence[FeatureSet],
     records: Records,
     log: TrialLog,
     display: Display,

@@ -11,7 +11,7 @@ import json as json_module
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -19,6 +19,7 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.progress import Display
 from pipeline.run import RAW, Vectors
 from pipeline.seed_grid import Cell, Ground, Scored, cells_of, compute, ground, head_of
@@ -57,8 +58,15 @@ class Line(NamedTuple):
     gain_high: float | None
 
 
-def table(run_file: Path, workers: int | None, *, json: bool, quiet: bool) -> None:
-    """Compute the cells that are not finished yet, then print the table; the page goes to the artifacts folder."""
+def table(
+    run_file: RunFile,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train, each on one thread; by default one a processor.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
     display = Display(quiet=quiet)
     on = ground(run_file, display)
     if on.config.repeat is None:

@@ -20,20 +20,20 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cache.atomic import replace_text
 from cache.errors import RecordsError
-from stages.datasets.config import DatasetConfig, Source
+from stages.datasets.config import Names, Source, SourceConfig
 from stages.datasets.drawing.families import FAMILIES
 from stages.datasets.drawing.product import invent
 from stages.datasets.drawing.view import Layers, paint, photograph
-from stages.datasets.table import read_table
+from stages.datasets.table import TableConfig
 
 COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
 
@@ -44,10 +44,24 @@ _CLUTTER = range(10**9, 10**9 + 60)
 """Instance numbers of the things that lie about: the same few, whichever product a view shows."""
 
 
-def read_drawn(config: DatasetConfig) -> Source:
-    """The table of the catalogue in the folder ``config.path``, drawn first where it is not there yet."""
-    table = draw_catalogue(Path(config.path)).table
-    return read_table(replace(config, kind="table", path=str(table), label=config.label or "label"))
+@dataclass(frozen=True, kw_only=True)
+class DrawnConfig(SourceConfig):
+    """``kind = "drawn"``: the demo's catalogue in the folder ``path``, drawn first where it is not there yet.
+
+    Attributes:
+        label: a column of the catalogue, or several, joined by ``/``; by default the product.
+        attributes: columns of the catalogue for the multi-label method.
+    """
+
+    kind: Literal["drawn"] = "drawn"
+    label: Names = "label"
+    attributes: tuple[str, ...] = ()
+    split: Literal["class-disjoint"] | None = None
+
+    def read(self) -> Source:
+        """The table of the catalogue."""
+        table = draw_catalogue(Path(self.path)).table
+        return TableConfig(path=str(table), label=self.label, attributes=self.attributes).read()
 
 
 class Catalogue(NamedTuple):

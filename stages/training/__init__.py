@@ -3,7 +3,7 @@
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.embed import embed
-from stages.training.fusion import FusedFeatures, image_proportions
+from stages.training.fusion import FusedFeatures
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.loss import LossConfig
@@ -66,6 +66,5 @@ __all__ = [
     "embed",
     "epoch_events",
     "head_identity",
-    "image_proportions",
     "train_head",
 ]

@@ -14,9 +14,7 @@ import pyarrow.compute as pc
 from cache import Failure, FeatureStore, Identity
 from cache.errors import StoreError
 from cache.fingerprint import JSON
-
-_INPUT_PIXELS = 224
-_SIZES = 3
+from cache.fusion import PROPORTIONS, fuse, image_proportions
 
 
 class FusedFeatures:
@@ -62,7 +60,7 @@ class FusedFeatures:
     @property
     def blocks(self) -> tuple[int, ...]:
         """The sizes of what stands side by side."""
-        return (*(store.dim for store in self.stores), *([_SIZES] if self.sizes else []))
+        return (*(store.dim for store in self.stores), *([PROPORTIONS] if self.sizes else []))
 
     @property
     def dim(self) -> int:
@@ -116,16 +114,7 @@ class FusedFeatures:
         self, parts: Sequence[npt.NDArray[np.generic]], sizes: npt.NDArray[np.float32] | None
     ) -> npt.NDArray[np.generic]:
         """Rows (n, D) from those of each store (n, D_i) and, with ``sizes``, the three numbers (n, 3) of each image."""
-        united = np.empty((len(parts[0]), self.dim), self.dtype)
-        low = 0
-        for part in parts:
-            rows = part.astype(np.float32)
-            length = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-            united[:, low : low + rows.shape[1]] = rows / np.where(length > 0, length, 1)
-            low += rows.shape[1]
-        if sizes is not None:
-            united[:, low:] = sizes
-        return united
+        return fuse(parts, self.dtype, sizes)
 
     def image_sizes(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """H / W, H / 224 and W / 224 of the images ``digests`` (n,), (n, 3).
@@ -152,9 +141,3 @@ class FusedFeatures:
 
     def _sizes_of(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
         return self.image_sizes(digests) if self.sizes else None
-
-
-def image_proportions(height: npt.NDArray[np.generic], width: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """H / W, H / 224 and W / 224 of images of ``height`` (n,) and ``width`` (n,) pixels, (n, 3)."""
-    tall, wide = height.astype(np.float32), width.astype(np.float32)
-    return np.stack([tall / wide, tall / _INPUT_PIXELS, wide / _INPUT_PIXELS], 1)

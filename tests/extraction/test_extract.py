@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cache import FeatureStore, Identity, verify
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig
 from stages.extraction import (
     Backbone,
     PreprocessConfig,
@@ -56,7 +56,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def records_of(folder: Path) -> Records:
-    return read_records(DatasetConfig(path=str(folder), kind="folder"))
+    return read_records(FolderConfig(path=str(folder)))
 
 
 def test_every_image_gets_the_feature_of_its_own_pixels(tmp_path: Path, images: Path) -> None:
@@ -170,7 +170,7 @@ _EXTRACTING = """
 import sys
 from pathlib import Path
 from stages.extraction import extract
-from tests import test_extract as of
+from tests.extraction import test_extract as of
 backbone = of.toy_backbone(delay=0.01)
 print("ready", flush=True)
 extract(of.records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)

@@ -79,7 +79,7 @@ class MarginSoftmaxConfig:
         return MarginSoftmax(dim, len(class_sizes), self.rule(class_sizes, generator), self, generator)
 
 
-def unit_length(vectors: Tensor) -> Tensor:
+def normalize(vectors: Tensor) -> Tensor:
     """``vectors`` (n, E) divided by their lengths; a zero vector stays zero and gets a zero gradient."""
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors * torch.where(length > 0, length, torch.inf).reciprocal()
@@ -124,7 +124,7 @@ class MarginSoftmax(nn.Module):
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """The cosine (B, C) of ``embeddings`` (B, E), of any length, with each class; float32 or finer."""
-        cosine = functional.linear(unit_length(embeddings.to(self.weight.dtype)), unit_length(self.weight))
+        cosine = functional.linear(normalize(embeddings.to(self.weight.dtype)), normalize(self.weight))
         cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
         return cosine.view(-1, self.subcenters, self.classes).amax(1)
 

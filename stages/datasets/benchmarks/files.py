@@ -1,60 +1,14 @@
-"""Where the files of a benchmark are, and what to say when one is not there or not as it should be."""
+"""Text, csv and JSON files of benchmarks; a RecordsError names the line or entry that is not as it must be."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cache.errors import RecordsError
-from stages.datasets.config import DatasetConfig
 from stages.datasets.table import read_columns
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The folder ``root`` of a benchmark, the benchmark's name, and who distributes it."""
-
-    root: Path
-    kind: str
-    name: str
-    distributor: str
-
-    @classmethod
-    def of(cls, config: DatasetConfig, name: str, distributor: str) -> Layout:
-        """The layout below ``config.path``. Raises RecordsError where that is no folder."""
-        layout = cls(Path(config.path), config.kind, name, distributor)
-        if not layout.root.is_dir():
-            what = "is not a folder" if layout.root.exists() else "does not exist"
-            raise RecordsError(f"{layout.root} {what}, seen from {Path.cwd()}. {layout._expected()}")
-        return layout
-
-    def file(self, *places: str) -> Path:
-        """The first of ``places`` below the root that is a file. Raises RecordsError that names them all."""
-        return next((self.root / place for place in places if (self.root / place).is_file()), None) or self._miss(
-            places
-        )
-
-    def folder(self, *places: str) -> Path:
-        """The first of ``places`` below the root that is a folder. Raises RecordsError that names them all."""
-        return next((self.root / place for place in places if (self.root / place).is_dir()), None) or self._miss(
-            [f"{place}/" for place in places]
-        )
-
-    def has(self, *places: str) -> bool:
-        """Whether any of ``places`` is there."""
-        return any((self.root / place).exists() for place in places)
-
-    def _miss(self, places: tuple[str, ...] | list[str]) -> Path:
-        raise RecordsError(f"{self.root} has no {' and no '.join(places)}. {self._expected()}")
-
-    def _expected(self) -> str:
-        return (
-            f"kind = {self.kind!r} reads {self.name} as {self.distributor} distributes it; "
-            "path names the folder that the archives were unpacked in."
-        )
 
 
 def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
@@ -72,7 +26,11 @@ def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
 
 
 def as_number(word: str, where: str) -> float:
-    """The number that ``word`` is. Raises RecordsError at ``where`` it is none."""
+    """``word`` as a number. Raises RecordsError that begins with ``where``.
+
+    >>> as_number("60.0", "bounding_boxes.txt")
+    60.0
+    """
     try:
         return float(word)
     except ValueError:
@@ -89,7 +47,7 @@ def read_named_columns(path: Path, *names: str) -> list[list[str | None]]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
+    """The value in a JSON file."""
     try:
         return json.loads(_text(path))
     except ValueError as error:
@@ -102,7 +60,11 @@ def read_entries(path: Path, *needed: str) -> list[dict[str, Any]]:
 
 
 def checked_entries(value: Any, where: str, *needed: str) -> list[dict[str, Any]]:
-    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``."""
+    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``.
+
+    >>> checked_entries([{"id": 34, "path": "MET/34/0.jpg"}], "MET_database.json", "id", "path")
+    [{'id': 34, 'path': 'MET/34/0.jpg'}]
+    """
     if not isinstance(value, list):
         raise RecordsError(f"{where} must be a list of objects, got {type(value).__name__}")
     for number, entry in enumerate(value, 1):

@@ -1,0 +1,113 @@
+"""Where bytes lie: a handful of verbs on keys, and the local folder as their first implementation.
+
+A key is a relative path with ``/`` between its parts, as in ``rows/3.parquet``. There are no folders, only keys. What
+is written is written whole: a reader sees the old bytes or the new, after a crash at any instant too. A missing key is
+a ``FileNotFoundError``. ``tests/cache/storage_contract.py`` tests all of this for any implementation.
+
+Locks are not part of it: an object store has none. What must happen once relies on :meth:`Storage.put_new`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cache.atomic import PARTIAL, create_bytes, disk_errors, replace_bytes
+
+
+class Storage(Protocol):
+    """Bytes by key. An implementation can be pickled: a worker process opens the same bytes."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """All keys that start with ``prefix``, sorted."""
+        ...
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes from ``start`` up to ``stop``, or to the end; fewer where there are fewer, as with a slice."""
+        ...
+
+    def size(self, key: str) -> int:
+        """The number of bytes."""
+        ...
+
+    def put(self, key: str, content: bytes | memoryview) -> None:
+        """Store ``content``, instead of what was there. Raises :class:`cache.errors.UnwritableError`."""
+        ...
+
+    def put_new(self, key: str, content: bytes | memoryview) -> bool:
+        """Store ``content`` if there is nothing yet: of several writers exactly one gets True."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete the key; nothing happens where there is none."""
+        ...
+
+    def map(self, key: str) -> memoryview | None:
+        """The bytes as a read-only memory map, or None where the storage has no memory maps."""
+        ...
+
+    def address(self, key: str = "") -> str:
+        """Where ``key`` is, for messages: a path or a URL."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """A folder: a key is a path below it. The folder is created with the first key.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     storage = LocalStorage(folder)
+    ...     storage.put("a/b", b"hello")
+    ...     print(storage.put_new("a/b", b"other"), storage.read("a/b", 1, 3), storage.list("a/"))
+    False b'el' ['a/b']
+    """
+
+    root: Path | str
+
+    def path(self, key: str = "") -> Path:
+        """The path of ``key``. Raises ValueError if it is not a key."""
+        parts = key.split("/")
+        if key and (any(part in ("", ".", "..") for part in parts) or key.endswith(PARTIAL)):
+            raise ValueError(f"a key is a relative path like rows/3.parquet, not ending in {PARTIAL}; got {key!r}")
+        return Path(self.root, key)
+
+    def list(self, prefix: str = "") -> list[str]:  # noqa: D102
+        root = self.path()
+        folder = self.path(prefix.rpartition("/")[0])
+        paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL)
+        return sorted(key for path in paths if (key := path.relative_to(root).as_posix()).startswith(prefix))
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:  # noqa: D102
+        with self.path(key).open("rb") as file:
+            file.seek(start)
+            return file.read() if stop is None else file.read(max(0, stop - start))
+
+    def size(self, key: str) -> int:  # noqa: D102
+        return self.path(key).stat().st_size
+
+    def put(self, key: str, content: bytes | memoryview) -> None:  # noqa: D102
+        replace_bytes(self.path(key), content)
+
+    def put_new(self, key: str, content: bytes | memoryview) -> bool:  # noqa: D102
+        return create_bytes(self.path(key), content)
+
+    def delete(self, key: str) -> None:  # noqa: D102
+        path = self.path(key)
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+        for folder in path.parents[: key.count("/")]:
+            try:
+                folder.rmdir()
+            except OSError:  # not empty
+                break
+
+    def map(self, key: str) -> memoryview | None:  # noqa: D102
+        with self.path(key).open("rb") as file:
+            empty = not file.seek(0, 2)
+            return memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def address(self, key: str = "") -> str:  # noqa: D102
+        return str(self.path(key))
