@@ -170,13 +170,11 @@ class RepeatConfig:
         seeds: every head is trained with each; a closed form, which draws nothing, once.
         rows: numbers of training images for the learning curve, whole classes by turns; all of them come last.
         curve: the heads in it, by name; by default all. The curve is of the first backbone.
-        queries: how many queries the page of pictures shows.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rows: tuple[int, ...] = ()
     curve: tuple[str, ...] = ()
-    queries: int = 8
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -185,8 +183,6 @@ class RepeatConfig:
             raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
         if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
             raise ValueError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
-        if self.queries < 1:
-            raise ValueError(f"queries is a number of pictures, at least 1, got {self.queries}")
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ def report(
     contents, text = made(config, run_file, queries, health=health, display=display)
     replace_text(path, text)
     size, seconds = len(text.encode()), time.monotonic() - started
-    best = contents.board.best
+    best = contents.best
     if json:
         line = {
-            "report": str(path), "bytes": size, "best": best.head, "backbone": best.backbone,
+            "report": str(path), "bytes": size, "best": best.head, "backbone": best.vectors.backbone,
             "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
         }  # fmt: skip
         typer.echo(json_module.dumps(line))

@@ -240,17 +240,16 @@ def test_the_gain_over_raw_is_the_mean_difference_of_the_domains(
 ) -> None:
     raw = next(of for of in measured if of.raw)
     domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
-    for standing in contents.board.standings:
-        head = next(of for of in measured if of.name == standing.name)
-        if standing.raw:
-            assert standing.gain is None
+    for row in contents.board.rows:
+        head = next(side for side in measured if (side.name,) == row.names)
+        if row.raw:
+            assert not row.gains
             continue
         by_domain: dict[str | None, list[float]] = {}
         of_raw = dict(zip(raw.kept["mmp@5"].query_keys, raw.kept["mmp@5"].per_query["mmp@5"], strict=True))
         for key, value in zip(head.kept["mmp@5"].query_keys, head.kept["mmp@5"].per_query["mmp@5"], strict=True):
             by_domain.setdefault(domains[key], []).append(value - of_raw[key])
-        assert standing.gain is not None
-        assert standing.gain.value == pytest.approx(np.mean([np.mean(of) for of in by_domain.values()]))
+        assert row.gains["mmp@5"].value == pytest.approx(np.mean([np.mean(of) for of in by_domain.values()]))
 
 
 def nearest_by_loops(of: Vectors, records: Records, key: str) -> list[tuple[str, float]]:
@@ -459,7 +458,7 @@ def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) ->
 def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     text = RUN.format(folder=ran.folder) + 'rerank = [{ kind = "query_expansion" }]\n'
     contents, page_text = made(parse_config(text), ran.folder / "expanded.toml", 6, health=False, display=QUIET)
-    heads = {standing.head for standing in contents.board.standings}
+    heads = {name for row in contents.board.rows for name in row.names}
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6
     assert read(page_text).wrong == []

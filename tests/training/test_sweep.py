@@ -21,13 +21,12 @@ import pytest
 import torch
 
 from cache import Features
-from cache.errors import ConfigError, DamagedStoreError, RecordsError
-from pipeline.trials import TrialLog
+from cache.errors import ConfigError, RecordsError
 from stages.ranking import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
 from stages.training.recipe import Recipe
-from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
+from stages.training.sweep import CrossValidation, cross_validation, run_trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toys.training import classes_of, make_records, toy
@@ -168,38 +167,6 @@ def test_training_rows_need_labels_and_folds_need_classes(tmp_path: Path) -> Non
         cross_validation(features, make_records({"0-0": None}), JUDGE, folds=3, seeds=(0,))
 
 
-# The trials that are kept
-
-
-def trial_of(*scores: float) -> Trial:
-    return Trial(np.array([scores]), np.array(scores, np.float32), 0.5)
-
-
-def test_a_trial_that_is_kept_is_found_again_by_another_process(tmp_path: Path) -> None:
-    log = TrialLog(tmp_path)
-    log.keep("a" * 64, "net", "small", {"dim": 4, "loss.scale": 8.0}, trial_of(0.25, 0.5))
-    log.keep("b" * 64, "net", "small", {"dim": 8}, trial_of(0.75))
-    again = TrialLog(tmp_path)
-    assert len(again) == 2
-    found = again.find("a" * 64)
-    assert found is not None
-    assert found.scores.tolist() == [[0.25, 0.5]]
-    assert found.values.tolist() == [0.25, 0.5]
-    assert again.find("c" * 64) is None
-    first = json.loads((tmp_path / "trials.jsonl").read_text().splitlines()[0])
-    assert first["settings"] == {"dim": 4, "loss.scale": 8.0}
-
-
-def test_a_log_that_no_sweep_wrote_is_refused(tmp_path: Path) -> None:
-    TrialLog(tmp_path).keep("a" * 64, "net", "small", {}, trial_of(0.25))
-    (tmp_path / "values" / f"{'a' * 16}.npy").unlink()
-    with pytest.raises(DamagedStoreError, match="Delete its line there"):
-        TrialLog(tmp_path).find("a" * 64)
-    (tmp_path / "trials.jsonl").write_text('{"trial": 1')
-    with pytest.raises(DamagedStoreError, match="sweep again"):
-        TrialLog(tmp_path)
-
-
 # The command
 
 SWEEP = """
@@ -232,6 +199,11 @@ def home(folder: Path) -> Path:
     return found
 
 
+def written(home: Path) -> dict[str, int]:
+    """The files of finished trials, and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (home / "trials").glob("*.npz")}
+
+
 @pytest.mark.slow
 def test_sweep_prints_one_flat_object_a_place_best_first(folder: Path) -> None:
     lines = [json.loads(line) for line in (folder / "first.jsonl").read_text().splitlines()]
@@ -260,21 +232,21 @@ def test_sweep_prints_one_flat_object_a_place_best_first(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_sweep_trains_nothing_and_more_values_train_only_what_is_new(folder: Path) -> None:
-    log = home(folder) / "trials.jsonl"
-    before = log.read_bytes()
+    before = written(home(folder))
+    assert len(before) == 4
     again = permafrost("sweep", "run.toml", "--json", cwd=folder)
     assert again.stdout == (folder / "first.jsonl").read_text()
-    assert log.read_bytes() == before
+    assert written(home(folder)) == before
     text = (RUN + SWEEP).replace('"loss.margin_rad" = [0.2]', '"loss.margin_rad" = [0.2, 0.5]')
     (folder / "run.toml").write_text(text)
     more = permafrost("sweep", "run.toml", cwd=folder)
     (folder / "run.toml").write_text(RUN + SWEEP)
     assert more.returncode == 0, more.stderr
     assert "not every loss is tried as often (arcface of small 4, cosface of small 2)" in more.stderr
-    assert log.read_bytes().startswith(before)
-    assert len(log.read_text().splitlines()) == 6
+    assert written(home(folder)).items() >= before.items()
+    assert len(written(home(folder))) == 6
     table = more.stdout.splitlines()
-    assert table[0].split()[:4] == ["loss.kind", "loss.margin_rad", "loss.margin_cos", "loss.scale"]
+    assert table[0].split()[:5] == ["head", "loss.kind", "loss.margin_rad", "loss.margin_cos", "loss.scale"]
     assert [line.split()[0] for line in table[1:8]] == [str(rank) for rank in range(1, 8)]
     assert "2 folds x 2 seeds" in table[-1]
 
@@ -299,7 +271,7 @@ def test_csv_and_page_hold_every_place_and_the_page_loads_nothing(folder: Path) 
     assert "@import" not in page
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
-    assert page.count('<div class="interval">') == len(rows)
+    assert page.count('<div class="interval ') == len(rows)
     assert "The best of each method" in page
 
 
@@ -342,19 +314,17 @@ def test_ctrl_c_keeps_the_finished_trials_and_the_next_sweep_goes_on(folder: Pat
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "pipeline", "sweep", "long.toml"]
     process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=hear_interrupts)
-    deadline = time.monotonic() + 120
-    while not (logs := list((folder / "artifacts/sweeps").glob("long-????????/trials.jsonl"))):
+    while not (trials := list((folder / "artifacts/sweeps").glob("long-????????/trials/*.npz"))):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    kept = logs[0].read_bytes()
-    assert 1 <= len(kept.splitlines()) < 60
+    finished = written(trials[0].parent.parent)
+    assert 1 <= len(finished) < 60
     (folder / "long.toml").write_text((folder / "long.toml").read_text().replace(f"[{scales}]", "[4.0, 5.0]"))
     done = permafrost("sweep", "long.toml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert logs[0].read_bytes().startswith(kept)
+    assert written(trials[0].parent.parent).items() >= finished.items()
     assert len(done.stdout.splitlines()) == 3
 
 

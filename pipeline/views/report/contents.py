@@ -15,10 +15,12 @@ from pipeline.commands.threshold import kept_decisions
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.run import Vectors, remarks, rules_of
+from pipeline.score_rows import ScoreRow
+from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.report.curves import TICKS, k_charts, k_table, looks
 from pipeline.views.report.embedding_health import Soundness, soundness
 from pipeline.views.report.embedding_map import EmbeddingMap, embedding_map
-from pipeline.views.report.leaderboard import Board, domain_charts, leaderboard
+from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
 from pipeline.views.report.learning import Learning, learning
 from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
@@ -26,7 +28,6 @@ from pipeline.views.report.queries import Query, shown_queries
 from pipeline.views.report.similarities import pair_chart, pairs
 from pipeline.views.report.sizes import SizeChart, size_chart
 from pipeline.views.report.thumbnails import Thumbnail, thumbnails
-from pipeline.views.tables import ScoreRow
 from stages.records import Records
 from stages.retrieval import AttributeMetric
 from stages.retrieval.scores import Resampling
@@ -57,7 +58,8 @@ class Contents:
     metric: str
     domain: str
     remarks: Sequence[str]
-    board: Board
+    best: Measured
+    board: Leaderboard
     raw: Measured | None
     """The raw feature that the best head is made from; None where the raw feature is the best."""
     curves: Sequence[tuple[str, Markup]]
@@ -126,7 +128,8 @@ def contents_of(
         metric,
         domain,
         remarks(records, records.counts()),
-        leaderboard(measured, metrics, domain, colours, records, resampling),
+        measured[0],
+        report_leaderboard(measured, metrics, domain, colours, records, resampling),
         both[1] if len(both) > 1 else None,
         curves,
         TICKS,

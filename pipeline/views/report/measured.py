@@ -15,8 +15,8 @@ from cache.errors import MissingRowsError, NothingToScoreError
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.query_values import Kept, QueryValues, read_query_values
-from pipeline.run import RAW, Vectors, rules_of, score, scored_data
-from pipeline.views.tables import ScoreRow
+from pipeline.run import Vectors, rules_of, score, scored_data
+from pipeline.score_rows import RAW, ScoreRow
 from stages.records import Records
 from stages.retrieval import nearest
 from stages.retrieval.gallery import with_row

@@ -7,7 +7,7 @@ from pipeline.views.report.contents import Contents
 from pipeline.views.report.queries import LISTS
 from stages.retrieval.scores import MEAN
 
-_MARKED = 6
+_TIED = 6  # names in a sentence
 
 
 def page(contents: Contents) -> str:
@@ -19,6 +19,6 @@ def page(contents: Contents) -> str:
         place="in the mean of the domains" if contents.domain == MEAN else "over all queries",
         lists={name: said for name, said in LISTS.items() if name in lists},
         query_domains=sorted({of.domain for of in contents.queries if of.domain}),
-        level=[standing.name for standing in contents.board.standings if standing.level][:_MARKED],
+        tied=[row.names[0] for row in contents.board.rows if row.tied][:_TIED],
         map_facts=[[image.label, image.domain, image.key] for image in contents.map.images] if contents.map else [],
     )
