@@ -30,7 +30,7 @@ from stages.retrieval.protocols.protocol_defaults import check_metrics, check_po
 from stages.retrieval.scores import UnanswerablePolicy
 from stages.retrieval.trial import TiePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
-from stages.training.initialization import check_start
+from stages.training.recipe import HeadRecipe
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
 # tag has a space, a key has none.
@@ -97,9 +97,14 @@ class HeadRun:
             raise ValueError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
-        check_start(self.head, self.loss, self.start, self.training)
+        self.recipe  # noqa: B018  # raises where settings do not go together
         if self.backbones != "all" and len({*self.backbones}) < len(self.backbones):
             raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
+
+    @property
+    def recipe(self) -> HeadRecipe:
+        """What trains the head."""
+        return HeadRecipe(self.head, self.loss, self.start, self.optimizer, self.training)
 
 
 ProtocolRun = Annotated[ProtocolConfig, Field(discriminator="kind")]

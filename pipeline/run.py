@@ -183,11 +183,7 @@ def setup_of(
     return {
         "features": features,
         "records": records.split("train") if train is None else train,
-        "head": wanted.head,
-        "loss": wanted.loss,
-        "start": wanted.start,
-        "optimizer": wanted.optimizer,
-        "training": wanted.training,
+        "recipe": wanted.recipe,
         "validation": _validation(features, records),
         "seed": config.seed,
     }

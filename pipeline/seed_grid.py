@@ -41,7 +41,6 @@ from stages.retrieval.scores import Resampling
 from stages.training import Head, head_identity, train_head
 from stages.training.embedded import Embedded
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.recipe import Recipe
 from stages.training.rows import rows_digest
 
 
@@ -93,7 +92,7 @@ class SeedGrid(NamedTuple):
             if part.raw:
                 cells[Cell(part.name, RAW, None, 0)] = None
             for head in part.heads:
-                drawn = Recipe(head.head, head.loss, head.start, head.optimizer, head.training).drawn
+                drawn = head.recipe.is_trained
                 curve = place == 0 and head.name in (table.curve or (head.name,))
                 for rows in (None, *(table.rows if curve else ())):
                     for seed in table.seeds if drawn or rows is not None else table.seeds[:1]:  # rows are drawn too

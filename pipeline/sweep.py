@@ -32,7 +32,7 @@ from pipeline.trials import Arrays, QueryScores, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
 from stages.records import Records
-from stages.training.recipe import Recipe, Settings, nearest_key
+from stages.training.recipe import HeadRecipe, Settings, nearest_key
 from stages.training.rows import rows_digest
 from stages.training.search_space import Family, SweepConfig, families
 from stages.training.search_strategy import search
@@ -96,7 +96,7 @@ def planned(config: RunConfig, sweep: SweepConfig) -> list[HeadFamily]:
     axes, plan = sweep.axes(), []
     for head in config.heads:
         if sweep.head in (None, head.name):
-            base = Recipe(head.head, head.loss, head.start, head.optimizer, head.training)
+            base = head.recipe
             plan += [HeadFamily(head.name, family) for family in families(base, axes)]
     if sweep.method == "grid":
         for part in plan:
@@ -246,7 +246,7 @@ def _score(
     return [float(entries[name].trial.scores.mean()) for name in names]
 
 
-def _recipe(family: Family, settings: Settings) -> Recipe:
+def _recipe(family: Family, settings: Settings) -> HeadRecipe:
     try:
         return family.recipe(settings)
     except ConfigError as error:

@@ -25,6 +25,7 @@ from stages.training.losses import (
 )
 from stages.training.multilabel import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.optimizer import OptimizerConfig
+from stages.training.recipe import HeadRecipe
 from stages.training.sampling import SamplingConfig
 from stages.training.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
@@ -45,6 +46,7 @@ __all__ = [
     "FusedFeatures",
     "Head",
     "HeadConfig",
+    "HeadRecipe",
     "InputsConfig",
     "LiArcFaceConfig",
     "LinearHeadConfig",

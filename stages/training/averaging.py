@@ -1,4 +1,4 @@
-"""Which weights are shown: the last ones, their moving average, or the mean over epochs or heads."""
+"""Averages of weights: their moving average, or the mean over epochs or over heads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 Weights: TypeAlias = dict[str, Tensor]
 
 
-class Shown:
-    """The weights of a network that training would keep now: with ``ema`` and ``epochs`` as the settings have them."""
+class WeightAverage:
+    """The average of a network's weights that is validated and kept: ``ema`` and ``epochs`` as in the settings."""
 
     def __init__(self, network: nn.Module, ema: float, epochs: int) -> None:
         self._network, self._decay, self._epochs = network, ema, epochs
@@ -22,12 +22,12 @@ class Shown:
         self._last: list[Weights] = []
 
     @property
-    def moving(self) -> bool:
-        """Whether they are the network's weights as they move, no average."""
+    def is_plain(self) -> bool:
+        """Whether nothing is averaged: the network's own weights are kept."""
         return not self._decay and self._epochs == 1
 
     def after_step(self) -> None:
-        """A step has been made."""
+        """Follow the weights after a step."""
         if self._decay:
             self._steps += 1
             decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
@@ -35,7 +35,7 @@ class Shown:
                 torch._foreach_lerp_(self._average, self._parameters, 1 - decay)
 
     def after_epoch(self) -> Weights:
-        """An epoch has been made: what the network would be kept as."""
+        """The weights to keep after an epoch."""
         weights = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
         names = [name for name, _ in self._network.named_parameters()]
         weights |= {name: tensor.clone() for name, tensor in zip(names, self._average, strict=bool(self._average))}
@@ -49,14 +49,14 @@ class Shown:
         return {"average": self._average, "steps": self._steps, "last": self._last}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Continue where ``state`` was taken."""
         self._average, self._steps, self._last = state["average"], state["steps"], state["last"]
 
 
-def mean_of(several: Sequence[Weights], parameters: Sequence[str]) -> Weights:
-    """The mean of ``parameters`` over ``several`` states of one network; the rest, statistics, is the last one's."""
-    mean = {name: torch.stack([weights[name] for weights in several]).mean(0) for name in parameters}
-    return several[-1] | mean
+def mean_of(states: Sequence[Weights], parameters: Sequence[str]) -> Weights:
+    """The mean of ``parameters`` over ``states`` of one network; the rest, statistics, is that of the last."""
+    mean = {name: torch.stack([weights[name] for weights in states]).mean(0) for name in parameters}
+    return states[-1] | mean
 
 
 def between(start: Weights, trained: Weights, share: float, parameters: Sequence[str]) -> Weights:

@@ -28,7 +28,7 @@ from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.optimizer import Optimizer, OptimizerConfig
-from stages.training.recipe import Recipe
+from stages.training.recipe import HeadRecipe
 from stages.training.sampling import BalancedConfig, ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
@@ -44,7 +44,7 @@ _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
 _SAMPLING = (ByLossConfig, ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
-def stack_key(recipe: Recipe, classes: int, views: int = 1) -> Hashable | None:
+def stack_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
     """Recipes of one key can be stacked; None where a recipe is trained alone.
 
     That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
@@ -78,12 +78,12 @@ def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _loss(recipe: Recipe) -> MarginSoftmaxConfig:
+def _loss(recipe: HeadRecipe) -> MarginSoftmaxConfig:
     assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a stack_key are
     return recipe.loss
 
 
-def heads_at_once(recipe: Recipe, seeds: int, features: int, classes: int) -> int:
+def heads_at_once(recipe: HeadRecipe, seeds: int, features: int, classes: int) -> int:
     """How many recipes like ``recipe``, each with ``seeds``, to stack at most."""
     prototypes = classes * _loss(recipe).subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
@@ -114,7 +114,7 @@ def train_stack(
     features: Tensor,
     rows: Tensor,
     labels: Tensor,
-    recipes: Sequence[Recipe],
+    recipes: Sequence[HeadRecipe],
     seeds: Sequence[int],
     blocks: Sequence[int] | None = None,
 ) -> Stacked:
@@ -149,7 +149,7 @@ class _Stack:
         features: Tensor,
         rows: Tensor,
         labels: Tensor,
-        recipes: Sequence[Recipe],
+        recipes: Sequence[HeadRecipe],
         seeds: Sequence[int],
         blocks: Sequence[int],
     ) -> None:

@@ -1,4 +1,4 @@
-"""Where training starts: weights drawn by lot, or a closed form with the class means for prototypes."""
+"""Where training starts: random weights, or a closed form with the class means as prototypes."""
 
 from __future__ import annotations
 
@@ -8,68 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stages.training.closed_form import ClosedFormConfig
-from stages.training.closed_form.linear_map import LinearMapConfig
-from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
-from stages.training.heads.inputs import InputsConfig, Rows, by_blocks
+from stages.training.heads.inputs import Rows, by_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.heads.mlp import MlpHeadConfig
 from stages.training.heads.network import HeadNetwork
-from stages.training.loss import LossConfig
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.pairs import PairLossConfig
-
-
-def check_start(
-    head: HeadConfig, loss: LossConfig | None, start: ClosedFormConfig | None, training: TrainingConfig
-) -> ClosedFormConfig | None:
-    """The closed form that training starts at, or that is the head; ValueError where the settings do not go together.
-
-    A head that is itself a closed form is its own start.
-    """
-    if isinstance(head, (MultilabelHeadConfig, PosteriorHeadConfig)):
-        _check_attribute_head(head, loss, start, training)
-        return None
-    if isinstance(head, LinearMapConfig):
-        if start is not None:
-            raise ValueError(f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear")
-        start = head
-    elif start is not None:
-        if not isinstance(head, LinearHeadConfig) and not (isinstance(head, MlpHeadConfig) and head.residual):
-            raise ValueError(
-                f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}"
-            )
-        if start.dim != head.dim:
-            raise ValueError(f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts")
-        if head.inputs != InputsConfig():
-            raise ValueError("the steps before the map are those of the start: set start.inputs, and leave inputs out")
-    if loss is None and start is None:
-        raise ValueError(f"a {head.kind} head is trained: it needs a loss, or a start that is a closed form")
-    if training.anchor and (loss is None or start is None):
-        raise ValueError("anchor goes from a start to what a loss trained: it needs a loss, and a start")
-    return start
-
-
-def _check_attribute_head(
-    head: MultilabelHeadConfig | PosteriorHeadConfig,
-    loss: LossConfig | None,
-    start: ClosedFormConfig | None,
-    training: TrainingConfig,
-) -> None:
-    """ValueError where a head that learns attributes is given what it has no use for."""
-    if start is not None or training.anchor:
-        raise ValueError(f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}")
-    if loss is not None and isinstance(head, PosteriorHeadConfig):
-        raise ValueError("a posterior head is a closed form and learns attributes: leave loss out")
-    if isinstance(loss, PairLossConfig):
-        raise ValueError(
-            f"beside attributes stands a margin loss, not one on pairs: leave loss.kind = {loss.kind!r} out"
-        )
-    if training.experts:
-        raise ValueError(f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out")
-    if getattr(loss, "sampled", None) is not None:
-        raise ValueError("a loss beside attributes compares with all classes: leave loss.sampled out")
 
 
 def start_network(

@@ -95,7 +95,7 @@ class LabelledRows:
     domain_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, features: Features, records: Records, *, mapped: bool) -> LabelledRows:
+    def of(cls, features: Features, records: Records, *, mapped: bool = False) -> LabelledRows:
         """The rows of ``records``, which all have a feature and a label."""
         labels, _ = _numbered(records.classes)
         domains, names = _numbered(["" if domain is None else domain for domain in records.domains])

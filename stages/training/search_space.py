@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from cache.errors import ConfigError
-from stages.training.recipe import KINDS, Recipe, Settings, nearest_key
+from stages.training.recipe import KINDS, HeadRecipe, Settings, nearest_key
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _range(key: str, table: Mapping[str, Any]) -> Range:
 class Family:
     """The recipes of one head, one kind of head, one loss and one start; ``fixed`` are the kinds that were chosen."""
 
-    base: Recipe
+    base: HeadRecipe
     fixed: Settings
     axes: Mapping[str, Axis]
 
@@ -149,12 +149,12 @@ class Family:
         ]
         return [dict(self.fixed) | dict(zip(self.axes, chosen, strict=True)) for chosen in itertools.product(*values)]
 
-    def recipe(self, settings: Settings) -> Recipe:
+    def recipe(self, settings: Settings) -> HeadRecipe:
         """The recipe of ``settings``. Raises ConfigError where a value cannot be."""
-        return self.base.having({key: value for key, value in settings.items() if key not in self.fixed})
+        return self.base.with_settings({key: value for key, value in settings.items() if key not in self.fixed})
 
 
-def families(base: Recipe, axes: Mapping[str, Axis]) -> list[Family]:
+def families(base: HeadRecipe, axes: Mapping[str, Axis]) -> list[Family]:
     """A family for each combination of the kinds (of head, loss and start) in ``axes``, with the keys that it has.
 
     A key belongs to the families that know it: ``loss.margin_rad`` to those of losses with an angle. Raises ConfigError
@@ -188,9 +188,9 @@ def _values(axis: Axis) -> Sequence[Any]:
     return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
 
 
-def _checked(base: Recipe, settings: Settings) -> Recipe:
+def _checked(base: HeadRecipe, settings: Settings) -> HeadRecipe:
     try:
-        return base.having(settings)
+        return base.with_settings(settings)
     except ConfigError as error:
         raise ConfigError(f"sweep.over: {error}") from error
 

@@ -10,10 +10,9 @@ The features are in memory once, whatever is trained on them.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -25,17 +24,18 @@ from torch import Tensor
 from cache import Features, digest_bytes, fingerprint
 from cache.errors import PermafrostError, RecordsError
 from cache.fingerprint import JSON
+from cache.settings import changed_settings
 from stages.ranking.class_folds import class_folds
 from stages.records import Records
 from stages.training.batched_heads import heads_at_once, stack_key, train_stack
 from stages.training.classes import in_large_classes
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.recipe import Recipe
+from stages.training.recipe import HeadRecipe
 from stages.training.rows import blocks_of, gather, rows_digest
 from stages.training.train import train_head
 
-_TRIAL = 1  # raised when the same recipe gets another score
+_TRIAL = 2  # raised when the same recipe gets another score
 
 Values: TypeAlias = npt.NDArray[np.float64]
 Judge = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Values]
@@ -88,7 +88,7 @@ class CrossValidation:
         """The digest of which images with which labels these are."""
         return rows_digest(self.records)
 
-    def fingerprint_of(self, recipe: Recipe) -> str:
+    def fingerprint_of(self, recipe: HeadRecipe) -> str:
         """What a trial of ``recipe`` follows from besides the judge, 64 hexadecimal digits."""
         folds: list[JSON] = [digest_bytes(np.packbits(fold).tobytes()).hex() for fold in self.folds]
         learned: dict[str, JSON] = {}
@@ -98,7 +98,7 @@ class CrossValidation:
             learned
             | {
                 "trial": _TRIAL,
-                "recipe": json.loads(json.dumps(asdict(recipe))),
+                "recipe": changed_settings(recipe),
                 "features": self.features.fingerprint,
                 "rows": self.rows,
                 "folds": folds,
@@ -119,16 +119,16 @@ class CrossValidation:
         scores = np.array([values[:, fold].mean(1) for fold in self.folds])
         return Trial(scores, values[:, self.queries].mean(0).astype(np.float32), seconds, diverged)
 
-    def _learned(self, fold: npt.NDArray[np.bool_], recipe: Recipe) -> npt.NDArray[np.int64]:
+    def _learned(self, fold: npt.NDArray[np.bool_], recipe: HeadRecipe) -> npt.NDArray[np.int64]:
         """The rows that are trained on when ``fold`` is held out."""
         outside = np.flatnonzero(~fold)
         large = in_large_classes([str(label) for label in self.labels[outside]], recipe.training.minimum_class_size)
         return outside[large]
 
-    def _alone(self, recipe: Recipe) -> Trial:
+    def _alone(self, recipe: HeadRecipe) -> Trial:
         """The trial of a recipe whose heads are trained one by one."""
         started, diverged = time.perf_counter(), 0
-        seeds = self.seeds if recipe.drawn else self.seeds[:1]  # nothing is drawn: one seed says it all
+        seeds = self.seeds if recipe.is_trained else self.seeds[:1]  # nothing is drawn: one seed says it all
         values = np.zeros((len(seeds), len(self.labels)))
         training = recipe.training
         if (
@@ -140,16 +140,7 @@ class CrossValidation:
             held = self.vectors[torch.from_numpy(fold)].numpy()
             for place, seed in enumerate(seeds):
                 try:
-                    head = train_head(
-                        self.features,
-                        learned,
-                        recipe.head,
-                        recipe.loss,
-                        start=recipe.start,
-                        optimizer=recipe.optimizer,
-                        training=training,
-                        seed=seed,
-                    )
+                    head = train_head(self.features, learned, replace(recipe, training=training), seed=seed)
                 except PermafrostError as error:
                     if type(error) is not PermafrostError:  # that one says that the loss diverged
                         raise
@@ -158,7 +149,7 @@ class CrossValidation:
                     values[place, fold] = self.judge(head(held), self.labels[fold])
         return self._trial(values, time.perf_counter() - started, diverged)
 
-    def _together(self, recipes: Sequence[Recipe]) -> list[Trial]:
+    def _together(self, recipes: Sequence[HeadRecipe]) -> list[Trial]:
         """The trials of recipes of one stack."""
         started = time.perf_counter()
         values = np.zeros((len(recipes), len(self.seeds), len(self.labels)))
@@ -217,7 +208,7 @@ def cross_validation(
     )
 
 
-def run_trials(ground: CrossValidation, recipes: Sequence[Recipe]) -> Iterator[tuple[int, Trial]]:
+def run_trials(ground: CrossValidation, recipes: Sequence[HeadRecipe]) -> Iterator[tuple[int, Trial]]:
     """The trial of each of ``recipes`` with its place among them, as they are done: those of one shape together."""
     classes = max(len(np.unique(ground.labels[~fold])) for fold in ground.folds)
     together: dict[tuple[str, Hashable], list[int]] = {}

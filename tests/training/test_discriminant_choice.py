@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from stages.records import Records
-from stages.training import train_head
+from stages.training import HeadRecipe, train_head
 from stages.training.closed_form import DiscriminantHeadConfig, cross_validation
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
-from stages.training.setup import prepare
+from stages.training.training_inputs import prepare
 from stages.training.validation import mmp5
 from tests.toys import training as toy_training
 from tests.toys.discriminant import DIM, PLAIN, SMALL, formula, similarities, stepped, toy, two_domains
@@ -200,7 +200,7 @@ def test_validation_records_of_trained_classes_choose_by_rows_and_those_of_new_o
     config = DiscriminantHeadConfig(dim=4)
 
     def start(config: DiscriminantHeadConfig, validation: tuple[Records, Records] | None) -> object:
-        return prepare(store, records, config, None, validation=validation).start
+        return prepare(store, records, HeadRecipe(config), validation=validation).closed_form
 
     assert start(config, (seen, gallery)) == replace(config, over="rows")
     assert start(config, (unseen, unseen)) == replace(config, over="classes")

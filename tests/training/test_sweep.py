@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from cache.errors import ConfigError, RecordsError
 from stages.ranking import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
-from stages.training.recipe import Recipe
+from stages.training.recipe import HeadRecipe
 from stages.training.sweep import CrossValidation, cross_validation, run_trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
@@ -33,7 +34,7 @@ from tests.toys.training import classes_of, make_records, toy
 from tests.typed import ROOT, RUN, permafrost
 
 SHORT = TrainingConfig(epochs=2, batch_size=32)
-BASE = Recipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
+BASE = HeadRecipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
 JUDGE = partial(leave_one_out, metric="mmp@5")
 
 
@@ -51,7 +52,7 @@ def ground_of(folder: Path, *, failed: tuple[str, ...] = (), seeds: tuple[int, .
     return cross_validation(features, records, JUDGE, folds=3, seeds=seeds)
 
 
-def by_hand(ground: CrossValidation, features: Features, recipe: Recipe) -> npt.NDArray[np.float64]:
+def by_hand(ground: CrossValidation, features: Features, recipe: HeadRecipe) -> npt.NDArray[np.float64]:
     """The scores (F, S): each head trained alone on the rows outside the fold, which then search each other."""
     scores = np.empty((len(ground.folds), len(ground.seeds)))
     for number, fold in enumerate(ground.folds):
@@ -60,10 +61,7 @@ def by_hand(ground: CrossValidation, features: Features, recipe: Recipe) -> npt.
             head = train_head(
                 features,
                 outside,
-                recipe.head,
-                recipe.loss,
-                optimizer=recipe.optimizer,
-                training=TrainingConfig(epochs=2, batch_size=32, holdout=0.0),
+                replace(recipe, training=TrainingConfig(epochs=2, batch_size=32, holdout=0.0)),
                 seed=seed,
             )
             vectors = head(np.asarray(features.read(inside.digests)))
@@ -81,7 +79,7 @@ def test_a_trial_is_every_fold_held_out_once_for_each_seed_whether_stacked_or_al
     tmp_path: Path, loss: CosFaceConfig | CurricularFaceConfig
 ) -> None:
     ground = ground_of(tmp_path, failed=("3-0",))
-    recipe = Recipe(LinearHeadConfig(dim=4), loss, training=SHORT)
+    recipe = HeadRecipe(LinearHeadConfig(dim=4), loss, training=SHORT)
     ((place, trial),) = run_trials(ground, [recipe])
     assert place == 0
     assert trial.scores.shape == (3, 2)
@@ -107,9 +105,9 @@ def test_recipes_come_back_with_their_places_whatever_they_are_trained_with(tmp_
     ground = ground_of(tmp_path)
     recipes = [
         BASE,
-        Recipe(BASE.head, CurricularFaceConfig(scale=16.0), training=SHORT),
-        BASE.having({"dim": 8}),
-        BASE.having({"loss.scale": 8.0}),
+        HeadRecipe(BASE.head, CurricularFaceConfig(scale=16.0), training=SHORT),
+        BASE.with_settings({"dim": 8}),
+        BASE.with_settings({"loss.scale": 8.0}),
     ]
     together = dict(run_trials(ground, recipes))
     assert sorted(together) == [0, 1, 2, 3]
@@ -129,8 +127,8 @@ def test_the_raw_feature_is_judged_in_the_same_folds(tmp_path: Path) -> None:
 
 def test_a_closed_form_is_fitted_with_one_seed(tmp_path: Path) -> None:
     ground = ground_of(tmp_path)
-    recipe = BASE.having({"start": {"kind": "lda"}})
-    closed = Recipe(recipe.start)  # type: ignore[arg-type]
+    recipe = BASE.with_settings({"start": {"kind": "lda"}})
+    closed = HeadRecipe(recipe.start)  # type: ignore[arg-type]
     found = dict(run_trials(ground, [closed, recipe]))
     assert (found[0].scores.shape, found[1].scores.shape) == ((3, 1), (3, 2))
     assert closed.method == "lda"
@@ -142,7 +140,7 @@ def test_a_training_that_diverges_scores_nothing_and_is_counted(tmp_path: Path, 
     ground = ground_of(tmp_path)
     wild = OptimizerConfig(kind="sgd", lr=1e30, final_lr=1e30, weight_decay=1e10, warmup_epochs=0.0)
     loss = CosFaceConfig(scale=16.0) if kind == "stacked" else CosFaceConfig(scale=16.0, label_smoothing=0.1)
-    ((_, trial),) = run_trials(ground, [Recipe(BASE.head, loss, optimizer=wild, training=SHORT)])
+    ((_, trial),) = run_trials(ground, [HeadRecipe(BASE.head, loss, optimizer=wild, training=SHORT)])
     assert trial.diverged == 6
     assert trial.scores.tolist() == [[0.0, 0.0]] * 3
 
@@ -151,7 +149,7 @@ def test_a_trial_is_named_by_all_that_it_follows_from(tmp_path: Path) -> None:
     ground = ground_of(tmp_path)
     names = {
         ground.fingerprint_of(BASE),
-        ground.fingerprint_of(BASE.having({"loss.scale": 8.0})),
+        ground.fingerprint_of(BASE.with_settings({"loss.scale": 8.0})),
         ground_of(tmp_path, seeds=(0, 2)).fingerprint_of(BASE),
         cross_validation(ground.features, ground.records, JUDGE, folds=3, seeds=(0, 1), seed=1).fingerprint_of(BASE),
     }
