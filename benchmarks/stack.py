@@ -133,7 +133,7 @@ def matrix_rate() -> float:
 def _stacked(recipes: int, seeds: int) -> float:
     import torch
 
-    from stages.training.batched_heads import train_stack
+    from stages.training.sweep.batched_heads import train_stack
 
     drawn, labels = _drawn()
     features, numbers = torch.from_numpy(drawn), torch.from_numpy(labels)

@@ -39,7 +39,7 @@ from stages.records import Records
 from stages.records.subsets import balanced_subset
 from stages.retrieval.scores import Resampling
 from stages.training import Head, head_identity, train_head
-from stages.training.embedded import Embedded
+from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.rows import rows_digest
 

@@ -34,9 +34,9 @@ from stages.ranking import leave_one_out
 from stages.records import Records
 from stages.training.recipe import HeadRecipe, Settings, nearest_key
 from stages.training.rows import rows_digest
-from stages.training.search_space import Family, SweepConfig, families
-from stages.training.search_strategy import search
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
+from stages.training.sweep.search_space import Family, SweepConfig, families
+from stages.training.sweep.search_strategy import search
 
 
 @dataclass(frozen=True)

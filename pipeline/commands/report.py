@@ -15,8 +15,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
-from pipeline.views.report.contents import Contents, contents_of
-from pipeline.views.report.page import page
+from pipeline.views.report.contents import Contents, contents_of, report_page
 
 _LARGE = 10_000_000
 
@@ -61,4 +60,4 @@ def made(config: RunConfig, run_file: Path, queries: int, *, health: bool, displ
     records = read_dataset(config, display)
     vectors = find_vectors(config, records, display)
     contents = contents_of(config, run_file, records, vectors, queries, health=health, display=display)
-    return contents, page(contents)
+    return contents, report_page(contents)

@@ -19,7 +19,7 @@ from pipeline.progress import Display
 from pipeline.run import read_dataset
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, winner_run_file
 from pipeline.views.sweep import csv_text, sweep_page, sweep_rows, sweep_text
-from stages.training.search_strategy import check_method
+from stages.training.sweep.search_strategy import check_method
 
 
 def sweep(

@@ -19,7 +19,7 @@ from pipeline.seed_grid import Cell, SeedGrid, open_grid, score_cells, table_row
 from pipeline.trials import Arrays
 from pipeline.views.nearest import draw_nearest
 from pipeline.views.table import table_page, table_text
-from stages.training.embedded import Embedded
+from stages.training.embed import Embedded
 
 _NEAREST, _QUERIES = 10, 8  # images of a ranking in the picture, and queries
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from stages.records import Records
-from stages.training.classes import HOLDABLE, held_out
 from stages.training.closed_form import RidgeHeadConfig
 from stages.training.heads.experts import Gate, expert_dim
 from stages.training.heads.inputs import InputsConfig
 from stages.training.rows import LabelledRows
+from stages.training.rows.held_out import HOLDABLE, held_out
 from stages.training.training_inputs import TrainingInputs
 
 MISROUTED = 0.01

@@ -13,35 +13,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import PermafrostError
+from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
 from stages.records import Records
-from stages.training.averaging import WeightAverage, Weights
-from stages.training.checkpoint import Checkpoint
 from stages.training.head import EpochLog
 from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
-from stages.training.initialization import start_network, start_prototypes
-from stages.training.loss import Loss
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.random_state import Draws
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
-from stages.training.prefetch import feed
-from stages.training.rows import InMemory, LabelledRows, RowSource
-from stages.training.sam import sharp_gradient
-from stages.training.sampling import DomainWeighted, build_sampler
+from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
+from stages.training.rows.prefetch import feed
+from stages.training.rows.sampling import DomainWeighted, build_sampler
+from stages.training.rows.validation import ValidationSet
 from stages.training.training_inputs import TrainingInputs
-from stages.training.validation import ValidationSet
+from stages.training.weights.averaging import WeightAverage, Weights
+from stages.training.weights.checkpoint import Checkpoint
+from stages.training.weights.initialization import start_network, start_prototypes
+from stages.training.weights.sam import sharp_gradient
 from stages.training.worker_threads import one_thread_each
 
 OnEpoch = Callable[[EpochLog], None]
 Phase = Literal["choose", "train"]
 
-_PREPARED_BYTES = (
-    2**30
-)  # up to here the steps before the map are applied once, and their float32 result stays in memory
+_PREPARED_BYTES = 2**30  # up to here the steps before the map are applied once, and kept as float32 in memory
 
 
 class Trained(NamedTuple):
@@ -288,14 +286,16 @@ class _Run:
         if not math.isfinite(loss):
             scale = getattr(recipe.loss, "scale", None)
             or_scale = "" if scale is None else f" or loss.scale ({scale})"
-            raise PermafrostError(
+            raise DivergedError(
                 f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({recipe.optimizer.lr:g}){or_scale}"
                 f", or lengthen the warm-up ({recipe.optimizer.warmup_epochs:g} epochs)."
             )
         return loss
 
 
-def _build_loss(job: TrainingJob, network: HeadNetwork, generator: torch.Generator) -> Loss | Objective:
+def _build_loss(
+    job: TrainingJob, network: HeadNetwork, generator: torch.Generator
+) -> MarginSoftmax | PairLoss | Objective:
     """What trains the network, initialized from ``generator``; for attributes, with the loss on labels in it."""
     recipe, labels, targets = job.inputs.recipe, job.rows.labels, job.inputs.attribute_targets
     dim, loss = recipe.head.dim or network.dim, None

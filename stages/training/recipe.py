@@ -15,10 +15,10 @@ from stages.training.closed_form.linear_map import LinearMapConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
-from stages.training.loss import LossConfig
+from stages.training.losses import MarginLosses
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.optimizer import OptimizerConfig
-from stages.training.pairs import PairLossConfig
+from stages.training.pairs import PairLossConfig, PairLosses
+from stages.training.weights.optimizer import OptimizerConfig
 
 KINDS = ("kind", "loss.kind", "start.kind")
 """The keys whose values decide which other keys exist."""
@@ -26,6 +26,7 @@ KINDS = ("kind", "loss.kind", "start.kind")
 _PARTS = ("loss", "start", "optimizer", "training")  # every other key is one of the head itself, as in a run file
 
 Settings = Mapping[str, Any]
+LossConfig: TypeAlias = Annotated[MarginLosses | PairLosses, Field(discriminator="kind")]
 Start: TypeAlias = Annotated[ClosedFormConfig, Field(discriminator="kind")]
 
 

@@ -13,23 +13,22 @@ import torch
 from cache import Features, Identity
 from cache.errors import RecordsError
 from stages.records import Records
-from stages.training.averaging import between, mean_of
-from stages.training.checkpoint import Checkpoint
-from stages.training.classes import HOLDABLE, TELLING, held_out, held_rows
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
-from stages.training.initialization import start_network
 from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
-from stages.training.loss import LossConfig
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.fit_posterior import fit_posterior
-from stages.training.recipe import HeadRecipe, as_recipe
+from stages.training.recipe import HeadRecipe, LossConfig, as_recipe
 from stages.training.rows import LabelledRows
-from stages.training.sampling import DomainWeightsConfig
+from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
+from stages.training.rows.sampling import DomainWeightsConfig
+from stages.training.rows.validation import ValidationSet, validation_set
 from stages.training.training_inputs import TrainingInputs, Validation, prepare
-from stages.training.validation import ValidationSet, validation_set
+from stages.training.weights.averaging import between, mean_of
+from stages.training.weights.checkpoint import Checkpoint
+from stages.training.weights.initialization import start_network
 
 
 def head_identity(
@@ -82,7 +81,7 @@ def train_head(
         RecordsError: a row without a label, or fewer than two classes.
         MissingRowsError: an image that was never extracted. (One whose extraction failed is left out and counted.)
         NothingToScoreError: no validation query has anything to find.
-        PermafrostError: the loss became NaN or infinite.
+        DivergedError: the loss became NaN or infinite.
     """
     inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
     identity = inputs.identity()

@@ -13,17 +13,17 @@ from cache.errors import RecordsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
-from stages.training.classes import in_large_classes
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.multilabel.attribute_targets import Lessons, read_lessons
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.optimizer import OptimizerConfig
 from stages.training.pairs import PairLossConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.rows import LARGE_BYTES, rows_digest
-from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, DomainWeightsConfig
-from stages.training.validation import validation_digest
+from stages.training.rows.held_out import in_large_classes
+from stages.training.rows.labelled_rows import LARGE_BYTES, rows_digest
+from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, DomainWeightsConfig
+from stages.training.rows.validation import validation_digest
+from stages.training.weights.optimizer import OptimizerConfig
 
 _VERSION = 4  # raised when the same settings train other weights, or when a default changes
 

@@ -21,11 +21,11 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.averaging import WeightAverage, between, mean_of
 from stages.training.loop import Batch, TrainingJob, _Run
 from stages.training.rows import LabelledRows
-from stages.training.sam import sharp_gradient
 from stages.training.training_inputs import prepare
+from stages.training.weights.averaging import WeightAverage, between, mean_of
+from stages.training.weights.sam import sharp_gradient
 from tests.toys.training import classes_of, toy
 
 TRAIN = classes_of(10, 8)

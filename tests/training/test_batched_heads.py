@@ -14,9 +14,6 @@ from torch import Tensor
 from cache import FeatureStore
 from stages.records import Records
 from stages.training import LinearHeadConfig, TrainingConfig, train_head
-from stages.training.batched_heads import heads_at_once, stack_key, train_stack
-from stages.training.batched_losses import StackedLoss
-from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaCosConfig,
     ArcFaceConfig,
@@ -29,8 +26,10 @@ from stages.training.losses import (
     SphereFaceConfig,
 )
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.recipe import HeadRecipe
+from stages.training.recipe import HeadRecipe, LossConfig
 from stages.training.rows import gather
+from stages.training.sweep.batched_heads import heads_at_once, stack_key, train_stack
+from stages.training.sweep.batched_losses import StackedLoss
 from tests.toys.training import classes_of, toy
 
 CLASSES = 10

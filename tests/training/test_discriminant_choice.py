@@ -15,8 +15,8 @@ from stages.training import HeadRecipe, train_head
 from stages.training.closed_form import DiscriminantHeadConfig, cross_validation
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
+from stages.training.rows.validation import mmp5
 from stages.training.training_inputs import prepare
-from stages.training.validation import mmp5
 from tests.toys import training as toy_training
 from tests.toys.discriminant import DIM, PLAIN, SMALL, formula, similarities, stepped, toy, two_domains
 from tests.toys.training import classes_of, make_records

@@ -22,7 +22,7 @@ from stages.training import (
 )
 from stages.training.closed_form import LdaHeadConfig, WithinHeadConfig
 from stages.training.heads.experts import Experts, simplex
-from stages.training.sampling import DomainWeightsConfig
+from stages.training.rows.sampling import DomainWeightsConfig
 from tests.toys.training import classes_of, make_records, make_store, toy_features
 
 LABELS = classes_of(30, 6)

@@ -21,12 +21,10 @@ from stages.training import (
     LinearHeadConfig,
     TrainingConfig,
     embed,
-    prefetch,
-    rows,
     train_head,
 )
 from stages.training.closed_form import LdaHeadConfig
-from stages.training.rows import LabelledRows, source_of
+from stages.training.rows import LabelledRows, labelled_rows, prefetch, source_of
 from tests.toys.training import HERE, classes_of, digest_of, make_records, make_store, toy, toy_features
 
 LABELS = classes_of(8, 12)
@@ -180,7 +178,7 @@ def test_batches_hold_the_rows_and_labels_that_were_asked_for(monkeypatch: pytes
     made = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float16)
     labels, places = np.arange(30) % 7, np.arange(30)[::-1].copy()
     batches = [np.array([3, 1, 4]), np.array([1, 5, 9]), np.array([2])] * 5
-    given = list(prefetch.feed(rows.InMemory(made), labels, batches, places))
+    given = list(prefetch.feed(labelled_rows.InMemory(made), labels, batches, places))
     assert len(given) == 15
     for batch, (values, classes) in zip(batches, given, strict=True):
         assert values.tolist() == [made[29 - row].tolist() for row in batch]
@@ -202,7 +200,7 @@ def test_an_error_while_rows_are_read_ahead_comes_out_where_they_are_used(monkey
 
 
 def test_rows_on_disk_train_the_head_that_rows_in_memory_train_where_the_order_is_the_same(tmp_path: Path) -> None:
-    from stages.training.sampling import BalancedConfig
+    from stages.training.rows.sampling import BalancedConfig
 
     features, records = toy(tmp_path, LABELS)
     memories: tuple[Literal["ram", "map"], ...] = ("ram", "map")

@@ -22,12 +22,12 @@ from stages.training import (
     TrainingConfig,
     head_identity,
     train_head,
-    validation,
 )
 from stages.training.closed_form import LdaHeadConfig, PcaHeadConfig
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.linear import LinearHead
-from stages.training.initialization import start_network, start_prototypes
+from stages.training.rows import validation
+from stages.training.weights.initialization import start_network, start_prototypes
 from tests.toys.training import classes_of, make_records, toy
 
 TRAIN, HELD = classes_of(20, 8), classes_of(8, 6, first=50)

@@ -34,10 +34,10 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.checkpoint import Checkpoint
 from stages.training.closed_form import LdaHeadConfig
 from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
-from stages.training.sampling import DomainWeightsConfig
+from stages.training.rows.sampling import DomainWeightsConfig
+from stages.training.weights.checkpoint import Checkpoint
 from tests.toys.attributes import toy_attributes
 from tests.toys.training import classes_of, make_records, toy
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_head_or_a_broken_one_counts_as_none(tmp_path: P
 
 
 def test_training_stops_early_when_validation_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.training import validation
+    from stages.training.rows import validation
 
     features, _ = toy(tmp_path, TRAIN | HELD)
     scores = iter([0.1, 0.4, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.9])

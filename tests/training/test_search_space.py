@@ -7,7 +7,7 @@ import pytest
 from cache.errors import ConfigError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.search_space import Choices, Range, families
+from stages.training.sweep.search_space import Choices, Range, families
 
 BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 

@@ -8,8 +8,8 @@ import pytest
 from cache.errors import MissingExtraError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
 from stages.training.recipe import HeadRecipe, Settings
-from stages.training.search_space import Family, families
-from stages.training.search_strategy import check_method, search
+from stages.training.sweep.search_space import Family, families
+from stages.training.sweep.search_strategy import check_method, search
 
 BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 OVER = {

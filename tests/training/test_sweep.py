@@ -22,12 +22,12 @@ import pytest
 import torch
 
 from cache import Features
-from cache.errors import ConfigError, RecordsError
+from cache.errors import ConfigError, PermafrostError, RecordsError
 from stages.ranking import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.sweep import CrossValidation, cross_validation, run_trials
+from stages.training.sweep import CrossValidation, cross_validation, run_trials, trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toys.training import classes_of, make_records, toy
@@ -112,8 +112,8 @@ def test_recipes_come_back_with_their_places_whatever_they_are_trained_with(tmp_
     together = dict(run_trials(ground, recipes))
     assert sorted(together) == [0, 1, 2, 3]
     for place, recipe in enumerate(recipes):
-        (found,) = dict(run_trials(ground, [recipe])).values()
-        np.testing.assert_allclose(found.scores, together[place].scores, rtol=0, atol=0.02)
+        (alone,) = dict(run_trials(ground, [recipe])).values()
+        np.testing.assert_allclose(alone.scores, together[place].scores, rtol=0, atol=0.02)
 
 
 def test_the_raw_feature_is_judged_in_the_same_folds(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_closed_form_is_fitted_with_one_seed(tmp_path: Path) -> None:
     ground = ground_of(tmp_path)
     recipe = BASE.with_settings({"start": {"kind": "lda"}})
     closed = HeadRecipe(recipe.start)  # type: ignore[arg-type]
-    found = dict(run_trials(ground, [closed, recipe]))
-    assert (found[0].scores.shape, found[1].scores.shape) == ((3, 1), (3, 2))
+    trials = dict(run_trials(ground, [closed, recipe]))
+    assert (trials[0].scores.shape, trials[1].scores.shape) == ((3, 1), (3, 2))
     assert closed.method == "lda"
-    assert found[0].scores.mean() > ground.raw().scores.mean()  # the toy's noise is in directions that lda leaves out
+    assert trials[0].scores.mean() > ground.raw().scores.mean()  # the toy's noise is in directions that lda leaves out
 
 
 @pytest.mark.parametrize("kind", ["stacked", "alone"])
@@ -143,6 +143,16 @@ def test_a_training_that_diverges_scores_nothing_and_is_counted(tmp_path: Path, 
     ((_, trial),) = run_trials(ground, [HeadRecipe(BASE.head, loss, optimizer=wild, training=SHORT)])
     assert trial.diverged == 6
     assert trial.scores.tolist() == [[0.0, 0.0]] * 3
+
+
+def test_another_error_than_divergence_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise PermafrostError("something else is wrong")
+
+    monkeypatch.setattr(trials, "train_head", broken)
+    recipe = replace(BASE, loss=CurricularFaceConfig(scale=16.0))
+    with pytest.raises(PermafrostError, match="something else"):
+        list(run_trials(ground_of(tmp_path), [recipe]))
 
 
 def test_a_trial_is_named_by_all_that_it_follows_from(tmp_path: Path) -> None:
@@ -193,8 +203,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def home(folder: Path) -> Path:
-    (found,) = (path for path in (folder / "artifacts/sweeps").glob("run-????????") if path.is_dir())
-    return found
+    (swept,) = (path for path in (folder / "artifacts/sweeps").glob("run-????????") if path.is_dir())
+    return swept
 
 
 def written(home: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cache import FeatureStore
-from cache.errors import MissingRowsError, NothingToScoreError, PermafrostError, RecordsError
+from cache.errors import DivergedError, MissingRowsError, NothingToScoreError, RecordsError
 from stages.records import Records
 from stages.training import (
     ArcFaceConfig,
@@ -24,11 +24,11 @@ from stages.training import (
     TrainingConfig,
     head_identity,
     train_head,
-    validation,
 )
-from stages.training.classes import held_out, in_large_classes
 from stages.training.heads.linear import LinearHead
-from stages.training.sampling import epoch_order
+from stages.training.rows import validation
+from stages.training.rows.held_out import held_out, in_large_classes
+from stages.training.rows.sampling import epoch_order
 from tests.toys.training import add_to_store, classes_of, make_records, toy, toy_features
 
 HEAD = LinearHeadConfig(dim=4)
@@ -310,7 +310,7 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_epoch_and_what_to_change(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
     wild = OptimizerConfig(kind="sgd", lr=1e38, final_lr=0.0, warmup_epochs=0.0)
-    with pytest.raises(PermafrostError, match=r"the loss became nan in epoch 1\. Lower optimizer\.lr \(1e\+38\)"):
+    with pytest.raises(DivergedError, match=r"the loss became nan in epoch 1\. Lower optimizer\.lr \(1e\+38\)"):
         train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=wild, training=SHORT))
 
 

@@ -32,7 +32,7 @@ def report_leaderboard(
     best, raws = measured[0], {side.vectors.backbone: side for side in measured if side.raw}
 
     def change(first: Measured, second: Measured) -> Change | None:
-        sides = first.kept.get(metric), second.kept.get(metric)
+        sides = first.by_query.get(metric), second.by_query.get(metric)
         if sides[0] is None or sides[1] is None:
             return None
         compared = changes([sides[0]], [sides[1]], domains, resampling)

@@ -21,7 +21,7 @@ from stages.training.closed_form.scatters import Scatters, strengths
 from stages.training.closed_form.statistics import Classes, gather_statistics
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.losses.kernel import normalize
-from stages.training.validation import mmp5
+from stages.training.rows.validation import mmp5
 
 _CLASSES = 4_000  # with more, as many are drawn
 _ROWS = 20_000  # with more, the largest classes give only as many rows as fit

@@ -22,9 +22,9 @@ from stages.training import (
     head_identity,
     train_head,
 )
-from stages.training.classes import held_rows
 from stages.training.multilabel.labels import AttributesConfig
 from stages.training.multilabel.losses import AsymmetricConfig, ContrastiveConfig
+from stages.training.rows.held_out import held_rows
 from tests.toys.attributes import toy_attributes, with_columns
 
 QUICK = TrainingConfig(epochs=4, batch_size=16)

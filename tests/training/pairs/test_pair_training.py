@@ -24,7 +24,6 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.batched_heads import stack_key
 from stages.training.closed_form import PcaHeadConfig
 from stages.training.loop import TrainingJob, _Run
 from stages.training.pairs import (
@@ -49,8 +48,9 @@ from stages.training.pairs.cross_batch_memory import Memory
 from stages.training.pairs.loss import RowWise
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import LabelledRows
-from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
+from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep import cross_validation, run_trials
+from stages.training.sweep.batched_heads import stack_key
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 

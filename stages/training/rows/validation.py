@@ -12,7 +12,7 @@ from cache import Features, digest_bytes
 from cache.errors import NothingToScoreError
 from stages.ranking import own_rows, values_by_class
 from stages.records import Records
-from stages.training.rows import gather, rows_digest
+from stages.training.rows.labelled_rows import gather, rows_digest
 
 _ROWS = 16_384  # that a network is given at once
 

@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from cache import Features, digest_bytes, fingerprint
-from cache.errors import PermafrostError, RecordsError
+from cache.errors import DivergedError, RecordsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.ranking.class_folds import class_folds
 from stages.records import Records
-from stages.training.batched_heads import heads_at_once, stack_key, train_stack
-from stages.training.classes import in_large_classes
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import blocks_of, gather, rows_digest
+from stages.training.rows.held_out import in_large_classes
+from stages.training.sweep.batched_heads import heads_at_once, stack_key, train_stack
 from stages.training.train import train_head
 
 _TRIAL = 2  # raised when the same recipe gets another score
@@ -141,9 +141,7 @@ class CrossValidation:
             for place, seed in enumerate(seeds):
                 try:
                     head = train_head(self.features, learned, replace(recipe, training=training), seed=seed)
-                except PermafrostError as error:
-                    if type(error) is not PermafrostError:  # that one says that the loss diverged
-                        raise
+                except DivergedError:
                     diverged += 1
                 else:
                     values[place, fold] = self.judge(head(held), self.labels[fold])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache import Features, FeatureStore
 from stages.records import Records
-from stages.training.fusion import FusedFeatures
+from stages.training.rows.fusion import FusedFeatures
 
 LARGE_BYTES = 8 * 2**30
 """Features of more bytes than this, as they are stored, stay on disk unless the settings say otherwise."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from cache.errors import MissingExtraError
 from stages.training.recipe import Settings
-from stages.training.search_space import Choices, Family
+from stages.training.sweep.search_space import Choices, Family
 
 Evaluate = Callable[[Sequence[Settings]], Sequence[float]]
 

@@ -21,15 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.training.batched_losses import StackedLoss, can_be_stacked
 from stages.training.config import TrainingConfig
 from stages.training.heads.dropout import drop
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.optimizer import Optimizer, OptimizerConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.sampling import BalancedConfig, ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
+from stages.training.rows.sampling import (
+    BalancedConfig,
+    ByLossConfig,
+    ClassesByImagesConfig,
+    ShuffledConfig,
+    build_sampler,
+)
+from stages.training.sweep.batched_losses import StackedLoss, can_be_stacked
+from stages.training.weights.optimizer import Optimizer, OptimizerConfig
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
 _NUMBERS = 2**26  # logits and weights of all heads together: 256 MiB in float32, a few times over

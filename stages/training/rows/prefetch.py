@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stages.training.rows import RowSource
+from stages.training.rows.labelled_rows import RowSource
 
 _AT_ONCE = 4096  # rows that are gathered together: a batch at a time pays the overhead of numpy every time
 
