@@ -21,7 +21,7 @@ from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.random_state import Draws
+from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
@@ -142,7 +142,8 @@ class _Run:
         """Train for one epoch, validate, and log it."""
         started, number = time.perf_counter(), len(self.log)
         shares = self._repeat_domain_weights(number)
-        with nullcontext() if isinstance(self.loss, PairLoss) and not self.loss.in_lanes else one_thread_each():
+        on_all_threads = isinstance(self.loss, PairLoss) and not self.loss.uses_worker_threads
+        with nullcontext() if on_all_threads else one_thread_each():
             loss, rate = self._train_epoch(number)
         weights = self._average.after_epoch()
         score = self._validated(weights)
@@ -245,7 +246,8 @@ class _Run:
         return value
 
     def _sharp_gradient(self, batch: Batch, rho: float) -> Tensor:
-        generators = [self._dropout, *(module.generator for module in self.loss.modules() if isinstance(module, Draws))]
+        states_of = (module for module in self.loss.modules() if isinstance(module, RandomState))
+        generators = [self._dropout, *(state.generator for state in states_of)]
         states = [generator.get_state() for generator in generators]
 
         def value() -> Tensor:

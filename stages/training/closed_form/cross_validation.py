@@ -20,7 +20,7 @@ from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.closed_form.scatters import Scatters, strengths
 from stages.training.closed_form.statistics import Classes, gather_statistics
 from stages.training.heads.inputs import Inputs, InputsConfig
-from stages.training.losses.kernel import normalize
+from stages.training.losses.angle import normalize
 from stages.training.rows.validation import mmp5
 
 _CLASSES = 4_000  # with more, as many are drawn

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses.kernel import normalize
+from stages.training.losses.angle import normalize
 
 _LEAST = 1e-8
 

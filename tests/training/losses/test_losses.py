@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.training.losses import ArcFaceConfig, CosFaceConfig
-from stages.training.losses.angle import add_angle
-from stages.training.losses.kernel import MarginSoftmax, normalize
+from stages.training.losses.angle import add_angle, normalize
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 
