@@ -30,7 +30,7 @@ from stages.retrieval.protocols.protocol_defaults import check_metrics, check_po
 from stages.retrieval.scores import UnanswerablePolicy
 from stages.retrieval.trial import TiePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
-from stages.training.initialization import check_start
+from stages.training.recipe import HeadRecipe
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
 # tag has a space, a key has none.
@@ -97,9 +97,14 @@ class HeadRun:
             raise ValueError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
-        check_start(self.head, self.loss, self.start, self.training)
+        self.recipe  # noqa: B018  # raises where settings do not go together
         if self.backbones != "all" and len({*self.backbones}) < len(self.backbones):
             raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
+
+    @property
+    def recipe(self) -> HeadRecipe:
+        """What trains the head."""
+        return HeadRecipe(self.head, self.loss, self.start, self.optimizer, self.training)
 
 
 ProtocolRun = Annotated[ProtocolConfig, Field(discriminator="kind")]
@@ -170,13 +175,11 @@ class RepeatConfig:
         seeds: every head is trained with each; a closed form, which draws nothing, once.
         rows: numbers of training images for the learning curve, whole classes by turns; all of them come last.
         curve: the heads in it, by name; by default all. The curve is of the first backbone.
-        queries: how many queries the page of pictures shows.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rows: tuple[int, ...] = ()
     curve: tuple[str, ...] = ()
-    queries: int = 8
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -185,8 +188,6 @@ class RepeatConfig:
             raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
         if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
             raise ValueError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
-        if self.queries < 1:
-            raise ValueError(f"queries is a number of pictures, at least 1, got {self.queries}")
 
 
 @dataclass(frozen=True)

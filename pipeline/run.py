@@ -32,7 +32,7 @@ from pipeline.config import HeadRun, RunConfig
 from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
-from pipeline.views.tables import ScoreRow, json_lines
+from pipeline.score_rows import RAW, ScoreRow, json_lines
 from stages.analysis import attribute_bounds, score_bounds
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
@@ -40,7 +40,6 @@ from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDat
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
-RAW = "raw"
 _FEW_CLASSES = 5
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
@@ -184,11 +183,7 @@ def setup_of(
     return {
         "features": features,
         "records": records.split("train") if train is None else train,
-        "head": wanted.head,
-        "loss": wanted.loss,
-        "start": wanted.start,
-        "optimizer": wanted.optimizer,
-        "training": wanted.training,
+        "recipe": wanted.recipe,
         "validation": _validation(features, records),
         "seed": config.seed,
     }

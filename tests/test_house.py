@@ -34,11 +34,11 @@ PUBLIC = {
     "stages.training": [
         "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "AttributesConfig", "BatchNormHeadConfig",
         "ClosedFormConfig", "CosFaceConfig", "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig",
-        "EpochLog", "FusedFeatures", "Head", "HeadConfig", "InputsConfig", "LiArcFaceConfig", "LinearHeadConfig",
-        "LossConfig", "MagFaceConfig", "MarginByClassSize", "MlpHeadConfig", "MultilabelHeadConfig", "NormFaceConfig",
-        "OptimizerConfig", "PosteriorHeadConfig", "Ramp", "SampledConfig", "SamplingConfig", "SphereFaceConfig",
-        "SweepConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events", "head_identity",
-        "train_head",
+        "EpochLog", "FusedFeatures", "Head", "HeadConfig", "HeadRecipe", "InputsConfig", "LiArcFaceConfig",
+        "LinearHeadConfig", "LossConfig", "MagFaceConfig", "MarginByClassSize", "MlpHeadConfig", "MultilabelHeadConfig",
+        "NormFaceConfig", "OptimizerConfig", "PosteriorHeadConfig", "Ramp", "SampledConfig", "SamplingConfig",
+        "SphereFaceConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events",
+        "head_identity", "train_head",
     ],
     "stages.training.pairs": [
         "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",

@@ -15,8 +15,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
-from pipeline.views.report.contents import Contents, contents_of
-from pipeline.views.report.page import page
+from pipeline.views.report.contents import Contents, contents_of, report_page
 
 _LARGE = 10_000_000
 
@@ -42,10 +41,10 @@ def report(
     contents, text = made(config, run_file, queries, health=health, display=display)
     replace_text(path, text)
     size, seconds = len(text.encode()), time.monotonic() - started
-    best = contents.board.best
+    best = contents.best
     if json:
         line = {
-            "report": str(path), "bytes": size, "best": best.head, "backbone": best.backbone,
+            "report": str(path), "bytes": size, "best": best.head, "backbone": best.vectors.backbone,
             "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
         }  # fmt: skip
         typer.echo(json_module.dumps(line))
@@ -61,4 +60,4 @@ def made(config: RunConfig, run_file: Path, queries: int, *, health: bool, displ
     records = read_dataset(config, display)
     vectors = find_vectors(config, records, display)
     contents = contents_of(config, run_file, records, vectors, queries, health=health, display=display)
-    return contents, page(contents)
+    return contents, report_page(contents)

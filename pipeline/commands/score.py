@@ -15,8 +15,9 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors
+from pipeline.score_rows import json_lines
+from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
-from pipeline.views.tables import json_lines, score_table
 from stages.records import Records
 
 

@@ -10,7 +10,8 @@ import typer
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
 from pipeline.progress import Display
-from pipeline.run import RAW, find_vectors, read_dataset
+from pipeline.run import find_vectors, read_dataset
+from pipeline.score_rows import RAW
 
 
 def train_heads(

@@ -134,6 +134,7 @@ class Head:
         described = canonical_json(
             {
                 "identity": dict(self.identity.fields),
+                "config": TypeAdapter(HeadConfig).dump_python(self.config, mode="json"),
                 "summary": asdict(self.summary),
                 **_described(self.network),
             }
@@ -158,7 +159,7 @@ class Head:
             identity = Identity(described["identity"])
             if wanted is not None and (differences := identity.differences(wanted)):
                 raise StaleStoreError(path, differences, "Delete it and train the head again.")
-            config = TypeAdapter(HeadConfig).validate_python(identity.fields["head"])
+            config = TypeAdapter(HeadConfig).validate_python(described["config"])
             network = _built(config, described)
             network.load_state_dict(tensors)
             log = (Path(folder) / _LOG).read_text(encoding="utf-8").splitlines()

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import unit_length
 
 _BLOCK = 8192  # rows at a time, when statistics are taken
 

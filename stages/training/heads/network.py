@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.heads.inputs import Inputs, Rows
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import unit_length
 
 
 class HeadNetwork(nn.Module):

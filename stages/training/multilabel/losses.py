@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import unit_length
 
 _LEAST = 1e-8
 

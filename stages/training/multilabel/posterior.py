@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import unit_length
 from stages.training.multilabel.kernel_map import likeness
 from stages.training.multilabel.labels import AttributesConfig
 

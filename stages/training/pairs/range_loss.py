@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import unit_length
 from stages.training.losses.schedule import Scheduled, value_at
 from stages.training.pairs.block import Found, turns
 from stages.training.pairs.distance import check_dist, distance_of

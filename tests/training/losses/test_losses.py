@@ -11,10 +11,10 @@ from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SubCenterAr
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.loss import LossConfig
 from stages.training.losses import ArcFaceConfig, CosFaceConfig
-from stages.training.losses.angle import add_angle
-from stages.training.losses.kernel import MarginSoftmax, unit_length
+from stages.training.losses.angle import add_angle, unit_length
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 
 DIM, CLASSES, ROWS = 6, 7, 24
