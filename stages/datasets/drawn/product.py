@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
 
 from stages.datasets.drawn.families import FAMILIES, Part
 
@@ -161,6 +160,8 @@ def noise(rng: np.random.Generator, pixels: int, across: int, down: int) -> Arra
 
 def soften(values: Array, spread: float) -> Array:
     """Blur an (S, S) array with a Gaussian of sigma ``spread``, in widths; done at a quarter of the size."""
+    from scipy.ndimage import gaussian_filter  # slow to import, and only drawing needs it
+
     cells = max(16, len(values) // 4)
     small = np.asarray(Image.fromarray(values).resize((cells, cells), Image.Resampling.BOX))
     return _resized(gaussian_filter(small, spread * cells, mode="constant"), len(values))
