@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.angle import unit_length
+from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.pairs.block import Found
 from stages.training.pairs.cross_batch_memory import Memory
@@ -128,7 +128,7 @@ class RowWise(PairLoss):
         """See :class:`PairLoss`."""
         if rows is None:  # numbers that no row had before
             rows = -1 - int(self.memory.kept) - torch.arange(len(labels))
-        unit = unit_length(embeddings)
+        unit = normalize(embeddings)
         seed = int(torch.empty((), dtype=torch.int64).random_(2**48, generator=self.random_state.generator))
         compared = Compared(labels, rows, *self.memory.content(unit.shape[1]), seed)
         value, found = loss_of_rows(self.rule, unit, compared)
