@@ -388,7 +388,7 @@ def test_the_map_is_the_same_every_time_and_stays_inside_its_frame(measured: lis
     assert first.by == "domain"
     assert sum(count for _, _, count in first.groups) == len(first.images)
     assert all(0 <= image.x <= 1 and 0 <= image.y <= 1 for image in first.images)
-    assert set(first.pictured()) <= set(range(len(first.images)))
+    assert set(first.pictured) <= set(range(len(first.images)))
 
 
 def test_training_curves_show_the_epochs_of_the_log(ran: Ran, measured: list[Measured]) -> None:

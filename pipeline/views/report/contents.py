@@ -118,7 +118,7 @@ def contents_of(
         uris += [uri for copy in checked.copies[:_DOUBTS] for uri in (copy.uri, copy.other_uri)]
     with display.bar("pictures", "images") as update:
         pictures = thumbnails(uris, PICTURE, lambda done, total: update(done, total, ""))
-        places = mapped.pictured() if mapped is not None else []
+        places = mapped.pictured if mapped is not None else []
         small = thumbnails([mapped.images[at].uri for at in places] if mapped is not None else [], MAP_PICTURE)
     over_all = measured[0].row(metric, domain)
     return Contents(
