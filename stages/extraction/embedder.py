@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -128,9 +129,21 @@ class Embedder:
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
-    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each different preprocessing."""
-    preprocesses = dict.fromkeys(backbone.preprocess for backbone in backbones)
-    return {p: np.empty((count, p.count, p.size, p.size, 3), np.uint8) for p in preprocesses}
+    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each different preprocessing.
+
+    For a network on a card it is pinned memory, which the card reads by itself while the processor goes on.
+    """
+    on_card = {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}
+    return {p: _room((count, p.count, p.size, p.size, 3), pinned) for p, pinned in on_card.items()}
+
+
+def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
+    if not pinned:
+        return np.empty(shape, np.uint8)
+    import torch
+
+    room: Pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return room
 
 
 def prepare(
@@ -169,20 +182,30 @@ def compute(
     return features
 
 
+_largest: WeakKeyDictionary[Forward, int] = WeakKeyDictionary()
+"""Of each forward that has run out of memory, how many squares it is given at once since then."""
+
+
 def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
-    """``forward`` of ``planes`` (B, 3, S, S); where the memory does not suffice, of one half after the other."""
+    """``forward`` of ``planes`` (B, 3, S, S), in equal pieces as large as the memory allows.
+
+    A piece that does not fit is halved, and later calls begin with the size that fitted: they do not fail again first,
+    and are rounded alike.
+    """
     import torch
 
-    try:
-        return forward(planes)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if len(planes) == 1 or not (
-            isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error)
-        ):
-            raise
-    torch.cuda.empty_cache()
-    half = (len(planes) + 1) // 2
-    return np.concatenate([forward_in_memory(forward, planes[:half]), forward_in_memory(forward, planes[half:])])
+    size = min(len(planes), _largest.get(forward, len(planes)))
+    while True:
+        try:
+            pieces = [forward(planes[low : low + size]) for low in range(0, len(planes), size)]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error)
+            if size == 1 or not known:
+                raise
+        size = (size + 1) // 2
+        _largest[forward] = min(size, _largest.get(forward, size))
+        torch.cuda.empty_cache()
 
 
 def _plain_or_averaged(backbone: Backbone) -> Backbone:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from cache import FeatureStore, parse_source
 from stages.extraction import (
@@ -135,3 +136,21 @@ def test_a_feature_that_the_stored_dtype_cannot_hold_is_a_problem(records: Recor
     image = Path(records.uris[1]).read_bytes()
     assert "cannot hold" in Embedder([loud]).embed([image]).problems[0]
     assert Embedder([loud], dtype="float32").embed([image]).problems == {}
+
+
+def test_a_batch_size_that_did_not_fit_is_not_tried_again(records: Records) -> None:
+    backbone = load_backbone(RESNET)
+    tried: list[int] = []
+
+    def small(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return backbone.forward(batch)
+
+    image = Path(records.uris[1]).read_bytes()
+    embedder = Embedder([replace(backbone, forward=small)])
+    first = embedder.embed([image] * 8).vectors
+    assert tried == [8, 4, 2, 2, 2, 2]
+    assert np.array_equal(embedder.embed([image] * 8).vectors, first)
+    assert tried[6:] == [2, 2, 2, 2]
