@@ -34,7 +34,7 @@ from stages.training.rows.sampling import (
     ShuffledConfig,
     build_sampler,
 )
-from stages.training.sweep.batched_losses import StackedLoss, can_be_stacked
+from stages.training.sweep.batched_losses import BatchedLoss, can_be_batched
 from stages.training.weights.optimizer import Optimizer, OptimizerConfig
 
 _LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
@@ -50,7 +50,7 @@ _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
 _SAMPLING = (ByLossConfig, ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
-def stack_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
+def batch_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
     """Recipes of one key can be stacked; None where a recipe is trained alone.
 
     That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
@@ -59,7 +59,7 @@ def stack_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | No
     """
     head: object = recipe.head
     optimizer, training = recipe.optimizer, recipe.training
-    if not isinstance(head, LinearHeadConfig) or recipe.start is not None or not can_be_stacked(recipe.loss, classes):
+    if not isinstance(head, LinearHeadConfig) or recipe.start is not None or not can_be_batched(recipe.loss, classes):
         return None
     if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, dropouts=head.dropouts, inputs=head.inputs):
         return None
@@ -85,7 +85,7 @@ def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _loss(recipe: HeadRecipe) -> MarginSoftmaxConfig:
-    assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a stack_key are
+    assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a batch_key are
     return recipe.loss
 
 
@@ -97,7 +97,7 @@ def heads_at_once(recipe: HeadRecipe, seeds: int, features: int, classes: int) -
 
 
 @dataclass(frozen=True)
-class Stacked:
+class BatchedHeads:
     """H = S*R trained heads: recipe r of seed s. ``finite`` (S, R) is False where a loss became NaN or infinite."""
 
     heads: tuple[tuple[LinearHead, ...], ...]
@@ -116,15 +116,15 @@ class Stacked:
         return found.transpose(0, 1).reshape(len(self.heads), -1, *found[:, 0].shape)
 
 
-def train_stack(
+def train_batched_heads(
     features: Tensor,
     rows: Tensor,
     labels: Tensor,
     recipes: Sequence[HeadRecipe],
     seeds: Sequence[int],
     blocks: Sequence[int] | None = None,
-) -> Stacked:
-    """Train each of ``recipes``, which share one :func:`stack_key`, with each of ``seeds``.
+) -> BatchedHeads:
+    """Train each of ``recipes``, which share one :func:`batch_key`, with each of ``seeds``.
 
     Args:
         features: (N, D), of any float dtype.
@@ -134,7 +134,7 @@ def train_stack(
         seeds: S of them.
         blocks: the sizes of the features that stand side by side; by default one of D.
     """
-    stack = _Stack(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
+    stack = _Batch(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
     training = recipes[0].training
     domains = np.zeros(len(labels), np.int64)  # none of the samplings here looks at them
     sampling = training.sampling
@@ -147,7 +147,7 @@ def train_stack(
     return stack.trained()
 
 
-class _Stack:
+class _Batch:
     """Weights of S*R heads in three tensors, what moves them, and where the training stands."""
 
     def __init__(
@@ -183,7 +183,7 @@ class _Stack:
         self.prototypes = torch.stack([weight.expand(count, -1, -1) for weight in prototypes]).contiguous()
         self.weights = (self.maps, self.offsets, self.prototypes)
         self.slopes = tuple(torch.empty_like(weight) for weight in self.weights)
-        self.loss = StackedLoss(losses, sizes, len(seeds))
+        self.loss = BatchedLoss(losses, sizes, len(seeds))
         self.finite = torch.ones(len(seeds), count, dtype=torch.bool)
         self.optimizer, self.runs = self._optimizer()
 
@@ -254,7 +254,7 @@ class _Stack:
         with torch.inference_mode():
             return torch.cat([self.inputs(self.features[block]) for block in torch.split(self.rows, _ROWS)])
 
-    def trained(self) -> Stacked:
+    def trained(self) -> BatchedHeads:
         """The heads as they are now."""
         dim = self.recipes[0].head.dim
         heads = [
@@ -264,4 +264,4 @@ class _Stack:
             )
             for maps, offsets in zip(self.maps, self.offsets, strict=True)
         ]
-        return Stacked(tuple(heads), self.finite)
+        return BatchedHeads(tuple(heads), self.finite)

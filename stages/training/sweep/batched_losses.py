@@ -24,7 +24,7 @@ _OF_MODULES = vars(nn.Module()).keys()
 _MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
 
 
-def can_be_stacked(loss: object, classes: int) -> bool:
+def can_be_batched(loss: object, classes: int) -> bool:
     """Whether ``loss`` has numbers for margins and nothing else: no state, no draws, no part in the other cosines."""
     if not isinstance(loss, MarginSoftmaxConfig):
         return False
@@ -38,7 +38,7 @@ def can_be_stacked(loss: object, classes: int) -> bool:
     return inherits and numbers and not [*rule.buffers(), *rule.parameters()]
 
 
-class StackedLoss:
+class BatchedLoss:
     """The losses of H = S*R heads: R configurations of one kind, repeated for S seeds; head s*R + r has the r-th."""
 
     def __init__(self, losses: Sequence[MarginSoftmaxConfig], class_sizes: Tensor, seeds: int) -> None:

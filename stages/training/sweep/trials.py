@@ -32,7 +32,7 @@ from stages.training.multilabel.labels import attributes_digest
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import blocks_of, gather, rows_digest
 from stages.training.rows.held_out import in_large_classes
-from stages.training.sweep.batched_heads import heads_at_once, stack_key, train_stack
+from stages.training.sweep.batched_heads import heads_at_once, batch_key, train_batched_heads
 from stages.training.train import train_head
 
 _TRIAL = 2  # raised when the same recipe gets another score
@@ -155,7 +155,7 @@ class CrossValidation:
         for fold in self.folds:
             rows = self._learned(fold, recipes[0])
             _, labels = np.unique(self.labels[rows], return_inverse=True)
-            stacked = train_stack(
+            stacked = train_batched_heads(
                 self.vectors,
                 torch.from_numpy(rows),
                 torch.from_numpy(labels),
@@ -211,7 +211,7 @@ def run_trials(ground: CrossValidation, recipes: Sequence[HeadRecipe]) -> Iterat
     classes = max(len(np.unique(ground.labels[~fold])) for fold in ground.folds)
     together: dict[tuple[str, Hashable], list[int]] = {}
     for place, recipe in enumerate(recipes):
-        key = stack_key(recipe, classes, ground.features.views)
+        key = batch_key(recipe, classes, ground.features.views)
         together.setdefault(("alone", place) if key is None else ("stack", key), []).append(place)
     for (how, _), places in together.items():
         if how == "alone":

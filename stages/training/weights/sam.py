@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def sharp_gradient(
+def sam_gradient(
     value: Callable[[], Tensor],
     forget: Callable[[], None],
     weights: Sequence[nn.Parameter],
