@@ -28,7 +28,7 @@ from stages.training.losses import (
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe, LossConfig
 from stages.training.rows import gather
-from stages.training.sweep.batched_heads import heads_at_once, batch_key, train_batched_heads
+from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.sweep.batched_losses import BatchedLoss
 from tests.toys.training import classes_of, toy
 

@@ -273,7 +273,7 @@ def test_csv_and_page_hold_every_place_and_the_page_loads_nothing(folder: Path) 
             links.extend(tag for name, _ in attrs if name in ("src", "href"))
             links.extend([tag] if tag in ("script", "link", "img", "iframe") else [])
 
-    Reader().prefetch(page)
+    Reader().feed(page)
     assert links == []
     assert "url(" not in page
     assert "@import" not in page
