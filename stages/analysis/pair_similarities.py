@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cache import Features
 from stages.ranking import unit_length
-from stages.retrieval.query_set import Searches
+from stages.retrieval.query_set import QuerySet
 
 QUERIES = 1000
 """Queries that are compared, at most, for each part of the gallery that is searched by itself."""
@@ -33,7 +33,7 @@ class PairSimilarities(NamedTuple):
         return float((below + up_to).mean() / 2 / len(self.others))
 
 
-def pair_similarities(vectors: Features, searches: Sequence[Searches], seed: int) -> PairSimilarities | None:
+def pair_similarities(vectors: Features, searches: Sequence[QuerySet], seed: int) -> PairSimilarities | None:
     """Compare pairs sampled from ``seed``, the same for all vectors; None without matching pairs, or without others."""
     rng = np.random.default_rng([seed, 1])
     parts = [_compared(vectors, part, rng) for part in searches]
@@ -41,7 +41,7 @@ def pair_similarities(vectors: Features, searches: Sequence[Searches], seed: int
     return PairSimilarities(matching, others) if len(matching) and len(others) else None
 
 
-def _compared(vectors: Features, part: Searches, rng: np.random.Generator) -> PairSimilarities:
+def _compared(vectors: Features, part: QuerySet, rng: np.random.Generator) -> PairSimilarities:
     part = part.take(np.sort(rng.permutation(len(part.queries))[:QUERIES]))
     matching, others = _sampled(part, rng)
     queries = unit_length(vectors.read(part.queries.digests))
@@ -55,7 +55,7 @@ def _compared(vectors: Features, part: Searches, rng: np.random.Generator) -> Pa
     return PairSimilarities(similarity[: len(matching)], similarity[len(matching) :])
 
 
-def _sampled(part: Searches, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _sampled(part: QuerySet, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Matching pairs (n, 2) and others (m, 2), a query and a gallery row each."""
     matching, others = [], []
     for query, own in enumerate(part.itself):
