@@ -57,7 +57,7 @@ class Scores:
     failed_gallery: int
     """Gallery images without a feature: left out."""
     unanswerable: int
-    """Queries to which no gallery row is relevant: left out of every mean, or scored 0 where that was searching for."""
+    """Queries to which no gallery row is relevant: left out of every mean, or scored 0 where that was asked for."""
     classes: int
     """Different classes (labels, within their domain) among the queries that were scored."""
     unscored_domains: tuple[str, ...]
