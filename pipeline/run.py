@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache import DigestCache, Features, FeatureStore
+from cache import DigestCache, Features, FeatureStore, Identity
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
 from cache.settings import changed_settings
@@ -39,6 +39,7 @@ from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDat
 from stages.retrieval.query_values import Scored, data_of, write_query_values
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
+from stages.training.embed import stored_embeddings
 
 _FEW_CLASSES = 5
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -91,8 +92,9 @@ def find_vectors(
 ) -> list[Vectors]:
     """Stage 2: for each backbone the raw feature, then the embeddings of each head; then so for fused backbones.
 
-    A head that is not trained yet on these features, labels and settings is trained with ``train``; without, that is
-    a MissingRowsError. With ``tensorboard`` its epochs are written as events too.
+    With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
+    are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
+    written as events too.
     """
     found = []
     stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
@@ -102,7 +104,11 @@ def find_vectors(
         for wanted in heads:
             head = _head(config, wanted, backbone, features, records, display, train=train, tensorboard=tensorboard)
             path = Path(config.artifacts) / "embeddings" / features.name
-            embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            embeddings: Features
+            if train:
+                embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            else:
+                embeddings = stored_embeddings(head, features, path, name=wanted.name, digests=records.digests)
             found.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return found
 
@@ -121,8 +127,7 @@ def _head(
     """The head as it was saved, or else trained and saved where it may be."""
     setup = setup_of(config, wanted, features, records)
     identity = head_identity(**setup)
-    where = Path("heads") / features.name / f"{wanted.name}-{identity.short}"
-    folder = Path(config.artifacts) / where
+    folder = head_folder(config, wanted.name, features, identity)
     if (folder / "head.safetensors").exists():
         if train:
             display.say(f"train {wanted.name} on {backbone}: trained before, on the same features and settings")
@@ -132,12 +137,17 @@ def _head(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
             "Run `permafrost train-heads` with this run file."
         )
-    events = Path(config.artifacts) / "tensorboard" / where.relative_to("heads") if tensorboard else None
+    events = Path(config.artifacts, "tensorboard", features.name, folder.name) if tensorboard else None
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     head = _train(wanted, backbone, setup, display, checkpoint, events)
     head.save(folder)
     checkpoint.unlink(missing_ok=True)
     return head
+
+
+def head_folder(config: RunConfig, name: str, features: Features, identity: Identity) -> Path:
+    """Where the head ``name`` of that ``identity`` is saved."""
+    return Path(config.artifacts) / "heads" / features.name / f"{name}-{identity.short}"
 
 
 def _train(
