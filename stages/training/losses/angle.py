@@ -11,7 +11,7 @@ from torch import Tensor
 INSIDE = 1 - torch.finfo(torch.float32).eps
 
 
-def unit_length(vectors: Tensor) -> Tensor:
+def normalize(vectors: Tensor) -> Tensor:
     """``vectors`` (n, E) divided by their lengths; a zero vector stays zero and gets a zero gradient."""
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors * torch.where(length > 0, length, torch.inf).reciprocal()

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.training.losses.angle import unit_length
+from stages.training.losses.angle import normalize
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.rule import Rule
 from stages.training.losses.sampled import ClassSampler, SampledConfig
@@ -125,7 +125,7 @@ class MarginSoftmax(nn.Module):
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """The cosine (B, C) of ``embeddings`` (B, E), of any length, with each class; float32 or finer."""
-        cosine = functional.linear(unit_length(embeddings.to(self.weight.dtype)), unit_length(self.weight))
+        cosine = functional.linear(normalize(embeddings.to(self.weight.dtype)), normalize(self.weight))
         cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
         return cosine.view(-1, self.subcenters, self.classes).amax(1)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.angle import unit_length
+from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.pairs.block import PairStatistics
 from stages.training.pairs.cross_batch_memory import CrossBatchMemory
@@ -135,7 +135,7 @@ class RowWise(PairLoss):
         """See :class:`PairLoss`."""
         if rows is None:  # numbers that no row had before
             rows = -1 - int(self.memory.stored) - torch.arange(len(labels), device=labels.device)
-        unit = unit_length(embeddings)
+        unit = normalize(embeddings)
         seed = int(
             torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
         )
