@@ -18,6 +18,7 @@ from stages.training.pairs import (
     HardConfig,
     MarginConfig,
     MultiSimilarityConfig,
+    PairLoss,
     PairLossConfig,
     ProxyAnchorConfig,
     ProxyNcaConfig,
@@ -66,7 +67,7 @@ def trained(loss: torch.nn.Module, embeddings: Tensor, labels: Tensor) -> list[T
             value = loss(embeddings, labels)
             (gradient,) = torch.autograd.grad(value, embeddings)
             results += [value.detach(), gradient]
-            if hasattr(loss, "after_step"):
+            if isinstance(loss, PairLoss):
                 loss.after_step()
     return results
 
