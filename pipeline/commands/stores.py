@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from cache import FeatureStore, Provenance
+from cache import FeatureStore
 from cache import compact as compact_store
 from cache import verify as verify_store
 from cache.errors import StoreError
@@ -103,7 +103,7 @@ def compact(run_files: Sequence[Path], *, yes: bool) -> None:
                 digest not in keep for rows in store.chunks().values() for digest in rows["digest"].to_pylist()
             )
             if yes:
-                done = compact_store(store, keep, Provenance.here("cpu", ["numpy", "zarr"]))
+                done = compact_store(store, keep)
                 typer.echo(
                     f"{store.path}: {done.dropped:,} rows dropped, {done.chunks_before} -> {done.chunks_after} chunks"
                 )
