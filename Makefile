@@ -119,6 +119,10 @@ bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on
 bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
 	@$(PY) -m benchmarks.report
 
+.PHONY: check-gpu
+check-gpu:  ## On a machine with a card: features, kills, memory, rates; installs nothing (15 minutes)
+	@$(if $(wildcard $(PY)),$(PY),python3) -m benchmarks.check_gpu
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20

@@ -137,7 +137,7 @@ def _network(task: str) -> Measured:
 
 def _train(head: Any, training: Any, optimizer: Any = None) -> Measured:
     from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
-    from stages.training import train_head
+    from stages.training import HeadRecipe, train_head
 
     features, values, names = _drawn()
     digests = [digest_bytes(str(row).encode()) for row in range(ROWS)]
@@ -151,7 +151,7 @@ def _train(head: Any, training: Any, optimizer: Any = None) -> Measured:
                 writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), here)
         records, clock = _records(digests, values, names), _clock()
         started = clock()
-        trained = train_head(store, records, head, optimizer=optimizer, training=training)
+        trained = train_head(store, records, HeadRecipe(head, optimizer=optimizer, training=training))
         seconds = clock() - started
     held = sum(epoch.phase == "choose" for epoch in trained.log)
     steps = held * -(-ROWS * 9 // 10 // BATCH) + (len(trained.log) - held) * -(-ROWS // BATCH)

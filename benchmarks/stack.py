@@ -97,7 +97,7 @@ def alone() -> float:
         def train(epochs: int) -> None:
             training = replace(recipe.training, epochs=epochs)
             records = _records(digests, labels)
-            train_head(store, records, recipe.head, recipe.loss, optimizer=recipe.optimizer, training=training)
+            train_head(store, records, replace(recipe, training=training))
 
         return _steps_a_second(train)
 
@@ -133,7 +133,7 @@ def matrix_rate() -> float:
 def _stacked(recipes: int, seeds: int) -> float:
     import torch
 
-    from stages.training.batched_heads import train_stack
+    from stages.training.sweep.batched_heads import train_stack
 
     drawn, labels = _drawn()
     features, numbers = torch.from_numpy(drawn), torch.from_numpy(labels)
@@ -159,10 +159,10 @@ def _steps_a_second(train: Callable[[int], None]) -> float:
 
 def _recipes(count: int, epochs: int):  # type: ignore[no-untyped-def]  # the heavy imports stay inside
     from stages.training import ArcFaceConfig, LinearHeadConfig, OptimizerConfig, TrainingConfig
-    from stages.training.recipe import Recipe
+    from stages.training.recipe import HeadRecipe
 
     return [
-        Recipe(
+        HeadRecipe(
             LinearHeadConfig(dim=SIZE),
             ArcFaceConfig(margin_rad=0.1 + 0.02 * place, scale=8.0 + place),
             optimizer=OptimizerConfig(lr=1e-3 * (1 + 0.1 * place)),

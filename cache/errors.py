@@ -9,6 +9,7 @@
     ├── WeightsError           weights that cannot be had or do not fit the network
     ├── DecodeError            bytes that are no image (stages.extraction; becomes a failed row)
     ├── NothingToScoreError    no query, or no gallery, is left
+    ├── DivergedError          a training whose loss became NaN or infinite
     └── StoreError
         ├── StaleStoreError    a store of another identity: each differing key
         ├── StoreBusyError     another process is writing to it
@@ -50,6 +51,10 @@ class WeightsError(PermafrostError):
 
 class NothingToScoreError(PermafrostError):
     """No query, or no gallery, is left."""
+
+
+class DivergedError(PermafrostError):
+    """A training whose loss became NaN or infinite."""
 
 
 class StoreError(PermafrostError):

@@ -20,7 +20,7 @@ from cache.errors import ConfigError
 from pipeline.recipes import with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
-from stages.datasets import DatasetConfig
+from stages.datasets import DEFAULT_KIND, DatasetConfig, SourceConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.records.joined import check_names
 from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
@@ -30,7 +30,7 @@ from stages.retrieval.protocols.protocol_defaults import check_metrics, check_po
 from stages.retrieval.scores import UnanswerablePolicy
 from stages.retrieval.trial import TiePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
-from stages.training.initialization import check_start
+from stages.training.recipe import HeadRecipe
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
 # tag has a space, a key has none.
@@ -97,9 +97,14 @@ class HeadRun:
             raise ValueError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
-        check_start(self.head, self.loss, self.start, self.training)
+        self.recipe  # noqa: B018  # raises where settings do not go together
         if self.backbones != "all" and len({*self.backbones}) < len(self.backbones):
             raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
+
+    @property
+    def recipe(self) -> HeadRecipe:
+        """What trains the head."""
+        return HeadRecipe(self.head, self.loss, self.start, self.optimizer, self.training)
 
 
 ProtocolRun = Annotated[ProtocolConfig, Field(discriminator="kind")]
@@ -170,13 +175,11 @@ class RepeatConfig:
         seeds: every head is trained with each; a closed form, which draws nothing, once.
         rows: numbers of training images for the learning curve, whole classes by turns; all of them come last.
         curve: the heads in it, by name; by default all. The curve is of the first backbone.
-        queries: how many queries the page of pictures shows.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rows: tuple[int, ...] = ()
     curve: tuple[str, ...] = ()
-    queries: int = 8
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -185,8 +188,6 @@ class RepeatConfig:
             raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
         if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
             raise ValueError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
-        if self.queries < 1:
-            raise ValueError(f"queries is a number of pictures, at least 1, got {self.queries}")
 
 
 @dataclass(frozen=True)
@@ -234,9 +235,9 @@ class RunConfig:
             raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
 
     @property
-    def datasets(self) -> tuple[DatasetConfig, ...]:
+    def datasets(self) -> tuple[SourceConfig, ...]:
         """The dataset, or all of several, in the order of the file."""
-        return (self.dataset,) if isinstance(self.dataset, DatasetConfig) else self.dataset
+        return self.dataset if isinstance(self.dataset, tuple) else (self.dataset,)
 
 
 def read_config(path: Path | str) -> RunConfig:
@@ -310,10 +311,12 @@ def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
 
 def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
     """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there."""
-    path = ""
+    path, kind = "", ""
     here: Any = raw
     for part in details["loc"]:
-        of_union = isinstance(here, dict) and part not in here and here.get("kind") == part
+        if isinstance(here, dict):
+            kind = here.get("kind", DEFAULT_KIND if path.startswith("dataset") else "")
+        of_union = isinstance(here, dict) and part not in here and kind == part
         is_tag = of_union or (isinstance(part, str) and " " in part)  # not a key
         if isinstance(part, int):
             path += f"[{part}]"
@@ -327,7 +330,7 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
     message = str(details["msg"]).removeprefix("Value error, ")
     match details["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            message = "unknown key" + _suggestion(path.rsplit(".", 1)[-1])
+            message = "unknown key" + (f" for kind = {kind!r}" if kind else "") + _suggestion(path.rsplit(".", 1)[-1])
         case "missing" | "missing_argument":
             message = "this key is needed"
         case "union_tag_not_found":
@@ -346,5 +349,7 @@ def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
 def _suggestion(key: str) -> str:
     schema = TypeAdapter(RunConfig).json_schema()
     known = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    if key in known:
+        return "; other kinds take it"
     close = difflib.get_close_matches(key, sorted(known - {"head"}), n=1)
     return f"; did you mean {close[0]}?" if close else ""

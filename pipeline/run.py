@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache import DigestCache, Features, FeatureStore
+from cache import DigestCache, Features, FeatureStore, Identity
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
 from pipeline.approximate_scores import other_scores
@@ -32,7 +32,7 @@ from pipeline.config import HeadRun, RunConfig
 from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
 from pipeline.query_values import Scored, data_of, write_query_values
-from pipeline.views.tables import ScoreRow, json_lines
+from pipeline.score_rows import RAW, ScoreRow, json_lines
 from stages.analysis import attribute_bounds, score_bounds
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
@@ -40,7 +40,6 @@ from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDat
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 
-RAW = "raw"
 _FEW_CLASSES = 5
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
@@ -122,8 +121,7 @@ def _head(
     """The head as it was saved, or else trained and saved where it may be."""
     setup = setup_of(config, wanted, features, records)
     identity = head_identity(**setup)
-    where = Path("heads") / features.name / f"{wanted.name}-{identity.short}"
-    folder = Path(config.artifacts) / where
+    folder = head_folder(config, wanted.name, features, identity)
     if (folder / "head.safetensors").exists():
         if train:
             display.say(f"train {wanted.name} on {backbone}: trained before, on the same features and settings")
@@ -133,12 +131,17 @@ def _head(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
             "Run `permafrost train-heads` with this run file."
         )
-    events = Path(config.artifacts) / "tensorboard" / where.relative_to("heads") if tensorboard else None
+    events = Path(config.artifacts, "tensorboard", features.name, folder.name) if tensorboard else None
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     head = _train(wanted, backbone, setup, display, checkpoint, events)
     head.save(folder)
     checkpoint.unlink(missing_ok=True)
     return head
+
+
+def head_folder(config: RunConfig, name: str, features: Features, identity: Identity) -> Path:
+    """Where the head ``name`` of that ``identity`` is saved."""
+    return Path(config.artifacts) / "heads" / features.name / f"{name}-{identity.short}"
 
 
 def _train(
@@ -184,11 +187,7 @@ def setup_of(
     return {
         "features": features,
         "records": records.split("train") if train is None else train,
-        "head": wanted.head,
-        "loss": wanted.loss,
-        "start": wanted.start,
-        "optimizer": wanted.optimizer,
-        "training": wanted.training,
+        "recipe": wanted.recipe,
         "validation": _validation(features, records),
         "seed": config.seed,
     }

@@ -1,17 +1,23 @@
-"""The cells of a table: a head trained with one seed on some of the training rows, and what each query scores.
+"""Every head of a run with several seeds, and on some of the training rows: the cells of a table and their scores.
 
-A cell that is finished is a file, named by everything that it follows from: the same table goes on from those it has.
-Cells are computed in processes of one thread each, so that as many heads train at once as there are processors.
+::
+
+    cells (backbone, head, rows, seed), each run once --> values of every query --mean over seeds--> table rows
+
+    <artifacts>/tables/<run>/
+        cells/<fingerprint>.npz
+        table.jsonl, table.html, <backbone>-<fingerprint of what it shows>.png
+
+Cells are run in processes of one thread each, so that as many heads train at once as there are processors.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,20 +25,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cache import FeatureStore, fingerprint
-from cache.atomic import replace_bytes
+from cache import fingerprint
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
-from pipeline.feature_sets import feature_sets
+from pipeline.feature_sets import FeatureSet, feature_sets
 from pipeline.progress import Display
-from pipeline.run import RAW, read_dataset, score_vectors, setup_of
+from pipeline.run import read_dataset, score_vectors, setup_of
+from pipeline.score_rows import RAW
+from pipeline.trials import Arrays, QueryScores, run_once
+from stages.analysis import Difference, paired_difference
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
-from stages.training import FusedFeatures, Head, head_identity, train_head
-from stages.training.embedded import Embedded
+from stages.records.subsets import balanced_subset
+from stages.retrieval.scores import Resampling
+from stages.training import Head, head_identity, train_head
+from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.recipe import Recipe
 from stages.training.rows import rows_digest
 
 
@@ -45,56 +53,173 @@ class Cell(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """The value (Q,) of each metric for each query, by name; and the queries, which may differ from metric to metric.
+class TableRow(NamedTuple):
+    """One number of the table, and a line of JSON.
 
-    A metric by label leaves out queries that one by attributes keeps.
+    ``value`` is the mean over seeds and queries; ``low`` and ``high`` bound its 95 % interval over queries, and
+    ``spread`` is the standard deviation over seeds. ``gain`` is how far it is above the raw feature, query by query,
+    between its own bounds; None for the raw feature.
     """
 
-    values: Mapping[str, Values]
-    keys: Mapping[str, tuple[str, ...]]
+    backbone: str
+    head: str
+    rows: int
+    metric: str
+    value: float
+    low: float
+    high: float
+    spread: float
+    seeds: int
+    queries: int
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
 
 
-class Ground(NamedTuple):
-    """What cells are computed on, read once a process."""
+class SeedGrid(NamedTuple):
+    """What cells are computed on: ``sets`` are the features and the heads that learn from them, by name."""
 
     config: RunConfig
     records: Records
-    features: Mapping[str, tuple[FeatureStore | FusedFeatures, tuple[HeadRun, ...], bool]]
+    sets: Mapping[str, FeatureSet]
+
+    def cells(self) -> list[Cell]:
+        """Every cell of the table, and those of the learning curve, which is that of the first features."""
+        table = self.config.repeat
+        assert table is not None
+        cells: dict[Cell, None] = {}
+        for place, part in enumerate(self.sets.values()):
+            if part.raw:
+                cells[Cell(part.name, RAW, None, 0)] = None
+            for head in part.heads:
+                drawn = head.recipe.is_trained
+                curve = place == 0 and head.name in (table.curve or (head.name,))
+                for rows in (None, *(table.rows if curve else ())):
+                    for seed in table.seeds if drawn or rows is not None else table.seeds[:1]:  # rows are drawn too
+                        cells[Cell(part.name, head.name, rows, seed)] = None
+        return list(cells)
+
+    def fingerprint(self, cell: Cell) -> str:
+        """The fingerprint of everything that the scores of ``cell`` follow from."""
+        retrieval = self.config.retrieval
+        sides = [self.records.split(role) for role in ("query", "gallery")]
+        return fingerprint(
+            {
+                "head": None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint,
+                "features": self.sets[cell.backbone].features.fingerprint,
+                "metrics": list(retrieval.metrics),
+                "judged": repr((retrieval.protocol, retrieval.ties, retrieval.unanswerable)),
+                "similar": {name: dict(weights) for name, weights in retrieval.similar.items()},
+                "searched": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
+            }
+        )
+
+    def train(self, cell: Cell) -> Head:
+        """The trained head of a cell that is not raw."""
+        return train_head(**self._setup(cell))
+
+    def score(self, cell: Cell) -> Arrays:
+        """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes."""
+        features = self.sets[cell.backbone].features
+        vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
+        arrays: dict[str, Any] = {}  # numbers and text
+        # Intervals are those of the mean over seeds: those of one seed are not needed.
+        for part, scores in enumerate(score_vectors(self.config, self.records, vectors, resamples=1)):
+            arrays[f"{part} "] = np.array(scores.query_keys)
+            arrays |= {f"{part} {metric}": values for metric, values in scores.per_query.items()}
+        return arrays
+
+    def _setup(self, cell: Cell) -> dict[str, Any]:
+        """What the head of a cell follows from; from fewer rows it makes about as many steps as from all."""
+        part = self.sets[cell.backbone]
+        head: HeadRun = next(head for head in part.heads if head.name == cell.head)
+        every = self.records.split("train")
+        train = balanced_subset(every, cell.rows, cell.seed)
+        epochs = round(head.training.epochs * len(every) / len(train))
+        head = replace(head, training=replace(head.training, epochs=epochs))
+        return setup_of(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
 
 
-def ground(run_file: Path, display: Display) -> Ground:
-    """The records of ``run_file``, and for each backbone (or fusion) its features, its heads, and whether it is raw."""
+def open_grid(run_file: Path, display: Display) -> SeedGrid:
+    """The records of ``run_file``, and its features as they were extracted."""
     config = read_config(run_file)
     records = read_dataset(config, display)
-    stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
-    learned = feature_sets(stores, config.heads)
-    return Ground(config, records, {of.name: (of.features, of.heads, of.raw) for of in learned})
+    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
+    return SeedGrid(config, records, {part.name: part for part in feature_sets(stores, config.heads)})
 
 
-def cells_of(on: Ground) -> list[Cell]:
-    """Every cell of the table, and those of the learning curve."""
-    table = on.config.repeat
-    assert table is not None
-    found: dict[Cell, None] = {}
-    for number, (backbone, (_, heads, raw)) in enumerate(on.features.items()):
-        if raw:
-            found[Cell(backbone, RAW, None, 0)] = None
-        for head in heads:
-            drawn = Recipe(head.head, head.loss, head.start, head.optimizer, head.training).drawn
-            for rows in (None, *(table.rows if number == 0 and head.name in (table.curve or [head.name]) else ())):
-                for seed in table.seeds if drawn or rows is not None else table.seeds[:1]:  # which rows is drawn too
-                    found[Cell(backbone, head.name, rows, seed)] = None
-    return list(found)
+def score_cells(
+    run_file: Path, cells: Mapping[str, Cell], folder: Path, workers: int | None
+) -> Iterator[tuple[str, Arrays]]:
+    """The arrays of each of ``cells``, by fingerprint, as they finish; those with a file in ``folder`` are not run."""
+    return run_once(cells, folder, partial(_in_processes, run_file, workers))
 
 
-def compute(run_file: Path, cells: Sequence[Cell], folder: Path, workers: int | None) -> Iterator[tuple[Cell, Scored]]:
-    """Each of ``cells`` as it is done, kept in ``folder`` or found there."""
+def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
+    """The rows of every metric, in the order of the cells."""
+    groups: dict[tuple[str, str, int | None], list[list[QueryScores]]] = {}
+    for cell, arrays in scored.items():
+        groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays))
+    trained, rows = len(grid.records.split("train")), []
+    for (backbone, head, count), by_seed in groups.items():
+        raw = None if head == RAW else groups.get((backbone, RAW, None))
+        for at, parts in enumerate(zip(*by_seed, strict=True)):
+            gains = {} if raw is None else _gains(parts, raw[0][at], grid.config.seed)
+            for metric, (low, high) in _intervals(parts, grid.config.seed).items():
+                values = np.stack([part.per_query[metric] for part in parts])  # (S, Q)
+                gain = gains.get(metric)
+                rows.append(
+                    TableRow(
+                        backbone,
+                        head,
+                        0 if head == RAW else count or trained,
+                        metric,
+                        float(values.mean()),
+                        low,
+                        high,
+                        float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0,
+                        len(values),
+                        values.shape[1],
+                        *((None, None, None) if gain is None else (gain.value, gain.low, gain.high)),
+                    )
+                )
+    return rows
+
+
+def read_scores(arrays: Arrays) -> list[QueryScores]:
+    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name, values in arrays.items():
+        part, _, metric = name.partition(" ")
+        parts.setdefault(part, {})[metric] = values
+    return [QueryScores(tuple(map(str, part.pop(""))), part) for part in parts.values()]
+
+
+def _intervals(parts: Sequence[QueryScores], seed: int) -> dict[str, tuple[float, float]]:
+    """The interval over queries of each metric's mean over seeds."""
+    metrics, resampling = list(parts[0].per_query), Resampling(seed=seed)
+    means = np.stack([_mean(parts, metric) for metric in metrics])  # (M, Q)
+    low, high = resampling.interval(resampling.means(means, 0))
+    return dict(zip(metrics, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+
+
+def _gains(parts: Sequence[QueryScores], raw: QueryScores, seed: int) -> dict[str, Difference]:
+    """How far the mean over seeds of each metric is above that of the raw feature, query by query."""
+    means = {metric: _mean(parts, metric) for metric in parts[0].per_query}
+    differences = paired_difference(QueryScores(parts[0].query_keys, means), raw, seed=seed)
+    return {difference.metric: difference for difference in differences}
+
+
+def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
+    """The value of each query (Q,) in the mean over the seeds."""
+    mean: Values = np.stack([part.per_query[metric] for part in parts]).mean(0)
+    return mean
+
+
+def _in_processes(run_file: Path, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
     count = min(workers or os.cpu_count() or 1, len(cells))
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_alone) as pool:
-        # The longest first would be best; heads of one kind, spread over the processes, come near it.
-        waiting = {pool.submit(_cell, run_file, cell, folder): cell for cell in cells}
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=partial(torch.set_num_threads, 1)) as pool:
+        waiting = {pool.submit(_score, run_file, cell): name for name, cell in cells.items()}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
@@ -102,88 +227,11 @@ def compute(run_file: Path, cells: Sequence[Cell], folder: Path, workers: int | 
             pool.shutdown(cancel_futures=True)
 
 
-def head_of(on: Ground, cell: Cell) -> Head:
-    """The trained head of a cell that is not raw."""
-    features, heads, _ = on.features[cell.backbone]
-    wanted = next(head for head in heads if head.name == cell.head)
-    return train_head(**_setup(on, cell, wanted, features))
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
+def _score(run_file: Path, cell: Cell) -> Arrays:
+    return _opened(run_file).score(cell)
 
 
 @lru_cache(maxsize=1)
-def _ground(run_file: Path) -> Ground:
-    return ground(run_file, Display(quiet=True))
-
-
-def _cell(run_file: Path, cell: Cell, folder: Path) -> Scored:
-    on = _ground(run_file)
-    path = folder / f"{_name(on, cell)}.npz"
-    if not path.exists():
-        features = on.features[cell.backbone][0]
-        vectors = features if cell.head == RAW else Embedded(head_of(on, cell), features)
-        arrays: dict[str, Any] = {}  # numbers and text
-        # The values of queries are all that is kept: intervals are those of the mean over seeds.
-        for place, scores in enumerate(score_vectors(on.config, on.records, vectors, resamples=1)):
-            arrays[f"keys {place}"] = np.array(scores.query_keys)
-            arrays |= {f"{place} {metric}": values for metric, values in scores.per_query.items()}
-        content = io.BytesIO()
-        np.savez(content, **arrays)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_bytes(path, content.getbuffer())
-    return _read(path)
-
-
-def _read(path: Path) -> Scored:
-    values, keys = {}, {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            place, _, metric = name.partition(" ")
-            if place != "keys":
-                values[metric], keys[metric] = arrays[name], tuple(map(str, arrays[f"keys {place}"]))
-    return Scored(values, keys)
-
-
-def _name(on: Ground, cell: Cell) -> str:
-    """The fingerprint of everything that a cell follows from."""
-    features, heads, _ = on.features[cell.backbone]
-    identity = None
-    if cell.head != RAW:
-        wanted = next(head for head in heads if head.name == cell.head)
-        identity = head_identity(**_setup(on, cell, wanted, features)).fingerprint
-    parts = [on.records.split(role) for role in ("query", "gallery")]
-    return fingerprint(
-        {
-            "head": identity,
-            "features": features.fingerprint,
-            "metrics": list(on.config.retrieval.metrics),
-            "judged": repr((on.config.retrieval.protocol, on.config.retrieval.ties, on.config.retrieval.unanswerable)),
-            "similar": {name: dict(weights) for name, weights in on.config.retrieval.similar.items()},
-            "searched": [text for part in parts for text in (rows_digest(part), attributes_digest(part))],
-        }
-    )[:32]
-
-
-def _setup(on: Ground, cell: Cell, wanted: HeadRun, features: FeatureStore | FusedFeatures) -> dict[str, Any]:
-    """What the head of a cell follows from; from fewer rows it makes about as many steps as from all."""
-    every = on.records.split("train")
-    train = some_of(every, cell.rows, cell.seed)
-    epochs = round(wanted.training.epochs * len(every) / len(train))
-    wanted = replace(wanted, training=replace(wanted.training, epochs=epochs))
-    return setup_of(replace(on.config, seed=cell.seed), wanted, features, on.records, train)
-
-
-def some_of(train: Records, rows: int | None, seed: int) -> Records:
-    """The first ``rows`` of ``train`` (None: all) where one of each class is drawn by turns; fewer are among more."""
-    if rows is None or rows >= len(train):
-        return train
-    keys, classes = train.keys, [str(name) for name in train.classes]
-    drawn: dict[str, int] = {}
-    turns = []
-    for row in sorted(range(len(train)), key=lambda row: seeded_order(seed, "row", keys[row])):
-        name = classes[row]
-        drawn[name] = drawn.get(name, 0) + 1
-        turns.append((drawn[name], seeded_order(seed, "class", name), row))
-    return train.take(sorted(row for _, _, row in sorted(turns)[:rows]))
+def _opened(run_file: Path) -> SeedGrid:
+    """The grid of ``run_file``, read once a process."""
+    return open_grid(run_file, Display(quiet=True))

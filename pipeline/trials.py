@@ -1,86 +1,77 @@
-"""The trials that a sweep has finished: they are kept, and the same sweep goes on from them.
+"""Trials that are run once: what each measures is a file, and the same work goes on from the files that are there.
 
 ::
 
-    <artifacts>/sweeps/<run>-<fingerprint of the data, the folds and the seeds>/
-        values/<trial>.npy   the value of each query, float32
-        trials.jsonl         a line a trial; a trial without its line does not exist
-        leaderboard.csv, leaderboard.html
+    trials, by fingerprint --those without a file--> run --> <folder>/<fingerprint>.npz --> arrays of every trial
+
+A file appears whole or not at all, so a run that is killed loses only the trials in progress.
 """
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
-from cache.atomic import replace_bytes, replace_text
+from cache.atomic import replace_bytes
 from cache.errors import DamagedStoreError
-from stages.training.sweep import Trial
+from stages.ranking.metrics import Values
 
-_LOG, _VALUES = "trials.jsonl", "values"
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""What a trial measures: numbers and text, by name."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Line:
-    """What ``trials.jsonl`` says of a trial; ``trial`` is its fingerprint, ``scores`` are by fold, then by seed."""
+class QueryScores:
+    """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares."""
 
-    trial: str
-    backbone: str
-    head: str
-    settings: Mapping[str, Any]
-    scores: list[list[float]]
-    seconds: float
-    diverged: int
+    query_keys: tuple[str, ...]
+    per_query: Mapping[str, Values]
 
 
-class TrialLog:
-    """The finished trials in ``folder``. Raises DamagedStoreError for lines that no sweep wrote."""
+def run_once(
+    trials: Mapping[str, T], folder: Path, run: Callable[[Mapping[str, T]], Iterator[tuple[str, Arrays]]]
+) -> Iterator[tuple[str, Arrays]]:
+    """Yield the fingerprint and the arrays of each of ``trials``: those with a file first, the others as they finish.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lines: dict[str, Line] = {}
-        path = folder / _LOG
+    Args:
+        trials: by fingerprint, which stands for everything that the arrays follow from.
+        folder: holds the files of finished trials; it is made where it is missing.
+        run: runs the trials that have no file, and yields the fingerprint and the arrays of each as it is done.
+
+    Raises:
+        DamagedStoreError: a file that cannot be read.
+    """
+    unfinished = {}
+    for name, trial in trials.items():
+        path = _path(folder, name)
         if path.exists():
-            try:
-                written = path.read_text(encoding="utf-8").splitlines()
-                self._lines = {line.trial: line for line in (Line(**json.loads(text)) for text in written)}
-            except (TypeError, ValueError) as error:
-                raise DamagedStoreError(
-                    f"{path} is not as it was written: {error}. Mend the line, or delete the file and sweep again."
-                ) from error
+            yield name, _read(path)
+        else:
+            unfinished[name] = trial
+    if unfinished:
+        for name, arrays in run(unfinished):
+            content = io.BytesIO()
+            np.savez(content, **arrays)  # type: ignore[arg-type]
+            replace_bytes(_path(folder, name), content.getbuffer())
+            yield name, arrays
 
-    def __len__(self) -> int:
-        return len(self._lines)
 
-    def find(self, trial: str) -> Trial | None:
-        """The trial of this fingerprint, if it was finished."""
-        line = self._lines.get(trial)
-        if line is None:
-            return None
-        path = self._path(trial)
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DamagedStoreError(
-                f"{path} cannot be read, though {_LOG} lists it: {error}. Delete its line there: it is tried again."
-            ) from error
-        return Trial(np.array(line.scores), values, line.seconds, line.diverged)
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name[:32]}.npz"
 
-    def keep(self, trial: str, backbone: str, head: str, settings: Mapping[str, Any], found: Trial) -> None:
-        """Commit a finished trial: its values first, then its line."""
-        content = io.BytesIO()
-        np.save(content, found.values, allow_pickle=False)
-        replace_bytes(self._path(trial), content.getvalue())
-        self._lines[trial] = Line(
-            trial, backbone, head, dict(settings), found.scores.tolist(), round(found.seconds, 3), found.diverged
-        )
-        replace_text(self.folder / _LOG, "".join(json.dumps(asdict(line)) + "\n" for line in self._lines.values()))
 
-    def _path(self, trial: str) -> Path:
-        return self.folder / _VALUES / f"{trial[:16]}.npy"
+def _read(path: Path) -> Arrays:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise DamagedStoreError(f"{path} cannot be read: {error}. Delete it: its trial is run again.") from error

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from cache.errors import ConfigError
 from pipeline.config import RunConfig
-from pipeline.run import RAW, Vectors
+from pipeline.run import Vectors
+from pipeline.score_rows import RAW
 
 
 def choose_vectors(

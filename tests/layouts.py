@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.datasets import DatasetConfig
+from pydantic import TypeAdapter
+
+from stages.datasets import DatasetConfig, SourceConfig
 from stages.records import Records, read_records
+
+_CONFIGS = TypeAdapter[SourceConfig](DatasetConfig)
 
 
 def put(root: Path, *names: str) -> None:
@@ -23,7 +27,7 @@ def tell(path: Path, text: str) -> None:
 
 def read(kind: str, root: Path, **more: object) -> Records:
     """The records of the benchmark at ``root``."""
-    return read_records(DatasetConfig(path=str(root), kind=kind, **more))  # type: ignore[arg-type]
+    return read_records(_CONFIGS.validate_python({"kind": kind, "path": str(root)} | more))
 
 
 def rows(records: Records, root: Path) -> list[tuple[str, str | None, str | None, str]]:

@@ -11,11 +11,12 @@ import json as json_module
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from cache.errors import ConfigError, StaleStoreError
+from pipeline.commands.options import Json, Quiet
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.query_values import QueryValues, read_query_values
@@ -26,6 +27,7 @@ from stages.records import Records
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.scores import Resampling
 
+_SIDE = "RUN.TOML[:HEAD]"
 _NAMED = 3  # queries that only one side has, by name
 
 
@@ -55,18 +57,19 @@ class Compared:
 
 
 def compare(
-    first: str,
-    second: str,
-    *,
-    head: str | None,
-    backbone: str | None,
-    metric: str | None,
-    top: int,
-    other_gallery: bool,
-    json: bool,
-    quiet: bool,
+    first: Annotated[str, typer.Argument(metavar="A", help=f"The one before: {_SIDE}.")],
+    second: Annotated[str, typer.Argument(metavar="B", help=f"The one after: {_SIDE}.")],
+    head: Annotated[str | None, typer.Option(help="The head of both sides, or raw, where a side names none.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone of both sides, by default every shared.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What queries are listed by; by default the first metric.")] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many queries that changed most to list.")] = 10,
+    other_gallery: Annotated[
+        bool, typer.Option("--other-gallery", help="Compare although the galleries differ; the result says so.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Print how B differs from A; see :mod:`stages.analysis.changes`."""
+    """Say how much better B is than A over the same queries, how surely, and which queries changed most."""
     display = Display(quiet=quiet)
     sides: list[Side] = []
     for text in (first, second):

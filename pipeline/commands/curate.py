@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
 import typer
@@ -23,11 +23,13 @@ from cache import fingerprint, parse_source
 from cache.atomic import replace_text
 from cache.errors import ConfigError, PermafrostError
 from pipeline.backbones import find_features
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
 from pipeline.progress import Display
 from pipeline.run import read_dataset
 from pipeline.views.tables import aligned
-from stages.curation import REASONS, Curated, Dropped, curate
+from stages import curation
+from stages.curation import REASONS, Curated, Dropped
 from stages.datasets.table_writer import WRITERS, write_table
 from stages.records import Records
 
@@ -42,8 +44,14 @@ class Tally(NamedTuple):
     dropped: dict[str, int]
 
 
-def curate_table(run_file: Path, output: Path, *, force: bool, json: bool, quiet: bool) -> None:
-    """Write the table ``output`` and the two files beside it, and print the report."""
+def curate(
+    run_file: RunFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table to write: .csv, .tsv, .parquet or .jsonl.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a table that exists.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a compact table of training images without duplicates, and say what was dropped and why."""
     if output.suffix.lower() not in WRITERS:
         raise ConfigError(f"--output must end in {', '.join(WRITERS)}, got {output}")
     beside = [output, output.with_suffix(".dropped.csv"), output.with_suffix(".report.json")]
@@ -55,7 +63,7 @@ def curate_table(run_file: Path, output: Path, *, force: bool, json: bool, quiet
     if config.curate.near_duplicate is not None:
         features, *_ = find_features(config.backbones[0], config, records, display)
         display.say(f"near-duplicates: cosine similarity {config.curate.near_duplicate:g} or more in {features.name}")
-    curated = curate(records, config.curate, features)
+    curated = curation.curate(records, config.curate, features)
     by_domain, total = tally(curated)
     report = {
         "table": str(output),

@@ -9,30 +9,35 @@ import time
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from pipeline import run as stages_of
-from pipeline.commands import stages as commands
+from pipeline.commands.options import Json, Quiet
+from pipeline.commands.score import print_scores
 from pipeline.config import RunConfig, parse_config
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
+from pipeline.run import find_vectors, read_dataset
+from stages.datasets import DrawnConfig
 
 
-def demo(artifacts: Path, *, json: bool, quiet: bool) -> None:
-    """Run the preset in ``artifacts``, print its table, and say where its picture is and what to type next."""
+def demo(
+    artifacts: Annotated[Path, typer.Option(help="Where the demo is kept.")] = Path("artifacts/demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a catalogue of products, extract, train, score, and show one picture. Needs no network and no data."""
     started, display = time.monotonic(), Display(quiet=quiet)
     config = demo_config(artifacts)
     if not (artifacts / "catalogue/labels.csv").exists():
         display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
-    records = stages_of.read_dataset(config, display)
+    records = read_dataset(config, display)
     computed = extract_features(config, records, Hardware(), display)
-    vectors = stages_of.find_vectors(config, records, display, train=True)
-    rows = stages_of.score(config, "demo", records, vectors, display)
-    commands.print_result(rows, json=json)
-    picture = commands.draw_picture(config, "demo", records, vectors)
+    vectors = find_vectors(config, records, display, train=True)
+    picture = print_scores(config, "demo", records, vectors, display, json=json)
     seconds = time.monotonic() - started
-    again = "" if any(found.computed for found in computed) else ": images, features and heads were there already"
+    again = "" if any(filled.computed for filled in computed) else ": images, features and heads were there already"
     if not json:
         typer.echo(_NEXT.format(picture=picture, seconds=seconds, again=again, permafrost=_command()))
 
@@ -41,8 +46,9 @@ def demo_config(artifacts: Path) -> RunConfig:
     """The preset, with everything it makes below ``artifacts``."""
     text = files("pipeline").joinpath("presets/demo.toml").read_text(encoding="utf-8")
     config = parse_config(text, "presets/demo.toml")
-    (dataset,) = config.datasets
-    return replace(config, artifacts=str(artifacts), dataset=replace(dataset, path=str(artifacts / "catalogue")))
+    assert isinstance(config.dataset, DrawnConfig)
+    dataset = replace(config.dataset, path=str(artifacts / "catalogue"))
+    return replace(config, artifacts=str(artifacts), dataset=dataset)
 
 
 def _command() -> str:

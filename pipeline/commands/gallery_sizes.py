@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ import typer
 
 from cache.atomic import replace_text
 from cache.errors import ConfigError
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset, rules_of
@@ -26,23 +27,28 @@ from stages.retrieval.scores import Resampling
 
 
 def gallery_sizes(
-    run_file: Path,
-    sizes: Sequence[float],
-    distractors: Sequence[str],
-    *,
-    head: str | None,
-    backbone: str | None,
-    json: bool,
-    quiet: bool,
+    run_file: RunFile,
+    size: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="A share of the gallery, or above 1 a number of distractors. Can be given again."),
+    ] = None,
+    distractors: Annotated[
+        list[str] | None,
+        typer.Option(help="A value of the split column with further distractors. Can be given again."),
+    ] = None,
+    head: Head = None,
+    backbone: OneBackbone = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Print the scores by gallery size: of every head, or the one that is named; kept beside the scores too."""
+    """Score the same queries in galleries of several sizes: what a small gallery hides."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
     vectors = [of for of in find_vectors(config, records, display) if backbone in (None, of.backbone)]
     if head is not None or not vectors:
         vectors = [choose_vectors(config, run_file, vectors, head, backbone)]
-    asked = tuple(sizes) or config.retrieval.gallery_sizes
-    values = tuple(distractors) or config.retrieval.distractors
+    asked = tuple(size or ()) or config.retrieval.gallery_sizes
+    values = tuple(distractors or ()) or config.retrieval.distractors
     lines: list[dict[str, Any]] = []
     for of in vectors:
         display.say(f"searching galleries of {len(asked)} sizes with {of.backbone} {of.head}")

@@ -11,13 +11,13 @@ import json as json_module
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 
 from cache import Features
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import Vectors, bounds_of, find_vectors, read_dataset, remarks
@@ -112,16 +112,18 @@ class Health:
 
 
 def health(
-    run_file: Path,
-    *,
-    head: str | None,
-    backbone: str | None,
-    top: int,
-    near_duplicate: float | None,
-    json: bool,
-    quiet: bool,
+    run_file: RunFile,
+    head: Head = None,
+    backbone: OneBackbone = None,
+    top: Annotated[int, typer.Option(min=0, help="How many to list of each finding.")] = 10,
+    near_duplicate: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Cosine similarity from which two images are one; by default 0.98."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Print the health of the data and the features of a run."""
+    """Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions, failed images."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, Display(quiet=True))
     vectors = find_vectors(config, records, display)

@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 
 from cache.atomic import replace_text
 from cache.errors import PermafrostError, RecordsError
 from pipeline.config import parse_config
 from pipeline.progress import Display
-from stages.datasets.config import DatasetConfig
+from stages.datasets import DatasetConfig, SourceConfig
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.table import read_columns
 from stages.records import Records, read_records
@@ -45,14 +47,17 @@ class Guess:
     remarks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def config(self) -> DatasetConfig:
+    def config(self) -> SourceConfig:
         """The dataset that the keys describe."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in self.keys.items()}
-        return DatasetConfig(**values)  # type: ignore[arg-type]  # the keys are DatasetConfig's own
+        return TypeAdapter[SourceConfig](DatasetConfig).validate_python(self.keys)
 
 
-def init(images: Path, output: Path, *, force: bool) -> None:
-    """Write the run file ``output`` for ``images``, and say on stderr what was seen. Never overwrites unasked."""
+def init(
+    images: Annotated[Path, typer.Argument(metavar="FOLDER|TABLE", help="Images in a folder a class, or a table.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run file to write.")] = Path("run.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+) -> None:
+    """Look at your images and write a commented run file that works as it is."""
     if output.exists() and not force:
         raise PermafrostError(f"{output} exists. Choose another name with --output, or write over it with --force.")
     if not output.absolute().parent.is_dir():

@@ -9,7 +9,18 @@ import typer
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
 RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
+RunFileOrStore = Annotated[Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder of a store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]
 OneBackbone = Annotated[str | None, typer.Option("--backbone", help="A backbone of the run.")]
+
+Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a processor.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Compute images that failed before again.")]
+MaxFailures = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Share of images that may fail; by default the run file's.")
+]

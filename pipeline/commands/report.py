@@ -5,22 +5,34 @@ from __future__ import annotations
 import json as json_module
 import time
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from cache.atomic import replace_text
 from cache.errors import ConfigError
+from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
-from pipeline.views.report.contents import Contents, contents_of
-from pipeline.views.report.page import page
+from pipeline.views.report.contents import Contents, contents_of, report_page
 
 _LARGE = 10_000_000
 
 
-def report(run_file: Path, output: Path | None, queries: int, *, health: bool, json: bool, quiet: bool) -> None:
-    """Write the page, by default to ``<artifacts>/reports/<run>.html``, and print where it is."""
+def report(
+    run_file: RunFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; by default in the artifacts folder.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=0, help="How many queries to show with their nearest images.")] = 40,
+    health: Annotated[
+        bool, typer.Option("--health", help="Look for copies across splits and doubtful labels too (minutes).")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about a run: leaderboard, curves, a map, and queries with right and wrong images."""
     started, display = time.monotonic(), Display(quiet=quiet)
     if output is not None and output.is_dir():
         raise ConfigError(f"--output names the file to write, got the folder {output}")
@@ -29,10 +41,10 @@ def report(run_file: Path, output: Path | None, queries: int, *, health: bool, j
     contents, text = made(config, run_file, queries, health=health, display=display)
     replace_text(path, text)
     size, seconds = len(text.encode()), time.monotonic() - started
-    best = contents.board.best
+    best = contents.best
     if json:
         line = {
-            "report": str(path), "bytes": size, "best": best.head, "backbone": best.backbone,
+            "report": str(path), "bytes": size, "best": best.head, "backbone": best.vectors.backbone,
             "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
         }  # fmt: skip
         typer.echo(json_module.dumps(line))
@@ -48,4 +60,4 @@ def made(config: RunConfig, run_file: Path, queries: int, *, health: bool, displ
     records = read_dataset(config, display)
     vectors = find_vectors(config, records, display)
     contents = contents_of(config, run_file, records, vectors, queries, health=health, display=display)
-    return contents, page(contents)
+    return contents, report_page(contents)

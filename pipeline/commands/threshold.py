@@ -13,7 +13,7 @@ import json as json_module
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -21,6 +21,7 @@ import typer
 from cache import Features, fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError, RecordsError
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from pipeline.query_values import data_of
@@ -56,19 +57,23 @@ class Decision(NamedTuple):
 
 
 def threshold(
-    run_file: Path,
-    fmr: Sequence[float],
-    fpir: Sequence[float],
-    *,
-    head: str | None,
-    backbone: str | None,
-    json: bool,
-    quiet: bool,
+    run_file: RunFile,
+    fmr: Annotated[
+        list[float] | None, typer.Option(help="A wanted false match rate of comparisons. Can be given again.")
+    ] = None,
+    fpir: Annotated[
+        list[float] | None,
+        typer.Option(help="A wanted false-positive identification rate of searches. Can be given again."),
+    ] = None,
+    head: Head = None,
+    backbone: OneBackbone = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Choose a threshold for each wanted rate, print its error rates, and keep both for ``search``."""
+    """Choose the similarity below which there is no match, and say how often that is wrong. `search` uses it."""
     config, display = read_config(run_file), Display(quiet=quiet)
-    wanted: list[tuple[Kind, float]] = [("fmr", rate) for rate in fmr]
-    wanted += [("fpir", rate) for rate in fpir]
+    wanted: list[tuple[Kind, float]] = [("fmr", rate) for rate in fmr or []]
+    wanted += [("fpir", rate) for rate in fpir or []]
     for kind, rate in wanted:
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")

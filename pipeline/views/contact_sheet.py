@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cache import parse_source
 from cache.atomic import replace_bytes
-from stages.extraction import DecodeError, decode
+from pipeline.views.thumbnails import fitted, open_picture
 
 RIGHT_COLOUR = (22, 135, 76)
 WRONG_COLOUR = (200, 48, 44)
@@ -94,15 +93,8 @@ def _draw_head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str) -> None
     for right, word in ((True, "same label as the query"), (False, "another label")):
         sheet.paste(_mark(right=right), (x, y - MARK // 2))
         x += 22 + _write(pen, (x + 22, y), word, size=13, room=sheet.width, colour=_FAINT, anchor="lm") + 24
-    _write(
-        pen,
-        (x, y),
-        "number: similarity to the query",
-        size=13,
-        room=sheet.width - x - _MARGIN,
-        colour=_FAINT,
-        anchor="lm",
-    )
+    legend = "number: similarity to the query"
+    _write(pen, (x, y), legend, size=13, room=sheet.width - x - _MARGIN, colour=_FAINT, anchor="lm")
 
 
 def _draw_band(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: SheetRow, top: int) -> None:
@@ -126,7 +118,7 @@ def _draw_neighbour(sheet: Image.Image, pen: ImageDraw.ImageDraw, neighbour: Nei
 
 
 def _mark(*, right: bool) -> Image.Image:
-    """A white tick on a green disc, or a white cross on a red square: told apart without colour."""
+    """A white tick on a green disc, or a white cross on a red square: they differ in shape too."""
     fine = Image.new("RGB", (4 * MARK, 4 * MARK), _PAPER)
     pen = ImageDraw.Draw(fine)
     if right:
@@ -141,16 +133,14 @@ def _mark(*, right: bool) -> Image.Image:
 
 def _tile(uri: str, side: int) -> Image.Image:
     """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
-    source = parse_source(uri)
-    try:
-        image = Image.fromarray(decode(source.read(), box=source.box))
-    except (OSError, ValueError, DecodeError):
+    image = open_picture(uri, side)
+    if isinstance(image, str):
         blank = Image.new("RGB", (side, side), MISSING_COLOUR)
-        text = ImageDraw.Draw(blank)
-        _write(text, (side // 2, side // 2), "no image", size=13, room=side, colour=_FAINT, anchor="mm")
+        _write(
+            ImageDraw.Draw(blank), (side // 2, side // 2), "no image", size=13, room=side, colour=_FAINT, anchor="mm"
+        )
         return blank
-    ratio = side / max(image.size)
-    image = image.resize([max(1, round(ratio * length)) for length in image.size], Image.Resampling.LANCZOS)
+    image = fitted(image, side / max(image.size), Image.Resampling.LANCZOS)
     tile = Image.new("RGB", (side, side), _PAPER)
     tile.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return tile

@@ -1,241 +1,241 @@
-"""The trials of a sweep, best first: a table for people, CSV, flat JSON lines, and a page for the browser."""
+"""The one model of a result that is shown: rows of scores between their 95 % intervals, the best marked.
+
+::
+
+    scores of a run, table over seeds, trials of a sweep, report --> Leaderboard --> text, or a page by leaderboard.html
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, TypeAlias
 
-import numpy as np
-
-from pipeline.views.pages import render
+from pipeline.score_rows import RAW, ScoreRow
 from pipeline.views.tables import aligned
-from stages.analysis import Difference, paired_difference, t_interval
-from stages.training.sweep import Trial
-
-_PRINTED = 20
+from stages.retrieval.attributes import CEILING, FLOOR
+from stages.retrieval.scores import ALL
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A trial as the leaderboard takes it. ``method`` is its loss or closed form, ``keys`` are its queries, (Q,).
-
-    ``fingerprint`` is None for the raw feature.
-    """
-
-    backbone: str
-    head: str
-    method: str
-    settings: Mapping[str, Any]
-    trial: Trial
-    keys: tuple[str, ...]
-    fingerprint: str | None = None
+class Bounded(Protocol):
+    """A value between the ends of its 95 % interval."""
 
     @property
-    def raw(self) -> bool:
-        """True for the feature itself, which nothing was trained on."""
-        return self.fingerprint is None
+    def value(self) -> float:
+        """The value itself."""
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+
+
+class MetricScore(Bounded, Protocol):
+    """A value of a metric; the floor and ceiling of the legacy measure are metrics of their own."""
+
+    @property
+    def metric(self) -> str:
+        """Its name."""
+
+
+Names: TypeAlias = tuple[str, ...]
+"""The texts that name a row, one for each column."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A line of the leaderboard.
+class Row:
+    """One line of a leaderboard.
 
-    ``low`` and ``high`` bound the 95 % t interval of ``value`` over folds and seeds. ``behind`` is how far the best
-    is ahead, query by query; None for the best itself.
+    Attributes:
+        names: a text for each of the leaderboard's columns.
+        scores: by metric; None for one that was not scored.
+        counts: a whole number for each of the leaderboard's counts; None where there is none.
+        best: the metrics in which no row of its group is better.
+        raw: True for the raw feature.
+        look: the class of the stylesheet that colours the row.
+        gains: how far each metric is above the raw feature of the same backbone, query by query.
+        behind: how far the best row is above this one, query by query; None for the best, or where it is not known.
+        reference: the first metric of the raw feature of the same backbone.
+        note: stands after the first score.
     """
 
-    rank: int
-    entry: Entry
-    value: float
-    low: float
-    high: float
-    behind: Difference | None
+    names: Names
+    scores: Mapping[str, Bounded | None]
+    counts: Sequence[int | None] = ()
+    best: Collection[str] = ()
+    raw: bool = False
+    look: str = "c1"
+    gains: Mapping[str, Bounded] = field(default_factory=dict)
+    behind: Bounded | None = None
+    reference: float | None = None
+    note: str = ""
+
+    @property
+    def tied(self) -> bool:
+        """Whether it could be as good as the best."""
+        return self.behind is not None and self.behind.low <= 0
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """``places`` best first, scored by ``metric``; ``keys`` are the settings that differ, in the order to show them."""
+    """Rows in the order in which they are shown; ``ranked`` where that is best first, by the first metric.
 
-    places: tuple[Place, ...]
-    metric: str
-    keys: tuple[str, ...]
+    ``bounds`` are the floor and ceiling of a metric: what a random and a perfect ranking score.
+    """
+
+    columns: Sequence[str]
+    metrics: Sequence[str]
+    rows: Sequence[Row]
+    counts: Sequence[str] = ()
+    ranked: bool = False
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    digits: int = 3
+
+    @property
+    def metric(self) -> str:
+        """The first metric, by which rows are ranked and drawn."""
+        return self.metrics[0]
+
+    @cached_property
+    def change(self) -> str:
+        """The title of the column of paired differences: gains where there are any, or how far a row is behind."""
+        if any(self.metric in row.gains for row in self.rows):
+            return "gain over raw"
+        return "behind the best" if any(row.behind for row in self.rows) else ""
+
+    def change_of(self, row: Row) -> Bounded | None:
+        """The paired difference of ``row`` in that column."""
+        return row.gains.get(self.metric) if self.change == "gain over raw" else row.behind
+
+    @cached_property
+    def axis(self) -> tuple[float, float]:
+        """The ends of the axis on which the intervals of the first metric are drawn."""
+        scores = [score for row in self.rows if (score := row.scores.get(self.metric)) is not None]
+        ends = [end for score in scores for end in (score.low, score.high)] or [0.0, 1.0]
+        room = 0.03 * (max(ends) - min(ends))
+        return min(ends) - room, max(ends) + room
+
+    def across(self, value: float) -> float:
+        """Where ``value`` is on the axis, in percent."""
+        low, high = self.axis
+        return round(100 * (value - low) / ((high - low) or 1), 2)
+
+    def number(self, value: float) -> str:
+        """``value`` with the digits of this leaderboard."""
+        return f"{value:.{self.digits}f}"
+
+    def half(self, score: Bounded) -> str:
+        """Half of an interval."""
+        return self.number((score.high - score.low) / 2)
 
 
-@dataclass(frozen=True)
-class _Queries:
-    """What :func:`paired_difference` compares."""
+def leaderboard(
+    scores: Iterable[tuple[Names, Names, MetricScore]],
+    columns: Sequence[str],
+    *,
+    counts: Mapping[str, Mapping[Names, int | None]] | None = None,
+    gains: Mapping[Names, Mapping[str, Bounded]] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+) -> Leaderboard:
+    """A row for each different names among ``scores``, in their order.
 
-    query_keys: tuple[str, ...]
-    per_query: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
-
-
-def ranked(entries: Sequence[Entry], metric: str, keys: Sequence[str], seed: int) -> Leaderboard:
-    """``entries`` best first, the first of equals before the others; the raw feature can be anywhere but first."""
-    order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
-    best = order[0]
-    places = []
-    for rank, entry in enumerate(order, 1):
-        mean, low, high = t_interval(entry.trial.scores.ravel())
-        behind = None
-        if entry is not best:
-            (behind,) = paired_difference(_queries(best, metric), _queries(entry, metric), seed=seed)
-        places.append(Place(rank, entry, mean, low, high, behind))
-    return Leaderboard(tuple(places), metric, tuple(keys))
-
-
-def _queries(entry: Entry, metric: str) -> _Queries:
-    return _Queries(entry.keys, {metric: entry.trial.values.astype(np.float64)})
-
-
-def rows(board: Leaderboard) -> list[dict[str, Any]]:
-    """A flat dictionary a place: what CSV and JSON hold. Settings go by their dotted keys."""
-    return [
-        {
-            "rank": place.rank,
-            "backbone": place.entry.backbone,
-            "head": place.entry.head,
-            "method": place.entry.method,
-            **{key: place.entry.settings.get(key) for key in board.keys},
-            "metric": board.metric,
-            "value": place.value,
-            "low": place.low,
-            "high": place.high,
-            "trainings": place.entry.trial.scores.size,
-            "diverged": place.entry.trial.diverged,
-            "queries": len(place.entry.keys),
-            "behind": place.behind.value if place.behind else 0.0,
-            "behind_low": place.behind.low if place.behind else 0.0,
-            "behind_high": place.behind.high if place.behind else 0.0,
-            "trial": place.entry.fingerprint,
-        }
-        for place in board.places
+    Args:
+        scores: each with the names of its row, and with the names of the group within which the best is marked.
+        columns: the titles of the names; the second is that of the head.
+        counts: a whole number for each row, by title and names.
+        gains: how far each metric is above the raw feature, by names.
+        bounds: floor and ceiling, by metric. Scores that are floors or ceilings are left out.
+    """
+    cells: dict[Names, dict[str, MetricScore]] = {}
+    best: dict[tuple[Names, str], float] = {}
+    groups: dict[Names, Names] = {}
+    for names, group, score in scores:
+        if not score.metric.endswith((FLOOR, CEILING)):
+            cells.setdefault(names, {})[score.metric] = score
+            groups[names] = group
+            best[group, score.metric] = max(score.value, best.get((group, score.metric), score.value))
+    rows = [
+        Row(
+            names,
+            by_metric,
+            [count.get(names) for count in (counts or {}).values()],
+            {metric for metric, score in by_metric.items() if score.value == best[groups[names], metric]},
+            raw=names[1] == RAW,
+            gains=(gains or {}).get(names, {}),
+        )
+        for names, by_metric in cells.items()
     ]
+    metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
+    return Leaderboard(columns, metrics, rows, list(counts or {}), bounds=bounds or {})
 
 
-def json_text(board: Leaderboard) -> str:
-    """A flat JSON object a line."""
-    return "".join(json.dumps(row) + "\n" for row in rows(board))
-
-
-def csv_text(board: Leaderboard) -> str:
-    """A header and a line a place; lists and tables among the settings are JSON."""
-    written = rows(board)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(written[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: json.dumps(v) if isinstance(v, (list, dict)) else v for key, v in row.items()} for row in written
-    )
-    return text.getvalue()
-
-
-def table_text(board: Leaderboard) -> str:
-    """The first places, the raw feature, and the best of each method, for the terminal."""
-    places, keys = board.places, board.keys
-    backbones = len({place.entry.backbone for place in places}) > 1
-    heads = len({place.entry.head for place in places if not place.entry.raw}) > 1
-    header = ["", *(["backbone"] if backbones else []), *(["head"] if heads else []), *(keys or ["head"])]
-    table = [[*header, board.metric, "behind the best"]]
-    shown = [place for place in places if place.rank <= _PRINTED or place.entry.raw or _leads(place, places)]
-    for place in shown:
-        entry = place.entry
-        settings = [_cell(entry.settings.get(key)) for key in keys] or [entry.head]
-        if entry.raw:
-            settings[0] = "raw"
-        names = [*([entry.backbone] if backbones else []), *([entry.head] if heads else [])]
-        table.append([str(place.rank), *names, *settings, _value(place), _behind(place)])
-    lines = aligned(table, texts=len(header))
-    if hidden := len(places) - len(shown):
-        lines.append(f"{hidden:,} more in leaderboard.csv")
-    runs = places[0].entry.trial.scores.shape
-    lines.append(
-        f"± half of the 95 % t interval over {runs[0]} folds x {runs[1]} seeds; behind: the mean over the same "
-        f"{len(places[0].entry.keys):,} queries and its 95 % interval; * could be as good as the best"
-    )
-    return "\n".join(lines)
-
-
-def page(board: Leaderboard, name: str) -> str:
-    """The leaderboard as one HTML page that loads nothing."""
-    places = board.places
-    ends = [end for place in places for end in (_low(place), _high(place))]
-    least, span = min(ends), (max(ends) - min(ends)) or 1.0
-
-    def across(value: float) -> float:
-        return round(100 * (value - least) / span, 2)
-
-    lines = [
-        {
-            "rank": place.rank,
-            "backbone": place.entry.backbone,
-            "head": place.entry.head,
-            "raw": place.entry.raw,
-            "settings": [_cell(place.entry.settings.get(key)) for key in board.keys],
-            "value": _value(place),
-            "low": across(_low(place)),
-            "width": round(across(_high(place)) - across(_low(place)), 2),
-            "at": across(place.value),
-            "behind": _behind(place),
-            "diverged": place.entry.trial.diverged,
-        }
-        for place in places
+def text(board: Leaderboard, legend: Sequence[str], most: Collection[int] | None = None) -> str:
+    """``board`` for the terminal, with ``legend`` below; only the rows at the places ``most``, or all."""
+    change, header = board.change, [*([""] if board.ranked else []), *board.columns]
+    table = [[*header, board.metric, *([change] if change else []), *board.metrics[1:], *board.counts]]
+    for place, row in enumerate(board.rows):
+        if most is None or place in most:
+            first, *others = (_cell(board, row, metric) for metric in board.metrics)
+            names = [*([str(place + 1)] if board.ranked else []), *row.names]
+            counts = ["-" if count is None else f"{count:,}" for count in row.counts]
+            table.append([*names, first, *([_change(board, row)] if change else []), *others, *counts])
+    ends = [
+        f"{metric}: a perfect ranking has {board.number(ceiling)}, one by chance {board.number(floor)}"
+        for metric, (floor, ceiling) in board.bounds.items()
     ]
-    first = places[0].entry
-    return render(
-        "leaderboard.html",
-        name=name,
-        metric=board.metric,
-        keys=board.keys,
-        lines=lines,
-        methods=_by_method(places),
-        backbones=len({place.entry.backbone for place in places}) > 1,
-        folds=first.trial.scores.shape[0],
-        seeds=first.trial.scores.shape[1],
-        queries=len(first.keys),
-        least=f"{least:.3f}",
-        most=f"{least + span:.3f}",
+    return "\n".join([*aligned(table, texts=len(header)), *legend, *ends])
+
+
+def score_table(rows: Sequence[ScoreRow]) -> str:
+    """The scores of a run for the terminal, in the order of ``rows``."""
+    by_domain = len({row.domain for row in rows}) > 1
+    scores, queries, gallery = [], dict[Names, int | None](), dict[Names, int | None]()
+    for row in rows:
+        names = (row.backbone, row.head, *([row.domain] if by_domain else []))
+        scores.append((names, (row.backbone, row.domain), row))
+        queries.setdefault(names, row.queries)
+        gallery.setdefault(names, row.gallery)
+    board = leaderboard(
+        scores,
+        ["backbone", "head", *(["domain"] if by_domain else [])],
+        counts={"queries": queries, "gallery": gallery},
+        bounds=_overall_bounds(rows),
     )
+    return text(board, ["± half of the 95 % interval over queries; * the best of its backbone"])
 
 
-def _by_method(places: Sequence[Place]) -> list[dict[str, Any]]:
-    """The best of each loss or closed form, and how many configurations it had."""
-    found = []
-    for method in dict.fromkeys(place.entry.method for place in places if not place.entry.raw):
-        of_method = [place for place in places if place.entry.method == method]
-        said = {"best": _value(of_method[0]), "behind": _behind(of_method[0])}
-        found.append({"method": method, "tried": len(of_method)} | said)
-    return found
+def own_bounds(scores: Iterable[MetricScore]) -> dict[str, tuple[float, float]]:
+    """Floor and ceiling of the metrics that have both among ``scores``."""
+    values = {score.metric: score.value for score in scores}
+    return {
+        metric: (values[metric + FLOOR], values[metric + CEILING]) for metric in values if metric + CEILING in values
+    }
 
 
-def _leads(place: Place, places: Sequence[Place]) -> bool:
-    """Whether ``place`` is the first of its method."""
-    return place is next(other for other in places if other.entry.method == place.entry.method)
+def _overall_bounds(rows: Sequence[ScoreRow]) -> dict[str, tuple[float, float]]:
+    """Floor and ceiling of each metric over all queries, by the first row that has them."""
+    overall = [row for row in rows if row.domain == ALL]
+    bounds = own_bounds(reversed(overall))
+    for row in overall:
+        if row.floor is not None and row.ceiling is not None:
+            bounds.setdefault(row.metric, (row.floor, row.ceiling))
+    return {row.metric: bounds[row.metric] for row in overall if row.metric in bounds}
 
 
-def _low(place: Place) -> float:
-    return place.value if np.isnan(place.low) else place.low
-
-
-def _high(place: Place) -> float:
-    return place.value if np.isnan(place.high) else place.high
-
-
-def _value(place: Place) -> str:
-    return f"{place.value:.4f} ±{_high(place) - place.value:.4f}"
-
-
-def _behind(place: Place) -> str:
-    if place.behind is None:
-        return "the best"
-    star = " *" if place.behind.low <= 0 else ""
-    return f"{place.behind.value:.4f} [{place.behind.low:.4f}, {place.behind.high:.4f}]{star}"
-
-
-def _cell(value: object) -> str:
-    if value is None:
+def _cell(board: Leaderboard, row: Row, metric: str) -> str:
+    score = row.scores.get(metric)
+    if score is None:
         return "-"
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    return f"{board.number(score.value)} ±{board.half(score)}{'*' if metric in row.best else ' '}"
+
+
+def _change(board: Leaderboard, row: Row) -> str:
+    change = board.change_of(row)
+    if change is None:
+        return "-"
+    ends = f"[{board.number(change.low)}, {board.number(change.high)}]"
+    return f"{board.number(change.value)} {ends}{' ~' if row.tied else ''}"

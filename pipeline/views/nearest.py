@@ -1,10 +1,12 @@
-"""Looking at results: one picture of some queries with their nearest images, by raw feature and by each head."""
+"""One picture of some queries with their nearest images, by the raw feature and by each head."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from cache import fingerprint
 from pipeline.run import Vectors
@@ -27,36 +29,34 @@ def draw_nearest(
 ) -> Path:
     """Draw some ``queries``, each with its nearest ``neighbours`` by each of ``vectors`` (of one backbone).
 
-    The queries are drawn by lot, the lot being the hash of their key: the same for every head and backbone, and not
-    chosen for looking well. Those with nothing to find are passed over.
+    The queries are those of the smallest hash of their key: the same for every head and backbone, and not chosen for
+    looking well. Those with nothing to find are passed over.
     """
     gallery = records.split("gallery")
-    drawn = _by_lot(records.split("query"), gallery, vectors, queries)
-    found = {of.head: nearest(of.store, drawn, gallery, neighbours) for of in vectors}
+    sample = _sample(records.split("query"), gallery, vectors, queries)
+    results = {one.head: nearest(one.store, sample, gallery, neighbours) for one in vectors}
     uris, classes = gallery.uris, gallery.classes
     rows = []
-    for at, (uri, label, wanted) in enumerate(zip(drawn.uris, drawn.labels, drawn.classes, strict=True)):
+    for at, (uri, label, wanted) in enumerate(zip(sample.uris, sample.labels, sample.classes, strict=True)):
         rankings = {
             name: [
                 Neighbour(uris[position], classes[position] == wanted, float(similarity))
                 for position, similarity in zip(positions[at], similarities[at], strict=True)
                 if position >= 0
             ]
-            for name, (positions, similarities) in found.items()
+            for name, (positions, similarities) in results.items()
         }
         rows.append(SheetRow(uri, str(label), rankings))
     return draw_contact_sheet(path, rows, title=title)
 
 
-def _by_lot(queries: Records, gallery: Records, vectors: Sequence[Vectors], count: int) -> Records:
-    itself, sizes = set(gallery.keys), Counter(gallery.classes)
-    usable = vectors[0].store.usable(queries.digests)
-    for of in vectors[1:]:
-        usable &= of.store.usable(queries.digests)
+def _sample(queries: Records, gallery: Records, vectors: Sequence[Vectors], count: int) -> Records:
+    """Queries that all of ``vectors`` have a row of, and that have something to find."""
+    usable = np.logical_and.reduce([one.store.usable(queries.digests) for one in vectors])
+    gallery_keys, sizes, keys = set(gallery.keys), Counter(gallery.classes), queries.keys
     answerable = [
         row
-        for row, (key, name) in enumerate(zip(queries.keys, queries.classes, strict=True))
-        if usable[row] and sizes[name] > (key in itself)
+        for row, (key, name) in enumerate(zip(keys, queries.classes, strict=True))
+        if usable[row] and sizes[name] > (key in gallery_keys)
     ]
-    keys = queries.keys
     return queries.take(sorted(answerable, key=lambda row: fingerprint(keys[row]))[:count])

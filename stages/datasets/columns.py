@@ -1,4 +1,4 @@
-"""Columns of a dataset as text: every value is what it says in the file, so 007 stays 007."""
+"""Columns of a dataset as text: every value stays as it is written in the file, so 007 stays 007."""
 
 from __future__ import annotations
 
@@ -34,12 +34,21 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def scalar(value: object) -> str | None:
-    """What a value of a JSON object says, as it stands in the file; lists and objects are no key, label or split."""
+    """A value of a JSON object as text; None for lists and objects, which are no key, label or split.
+
+    >>> scalar("007"), scalar(7), scalar(True), scalar([7])
+    ('007', '7', 'true', None)
+    """
     if value is None or isinstance(value, (list, dict)):
         return None
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def joined(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
-    """The label: the columns joined by ``/``; null where one of them is."""
+    """The label: the columns joined by ``/``; null where one of them is.
+
+    >>> table = pa.table({"make": ["Audi", "BMW"], "model": ["A4", None]})
+    >>> joined(table, ["make", "model"]).to_pylist()
+    ['Audi/A4', None]
+    """
     return pc.binary_join_element_wise(*(table[column] for column in columns), "/", null_handling="emit_null")

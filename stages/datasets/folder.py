@@ -1,75 +1,91 @@
-"""A folder of images: the folder an image lies in is its class."""
+"""A folder of images: the folder that an image lies in is its class."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
 from cache.errors import RecordsError
 from cache.source import ImageSource
-from stages.datasets.config import DatasetConfig, Source
+from stages.datasets.config import Source, SourceConfig
 
-# What counts as an image in a folder; a table may name files of any extension, or none.
+# The extensions of images in a folder; a table may name files of any extension, or none.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})
 
 
-def read_folder(config: DatasetConfig) -> Source:
-    """List the images below ``config.path``: the label is the folder's path, ``fruit/apple`` for nested ones.
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(SourceConfig):
+    """``kind = "folder"``: images below ``path``, labelled by their folder, ``fruit/apple`` for nested ones.
 
-    With ``split = "folder"`` the first level of folders is the split and the rest the label. Hidden files are left
-    out; the order is by path, whatever the file system's.
+    Attributes:
+        split: ``folder``: the first level of folders is the split and the rest the label.
     """
-    root = Path(config.path)
-    if not root.exists():
-        raise RecordsError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
-    if not root.is_dir():
-        raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
-    paths = sorted(_images(root), key=lambda path: path.parts)
-    if not paths:
-        raise RecordsError(
-            f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it). "
-            "Images within .tar shards are kind = 'webdataset', images within Parquet files kind = 'parquet'."
-        )
-    if direct := [path for path in paths if len(path.parts) == 1]:
-        raise RecordsError(
-            f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}); each must lie in a folder that "
-            "names its class. Where the classes are known otherwise, list the images in a table: kind = 'table'."
-        )
-    if odd := [path for path in paths if not _is_text(path)]:
-        raise RecordsError(f"the file name {os.fsencode(odd[0])!r} in {root} is not UTF-8: rename it")
-    by_folder = config.split == "folder"
-    if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
-        raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
-    columns = {
-        "key": [path.as_posix() for path in paths],
-        "uri": [ImageSource(str(root / path)).uri for path in paths],
-        "label": [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths],
-        "split": [path.parts[0] if by_folder else None for path in paths],
-        "domain": [None] * len(paths),
-        "tags": [None] * len(paths),
-    }
-    return Source(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), by_folder)
+
+    kind: Literal["folder"] = "folder"
+    split: Literal["folder", "class-disjoint"] | None = None
+
+    def read(self) -> Source:
+        """List the images by path, whatever the file system's order; hidden files are left out."""
+        root = Path(self.path)
+        if not root.exists():
+            raise RecordsError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
+        if not root.is_dir():
+            raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
+        paths = sorted(_images(root), key=lambda path: path.parts)
+        if not paths:
+            raise RecordsError(
+                f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it). "
+                "Images within .tar shards are kind = 'webdataset', images within Parquet files kind = 'parquet'."
+            )
+        if direct := [path for path in paths if len(path.parts) == 1]:
+            raise RecordsError(
+                f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}); each must lie in a folder "
+                "that names its class. Where the classes are known otherwise, list the images in a table: "
+                "kind = 'table'."
+            )
+        if odd := [path for path in paths if not is_utf8(str(path))]:
+            raise RecordsError(f"the file name {os.fsencode(odd[0])!r} in {root} is not UTF-8: rename it")
+        by_folder = self.split == "folder"
+        if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
+            raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
+        columns = {
+            "key": [path.as_posix() for path in paths],
+            "uri": [ImageSource(str(root / path)).uri for path in paths],
+            "label": [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths],
+            "split": [path.parts[0] if by_folder else None for path in paths],
+            "domain": [None] * len(paths),
+            "tags": [None] * len(paths),
+        }
+        return Source(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), by_folder)
 
 
 def _images(root: Path) -> list[Path]:
-    found, seen = [], set()
+    images: list[Path] = []
+    visited: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was listed already, or to a parent
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was listed already, or to a parent
             subfolders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         below = Path(folder).relative_to(root)
-        found += [below / n for n in names if Path(n).suffix.lower() in EXTENSIONS and not n.startswith(".")]
-    return found
+        images += [below / n for n in names if Path(n).suffix.lower() in EXTENSIONS and not n.startswith(".")]
+    return images
 
 
-def _is_text(path: Path) -> bool:
+def is_utf8(name: str) -> bool:
+    r"""Whether a file name can be written in a table; one of other bytes cannot.
+
+    >>> is_utf8("é.jpg"), is_utf8("\udcff.jpg")
+    (True, False)
+    """
     try:
-        str(path).encode("utf-8")
+        name.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,46 +15,57 @@ import pyarrow.parquet as pq
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from stages.datasets.columns import as_text, joined, refuse_absent
-from stages.datasets.config import BY_FILE, CLASS_DISJOINT, DatasetConfig, Source, as_names
+from stages.datasets.config import BY_FILE, CLASS_DISJOINT, ColumnsConfig, Source, as_names
 from stages.datasets.shards import Shard, find_shards
 
 
-def read_parquet(config: DatasetConfig) -> Source:
-    """List the rows of the Parquet files that ``config.path`` names; the bytes of the images are not read.
+@dataclass(frozen=True, kw_only=True)
+class ParquetConfig(ColumnsConfig):
+    """``kind = "parquet"``: ``path`` is a folder with ``.parquet`` files in it or below, a pattern, or one file.
 
     Whole numbers that Hugging Face's metadata of the file calls a ``ClassLabel`` become the names of their classes.
-    A row without bytes is found when its digest is made. Raises :class:`RecordsError` naming the file.
+
+    Attributes:
+        image: the column with the bytes of the image, or with ``{bytes, path}``.
+        key: by default the path kept with each image where these differ, else ``FILE/ROW``, rows counted from 0.
+        split: ``file`` takes the name of the file up to its number (``train-00000-of-00005.parquet``), or of its
+            folder where the name is a number (``train/00000.parquet``).
     """
-    files = [_described(shard, config.image or "image") for shard in find_shards(config.path, ".parquet")]
-    names = files[0].columns
-    domain = config.domain or ("domain" if "domain" in names else None)
-    split = config.split or ("split" if "split" in names else None)
-    column = None if split in (BY_FILE, CLASS_DISJOINT) else split
-    labels = as_names(config.label)
-    wanted = (config.key, domain, column, config.tags, *labels, *config.attributes)
-    texts = pa.concat_tables([_texts(file, [name for name in wanted if name is not None]) for file in files])
-    if texts.num_rows == 0:
-        raise RecordsError(f"{config.path} has no rows")
-    uris = [uri for file in files for uri in _uris(file)]
-    places = [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)]
-    nothing = pa.nulls(len(uris), pa.string())
-    columns = {
-        "key": texts[config.key] if config.key else pa.array(_keys(files), pa.string()),
-        "uri": pa.array(uris, pa.string()),
-        "label": joined(texts, labels),
-        "domain": texts[domain] if domain else nothing,
-        "split": texts[column] if column else nothing,
-        "tags": texts[config.tags] if config.tags else nothing,
-        "place": pa.array(places, pa.string()),
-        **{f"attributes.{name}": texts[name] for name in config.attributes},
-    }
-    if split == BY_FILE:
-        columns["split"] = pa.array([file.shard.split for file in files for _ in range(file.rows)], pa.string())
-    return Source(pa.table(columns), split == BY_FILE or column is not None)
+
+    kind: Literal["parquet"] = "parquet"
+    image: str = "image"
+
+    def read(self) -> Source:
+        """List the rows; the bytes of the images are not read, so a row without them is found with its digest."""
+        files = [_described(shard, self.image) for shard in find_shards(self.path, ".parquet")]
+        names = files[0].columns
+        domain = self.domain or ("domain" if "domain" in names else None)
+        split = self.split or ("split" if "split" in names else None)
+        column = None if split in (BY_FILE, CLASS_DISJOINT) else split
+        labels = as_names(self.label)
+        wanted = (self.key, domain, column, self.tags, *labels, *self.attributes)
+        texts = pa.concat_tables([_texts(file, [name for name in wanted if name is not None]) for file in files])
+        if texts.num_rows == 0:
+            raise RecordsError(f"{self.path} has no rows")
+        places = [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)]
+        nothing = pa.nulls(len(places), pa.string())
+        columns = {
+            "key": texts[self.key] if self.key else pa.array(_keys(files), pa.string()),
+            "uri": pa.array([uri for file in files for uri in _uris(file)], pa.string()),
+            "label": joined(texts, labels),
+            "domain": texts[domain] if domain else nothing,
+            "split": texts[column] if column else nothing,
+            "tags": texts[self.tags] if self.tags else nothing,
+            "place": pa.array(places, pa.string()),
+            **{f"attributes.{name}": texts[name] for name in self.attributes},
+        }
+        if split == BY_FILE:
+            columns["split"] = pa.array([file.shard.split for file in files for _ in range(file.rows)], pa.string())
+        return Source(pa.table(columns), split == BY_FILE or column is not None)
 
 
 class _File(NamedTuple):
-    """What a file's footer says."""
+    """The footer of one file."""
 
     shard: Shard
     columns: list[str]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import RecordsError
+from stages.datasets.folder import is_utf8
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _PACKED_TAR = (".tgz", ".tbz2", ".txz")
@@ -38,38 +39,30 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     path = Path(where)
     if path.is_dir():
         root, ends = path, (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
-        found = [file for file in path.rglob("*") if file.name.lower().endswith(ends) and file.is_file()]
-        found = [file for file in found if not _hidden(file.relative_to(root))]
-        if not found:
+        files = [file for file in path.rglob("*") if file.name.lower().endswith(ends) and file.is_file()]
+        files = [file for file in files if not _hidden(file.relative_to(root))]
+        if not files:
             raise RecordsError(f"{where} holds no file that ends in {suffix}, nor does a folder in it")
     elif path.exists():
-        root, found = path.parent, [path]
+        root, files = path.parent, [path]
     elif glob.has_magic(where):
         above = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))
         root = Path(*path.parts[:above])
-        found = [file for file in root.glob("/".join(path.parts[above:])) if file.is_file()]
-        found = [file for file in found if not _hidden(file.relative_to(root))]
-        if not found:
+        files = [file for file in root.glob("/".join(path.parts[above:])) if file.is_file()]
+        files = [file for file in files if not _hidden(file.relative_to(root))]
+        if not files:
             raise RecordsError(f"{where} matches no file, seen from {Path.cwd()}")
     else:
         hint = " Braces are not expanded: write a pattern with * or ?." if "{" in where else ""
         raise RecordsError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
-    for file in found:
+    for file in files:
         if file.name.lower().endswith(_PACKED + _PACKED_TAR):
             raise RecordsError(f"{file} is compressed, so one image cannot be read without all before it: unpack it")
-        if not _is_text(str(file)):
+        if not is_utf8(str(file)):
             raise RecordsError(f"the file name {os.fsencode(file)!r} is not UTF-8: rename it")
-    shards = [(file, file.relative_to(root).as_posix().removesuffix(suffix)) for file in found]
+    shards = [(file, file.relative_to(root).as_posix().removesuffix(suffix)) for file in files]
     return [Shard(str(file), name) for file, name in sorted(shards, key=lambda shard: shard[0].parts)]
 
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

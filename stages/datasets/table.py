@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -14,36 +16,50 @@ import pyarrow.parquet as pq
 from cache import parse_source
 from cache.errors import RecordsError
 from stages.datasets.columns import as_text, joined, refuse_absent, scalar
-from stages.datasets.config import CLASS_DISJOINT, DatasetConfig, Source, as_names
+from stages.datasets.config import CLASS_DISJOINT, ColumnsConfig, Source, as_names
 
 
-def read_table(config: DatasetConfig) -> Source:
-    """Read the columns that ``config`` names from the table ``config.path``."""
-    path = Path(config.path)
-    table = read_columns(path)
-    root = Path(config.root) if config.root is not None else path.parent
-    names = table.column_names
-    image_column = config.image or "path"
-    key = config.key or ("key" if "key" in names else image_column)
-    domain = config.domain or ("domain" if "domain" in names else None)
-    split = config.split or ("split" if "split" in names else None)
-    split = None if split == CLASS_DISJOINT else split
-    labels = as_names(config.label)
-    refuse_absent(path, (image_column, key, domain, split, config.tags, *labels, *config.attributes), names)
-    images = table[image_column].to_pylist()
-    for row, image in enumerate(images, 1):
-        if image is None:
-            raise RecordsError(f"{path}, row {row}: the column {image_column!r}, which names the image, is empty")
-    columns = {
-        "key": table[key],
-        "uri": pa.array([_below(root, image) for image in images], pa.string()),
-        "label": joined(table, labels),
-        "domain": table[domain] if domain else pa.nulls(len(table), pa.string()),
-        "split": table[split] if split else pa.nulls(len(table), pa.string()),
-        "tags": table[config.tags] if config.tags else pa.nulls(len(table), pa.string()),
-    }
-    attributes = {f"attributes.{name}": table[name] for name in config.attributes}
-    return Source(pa.table(columns | attributes), split is not None)
+@dataclass(frozen=True, kw_only=True)
+class TableConfig(ColumnsConfig):
+    """``kind = "table"``: a csv, tsv, parquet or jsonl file with a row for each image.
+
+    Attributes:
+        image: the column with the image's path, relative to ``root``, or another URI of :mod:`cache.source`.
+        root: what image paths are relative to; by default the table's folder.
+        key: by default ``key`` where there is such a column, else the image's path.
+    """
+
+    kind: Literal["table"] = "table"
+    image: str = "path"
+    root: str | None = None
+
+    def read(self) -> Source:
+        """Read the named columns; which files exist is not looked at."""
+        path = Path(self.path)
+        table = read_columns(path)
+        root = Path(self.root) if self.root is not None else path.parent
+        names = table.column_names
+        key = self.key or ("key" if "key" in names else self.image)
+        domain = self.domain or ("domain" if "domain" in names else None)
+        split = self.split or ("split" if "split" in names else None)
+        split = None if split == CLASS_DISJOINT else split
+        labels = as_names(self.label)
+        refuse_absent(path, (self.image, key, domain, split, self.tags, *labels, *self.attributes), names)
+        images = table[self.image].to_pylist()
+        for row, image in enumerate(images, 1):
+            if image is None:
+                raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
+        nothing = pa.nulls(len(table), pa.string())
+        columns = {
+            "key": table[key],
+            "uri": pa.array([_below(root, image) for image in images], pa.string()),
+            "label": joined(table, labels),
+            "domain": table[domain] if domain else nothing,
+            "split": table[split] if split else nothing,
+            "tags": table[self.tags] if self.tags else nothing,
+        }
+        attributes = {f"attributes.{name}": table[name] for name in self.attributes}
+        return Source(pa.table(columns | attributes), split is not None)
 
 
 def _below(root: Path, image: str) -> str:

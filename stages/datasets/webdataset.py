@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Set
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from stages.datasets.columns import refuse_absent, scalar
-from stages.datasets.config import BY_FILE, CLASS_DISJOINT, DatasetConfig, Source, as_names
+from stages.datasets.config import BY_FILE, CLASS_DISJOINT, ColumnsConfig, Source, as_names
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Shard, find_shards
 from stages.datasets.tar import Member, list_members
@@ -23,57 +24,74 @@ from stages.datasets.tar import Member, list_members
 _TEXTS = ("cls", "txt")
 
 
-def read_webdataset(config: DatasetConfig) -> Source:
-    """List the samples of the shards that ``config.path`` names; no image is read.
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetConfig(ColumnsConfig):
+    """``kind = "webdataset"``: ``path`` is a folder with ``.tar`` files in it or below, a pattern, or one file.
 
-    A sample without an image is a row with a ``problem``. Whatever else is wrong raises :class:`RecordsError` naming
-    the shard and its member or sample.
+    A column is a field of a sample's json; ``cls`` and ``txt`` are the text of the member with that extension.
+
+    Attributes:
+        image: the extension of the image's member; by default any image's.
+        key: by default ``SHARD/SAMPLE``.
+        split: ``file`` takes the name of the shard up to its number (``train-00000.tar``), or of its folder where the
+            name is a number (``train/00000.tar``).
     """
-    labels = as_names(config.label)
-    named = (config.key, config.tags, config.domain or "domain", config.split or "split")
-    wanted = {*labels, *config.attributes, *filter(None, named)}
-    seen: set[str] = set()
-    samples = [sample for shard in find_shards(config.path, ".tar") for sample in _samples(shard, wanted, seen)]
-    domain = config.domain or ("domain" if "domain" in seen else None)
-    split = config.split or ("split" if "split" in seen else None)
-    column = None if split in (BY_FILE, CLASS_DISJOINT) else split
-    used = (config.key, domain, column, config.tags, *labels, *config.attributes)
-    refuse_absent(config.path, used, sorted(seen), "sample whose json (or cls, txt) says")
 
-    def said(name: str | None) -> list[str | None]:
-        return [sample.said.get(name) if name else None for sample in samples]
+    kind: Literal["webdataset"] = "webdataset"
+    image: str | None = None
 
-    found = [_image(sample, config.image) for sample in samples]
-    columns: dict[str, list[str | None]] = {
-        "key": said(config.key) if config.key else [f"{sample.shard.name}/{sample.key}" for sample in samples],
-        "uri": [uri for uri, _ in found],
-        "label": [_joined([sample.said.get(name) for name in labels]) for sample in samples],
-        "domain": said(domain),
-        "split": [sample.shard.split for sample in samples] if split == BY_FILE else said(column),
-        "tags": said(config.tags),
-        "problem": [problem for _, problem in found],
-        "place": [sample.place for sample in samples],
-        **{f"attributes.{name}": said(name) for name in config.attributes},
-    }
-    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-    return Source(table, split == BY_FILE or column is not None)
+    _label_is: ClassVar[str] = "field of each sample's json, or the extension (cls, txt)"
+
+    def read(self) -> Source:
+        """List the samples; no image is read. A sample without an image is a row with a ``problem``.
+
+        Raises :class:`RecordsError` naming the shard and its member or sample for whatever else is wrong.
+        """
+        labels = as_names(self.label)
+        named = (self.key, self.tags, self.domain or "domain", self.split or "split")
+        wanted = {*labels, *self.attributes, *filter(None, named)}
+        known: set[str] = set()
+        samples = [sample for shard in find_shards(self.path, ".tar") for sample in _samples(shard, wanted, known)]
+        domain = self.domain or ("domain" if "domain" in known else None)
+        split = self.split or ("split" if "split" in known else None)
+        column = None if split in (BY_FILE, CLASS_DISJOINT) else split
+        used = (self.key, domain, column, self.tags, *labels, *self.attributes)
+        refuse_absent(self.path, used, sorted(known), "sample whose json (or cls, txt) says")
+
+        def values(name: str | None) -> list[str | None]:
+            return [sample.fields.get(name) if name else None for sample in samples]
+
+        images = [_image(sample, self.image) for sample in samples]
+        columns: dict[str, list[str | None]] = {
+            "key": values(self.key) if self.key else [f"{sample.shard.name}/{sample.key}" for sample in samples],
+            "uri": [uri for uri, _ in images],
+            "label": [_joined([sample.fields.get(name) for name in labels]) for sample in samples],
+            "domain": values(domain),
+            "split": [sample.shard.split for sample in samples] if split == BY_FILE else values(column),
+            "tags": values(self.tags),
+            "problem": [problem for _, problem in images],
+            "place": [sample.place for sample in samples],
+            **{f"attributes.{name}": values(name) for name in self.attributes},
+        }
+        table = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
+        return Source(table, split == BY_FILE or column is not None)
 
 
 class _Sample(NamedTuple):
-    """The members of one key, by extension, and what they say of the names that are wanted."""
+    """The members of one key, by extension, and the values of the fields that are wanted."""
 
     shard: Shard
     key: str
     members: Mapping[str, Member]
-    said: Mapping[str, str | None]
+    fields: Mapping[str, str | None]
 
     @property
     def place(self) -> str:
         return f"{self.shard.path}, sample {self.key!r}"
 
 
-def _samples(shard: Shard, wanted: Set[str], seen: set[str]) -> Iterator[_Sample]:
-    """The samples of one shard, in the order of their first members; ``seen`` collects the names of all they say."""
+def _samples(shard: Shard, wanted: Set[str], known: set[str]) -> Iterator[_Sample]:
+    """The samples of one shard, in the order of their first members; ``known`` collects the names of all fields."""
     grouped: dict[str, dict[str, Member]] = {}
     for member in list_members(shard.path):
         folder, slash, name = member.name.rpartition("/")
@@ -91,14 +109,14 @@ def _samples(shard: Shard, wanted: Set[str], seen: set[str]) -> Iterator[_Sample
         raise RecordsError(f"{shard.path} holds no sample: it is an empty tar, or its members have no extension")
     with open(shard.path, "rb") as file:
         for key, members in grouped.items():
-            said = _said(shard, file, members)
-            seen.update(said)
-            yield _Sample(shard, key, members, {name: said[name] for name in wanted & said.keys()})
+            fields = _fields(shard, file, members)
+            known.update(fields)
+            yield _Sample(shard, key, members, {name: fields[name] for name in wanted & fields.keys()})
 
 
-def _said(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict[str, str | None]:
-    """What the sample's json and its texts say, by name."""
-    said: dict[str, str | None] = {}
+def _fields(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict[str, str | None]:
+    """The fields of the sample's json, and its texts by their extension."""
+    fields: dict[str, str | None] = {}
     for extension in ("json", *_TEXTS):
         if (member := members.get(extension)) is None:
             continue
@@ -106,18 +124,18 @@ def _said(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict[s
         content = file.read(member.size)
         try:
             if extension == "json":
-                fields = json.loads(content)
-                if not isinstance(fields, dict):
-                    raise TypeError(f"it is {type(fields).__name__}, not an object")
-                said |= {name: scalar(value) or None for name, value in fields.items()}
+                value = json.loads(content)
+                if not isinstance(value, dict):
+                    raise TypeError(f"it is {type(value).__name__}, not an object")
+                fields |= {name: scalar(entry) or None for name, entry in value.items()}
             else:
-                said[extension] = content.decode("utf-8").strip() or None
-            "".join(value for value in said.values() if value).encode("utf-8")
+                fields[extension] = content.decode("utf-8").strip() or None
+            "".join(text for text in fields.values() if text).encode("utf-8")
         except (ValueError, TypeError, RecursionError) as error:
             raise RecordsError(
                 f"{shard.path}, member {member.name!r} cannot be read as {extension}: {error}"
             ) from error
-    return said
+    return fields
 
 
 def _image(sample: _Sample, wanted: str | None) -> tuple[str, str | None]:

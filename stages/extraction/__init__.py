@@ -13,6 +13,7 @@ from stages.extraction.backbones import (
     load_backbones,
 )
 from stages.extraction.decode import DecodeError, decode
+from stages.extraction.embedder import Embedded, Embedder
 from stages.extraction.extract import Filled, Progress, extract, extract_all
 from stages.extraction.flow import Clock
 from stages.extraction.planning import Plan, Planned, plan_extraction
@@ -25,6 +26,8 @@ __all__ = [
     "BundledConfig",
     "Clock",
     "DecodeError",
+    "Embedded",
+    "Embedder",
     "Filled",
     "OpenClipConfig",
     "PcaBasis",

@@ -14,10 +14,8 @@ Sizes are checked before pixels are decoded, so a decompression bomb costs nothi
 from __future__ import annotations
 
 import io
-import threading
+import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +32,8 @@ DECODER = "pillow/1"
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {"exif", "xmp"}  # where a JPEG may say that it is to be turned
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as the warnings module writes down the filter
 _STARTS = {b"\xff\xd8\xff": "a JPEG", b"\x89PNG": "a PNG", b"GIF8": "a GIF", b"RIFF": "a WebP", b"BM": "a BMP"}
 
 
@@ -63,19 +63,19 @@ def decode(
         raise DecodeError("empty file")
     from PIL import Image, UnidentifiedImageError
 
-    with _silent_pillow():
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return _cropped(_pixels(image, max_pixels, at_least if box is None else None), box)
-        except (DecodeError, MemoryError):
-            raise
-        except UnidentifiedImageError:
-            raise DecodeError(_what_instead(data)) from None
-        except Image.DecompressionBombError as error:
-            raise DecodeError(f"too large: {str(error).partition(',')[0]}") from None
-        except Exception as error:
-            # Pillow's readers raise OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, ...
-            raise DecodeError(_why(error)) from error
+    _hide_warnings_of_pillow()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _cropped(_pixels(image, max_pixels, at_least if box is None else None), box)
+    except (DecodeError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise DecodeError(_what_instead(data)) from None
+    except Image.DecompressionBombError as error:
+        raise DecodeError(f"too large: {str(error).partition(',')[0]}") from None
+    except Exception as error:
+        # Pillow's readers raise OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, ...
+        raise DecodeError(_why(error)) from error
 
 
 def _pixels(image: Image.Image, max_pixels: int, at_least: int | None) -> npt.NDArray[np.uint8]:
@@ -174,30 +174,12 @@ def _why(error: Exception) -> str:
     return f"{'truncated' if cut_short else 'damaged'}: {message}"
 
 
-_guard = threading.Lock()
-_inside = 0
-_filters: warnings.catch_warnings[None] | None = None
+def _hide_warnings_of_pillow() -> None:
+    """Put a filter of Pillow's own warnings before all others, once; safe in threads.
 
-
-@contextmanager
-def _silent_pillow() -> Iterator[None]:
-    """Hide the warnings of Pillow, and of nothing else, while any thread is inside.
-
-    ``warnings.catch_warnings`` alone is not safe in threads: here the first in saves the filters and the last out
-    restores them.
+    ``warnings.catch_warnings`` is not: it puts the filters back that it saw, and takes away what another thread has set
+    meanwhile. Nothing is put back here. What Pillow warns of is either refused (too many pixels) or decoded all the
+    same, and with warnings turned into errors it must not make an image fail.
     """
-    global _inside, _filters
-    with _guard:
-        if _inside == 0:
-            _filters = warnings.catch_warnings()
-            _filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _guard:
-            _inside -= 1
-            if _inside == 0 and _filters is not None:
-                _filters.__exit__(None, None, None)
-                _filters = None
+    if not warnings.filters or warnings.filters[0] != _QUIET:
+        warnings.filterwarnings("ignore", module=_PILLOW)

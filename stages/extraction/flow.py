@@ -20,21 +20,16 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cache import ImageSource, RowOutcome
 from stages.extraction.backbones import Backbone
-from stages.extraction.backbones.frozen import Forward
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction.embedder import Features, Pixels, compute, pixel_buffers, prepare
 from stages.extraction.preprocess import Preprocess
 from stages.extraction.threads import compute_with, own_stream, processors
 
 _BATCHES_AHEAD = 3
 _IMAGES_A_TASK = 8
-_NO_MEMORY = "can't allocate memory"  # what PyTorch says of the CPU's, in a RuntimeError
 
-Pixels = npt.NDArray[np.uint8]
-Features = npt.NDArray[np.float32]
 _Read = tuple[list[RowOutcome], float]
 
 
@@ -78,21 +73,20 @@ def flow(batches: Iterator[Batch], *, workers: int, clock: Clock, device: str = 
     network = None if device == "cpu" else ThreadPoolExecutor(2, "network", initializer=own_stream, initargs=(device,))
 
     def begin(batch: Batch) -> Callable[[], Done]:
-        wanted = {backbone.preprocess: None for backbone in batch.backbones}
         size = len(batch.digests)
-        inputs = {p: np.empty((size, p.count, p.size, p.size, 3), np.uint8) for p in wanted}
+        inputs = pixel_buffers(batch.backbones, size)
         parts = [range(low, min(low + _IMAGES_A_TASK, size)) for low in range(0, size, _IMAGES_A_TASK)]
         read = [readers.submit(_read, batch, part, inputs) for part in parts]
-        compute = partial(_forward, batch, inputs, read, clock)
-        return compute if network is None else network.submit(compute).result
+        forward = partial(_forward, batch, inputs, read, clock)
+        return forward if network is None else network.submit(forward).result
 
     try:
         ahead = deque(begin(batch) for batch in islice(batches, _BATCHES_AHEAD))
         compute_with(processors())
         while ahead:
-            compute = ahead.popleft()
+            finished = ahead.popleft()
             ahead.extend(begin(batch) for batch in islice(batches, 1))
-            yield compute()
+            yield finished()
     finally:
         for pool in filter(None, (network, readers)):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -112,14 +106,7 @@ def _read_one(source: ImageSource, digest: bytes, row: int, inputs: Mapping[Prep
         return RowOutcome("unread", error=f"cannot be read: {error.strerror or error}")
     if source.digest(content) != digest:
         return RowOutcome("unread", error="changed while the run was going on")
-    try:
-        image = decode(content, box=source.box)
-    except DecodeError as error:
-        return RowOutcome("failed", error=str(error))
-    for preprocess, pixels in inputs.items():
-        for view, square in enumerate(preprocess.squares(image, digest)):
-            pixels[row, view] = square
-    return RowOutcome("ok", image.shape[1], image.shape[0])
+    return prepare(content, digest, source.box, row, inputs)
 
 
 def _forward(batch: Batch, inputs: Mapping[Preprocess, Pixels], parts: Sequence[Future[_Read]], clock: Clock) -> Done:
@@ -128,47 +115,8 @@ def _forward(batch: Batch, inputs: Mapping[Preprocess, Pixels], parts: Sequence[
     begun = time.perf_counter()
     outcomes = [outcome for part, _ in read for outcome in part]
     good = np.array([outcome.status == "ok" for outcome in outcomes])
-    given = {
-        backbone.forward: run(backbone.forward, _planes(inputs[backbone.preprocess][good])) if good.any() else None
-        for backbone in {backbone.forward: backbone for backbone in batch.backbones}.values()
-    }
-    features = []
-    for backbone in batch.backbones:
-        preprocess = backbone.preprocess
-        rows = np.full((len(good), preprocess.stored, backbone.dim), np.nan, np.float32)
-        if (all_columns := given[backbone.forward]) is not None:
-            views = all_columns[:, backbone.columns].reshape(-1, preprocess.count, backbone.dim)
-            rows[good] = views if preprocess.stored == preprocess.count else _mean(views)
-        features.append(rows)
+    features = compute(batch.backbones, inputs, good)
     clock.reading += sum(seconds for _, seconds in read)
     clock.waiting += begun - started
     clock.network += time.perf_counter() - begun
     return Done(batch, outcomes, features)
-
-
-def _mean(views: Features) -> Features:
-    """The mean (n, 1, D) of ``views`` (n, V, D), each brought to unit length."""
-    lengths = np.linalg.norm(views, axis=2, keepdims=True)
-    mean: Features = np.mean(views / np.maximum(lengths, np.finfo(np.float32).tiny), axis=1, keepdims=True)
-    return mean
-
-
-def _planes(pixels: Pixels) -> Pixels:
-    """(B, V, S, S, 3) as the (B V, 3, S, S) that a network takes, not copied."""
-    return pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)
-
-
-def run(forward: Forward, planes: Pixels) -> Features:
-    """``forward`` of ``planes``; where the memory does not suffice, of one half after the other."""
-    import torch
-
-    try:
-        return forward(planes)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if len(planes) == 1 or not (
-            isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error)
-        ):
-            raise
-    torch.cuda.empty_cache()
-    half = (len(planes) + 1) // 2
-    return np.concatenate([run(forward, planes[:half]), run(forward, planes[half:])])

@@ -16,14 +16,14 @@ memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.extraction.resize import Decoder, Interpolation, squash
+from stages.extraction.resize import DECODERS, Decoder, Interpolation, squash
 from stages.extraction.views import ViewsConfig
 
 if TYPE_CHECKING:
@@ -82,6 +82,20 @@ class Preprocess:
             **({"views": self.views.identity()} if self.views else {}),
         }
 
+    @classmethod
+    def of_identity(cls, identity: Mapping[str, Any]) -> Preprocess:
+        """The preprocessing whose values a backbone's ``identity`` holds."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in identity["preprocess"].items()
+            if value is not None
+        }
+        views: dict[str, Any] | None = values.pop("views", None)
+        if views and "area" in views:
+            views = views | {"area": tuple(views["area"])}
+        decoder = next(decoder for decoder, name in DECODERS.items() if name == identity["decoder"])
+        return cls(**values, decoder=decoder, views=ViewsConfig(**views) if views else None)
+
     @property
     def count(self) -> int:
         """V, the number of squares that each image gives."""
@@ -131,12 +145,21 @@ class Preprocess:
         framed[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
         return framed
 
-    def normalize(self, batch: torch.Tensor) -> torch.Tensor:
-        """``batch`` (B, 3, S, S) uint8 as float32, each channel less ``mean`` and divided by ``std``, on its device."""
+    def colours(self, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """``mean`` and ``std``, (3, 1, 1) each, on ``device``."""
         import torch
 
-        mean = torch.tensor(self.mean, device=batch.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(3, 1, 1)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
+        return mean, std
+
+    def normalize(self, batch: torch.Tensor, colours: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """``batch`` (B, 3, S, S) uint8 as float32, each channel less ``mean`` and divided by ``std``, on its device.
+
+        ``colours`` are those of :meth:`colours`, where they are on the device already.
+        """
+        import torch
+
+        mean, std = colours or self.colours(batch.device)
         if batch.device.type != "cpu":
             return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
         count, _, height, width = batch.shape

@@ -144,6 +144,25 @@ def best_gain(num_relevant: Counts, k: int | None) -> Values:
     return best
 
 
+def at_every_k(relevant: Relevant, num_relevant: Counts) -> dict[str, Values]:
+    """``hit``, ``precision``, ``recall`` and ``mmp`` of each query at every k from 1 to K, (Q, K) each.
+
+    Every query has something relevant.
+
+    >>> at_every_k(np.array([[True, False, True]]), np.array([2]))["recall"]
+    array([[0.5, 0.5, 1. ]])
+    """
+    hits = np.cumsum(relevant, axis=1, dtype=np.float64)  # relevant among the first k
+    k, total = np.arange(1, relevant.shape[1] + 1), num_relevant[:, None]
+    within = np.minimum(total, k)  # the first n = min(R, k)
+    return {
+        "hit": np.minimum(hits, 1.0),
+        "precision": hits / k,
+        "recall": hits / total,
+        "mmp": np.take_along_axis(hits, within - 1, axis=1) / within,
+    }
+
+
 def _found(relevant: Relevant, k: int) -> Values:
     """How many of the first k are relevant."""
     counts: Values = relevant[:, :k].sum(axis=1, dtype=np.float64)

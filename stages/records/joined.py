@@ -19,12 +19,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.datasets import DatasetConfig
+from stages.datasets.config import Roles, SourceConfig
 from stages.records.reading import Part
-from stages.records.splits import DISTRACTORS, ROLES, Roles
+from stages.records.splits import DISTRACTORS, ROLES
 
 
-def check_names(configs: Sequence[DatasetConfig]) -> None:
+def check_names(configs: Sequence[SourceConfig]) -> None:
     """Raise ValueError unless each of several datasets has a name of its own."""
     if not configs:
         raise ValueError("a run needs a dataset: [dataset], or [[dataset]] where there are several")

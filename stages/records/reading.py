@@ -12,32 +12,32 @@ import pyarrow as pa
 from cache import DigestCache, parse_source
 from cache.digests import FileDigest
 from cache.errors import RecordsError
-from stages.datasets import READERS, DatasetConfig
-from stages.records.splits import Roles, class_disjoint_splits, named_roles
+from stages.datasets.config import Roles, SourceConfig
+from stages.records.splits import class_disjoint_splits, named_roles
 
 
 class Part(NamedTuple):
     """A dataset as its reader left it, with the split of every row, and the splits that each role takes."""
 
-    config: DatasetConfig
+    config: SourceConfig
     table: pa.Table
     roles: Roles
 
 
-def read_part(config: DatasetConfig, seed: int) -> Part:
+def read_part(config: SourceConfig, seed: int) -> Part:
     """Read a dataset; ``seed`` makes the splits where it has none.
 
     Raises :class:`RecordsError` for a duplicate key, a missing label in train or query, or an unknown split.
     """
     with _naming(config):
-        source = READERS[config.kind](config)
+        source = config.read()
         table, place = source.table, _places(source.table)
         keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
         _refuse_bad_keys(config, keys, place)
         if not source.has_split and config.query is not None:
-            more = ", or split = 'file' for the names of its files" if config.kind in ("parquet", "webdataset") else ""
             raise RecordsError(
-                f"query and gallery name splits, but {config.path} has no split column; set split = ...{more}"
+                f"query and gallery name splits, but {config.path} has no split column; name it: split = '...' "
+                "(of a folder: 'folder' for its first level; of shards: 'file' for the names of the files)"
             )
         if not source.has_split:
             made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
@@ -69,7 +69,7 @@ def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], N
 
 
 @contextmanager
-def _naming(config: DatasetConfig) -> Iterator[None]:
+def _naming(config: SourceConfig) -> Iterator[None]:
     """Begin the message of a RecordsError with the name of the dataset, where it has one."""
     try:
         yield
@@ -93,7 +93,7 @@ def _is_missing(uri: str, problem: str | None) -> bool:
     return problem is not None or within or not os.path.lexists(source.path)
 
 
-def _refuse_bad_keys(config: DatasetConfig, keys: Sequence[str | None], place: Callable[[int], str]) -> None:
+def _refuse_bad_keys(config: SourceConfig, keys: Sequence[str | None], place: Callable[[int], str]) -> None:
     seen: dict[str, int] = {}
     for row, key in enumerate(keys):
         if key is None:

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 from cache.digests import DigestCache, FileDigest
 from cache.errors import MissingRowsError
 from cache.features import Features
-from stages.datasets import DatasetConfig
-from stages.datasets.config import Names
+from stages.datasets import FolderConfig, SourceConfig, TableConfig
+from stages.datasets.config import Names, Roles, as_names
 from stages.records.joined import check_names, join
 from stages.records.reading import digest_part, read_part
-from stages.records.splits import DISTRACTORS, ROLES, Roles
+from stages.records.splits import DISTRACTORS, ROLES
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
 
@@ -149,18 +149,18 @@ class Records:
 
 
 def read_records(
-    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str,
+    dataset: SourceConfig | Sequence[SourceConfig] | Path | str,
     *,
     label: Names | None = None,
     seed: int = 0,
     digests: DigestCache | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Records:
-    """Read a dataset: a :class:`DatasetConfig`, several to be joined, or the path of a folder or table.
+    """Read a dataset: its configuration, several to be joined, or the path of a folder or table.
 
     Args:
-        dataset: what to read. A path takes the defaults of :class:`DatasetConfig`. Several are joined as
-            :mod:`stages.records.joined` says, each with the splits and roles that it has alone.
+        dataset: one of ``stages.datasets.DatasetConfig``; a path takes the defaults of a folder or table. Several are
+            joined as :mod:`stages.records.joined` says, each with the splits and roles that it has alone.
         label: with a path, the label column or columns.
         seed: makes the splits where a dataset has none.
         digests: remembers the digests of unchanged files; by default every file is read.
@@ -192,11 +192,11 @@ def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Cal
 
 
 def _configs(
-    dataset: DatasetConfig | Sequence[DatasetConfig] | Path | str, label: Names | None
-) -> tuple[DatasetConfig, ...]:
-    if isinstance(dataset, DatasetConfig):
+    dataset: SourceConfig | Sequence[SourceConfig] | Path | str, label: Names | None
+) -> tuple[SourceConfig, ...]:
+    if isinstance(dataset, SourceConfig):
         return (dataset,)
     if isinstance(dataset, (Path, str)):
-        path = Path(dataset)
-        return (DatasetConfig(path=str(path), kind="folder" if path.is_dir() else "table", label=label),)
+        path = str(dataset)
+        return (FolderConfig(path=path) if Path(dataset).is_dir() else TableConfig(path=path, label=as_names(label)),)
     return tuple(dataset)

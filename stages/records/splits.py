@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig
-from stages.datasets.config import CLASS_DISJOINT, as_names
+from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names
 from stages.records.seeded_order import seeded_order
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 DISTRACTORS = ("validation_query_distractor", "query_distractor")
 """Roles that a benchmark may have besides: queries that show nothing of the gallery, and so have no label."""
-
-Roles = Mapping[str, tuple[str, ...]]
 
 # The split values that class_disjoint_splits gives, by role. A table whose split column holds these, and no others,
 # needs no roles in its run file.
@@ -28,7 +25,7 @@ MADE: Roles = {
 
 
 def named_roles(
-    config: DatasetConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
+    config: SourceConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
 ) -> Roles:
     """The values of the split column (N,) that each role takes, as ``config`` names them, or else as ``settled``.
 
@@ -73,7 +70,7 @@ def named_roles(
 
 
 def class_disjoint_splits(
-    keys: Sequence[str], labels: Sequence[str | None], domains: Sequence[str | None], config: DatasetConfig, seed: int
+    keys: Sequence[str], labels: Sequence[str | None], domains: Sequence[str | None], config: SourceConfig, seed: int
 ) -> list[str]:
     """A split value for each record (N,), whole classes to train, validation or test.
 

@@ -3,10 +3,8 @@
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.embed import embed
-from stages.training.fusion import FusedFeatures, image_proportions
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
-from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaCosConfig,
     AdaFaceConfig,
@@ -24,11 +22,13 @@ from stages.training.losses import (
     SphereFaceConfig,
 )
 from stages.training.multilabel import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.optimizer import OptimizerConfig
-from stages.training.sampling import SamplingConfig
-from stages.training.search_space import SweepConfig
+from stages.training.recipe import HeadRecipe, LossConfig
+from stages.training.rows.fusion import FusedFeatures
+from stages.training.rows.sampling import SamplingConfig
+from stages.training.sweep.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
 from stages.training.train import head_identity, train_head
+from stages.training.weights.optimizer import OptimizerConfig
 
 __all__ = [
     "AdaCosConfig",
@@ -45,6 +45,7 @@ __all__ = [
     "FusedFeatures",
     "Head",
     "HeadConfig",
+    "HeadRecipe",
     "InputsConfig",
     "LiArcFaceConfig",
     "LinearHeadConfig",
@@ -66,6 +67,5 @@ __all__ = [
     "embed",
     "epoch_events",
     "head_identity",
-    "image_proportions",
     "train_head",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
+from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Embeddings: a head's output for every feature of a store, in a store of their own."""
+"""Embeddings: a head's output for every feature of a store, in a store of their own or computed as they are read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from cache import Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
+from cache import Failure, Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import StaleStoreError
 from stages.training.head import Head
 
@@ -63,3 +64,65 @@ def embed(
                 vectors[rows] = head(features.read([chunk.digests[row] for row in rows]))
                 writer.commit(chunk, vectors, outcomes, provenance)
     return embeddings
+
+
+class Embedded:
+    """The embeddings (rows, E), float32 and of unit length, of ``features``: reads like a store, and keeps nothing."""
+
+    def __init__(self, head: Head, features: Features) -> None:
+        self._head, self._features = head, features
+        self.views = 1
+
+    @property
+    def name(self) -> str:
+        """The name of the features, the kind of the head, and E."""
+        return f"{self._features.name}-{self._head.config.kind}{self.dim}"
+
+    @property
+    def path(self) -> Path:
+        """The path of the features, for messages."""
+        return self._features.path
+
+    @property
+    def identity(self) -> Identity:
+        """That of the store that :func:`stages.training.embed` would fill."""
+        return Identity({"head": self._head.fingerprint, "features": self._features.fingerprint})
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the identity, 64 hexadecimal digits."""
+        return self.identity.fingerprint
+
+    @property
+    def dim(self) -> int:
+        """E."""
+        return self._head.dim
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def digests(self) -> list[bytes]:
+        """The digest of every image with a feature, each once."""
+        return self._features.digests()
+
+    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+        """True where ``digests`` (n,) has a feature."""
+        return self._features.usable(digests)
+
+    def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
+        """The images without a feature among ``digests`` (by default all), each once."""
+        return self._features.failures(digests)
+
+    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those of ``digests`` that have no row of any kind, each once."""
+        return self._features.absent(digests)
+
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """The embeddings (n, E) of ``digests`` (n,)."""
+        return self._head(self._features.read(digests))
+
+    def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """:meth:`read`, as one view (n, 1, E)."""
+        return self.read(digests)[:, None]

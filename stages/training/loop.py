@@ -1,4 +1,4 @@
-"""The training loop: one head on its way, an epoch at a time, which can be put down and taken up after any epoch."""
+"""The training loop: one head, an epoch at a time, which can be stopped and continued after any epoch."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import PermafrostError
+from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
 from stages.records import Records
-from stages.training.averaging import Shown, Weights
-from stages.training.checkpoint import Checkpoint
 from stages.training.head import EpochLog
 from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
-from stages.training.initialization import start_network, start_prototypes
-from stages.training.loss import Loss
-from stages.training.losses.random_state import Draws
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
-from stages.training.prefetch import feed
-from stages.training.rows import InMemory, LabelledRows, RowSource
-from stages.training.sam import sharp_gradient
-from stages.training.sampling import DomainWeighted, build_sampler
-from stages.training.setup import Setup
-from stages.training.validation import ValidationSet
+from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
+from stages.training.rows.prefetch import feed
+from stages.training.rows.sampling import DomainWeighted, build_sampler
+from stages.training.rows.validation import ValidationSet
+from stages.training.training_inputs import TrainingInputs
+from stages.training.weights.averaging import WeightAverage, Weights
+from stages.training.weights.checkpoint import Checkpoint
+from stages.training.weights.initialization import start_network, start_prototypes
+from stages.training.weights.sam import sharp_gradient
 from stages.training.worker_threads import one_thread_each
 
 OnEpoch = Callable[[EpochLog], None]
 Phase = Literal["choose", "train"]
+CPU = torch.device("cpu")
 
-_PREPARED_BYTES = 2**30  # up to here the steps before the map are done once, and their float32 result is kept
+_PREPARED_BYTES = 2**30  # up to here the steps before the map are applied once, and kept as float32 in memory
 
 
 class Trained(NamedTuple):
-    """A network with the weights that are kept, what it started at, and its log."""
+    """A network with the weights that are kept, its weights at the start, and its log."""
 
     network: HeadNetwork
     start: Weights
@@ -59,37 +60,47 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One head to train: on which rows, from where, how long; ``member`` of a soup, from 1.
+class TrainingJob:
+    """One head to train: on which rows, from which start, for how long.
 
-    ``fitted`` is the closed form that it starts at. ``domain_weights`` are the shares of each epoch, where they are
-    repeated rather than moved. ``records`` are those of ``rows``, for a head that learns more of them than labels.
+    Attributes:
+        inputs: the settings, and what else the head follows from.
+        rows: what it is trained on.
+        fitted: the closed form that it starts at.
+        epochs: how long; the schedules are those of ``inputs``.
+        phase: ``choose`` finds the best epoch, ``train`` makes the head.
+        member: the number of the head in a soup, from 1.
+        validation: what an epoch is scored by.
+        device: what the steps are computed on. The start is computed on the CPU, and the trained network returns there.
+        domain_weights: the shares of the domains in each epoch, where they are repeated rather than moved.
+        records: those of ``rows``, for a head that learns more of them than labels.
     """
 
-    setup: Setup
+    inputs: TrainingInputs
     rows: LabelledRows
     fitted: LinearHead | None
     epochs: int
-    phase: Phase
+    phase: Phase = "train"
     member: int = 1
     validation: ValidationSet | None = None
+    device: torch.device = CPU
     domain_weights: Sequence[dict[str, float] | None] = ()
     records: Records | None = None
 
 
-def train(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
+def train(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:
     """The network with the weights of the best epoch, or of the last where nothing is validated, and the log."""
     keep_freed_memory()
-    name = f"{part.phase} {part.member}"
-    run = _Run(part)
-    if (kept := checkpoint.part(name)) is not None:
-        run.restore(kept)
+    name = f"{job.phase} {job.member}"
+    run = _Run(job)
+    if (saved := checkpoint.part(name)) is not None:
+        run.restore(saved)
     while not run.finished:
         run.epoch()
         checkpoint.keep(name, run.state())
-        tell(run.log[-1])
-    run.network.load_state_dict(run.kept)
-    return Trained(run.network, run.start, run.log)
+        on_epoch(run.log[-1])
+    run.network.load_state_dict(run.best)
+    return Trained(run.network.to(CPU), run.start, run.log)
 
 
 def best_epoch(log: Sequence[EpochLog]) -> int:
@@ -98,56 +109,59 @@ def best_epoch(log: Sequence[EpochLog]) -> int:
 
 
 class _Run:
-    """A head on its way. All that an epoch changes is in :meth:`state`."""
+    """A head in training. All that an epoch changes is in :meth:`state`."""
 
-    def __init__(self, part: Part) -> None:
-        setup, rows = part.setup, part.rows
-        self.part, self.log = part, list[EpochLog]()
-        self.kept: Weights = {}
-        drawn = torch.Generator().manual_seed(setup.seed)  # the same for every member of a soup: they share a start
-        self.network = start_network(setup.head, part.fitted, rows, rows.blocks, drawn)
-        self.loss = _loss(part, self.network, drawn)
+    def __init__(self, job: TrainingJob) -> None:
+        inputs, recipe, rows = job.inputs, job.inputs.recipe, job.rows
+        self.job, self.log = job, list[EpochLog]()
+        self.best: Weights = {}
+        generator = torch.Generator().manual_seed(inputs.seed)  # one for every member of a soup: they share a start
+        self.network = start_network(recipe.head, job.fitted, rows, rows.blocks, generator)
+        self.loss = _build_loss(job, self.network, generator)
         prototypes = None if isinstance(self.loss, Objective) else self.loss.prototypes
-        if part.fitted is not None and prototypes is not None:
+        if job.fitted is not None and prototypes is not None:
             start_prototypes(prototypes, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        self._optimizer = setup.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = torch.Generator().manual_seed(member_seed(setup.seed, part.member))
-        self._shown = Shown(self.network, setup.training.ema, setup.training.soup_epochs)
-        self._sizes = (*getattr(setup.head, "nested", ()), setup.head.dim or self.network.dim)
-        self._sampler = build_sampler(
-            setup.training.sampling, rows.labels, rows.domains, setup.training.batch_size, blocks=setup.mapped
-        )
         self._source: RowSource = rows.source
         self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
         if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
             self._source, self._map = self._prepared(rows.source), self.network.transform
+        # What is random so far is drawn on the CPU: a head has the same start on every device.
+        self.network.to(job.device)
+        self.loss.to(job.device)
+        self._optimizer = recipe.optimizer.build(self.network.parameters(), self.loss)
+        self._dropout = _generator_on(job.device, member_seed(inputs.seed, job.member))
+        self._average = WeightAverage(self.network, recipe.training.ema, recipe.training.soup_epochs)
+        self._sizes = (*getattr(recipe.head, "nested", ()), recipe.head.dim or self.network.dim)
+        self._sampler = build_sampler(
+            recipe.training.sampling, rows.labels, rows.domains, recipe.training.batch_size, blocks=inputs.mapped
+        )
 
     @property
     def finished(self) -> bool:
-        """True when all epochs are made, or validation has not got better for as many as the settings allow."""
-        training, done = self.part.setup.training, len(self.log)
-        patient = not training.patience or self.part.validation is None or not done
-        return done == self.part.epochs or not (patient or done - best_epoch(self.log) < training.patience)
+        """True after the last epoch, or once validation has not improved for as many epochs as the settings allow."""
+        patience, done = self.job.inputs.training.patience, len(self.log)
+        patient = not patience or self.job.validation is None or not done
+        return done == self.job.epochs or not (patient or done - best_epoch(self.log) < patience)
 
     def epoch(self) -> None:
-        """Move the weights for one epoch, validate, and write it down."""
+        """Train for one epoch, validate, and log it."""
         started, number = time.perf_counter(), len(self.log)
         shares = self._repeat_domain_weights(number)
-        with nullcontext() if isinstance(self.loss, PairLoss) and not self.loss.in_lanes else one_thread_each():
-            loss, rate = self._move(number)
-        shown = self._shown.after_epoch()
-        score = self._validated(shown)
-        seconds = time.perf_counter() - started
-        part = self.part
-        entry = EpochLog(part.phase, number + 1, loss, rate, score, seconds, part.member, shares)
-        self.log.append(self._with_found(entry))
+        on_all_threads = isinstance(self.loss, PairLoss) and not self.loss.uses_worker_threads
+        with nullcontext() if on_all_threads else one_thread_each():
+            loss, rate = self._train_epoch(number)
+        weights = self._average.after_epoch()
+        score = self._validated(weights)
+        seconds, job = time.perf_counter() - started, self.job
+        entry = EpochLog(job.phase, number + 1, loss, rate, score, seconds, job.member, shares)
+        self.log.append(self._with_pair_statistics(entry))
         if score is None or best_epoch(self.log) == number + 1:
-            self.kept = shown
+            self.best = weights
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` takes; of a finished run no more than its outcome."""
-        outcome = {"kept": self.kept, "log": [asdict(epoch) for epoch in self.log]}
+        outcome = {"best": self.best, "log": [asdict(epoch) for epoch in self.log]}
         if self.finished:
             return outcome
         weights = self._sampler.weights.tolist() if isinstance(self._sampler, DomainWeighted) else None
@@ -156,63 +170,71 @@ class _Run:
             "loss": self.loss.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "dropout": self._dropout.get_state(),
-            "shown": self._shown.state(),
+            "average": self._average.state(),
             "domain_weights": weights,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        self.kept, self.log = state["kept"], [EpochLog(**epoch) for epoch in state["log"]]
+        """Continue where ``state`` was taken."""
+        self.best, self.log = state["best"], [EpochLog(**epoch) for epoch in state["log"]]
         if self.finished:
             return
         self.network.load_state_dict(state["network"])
         self.loss.load_state_dict(state["loss"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._dropout.set_state(state["dropout"])
-        self._shown.restore(state["shown"])
+        self._average.restore(state["average"])
         if isinstance(self._sampler, DomainWeighted):
             self._sampler.move_to(np.array(state["domain_weights"]))
 
-    def _move(self, number: int) -> tuple[float, float]:
-        """Epoch ``number``, from 0: its mean loss and its last learning rate."""
-        setup, rows, steps = self.part.setup, self.part.rows, self._sampler.steps
-        last = max(1, steps * setup.training.epochs - 1)
-        rng = np.random.default_rng((setup.seed, self.part.member, number))
+    def _train_epoch(self, number: int) -> tuple[float, float]:
+        """Train epoch ``number``, from 0; its mean loss and its last learning rate."""
+        inputs, rows, steps = self.job.inputs, self.job.rows, self._sampler.steps
+        epochs, optimizer = inputs.training.epochs, inputs.recipe.optimizer
+        last = max(1, steps * epochs - 1)
+        rng = np.random.default_rng((inputs.seed, self.job.member, number))
         places = np.arange(len(rows)) * rows.views
-        if setup.training.views == "random" and rows.views > 1:
+        if inputs.training.views == "random" and rows.views > 1:
             places += rng.integers(rows.views, size=len(rows))
         batches = self._sampler.epoch(rng)
         total, visited, rate = 0.0, 0, 0.0
-        fed = zip(feed(self._source, rows.labels, batches, places), batches, strict=True)
-        for step, ((features, labels), records) in enumerate(fed, number * steps):
-            batch = Batch(features, labels, torch.from_numpy(records))
-            rate = setup.optimizer.learning_rate(step, steps, setup.training.epochs)
+        prefetched = zip(feed(self._source, rows.labels, batches, places), batches, strict=True)
+        for step, ((features, labels), records) in enumerate(prefetched, number * steps):
+            batch = Batch(*(part.to(self.job.device) for part in (features, labels, torch.from_numpy(records))))
+            rate = optimizer.learning_rate(step, steps, epochs)
             self.loss.at(step / last)
             total += self._finite(self._step(batch, rate), number + 1) * len(records)
             visited += len(records)
         return total / visited, rate
 
-    def _validated(self, shown: Weights) -> float | None:
-        """The score of the weights that are ``shown``; the network then moves on with its own."""
-        if (validation := self.part.validation) is None:
+    def _validated(self, weights: Weights) -> float | None:
+        """The score of the network with ``weights``; it then has its own again."""
+        if (validation := self.job.validation) is None:
             return None
-        moving = {} if self._shown.moving else {name: of.clone() for name, of in self.network.state_dict().items()}
-        if moving:
-            self.network.load_state_dict(shown)
-        score = validation.score(self.network)
+        own = (
+            {} if self._average.is_plain else {name: value.clone() for name, value in self.network.state_dict().items()}
+        )
+        if own:
+            self.network.load_state_dict(weights)
+        score = validation.score(self._embed)
         if isinstance(self._sampler, DomainWeighted):
-            scores = validation.by_domain(self.network)
-            self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.part.rows.domain_names]))
-        if moving:
-            self.network.load_state_dict(moving)
+            scores = validation.by_domain(self._embed)
+            self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.job.rows.domain_names]))
+        if own:
+            self.network.load_state_dict(own)
         return score
+
+    def _embed(self, features: Tensor) -> Tensor:
+        """Embeddings (n, E) of ``features`` (n, D), both on the CPU."""
+        embeddings: Tensor = self.network(features.to(self.job.device))
+        return embeddings.to(CPU)
 
     def _step(self, batch: Batch, rate: float) -> float:
         self._optimizer.zero_grad()
-        rho = self.part.setup.training.sam_rho
-        value = self._sharp(batch, rho) if rho else self._gradient(batch)
+        rho = self.job.inputs.training.sam_rho
+        value = self._sharp_gradient(batch, rho) if rho else self._gradient(batch)
         self._optimizer.step(rate)
-        self._shown.after_step()
+        self._average.after_step()
         if isinstance(self.loss, PairLoss):
             self.loss.after_step()
         return float(value)
@@ -220,36 +242,37 @@ class _Run:
     def _gradient(self, batch: Batch) -> Tensor:
         """The loss of a batch; its gradients are added to those of the weights."""
         embeddings = self._map(batch.features, self._dropout)
-        value = torch.stack([self._lost(embeddings[:, :size], batch) for size in self._sizes]).sum()
+        value = torch.stack([self._loss_of(embeddings[:, :size], batch) for size in self._sizes]).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
-    def _lost(self, embeddings: Tensor, batch: Batch) -> Tensor:
+    def _loss_of(self, embeddings: Tensor, batch: Batch) -> Tensor:
         match self.loss:
             case Objective():
-                lost: Tensor = self.loss(embeddings, batch.records)
+                value: Tensor = self.loss(embeddings, batch.records)
             case PairLoss():
-                lost = self.loss(embeddings, batch.labels, batch.records)
+                value = self.loss(embeddings, batch.labels, batch.records)
             case _:
-                lost = self.loss(embeddings, batch.labels)
-        return lost
+                value = self.loss(embeddings, batch.labels)
+        return value
 
-    def _sharp(self, batch: Batch, rho: float) -> Tensor:
-        draws = [self._dropout, *(module.generator for module in self.loss.modules() if isinstance(module, Draws))]
-        states = [generator.get_state() for generator in draws]
+    def _sharp_gradient(self, batch: Batch, rho: float) -> Tensor:
+        states_of = (module for module in self.loss.modules() if isinstance(module, RandomState))
+        generators = [self._dropout, *(state.generator for state in states_of)]
+        states = [generator.get_state() for generator in generators]
 
         def value() -> Tensor:
-            for generator, state in zip(draws, states, strict=True):
+            for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
             return self._gradient(batch)
 
         weights = [*self.network.parameters(), *self.loss.parameters()]
-        dense = [weight for weight in weights if not any(weight is of.weight for of in self._optimizer.tables)]
+        dense = [weight for weight in weights if not any(weight is table.weight for table in self._optimizer.tables)]
         memory = [*self.network.buffers(), *self.loss.buffers()]
         return sharp_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
     def _prepared(self, source: InMemory) -> InMemory:
-        """All rows as ``inputs`` makes them, float32."""
+        """All rows after the steps before the map, float32."""
         with torch.inference_mode():
             blocks = [self.network.inputs(block).numpy() for block in by_blocks(torch.from_numpy(source.features))]
         return InMemory(np.concatenate(blocks))
@@ -258,44 +281,50 @@ class _Run:
         """The shares of the domains in epoch ``number``, where the sampling has them."""
         if not isinstance(self._sampler, DomainWeighted):
             return None
-        names = self.part.rows.domain_names
-        if number < len(self.part.domain_weights) and (given := self.part.domain_weights[number]) is not None:
+        names = self.job.rows.domain_names
+        if number < len(self.job.domain_weights) and (given := self.job.domain_weights[number]) is not None:
             self._sampler.shares = np.array([given[name] for name in names])
         return dict(zip(names, self._sampler.shares.tolist(), strict=True))
 
-    def _with_found(self, entry: EpochLog) -> EpochLog:
-        """``entry`` with what a loss on pairs found in the epoch."""
+    def _with_pair_statistics(self, entry: EpochLog) -> EpochLog:
+        """``entry`` with the statistics of a pair loss over the epoch."""
         if not isinstance(self.loss, PairLoss):
             return entry
-        found = self.loss.take_found()
-        pairs = found.chosen / self._sampler.steps if found.chosen else None
-        return replace(entry, pairs=pairs, zero_share=found.zero_share, hardness=found.hardness)
+        statistics = self.loss.take_found()
+        pairs = statistics.chosen / self._sampler.steps if statistics.chosen else None
+        return replace(entry, pairs=pairs, zero_share=statistics.zero_share, hardness=statistics.hardness)
 
     def _finite(self, loss: float, epoch: int) -> float:
-        setup = self.part.setup
+        recipe = self.job.inputs.recipe
         if not math.isfinite(loss):
-            scale = getattr(setup.loss, "scale", None)
+            scale = getattr(recipe.loss, "scale", None)
             or_scale = "" if scale is None else f" or loss.scale ({scale})"
-            raise PermafrostError(
-                f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({setup.optimizer.lr:g}){or_scale}"
-                f", or lengthen the warm-up ({setup.optimizer.warmup_epochs:g} epochs)."
+            raise DivergedError(
+                f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({recipe.optimizer.lr:g}){or_scale}"
+                f", or lengthen the warm-up ({recipe.optimizer.warmup_epochs:g} epochs)."
             )
         return loss
 
 
-def _loss(part: Part, network: HeadNetwork, drawn: torch.Generator) -> Loss | Objective:
-    """What trains the network, what is random drawn from ``drawn``; of attributes, with the loss on labels in it."""
-    setup, labels = part.setup, part.rows.labels
-    dim, loss = setup.head.dim or network.dim, None
-    if setup.loss is not None:
-        loss = setup.loss.build(dim, torch.from_numpy(np.bincount(labels)), drawn)
-    if setup.lessons is not None:
-        assert isinstance(setup.head, MultilabelHeadConfig)
-        assert part.records is not None
+def _build_loss(
+    job: TrainingJob, network: HeadNetwork, generator: torch.Generator
+) -> MarginSoftmax | PairLoss | Objective:
+    """What trains the network, initialized from ``generator``; for attributes, with the loss on labels in it."""
+    recipe, labels, targets = job.inputs.recipe, job.rows.labels, job.inputs.attribute_targets
+    dim, loss = recipe.head.dim or network.dim, None
+    if recipe.loss is not None:
+        loss = recipe.loss.build(dim, torch.from_numpy(np.bincount(labels)), generator)
+    if targets is not None:
+        assert isinstance(recipe.head, MultilabelHeadConfig)
+        assert job.records is not None
         assert not isinstance(loss, PairLoss)  # refused with the settings
-        return build_objective(setup.head, dim, part.records, setup.lessons, loss, torch.from_numpy(labels), drawn)
+        return build_objective(recipe.head, dim, job.records, targets, loss, torch.from_numpy(labels), generator)
     assert loss is not None
     return loss
+
+
+def _generator_on(device: torch.device, seed: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
 
 
 def member_seed(seed: int, member: int) -> int:

@@ -1,4 +1,4 @@
-"""A recipe: all that a head is trained by but the data and the seed, and its settings by dotted key."""
+"""A recipe: everything that determines a trained head except the data and the seed, and its settings by dotted key."""
 
 from __future__ import annotations
 
@@ -11,28 +11,45 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
 from stages.training.closed_form import ClosedFormConfig
+from stages.training.closed_form.linear_map import LinearMapConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
-from stages.training.initialization import check_start
-from stages.training.loss import LossConfig
-from stages.training.multilabel import MultilabelHeadConfig
-from stages.training.optimizer import OptimizerConfig
+from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.losses import MarginLosses
+from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.pairs import PairLossConfig, PairLosses
+from stages.training.weights.optimizer import OptimizerConfig
 
 KINDS = ("kind", "loss.kind", "start.kind")
-"""The keys whose values say what other keys there are."""
+"""The keys whose values decide which other keys exist."""
 
-_PARTS = ("loss", "start", "optimizer", "training")  # the other keys are those of the head proper, as in a run file
+_PARTS = ("loss", "start", "optimizer", "training")  # every other key is one of the head itself, as in a run file
 
 Settings = Mapping[str, Any]
+LossConfig: TypeAlias = Annotated[MarginLosses | PairLosses, Field(discriminator="kind")]
 Start: TypeAlias = Annotated[ClosedFormConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What :func:`~stages.training.train_head` takes besides the data and the seed.
+class HeadRecipe:
+    """A head, the loss that trains it, and how.
 
-    Its settings go by the dotted keys of one of ``[[heads]]`` in a run file: ``dim``, ``inputs.root``, ``loss.scale``,
+    Its settings have the dotted keys of ``[[heads]]`` in a run file: ``dim``, ``inputs.root``, ``loss.scale``,
     ``optimizer.lr``, ``training.epochs``.
+
+    Args:
+        head: the head; a closed form is fitted, every other kind is trained.
+        loss: trains the head. Its prototypes are dropped afterwards.
+        start: a closed form whose map a linear head starts at; a closed form with a loss is its own start.
+        optimizer: the optimizer and its schedule.
+        training: how long, on which rows, and which weights are kept.
+
+    Raises ValueError for settings that do not go together.
+
+    >>> from stages.training import ArcFaceConfig, LinearHeadConfig
+    >>> recipe = HeadRecipe(LinearHeadConfig(dim=64), ArcFaceConfig(margin_rad=0.5))
+    >>> recipe.with_settings({"loss.scale": 16.0, "training.epochs": 3}).value("loss.scale")
+    16.0
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,75 +61,88 @@ class Recipe:
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        check_start(self.head, self.loss, self.start, self.training)
+        if isinstance(self.head, (MultilabelHeadConfig, PosteriorHeadConfig)):
+            self._check_attribute_head(self.head)
+            return
+        if self.start is not None:
+            self._check_start(self.start)
+        if self.loss is None and self.closed_form is None:
+            raise ValueError(f"a {self.head.kind} head is trained: it needs a loss, or a start that is a closed form")
+        if self.training.anchor and (self.loss is None or self.closed_form is None):
+            raise ValueError("anchor interpolates between a start and the trained weights: it needs a loss and a start")
 
     @property
-    def drawn(self) -> bool:
-        """Whether anything is drawn by lot: a closed form is the same for every seed."""
+    def closed_form(self) -> ClosedFormConfig | None:
+        """The closed form that is the head, or that training starts at; None where training starts at random."""
+        return self.head if isinstance(self.head, LinearMapConfig) else self.start
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether gradient steps are made. A closed form alone is fitted, and is the same for every seed."""
         return self.loss is not None or isinstance(self.head, MultilabelHeadConfig)
 
     @property
     def method(self) -> str:
-        """In one word what makes the head: the kind of its loss, or of the closed form."""
+        """The kind of the loss, or of the closed form where there is no loss."""
         return self.loss.kind if self.loss is not None else self.head.kind
 
     def dotted_keys(self) -> tuple[str, ...]:
-        """Every dotted key there is with this kind of head and this loss."""
+        """Every dotted key of a recipe with this kind of head and this loss."""
         parts = {part: getattr(self, part) for part in _PARTS}
         inside = (f"{part}.{key}" for part, value in parts.items() if value is not None for key in _keys_of(value))
         return (*_keys_of(self.head), *parts, *inside)
 
     def value(self, key: str) -> Any:
-        """What stands at a dotted key. Raises KeyError where there is none."""
-        here: Any = self
-        for part in _path(key):
-            if part not in {field.name for field in fields(here)}:
+        """The value of a dotted key. Raises KeyError for an unknown key."""
+        value: Any = self
+        for name in _path(key):
+            if name not in {field.name for field in fields(value)}:
                 raise KeyError(key)
-            here = getattr(here, part)
-        return here
+            value = getattr(value, name)
+        return value
 
-    def having(self, settings: Settings) -> Recipe:
-        """This recipe with other ``settings``, by dotted key; a table stands for a whole part, ``inputs`` or ``start``.
+    def with_settings(self, settings: Settings) -> HeadRecipe:
+        """This recipe with other ``settings``, by dotted key; a table replaces a whole part, ``inputs`` or ``start``.
 
-        A new ``kind`` keeps what was set for the old one (differs from its defaults) where it has that key, and has
-        its own defaults elsewhere. What hangs together moves together unless it is set too: ``optimizer.final_lr``
-        keeps its share of ``optimizer.lr``, and ``start.dim`` is ``dim``.
+        A new ``kind`` takes over what was set for the old one (what differs from its defaults) where it has that key,
+        and its own defaults elsewhere. Settings that belong together change together unless both are given:
+        ``optimizer.final_lr`` keeps its ratio to ``optimizer.lr``, and ``start.dim`` equals ``dim``.
 
-        Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot take.
+        Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot have.
         """
-        recipe = self._of_kinds({key: settings[key] for key in KINDS if key in settings})
+        recipe = self._with_kinds({key: settings[key] for key in KINDS if key in settings})
         recipe.check_keys(settings)
         described = asdict(recipe)
-        settings = {**settings, **recipe._moved_along(settings)}
+        settings = {**settings, **recipe._dependent(settings)}
         for key, value in settings.items():
-            *above, last = _path(key)
-            here = described
-            for part in above:
-                here = here[part]
-            here[last] = value
-        made: Recipe = _validated(Recipe, described, settings)
-        return made
+            *path, last = _path(key)
+            table = described
+            for name in path:
+                table = table[name]
+            table[last] = value
+        changed: HeadRecipe = _validated(HeadRecipe, described, settings)
+        return changed
 
     def check_keys(self, keys: Settings) -> None:
-        """Raise ConfigError for the first of ``keys`` that is none of :meth:`dotted_keys`."""
+        """Raise ConfigError for the first of ``keys`` that is not one of :meth:`dotted_keys`."""
         known = self.dotted_keys()
         for key in keys:
             if key not in known:
                 raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
 
-    def _moved_along(self, settings: Settings) -> Settings:
-        """What hangs together with ``settings`` and is not among them."""
-        moved: dict[str, Any] = {}
+    def _dependent(self, settings: Settings) -> Settings:
+        """The settings that change with ``settings`` and are not among them."""
+        dependent: dict[str, Any] = {}
         lr, dim = settings.get("optimizer.lr"), settings.get("dim", self.head.dim)
         if isinstance(lr, (int, float)) and "optimizer.final_lr" not in settings:
-            moved["optimizer.final_lr"] = float(f"{lr * self.optimizer.final_lr / self.optimizer.lr:.4g}")
+            dependent["optimizer.final_lr"] = float(f"{lr * self.optimizer.final_lr / self.optimizer.lr:.4g}")
         if isinstance(start := settings.get("start"), Mapping):
-            moved["start"] = {"dim": dim} | dict(start)
+            dependent["start"] = {"dim": dim} | dict(start)
         elif self.start is not None and "start.dim" not in settings:
-            moved["start.dim"] = dim
-        return moved
+            dependent["start.dim"] = dim
+        return dependent
 
-    def _of_kinds(self, kinds: Settings) -> Recipe:
+    def _with_kinds(self, kinds: Settings) -> HeadRecipe:
         parts = {
             "kind": (HeadConfig, self.head),
             "loss.kind": (LossConfig, self.loss),
@@ -123,8 +153,50 @@ class Recipe:
             for key, (union, config) in parts.items()
         )
         described = {"head": head, "loss": loss, "start": start, "optimizer": self.optimizer, "training": self.training}
-        made: Recipe = _validated(Recipe, described, kinds)
-        return made
+        recast: HeadRecipe = _validated(HeadRecipe, described, kinds)
+        return recast
+
+    def _check_start(self, start: ClosedFormConfig) -> None:
+        head = self.head
+        if isinstance(head, LinearMapConfig):
+            raise ValueError(f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear")
+        if not isinstance(head, LinearHeadConfig) and not (isinstance(head, MlpHeadConfig) and head.residual):
+            raise ValueError(
+                f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}"
+            )
+        if start.dim != head.dim:
+            raise ValueError(f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts")
+        if head.inputs != InputsConfig():
+            raise ValueError("the steps before the map are those of the start: set start.inputs, and leave inputs out")
+
+    def _check_attribute_head(self, head: MultilabelHeadConfig | PosteriorHeadConfig) -> None:
+        if self.start is not None or self.training.anchor:
+            raise ValueError(
+                f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}"
+            )
+        if self.loss is not None and isinstance(head, PosteriorHeadConfig):
+            raise ValueError("a posterior head is a closed form and learns attributes: leave loss out")
+        if isinstance(self.loss, PairLossConfig):
+            raise ValueError(
+                "a multilabel head combines attributes with a margin loss, not with one on pairs: "
+                f"leave loss.kind = {self.loss.kind!r} out"
+            )
+        if self.training.experts:
+            raise ValueError(f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out")
+        if getattr(self.loss, "sampled", None) is not None:
+            raise ValueError("a loss beside attributes compares with all classes: leave loss.sampled out")
+
+
+def as_recipe(head: HeadRecipe | HeadConfig, loss: LossConfig | None = None) -> HeadRecipe:
+    """``head`` itself where it is a recipe, or the recipe of ``head`` and ``loss`` with all other settings at defaults.
+
+    Raises TypeError for a recipe and a loss beside it.
+    """
+    if not isinstance(head, HeadRecipe):
+        return HeadRecipe(head, loss)
+    if loss is not None:
+        raise TypeError("a HeadRecipe has its loss already: give the loss in the recipe, HeadRecipe(head, loss)")
+    return head
 
 
 def nearest_key(key: str, known: tuple[str, ...]) -> str:
@@ -134,17 +206,17 @@ def nearest_key(key: str, known: tuple[str, ...]) -> str:
 
 
 def _keys_of(config: Any) -> tuple[str, ...]:
-    found: list[str] = []
+    keys: list[str] = []
     for field in fields(config):
-        found.append(field.name)
+        keys.append(field.name)
         if is_dataclass(value := getattr(config, field.name)):
-            found += [f"{field.name}.{key}" for key in _keys_of(value)]
-    return tuple(found)
+            keys += [f"{field.name}.{key}" for key in _keys_of(value)]
+    return tuple(keys)
 
 
 def _path(key: str) -> tuple[str, ...]:
-    parts = tuple(key.split("."))
-    return parts if parts[0] in _PARTS else ("head", *parts)
+    names = tuple(key.split("."))
+    return names if names[0] in _PARTS else ("head", *names)
 
 
 def _recast(union: Any, config: Any, kind: object, key: str) -> Any:
@@ -154,10 +226,12 @@ def _recast(union: Any, config: Any, kind: object, key: str) -> Any:
     new = _validated(union, {"kind": kind}, {key: kind})
     if config is None:
         return new
-    plain = type(config)()
-    kept = {field.name: getattr(config, field.name) for field in fields(new) if hasattr(config, field.name)}
-    kept = {name: _plain(value) for name, value in kept.items() if value != getattr(plain, name) and name != "kind"}
-    return _validated(union, asdict(new) | kept, {key: kind})
+    default = type(config)()
+    shared = {field.name: getattr(config, field.name) for field in fields(new) if hasattr(config, field.name)}
+    changed = {
+        name: _plain(value) for name, value in shared.items() if value != getattr(default, name) and name != "kind"
+    }
+    return _validated(union, asdict(new) | changed, {key: kind})
 
 
 def _plain(value: Any) -> Any:
@@ -168,9 +242,9 @@ def _validated(kind: Any, described: Mapping[str, Any], settings: Settings) -> A
     try:
         return TypeAdapter(kind).validate_python(described)
     except ValidationError as error:
-        said = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
+        listed = ", ".join(f"{key} = {value!r}" for key, value in settings.items())
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "union_tag_invalid":
             message = f"kind must be one of {first['ctx']['expected_tags']}, got {first['ctx']['tag']!r}"
-        raise ConfigError(f"{said}: {message}") from error
+        raise ConfigError(f"{listed}: {message}") from error

@@ -13,68 +13,50 @@ import torch
 from cache import Features, Identity
 from cache.errors import RecordsError
 from stages.records import Records
-from stages.training.averaging import between, mean_of
-from stages.training.checkpoint import Checkpoint
-from stages.training.classes import HOLDABLE, TELLING, held_out, held_rows
-from stages.training.closed_form import ClosedFormConfig
-from stages.training.config import TrainingConfig
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
-from stages.training.initialization import start_network
-from stages.training.loop import OnEpoch, Part, Trained, best_epoch, train
-from stages.training.loss import LossConfig
+from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.fit_posterior import fit_posterior
-from stages.training.optimizer import OptimizerConfig
+from stages.training.recipe import HeadRecipe, LossConfig, as_recipe
 from stages.training.rows import LabelledRows
-from stages.training.sampling import DomainWeightsConfig
-from stages.training.setup import Setup, Validation, prepare
-from stages.training.validation import ValidationSet, validation_set
+from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
+from stages.training.rows.sampling import DomainWeightsConfig
+from stages.training.rows.validation import ValidationSet, validation_set
+from stages.training.training_inputs import TrainingInputs, Validation, check_device, prepare
+from stages.training.weights.averaging import between, mean_of
+from stages.training.weights.checkpoint import Checkpoint
+from stages.training.weights.initialization import start_network
 
 
 def head_identity(
     features: Features,
     records: Records,
-    head: HeadConfig,
+    recipe: HeadRecipe | HeadConfig,
     loss: LossConfig | None = None,
     *,
-    start: ClosedFormConfig | None = None,
-    optimizer: OptimizerConfig | None = None,
-    training: TrainingConfig | None = None,
     validation: Validation | None = None,
     seed: int = 0,
 ) -> Identity:
     """The identity of the head that :func:`train_head` would train: whoever has such a head need not train it."""
-    return prepare(
-        features,
-        records,
-        head,
-        loss,
-        start=start,
-        optimizer=optimizer,
-        training=training,
-        validation=validation,
-        seed=seed,
-    ).identity()
+    return prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed).identity()
 
 
 def train_head(
     features: Features,
     records: Records,
-    head: HeadConfig,
+    recipe: HeadRecipe | HeadConfig,
     loss: LossConfig | None = None,
     *,
-    start: ClosedFormConfig | None = None,
-    optimizer: OptimizerConfig | None = None,
-    training: TrainingConfig | None = None,
     validation: Validation | None = None,
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> Head:
-    """Train ``head`` with ``loss`` on the features of ``records``; the same bits for the same seed and thread count.
+    """Train a head by ``recipe`` on the features of ``records``; the same bits for the same seed and thread count.
 
     The epoch is chosen by mMP@5 on ``validation`` (queries, gallery): the weights of the best one are kept, the first
     on a tie. Without, a share of the training classes is held out and searched leave-one-out, which only chooses the
@@ -87,179 +69,173 @@ def train_head(
     Args:
         features: the store that holds the features of ``records``.
         records: the training rows; every one has a label.
-        head: what is trained.
-        loss: what trains it; its prototypes are dropped afterwards.
-        start: a closed form whose map the head starts at.
-        optimizer: by default ``OptimizerConfig()``.
-        training: by default ``TrainingConfig()``.
+        recipe: what is trained, and how; a head alone stands for ``HeadRecipe(head, loss)``.
+        loss: beside a head alone, the loss that trains it.
         validation: query and gallery records, of other classes than ``records``; never the test split.
         seed: of the weights, the order of the rows, dropout, and the classes held out.
-        on_epoch: hears each epoch as it ends.
+        on_epoch: called with the log of each epoch as it ends.
         checkpoint: a file that is written after every epoch: a training that was killed goes on from it, and ends
             with the bits of the one that was not. Delete it once the head is saved.
+        device: what the steps are computed on: ``cpu``, or ``cuda`` for margin losses over tens of thousands of
+            classes. It is recorded in the summary and is not part of the identity, although the weights of two devices
+            differ: each rounds in its own way, and has its own random numbers for dropout.
 
     Raises:
-        ValueError: settings that do not go together, or a closed form that cannot be had from these rows.
+        ValueError: settings that do not go together, a closed form that cannot be had from these rows, or a device
+            that the loss does not train on.
         RecordsError: a row without a label, or fewer than two classes.
         MissingRowsError: an image that was never extracted. (One whose extraction failed is left out and counted.)
         NothingToScoreError: no validation query has anything to find.
-        PermafrostError: the loss became NaN or infinite.
+        DivergedError: the loss became NaN or infinite.
     """
-    setup = prepare(
-        features,
-        records,
-        head,
-        loss,
-        start=start,
-        optimizer=optimizer,
-        training=training,
-        validation=validation,
-        seed=seed,
-    )
-    identity = setup.identity()
-    chosen = _chosen(setup, on_epoch or (lambda _: None), Checkpoint(checkpoint, identity.fingerprint))
+    inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
+    identity, device = inputs.identity(), torch.device(device)
+    check_device(inputs.recipe, device)
+    saved = Checkpoint(checkpoint, f"{identity.fingerprint} {device.type}")
+    selected = _select(replace(inputs, device=device), on_epoch or (lambda _: None), saved)
     summary = TrainingSummary(
-        rows=len(setup.records),
-        classes=len(set(setup.records.classes)),
-        failed=setup.failed,
-        small=setup.small,
-        epoch=chosen.epoch,
-        chosen_by=chosen.by,
-        anchor=chosen.anchor,
+        rows=len(inputs.records),
+        classes=len(set(inputs.records.classes)),
+        failed=inputs.failed,
+        small=inputs.small,
+        epoch=selected.epoch,
+        chosen_by=selected.reason,
+        anchor=selected.anchor,
         threads=torch.get_num_threads(),
-        left_out=[] if setup.lessons is None else [*setup.lessons.left_out],
+        device=device.type,
+        left_out=[] if inputs.attribute_targets is None else [*inputs.attribute_targets.left_out],
     )
-    return Head(head, identity, chosen.network, summary, tuple(chosen.log))
+    return Head(inputs.recipe.head, identity, selected.network, summary, tuple(selected.log))
 
 
 @dataclass(frozen=True, eq=False)
-class _Chosen:
+class Selection:
+    """The network that is kept: the weights of which epoch, why, and what share of them beside the start's."""
+
     network: HeadNetwork
     epoch: int
-    by: str
+    reason: str
     log: Sequence[EpochLog]
     anchor: float | None = None
 
-    @property
-    def kept(self) -> str:
-        """The epoch, and the share of it where it is mixed with the start."""
+    def __str__(self) -> str:
         share = "" if self.anchor is None else f" x {self.anchor:g}"
         return f"epoch {self.epoch}{share}" if self.epoch else "closed form"
 
 
-def _fitted(setup: Setup) -> _Chosen:
-    """A closed form alone."""
-    part = _part(setup, setup.records, 0, None)
-    assert part.fitted is not None
-    network = start_network(setup.head, part.fitted, part.rows, part.rows.blocks, torch.Generator())
-    return _Chosen(network, 0, "a closed form: nothing is trained", ())
-
-
-def _posterior(setup: Setup) -> _Chosen:
-    """A closed form on attributes."""
-    assert isinstance(setup.head, PosteriorHeadConfig)
-    assert setup.lessons is not None
-    assert setup.lessons.attributes is not None
-    rows, attributes = LabelledRows.of(setup.features, setup.records, mapped=False), setup.lessons.attributes
-    targets, labels = attributes.targets(setup.records), torch.from_numpy(rows.labels)
-    fitted = fit_posterior(setup.head, rows.first_views(), attributes, targets, labels, rows.blocks)
-    return _Chosen(fitted.network, 0, f"a closed form: {fitted.said}", ())
-
-
-def _chosen(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
+def _select(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
     """One head, or one for each domain."""
-    if not setup.training.experts:
-        return _single(setup, tell, checkpoint)
-    found = split(setup)
-    if isinstance(found, str):
-        chosen = _single(setup, tell, checkpoint)
-        return replace(chosen, by=f"{chosen.by} (no experts: {found})")
-    experts = {name: _expert(name, part, tell, checkpoint) for name, part in found.parts.items()}
+    if not inputs.training.experts:
+        return _select_one(inputs, on_epoch, checkpoint)
+    domains = split(inputs)
+    if isinstance(domains, str):
+        selected = _select_one(inputs, on_epoch, checkpoint)
+        return replace(selected, reason=f"{selected.reason} (no experts: {domains})")
+    experts = {name: _select_expert(name, part, on_epoch, checkpoint) for name, part in domains.parts.items()}
     log = [replace(epoch, expert=name) for name, expert in experts.items() for epoch in expert.log]
-    kept = ", ".join(f"{name} {expert.kept}" for name, expert in experts.items())
-    by = f"an expert for each domain ({kept}); the gate sent {found.astray:.2%} of held-out images astray"
-    network = Experts(found.gate, [expert.network for expert in experts.values()])
-    return _Chosen(network, max(expert.epoch for expert in experts.values()), by, log)
+    listed = ", ".join(f"{name} {expert}" for name, expert in experts.items())
+    reason = f"an expert for each domain ({listed}); the gate misrouted {domains.misrouted:.2%} of held-out images"
+    network = Experts(domains.gate, [expert.network for expert in experts.values()])
+    return Selection(network, max(expert.epoch for expert in experts.values()), reason, log)
 
 
-def _expert(name: str, part: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
-    return _single(part, lambda epoch: tell(replace(epoch, expert=name)), checkpoint.within(name))
+def _select_expert(name: str, inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
+    return _select_one(inputs, lambda epoch: on_epoch(replace(epoch, expert=name)), checkpoint.within(name))
 
 
-def _single(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
-    """One head: train it, and choose what is kept by the validation score."""
-    if not setup.trained:
-        return _posterior(setup) if isinstance(setup.head, PosteriorHeadConfig) else _fitted(setup)
-    epochs = setup.training.epochs
-    if setup.validation is not None:
-        searched = validation_set(setup.features, *setup.validation)
-        trained = _soup(_part(setup, setup.records, epochs, searched), tell, checkpoint)
-        share = _best_share(setup, trained, searched)
+def _select_one(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
+    """One head: train it, and select the weights that are kept by the validation score."""
+    if not inputs.recipe.is_trained:
+        return _posterior(inputs) if isinstance(inputs.recipe.head, PosteriorHeadConfig) else _closed_form(inputs)
+    epochs = inputs.training.epochs
+    if inputs.validation is not None:
+        searched = validation_set(inputs.features, *inputs.validation)
+        trained = _soup(_job(inputs, inputs.records, epochs, searched), on_epoch, checkpoint)
+        share = _best_share(inputs, trained, searched)
         _mix(trained, share)
-        kept = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
-        return _Chosen(trained.network, kept, "mMP@5 on the validation records", trained.log, share)
-    held, what = _held(setup)
-    if setup.training.anchor and setup.training.holdout:
-        few = 0 if held is None else len({*setup.records.take(np.flatnonzero(held)).classes})
+        best = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
+        return Selection(trained.network, best, "mMP@5 on the validation records", trained.log, share)
+    held, unit = _held(inputs)
+    if inputs.training.anchor and inputs.training.holdout:
+        few = 0 if held is None else len({*inputs.records.take(np.flatnonzero(held)).classes})
         if few < TELLING:
-            by = f"the start: {few} classes held out cannot tell whether training helps, which takes {TELLING}"
-            return replace(_fitted(setup), by=by)
+            reason = f"the start: {few} classes held out cannot show whether training helps, which takes {TELLING}"
+            return replace(_closed_form(inputs), reason=reason)
     if held is None:
-        return _last(setup, tell, checkpoint)
-    apart, rest = setup.records.take(np.flatnonzero(held)), setup.records.take(np.flatnonzero(~held))
-    searched = validation_set(setup.features, apart, apart)
-    first = train(replace(_part(setup, rest, epochs, searched), phase="choose"), tell, checkpoint)
-    kept, share = best_epoch(first.log), _best_share(setup, first, searched)
-    if isinstance(setup.head, MultilabelHeadConfig) and not setup.head.refit:
-        return _Chosen(
-            first.network, kept, f"mMP@5 on {len(apart):,} held-out images, which it did not learn", first.log
-        )
+        return _last(inputs, on_epoch, checkpoint)
+    held_records = inputs.records.take(np.flatnonzero(held))
+    rest = inputs.records.take(np.flatnonzero(~held))
+    searched = validation_set(inputs.features, held_records, held_records)
+    first = train(replace(_job(inputs, rest, epochs, searched), phase="choose"), on_epoch, checkpoint)
+    best, share = best_epoch(first.log), _best_share(inputs, first, searched)
+    if isinstance(inputs.recipe.head, MultilabelHeadConfig) and not inputs.recipe.head.refit:
+        reason = f"mMP@5 on {len(held_records):,} held-out images, which it did not learn"
+        return Selection(first.network, best, reason, first.log)
     weights = [epoch.domain_weights for epoch in first.log]
-    trained = _soup(replace(_part(setup, setup.records, kept, None), domain_weights=weights), tell, checkpoint)
+    trained = _soup(replace(_job(inputs, inputs.records, best, None), domain_weights=weights), on_epoch, checkpoint)
     _mix(trained, share)
-    count = len(apart) if what == "images" else len(set(apart.classes))
-    by = f"mMP@5 on {count:,} held-out {what}; then all were trained on"
-    return _Chosen(trained.network, kept, by, [*first.log, *trained.log], share)
+    count = len(held_records) if unit == "images" else len(set(held_records.classes))
+    reason = f"mMP@5 on {count:,} held-out {unit}; then all were trained on"
+    return Selection(trained.network, best, reason, [*first.log, *trained.log], share)
 
 
-def _held(setup: Setup) -> tuple[npt.NDArray[np.bool_] | None, str]:
-    """The rows (N,) that choose the epoch, None for none, and what they are: classes, or images of every class.
+def _closed_form(inputs: TrainingInputs) -> Selection:
+    """A closed form alone."""
+    job = _job(inputs, inputs.records, 0, None)
+    assert job.fitted is not None
+    network = start_network(inputs.recipe.head, job.fitted, job.rows, job.rows.blocks, torch.Generator())
+    return Selection(network, 0, "a closed form: nothing is trained", ())
 
-    Who learns attributes is to find more of what was learned; who learns to tell classes apart, classes never seen.
+
+def _posterior(inputs: TrainingInputs) -> Selection:
+    """A closed form on attributes."""
+    assert isinstance(inputs.recipe.head, PosteriorHeadConfig)
+    assert inputs.attribute_targets is not None
+    assert inputs.attribute_targets.attributes is not None
+    rows, attributes = LabelledRows.of(inputs.features, inputs.records), inputs.attribute_targets.attributes
+    targets, labels = attributes.targets(inputs.records), torch.from_numpy(rows.labels)
+    fitted = fit_posterior(inputs.recipe.head, rows.first_views(), attributes, targets, labels, rows.blocks)
+    return Selection(fitted.network, 0, f"a closed form: {fitted.said}", ())
+
+
+def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:
+    """The rows (N,) that choose the epoch, None for none, and their unit: classes, or images of every class.
+
+    A head that learns attributes is to find more of what it learned; one that learns to separate classes, new classes.
     """
-    rng, share = np.random.default_rng((setup.seed, 1)), setup.training.holdout
-    if setup.lessons is not None:
-        return held_rows(setup.records.classes, share, rng), "images"
-    return held_out(setup.records.classes, share, rng), "classes"
+    rng, share = np.random.default_rng((inputs.seed, 1)), inputs.training.holdout
+    if inputs.attribute_targets is not None:
+        return held_rows(inputs.records.classes, share, rng), "images"
+    return held_out(inputs.records.classes, share, rng), "classes"
 
 
-def _last(setup: Setup, tell: OnEpoch, checkpoint: Checkpoint) -> _Chosen:
-    """Train with nothing to validate on: the last epoch is kept, and of a start and what became of it the start."""
+def _last(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
+    """Train with nothing to validate on: the last epoch is kept."""
     why = f"fewer than {HOLDABLE} classes have two images, too few to hold some out"
-    if setup.lessons is not None:
+    if inputs.attribute_targets is not None:
         why = "no class has four images, too few to hold some out"
-    why = "holdout is 0" if setup.training.holdout == 0 else why
-    if isinstance(setup.training.sampling, DomainWeightsConfig):
+    why = "holdout is 0" if inputs.training.holdout == 0 else why
+    if isinstance(inputs.training.sampling, DomainWeightsConfig):
         raise RecordsError(f"the weights of domains move by a validation score, and there is none: {why}")
-    if setup.training.anchor:
+    if inputs.training.anchor:
         raise RecordsError(f"the anchor is chosen by a validation score, and there is none: {why}")
-    trained = _soup(_part(setup, setup.records, setup.training.epochs, None), tell, checkpoint)
-    return _Chosen(trained.network, setup.training.epochs, f"it is the last: {why}", trained.log)
+    trained = _soup(_job(inputs, inputs.records, inputs.training.epochs, None), on_epoch, checkpoint)
+    return Selection(trained.network, inputs.training.epochs, f"it is the last: {why}", trained.log)
 
 
-def _part(setup: Setup, records: Records, epochs: int, validation: ValidationSet | None) -> Part:
-    rows = LabelledRows.of(setup.features, records, mapped=setup.mapped)
+def _job(inputs: TrainingInputs, records: Records, epochs: int, validation: ValidationSet | None) -> TrainingJob:
+    rows = LabelledRows.of(inputs.features, records, mapped=inputs.mapped)
     fitted = None
-    if setup.start is not None:
+    if inputs.closed_form is not None:
         labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
-        fitted = setup.start.fit(rows.first_views(), labels, domains, rows.blocks, setup.seed)
-    return Part(setup, rows, fitted, epochs, "train", validation=validation, records=records)
+        fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
+    return TrainingJob(inputs, rows, fitted, epochs, validation=validation, device=inputs.device, records=records)
 
 
-def _soup(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
-    """As many heads from one start as the settings say, and their mean."""
-    count = part.setup.training.soup
-    members = [train(replace(part, member=member), tell, checkpoint) for member in range(1, count + 1)]
+def _soup(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:
+    """The mean of as many heads from one start as the settings ask for."""
+    count = job.inputs.training.soup
+    members = [train(replace(job, member=member), on_epoch, checkpoint) for member in range(1, count + 1)]
     first, *others = members
     if others:
         names = [name for name, _ in first.network.named_parameters()]
@@ -267,13 +243,13 @@ def _soup(part: Part, tell: OnEpoch, checkpoint: Checkpoint) -> Trained:
     return Trained(first.network, first.start, [epoch for member in members for epoch in member.log])
 
 
-def _best_share(setup: Setup, trained: Trained, searched: ValidationSet) -> float | None:
-    """The share of what was trained that scores best when mixed with the start, the smallest on a tie."""
-    if not setup.training.anchor:
+def _best_share(inputs: TrainingInputs, trained: Trained, searched: ValidationSet) -> float | None:
+    """The share of the trained weights that scores best when mixed with the start, the smallest on a tie."""
+    if not inputs.training.anchor:
         return None
     weights = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
     scores: dict[float, float] = {}
-    for share in sorted(set(setup.training.anchor)):
+    for share in sorted(set(inputs.training.anchor)):
         _mix(trained, share)
         scores[share] = searched.score(trained.network)
         trained.network.load_state_dict(weights)
@@ -281,7 +257,7 @@ def _best_share(setup: Setup, trained: Trained, searched: ValidationSet) -> floa
 
 
 def _mix(trained: Trained, share: float | None) -> None:
-    """Bring the network to ``share`` of what it is and the rest of what it started at; None changes nothing."""
+    """Move the network to ``share`` of its weights and the rest of those of its start; None changes nothing."""
     if share is not None:
         names = [name for name, _ in trained.network.named_parameters()]
         trained.network.load_state_dict(between(trained.start, trained.network.state_dict(), share, names))

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig, read_folder, read_table
+from stages.datasets import FolderConfig, TableConfig
 from tests.pictures import draw, draw_folder, write_table
 
 ROWS = [
@@ -37,8 +37,8 @@ def written(folder: Path, form: str) -> Path:
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_a_table_reads_the_same_in_every_form_and_all_of_it_as_text(tmp_path: Path, form: str) -> None:
-    config = DatasetConfig(path=str(written(tmp_path, form)), label=("kind", "sort"), attributes=("colour",))
-    source = read_table(config)
+    config = TableConfig(path=str(written(tmp_path, form)), label=("kind", "sort"), attributes=("colour",))
+    source = config.read()
     assert source.has_split
     assert source.table.select(["key", "label", "split", "attributes.colour"]).to_pydict() == {
         "key": ["007", "008", "1e3"],
@@ -52,21 +52,21 @@ def test_a_table_reads_the_same_in_every_form_and_all_of_it_as_text(tmp_path: Pa
 def test_numbers_and_dictionaries_in_parquet_are_text_too(tmp_path: Path) -> None:
     table = pa.table({"path": ["a", "b"], "label": pa.array(["x", "x"]).dictionary_encode(), "key": [7, 8]})
     pq.write_table(table, tmp_path / "t.parquet")
-    source = read_table(DatasetConfig(path=str(tmp_path / "t.parquet"), label="label"))
+    source = TableConfig(path=str(tmp_path / "t.parquet"), label="label").read()
     assert source.table["key"].to_pylist() == ["7", "8"]
     assert source.table["label"].to_pylist() == ["x", "x"]
 
 
 def test_image_paths_are_relative_to_root_where_it_is_said(tmp_path: Path) -> None:
     path = written(tmp_path, "csv")
-    source = read_table(DatasetConfig(path=str(path), label="kind", root=str(tmp_path / "elsewhere")))
+    source = TableConfig(path=str(path), label="kind", root=str(tmp_path / "elsewhere")).read()
     assert source.table["uri"][0].as_py() == str(tmp_path / "elsewhere/a.jpg")
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     path = written(tmp_path, "csv")
     with pytest.raises(RecordsError, match=r"no column 'colur'. Did you mean 'colour'\? It has: path, key, kind"):
-        read_table(DatasetConfig(path=str(path), label="colur"))
+        TableConfig(path=str(path), label="colur").read()
 
 
 @pytest.mark.parametrize(
@@ -84,19 +84,19 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
 def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(RecordsError, match=message):
-        read_table(DatasetConfig(path=str(tmp_path / name), label="label"))
+        TableConfig(path=str(tmp_path / name), label="label").read()
 
 
 def test_a_table_that_does_not_exist_says_so(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="does not exist"):
-        read_table(DatasetConfig(path=str(tmp_path / "t.csv"), label="label"))
+        TableConfig(path=str(tmp_path / "t.csv"), label="label").read()
 
 
 def test_the_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
     draw_folder(tmp_path, {"nut": 1, "fruit/apple": 2})
     draw(tmp_path / ".hidden/x.png", 0)
     (tmp_path / "nut/notes.txt").write_text("no image")
-    source = read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
+    source = FolderConfig(path=str(tmp_path)).read()
     assert source.table["key"].to_pylist() == ["fruit/apple/0.png", "fruit/apple/1.png", "nut/0.png"]
     assert source.table["label"].to_pylist() == ["fruit/apple", "fruit/apple", "nut"]
     assert not source.has_split
@@ -104,7 +104,7 @@ def test_the_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
 
 def test_the_first_level_of_folders_can_be_the_split(tmp_path: Path) -> None:
     draw_folder(tmp_path, {"train/a": 1, "test/a": 1})
-    source = read_folder(DatasetConfig(path=str(tmp_path), kind="folder", split="folder"))
+    source = FolderConfig(path=str(tmp_path), split="folder").read()
     assert source.table["split"].to_pylist() == ["test", "train"]
     assert source.table["label"].to_pylist() == ["a", "a"]
 
@@ -112,7 +112,7 @@ def test_the_first_level_of_folders_can_be_the_split(tmp_path: Path) -> None:
 def test_a_link_to_a_parent_folder_lists_nothing_twice(tmp_path: Path) -> None:
     draw_folder(tmp_path, {"a": 2, "b": 1})
     (tmp_path / "b/loop").symlink_to(tmp_path)
-    source = read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
+    source = FolderConfig(path=str(tmp_path)).read()
     assert source.table["key"].to_pylist() == ["a/0.png", "a/1.png", "b/0.png"]
 
 
@@ -120,17 +120,17 @@ def test_a_file_name_that_is_no_text_is_named(tmp_path: Path) -> None:
     draw_folder(tmp_path, {"a": 2})
     (tmp_path / "a/0.png").rename(tmp_path / os.fsdecode(b"a/\xff.png"))
     with pytest.raises(RecordsError, match=r"xff\.png.*is not UTF-8: rename it"):
-        read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
+        FolderConfig(path=str(tmp_path)).read()
 
 
 def test_a_folder_without_classes_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="holds no image"):
-        read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
+        FolderConfig(path=str(tmp_path)).read()
     draw(tmp_path / "loose.png", 0)
     with pytest.raises(RecordsError, match=r"1 images lie directly in .* kind = 'table'"):
-        read_folder(DatasetConfig(path=str(tmp_path), kind="folder"))
+        FolderConfig(path=str(tmp_path)).read()
     with pytest.raises(RecordsError, match="is not a folder"):
-        read_folder(DatasetConfig(path=str(tmp_path / "loose.png"), kind="folder"))
+        FolderConfig(path=str(tmp_path / "loose.png")).read()
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_a_folder_without_classes_says_what_to_do(tmp_path: Path) -> None:
 )
 def test_a_dataset_that_contradicts_itself_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DatasetConfig(**{"path": "t.csv", "label": "x", **arguments})  # type: ignore[arg-type]
+        TableConfig(**{"path": "t.csv", "label": "x", **arguments})  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cache import parse_source
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig, ParquetConfig, SourceConfig, TableConfig, WebDatasetConfig
 from stages.extraction import DecodeError, PreprocessConfig, TimmConfig, decode, extract, load_backbone
 from stages.records import Records, read_records
 from tests.pictures import write_table
@@ -48,20 +48,20 @@ def hostile(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Host
     return Hostile(folder, decodes | {STORED: True, UPRIGHT: True})
 
 
-def in_a_folder(hostile: Hostile, to: Path) -> tuple[DatasetConfig, dict[str, str]]:
+def in_a_folder(hostile: Hostile, to: Path) -> tuple[SourceConfig, dict[str, str]]:
     shutil.copytree(hostile.folder, to / "images/hostile")
     # A file whose extension is not an image's is not listed.
     keys = {f"hostile/{name}": name for name in hostile.decodes if "." in name}
-    return DatasetConfig(path=str(to / "images"), kind="folder"), keys
+    return FolderConfig(path=str(to / "images")), keys
 
 
-def in_a_table(hostile: Hostile, to: Path) -> tuple[DatasetConfig, dict[str, str]]:
+def in_a_table(hostile: Hostile, to: Path) -> tuple[SourceConfig, dict[str, str]]:
     table = write_table(to / "t.csv", [{"path": name, "label": "x"} for name in hostile.decodes])
-    config = DatasetConfig(path=str(table), label="label", root=str(hostile.folder))
+    config = TableConfig(path=str(table), label="label", root=str(hostile.folder))
     return config, {name: name for name in hostile.decodes}
 
 
-def in_a_shard(hostile: Hostile, to: Path) -> tuple[DatasetConfig, dict[str, str]]:
+def in_a_shard(hostile: Hostile, to: Path) -> tuple[SourceConfig, dict[str, str]]:
     keys = {}
     with tarfile.open(to / "s.tar", "w") as file:
         for at, name in enumerate(hostile.decodes):
@@ -71,21 +71,21 @@ def in_a_shard(hostile: Hostile, to: Path) -> tuple[DatasetConfig, dict[str, str
             label = tarfile.TarInfo(f"{member.rpartition('.')[0]}.cls")
             label.size = 1
             file.addfile(label, io.BytesIO(b"x"))
-    return DatasetConfig(path=str(to / "s.tar"), kind="webdataset", label="cls"), keys
+    return WebDatasetConfig(path=str(to / "s.tar"), label="cls"), keys
 
 
-def in_parquet(hostile: Hostile, to: Path) -> tuple[DatasetConfig, dict[str, str]]:
+def in_parquet(hostile: Hostile, to: Path) -> tuple[SourceConfig, dict[str, str]]:
     rows = [{"bytes": (hostile.folder / name).read_bytes(), "path": name} for name in hostile.decodes]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(
         pa.table({"image": pa.array(rows, kind), "label": ["x"] * len(rows)}), to / "t.parquet", row_group_size=9
     )
-    config = DatasetConfig(path=str(to / "t.parquet"), kind="parquet", label="label")
+    config = ParquetConfig(path=str(to / "t.parquet"), label="label")
     return config, {name: name for name in hostile.decodes}
 
 
 READERS = [in_a_folder, in_a_table, in_a_shard, in_parquet]
-Reader = Callable[[Hostile, Path], tuple[DatasetConfig, dict[str, str]]]
+Reader = Callable[[Hostile, Path], tuple[SourceConfig, dict[str, str]]]
 
 
 def read(reader: Reader, hostile: Hostile, to: Path) -> dict[str, str]:

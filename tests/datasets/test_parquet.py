@@ -11,7 +11,7 @@ import pytest
 
 from cache import digest_bytes
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig, read_parquet
+from stages.datasets import ParquetConfig
 from stages.records import read_records
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -36,13 +36,13 @@ def write(
     return path
 
 
-def config(path: Path, **changes: object) -> DatasetConfig:
-    return DatasetConfig(**{"path": str(path), "kind": "parquet", "label": "label"} | changes)  # type: ignore[arg-type]
+def config(path: Path, **changes: object) -> ParquetConfig:
+    return ParquetConfig(**{"path": str(path), "label": "label"} | changes)  # type: ignore[arg-type]
 
 
 def columns(path: Path, **changes: object) -> dict[str, list[str | None]]:
-    found: dict[str, list[str | None]] = read_parquet(config(path, **changes)).table.to_pydict()
-    return found
+    table: dict[str, list[str | None]] = config(path, **changes).read().table.to_pydict()
+    return table
 
 
 def test_classes_of_hugging_face_have_their_names(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_the_split_is_a_column_or_the_name_of_the_file(tmp_path: Path) -> None:
     by_file = columns(tmp_path, split="file")
     assert by_file["split"] == ["test", "train", "train", "validation"]
     assert columns(Path(f"{tmp_path}/**/train-*.parquet"), split="file")["uri"] == by_file["uri"][1:3]
-    assert not read_parquet(config(tmp_path, split="class-disjoint")).has_split
+    assert not config(tmp_path, split="class-disjoint").read().has_split
     plain = write(tmp_path / "other/train.parquet", {"image": images(b"a"), "label": ["x"]})
-    with pytest.raises(RecordsError, match=r"has no split column; .* or split = 'file' for the names of its files"):
+    with pytest.raises(RecordsError, match=r"has no split column; name it: .*'file' for the names of the files"):
         read_records(config(plain, query="train", gallery="train"))
 
 
@@ -161,13 +161,13 @@ def test_a_wrong_table_says_what_is_wrong(
 ) -> None:
     write(tmp_path / "t.parquet", table)
     with pytest.raises(RecordsError, match=message):
-        read_parquet(config(tmp_path, **changes))
+        config(tmp_path, **changes).read()
 
 
 def test_a_class_past_the_names_is_refused_by_its_row(tmp_path: Path) -> None:
     write(tmp_path / "t.parquet", {"image": images(b"a", b"b"), "label": [1, 2]}, {"label": ["x", "y"]})
     with pytest.raises(RecordsError, match=r"row 1: the column 'label' has class 2, but its metadata names 2 classes"):
-        read_parquet(config(tmp_path))
+        config(tmp_path).read()
 
 
 @pytest.mark.parametrize("length", [0, 3, 50, -1, -9])
@@ -175,13 +175,13 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, length: int) -> None:
     path = write(tmp_path / "t.parquet", {"image": images(b"a"), "label": ["x"]})
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(RecordsError, match=r"t\.parquet cannot be read as Parquet \(is it cut off\?\)"):
-        read_parquet(config(tmp_path))
+        config(tmp_path).read()
 
 
 def test_files_that_differ_in_their_columns_are_refused_by_the_file(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"image": images(b"a"), "label": ["x"]})
     write(tmp_path / "b.parquet", {"image": images(b"b"), "name": ["x"]})
     with pytest.raises(RecordsError, match=r"b\.parquet has no column 'label'"):
-        read_parquet(config(tmp_path))
+        config(tmp_path).read()
     write(tmp_path / "b.parquet", {"image": images(b"b"), "label": [0]}, {"label": ["y"]})
     assert columns(tmp_path)["label"] == ["x", "y"]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig, read_table
+from stages.datasets import TableConfig
 from stages.datasets.table_writer import write_table
 
 ODD = {
@@ -22,7 +22,7 @@ ODD = {
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "t.jsonl"])
 def test_a_table_that_was_written_is_read_as_it_was(tmp_path: Path, name: str) -> None:
     write_table(tmp_path / name, pa.table({key: pa.array(values, pa.string()) for key, values in ODD.items()}))
-    source = read_table(DatasetConfig(path=str(tmp_path / name), label="label"))
+    source = TableConfig(path=str(tmp_path / name), label="label").read()
     for column, written in (("key", "key"), ("uri", "path"), ("label", "label"), ("domain", "domain")):
         assert source.table[column].to_pylist() == ODD[written]
 
@@ -30,7 +30,7 @@ def test_a_table_that_was_written_is_read_as_it_was(tmp_path: Path, name: str) -
 def test_a_uri_in_a_table_is_relative_to_the_tables_folder_by_its_path(tmp_path: Path) -> None:
     paths = ["box:1,2,3,4:a/../b.jpg", "bytes:0+9:shards/0.tar", "./box:odd.jpg"]
     write_table(tmp_path / "t.csv", pa.table({"path": paths, "label": ["x"] * 3}))
-    found = read_table(DatasetConfig(path=str(tmp_path / "t.csv"), label="label")).table["uri"].to_pylist()
+    found = TableConfig(path=str(tmp_path / "t.csv"), label="label").read().table["uri"].to_pylist()
     assert found == [f"box:1,2,3,4:{tmp_path}/b.jpg", f"bytes:0+9:{tmp_path}/shards/0.tar", f"{tmp_path}/box:odd.jpg"]
 
 

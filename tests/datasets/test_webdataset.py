@@ -10,7 +10,7 @@ import pytest
 
 from cache import digest_bytes
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig, read_webdataset
+from stages.datasets import WebDatasetConfig
 from stages.records import Records, read_records
 
 Members = Sequence[tuple[str, bytes]]
@@ -37,13 +37,13 @@ def shard(path: Path, *keys: str, **fields: object) -> Path:
     )
 
 
-def config(path: Path, **changes: object) -> DatasetConfig:
-    return DatasetConfig(**{"path": str(path), "kind": "webdataset", "label": "label"} | changes)  # type: ignore[arg-type]
+def config(path: Path, **changes: object) -> WebDatasetConfig:
+    return WebDatasetConfig(**{"path": str(path), "label": "label"} | changes)  # type: ignore[arg-type]
 
 
 def columns(path: Path, **changes: object) -> dict[str, list[str | None]]:
-    found: dict[str, list[str | None]] = read_webdataset(config(path, **changes)).table.to_pydict()
-    return found
+    table: dict[str, list[str | None]] = config(path, **changes).read().table.to_pydict()
+    return table
 
 
 def test_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_split_can_be_the_name_of_the_shard_or_a_field(tmp_path: Path) -> No
     assert columns(tmp_path, split="file")["split"] == ["gallery", "imagenet-train", "test", "val"]
     assert columns(tmp_path)["split"] == ["of the field"] * 4
     assert columns(tmp_path)["domain"] == ["shop"] * 4
-    assert not read_webdataset(config(tmp_path, split="class-disjoint")).has_split
+    assert not config(tmp_path, split="class-disjoint").read().has_split
 
 
 def test_labels_are_joined_and_numbers_are_text(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_sample_without_an_image_is_refused_or_recorded(tmp_path: Path) -> Non
 def test_a_wrong_shard_is_refused_by_its_member(tmp_path: Path, members: Members, message: str) -> None:
     tar(tmp_path / "s.tar", members, tarfile.GNU_FORMAT)
     with pytest.raises(RecordsError, match=message):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
@@ -186,7 +186,7 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
         entry.type, entry.linkname = kind, "a.jpg"
         file.addfile(entry)
     with pytest.raises(RecordsError, match=r"s\.tar, member 'b\.jpg': it is no file but a link or a device"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
         entry.size = len(content)
         file.addfile(entry, io.BytesIO(content))
     with pytest.raises(RecordsError, match=r"member 'a\.jpg': it is stored sparse"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(".tar.gz", "w:gz"), (".tgz", "w:gz"), (".tar.xz", "w:xz")])
@@ -208,10 +208,10 @@ def test_a_compressed_shard_is_refused_whatever_its_name(tmp_path: Path, suffix:
         file.addfile(tarfile.TarInfo("b.jpg"))
     for path in (tmp_path, tmp_path / f"b{suffix}"):
         with pytest.raises(RecordsError, match=rf"b\{suffix} is compressed, .*: unpack it"):
-            read_webdataset(config(path))
+            config(path).read()
     (tmp_path / f"b{suffix}").rename(tmp_path / "b.tar")
     with pytest.raises(RecordsError, match=r"b\.tar is compressed with"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -223,13 +223,13 @@ def test_wherever_a_shard_is_cut_it_is_refused_and_never_shorter(tmp_path: Path,
     for length in range(0, end + 1, 64):
         (tmp_path / "s.tar").write_bytes(whole[:length])
         with pytest.raises(RecordsError, match=r"s\.tar (cannot be read as a tar|is cut off|holds no sample)"):
-            read_webdataset(config(tmp_path))
+            config(tmp_path).read()
     for length in (end + 512, end + 1024, len(whole)):
         (tmp_path / "s.tar").write_bytes(whole[:length])
         assert len(columns(tmp_path)["key"]) == 3
     (tmp_path / "s.tar").write_bytes(whole[: end - 512 - 1])
     with pytest.raises(RecordsError, match=r"is cut off .*'c\.(json|txt)'"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 def test_the_member_that_is_cut_is_named(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_member_that_is_cut_is_named(tmp_path: Path) -> None:
         RecordsError,
         match=r"s\.tar is cut off in its member 'b\.jpg', which should end at byte 6,536; the file has 4,000\. Copy",
     ):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 def test_a_damaged_header_and_a_second_tar_behind_the_first_are_refused(tmp_path: Path) -> None:
@@ -247,13 +247,13 @@ def test_a_damaged_header_and_a_second_tar_behind_the_first_are_refused(tmp_path
     whole = path.read_bytes()
     path.write_bytes(whole[:1024] + b"\x07" * 512 + whole[1536:])
     with pytest.raises(RecordsError, match=r"damaged after its member 'a\.jpg': no header of a member at byte 1,024"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
     path.write_bytes(whole + whole)
     with pytest.raises(RecordsError, match=r"goes on behind its end, after its member 'b\.jpg': it is several tars"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
     path.write_text("words, " * 200)
     with pytest.raises(RecordsError, match=r"s\.tar cannot be read as a tar"):
-        read_webdataset(config(tmp_path))
+        config(tmp_path).read()
 
 
 @pytest.mark.parametrize(
@@ -267,9 +267,9 @@ def test_a_damaged_header_and_a_second_tar_behind_the_first_are_refused(tmp_path
 )
 def test_a_path_without_shards_says_so(tmp_path: Path, where: str, message: str) -> None:
     with pytest.raises(RecordsError, match=message):
-        read_webdataset(config(tmp_path / where))
+        config(tmp_path / where).read()
 
 
 def test_a_webdataset_needs_a_label() -> None:
     with pytest.raises(ValueError, match="a webdataset needs label: the field of each sample's json, or the extension"):
-        DatasetConfig(path="shards", kind="webdataset")
+        WebDatasetConfig(path="shards")

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -194,37 +193,41 @@ def test_an_image_at_the_limit_is_decoded_and_a_limit_of_none_is_refused() -> No
 
 def test_a_large_image_decodes_without_a_warning_and_leaves_pillow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 - 1)
-    before = (ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
     data = _bytes(_photo())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert decode(data).shape == (16, 24, 3)
-        assert caught == []
         Image.open(io.BytesIO(data)).close()
-        assert len(caught) == 1, "Pillow itself would have warned"
-    assert (ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
+        assert len(caught) == 1, "Pillow itself warns"
+        assert decode(data).shape == (16, 24, 3)
+        assert len(caught) == 1
+        warnings.simplefilter("error")
+        assert decode(data).shape == (16, 24, 3)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
     assert Image.MAX_IMAGE_PIXELS == 24 * 16 - 1
 
 
-def test_warning_filters_survive_decoding_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filters_that_another_thread_sets_while_images_are_decoded_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, may_go_on = threading.Event(), threading.Event()
+
     def slow(*_: object, **__: object) -> None:
-        time.sleep(0.005)
+        opened.set()
+        may_go_on.wait()
         raise OSError("no")
 
-    before = list(warnings.filters)
-    monkeypatch.setattr(Image, "open", slow)
-
     def work() -> None:
-        for _ in range(5):
-            with pytest.raises(DecodeError, match="damaged: no"):
-                decode(b"x")
+        with pytest.raises(DecodeError, match="damaged: no"):
+            decode(b"x")
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
+    monkeypatch.setattr(Image, "open", slow)
+    thread = threading.Thread(target=work)
+    with warnings.catch_warnings():
         thread.start()
-    for thread in threads:
+        opened.wait()
+        warnings.filterwarnings("ignore", message="set meanwhile")
+        before = list(warnings.filters)
+        may_go_on.set()
         thread.join()
-    assert list(warnings.filters) == before
+        assert list(warnings.filters) == before
 
 
 def test_any_damage_is_a_decode_error_or_pixels() -> None:

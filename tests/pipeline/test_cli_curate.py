@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.curation import REASONS
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig, TableConfig
 from stages.records import read_records
 from tests.pictures import draw, draw_folder
 from tests.typed import RUN, permafrost
@@ -67,10 +67,8 @@ def test_the_written_table_trains_beside_a_dataset_that_is_searched(folder: Path
     assert done.returncode == 0, done.stderr
     records = read_records(
         [
-            DatasetConfig(path=str(table), name="curated", label="label"),
-            DatasetConfig(
-                path=str(folder / "shoes"), kind="folder", name="shoes", split="folder", query="test", gallery="test"
-            ),
+            TableConfig(path=str(table), name="curated", label="label"),
+            FolderConfig(path=str(folder / "shoes"), name="shoes", split="folder", query="test", gallery="test"),
         ]
     )
     assert len(records.split("train")) == 48

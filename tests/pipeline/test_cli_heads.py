@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.config import parse_config
 from stages.training.closed_form import PcaHeadConfig
-from stages.training.sampling import OneDomainConfig
+from stages.training.rows.sampling import OneDomainConfig
 from tests.typed import CATALOGUE, ROOT, finished, permafrost
 
 RUN = (

@@ -15,7 +15,7 @@ import pytest
 from cache.errors import PermafrostError
 from pipeline.cli import _explain, app
 from pipeline.query_values import read_query_values
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig
 from stages.records import Records, read_records
 from tests.pictures import draw_folder
 from tests.typed import permafrost as in_a_process
@@ -70,7 +70,7 @@ def permafrost(*arguments: str, cwd: Path) -> Typed:
 
 def records_in(folder: Path) -> Records:
     """The records of a folder of images as RUN has them."""
-    return read_records(DatasetConfig(path=str(folder), kind="folder", queries_per_class=3))
+    return read_records(FolderConfig(path=str(folder), queries_per_class=3))
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:

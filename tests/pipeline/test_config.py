@@ -6,6 +6,7 @@ import pytest
 
 from cache.errors import ConfigError
 from pipeline.config import parse_config, read_config
+from stages.datasets import TableConfig
 from stages.extraction import BundledConfig, PcaConfig
 from stages.training import ArcFaceConfig, LinearHeadConfig
 
@@ -29,7 +30,7 @@ subcenters = 3
 
 def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None:
     config = parse_config(GOOD + '[[backbones]]\nkind = "pca"\n')
-    assert config.datasets[0].label == ("a", "b")
+    assert config.datasets == (TableConfig(path="labels.csv", label=("a", "b")),)
     assert config.backbones == (BundledConfig(name="efficientnet_lite0"), PcaConfig())
     (head,) = config.heads
     assert head.head == LinearHeadConfig(dim=32)
@@ -42,9 +43,12 @@ def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("subcenters", "subcentres"), r"heads\[0\]\.loss\.subcentres: unknown key; did you mean subcenters\?"),
-        (("dim = 32", "dimm = 32"), r"heads\[0\]\.dimm: unknown key; did you mean dim\?"),
-        (("label =", "lable ="), r"dataset\.lable: unknown key; did you mean label\?"),
+        (
+            ("subcenters", "subcentres"),
+            r"heads\[0\]\.loss\.subcentres: unknown key for kind = 'arcface'; did you mean subcenters\?",
+        ),
+        (("dim = 32", "dimm = 32"), r"heads\[0\]\.dimm: unknown key for kind = 'linear'; did you mean dim\?"),
+        (("label =", "lable ="), r"dataset\.lable: unknown key for kind = 'table'; did you mean label\?"),
         (('path = "labels.csv"', ""), r"dataset\.path: this key is needed"),
         (("artifacts", "artefacts"), r"artefacts: unknown key; did you mean artifacts\?"),
         (('"efficientnet_lite0"', '"efficientnet_lite9"'), r"backbones\[0\]\.name: .*efficientnet_lite0"),
@@ -61,7 +65,7 @@ def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None
         (("[dataset]", "seed = -1\n[dataset]"), "seed must be 0 or more, got -1"),
         (("[dataset]", "[retrieval]\nmetrics = []\n[dataset]"), "retrieval: metrics must name at least one"),
         (("[dataset]", '[dataset]\nquery = "q"\ngallery = "g"'), "heads and pca learn from train"),
-        (('path = "labels.csv"', 'kind = "folder"\npath = "."'), "lies in the folder of images"),
+        (('path = "labels.csv"\nlabel = ["a", "b"]', 'kind = "folder"\npath = "."'), "lies in the folder of images"),
         (("[[heads]]", '[[backbones]]\nkind = "bundled"\nname = "efficientnet_lite0"\n[[heads]]'), "are the same"),
     ],
 )
@@ -90,7 +94,8 @@ def test_a_path_may_hold_two_variables_and_no_other(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_dollar_outside_a_path_is_text() -> None:
-    assert parse_config(GOOD.replace('["a", "b"]', '"$price"')).datasets[0].label == "$price"
+    config = parse_config(GOOD.replace('["a", "b"]', '"$price"'))
+    assert config.dataset == TableConfig(path="labels.csv", label="$price")
 
 
 def test_a_run_file_that_does_not_exist_says_how_to_get_one(tmp_path: Path) -> None:

@@ -33,15 +33,15 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
 
 def frames(sheet: npt.NDArray[np.uint8]) -> list[tuple[int, int, str]]:
     """(top, left, "right" or "wrong") of every TILE-sized outline of one colour, found by looking at each pixel."""
-    found = []
+    outlines = []
     for name, colour in (("right", RIGHT_COLOUR), ("wrong", WRONG_COLOUR)):
         same = (sheet == colour).all(axis=-1)
         for top, left in np.argwhere(same):
             square = same[top : top + TILE, left : left + TILE]
             edges = square[:FRAME], square[-FRAME:], square[:, :FRAME], square[:, -FRAME:]
             if square.shape == (TILE, TILE) and all(edge.all() for edge in edges):
-                found.append((int(top), int(left), name))
-    return sorted(found)
+                outlines.append((int(top), int(left), name))
+    return sorted(outlines)
 
 
 def test_right_neighbours_are_framed_green_and_wrong_ones_red(photo: str, tmp_path: Path) -> None:

@@ -19,17 +19,19 @@ from pipeline.config import RunConfig, parse_config
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.run import Vectors, find_vectors, read_dataset, score
-from pipeline.views.report.contents import Contents, contents_of
-from pipeline.views.report.curves import STEMS, at_every_k, k_table
-from pipeline.views.report.embedding_map import embedding_map
-from pipeline.views.report.learning import learning
-from pipeline.views.report.measured import DEPTH, Measured, measure, rank
-from pipeline.views.report.page import page
+from pipeline.views.report.contents import Contents, contents_of, report_page
+from pipeline.views.report.curves import TITLES, k_curves
+from pipeline.views.report.embedding_map import map_view
+from pipeline.views.report.learning import learning_curves
+from pipeline.views.report.measured import Measured, measure
 from pipeline.views.report.queries import NEAREST, shown_queries
-from pipeline.views.report.similarities import Pairs, pairs
+from stages.analysis.first_ranks import DEPTH, first_ranks
+from stages.analysis.pair_similarities import PairSimilarities, pair_similarities
 from stages.ranking import find_metric, unit_length
+from stages.ranking.metrics import at_every_k
 from stages.records import Records
 from stages.retrieval.protocols import UnedConfig
+from stages.retrieval.scores import Resampling
 from tests.pictures import draw, write_table
 from tests.typed import permafrost
 
@@ -164,7 +166,7 @@ def read(text: str) -> Reader:
 
 @pytest.fixture(scope="module")
 def text(contents: Contents) -> str:
-    return page(contents)
+    return report_page(contents)
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +194,11 @@ def test_every_section_is_there_and_can_be_reached_from_the_top(reader: Reader) 
     sections = [attributes["id"] for attributes in reader.of("section")]
     assert sections == ["won", "believe", "wrong", "map", "training", "made"]
     assert {f"#{name}" for name in sections} <= {attributes["href"] for attributes in reader.of("a")}
-    for said in (
+    for heading in (
         "How deep one has to look", "By domain", "What was left out", "smaller galleries", "matching pairs from others",
         "Are the vectors sound?", "Copies across splits", "Doubtful labels", "Stores and heads", "mean of the domains",
     ):  # fmt: skip
-        assert said in reader.text, said
+        assert heading in reader.text, heading
 
 
 def test_every_image_and_every_chart_says_what_it_shows(reader: Reader) -> None:
@@ -238,30 +240,31 @@ def test_the_numbers_are_those_of_score(ran: Ran, reader: Reader) -> None:
 def test_the_gain_over_raw_is_the_mean_difference_of_the_domains(
     ran: Ran, contents: Contents, measured: list[Measured]
 ) -> None:
-    raw = next(of for of in measured if of.raw)
+    raw = next(side for side in measured if side.raw)
     domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
-    for standing in contents.board.standings:
-        head = next(of for of in measured if of.name == standing.name)
-        if standing.raw:
-            assert standing.gain is None
+    for row in contents.board.rows:
+        head = next(side for side in measured if (side.name,) == row.names)
+        if row.raw:
+            assert not row.gains
             continue
         by_domain: dict[str | None, list[float]] = {}
-        of_raw = dict(zip(raw.kept["mmp@5"].query_keys, raw.kept["mmp@5"].per_query["mmp@5"], strict=True))
-        for key, value in zip(head.kept["mmp@5"].query_keys, head.kept["mmp@5"].per_query["mmp@5"], strict=True):
+        of_raw = dict(zip(raw.by_query["mmp@5"].query_keys, raw.by_query["mmp@5"].per_query["mmp@5"], strict=True))
+        for key, value in zip(
+            head.by_query["mmp@5"].query_keys, head.by_query["mmp@5"].per_query["mmp@5"], strict=True
+        ):
             by_domain.setdefault(domains[key], []).append(value - of_raw[key])
-        assert standing.gain is not None
-        assert standing.gain.value == pytest.approx(np.mean([np.mean(of) for of in by_domain.values()]))
+        assert row.gains["mmp@5"].value == pytest.approx(np.mean([np.mean(changes) for changes in by_domain.values()]))
 
 
-def nearest_by_loops(of: Vectors, records: Records, key: str) -> list[tuple[str, float]]:
+def nearest_by_loops(vectors: Vectors, records: Records, key: str) -> list[tuple[str, float]]:
     """Keys and similarities of the gallery, nearest first, one product at a time."""
     gallery = records.split("gallery")
-    usable = gallery.take(np.flatnonzero(of.store.usable(gallery.digests)))
+    usable = gallery.take(np.flatnonzero(vectors.store.usable(gallery.digests)))
     query = records.take([records.keys.index(key)])
-    asked = unit_length(of.store.read(query.digests))[0].astype(np.float64)
-    rows = unit_length(of.store.read(usable.digests)).astype(np.float64)
+    vector = unit_length(vectors.store.read(query.digests))[0].astype(np.float64)
+    rows = unit_length(vectors.store.read(usable.digests)).astype(np.float64)
     scored = [
-        (name, float(np.float32(asked @ row))) for name, row in zip(usable.keys, rows, strict=True) if name != key
+        (name, float(np.float32(vector @ row))) for name, row in zip(usable.keys, rows, strict=True) if name != key
     ]
     return sorted(scored, key=lambda pair: (-pair[1], usable.keys.index(pair[0])))
 
@@ -269,50 +272,56 @@ def nearest_by_loops(of: Vectors, records: Records, key: str) -> list[tuple[str,
 def test_marks_are_those_of_a_loop_over_the_gallery(ran: Ran, contents: Contents) -> None:
     labels = dict(zip(ran.records.keys, ran.records.labels, strict=True))
     domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
-    by_name = {of.head: of for of in ran.vectors}
+    by_name = {vectors.head: vectors for vectors in ran.vectors}
     assert len(contents.queries) == 12
     for query in contents.queries:
-        assert len(query.rankings) == 2
-        for name, shown in query.rankings.items():
+        assert len(query.results) == 2
+        for name, result in query.results.items():
             expected = nearest_by_loops(by_name[name], ran.records, query.key)[:NEAREST]
-            assert [image.key for image in shown] == [key for key, _ in expected]
-            assert [image.similarity for image in shown] == pytest.approx([of for _, of in expected], abs=1e-6)
-            for image in shown:
+            assert [image.key for image in result.images] == [key for key, _ in expected]
+            assert [image.similarity for image in result.images] == pytest.approx(
+                [one for _, one in expected], abs=1e-6
+            )
+            for image in result.images:
                 right = labels[image.key] == labels[query.key] and domains[image.key] == domains[query.key]
                 assert image.right == right
 
 
 def test_the_worst_queries_come_first_and_domains_take_turns(ran: Ran, measured: list[Measured]) -> None:
-    best, raw = measured[0], next(of for of in measured if of.raw)
+    best, raw = measured[0], next(side for side in measured if side.raw)
     other = raw if best is not raw else None
     queries = shown_queries(best, other, "mmp@5", 10)
-    kept = best.kept["mmp@5"]
-    value = dict(zip(kept.query_keys, kept.per_query["mmp@5"], strict=True))
+    scored = best.by_query["mmp@5"]
+    value = dict(zip(scored.query_keys, scored.per_query["mmp@5"], strict=True))
     worst = [query for query in queries if query.list == "worst"]
     for domain in {query.domain for query in worst}:
         values = [value[query.key] for query in worst if query.domain == domain]
         assert values == sorted(values)
     assert len({query.domain for query in worst[:2]}) == 2
     assert len({query.key for query in queries}) == len(queries) == 10
-    of_raw = dict(zip(raw.kept["mmp@5"].query_keys, raw.kept["mmp@5"].per_query["mmp@5"], strict=True))
+    of_raw = dict(zip(raw.by_query["mmp@5"].query_keys, raw.by_query["mmp@5"].per_query["mmp@5"], strict=True))
     for query in queries:
         assert query.list != "lost" or value[query.key] < of_raw[query.key]
         assert query.list != "gained" or value[query.key] > of_raw[query.key]
 
 
 def test_curves_are_the_metrics_at_every_k(measured: list[Measured]) -> None:
-    for of in measured:
-        assert of.ranking is not None
-        found = at_every_k(of.ranking)
-        for stem in STEMS:
+    for side in measured:
+        assert side.ranks is not None
+        values = at_every_k(side.ranks.relevant, side.ranks.num_relevant)
+        assert set(TITLES) == set(values)
+        for stem in TITLES:
             for k in (1, 2, 3, 7, 20, DEPTH):
-                expected = find_metric(f"{stem}@{k}").function(of.ranking.relevant, of.ranking.num_relevant)
-                assert found[stem][:, k - 1] == pytest.approx(expected), (stem, k)
+                expected = find_metric(f"{stem}@{k}").function(side.ranks.relevant, side.ranks.num_relevant)
+                assert values[stem][:, k - 1] == pytest.approx(expected), (stem, k)
 
 
 def test_the_curve_in_numbers_starts_at_the_score_of_the_leaderboard(measured: list[Measured]) -> None:
-    for name, values in k_table(measured, "hit", "mean"):
-        (row,) = [of.row("hit@1", "mean") for of in measured if of.name == name]
+    curves = k_curves(measured, "mean", Resampling(resamples=10))
+    assert len(curves.charts) == len(TITLES)
+    assert [name for name, _ in curves.hits] == [side.name for side in measured]
+    for name, values in curves.hits:
+        (row,) = [side.row("hit@1", "mean") for side in measured if side.name == name]
         assert row is not None
         assert values[0] == pytest.approx(row.value)
 
@@ -326,18 +335,18 @@ def test_scores_that_are_still_true_are_read_and_others_are_computed_anew(ran: R
     changed = [label if split != "query" else "x" for label, split in zip(labels, ran.records.splits, strict=True)]
     place = ran.records.table.column_names.index("label")
     table = ran.records.table.set_column(place, "label", [changed])
-    found = measure(ran.config, "other", Records(table, ran.records.roles), ran.vectors, QUIET)
+    changed_rows = measure(ran.config, "other", Records(table, ran.records.roles), ran.vectors, QUIET)
     path.with_name("other.parquet").replace(path)
     path.with_name("other.jsonl").replace(path.with_suffix(".jsonl"))
     again = measure(ran.config, "run", ran.records, ran.vectors, QUIET)
-    assert [of.rows for of in again] != [of.rows for of in found]
+    assert [side.rows for side in again] != [side.rows for side in changed_rows]
     assert path.stat().st_mtime_ns > before
 
 
 def test_an_image_that_failed_is_named_with_its_reason_and_one_alone_is_counted(
     contents: Contents, reader: Reader
 ) -> None:
-    assert [(of.key, of.role) for of in contents.origins.failures] == [("bad.png", "gallery")]
+    assert [(failed.key, failed.role) for failed in contents.origins.failures] == [("bad.png", "gallery")]
     assert "not an image" in reader.text
     assert contents.origins.unanswerable == 1
     assert "1 queries have nothing to find" in reader.text
@@ -348,46 +357,45 @@ def test_a_missing_image_is_a_placeholder_with_its_reason(ran: Ran, contents: Co
     content = gone.read_bytes()
     gone.unlink()
     try:
-        found = contents_of(ran.config, Path("run.toml"), ran.records, ran.vectors, 12, health=False, display=QUIET)
+        without = contents_of(ran.config, Path("run.toml"), ran.records, ran.vectors, 12, health=False, display=QUIET)
     finally:
         gone.write_bytes(content)
-    shown = read(page(found))
+    shown = read(report_page(without))
     assert shown.wrong == shown.open == []
-    assert found.pictures[contents.queries[0].uri].data is None
-    missing = [of["aria-label"] for of in shown.of("span") if of.get("class") == "missing"]
+    assert without.pictures[contents.queries[0].uri].data is None
+    missing = [span["aria-label"] for span in shown.of("span") if span.get("class") == "missing"]
     assert any("query" in label and "No such file" in label for label in missing)
 
 
-def test_matching_pairs_are_pairs_of_one_label_and_told_apart_is_counted(ran: Ran, measured: list[Measured]) -> None:
-    for of in measured:
-        found = pairs(of, seed=0)
-        assert found is not None
-        assert of.ranking is not None
-        assert len(found.matching) == of.ranking.num_relevant.sum()  # few enough to be all of them
-        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in found.matching for b in found.others]
-        assert found.told_apart == pytest.approx(np.mean(wins))
-        again = pairs(of, seed=0)
+def test_matching_pairs_are_pairs_of_one_label_and_the_roc_area_is_counted(measured: list[Measured]) -> None:
+    for side in measured:
+        assert side.ranks is not None
+        pairs, again = (pair_similarities(side.vectors.store, side.ranks.searches, seed=0) for _ in range(2))
+        assert pairs is not None
         assert again is not None
-        assert (again.matching == found.matching).all()
-        assert (again.others == found.others).all()
-    assert Pairs(np.array([1.0], np.float32), np.array([0.0], np.float32)).told_apart == 1.0
+        assert len(pairs.matching) == side.ranks.num_relevant.sum()  # few enough to be all of them
+        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in pairs.matching for b in pairs.others]
+        assert pairs.roc_auc == pytest.approx(np.mean(wins))
+        assert (again.matching == pairs.matching).all()
+        assert (again.others == pairs.others).all()
+    assert PairSimilarities(np.array([1.0], np.float32), np.array([0.0], np.float32)).roc_auc == 1.0
 
 
 def test_the_map_is_the_same_every_time_and_stays_inside_its_frame(measured: list[Measured]) -> None:
-    first, second = (embedding_map(measured[0], seed=0) for _ in range(2))
+    first, second = (map_view(measured[0], seed=0) for _ in range(2))
     assert first is not None
     assert first == second
     assert first.by == "domain"
-    assert sum(count for _, count in first.groups) == len(first.images)
-    assert all(0 <= of.x <= 1 and 0 <= of.y <= 1 for of in first.images)
-    assert set(first.spread()) <= set(range(len(first.images)))
+    assert sum(count for _, _, count in first.groups) == len(first.images)
+    assert all(0 <= image.x <= 1 and 0 <= image.y <= 1 for image in first.images)
+    assert set(first.pictured()) <= set(range(len(first.images)))
 
 
-def test_training_curves_tell_the_epochs_of_the_log(ran: Ran, measured: list[Measured]) -> None:
-    by_name = {of.name: of for of in learning(measured)}
+def test_training_curves_show_the_epochs_of_the_log(ran: Ran, measured: list[Measured]) -> None:
+    by_name = {curves.name: curves for curves in learning_curves(measured)}
     assert set(by_name) == {"cosface8", "lda8"}
     assert by_name["lda8"].loss is None
-    trained = next(of for of in ran.vectors if of.head == "cosface8").trained
+    trained = next(vectors for vectors in ran.vectors if vectors.head == "cosface8").trained
     assert trained is not None
     drawn = fromstring(by_name["cosface8"].loss or "")
     points = [len(line.get("points", "").split()) for line in drawn.iter("polyline")]
@@ -423,7 +431,7 @@ def test_a_run_without_heads_has_a_report_too(ran: Ran, tmp_path: Path) -> None:
     shown = read(page_text)
     assert shown.wrong == shown.open == []
     assert contents.raw is None
-    assert {query.list for query in contents.queries} <= {"worst", "lot"}
+    assert {query.list for query in contents.queries} <= {"worst", "sample"}
     assert "No head is above the raw feature" in shown.text
 
 
@@ -434,32 +442,35 @@ def test_an_output_that_is_a_folder_is_refused(ran: Ran) -> None:
 
 
 def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) -> None:
-    of = ran.vectors[0]
-    ranking = rank(of.store, ran.records, UnedConfig(gallery="separate").rules())
-    assert ranking is not None
-    assert len(ranking.searches) == 2
-    domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
-    labels = dict(zip(ran.records.keys, ran.records.labels, strict=True))
-    keys = ranking.gallery.keys
-    for at, key in enumerate(ranking.queries.keys):
-        found = [keys[row] for row in ranking.rows[at] if row >= 0]
-        expected = [name for name, _ in nearest_by_loops(of, ran.records, key) if domains[name] == domains[key]]
-        assert found == expected
-        assert ranking.relevant[at, : len(found)].tolist() == [labels[name] == labels[key] for name in found]
-        assert ranking.num_relevant[at] == sum(labels[name] == labels[key] for name in expected)
+    vectors, records = ran.vectors[0], ran.records
+    rules = UnedConfig(gallery="separate").rules()
+    ranks = first_ranks(vectors.store, records.split("query"), records.split("gallery"), rules)
+    assert ranks is not None
+    assert len(ranks.searches) == 2
+    domains = dict(zip(records.keys, records.domains, strict=True))
+    labels = dict(zip(records.keys, records.labels, strict=True))
+    keys = ranks.gallery.keys
+    for at, key in enumerate(ranks.queries.keys):
+        names = [keys[row] for row in ranks.rows[at] if row >= 0]
+        expected = [name for name, _ in nearest_by_loops(vectors, records, key) if domains[name] == domains[key]]
+        assert names == expected
+        assert ranks.relevant[at, : len(names)].tolist() == [labels[name] == labels[key] for name in names]
+        assert ranks.num_relevant[at] == sum(labels[name] == labels[key] for name in expected)
     text = RUN.format(folder=ran.folder) + 'protocol = { kind = "uned", gallery = "separate" }\n'
     contents, page_text = made(
         parse_config(text.replace('"map@r"', '"map"')), ran.folder / "apart.toml", 6, health=False, display=QUIET
     )
     assert read(page_text).wrong == []
     assert contents.sizes is None
-    assert all(domains[image.key] == query.domain for query in contents.queries for image in query.rankings["raw"])
+    assert all(
+        domains[image.key] == query.domain for query in contents.queries for image in query.results["raw"].images
+    )
 
 
 def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     text = RUN.format(folder=ran.folder) + 'rerank = [{ kind = "query_expansion" }]\n'
     contents, page_text = made(parse_config(text), ran.folder / "expanded.toml", 6, health=False, display=QUIET)
-    heads = {standing.head for standing in contents.board.standings}
+    heads = {name for row in contents.board.rows for name in row.names}
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6
     assert read(page_text).wrong == []

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cache import ImageSource, parse_source
 from pipeline.views.contact_sheet import Neighbour, SheetRow, draw_contact_sheet
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig, ParquetConfig, WebDatasetConfig
 from stages.extraction import decode
 from stages.records import read_records
 from tests.pictures import draw_folder
@@ -71,7 +71,7 @@ def test_the_same_images_in_another_place_compute_nothing(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_an_image_is_searched_for_by_its_uri(folder: Path) -> None:
-    config = DatasetConfig(path=str(folder / "shards"), kind="webdataset", label="name")
+    config = WebDatasetConfig(path=str(folder / "shards"), label="name")
     uri = read_records(config).uris[5]
     done = permafrost("search", "tar.toml", uri, "--all", "-k", "1", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -95,11 +95,11 @@ def test_components_fitted_to_images_in_parquet_are_those_of_the_files(folder: P
 
 def test_a_contact_sheet_shows_images_from_shards_cells_and_boxes(folder: Path, tmp_path: Path) -> None:
     uris = {
-        name: read_records(DatasetConfig(path=str(folder / path), kind=kind, label=label)).uris[0]  # type: ignore[arg-type]
-        for name, path, kind, label in (
-            ("tar", "shards", "webdataset", "name"),
-            ("parquet", "tables", "parquet", "label"),
-            ("file", "images", "folder", None),
+        name: read_records(config).uris[0]
+        for name, config in (
+            ("tar", WebDatasetConfig(path=str(folder / "shards"), label="name")),
+            ("parquet", ParquetConfig(path=str(folder / "tables"), label="label")),
+            ("file", FolderConfig(path=str(folder / "images"))),
         )
     }
     sheets = [

@@ -11,32 +11,34 @@ from xml.etree.ElementTree import Element, fromstring
 import pytest
 import timm
 
-from pipeline.commands.table import Line
 from pipeline.config import RepeatConfig
-from pipeline.seed_grid import some_of
-from pipeline.views.table_page import draw
+from pipeline.seed_grid import TableRow
+from pipeline.views.table import learning_curve
+from stages.records.subsets import balanced_subset
+from tests.pictures import draw_folder
 from tests.toys.training import classes_of, make_records
+from tests.typed import RUN, permafrost
 
 TRAIN = make_records(classes_of(5, 10) | classes_of(2, 3, first=7))
 
 
 @pytest.mark.parametrize("rows", [7, 14, 30])
 def test_some_rows_are_drawn_from_every_class_by_turns_and_fewer_are_among_more(rows: int) -> None:
-    some = some_of(TRAIN, rows, seed=1)
+    some = balanced_subset(TRAIN, rows, seed=1)
     assert len(some) == rows
     sizes = Counter(some.labels)
     assert max(sizes.values()) - min(count for name, count in sizes.items() if name not in ("class 7", "class 8")) <= 1
-    assert set(some.keys) < set(some_of(TRAIN, rows + 5, seed=1).keys)
-    assert set(some.keys) != set(some_of(TRAIN, rows, seed=2).keys)
+    assert set(some.keys) < set(balanced_subset(TRAIN, rows + 5, seed=1).keys)
+    assert set(some.keys) != set(balanced_subset(TRAIN, rows, seed=2).keys)
 
 
 def test_all_rows_are_the_records_themselves() -> None:
-    assert some_of(TRAIN, None, 0) is TRAIN
-    assert some_of(TRAIN, 1000, 0) is TRAIN
+    assert balanced_subset(TRAIN, None, 0) is TRAIN
+    assert balanced_subset(TRAIN, 1000, 0) is TRAIN
 
 
-def line(head: str, rows: int, value: float) -> Line:
-    return Line("net", head, rows, "map", value, value - 0.1, value + 0.1, 0.0, 1, 9, None, None, None)
+def line(head: str, rows: int, value: float) -> TableRow:
+    return TableRow("net", head, rows, "map", value, value - 0.1, value + 0.1, 0.0, 1, 9, None, None, None)
 
 
 def parsed(drawing: str | None) -> Element:
@@ -46,7 +48,7 @@ def parsed(drawing: str | None) -> Element:
 
 def test_a_curve_has_a_point_for_each_number_of_rows_higher_for_a_higher_score() -> None:
     lines = [line("raw", 0, 0.3), line("a", 100, 0.4), line("a", 1000, 0.6), line("a", 10000, 0.5)]
-    drawing = parsed(draw(lines, "map"))
+    drawing = parsed(learning_curve(lines, "map"))
     curve, raw = (element.get("points", "").split() for element in drawing.iter("polyline"))
     (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in curve)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # factors of ten are equally far
@@ -56,21 +58,19 @@ def test_a_curve_has_a_point_for_each_number_of_rows_higher_for_a_higher_score()
 
 
 def test_names_of_curves_that_end_together_do_not_overlap() -> None:
-    drawing = parsed(draw([line(head, rows, 0.5) for head in "abc" for rows in (10, 100)], "map"))
+    drawing = parsed(learning_curve([line(head, rows, 0.5) for head in "abc" for rows in (10, 100)], "map"))
     labels = sorted(float(text.get("y", "")) for text in drawing.iter("text") if text.text in {"a", "b", "c"})
     assert len(labels) == 3
     assert all(after - before >= 12 for before, after in pairwise(labels))
 
 
 def test_without_other_numbers_of_rows_there_is_no_curve() -> None:
-    assert draw([line("raw", 0, 0.3), line("a", 100, 0.4)], "map") is None
+    assert learning_curve([line("raw", 0, 0.3), line("a", 100, 0.4)], "map") is None
 
 
-@pytest.mark.parametrize(
-    "settings", [{"seeds": ()}, {"seeds": (1, 1)}, {"rows": (300, 100)}, {"rows": (0,)}, {"queries": 0}]
-)
+@pytest.mark.parametrize("settings", [{"seeds": ()}, {"seeds": (1, 1)}, {"rows": (300, 100)}, {"rows": (0,)}])
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"seeds are|rows are|queries is"):
+    with pytest.raises(ValueError, match=r"seeds are|rows are"):
         RepeatConfig(**settings)  # type: ignore[arg-type]
 
 
@@ -79,3 +79,32 @@ def test_the_networks_that_wait_for_a_download_are_known_to_timm_by_the_names_in
     waiting = re.findall('"((?:resnet|vit_base)[a-z0-9_]+)"', text.partition("artifacts =")[0])
     assert len(waiting) == 5
     assert set(waiting) <= set(timm.list_models())
+
+
+def picture_of(folder: Path) -> Path:
+    """The picture that the page of the table shows."""
+    home = folder / "artifacts/tables/run"
+    (name,) = re.findall('<img[^>]* src="([^"]+)"', (home / "table.html").read_text(encoding="utf-8"))
+    return home / str(name)
+
+
+def table(folder: Path, run: str) -> None:
+    (folder / "run.toml").write_text(run + "[repeat]\nseeds = [0]\n")
+    done = permafrost("table", "run.toml", "--quiet", "--workers", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_anew_when_a_head_has_changed_and_is_there_without_heads(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"class {number}": 4 for number in range(8)})
+    (tmp_path / "run.toml").write_text(RUN)
+    assert permafrost("extract", "run.toml", "--quiet", cwd=tmp_path).returncode == 0
+    table(tmp_path, RUN)
+    first = picture_of(tmp_path).read_bytes()
+    table(tmp_path, RUN.replace("dim = 8", "dim = 3"))
+    changed = picture_of(tmp_path)
+    second = changed.read_bytes()
+    assert second != first
+    assert list(changed.parent.glob("*.png")) == [changed]
+    table(tmp_path, re.sub(r"\[\[heads\]\].*?(?=\[retrieval\])", "", RUN, flags=re.DOTALL))
+    assert picture_of(tmp_path).read_bytes() not in (first, second)

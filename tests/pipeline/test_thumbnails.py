@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.views.report.thumbnails import thumbnails
+from pipeline.views.thumbnails import thumbnails
 from stages.extraction import decode
 
 
@@ -25,20 +25,20 @@ def test_a_picture_keeps_its_proportions_within_a_square_and_is_never_enlarged(t
     sizes = {"wide.jpg": (400, 100), "tall.png": (30, 300), "small.png": (20, 10)}
     for name, size in sizes.items():
         Image.new("RGB", size, (10, 120, 200)).save(tmp_path / name)
-    found = thumbnails([str(tmp_path / name) for name in sizes], 100)
-    assert [(of.width, of.height) for of in found.values()] == [(100, 25), (10, 100), (20, 10)]
-    for of in found.values():
-        with opened(of.data) as image:
-            assert image.size == (of.width, of.height)
+    pictures = thumbnails([str(tmp_path / name) for name in sizes], 100)
+    assert [(picture.width, picture.height) for picture in pictures.values()] == [(100, 25), (10, 100), (20, 10)]
+    for picture in pictures.values():
+        with opened(picture.data) as image:
+            assert image.size == (picture.width, picture.height)
             assert np.abs(np.asarray(image).astype(int) - (10, 120, 200)).max() < 8
 
 
-def test_each_image_is_made_once_whatever_the_number_of_times_it_is_asked_for(tmp_path: Path) -> None:
+def test_each_image_is_made_once_however_often_it_is_wanted(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    heard: list[tuple[int, int]] = []
-    found = thumbnails([str(tmp_path / "a.png")] * 5, 64, lambda done, of: heard.append((done, of)))
-    assert len(found) == 1
-    assert heard == [(1, 1)]
+    progress: list[tuple[int, int]] = []
+    pictures = thumbnails([str(tmp_path / "a.png")] * 5, 64, lambda done, total: progress.append((done, total)))
+    assert len(pictures) == 1
+    assert progress == [(1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_a_file_that_is_no_image_has_its_reason_instead(content: bytes | None, r
     path = tmp_path / "bad.jpg"
     if content is not None:
         path.write_bytes(content)
-    (found,) = thumbnails([str(path)], 64).values()
-    assert found.data is None
-    assert reason in found.reason
+    (picture,) = thumbnails([str(path)], 64).values()
+    assert picture.data is None
+    assert reason in picture.reason
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_that_is_still_large_enough() -> None:

@@ -14,7 +14,7 @@ from cache.errors import ConfigError, RecordsError
 from pipeline.commands.curate import training_table
 from pipeline.config import parse_config
 from stages.curation import CurateConfig, curate
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig, ParquetConfig, SourceConfig, TableConfig, WebDatasetConfig
 from stages.datasets.table_writer import write_table as write_columns
 from stages.extraction import PcaConfig, extract, fit_pca_basis, load_backbone
 from stages.extraction.decode import decode
@@ -35,12 +35,12 @@ HATS = [
 ]
 
 
-def two(folder: Path) -> tuple[DatasetConfig, DatasetConfig]:
+def two(folder: Path) -> tuple[SourceConfig, SourceConfig]:
     """Two tables whose keys, labels and splits are the same words with other meanings."""
     for number in range(3):
         draw(folder / f"shoes/{number}.png", number)
         draw(folder / f"hats/{number}.png", 10 + number)
-    shoes = DatasetConfig(
+    shoes = TableConfig(
         path=str(write_table(folder / "shoes/t.csv", SHOES)),
         name="shoes",
         label="label",
@@ -49,7 +49,7 @@ def two(folder: Path) -> tuple[DatasetConfig, DatasetConfig]:
         query="test",
         gallery="index",
     )
-    hats = DatasetConfig(
+    hats = TableConfig(
         path=str(write_table(folder / "hats/t.csv", HATS)),
         name="hats",
         label="label",
@@ -100,7 +100,7 @@ def test_attributes_are_those_of_all_and_null_where_a_dataset_has_none(tmp_path:
 def test_splits_made_from_the_seed_are_those_of_the_dataset_alone(tmp_path: Path) -> None:
     classes = {f"c{number}": 5 for number in range(12)}
     parts = [
-        DatasetConfig(path=str(draw_folder(tmp_path / name, classes, seed)), kind="folder", name=name)
+        FolderConfig(path=str(draw_folder(tmp_path / name, classes, seed)), name=name)
         for seed, name in enumerate(("left", "right"))
     ]
     joined = read_records(parts, seed=3)
@@ -175,16 +175,16 @@ def test_images_of_a_folder_of_shards_and_of_parquet_are_one_gallery_and_can_be_
     tars = {"kind": "webdataset", "label": "cls", "split": "file", "query": (), "gallery": "tars"}
     records = read_records(
         [
-            DatasetConfig(path=str(tmp_path / "tars"), name="tars", **tars),  # type: ignore[arg-type]
-            DatasetConfig(path=str(tmp_path / "cells"), kind="parquet", name="cells", label="label"),
-            DatasetConfig(path=str(tmp_path / "folder"), kind="folder", name="folder", split="folder"),
+            WebDatasetConfig(path=str(tmp_path / "tars"), name="tars", **tars),  # type: ignore[arg-type]
+            ParquetConfig(path=str(tmp_path / "cells"), name="cells", label="label"),
+            FolderConfig(path=str(tmp_path / "folder"), name="folder", split="folder"),
         ]
     )
     assert records.digests[:4] == [digest_bytes(content) for content in pictures]
     assert [len(records.split(role)) for role in ("train", "query", "gallery")] == [4, 1, 3]
     kept = curate(records, CurateConfig(min_images=2)).kept
     write_columns(tmp_path / "t.csv", training_table(kept))
-    again = read_records(DatasetConfig(path=str(tmp_path / "t.csv"), label="label"))
+    again = read_records(TableConfig(path=str(tmp_path / "t.csv"), label="label"))
     assert again.digests == kept.digests
     assert sum(uri.startswith("parquet:") for uri in again.uris) == 2
 
@@ -220,8 +220,11 @@ def test_a_run_file_says_dataset_several_times() -> None:
     ("change", "message"),
     [
         (('path = "hats"', ""), r"dataset\[1\]\.path: this key is needed"),
-        (('label = "model"', 'lable = "model"'), r"dataset\[0\]\.lable: unknown key; did you mean label\?"),
-        (('kind = "folder"', 'kind = "foldr"'), r"dataset\[1\]\.kind: must be .*got 'foldr'"),
+        (
+            ('label = "model"', 'lable = "model"'),
+            r"dataset\[0\]\.lable: unknown key for kind = 'table'; did you mean label\?",
+        ),
+        (('kind = "folder"', 'kind = "foldr"'), r"dataset\[1\]: kind must be .*got 'foldr'"),
         (('name = "hats"', ""), r"dataset\[1\] \(hats\) has no name; each of several needs one"),
         (('name = "hats"', 'name = "shoes"'), r"dataset\[0\] and dataset\[1\] are both called 'shoes'"),
         (('name = "hats"', 'name = "a/b"'), r"dataset\[1\]: a dataset's name is made of .*got 'a/b'"),
@@ -264,7 +267,7 @@ def test_a_table_of_domains_taken_apart_and_joined_again_is_the_table(tmp_path: 
             | {"split": part, "n": str(at)}
         )
     rows.sort(key=lambda row: row["domain"])
-    whole = DatasetConfig(path=str(write_table(tmp_path / "all.csv", rows)), label="label", attributes=("n",))
+    whole = TableConfig(path=str(write_table(tmp_path / "all.csv", rows)), label="label", attributes=("n",))
     parts = []
     for name in "abc":
         own = [
@@ -273,7 +276,7 @@ def test_a_table_of_domains_taken_apart_and_joined_again_is_the_table(tmp_path: 
             if row["domain"] == name
         ]
         path = write_table(tmp_path / f"{name}.csv", [{k: v for k, v in row.items() if k != "domain"} for row in own])
-        parts.append(DatasetConfig(path=str(path), name=name, label="label", attributes=("n",)))
+        parts.append(TableConfig(path=str(path), name=name, label="label", attributes=("n",)))
     one, joined = read_records(whole), read_records(parts)
     assert facts(joined) == facts(one)
     assert joined.counts() == one.counts()

@@ -5,7 +5,7 @@ import pytest
 
 from cache import DigestCache, digest_file
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.records import read_records
 from tests.pictures import draw, draw_folder, write_table
 
@@ -19,12 +19,12 @@ ROWS = [
 ]
 
 
-def table(folder: Path, changes: dict[int, dict[str, str]] | None = None) -> DatasetConfig:
+def table(folder: Path, changes: dict[int, dict[str, str]] | None = None) -> SourceConfig:
     for number in range(len(ROWS)):
         draw(folder / f"{number}.png", number)
     rows = [row | (changes or {}).get(at, {}) for at, row in enumerate(ROWS)]
     path = write_table(folder / "t.csv", rows)
-    return DatasetConfig(path=str(path), label="label", train="train", query="query", gallery="gallery")
+    return TableConfig(path=str(path), label="label", train="train", query="query", gallery="gallery")
 
 
 def test_records_carry_the_digest_of_their_bytes(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_counts_say_what_a_person_wants_to_know_before_a_run(tmp_path: Path) -> 
 
 def test_leave_one_out_counts_a_query_alone_in_its_class_as_having_nothing_to_find(tmp_path: Path) -> None:
     config = table(tmp_path, {at: {"split": "all", "label": label} for at, label in enumerate("xxyyzz"[:5] + "w")})
-    config = DatasetConfig(path=config.path, label="label", query="all", gallery="all")
+    config = TableConfig(path=config.path, label="label", query="all", gallery="all")
     counts = read_records(config).counts()
     assert counts["query"] == counts["gallery"] == 6
     assert counts["queries with nothing in the gallery"] == 2
@@ -80,7 +80,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, changes: dict[int, dict[str, str]]
 
 def test_missing_images_can_be_recorded_instead_of_refused(tmp_path: Path) -> None:
     config = table(tmp_path, {3: {"path": "gone.png"}})
-    config = DatasetConfig(path=config.path, label="label", query="query", gallery="gallery", missing_images="record")
+    config = TableConfig(path=config.path, label="label", query="query", gallery="gallery", missing_images="record")
     records = read_records(config)
     assert records.unreadable().keys == ["d"]
     assert records.digests[3] == b""
@@ -89,7 +89,7 @@ def test_missing_images_can_be_recorded_instead_of_refused(tmp_path: Path) -> No
 def test_roles_need_a_split_column(tmp_path: Path) -> None:
     draw_folder(tmp_path, {"a": 2})
     with pytest.raises(RecordsError, match="has no split column"):
-        read_records(DatasetConfig(path=str(tmp_path), kind="folder", query="test", gallery="test"))
+        read_records(FolderConfig(path=str(tmp_path), query="test", gallery="test"))
 
 
 def test_a_path_is_enough(tmp_path: Path) -> None:
@@ -114,9 +114,7 @@ def test_renaming_and_relabelling_keep_every_digest(tmp_path: Path) -> None:
     (tmp_path / "0.png").rename(tmp_path / "renamed.png")
     rows = [row | {"label": "q" + row["label"], "key": "k" + row["key"]} for row in ROWS]
     rows[0] |= {"path": "renamed.png"}
-    config = DatasetConfig(
-        path=str(write_table(tmp_path / "t.csv", rows)), label="label", query="query", gallery="spare"
-    )
+    config = TableConfig(path=str(write_table(tmp_path / "t.csv", rows)), label="label", query="query", gallery="spare")
     assert read_records(config).digests == before.digests
 
 
@@ -124,7 +122,7 @@ def test_one_label_in_two_domains_is_two_classes(tmp_path: Path) -> None:
     rows = [row | {"label": "x", "domain": domain} for row, domain in zip(ROWS, "abaabb", strict=True)]
     for number in range(6):
         draw(tmp_path / f"{number}.png", number)
-    config = DatasetConfig(
+    config = TableConfig(
         path=str(write_table(tmp_path / "t.csv", rows)), label="label", query="query", gallery="gallery"
     )
     records = read_records(config)

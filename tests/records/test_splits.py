@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import RecordsError
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.records.splits import class_disjoint_splits, named_roles
 
-FOLDER = DatasetConfig(path=".", kind="folder")
+FOLDER = FolderConfig(path=".")
 
 
-def made(sizes: list[int], config: DatasetConfig = FOLDER, seed: int = 0) -> dict[str, list[str]]:
+def made(sizes: list[int], config: SourceConfig = FOLDER, seed: int = 0) -> dict[str, list[str]]:
     """The split values of each class of ``sizes``, classes c0, c1, ..."""
     keys = [f"c{at}/{number}" for at, size in enumerate(sizes) for number in range(size)]
     labels = [key.split("/")[0] for key in keys]
@@ -24,7 +24,7 @@ def made(sizes: list[int], config: DatasetConfig = FOLDER, seed: int = 0) -> dic
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(0, 99), st.integers(1, 3))
 def test_whole_classes_go_to_one_part_and_each_gives_its_queries(sizes: list[int], seed: int, queries: int) -> None:
-    config = DatasetConfig(path=".", kind="folder", queries_per_class=queries)
+    config = FolderConfig(path=".", queries_per_class=queries)
     for splits in made(sizes, config, seed).values():
         counts = Counter(splits)
         if len(splits) == 1:
@@ -84,8 +84,8 @@ def test_a_record_without_a_label_is_a_distractor() -> None:
     assert splits[2] == "distractor"
 
 
-def roles_of(**names: object) -> DatasetConfig:
-    return DatasetConfig(path="t.csv", label="label", **names)  # type: ignore[arg-type]
+def roles_of(**names: object) -> SourceConfig:
+    return TableConfig(path="t.csv", label="label", **names)  # type: ignore[arg-type]
 
 
 def test_roles_take_one_value_or_several() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cache import FeatureStore
 from cache.errors import NothingToScoreError, RecordsError
-from stages.datasets import DatasetConfig
+from stages.datasets import MetBenchmark
 from stages.records import Records, read_records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import MetConfig
@@ -184,7 +184,7 @@ def test_what_recognition_cannot_score_is_refused_by_cause(tmp_path: Path) -> No
 
 
 def test_the_reader_of_met_hands_over_the_queries_of_nothing(tmp_path: Path) -> None:
-    records = read_records(DatasetConfig(path=str(met(tmp_path)), kind="met"))
+    records = read_records(MetBenchmark(path=str(met(tmp_path))))
     assert records.split("query_distractor").keys == ["test_other/u.jpg"]
     assert records.split("query", "query_distractor").keys == ["test_met/t.jpg", "test_other/u.jpg"]
     validation = records.split("validation_query", "validation_query_distractor")

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Identity
-from stages.datasets import DatasetConfig
+from stages.datasets import FolderConfig
 from stages.extraction import Backbone, PreprocessConfig
 from stages.records import Records, read_records
 
@@ -33,4 +33,4 @@ def never(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def records_of(folder: Path) -> Records:
-    return read_records(DatasetConfig(path=str(folder), kind="folder"))
+    return read_records(FolderConfig(path=str(folder)))

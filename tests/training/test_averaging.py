@@ -14,17 +14,18 @@ from stages.training import (
     BatchNormHeadConfig,
     CosFaceConfig,
     ElasticArcFaceConfig,
+    HeadRecipe,
     LinearHeadConfig,
     OptimizerConfig,
     SampledConfig,
     TrainingConfig,
     train_head,
 )
-from stages.training.averaging import Shown, between, mean_of
-from stages.training.loop import Batch, Part, _Run
+from stages.training.loop import Batch, TrainingJob, _Run
 from stages.training.rows import LabelledRows
-from stages.training.sam import sharp_gradient
-from stages.training.setup import prepare
+from stages.training.training_inputs import prepare
+from stages.training.weights.averaging import WeightAverage, between, mean_of
+from stages.training.weights.sam import sharp_gradient
 from tests.toys.training import classes_of, toy
 
 TRAIN = classes_of(10, 8)
@@ -36,9 +37,12 @@ FAST = OptimizerConfig(lr=3e-2, final_lr=1e-3)
 
 def run_of(folder: Path, training: TrainingConfig, **changed: object) -> _Run:
     features, records = toy(folder, TRAIN)
-    settings = {"head": HEAD, "loss": LOSS, "optimizer": FAST} | changed
-    setup = prepare(features, records, training=training, **settings)  # type: ignore[arg-type]
-    return _Run(Part(setup, LabelledRows.of(features, records, mapped=False), None, training.epochs, "train"))
+    recipe = replace(HeadRecipe(HEAD, LOSS, optimizer=FAST, training=training), **changed)  # type: ignore[arg-type]
+    return _Run(
+        TrainingJob(
+            prepare(features, records, recipe), LabelledRows.of(features, records, mapped=False), None, training.epochs
+        )
+    )
 
 
 def weights(run: _Run) -> list[Tensor]:
@@ -62,10 +66,10 @@ def test_the_moving_average_is_the_one_of_a_loop_over_the_steps(tmp_path: Path) 
     for _ in range(4):
         run.epoch()
     assert steps == 20
-    assert [*run.kept] == [*run.network.state_dict()]
+    assert [*run.best] == [*run.network.state_dict()]
     for name, mine in zip(("weight", "bias"), average, strict=True):
-        torch.testing.assert_close(run.kept[name], mine, atol=1e-6, rtol=1e-5)
-        assert not torch.equal(run.kept[name], dict(run.network.named_parameters())[name])
+        torch.testing.assert_close(run.best[name], mine, atol=1e-6, rtol=1e-5)
+        assert not torch.equal(run.best[name], dict(run.network.named_parameters())[name])
 
 
 def test_a_soup_of_epochs_is_the_mean_of_the_weights_after_each(tmp_path: Path) -> None:
@@ -75,23 +79,23 @@ def test_a_soup_of_epochs_is_the_mean_of_the_weights_after_each(tmp_path: Path) 
         run.epoch()
         after.append(weights(run))
     for place, name in enumerate(("weight", "bias")):
-        torch.testing.assert_close(run.kept[name], torch.stack([of[place] for of in after[1:]]).mean(0))
+        torch.testing.assert_close(run.best[name], torch.stack([of[place] for of in after[1:]]).mean(0))
 
 
 def test_a_soup_is_the_mean_of_heads_that_share_a_start_and_differ_in_the_order_of_rows(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
-    soup = train_head(features, records, HEAD, LOSS, training=replace(SHORT, soup=3), optimizer=FAST)
+    soup = train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=FAST, training=replace(SHORT, soup=3)))
     run = run_of(tmp_path / "again", SHORT)
-    members = [_Run(replace(run.part, member=member)) for member in (1, 2, 3)]
+    members = [_Run(replace(run.job, member=member)) for member in (1, 2, 3)]
     assert all(torch.equal(member.start["weight"], run.start["weight"]) for member in members)
     for member in members:
         for _ in range(4):
             member.epoch()
-    kept = [member.kept["weight"] for member in members]
+    kept = [member.best["weight"] for member in members]
     assert not torch.equal(kept[0], kept[1])
     torch.testing.assert_close(soup.network.state_dict()["weight"], torch.stack(kept).mean(0))
     assert [(epoch.member, epoch.epoch) for epoch in soup.log] == [(m, n) for m in (1, 2, 3) for n in (1, 2, 3, 4)]
-    alone = train_head(features, records, HEAD, LOSS, training=SHORT, optimizer=FAST)
+    alone = train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=FAST, training=SHORT))
     assert torch.equal(alone.network.state_dict()["weight"], kept[0])
 
 
@@ -99,7 +103,7 @@ def test_statistics_are_not_averaged_but_the_last_ones(tmp_path: Path) -> None:
     run = run_of(tmp_path, replace(SHORT, ema=0.9, soup_epochs=2), head=BatchNormHeadConfig(dim=4))
     for _ in range(3):
         run.epoch()
-    assert torch.equal(run.kept["running_mean"], run.network.state_dict()["running_mean"])
+    assert torch.equal(run.best["running_mean"], run.network.state_dict()["running_mean"])
 
 
 def test_between_two_sets_of_weights_the_ends_are_exact_and_the_middle_is_in_the_middle() -> None:
@@ -117,7 +121,7 @@ def test_between_two_sets_of_weights_the_ends_are_exact_and_the_middle_is_in_the
 
 def test_without_an_average_the_weights_themselves_are_shown() -> None:
     network = nn.Linear(2, 2)
-    shown = Shown(network, 0.0, 1).after_epoch()
+    shown = WeightAverage(network, 0.0, 1).after_epoch()
     assert torch.equal(shown["weight"], network.weight)
     assert shown["weight"].data_ptr() != network.weight.data_ptr()
 

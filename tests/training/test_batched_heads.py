@@ -14,9 +14,6 @@ from torch import Tensor
 from cache import FeatureStore
 from stages.records import Records
 from stages.training import LinearHeadConfig, TrainingConfig, train_head
-from stages.training.batched_heads import heads_at_once, stack_key, train_stack
-from stages.training.batched_losses import StackedLoss
-from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaCosConfig,
     ArcFaceConfig,
@@ -29,13 +26,15 @@ from stages.training.losses import (
     SphereFaceConfig,
 )
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.recipe import Recipe
+from stages.training.recipe import HeadRecipe, LossConfig
 from stages.training.rows import gather
+from stages.training.sweep.batched_heads import heads_at_once, stack_key, train_stack
+from stages.training.sweep.batched_losses import StackedLoss
 from tests.toys.training import classes_of, toy
 
 CLASSES = 10
 SHORT = TrainingConfig(epochs=3, batch_size=32, holdout=0.0)  # 70 rows: the last batch of an epoch is smaller
-BASE = Recipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
+BASE = HeadRecipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +58,14 @@ def rows_of(learned: tuple[FeatureStore, Records]) -> tuple[Tensor, Tensor]:
     return gather(features, records), torch.tensor([names.index(str(name)) for name in records.classes])
 
 
-def alone(learned: tuple[FeatureStore, Records], recipe: Recipe, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def alone(
+    learned: tuple[FeatureStore, Records], recipe: HeadRecipe, seed: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     features, records = learned
     head = train_head(
         features,
         records,
-        recipe.head,
-        recipe.loss,
-        optimizer=recipe.optimizer,
-        training=recipe.training,
+        recipe,
         seed=seed,
     )
     return head(np.asarray(features.read(records.digests)))
@@ -93,7 +91,7 @@ MARGINS = {"cosface": "loss.margin_cos", "arcface": "loss.margin_rad", "spherefa
 def test_each_head_of_a_stack_is_the_one_that_is_trained_alone(
     learned: tuple[FeatureStore, Records], name: str
 ) -> None:
-    base = BASE.having(SHARED[name])
+    base = BASE.with_settings(SHARED[name])
     assert base.loss is not None
     others: list[dict[str, Any]] = [
         {"loss.scale": 30.0, "optimizer.lr": 0.02, "optimizer.weight_decay": 0.01},
@@ -103,7 +101,7 @@ def test_each_head_of_a_stack_is_the_one_that_is_trained_alone(
         at = 1.0 if base.loss.kind == "sphereface" else 0.0
         others[0][margin] = at + 0.1
         others[1][margin] = {"start": at, "end": at + 0.5}
-    recipes = [base, *(base.having(other) for other in others)]
+    recipes = [base, *(base.with_settings(other) for other in others)]
     assert len({stack_key(recipe, CLASSES) for recipe in recipes}) == 1
     features, labels = rows_of(learned)
     seeds = [0, 3]
@@ -130,8 +128,8 @@ def test_a_stack_learns_from_the_rows_it_is_given_and_no_others(learned: tuple[F
 def test_a_head_that_diverges_is_told_and_leaves_its_neighbours_alone(learned: tuple[FeatureStore, Records]) -> None:
     features, labels = rows_of(learned)
     rows = torch.arange(len(features))
-    sgd = BASE.having({"optimizer.kind": "sgd", "optimizer.lr": 0.1})
-    wild = sgd.having({"optimizer.lr": 1e30, "optimizer.weight_decay": 1e10})
+    sgd = BASE.with_settings({"optimizer.kind": "sgd", "optimizer.lr": 0.1})
+    wild = sgd.with_settings({"optimizer.lr": 1e30, "optimizer.weight_decay": 1e10})
     stacked = train_stack(features, rows, labels, [sgd, wild], [0])
     assert stacked.finite.tolist() == [[True, False]]
     calm = train_stack(features, rows, labels, [sgd], [0])
@@ -207,7 +205,7 @@ def test_a_loss_that_learns_draws_or_moves_more_than_the_target_is_trained_alone
     ],
 )
 def test_a_recipe_with_more_than_the_plain_loop_is_trained_alone(settings: dict[str, Any]) -> None:
-    assert stack_key(BASE.having(settings), CLASSES) is None
+    assert stack_key(BASE.with_settings(settings), CLASSES) is None
 
 
 def test_what_has_another_shape_goes_into_another_stack() -> None:
@@ -215,10 +213,10 @@ def test_what_has_another_shape_goes_into_another_stack() -> None:
     other = ({"dim": 8}, {"loss.subcenters": 2}, {"training.epochs": 4}, {"optimizer.kind": "sgd"}, {"dropout": 0.0})
     key = stack_key(BASE, CLASSES)
     assert key is not None
-    assert all(stack_key(BASE.having(settings), CLASSES) == key for settings in same)
-    assert not any(stack_key(BASE.having(settings), CLASSES) == key for settings in other)
+    assert all(stack_key(BASE.with_settings(settings), CLASSES) == key for settings in same)
+    assert not any(stack_key(BASE.with_settings(settings), CLASSES) == key for settings in other)
     assert stack_key(BASE, CLASSES, views=2) is None  # a random view of each image
-    assert stack_key(BASE.having({"training.views": "first"}), CLASSES, views=2) is not None
+    assert stack_key(BASE.with_settings({"training.views": "first"}), CLASSES, views=2) is not None
 
 
 def test_large_heads_are_not_stacked_and_memory_bounds_how_many_small_ones_are() -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from stages.records import Records
-from stages.training import train_head
-from stages.training.closed_form import DiscriminantHeadConfig, folds, search
-from stages.training.closed_form.classes import Classes
+from stages.training import HeadRecipe, train_head
+from stages.training.closed_form import DiscriminantHeadConfig, cross_validation
+from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
-from stages.training.setup import prepare
-from stages.training.validation import precisions
+from stages.training.rows.validation import mmp5
+from stages.training.training_inputs import prepare
 from tests.toys import training as toy_training
 from tests.toys.discriminant import DIM, PLAIN, SMALL, formula, similarities, stepped, toy, two_domains
 from tests.toys.training import classes_of, make_records
@@ -26,7 +26,9 @@ def by_loops(
     config: DiscriminantHeadConfig, rows: torch.Tensor, labels: torch.Tensor
 ) -> dict[tuple[float, ...], float]:
     """The score of each point of a grid of one root: each fold's classes searched by the discriminant of the others."""
-    fold_of = folds.class_folds(Classes.of(labels, torch.zeros_like(labels)), config.folds, seed=0)[labels].numpy()
+    fold_of = cross_validation.fold_of_class(Classes.of(labels, torch.zeros_like(labels)), config.folds, seed=0)[
+        labels
+    ].numpy()
     names = labels.double().numpy()
     scores: dict[tuple[float, ...], float] = {}
     points, _ = stepped(rows, 1.0)
@@ -112,28 +114,28 @@ def test_each_fold_gets_its_share_of_every_domain_and_of_classes_that_can_be_sea
     sizes = torch.tensor([3] * 7 + [1] * 5 + [2] * 6 + [1] * 4)
     domains = torch.tensor([0] * 12 + [1] * 10)
     classes = Classes(torch.arange(22).repeat_interleave(sizes), sizes, domains)
-    fold = folds.class_folds(classes, 3, seed=1)
+    fold = cross_validation.fold_of_class(classes, 3, seed=1)
     for domain, searchable in product((0, 1), (True, False)):
         counts = torch.bincount(fold[(domains == domain) & ((sizes > 1) == searchable)], minlength=3)
         assert counts.max() - counts.min() <= 1
-    assert torch.equal(fold, folds.class_folds(classes, 3, seed=1))
-    assert not torch.equal(fold, folds.class_folds(classes, 3, seed=2))
+    assert torch.equal(fold, cross_validation.fold_of_class(classes, 3, seed=1))
+    assert not torch.equal(fold, cross_validation.fold_of_class(classes, 3, seed=2))
 
 
 def test_no_fold_is_left_without_a_class_that_can_be_searched_for() -> None:
     sizes = torch.tensor([2, 1, 1] * 6)  # six domains, each of one class that can be
     classes = Classes(torch.arange(18).repeat_interleave(sizes), sizes, torch.arange(18) // 3)
-    fold = folds.class_folds(classes, 3, seed=0)
+    fold = cross_validation.fold_of_class(classes, 3, seed=0)
     assert torch.bincount(fold[sizes > 1], minlength=3).tolist() == [2, 2, 2]
 
 
 def test_of_a_large_set_no_more_rows_and_classes_are_drawn_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = torch.tensor([100, 2, 3, 40, 1, 5, 2, 2, 60, 1])
     classes = Classes(torch.arange(10).repeat_interleave(sizes), sizes, torch.zeros(10).long())
-    assert folds.drawn_rows(classes, seed=0) is None
-    monkeypatch.setattr(folds, "_ROWS", 60)
-    monkeypatch.setattr(folds, "_CLASSES", 8)
-    drawn = folds.drawn_rows(classes, seed=0)
+    assert cross_validation.drawn_rows(classes, seed=0) is None
+    monkeypatch.setattr(cross_validation, "_ROWS", 60)
+    monkeypatch.setattr(cross_validation, "_CLASSES", 8)
+    drawn = cross_validation.drawn_rows(classes, seed=0)
     assert drawn is not None
     kept = torch.bincount(classes.of_row[drawn], minlength=10)
     assert 40 <= len(drawn) <= 60
@@ -145,8 +147,8 @@ def test_of_a_large_set_no_more_rows_and_classes_are_drawn_than_stated(monkeypat
 
 def test_a_large_set_is_chosen_for_from_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, labels, domains = toy(sizes=(8,) * 20)
-    monkeypatch.setattr(folds, "_ROWS", 80)
-    monkeypatch.setattr(folds, "_QUERIES", 20)
+    monkeypatch.setattr(cross_validation, "_ROWS", 80)
+    monkeypatch.setattr(cross_validation, "_QUERIES", 20)
     _, score = SMALL.choose(rows, labels, domains, [DIM], seed=0)
     assert score is not None
     assert 0 < score <= 1
@@ -156,7 +158,7 @@ def test_rows_that_lie_in_few_directions_lose_nothing_in_as_many() -> None:
     rng = np.random.default_rng(0)
     rows = torch.from_numpy(rng.normal(size=(50, 6)) @ rng.normal(size=(6, 40))).float()
     classes = Classes.of(torch.arange(50) % 5, torch.zeros(50).long())
-    few = folds.reduced(Inputs(PLAIN, [40]), rows, classes, 6, seed=0)
+    few = cross_validation.reduced(Inputs(PLAIN, [40]), rows, classes, 6, seed=0)
     assert few.shape == (50, 6)
     torch.testing.assert_close(few @ few.T, rows @ rows.T, rtol=1e-4, atol=1e-3)
 
@@ -169,7 +171,7 @@ def test_fewer_directions_than_numbers_choose_as_all_do_where_the_rest_is_quiet(
     config = replace(SMALL, shrinkage=(0.3, 0.8))
     whole = config.choose(wide, labels, domains, [40], seed=0)
     for name, value in (("_LEAST", 10), ("_MARGIN", 6)):
-        monkeypatch.setattr(search, name, value)
+        monkeypatch.setattr(cross_validation, name, value)
     few = config.choose(wide, labels, domains, [40], seed=0)
     assert few[0] == whole[0]
     assert few[1] == pytest.approx(whole[1], abs=0.02)
@@ -178,13 +180,13 @@ def test_fewer_directions_than_numbers_choose_as_all_do_where_the_rest_is_quiet(
 def test_a_query_with_nothing_to_find_has_no_precision() -> None:
     rows = torch.nn.functional.normalize(toy(sizes=(3, 1))[0])
     labels = torch.tensor([0, 0, 0, 1])
-    found = precisions(rows, rows, labels, labels, torch.arange(4))
+    found = mmp5(rows, rows, labels, labels, torch.arange(4))
     assert found.isnan().tolist() == [False, False, False, True]
 
 
 def test_rows_of_every_class_are_dealt_to_all_folds() -> None:
     labels = torch.tensor([0] * 7 + [1] * 3 + [2] * 2)[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
-    fold = folds.row_folds(Classes.of(labels, torch.zeros_like(labels)), 3, seed=1)
+    fold = cross_validation.row_folds(Classes.of(labels, torch.zeros_like(labels)), 3, seed=1)
     for label, expected in ((0, [2, 2, 3]), (1, [1, 1, 1]), (2, [0, 1, 1])):
         assert sorted(int((fold[labels == label] == part).sum()) for part in range(3)) == expected
 
@@ -198,7 +200,7 @@ def test_validation_records_of_trained_classes_choose_by_rows_and_those_of_new_o
     config = DiscriminantHeadConfig(dim=4)
 
     def start(config: DiscriminantHeadConfig, validation: tuple[Records, Records] | None) -> object:
-        return prepare(store, records, config, None, validation=validation).start
+        return prepare(store, records, HeadRecipe(config), validation=validation).closed_form
 
     assert start(config, (seen, gallery)) == replace(config, over="rows")
     assert start(config, (unseen, unseen)) == replace(config, over="classes")

@@ -8,7 +8,7 @@ import pytest
 
 from cache import FeatureStore, RowOutcome, StoreWriter
 from cache.errors import StaleStoreError
-from stages.training import ArcFaceConfig, Head, LinearHeadConfig, TrainingConfig, embed, train_head
+from stages.training import ArcFaceConfig, Head, HeadRecipe, LinearHeadConfig, TrainingConfig, embed, train_head
 from tests.toys.training import HERE, add_to_store, classes_of, digest_of, make_store, toy, toy_features
 
 LABELS = classes_of(8, 20)
@@ -17,7 +17,9 @@ LABELS = classes_of(8, 20)
 def trained(folder: Path, *, failed: list[str] | None = None) -> tuple[FeatureStore, Head]:
     features, records = toy(folder / "features", LABELS, failed=failed or [])
     training = TrainingConfig(epochs=2, holdout=0.0)
-    return features, train_head(features, records, LinearHeadConfig(dim=5), ArcFaceConfig(), training=training)
+    return features, train_head(
+        features, records, HeadRecipe(LinearHeadConfig(dim=5), ArcFaceConfig(), training=training)
+    )
 
 
 def never(*_: object) -> None:

@@ -10,10 +10,19 @@ import torch
 
 from cache import FeatureStore
 from stages.records import Records
-from stages.training import ArcFaceConfig, EpochLog, Head, LinearHeadConfig, NormFaceConfig, TrainingConfig, train_head
+from stages.training import (
+    ArcFaceConfig,
+    EpochLog,
+    Head,
+    HeadRecipe,
+    LinearHeadConfig,
+    NormFaceConfig,
+    TrainingConfig,
+    train_head,
+)
 from stages.training.closed_form import LdaHeadConfig, WithinHeadConfig
 from stages.training.heads.experts import Experts, simplex
-from stages.training.sampling import DomainWeightsConfig
+from stages.training.rows.sampling import DomainWeightsConfig
 from tests.toys.training import classes_of, make_records, make_store, toy_features
 
 LABELS = classes_of(30, 6)
@@ -60,11 +69,13 @@ def test_each_domain_is_embedded_by_the_head_trained_on_it_alone_beside_its_corn
 ) -> None:
     store, records = apart(tmp_path)
     loss = NormFaceConfig() if trained else None
-    head = train_head(store, records, LdaHeadConfig(dim=6), loss, training=EXPERTS)
+    head = train_head(store, records, HeadRecipe(LdaHeadConfig(dim=6), loss, training=EXPERTS))
     assert "an expert for each domain" in head.summary.chosen_by
     for number, domain in enumerate(("cars", "food", "toys")):
         part = of(records, domain)
-        alone = train_head(store, part, LdaHeadConfig(dim=4), loss, training=replace(EXPERTS, experts=False))
+        alone = train_head(
+            store, part, HeadRecipe(LdaHeadConfig(dim=4), loss, training=replace(EXPERTS, experts=False))
+        )
         found = embedded(head, store, part) * np.sqrt(2)
         np.testing.assert_allclose(found[:, :2], np.tile(simplex(3)[number].numpy(), (len(part), 1)), atol=1e-5)
         np.testing.assert_allclose(found[:, 2:], embedded(alone, store, part), atol=1e-5)
@@ -72,7 +83,7 @@ def test_each_domain_is_embedded_by_the_head_trained_on_it_alone_beside_its_corn
 
 def test_images_of_two_domains_are_no_more_similar_than_their_corners_allow(tmp_path: Path) -> None:
     store, records = apart(tmp_path)
-    head = train_head(store, records, WithinHeadConfig(dim=6), training=EXPERTS)
+    head = train_head(store, records, HeadRecipe(WithinHeadConfig(dim=6), training=EXPERTS))
     similarity = embedded(head, store, records) @ embedded(head, store, records).T
     same = np.array([[a == b for b in records.domains] for a in records.domains])
     corners = (similarity * 2)[~same]
@@ -82,7 +93,7 @@ def test_images_of_two_domains_are_no_more_similar_than_their_corners_allow(tmp_
 
 def test_the_order_and_number_of_the_rows_change_no_embedding(tmp_path: Path) -> None:
     store, records = apart(tmp_path)
-    head = train_head(store, records, LdaHeadConfig(dim=6), training=EXPERTS)
+    head = train_head(store, records, HeadRecipe(LdaHeadConfig(dim=6), training=EXPERTS))
     rows = store.read(records.digests)
     order = np.random.default_rng(0).permutation(len(rows))
     np.testing.assert_allclose(head(rows[order]), head(rows)[order], atol=1e-6)
@@ -92,9 +103,9 @@ def test_the_order_and_number_of_the_rows_change_no_embedding(tmp_path: Path) ->
 
 def test_domains_that_look_alike_get_one_head(tmp_path: Path) -> None:
     store, records = apart(tmp_path, distance=0.0)
-    head = train_head(store, records, LdaHeadConfig(dim=6), training=EXPERTS)
+    head = train_head(store, records, HeadRecipe(LdaHeadConfig(dim=6), training=EXPERTS))
     one = train_head(store, records, LdaHeadConfig(dim=6))
-    assert "no experts: a gate sends" in head.summary.chosen_by
+    assert "no experts: a gate misroutes" in head.summary.chosen_by
     np.testing.assert_array_equal(embedded(head, store, records), embedded(one, store, records))
 
 
@@ -103,7 +114,7 @@ def test_domains_that_look_alike_get_one_head(tmp_path: Path) -> None:
     [
         (lambda key: domain_of(key) == "cars", 6, "no experts: one domain"),
         (lambda key: domain_of(key) == "cars" or key.split("-")[0] in ("1", "4"), 6, "food has 2 classes"),
-        (lambda key: True, 3, "of 3 numbers 3 domains leave 1 to an expert"),
+        (lambda key: True, 3, "of 3 dimensions 3 domains leave 1 to an expert"),
     ],
     ids=["one domain", "few classes", "few dimensions"],
 )
@@ -112,7 +123,7 @@ def test_where_experts_cannot_be_trained_one_head_is_and_the_reason_is_said(
 ) -> None:
     store, records = apart(tmp_path)
     kept = records.take([row for row, key in enumerate(records.keys) if chosen(key)])  # type: ignore[operator]
-    head = train_head(store, kept, LdaHeadConfig(dim=dim), training=EXPERTS)
+    head = train_head(store, kept, HeadRecipe(LdaHeadConfig(dim=dim), training=EXPERTS))
     assert said in head.summary.chosen_by
     assert not isinstance(head.network, Experts)
 
@@ -120,7 +131,9 @@ def test_where_experts_cannot_be_trained_one_head_is_and_the_reason_is_said(
 def test_saved_and_loaded_experts_embed_alike_and_their_epochs_name_them(tmp_path: Path) -> None:
     store, records = apart(tmp_path / "store")
     config = LinearHeadConfig(dim=6)
-    head = train_head(store, records, config, ArcFaceConfig(), start=WithinHeadConfig(dim=6), training=EXPERTS)
+    head = train_head(
+        store, records, HeadRecipe(config, ArcFaceConfig(), start=WithinHeadConfig(dim=6), training=EXPERTS)
+    )
     head.save(tmp_path / "head")
     again = Head.load(tmp_path / "head", head.identity)
     np.testing.assert_array_equal(embedded(again, store, records), embedded(head, store, records))
@@ -145,9 +158,14 @@ def test_experts_that_are_stopped_go_on_to_the_same_bytes(tmp_path: Path) -> Non
 
         config = LinearHeadConfig(dim=6)
         head = train_head(
-            store, records, config, NormFaceConfig(), training=EXPERTS, checkpoint=checkpoint, on_epoch=listen
+            store,
+            records,
+            HeadRecipe(config, NormFaceConfig(), training=EXPERTS),
+            checkpoint=checkpoint,
+            on_epoch=listen,
         )
-        return head.save(tmp_path / "head").read_bytes(), heard
+        head.save(tmp_path / "head")
+        return (tmp_path / "head/head.safetensors").read_bytes(), heard
 
     expected, whole = trained(None, None)
     for stop in (1, len(whole) // 2, len(whole) - 1):
@@ -164,14 +182,12 @@ def test_an_expert_is_validated_on_the_records_of_its_domain(tmp_path: Path) -> 
     held = [int(key.split("-")[0]) >= 21 for key in records.keys]
     rest, apart_ = records.take(np.flatnonzero(~np.array(held))), records.take(np.flatnonzero(held))
     head = train_head(
-        store, rest, LinearHeadConfig(dim=6), ArcFaceConfig(), training=EXPERTS, validation=(apart_, apart_)
+        store, rest, HeadRecipe(LinearHeadConfig(dim=6), ArcFaceConfig(), training=EXPERTS), validation=(apart_, apart_)
     )
     alone = train_head(
         store,
         of(rest, "food"),
-        LinearHeadConfig(dim=4),
-        ArcFaceConfig(),
-        training=replace(EXPERTS, experts=False),
+        HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=replace(EXPERTS, experts=False)),
         validation=(of(apart_, "food"), of(apart_, "food")),
     )
     found = [epoch.validation_mmp5 for epoch in head.log if epoch.expert == "food"]
@@ -191,16 +207,18 @@ def test_what_does_not_go_with_experts_is_refused(
 ) -> None:
     store, records = apart(tmp_path)
     with pytest.raises(ValueError, match="experts are one head a domain: leave nested sizes out"):
-        train_head(store, records, config, ArcFaceConfig(), training=training)
+        train_head(store, records, HeadRecipe(config, ArcFaceConfig(), training=training))
 
 
 def test_too_few_held_out_classes_to_tell_keep_the_start(tmp_path: Path) -> None:
     store, records = apart(tmp_path)
     part, anchored = of(records, "cars"), replace(EXPERTS, experts=False, anchor=(0.0, 1.0))
-    head = train_head(store, part, LdaHeadConfig(dim=4), NormFaceConfig(), training=anchored)
+    head = train_head(store, part, HeadRecipe(LdaHeadConfig(dim=4), NormFaceConfig(), training=anchored))
     alone = train_head(store, part, LdaHeadConfig(dim=4))
-    assert head.summary.chosen_by.startswith("the start: 2 classes held out cannot tell")
+    assert head.summary.chosen_by.startswith("the start: 2 classes held out cannot show")
     np.testing.assert_array_equal(embedded(head, store, part), embedded(alone, store, part))
-    enough = train_head(store, part, LdaHeadConfig(dim=4), NormFaceConfig(), training=replace(anchored, holdout=0.5))
+    enough = train_head(
+        store, part, HeadRecipe(LdaHeadConfig(dim=4), NormFaceConfig(), training=replace(anchored, holdout=0.5))
+    )
     assert enough.log
     assert torch.get_num_threads() == enough.summary.threads

@@ -17,15 +17,14 @@ from stages.training import (
     ArcFaceConfig,
     FusedFeatures,
     Head,
+    HeadRecipe,
     LinearHeadConfig,
     TrainingConfig,
     embed,
-    prefetch,
-    rows,
     train_head,
 )
 from stages.training.closed_form import LdaHeadConfig
-from stages.training.rows import LabelledRows, source_of
+from stages.training.rows import LabelledRows, labelled_rows, prefetch, source_of
 from tests.toys.training import HERE, classes_of, digest_of, make_records, make_store, toy, toy_features
 
 LABELS = classes_of(8, 12)
@@ -138,7 +137,9 @@ def test_a_head_on_fused_features_finds_more_than_on_either_and_can_be_saved(
 ) -> None:
     records = make_records(LABELS)
     fused = FusedFeatures(two, sizes=True)
-    head = train_head(fused, records, LinearHeadConfig(dim=4), ArcFaceConfig(), training=TrainingConfig(epochs=2))
+    head = train_head(
+        fused, records, HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=TrainingConfig(epochs=2))
+    )
     assert head.network.inputs.blocks == (6, 9, 3)
     head.save(tmp_path / "head")
     loaded = Head.load(tmp_path / "head", head.identity)
@@ -177,7 +178,7 @@ def test_batches_hold_the_rows_and_labels_that_were_asked_for(monkeypatch: pytes
     made = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float16)
     labels, places = np.arange(30) % 7, np.arange(30)[::-1].copy()
     batches = [np.array([3, 1, 4]), np.array([1, 5, 9]), np.array([2])] * 5
-    given = list(prefetch.feed(rows.InMemory(made), labels, batches, places))
+    given = list(prefetch.feed(labelled_rows.InMemory(made), labels, batches, places))
     assert len(given) == 15
     for batch, (values, classes) in zip(batches, given, strict=True):
         assert values.tolist() == [made[29 - row].tolist() for row in batch]
@@ -199,7 +200,7 @@ def test_an_error_while_rows_are_read_ahead_comes_out_where_they_are_used(monkey
 
 
 def test_rows_on_disk_train_the_head_that_rows_in_memory_train_where_the_order_is_the_same(tmp_path: Path) -> None:
-    from stages.training.sampling import BalancedConfig
+    from stages.training.rows.sampling import BalancedConfig
 
     features, records = toy(tmp_path, LABELS)
     memories: tuple[Literal["ram", "map"], ...] = ("ram", "map")
@@ -207,9 +208,11 @@ def test_rows_on_disk_train_the_head_that_rows_in_memory_train_where_the_order_i
         train_head(
             features,
             records,
-            LinearHeadConfig(dim=4),
-            ArcFaceConfig(),
-            training=TrainingConfig(epochs=2, memory=memory, sampling=BalancedConfig()),
+            HeadRecipe(
+                LinearHeadConfig(dim=4),
+                ArcFaceConfig(),
+                training=TrainingConfig(epochs=2, memory=memory, sampling=BalancedConfig()),
+            ),
         )
         for memory in memories
     ]
@@ -222,16 +225,18 @@ def test_rows_on_disk_train_the_head_that_rows_in_memory_train_where_the_order_i
 def test_features_past_the_limit_stay_on_disk_and_their_size_alone_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stages.training import setup
+    from stages.training import training_inputs
 
     features, records = toy(tmp_path, LABELS)
-    prepared = setup.prepare(features, records, LinearHeadConfig(dim=4), ArcFaceConfig())
+    prepared = training_inputs.prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig()))
     decided = [prepared.mapped]
     for limit in (96 * 16 * 2, 96 * 16 * 2 - 1):
-        monkeypatch.setattr(setup, "LARGE_BYTES", limit)
+        monkeypatch.setattr(training_inputs, "LARGE_BYTES", limit)
         decided.append(prepared.mapped)
     assert decided == [False, False, True]
-    train_head(features, records, LinearHeadConfig(dim=4), ArcFaceConfig(), training=TrainingConfig(epochs=1))
+    train_head(
+        features, records, HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=TrainingConfig(epochs=1))
+    )
 
 
 # Views
@@ -243,12 +248,12 @@ def test_each_epoch_takes_a_random_view_of_each_row_and_the_same_ones_again(tmp_
     whole = {tuple(row.tolist()): (n // 3, n % 3) for n, row in enumerate(features.read_views(DIGESTS).reshape(-1, 6))}
 
     def visited(views: str) -> list[list[tuple[int, int]]]:
-        from stages.training.loop import Batch, Part, _Run
-        from stages.training.setup import prepare
+        from stages.training.loop import Batch, TrainingJob, _Run
+        from stages.training.training_inputs import prepare
 
         training = TrainingConfig(epochs=3, batch_size=16, views=views, memory="map")  # type: ignore[arg-type]
-        setup = prepare(features, records, LinearHeadConfig(dim=4), ArcFaceConfig(), training=training)
-        run = _Run(Part(setup, LabelledRows.of(features, records, mapped=True), None, 3, "train"))
+        setup = prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=training))
+        run = _Run(TrainingJob(setup, LabelledRows.of(features, records, mapped=True), None, 3, "train"))
         seen: list[torch.Tensor] = []
         plain = run._step
 

@@ -17,6 +17,7 @@ from stages.training import (
     BatchNormHeadConfig,
     Head,
     HeadConfig,
+    HeadRecipe,
     InputsConfig,
     LinearHeadConfig,
     MlpHeadConfig,
@@ -28,10 +29,10 @@ from stages.training.closed_form import PcaHeadConfig
 from stages.training.heads.batchnorm import BatchNormHead
 from stages.training.heads.dropout import drop
 from stages.training.heads.mlp import MlpHead
-from stages.training.loop import Batch, Part, _Run
+from stages.training.loop import Batch, TrainingJob, _Run
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.rows import LabelledRows
-from stages.training.setup import prepare
+from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 
 DIM = 12
@@ -52,7 +53,9 @@ def drawn(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("config", EVERY, ids=["linear", "batchnorm", "residual mlp", "mlp"])
 def test_a_head_of_every_kind_trains_and_survives_its_file_to_the_last_bit(tmp_path: Path, config: HeadConfig) -> None:
     features, records = toy(tmp_path / "features", classes_of(8, 8))
-    head = train_head(features, records, config, ArcFaceConfig(scale=16.0), training=TrainingConfig(epochs=2))
+    head = train_head(
+        features, records, HeadRecipe(config, ArcFaceConfig(scale=16.0), training=TrainingConfig(epochs=2))
+    )
     head.save(tmp_path / "head")
     loaded = Head.load(tmp_path / "head", head.identity)
     rows = features.read(records.digests)
@@ -140,8 +143,8 @@ def test_hidden_layers_are_maps_and_activations_beside_a_linear_map() -> None:
 
 def nested_run(folder: Path, config: LinearHeadConfig) -> _Run:
     features, records = toy(folder, classes_of(6, 8))
-    setup = prepare(features, records, config, ArcFaceConfig(scale=16.0))
-    return _Run(Part(setup, LabelledRows.of(features, records, mapped=False), None, 1, "train"))
+    setup = prepare(features, records, HeadRecipe(config, ArcFaceConfig(scale=16.0)))
+    return _Run(TrainingJob(setup, LabelledRows.of(features, records, mapped=False), None, 1, "train"))
 
 
 def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of_one_set_of_prototypes(

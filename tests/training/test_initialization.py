@@ -14,6 +14,7 @@ from stages.training import (
     ArcFaceConfig,
     BatchNormHeadConfig,
     HeadConfig,
+    HeadRecipe,
     InputsConfig,
     LinearHeadConfig,
     MlpHeadConfig,
@@ -21,12 +22,12 @@ from stages.training import (
     TrainingConfig,
     head_identity,
     train_head,
-    validation,
 )
 from stages.training.closed_form import LdaHeadConfig, PcaHeadConfig
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.linear import LinearHead
-from stages.training.initialization import start_network, start_prototypes
+from stages.training.rows import validation
+from stages.training.weights.initialization import start_network, start_prototypes
 from tests.toys.training import classes_of, make_records, toy
 
 TRAIN, HELD = classes_of(20, 8), classes_of(8, 6, first=50)
@@ -51,8 +52,10 @@ def test_the_identity_of_a_closed_form_does_not_hold_how_others_are_trained(tmp_
     features, records = toy(tmp_path, TRAIN)
     plain = head_identity(features, records, LDA)
     slower = OptimizerConfig(lr=1.0)
-    assert head_identity(features, records, LDA, training=TrainingConfig(epochs=3), optimizer=slower) == plain
-    assert head_identity(features, records, LDA, training=TrainingConfig(minimum_class_size=3)) != plain
+    assert (
+        head_identity(features, records, HeadRecipe(LDA, optimizer=slower, training=TrainingConfig(epochs=3))) == plain
+    )
+    assert head_identity(features, records, HeadRecipe(LDA, training=TrainingConfig(minimum_class_size=3))) != plain
     assert head_identity(features, records, replace(LDA, dim=3)) != plain
     assert head_identity(features, records, LDA, LOSS) != plain
 
@@ -70,9 +73,9 @@ def test_training_starts_at_the_closed_form_and_leaves_it(
     alone = train_head(features, records, LDA)(rows)
     still = OptimizerConfig(lr=1e-12, final_lr=0.0, weight_decay=0.0)
     training = replace(SHORT, holdout=0.0)
-    begun = train_head(features, records, head, LOSS, start=start, optimizer=still, training=training)
+    begun = train_head(features, records, HeadRecipe(head, LOSS, start=start, optimizer=still, training=training))
     np.testing.assert_allclose(begun(rows), alone, atol=1e-6)
-    trained = train_head(features, records, head, LOSS, start=start, training=training)
+    trained = train_head(features, records, HeadRecipe(head, LOSS, start=start, training=training))
     assert np.abs(trained(rows) - alone).max() > 1e-2
 
 
@@ -80,7 +83,7 @@ def test_a_start_alone_is_a_linear_head_of_its_own_size_of_weights_to_the_last_b
     features, records = toy(tmp_path, TRAIN)
     rows = features.read(records.digests)
     alone = train_head(features, records, LDA)
-    started = train_head(features, records, LinearHeadConfig(dim=4), start=LDA)
+    started = train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), start=LDA))
     assert alone(rows).tobytes() == started(rows).tobytes()
 
 
@@ -128,10 +131,17 @@ def anchored(folder: Path, shares: tuple[float, ...]) -> tuple[float | None, np.
     """The share that was chosen, the head's weights, and those at its start and after the kept epoch."""
     features, _ = toy(folder, TRAIN | HELD)
     records, held = make_records(TRAIN), make_records(HELD)
-    arguments = {"optimizer": OptimizerConfig(lr=3e-2), "validation": (held, held)}
-    head = train_head(features, records, LDA, LOSS, training=replace(SHORT, anchor=shares), **arguments)  # type: ignore[arg-type]
-    whole = train_head(features, records, LDA, LOSS, training=SHORT, **arguments)  # type: ignore[arg-type]
-    start = train_head(features, records, LinearHeadConfig(dim=4), start=LDA)
+    optimizer = OptimizerConfig(lr=3e-2)
+    head = train_head(
+        features,
+        records,
+        HeadRecipe(LDA, LOSS, optimizer=optimizer, training=replace(SHORT, anchor=shares)),
+        validation=(held, held),
+    )
+    whole = train_head(
+        features, records, HeadRecipe(LDA, LOSS, optimizer=optimizer, training=SHORT), validation=(held, held)
+    )
+    start = train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), start=LDA))
     mine, *others = (of.network.state_dict()["weight"].numpy() for of in (head, start, whole))
     return head.summary.anchor, mine, others
 
@@ -161,10 +171,12 @@ def test_the_weights_are_mixed_by_the_share_that_scores_best_on_validation(
 
 def test_without_validation_records_held_out_classes_choose_the_share(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
-    head = train_head(features, records, LDA, LOSS, training=replace(SHORT, anchor=(0.0, 0.5, 1.0), holdout=0.3))
+    head = train_head(
+        features, records, HeadRecipe(LDA, LOSS, training=replace(SHORT, anchor=(0.0, 0.5, 1.0), holdout=0.3))
+    )
     assert head.summary.anchor in (0.0, 0.5, 1.0)
     with pytest.raises(RecordsError, match="the anchor is chosen by a validation score, and there is none: holdout"):
-        train_head(features, records, LDA, LOSS, training=replace(SHORT, anchor=(0.0,), holdout=0.0))
+        train_head(features, records, HeadRecipe(LDA, LOSS, training=replace(SHORT, anchor=(0.0,), holdout=0.0)))
 
 
 # What does not go together
@@ -179,8 +191,8 @@ def test_without_validation_records_held_out_classes_choose_the_share(tmp_path: 
         (MlpHeadConfig(dim=4, residual=False), LOSS, LDA, SHORT, "not for mlp"),
         (LinearHeadConfig(dim=8), LOSS, LDA, SHORT, "start.dim is 4 and dim is 8"),
         (LinearHeadConfig(dim=4, inputs=InputsConfig(root=0.5)), LOSS, LDA, SHORT, "set start.inputs"),
-        (LinearHeadConfig(dim=4), LOSS, None, replace(SHORT, anchor=(0.0, 1.0)), "anchor goes from a start"),
-        (LDA, None, None, replace(SHORT, anchor=(0.0, 1.0)), "anchor goes from a start"),
+        (LinearHeadConfig(dim=4), LOSS, None, replace(SHORT, anchor=(0.0, 1.0)), "anchor interpolates between a start"),
+        (LDA, None, None, replace(SHORT, anchor=(0.0, 1.0)), "anchor interpolates between a start"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -193,7 +205,7 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     features, records = toy(tmp_path, TRAIN)
     with pytest.raises(ValueError, match=said):
-        train_head(features, records, head, loss, start=start, training=training)
+        train_head(features, records, HeadRecipe(head, loss, start=start, training=training))
 
 
 def test_an_anchor_without_its_start_among_the_shares_is_refused() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from stages.training import (
     EpochLog,
     Head,
     HeadConfig,
+    HeadRecipe,
     LinearHeadConfig,
     LossConfig,
     OptimizerConfig,
@@ -32,10 +34,10 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.checkpoint import Checkpoint
 from stages.training.closed_form import LdaHeadConfig
 from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
-from stages.training.sampling import DomainWeightsConfig
+from stages.training.rows.sampling import DomainWeightsConfig
+from stages.training.weights.checkpoint import Checkpoint
 from tests.toys.attributes import toy_attributes
 from tests.toys.training import classes_of, make_records, toy
 
@@ -48,7 +50,7 @@ class StoppedError(Exception):
     pass
 
 
-def stop_after(epochs: int) -> object:
+def stop_after(epochs: int) -> Callable[[EpochLog], None]:
     heard: list[EpochLog] = []
 
     def listen(epoch: EpochLog) -> None:
@@ -127,21 +129,19 @@ def test_a_training_that_goes_on_from_any_epoch_gives_the_same_bits(tmp_path: Pa
     records, held = domains_of(make_records(TRAIN)), domains_of(make_records(HELD))
     validation = (held, held) if validated else None
 
-    def trained(checkpoint: Path | None, listen: object = None) -> Head:
+    def trained(checkpoint: Path | None, listen: Callable[[EpochLog], None] | None = None) -> Head:
         return train_head(
             features,
             records,
-            config,
-            loss,
-            optimizer=optimizer,
-            training=training,
+            HeadRecipe(config, loss, optimizer=optimizer, training=training),
             validation=validation,
-            on_epoch=listen,  # type: ignore[arg-type]
+            on_epoch=listen,
             checkpoint=checkpoint,
         )
 
     whole = trained(None)
-    expected = whole.save(tmp_path / "whole").read_bytes()
+    whole.save(tmp_path / "whole")
+    expected = (tmp_path / "whole/head.safetensors").read_bytes()
     for stop in (1, 3, len(whole.log) - 1):
         checkpoint = tmp_path / f"checkpoint {stop}"
         with pytest.raises(StoppedError):
@@ -149,7 +149,8 @@ def test_a_training_that_goes_on_from_any_epoch_gives_the_same_bits(tmp_path: Pa
         heard: list[EpochLog] = []
         resumed = trained(checkpoint, heard.append)
         assert len(heard) == len(whole.log) - stop
-        assert resumed.save(tmp_path / "resumed").read_bytes() == expected
+        resumed.save(tmp_path / "resumed")
+        assert (tmp_path / "resumed/head.safetensors").read_bytes() == expected
         assert timeless(resumed.log) == timeless(whole.log)
 
 
@@ -166,7 +167,7 @@ def test_a_checkpoint_of_another_head_or_a_broken_one_counts_as_none(tmp_path: P
 
 
 def test_training_stops_early_when_validation_gets_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.training import validation
+    from stages.training.rows import validation
 
     features, _ = toy(tmp_path, TRAIN | HELD)
     scores = iter([0.1, 0.4, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4, 0.9])
@@ -175,9 +176,7 @@ def test_training_stops_early_when_validation_gets_no_better(tmp_path: Path, mon
     head = train_head(
         features,
         make_records(TRAIN),
-        LinearHeadConfig(dim=4),
-        ArcFaceConfig(),
-        training=replace(PLAIN, epochs=9, patience=3),
+        HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=replace(PLAIN, epochs=9, patience=3)),
         validation=(held, held),
     )
     assert [epoch.validation_mmp5 for epoch in head.log] == [0.1, 0.4, 0.3, 0.4, 0.5, 0.4, 0.4, 0.4]

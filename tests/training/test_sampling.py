@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stages.training import sampling
 from stages.training.config import TrainingConfig
-from stages.training.sampling import (
+from stages.training.rows import sampling
+from stages.training.rows.sampling import (
     BalancedConfig,
     ClassesByImagesConfig,
     DomainWeighted,

@@ -6,10 +6,10 @@ import pytest
 
 from cache.errors import ConfigError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
-from stages.training.recipe import Recipe
-from stages.training.search_space import Choices, Range, families
+from stages.training.recipe import HeadRecipe
+from stages.training.sweep.search_space import Choices, Range, families
 
-BASE = Recipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
+BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 
 
 def test_keys_may_be_quoted_or_stand_in_tables_of_their_own() -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from cache.errors import MissingExtraError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
-from stages.training.recipe import Recipe, Settings
-from stages.training.search_space import Family, families
-from stages.training.search_strategy import check_method, search
+from stages.training.recipe import HeadRecipe, Settings
+from stages.training.sweep.search_space import Family, families
+from stages.training.sweep.search_strategy import check_method, search
 
-BASE = Recipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
+BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 OVER = {
     "loss.scale": {"low": 4, "high": 64, "log": True},
     "dim": {"low": 2, "high": 64},

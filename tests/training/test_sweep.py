@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,20 +22,19 @@ import pytest
 import torch
 
 from cache import Features
-from cache.errors import ConfigError, DamagedStoreError, RecordsError
-from pipeline.trials import TrialLog
-from stages.retrieval import leave_one_out
+from cache.errors import ConfigError, PermafrostError, RecordsError
+from stages.ranking import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
-from stages.training.recipe import Recipe
-from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
+from stages.training.recipe import HeadRecipe
+from stages.training.sweep import CrossValidation, cross_validation, run_trials, trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toys.training import classes_of, make_records, toy
 from tests.typed import ROOT, RUN, permafrost
 
 SHORT = TrainingConfig(epochs=2, batch_size=32)
-BASE = Recipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
+BASE = HeadRecipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
 JUDGE = partial(leave_one_out, metric="mmp@5")
 
 
@@ -52,7 +52,7 @@ def ground_of(folder: Path, *, failed: tuple[str, ...] = (), seeds: tuple[int, .
     return cross_validation(features, records, JUDGE, folds=3, seeds=seeds)
 
 
-def by_hand(ground: CrossValidation, features: Features, recipe: Recipe) -> npt.NDArray[np.float64]:
+def by_hand(ground: CrossValidation, features: Features, recipe: HeadRecipe) -> npt.NDArray[np.float64]:
     """The scores (F, S): each head trained alone on the rows outside the fold, which then search each other."""
     scores = np.empty((len(ground.folds), len(ground.seeds)))
     for number, fold in enumerate(ground.folds):
@@ -61,10 +61,7 @@ def by_hand(ground: CrossValidation, features: Features, recipe: Recipe) -> npt.
             head = train_head(
                 features,
                 outside,
-                recipe.head,
-                recipe.loss,
-                optimizer=recipe.optimizer,
-                training=TrainingConfig(epochs=2, batch_size=32, holdout=0.0),
+                replace(recipe, training=TrainingConfig(epochs=2, batch_size=32, holdout=0.0)),
                 seed=seed,
             )
             vectors = head(np.asarray(features.read(inside.digests)))
@@ -82,7 +79,7 @@ def test_a_trial_is_every_fold_held_out_once_for_each_seed_whether_stacked_or_al
     tmp_path: Path, loss: CosFaceConfig | CurricularFaceConfig
 ) -> None:
     ground = ground_of(tmp_path, failed=("3-0",))
-    recipe = Recipe(LinearHeadConfig(dim=4), loss, training=SHORT)
+    recipe = HeadRecipe(LinearHeadConfig(dim=4), loss, training=SHORT)
     ((place, trial),) = run_trials(ground, [recipe])
     assert place == 0
     assert trial.scores.shape == (3, 2)
@@ -108,15 +105,15 @@ def test_recipes_come_back_with_their_places_whatever_they_are_trained_with(tmp_
     ground = ground_of(tmp_path)
     recipes = [
         BASE,
-        Recipe(BASE.head, CurricularFaceConfig(scale=16.0), training=SHORT),
-        BASE.having({"dim": 8}),
-        BASE.having({"loss.scale": 8.0}),
+        HeadRecipe(BASE.head, CurricularFaceConfig(scale=16.0), training=SHORT),
+        BASE.with_settings({"dim": 8}),
+        BASE.with_settings({"loss.scale": 8.0}),
     ]
     together = dict(run_trials(ground, recipes))
     assert sorted(together) == [0, 1, 2, 3]
     for place, recipe in enumerate(recipes):
-        (found,) = dict(run_trials(ground, [recipe])).values()
-        np.testing.assert_allclose(found.scores, together[place].scores, rtol=0, atol=0.02)
+        (alone,) = dict(run_trials(ground, [recipe])).values()
+        np.testing.assert_allclose(alone.scores, together[place].scores, rtol=0, atol=0.02)
 
 
 def test_the_raw_feature_is_judged_in_the_same_folds(tmp_path: Path) -> None:
@@ -130,12 +127,12 @@ def test_the_raw_feature_is_judged_in_the_same_folds(tmp_path: Path) -> None:
 
 def test_a_closed_form_is_fitted_with_one_seed(tmp_path: Path) -> None:
     ground = ground_of(tmp_path)
-    recipe = BASE.having({"start": {"kind": "lda"}})
-    closed = Recipe(recipe.start)  # type: ignore[arg-type]
-    found = dict(run_trials(ground, [closed, recipe]))
-    assert (found[0].scores.shape, found[1].scores.shape) == ((3, 1), (3, 2))
+    recipe = BASE.with_settings({"start": {"kind": "lda"}})
+    closed = HeadRecipe(recipe.start)  # type: ignore[arg-type]
+    trials = dict(run_trials(ground, [closed, recipe]))
+    assert (trials[0].scores.shape, trials[1].scores.shape) == ((3, 1), (3, 2))
     assert closed.method == "lda"
-    assert found[0].scores.mean() > ground.raw().scores.mean()  # the toy's noise is in directions that lda leaves out
+    assert trials[0].scores.mean() > ground.raw().scores.mean()  # the toy's noise is in directions that lda leaves out
 
 
 @pytest.mark.parametrize("kind", ["stacked", "alone"])
@@ -143,16 +140,26 @@ def test_a_training_that_diverges_scores_nothing_and_is_counted(tmp_path: Path, 
     ground = ground_of(tmp_path)
     wild = OptimizerConfig(kind="sgd", lr=1e30, final_lr=1e30, weight_decay=1e10, warmup_epochs=0.0)
     loss = CosFaceConfig(scale=16.0) if kind == "stacked" else CosFaceConfig(scale=16.0, label_smoothing=0.1)
-    ((_, trial),) = run_trials(ground, [Recipe(BASE.head, loss, optimizer=wild, training=SHORT)])
+    ((_, trial),) = run_trials(ground, [HeadRecipe(BASE.head, loss, optimizer=wild, training=SHORT)])
     assert trial.diverged == 6
     assert trial.scores.tolist() == [[0.0, 0.0]] * 3
+
+
+def test_another_error_than_divergence_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise PermafrostError("something else is wrong")
+
+    monkeypatch.setattr(trials, "train_head", broken)
+    recipe = replace(BASE, loss=CurricularFaceConfig(scale=16.0))
+    with pytest.raises(PermafrostError, match="something else"):
+        list(run_trials(ground_of(tmp_path), [recipe]))
 
 
 def test_a_trial_is_named_by_all_that_it_follows_from(tmp_path: Path) -> None:
     ground = ground_of(tmp_path)
     names = {
         ground.fingerprint_of(BASE),
-        ground.fingerprint_of(BASE.having({"loss.scale": 8.0})),
+        ground.fingerprint_of(BASE.with_settings({"loss.scale": 8.0})),
         ground_of(tmp_path, seeds=(0, 2)).fingerprint_of(BASE),
         cross_validation(ground.features, ground.records, JUDGE, folds=3, seeds=(0, 1), seed=1).fingerprint_of(BASE),
     }
@@ -166,38 +173,6 @@ def test_training_rows_need_labels_and_folds_need_classes(tmp_path: Path) -> Non
         cross_validation(features, records, JUDGE, folds=3, seeds=(0,))
     with pytest.raises(RecordsError, match="'0-0' has no label"):
         cross_validation(features, make_records({"0-0": None}), JUDGE, folds=3, seeds=(0,))
-
-
-# The trials that are kept
-
-
-def trial_of(*scores: float) -> Trial:
-    return Trial(np.array([scores]), np.array(scores, np.float32), 0.5)
-
-
-def test_a_trial_that_is_kept_is_found_again_by_another_process(tmp_path: Path) -> None:
-    log = TrialLog(tmp_path)
-    log.keep("a" * 64, "net", "small", {"dim": 4, "loss.scale": 8.0}, trial_of(0.25, 0.5))
-    log.keep("b" * 64, "net", "small", {"dim": 8}, trial_of(0.75))
-    again = TrialLog(tmp_path)
-    assert len(again) == 2
-    found = again.find("a" * 64)
-    assert found is not None
-    assert found.scores.tolist() == [[0.25, 0.5]]
-    assert found.values.tolist() == [0.25, 0.5]
-    assert again.find("c" * 64) is None
-    first = json.loads((tmp_path / "trials.jsonl").read_text().splitlines()[0])
-    assert first["settings"] == {"dim": 4, "loss.scale": 8.0}
-
-
-def test_a_log_that_no_sweep_wrote_is_refused(tmp_path: Path) -> None:
-    TrialLog(tmp_path).keep("a" * 64, "net", "small", {}, trial_of(0.25))
-    (tmp_path / "values" / f"{'a' * 16}.npy").unlink()
-    with pytest.raises(DamagedStoreError, match="Delete its line there"):
-        TrialLog(tmp_path).find("a" * 64)
-    (tmp_path / "trials.jsonl").write_text('{"trial": 1')
-    with pytest.raises(DamagedStoreError, match="sweep again"):
-        TrialLog(tmp_path)
 
 
 # The command
@@ -228,8 +203,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def home(folder: Path) -> Path:
-    (found,) = (path for path in (folder / "artifacts/sweeps").glob("run-????????") if path.is_dir())
-    return found
+    (swept,) = (path for path in (folder / "artifacts/sweeps").glob("run-????????") if path.is_dir())
+    return swept
+
+
+def written(home: Path) -> dict[str, int]:
+    """The files of finished trials, and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (home / "trials").glob("*.npz")}
 
 
 @pytest.mark.slow
@@ -260,21 +240,21 @@ def test_sweep_prints_one_flat_object_a_place_best_first(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_sweep_trains_nothing_and_more_values_train_only_what_is_new(folder: Path) -> None:
-    log = home(folder) / "trials.jsonl"
-    before = log.read_bytes()
+    before = written(home(folder))
+    assert len(before) == 4
     again = permafrost("sweep", "run.toml", "--json", cwd=folder)
     assert again.stdout == (folder / "first.jsonl").read_text()
-    assert log.read_bytes() == before
+    assert written(home(folder)) == before
     text = (RUN + SWEEP).replace('"loss.margin_rad" = [0.2]', '"loss.margin_rad" = [0.2, 0.5]')
     (folder / "run.toml").write_text(text)
     more = permafrost("sweep", "run.toml", cwd=folder)
     (folder / "run.toml").write_text(RUN + SWEEP)
     assert more.returncode == 0, more.stderr
     assert "not every loss is tried as often (arcface of small 4, cosface of small 2)" in more.stderr
-    assert log.read_bytes().startswith(before)
-    assert len(log.read_text().splitlines()) == 6
+    assert written(home(folder)).items() >= before.items()
+    assert len(written(home(folder))) == 6
     table = more.stdout.splitlines()
-    assert table[0].split()[:4] == ["loss.kind", "loss.margin_rad", "loss.margin_cos", "loss.scale"]
+    assert table[0].split()[:5] == ["head", "loss.kind", "loss.margin_rad", "loss.margin_cos", "loss.scale"]
     assert [line.split()[0] for line in table[1:8]] == [str(rank) for rank in range(1, 8)]
     assert "2 folds x 2 seeds" in table[-1]
 
@@ -299,7 +279,7 @@ def test_csv_and_page_hold_every_place_and_the_page_loads_nothing(folder: Path) 
     assert "@import" not in page
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
-    assert page.count('<div class="interval">') == len(rows)
+    assert page.count('<div class="interval ') == len(rows)
     assert "The best of each method" in page
 
 
@@ -342,19 +322,17 @@ def test_ctrl_c_keeps_the_finished_trials_and_the_next_sweep_goes_on(folder: Pat
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "pipeline", "sweep", "long.toml"]
     process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=hear_interrupts)
-    deadline = time.monotonic() + 120
-    while not (logs := list((folder / "artifacts/sweeps").glob("long-????????/trials.jsonl"))):
+    while not (trials := list((folder / "artifacts/sweeps").glob("long-????????/trials/*.npz"))):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    kept = logs[0].read_bytes()
-    assert 1 <= len(kept.splitlines()) < 60
+    finished = written(trials[0].parent.parent)
+    assert 1 <= len(finished) < 60
     (folder / "long.toml").write_text((folder / "long.toml").read_text().replace(f"[{scales}]", "[4.0, 5.0]"))
     done = permafrost("sweep", "long.toml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert logs[0].read_bytes().startswith(kept)
+    assert written(trials[0].parent.parent).items() >= finished.items()
     assert len(done.stdout.splitlines()) == 3
 
 

@@ -10,25 +10,25 @@ import pytest
 import torch
 
 from cache import FeatureStore
-from cache.errors import MissingRowsError, NothingToScoreError, PermafrostError, RecordsError
+from cache.errors import DivergedError, MissingRowsError, NothingToScoreError, RecordsError
 from stages.records import Records
 from stages.training import (
     ArcFaceConfig,
     CosFaceConfig,
     EpochLog,
     Head,
+    HeadRecipe,
     InputsConfig,
     LinearHeadConfig,
     OptimizerConfig,
     TrainingConfig,
     head_identity,
     train_head,
-    validation,
 )
-from stages.training.classes import held_out, in_large_classes
 from stages.training.heads.linear import LinearHead
-from stages.training.sampling import epoch_order
-from stages.training.validation import mmp5, nearest
+from stages.training.rows import validation
+from stages.training.rows.held_out import held_out, in_large_classes
+from stages.training.rows.sampling import epoch_order
 from tests.toys.training import add_to_store, classes_of, make_records, toy, toy_features
 
 HEAD = LinearHeadConfig(dim=4)
@@ -112,45 +112,6 @@ def test_a_large_class_has_at_least_the_minimum() -> None:
 # The validation score
 
 
-def mmp5_by_loops(
-    similarity: list[list[float]], query_labels: list[int], gallery_labels: list[int], own: list[int]
-) -> float:
-    scores = []
-    for row, label, itself in zip(similarity, query_labels, own, strict=True):
-        others = [g for g in range(len(gallery_labels)) if g != itself]
-        relevant = sum(gallery_labels[g] == label for g in others)
-        if relevant == 0:
-            continue
-        ranked = sorted(others, key=lambda g: -row[g])[: min(relevant, 5)]
-        scores.append(sum(gallery_labels[g] == label for g in ranked) / min(relevant, 5))
-    return sum(scores) / len(scores)
-
-
-@pytest.mark.parametrize("queries_in_gallery", [True, False])
-@pytest.mark.parametrize(("gallery", "classes"), [(3, 2), (40, 25), (90, 5)])
-@pytest.mark.parametrize("block", [7, 4096])
-def test_the_validation_score_equals_a_loop_whatever_the_blocks(
-    monkeypatch: pytest.MonkeyPatch, block: int, gallery: int, classes: int, queries_in_gallery: bool
-) -> None:
-    monkeypatch.setattr(validation, "_QUERIES", block)
-    monkeypatch.setattr(validation, "_GALLERY", block)
-    generator = torch.Generator().manual_seed(gallery)
-    rows = torch.nn.functional.normalize(torch.randn(gallery, 3, generator=generator))
-    labels = torch.randint(classes, (gallery,), generator=generator)
-    queries = torch.nn.functional.normalize(torch.randn(20, 3, generator=generator))
-    query_labels = torch.randint(classes + 1, (20,), generator=generator)
-    own_rows = torch.full((20,), -1)
-    if queries_in_gallery:
-        queries, query_labels, own_rows = rows, labels, torch.arange(gallery)
-    expected = mmp5_by_loops((queries @ rows.T).tolist(), query_labels.tolist(), labels.tolist(), own_rows.tolist())
-    assert mmp5(queries, rows, query_labels, labels, own_rows) == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_query_never_finds_itself_though_its_twin_is_found() -> None:
-    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert nearest(gallery[:1], gallery, torch.tensor([0])).tolist() == [[1, 2, -1]]
-
-
 def test_an_epoch_is_scored_by_the_records_given_and_queries_find_themselves_by_key_alone(tmp_path: Path) -> None:
     features, _ = toy(tmp_path, HELD)
     rows = make_records(HELD)
@@ -165,7 +126,7 @@ def test_an_epoch_is_scored_by_the_records_given_and_queries_find_themselves_by_
 def test_validation_queries_without_anything_to_find_are_refused(tmp_path: Path) -> None:
     features, records, held = toy_with_validation(tmp_path)
     with pytest.raises(NothingToScoreError, match="none of the 48 validation queries has another image of its label"):
-        train_head(features, records, HEAD, LOSS, training=SHORT, validation=(held, records))
+        train_head(features, records, HeadRecipe(HEAD, LOSS, training=SHORT), validation=(held, records))
 
 
 # Training
@@ -174,7 +135,7 @@ def test_validation_queries_without_anything_to_find_are_refused(tmp_path: Path)
 def test_training_twice_gives_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
     first, again, other = (
-        train_head(features, records, HEAD, ArcFaceConfig(subcenters=2), training=SHORT, seed=seed)
+        train_head(features, records, HeadRecipe(HEAD, ArcFaceConfig(subcenters=2), training=SHORT), seed=seed)
         for seed in (3, 3, 4)
     )
     assert weights_of(first) == weights_of(again)
@@ -187,7 +148,7 @@ def test_training_twice_gives_the_same_bits_and_another_seed_does_not(tmp_path: 
 def test_training_leaves_the_random_numbers_of_the_process_alone(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
     before, legacy = torch.get_rng_state(), np.random.get_state()[1].tobytes()  # type: ignore[index]  # noqa: NPY002
-    train_head(features, records, HEAD, LOSS, training=SHORT)
+    train_head(features, records, HeadRecipe(HEAD, LOSS, training=SHORT))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.random.get_state()[1].tobytes() == legacy  # type: ignore[index]  # noqa: NPY002
 
@@ -200,7 +161,7 @@ def test_a_trained_head_finds_new_classes_better_than_the_features(
     searched = validation.validation_set(features, held, held)
     raw = searched.score(lambda x: torch.nn.functional.normalize(x.float()))
     optimizer, training = OptimizerConfig(lr=3e-2, final_lr=1e-3), TrainingConfig(epochs=15, batch_size=16, holdout=0.0)
-    head = train_head(features, records, HEAD, loss, optimizer=optimizer, training=training)
+    head = train_head(features, records, HeadRecipe(HEAD, loss, optimizer=optimizer, training=training))
     assert searched.score(head.network) > raw + 0.2
 
 
@@ -208,7 +169,7 @@ def test_a_trained_head_finds_new_classes_better_than_the_features(
 def test_every_optimizer_lowers_the_loss(tmp_path: Path, optimizer: Literal["adam", "adamw", "sgd"]) -> None:
     features, records = toy(tmp_path, TRAIN)
     moved = OptimizerConfig(kind=optimizer, lr=3e-2, final_lr=1e-3)
-    head = train_head(features, records, HEAD, LOSS, optimizer=moved, training=replace(SHORT, holdout=0.0))
+    head = train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=moved, training=replace(SHORT, holdout=0.0)))
     assert head.log[0].loss > head.log[1].loss > head.log[2].loss
 
 
@@ -217,10 +178,12 @@ def test_the_recipe_of_unifex_is_expressible(tmp_path: Path) -> None:
     head = train_head(
         features,
         records,
-        LinearHeadConfig(dim=64, dropout=0.2, inputs=InputsConfig(center=False, rescale="none")),
-        ArcFaceConfig(subcenters=3, margin_rad=0.5, scale=30.0),
-        optimizer=OptimizerConfig(kind="adam", lr=2e-2, final_lr=1e-3, weight_decay=1e-4, warmup_epochs=1.0),
-        training=TrainingConfig(epochs=2, batch_size=128, minimum_class_size=3, holdout=0.0),
+        HeadRecipe(
+            LinearHeadConfig(dim=64, dropout=0.2, inputs=InputsConfig(center=False, rescale="none")),
+            ArcFaceConfig(subcenters=3, margin_rad=0.5, scale=30.0),
+            optimizer=OptimizerConfig(kind="adam", lr=2e-2, final_lr=1e-3, weight_decay=1e-4, warmup_epochs=1.0),
+            training=TrainingConfig(epochs=2, batch_size=128, minimum_class_size=3, holdout=0.0),
+        ),
     )
     assert head(features.read(records.digests)).shape == (160, 64)
 
@@ -231,10 +194,12 @@ def test_the_best_epoch_on_the_validation_records_is_the_one_kept(tmp_path: Path
     head = train_head(
         features,
         records,
-        HEAD,
-        LOSS,
-        optimizer=OptimizerConfig(lr=0.3, final_lr=0.3),
-        training=TrainingConfig(epochs=8, batch_size=16),
+        HeadRecipe(
+            HEAD,
+            LOSS,
+            optimizer=OptimizerConfig(lr=0.3, final_lr=0.3),
+            training=TrainingConfig(epochs=8, batch_size=16),
+        ),
         validation=(held, held),
         on_epoch=heard.append,
     )
@@ -256,7 +221,9 @@ def test_of_epochs_with_equal_scores_the_first_is_kept(tmp_path: Path, monkeypat
         return next(scores)
 
     monkeypatch.setattr(validation.ValidationSet, "score", scripted)
-    head = train_head(features, records, HEAD, LOSS, training=replace(SHORT, epochs=4), validation=(held, held))
+    head = train_head(
+        features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, epochs=4)), validation=(held, held)
+    )
     assert head.summary.epoch == 2
     assert state_of(head.network) == seen[1]
     assert len(set(seen)) == 4
@@ -264,7 +231,7 @@ def test_of_epochs_with_equal_scores_the_first_is_kept(tmp_path: Path, monkeypat
 
 def test_without_validation_held_out_classes_choose_the_epoch_and_all_classes_are_trained_on(tmp_path: Path) -> None:
     features, records, held = toy_with_validation(tmp_path)
-    head = train_head(features, records, HEAD, LOSS, training=TrainingConfig(epochs=6, batch_size=32))
+    head = train_head(features, records, HeadRecipe(HEAD, LOSS, training=TrainingConfig(epochs=6, batch_size=32)))
     chosen = [epoch for epoch in head.log if epoch.phase == "choose"]
     trained = [epoch for epoch in head.log if epoch.phase == "train"]
     scores = [epoch.validation_mmp5 or 0.0 for epoch in chosen]
@@ -276,7 +243,10 @@ def test_without_validation_held_out_classes_choose_the_epoch_and_all_classes_ar
 
     # The second head is the one that the first epochs on all classes give.
     whole = train_head(
-        features, records, HEAD, LOSS, training=TrainingConfig(epochs=6, batch_size=32), validation=(held, held)
+        features,
+        records,
+        HeadRecipe(HEAD, LOSS, training=TrainingConfig(epochs=6, batch_size=32)),
+        validation=(held, held),
     )
     assert [replace(epoch, seconds=0, validation_mmp5=None) for epoch in whole.log[: len(trained)]] == [
         replace(epoch, seconds=0) for epoch in trained
@@ -290,7 +260,7 @@ def test_where_nothing_can_be_held_out_the_last_epoch_is_kept_and_said_so(
     tmp_path: Path, classes: int, holdout: float, why: str
 ) -> None:
     features, records = toy(tmp_path, classes_of(classes, 5))
-    head = train_head(features, records, HEAD, LOSS, training=TrainingConfig(epochs=3, holdout=holdout))
+    head = train_head(features, records, HeadRecipe(HEAD, LOSS, training=TrainingConfig(epochs=3, holdout=holdout)))
     assert [(epoch.phase, epoch.validation_mmp5) for epoch in head.log] == [("train", None)] * 3
     assert head.summary.epoch == 3
     assert why in head.summary.chosen_by
@@ -302,9 +272,9 @@ def test_where_nothing_can_be_held_out_the_last_epoch_is_kept_and_said_so(
 def test_failed_images_are_left_out_and_counted_and_change_nothing_else(tmp_path: Path) -> None:
     failed = [f"{c}-0" for c in range(4)]
     features, records = toy(tmp_path, TRAIN, failed=failed)
-    head = train_head(features, records, HEAD, LOSS, training=SHORT)
+    head = train_head(features, records, HeadRecipe(HEAD, LOSS, training=SHORT))
     there = records.take([row for row, key in enumerate(records.keys) if key not in failed])
-    same = train_head(features, there, HEAD, LOSS, training=SHORT)
+    same = train_head(features, there, HeadRecipe(HEAD, LOSS, training=SHORT))
     assert (head.summary.failed, head.summary.rows) == (4, 156)
     assert weights_of(head) == weights_of(same)
     assert head.fingerprint == same.fingerprint
@@ -313,8 +283,8 @@ def test_failed_images_are_left_out_and_counted_and_change_nothing_else(tmp_path
 def test_small_classes_are_left_out_and_counted(tmp_path: Path) -> None:
     labels = TRAIN | {"pair-0": "pair", "pair-1": "pair", "alone": "alone"}
     features, records = toy(tmp_path, labels)
-    kept = train_head(features, records, HEAD, LOSS, training=replace(SHORT, minimum_class_size=2))
-    fewer = train_head(features, records, HEAD, LOSS, training=replace(SHORT, minimum_class_size=3))
+    kept = train_head(features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, minimum_class_size=2)))
+    fewer = train_head(features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, minimum_class_size=3)))
     assert (kept.summary.small, kept.summary.classes) == (1, 21)
     assert (fewer.summary.small, fewer.summary.classes) == (3, 20)
 
@@ -340,8 +310,8 @@ def test_one_class_is_too_few(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_epoch_and_what_to_change(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
     wild = OptimizerConfig(kind="sgd", lr=1e38, final_lr=0.0, warmup_epochs=0.0)
-    with pytest.raises(PermafrostError, match=r"the loss became nan in epoch 1\. Lower optimizer\.lr \(1e\+38\)"):
-        train_head(features, records, HEAD, LOSS, optimizer=wild, training=SHORT)
+    with pytest.raises(DivergedError, match=r"the loss became nan in epoch 1\. Lower optimizer\.lr \(1e\+38\)"):
+        train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=wild, training=SHORT))
 
 
 @pytest.mark.parametrize(
@@ -366,18 +336,18 @@ def test_a_bad_setting_is_refused(config: type, settings: dict[str, object], sai
 
 def test_the_identity_is_known_before_training_and_names_what_the_weights_follow_from(tmp_path: Path) -> None:
     features, records, held = toy_with_validation(tmp_path)
-    plain = head_identity(features, records, HEAD, LOSS, training=SHORT)
-    assert plain == train_head(features, records, HEAD, LOSS, training=SHORT).identity
+    plain = head_identity(features, records, HeadRecipe(HEAD, LOSS, training=SHORT))
+    assert plain == train_head(features, records, HeadRecipe(HEAD, LOSS, training=SHORT)).identity
     relabelled = make_records({key: str(label).replace("class 1", "klass 1") for key, label in TRAIN.items()})
     others = [
-        head_identity(features, records, HEAD, LOSS, training=SHORT, seed=1),
-        head_identity(features, records, replace(HEAD, dim=5), LOSS, training=SHORT),
-        head_identity(features, records, HEAD, replace(LOSS, scale=8.0), training=SHORT),
-        head_identity(features, records, HEAD, LOSS, training=replace(SHORT, epochs=4)),
-        head_identity(features, records, HEAD, LOSS, training=SHORT, optimizer=OptimizerConfig(lr=0.5)),
-        head_identity(features, records, HEAD, LOSS, training=SHORT, validation=(held, held)),
-        head_identity(features, records.take(range(100)), HEAD, LOSS, training=SHORT),
-        head_identity(features, relabelled, HEAD, LOSS, training=SHORT),
+        head_identity(features, records, HeadRecipe(HEAD, LOSS, training=SHORT), seed=1),
+        head_identity(features, records, HeadRecipe(replace(HEAD, dim=5), LOSS, training=SHORT)),
+        head_identity(features, records, HeadRecipe(HEAD, replace(LOSS, scale=8.0), training=SHORT)),
+        head_identity(features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, epochs=4))),
+        head_identity(features, records, HeadRecipe(HEAD, LOSS, optimizer=OptimizerConfig(lr=0.5), training=SHORT)),
+        head_identity(features, records, HeadRecipe(HEAD, LOSS, training=SHORT), validation=(held, held)),
+        head_identity(features, records.take(range(100)), HeadRecipe(HEAD, LOSS, training=SHORT)),
+        head_identity(features, relabelled, HeadRecipe(HEAD, LOSS, training=SHORT)),
     ]
     assert len({identity.fingerprint for identity in [plain, *others]}) == 9
 

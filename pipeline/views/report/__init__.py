@@ -2,7 +2,7 @@
 
 ::
 
-    run file --stages 1 to 3, as they are on disk--> measured --> standings, curves, similarities, map, queries --> page
+    run file --stages 1 to 3, as they are on disk--> measured --> leaderboard, curves, map, queries, origins --> page
 
-Nothing is trained or extracted here; scores that are on disk and still true are read, others are computed.
+Nothing is trained or extracted here. Scores that are on disk and still valid are read, others are computed.
 """

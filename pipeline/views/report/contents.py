@@ -1,4 +1,4 @@
-"""Everything that the page shows, gathered in the order in which it is shown."""
+"""Everything that the page shows, gathered in the order in which it is shown, and the page itself."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ from pipeline.commands.threshold import kept_decisions
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.run import Vectors, remarks, rules_of
-from pipeline.views.report.curves import TICKS, k_charts, k_table, looks
-from pipeline.views.report.embedding_health import Soundness, soundness
-from pipeline.views.report.embedding_map import EmbeddingMap, embedding_map
-from pipeline.views.report.leaderboard import Board, domain_charts, leaderboard
-from pipeline.views.report.learning import Learning, learning
+from pipeline.score_rows import ScoreRow
+from pipeline.views.leaderboard import Leaderboard
+from pipeline.views.pages import render
+from pipeline.views.report.curves import TICKS, KCurves, SizeChart, k_curves, looks, pair_chart, size_chart
+from pipeline.views.report.embedding_health import EmbeddingHealth, embedding_health
+from pipeline.views.report.embedding_map import MapView, map_view
+from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
+from pipeline.views.report.learning import LearningCurves, learning_curves
 from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
-from pipeline.views.report.queries import Query, shown_queries
-from pipeline.views.report.similarities import pair_chart, pairs
-from pipeline.views.report.sizes import SizeChart, size_chart
-from pipeline.views.report.thumbnails import Thumbnail, thumbnails
-from pipeline.views.tables import ScoreRow
+from pipeline.views.report.queries import LISTS, Query, shown_queries
+from pipeline.views.thumbnails import Thumbnail, thumbnails
+from stages.analysis.pair_similarities import pair_similarities
 from stages.records import Records
 from stages.retrieval import AttributeMetric
-from stages.retrieval.scores import Resampling
+from stages.retrieval.scores import MEAN, Resampling
 
 PICTURE, MAP_PICTURE = 128, 56
 """Sides of the pictures, in pixels."""
 _HUBS, _DOUBTS = 6, 24
+_TIED = 6  # names in a sentence
 
 
 class PairSection(NamedTuple):
-    """The similarities of pairs by one head."""
+    """The similarities of pairs by one head, and the thresholds that were calibrated for it."""
 
     name: str
-    told_apart: float
+    roc_auc: float
     chart: Markup
     decisions: Sequence[Mapping[str, object]]
-    """Thresholds that were calibrated for it."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents of the page. What a run does not have is empty or None."""
+    """The contents of the page. What a run does not have is empty or None.
+
+    Attributes:
+        raw: the raw feature that the best head is made from; None where the raw feature is the best.
+        map_pictures: some images of the map, by their place in it.
+        pictures: all other images, by URI.
+    """
 
     name: str
     run_file: str
@@ -57,24 +64,20 @@ class Contents:
     metric: str
     domain: str
     remarks: Sequence[str]
-    board: Board
+    best: Measured
     raw: Measured | None
-    """The raw feature that the best head is made from; None where the raw feature is the best."""
-    curves: Sequence[tuple[str, Markup]]
-    ticks: Sequence[int]
-    curve_numbers: Sequence[tuple[str, Sequence[float]]]
+    board: Leaderboard
+    curves: KCurves
     domains: Sequence[tuple[str, ScoreRow, Markup]]
     sizes: SizeChart | None
-    soundness: Sequence[Soundness]
+    soundness: Sequence[EmbeddingHealth]
     health: Health | None
     pairs: Sequence[PairSection]
-    learning: Sequence[Learning]
-    map: EmbeddingMap | None
+    learning: Sequence[LearningCurves]
+    map: MapView | None
     map_pictures: Mapping[int, Thumbnail]
-    """Of some images of the map, by their place in it."""
     queries: Sequence[Query]
     pictures: Mapping[str, Thumbnail]
-    """By URI."""
     origins: Origins
 
 
@@ -92,56 +95,70 @@ def contents_of(
     resampling = Resampling(seed=config.seed)
     measured = measure(config, run_file.stem, records, vectors, display)
     metrics, domain = config.retrieval.metrics, overall(measured[0].rows)
-    metric = metrics[0]
-    exact, colours = [of for of in measured if of.exact], looks(measured)
+    metric, colours = metrics[0], looks(measured)
+    exact = [side for side in measured if side.exact]
     best = exact[0]
-    raw = next((of for of in exact if of.raw and of.vectors.backbone == best.vectors.backbone), None)
-    both = [best] if raw is None or raw is best else [best, raw]
+    raw = next((side for side in exact if side.raw and side.vectors.backbone == best.vectors.backbone), None)
+    raw = None if raw is best else raw
+    both = [side for side in (best, raw) if side is not None]
     display.say("drawing curves")
-    curves = k_charts(exact, domain, resampling)
+    curves = k_curves(exact, domain, resampling)
     sizes = _sizes(config, records, both, domain, colours, resampling)
-    sections = [section for of in both if (section := _pairs(config, run_file, of, records)) is not None]
+    sections = [section for side in both if (section := _pairs(config, run_file, side, records)) is not None]
     display.say("drawing the map")
-    drawn = embedding_map(best, config.seed)
-    sound = soundness(both, _HUBS)
-    checked = None
-    if health:
-        checked = check_health(config, records, vectors, best.vectors, display=display)
-    queries = shown_queries(best, raw if len(both) > 1 else None, metric, count)
-    wanted = [of.uri for of in queries] + [image.uri for of in queries for r in of.rankings.values() for image in r]
-    wanted += [hub.uri for of in sound for hub in of.top]
+    mapped = map_view(best, config.seed)
+    sound = embedding_health(both, _HUBS)
+    checked = check_health(config, records, vectors, best.vectors, display=display) if health else None
+    queries = shown_queries(best, raw, metric, count)
+    uris = [query.uri for query in queries]
+    uris += [image.uri for query in queries for result in query.results.values() for image in result.images]
+    uris += [hub.uri for line in sound for hub in line.top]
     if checked is not None:
-        wanted += [of.uri for of in checked.suspects[:_DOUBTS]]
-        wanted += [uri for of in checked.copies[:_DOUBTS] for uri in (of.uri, of.other_uri)]
+        uris += [suspect.uri for suspect in checked.suspects[:_DOUBTS]]
+        uris += [uri for copy in checked.copies[:_DOUBTS] for uri in (copy.uri, copy.other_uri)]
     with display.bar("pictures", "images") as update:
-        pictures = thumbnails(wanted, PICTURE, lambda done, of: update(done, of, ""))
-        spread = drawn.spread() if drawn is not None else []
-        small = thumbnails([drawn.images[at].uri for at in spread] if drawn is not None else [], MAP_PICTURE)
-    of_all = measured[0].row(metric, domain)
+        pictures = thumbnails(uris, PICTURE, lambda done, total: update(done, total, ""))
+        places = mapped.pictured() if mapped is not None else []
+        small = thumbnails([mapped.images[at].uri for at in places] if mapped is not None else [], MAP_PICTURE)
+    over_all = measured[0].row(metric, domain)
     return Contents(
         run_file.stem,
         str(run_file),
-        of_all.queries if of_all is not None else 0,
-        of_all.gallery if of_all is not None else 0,
+        over_all.queries if over_all is not None else 0,
+        over_all.gallery if over_all is not None else 0,
         metric,
         domain,
         remarks(records, records.counts()),
-        leaderboard(measured, metrics, domain, colours, records, resampling),
-        both[1] if len(both) > 1 else None,
+        best,
+        raw,
+        report_leaderboard(measured, metrics, domain, colours, records, resampling),
         curves,
-        TICKS,
-        k_table(exact, "hit", domain) if curves else [],
         domain_charts(measured, metric, colours),
         sizes,
         sound,
         checked,
         sections,
-        learning(exact),
-        drawn,
-        {at: small[drawn.images[at].uri] for at in spread} if drawn is not None else {},
+        learning_curves(exact),
+        mapped,
+        {at: small[mapped.images[at].uri] for at in places} if mapped is not None else {},
         queries,
         pictures,
         origins(exact, records, f"permafrost report {run_file}{' --health' if health else ''}"),
+    )
+
+
+def report_page(contents: Contents) -> str:
+    """The whole page as HTML, which loads nothing from elsewhere."""
+    lists, images = {query.list for query in contents.queries}, contents.map.images if contents.map else []
+    return render(
+        "report/page.html",
+        of=contents,
+        ticks=TICKS,
+        place="in the mean of the domains" if contents.domain == MEAN else "over all queries",
+        lists={name: title for name, title in LISTS.items() if name in lists},
+        query_domains=sorted({query.domain for query in contents.queries if query.domain}),
+        tied=[row.names[0] for row in contents.board.rows if row.tied][:_TIED],
+        map_facts=[[image.label, image.domain, image.key] for image in images],
     )
 
 
@@ -153,18 +170,19 @@ def _sizes(
     colours: Mapping[str, str],
     resampling: Resampling,
 ) -> SizeChart | None:
-    asked = config.retrieval
-    metric = asked.metrics[0]
+    retrieval = config.retrieval
+    metric = retrieval.metrics[0]
     if AttributeMetric.find(metric) is not None:
         return None
-    further = further_distractors(records, asked.distractors) if asked.distractors else None
-    return size_chart(shown, metric, domain, colours, asked.gallery_sizes, further, rules_of(config), resampling)
+    further = further_distractors(records, retrieval.distractors) if retrieval.distractors else None
+    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules_of(config), resampling)
 
 
-def _pairs(config: RunConfig, run_file: Path, of: Measured, records: Records) -> PairSection | None:
-    found = pairs(of, config.seed)
-    if found is None:
+def _pairs(config: RunConfig, run_file: Path, side: Measured, records: Records) -> PairSection | None:
+    searches = [] if side.ranks is None else side.ranks.searches
+    pairs = pair_similarities(side.vectors.store, searches, config.seed) if searches else None
+    if pairs is None:
         return None
-    decisions = kept_decisions(config, run_file, of.vectors, records)
+    decisions = kept_decisions(config, run_file, side.vectors, records)
     threshold = float(decisions[0]["threshold"]) if decisions else None
-    return PairSection(of.name, found.told_apart, pair_chart(found, of.name, threshold), decisions)
+    return PairSection(side.name, pairs.roc_auc, pair_chart(pairs, side.name, threshold), decisions)

@@ -1,112 +1,180 @@
-"""Metrics against k, from one ranking: what the second, tenth and hundredth result are worth."""
+"""Curves of the report: metrics against k and the size of the gallery, and the similarities of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.views.charts import Line, line_chart, look
-from pipeline.views.report.measured import DEPTH, Measured, Ranking
-from stages.ranking.metrics import Values
+from pipeline.views.charts import Line, histogram, line_chart, look
+from pipeline.views.report.measured import Measured
+from stages.analysis import SizedScore, gallery_curve
+from stages.analysis.first_ranks import DEPTH, FirstRanks
+from stages.analysis.pair_similarities import PairSimilarities
+from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows
+from stages.records import Records
+from stages.records.seeded_order import seeded_order
+from stages.retrieval.protocols import Rules
 from stages.retrieval.scores import MEAN, Resampling, domain_names
 
-STEMS = {
+TITLES = {
     "hit": "hit@k: is one of the first k right?",
     "precision": "precision@k: how many of the first k are right?",
     "recall": "recall@k: how many of all that are right are among the first k?",
     "mmp": "mmp@k: how many of the first k are right, of those that could be?",
 }
 TICKS = (1, 2, 5, 10, 20, 50, 100)
-_DRAWN = 8  # curves in one chart
+QUERIES = 400
+"""Queries that search galleries of several sizes, at most; sampled with the seed of the run."""
+_CURVES, _BINS = 8, 60
 
 
-def at_every_k(ranking: Ranking) -> dict[str, Values]:
-    """The value of each of ``STEMS`` for each query at k = 1 to ``DEPTH``, (Q, DEPTH)."""
-    found = np.cumsum(ranking.relevant, axis=1, dtype=np.float64)  # relevant among the first k
-    k = np.arange(1, DEPTH + 1)
-    relevant = ranking.num_relevant[:, None]
-    within = np.minimum(relevant, k)  # the first n = min(R, k)
-    return {
-        "hit": np.minimum(found, 1.0),
-        "precision": found / k,
-        "recall": found / relevant,
-        "mmp": np.take_along_axis(found, within - 1, axis=1) / within,
-    }
+class KCurves(NamedTuple):
+    """A chart for each metric with its title, and the means of hit@k at the ``TICKS`` by name."""
+
+    charts: Sequence[tuple[str, Markup]]
+    hits: Sequence[tuple[str, Sequence[float]]]
 
 
-def k_charts(shown: Sequence[Measured], domain: str, resampling: Resampling) -> list[tuple[str, Markup]]:
-    """What each metric asks, and its chart; the first of ``shown`` and raw features get the band of their interval.
+class SizeChart(NamedTuple):
+    """The chart, its numbers, and how many queries they are means of."""
 
-    Drawn are the first few, and every raw feature: means over all queries, or with ``domain`` the mean of the domains.
-    """
-    drawn = chosen(shown)
-    groups = {of.name: _groups(of, domain) for of in drawn}
-    values = {of.name: at_every_k(of.ranking) for of in drawn if of.ranking is not None}
-    if not values:
-        return []
-    charts = []
-    for stem, title in STEMS.items():
-        lines = []
-        for at, of in enumerate(drawn):
-            if of.name not in values:
-                continue
-            table = values[of.name][stem]
-            band = _band(table, groups[of.name], resampling) if at == 0 or of.raw else []
-            points = list(enumerate(_mean(table, groups[of.name]).tolist(), 1))
-            lines.append(Line(of.name, looks(drawn)[of.name], points, band))
-        said = "; ".join(f"{line.name} {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
-        label = f"{stem}@k from k = 1 to {DEPTH}: {said}"
-        chart = line_chart(lines[::-1], label=label, across="k", ticks_at=TICKS, log=True)
-        charts.append((title, chart))
-    return charts
-
-
-def k_table(shown: Sequence[Measured], stem: str, domain: str) -> list[tuple[str, list[float]]]:
-    """The means of one metric at the ``TICKS``, by name: the chart in numbers."""
-    rows = []
-    for of in shown:
-        if of.ranking is not None:
-            means = _mean(at_every_k(of.ranking)[stem], _groups(of, domain))
-            rows.append((of.name, [float(means[k - 1]) for k in TICKS]))
-    return rows
-
-
-def chosen(shown: Sequence[Measured]) -> list[Measured]:
-    """Those with a curve of their own: the first few, and the raw features among the others."""
-    first = [of for of in shown if not of.raw][: _DRAWN - 1]
-    raws = [of for of in shown if of.raw][: max(1, _DRAWN - len(first))]
-    return [of for of in shown if of in first or of in raws]
+    chart: Markup
+    scores: Sequence[tuple[str, Sequence[SizedScore]]]
+    queries: int
 
 
 def looks(shown: Sequence[Measured]) -> dict[str, str]:
     """The class that colours each on the whole page: heads by their place, raw features as such."""
-    heads = [of for of in shown if not of.raw]
-    return {of.name: "raw" for of in shown if of.raw} | {of.name: look(at) for at, of in enumerate(heads)}
+    heads = [side for side in shown if not side.raw]
+    return {side.name: "raw" for side in shown if side.raw} | {side.name: look(at) for at, side in enumerate(heads)}
 
 
-def _groups(of: Measured, domain: str) -> list[Rows]:
+def k_curves(shown: Sequence[Measured], domain: str, resampling: Resampling) -> KCurves:
+    """Each metric against k: means over all queries, or with ``domain`` the mean of the domains.
+
+    Charts have the first heads and the raw features; the best and raw features have the band of their interval.
+    """
+    drawn, colours = _drawn(shown), looks(shown)
+    lines: dict[str, list[Line]] = {stem: [] for stem in TITLES}
+    hits = []
+    for at, side in enumerate(shown):
+        if side.ranks is None:
+            continue
+        groups = _groups(side.ranks, domain)
+        for stem, table in at_every_k(side.ranks.relevant, side.ranks.num_relevant).items():
+            mean = np.mean([table[rows].mean(axis=0) for rows in groups], axis=0).tolist()
+            if stem == "hit":
+                hits.append((side.name, [mean[k - 1] for k in TICKS]))
+            if side in drawn:
+                band = _band(table, groups, resampling) if at == 0 or side.raw else []
+                lines[stem].append(Line(side.name, colours[side.name], list(enumerate(mean, 1)), band))
+    if not hits:
+        return KCurves([], [])
+    charts = [
+        (title, _chart(lines[stem], f"{stem}@k from k = 1 to {DEPTH}", "k", TICKS)) for stem, title in TITLES.items()
+    ]
+    return KCurves(charts, hits)
+
+
+def size_chart(
+    shown: Sequence[Measured],
+    metric: str,
+    domain: str,
+    colours: Mapping[str, str],
+    sizes: Sequence[float],
+    further: Records | None,
+    rules: Rules,
+    resampling: Resampling,
+) -> SizeChart | None:
+    """``metric`` in ``domain`` by the number of distractors, for each of ``shown``; None where that makes no curve.
+
+    ``sizes``, ``further`` distractors and ``rules`` are as :func:`stages.analysis.gallery_curve` takes them.
+    """
+    scores = []
+    for side in shown:
+        if side.ranks is None or len(side.ranks.searches) > 1:
+            return None
+        queries, gallery = side.ranks.queries, side.ranks.gallery
+        keys, most = queries.keys, max(1, len(gallery) + (0 if further is None else len(further)))
+        order = sorted(range(len(keys)), key=lambda row: seeded_order(resampling.seed, "sizes", keys[row]))
+        curve = gallery_curve(
+            side.vectors.store,
+            queries=queries.take(sorted(order[:QUERIES])),
+            gallery=gallery,
+            sizes=[size for size in sizes if size <= most],
+            metrics=[metric],
+            further=further,
+            rules=rules,
+            resampling=resampling,
+            seed=resampling.seed,
+        )
+        scores.append((side.name, [sized for sized in curve.scores if sized.score.domain == domain]))
+    if min(len(curve) for _, curve in scores) < 2:
+        return None
+    lines = [
+        Line(
+            name,
+            colours[name],
+            [(sized.distractors, sized.score.value) for sized in curve],
+            [(sized.distractors, sized.score.low, sized.score.high) for sized in curve],
+        )
+        for name, curve in scores
+    ]
+    at = [sized.distractors for sized in scores[0][1]]
+    label = f"{metric} with {at[0]:,} to {at[-1]:,} distractors"
+    chart = _chart(lines, label, "gallery images that can distract", at, dots=True)
+    return SizeChart(chart, scores, scores[0][1][0].score.queries)
+
+
+def pair_chart(pairs: PairSimilarities, name: str, threshold: float | None) -> Markup:
+    """Both kinds of pairs as a histogram, each as shares of its own; ``threshold`` where one was calibrated."""
+    both = np.concatenate(pairs)
+    low, high = float(np.quantile(both, 0.001)), float(np.quantile(both, 0.999))
+    low, high = float(np.floor(low * 20) / 20), float(min(1.0, np.ceil(high * 20) / 20))
+    edges = np.linspace(low, high, _BINS + 1)
+    shares = {
+        group: (np.histogram(np.clip(values, low, high), edges)[0] / len(values)).tolist()
+        for group, values in (("other pairs", pairs.others), ("matching pairs", pairs.matching))
+    }
+    label = (
+        f"similarity by {name}: matching pairs {np.median(pairs.matching):.2f} in the median, others "
+        f"{np.median(pairs.others):.2f}; a matching pair is the more similar one {pairs.roc_auc:.1%} of the time"
+    )
+    mark = None if threshold is None else (threshold, f"threshold {threshold:.3f}")
+    return histogram(shares, label=label, across="cosine similarity", low=low, high=high, mark=mark)
+
+
+def _drawn(shown: Sequence[Measured]) -> list[Measured]:
+    """Those with a curve of their own: the first few, and the raw features among the others."""
+    heads = [side for side in shown if not side.raw][: _CURVES - 1]
+    raws = [side for side in shown if side.raw][: max(1, _CURVES - len(heads))]
+    return [*heads, *raws]
+
+
+def _groups(ranks: FirstRanks, domain: str) -> list[Rows]:
     """The queries whose means are averaged: those of each domain, or all."""
-    assert of.ranking is not None
-    domains = np.array(of.ranking.groups, dtype=object)
+    domains = np.array(ranks.groups, dtype=object)
     names = domain_names(domains.tolist()) if domain == MEAN else []
     return [np.flatnonzero(domains == name) for name in names] or [np.arange(len(domains))]
 
 
-def _mean(table: Values, groups: Sequence[Rows]) -> Values:
-    mean: Values = np.mean([table[rows].mean(axis=0) for rows in groups], axis=0)
-    return mean
-
-
 def _band(table: Values, groups: Sequence[Rows], resampling: Resampling) -> list[tuple[float, float, float]]:
-    """The interval of the mean at each k: queries drawn with replacement, the same draws for every k."""
+    """The interval of the mean at each k: queries sampled with replacement, the same samples for every k."""
     means = np.zeros((resampling.resamples, table.shape[1]))
     for stream, rows in enumerate(groups):
         rng = np.random.default_rng([resampling.seed, stream])
-        draws = (rng.integers(0, len(rows), len(rows)) for _ in range(resampling.resamples))
-        counts = np.stack([np.bincount(draw, minlength=len(rows)).astype(np.float32) for draw in draws])
+        samples = (rng.integers(0, len(rows), len(rows)) for _ in range(resampling.resamples))
+        counts = np.stack([np.bincount(sample, minlength=len(rows)).astype(np.float32) for sample in samples])
         means += counts @ table[rows].astype(np.float32) / len(rows) / len(groups)
     low, high = resampling.interval(means.T)
     return [(k, float(least), float(most)) for k, (least, most) in enumerate(zip(low, high, strict=True), 1)]
+
+
+def _chart(lines: Sequence[Line], label: str, across: str, at: Sequence[float], *, dots: bool = False) -> Markup:
+    """The lines, the first on top; the label has both ends of each."""
+    ends = "; ".join(f"{line.name} {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
+    return line_chart(lines[::-1], label=f"{label}: {ends}", across=across, ticks_at=at, log=True, dots=dots)

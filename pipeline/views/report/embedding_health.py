@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.views.report.measured import Measured
-from stages.analysis.embedding_health import Hubs, Spread, hubs, spread
+from stages.analysis import Hubs, Spread, hubs, spread
 
 NEAREST = 10
 
 
 class Hub(NamedTuple):
-    """A gallery image, and for how many of the queries it is among the nearest."""
+    """A gallery image, and for how many queries it is among the nearest."""
 
     key: str
     label: str
     uri: str
-    found: int
+    queries: int
 
 
-class Soundness(NamedTuple):
-    """The spread and the hubs of the gallery by one head."""
+class EmbeddingHealth(NamedTuple):
+    """The spread and the hubs of the gallery by one head, with the images that are nearest most often."""
 
     name: str
     spread: Spread
@@ -30,16 +30,16 @@ class Soundness(NamedTuple):
     top: Sequence[Hub]
 
 
-def soundness(shown: Sequence[Measured], top: int) -> list[Soundness]:
-    """Of each of ``shown``, with the ``top`` images that are found most."""
-    found = []
-    for of in shown:
-        if of.ranking is None or len(of.ranking.gallery) < 2:
+def embedding_health(shown: Sequence[Measured], top: int) -> list[EmbeddingHealth]:
+    """The health of each of ``shown``, with its ``top`` hubs."""
+    lines = []
+    for side in shown:
+        if side.ranks is None or len(side.ranks.gallery) < 2:
             continue
-        gallery = of.ranking.gallery
-        counted = hubs(of.ranking.rows[:, :NEAREST], len(gallery))
+        gallery = side.ranks.gallery
+        counted = hubs(side.ranks.rows[:, :NEAREST], len(gallery))
         keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
         most = [Hub(keys[row], labels[row] or "", uris[row], int(counted.counts[row])) for row in counted.top(top)]
-        vectors = of.vectors.store.read(gallery.digests)
-        found.append(Soundness(of.name, spread(vectors), counted, len(of.ranking.rows), most))
-    return found
+        measured = spread(side.vectors.store.read(gallery.digests))
+        lines.append(EmbeddingHealth(side.name, measured, counted, len(side.ranks.rows), most))
+    return lines

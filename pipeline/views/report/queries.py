@@ -1,19 +1,20 @@
 """Queries with their nearest images, by the raw feature and by the best head: what it gets wrong, and what it mended.
 
-Four lists: the *worst* by the head, those that it *lost* and *gained* most against the raw feature, and some drawn *by
-lot*, which were not chosen for looking well or badly. Each is drawn from the domains by turns.
+Four lists: the *worst* by the head, those that it *lost* and *gained* most against the raw feature, and a *sample*,
+which was not chosen for looking well or badly. Each takes the domains by turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from cache import fingerprint
-from pipeline.views.report.measured import Measured, Ranking
+from pipeline.views.report.measured import Measured
+from stages.analysis.first_ranks import FirstRanks
 from stages.ranking.metrics import Values
 
 NEAREST = 6
@@ -23,15 +24,15 @@ LISTS = {
     "worst": "worst first",
     "lost": "where the raw feature did better",
     "gained": "where the head did better",
-    "lot": "drawn by lot",
+    "sample": "a sample",
 }
-_SHARES = {"worst": 0.4, "lost": 0.2, "gained": 0.2, "lot": 0.2}
+_SHARES = {"worst": 0.4, "lost": 0.2, "gained": 0.2, "sample": 0.2}
 
 
-class Shown(NamedTuple):
-    """An image of a ranking: its place from 1, whether it is right, how similar, and what and where it is."""
+class RankedImage(NamedTuple):
+    """An image of a ranking: its rank from 1, whether it is right, how similar, and what and where it is."""
 
-    place: int
+    rank: int
     right: bool
     similarity: float
     label: str
@@ -39,9 +40,16 @@ class Shown(NamedTuple):
     uri: str
 
 
+class Result(NamedTuple):
+    """The first images of one ranking of a query, and the query's value of the metric there."""
+
+    value: float
+    images: Sequence[RankedImage]
+
+
 @dataclass(frozen=True)
 class Query:
-    """A query with its first images by name of what ranked them, and its value there."""
+    """A query with its results by name of what ranked them; ``relevant`` gallery images are right."""
 
     list: str
     key: str
@@ -49,9 +57,7 @@ class Query:
     domain: str
     uri: str
     relevant: int
-    """R: how many gallery images are right."""
-    rankings: Mapping[str, Sequence[Shown]]
-    values: Mapping[str, float]
+    results: Mapping[str, Result]
 
 
 def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int) -> list[Query]:
@@ -60,29 +66,25 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
     The worst are those of the lowest value of ``metric``; of equals the one whose first right image comes latest, then
     the one that is surest of a wrong image. Without ``raw`` there is nothing to gain or lose.
     """
-    if best.ranking is None:
+    if best.ranks is None:
         return []
-    ranking = best.ranking
-    values = _values(best, ranking, metric)
-    orders = {"worst": _worst_first(ranking, values)}
-    if raw is not None and raw.ranking is not None:
-        change = values - _values(raw, ranking, metric)
+    queries = best.ranks.queries
+    keys, domains = queries.keys, queries.domains
+    values = best.values(metric, keys)
+    orders = {"worst": _worst_first(best.ranks, values)}
+    if raw is not None and raw.ranks is not None:
+        change = values - raw.values(metric, keys)
         orders["lost"] = [at for at in np.argsort(change, kind="stable").tolist() if change[at] < 0]
         orders["gained"] = [at for at in np.argsort(-change, kind="stable").tolist() if change[at] > 0]
-    keys = ranking.queries.keys
-    orders["lot"] = sorted(range(len(keys)), key=lambda at: fingerprint(keys[at]))
-    domains = ranking.queries.domains
-    taken: dict[int, str] = {}
+    orders["sample"] = sorted(range(len(keys)), key=lambda at: fingerprint(keys[at]))
+    total = sum(_SHARES[name] for name in orders)
+    list_of: dict[int, str] = {}
     for name, order in orders.items():
-        wanted = (
-            count - len(taken) if name == "lot" else round(count * _SHARES[name] / sum(_SHARES[of] for of in orders))
-        )
-        for at in _by_turns([at for at in order if at not in taken], domains)[:wanted]:
-            taken[at] = name
-    sides = [side for side in (raw, best) if side is not None and side.ranking is not None]
-    readers = {side.name: _reader(side, metric) for side in sides}
-    queries = ranking.queries
-    labels, uris, relevant = queries.labels, queries.uris, ranking.num_relevant
+        share = count - len(list_of) if name == "sample" else round(count * _SHARES[name] / total)
+        for at in _by_turns([at for at in order if at not in list_of], domains)[:share]:
+            list_of[at] = name
+    results = {side.name: _results(side, metric, [keys[at] for at in list_of]) for side in (raw, best) if side}
+    labels, uris, relevant = queries.labels, queries.uris, best.ranks.num_relevant
     return [
         Query(
             name,
@@ -91,24 +93,16 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
             domains[at] or "",
             uris[at],
             int(relevant[at]),
-            {side: reader(keys[at])[0] for side, reader in readers.items()},
-            {side: reader(keys[at])[1] for side, reader in readers.items()},
+            {side: by_key[keys[at]] for side, by_key in results.items()},
         )
-        for at, name in taken.items()
+        for at, name in list_of.items()
     ]
 
 
-def _values(of: Measured, ranking: Ranking, metric: str) -> Values:
-    """The value of ``metric`` for each query of ``ranking`` (Q,); 0 for one that it was not scored for."""
-    kept = of.kept[metric]
-    value = dict(zip(kept.query_keys, kept.per_query[metric].tolist(), strict=True))
-    return np.array([value.get(key, 0.0) for key in ranking.queries.keys])
-
-
-def _worst_first(ranking: Ranking, values: Values) -> list[int]:
-    hit = ranking.relevant.any(axis=1)
-    first_right = np.where(hit, ranking.relevant.argmax(axis=1), ranking.relevant.shape[1])
-    return [int(at) for at in np.lexsort((-ranking.similarity[:, 0], -first_right, values))]
+def _worst_first(ranks: FirstRanks, values: Values) -> list[int]:
+    hit = ranks.relevant.any(axis=1)
+    first_right = np.where(hit, ranks.relevant.argmax(axis=1), ranks.relevant.shape[1])
+    return [int(at) for at in np.lexsort((-ranks.similarity[:, 0], -first_right, values))]
 
 
 def _by_turns(order: Sequence[int], domains: Sequence[str | None]) -> list[int]:
@@ -121,24 +115,24 @@ def _by_turns(order: Sequence[int], domains: Sequence[str | None]) -> list[int]:
     return [at for _, _, at in sorted(placed)]
 
 
-def _reader(of: Measured, metric: str) -> Callable[[str], tuple[list[Shown], float]]:
-    """Reads what is shown of a query, by its key."""
-    assert of.ranking is not None
-    ranking, gallery = of.ranking, of.ranking.gallery
-    place = {key: at for at, key in enumerate(ranking.queries.keys)}
-    labels, keys, uris = gallery.labels, gallery.keys, gallery.uris
-    values = _values(of, ranking, metric)
-
-    def read(key: str) -> tuple[list[Shown], float]:
-        if key not in place:
-            return [], float("nan")
-        at = place[key]
-        first = zip(ranking.rows[at, :NEAREST], ranking.relevant[at], ranking.similarity[at], strict=False)
-        shown = [
-            Shown(rank, bool(right), float(similarity), labels[row] or "", keys[row], uris[row])
+def _results(side: Measured, metric: str, keys: Sequence[str]) -> dict[str, Result]:
+    """What is shown of the queries ``keys``; nothing of one that ``side`` cannot answer."""
+    if side.ranks is None:
+        return dict.fromkeys(keys, Result(float("nan"), []))
+    ranks, gallery = side.ranks, side.ranks.gallery
+    place = {key: at for at, key in enumerate(ranks.queries.keys)}
+    labels, gallery_keys, uris = gallery.labels, gallery.keys, gallery.uris
+    results = {}
+    for key, value in zip(keys, side.values(metric, keys), strict=True):
+        at = place.get(key)
+        if at is None:
+            results[key] = Result(float("nan"), [])
+            continue
+        first = zip(ranks.rows[at, :NEAREST], ranks.relevant[at], ranks.similarity[at], strict=False)
+        images = [
+            RankedImage(rank, bool(right), float(similarity), labels[row] or "", gallery_keys[row], uris[row])
             for rank, (row, right, similarity) in enumerate(first, 1)
             if row >= 0
         ]
-        return shown, float(values[at])
-
-    return read
+        results[key] = Result(float(value), images)
+    return results

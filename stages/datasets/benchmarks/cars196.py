@@ -12,52 +12,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
 
 from cache import ImageSource
 from cache.errors import RecordsError
 from cache.source import Box
-from stages.datasets.benchmarks.layout import Layout
+from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row
 from stages.datasets.benchmarks.matlab import read_fields, read_matlab
-from stages.datasets.benchmarks.rows import LEAVE_ONE_OUT, Row, as_source
-from stages.datasets.config import DatasetConfig, Source
 
 TRAINED = 98
-"""The first classes are trained on, the others tested; whose half an image was in for classification is no matter."""
+"""The first classes are trained on, the others tested, whatever half of the classification task an image was in."""
 
 _SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
-def read_cars196(config: DatasetConfig) -> Source:
-    """Read Cars196: 8,054 images of the first 98 models to train, 8,131 of the last 98 to test.
+@dataclass(frozen=True, kw_only=True)
+class Cars196Benchmark(BenchmarkConfig):
+    """Cars196: 8,054 images of the first 98 models to train, 8,131 of the last 98 to test.
 
     A label is the model with its number, ``001 AM General Hummer SUV 2000``; a key the image's path.
-    ``crop = true`` cuts to the car.
+
+    Attributes:
+        crop: cut every image to the box of the car.
     """
-    layout = Layout.of(config, "Stanford Cars (Cars196)", "Stanford (Krause)")
-    rows = _whole(layout, config.crop) if layout.has("cars_annos.mat", "car_ims") else _devkit(layout, config.crop)
-    return as_source(config, rows, LEAVE_ONE_OUT)
 
+    kind: Literal["cars196"] = "cars196"
+    crop: bool = False
 
-def _whole(layout: Layout, crop: bool) -> Iterator[Row]:
-    path = layout.file("cars_annos.mat")
-    layout.folder("car_ims")
-    annotations, models = read_matlab(path, "annotations", "class_names")
-    for name, label, split, box in _annotated(path, annotations, models, "relative_im_path"):
-        yield Row(name, _uri(layout.root / name, box if crop else None), label, split)
+    title: ClassVar[str] = "Stanford Cars (Cars196)"
+    distributor: ClassVar[str] = "Stanford (Krause)"
 
+    def rows(self) -> Iterator[Row]:
+        """The images of ``cars_annos.mat`` where that is there, else those of the two halves of the devkit."""
+        if self.has("cars_annos.mat", "car_ims"):
+            path = self.file("cars_annos.mat")
+            self.folder("car_ims")
+            annotations, models = read_matlab(path, "annotations", "class_names")
+            for name, label, split, box in _annotated(path, annotations, models, "relative_im_path"):
+                yield Row(name, self._uri(self.root / name, box), label, split)
+            return
+        (models,) = read_matlab(self.file("devkit/cars_meta.mat", "cars_meta.mat"), "class_names")
+        for folder, file in (("cars_train", "cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat")):
+            path = self.file(f"devkit/{file}", file)
+            images = self.folder(f"{folder}/{folder}", folder)  # one copy that goes round has them a folder deeper
+            (annotations,) = read_matlab(path, "annotations")
+            for name, label, split, box in _annotated(path, annotations, models, "fname"):
+                yield Row(f"{folder}/{name}", self._uri(images / name, box), label, split)
 
-def _devkit(layout: Layout, crop: bool) -> Iterator[Row]:
-    (models,) = read_matlab(layout.file("devkit/cars_meta.mat", "cars_meta.mat"), "class_names")
-    for folder, file in (("cars_train", "cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat")):
-        path = layout.file(f"devkit/{file}", file)
-        images = layout.folder(f"{folder}/{folder}", folder)  # one copy that goes round has them a folder deeper
-        (annotations,) = read_matlab(path, "annotations")
-        for name, label, split, box in _annotated(path, annotations, models, "fname"):
-            yield Row(f"{folder}/{name}", _uri(images / name, box if crop else None), label, split)
+    def _uri(self, path: Path, box: Box) -> str:
+        return ImageSource(str(path), box=box).uri if self.crop else str(path)
 
 
 def _annotated(
@@ -72,7 +79,3 @@ def _annotated(
         # MATLAB counts pixels from 1, and the right and bottom ones are still in the box.
         box = int(left) - 1, int(top) - 1, int(right), int(bottom)
         yield str(name), label, "train" if number <= TRAINED else "test", box
-
-
-def _uri(path: Path, box: Box | None) -> str:
-    return str(path) if box is None else ImageSource(str(path), box=box).uri

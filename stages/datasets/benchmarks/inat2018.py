@@ -11,45 +11,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
-from stages.datasets.benchmarks.layout import Layout, checked_entries, read_json, read_words
-from stages.datasets.benchmarks.rows import LEAVE_ONE_OUT, Row, as_source
-from stages.datasets.config import DatasetConfig, Source
+from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row
+from stages.datasets.benchmarks.files import checked_entries, read_json, read_words
 
 
-def read_inat2018(config: DatasetConfig) -> Source:
-    """Read iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test.
+@dataclass(frozen=True, kw_only=True)
+class Inat2018Benchmark(BenchmarkConfig):
+    """iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test.
 
     A label is the category id, a key the image's path; ``attributes.supercategory`` is the kingdom or class, Aves.
     """
-    layout = Layout.of(config, "iNaturalist 2018", "Visipedia (its splits: the Smooth-AP repository)")
-    return as_source(config, _rows(layout), LEAVE_ONE_OUT)
+
+    kind: Literal["inat2018"] = "inat2018"
+
+    title: ClassVar[str] = "iNaturalist 2018"
+    distributor: ClassVar[str] = "Visipedia (its splits: the Smooth-AP repository)"
+
+    def rows(self) -> Iterator[Row]:
+        """The images of the training list, then of the test list."""
+        lists = {
+            split: self.file(f"Inat_dataset_splits/Inaturalist_{split}_set1.txt", f"Inaturalist_{split}_set1.txt")
+            for split in ("train", "test")
+        }
+        categories = _categories(self.file("train2018.json")) | _categories(self.file("val2018.json"))
+        self.folder("train_val2018")
+        for split, listed in lists.items():
+            for (path,) in read_words(listed, 1):
+                if path not in categories:
+                    raise RecordsError(f"{listed} lists {path}, which neither train2018.json nor val2018.json has")
+                parts = path.split("/")  # train_val2018/Aves/2761/<hash>.jpg
+                attributes = {"supercategory": parts[1] if len(parts) == 4 else None}
+                yield Row(path, str(self.root / path), categories[path], split, attributes=attributes)
 
 
-def _rows(layout: Layout) -> Iterator[Row]:
-    lists = {
-        split: layout.file(f"Inat_dataset_splits/Inaturalist_{split}_set1.txt", f"Inaturalist_{split}_set1.txt")
-        for split in ("train", "test")
-    }
-    category_of = _categories(layout, "train2018.json") | _categories(layout, "val2018.json")
-    layout.folder("train_val2018")
-    for split, listed in lists.items():
-        for (path,) in read_words(listed, 1):
-            if path not in category_of:
-                raise RecordsError(f"{listed} lists {path}, which neither train2018.json nor val2018.json has")
-            parts = path.split("/")  # train_val2018/Aves/2761/<hash>.jpg
-            about = {"supercategory": parts[1] if len(parts) == 4 else None}
-            yield Row(path, str(layout.root / path), category_of[path], split, attributes=about)
-
-
-def _categories(layout: Layout, name: str) -> dict[str, str]:
+def _categories(path: Path) -> dict[str, str]:
     """The category of each image that an annotation file lists, by the image's path."""
-    path = layout.file(name)
-    found = read_json(path)
-    if not isinstance(found, dict) or not {"images", "annotations"} <= found.keys():
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise RecordsError(f"{path} must hold an object with images and annotations")
-    images = checked_entries(found["images"], f"{path}, images", "id", "file_name")
-    annotations = checked_entries(found["annotations"], f"{path}, annotations", "image_id", "category_id")
+    images = checked_entries(content["images"], f"{path}, images", "id", "file_name")
+    annotations = checked_entries(content["annotations"], f"{path}, annotations", "image_id", "category_id")
     category = {entry["image_id"]: str(entry["category_id"]) for entry in annotations}
     return {image["file_name"]: category[image["id"]] for image in images if image["id"] in category}

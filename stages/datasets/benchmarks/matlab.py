@@ -16,12 +16,12 @@ def read_matlab(path: Path, *names: str) -> list[npt.NDArray[Any]]:
     from scipy.io import loadmat
 
     try:
-        found = loadmat(path, squeeze_me=True, variable_names=names)
-    except Exception as error:  # scipy raises what comes: ValueError, TypeError, NotImplementedError
+        variables = loadmat(path, squeeze_me=True, variable_names=names)
+    except Exception as error:  # any kind: ValueError, TypeError, NotImplementedError
         raise RecordsError(f"{path} cannot be read as a MATLAB file: {error}") from error
-    if absent := [name for name in names if name not in found]:
+    if absent := [name for name in names if name not in variables]:
         raise RecordsError(f"{path} has no variable {absent[0]!r}, which it must")
-    return [np.atleast_1d(found[name]) for name in names]
+    return [np.atleast_1d(variables[name]) for name in names]
 
 
 def read_fields(path: Path, structs: npt.NDArray[Any], *names: str) -> list[list[Any]]:

@@ -9,27 +9,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from stages.datasets.benchmarks.layout import Layout
-from stages.datasets.benchmarks.rows import LEAVE_ONE_OUT, Row, as_source
-from stages.datasets.config import DatasetConfig, Source
-from stages.datasets.folder import read_folder
+from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row
+from stages.datasets.folder import FolderConfig
 
 
-def read_rp2k(config: DatasetConfig) -> Source:
-    """Read RP2K: heads learn from the ``train`` folder, the images of ``test`` are searched for among themselves.
+@dataclass(frozen=True, kw_only=True)
+class Rp2kBenchmark(BenchmarkConfig):
+    """RP2K: heads learn from the ``train`` folder; the images of ``test`` are searched for among themselves.
 
     A label is the product's folder. The products of both folders are the same; to test on unseen ones take
     split = "class-disjoint", or the splits of ``uned``.
     """
-    return as_source(config, _rows(config), LEAVE_ONE_OUT)
 
+    kind: Literal["rp2k"] = "rp2k"
 
-def _rows(config: DatasetConfig) -> Iterator[Row]:
-    layout = Layout.of(config, "RP2K", "Pinlan Data Technology")
-    for split in ("train", "test"):
-        folder = layout.folder(f"all/{split}", f"rp2k_dataset/all/{split}", split)
-        table = read_folder(replace(config, kind="folder", path=str(folder), split=None)).table
-        for key, uri, label in zip(*(table[name].to_pylist() for name in ("key", "uri", "label")), strict=True):
-            yield Row(f"{split}/{key}", uri, label, split)
+    title: ClassVar[str] = "RP2K"
+    distributor: ClassVar[str] = "Pinlan Data Technology"
+
+    def rows(self) -> Iterator[Row]:
+        """The images of each folder, by path."""
+        for split in ("train", "test"):
+            folder = self.folder(f"all/{split}", f"rp2k_dataset/all/{split}", split)
+            table = FolderConfig(path=str(folder)).read().table
+            for key, uri, label in zip(*(table[name].to_pylist() for name in ("key", "uri", "label")), strict=True):
+                yield Row(f"{split}/{key}", uri, label, split)

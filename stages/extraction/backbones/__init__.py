@@ -6,19 +6,26 @@ A new source is one file with a config and a ``load``, one name in ``BackboneCon
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
+from cache import Identity
+from stages.device import check_device
 from stages.extraction.backbones import bundled, open_clip, pca, timm
 from stages.extraction.backbones.bundled import BundledConfig
-from stages.extraction.backbones.frozen import Backbone
+from stages.extraction.backbones.frozen import Backbone, Network, place
 from stages.extraction.backbones.open_clip import OpenClipConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.pooling import poolings
+from stages.extraction.backbones.precision import resolve_precision
 from stages.extraction.backbones.timm import TimmConfig
+from stages.extraction.preprocess import Preprocess
 
 BackboneConfig: TypeAlias = Annotated[
     BundledConfig | OpenClipConfig | PcaConfig | TimmConfig, Field(discriminator="kind")
@@ -32,9 +39,11 @@ __all__ = [
     "PcaBasis",
     "PcaConfig",
     "TimmConfig",
+    "announced_backbones",
     "fit_pca_basis",
     "load_backbone",
     "load_backbones",
+    "place",
 ]
 
 
@@ -55,7 +64,47 @@ def load_backbones(
         MissingExtraError: the package with the weights is not installed.
         ValueError: a name, tag, size, layer, pooling or argument that the library or the network does not know.
     """
-    _check_device(device)
+    check_device(device)
+    if isinstance(config, PcaConfig):
+        device = "cpu"
+    else:
+        config = replace(config, precision=resolve_precision(config.precision, device))
+    load = partial(_load, config, basis)
+    loaded = load(device)
+    network = Network(load, device, [backbone.identity.fingerprint for backbone in loaded], loaded[0].forward)
+    return tuple(replace(backbone, forward=network) for backbone in loaded)
+
+
+def announced_backbones(
+    config: BackboneConfig,
+    announced: Sequence[Mapping[str, Any]],
+    *,
+    device: str = "cpu",
+    basis: PcaBasis | Path | str | None = None,
+) -> tuple[Backbone, ...]:
+    """The backbones of ``config``, whose name, dim and identity were noted before: the network loads when it runs."""
+    identities = [Identity(note["identity"]) for note in announced]
+    if isinstance(config, PcaConfig):
+        device = "cpu"
+    else:
+        config = replace(config, precision=announced[0]["identity"]["precision"])
+    network = Network(partial(_load, config, basis), device, [identity.fingerprint for identity in identities])
+    ends = [0, *accumulate(note["dim"] for note in announced)]
+    return tuple(
+        Backbone(
+            note["name"],
+            note["dim"],
+            identity,
+            Preprocess.of_identity(identity.fields),
+            network,
+            device,
+            slice(first, last),
+        )
+        for note, identity, (first, last) in zip(announced, identities, pairwise(ends), strict=True)
+    )
+
+
+def _load(config: BackboneConfig, basis: PcaBasis | Path | str | None, device: str) -> tuple[Backbone, ...]:
     match config:
         case BundledConfig():
             return bundled.load(config, device)
@@ -82,17 +131,3 @@ def load_backbone(
         )
     (backbone,) = load_backbones(config, device=device, basis=basis)
     return backbone
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device must be one that PyTorch has here (cpu, cuda, cuda:1), got {device!r}: {reason}"
-        ) from error

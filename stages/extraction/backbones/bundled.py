@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cache.errors import MissingExtraError
 from stages.extraction.backbones import timm
-from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_blocks, check_pooling, pool_outputs
+from stages.extraction.backbones.precision import Precision
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fit_weights, read_weights
 from stages.extraction.preprocess import PreprocessConfig
@@ -48,7 +49,7 @@ class BundledConfig:
     name: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = "efficientnet_lite0"
     kind: Literal["bundled"] = "bundled"
     preprocess: PreprocessConfig = PreprocessConfig()
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     compiled: bool = False
     pooling: Pooling = None
     gem_p: float = GEM_P

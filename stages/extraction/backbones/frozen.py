@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import WeightsError
 from cache.fingerprint import JSON
 from cache.identity import Identity
 from stages.extraction.backbones.pooling import Compute, Output
+from stages.extraction.backbones.precision import Precision, arithmetic
 from stages.extraction.backbones.weights import digest_weights
 from stages.extraction.preprocess import Preprocess
 from stages.extraction.resize import DECODERS
@@ -21,21 +24,21 @@ from stages.extraction.resize import DECODERS
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "bfloat16"]
-
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network with its preprocessing.
+    """What a frozen network computes, and the network.
 
     :meth:`features` takes what ``preprocess`` makes, (B, 3, S, S) uint8, and returns features (B, ``dim``) float32, not
-    normalised. ``identity`` holds all that changes them; ``name`` is for people and folders, ``device`` is only
+    normalised. ``identity`` holds everything that changes them; ``name`` is for people and folders, ``device`` is only
     recorded.
 
     Several poolings of one network are several backbones with the same ``forward`` object and the same ``preprocess``:
     ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's.
+
+    A backbone pickles in about two kilobytes: its :class:`Network` travels as the configuration that it is loaded from.
     """
 
     name: str
@@ -49,6 +52,68 @@ class Backbone:
     def features(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """The features (B, ``dim``) float32 of ``batch`` (B, 3, S, S) uint8."""
         return self.forward(batch)[:, self.columns]
+
+
+class Network:
+    """The forward of a frozen network, loaded on its device when it is first called.
+
+    Args:
+        load: makes the backbones of the network on a device; picklable, as is everything in it.
+        device: where the network runs.
+        fingerprints: of the identities that the backbones must have.
+        forward: the loaded network, where there is one. It is not pickled.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], Sequence[Backbone]],
+        device: str,
+        fingerprints: Sequence[str],
+        forward: Forward | None = None,
+    ) -> None:
+        self.device = device
+        self._load = load
+        self._fingerprints = tuple(fingerprints)
+        self._forward = forward
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The features (B, D), of all poolings side by side, of ``batch`` (B, 3, S, S) uint8."""
+        return self.load()(batch)
+
+    def load(self) -> Forward:
+        """The network on its device. Raises WeightsError where it is not the one that was announced."""
+        with self._lock:
+            if self._forward is None:
+                backbones = self._load(self.device)
+                if (loaded := tuple(backbone.identity.fingerprint for backbone in backbones)) != self._fingerprints:
+                    raise WeightsError(
+                        f"{backbones[0].name} on {self.device} has the identities {_short(loaded)}, not "
+                        f"{_short(self._fingerprints)}: its weights or a library changed meanwhile. Start again."
+                    )
+                self._forward = backbones[0].forward
+            return self._forward
+
+    def on(self, device: str) -> Network:
+        """The same network on ``device``, not loaded yet."""
+        return Network(self._load, device, self._fingerprints)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Network, (self._load, self.device, self._fingerprints)
+
+
+def place(backbones: Sequence[Backbone], device: str) -> list[Backbone]:
+    """``backbones`` on ``device``, loaded there when they first run. Those that share a network still share one."""
+    networks: dict[Forward, Forward] = {}
+    for backbone in backbones:
+        forward = backbone.forward
+        if forward not in networks:
+            networks[forward] = forward.on(device) if isinstance(forward, Network) else forward
+    return [replace(backbone, forward=networks[backbone.forward], device=device) for backbone in backbones]
+
+
+def _short(fingerprints: Sequence[str]) -> str:
+    return ", ".join(fingerprint[:8] for fingerprint in fingerprints)
 
 
 def freeze(
@@ -90,6 +155,8 @@ def freeze(
     try:
         compute = compute or (lambda images: [network(images)])
         run = _runner(network, _compile(compute) if compiled else compute, preprocess, precision, device)
+        if compiled:  # one image is a special case to the compiler: compile for several here too
+            run(np.zeros((2, 3, size, size), np.uint8))
         shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
@@ -140,9 +207,8 @@ def _runner(
     kind = torch.device(device).type
     convolutional = sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) > 1
     layout = torch.channels_last if convolutional else torch.contiguous_format  # twice as fast on a CPU
-    if kind == "cuda":  # for the life of the process: the same numbers every time, and float32 is float32, not TF32
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     network.eval().requires_grad_(False).to(device).to(memory_format=layout)
+    colours = preprocess.colours(device)
 
     def run(batch: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         if batch.ndim != 4 or batch.shape[1:] != (3, preprocess.size, preprocess.size) or batch.dtype != np.uint8:
@@ -150,12 +216,9 @@ def _runner(
             raise ValueError(f"a batch must be {wanted}, got {batch.shape} {batch.dtype}")
         pixels = torch.from_numpy(np.require(batch, requirements=["W"]))
         if kind == "cuda":
-            pixels = pixels.pin_memory().to(device, non_blocking=True)
-        with (
-            torch.inference_mode(),
-            torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
-        ):
-            values = compute(preprocess.normalize(pixels).contiguous(memory_format=layout))
+            pixels = (pixels if pixels.is_pinned() else pixels.pin_memory()).to(device, non_blocking=True)
+        with torch.inference_mode(), arithmetic(precision, kind):
+            values = compute(preprocess.normalize(pixels, colours).contiguous(memory_format=layout))
         return [value.float().cpu().numpy() for value in values]
 
     return run

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import check_image_size, resize_open_clip, sized
 from stages.extraction.backbones.pooling import GEM_P, Layer, Output, Pooling, check_pooling, pool_outputs
+from stages.extraction.backbones.precision import Precision
 from stages.extraction.backbones.taps import tap_open_clip
 from stages.extraction.backbones.timm import check_source
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
@@ -65,7 +66,8 @@ class OpenClipConfig:
         image_size: another input size than the network's own; its position embedding is interpolated.
         kwargs: keyword arguments of ``open_clip.create_model``, ``{force_quick_gelu = true}``.
         preprocess: what to change of the preprocessing that open_clip lists for the weights.
-        precision: of the forward: ``float32`` or ``bfloat16``.
+        precision: of the forward: ``float32``, ``tf32`` (the same as float32 on a CPU) or ``bfloat16``; ``auto`` is
+            float32 on a CPU and tf32 on a card.
         compiled: run through ``torch.compile``, which rounds differently and so has a store of its own.
         seed: of random weights.
     """
@@ -83,7 +85,7 @@ class OpenClipConfig:
     image_size: int | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     compiled: bool = False
     seed: int = 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from stages.extraction.backbones.frozen import Backbone, Precision, freeze
+from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import check_image_size, resize_timm, sized
 from stages.extraction.backbones.pooling import (
     GEM_P,
@@ -19,6 +19,7 @@ from stages.extraction.backbones.pooling import (
     check_pooling,
     pool_outputs,
 )
+from stages.extraction.backbones.precision import Precision
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
@@ -51,7 +52,8 @@ class TimmConfig:
         image_size: another input size than the network's own; its position embedding is interpolated.
         kwargs: keyword arguments of the model, ``{global_pool = "avg"}``.
         preprocess: what to change of the preprocessing that timm lists for the weights.
-        precision: of the forward: ``float32`` or ``bfloat16``.
+        precision: of the forward: ``float32``, ``tf32`` (the same as float32 on a CPU) or ``bfloat16``; ``auto`` is
+            float32 on a CPU and tf32 on a card.
         compiled: run through ``torch.compile``, which rounds differently and so has a store of its own.
         seed: of random weights.
     """
@@ -69,7 +71,7 @@ class TimmConfig:
     image_size: int | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     preprocess: PreprocessConfig = PreprocessConfig()
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     compiled: bool = False
     seed: int = 0
 

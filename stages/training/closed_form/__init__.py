@@ -1,15 +1,11 @@
-"""Closed forms: linear heads computed from one pass of sums over the features, one method a file."""
+"""Closed forms: linear heads computed from one pass of sums over the features."""
 
 from typing import TypeAlias
 
-from stages.training.closed_form.average_pool import AveragePoolHeadConfig
 from stages.training.closed_form.discriminant import DiscriminantHeadConfig
-from stages.training.closed_form.lda import LdaHeadConfig
-from stages.training.closed_form.learned_whitening import LearnedWhiteningHeadConfig
-from stages.training.closed_form.pca import PcaHeadConfig
 from stages.training.closed_form.ridge import RidgeHeadConfig
-from stages.training.closed_form.whitening import WhiteningHeadConfig
-from stages.training.closed_form.within import WithinHeadConfig
+from stages.training.closed_form.unsupervised import AveragePoolHeadConfig, PcaHeadConfig, WhiteningHeadConfig
+from stages.training.closed_form.within import LdaHeadConfig, LearnedWhiteningHeadConfig, WithinHeadConfig
 
 ClosedFormConfig: TypeAlias = (
     AveragePoolHeadConfig

@@ -1,4 +1,4 @@
-"""The regularised discriminant, its few numbers chosen by cross-validation over the training classes or rows."""
+"""The regularised discriminant, its few settings chosen by cross-validation over the training classes or rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.linear_map import (
-    LinearMapConfig,
-    TrainingRows,
-    check_dim,
-    check_within,
-)
+from stages.training.closed_form.cross_validation import Grid, Point, search
+from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim, check_within
 from stages.training.closed_form.scatters import Scatters, strengths
-from stages.training.closed_form.search import Grid, Point, search
 from stages.training.heads.inputs import Inputs, InputsConfig
 
 
@@ -30,9 +25,16 @@ class DiscriminantHeadConfig(LinearMapConfig):
     eigenvalues of (1 - b) P S_b P + b c P S_t P, c such that the traces agree; the map is
     x -> diag((l / l_1)^p) V'P x. Few classes span few directions: b fills in the rest.
 
-    Of each of the four numbers, the values to choose from; of one value nothing is chosen. They are chosen together,
-    in ``folds`` folds: the rows of each fold are searched leave-one-out by the discriminant of the others, and the
-    highest mMP@5 wins, the mean over folds of the mean over domains.
+    Each of the four settings lists the values to choose from; with one value each, nothing is chosen. They are chosen
+    together, in ``folds`` folds: the rows of each fold are searched leave-one-out with the discriminant of the others,
+    and the highest mMP@5 wins, the mean over folds of the mean over domains.
+
+    >>> import torch
+    >>> labels = torch.arange(8).repeat_interleave(6)
+    >>> features = torch.eye(8)[labels] + 0.03 * torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
+    >>> chosen, score = DiscriminantHeadConfig(dim=4).choose(features, labels, torch.zeros_like(labels), [8], seed=0)
+    >>> len(chosen.shrinkage), round(score, 1)
+    (1, 1.0)
 
     Args:
         roots: a, exponents of the signed root, in place of ``inputs.root``.
@@ -40,7 +42,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
         total: b, in [0, 1].
         power: p, at least 0.
         folds: at least 2.
-        over: what a fold holds out: whole ``classes``, for those that will be searched are new, or ``rows`` of every
+        over: what a fold holds out: whole ``classes``, since those that will be searched are new, or ``rows`` of every
             class. ``auto`` is rows where :func:`~stages.training.train_head` is given validation records of trained
             classes, and classes otherwise.
     """
@@ -68,7 +70,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
     def choose(
         self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int
     ) -> tuple[DiscriminantHeadConfig, float | None]:
-        """This configuration with the one value of each number that :meth:`fit` would choose, and its mMP@5.
+        """This configuration with the one value of each setting that :meth:`fit` would choose, and its mMP@5.
 
         Arguments as for :meth:`fit`. Where there is nothing to choose, or to choose by, there is no score.
         """
@@ -86,7 +88,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
         dim, classes = sum(rows.blocks), rows.classes.count
         check_dim(self.dim, dim, f"features of {dim:,} numbers")
         if classes < 2:
-            raise ValueError("a discriminant tells classes apart and takes two or more; the rows are of one")
+            raise ValueError("a discriminant separates classes and takes two or more; the rows are of one")
         spanned = f"the means of {classes:,} classes, with total = 0 and power above 0,"
         if not any(self.total) and all(self.power):
             check_dim(self.dim, classes - 1, spanned)

@@ -10,8 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.classes import Classes
-from stages.training.closed_form.statistics import Statistics, gather_statistics
+from stages.training.closed_form.statistics import Classes, Statistics, gather_statistics
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.linear import LinearHead
 

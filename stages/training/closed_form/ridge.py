@@ -8,10 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.classes import Classes
 from stages.training.closed_form.eigen import SINGULAR, descending
 from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim
-from stages.training.closed_form.statistics import Statistics
+from stages.training.closed_form.statistics import Classes, Statistics
 from stages.training.heads.inputs import Inputs
 
 _PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # four steps a decade
@@ -47,7 +46,10 @@ class RidgeHeadConfig(LinearMapConfig):
         aimed = vectors.T @ _cross(statistics)  # X'Y / N in the eigenbasis, (D, C)
         penalty = _gcv(values, aimed, classes) if self.penalty == "gcv" else self.penalty * float(values.mean())
         coefficients = aimed / (values + penalty)[:, None]
-        # x'W has the covariance W'SW; its principal axes are those of the smaller S^(1/2) WW' S^(1/2).
+        # In the eigenbasis of S = V diag(l) V' the coefficients are B = (diag(l) + penalty I)^-1 V'X'Y / N (D, C), and
+        # W = VB. Predictions x'W have the covariance W'SW = A'A with A = diag(l)^(1/2) B, of which C - 1 directions
+        # vary. A'A and AA' (D, D) share their eigenvalues e, and u of AA' belongs to A'u / sqrt(e) of A'A. So the
+        # embedding x'W A'u / sqrt(e) is the map V B B' diag(l)^(1/2) u / sqrt(e).
         square, root = coefficients @ coefficients.T, values.sqrt()
         spreads, axes = descending(root[:, None] * square * root)
         axes, spreads = axes[:, : self.dim], spreads[: self.dim]
@@ -63,6 +65,8 @@ def _cross(statistics: Statistics) -> Tensor:
 
 def _gcv(values: Tensor, aimed: Tensor, classes: Classes) -> float:
     """The penalty of the least N |Y - HY|^2 / (N - tr H)^2; H is the ridge's hat matrix, the mean counted as one."""
+    # With g_i the row i of V'X'Y / N: |Y - HY|^2 / N = |Y|^2 / N - sum_i |g_i|^2 (l_i + 2 p) / (l_i + p)^2, and
+    # tr H = 1 + sum_i l_i / (l_i + p). Each penalty p takes D operations.
     share = classes.sizes.double() / classes.rows
     variance = float((share * (1 - share)).sum())  # of the indicators, over all classes
     explained = aimed.square().sum(1)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.classes import Classes
 from stages.training.closed_form.eigen import descending
-from stages.training.closed_form.statistics import gather_statistics
+from stages.training.closed_form.statistics import Classes, gather_statistics
 from stages.training.heads.inputs import Inputs
 
 # A direction in which no class mean varies comes after the others, in the order of the total scatter.
@@ -40,8 +39,8 @@ class Scatters:
     def of(cls, inputs: Inputs, features: Tensor, classes: Classes, *, size: int, dtype: torch.dtype) -> Scatters:
         """The scatters, of ``dtype``, of ``features`` (N, D); ``size`` is D, or what D was before they were reduced.
 
-        Every row weighs the same in S_w, every domain in S_b and in S_t: where domains share a gallery, small ones are
-        to be told apart no less well, but how images of one class differ is best known from all of them.
+        Every row weighs the same in S_w, every domain in S_b and in S_t: where domains share a gallery, the classes of
+        a small one must be separated no less well, but how images of one class differ is best estimated from all.
         """
         statistics = gather_statistics(inputs, features, classes)
         within = statistics.within()
@@ -60,6 +59,9 @@ class Scatters:
         Within is (1 - shrinkage) S_w + shrinkage tr(S_w) / D I, and the scatter (1 - total) S_b + total c S_t where c
         makes the traces agree.
         """
+        # With S_w = V diag(w) V' the shrunk covariance is V diag((1 - g) w + g level) V'. P = V diag(root) makes it the
+        # identity, and P'S_b P = diag(root) (V'S_b V) diag(root): V'S_b V is computed once, (D,) roots for each g. With
+        # U the eigenvectors of the scatter in that basis, the directions are the columns of PU.
         root = ((1 - shrinkage) * self.values + shrinkage * self.level).rsqrt()
         between, whole = (root[:, None] * scatter * root for scatter in (self.between, self.total))
         share = max(total, _REST) * between.trace() / whole.trace()

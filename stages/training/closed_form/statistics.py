@@ -8,11 +8,58 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.classes import Classes
 from stages.training.heads.inputs import Inputs
 
 _BLOCK = 4096  # rows at a time: of 4,096 numbers each, 64 MiB
 _ALIKE = 1e-6  # of the total: what rounding leaves of a difference of zero
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """C classes of N rows. One label in two domains is two classes, as it is when retrieval is scored.
+
+    Attributes:
+        of_row: the class (N,) of each row, int64 in [0, C).
+        sizes: rows (C,) of each class, int64, at least 1.
+        domains: the domain (C,) of each class, int64 in [0, number of domains).
+    """
+
+    of_row: Tensor
+    sizes: Tensor
+    domains: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, domains: Tensor) -> Classes:
+        """The classes of rows with ``labels`` (N,) and ``domains`` (N,), integers of any value."""
+        _, domains = torch.unique(domains, return_inverse=True)
+        pairs, of_row, sizes = torch.unique(
+            torch.stack([domains, labels]), dim=1, return_inverse=True, return_counts=True
+        )
+        return cls(of_row, sizes, pairs[0])
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.of_row)
+
+    @property
+    def count(self) -> int:
+        """C."""
+        return len(self.sizes)
+
+    def row_weights(self) -> Tensor:
+        """What a row of each class weighs (C,), float64, when every domain is to weigh the same; over all rows, 1."""
+        rows = torch.bincount(self.domains, self.sizes.double())
+        return (1 / (len(rows) * rows))[self.domains]
+
+    def class_weights(self) -> Tensor:
+        """What each class weighs (C,), float64, when every domain is to weigh the same; their sum is 1."""
+        classes = torch.bincount(self.domains).double()
+        return (1 / (len(classes) * classes))[self.domains]
+
+    def take(self, rows: Tensor) -> Classes:
+        """The classes of ``rows`` (n,), positions, numbered anew."""
+        return Classes.of(self.of_row[rows], self.domains[self.of_row[rows]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +87,10 @@ class Statistics:
 
     def second_moment(self) -> Tensor:
         """Sum of w xx' over the rows, (D, D)."""
+        # With x = y + s, s the shift: sum w xx' = sum w yy' + (sum w y) s' + s (sum w y)' + (sum w) ss'.
         mass = self._mass()
-        mean = mass @ self.means
-        return self.moment + _both(mean, self.shift) + mass.sum() * torch.outer(self.shift, self.shift)
+        crossed = torch.outer(mass @ self.means, self.shift)
+        return self.moment + crossed + crossed.T + mass.sum() * torch.outer(self.shift, self.shift)
 
     def covariance(self) -> Tensor:
         """Sum of w (x - m)(x - m)' over the rows, (D, D); m is their weighted mean."""
@@ -55,6 +103,7 @@ class Statistics:
 
         Raises ValueError where the rows of each class are all alike.
         """
+        # Of a class of mean m: sum w (x - m)(x - m)' = sum w xx' - (sum w) mm'.
         within = self.moment - _scatter(self.means, self._mass())
         if not within.trace() > _ALIKE * self.covariance().trace():
             raise ValueError("the rows of each class are all alike; how a class varies cannot be seen from them")
@@ -81,7 +130,7 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
     shift = torch.zeros(0)
     sums = torch.zeros(classes.count, inputs.dim, dtype=torch.float64)
     moment = torch.zeros(inputs.dim, inputs.dim, dtype=torch.float64)
-    for rows, of_row in blocks_of_rows(inputs, features, classes):
+    for rows, of_row in _blocks_of_rows(inputs, features, classes):
         if not len(shift):
             shift = rows.mean(0)
         rows = rows - shift  # not in place: without any step, float32 features come as they are
@@ -93,7 +142,28 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
     return Statistics(classes, weights, shift.double(), means, (moment + moment.T) / 2)
 
 
-def blocks_of_rows(inputs: Inputs, features: Tensor, classes: Classes) -> Iterator[tuple[Tensor, Tensor]]:
+def ledoit_wolf(statistics: Statistics, inputs: Inputs, features: Tensor) -> float:
+    """The shrinkage in [0, 1] of ``statistics.within()`` (D, D), rows of equal weight, towards (tr S / D) I.
+
+    It is that of the N residuals of ``features`` (N, D), each less the mean of its class, their mean known to be zero
+    (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004), as scikit-learn computes from the residuals in memory.
+    """
+    # The shrinkage that brings (1 - s) S + s u I nearest to the true covariance, u = tr S / D, is noise / away in
+    # squared Frobenius norms: away = |S - uI|^2 = |S|^2 - D u^2, and noise the expected |S - true|^2, estimated by
+    # 1/N^2 sum |rr' - S|^2 = (1/N sum |r|^4 - |S|^2) / N over the residuals r: a second pass, for their fourth powers.
+    fourth = 0.0
+    for rows, of_row in _blocks_of_rows(inputs, features, statistics.classes):
+        residuals = rows.double() - statistics.shift - statistics.means[of_row]
+        fourth += float(residuals.square().sum(1).square().sum())
+    within = statistics.within()
+    square = float(within.square().sum())
+    level = float(within.trace()) / statistics.dim
+    away = square - statistics.dim * level**2
+    noise = (fourth / statistics.classes.rows - square) / statistics.classes.rows
+    return 1.0 if away <= 0 else min(1.0, max(0.0, noise / away))
+
+
+def _blocks_of_rows(inputs: Inputs, features: Tensor, classes: Classes) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of ``features`` (N, D) as ``inputs`` makes them, (B, D) float32, each with its classes (B,)."""
     for rows, of_row in zip(torch.split(features, _BLOCK), torch.split(classes.of_row, _BLOCK), strict=True):
         yield inputs(rows), of_row
@@ -101,8 +171,3 @@ def blocks_of_rows(inputs: Inputs, features: Tensor, classes: Classes) -> Iterat
 
 def _scatter(means: Tensor, mass: Tensor) -> Tensor:
     return (means * mass[:, None]).T @ means
-
-
-def _both(left: Tensor, right: Tensor) -> Tensor:
-    product = torch.outer(left, right)
-    return product + product.T

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from stages.training.multilabel.gru import Scan
 from stages.training.multilabel.losses import AsymmetricConfig, balanced_weights, binary
 from stages.training.multilabel.network import kaiming_map
 
@@ -100,11 +99,10 @@ class SayWords(nn.Module):
         self.said = said.scatter(1, place, words)
         self.read, self.counts = read.clamp(min=0), counts
         self.reading = nn.Parameter(torch.empty(words + 1, _WORD).normal_(generator=generator))
-        bound = HIDDEN**-0.5  # as PyTorch draws those of a GRU
-        self.of_word, self.of_word_bias, self.of_state, self.of_state_bias = (
-            nn.Parameter(torch.empty(3 * HIDDEN, *inputs).uniform_(-bound, bound, generator=generator))
-            for inputs in ((_WORD,), (), (HIDDEN,), ())
-        )
+        self.gru = nn.GRU(_WORD, HIDDEN, device="meta").to_empty(device="cpu")  # without draws of the global generator
+        bound = HIDDEN**-0.5  # the range of nn.GRU
+        for name in ("weight_ih_l0", "bias_ih_l0", "weight_hh_l0", "bias_hh_l0"):
+            nn.init.uniform_(getattr(self.gru, name), -bound, bound, generator=generator)
         self.start, self.start_bias = (nn.Parameter(of) for of in kaiming_map(HIDDEN, dim, generator))
         self.say, self.say_bias = (nn.Parameter(of) for of in kaiming_map(words + 1, HIDDEN, generator))
 
@@ -116,17 +114,11 @@ class SayWords(nn.Module):
         order = known[torch.argsort(self.counts[rows[known]], descending=True, stable=True)]
         rows, lengths = rows[order], self.counts[rows[order]] + 1
         longest = int(lengths[0])
-        read = pack_padded_sequence(self.read[rows, :longest], lengths, batch_first=True)
+        words = functional.relu(functional.embedding(self.read[rows, :longest], self.reading))
+        first = functional.linear(hidden[order], self.start, self.start_bias)
+        states, _ = self.gru(pack_padded_sequence(words, lengths, batch_first=True), first[None])
         said = pack_padded_sequence(self.said[rows, :longest], lengths, batch_first=True).data
-        vocabulary = functional.linear(functional.relu(self.reading), self.of_word, self.of_word_bias)
-        states: Tensor = Scan.apply(
-            functional.embedding(read.data, vocabulary),
-            functional.linear(hidden[order], self.start, self.start_bias),
-            self.of_state,
-            self.of_state_bias,
-            read.batch_sizes.tolist(),
-        )
-        return functional.cross_entropy(functional.linear(states, self.say, self.say_bias), said)
+        return functional.cross_entropy(functional.linear(states.data, self.say, self.say_bias), said)
 
 
 def _counts(target: Tensor, width: int) -> Tensor:

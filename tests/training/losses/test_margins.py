@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from cache.errors import ConfigError
 from pipeline.config import parse_config
-from stages.training.loss import LossConfig
 from stages.training.losses import (
     AdaFaceConfig,
     ArcFaceConfig,
@@ -21,6 +20,7 @@ from stages.training.losses import (
 )
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.margins import Margin
+from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import DIM, batch, by_class
 

@@ -14,6 +14,7 @@ from stages.training import (
     ArcFaceConfig,
     EpochLog,
     Head,
+    HeadRecipe,
     MultilabelHeadConfig,
     OptimizerConfig,
     PosteriorHeadConfig,
@@ -21,10 +22,9 @@ from stages.training import (
     head_identity,
     train_head,
 )
-from stages.training.classes import held_rows
-from stages.training.initialization import check_start
 from stages.training.multilabel.labels import AttributesConfig
 from stages.training.multilabel.losses import AsymmetricConfig, ContrastiveConfig
+from stages.training.rows.held_out import held_rows
 from tests.toys.attributes import toy_attributes, with_columns
 
 QUICK = TrainingConfig(epochs=4, batch_size=16)
@@ -99,7 +99,7 @@ def test_every_kind_learns_and_a_training_that_was_stopped_ends_with_the_same_bi
     store, records = toy_attributes(tmp_path)
 
     def train(**more: object) -> Head:
-        return train_head(store, records, KINDS[name], optimizer=FAST, training=QUICK, **more)  # type: ignore[arg-type]
+        return train_head(store, records, HeadRecipe(KINDS[name], optimizer=FAST, training=QUICK), **more)  # type: ignore[arg-type]
 
     whole = train()
     assert whole.log[-1].loss < whole.log[0].loss
@@ -119,8 +119,10 @@ def test_every_kind_learns_and_a_training_that_was_stopped_ends_with_the_same_bi
 
 def test_attributes_and_a_margin_loss_are_trained_together(tmp_path: Path) -> None:
     store, records = toy_attributes(tmp_path)
-    alone = train_head(store, records, KINDS["attributes"], optimizer=FAST, training=QUICK)
-    both = train_head(store, records, KINDS["attributes"], ArcFaceConfig(scale=8.0), optimizer=FAST, training=QUICK)
+    alone = train_head(store, records, HeadRecipe(KINDS["attributes"], optimizer=FAST, training=QUICK))
+    both = train_head(
+        store, records, HeadRecipe(KINDS["attributes"], ArcFaceConfig(scale=8.0), optimizer=FAST, training=QUICK)
+    )
     assert both.log[0].loss > alone.log[0].loss + 1
     assert both.log[-1].loss < both.log[0].loss
     assert both.fingerprint != alone.fingerprint
@@ -128,7 +130,7 @@ def test_attributes_and_a_margin_loss_are_trained_together(tmp_path: Path) -> No
 
 def test_a_head_is_saved_and_loaded_whole(tmp_path: Path) -> None:
     store, records = toy_attributes(tmp_path)
-    head = train_head(store, records, MultilabelHeadConfig(), optimizer=FAST, training=QUICK)
+    head = train_head(store, records, HeadRecipe(MultilabelHeadConfig(), optimizer=FAST, training=QUICK))
     head.save(tmp_path / "head")
     loaded = Head.load(tmp_path / "head", head.identity)
     features = np.asarray(store.read(records.digests))
@@ -138,10 +140,12 @@ def test_a_head_is_saved_and_loaded_whole(tmp_path: Path) -> None:
 
 def test_the_epoch_is_chosen_by_images_of_every_class_and_then_all_are_trained_on(tmp_path: Path) -> None:
     store, records = toy_attributes(tmp_path)
-    head = train_head(store, records, KINDS["attributes"], optimizer=FAST, training=QUICK)
+    head = train_head(store, records, HeadRecipe(KINDS["attributes"], optimizer=FAST, training=QUICK))
     assert head.summary.chosen_by == "mMP@5 on 12 held-out images; then all were trained on"
     assert [epoch.phase for epoch in head.log] == ["choose"] * 4 + ["train"] * head.summary.epoch
-    kept = train_head(store, records, replace(KINDS["attributes"], refit=False), optimizer=FAST, training=QUICK)
+    kept = train_head(
+        store, records, HeadRecipe(replace(KINDS["attributes"], refit=False), optimizer=FAST, training=QUICK)
+    )
     assert kept.summary.chosen_by == "mMP@5 on 12 held-out images, which it did not learn"
     assert {epoch.phase for epoch in kept.log} == {"choose"}
 
@@ -161,8 +165,8 @@ def test_a_missing_value_trains_nothing(tmp_path: Path) -> None:
     config = MultilabelHeadConfig(dim=8)
     colours = [*records.attribute("colour")]
     hidden = with_columns(records, {"attributes.colour": [c if at % 2 else None for at, c in enumerate(colours)]})
-    one = train_head(store, hidden, config, optimizer=FAST, training=replace(QUICK, holdout=0.0))
-    full = train_head(store, records, config, optimizer=FAST, training=replace(QUICK, holdout=0.0))
+    one = train_head(store, hidden, HeadRecipe(config, optimizer=FAST, training=replace(QUICK, holdout=0.0)))
+    full = train_head(store, records, HeadRecipe(config, optimizer=FAST, training=replace(QUICK, holdout=0.0)))
     assert bits(one) != bits(full)
     assert one.log[-1].loss < one.log[0].loss
 
@@ -180,10 +184,10 @@ def test_an_attribute_that_cannot_be_learned_is_left_out_only_if_the_settings_sa
     store, records = toy_attributes(tmp_path)
     records = with_columns(records, {"attributes.season": ["fall"] * len(records)})
     config = MultilabelHeadConfig(dim=8, attributes=AttributesConfig(unusable="leave_out"))
-    head = train_head(store, records, config, optimizer=FAST, training=QUICK)
+    head = train_head(store, records, HeadRecipe(config, optimizer=FAST, training=QUICK))
     assert head.summary.left_out == ["season"]
     without = records.table.drop_columns("attributes.season")
-    plain = train_head(store, type(records)(without, {}), config, optimizer=FAST, training=QUICK)
+    plain = train_head(store, type(records)(without, {}), HeadRecipe(config, optimizer=FAST, training=QUICK))
     assert bits(head) == bits(plain)
 
 
@@ -198,4 +202,4 @@ def test_what_a_head_of_attributes_has_no_use_for_is_refused(
     head: MultilabelHeadConfig | PosteriorHeadConfig, more: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check_start(head, **({"loss": None, "start": None, "training": TrainingConfig()} | more))  # type: ignore[arg-type]
+        HeadRecipe(head, **more)  # type: ignore[arg-type]

@@ -137,15 +137,8 @@ def test_words_are_said_one_after_another_from_the_hidden_layer_as_a_cell_at_a_t
     counts = torch.tensor([2, 1, -1, 3])
     task = SayWords(4, sentences, counts, 3, drawn())
     hidden, rows = torch.randn(4, 4, generator=drawn(1)), torch.tensor([1, 3, 2, 0])
-    cell = nn.GRUCell(task.of_word.shape[1], task.of_state.shape[1])
-    cell.load_state_dict(
-        {
-            "weight_ih": task.of_word.data,
-            "weight_hh": task.of_state.data,
-            "bias_ih": task.of_word_bias.data,
-            "bias_hh": task.of_state_bias.data,
-        }
-    )
+    cell = nn.GRUCell(task.gru.input_size, task.gru.hidden_size)
+    cell.load_state_dict({name.removesuffix("_l0"): weight for name, weight in task.gru.state_dict().items()})
     lost: list[Tensor] = []
     with torch.no_grad():
         for at, row in enumerate(rows.tolist()):

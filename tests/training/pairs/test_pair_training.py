@@ -14,7 +14,7 @@ import torch
 
 from cache.errors import ConfigError, MissingExtraError, RecordsError
 from pipeline.config import parse_config
-from stages.retrieval import leave_one_out
+from stages.ranking import leave_one_out
 from stages.training import (
     Head,
     LinearHeadConfig,
@@ -24,9 +24,8 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.batched_heads import stack_key
 from stages.training.closed_form import PcaHeadConfig
-from stages.training.loop import Part, _Run
+from stages.training.loop import TrainingJob, _Run
 from stages.training.pairs import (
     AllConfig,
     ContrastiveConfig,
@@ -47,11 +46,12 @@ from stages.training.pairs import (
 )
 from stages.training.pairs.cross_batch_memory import Memory
 from stages.training.pairs.loss import RowWise
-from stages.training.recipe import Recipe
+from stages.training.recipe import HeadRecipe
 from stages.training.rows import LabelledRows
-from stages.training.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
-from stages.training.setup import prepare
+from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep import cross_validation, run_trials
+from stages.training.sweep.batched_heads import stack_key
+from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 
 EVERY: list[Any] = [
@@ -75,15 +75,17 @@ LEARNED = classes_of(20, 8)
 
 def run_of(folder: Path, loss: LossConfig, training: TrainingConfig = SHORT, head: Any = None) -> _Run:
     features, records = toy(folder, LEARNED)
-    setup = prepare(features, records, head or LinearHeadConfig(dim=4), loss, training=training)
-    return _Run(Part(setup, LabelledRows.of(features, records, mapped=False), None, training.epochs, "train"))
+    setup = prepare(features, records, HeadRecipe(head or LinearHeadConfig(dim=4), loss, training=training))
+    return _Run(TrainingJob(setup, LabelledRows.of(features, records, mapped=False), None, training.epochs))
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=lambda loss: loss.kind)
 def test_a_head_of_one_line_finds_its_classes_better_than_the_feature(tmp_path: Path, loss: LossConfig) -> None:
     features, records = toy(tmp_path, classes_of(30, 8))
     head = train_head(
-        features, records, LinearHeadConfig(dim=4), loss, training=replace(SHORT, epochs=30), optimizer=FASTER
+        features,
+        records,
+        HeadRecipe(LinearHeadConfig(dim=4), loss, optimizer=FASTER, training=replace(SHORT, epochs=30)),
     )
     vectors = np.asarray(features.read(records.digests)).astype(np.float32)
     _, labels = np.unique(np.array(records.classes, dtype=object), return_inverse=True)
@@ -97,7 +99,7 @@ def test_a_head_of_one_line_finds_its_classes_better_than_the_feature(tmp_path: 
 @pytest.mark.parametrize("loss", OF_PAIRS, ids=lambda loss: loss.kind)
 def test_the_log_says_what_was_found(tmp_path: Path, loss: LossConfig) -> None:
     features, records = toy(tmp_path, LEARNED)
-    head = train_head(features, records, LinearHeadConfig(dim=4), loss, training=SHORT)
+    head = train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), loss, training=SHORT))
     for epoch in head.log:
         assert epoch.pairs is not None
         assert epoch.pairs > 0
@@ -115,7 +117,9 @@ def test_what_is_found_gets_easier_as_the_head_learns(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
     loss = ContrastiveConfig(margin_dist=1.0)
     training = replace(SHORT, epochs=8)
-    log = train_head(features, records, LinearHeadConfig(dim=4), loss, training=training, optimizer=FASTER).log
+    log = train_head(
+        features, records, HeadRecipe(LinearHeadConfig(dim=4), loss, optimizer=FASTER, training=training)
+    ).log
     assert log[-1].hardness is not None
     assert log[0].hardness is not None
     assert log[-1].hardness < log[0].hardness - 0.1
@@ -123,7 +127,9 @@ def test_what_is_found_gets_easier_as_the_head_learns(tmp_path: Path) -> None:
 
 def test_of_a_margin_loss_the_log_says_nothing_about_pairs(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
-    (epoch, *_) = train_head(features, records, LinearHeadConfig(dim=4), NormFaceConfig(), training=SHORT).log
+    (epoch, *_) = train_head(
+        features, records, HeadRecipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=SHORT)
+    ).log
     assert (epoch.pairs, epoch.zero_share, epoch.hardness) == (None, None, None)
 
 
@@ -135,7 +141,9 @@ def test_by_default_batches_suit_the_loss(tmp_path: Path) -> None:
 
     def sampling(loss: LossConfig, **settings: Any) -> object:
         training = TrainingConfig(**settings)
-        return prepare(features, records, LinearHeadConfig(dim=4), loss, training=training).training.sampling
+        return prepare(
+            features, records, HeadRecipe(LinearHeadConfig(dim=4), loss, training=training)
+        ).training.sampling
 
     for loss in EVERY:
         assert sampling(loss) == (ClassesByImagesConfig() if loss.of_pairs else ShuffledConfig())
@@ -150,7 +158,7 @@ def test_by_default_batches_suit_the_loss(tmp_path: Path) -> None:
 def test_the_identity_of_a_head_with_a_margin_loss_does_not_change_by_naming_its_sampling(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
     found = [
-        prepare(features, records, LinearHeadConfig(dim=4), NormFaceConfig(), training=training).identity()
+        prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=training)).identity()
         for training in (TrainingConfig(), TrainingConfig(sampling=ShuffledConfig()))
     ]
     assert found[0] == found[1]
@@ -160,11 +168,11 @@ def test_a_loss_on_pairs_that_could_never_find_one_is_refused(tmp_path: Path) ->
     features, records = toy(tmp_path, classes_of(20, 1))
     training = TrainingConfig(minimum_class_size=1)
     with pytest.raises(RecordsError, match="triplet compares rows of a class, but each of the 20 training classes has"):
-        prepare(features, records, LinearHeadConfig(dim=4), TripletConfig(), training=training)
-    prepare(features, records, LinearHeadConfig(dim=4), ProxyNcaConfig(), training=training)
+        prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), TripletConfig(), training=training))
+    prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), ProxyNcaConfig(), training=training))
     training = replace(training, sampling=ClassesByImagesConfig(images=1))
     with pytest.raises(ValueError, match=r"supcon compares rows of a class: sampling\.images is at least 2, got 1"):
-        prepare(features, records, LinearHeadConfig(dim=4), SupConConfig(), training=training)
+        prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), SupConConfig(), training=training))
 
 
 # Memory
@@ -189,7 +197,7 @@ def test_each_step_is_remembered_once_with_its_rows(tmp_path: Path) -> None:
         run.epoch()
         assert len(run.loss.memory) == min(150, 32 * 5)
         _, labels, rows = run.loss.memory.content(4)
-        assert labels.tolist() == run.part.rows.labels[rows.numpy()].tolist()
+        assert labels.tolist() == run.job.rows.labels[rows.numpy()].tolist()
 
 
 def test_nested_sizes_share_one_memory_of_whole_embeddings(tmp_path: Path) -> None:
@@ -256,7 +264,7 @@ def test_a_run_file_names_each_loss_in_one_line(line: str, wanted: object) -> No
     (head,) = parse_config(HEADS.replace("{LOSS}", line)).heads
     if wanted is not None:
         assert head.loss == wanted
-    assert Recipe(head.head, head.loss).method == line.split('"')[1]
+    assert HeadRecipe(head.head, head.loss).method == line.split('"')[1]
 
 
 @pytest.mark.parametrize(
@@ -281,8 +289,8 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     for loss in (TripletConfig(), ProxyAnchorConfig()):
         with pytest.raises(MissingExtraError, match=r"pip install 'permafrost-retrieval\[pairs\]'"):
-            train_head(features, records, LinearHeadConfig(dim=4), loss, training=SHORT)
-    train_head(features, records, LinearHeadConfig(dim=4), SmoothApConfig(), training=SHORT)  # our own
+            train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), loss, training=SHORT))
+    train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), SmoothApConfig(), training=SHORT))  # our own
 
 
 # Sweeps
@@ -290,9 +298,9 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_no_loss_on_pairs_is_stacked_and_each_has_trials_of_its_own(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
-    base = Recipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=SHORT)
+    base = HeadRecipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=SHORT)
     assert stack_key(base, 20) is not None
-    recipes = [base, *(base.having({"loss.kind": loss.kind}) for loss in EVERY)]
+    recipes = [base, *(base.with_settings({"loss.kind": loss.kind}) for loss in EVERY)]
     for recipe in recipes[1:]:
         assert stack_key(recipe, 20) is None
     some = [recipes[0], recipes[2], recipes[5]]
@@ -303,11 +311,11 @@ def test_no_loss_on_pairs_is_stacked_and_each_has_trials_of_its_own(tmp_path: Pa
 
 
 def test_a_sweep_can_choose_the_miner_and_its_settings() -> None:
-    base = Recipe(LinearHeadConfig(dim=4), TripletConfig(miner=SemiHardConfig()))
-    assert base.having({"loss.miner": {"kind": "hard"}}).loss == TripletConfig(miner=HardConfig())
-    found = base.having({"loss.miner.margin_dist": 0.1, "loss.memory": 500}).loss
+    base = HeadRecipe(LinearHeadConfig(dim=4), TripletConfig(miner=SemiHardConfig()))
+    assert base.with_settings({"loss.miner": {"kind": "hard"}}).loss == TripletConfig(miner=HardConfig())
+    found = base.with_settings({"loss.miner.margin_dist": 0.1, "loss.memory": 500}).loss
     assert found == TripletConfig(miner=SemiHardConfig(margin_dist=0.1), memory=500)
-    other = base.having({"loss.memory": 9}).having({"loss.kind": "contrastive"}).loss
+    other = base.with_settings({"loss.memory": 9}).with_settings({"loss.kind": "contrastive"}).loss
     assert other == ContrastiveConfig(miner=SemiHardConfig(), memory=9)
 
 
@@ -317,7 +325,7 @@ def test_a_sweep_can_choose_the_miner_and_its_settings() -> None:
 @pytest.mark.parametrize("loss", [TripletConfig(), ProxyAnchorConfig(), SoftTripleConfig(subcenters=2)])
 def test_a_closed_form_can_be_where_training_starts(tmp_path: Path, loss: LossConfig) -> None:
     features, records = toy(tmp_path, LEARNED)
-    head = train_head(features, records, PcaHeadConfig(dim=4), loss, training=replace(SHORT, anchor=()))
+    head = train_head(features, records, HeadRecipe(PcaHeadConfig(dim=4), loss, training=replace(SHORT, anchor=())))
     assert len(head.log) == 3
 
 

@@ -10,9 +10,9 @@ import torch
 
 from stages.training import LinearHeadConfig, OptimizerConfig
 from stages.training.heads.inputs import InputsConfig
-from stages.training.initialization import start_prototypes
 from stages.training.pairs import ProxyAnchorConfig, ProxyNcaConfig, SoftTripleConfig
 from stages.training.pairs.loss import PairLoss
+from stages.training.weights.initialization import start_prototypes
 from tests.oracles import pairs as oracle
 from tests.toys.pairs import FEW
 

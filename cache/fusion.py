@@ -1,0 +1,44 @@
+"""Rows of several stores side by side: each of unit length, then perhaps the proportions of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+PROPORTIONS = 3
+_INPUT_PIXELS = 224
+
+
+def fuse(
+    parts: Sequence[npt.NDArray[np.generic]],
+    dtype: npt.DTypeLike,
+    proportions: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.generic]:
+    """Fused rows (n, D) in ``dtype``: ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
+
+    >>> fuse([np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]])], np.float32)
+    array([[0.6, 0.8, 0. , 1. ]], dtype=float32)
+    """
+    extra = 0 if proportions is None else proportions.shape[1]
+    fused = np.empty((len(parts[0]), sum(part.shape[1] for part in parts) + extra), dtype)
+    low = 0
+    for part in parts:
+        rows = part.astype(np.float32)
+        length = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+        fused[:, low : low + rows.shape[1]] = rows / np.where(length > 0, length, 1)
+        low += rows.shape[1]
+    if proportions is not None:
+        fused[:, low:] = proportions
+    return fused
+
+
+def image_proportions(height: npt.NDArray[np.generic], width: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """H / W, H / 224 and W / 224 of images of ``height`` (n,) and ``width`` (n,) pixels, (n, 3).
+
+    >>> image_proportions(np.array([112]), np.array([224]))
+    array([[0.5, 0.5, 1. ]], dtype=float32)
+    """
+    tall, wide = height.astype(np.float32), width.astype(np.float32)
+    return np.stack([tall / wide, tall / _INPUT_PIXELS, wide / _INPUT_PIXELS], 1)

@@ -1,0 +1,59 @@
+"""The command ``extract``."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+
+import typer
+
+from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
+from pipeline.config import RunConfig, read_config
+from pipeline.extraction import Extracted, Hardware, extract_features
+from pipeline.progress import Display
+from pipeline.run import read_dataset
+from stages.records import Records
+
+
+def extract(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    max_failures: MaxFailures = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 1: run the frozen backbones over the images that their stores lack."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    records = read_dataset(config, display)
+    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
+    for extracted in done:
+        features, failures = extracted.features, extracted.failures
+        line = {
+            "backbone": features.name,
+            "features": features.fingerprint,
+            "path": str(features.path),
+            "computed": extracted.computed,
+            "present": extracted.present,
+            "failed": len(failures),
+            "failures": [failed._asdict() for failed in failures],
+        }
+        text = f"{extracted.computed:,} computed, {extracted.present:,} present, {len(failures):,} failed"
+        typer.echo(json_module.dumps(line) if json else f"{features.path}: {text}")
+    fail_on_too_many(config, records, done, max_failures)
+
+
+def fail_on_too_many(
+    config: RunConfig, records: Records, done: Sequence[Extracted], max_failures: float | None
+) -> None:
+    """Exit with status 1 when the share of images that failed is above the allowed one."""
+    allowed = config.extraction.max_failures if max_failures is None else max_failures
+    for extracted in done:
+        if len(extracted.failures) > allowed * len(records):
+            Display().warn(
+                f"{len(extracted.failures):,} of {len(records):,} images failed with {extracted.features.name}, more "
+                f"than max_failures = {allowed:g} allows. Mend or drop them, or allow more: --max-failures."
+            )
+            raise typer.Exit(1)

@@ -1,0 +1,64 @@
+"""The command ``inspect``."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Any
+
+import typer
+
+from cache import FeatureStore
+from pipeline.commands.options import Json, RunFileOrStore
+from pipeline.config import read_config
+from pipeline.progress import Display
+from pipeline.run import read_dataset
+from pipeline.stores import find_stores
+
+
+def inspect(path: RunFileOrStore, json: Json = False) -> None:
+    """Print what a store holds: identity, provenance, rows, failures, bytes."""
+    uris: dict[bytes, str] = {}  # with a run file, failures are named by their images
+    if path.suffix == ".toml":
+        records = read_dataset(read_config(path), Display(quiet=True))
+        uris = dict(zip(records.digests, records.uris, strict=True))
+    for store in find_stores(path):
+        facts = store_facts(store, uris)
+        typer.echo(json_module.dumps(facts) if json else _text(facts))
+
+
+def store_facts(store: FeatureStore, uris: dict[bytes, str]) -> dict[str, Any]:
+    """What ``store`` holds, as JSON; ``uris`` names images by their digests."""
+    return {
+        "store": str(store.path),
+        "fingerprint": store.fingerprint,
+        "rows": dict(sorted(store.counts().items())),
+        "chunks": len(store.chunks()),
+        "dim": store.dim,
+        "dtype": str(store.dtype),
+        "bytes": store.size_bytes(),
+        "identity": dict(store.identity.fields),
+        "provenance": json_module.loads((store.path / "provenance.json").read_text(encoding="utf-8")),
+        "failures": [
+            {
+                "digest": failure.digest.hex(),
+                "image": uris.get(failure.digest),
+                "status": failure.outcome.status,
+                "reason": failure.outcome.error,
+            }
+            for failure in store.failures()
+        ],
+    }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    lines = [str(facts["store"])]
+    for key, value in list(facts.items())[1:]:
+        if isinstance(value, dict):
+            text = json_module.dumps(value, indent=2, sort_keys=True) if key == "identity" else json_module.dumps(value)
+            lines.append(f"  {key}: " + text.replace("\n", "\n  "))
+        elif isinstance(value, list):
+            lines.append(f"  {key}: {len(value):,}")
+            lines += [f"    {entry['image'] or entry['digest'][:16] + '...'}: {entry['reason']}" for entry in value]
+        else:
+            lines.append(f"  {key}: {value:,}" if isinstance(value, int) else f"  {key}: {value}")
+    return "\n".join(lines)

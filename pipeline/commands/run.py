@@ -1,0 +1,31 @@
+"""The command ``run``."""
+
+from __future__ import annotations
+
+from pipeline.commands.extract import fail_on_too_many
+from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
+from pipeline.commands.score import print_scores
+from pipeline.config import read_config
+from pipeline.extraction import Hardware, extract_features
+from pipeline.progress import Display
+from pipeline.run import find_vectors, read_dataset
+
+
+def run(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    max_failures: MaxFailures = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """All three stages: extract, train-heads, score."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    records = read_dataset(config, display)
+    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
+    vectors = find_vectors(config, records, display, train=True)
+    picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
+    display.say(f"some queries with their nearest images: {picture}")
+    fail_on_too_many(config, records, done, max_failures)

@@ -1,0 +1,33 @@
+"""The command ``train-heads``."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.config import read_config
+from pipeline.progress import Display
+from pipeline.run import find_vectors, read_dataset
+from pipeline.score_rows import RAW
+
+
+def train_heads(
+    run_file: RunFile,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write loss, rate and score of every epoch as TensorBoard events.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 2: train the heads on stored features, and embed with them."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    records = read_dataset(config, display)
+    for vectors in find_vectors(config, records, display, train=True, tensorboard=tensorboard):
+        if vectors.head != RAW:
+            path = str(vectors.store.path)
+            line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}
+            text = f"{vectors.backbone} {vectors.head}: {path}"
+            typer.echo(json_module.dumps(line | {"path": path}) if json else text)

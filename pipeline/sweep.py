@@ -1,0 +1,265 @@
+"""A sweep: many configurations of the run's heads, judged on held-out training classes and ranked.
+
+::
+
+    [[heads]] x [sweep] --> families of recipes --search--> trials (folds x seeds), each run once --> places
+
+    <artifacts>/sweeps/<run>-<fingerprint of the data, the folds and the seeds>/
+        trials/<fingerprint>.npz
+        leaderboard.csv, leaderboard.html
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import fingerprint
+from cache.errors import ConfigError
+from pipeline.config import HeadRun, RunConfig, parse_config
+from pipeline.feature_sets import FeatureSet
+from pipeline.progress import Display
+from pipeline.score_rows import RAW
+from pipeline.toml import write_toml
+from pipeline.trials import Arrays, QueryScores, run_once
+from stages.analysis import Difference, paired_difference, t_interval
+from stages.ranking import leave_one_out
+from stages.records import Records
+from stages.training.recipe import HeadRecipe, Settings, nearest_key
+from stages.training.rows import rows_digest
+from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
+from stages.training.sweep.search_space import Family, SweepConfig, families
+from stages.training.sweep.search_strategy import search
+
+
+@dataclass(frozen=True)
+class HeadFamily:
+    """One of ``[[heads]]`` and one of the families of recipes that it spans."""
+
+    head: str
+    family: Family
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A configuration with its trial. ``method`` is its loss or closed form, ``keys`` (Q,) are its queries.
+
+    ``fingerprint`` is that of the trial; None for the raw feature.
+    """
+
+    backbone: str
+    head: str
+    method: str
+    settings: Mapping[str, Any]
+    trial: Trial
+    keys: tuple[str, ...]
+    fingerprint: str | None = None
+
+    @property
+    def raw(self) -> bool:
+        """True for the feature itself, which nothing was trained on."""
+        return self.fingerprint is None
+
+
+@dataclass(frozen=True)
+class Place:
+    """An entry with its mean score over folds and seeds, between the ends of its 95 % t interval.
+
+    The ends are NaN for a single training. ``behind`` is the best entry less this one, query by query; None for the
+    best itself.
+    """
+
+    entry: Entry
+    value: float
+    low: float
+    high: float
+    behind: Difference | None
+
+
+def planned(config: RunConfig, sweep: SweepConfig) -> list[HeadFamily]:
+    """What is swept, checked before any work. Raises ConfigError naming the key that is wrong."""
+    if not config.heads:
+        raise ConfigError("sweep: there is nothing to sweep over: the run has no [[heads]]")
+    names = tuple(head.name for head in config.heads)
+    if sweep.head is not None and sweep.head not in names:
+        raise ConfigError(
+            f"sweep.head: none of [[heads]] is called {sweep.head!r}{nearest_key(sweep.head, names)}; "
+            f"there are {', '.join(names)}"
+        )
+    axes, plan = sweep.axes(), []
+    for head in config.heads:
+        if sweep.head in (None, head.name):
+            base = head.recipe
+            plan += [HeadFamily(head.name, family) for family in families(base, axes)]
+    if sweep.method == "grid":
+        for part in plan:
+            for settings in part.family.grid():
+                _recipe(part.family, settings)
+    return plan
+
+
+def remarks(sweep: SweepConfig, plan: Sequence[HeadFamily]) -> list[str]:
+    """What to know before comparing losses by this sweep."""
+    budgets = {f"{part.family.base.method} of {part.head}": _budget(sweep, part.family) for part in plan}
+    if len(set(budgets.values())) > 1:
+        listed = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
+        return [f"not every loss is tried as often ({listed}): give each as many values for a fair comparison"]
+    return []
+
+
+def sweep_folder(config: RunConfig, sweep: SweepConfig, name: str, sets: Sequence[FeatureSet], train: Records) -> Path:
+    """The folder of all trials that can be compared: of the same data, folds, seeds and metric."""
+    identity = fingerprint(
+        {
+            "features": [part.features.fingerprint for part in sets],
+            "rows": rows_digest(train),
+            "folds": sweep.folds,
+            "seeds": list(sweep.seeds),
+            "seed": config.seed,
+            "objective": sweep.objective,
+        }
+    )
+    return Path(config.artifacts) / "sweeps" / f"{name}-{identity[:8]}"
+
+
+def run_sweep(
+    config: RunConfig,
+    sweep: SweepConfig,
+    plan: Sequence[HeadFamily],
+    sets: Sequence[FeatureSet],
+    train: Records,
+    folder: Path,
+    display: Display,
+) -> list[Place]:
+    """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run."""
+    entries: list[Entry] = []
+    judge = partial(leave_one_out, metric=sweep.objective)
+    for part in sets:
+        validation = cross_validation(
+            part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=config.seed
+        )
+        if part.raw:
+            entries.append(Entry(part.name, RAW, RAW, {}, validation.raw(), validation.query_keys))
+        names = {head.name for head in part.heads}
+        own = [one for one in plan if one.head in names]
+        entries += _search(config, sweep, own, part.name, validation, folder, display)
+    return ranked(entries, sweep.objective, config.seed)
+
+
+def ranked(entries: Sequence[Entry], metric: str, seed: int) -> list[Place]:
+    """``entries`` best first, the first of equals before the others, a raw feature after a head that equals it."""
+    order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
+    places = []
+    for entry in order:
+        behind = None
+        if entry is not order[0]:
+            (behind,) = paired_difference(_queries(order[0], metric), _queries(entry, metric), seed=seed)
+        places.append(Place(entry, *t_interval(entry.trial.scores.ravel()), behind))
+    return places
+
+
+def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, sweep: SweepConfig) -> str:
+    """The text of ``run_file`` without ``[sweep]`` and with one head: the ``winner``."""
+    entry = winner.entry
+    recipe = next(
+        part.family.recipe(entry.settings)
+        for part in plan
+        if part.head == entry.head and part.family.fixed.items() <= dict(entry.settings).items()
+    )
+    raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
+    raw.pop("sweep")
+    parts = {part: _table(getattr(recipe, part)) for part in ("loss", "start", "optimizer", "training")}
+    of_run = {field.name for field in fields(HeadRun)} - {"head", *parts}
+    written = next(head for head in raw["heads"] if head["name"] == entry.head)
+    raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | asdict(recipe.head) | parts]
+    settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry.settings.items()) or "as it was"
+    score = f"{sweep.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
+    heading = (
+        f"Written by `permafrost sweep {run_file.name}`: the best configuration of {entry.head} on {entry.backbone}.",
+        settings,
+        f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
+    )
+    text = "".join(f"# {line}\n" for line in heading) + "\n" + write_toml(raw)
+    parse_config(text, "the winner's run file")  # what is written can be read
+    return text
+
+
+def _search(
+    config: RunConfig,
+    sweep: SweepConfig,
+    plan: Sequence[HeadFamily],
+    backbone: str,
+    validation: CrossValidation,
+    folder: Path,
+    display: Display,
+) -> list[Entry]:
+    """The entries of the heads that learn from one set of features."""
+    entries: dict[str, Entry] = {}
+    total = sum(_budget(sweep, part.family) for part in plan)
+    with display.bar(f"sweeping on {backbone}", "trials") as update:
+
+        def add(entry: Entry, name: str) -> None:
+            entries.setdefault(name, entry)
+            best = max(one.trial.scores.mean() for one in entries.values())
+            update(len(entries), int(total), f"best {sweep.objective} {best:.4f}")
+
+        for part in plan:
+            score = partial(_score, part, backbone, validation, folder / "trials", entries, add)
+            search(part.family, sweep.method, sweep.trials, config.seed, score)
+    return list(entries.values())
+
+
+def _score(
+    part: HeadFamily,
+    backbone: str,
+    validation: CrossValidation,
+    folder: Path,
+    entries: Mapping[str, Entry],
+    add: Callable[[Entry, str], None],
+    wanted: Sequence[Settings],
+) -> list[float]:
+    """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of ``entries``."""
+    recipes = [_recipe(part.family, settings) for settings in wanted]
+    names = [validation.fingerprint_of(recipe) for recipe in recipes]
+    new: dict[str, int] = {}
+    for place, name in enumerate(names):
+        if name not in entries:
+            new.setdefault(name, place)
+
+    def run(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
+        order = list(unfinished)
+        for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
+            yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
+
+    for name, arrays in run_once(new, folder, run):
+        place = new[name]
+        trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
+        entry = Entry(backbone, part.head, recipes[place].method, wanted[place], trial, validation.query_keys, name)
+        add(entry, name)
+    return [float(entries[name].trial.scores.mean()) for name in names]
+
+
+def _recipe(family: Family, settings: Settings) -> HeadRecipe:
+    try:
+        return family.recipe(settings)
+    except ConfigError as error:
+        raise ConfigError(f"sweep.over: {error}") from error
+
+
+def _budget(sweep: SweepConfig, family: Family) -> float:
+    return min(family.size(), sweep.trials) if sweep.method == "optuna" else family.size()
+
+
+def _queries(entry: Entry, metric: str) -> QueryScores:
+    return QueryScores(entry.keys, {metric: entry.trial.values.astype(np.float64)})
+
+
+def _table(config: Any) -> dict[str, Any] | None:  # any frozen dataclass of the stage, or None
+    return None if config is None else asdict(config)

@@ -1,0 +1,127 @@
+"""The places of a sweep as a table for the terminal, CSV, flat JSON lines, and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.score_rows import RAW
+from pipeline.sweep import Place
+from pipeline.views.leaderboard import Leaderboard, Row, text
+from pipeline.views.pages import render
+
+_PRINTED = 20
+
+
+class _Interval(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def sweep_rows(places: Sequence[Place], metric: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """A flat dictionary a place, best first: what CSV and JSON hold. Settings go by their dotted ``keys``."""
+    return [
+        {
+            "rank": rank,
+            "backbone": place.entry.backbone,
+            "head": place.entry.head,
+            "method": place.entry.method,
+            **{key: place.entry.settings.get(key) for key in keys},
+            "metric": metric,
+            "value": place.value,
+            "low": place.low,
+            "high": place.high,
+            "trainings": place.entry.trial.scores.size,
+            "diverged": place.entry.trial.diverged,
+            "queries": len(place.entry.keys),
+            "behind": place.behind.value if place.behind else 0.0,
+            "behind_low": place.behind.low if place.behind else 0.0,
+            "behind_high": place.behind.high if place.behind else 0.0,
+            "trial": place.entry.fingerprint,
+        }
+        for rank, place in enumerate(places, 1)
+    ]
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A header and a line for each of ``rows``; lists and tables among the settings are JSON."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: json.dumps(v) if isinstance(v, (list, dict)) else v for key, v in row.items()})
+    return content.getvalue()
+
+
+def sweep_text(places: Sequence[Place], metric: str, keys: Sequence[str]) -> str:
+    """The first places, the raw feature, and the best of each method, for the terminal."""
+    shown = {at for at, place in enumerate(places) if at < _PRINTED or place.entry.raw} | {*_leaders(places).values()}
+    folds, seeds = places[0].entry.trial.scores.shape
+    legend = [f"{hidden:,} more in leaderboard.csv"] if (hidden := len(places) - len(shown)) else []
+    legend.append(
+        f"± half of the 95 % t interval over {folds} folds x {seeds} seeds; behind: the mean over the same "
+        f"{len(places[0].entry.keys):,} queries and its 95 % interval; ~ could be as good as the best"
+    )
+    return text(_leaderboard(places, metric, keys), legend, shown)
+
+
+def sweep_page(places: Sequence[Place], metric: str, keys: Sequence[str], name: str) -> str:
+    """The leaderboard as one HTML page that loads nothing."""
+    board = _leaderboard(places, metric, keys)
+    methods = [place.entry.method for place in places]
+    folds, seeds = places[0].entry.trial.scores.shape
+    return render(
+        "sweep.html",
+        name=name,
+        board=board,
+        methods=[
+            (method, methods.count(method), board.rows[at]) for method, at in _leaders(places).items() if method != RAW
+        ],
+        folds=folds,
+        seeds=seeds,
+        queries=len(places[0].entry.keys),
+    )
+
+
+def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> Leaderboard:
+    several = len({place.entry.backbone for place in places}) > 1
+    raws = {place.entry.backbone: place.value for place in places if place.entry.raw}
+    rows = []
+    for place in places:
+        entry = place.entry
+        alone = bool(np.isnan(place.low))  # a single training has no interval
+        interval = _Interval(place.value, *([place.value] * 2 if alone else [place.low, place.high]))
+        rows.append(
+            Row(
+                (entry.head, *([entry.backbone] if several else []), *(_cell(entry.settings.get(key)) for key in keys)),
+                {metric: interval},
+                best=() if place.behind else {metric},
+                raw=entry.raw,
+                look=RAW if entry.raw else "c1",
+                behind=place.behind,
+                reference=raws.get(entry.backbone),
+                note=f"{entry.trial.diverged} diverged" if entry.trial.diverged else "",
+            )
+        )
+    columns = ("head", *(["backbone"] if several else []), *keys)
+    return Leaderboard(columns, (metric,), rows, ranked=True, digits=4)
+
+
+def _leaders(places: Sequence[Place]) -> dict[str, int]:
+    """Where the best of each method stands."""
+    first: dict[str, int] = {}
+    for at, place in enumerate(places):
+        first.setdefault(place.entry.method, at)
+    return first
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,65 @@
+"""The table over seeds for the terminal and as a page, with the learning curve and pictures of what is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from pipeline.score_rows import RAW
+from pipeline.seed_grid import TableRow
+from pipeline.views import charts
+from pipeline.views.leaderboard import Bounded, Leaderboard, Names, leaderboard, own_bounds, text
+from pipeline.views.pages import render
+
+
+class _Gain(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def table_text(rows: Sequence[TableRow]) -> str:
+    """A line for each backbone, head and number of training rows."""
+    legend = ["± half of the 95 % interval over queries of the mean over seeds; * the best of its backbone"]
+    return text(_leaderboard(rows), legend)
+
+
+def table_page(name: str, rows: Sequence[TableRow], pictures: Mapping[str, str]) -> str:
+    """The page as HTML, without the heads of fewer rows; ``pictures`` are files beside it, by backbone."""
+    most = max(row.rows for row in rows)
+    board = _leaderboard([row for row in rows if row.rows in (0, most)])
+    return render(
+        "table.html", name=name, board=board, curve=learning_curve(rows, board.metric), pictures=dict(pictures)
+    )
+
+
+def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:
+    """``metric`` by training rows on the first backbone; None where no head has more than one number of rows."""
+    shown = [row for row in rows if row.backbone == rows[0].backbone and row.metric == metric]
+    lines: list[charts.Line] = []
+    for head in dict.fromkeys(row.head for row in shown if row.rows):
+        curve = sorted((row for row in shown if row.head == head), key=lambda row: row.rows)
+        if len(curve) > 1:
+            points = [(row.rows, row.value) for row in curve]
+            band = [(row.rows, row.low, row.high) for row in curve]
+            lines.append(charts.Line(head, charts.look(len(lines)), points, band))
+    if not lines:
+        return None
+    counts = sorted({at for line in lines for at, _ in line.points})
+    raw = [row.value for row in shown if not row.rows][:1]
+    lines += [charts.Line(RAW, RAW, [(counts[0], value), (counts[-1], value)]) for value in raw]
+    label, across = f"{metric} by training images", "training images"
+    return charts.line_chart(lines, label=label, across=across, ticks_at=counts, log=True, dots=True)
+
+
+def _leaderboard(rows: Sequence[TableRow]) -> Leaderboard:
+    scores = []
+    gains: dict[Names, dict[str, Bounded]] = {}
+    for row in rows:
+        names = (row.backbone, row.head, f"{row.rows:,}" if row.rows else "-")
+        scores.append((names, (row.backbone,), row))
+        if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
+            gains.setdefault(names, {})[row.metric] = _Gain(row.gain, row.gain_low, row.gain_high)
+    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=own_bounds(rows))

@@ -1,0 +1,68 @@
+"""Pictures of images wherever they lie: opened for drawing, or small and as data URIs for a page that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from PIL import Image
+
+from cache import parse_source
+from stages.extraction import DecodeError, decode
+
+_QUALITY = 70
+
+
+class Thumbnail(NamedTuple):
+    """A picture within a square, as a data URI with its size in pixels; or why there is none."""
+
+    data: str | None
+    width: int
+    height: int
+    reason: str = ""
+
+
+def thumbnails(
+    uris: Iterable[str], side: int, on_progress: Callable[[int, int], None] | None = None
+) -> Mapping[str, Thumbnail]:
+    """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason."""
+    wanted = list(dict.fromkeys(uris))
+    pictures = {}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes outside the interpreter's lock
+        made = threads.map(lambda uri: _thumbnail(uri, side), wanted)
+        for done, (uri, thumbnail) in enumerate(zip(wanted, made, strict=True), 1):
+            pictures[uri] = thumbnail
+            if on_progress is not None:
+                on_progress(done, len(wanted))
+    return pictures
+
+
+def open_picture(uri: str, side: int) -> Image.Image | str:
+    """The image at ``uri``, of at least ``side`` pixels where it is as large; or the reason why there is none."""
+    try:
+        source = parse_source(uri)
+        return Image.fromarray(decode(source.read(), box=source.box, at_least=side))
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except (ValueError, DecodeError) as error:
+        return f"cannot be decoded: {error}"
+
+
+def fitted(image: Image.Image, ratio: float, filter_: Image.Resampling) -> Image.Image:
+    """``image`` scaled by ``ratio``, at least one pixel wide and high."""
+    size = max(1, round(ratio * image.width)), max(1, round(ratio * image.height))
+    return image.resize(size, filter_, reducing_gap=2.0)
+
+
+def _thumbnail(uri: str, side: int) -> Thumbnail:
+    image = open_picture(uri, side)
+    if isinstance(image, str):
+        return Thumbnail(None, side, side, image)
+    small = fitted(image, min(1.0, side / max(image.size)), Image.Resampling.BICUBIC)
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=_QUALITY, optimize=True)
+    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii"), *small.size)

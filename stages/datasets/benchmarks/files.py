@@ -1,0 +1,82 @@
+"""Text, csv and JSON files of benchmarks; a RecordsError names the line or entry that is not as it must be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cache.errors import RecordsError
+from stages.datasets.table import read_columns
+
+
+def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
+    """The lines of a text file after the first ``skip``, each as its ``count`` words; empty lines are left out.
+
+    The last word takes the rest of its line, spaces and all. Raises RecordsError naming a line with fewer words.
+    """
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if number <= skip or not line.strip():
+            continue
+        words = line.split(maxsplit=count - 1)
+        if len(words) < count:
+            raise RecordsError(f"{path}, line {number}: expected {count} words, got {line!r}")
+        yield [*words[:-1], words[-1].rstrip()]
+
+
+def as_number(word: str, where: str) -> float:
+    """``word`` as a number. Raises RecordsError that begins with ``where``.
+
+    >>> as_number("60.0", "bounding_boxes.txt")
+    60.0
+    """
+    try:
+        return float(word)
+    except ValueError:
+        raise RecordsError(f"{where}: expected a number, got {word!r}") from None
+
+
+def read_named_columns(path: Path, *names: str) -> list[list[str | None]]:
+    """The columns ``names`` of a csv, each as a list of text; empty cells are None."""
+    table = read_columns(path)
+    for name in names:
+        if name not in table.column_names:
+            raise RecordsError(f"{path} has no column {name!r}, which it must; it has {', '.join(table.column_names)}")
+    return [table[name].to_pylist() for name in names]
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise RecordsError(f"{path} is not JSON: {error}") from error
+
+
+def read_entries(path: Path, *needed: str) -> list[dict[str, Any]]:
+    """A JSON list of objects that each have the keys ``needed``."""
+    return checked_entries(read_json(path), str(path), *needed)
+
+
+def checked_entries(value: Any, where: str, *needed: str) -> list[dict[str, Any]]:
+    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``.
+
+    >>> checked_entries([{"id": 34, "path": "MET/34/0.jpg"}], "MET_database.json", "id", "path")
+    [{'id': 34, 'path': 'MET/34/0.jpg'}]
+    """
+    if not isinstance(value, list):
+        raise RecordsError(f"{where} must be a list of objects, got {type(value).__name__}")
+    for number, entry in enumerate(value, 1):
+        if not isinstance(entry, dict) or not all(name in entry for name in needed):
+            raise RecordsError(
+                f"{where}, entry {number}: expected an object with {', '.join(needed)}, got {entry!r:.200}"
+            )
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordsError(f"{path} cannot be read as UTF-8 text: {error}") from error

@@ -1,0 +1,140 @@
+"""A catalogue of made-up products, for ``permafrost demo``: its images are drawn, they are not photographs.
+
+Every *instance* is one product (a mug of certain proportions, two colours, a pattern, a material). Every *view*
+shows it in another pose, on another background, under other light, and perhaps partly hidden. Nothing is downloaded
+and no file is read. A score on these images shows that the pipeline works; it says nothing about photographs.
+
+How a view is made::
+
+    (seed, instance)       --invent--> outlines, colours, pattern, material --paint--> colour and slope of each pixel
+    (seed, instance, view) --photograph--> pose, light, background, clutter --> one JPEG
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cache.errors import RecordsError
+from stages.datasets.config import Names, Source, SourceConfig
+from stages.datasets.drawn.families import FAMILIES
+from stages.datasets.drawn.product import Product, invent
+from stages.datasets.drawn.view import photograph
+from stages.datasets.table import TableConfig
+from stages.datasets.table_writer import write_table
+
+COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
+
+_EDITION = 2
+"""Part of what identifies a catalogue: raise it when the drawing changes, so that older ones are drawn again."""
+
+_CLUTTER = range(10**9, 10**9 + 60)
+"""Instance numbers of the things that lie about: the same few, whichever product a view shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnConfig(SourceConfig):
+    """``kind = "drawn"``: the demo's catalogue in the folder ``path``, drawn first where it is not there yet.
+
+    Attributes:
+        label: a column of the catalogue, or several, joined by ``/``; by default the product.
+        attributes: columns of the catalogue for the multi-label method.
+    """
+
+    kind: Literal["drawn"] = "drawn"
+    label: Names = "label"
+    attributes: tuple[str, ...] = ()
+    split: Literal["class-disjoint"] | None = None
+
+    def read(self) -> Source:
+        """The table of the catalogue."""
+        table = draw_catalogue(Path(self.path)).table
+        return TableConfig(path=str(table), label=self.label, attributes=self.attributes).read()
+
+
+class Catalogue(NamedTuple):
+    """What ``draw_catalogue`` left in the folder."""
+
+    table: Path
+    """``labels.csv``; the paths in it are relative to its own folder."""
+    images: int
+    drawn: bool
+    """False when this very catalogue was there already."""
+
+
+def draw_catalogue(
+    folder: Path, *, instances: int = 300, views: int = 10, size: int = 160, seed: int = 0, workers: int | None = None
+) -> Catalogue:
+    """Draw ``instances * views`` JPEG images of ``size`` by ``size`` pixels under ``folder``, then ``labels.csv``.
+
+    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a CPU, so
+    a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
+    folder without it is half drawn and is drawn again.
+    Raises RecordsError when the folder holds a ``labels.csv`` that was not drawn here.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_catalogue(Path(folder), instances=2, views=3, size=32, workers=1).images
+    6
+    """
+    workers = os.cpu_count() or 1 if workers is None else workers
+    bounds = (("instances", instances, 1), ("views", views, 1), ("size", size, 32), ("seed", seed, 0))
+    for name, value, least in (*bounds, ("workers", workers, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    table, marker = folder / "labels.csv", folder / "catalogue.json"
+    wanted = {"edition": _EDITION, "instances": instances, "views": views, "size": size, "seed": seed}
+    if table.exists():
+        if not marker.exists():
+            raise RecordsError(
+                f"{table} was not drawn by this command, so it is left alone. Name another folder for the catalogue."
+            )
+        if json.loads(marker.read_text()) == wanted:
+            return Catalogue(table, instances * views, drawn=False)
+        table.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps(wanted) + "\n")
+    draw = partial(_draw_instance, folder, views, size, seed)
+    if workers == 1:
+        drawn: Iterable[list[tuple[str, ...]]] = map(draw, range(instances))
+    else:  # threads would wait for one another: most calls here are short and hold the interpreter's lock
+        with ProcessPoolExecutor(min(workers, instances), multiprocessing.get_context("spawn")) as pool:
+            drawn = list(pool.map(draw, range(instances), chunksize=4))
+    rows = [row for rows in drawn for row in rows]
+    write_table(table, pa.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))))
+    return Catalogue(table, len(rows), drawn=True)
+
+
+def _draw_instance(folder: Path, views: int, size: int, seed: int, instance: int) -> list[tuple[str, ...]]:
+    """Draw every view of one product; return its lines of the table, in the order of ``COLUMNS``."""
+    product = _product(seed, instance, size * 5 // 4)
+    label = f"{product.category}-{instance:03d}"
+    (folder / "images" / label).mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, ...]] = []
+    for view in range(views):
+        # numpy seeds [s, i] and [s, i, 0] alike: count views from 1.
+        rng = np.random.default_rng([seed, instance, 1 + view])
+        path = f"images/{label}/{view:02d}.jpg"
+        photograph(product, _clutter(seed, size // 2), size, rng).save(folder / path, quality=88)
+        rows.append((path, f"{label}/{view:02d}", label, *product[:5]))
+    return rows
+
+
+def _product(seed: int, instance: int, pixels: int) -> Product:
+    return invent(list(FAMILIES)[instance % len(FAMILIES)], pixels, np.random.default_rng([seed, instance]))
+
+
+@cache
+def _clutter(seed: int, pixels: int) -> tuple[Product, ...]:
+    """The things that may lie about in a view, painted once a process."""
+    return tuple(_product(seed, number, pixels) for number in _CLUTTER)

@@ -1,0 +1,36 @@
+"""Devices as PyTorch spells them: checked before work begins, and named for provenance."""
+
+from __future__ import annotations
+
+import re
+
+
+def check_device(device: str) -> None:
+    """ValueError unless ``device`` is ``cpu``, ``cuda`` or ``cuda:NUMBER``, and PyTorch has it.
+
+    >>> check_device("cpu")
+    """
+    import torch
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that PyTorch has (cpu, cuda, cuda:1), got {device!r}: {reason}"
+        ) from error
+
+
+def device_name(device: str) -> str:
+    """What provenance calls ``device``: ``cpu``, or the name of the card, ``NVIDIA H100 80GB HBM3``.
+
+    >>> device_name("cpu")
+    'cpu'
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)

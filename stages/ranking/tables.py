@@ -1,0 +1,127 @@
+"""Which ranks hold something relevant: tables for a block of queries at a time, so that memory stays bounded.
+
+From vectors there are three ways to the same ranks. A shallow table comes from the nearest rows; a deep one
+from comparing with the whole gallery and looking up where the relevant rows fall; and where ties count as all of their
+orders, from the whole ranking with its groups. From rows that somebody else ranked there is only what they listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.ranking.metrics import Counts, Metric, Relevant, Values
+from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
+from stages.ranking.relevance import Judgement, Mask, Rows
+from stages.ranking.tie_averaging import Tied, expected, tied_order
+
+Vectors = npt.NDArray[np.float32]
+
+_SHALLOW = 100  # up to this depth searching is faster than ranking the whole gallery
+_SCAN_COSTS = 64  # deeper too, where the gallery has this many times as many rows
+_ARRAYS = 12  # of the size (block, G), held at once where ties count as all of their orders
+
+
+class Table(NamedTuple):
+    """A block of queries (B,), and which of their ranks hold something relevant, (B, K), by rank.
+
+    ``tied`` has the groups of equal similarity, for whole rankings only, where they were asked for.
+    """
+
+    queries: Rows
+    relevant: Relevant
+    tied: Tied | None = None
+
+    def value(self, metric: Metric, num_relevant: Counts) -> Values:
+        """The value (B,) of ``metric``, by row order or over all orders of what ties."""
+        if self.tied is not None:
+            return expected(metric, self.tied)
+        return metric.function(self.relevant, num_relevant[self.queries])
+
+
+def relevance_tables(
+    gallery: Vectors,
+    queries: Vectors,
+    judged: Judgement,
+    itself: Rows,
+    depth: int,
+    *,
+    tied: bool = False,
+) -> Iterator[Table]:
+    """The tables of all ``queries``, ``depth`` ranks deep.
+
+    ``gallery`` (G, E) and ``queries`` (Q, E) are of unit length; ``itself`` (Q,) is each query's own gallery row, or
+    -1. With ``tied`` the tables are whole rankings with the groups of equal similarity. Raises ValueError for rows
+    with NaN or of two dimensions.
+    """
+    _check(gallery, queries)
+    if tied:
+        yield from _tied_tables(gallery, queries, judged, itself)
+        return
+    listed = depth + judged.most_junk()
+    if listed <= _SHALLOW or listed * _SCAN_COSTS < len(gallery):
+        for block in query_blocks(len(queries), 8 * listed):
+            rows = nearest_rows(gallery, queries[block], listed, itself[block])
+            kept, _ = without(rows, unwanted(judged, block, rows))
+            yield Table(block, judged.relevant.among(block, kept[:, :depth]))
+        return
+    for block in query_blocks(len(queries), len(gallery)):
+        own = [judged.relevant.rows(int(query)) for query in block]
+        relevant_rows = [rows[rows != of] for rows, of in zip(own, itself[block], strict=True)]
+        junk = None if judged.junk is None else [judged.junk.rows(int(query)) for query in block]
+        yield Table(block, relevant_ranks(gallery, queries[block], itself[block], relevant_rows, depth, junk))
+
+
+def _check(gallery: Vectors, queries: Vectors) -> None:
+    if gallery.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} numbers a row and the gallery {gallery.shape[1]}: both must come from "
+            "one store"
+        )
+    for what, vectors in (("gallery vectors", gallery), ("queries", queries)):
+        squares = np.einsum("ne,ne->n", vectors, vectors)
+        if (bad := np.flatnonzero(~np.isfinite(squares))).size:
+            raise ValueError(
+                f"{what} must be finite numbers; {len(bad)} of {len(vectors)} rows hold NaN or infinity, the first is "
+                f"row {bad[0]}. A failed image has such a row: leave it out."
+            )
+
+
+def _tied_tables(gallery: Vectors, queries: Vectors, judged: Judgement, itself: Rows) -> Iterator[Table]:
+    everything = np.arange(len(gallery))
+    for block in query_blocks(len(queries), _ARRAYS * len(gallery)):
+        similarity = compare_all(gallery, queries[block], itself[block])
+        rows = np.broadcast_to(everything, similarity.shape)
+        relevant = judged.relevant.among(block, rows)
+        relevant[rows == itself[block, None]] = False
+        if judged.junk is not None:
+            similarity[judged.junk.among(block, rows)] = -np.inf  # after everything else, and not relevant
+        table = tied_order(similarity, relevant, relevant.sum(axis=1))
+        yield Table(block, table.relevant, table)
+
+
+def unwanted(judged: Judgement, queries: Rows, rows: Rows, itself: Rows | None = None) -> Mask:
+    """Which of the ``rows`` (B, K) are to be taken out of the rankings of ``queries`` (B,): junk, and the query."""
+    mask = np.zeros(rows.shape, np.bool_)
+    if itself is not None:
+        mask |= (rows == itself[:, None]) & (rows >= 0)
+    if judged.junk is not None:
+        mask |= judged.junk.among(queries, rows)
+    return mask
+
+
+def without(rows: Rows, dropped: Mask) -> tuple[Rows, Counts]:
+    """``rows`` (B, K) with the ``dropped`` ones taken out, those after them moved up and -1 put in at the end.
+
+    Returned with how many rows each list still has, (B,).
+    """
+    kept = rows.shape[1] - dropped.sum(axis=1)
+    if not dropped.any():
+        return rows, kept
+    order = np.argsort(dropped, axis=1, kind="stable")
+    moved = np.take_along_axis(rows, order, axis=1)
+    moved[np.arange(rows.shape[1]) >= kept[:, None]] = -1
+    return moved, kept

@@ -1,0 +1,233 @@
+"""The settings of a discriminant, chosen by cross-validation over the training classes, or over rows of every class.
+
+The discriminants of one fold share an eigendecomposition of the covariance within classes (see ``scatters.py``), so a
+point of the grid costs one eigendecomposition of the scatter between, and a power none at all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.ranking import deal_classes
+from stages.training.closed_form.linear_map import TrainingRows
+from stages.training.closed_form.scatters import Scatters, strengths
+from stages.training.closed_form.statistics import Classes, gather_statistics
+from stages.training.heads.inputs import Inputs, InputsConfig
+from stages.training.losses.angle import normalize
+from stages.training.rows.validation import mmp5
+
+_CLASSES = 4_000  # with more, as many are drawn
+_ROWS = 20_000  # with more, the largest classes give only as many rows as fit
+_QUERIES = 2_000  # a fold; all its rows are the gallery
+_AS_THEY_ARE = InputsConfig(center=False, rescale="none")
+
+# Directions that points are tried in: the time is in proportion to their cube.
+_LEAST, _MARGIN, _MOST = 512, 256, 1024
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a discriminant: see ``DiscriminantHeadConfig``."""
+
+    root: float
+    shrinkage: float
+    total: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values to choose each setting from."""
+
+    roots: tuple[float, ...]
+    shrinkage: tuple[float, ...]
+    total: tuple[float, ...]
+    power: tuple[float, ...]
+
+    def points(self) -> list[Point]:
+        """Every point of the grid."""
+        return [Point(*values) for values in product(self.roots, self.shrinkage, self.total, self.power)]
+
+    def middle(self) -> Point:
+        """The middle value of each setting, the upper one of an even count."""
+        return Point(*(values[len(values) // 2] for values in (self.roots, self.shrinkage, self.total, self.power)))
+
+
+def search(
+    rows: TrainingRows, inputs: InputsConfig, grid: Grid, dim: int, folds: int, *, whole_classes: bool = True
+) -> tuple[Point, float | None]:
+    """The point of ``grid`` of the highest score in ``folds`` folds of ``rows``, and that score.
+
+    A fold holds out ``whole_classes``, or a part of the rows of every class.
+
+    Shrinkage, total and power are tried in all combinations at the middle root; then the other roots; then, at the
+    best root, the neighbours of the point. With fewer than four classes of two rows nothing can be held out: then it
+    is the middle of the grid, and no score.
+
+    It works on at most 20,000 rows, and in at most 1,024 of their leading directions (512, or 256 more than ``dim``).
+    """
+    if whole_classes:
+        folds = min(folds, int((rows.classes.sizes > 1).sum()) // 2)
+    else:
+        folds = min(folds, int(rows.classes.sizes.max()) // 2)
+    if folds < 2 or len(grid.points()) == 1:
+        return grid.middle(), None
+    trials = _Trials(rows, inputs, grid.power, dim, folds, whole_classes)
+    middle = grid.middle().root
+    best = trials.best(product([middle], grid.shrinkage, grid.total))
+    best = trials.best((root, best.shrinkage, best.total) for root in grid.roots)
+    if best.root != middle:
+        place = grid.shrinkage.index(best.shrinkage)
+        trials.best((best.root, near, best.total) for near in grid.shrinkage[max(place - 1, 0) : place + 2])
+        best = trials.best((best.root, best.shrinkage, total) for total in grid.total)
+    return best, trials.scores[best]
+
+
+class _Trials:
+    """The scores of the points tried so far; none is computed twice."""
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        inputs: InputsConfig,
+        powers: Sequence[float],
+        dim: int,
+        folds: int,
+        whole_classes: bool,
+    ) -> None:
+        self.classes, self.features, self.seed = rows.classes, rows.features, rows.seed
+        if (drawn := drawn_rows(rows.classes, rows.seed)) is not None:
+            self.classes, self.features = rows.classes.take(drawn), rows.features[drawn]
+        self.blocks = rows.blocks
+        self.inputs = inputs
+        self.powers = powers
+        self.spanned = rows.classes.count - 1
+        self.dim = dim
+        if whole_classes:
+            self.fold_of_row = fold_of_class(self.classes, folds, rows.seed)[self.classes.of_row]
+        else:
+            self.fold_of_row = row_folds(self.classes, folds, rows.seed)
+        self.folds: dict[float, list[Fold]] = {}
+        self.scores: dict[Point, float] = {}
+
+    def best(self, tried: Iterable[tuple[float, float, float]]) -> Point:
+        """Try (root, shrinkage, total) with every power; the best point of all so far, the first on a tie."""
+        for root, shrinkage, total in tried:
+            # Without total scatter nothing beyond the span of the class means has a strength but by the power 0.
+            powers = [power for power in self.powers if power == 0 or total > 0 or self.dim <= self.spanned]
+            if not powers or Point(root, shrinkage, total, powers[0]) in self.scores:
+                continue
+            scores = torch.tensor([fold.scores(shrinkage, total, powers, self.dim) for fold in self._folds(root)])
+            for power, score in zip(powers, scores.mean(0).tolist(), strict=True):
+                self.scores[Point(root, shrinkage, total, power)] = score
+        return max(self.scores, key=lambda point: self.scores[point])
+
+    def _folds(self, root: float) -> list[Fold]:
+        if root not in self.folds:
+            inputs = Inputs(replace(self.inputs, root=root), self.blocks)
+            inputs.observe(self.features)
+            directions = min(inputs.dim, _MOST, max(_LEAST, self.dim + _MARGIN))
+            rows = reduced(inputs, self.features, self.classes, directions, self.seed)
+            self.folds[root] = make_folds(rows, self.classes, self.fold_of_row, inputs.dim, self.seed)
+        return self.folds[root]
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Scatters of the rows that are not held out, and the ``rows`` (n, R) that are."""
+
+    scatters: Scatters
+    rows: Tensor
+    classes: Classes
+    queries: Tensor
+
+    def scores(self, shrinkage: float, total: float, powers: Sequence[float], dim: int) -> list[float]:
+        """For each of ``powers`` the mMP@5 of the held-out rows, leave-one-out: the mean of the domains' means."""
+        axes, values = self.scatters.axes(shrinkage, total)
+        mapped = self.rows @ axes[:, :dim]
+        scores = []
+        for power in powers:
+            embeddings = normalize(mapped * strengths(values[:dim], power))
+            labels = self.classes.of_row
+            queries = self.queries
+            precision = mmp5(embeddings[queries], embeddings, labels[queries], labels, queries)
+            domains = self.classes.domains[labels[queries]]
+            means = torch.stack([precision[domains == domain].nanmean() for domain in torch.unique(domains)])
+            scores.append(float(means.nanmean()))
+        return scores
+
+
+def drawn_rows(classes: Classes, seed: int) -> Tensor | None:
+    """Positions (n,) of the rows that folds are made of: at most 20,000 of 4,000 classes; None for all rows.
+
+    Classes of one row, which cannot be searched for, are drawn last.
+    """
+    if classes.rows <= _ROWS:
+        return None
+    rng = np.random.default_rng(seed)
+    sampled = torch.zeros(classes.count, dtype=torch.bool)
+    shuffled = torch.from_numpy(rng.permutation(classes.count))
+    sampled[shuffled[(classes.sizes[shuffled] == 1).long().argsort(stable=True)][:_CLASSES]] = True
+    sizes = classes.sizes[sampled]
+    each = 1 + bisect_right(range(2, _ROWS), _ROWS, key=lambda most: int(sizes.clamp(max=most).sum()))
+    order, place = _shuffled_within(classes, rng)
+    return order[sampled[classes.of_row[order]] & (place < max(each, 2))].sort().values
+
+
+def fold_of_class(classes: Classes, folds: int, seed: int) -> Tensor:
+    """The fold (C,) of each class, in [0, folds): every domain's classes are spread over all, as evenly as they go."""
+    order = np.random.default_rng(seed).permutation(classes.count)
+    return torch.from_numpy(deal_classes(classes.sizes.numpy(), classes.domains.numpy(), order, folds))
+
+
+def row_folds(classes: Classes, folds: int, seed: int) -> Tensor:
+    """The fold (n,) of each row, in [0, folds): the rows of every class are spread over all."""
+    order, place = _shuffled_within(classes, np.random.default_rng(seed))
+    fold = torch.empty(classes.rows, dtype=torch.int64)
+    fold[order] = place % folds
+    return fold
+
+
+def _shuffled_within(classes: Classes, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """The rows (n,) class after class, shuffled within each, and the place (n,) of each within its class, from 0."""
+    order = torch.from_numpy(rng.permutation(classes.rows))
+    order = order[classes.of_row[order].argsort(stable=True)]
+    starts = classes.sizes.cumsum(0) - classes.sizes
+    return order, torch.arange(classes.rows) - starts[classes.of_row[order]]
+
+
+def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: int) -> Tensor:
+    """``features`` (n, D) as ``inputs`` makes them, float32, in their leading ``dim`` directions if D is more.
+
+    The directions come from two rounds of subspace iteration, since an eigendecomposition costs the cube of D: with M
+    (D, D) the second moment, each round takes the basis Q (D, dim) to the orthonormal basis of MQ, which multiplies the
+    share of direction i by its eigenvalue, so that the leading ones remain.
+    """
+    if dim >= inputs.dim:
+        return torch.cat([inputs(block) for block in torch.split(features, 4096)])
+    moment = gather_statistics(inputs, features, classes).second_moment().float()
+    start = torch.randn(inputs.dim, dim, generator=torch.Generator().manual_seed(seed))
+    basis = torch.linalg.qr(moment @ start).Q
+    for _ in range(2):
+        basis = torch.linalg.qr(moment @ basis).Q
+    return torch.cat([inputs(block) @ basis for block in torch.split(features, 4096)])
+
+
+def make_folds(rows: Tensor, classes: Classes, fold_of_row: Tensor, size: int, seed: int) -> list[Fold]:
+    """The folds of ``rows`` (n, R), which were reduced from ``size`` numbers each."""
+    made = []
+    for fold in range(int(fold_of_row.max()) + 1):
+        held = fold_of_row == fold
+        learned, apart = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
+        plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
+        scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)
+        queries = torch.from_numpy(np.random.default_rng(seed).permutation(apart.rows)[:_QUERIES]).sort().values
+        made.append(Fold(scatters, rows[held], apart, queries))
+    return made

@@ -1,0 +1,143 @@
+"""Fusion: the features of several stores side by side, each of unit length, and perhaps the sizes of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cache import Failure, FeatureStore, Identity
+from cache.errors import StoreError
+from cache.fingerprint import JSON
+from cache.fusion import PROPORTIONS, fuse, image_proportions
+
+
+class FusedFeatures:
+    """Reads like a store (:class:`cache.Features`); nothing is written.
+
+    A row is the rows of ``stores`` one after the other, each brought to unit length, in the stored dtype (the widest
+    of them). With ``sizes`` come three numbers more of an image of H x W pixels as it was decoded: H / W, H / 224 and
+    W / 224, as the challenge's fifth place has them.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore], *, sizes: bool = False) -> None:
+        if not stores:
+            raise ValueError("features are fused from one store or more, got none")
+        if len({store.fingerprint for store in stores}) < len(stores):
+            raise ValueError(f"two of the stores are the same: {', '.join(store.path.name for store in stores)}")
+        if len({store.views for store in stores}) > 1:
+            counts = ", ".join(f"{store.path.name} has {store.views}" for store in stores)
+            raise StoreError(f"stores that are fused hold the same views of each image, but {counts}")
+        self.stores = tuple(stores)
+        self.sizes = sizes
+
+    @property
+    def name(self) -> str:
+        """The names of the stores, joined by ``+``."""
+        return "+".join([*(store.name for store in self.stores), *(["sizes"] if self.sizes else [])])
+
+    @property
+    def path(self) -> Path:
+        """Where errors say that the rows are: the folder of the first store."""
+        return self.stores[0].path
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The fingerprints of the stores in their order, and whether sizes are with them."""
+        fused: list[JSON] = [store.fingerprint for store in self.stores]
+        return Identity({"fused": fused, "sizes": self.sizes})
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the identity, 64 hexadecimal digits."""
+        return self.identity.fingerprint
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The sizes of what stands side by side."""
+        return (*(store.dim for store in self.stores), *([PROPORTIONS] if self.sizes else []))
+
+    @property
+    def dim(self) -> int:
+        """D, the size of one row."""
+        return sum(self.blocks)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The widest dtype of the stores."""
+        return np.result_type(*(store.dtype for store in self.stores))
+
+    @property
+    def views(self) -> int:
+        """V, the number of views of each image that are stored."""
+        return self.stores[0].views
+
+    def digests(self) -> list[bytes]:
+        """The digest of every image with a feature in every store, in the order of the first."""
+        found = self.stores[0].digests()
+        return [digest for digest, usable in zip(found, self.usable(found), strict=True) if usable]
+
+    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+        """True where ``digests`` (n,) has a feature in every store."""
+        return np.asarray(np.all([store.usable(digests) for store in self.stores], axis=0))
+
+    def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
+        """The images among ``digests`` (by default all) without a feature in some store, each once, the first why."""
+        found: dict[bytes, Failure] = {}
+        for store in self.stores:
+            for failure in store.failures(digests):
+                found.setdefault(failure.digest, failure)
+        return list(found.values())
+
+    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those of ``digests`` that have no row of any kind in some store, each once."""
+        missing = {digest for store in self.stores for digest in store.absent(digests)}
+        return [digest for digest in dict.fromkeys(digests) if digest in missing]
+
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """The rows (n, D) of ``digests`` (n,), of the first view. MissingRowsError as a store raises it."""
+        return self.unite([store.read(digests) for store in self.stores], self._sizes_of(digests))
+
+    def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """The rows (n, V, D) of all views of ``digests`` (n,)."""
+        parts = [store.read_views(digests).reshape(-1, store.dim) for store in self.stores]
+        sizes = self._sizes_of(digests)
+        united = self.unite(parts, None if sizes is None else np.repeat(sizes, self.views, axis=0))
+        return united.reshape(len(digests), self.views, self.dim)
+
+    def unite(
+        self, parts: Sequence[npt.NDArray[np.generic]], sizes: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.generic]:
+        """Rows (n, D) from those of each store (n, D_i) and, with ``sizes``, the three numbers (n, 3) of each image."""
+        return fuse(parts, self.dtype, sizes)
+
+    def image_sizes(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """H / W, H / 224 and W / 224 of the images ``digests`` (n,), (n, 3).
+
+        Raises StoreError for an image whose size the first store does not know.
+        """
+        rows = pc.index_in(pa.array(digests, pa.binary(32)), self._known["digest"].combine_chunks())
+        size = [pc.take(self._known[name], rows).fill_null(0) for name in ("height", "width")]
+        height, width = (np.asarray(column, dtype=np.float32) for column in size)
+        if unknown := np.flatnonzero((height == 0) | (width == 0)).tolist():
+            raise StoreError(
+                f"{self.path} does not know the size of {len(unknown):,} of {len(digests):,} images, the first of "
+                f"digest {digests[unknown[0]].hex()[:16]}. Leave sizes out, or extract these features anew."
+            )
+        return image_proportions(height, width)
+
+    @cached_property
+    def _known(self) -> pa.Table:
+        table = pa.concat_tables([rows.select(["digest", "status", "width", "height"]) for rows in self._chunks()])
+        return table.filter(pc.equal(table["status"], "ok"))
+
+    def _chunks(self) -> list[pa.Table]:
+        return list(self.stores[0].chunks().values())
+
+    def _sizes_of(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
+        return self.image_sizes(digests) if self.sizes else None

@@ -1,0 +1,157 @@
+"""The rows that a head learns from: those of the records that have a feature, where they lie, and what names them."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cache import Features, FeatureStore
+from stages.records import Records
+from stages.training.rows.fusion import FusedFeatures
+
+LARGE_BYTES = 8 * 2**30
+"""Features of more bytes than this, as they are stored, stay on disk unless the settings say otherwise."""
+
+_BLOCK = 8192
+_OPEN_MAPS = 1024
+
+
+class RowSource(Protocol):
+    """N records of V views each, view v of record n at place n * V + v."""
+
+    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """The features (n, D) at ``places`` (n,)."""
+        ...
+
+
+class InMemory:
+    """Features (N * V, D) in memory."""
+
+    def __init__(self, features: npt.NDArray[np.generic]) -> None:
+        self.features = features
+
+    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """See :class:`RowSource`. With a mode other than the default numpy copies whole rows, ten times as fast."""
+        return np.take(self.features, places, axis=0, mode="clip")
+
+
+class Mapped:
+    """Features that are read from the memory maps of a store's chunk files, for sets larger than memory."""
+
+    def __init__(self, store: FeatureStore, digests: Sequence[bytes]) -> None:
+        self._rows = store.row_numbers(digests)
+        self._shape, self._dtype, self._views = (store.chunk_rows * store.views, store.dim), store.dtype, store.views
+        self._chunk = lru_cache(_OPEN_MAPS)(lambda number: store.chunk(number).reshape(self._shape))
+
+    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """See :class:`RowSource`."""
+        stored = self._rows[places // self._views] * self._views + places % self._views
+        chunks = stored // self._shape[0]
+        features = np.empty((len(places), self._shape[1]), self._dtype)
+        order = np.argsort(stored, kind="stable")  # in each file from its beginning to its end
+        bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
+        for low, high in pairwise(bounds):
+            rows = order[low:high]
+            features[rows] = self._chunk(int(chunks[rows[0]]))[stored[rows] % self._shape[0]]
+        return features
+
+
+class MappedTogether:
+    """The rows of several :class:`Mapped`, put together as fused features are."""
+
+    def __init__(self, features: FusedFeatures, digests: Sequence[bytes]) -> None:
+        self._parts = [Mapped(store, digests) for store in features.stores]
+        self._features = features
+        self._sizes = features.image_sizes(digests) if features.sizes else None
+
+    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """See :class:`RowSource`."""
+        sizes = None if self._sizes is None else self._sizes[places // self._features.views]
+        return self._features.unite([part.take(places) for part in self._parts], sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledRows:
+    """N records to train on: where their features are, and what they are, as integers from 0 without a gap.
+
+    Iterated over, it gives the first view of all in blocks (n, D), in order: what statistics are taken of.
+    """
+
+    source: RowSource
+    views: int
+    blocks: tuple[int, ...]
+    labels: npt.NDArray[np.int64]
+    domains: npt.NDArray[np.int64]
+    domain_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, features: Features, records: Records, *, mapped: bool = False) -> LabelledRows:
+        """The rows of ``records``, which all have a feature and a label."""
+        labels, _ = _numbered(records.classes)
+        domains, names = _numbered(["" if domain is None else domain for domain in records.domains])
+        source = source_of(features, records.digests, mapped=mapped)
+        return cls(source, features.views, blocks_of(features), labels, domains, tuple(names))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for low in range(0, len(self), _BLOCK):
+            places = np.arange(low, min(low + _BLOCK, len(self))) * self.views
+            yield torch.from_numpy(self.source.take(places))
+
+    def first_views(self) -> Tensor:
+        """The first view of all records (N, D), in memory."""
+        if isinstance(self.source, InMemory) and self.views == 1:
+            return torch.from_numpy(self.source.features)
+        return torch.from_numpy(self.source.take(np.arange(len(self)) * self.views))
+
+
+def _numbered(names: Sequence[str | None]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A number from 0 for each of ``names`` (N,), and the different names in the order of their numbers."""
+    known = sorted({str(name) for name in names})
+    numbers = {name: number for number, name in enumerate(known)}
+    return np.array([numbers[str(name)] for name in names], dtype=np.int64), known
+
+
+def blocks_of(features: Features) -> tuple[int, ...]:
+    """The sizes of the features that stand side by side in a row; their sum is D."""
+    return features.blocks if isinstance(features, FusedFeatures) else (features.dim,)
+
+
+def gather(features: Features, records: Records) -> Tensor:
+    """The features (N, D) of ``records``, in the stored dtype, in memory."""
+    return torch.from_numpy(np.asarray(features.read(records.digests)))
+
+
+def source_of(features: Features, digests: Sequence[bytes], *, mapped: bool) -> RowSource:
+    """The rows of ``digests`` (N,), all views: gathered into memory, or read from disk as they are asked for."""
+    if not mapped:
+        return InMemory(features.read_views(digests).reshape(-1, features.dim))
+    if isinstance(features, FusedFeatures):
+        return MappedTogether(features, digests)
+    if isinstance(features, FeatureStore):
+        return Mapped(features, digests)
+    raise TypeError(f"rows are mapped from a store or from fused ones, not from {type(features).__name__}")
+
+
+def rows_digest(records: Records) -> str:
+    """The sha256 over the digests and labels of ``records``, in their order, 64 hexadecimal digits.
+
+    Keys and paths are not in it: renaming an image trains nothing anew.
+    """
+    digest = hashlib.sha256()
+    for content, label in zip(records.digests, records.classes, strict=True):
+        name = b"" if label is None else b"=" + label.encode("utf-8", "surrogatepass")
+        digest.update(struct.pack("<32sQ", content, len(name)) + name)
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Batches in memory in time: rows are gathered some thousands at once, while the steps before them are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stages.training.rows.labelled_rows import RowSource
+
+_AT_ONCE = 4096  # rows that are gathered together: a batch at a time pays the overhead of numpy every time
+
+Batch = npt.NDArray[np.int64]
+
+
+class Gathered(NamedTuple):
+    """Some batches: their rows (n, D), their labels (n,), and how many rows each has."""
+
+    rows: Tensor
+    labels: Tensor
+    sizes: list[int]
+
+
+def feed(
+    source: RowSource, labels: npt.NDArray[np.int64], batches: Sequence[Batch], places: npt.NDArray[np.int64]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows (B, D), in the dtype of ``source``, and labels (B,) of each of ``batches`` of record numbers.
+
+    ``places`` (N,) says where in ``source`` each record's row of this epoch is. A thread gathers ahead; it computes
+    nothing, so the results do not depend on it.
+    """
+    groups = list(_groups(batches))
+    if len(groups) == 1:
+        yield from _split(_gather(source, labels, places, groups[0]))
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[Gathered] = pool.submit(_gather, source, labels, places, groups[0])
+        for following in [*groups[1:], None]:
+            gathered = ahead.result()
+            if following is not None:
+                ahead = pool.submit(_gather, source, labels, places, following)
+            yield from _split(gathered)
+
+
+def _groups(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    each = max(1, _AT_ONCE // max(len(batch) for batch in batches))
+    for low in range(0, len(batches), each):
+        yield batches[low : low + each]
+
+
+def _gather(
+    source: RowSource, labels: npt.NDArray[np.int64], places: npt.NDArray[np.int64], batches: Sequence[Batch]
+) -> Gathered:
+    records = np.concatenate(batches)
+    rows = source.take(places[records])
+    return Gathered(torch.from_numpy(rows), torch.from_numpy(labels[records]), [len(batch) for batch in batches])
+
+
+def _split(gathered: Gathered) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(
+        torch.split(gathered.rows, gathered.sizes), torch.split(gathered.labels, gathered.sizes), strict=True
+    )

@@ -1,0 +1,99 @@
+"""How good the embeddings of an epoch are: mMP@5 on classes that were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cache import Features, digest_bytes
+from cache.errors import NothingToScoreError
+from stages.ranking import own_rows, values_by_class
+from stages.records import Records
+from stages.training.rows.labelled_rows import gather, rows_digest
+
+_ROWS = 16_384  # that a network is given at once
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Features of Q queries and G gallery rows, their labels as integers, and each query's own gallery row or -1."""
+
+    queries: Tensor
+    gallery: Tensor
+    query_labels: Tensor
+    gallery_labels: Tensor
+    own: Tensor
+    domains: tuple[str, ...] = ()
+    """Of each query, (Q,); "" where it has none."""
+
+    def score(self, network: Callable[[Tensor], Tensor]) -> float:
+        """The mMP@5 of what ``network`` makes of the features."""
+        return float(self._precisions(network).nanmean())
+
+    def by_domain(self, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """:meth:`score` of the queries of each domain, where any of them has something to find."""
+        precision = self._precisions(network)
+        members = {name: [of == name for of in self.domains] for name in sorted({*self.domains})}
+        scores = {name: float(precision[torch.tensor(chosen)].nanmean()) for name, chosen in members.items()}
+        return {name: score for name, score in scores.items() if score == score}  # NaN: nothing to find
+
+    def _precisions(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.inference_mode():
+            gallery = _by_blocks(network, self.gallery)
+            queries = gallery if self.queries is self.gallery else _by_blocks(network, self.queries)
+            return mmp5(queries, gallery, self.query_labels, self.gallery_labels, self.own)
+
+
+def validation_set(features: Features, queries: Records, gallery: Records) -> ValidationSet:
+    """Gather what it takes to search ``queries`` in ``gallery``; both may be the same records (leave-one-out).
+
+    Queries without a label are left out. Raises NothingToScoreError when no query has a relevant gallery row.
+    """
+    queries = queries.take([row for row, label in enumerate(queries.classes) if label is not None])
+    places = {label: place for place, label in enumerate(sorted({*queries.classes} | {*gallery.classes}, key=str))}
+    query_labels = torch.tensor([places[label] for label in queries.classes], dtype=torch.int64)
+    gallery_labels = torch.tensor([places[label] for label in gallery.classes], dtype=torch.int64)
+    own = torch.from_numpy(own_rows(queries.keys, gallery.keys))
+    others = torch.bincount(gallery_labels, minlength=len(places))[query_labels] - (own >= 0).long()
+    if not bool((others > 0).any()):
+        raise NothingToScoreError(
+            f"none of the {len(queries):,} validation queries has another image of its label among the "
+            f"{len(gallery):,} validation gallery images; an epoch cannot be chosen by them"
+        )
+    gallery_features = gather(features, gallery)
+    same = queries.digests == gallery.digests
+    query_features = gallery_features if same else gather(features, queries)
+    domains = tuple(domain or "" for domain in queries.domains)
+    return ValidationSet(query_features, gallery_features, query_labels, gallery_labels, own, domains)
+
+
+def validation_digest(queries: Records, gallery: Records) -> list[str]:
+    """What a validation score follows from besides the weights: both sets of rows, and which query is which row."""
+    own = own_rows(queries.keys, gallery.keys).tolist()
+    return [rows_digest(queries), rows_digest(gallery), digest_bytes(repr(own).encode()).hex()]
+
+
+def mmp5(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor, own: Tensor) -> Tensor:
+    """The mMP@5 (Q,), float64, of ``queries`` (Q, E) in ``gallery`` (G, E), both of unit length.
+
+    Of a query with n relevant gallery rows, the share of its first min(n, 5) results that are relevant (Google
+    Universal Image Embedding Challenge, 2022); NaN for a query that has nothing to find.
+
+    Args:
+        queries: (Q, E).
+        gallery: (G, E).
+        query_labels: integers (Q,).
+        gallery_labels: integers (G,) on the same scale.
+        own: the gallery row (Q,) that is the query itself, which is neither found nor counted, or -1.
+    """
+    searched = gallery.numpy()
+    asking = searched if queries is gallery else queries.numpy()
+    values = values_by_class("mmp@5", asking, searched, query_labels.numpy(), gallery_labels.numpy(), own.numpy())
+    return torch.from_numpy(values)
+
+
+def _by_blocks(network: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    return torch.cat([network(block) for block in torch.split(features, _ROWS)])

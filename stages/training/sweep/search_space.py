@@ -1,0 +1,203 @@
+"""What a sweep tries: the ``[sweep]`` table, and the recipes that its keys and values span."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from cache.errors import ConfigError
+from stages.training.recipe import KINDS, HeadRecipe, Settings, nearest_key
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Each of the ``values``."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """From ``low`` to ``high``, both allowed, on a scale of factors with ``log``; a grid takes ``steps`` of it."""
+
+    low: float
+    high: float
+    log: bool = False
+    steps: int | None = None
+
+    def number(self, value: float, *, whole: bool) -> float | int:
+        """``value`` with four digits, inside; a whole number where the setting is one."""
+        inside = min(max(float(f"{value:.4g}"), self.low), self.high)
+        return round(inside) if whole else float(inside)
+
+    def points(self, *, whole: bool) -> tuple[float | int, ...]:
+        """``steps`` numbers at equal distances (equal factors with ``log``), the same number once."""
+        count = self.steps or 1
+        shares = [0.5] if count == 1 else [step / (count - 1) for step in range(count)]
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        places = [low + (high - low) * share for share in shares]
+        return tuple(dict.fromkeys(self.number(math.exp(p) if self.log else p, whole=whole) for p in places))
+
+
+Axis: TypeAlias = Choices | Range
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """``[sweep]``: which settings of the heads are tried, and how each is judged.
+
+    A trial is one configuration, trained once for each fold and seed on the classes outside the fold, and scored by
+    searching the classes inside leave-one-out: no configuration is chosen by classes that it learned, or by the test.
+
+    Args:
+        method: ``grid`` tries every combination, ``optuna`` searches (TPE) with the extra ``sweep``.
+        trials: the budget of ``optuna`` for each head and each kind of loss, the same for all.
+        folds: into how many parts the training classes are cut.
+        seeds: of each training.
+        objective: the metric that is maximised.
+        head: the name of one of ``[[heads]]``; by default each is swept.
+        over: dotted keys of a head, each with a list of values or ``{ low, high, log, steps }``.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    method: Literal["grid", "optuna"] = "grid"
+    trials: int = 50
+    folds: int = 3
+    seeds: tuple[int, ...] = (0, 1, 2)
+    objective: Literal["mmp@5", "map@r"] = "mmp@5"
+    head: str | None = None
+    over: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise ValueError(f"trials is how many configurations are tried, at least 1, got {self.trials}")
+        if self.folds < 2:
+            raise ValueError(f"folds is how many parts the classes are cut into, at least 2, got {self.folds}")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
+        axes = self.axes()
+        for key, axis in axes.items():
+            if self.method == "grid" and isinstance(axis, Range) and axis.steps is None:
+                raise ValueError(
+                    f'over.{key}: a grid takes a number of steps of a range: steps = 5, or method = "optuna"'
+                )
+
+    def axes(self) -> dict[str, Axis]:
+        """``over`` by dotted key, whether the file has ``"loss.scale" = ...`` or a table ``over.loss``."""
+        return dict(_axes(self.over, ""))
+
+
+def _axes(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Axis]]:
+    for name, value in table.items():
+        key = above + name
+        if isinstance(value, Mapping) and {"low", "high"} & value.keys():
+            yield key, _range(key, value)
+        elif isinstance(value, Mapping):
+            yield from _axes(value, f"{key}.")
+        elif isinstance(value, (list, tuple)):
+            if not value:
+                raise ValueError(f"over.{key}: the list is empty; name the values to try, or drop the key")
+            yield key, Choices(tuple(v for at, v in enumerate(value) if v not in value[:at]))
+        else:
+            raise ValueError(f"over.{key}: a list of values or {{ low = ..., high = ... }}, got {value!r}")
+
+
+def _range(key: str, table: Mapping[str, Any]) -> Range:
+    if unknown := sorted(table.keys() - {"low", "high", "log", "steps"}):
+        raise ValueError(f"over.{key}.{unknown[0]}: unknown key; a range has low, high, log and steps")
+    low, high, log, steps = (table.get(name) for name in ("low", "high", "log", "steps"))
+    for name, end in (("low", low), ("high", high)):
+        if isinstance(end, bool) or not isinstance(end, (int, float)) or not math.isfinite(end):
+            raise ValueError(f"over.{key}.{name} is a finite number, got {end!r}")
+    if not low < high:  # type: ignore[operator]  # checked above
+        raise ValueError(f"over.{key}: low is below high, got {low} and {high}")
+    if not isinstance(log or False, bool) or (log and low <= 0):  # type: ignore[operator]
+        raise ValueError(f"over.{key}: log is true or false, and true only above 0, got log = {log!r}, low = {low}")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"over.{key}.steps is a whole number from 1, got {steps!r}")
+    return Range(low, high, bool(log), steps)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The recipes of one head, one kind of head, one loss and one start; ``fixed`` are the kinds that were chosen."""
+
+    base: HeadRecipe
+    fixed: Settings
+    axes: Mapping[str, Axis]
+
+    def whole(self, key: str) -> bool:
+        """Whether the setting at ``key`` is a whole number."""
+        value = self.base.value(key)
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def size(self) -> float:
+        """How many recipes there are; infinite where a range has no steps."""
+        return math.prod(
+            len(axis.values) if isinstance(axis, Choices) else axis.steps or math.inf for axis in self.axes.values()
+        )
+
+    def grid(self) -> list[Settings]:
+        """The settings of every combination, the last key changing fastest."""
+        values = [
+            axis.values if isinstance(axis, Choices) else axis.points(whole=self.whole(key))
+            for key, axis in self.axes.items()
+        ]
+        return [dict(self.fixed) | dict(zip(self.axes, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+    def recipe(self, settings: Settings) -> HeadRecipe:
+        """The recipe of ``settings``. Raises ConfigError where a value cannot be."""
+        return self.base.with_settings({key: value for key, value in settings.items() if key not in self.fixed})
+
+
+def families(base: HeadRecipe, axes: Mapping[str, Axis]) -> list[Family]:
+    """A family for each combination of the kinds (of head, loss and start) in ``axes``, with the keys that it has.
+
+    A key belongs to the families that know it: ``loss.margin_rad`` to those of losses with an angle. Raises ConfigError
+    for a key that none knows, and for a value that its key cannot take.
+    """
+    kinds = {key: axis for key, axis in axes.items() if key in KINDS}
+    for key, axis in kinds.items():
+        if isinstance(axis, Range):
+            raise ConfigError(f"sweep.over.{key}: the kinds to try are a list, not a range")
+    chosen = [
+        dict(zip(kinds, of, strict=True)) for of in itertools.product(*(_values(axis) for axis in kinds.values()))
+    ]
+    others = {key: axis for key, axis in axes.items() if key not in kinds}
+    found = []
+    for fixed in chosen:
+        with_kinds = _checked(base, fixed)
+        known = with_kinds.dotted_keys()
+        found.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}))
+    known = tuple(dict.fromkeys(key for family in found for key in family.base.dotted_keys()))
+    for key in others:
+        if key not in known:
+            raise ConfigError(f"sweep.over.{key}: {_unknown(key, known, found)}")
+    for family in found:
+        for key, axis in family.axes.items():
+            for value in _values(axis):
+                _checked(family.base, {key: round(value) if family.whole(key) and isinstance(axis, Range) else value})
+    return found
+
+
+def _values(axis: Axis) -> Sequence[Any]:
+    return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+
+
+def _checked(base: HeadRecipe, settings: Settings) -> HeadRecipe:
+    try:
+        return base.with_settings(settings)
+    except ConfigError as error:
+        raise ConfigError(f"sweep.over: {error}") from error
+
+
+def _unknown(key: str, known: tuple[str, ...], found: Sequence[Family]) -> str:
+    hint = nearest_key(key, known)
+    if key.startswith("loss."):
+        losses = dict.fromkeys(family.base.loss.kind if family.base.loss else "a head without loss" for family in found)
+        return f"{', '.join(losses)} has no such key{hint}"
+    return f"unknown key{hint}"

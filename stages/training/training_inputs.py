@@ -1,0 +1,191 @@
+"""The checked inputs of a training, and the identity of the head that follows from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+
+from cache import Features, Identity
+from cache.errors import RecordsError
+from cache.fingerprint import JSON
+from cache.settings import changed_settings
+from stages.records import Records
+from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
+from stages.training.config import TrainingConfig
+from stages.training.multilabel import MultilabelHeadConfig
+from stages.training.multilabel.attribute_targets import Lessons, read_lessons
+from stages.training.multilabel.labels import attributes_digest
+from stages.training.pairs import PairLossConfig
+from stages.training.recipe import HeadRecipe
+from stages.training.rows.held_out import in_large_classes
+from stages.training.rows.labelled_rows import LARGE_BYTES, rows_digest
+from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, DomainWeightsConfig
+from stages.training.rows.validation import validation_digest
+from stages.training.weights.optimizer import OptimizerConfig
+
+_VERSION = 4  # raised when the same settings train other weights, or when a default changes
+
+Validation = tuple[Records, Records]
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Everything that a head follows from, checked; made by :func:`prepare`.
+
+    Attributes:
+        records: the training rows that have a feature and are in classes that are large enough.
+        validation: queries and gallery that have a feature.
+        recipe: with the sampling that suits the loss.
+        closed_form: that of the recipe, with its choices that follow from the records made.
+        failed: how many rows have no feature.
+        small: how many rows are in classes below the minimum size.
+        attribute_targets: what a head that learns attributes learns of them.
+        device: what the steps are computed on; not part of the identity.
+    """
+
+    features: Features
+    records: Records
+    validation: Validation | None
+    recipe: HeadRecipe
+    closed_form: ClosedFormConfig | None
+    seed: int
+    failed: int
+    small: int
+    attribute_targets: Lessons | None = None
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The training settings of the recipe."""
+        return self.recipe.training
+
+    def identity(self) -> Identity:
+        """What the weights follow from; of a closed form alone, what it is fitted to.
+
+        Only settings that differ from their defaults are in it: an option that is added trains no head again.
+        """
+        recipe, training = self.recipe, self.recipe.training
+        if not recipe.is_trained:  # these two choose the rows of a closed form; no other setting has an effect on it
+            training = TrainingConfig(minimum_class_size=training.minimum_class_size, experts=training.experts)
+            recipe = replace(recipe, optimizer=OptimizerConfig(), training=training)
+        identity: dict[str, JSON] = {
+            "version": _VERSION,
+            "features": self.features.fingerprint,
+            "recipe": changed_settings(recipe),
+            "seed": self.seed,
+            "rows": rows_digest(self.records),
+        }
+        if self.closed_form is not None:
+            identity["closed_form"] = changed_settings(self.closed_form)
+        if self.attribute_targets is not None:
+            identity["attributes"] = attributes_digest(self.records)
+        if recipe.is_trained and self.validation is not None:
+            identity["validation"] = cast("JSON", validation_digest(*self.validation))
+        return Identity(identity)
+
+    @property
+    def mapped(self) -> bool:
+        """True where the features stay on disk. Their size decides, not the machine's: so does the order of rows."""
+        if self.training.memory != "auto":
+            return self.training.memory == "map"
+        rows = len(self.records) * self.features.views
+        return rows * self.features.dim * self.features.dtype.itemsize > LARGE_BYTES
+
+
+def prepare(
+    features: Features, records: Records, recipe: HeadRecipe, *, validation: Validation | None = None, seed: int = 0
+) -> TrainingInputs:
+    """Check what :func:`stages.training.train_head` is given. Raises as it does."""
+    if seed < 0:
+        raise ValueError(f"seed is at least 0, got {seed}")
+    recipe = _with_sampling(recipe)
+    for key, label in zip(records.keys, records.classes, strict=True):
+        if label is None:
+            raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
+    extracted = records.take(records.rows_in(features))
+    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
+    closed_form = recipe.closed_form
+    if validation is not None:
+        queries, gallery = validation
+        validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
+        if isinstance(closed_form, DiscriminantHeadConfig) and closed_form.over == "auto":
+            known = {*used.classes}
+            seen = [name in known for name in validation[0].classes]
+            closed_form = replace(closed_form, over="rows" if 2 * sum(seen) > len(seen) else "classes")
+    _check_classes(recipe, records, extracted, used)
+    _check_domains(recipe, used)
+    _check_pairs(recipe, used)
+    return TrainingInputs(
+        features,
+        used,
+        validation,
+        recipe,
+        closed_form,
+        seed,
+        failed=len(records) - len(extracted),
+        small=len(extracted) - len(used),
+        attribute_targets=read_lessons(recipe.head, used),
+    )
+
+
+def check_device(recipe: HeadRecipe, device: torch.device) -> None:
+    """Raise ValueError where steps of ``recipe`` cannot be computed on ``device``."""
+    on_pairs = isinstance(recipe.loss, PairLossConfig)
+    if device.type != "cpu" and (on_pairs or isinstance(recipe.head, MultilabelHeadConfig)):
+        what = f"a {recipe.head.kind} head" if not on_pairs else f"the loss {recipe.method}"
+        raise ValueError(
+            f"{what} is trained on the CPU, and margin losses alone on {device.type}: leave device out, or take one"
+        )
+
+
+def _with_sampling(recipe: HeadRecipe) -> HeadRecipe:
+    """``recipe`` with the sampling that suits its loss, where that is to choose."""
+    loss, sampling = recipe.loss, recipe.training.sampling
+    if not isinstance(sampling, ByLossConfig):
+        return recipe
+    sampling = sampling.chosen(of_pairs=isinstance(loss, PairLossConfig) and loss.of_pairs)
+    return replace(recipe, training=replace(recipe.training, sampling=sampling))
+
+
+def _check_classes(recipe: HeadRecipe, records: Records, extracted: Records, used: Records) -> None:
+    classes = len(set(used.classes))
+    if classes < 2:
+        raise RecordsError(
+            f"a head learns to separate classes and needs two; of {len(records):,} training records "
+            f"{len(records) - len(extracted):,} have no feature, {len(extracted) - len(used):,} are in classes of "
+            f"fewer than {recipe.training.minimum_class_size}, and the rest has {classes} class(es)"
+        )
+
+
+def _check_domains(recipe: HeadRecipe, records: Records) -> None:
+    weighted = isinstance(recipe.training.sampling, DomainWeightsConfig)
+    if recipe.training.experts and (getattr(recipe.head, "nested", None) or weighted):
+        raise ValueError(
+            "experts are one head a domain: leave nested sizes out, and a sampling that weighs domains against each "
+            "other, or set training.experts = false"
+        )
+    if weighted and len({*records.domains}) < 2:
+        raise RecordsError(
+            f"training.sampling.kind = {recipe.training.sampling.kind!r} weighs domains and needs two, but the "
+            f"training records have {len({*records.domains} - {None})}: name the column, dataset.domain = ..., or "
+            "sample otherwise"
+        )
+
+
+def _check_pairs(recipe: HeadRecipe, records: Records) -> None:
+    """Raise where a loss that compares the rows of a class could never find two."""
+    loss, sampling = recipe.loss, recipe.training.sampling
+    if not isinstance(loss, PairLossConfig) or not loss.of_pairs:
+        return
+    if isinstance(sampling, ClassesByImagesConfig) and sampling.images < 2:
+        raise ValueError(f"the loss {loss.kind} compares rows of a class: sampling.images is at least 2, got 1")
+    sizes = Counter(records.classes)
+    if max(sizes.values()) < 2:
+        raise RecordsError(
+            f"the loss {loss.kind} compares rows of a class, but each of the {len(sizes):,} training classes has one: "
+            "take a margin loss or one on proxies, or a coarser label"
+        )

@@ -1,0 +1,83 @@
+"""Where training starts: random weights, or a closed form with the class means as prototypes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stages.training.head import HeadConfig
+from stages.training.heads.inputs import Rows, by_blocks
+from stages.training.heads.linear import LinearHead, LinearHeadConfig
+from stages.training.heads.mlp import MlpHeadConfig
+from stages.training.heads.network import HeadNetwork
+
+
+def start_network(
+    head: HeadConfig,
+    fitted: LinearHead | None,
+    features: Rows,
+    blocks: Sequence[int],
+    generator: torch.Generator,
+) -> HeadNetwork:
+    """The network of ``head`` before its first step: ``fitted`` (a closed form) in its shape, or drawn.
+
+    A closed form is scaled by a power of two, which changes no embedding by a bit, to weights of about the size that
+    drawn ones have: a learning rate means the same for both.
+    """
+    if fitted is None:
+        network = head.build(blocks, generator)
+        network.observe(features)
+        return network
+    factor = _power_of_two(fitted.weight, 1 / math.sqrt(3 * fitted.inputs.dim))
+    weight, bias = fitted.weight.detach() * factor, fitted.bias.detach() * factor
+    if isinstance(head, LinearHeadConfig):
+        return LinearHead(fitted.inputs, weight, bias, head.dropout, head.dropouts)
+    if isinstance(head, MlpHeadConfig):
+        network = head.build(blocks, generator)
+        network.inputs = fitted.inputs
+        network.weight, network.bias = nn.Parameter(weight), nn.Parameter(bias)
+        return network
+    return LinearHead(fitted.inputs, weight, bias, dropouts=fitted.dropouts)
+
+
+def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
+    """Set ``prototypes`` (k, C, E), a view of what is trained, to means of embeddings of its classes.
+
+    ``labels`` (N,) are those of the training rows. The rows of a class go to its k subcenters by turns; one without a
+    row gets the mean of the class. They are scaled to about the size that drawn ones have. Where embeddings cancel,
+    the prototype stays as it was drawn.
+    """
+    subcenters, classes, dim = prototypes.shape
+    turn = _occurrence(labels) % subcenters
+    sums = torch.zeros(subcenters * classes, dim)
+    low = 0
+    with torch.inference_mode():
+        for block in by_blocks(features):
+            rows = slice(low, low + len(block))
+            sums.index_add_(0, turn[rows] * classes + labels[rows], network(block))
+            low += len(block)
+        lengths = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+        whole = sums.view(subcenters, classes, -1).sum(0).repeat(subcenters, 1)
+        means = torch.where(lengths > 0, sums, whole)
+        lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+        factor = _power_of_two(means / lengths.clamp(min=1e-12), float(prototypes.square().mean().sqrt()))
+    with torch.no_grad():
+        means = (means / lengths.clamp(min=1e-12) * factor).view_as(prototypes)
+        prototypes.copy_(torch.where((lengths > 0).view(subcenters, classes, 1), means, prototypes))
+
+
+def _power_of_two(weight: Tensor, size: float) -> float:
+    """What brings the root mean square of ``weight`` nearest to ``size``."""
+    root = float(weight.detach().square().mean().sqrt())
+    return 2.0 ** round(math.log2(size / root)) if root > 0 else 1.0
+
+
+def _occurrence(labels: Tensor) -> Tensor:
+    """How many equal labels stand before each of ``labels`` (N,)."""
+    order = torch.argsort(labels, stable=True)
+    sizes = torch.bincount(labels)
+    place = torch.arange(len(labels)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    return torch.empty_like(place).scatter_(0, order, place)

@@ -1,0 +1,194 @@
+"""How the weights move: the learning rate at every step, and the step, dense or of the rows that were touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.pairs import PairLoss
+from stages.training.worker_threads import in_worker_threads, worker_count
+
+_BETAS = (0.9, 0.999)
+_EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its schedule: linear warm-up, then a half cosine from ``lr`` down to ``final_lr``.
+
+    ``warmup_epochs`` may be a fraction of an epoch. ``weight_decay`` acts on every weight, prototypes included;
+    ``momentum`` is that of sgd, and the other kinds have no use for it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 2e-3
+    final_lr: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("adam", "adamw", "sgd"):
+            raise ValueError(f"kind is one of adam, adamw and sgd, got {self.kind!r}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr is above 0 and finite, got {self.lr}")
+        if not 0 <= self.final_lr <= self.lr:
+            raise ValueError(f"final_lr is what lr ({self.lr}) falls to, in [0, lr], got {self.final_lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is at least 0 and finite, got {self.weight_decay}")
+        if not 0 <= self.warmup_epochs < math.inf:
+            raise ValueError(f"warmup_epochs is at least 0 and finite, got {self.warmup_epochs}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is in [0, 1), got {self.momentum}")
+
+    def learning_rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        """The learning rate of ``step``, counted from 0; it is ``lr`` after the warm-up, ``final_lr`` at the last."""
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        left = steps_per_epoch * epochs - warmup - 1
+        share = (step - warmup) / left if left > 0 else 1.0
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
+
+    def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
+        """What moves ``weights`` and those of ``loss``; a sampled loss's prototypes row by row."""
+        tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
+        fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
+        apart = [*tables, *fast]
+        rest = [weight for weight in loss.parameters() if not any(weight is other for other in apart)]
+        return Optimizer(self, [*weights, *rest], tables, fast, factor)
+
+
+class Optimizer:
+    """Moves ``weights`` with PyTorch's fused step, and the rows of ``tables`` that have a gradient, and no others.
+
+    A table's gradient is sparse and so is its step: rows without a gradient are not read, so that a step costs what it
+    touches. What that means, a row at a time: its moments (or momentum) stand still while it rests, where those of a
+    dense step would decay; it counts its own steps, from which Adam's correction of young moments follows, so that the
+    first step of a row that is met late is as long as any first step; and weight decay acts in the steps that touch it,
+    so less often. A row that is touched in every step moves as in a dense step.
+
+    Memory for the moments of a row is used when the row is first touched.
+
+    ``fast`` weights move at ``factor`` times the learning rate.
+    """
+
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        weights: list[nn.Parameter],
+        tables: list[nn.Parameter],
+        fast: Sequence[nn.Parameter] = (),
+        factor: float = 1.0,
+    ) -> None:
+        self.config = config
+        self.tables = [_Table(config, table) for table in tables]
+        groups: list[dict[str, Any]] = [{"params": weights}]  # which may be empty, where a list of weights may not
+        groups += [{"params": list(fast)}] if fast else []
+        self._factors = (1.0, factor)
+        if config.kind == "sgd":
+            momentum, decay = config.momentum, config.weight_decay
+            self.dense: torch.optim.Optimizer = torch.optim.SGD(
+                groups, config.lr, momentum=momentum, weight_decay=decay, fused=True
+            )
+        else:
+            adam = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+            self.dense = adam(groups, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
+
+    def step(self, lr: float) -> None:
+        """Move every weight that has a gradient, at the learning rate ``lr``."""
+        for group, factor in zip(self.dense.param_groups, self._factors, strict=False):
+            group["lr"] = lr * factor
+        self.dense.step()
+        for table in self.tables:
+            table.step(lr)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.dense.zero_grad()
+        for table in self.tables:
+            table.weight.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to take the same steps; tensors are not copied."""
+        return {"dense": self.dense.state_dict(), "tables": [dict(table.state) for table in self.tables]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken, with the same weights in the same order."""
+        if len(state["tables"]) != len(self.tables):
+            raise ValueError(
+                f"the state has {len(state['tables'])} table(s) of sparse rows, this optimiser {len(self.tables)}; "
+                "it was taken from a loss with another setting of sampled"
+            )
+        self.dense.load_state_dict(state["dense"])
+        for table, saved in zip(self.tables, state["tables"], strict=True):
+            for name, tensor in table.state.items():
+                tensor.copy_(saved[name])
+
+
+class _Table:
+    """A table of rows that are moved one by one: its weight (R, E), its moments, and the steps that each row took."""
+
+    def __init__(self, config: OptimizerConfig, weight: nn.Parameter) -> None:
+        self.config, self.weight = config, weight
+        names = ("momentum",) if config.kind == "sgd" else ("first", "second")
+        self.state = {name: torch.zeros_like(weight, requires_grad=False) for name in names}
+        if config.kind != "sgd":
+            self.state["steps"] = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        if self.weight.grad is None:
+            return
+        if not self.weight.grad.is_sparse:
+            raise ValueError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
+        sparse, workers = self.weight.grad, worker_count(self.weight.device)
+        rows = sparse._indices()[0]
+        if not (rows[1:] > rows[:-1]).all():  # several losses, added
+            sparse = sparse.coalesce()
+        parts = sparse._indices()[0].tensor_split(workers)
+        gradients = sparse._values().tensor_split(workers)
+        in_worker_threads(lambda worker: self._step(parts[worker], gradients[worker], lr), workers)
+
+    def _step(self, rows: Tensor, gradient: Tensor, lr: float) -> None:
+        moved = self.weight.index_select(0, rows)
+        if self.config.weight_decay and self.config.kind != "adamw":
+            gradient = gradient.add(moved, alpha=self.config.weight_decay)
+        if self.config.kind == "sgd":
+            update = self.state["momentum"].index_select(0, rows).mul_(self.config.momentum).add_(gradient)
+            _put(self.state["momentum"], rows, update)
+            moved.add_(update, alpha=-lr)
+        else:
+            if self.config.kind == "adamw":
+                moved.mul_(1 - lr * self.config.weight_decay)
+            self._adam(rows, gradient, moved, lr)
+        _put(self.weight.detach(), rows, moved)
+
+    def _adam(self, rows: Tensor, gradient: Tensor, moved: Tensor, lr: float) -> None:
+        """Kingma and Ba, Adam, ICLR 2015, algorithm 1, with a count of steps for each row."""
+        steps = self.state["steps"].index_select(0, rows).add_(1)
+        self.state["steps"].index_copy_(0, rows, steps)
+        first = self.state["first"].index_select(0, rows).lerp_(gradient, 1 - _BETAS[0])
+        _put(self.state["first"], rows, first)
+        second = self.state["second"].index_select(0, rows).mul_(_BETAS[1])
+        second.addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        _put(self.state["second"], rows, second)
+        exponents = steps.to(torch.float64)[:, None]
+        length = (lr / (1 - _BETAS[0] ** exponents)).to(moved.dtype)
+        root = (1 - _BETAS[1] ** exponents).rsqrt_().to(moved.dtype)
+        moved.addcdiv_(first.mul_(length), second.sqrt_().mul_(root).add_(_EPS), value=-1)
+
+
+def _put(table: Tensor, rows: Tensor, values: Tensor) -> None:
+    """``table[rows] = values``, moved 16 bytes at a time where they fit: torch copies number by number."""
+    if values.element_size() * values.shape[1] % 16 == 0:
+        table, values = table.view(torch.complex128), values.view(torch.complex128)
+    table.index_copy_(0, rows, values)
