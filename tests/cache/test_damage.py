@@ -41,7 +41,9 @@ def test_data_of_another_chunk_with_a_right_checksum_are_an_error(tmp_path: Path
         store.read(names(5))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 def test_a_flipped_bit_of_the_rows_is_an_error_or_changes_nothing(tmp_path: Path, place: float, bit: int) -> None:
     store = open_store(tmp_path)
