@@ -12,6 +12,7 @@ from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, d
 from cache.errors import DamagedStoreError
 from tests.toys.stores import PROVENANCE, contents, fill, names, open_store, value_of
 
+UNTIMED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 OLD = Path(__file__).with_name("store_0_1_0") / "toy-c1be2109"
 OLD_DIGESTS = [digest_bytes(bytes([number])) for number in range(8)]
 
@@ -41,9 +42,7 @@ def test_data_of_another_chunk_with_a_right_checksum_are_an_error(tmp_path: Path
         store.read(names(5))
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=UNTIMED)
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 def test_a_flipped_bit_of_the_rows_is_an_error_or_changes_nothing(tmp_path: Path, place: float, bit: int) -> None:
     store = open_store(tmp_path)
