@@ -44,13 +44,13 @@ from stages.training.pairs import (
     SupConConfig,
     TripletConfig,
 )
-from stages.training.pairs.cross_batch_memory import Memory
+from stages.training.pairs.cross_batch_memory import CrossBatchMemory
 from stages.training.pairs.loss import RowWise
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import LabelledRows
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep import cross_validation, run_trials
-from stages.training.sweep.batched_heads import stack_key
+from stages.training.sweep.batched_heads import batch_key
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 
@@ -179,11 +179,11 @@ def test_a_loss_on_pairs_that_could_never_find_one_is_refused(tmp_path: Path) ->
 
 
 def test_the_memory_holds_the_last_embeddings_in_any_order_of_sizes() -> None:
-    memory, kept = Memory(7, 3), list[tuple[list[float], int, int]]()
+    memory, kept = CrossBatchMemory(7, 3), list[tuple[list[float], int, int]]()
     generator = torch.Generator().manual_seed(0)
     for size in (3, 3, 1, 0, 5, 12, 2):
         vectors, labels = torch.randn(size, 3, generator=generator), torch.arange(size) + len(kept)
-        memory.keep(vectors, labels, labels * 10)
+        memory.store(vectors, labels, labels * 10)
         kept = [*kept, *zip(vectors.tolist(), labels.tolist(), (labels * 10).tolist(), strict=True)][-7:]
         content = [part.tolist() for part in memory.content(3)]
         assert sorted(zip(*content, strict=True)) == sorted(kept)
@@ -217,9 +217,9 @@ def test_a_row_is_no_positive_of_what_it_was_before() -> None:
         loss(vectors, labels, rows)
         loss.after_step()
         # each row has one other row of its class, as it is now and as it was
-        assert loss.take_found().chosen == 4 * min(times, 3)
+        assert loss.take_statistics().chosen == 4 * min(times, 3)
     loss(vectors, labels)  # without numbers all rows are different
-    assert loss.take_found().chosen == 4 * (1 + 5)
+    assert loss.take_statistics().chosen == 4 * (1 + 5)
 
 
 # A line of configuration
@@ -299,10 +299,10 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 def test_no_loss_on_pairs_is_stacked_and_each_has_trials_of_its_own(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
     base = HeadRecipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=SHORT)
-    assert stack_key(base, 20) is not None
+    assert batch_key(base, 20) is not None
     recipes = [base, *(base.with_settings({"loss.kind": loss.kind}) for loss in EVERY)]
     for recipe in recipes[1:]:
-        assert stack_key(recipe, 20) is None
+        assert batch_key(recipe, 20) is None
     some = [recipes[0], recipes[2], recipes[5]]
     ground = cross_validation(features, records, lambda e, of: leave_one_out(e, of, "mmp@5"), folds=2, seeds=(0, 1))
     trials = dict(run_trials(ground, some))
