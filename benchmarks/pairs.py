@@ -69,13 +69,13 @@ def measure(arguments: argparse.Namespace) -> float:
     make_ours, make_peer, memory = WORK[arguments.work]
     size = BATCH_WITH_MEMORY if memory else BATCH
     if arguments.side == "peer":
-        step, lanes = peer(features, labels, make_peer, memory), nullcontext()
+        step, threads = peer(features, labels, make_peer, memory), nullcontext()
     else:
-        step, in_lanes = ours(features, labels, make_ours, memory)
-        lanes = one_thread_each() if in_lanes else nullcontext()
+        step, in_threads = ours(features, labels, make_ours, memory)
+        threads = one_thread_each() if in_threads else nullcontext()
     batches = [_batch(rng, size) for _ in range(64)]
     steps = 0
-    with lanes:  # as in the training loop
+    with threads:  # as in the training loop
         for batch in batches[:1]:
             step(batch)
         started = time.perf_counter()
@@ -119,7 +119,7 @@ def peer(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
 
 
 def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memory: int) -> tuple[Step, bool]:
-    """The parts of ``train_head``, put together as its loop does, and whether it works in lanes."""
+    """The parts of ``train_head``, put together as its loop does, and whether it uses worker threads."""
     import torch
 
     from stages.malloc import keep_freed_memory
@@ -145,7 +145,7 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
         loss.after_step()
         return float(value.detach())
 
-    return step, loss.in_lanes
+    return step, loss.uses_worker_threads
 
 
 def remembered(head: Callable[[Any], Any], features: np.ndarray, labels: np.ndarray, size: int) -> tuple[Any, Any]:

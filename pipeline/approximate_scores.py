@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache import Features
-from cache.errors import ConfigError
+from cache import Features, fingerprint
+from cache.errors import ConfigError, UnwritableError
+from cache.fingerprint import JSON
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.views.tables import aligned
@@ -50,7 +52,7 @@ def other_scores(
     }
     queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(asked.index, FlatIndexConfig):
-        index = find_index(config, records, gallery, backbone, head, store, "gallery", display)
+        index = find_index(config, records, gallery, backbone, head, store, display)
         kind = index.config.kind
         name = f"auto: {kind}" if isinstance(asked.index, AutoIndexConfig) else kind
         yield (
@@ -66,25 +68,47 @@ def other_scores(
 
 
 def find_index(
+    config: RunConfig, records: Records, gallery: Records, backbone: str, head: str, store: Features, display: Display
+) -> GalleryIndex:
+    """The index of the ``gallery``, stored in the artifacts folder; with budgets, what was tried is shown.
+
+    Where the folder cannot be written, the index is built and not stored.
+    """
+    folder = index_folder(config, gallery, backbone, head, store)
+    try:
+        return _built_index(config, records, gallery, f"{backbone} {head}", store, folder, display)
+    except (UnwritableError, PermissionError):
+        return _built_index(config, records, gallery, f"{backbone} {head}", store, None, display)
+
+
+def index_folder(config: RunConfig, gallery: Records, backbone: str, head: str, store: Features) -> Path:
+    """Where the index of ``gallery`` is: named by all it follows from, so that it never changes under a reader."""
+    identity: list[JSON] = [
+        store.fingerprint,
+        asdict(config.retrieval.index),
+        list[JSON](gallery.keys),
+        [digest.hex() for digest in gallery.digests],
+    ]
+    return Path(config.artifacts) / "indexes" / backbone / f"{head}-{fingerprint(identity)[:8]}"
+
+
+def _built_index(
     config: RunConfig,
     records: Records,
     gallery: Records,
-    backbone: str,
-    head: str,
+    name: str,
     store: Features,
-    part: str,
+    folder: Path | None,
     display: Display,
 ) -> GalleryIndex:
-    """The index of the ``gallery``, kept in the artifacts folder; with budgets it is said what was tried."""
     wanted = config.retrieval.index
-    folder = Path(config.artifacts) / "indexes" / backbone / f"{head}-{store.identity.short}-{part}"
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(store, gallery, wanted, folder=folder)
     validation = records.split("validation_query")
     choice = choose_gallery_index(
         store, gallery, wanted, folder=folder, queries=validation if len(validation) else None
     )
-    display.say(f"index of {backbone} {head}, by budgets:\n{tried_text(choice.tried, wanted.metric)}")
+    display.say(f"index of {name}, by budgets:\n{tried_text(choice.tried, wanted.metric)}")
     return choice.index
 
 

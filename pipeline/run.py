@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache import DigestCache, Features, FeatureStore
+from cache import DigestCache, Features, FeatureStore, Identity
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
 from pipeline.approximate_scores import other_scores
@@ -121,8 +121,7 @@ def _head(
     """The head as it was saved, or else trained and saved where it may be."""
     setup = setup_of(config, wanted, features, records)
     identity = head_identity(**setup)
-    where = Path("heads") / features.name / f"{wanted.name}-{identity.short}"
-    folder = Path(config.artifacts) / where
+    folder = head_folder(config, wanted.name, features, identity)
     if (folder / "head.safetensors").exists():
         if train:
             display.say(f"train {wanted.name} on {backbone}: trained before, on the same features and settings")
@@ -132,12 +131,17 @@ def _head(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
             "Run `permafrost train-heads` with this run file."
         )
-    events = Path(config.artifacts) / "tensorboard" / where.relative_to("heads") if tensorboard else None
+    events = Path(config.artifacts, "tensorboard", features.name, folder.name) if tensorboard else None
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     head = _train(wanted, backbone, setup, display, checkpoint, events)
     head.save(folder)
     checkpoint.unlink(missing_ok=True)
     return head
+
+
+def head_folder(config: RunConfig, name: str, features: Features, identity: Identity) -> Path:
+    """Where the head ``name`` of that ``identity`` is saved."""
+    return Path(config.artifacts) / "heads" / features.name / f"{name}-{identity.short}"
 
 
 def _train(

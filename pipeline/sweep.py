@@ -30,8 +30,8 @@ from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
 from pipeline.trials import Arrays, QueryScores, run_once
 from stages.analysis import Difference, paired_difference, t_interval
+from stages.ranking import leave_one_out
 from stages.records import Records
-from stages.retrieval import leave_one_out
 from stages.training.recipe import HeadRecipe, Settings, nearest_key
 from stages.training.rows import rows_digest
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials

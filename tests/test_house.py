@@ -58,7 +58,8 @@ PUBLIC = {
         "paired_difference", "score_bounds", "spread", "suspects", "t_interval", "threshold_at", "votes",
     ],
     "stages.ranking": [
-        "Metric", "find_metric", "metric_names", "search", "unit_length",
+        "Metric", "at_every_k", "class_folds", "deal_classes", "find_metric", "leave_one_out",
+        "mean_average_precision", "metric_names", "own_rows", "search", "unit_length", "values_by_class",
     ],
     "stages.records": ["COLUMNS", "Records", "read_records"],
     "stages.retrieval": [
@@ -68,7 +69,7 @@ PUBLIC = {
         "RabitqIndexConfig", "RefineConfig", "RerankConfig", "ScalarIndexConfig", "Score", "Scores",
         "Searches", "Tried", "WhiteningConfig", "attribute_metric_names", "build_index",
         "choose_gallery_index", "choose_index", "evaluate", "evaluate_attributes", "evaluate_index",
-        "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "index_gallery", "leave_one_out",
+        "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "index_gallery",
         "nearest",
     ],
 }  # fmt: skip

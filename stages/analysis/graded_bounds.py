@@ -9,10 +9,10 @@ import numpy as np
 from stages.analysis.bounds import Bounds, told
 from stages.ranking.graded import Ties
 from stages.ranking.nearest import query_blocks
+from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.attribute_similarity import Alike
 from stages.retrieval.attributes import ARRAYS, Mixtures, attributes_of, function_of, metric_of
-from stages.retrieval.gallery import positions_of
 from stages.retrieval.scores import UnanswerablePolicy, domain_names
 
 
@@ -33,7 +33,7 @@ def attribute_bounds(
     names = attributes_of(queries)
     alike = {of.mixture: Alike(queries, gallery, of.weights(similar or {}, names)) for of in wanted}
     rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
-    itself = positions_of(queries.keys, gallery.keys)
+    itself = own_rows(queries.keys, gallery.keys)
     found = {of.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for of in wanted}
     for block in query_blocks(len(rows), ARRAYS * len(gallery)):
         some = rows[block]

@@ -86,7 +86,7 @@ def noted_backbones(
 
 
 def _noted(config: BackboneConfig, records: Records, features: Path, device: str) -> tuple[Backbone, ...] | None:
-    basis = _basis_path(config, records, features) if isinstance(config, PcaConfig) else None
+    basis = basis_path(config, records, features) if isinstance(config, PcaConfig) else None
     path = _note_path(config, records, features)
     if not path.exists() or (basis is not None and not basis.exists()):
         return None
@@ -113,7 +113,8 @@ def _note_path(config: BackboneConfig, records: Records, features: Path) -> Path
     return features / "known" / f"{config.kind}-{fingerprint(settings)[:16]}.json"
 
 
-def _basis_path(config: PcaConfig, records: Records, features: Path) -> Path:
+def basis_path(config: PcaConfig, records: Records, features: Path) -> Path:
+    """Where the components of the training images of ``records`` are stored."""
     settings = {"config": json.loads(json.dumps(asdict(config))), "decoders": list(DECODERS.values())}
     key = fingerprint(settings | {"train": _training_images(records)})
     return features / "known" / f"pca-basis-{key[:16]}.safetensors"
@@ -121,7 +122,7 @@ def _basis_path(config: PcaConfig, records: Records, features: Path) -> Path:
 
 def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callable[[str], None]) -> Path:
     """The file of the components of the training images, fitted once."""
-    path = _basis_path(config, records, features)
+    path = basis_path(config, records, features)
     if not path.exists():
         train = records.split("train")
         on_load(f"fitting {config.name} to {len(train):,} training images")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import ConfigError
+from stages.ranking.metrics import Counts
 from stages.records.seeded_order import seeded_order
 
 _LEAST = 2  # classes in a fold: with one there is nothing to take for another
@@ -24,21 +24,32 @@ def class_folds(
 
     Raises ConfigError when a fold would have fewer than two classes.
     """
-    sizes = Counter(classes)
-    of_domain = defaultdict(set)
-    for name, domain in zip(classes, domains, strict=True):
-        if sizes[name] > 1:
-            of_domain[domain or ""].add(name)
-    dealt = [
-        name
-        for domain in sorted(of_domain)
-        for name in sorted(of_domain[domain], key=lambda name: seeded_order(seed, "fold", name))
-    ]
-    if len(dealt) < _LEAST * folds:
+    names = sorted({*classes})
+    number = {name: at for at, name in enumerate(names)}
+    of_row = np.array([number[name] for name in classes])
+    sizes = np.bincount(of_row, minlength=len(names))
+    domain_of = dict(zip(classes, domains, strict=True))
+    _, domain = np.unique([domain_of[name] or "" for name in names], return_inverse=True)
+    if (searchable := int((sizes > 1).sum())) < _LEAST * folds:
         raise ConfigError(
             f"sweep.folds = {folds} needs at least {_LEAST * folds} training classes of two images or more, "
-            f"{_LEAST} a fold; there are {len(dealt)}. Lower folds, or train on more classes."
+            f"{_LEAST} a fold; there are {searchable}. Lower folds, or train on more classes."
         )
-    place = {name: at % folds for at, name in enumerate(dealt)}
-    rows = np.array([place.get(name, -1) for name in classes])
-    return [rows == fold for fold in range(folds)]
+    order = np.array(sorted(range(len(names)), key=lambda at: seeded_order(seed, "fold", names[at])))
+    fold = np.where(sizes > 1, deal_classes(sizes, domain, order, folds), -1)[of_row]
+    return [fold == at for at in range(folds)]
+
+
+def deal_classes(sizes: Counts, domains: Counts, order: Counts, folds: int) -> Counts:
+    """The fold (C,) of each class, in [0, folds): dealt out one after another, as evenly as they go.
+
+    ``order`` (C,) is a permutation of the classes. Those that can be searched for, of two rows or more by their
+    ``sizes`` (C,), are dealt out first, and domain by domain (C,), so that every fold has its share of each.
+
+    >>> deal_classes(np.array([2, 1, 3, 2]), np.array([0, 0, 1, 1]), np.array([3, 2, 1, 0]), 2).tolist()
+    [0, 1, 0, 1]
+    """
+    dealt = order[np.lexsort((domains[order], sizes[order] == 1))]
+    fold = np.empty(len(sizes), np.int64)
+    fold[dealt] = np.arange(len(sizes)) % folds
+    return fold

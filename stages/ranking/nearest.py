@@ -3,19 +3,17 @@
 The order: similarity (float32) descending, then gallery row ascending. Nothing else decides, so equal images always
 come in gallery order, whichever of the two ways below found them:
 
-* :func:`nearest_rows` lets faiss propose candidates, a few more than asked for. Its similarities carry rounding
-  errors, so candidates that are too near to each other to be told apart by them are compared again exactly, and a
-  query's answer counts only when no row that was left out can belong to it; otherwise more candidates are asked for,
-  and at last all. :func:`search` gives the exact similarities too.
+* :func:`nearest_rows` takes candidates, a few more than asked for, by float32 products. Those carry rounding errors, so
+  candidates that are too near to each other to be ordered by them are compared again exactly, and a query's answer
+  counts only when no row that was left out can belong to it; otherwise more candidates are taken, and at last all.
+  :func:`search` gives the exact similarities too.
 * :func:`relevant_ranks` compares a query with the whole gallery and *counts* the rows before each relevant one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Sequence
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -27,62 +25,25 @@ Similarity = npt.NDArray[np.float32]
 _SPARE = 4  # candidates beyond k, so that most queries are settled at the first attempt
 _SCAN_COSTS = 32  # comparing with the whole gallery costs as much as this share of it as candidates
 _NUMBERS = 2**22  # of the largest array held while searching: 32 MB in float64
-_AT_ONCE = 16_384  # queries: faiss blocks its work itself, and is half as fast on what is left over after a block
+_FIRST_COLUMNS, _COLUMNS = 256, 4096  # gallery rows of the first and of the largest product
 
 
-def search(index: faiss.Index, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
-    """The ``k`` nearest rows of a gallery ``index`` (G, E) to each query, and their similarity, both (Q, k).
+def search(gallery: Vectors, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
+    """The ``k`` rows of ``gallery`` (G, E) nearest to each query, and their similarity, both (Q, k).
 
-    ``queries`` (Q, E) are float32 of unit length. ``exclude`` (Q,) is the gallery row that is the query itself, or
-    -1 for none: it is left out by identity, so another row with equal bytes stays. Where fewer than k rows are found
-    the rest is row -1 with similarity -inf. ``index`` is one of :func:`stages.retrieval.build_index`: a flat one gives
-    the exact answer, another kind what it finds.
+    ``gallery`` and ``queries`` (Q, E) are float32 of unit length. ``exclude`` (Q,) is the gallery row that is the query
+    itself, or -1 for none: it is left out by its number, so another row with equal bytes stays. Where fewer than k rows
+    are left the rest is row -1 with similarity -inf.
 
     Raises ValueError when shapes do not agree, a query holds NaN, or ``k`` is below 1.
+
+    >>> gallery = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    >>> search(gallery, gallery[:1], 2)[0]
+    array([[0, 2]])
     """
-    queries, exclude = check_queries(queries, (index.ntotal, index.d), k, exclude)
-    if not isinstance(faiss.downcast_index(index), faiss.IndexFlat):
-        return found_by(index, queries, k, exclude)
-    gallery = stored_vectors(index)
+    queries, exclude = check_queries(queries, gallery.shape, k, exclude)
     rows = nearest_rows(gallery, queries, k, exclude)
     return rows, similarities(gallery, queries, rows)
-
-
-def stored_vectors(index: faiss.Index) -> Vectors:
-    """The gallery vectors (G, E) in a flat ``index``: a view, not a copy."""
-    flat = cast("faiss.IndexFlat", faiss.downcast_index(index))
-    size = index.ntotal * index.d
-    return cast("Vectors", faiss.rev_swig_ptr(flat.get_xb(), size)).reshape(index.ntotal, index.d)
-
-
-def found_by(
-    index: faiss.Index, queries: Vectors, k: int, exclude: Rows, how: faiss.SearchParameters | None = None
-) -> tuple[Rows, Similarity]:
-    """What an approximate ``index`` finds: ids (Q, k) as it has them and its own similarities, best first.
-
-    Equal similarities come in order of their ids. A list that is short ends in id -1 with similarity -inf.
-    """
-    width = min(k + int((exclude >= 0).any()), index.ntotal)
-    # faiss.contrib.torch_utils, which PyTorch Metric Learning imports, replaces search by one without params.
-    original = getattr(index, "search_numpy", index.search)
-    similarity, ids = original(queries, width, params=how)
-    inside = index_inside(index)
-    if isinstance(inside, faiss.IndexLSH):
-        similarity = np.cos(np.pi / inside.nbits * similarity)  # bits that differ -> cosine of the angle
-    similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
-    ids[np.isneginf(similarity)] = -1
-    columns = np.lexsort((ids, -similarity))[:, :k]
-    found = np.full((len(queries), k), -1, np.int64)
-    found[:, : columns.shape[1]] = np.take_along_axis(ids, columns, axis=1)
-    similar = np.full((len(queries), k), -np.inf, np.float32)
-    similar[:, : columns.shape[1]] = np.take_along_axis(similarity, columns, axis=1)
-    return found, similar
-
-
-def index_inside(index: faiss.Index) -> faiss.Index:
-    """``index``, or what a turned one is in its own space."""
-    found = faiss.downcast_index(index)
-    return faiss.downcast_index(found.index) if isinstance(found, faiss.IndexPreTransform) else found
 
 
 def check_queries(queries: Vectors, gallery: tuple[int, ...], k: int, exclude: Rows | None) -> tuple[Vectors, Rows]:
@@ -91,7 +52,7 @@ def check_queries(queries: Vectors, gallery: tuple[int, ...], k: int, exclude: R
     rows, dim = gallery
     if queries.shape[1] != dim:
         raise ValueError(
-            f"queries have {queries.shape[1]} numbers a row, the index has {dim}: both must come from one store"
+            f"queries have {queries.shape[1]} numbers a row, the gallery has {dim}: both must come from one store"
         )
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -106,21 +67,55 @@ def check_queries(queries: Vectors, gallery: tuple[int, ...], k: int, exclude: R
 
 
 def nearest_rows(gallery: Vectors, queries: Vectors, k: int, exclude: Rows) -> Rows:
-    """The rows (Q, k) that :func:`search` gives, for vectors from :func:`stages.retrieval.unit_length`."""
+    """The rows (Q, k) that :func:`search` gives, for vectors from :func:`stages.ranking.unit_length`."""
     rows = np.full((len(queries), k), -1, np.int64)
     unsettled, width = np.arange(len(queries)), k + int((exclude >= 0).any()) + _SPARE
     while len(unsettled) and width * _SCAN_COSTS < len(gallery):
+        columns = max(_COLUMNS, 16 * width)
         settled = np.zeros(len(unsettled), np.bool_)
-        for some in np.array_split(np.arange(len(unsettled)), -(-len(unsettled) // _AT_ONCE)):
-            which = unsettled[some]
-            roughly, candidates = faiss.knn(queries[which], gallery, width, metric=faiss.METRIC_INNER_PRODUCT)
-            rows[which], settled[some] = _in_order(gallery, queries[which], roughly, candidates, exclude[which], k)
+        for block in query_blocks(len(unsettled), min(columns, len(gallery))):
+            which = unsettled[block]
+            roughly, candidates = _candidates(gallery, queries[which], width, columns)
+            rows[which], settled[block] = _in_order(gallery, queries[which], roughly, candidates, exclude[which], k)
         unsettled, width = unsettled[~settled], width * 8
     for block in query_blocks(len(unsettled), len(gallery)):
         which = unsettled[block]
-        columns, exact = _first(compare_all(gallery, queries[which], exclude[which]), k)
-        rows[which, : columns.shape[1]] = np.where(np.isneginf(exact), -1, columns)
+        nearest, exact = _first(compare_all(gallery, queries[which], exclude[which]), k)
+        rows[which, : nearest.shape[1]] = np.where(np.isneginf(exact), -1, nearest)
     return rows
+
+
+def _candidates(gallery: Vectors, queries: Vectors, width: int, columns: int) -> tuple[Similarity, Rows]:
+    """The ``width`` rows (Q, W) of highest float32 product with each query, descending, and these products.
+
+    ``least`` (Q,) is the W-th highest product so far, so that nearly all of a further block falls to one comparison:
+    blocks double up to ``columns`` rows, and of a block as large as all before it about W rows a query are left. Rows
+    that tie with the last candidate may be left out.
+    """
+    best, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    least = np.full(len(queries), -np.inf, np.float32)
+    low = 0
+    while low < len(gallery):
+        high = low + min(max(_FIRST_COLUMNS, 8 * width, low), columns)
+        products = queries @ gallery[low:high].T  # (Q, columns)
+        if not low and products.shape[1] > width:
+            least = np.partition(products, -width, axis=1)[:, -width]
+            above = products >= least[:, None]
+        else:
+            above = products > least[:, None]
+        query, column = np.divmod(np.flatnonzero(above), products.shape[1])  # four times as fast as np.nonzero
+        counts = np.bincount(query, minlength=len(queries))
+        place = best.shape[1] + np.arange(len(query)) - (np.cumsum(counts) - counts)[query]
+        more = ((0, 0), (0, int(counts.max(initial=0))))
+        best, rows = np.pad(best, more, constant_values=-np.inf), np.pad(rows, more, constant_values=-1)
+        best[query, place], rows[query, place] = products[query, column], column + low
+        if best.shape[1] > width:
+            highest = np.argpartition(best, -width, axis=1)[:, -width:]
+            best, rows = np.take_along_axis(best, highest, axis=1), np.take_along_axis(rows, highest, axis=1)
+            least = best.min(axis=1)
+        low = high
+    order = np.argsort(-best, axis=1)
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def similarities(gallery: Vectors, queries: Vectors, rows: Rows) -> Similarity:
@@ -142,16 +137,26 @@ def relevant_ranks(
 ) -> npt.NDArray[np.bool_]:
     """Which of the first ``depth`` ranks hold a relevant row, (Q, depth), for a block of queries.
 
-    ``gallery`` (G, E) and ``queries`` (Q, E) come from :func:`stages.retrieval.unit_length`; ``relevant_rows`` are the
+    ``gallery`` (G, E) and ``queries`` (Q, E) come from :func:`stages.ranking.unit_length`; ``relevant_rows`` are the
     gallery rows relevant to each query, ``exclude`` (Q,) and its ``junk_rows``, which are taken out of its ranking,
-    not among them. Sorting the similarities and looking the relevant ones up is several times faster than sorting the
-    rows, and only ties need the latter.
+    not among them.
     """
     similarity = compare_all(gallery, queries, exclude)
     for query, rows in enumerate(junk_rows or ()):
         similarity[query, rows] = -np.inf
+    return ranks_by_similarity(similarity, relevant_rows, depth)
+
+
+def ranks_by_similarity(
+    similarity: npt.NDArray[np.floating], relevant_rows: Sequence[Rows], depth: int
+) -> npt.NDArray[np.bool_]:
+    """Which of the first ``depth`` ranks hold a relevant row, (Q, depth), by a table of ``similarity`` (Q, G).
+
+    Sorting the similarities and looking the relevant ones up is several times faster than sorting the rows, and only
+    ties need the latter.
+    """
     ascending = np.sort(similarity, axis=1)
-    relevant = np.zeros((len(queries), depth), np.bool_)
+    relevant = np.zeros((len(similarity), depth), np.bool_)
     for query, rows in enumerate(relevant_rows):
         wanted = similarity[query, rows]
         upto = np.searchsorted(ascending[query], wanted, side="right")
@@ -159,7 +164,7 @@ def relevant_ranks(
             columns, _ = _first(similarity[query : query + 1], depth)
             relevant[query, : columns.shape[1]] = np.isin(columns[0], rows)
         else:
-            ranks = len(gallery) - upto
+            ranks = similarity.shape[1] - upto
             relevant[query, ranks[ranks < depth]] = True
     return relevant
 

@@ -24,7 +24,6 @@ from stages.retrieval.indexes import (
     build_index,
     choose_index,
 )
-from stages.retrieval.leave_one_out import leave_one_out
 from stages.retrieval.protocols import ProtocolConfig
 from stages.retrieval.query_set import Searches
 from stages.retrieval.rerank import (
@@ -73,6 +72,5 @@ __all__ = [
     "evaluate_ranking",
     "evaluate_reranked",
     "index_gallery",
-    "leave_one_out",
     "nearest",
 ]

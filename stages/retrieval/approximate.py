@@ -9,9 +9,10 @@ import numpy as np
 from cache import Features
 from stages.ranking.metrics import find_metric
 from stages.ranking.normalize import unit_length
+from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.evaluate_ranking import evaluate_ranking
-from stages.retrieval.gallery import positions_of, with_row
+from stages.retrieval.gallery import with_row
 from stages.retrieval.indexes import GalleryIndex
 from stages.retrieval.protocols import ByLabelConfig, RankedConfig
 from stages.retrieval.relevance import by_class
@@ -42,7 +43,7 @@ def evaluate_index(
     rows, _ = index.search(
         unit_length(vectors.read(asked.digests)),
         depth_of(metrics, protocol, asked, searched),
-        positions_of(asked.keys, searched.keys),
+        own_rows(asked.keys, searched.keys),
     )
     return evaluate_ranking(
         rows,
@@ -74,7 +75,7 @@ def evaluate_reranked(
     rows = rerank.ranked(
         unit_length(vectors.read(searched.digests)),
         unit_length(vectors.read(asked.digests)),
-        positions_of(asked.keys, searched.keys),
+        own_rows(asked.keys, searched.keys),
         depth_of(metrics, protocol, asked, searched),
         unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32),
     )

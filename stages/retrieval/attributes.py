@@ -24,9 +24,10 @@ from stages.ranking.graded import Ties, graded_average_precision, graded_ndcg
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import compare_all, query_blocks
 from stages.ranking.normalize import unit_length
+from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.attribute_similarity import Alike, attribute_names
-from stages.retrieval.gallery import positions_of, with_row
+from stages.retrieval.gallery import with_row
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, gather, to_score
 
@@ -198,7 +199,7 @@ def _graded(
     per_query = {metric.name: np.full(len(asked), np.nan) for metric in wanted}
     rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
     found, searching = unit_length(vectors.read(searched.digests)), unit_length(vectors.read(asked.digests))
-    itself = positions_of(asked.keys, searched.keys)
+    itself = own_rows(asked.keys, searched.keys)
     for block in query_blocks(len(rows), ARRAYS * len(searched)):
         some = rows[block]
         ties = Ties.of(compare_all(found, searching[some], itself[some]))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from cache import Features
 from cache.errors import RecordsError
 from stages.ranking.normalize import unit_length
+from stages.ranking.tables import Table, relevance_tables
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
 from stages.retrieval.gallery import with_row
@@ -24,7 +25,6 @@ from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig,
 from stages.retrieval.protocols.protocol_defaults import check_policies
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, domain_names
-from stages.retrieval.tables import Table, relevance_tables
 from stages.retrieval.trial import Marking, TiePolicy, Trial
 
 

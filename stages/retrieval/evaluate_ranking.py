@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from cache.errors import NothingToScoreError
 from stages.ranking.nearest import query_blocks
+from stages.ranking.relevance import Mask, Rows
+from stages.ranking.tables import Table, unwanted, without
 from stages.ranking.tie_averaging import EXPECTED, tied_order
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
-from stages.retrieval.relevance import Mask, Rows
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, domain_names
-from stages.retrieval.tables import Table, unwanted, without
 from stages.retrieval.trial import Marking, TiePolicy, Trial
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]

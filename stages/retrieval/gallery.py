@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cache import Features, fingerprint
-from cache.errors import DamagedStoreError, NothingToScoreError, RecordsError, StaleStoreError
+from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from stages.ranking.nearest import Rows, Similarity, nearest_rows, similarities
 from stages.ranking.normalize import unit_length
+from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.indexes import (
     AutoIndexConfig,
@@ -34,7 +33,7 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     """
     asked, searched = rows_of(vectors, queries, "query"), rows_of(vectors, gallery, "gallery")
     rows = unit_length(vectors.read(gallery.take(searched).digests))
-    itself = positions_of(queries.take(asked).keys, gallery.take(searched).keys)
+    itself = own_rows(queries.take(asked).keys, gallery.take(searched).keys)
     asking = unit_length(vectors.read(queries.take(asked).digests))
     found = nearest_rows(rows, asking, k, itself)
     positions = np.full((len(queries), k), -1, np.int64)
@@ -96,7 +95,7 @@ def choose_gallery_index(
     rows = unit_length(vectors.read(searched.digests))
     evidence = Evidence.from_gallery(rows, by_class(searched, searched).gallery)
     if queries is not None and len(usable := queries.take(queries.rows_in(vectors))):
-        classes, itself = by_class(usable, searched), positions_of(usable.keys, keys)
+        classes, itself = by_class(usable, searched), own_rows(usable.keys, keys)
         given = Evidence(unit_length(vectors.read(usable.digests)), classes.queries, classes.gallery, itself)
         if np.count_nonzero(given.num_relevant) >= FEWEST_QUERIES:
             evidence = given
@@ -123,15 +122,3 @@ def rows_of(vectors: Features, records: Records, role: str) -> Rows:
 def with_row(vectors: Features, records: Records, role: str) -> Records:
     """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
     return records.take(rows_of(vectors, records, role))
-
-
-def positions_of(keys: Sequence[str], gallery_keys: Sequence[str]) -> Rows:
-    """Where each query (Q,) is in the gallery itself, by key; -1 where it is not."""
-    searched = set(gallery_keys)
-    if len(searched) < len(gallery_keys):
-        twice = next(key for key, count in Counter(gallery_keys).items() if count > 1)
-        raise RecordsError(f"the gallery has more than one record of key {twice!r}; keys must differ")
-    if searched.isdisjoint(keys):  # most often, and much faster than a table of all positions
-        return np.full(len(keys), -1, np.int64)
-    position = {key: row for row, key in enumerate(gallery_keys)}
-    return np.array([position.get(key, -1) for key in keys], dtype=np.int64)

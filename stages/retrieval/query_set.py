@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from cache import Features
 from stages.ranking.nearest import Rows
+from stages.ranking.relevance import Judgement, Relevance, own_rows
 from stages.records import Records
-from stages.retrieval.gallery import positions_of, with_row
+from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import Rules
 from stages.retrieval.protocols.rules import same_class
-from stages.retrieval.relevance import Judgement, Relevance
 from stages.retrieval.trial import trials
 
 Mask = npt.NDArray[np.bool_]
@@ -35,7 +35,7 @@ class Searches:
     @classmethod
     def of(cls, queries: Records, gallery: Records) -> Searches:
         """By label, within the domain. Raises RecordsError where two gallery records have one key."""
-        return cls(queries, gallery, same_class(queries, gallery), positions_of(queries.keys, gallery.keys))
+        return cls(queries, gallery, same_class(queries, gallery), own_rows(queries.keys, gallery.keys))
 
     @classmethod
     def by_rules(cls, rules: Rules, queries: Records, gallery: Records) -> list[Searches]:

@@ -25,11 +25,11 @@ from cache.errors import NothingToScoreError, RecordsError
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length
+from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.gallery import positions_of, with_row
-from stages.retrieval.indexes import build_index
+from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols.recognition import MetConfig
-from stages.retrieval.relevance import Mask, Rows, by_class
+from stages.retrieval.relevance import by_class
 from stages.retrieval.scores import Resampling, Scores, gather
 
 RECOGNITION = ("gap", "gap-", "acc")
@@ -193,9 +193,8 @@ def evaluate_recognition(
 
 def find_neighbours(vectors: Features, queries: Records, gallery: Records, count: int) -> Neighbours:
     """The ``count`` nearest gallery rows of each query; a query that is itself in the gallery is not its neighbour."""
-    index = build_index(unit_length(vectors.read(gallery.digests)))
-    itself = positions_of(queries.keys, gallery.keys)
-    rows, similarity = search(index, unit_length(vectors.read(queries.digests)), count, itself)
+    searched, asking = (unit_length(vectors.read(side.digests)) for side in (gallery, queries))
+    rows, similarity = search(searched, asking, count, own_rows(queries.keys, gallery.keys))
     classes = by_class(queries, gallery)
     if (classes.gallery < 0).any():
         unnamed = gallery.keys[int(np.argmin(classes.gallery))]

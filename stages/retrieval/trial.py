@@ -14,13 +14,12 @@ import numpy as np
 
 from cache.errors import NothingToScoreError
 from stages.ranking.metrics import Metric, find_metric
+from stages.ranking.relevance import Judgement, Rows, own_rows
+from stages.ranking.tables import Table
 from stages.ranking.tie_averaging import EXPECTED, check_expected
 from stages.records import Records
-from stages.retrieval.gallery import positions_of
 from stages.retrieval.protocols.rules import Rules
-from stages.retrieval.relevance import Judgement, Rows
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, gather, to_score
-from stages.retrieval.tables import Table
 
 TiePolicy: TypeAlias = Literal["row", "expected"]
 """Equal similarities: in the order of the gallery, or the mean over all of their orders."""
@@ -136,5 +135,5 @@ def trials(rules: Rules, asked: Records, searched: Records) -> Iterator[Trial]:
 
 def _trial(rules: Rules, asked: Records, searched: Records, queries: Rows, gallery: Rows) -> Trial:
     some, rows = asked.take(queries), searched.take(gallery)
-    judged, itself = rules.judge(some, rows), positions_of(some.keys, rows.keys)
+    judged, itself = rules.judge(some, rows), own_rows(some.keys, rows.keys)
     return Trial(queries, gallery, judged, itself, judged.num_relevant(itself))

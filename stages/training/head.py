@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field, TypeAdapter
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
-from cache import Identity
-from cache.atomic import replace_bytes, replace_text
+from cache import Identity, LocalStorage, Storage
 from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
 from stages.training.closed_form import ClosedFormConfig
@@ -70,7 +70,8 @@ class TrainingSummary:
     ``failed`` rows have no feature and ``small`` rows are in classes below the minimum size: both were left out.
     ``epoch`` was kept because of ``chosen_by``, a sentence; 0 where nothing was trained. ``anchor`` is the share of
     what was trained in the weights, the rest being the start, where the settings ask for a choice. The same settings
-    give the same bits with the same number of ``threads``. ``left_out`` are the attributes that could not be learned.
+    give the same bits with the same number of ``threads`` on the same ``device``. ``left_out`` are the attributes that
+    could not be learned.
     """
 
     rows: int
@@ -81,6 +82,7 @@ class TrainingSummary:
     chosen_by: str
     anchor: float | None = None
     threads: int = 1
+    device: str = "cpu"
     left_out: list[str] = field(default_factory=list)
 
 
@@ -126,11 +128,10 @@ class Head:
             embeddings: npt.NDArray[np.float32] = self.network(torch.from_numpy(features.astype(np.float32))).numpy()
         return embeddings
 
-    def save(self, folder: Path | str) -> Path:
-        """Write ``head.safetensors`` into ``folder``, and ``log.jsonl`` before it; the path of the first."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / _LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log))
+    def save(self, where: Storage | Path | str) -> None:
+        """Write ``head.safetensors`` to a storage or a folder, and ``log.jsonl`` before it."""
+        storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
+        storage.put(_LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log).encode())
         described = canonical_json(
             {
                 "identity": dict(self.identity.fields),
@@ -140,38 +141,42 @@ class Head:
             }
         )
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        replace_bytes(folder / _FILE, to_safetensors(tensors, {_METADATA: described}))
-        return folder / _FILE
+        storage.put(_FILE, to_safetensors(tensors, {_METADATA: described}))
 
     @classmethod
-    def load(cls, folder: Path | str, wanted: Identity | None = None) -> Head:
+    def load(cls, where: Storage | Path | str, wanted: Identity | None = None) -> Head:
         """The head that :meth:`save` wrote; with ``wanted``, it must have that identity.
 
         Raises WeightsError where there is none, DamagedStoreError on bad bytes, StaleStoreError for another identity.
         """
-        path = Path(folder) / _FILE
-        if not path.is_file():
-            raise WeightsError(f"{folder} holds no {_FILE}. Train the head, or name the folder it was saved in.")
+        storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
+        path = storage.address(_FILE)
         try:
-            with safe_open(path, framework="pt") as file:
-                described = json.loads(file.metadata()[_METADATA])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            content = storage.read(_FILE)
+        except FileNotFoundError:
+            raise WeightsError(
+                f"{storage.address()} holds no {_FILE}. Train the head, or name the folder it was saved in."
+            ) from None
+        try:
+            tensors, described = from_safetensors(content), _metadata(content)
             identity = Identity(described["identity"])
             if wanted is not None and (differences := identity.differences(wanted)):
-                raise StaleStoreError(path, differences, "Delete it and train the head again.")
+                raise StaleStoreError(Path(path), differences, "Delete it and train the head again.")
             config = TypeAdapter(HeadConfig).validate_python(described["config"])
             network = _built(config, described)
             network.load_state_dict(tensors)
-            log = (Path(folder) / _LOG).read_text(encoding="utf-8").splitlines()
-            return cls(
-                config,
-                identity,
-                network,
-                TrainingSummary(**described["summary"]),
-                tuple(EpochLog(**json.loads(line)) for line in log),
-            )
+            summary = TrainingSummary(**described["summary"])
+            log = [EpochLog(**json.loads(line)) for line in storage.read(_LOG).decode().splitlines()]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise DamagedStoreError(f"{path} is not a head as it was saved: {error}. Train it again.") from error
+        return cls(config, identity, network, summary, tuple(log))
+
+
+def _metadata(content: bytes) -> dict[str, Any]:
+    """What :meth:`Head.save` wrote beside the tensors: a safetensors file begins with the length of its JSON header."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    described: dict[str, Any] = json.loads(header["__metadata__"][_METADATA])
+    return described
 
 
 def _described(network: HeadNetwork) -> dict[str, JSON]:

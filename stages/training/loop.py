@@ -21,7 +21,7 @@ from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.random_state import Draws
+from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
@@ -38,6 +38,7 @@ from stages.training.worker_threads import one_thread_each
 
 OnEpoch = Callable[[EpochLog], None]
 Phase = Literal["choose", "train"]
+CPU = torch.device("cpu")
 
 _PREPARED_BYTES = 2**30  # up to here the steps before the map are applied once, and kept as float32 in memory
 
@@ -70,6 +71,7 @@ class TrainingJob:
         phase: ``choose`` finds the best epoch, ``train`` makes the head.
         member: the number of the head in a soup, from 1.
         validation: what an epoch is scored by.
+        device: what the steps are computed on. The start is computed on the CPU, and the trained network returns there.
         domain_weights: the shares of the domains in each epoch, where they are repeated rather than moved.
         records: those of ``rows``, for a head that learns more of them than labels.
     """
@@ -81,6 +83,7 @@ class TrainingJob:
     phase: Phase = "train"
     member: int = 1
     validation: ValidationSet | None = None
+    device: torch.device = CPU
     domain_weights: Sequence[dict[str, float] | None] = ()
     records: Records | None = None
 
@@ -97,7 +100,7 @@ def train(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Traine
         checkpoint.keep(name, run.state())
         on_epoch(run.log[-1])
     run.network.load_state_dict(run.best)
-    return Trained(run.network, run.start, run.log)
+    return Trained(run.network.to(CPU), run.start, run.log)
 
 
 def best_epoch(log: Sequence[EpochLog]) -> int:
@@ -119,17 +122,20 @@ class _Run:
         if job.fitted is not None and prototypes is not None:
             start_prototypes(prototypes, self.network, rows, torch.from_numpy(rows.labels))
         self.start = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self._source: RowSource = rows.source
+        self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
+        if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
+            self._source, self._map = self._prepared(rows.source), self.network.transform
+        # What is random so far is drawn on the CPU: a head has the same start on every device.
+        self.network.to(job.device)
+        self.loss.to(job.device)
         self._optimizer = recipe.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = torch.Generator().manual_seed(member_seed(inputs.seed, job.member))
+        self._dropout = _generator_on(job.device, member_seed(inputs.seed, job.member))
         self._average = WeightAverage(self.network, recipe.training.ema, recipe.training.soup_epochs)
         self._sizes = (*getattr(recipe.head, "nested", ()), recipe.head.dim or self.network.dim)
         self._sampler = build_sampler(
             recipe.training.sampling, rows.labels, rows.domains, recipe.training.batch_size, blocks=inputs.mapped
         )
-        self._source: RowSource = rows.source
-        self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
-        if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
-            self._source, self._map = self._prepared(rows.source), self.network.transform
 
     @property
     def finished(self) -> bool:
@@ -142,7 +148,8 @@ class _Run:
         """Train for one epoch, validate, and log it."""
         started, number = time.perf_counter(), len(self.log)
         shares = self._repeat_domain_weights(number)
-        with nullcontext() if isinstance(self.loss, PairLoss) and not self.loss.in_lanes else one_thread_each():
+        on_all_threads = isinstance(self.loss, PairLoss) and not self.loss.uses_worker_threads
+        with nullcontext() if on_all_threads else one_thread_each():
             loss, rate = self._train_epoch(number)
         weights = self._average.after_epoch()
         score = self._validated(weights)
@@ -193,7 +200,7 @@ class _Run:
         total, visited, rate = 0.0, 0, 0.0
         prefetched = zip(feed(self._source, rows.labels, batches, places), batches, strict=True)
         for step, ((features, labels), records) in enumerate(prefetched, number * steps):
-            batch = Batch(features, labels, torch.from_numpy(records))
+            batch = Batch(*(part.to(self.job.device) for part in (features, labels, torch.from_numpy(records))))
             rate = optimizer.learning_rate(step, steps, epochs)
             self.loss.at(step / last)
             total += self._finite(self._step(batch, rate), number + 1) * len(records)
@@ -209,13 +216,18 @@ class _Run:
         )
         if own:
             self.network.load_state_dict(weights)
-        score = validation.score(self.network)
+        score = validation.score(self._embed)
         if isinstance(self._sampler, DomainWeighted):
-            scores = validation.by_domain(self.network)
+            scores = validation.by_domain(self._embed)
             self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.job.rows.domain_names]))
         if own:
             self.network.load_state_dict(own)
         return score
+
+    def _embed(self, features: Tensor) -> Tensor:
+        """Embeddings (n, E) of ``features`` (n, D), both on the CPU."""
+        embeddings: Tensor = self.network(features.to(self.job.device))
+        return embeddings.to(CPU)
 
     def _step(self, batch: Batch, rate: float) -> float:
         self._optimizer.zero_grad()
@@ -245,7 +257,8 @@ class _Run:
         return value
 
     def _sharp_gradient(self, batch: Batch, rho: float) -> Tensor:
-        generators = [self._dropout, *(module.generator for module in self.loss.modules() if isinstance(module, Draws))]
+        states_of = (module for module in self.loss.modules() if isinstance(module, RandomState))
+        generators = [self._dropout, *(state.generator for state in states_of)]
         states = [generator.get_state() for generator in generators]
 
         def value() -> Tensor:
@@ -308,6 +321,10 @@ def _build_loss(
         return build_objective(recipe.head, dim, job.records, targets, loss, torch.from_numpy(labels), generator)
     assert loss is not None
     return loss
+
+
+def _generator_on(device: torch.device, seed: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
 
 
 def member_seed(seed: int, member: int) -> int:

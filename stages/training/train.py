@@ -25,7 +25,7 @@ from stages.training.rows import LabelledRows
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.rows.validation import ValidationSet, validation_set
-from stages.training.training_inputs import TrainingInputs, Validation, prepare
+from stages.training.training_inputs import TrainingInputs, Validation, check_device, prepare
 from stages.training.weights.averaging import between, mean_of
 from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network
@@ -54,6 +54,7 @@ def train_head(
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> Head:
     """Train a head by ``recipe`` on the features of ``records``; the same bits for the same seed and thread count.
 
@@ -75,17 +76,23 @@ def train_head(
         on_epoch: called with the log of each epoch as it ends.
         checkpoint: a file that is written after every epoch: a training that was killed goes on from it, and ends
             with the bits of the one that was not. Delete it once the head is saved.
+        device: what the steps are computed on: ``cpu``, or ``cuda`` for margin losses over tens of thousands of
+            classes. It is recorded in the summary and is not part of the identity, although the weights of two devices
+            differ: each rounds in its own way, and has its own random numbers for dropout.
 
     Raises:
-        ValueError: settings that do not go together, or a closed form that cannot be had from these rows.
+        ValueError: settings that do not go together, a closed form that cannot be had from these rows, or a device
+            that the loss does not train on.
         RecordsError: a row without a label, or fewer than two classes.
         MissingRowsError: an image that was never extracted. (One whose extraction failed is left out and counted.)
         NothingToScoreError: no validation query has anything to find.
         DivergedError: the loss became NaN or infinite.
     """
     inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
-    identity = inputs.identity()
-    selected = _select(inputs, on_epoch or (lambda _: None), Checkpoint(checkpoint, identity.fingerprint))
+    identity, device = inputs.identity(), torch.device(device)
+    check_device(inputs.recipe, device)
+    saved = Checkpoint(checkpoint, f"{identity.fingerprint} {device.type}")
+    selected = _select(replace(inputs, device=device), on_epoch or (lambda _: None), saved)
     summary = TrainingSummary(
         rows=len(inputs.records),
         classes=len(set(inputs.records.classes)),
@@ -95,6 +102,7 @@ def train_head(
         chosen_by=selected.reason,
         anchor=selected.anchor,
         threads=torch.get_num_threads(),
+        device=device.type,
         left_out=[] if inputs.attribute_targets is None else [*inputs.attribute_targets.left_out],
     )
     return Head(inputs.recipe.head, identity, selected.network, summary, tuple(selected.log))
@@ -221,7 +229,7 @@ def _job(inputs: TrainingInputs, records: Records, epochs: int, validation: Vali
     if inputs.closed_form is not None:
         labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
         fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
-    return TrainingJob(inputs, rows, fitted, epochs, validation=validation, records=records)
+    return TrainingJob(inputs, rows, fitted, epochs, validation=validation, device=inputs.device, records=records)
 
 
 def _soup(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
+import torch
 
 from cache import Features, Identity
 from cache.errors import RecordsError
@@ -15,6 +16,7 @@ from cache.settings import changed_settings
 from stages.records import Records
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
+from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import Lessons, read_lessons
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.pairs import PairLossConfig
@@ -42,6 +44,7 @@ class TrainingInputs:
         failed: how many rows have no feature.
         small: how many rows are in classes below the minimum size.
         attribute_targets: what a head that learns attributes learns of them.
+        device: what the steps are computed on; not part of the identity.
     """
 
     features: Features
@@ -53,6 +56,7 @@ class TrainingInputs:
     failed: int
     small: int
     attribute_targets: Lessons | None = None
+    device: torch.device = torch.device("cpu")
 
     @property
     def training(self) -> TrainingConfig:
@@ -126,6 +130,16 @@ def prepare(
         small=len(extracted) - len(used),
         attribute_targets=read_lessons(recipe.head, used),
     )
+
+
+def check_device(recipe: HeadRecipe, device: torch.device) -> None:
+    """Raise ValueError where steps of ``recipe`` cannot be computed on ``device``."""
+    on_pairs = isinstance(recipe.loss, PairLossConfig)
+    if device.type != "cpu" and (on_pairs or isinstance(recipe.head, MultilabelHeadConfig)):
+        what = f"a {recipe.head.kind} head" if not on_pairs else f"the loss {recipe.method}"
+        raise ValueError(
+            f"{what} is trained on the CPU, and margin losses alone on {device.type}: leave device out, or take one"
+        )
 
 
 def _with_sampling(recipe: HeadRecipe) -> HeadRecipe:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from cache.errors import NothingToScoreError, RecordsError
 from stages.analysis import gallery_curve
+from stages.ranking.relevance import ByGroups, Judgement
 from stages.records import Records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import Rules, UnedConfig
-from stages.retrieval.relevance import ByGroups, Judgement
 from stages.retrieval.scores import Resampling
 from tests.retrieval.test_evaluate import classes_of, loop_scores, random_vectors, records_of, store_of
 

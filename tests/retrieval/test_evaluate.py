@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
 from cache.errors import MissingRowsError, NothingToScoreError, RecordsError
-from stages.ranking import search, unit_length
+from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import GalleryIndex, evaluate, index_gallery, nearest
 from stages.retrieval.scores import Resampling, summarise
@@ -384,7 +384,7 @@ def test_the_index_of_a_gallery_holds_its_images_and_their_keys(tmp_path: Path) 
     assert index.keys == tuple(good)
     index.save(tmp_path / "index")
     loaded = GalleryIndex.load(tmp_path / "index", embeddings=index.embeddings, keys=good)
-    rows, _ = search(loaded.index, unit_length(store.read([digest_of(good[5])])), 1)
+    rows, _ = loaded.search(unit_length(store.read([digest_of(good[5])])), 1)
     assert loaded.keys[rows[0, 0]] == good[5]
 
 
@@ -398,7 +398,7 @@ def test_a_kept_index_is_built_again_when_an_image_has_other_bytes(tmp_path: Pat
     again = index_gallery(store, Records(renamed, changed.roles), folder=tmp_path / "index")
     assert again.keys == kept.keys
     vector = unit_length(store.read([digest_of("new")]))
-    rows, similarity = search(again.index, vector, 1)
+    rows, similarity = again.search(vector, 1)
     assert again.keys[rows[0, 0]] == "1-1"
     assert similarity[0, 0] == pytest.approx(1, abs=1e-3)
 

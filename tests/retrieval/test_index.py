@@ -15,6 +15,7 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
 from stages.ranking import search, unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex, IndexConfig, build_index
+from stages.retrieval.indexes.faiss_search import stored_vectors
 from tests.oracles import retrieval as oracle
 
 KEYS = tuple(f"image {row}" for row in range(30))
@@ -59,7 +60,7 @@ def test_similarities_of_unit_rows_are_the_same_in_any_order_of_summation() -> N
 def test_build_index_keeps_the_rows_in_order() -> None:
     vectors = unit_length(np.eye(4, dtype=np.float32)[[2, 0, 3, 1]])
     index = build_index(vectors, FlatIndexConfig())
-    rows, _ = search(index, vectors, 1)
+    rows, _ = search(stored_vectors(index), vectors, 1)
     assert rows[:, 0].tolist() == [0, 1, 2, 3]
     assert (index.ntotal, index.d, index.metric_type) == (4, 4, faiss.METRIC_INNER_PRODUCT)
 
@@ -96,7 +97,7 @@ def test_a_saved_index_is_loaded_with_the_same_answers(tmp_path: Path) -> None:
     index.save(tmp_path / "index")
     loaded = GalleryIndex.load(tmp_path / "index", embeddings="a" * 64, keys=KEYS)
     queries = unit_length(np.random.default_rng(1).normal(size=(5, 6)))
-    for ours, theirs in zip(search(index.index, queries, 4), search(loaded.index, queries, 4), strict=True):
+    for ours, theirs in zip(index.search(queries, 4), loaded.search(queries, 4), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert (loaded.keys, loaded.embeddings) == (KEYS, "a" * 64)
     names = sorted(path.name for path in (tmp_path / "index").iterdir())

@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused_by_cause() -> None:
         index.remove(["image 1", "nobody"])
     with pytest.raises(ValueError, match="these are all it has"):
         index.remove(index.keys)
-    with pytest.raises(ValueError, match="queries have 8 numbers a row, the index has 16"):
+    with pytest.raises(ValueError, match="queries have 8 numbers a row, the gallery has 16"):
         index.search(clustered(2, 0, dim=8), 3)
     with pytest.raises(ValueError, match=r"queries must be finite"):
         index.search(np.full((1, 16), np.nan, np.float32), 3)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from cache.errors import RecordsError
 from stages.ranking import find_metric, unit_length
+from stages.ranking.relevance import ByClass, ByGroups, Judgement
+from stages.ranking.tables import relevance_tables
 from stages.records import Records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import ByLabelConfig, ListedConfig
-from stages.retrieval.relevance import ByClass, ByGroups, Judgement
-from stages.retrieval.tables import relevance_tables
 from tests.oracles import retrieval as oracle
 from tests.ranking.test_tie_averaging import orders
 from tests.retrieval.test_evaluate import records_of, store_of

@@ -15,7 +15,7 @@ from stages.training import HeadRecipe, train_head
 from stages.training.closed_form import DiscriminantHeadConfig, cross_validation
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
-from stages.training.rows.validation import precisions
+from stages.training.rows.validation import mmp5
 from stages.training.training_inputs import prepare
 from tests.toys import training as toy_training
 from tests.toys.discriminant import DIM, PLAIN, SMALL, formula, similarities, stepped, toy, two_domains
@@ -26,7 +26,7 @@ def by_loops(
     config: DiscriminantHeadConfig, rows: torch.Tensor, labels: torch.Tensor
 ) -> dict[tuple[float, ...], float]:
     """The score of each point of a grid of one root: each fold's classes searched by the discriminant of the others."""
-    fold_of = cross_validation.class_folds(Classes.of(labels, torch.zeros_like(labels)), config.folds, seed=0)[
+    fold_of = cross_validation.fold_of_class(Classes.of(labels, torch.zeros_like(labels)), config.folds, seed=0)[
         labels
     ].numpy()
     names = labels.double().numpy()
@@ -114,18 +114,18 @@ def test_each_fold_gets_its_share_of_every_domain_and_of_classes_that_can_be_sea
     sizes = torch.tensor([3] * 7 + [1] * 5 + [2] * 6 + [1] * 4)
     domains = torch.tensor([0] * 12 + [1] * 10)
     classes = Classes(torch.arange(22).repeat_interleave(sizes), sizes, domains)
-    fold = cross_validation.class_folds(classes, 3, seed=1)
+    fold = cross_validation.fold_of_class(classes, 3, seed=1)
     for domain, searchable in product((0, 1), (True, False)):
         counts = torch.bincount(fold[(domains == domain) & ((sizes > 1) == searchable)], minlength=3)
         assert counts.max() - counts.min() <= 1
-    assert torch.equal(fold, cross_validation.class_folds(classes, 3, seed=1))
-    assert not torch.equal(fold, cross_validation.class_folds(classes, 3, seed=2))
+    assert torch.equal(fold, cross_validation.fold_of_class(classes, 3, seed=1))
+    assert not torch.equal(fold, cross_validation.fold_of_class(classes, 3, seed=2))
 
 
 def test_no_fold_is_left_without_a_class_that_can_be_searched_for() -> None:
     sizes = torch.tensor([2, 1, 1] * 6)  # six domains, each of one class that can be
     classes = Classes(torch.arange(18).repeat_interleave(sizes), sizes, torch.arange(18) // 3)
-    fold = cross_validation.class_folds(classes, 3, seed=0)
+    fold = cross_validation.fold_of_class(classes, 3, seed=0)
     assert torch.bincount(fold[sizes > 1], minlength=3).tolist() == [2, 2, 2]
 
 
@@ -180,7 +180,7 @@ def test_fewer_directions_than_numbers_choose_as_all_do_where_the_rest_is_quiet(
 def test_a_query_with_nothing_to_find_has_no_precision() -> None:
     rows = torch.nn.functional.normalize(toy(sizes=(3, 1))[0])
     labels = torch.tensor([0, 0, 0, 1])
-    found = precisions(rows, rows, labels, labels, torch.arange(4))
+    found = mmp5(rows, rows, labels, labels, torch.arange(4))
     assert found.isnan().tolist() == [False, False, False, True]
 
 

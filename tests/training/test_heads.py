@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors.numpy import load_file
 
-from cache import Identity
+from cache import Identity, LocalStorage
 from cache.errors import DamagedStoreError, WeightsError
 from cache.fingerprint import JSON
 from stages.training import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
@@ -105,9 +105,8 @@ def test_dropout_is_drawn_from_its_generator_and_sets_the_stated_share_to_zero()
 
 def test_a_head_saved_and_loaded_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     head = make_head()
-    path = head.save(tmp_path / "head")
+    head.save(tmp_path / "head")
     loaded = Head.load(tmp_path / "head")
-    assert path == tmp_path / "head" / "head.safetensors"
     assert loaded(features(seed=2)).tobytes() == head(features(seed=2)).tobytes()
     assert (loaded.config, loaded.identity, loaded.summary, loaded.log) == (
         head.config,
@@ -121,7 +120,9 @@ def test_a_head_saved_and_loaded_is_the_same_to_the_last_bit(tmp_path: Path) -> 
 
 def test_the_files_of_a_head_are_plain_and_the_same_at_every_save(tmp_path: Path) -> None:
     head = make_head()
-    first, second = head.save(tmp_path / "a"), head.save(tmp_path / "b")
+    head.save(tmp_path / "a")
+    head.save(tmp_path / "b")
+    first, second = (tmp_path / name / "head.safetensors" for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
     assert sorted(load_file(first)) == ["bias", "inputs.mean", "inputs.root", "inputs.spread", "weight"]
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
@@ -139,10 +140,28 @@ def test_a_folder_without_a_head_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 9, 200])
 def test_a_head_cut_short_is_damaged(tmp_path: Path, kept: int) -> None:
-    path = make_head().save(tmp_path)
+    make_head().save(tmp_path)
+    path = tmp_path / "head.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(DamagedStoreError, match=r"is not a head as it was saved.*Train it again"):
         Head.load(tmp_path)
+
+
+def test_a_head_goes_through_any_storage(tmp_path: Path) -> None:
+    head, seen = make_head(), list[str]()
+
+    class Watched(LocalStorage):
+        def put(self, key: str, content: bytes | memoryview) -> None:
+            seen.append(f"put {key}")
+            super().put(key, content)
+
+        def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+            seen.append(f"read {key}")
+            return super().read(key, start, stop)
+
+    head.save(Watched(tmp_path))
+    assert Head.load(Watched(tmp_path)).log == head.log
+    assert seen == ["put log.jsonl", "put head.safetensors", "read head.safetensors", "read log.jsonl"]
 
 
 def test_a_file_of_other_weights_is_not_a_head(tmp_path: Path) -> None:

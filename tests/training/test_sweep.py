@@ -23,7 +23,7 @@ import torch
 
 from cache import Features
 from cache.errors import ConfigError, PermafrostError, RecordsError
-from stages.retrieval import leave_one_out
+from stages.ranking import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
 from stages.training.recipe import HeadRecipe

@@ -29,7 +29,6 @@ from stages.training.heads.linear import LinearHead
 from stages.training.rows import validation
 from stages.training.rows.held_out import held_out, in_large_classes
 from stages.training.rows.sampling import epoch_order
-from stages.training.rows.validation import mmp5, nearest
 from tests.toys.training import add_to_store, classes_of, make_records, toy, toy_features
 
 HEAD = LinearHeadConfig(dim=4)
@@ -111,45 +110,6 @@ def test_a_large_class_has_at_least_the_minimum() -> None:
 
 
 # The validation score
-
-
-def mmp5_by_loops(
-    similarity: list[list[float]], query_labels: list[int], gallery_labels: list[int], own: list[int]
-) -> float:
-    scores = []
-    for row, label, itself in zip(similarity, query_labels, own, strict=True):
-        others = [g for g in range(len(gallery_labels)) if g != itself]
-        relevant = sum(gallery_labels[g] == label for g in others)
-        if relevant == 0:
-            continue
-        ranked = sorted(others, key=lambda g: -row[g])[: min(relevant, 5)]
-        scores.append(sum(gallery_labels[g] == label for g in ranked) / min(relevant, 5))
-    return sum(scores) / len(scores)
-
-
-@pytest.mark.parametrize("queries_in_gallery", [True, False])
-@pytest.mark.parametrize(("gallery", "classes"), [(3, 2), (40, 25), (90, 5)])
-@pytest.mark.parametrize("block", [7, 4096])
-def test_the_validation_score_equals_a_loop_whatever_the_blocks(
-    monkeypatch: pytest.MonkeyPatch, block: int, gallery: int, classes: int, queries_in_gallery: bool
-) -> None:
-    monkeypatch.setattr(validation, "_QUERIES", block)
-    monkeypatch.setattr(validation, "_GALLERY", block)
-    generator = torch.Generator().manual_seed(gallery)
-    rows = torch.nn.functional.normalize(torch.randn(gallery, 3, generator=generator))
-    labels = torch.randint(classes, (gallery,), generator=generator)
-    queries = torch.nn.functional.normalize(torch.randn(20, 3, generator=generator))
-    query_labels = torch.randint(classes + 1, (20,), generator=generator)
-    own_rows = torch.full((20,), -1)
-    if queries_in_gallery:
-        queries, query_labels, own_rows = rows, labels, torch.arange(gallery)
-    expected = mmp5_by_loops((queries @ rows.T).tolist(), query_labels.tolist(), labels.tolist(), own_rows.tolist())
-    assert mmp5(queries, rows, query_labels, labels, own_rows) == pytest.approx(expected, abs=1e-12)
-
-
-def test_a_query_never_finds_itself_though_its_twin_is_found() -> None:
-    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert nearest(gallery[:1], gallery, torch.tensor([0])).tolist() == [[1, 2, -1]]
 
 
 def test_an_epoch_is_scored_by_the_records_given_and_queries_find_themselves_by_key_alone(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import faiss
 import numpy as np
 from pydantic import Field
 
-from stages.ranking.nearest import Rows, index_inside
+from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.binary import BinaryIndexConfig
+from stages.retrieval.indexes.faiss_search import index_inside
 from stages.retrieval.indexes.flat import FlatIndexConfig
 from stages.retrieval.indexes.hnsw import HnswIndexConfig
 from stages.retrieval.indexes.ivf_flat import IvfFlatIndexConfig

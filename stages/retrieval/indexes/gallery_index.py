@@ -28,17 +28,10 @@ from cache import digest_file, fingerprint
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
-from stages.ranking.nearest import (
-    Rows,
-    Similarity,
-    check_queries,
-    found_by,
-    nearest_rows,
-    similarities,
-    stored_vectors,
-)
+from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, similarities
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.build import BuiltConfig, append, build_index, keeps_ids
+from stages.retrieval.indexes.faiss_search import search_index, stored_vectors
 from stages.retrieval.indexes.flat import FlatIndexConfig
 from stages.retrieval.indexes.refine import RefineConfig, compare_again
 
@@ -128,7 +121,7 @@ class GalleryIndex:
         width = k if refine is None else k * refine.candidates
         counts_rows = not keeps_ids(self.index) and not self._buried
         left_out = self._places(exclude) if counts_rows else exclude
-        found, similarity = found_by(self.index, queries, width, left_out, self._selected())
+        found, similarity = search_index(self.index, queries, width, left_out, self._selected())
         if self._kept is not None:
             places = found if counts_rows else self._places(found)
             found, similarity = compare_again(self._kept, queries, places, k)

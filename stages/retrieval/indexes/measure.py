@@ -10,8 +10,8 @@ import numpy as np
 from stages.ranking.metrics import Metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors
+from stages.ranking.relevance import ByClass
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.relevance import ByClass
 
 _SECONDS = 0.4  # that a measurement of time takes, or until all queries were asked three times
 _FEWEST = 3

@@ -7,10 +7,11 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
+from stages.ranking.relevance import Judgement
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names
 from stages.retrieval.protocols.rules import Rules, in_the_gallery, not_in_the_gallery
-from stages.retrieval.relevance import Judgement, by_labels, has_labels
+from stages.retrieval.relevance import by_labels, has_labels
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
+from stages.ranking.relevance import Judgement
 from stages.records import Records
 from stages.retrieval.protocols.rules import Rules, same_class
-from stages.retrieval.relevance import Judgement, by_keys, json_lists
+from stages.retrieval.relevance import by_keys, json_lists
 
 Names = tuple[str, ...]
 

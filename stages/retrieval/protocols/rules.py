@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cache.errors import RecordsError
+from stages.ranking.relevance import Judgement
 from stages.records import Records
-from stages.retrieval.relevance import Judgement, by_class
+from stages.retrieval.relevance import by_class
 
 
 def same_class(queries: Records, gallery: Records) -> Judgement:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.ranking import deal_classes
 from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.closed_form.scatters import Scatters, strengths
 from stages.training.closed_form.statistics import Classes, gather_statistics
 from stages.training.heads.inputs import Inputs, InputsConfig
-from stages.training.losses.kernel import unit_length
-from stages.training.rows.validation import precisions
+from stages.training.losses.angle import normalize
+from stages.training.rows.validation import mmp5
 
 _CLASSES = 4_000  # with more, as many are drawn
 _ROWS = 20_000  # with more, the largest classes give only as many rows as fit
@@ -110,7 +111,7 @@ class _Trials:
         self.spanned = rows.classes.count - 1
         self.dim = dim
         if whole_classes:
-            self.fold_of_row = class_folds(self.classes, folds, rows.seed)[self.classes.of_row]
+            self.fold_of_row = fold_of_class(self.classes, folds, rows.seed)[self.classes.of_row]
         else:
             self.fold_of_row = row_folds(self.classes, folds, rows.seed)
         self.folds: dict[float, list[Fold]] = {}
@@ -153,10 +154,10 @@ class Fold:
         mapped = self.rows @ axes[:, :dim]
         scores = []
         for power in powers:
-            embeddings = unit_length(mapped * strengths(values[:dim], power))
+            embeddings = normalize(mapped * strengths(values[:dim], power))
             labels = self.classes.of_row
             queries = self.queries
-            precision = precisions(embeddings[queries], embeddings, labels[queries], labels, queries)
+            precision = mmp5(embeddings[queries], embeddings, labels[queries], labels, queries)
             domains = self.classes.domains[labels[queries]]
             means = torch.stack([precision[domains == domain].nanmean() for domain in torch.unique(domains)])
             scores.append(float(means.nanmean()))
@@ -180,18 +181,10 @@ def drawn_rows(classes: Classes, seed: int) -> Tensor | None:
     return order[sampled[classes.of_row[order]] & (place < max(each, 2))].sort().values
 
 
-def class_folds(classes: Classes, folds: int, seed: int) -> Tensor:
-    """The fold (C,) of each class, in [0, folds): every domain's classes are spread over all, as evenly as they go.
-
-    Classes that can be searched for, of two rows or more, are dealt out first, so that each fold gets its share.
-    """
-    rng = np.random.default_rng(seed)
-    shuffled = torch.from_numpy(rng.permutation(classes.count))
-    single = (classes.sizes[shuffled] == 1).long()
-    order = shuffled[(single * classes.count + classes.domains[shuffled]).argsort(stable=True)]
-    fold = torch.empty(classes.count, dtype=torch.int64)
-    fold[order] = torch.arange(classes.count) % folds
-    return fold
+def fold_of_class(classes: Classes, folds: int, seed: int) -> Tensor:
+    """The fold (C,) of each class, in [0, folds): every domain's classes are spread over all, as evenly as they go."""
+    order = np.random.default_rng(seed).permutation(classes.count)
+    return torch.from_numpy(deal_classes(classes.sizes.numpy(), classes.domains.numpy(), order, folds))
 
 
 def row_folds(classes: Classes, folds: int, seed: int) -> Tensor:

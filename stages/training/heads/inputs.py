@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import normalize
 
 _BLOCK = 8192  # rows at a time, when statistics are taken
 
@@ -91,14 +91,14 @@ class Inputs(nn.Module):
             features = features - self.mean
         if self.config.rescale == "spread":
             return features / self.spread
-        return unit_length(features) if self.config.rescale == "unit" else features
+        return normalize(features) if self.config.rescale == "unit" else features
 
     def _before_mean(self, features: Tensor) -> Tensor:
         features = features.float()
         if self.exponent != 1:
             features = features.sign() * features.abs().pow(self.exponent)
         if self.config.unit:
-            features = torch.cat([unit_length(block) for block in torch.split(features, list(self.blocks), dim=1)], 1)
+            features = torch.cat([normalize(block) for block in torch.split(features, list(self.blocks), dim=1)], 1)
         return features
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.heads.inputs import Inputs, Rows
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import normalize
 
 
 class HeadNetwork(nn.Module):
@@ -38,4 +38,4 @@ class HeadNetwork(nn.Module):
 
     def forward(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """:meth:`project` brought to unit length."""
-        return unit_length(self.project(features, dropout))
+        return normalize(self.project(features, dropout))

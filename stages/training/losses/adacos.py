@@ -27,7 +27,7 @@ class AdaCosConfig(MarginSoftmaxConfig):
 
     kind: Literal["adacos"] = "adacos"
     dynamic: bool = True
-    scale: Scheduled = field(default=1.0, kw_only=True)  # stands for nothing: the kernel asks the rule
+    scale: Scheduled = field(default=1.0, kw_only=True)  # unused: the rule has the scale
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +66,7 @@ class AdaptiveScale(FixedScale):
 
     def observe_sums(self, cosine: Tensor, log_sums: Tensor) -> None:
         """See :class:`Rule`."""
+        # The angle where the softmax is steepest for the target, half sure: s cos t = log B, B the sum over the others.
         log_mean = log_sums.logsumexp(-1) - math.log(log_sums.shape[-1])
         median = -cosine.neg().median(-1).values  # the lower median of the angles is the upper one of the cosines
         self.value = (log_mean / median.clamp_min(math.sqrt(0.5))).clamp_min(SMALLEST_SCALE)

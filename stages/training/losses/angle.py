@@ -1,4 +1,4 @@
-"""Cosines and angles with a slope that stays finite where the angle is 0 or pi."""
+"""Unit length, cosines and angles with slopes that stay finite: at the zero vector, and where the angle is 0 or pi."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from torch import Tensor
 
 # The slope of the angle by the cosine is infinite at 1 and -1: both are taken one step of float32 inside.
 INSIDE = 1 - torch.finfo(torch.float32).eps
+
+
+def normalize(vectors: Tensor) -> Tensor:
+    """``vectors`` (n, E) divided by their lengths; a zero vector stays zero and gets a zero gradient."""
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors * torch.where(length > 0, length, torch.inf).reciprocal()
 
 
 def angle_of(cosine: Tensor) -> Tensor:
@@ -25,7 +31,12 @@ def add_angle(cosine: Tensor, margin_rad: float | Tensor) -> Tensor:
     """cos(t + margin) for ``cosine`` = cos(t); the shapes of ``cosine`` and ``margin_rad`` broadcast.
 
     Where t + margin would pass pi the cosine would grow again: there cos(t) - margin * sin(margin) is taken.
+
+    >>> import math
+    >>> round(math.degrees(math.acos(add_angle(torch.tensor(math.cos(math.radians(50))), math.radians(20)))), 3)
+    70.0
     """
+    # cos(t + m) = cos t cos m - sin t sin m, and t + m < pi where cos t > cos(pi - m) = -cos m.
     if isinstance(margin_rad, Tensor):
         margin_rad = margin_rad.to(cosine.dtype)
         along, across = margin_rad.cos(), margin_rad.sin()

@@ -60,4 +60,4 @@ class Curriculum(MarginRule):
         progress = self.progress[..., None, None]
         hard = cosine > own[..., None]
         value = torch.where(hard, cosine * (progress + cosine), cosine)
-        return value, torch.where(hard, progress + 2 * cosine, 1.0)
+        return value, torch.where(hard, progress + 2 * cosine, 1.0)  # d/dc c (progress + c) = progress + 2 c

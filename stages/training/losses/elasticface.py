@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.training.losses.angle import add_angle
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.margins import Margin, MarginRule, MarginSetting, check_angle, check_difference
-from stages.training.losses.random_state import Draws
+from stages.training.losses.random_state import RandomState
 from stages.training.losses.rule import Rule
 
 
@@ -33,7 +33,9 @@ class ElasticArcFaceConfig(MarginSoftmaxConfig):
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """ArcFace's target with a margin of its own for each row."""
-        return Elastic(add_angle, Margin(self.margin_rad, class_sizes), self.deviation_rad, math.pi, Draws(generator))
+        return Elastic(
+            add_angle, Margin(self.margin_rad, class_sizes), self.deviation_rad, math.pi, RandomState(generator)
+        )
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,31 @@ class ElasticCosFaceConfig(MarginSoftmaxConfig):
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """CosFace's target with a margin of its own for each row."""
-        return Elastic(torch.sub, Margin(self.margin_cos, class_sizes), self.deviation_cos, 1.0, Draws(generator))
+        return Elastic(torch.sub, Margin(self.margin_cos, class_sizes), self.deviation_cos, 1.0, RandomState(generator))
 
 
 class Elastic(MarginRule):
     """``move(cosine, margin)``, the margin normal around ``margin``, cut to [0, ``most``]; in evaluation the mean."""
 
     def __init__(
-        self, move: Callable[[Tensor, Tensor], Tensor], margin: Margin, deviation: float, most: float, draws: Draws
+        self,
+        move: Callable[[Tensor, Tensor], Tensor],
+        margin: Margin,
+        deviation: float,
+        most: float,
+        random_state: RandomState,
     ) -> None:
         super().__init__(margin)
         self.move = move
         self.deviation = deviation
         self.most = most
-        self.draws = draws
+        self.random_state = random_state
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""
         del norms
         drawn = torch.zeros(cosine.shape)
         if self.training:
-            drawn.normal_(generator=self.draws.generator)
+            drawn.normal_(generator=self.random_state.generator)
         drawn = drawn.to(cosine.device) * self.deviation + self.margin.of(labels)
         return self.move(cosine, drawn.clamp(0, self.most))

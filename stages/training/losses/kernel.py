@@ -4,9 +4,9 @@
 
     embeddings (B, E) --unit length--> cosines (B, C*k) --best subcenter--> (B, C) --rule--> scalar
 
-Nothing of the size B x C is ever in memory: see ``streamed.py`` and ``tiles.py``. A loss is this kernel and a
-:class:`~stages.training.losses.rule.Rule`. Its configuration inherits the settings that all of them have, adds its own,
-and makes the rule::
+On a processor nothing of the size B x C is ever in memory (``streamed.py``, ``tiles.py``); any other device computes
+the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`. Its
+configuration inherits the settings that all of them have, adds its own, and makes the rule::
 
     @dataclass(frozen=True)
     class CosFaceConfig(MarginSoftmaxConfig):
@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.training.losses.angle import normalize
+from stages.training.losses.plain import plain_loss
 from stages.training.losses.rule import Rule
 from stages.training.losses.sampled import ClassSampler, SampledConfig
 from stages.training.losses.schedule import Scheduled, ends, value_at
@@ -43,8 +45,8 @@ class MarginSoftmaxConfig:
         scale: the factor on the cosines, a number or a ramp over the training.
         label_smoothing: the share of the target that is spread over all classes, in [0, 1).
         sampled: compare with some of the classes only, for tens of thousands and more.
-        precision: of the numbers that enter the matrix products, which are summed in float32. With bfloat16 cosines
-            are right to three digits, and half of the time is saved where the processor is made for it.
+        precision: of the factors of the matrix products, which are summed in float32. With bfloat16 cosines are right
+            to three digits, and half of the time is saved where the processor has instructions for it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -75,14 +77,13 @@ class MarginSoftmaxConfig:
         """The loss of embeddings (B, ``dim``); prototypes and what else is random are drawn from ``generator``.
 
         ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them.
+
+        >>> from stages.training.losses import ArcFaceConfig
+        >>> loss = ArcFaceConfig(margin_rad=0.3).build(4, torch.tensor([5, 5, 5]), torch.Generator().manual_seed(0))
+        >>> loss(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])).shape, loss.prototypes.shape
+        (torch.Size([]), torch.Size([1, 3, 4]))
         """
         return MarginSoftmax(dim, len(class_sizes), self.rule(class_sizes, generator), self, generator)
-
-
-def unit_length(vectors: Tensor) -> Tensor:
-    """``vectors`` (n, E) divided by their lengths; a zero vector stays zero and gets a zero gradient."""
-    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors * torch.where(length > 0, length, torch.inf).reciprocal()
 
 
 class MarginSoftmax(nn.Module):
@@ -124,7 +125,7 @@ class MarginSoftmax(nn.Module):
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """The cosine (B, C) of ``embeddings`` (B, E), of any length, with each class; float32 or finer."""
-        cosine = functional.linear(unit_length(embeddings.to(self.weight.dtype)), unit_length(self.weight))
+        cosine = functional.linear(normalize(embeddings.to(self.weight.dtype)), normalize(self.weight))
         cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
         return cosine.view(-1, self.subcenters, self.classes).amax(1)
 
@@ -148,4 +149,5 @@ class MarginSoftmax(nn.Module):
         classes = None
         if self.sampler is not None and self.training:
             classes = self.sampler(labels, embeddings, self.weight[:, : embeddings.shape[1]])
-        return streamed_loss(embeddings, self.weight, labels, softmax, classes)
+        loss_of = streamed_loss if self.weight.device.type == "cpu" else plain_loss
+        return loss_of(embeddings, self.weight, labels, softmax, classes)

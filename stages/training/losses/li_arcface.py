@@ -42,5 +42,5 @@ class LinearAngle(MarginRule):
 
     def others(self, cosine: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Rule`."""
-        del own
+        del own  # dt/dc = -1 / sin t
         return 1 - angle_of(cosine) * (2 / math.pi), (2 / math.pi) / sine_of(cosine)

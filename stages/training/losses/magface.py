@@ -21,8 +21,8 @@ class MagFaceConfig(MarginSoftmaxConfig):
     Args:
         shortest_margin_rad: the margin, an angle in radians, of embeddings of ``shortest_norm`` and less.
         longest_margin_rad: that of embeddings of ``longest_norm`` and more; a straight line between.
-        shortest_norm: the shortest length told apart.
-        longest_norm: the longest.
+        shortest_norm: lengths are cut to this,
+        longest_norm: and to this.
         norm_weight: of the penalty 1 / a + a / longest_norm^2 for a length a between the two.
     """
 

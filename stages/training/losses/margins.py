@@ -42,6 +42,9 @@ class MarginByClassSize:
 
         Raises:
             ValueError: a class without rows.
+
+        >>> MarginByClassSize(smallest_class=0.6, largest_class=0.2).of_sizes(torch.tensor([3, 10, 17]))
+        tensor([0.6000, 0.4000, 0.2000])
         """
         if not (class_sizes > 0).all():
             empty = int((class_sizes <= 0).nonzero()[0])

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Draws(nn.Module):
-    """A ``generator`` of its own, seeded by one draw from another: its state is in ``state_dict``, so a resumed run
-    goes on with the same numbers. It lives on the CPU wherever the weights are.
-    """  # noqa: D205  # one sentence
+class RandomState(nn.Module):
+    """A ``generator``, seeded by one draw from another, whose state is in ``state_dict``.
+
+    A resumed run continues with the same numbers. The generator is on the CPU wherever the weights are.
+    """
 
     def __init__(self, seeded_by: torch.Generator) -> None:
         super().__init__()
@@ -22,5 +23,5 @@ class Draws(nn.Module):
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on where ``state`` was taken."""
+        """Continue from where ``state`` was taken."""
         self.generator.set_state(state.cpu())

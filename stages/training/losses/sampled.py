@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.random_state import Draws
+from stages.training.losses.random_state import RandomState
 from stages.training.losses.tiles import reciprocal
 
 _BLOCK = 2048  # classes whose cosines are looked at together, to find the hardest
@@ -24,8 +24,8 @@ class SampledConfig:
         least: never fewer classes than these, or all there are. With a few hundred, sampling saves little and costs
             accuracy: with a tenth of 340 classes test mMP@5 was lower by 0.011 (eight seeds), of 98 and of 945 by
             less than 0.002.
-        kind: which others. ``random`` ones cost nothing to find. The ``hardest`` are those whose nearest subcenter is
-            nearest to any embedding of the batch; to find them costs one matrix product of the batch with the whole
+        kind: which others. ``random`` ones take no time to find. The ``hardest`` are those whose nearest subcenter is
+            nearest to any embedding of the batch; finding them takes one matrix product of the batch with the whole
             table, in blocks: a third of the exact softmax's products, none of its exponentials, gradients or step.
 
     Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
@@ -53,7 +53,7 @@ class ClassSampler(nn.Module):
         super().__init__()
         self.config, self.classes, self.subcenters = config, classes, subcenters
         self.wanted = min(classes, max(config.least, math.ceil(config.share * classes)))
-        self.draws = Draws(generator)
+        self.random_state = RandomState(generator)
 
     def forward(self, labels: Tensor, embeddings: Tensor, weight: Tensor) -> Tensor:
         """The classes (S,), ascending: every one of ``labels`` (B,), and as many as are wanted.
@@ -69,11 +69,12 @@ class ClassSampler(nn.Module):
     def _random(self) -> Tensor:
         """About as many classes as are wanted, some more than once.
 
-        Drawn with replacement, as often as leaves that many once repetitions are gone: that costs what it draws, where
-        a permutation would cost as much as there are classes.
+        Drawn with replacement, in time that grows with the draws and not, as a permutation's, with the classes.
         """
+        # After n draws of C classes, a class is missing with probability (1 - 1/C)^n. So C (1 - (1 - 1/C)^n) different
+        # ones are expected, which is w for n = log(1 - w/C) / log(1 - 1/C).
         count = math.ceil(math.log1p(-self.wanted / self.classes) / math.log1p(-1 / self.classes))
-        return torch.randint(self.classes, (count,), generator=self.draws.generator)
+        return torch.randint(self.classes, (count,), generator=self.random_state.generator)
 
     def _hardest(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         with torch.no_grad():

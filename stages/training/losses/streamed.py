@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from stages.training.losses.rule import Rule
 from stages.training.losses.tiles import LOG2E, Precision, Tiles, reciprocal
-from stages.training.worker_threads import in_lanes, lanes_on
+from stages.training.worker_threads import in_worker_threads, worker_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class _Streamed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
         on_embeddings, on_table = ctx.saved_tensors
-        if incoming.device.type != "cpu" or incoming.item() != 1:  # elsewhere asking would wait for the device
+        if incoming.item() != 1:
             on_embeddings, on_table = on_embeddings * incoming, on_table * incoming
         on_table = on_table.view(-1, on_table.shape[2])
         if on_table.shape[1] < ctx.shape[1]:
@@ -83,11 +83,11 @@ class _Streamed(torch.autograd.Function):
 
 
 def _gathered(weight: Tensor, rows: Tensor) -> Tensor:
-    """``rows`` (n,) of ``weight``, in lanes: it is the waiting for memory that takes the time."""
-    lanes = lanes_on(weight.device)
+    """``rows`` (n,) of ``weight``, shared out to worker threads: most of the time is spent waiting for memory."""
+    workers = worker_count(weight.device)
     gathered = weight.new_empty(len(rows), weight.shape[1])
-    parts = [*zip(rows.tensor_split(lanes), gathered.tensor_split(lanes), strict=True)]
-    in_lanes(lambda lane: torch.index_select(weight, 0, parts[lane][0], out=parts[lane][1]), lanes)
+    parts = [*zip(rows.tensor_split(workers), gathered.tensor_split(workers), strict=True)]
+    in_worker_threads(lambda worker: torch.index_select(weight, 0, parts[worker][0], out=parts[worker][1]), workers)
     return gathered
 
 
@@ -98,6 +98,18 @@ def _loss_and_gradients(
 
     ``labels`` (B,) are the classes as the rule knows them, ``places`` (B,) where they are in the table.
     """
+    # Of one row: z (E,) its embedding, n = |z|, u = z / n; v_j = w_j / |w_j| (E,) the nearest subcenter of class j, and
+    # c_j = u v_j. y is its class, m = rule.target(c_y, n), o_j = rule.others(c_j, m), s the scale, e the smoothing:
+    #
+    #     l_y = s m,  l_j = s o_j,  p = softmax(l)
+    #     loss    = log sum_j exp(l_j) - (1 - e) l_y - e/C sum_j l_j
+    #     dloss/dm   = s (p_y - (1 - e) - e/C)                    on_moved; autograd takes it through the rule to c_y, n
+    #     dloss/dc_j = s (p_j - e/C) do_j/dc_j                    Tiles.gradients: m is a constant of rule.others
+    #     dloss/du   = sum_{j != y} dloss/dc_j v_j + dloss/dc_y v_y
+    #     dloss/dz   = (dloss/du - (u dloss/du) u) / n + dloss/dn u        since du/dz = (I - uu') / n, dn/dz = u
+    #     dloss/dw_y = dloss/dc_y (u - c_y v_y) / |w_y|                    since dc/dw = (u - c v) / |w|
+    #
+    # and the mean over B rows divides each by B. Logits are in units of log 2: see tiles.py.
     rule, size, classes = softmax.rule, len(places), table.shape[1]
     dtype = torch.promote_types(table.dtype, torch.float32)
     places, order = torch.sort(places, stable=True)  # so that a block of classes knows its own rows
@@ -120,18 +132,18 @@ def _loss_and_gradients(
     target = moved.detach() * (scale * LOG2E)
     log_sum = torch.logaddexp2(others, target)
     spread = softmax.smoothing / classes
-    kept = 1 - softmax.smoothing + spread
-    loss = (log_sum - kept * target - spread * logits).mean() * math.log(2)
+    own_share = 1 - softmax.smoothing + spread
+    loss = (log_sum - own_share * target - spread * logits).mean() * math.log(2)
     if penalty is not None:
         loss = loss + penalty.detach()
     if not softmax.learn:
         return loss, ()
-    on_moved = (torch.exp2(target - log_sum) - kept) * (scale / size)
+    on_moved = (torch.exp2(target - log_sum) - own_share) * (scale / size)
     on_cosine, on_norms = _through_rule(moved, on_moved, penalty, inputs)
     on_unit, on_table = tiles.gradients(log_sum, moved.detach(), spread)
     on_unit.addcmul_(own, on_cosine)
     through = torch.addcmul(unit, own, cosine[:, None], value=-1).mul_(own_inverse * on_cosine)
-    _add_rows(on_table.view(-1, unit.shape[1]), winner * classes + places, through)
+    on_table.view(-1, unit.shape[1]).index_add_(0, winner * classes + places, through)
     along = torch.linalg.vecdot(on_unit, unit)[:, None]
     on_sorted = on_unit.addcmul_(unit, along, value=-1).mul_(inverse).addcmul_(unit, on_norms)
     on_embeddings = torch.empty_like(on_sorted)
@@ -140,9 +152,10 @@ def _loss_and_gradients(
 
 
 def _nearest_of_own(table: Tensor, places: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each row's own class the nearest subcenter: itself of unit length (B, E), one over its length (B, 1), which
-    of the k it is (B,), and the cosine (B,).
-    """  # noqa: D205  # one sentence
+    """The nearest subcenter of each row's own class.
+
+    At unit length (B, E), with one over its length (B, 1), its number of the k (B,), and the cosine (B,).
+    """
     own = table.index_select(1, places).to(unit.dtype)
     inverse = reciprocal(torch.linalg.vector_norm(own, dim=2, keepdim=True))
     own.mul_(inverse)
@@ -161,18 +174,10 @@ def _through_rule(
     if not any(depends):
         return torch.zeros_like(inputs[0])[:, None], torch.zeros_like(inputs[1])[:, None]
     on_cosine, on_norms = torch.autograd.grad(
-        [output for output, asked in zip(outputs, depends, strict=True) if asked],
+        [output for output, needed in zip(outputs, depends, strict=True) if needed],
         inputs,
-        [gradient for gradient, asked in zip(incoming, depends, strict=True) if asked],
+        [gradient for gradient, needed in zip(incoming, depends, strict=True) if needed],
         materialize_grads=True,
         allow_unused=True,
     )
     return on_cosine[:, None], on_norms[:, None]
-
-
-def _add_rows(table: Tensor, rows: Tensor, vectors: Tensor) -> None:
-    """Add ``vectors`` (B, E) to ``rows`` (B,) of ``table``, a row as often as it is named, in a fixed order."""
-    if table.device.type == "cpu":
-        table.index_add_(0, rows, vectors)
-    else:  # there index_add_ adds in whichever order comes, index_put_ in one
-        table.index_put_((rows,), vectors, accumulate=True)

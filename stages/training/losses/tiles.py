@@ -1,12 +1,12 @@
-"""The cosines of all rows with all classes, a tile of them at a time: (B, C) numbers are never there at once.
+"""The cosines of all rows with all classes on a processor, a tile at a time: (B, C) numbers never exist at once.
 
 A tile is a block of classes by a block of rows, small enough for the processor's second-level cache, in buffers that
 are used again. There are two passes: :meth:`Tiles.sums` and, once the loss is known, :meth:`Tiles.gradients`, which
 computes a tile again rather than read it from memory; as many as fit into the third-level cache are kept instead.
-Prototypes are brought to unit length a block at a time. Blocks are shared out to lanes, each on a thread of its own.
+Prototypes are brought to unit length a block at a time. Blocks are shared out to worker threads.
 
-Logits are in units of log 2 here, since powers of two are computed several times faster than those of e. A tile has the
-classes first and the rows second, so that all subcenters of a block are one matrix product.
+Logits are in units of log 2 here, a = s c / log 2, since powers of two take a fraction of the time of those of e. A
+tile has the classes first and the rows second, so that all subcenters of a block are one matrix product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.rule import Rule
-from stages.training.worker_threads import in_lanes, lanes_on
+from stages.training.worker_threads import in_worker_threads, worker_count
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -29,8 +29,8 @@ LOG2E = 1 / math.log(2)
 _BOUNDED = 60.0  # logits up to this can be summed as they are, in float32; above, the row's largest is taken off
 _ROWS = 256  # of a tile, at most
 _CLASSES = 16  # of a tile, at least
-_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 26}  # in a tile, all subcenters
-_KEPT = {"cpu": 1 << 22, "cuda": 1 << 28}  # in the tiles that are kept from the first pass to the second
+_NUMBERS = 1 << 19  # in a tile, all subcenters
+_KEPT = 1 << 22  # in the tiles that are kept from the first pass to the second
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +47,13 @@ class _Tile:
 
 
 class Tiles:
-    """What the classes other than the rows' own give to a softmax, and what they pass back.
+    """The part of the softmax that belongs to classes other than the rows' own, and its gradients.
 
     Args:
         unit: (B, E), embeddings of unit length, float32 or float64, their rows in the order of ``places``.
         table: (k, C, E), prototypes of any length and float dtype.
         places: (B,), which class of the table is each row's own; ascending.
-        rule: asked for what becomes of the other classes' cosines.
+        rule: moves the other classes' cosines.
         precision: of the numbers that enter a matrix product, and of a tile.
     """
 
@@ -62,51 +62,52 @@ class Tiles:
         self.moves = type(rule).others is not Rule.others
         self.dtype = torch.bfloat16 if precision == "bfloat16" else unit.dtype
         subcenters, classes, dim = table.shape
-        self.lanes = lanes_on(table.device)
+        self.workers = worker_count(table.device)
         self.rows = min(_ROWS, len(unit))
-        most = max(_CLASSES, _NUMBERS[table.device.type] // (self.rows * subcenters))
-        self.block = min(most, -(-classes // self.lanes))
+        most = max(_CLASSES, _NUMBERS // (self.rows * subcenters))
+        self.block = min(most, -(-classes // self.workers))
         edges = torch.arange(0, classes + self.block, self.block, device=places.device)
         self.edges = torch.searchsorted(places, edges).tolist()
         self.inverse, self.measured = unit.new_empty(subcenters, classes, 1), False
-        self.vectors = unit.new_empty(self.lanes, subcenters * self.block * dim)
-        self.scratch = [self._new_buffer(self.block, self.rows) for _ in range(self.lanes)]
+        self.vectors = unit.new_empty(self.workers, subcenters * self.block * dim)
+        self.scratch = [self._new_buffer(self.block, self.rows) for _ in range(self.workers)]
         self.kept: dict[tuple[int, int], _Tile] = {}
 
     def sums(self, scale: float, own: Tensor, *, logits: bool = False, keep: bool = False) -> tuple[Tensor, Tensor]:
         """For each row, log2 of the sum over the other classes of exp(scale * cosine), and their ``logits``' sum.
 
-        ``own`` (B,) is what the rule wants to know of the row's own class. Sums that are not asked for are zero.
+        ``own`` (B,) is the moved target, for the rule. Sums that are not requested are zero.
         ``keep`` for :meth:`gradients`, which comes next.
         """
         self.scale = scale
         self.bounded = not self.moves and scale * LOG2E <= _BOUNDED
         self.right = (self.unit if self.moves else self.unit * (scale * LOG2E)).to(self.dtype)
-        room = _KEPT[self.table.device.type] // self.lanes if keep and not self.moves else 0
-        found = in_lanes(lambda lane: self._lane_sums(lane, own, logits=logits, room=room), self.lanes)
+        room = _KEPT // self.workers if keep and not self.moves else 0
+        parts = in_worker_threads(lambda worker: self._worker_sums(worker, own, logits=logits, room=room), self.workers)
         self.measured = True
-        summed, offset, total = (torch.stack(parts) for parts in zip(*found, strict=True))
+        summed, offset, total = (torch.stack(part) for part in zip(*parts, strict=True))
         self.offset = offset.amax(0)
         summed = (summed * torch.exp2(offset - self.offset)).sum(0)
         return summed.log2_().add_(self.offset), total.sum(0)
 
-    def _lane_sums(self, lane: int, own: Tensor, *, logits: bool, room: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a lane's blocks: the sums of exp2(logit - offset), the offsets, and the sums of the logits, (B,) each."""
+    def _worker_sums(self, worker: int, own: Tensor, *, logits: bool, room: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Over a worker's blocks: the sums of exp2(logit - offset), the offsets, and the logits' sums, (B,) each."""
         size = len(self.unit)
         summed, total = self.unit.new_zeros(size), self.unit.new_zeros(size)
         lowest = 0 if self.bounded else torch.finfo(self.dtype).min
         offset = self.unit.new_full((size,), lowest, dtype=self.dtype)
-        for low, high in self._blocks(lane):
-            operand = self._vectors(lane, low, high).flatten(0, 1).to(self.dtype)
+        for low, high in self._blocks(worker):
+            operand = self._vectors(worker, low, high).flatten(0, 1).to(self.dtype)
             for rows in self._rows():
                 room -= self.table.shape[0] * (high - low) * (rows.stop - rows.start)
-                tile = self._tile(operand, rows, own, None if room >= 0 else self.scratch[lane])
+                tile = self._tile(operand, rows, own, None if room >= 0 else self.scratch[worker])
                 values, targets = tile.values, self._targets(low, rows)
                 if logits:
                     values[targets] = 0
                     total[rows] += values.sum(0, dtype=total.dtype)
                 values[targets] = -math.inf
                 if not self.bounded:
+                    # With S = sum 2^(a - o) over the tiles so far, a larger maximum o' makes it S 2^(o - o').
                     torch.maximum(offset[rows], values.amax(0), out=tile.offset)
                     summed[rows] *= torch.exp2(offset[rows] - tile.offset)
                     offset[rows] = tile.offset
@@ -117,29 +118,38 @@ class Tiles:
         return summed, offset, total
 
     def gradients(self, log_sum: Tensor, own: Tensor, smoothed: float) -> tuple[Tensor, Tensor]:
-        """What the other classes pass back, at the scale of the last :meth:`sums`: to ``unit`` and to ``table``.
+        """The gradients by ``unit`` and by ``table`` through the other classes, at the scale of the last :meth:`sums`.
 
         A cosine's gradient is scale * (probability - ``smoothed``) / B, the probability exp2(logit - ``log_sum`` (B,)).
         """
-        # A tile holds exp2(logit - offset). The factor that makes it the gradient belongs to the row: to its embedding.
+        # A tile P (c, b) holds exp2(a - offset). With f = exp2(offset - log_sum) s / B (b,) for each row,
+        #
+        #     dloss/dc = s/B (p - smoothed) = f (P - less) = f G,  less = smoothed s / (B f)         (c, b)
+        #     dloss/dv = (f G) u = G (f u)     a product of G (c, b) and ``weighted`` (b, E)
+        #     dloss/du = (f G)' v = f (G' v)   a product of G' (b, c) and v (c, E), times f at the very end
+        #
+        # so that no tile is multiplied by f. G is 0 at the rows' own classes, and multiplied by the rule's slope. A
+        # prototype w = |w| v gets dloss/dw = (dloss/dv - (v dloss/dv) v) / |w|.
         factor = torch.exp2(self.offset - log_sum).clamp_(max=1e30).mul_(self.scale / len(log_sum))
         less = (smoothed * self.scale / len(log_sum) / factor).to(self.dtype) if smoothed else None
         weighted = (self.unit * factor[:, None]).to(self.dtype)
         on_table = torch.empty_like(self.table, dtype=self.unit.dtype)
-        found = in_lanes(lambda lane: self._lane_gradients(lane, own, weighted, less, on_table), self.lanes)
-        return sum(found[1:], found[0]).mul_(factor[:, None]), on_table
+        parts = in_worker_threads(
+            lambda worker: self._worker_gradients(worker, own, weighted, less, on_table), self.workers
+        )
+        return sum(parts[1:], parts[0]).mul_(factor[:, None]), on_table
 
-    def _lane_gradients(
-        self, lane: int, own: Tensor, weighted: Tensor, less: Tensor | None, on_table: Tensor
+    def _worker_gradients(
+        self, worker: int, own: Tensor, weighted: Tensor, less: Tensor | None, on_table: Tensor
     ) -> Tensor:
-        """Write what a lane's blocks pass back into ``on_table``; to the embeddings (B, E), times their factors."""
-        on_unit, on_vectors = torch.zeros_like(self.unit), torch.empty_like(self.vectors[lane])
-        for low, high in self._blocks(lane):
-            vectors = self._vectors(lane, low, high)
+        """Write the gradient of a worker's blocks into ``on_table``; return the embeddings' (B, E) / factor."""
+        on_unit, on_vectors = torch.zeros_like(self.unit), torch.empty_like(self.vectors[worker])
+        for low, high in self._blocks(worker):
+            vectors = self._vectors(worker, low, high)
             operand = vectors.flatten(0, 1).to(self.dtype)
             passed = on_vectors[: vectors.numel()].view(vectors.shape)
             for rows in self._rows():
-                tile = self._probabilities(lane, low, operand, rows, own)
+                tile = self._probabilities(worker, low, operand, rows, own)
                 if less is not None:
                     tile.values.sub_(less[rows])
                 tile.values[self._targets(low, rows)] = 0
@@ -153,20 +163,20 @@ class Tiles:
             torch.mul(passed, self.inverse[:, low:high], out=on_table[:, low:high])
         return on_unit
 
-    def _blocks(self, lane: int) -> Iterator[tuple[int, int]]:
-        """Where a lane's blocks of classes begin and end."""
-        classes, step = self.table.shape[1], self.block * self.lanes
-        return ((low, min(low + self.block, classes)) for low in range(lane * self.block, classes, step))
+    def _blocks(self, worker: int) -> Iterator[tuple[int, int]]:
+        """Where a worker's blocks of classes begin and end."""
+        classes, step = self.table.shape[1], self.block * self.workers
+        return ((low, min(low + self.block, classes)) for low in range(worker * self.block, classes, step))
 
     def _rows(self) -> Iterator[slice]:
         return (slice(low, min(low + self.rows, len(self.unit))) for low in range(0, len(self.unit), self.rows))
 
-    def _vectors(self, lane: int, low: int, high: int) -> Tensor:
+    def _vectors(self, worker: int, low: int, high: int) -> Tensor:
         """The prototypes (k, c, E) of a block of classes, of unit length; their lengths are taken in the first pass."""
         block, inverse = self.table[:, low:high].to(self.unit.dtype), self.inverse[:, low:high]
         if not self.measured:
             inverse.copy_(reciprocal(torch.linalg.vector_norm(block, dim=2, keepdim=True)))
-        return torch.mul(block, inverse, out=self.vectors[lane, : block.numel()].view(block.shape))
+        return torch.mul(block, inverse, out=self.vectors[worker, : block.numel()].view(block.shape))
 
     def _new_buffer(self, classes: int, rows: int) -> Tensor:
         """Room for a tile and, where there are several subcenters, for the cosines of each."""
@@ -190,11 +200,11 @@ class Tiles:
         moved = value.T.mul(self.scale * LOG2E).to(self.dtype)
         return _Tile(moved, products, None if slope is None else slope.T.to(self.dtype), offset)
 
-    def _probabilities(self, lane: int, low: int, operand: Tensor, rows: slice, own: Tensor) -> _Tile:
+    def _probabilities(self, worker: int, low: int, operand: Tensor, rows: slice, own: Tensor) -> _Tile:
         """A tile with exp2(logit - offset): kept, or computed again."""
         tile = self.kept.pop((low, rows.start), None)
         if tile is None:
-            tile = self._tile(operand, rows, own, self.scratch[lane])
+            tile = self._tile(operand, rows, own, self.scratch[worker])
             if not self.bounded:
                 tile.values.sub_(self.offset[rows])
             tile.values.exp2_()
@@ -212,7 +222,7 @@ class Tiles:
 
 
 def reciprocal(lengths: Tensor) -> Tensor:
-    """1 / ``lengths``, and 0 for 0: a vector without a direction stays zero, and passes nothing back."""
+    """1 / ``lengths``, and 0 for 0: a zero vector stays zero, and gets a zero gradient."""
     return lengths.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stages.ranking import mean_average_precision
 from stages.training.closed_form.eigen import descending
 from stages.training.closed_form.linear_map import check_dim
 from stages.training.heads.inputs import Inputs
@@ -211,17 +212,5 @@ def _scores(
         found = task.network.posteriors(predicted[point.root, point.penalty])
         if task.axes.numel():
             found = torch.cat([found, task.prepared[some] @ task.axes * point.rest**0.5], 1)
-        scores[point] = _mean_average_precision(found, labels[some])
+        scores[point] = mean_average_precision((found @ found.T).numpy(), labels[some].numpy())
     return scores
-
-
-def _mean_average_precision(vectors: Tensor, labels: Tensor) -> float:
-    """Of ``vectors`` (n, S), each searched in the others; those alone with their label have no part in the mean."""
-    similarity = vectors @ vectors.T
-    similarity.fill_diagonal_(-torch.inf)
-    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :-1]
-    hits = labels[order] == labels[:, None]
-    precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1)
-    found = hits.sum(1)
-    searched = found > 0
-    return float(((precision * hits).sum(1)[searched] / found[searched]).mean()) if searched.any() else 0.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import normalize
 
 _LEAST = 1e-8
 
@@ -115,7 +115,7 @@ def contrast(hidden: Tensor, shared: Tensor, config: ContrastiveConfig) -> Tenso
     """
     others = ~torch.eye(len(hidden), dtype=torch.bool)
     weights = shared**config.power * others
-    unit = unit_length(hidden)
+    unit = normalize(hidden)
     similarity = (unit @ unit.T / config.temperature).masked_fill(~others, -torch.inf)
     lost = -functional.log_softmax(similarity, 1).masked_fill(~others, 0)
     total = weights.sum(1)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import normalize
 from stages.training.multilabel.kernel_map import likeness
 from stages.training.multilabel.labels import AttributesConfig
 
@@ -143,7 +143,7 @@ class PosteriorNetwork(HeadNetwork):
         """The posteriors (B, S) of what is ``predicted`` (B, S), each attribute's as long as its factor."""
         parts = torch.split(predicted, self.sizes.tolist(), dim=1)
         found = [
-            unit_length(part.clamp(0, 1) if several else torch.softmax(part / self.temperature, 1)) * factor
+            normalize(part.clamp(0, 1) if several else torch.softmax(part / self.temperature, 1)) * factor
             for part, several, factor in zip(parts, self.several.tolist(), self.factors, strict=True)
         ]
         return torch.cat(found, 1)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.kernel import unit_length
-from stages.training.losses.random_state import Draws
+from stages.training.losses.angle import normalize
+from stages.training.losses.random_state import RandomState
 from stages.training.pairs.block import Found
 from stages.training.pairs.cross_batch_memory import Memory
 from stages.training.pairs.rows import Compared, loss_of_rows
@@ -41,7 +41,7 @@ class PairLoss(nn.Module):
     """
 
     sparse = False
-    in_lanes = True
+    uses_worker_threads = True
     """Whether it shares its work out by itself, rather than leave that to PyTorch."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class RowWise(PairLoss):
     def __init__(self, rule: PairRule, memory: Memory, generator: torch.Generator) -> None:
         super().__init__()
         self.rule, self.memory = rule, memory
-        self.draws = Draws(generator)
+        self.random_state = RandomState(generator)
         self._latest: tuple[Tensor, Tensor, Tensor] | None = None
 
     def at(self, share: float) -> None:
@@ -128,8 +128,8 @@ class RowWise(PairLoss):
         """See :class:`PairLoss`."""
         if rows is None:  # numbers that no row had before
             rows = -1 - int(self.memory.kept) - torch.arange(len(labels))
-        unit = unit_length(embeddings)
-        seed = int(torch.empty((), dtype=torch.int64).random_(2**48, generator=self.draws.generator))
+        unit = normalize(embeddings)
+        seed = int(torch.empty((), dtype=torch.int64).random_(2**48, generator=self.random_state.generator))
         compared = Compared(labels, rows, *self.memory.content(unit.shape[1]), seed)
         value, found = loss_of_rows(self.rule, unit, compared)
         self._found = self._found.plus(found)

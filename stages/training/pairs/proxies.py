@@ -44,7 +44,7 @@ class ProxyLoss(PairLoss):
     def __init__(self, module: Any, proxies: nn.Parameter, view: Callable[[Tensor], Tensor], rate: float) -> None:
         super().__init__()
         self.module = module
-        self.in_lanes = isinstance(module, MarginSoftmax)
+        self.uses_worker_threads = isinstance(module, MarginSoftmax)
         self._proxies, self._view, self._rate = [proxies], view, rate  # in a list: it is the module's parameter
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.training.losses.kernel import unit_length
+from stages.training.losses.angle import normalize
 from stages.training.losses.schedule import Scheduled, value_at
 from stages.training.pairs.block import Found, turns
 from stages.training.pairs.distance import check_dist, distance_of
@@ -66,7 +66,7 @@ class RangeLoss(PairLoss):
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
         """See :class:`PairLoss`."""
-        unit = unit_length(embeddings)
+        unit = normalize(embeddings)
         rows = torch.arange(len(labels)) if rows is None else rows
         _, numbers, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
         within, widest = _within(unit, numbers, rows, self.config.farthest)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from stages.training.pairs.block import Block, Found, Places
 from stages.training.pairs.rule import PairRule
-from stages.training.worker_threads import in_lanes, lanes_on
+from stages.training.worker_threads import in_worker_threads, worker_count
 
 _NUMBERS = 2**21  # of a block: 8 MiB of float32; matrix products of fewer rows take longer for each
 _LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of lanes
@@ -87,7 +87,7 @@ class _RowWise(torch.autograd.Function):
         rows = torch.cat([compared.rows, compared.memory_rows])
         size = _rows_a_block(len(unit), rule.numbers(len(against)))
         starts = range(0, len(unit), size)
-        lanes = min(lanes_on(unit.device), len(starts))
+        lanes = min(worker_count(unit.device), len(starts))
 
         def work(lane: int) -> _Lane:
             sums = _Lane(rule, unit, list(parameters))
@@ -99,7 +99,7 @@ class _RowWise(torch.autograd.Function):
                 _add(sums, rule, block, of, unit, against, list(parameters))
             return sums
 
-        every = in_lanes(work, lanes)
+        every = in_worker_threads(work, lanes)
         totals = torch.stack([lane.totals for lane in every]).sum(0)
         counts = torch.stack([lane.counts for lane in every]).sum(0)
         found.append(_together([lane.found for lane in every]))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.pairs import PairLoss
-from stages.training.worker_threads import in_lanes, lanes_on
+from stages.training.worker_threads import in_worker_threads, worker_count
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -150,13 +150,13 @@ class _Table:
             return
         if not self.weight.grad.is_sparse:
             raise ValueError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
-        sparse, lanes = self.weight.grad, lanes_on(self.weight.device)
+        sparse, workers = self.weight.grad, worker_count(self.weight.device)
         rows = sparse._indices()[0]
         if not (rows[1:] > rows[:-1]).all():  # several losses, added
             sparse = sparse.coalesce()
-        parts = sparse._indices()[0].tensor_split(lanes)
-        gradients = sparse._values().tensor_split(lanes)
-        in_lanes(lambda lane: self._step(parts[lane], gradients[lane], lr), lanes)
+        parts = sparse._indices()[0].tensor_split(workers)
+        gradients = sparse._values().tensor_split(workers)
+        in_worker_threads(lambda worker: self._step(parts[worker], gradients[worker], lr), workers)
 
     def _step(self, rows: Tensor, gradient: Tensor, lr: float) -> None:
         moved = self.weight.index_select(0, rows)

@@ -121,8 +121,8 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Tiles of so many rows and numbers, so many of which are kept."""
     rows, numbers, kept = request.param
     monkeypatch.setattr(tiles, "_ROWS", rows)
-    monkeypatch.setitem(tiles._NUMBERS, "cpu", numbers)
-    monkeypatch.setitem(tiles._KEPT, "cpu", kept)
+    monkeypatch.setattr(tiles, "_NUMBERS", numbers)
+    monkeypatch.setattr(tiles, "_KEPT", kept)
     monkeypatch.setattr(tiles, "_CLASSES", 1)
 
 
@@ -277,7 +277,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-def test_lanes_on_several_threads_give_the_same_and_the_same_bits_again() -> None:
+def test_worker_threads_give_the_same_and_the_same_bits_again() -> None:
     embeddings, labels = batch(rows=40, classes=200)
     found = []
     for count in (1, 2, 2, 3):
@@ -320,5 +320,5 @@ def test_no_tensor_is_of_the_size_of_batch_times_classes() -> None:
     loss = build(Moving, classes=classes, subcenters=subcenters, label_smoothing=0.1).float()
     with Sizes() as sizes:  # type: ignore[no-untyped-call]
         loss(embeddings.requires_grad_(), labels).backward()
-    assert 0 < sizes.largest <= max(4 * tiles._NUMBERS["cpu"] // 3, classes * subcenters * DIM)
+    assert 0 < sizes.largest <= max(4 * tiles._NUMBERS // 3, classes * subcenters * DIM)
     assert sizes.largest < rows * classes / 4

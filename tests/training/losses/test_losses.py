@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.training.losses import ArcFaceConfig, CosFaceConfig
-from stages.training.losses.angle import add_angle
-from stages.training.losses.kernel import MarginSoftmax, unit_length
+from stages.training.losses.angle import add_angle, normalize
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 
@@ -126,7 +126,7 @@ def test_only_the_nearest_subcenter_of_a_class_learns() -> None:
     embeddings, labels = batch(rows=1, classes=2)
     _, _, on_weight = gradients(loss, embeddings, labels)
     moved = on_weight.abs().sum(1).view(3, 2) > 0
-    nearest = (unit_length(loss.weight.detach()) @ embeddings[0]).view(3, 2).argmax(0)
+    nearest = (normalize(loss.weight.detach()) @ embeddings[0]).view(3, 2).argmax(0)
     assert moved.sum(0).tolist() == [1, 1]
     assert moved[nearest, torch.arange(2)].all()
 

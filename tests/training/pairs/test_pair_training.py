@@ -14,7 +14,7 @@ import torch
 
 from cache.errors import ConfigError, MissingExtraError, RecordsError
 from pipeline.config import parse_config
-from stages.retrieval import leave_one_out
+from stages.ranking import leave_one_out
 from stages.training import (
     Head,
     LinearHeadConfig,

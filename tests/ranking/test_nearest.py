@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from stages.ranking import search, unit_length
 from stages.ranking.nearest import query_blocks, relevant_ranks
-from stages.retrieval import build_index
 from tests.oracles import retrieval as oracle
 
 Vectors = npt.NDArray[np.float32]
@@ -49,7 +48,7 @@ def test_search_is_the_sorted_list_of_all_similarities(gallery: int, dim: int, k
     make = coarse_unit if ties else random_unit
     vectors, queries = make(gallery, dim, seed), make(4, dim, seed + 1000)
     exclude = np.random.default_rng(seed).integers(-1, gallery, 4)
-    rows, similarity = search(build_index(vectors), queries, k, exclude)
+    rows, similarity = search(vectors, queries, k, exclude)
     expected_rows, expected_similarity = expected(vectors, queries, k, exclude)
     assert (rows.dtype, similarity.dtype) == (np.dtype("int64"), np.dtype("float32"))
     assert rows.tolist() == expected_rows
@@ -61,7 +60,7 @@ def test_candidates_of_a_large_gallery_give_the_same_as_comparing_with_all(ties:
     vectors = (coarse_unit if ties else random_unit)(4000, 8, 0)
     queries = vectors[::400]
     exclude = np.arange(0, 4000, 400)
-    rows, similarity = search(build_index(vectors), queries, 20, exclude)
+    rows, similarity = search(vectors, queries, 20, exclude)
     expected_rows, expected_similarity = expected(vectors, queries, 20, exclude)
     assert rows.tolist() == expected_rows
     assert similarity.tolist() == expected_similarity
@@ -76,7 +75,7 @@ def test_asking_the_index_for_more_and_more_candidates_gives_the_same(
     expected_rows, expected_similarity = expected(vectors[:2500], queries[:6], 4, exclude[:6])
     monkeypatch.setattr(sys.modules["stages.ranking.nearest"], "_SPARE", 0)
     monkeypatch.setattr(sys.modules["stages.ranking.nearest"], "_SCAN_COSTS", 1)
-    rows, similarity = search(build_index(vectors), queries, 4, exclude)
+    rows, similarity = search(vectors, queries, 4, exclude)
     assert rows[:6].tolist() == expected_rows
     assert similarity[:6].tolist() == expected_similarity
 
@@ -84,11 +83,11 @@ def test_asking_the_index_for_more_and_more_candidates_gives_the_same(
 def test_the_query_is_left_out_by_identity_though_a_copy_of_it_comes_first() -> None:
     vectors = random_unit(50, 6, 1)
     vectors[3] = vectors[7]  # row 3 is a byte-identical copy of the query and, being earlier, outranks it
-    rows, similarity = search(build_index(vectors), vectors[[7]], 5, np.array([7]))
+    rows, similarity = search(vectors, vectors[[7]], 5, np.array([7]))
     assert rows[0, 0] == 3
     assert similarity[0, 0] == pytest.approx(1, abs=1e-6)
     assert 7 not in rows
-    kept, _ = search(build_index(vectors), vectors[[7]], 5)
+    kept, _ = search(vectors, vectors[[7]], 5)
     assert kept[0, :2].tolist() == [3, 7]
 
 
@@ -98,47 +97,46 @@ def test_equal_rows_come_in_gallery_order_also_where_the_list_is_cut(gallery: in
     copies = np.random.default_rng(0).choice(gallery, 60, replace=False)
     vectors[copies] = vectors[0]
     for k in (1, 7, 59):
-        rows, _ = search(build_index(vectors), vectors[[0]], k, np.array([0]))
+        rows, _ = search(vectors, vectors[[0]], k, np.array([0]))
         assert rows[0].tolist() == sorted(set(copies.tolist()) - {0})[:k]
 
 
 def test_permuting_the_gallery_permutes_the_rows_and_nothing_else() -> None:
     vectors, queries = random_unit(2000, 16, 3), random_unit(20, 16, 4)
     order = np.random.default_rng(5).permutation(2000)
-    rows, similarity = search(build_index(vectors), queries, 12)
-    moved, moved_similarity = search(build_index(vectors[order]), queries, 12)
+    rows, similarity = search(vectors, queries, 12)
+    moved, moved_similarity = search(vectors[order], queries, 12)
     np.testing.assert_array_equal(order[moved], rows)
     np.testing.assert_array_equal(moved_similarity, similarity)
 
 
 def test_a_query_alone_finds_what_it_finds_among_others() -> None:
     vectors, queries = random_unit(1500, 40, 6), random_unit(64, 40, 7)
-    index = build_index(vectors)
-    together = search(index, queries, 9)
+    together = search(vectors, queries, 9)
     for position in range(0, 64, 7):
-        alone = search(index, queries[[position]], 9)
+        alone = search(vectors, queries[[position]], 9)
         np.testing.assert_array_equal(alone[0][0], together[0][position])
         np.testing.assert_array_equal(alone[1][0], together[1][position])
 
 
 def test_past_the_end_of_a_short_gallery_there_is_no_row() -> None:
     vectors = random_unit(3, 4, 8)
-    rows, similarity = search(build_index(vectors), vectors[[1]], 5, np.array([1]))
+    rows, similarity = search(vectors, vectors[[1]], 5, np.array([1]))
     assert sorted(rows[0, :2].tolist()) == [0, 2]
     assert rows[0, 2:].tolist() == [-1, -1, -1]
     assert np.isneginf(similarity[0, 2:]).all()
-    rows, _ = search(build_index(vectors[[1]]), vectors[[1]], 2, np.array([0]))
+    rows, _ = search(vectors[[1]], vectors[[1]], 2, np.array([0]))
     assert rows.tolist() == [[-1, -1]]
 
 
 def test_no_queries_give_an_empty_answer() -> None:
-    rows, similarity = search(build_index(random_unit(5, 4, 0)), np.empty((0, 4), np.float32), 3)
+    rows, similarity = search(random_unit(5, 4, 0), np.empty((0, 4), np.float32), 3)
     assert rows.shape == similarity.shape == (0, 3)
 
 
 def test_a_zero_vector_is_equally_near_to_everything() -> None:
     vectors = np.concatenate([np.zeros((1, 4), np.float32), random_unit(400, 4, 9)])
-    rows, similarity = search(build_index(vectors), np.zeros((1, 4), np.float32), 4)
+    rows, similarity = search(vectors, np.zeros((1, 4), np.float32), 4)
     assert rows.tolist() == [[0, 1, 2, 3]]
     assert similarity.tolist() == [[0, 0, 0, 0]]
 
@@ -168,14 +166,14 @@ def test_blocks_cover_every_query_once_in_order() -> None:
 
 
 def test_what_does_not_fit_the_index_is_refused() -> None:
-    index, queries = build_index(random_unit(10, 4, 0)), random_unit(2, 4, 1)
-    with pytest.raises(ValueError, match="queries have 5 numbers a row, the index has 4"):
-        search(index, random_unit(2, 5, 1), 3)
+    gallery, queries = random_unit(10, 4, 0), random_unit(2, 4, 1)
+    with pytest.raises(ValueError, match="queries have 5 numbers a row, the gallery has 4"):
+        search(gallery, random_unit(2, 5, 1), 3)
     with pytest.raises(ValueError, match="queries must be finite numbers; 1 of 2 rows hold NaN"):
-        search(index, np.array([[np.nan] * 4, [1, 0, 0, 0]], np.float32), 3)
+        search(gallery, np.array([[np.nan] * 4, [1, 0, 0, 0]], np.float32), 3)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        search(index, queries, 0)
+        search(gallery, queries, 0)
     with pytest.raises(ValueError, match="exclude must give each of the 2 queries a gallery row below 10"):
-        search(index, queries, 3, np.array([1, 10]))
+        search(gallery, queries, 3, np.array([1, 10]))
     with pytest.raises(ValueError, match="exclude must give each of the 2 queries"):
-        search(index, queries, 3, np.array([1]))
+        search(gallery, queries, 3, np.array([1]))

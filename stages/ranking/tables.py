@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from stages.ranking.metrics import Counts, Metric, Relevant, Values
 from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
+from stages.ranking.relevance import Judgement, Mask, Rows
 from stages.ranking.tie_averaging import Tied, expected, tied_order
-from stages.retrieval.relevance import Judgement, Mask, Rows
 
 Vectors = npt.NDArray[np.float32]
 

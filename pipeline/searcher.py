@@ -1,0 +1,261 @@
+"""Search by image: a snapshot of a run's gallery, opened from a folder, that answers many searches.
+
+::
+
+    <artifacts>/searchers/<backbone>/<head>-<identity>/searcher.json     backbones, stores, head, index
+    <artifacts>/searchers/<backbone>/<head>-<identity>/gallery.parquet   key, label, URI and digest of each row
+
+    image bytes --Embedder--> the vector a store would hold --unit length--> index --row--> key, label, URI
+
+The folder is named by the fingerprint of everything in it, so it is written once and never changes under a reader.
+Paths in it are relative to the artifacts folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from cache import Features, FeatureStore, digest_bytes, fingerprint
+from cache.atomic import replace_bytes, replace_text
+from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError, UnwritableError
+from cache.fingerprint import JSON
+from cache.source import Box
+from pipeline.approximate_scores import find_index, index_folder
+from pipeline.backbones import find_features
+from pipeline.config import RunConfig
+from pipeline.progress import Display
+from pipeline.run import Vectors, head_folder
+from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
+from stages.extraction.known import basis_path
+from stages.ranking import unit_length
+from stages.records import Records
+from stages.retrieval import FlatIndexConfig, GalleryIndex
+from stages.training import FusedFeatures, Head
+
+_FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 1
+_COLUMNS = ["key", "label", "uri", "digest"]
+_BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
+
+
+class Match(NamedTuple):
+    """A gallery image, and its similarity to the image that was searched for: the cosine of their vectors."""
+
+    key: str
+    label: str | None
+    uri: str
+    similarity: float
+
+
+class Searcher:
+    """The gallery of one backbone and head; finds the images nearest to images that are given as bytes.
+
+    Args:
+        embedder: gives an image the vector that ``vectors`` would hold for it.
+        index: of the gallery's vectors, each of unit length.
+        gallery: a line for each row of the index, in its order, with the columns key, label, uri and digest.
+        vectors: the store of the gallery's vectors. With an index of codes, exact similarities are read from it.
+
+    >>> from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
+    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    >>> embedder = Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)])
+    >>> index = GalleryIndex.build(np.eye(2, dtype=np.float32), ["a", "b"], "the fingerprint of the vectors")
+    >>> gallery = pa.table({"key": ["a", "b"], "label": ["x", "y"], "uri": ["a.png", "b.png"], "digest": [b"", b""]})
+    >>> len(Searcher(embedder, index, gallery))
+    2
+    """
+
+    def __init__(
+        self, embedder: Embedder, index: GalleryIndex, gallery: pa.Table, vectors: Features | None = None
+    ) -> None:
+        self._embedder, self._index, self._vectors = embedder, index, vectors
+        self.keys, self.labels, self.uris, self._digests = (gallery[name].to_pylist() for name in _COLUMNS)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def search(
+        self, images: Sequence[bytes], k: int = 10, *, boxes: Sequence[Box | None] | None = None, exact: bool = False
+    ) -> list[list[Match]]:
+        """The ``k`` gallery images nearest to each of ``images``, best first; an approximate index may find fewer.
+
+        Args:
+            images: the bytes of image files.
+            k: how many matches to return for each, at least 1.
+            boxes: the part of each image that counts, None for the whole.
+            exact: compute the similarities of the matches from their stored vectors. A threshold holds for these, not
+                for what an index of codes estimates.
+
+        Raises RecordsError for an image that cannot be embedded.
+        """
+        embedded = self._embedder.embed(images, boxes=boxes)
+        for row, problem in embedded.problems.items():
+            raise RecordsError(f"image {row + 1} of {len(images)} to search for cannot be read: {problem}")
+        queries = unit_length(embedded.vectors)
+        ids, similarity = self._index.search(queries, k)
+        if exact and self._vectors is not None and not isinstance(self._index.config, FlatIndexConfig):
+            for query, row_ids, scores in zip(queries, ids, similarity, strict=True):
+                places = np.flatnonzero(row_ids >= 0)
+                stored = self._vectors.read([self._digests[row] for row in row_ids[places]])
+                scores[places] = unit_length(stored) @ query
+            order = np.argsort(-similarity, axis=1, kind="stable")
+            ids, similarity = np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarity, order, axis=1)
+        return [
+            [
+                Match(self.keys[row], self.labels[row], self.uris[row], score)
+                for row, score in zip(row_ids, scores, strict=True)
+                if row >= 0
+            ]
+            for row_ids, scores in zip(ids.tolist(), similarity.tolist(), strict=True)
+        ]
+
+    @classmethod
+    def of_run(
+        cls,
+        config: RunConfig,
+        records: Records,
+        vectors: Vectors,
+        display: Display,
+        *,
+        everything: bool = False,
+        device: str = "cpu",
+    ) -> Searcher:
+        """The searcher of the gallery of a run, or of all its records with ``everything``.
+
+        It is written into the artifacts folder for :meth:`open`, unless it is there or the folder is read-only.
+        """
+        artifacts = Path(config.artifacts)
+        part = records if everything else records.split("gallery")
+        index = find_index(config, records, part, vectors.backbone, vectors.head, vectors.store, display)
+        gallery = part.take(part.rows_in(vectors.store)).table.select(_COLUMNS)
+        content = io.BytesIO()
+        pq.write_table(gallery, content)
+        described: dict[str, JSON] = {
+            "version": _VERSION,
+            "backbones": _described_backbones(config, records, vectors, display),
+            "stores": [str(store.path.relative_to(artifacts)) for store in _feature_stores(vectors)],
+            "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
+            "head": None,
+            "embeddings": None,
+            "index": {
+                "folder": str(
+                    index_folder(config, part, vectors.backbone, vectors.head, vectors.store).relative_to(artifacts)
+                ),
+                "embeddings": index.embeddings,
+            },
+            "gallery": digest_bytes(content.getvalue()).hex(),
+        }
+        if vectors.trained is not None:
+            folder = head_folder(config, vectors.head, vectors.features, vectors.trained.identity)
+            described["head"] = str(folder.relative_to(artifacts))
+            described["embeddings"] = str(vectors.store.path.relative_to(artifacts))
+        name = f"{vectors.head}-{fingerprint(described)[:8]}"
+        folder = artifacts / "searchers" / vectors.backbone / name
+        if not (folder / _FILE).exists():
+            try:
+                replace_bytes(folder / _GALLERY, content.getbuffer())
+                replace_text(folder / _FILE, json.dumps(described, indent=2) + "\n")
+            except UnwritableError:
+                pass  # the artifacts are read-only: this one answers, and the next is described again
+        return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, device: str = "cpu") -> Searcher:
+        """The searcher that :meth:`of_run` wrote into ``folder``, with its networks on ``device``.
+
+        Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
+        written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
+        """
+        folder = Path(folder)
+        artifacts = folder.resolve().parents[2]
+        try:
+            described = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            content = (folder / _GALLERY).read_bytes()
+        except FileNotFoundError:
+            raise MissingRowsError(
+                f"{folder} holds no searcher. `permafrost search` with a run file writes it."
+            ) from None
+        except ValueError as error:
+            raise DamagedStoreError(
+                f"{folder / _FILE} is not JSON ({error}). Delete {folder} and search again."
+            ) from error
+        if described.get("version") != _VERSION or digest_bytes(content).hex() != described["gallery"]:
+            raise DamagedStoreError(f"{folder} is not as it was written. Delete it and search again.")
+        gallery = pq.read_table(io.BytesIO(content))
+        index = GalleryIndex.load(
+            artifacts / described["index"]["folder"],
+            embeddings=described["index"]["embeddings"],
+            keys=gallery["key"].to_pylist(),
+        )
+        stores = [FeatureStore.at(artifacts / path) for path in described["stores"]]
+        vectors: Features = stores[0]
+        if described["embeddings"] is not None:
+            vectors = FeatureStore.at(artifacts / described["embeddings"])
+        elif len(stores) > 1 or described["sizes"]:
+            vectors = FusedFeatures(stores, sizes=described["sizes"])
+        return cls(_embedder(artifacts, described, None, device), index, gallery, vectors)
+
+
+def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
+    features = vectors.features
+    return features.stores if isinstance(features, FusedFeatures) else (features,)
+
+
+def _described_backbones(config: RunConfig, records: Records, vectors: Vectors, display: Display) -> list[JSON]:
+    """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
+    artifacts = Path(config.artifacts)
+    needed = {store.fingerprint for store in _feature_stores(vectors)}
+    described: list[JSON] = []
+    for wanted in config.backbones:
+        stores = find_features(wanted, config, records, display)
+        if needed.isdisjoint(store.fingerprint for store in stores):
+            continue
+        settings, basis = json.loads(json.dumps(asdict(wanted))), None
+        if isinstance(wanted, PcaConfig):
+            basis = str(basis_path(wanted, records, artifacts / "features").relative_to(artifacts))
+        else:  # "auto" is what it was when the store was filled, wherever the searcher is opened
+            settings["precision"] = stores[0].identity.fields["precision"]
+        if (weights := settings.get("weights")) is not None and Path(weights).is_file():
+            settings["weights"] = str(Path(weights).resolve())
+        described.append({"config": settings, "basis": basis})
+    return described
+
+
+def _embedder(artifacts: Path, described: Mapping[str, Any], head: Head | None, device: str) -> Embedder:
+    """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
+    loaded = [
+        backbone
+        for entry in described["backbones"]
+        for backbone in load_backbones(
+            _BACKBONE.validate_python(entry["config"]),
+            device=device,
+            basis=None if entry["basis"] is None else artifacts / entry["basis"],
+        )
+    ]
+    stores = [FeatureStore.at(artifacts / path) for path in described["stores"]]
+    if head is None and described["head"] is not None:
+        head = Head.load(artifacts / described["head"])
+    dtype = np.result_type(*(store.dtype for store in stores))
+    return Embedder(
+        [_filled_by(loaded, store) for store in stores], dtype=str(dtype), sizes=described["sizes"], head=head
+    )
+
+
+def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
+    """The one of ``backbones`` that fills ``store``. StaleStoreError where its weights or libraries have changed."""
+    fields = store.identity.fields
+    for backbone in backbones:
+        if all(fields.get(key) == value for key, value in backbone.identity.fields.items()):
+            return backbone
+    raise StaleStoreError(
+        store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
+    )

@@ -1,0 +1,179 @@
+"""Search by image: what a store holds for an image is what a search for its bytes computes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache import parse_source
+from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, RecordsError
+from pipeline.config import HeadRun, parse_config, read_config
+from pipeline.extraction import Hardware, extract_features
+from pipeline.progress import Display
+from pipeline.run import Vectors, find_vectors, read_dataset
+from pipeline.searcher import Searcher
+from stages.extraction import PcaConfig
+from stages.records import Records
+from stages.training.closed_form import PcaHeadConfig
+from tests.pictures import draw_folder, write_table
+
+ROOT = Path(__file__).parent.parent.parent
+QUIET = Display(quiet=True)
+PCA = '[[backbones]]\nkind = "pca"\ndim = 8\nsize = 16\n'
+LDA = '[[heads]]\nname = "lda"\nkind = "lda"\ndim = 4\n'
+
+
+def network(views: str = "", blocks: str = "") -> str:
+    views = f", views = {{ {views} }}" if views else ""
+    backbone = f'kind = "timm"\nname = "test_resnet"\nweights = "random"\n{blocks}\n'
+    return f"[[backbones]]\n{backbone}preprocess = {{ size = 64{views} }}\n"
+
+
+FLIP = 'kind = "flip", average = true'
+RUNS = {
+    "one view": network() + LDA,
+    "flip averaged": network(FLIP) + LDA,
+    "flip stored": network('kind = "flip"') + LDA,
+    "crops averaged": network('kind = "crops", count = 3, average = true') + LDA,
+    "two blocks fused": network(FLIP, "blocks = [-2, -1]") + LDA + 'backbones = "all"\n',
+    "network and pca fused, with sizes": network() + PCA + LDA + 'backbones = "all"\nsizes = true\n',
+    "float32": network() + LDA + '[extraction]\ndtype = "float32"\n',
+    "trained": PCA + '[[heads]]\nname = "small"\ndim = 4\nloss = { kind = "cosface" }\ntraining = { epochs = 2 }\n',
+    "codes": network() + LDA + '[retrieval]\nindex = { kind = "scalar" }\n',
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("images"), {f"class {number}": 6 for number in range(10)})
+
+
+def embedded(run: str, images: Path, folder: Path) -> tuple[object, Records, list[Vectors]]:
+    config = parse_config(
+        f'artifacts = "{folder}/artifacts"\n[dataset]\nkind = "folder"\npath = "{images}"\nqueries_per_class = 2\n{run}'
+    )
+    records = read_dataset(config, QUIET)
+    extract_features(config, records, Hardware(), QUIET)
+    return config, records, find_vectors(config, records, QUIET, train=True)
+
+
+def check_finds_itself(searcher: Searcher, records: Records, *, exact: bool = False) -> None:
+    """Each image of ``records`` is found under its own key, at a similarity of 1 within rounding."""
+    sources = [parse_source(uri) for uri in records.uris]
+    contents = [source.read() for source in sources]
+    answers = searcher.search(contents, 3, boxes=[source.box for source in sources], exact=exact)
+    for key, matches in zip(records.keys, answers, strict=True):
+        assert matches[0].similarity >= 0.9999
+        assert key in [match.key for match in matches if match.similarity >= matches[0].similarity - 1e-4]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_image_of_the_store_finds_itself(name: str, images: Path, tmp_path: Path) -> None:
+    config, records, vectors = embedded(RUNS[name], images, tmp_path)
+    assert len(vectors) >= 2
+    for entry in vectors:
+        searcher = Searcher.of_run(config, records, entry, QUIET)  # type: ignore[arg-type]
+        check_finds_itself(searcher, records.split("gallery"), exact=name == "codes")
+
+
+def test_an_image_finds_itself_through_its_domains_expert(tmp_path: Path) -> None:
+    rows = []
+    for number in range(32):  # dark images and bright ones
+        domain, split = ("dark", "bright")[number % 2], "train" if number < 24 else "test"
+        for place in range(4):
+            path = tmp_path / f"{number}-{place}.png"
+            pixels = np.random.default_rng(100 * number + place).integers(0, 60, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels + np.uint8(180 * (number % 2))).resize((32, 32)).save(path)
+            rows.append({"path": path.name, "label": f"class {number}", "domain": domain, "split": split})
+    write_table(tmp_path / "labels.csv", rows)
+    head = '[[heads]]\nname = "within"\nkind = "within"\ndim = 6\ntraining = { experts = true }\n'
+    config = parse_config(
+        f'artifacts = "{tmp_path}/artifacts"\n[dataset]\npath = "{tmp_path}/labels.csv"\nlabel = "label"\n'
+        f'domain = "domain"\ntrain = "train"\nquery = "test"\ngallery = "test"\n{PCA}{head}'
+    )
+    records = read_dataset(config, QUIET)
+    extract_features(config, records, Hardware(), QUIET)
+    vectors = find_vectors(config, records, QUIET, train=True)[-1]
+    assert vectors.trained is not None
+    assert type(vectors.trained.network).__name__ == "Experts"
+    check_finds_itself(Searcher.of_run(config, records, vectors, QUIET), records.split("gallery"))
+
+
+def test_a_searcher_opens_from_its_folder_and_reads_no_dataset(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    config, records, vectors = embedded(RUNS["two blocks fused"], tmp_path / "images", tmp_path)
+    wanted = (tmp_path / "images/class 1/0.png").read_bytes()
+    answers = [Searcher.of_run(config, records, entry, QUIET).search([wanted]) for entry in vectors]  # type: ignore[arg-type]
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "artifacts").rename(tmp_path / "moved")
+    folders = sorted((tmp_path / "moved/searchers").rglob("searcher.json"), key=os.path.getmtime)
+    assert [Searcher.open(path.parent).search([wanted]) for path in folders] == answers
+
+
+def test_it_is_written_once_and_once_more_for_another_gallery(images: Path, tmp_path: Path) -> None:
+    config, records, vectors = embedded(RUNS["trained"], images, tmp_path)
+    for everything in (False, False, True):
+        Searcher.of_run(config, records, vectors[-1], QUIET, everything=everything)  # type: ignore[arg-type]
+    written = sorted((tmp_path / "artifacts/searchers").rglob("searcher.json"))
+    assert len(written) == 2
+    assert {len(Searcher.open(path.parent)) for path in written} == {len(records), len(records.split("gallery"))}
+
+
+def test_a_damaged_folder_and_an_empty_one_are_refused(images: Path, tmp_path: Path) -> None:
+    config, records, vectors = embedded(PCA, images, tmp_path)
+    Searcher.of_run(config, records, vectors[0], QUIET)  # type: ignore[arg-type]
+    (path,) = (tmp_path / "artifacts/searchers").rglob("searcher.json")
+    with pytest.raises(MissingRowsError, match="holds no searcher"):
+        Searcher.open(tmp_path)
+    (path.parent / "gallery.parquet").write_bytes(b"other bytes")
+    with pytest.raises(DamagedStoreError, match="not as it was written"):
+        Searcher.open(path.parent)
+    path.write_text("{")
+    with pytest.raises(DamagedStoreError, match="not JSON"):
+        Searcher.open(path.parent)
+
+
+def test_bytes_that_are_no_image_are_refused(images: Path, tmp_path: Path) -> None:
+    config, records, vectors = embedded(PCA, images, tmp_path)
+    searcher = Searcher.of_run(config, records, vectors[0], QUIET)  # type: ignore[arg-type]
+    with pytest.raises(RecordsError, match="image 2 of 2 to search for cannot be read"):
+        searcher.search([(images / "class 1/0.png").read_bytes(), b"no image"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.stem)
+def test_photographs_find_themselves_with_the_backbones_of_every_run_file(
+    path: Path, photographs: Path, tmp_path: Path
+) -> None:
+    """Some photographs of each run, its backbones and their fusions, and a head on each that is quick to fit."""
+    try:
+        config = replace(read_config(path), artifacts=str(tmp_path))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    if not all(Path(dataset.path).exists() for dataset in config.datasets):
+        pytest.skip("its photographs are not here")
+    sets = dict.fromkeys((head.backbones, head.sizes) for head in config.heads)
+    heads = [
+        HeadRun(f"pca{at}", PcaHeadConfig(dim=4), backbones=names, sizes=sizes)
+        for at, (names, sizes) in enumerate(sets)
+    ]
+    backbones = [replace(entry, dim=8) if isinstance(entry, PcaConfig) else entry for entry in config.backbones]
+    config = replace(config, backbones=tuple(backbones), heads=tuple(heads), repeat=None, sweep=None)
+    every = read_dataset(config, QUIET)
+    rows = [row for role in ("train", "gallery") for row in _some_of(every, every.split(role), 40)]
+    records = every.take(sorted({*rows}))
+    extract_features(config, records, Hardware(), QUIET)
+    for entry in find_vectors(config, records, QUIET, train=True):
+        check_finds_itself(Searcher.of_run(config, records, entry, QUIET), records.split("gallery").take(range(20)))
+
+
+def _some_of(every: Records, part: Records, count: int) -> list[int]:
+    """The places in ``every`` of ``count`` records of ``part``, evenly spread."""
+    place = {key: row for row, key in enumerate(every.keys)}
+    return [place[key] for key in part.keys[:: max(1, len(part) // count)][:count]]
