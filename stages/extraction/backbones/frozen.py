@@ -42,6 +42,13 @@ class Backbone:
     ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's.
 
     A backbone pickles in about two kilobytes: its :class:`Network` travels as the configuration that it is loaded from.
+
+    >>> from stages.extraction import PreprocessConfig
+    >>> preprocess = PreprocessConfig().resolve(size=2, mean=(0, 0, 0), std=(1, 1, 1))
+    >>> identity = Identity({"network": "the mean of each channel"})
+    >>> backbone = Backbone("mean", 3, identity, preprocess, lambda batch: batch.mean((2, 3), np.float32))
+    >>> backbone.features(np.full((1, 3, 2, 2), 7, np.uint8))
+    array([[7., 7., 7.]], dtype=float32)
     """
 
     name: str
