@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,19 +25,21 @@ from typing import Any, NamedTuple
 from cache import DigestCache, Features, FeatureStore, Identity
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
-from pipeline.approximate_scores import other_scores
+from cache.settings import changed_settings
+from pipeline.approximate_scores import approximate_scores
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
-from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.score_rows import RAW, ScoreRow, json_lines
 from stages.analysis import attribute_bounds, score_bounds
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
+from stages.retrieval.query_values import Scored, data_of, write_query_values
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
+from stages.training.embed import stored_embeddings
 
 _FEW_CLASSES = 5
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -91,8 +92,9 @@ def find_vectors(
 ) -> list[Vectors]:
     """Stage 2: for each backbone the raw feature, then the embeddings of each head; then so for fused backbones.
 
-    A head that is not trained yet on these features, labels and settings is trained with ``train``; without, that is
-    a MissingRowsError. With ``tensorboard`` its epochs are written as events too.
+    With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
+    are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
+    written as events too.
     """
     found = []
     stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
@@ -102,7 +104,11 @@ def find_vectors(
         for wanted in heads:
             head = _head(config, wanted, backbone, features, records, display, train=train, tensorboard=tensorboard)
             path = Path(config.artifacts) / "embeddings" / features.name
-            embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            embeddings: Features
+            if train:
+                embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            else:
+                embeddings = stored_embeddings(head, features, path, name=wanted.name, digests=records.digests)
             found.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return found
 
@@ -267,7 +273,7 @@ def score(
         usable = found.store.usable(records.digests).tobytes()  # bounds follow from which images there are
         bounds = known[usable] if usable in known else known.setdefault(usable, bounds_of(config, records, found.store))
         exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
-        others = other_scores(config, records, found.backbone, found.head, found.store, display)
+        others = approximate_scores(config, records, found.backbone, found.head, found.store, display)
         for head, scores in chain(exact, others):
             scored.append(Scored(found.backbone, head, found.store.fingerprint, scores))
             rows += [
@@ -327,5 +333,6 @@ def rules_of(config: RunConfig) -> Rules:
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
-    settings = {key: value for key, value in asdict(config.retrieval).items() if key not in _NOT_OF_A_SCORE}
+    changed = changed_settings(config.retrieval)
+    settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
     return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)

@@ -35,6 +35,7 @@ _ROLE_OF_VALUE = {
     "query": ("query", "queries", "probe", "test", "testing", "query_gallery"),
     "gallery": ("gallery", "index", "database", "distractor", "test", "testing", "query_gallery"),
 }
+_PATHS = ("path", "root")
 _WANTED_QUERIES = 200
 _MOST_ATTRIBUTE_VALUES = 200
 
@@ -246,11 +247,19 @@ def run_file(guess: Guess, records: Records, artifacts: str) -> str:
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in records.counts().items() if count)
     warnings = "".join(f"#   note: {warning}.\n" for warning in guess.warnings)
     dataset = "\n".join(
-        f"{key} = {_toml(value)}" + (f"  # {guess.remarks[key]}" if key in guess.remarks else "")
+        f"{key} = {_toml(_escaped(value) if key in _PATHS else value)}"
+        + (f"  # {guess.remarks[key]}" if key in guess.remarks else "")
         for key, value in guess.keys.items()
     )
     made = "" if "query" in guess.keys else _MADE if guess.keys["kind"] == "table" else _MADE_OF_FOLDERS
-    return _TEMPLATE.format(counts=counts, warnings=warnings, artifacts=_toml(artifacts), dataset=dataset, made=made)
+    return _TEMPLATE.format(
+        counts=counts, warnings=warnings, artifacts=_toml(_escaped(artifacts)), dataset=dataset, made=made
+    )
+
+
+def _escaped(path: str | int | list[str]) -> str:
+    """A path as a run file has it: a single dollar sign would begin a variable."""
+    return str(path).replace("$", "$$")
 
 
 def _toml(value: str | int | list[str]) -> str:

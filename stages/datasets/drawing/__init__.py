@@ -1,1 +1,0 @@
-"""What the drawn catalogue is drawn with: outlines of products, surfaces, and views with light and clutter."""
