@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
     "cache": [
-        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
-        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "compact", "digest_bytes",
+        "Chunk", "ChunkPlan", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
+        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "StoreWriter", "compact", "digest_bytes",
         "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
