@@ -98,10 +98,11 @@ class SeedGrid:
             if part.raw:
                 cells[Cell(part.name, RAW, None, 0)] = None
             for head in part.heads:
-                drawn = head.recipe.is_trained
+                trained = head.recipe.is_trained
                 curve = place == 0 and head.name in (table.curve or (head.name,))
                 for rows in (None, *(table.rows if curve else ())):
-                    for seed in table.seeds if drawn or rows is not None else table.seeds[:1]:  # rows are drawn too
+                    # A closed form depends on the seed only by the rows that it is fitted to.
+                    for seed in table.seeds if trained or rows is not None else table.seeds[:1]:
                         cells[Cell(part.name, head.name, rows, seed)] = None
         return list(cells)
 
@@ -129,7 +130,7 @@ class SeedGrid:
         """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes."""
         features = self.sets[cell.backbone].features
         vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
-        arrays: dict[str, Any] = {}  # numbers and text
+        arrays: dict[str, Any] = {}  # of numbers or text
         # Intervals are those of the mean over seeds: those of one seed are not needed.
         for part, scores in enumerate(score_vectors(self.config, self.records, vectors, resamples=1)):
             arrays[f"{part} "] = np.array(scores.query_keys)
