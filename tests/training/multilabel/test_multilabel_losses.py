@@ -19,7 +19,7 @@ from stages.training.multilabel.losses import (
     overlap,
 )
 from stages.training.multilabel.objective import Objective
-from stages.training.multilabel.tasks import NameAttributes, NameWords, SayWords
+from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier
 
 
 def drawn(seed: int = 0) -> torch.Generator:
@@ -36,7 +36,7 @@ def softplus(value: float) -> float:
 
 @pytest.mark.parametrize("beta", [0.0, 0.9])
 def test_each_attribute_loses_by_its_known_rows_and_the_mean_is_over_attributes(beta: float) -> None:
-    task = NameAttributes(4, [COLOUR, MADE_OF], [3, 2], beta, None, drawn())
+    task = AttributeClassifiers(4, [COLOUR, MADE_OF], [3, 2], beta, None, drawn())
     hidden, rows = torch.randn(4, 4, generator=drawn(1)), torch.tensor([4, 0, 2, 3])
     with torch.no_grad():
         logits = (hidden @ task.weight.T + task.bias).tolist()
@@ -58,7 +58,7 @@ def test_each_attribute_loses_by_its_known_rows_and_the_mean_is_over_attributes(
 
 
 def test_a_batch_without_any_known_value_loses_nothing_and_has_gradients() -> None:
-    task = NameAttributes(4, [COLOUR], [3], 0.0, None, drawn())
+    task = AttributeClassifiers(4, [COLOUR], [3], 0.0, None, drawn())
     lost = task(torch.randn(1, 4, generator=drawn(1)), torch.tensor([2]))
     lost.backward()
     assert float(lost.detach()) == 0
@@ -123,7 +123,7 @@ def test_the_contrastive_loss_weighs_every_other_record_by_what_it_shares() -> N
 
 def test_a_bag_of_words_loses_the_sum_over_words_of_the_rows_that_have_tags() -> None:
     bags = torch.tensor([[1.0, 0, 1], [torch.nan] * 3, [0, 0, 0]])
-    task = NameWords(4, bags, None, drawn())
+    task = WordClassifier(4, bags, None, drawn())
     hidden = torch.randn(3, 4, generator=drawn(1))
     with torch.no_grad():
         logits = (hidden @ task.weight.T + task.bias).tolist()
@@ -135,7 +135,7 @@ def test_a_bag_of_words_loses_the_sum_over_words_of_the_rows_that_have_tags() ->
 def test_words_are_said_one_after_another_from_the_hidden_layer_as_a_cell_at_a_time_says_them() -> None:
     sentences = torch.tensor([[1, 0, -1], [2, -1, -1], [-1, -1, -1], [0, 2, 1]])
     counts = torch.tensor([2, 1, -1, 3])
-    task = SayWords(4, sentences, counts, 3, drawn())
+    task = TagGenerator(4, sentences, counts, 3, drawn())
     hidden, rows = torch.randn(4, 4, generator=drawn(1)), torch.tensor([1, 3, 2, 0])
     cell = nn.GRUCell(task.gru.input_size, task.gru.hidden_size)
     cell.load_state_dict({name.removesuffix("_l0"): weight for name, weight in task.gru.state_dict().items()})
