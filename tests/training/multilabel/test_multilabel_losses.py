@@ -42,17 +42,19 @@ def test_each_attribute_loses_by_its_known_rows_and_the_mean_is_over_attributes(
         logits = (hidden @ task.weight.T + task.bias).tolist()
         given = float(task(hidden, rows))
     counts = [[1, 1, 2], [3, 2]]
-    weights = [[(1 - beta) / (1 - beta**n) if beta else 1.0 for n in of] for of in counts]
-    weights = [[w * len(of) / sum(of) for w in of] for of in weights]
+    weights = [[(1 - beta) / (1 - beta**n) if beta else 1.0 for n in targets_of] for targets_of in counts]
+    weights = [[w * len(targets_of) / sum(targets_of) for w in targets_of] for targets_of in weights]
     lost, weighed = 0.0, 0.0
-    for row, of in zip(rows.tolist(), logits, strict=True):
+    for row, targets_of in zip(rows.tolist(), logits, strict=True):
         if (value := int(COLOUR[row])) >= 0:
-            lost += weights[0][value] * (math.log(sum(math.exp(x) for x in of[:3])) - of[value])
+            lost += weights[0][value] * (math.log(sum(math.exp(x) for x in targets_of[:3])) - targets_of[value])
             weighed += weights[0][value]
     first = lost / weighed
-    known = [(row, of[3:]) for row, of in zip(rows.tolist(), logits, strict=True) if row != 3]
+    known = [(row, targets_of[3:]) for row, targets_of in zip(rows.tolist(), logits, strict=True) if row != 3]
     second = sum(
-        weights[1][at] * softplus(-x if MADE_OF[row, at] else x) for row, of in known for at, x in enumerate(of)
+        weights[1][at] * softplus(-x if MADE_OF[row, at] else x)
+        for row, targets_of in known
+        for at, x in enumerate(targets_of)
     )
     assert given == pytest.approx((first + second / len(known)) / 2, rel=1e-5)
 
@@ -146,10 +148,10 @@ def test_words_are_said_one_after_another_from_the_hidden_layer_as_a_cell_at_a_t
                 continue
             state = task.start @ hidden[at] + task.start_bias
             words = sentences[row, : counts[row]].tolist()
-            for read, said in zip([3, *words], [*words, 3], strict=True):
+            for read, word in zip([3, *words], [*words, 3], strict=True):
                 state = cell(task.reading[read].relu(), state)
                 logits = task.say @ state + task.say_bias
-                lost.append(logits.logsumexp(0) - logits[said])
+                lost.append(logits.logsumexp(0) - logits[word])
         torch.testing.assert_close(task(hidden, rows), torch.stack(lost).mean())
 
 
