@@ -79,7 +79,7 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
 
 def alone() -> float:
     """Steps a second of ``train_head``."""
-    from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+    from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
     from stages.training import train_head
 
     features, labels = _drawn()
@@ -89,10 +89,10 @@ def alone() -> float:
         provenance = Provenance("cpu", {})
         store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=provenance)
         places = dict(zip(digests, range(ROWS), strict=True))
-        with store.writing():
-            for chunk in store.plan(digests):
+        with StoreWriter(store) as writer:
+            for chunk in writer.plan(digests).chunks:
                 rows = [places[digest] for digest in chunk.digests]
-                store.write_chunk(chunk, features[rows], [RowOutcome()] * len(rows), provenance)
+                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), provenance)
 
         def train(epochs: int) -> None:
             training = replace(recipe.training, epochs=epochs)
@@ -133,13 +133,13 @@ def matrix_rate() -> float:
 def _stacked(recipes: int, seeds: int) -> float:
     import torch
 
-    from stages.training.sweep.batched_heads import train_stack
+    from stages.training.sweep.batched_heads import train_batched_heads
 
     drawn, labels = _drawn()
     features, numbers = torch.from_numpy(drawn), torch.from_numpy(labels)
 
     def train(epochs: int) -> None:
-        train_stack(features, torch.arange(ROWS), numbers, _recipes(recipes, epochs), range(seeds))
+        train_batched_heads(features, torch.arange(ROWS), numbers, _recipes(recipes, epochs), range(seeds))
 
     return recipes * seeds * _steps_a_second(train)
 
