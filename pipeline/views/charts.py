@@ -52,7 +52,7 @@ class Line:
     band: Sequence[tuple[float, float, float]] = ()
 
 
-class Interval(NamedTuple):
+class Bar(NamedTuple):
     """A value between the ends of its interval, with the class that colours it."""
 
     name: str
@@ -120,7 +120,7 @@ def line_chart(
     return _svg(label, height, drawn)
 
 
-def interval_chart(rows: Sequence[Interval], *, label: str, low: float, high: float) -> Markup:
+def interval_chart(rows: Sequence[Bar], *, label: str, low: float, high: float) -> Markup:
     """A line for each of ``rows``: its name, its interval as a bar with the value on it, and the value in digits."""
     x = Scale(low, high, 12 + max(len(_cut(row.name)) for row in rows) * _LETTER, WIDTH - 40)
     height = 20 + len(rows) * 18

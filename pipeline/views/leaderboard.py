@@ -10,37 +10,28 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pipeline.score_rows import RAW, ScoreRow
 from pipeline.views.tables import aligned
+from stages.analysis import Change, Difference
 from stages.retrieval.attributes import CEILING, FLOOR
 from stages.retrieval.scores import ALL
 
+GAIN, BEHIND = "gain over raw", "behind the best"
+"""The titles of the column of paired differences."""
 
-class Bounded(Protocol):
+
+class Interval(NamedTuple):
     """A value between the ends of its 95 % interval."""
 
-    @property
-    def value(self) -> float:
-        """The value itself."""
-
-    @property
-    def low(self) -> float:
-        """The lower end."""
-
-    @property
-    def high(self) -> float:
-        """The upper end."""
+    value: float
+    low: float
+    high: float
 
 
-class MetricScore(Bounded, Protocol):
-    """A value of a metric; the floor and ceiling of the legacy measure are metrics of their own."""
-
-    @property
-    def metric(self) -> str:
-        """Its name."""
-
+Bounded: TypeAlias = Interval | ScoreRow | Change | Difference
+"""A score or a paired difference: all have ``value``, ``low`` and ``high``."""
 
 Names: TypeAlias = tuple[str, ...]
 """The texts that name a row, one for each column."""
@@ -104,12 +95,16 @@ class Leaderboard:
     def change(self) -> str:
         """The title of the column of paired differences: gains where there are any, or how far a row is behind."""
         if any(self.metric in row.gains for row in self.rows):
-            return "gain over raw"
-        return "behind the best" if any(row.behind for row in self.rows) else ""
+            return GAIN
+        return BEHIND if any(row.behind for row in self.rows) else ""
 
     def change_of(self, row: Row) -> Bounded | None:
         """The paired difference of ``row`` in that column."""
-        return row.gains.get(self.metric) if self.change == "gain over raw" else row.behind
+        return row.gains.get(self.metric) if self.change == GAIN else row.behind
+
+    def is_best(self, row: Row) -> bool:
+        """Whether no row is better, by the first metric."""
+        return self.metric in row.best
 
     @cached_property
     def axis(self) -> tuple[float, float]:
@@ -134,7 +129,7 @@ class Leaderboard:
 
 
 def leaderboard(
-    scores: Iterable[tuple[Names, Names, MetricScore]],
+    scores: Iterable[tuple[Names, Names, str, Bounded]],
     columns: Sequence[str],
     *,
     counts: Mapping[str, Mapping[Names, int | None]] | None = None,
@@ -144,20 +139,22 @@ def leaderboard(
     """A row for each different names among ``scores``, in their order.
 
     Args:
-        scores: each with the names of its row, and with the names of the group within which the best is marked.
+        scores: the names of a row, those of the group within which the best is marked, a metric and its value.
         columns: the titles of the names; the second is that of the head.
         counts: a whole number for each row, by title and names.
         gains: how far each metric is above the raw feature, by names.
         bounds: floor and ceiling, by metric. Scores that are floors or ceilings are left out.
     """
-    cells: dict[Names, dict[str, MetricScore]] = {}
+    cells: dict[Names, dict[str, Bounded]] = {}
     best: dict[tuple[Names, str], float] = {}
     groups: dict[Names, Names] = {}
-    for names, group, score in scores:
-        if not score.metric.endswith((FLOOR, CEILING)):
-            cells.setdefault(names, {})[score.metric] = score
+    for names, group, metric, score in scores:
+        if not metric.endswith((FLOOR, CEILING)):
+            cells.setdefault(names, {})[metric] = score
             groups[names] = group
-            best[group, score.metric] = max(score.value, best.get((group, score.metric), score.value))
+            best[group, metric] = max(score.value, best.get((group, metric), score.value))
+    metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
+    raws = {groups[names]: by_metric[metrics[0]].value for names, by_metric in cells.items() if names[1] == RAW}
     rows = [
         Row(
             names,
@@ -165,11 +162,12 @@ def leaderboard(
             [count.get(names) for count in (counts or {}).values()],
             {metric for metric, score in by_metric.items() if score.value == best[groups[names], metric]},
             raw=names[1] == RAW,
+            look=RAW if names[1] == RAW else "c1",
+            reference=raws.get(groups[names]),
             gains=(gains or {}).get(names, {}),
         )
         for names, by_metric in cells.items()
     ]
-    metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
     return Leaderboard(columns, metrics, rows, list(counts or {}), bounds=bounds or {})
 
 
@@ -196,7 +194,7 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
     scores, queries, gallery = [], dict[Names, int | None](), dict[Names, int | None]()
     for row in rows:
         names = (row.backbone, row.head, *([row.domain] if by_domain else []))
-        scores.append((names, (row.backbone, row.domain), row))
+        scores.append((names, (row.backbone, row.domain), row.metric, row))
         queries.setdefault(names, row.queries)
         gallery.setdefault(names, row.gallery)
     board = leaderboard(
@@ -208,9 +206,8 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
     return text(board, ["± half of the 95 % interval over queries; * the best of its backbone"])
 
 
-def own_bounds(scores: Iterable[MetricScore]) -> dict[str, tuple[float, float]]:
-    """Floor and ceiling of the metrics that have both among ``scores``."""
-    values = {score.metric: score.value for score in scores}
+def own_bounds(values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Floor and ceiling of the metrics that have both among ``values``, which are by metric."""
     return {
         metric: (values[metric + FLOOR], values[metric + CEILING]) for metric in values if metric + CEILING in values
     }
@@ -219,7 +216,7 @@ def own_bounds(scores: Iterable[MetricScore]) -> dict[str, tuple[float, float]]:
 def _overall_bounds(rows: Sequence[ScoreRow]) -> dict[str, tuple[float, float]]:
     """Floor and ceiling of each metric over all queries, by the first row that has them."""
     overall = [row for row in rows if row.domain == ALL]
-    bounds = own_bounds(reversed(overall))
+    bounds = own_bounds({row.metric: row.value for row in reversed(overall)})
     for row in overall:
         if row.floor is not None and row.ceiling is not None:
             bounds.setdefault(row.metric, (row.floor, row.ceiling))
@@ -230,12 +227,12 @@ def _cell(board: Leaderboard, row: Row, metric: str) -> str:
     score = row.scores.get(metric)
     if score is None:
         return "-"
-    return f"{board.number(score.value)} ±{board.half(score)}{'*' if metric in row.best else ' '}"
+    return f"{board.number(score.value)} ±{board.half(score)}{' ' if board.ranked or metric not in row.best else '*'}"
 
 
 def _change(board: Leaderboard, row: Row) -> str:
     change = board.change_of(row)
     if change is None:
-        return "-"
+        return "the best" if board.change == BEHIND and board.is_best(row) else "-"
     ends = f"[{board.number(change.low)}, {board.number(change.high)}]"
     return f"{board.number(change.value)} {ends}{' ~' if row.tied else ''}"

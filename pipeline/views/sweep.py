@@ -6,22 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pipeline.score_rows import RAW
 from pipeline.sweep import Place
-from pipeline.views.leaderboard import Leaderboard, Row, text
+from pipeline.views.leaderboard import Interval, Leaderboard, Row, text
 from pipeline.views.pages import render
 
 _PRINTED = 20
-
-
-class _Interval(NamedTuple):
-    value: float
-    low: float
-    high: float
 
 
 def sweep_rows(places: Sequence[Place], metric: str, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -96,7 +90,7 @@ def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> L
     for place in places:
         entry = place.entry
         alone = bool(np.isnan(place.low))  # a single training has no interval
-        interval = _Interval(place.value, *([place.value] * 2 if alone else [place.low, place.high]))
+        interval = Interval(place.value, *([place.value] * 2 if alone else [place.low, place.high]))
         rows.append(
             Row(
                 (entry.head, *([entry.backbone] if several else []), *(_cell(entry.settings.get(key)) for key in keys)),

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from markupsafe import Markup
 
 from pipeline.score_rows import RAW
 from pipeline.seed_grid import TableRow
 from pipeline.views import charts
-from pipeline.views.leaderboard import Bounded, Leaderboard, Names, leaderboard, own_bounds, text
+from pipeline.views.leaderboard import Bounded, Interval, Leaderboard, Names, leaderboard, own_bounds, text
 from pipeline.views.pages import render
-
-
-class _Gain(NamedTuple):
-    value: float
-    low: float
-    high: float
 
 
 def table_text(rows: Sequence[TableRow]) -> str:
@@ -55,11 +48,12 @@ def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:
 
 
 def _leaderboard(rows: Sequence[TableRow]) -> Leaderboard:
-    scores = []
+    scores: list[tuple[Names, Names, str, Bounded]] = []
     gains: dict[Names, dict[str, Bounded]] = {}
     for row in rows:
         names = (row.backbone, row.head, f"{row.rows:,}" if row.rows else "-")
-        scores.append((names, (row.backbone,), row))
+        scores.append((names, (row.backbone,), row.metric, Interval(row.value, row.low, row.high)))
         if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
-            gains.setdefault(names, {})[row.metric] = _Gain(row.gain, row.gain_low, row.gain_high)
-    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=own_bounds(rows))
+            gains.setdefault(names, {})[row.metric] = Interval(row.gain, row.gain_low, row.gain_high)
+    bounds = own_bounds({row.metric: row.value for row in rows})
+    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=bounds)

@@ -26,18 +26,27 @@ COMPONENTS, PERPLEXITY, ITERATIONS = 50, 30, 500
 _LEAST = 8  # images; fewer are no map
 
 
-class EmbeddingMap(NamedTuple):
-    """Some images and their places (N, 2) in [0, 1].
+class MappedImage(NamedTuple):
+    """An image on the map, ``x`` and ``y`` in [0, 1]; ``group`` is the place of its group, None for the rest."""
 
-    ``names`` are the largest groups by ``by`` (``domain`` or ``label``), ``groups`` the place of each image's group
-    among them, None for the rest. ``method`` says how the places were computed.
+    x: float
+    y: float
+    group: int | None
+    label: str
+    domain: str
+    key: str
+    uri: str
+
+
+class EmbeddingMap(NamedTuple):
+    """Some images and their places. ``groups`` are the largest by ``by`` (``domain`` or ``label``), largest first.
+
+    ``method`` says how the places were computed.
     """
 
-    images: Records
-    places: npt.NDArray[np.float64]
+    images: Sequence[MappedImage]
+    groups: Sequence[str]
     by: str
-    names: tuple[str, ...]
-    groups: tuple[int | None, ...]
     method: str
 
 
@@ -59,11 +68,16 @@ def embedding_map(vectors: Features, gallery: Records, seed: int) -> EmbeddingMa
     rows = sorted(order[:IMAGES])
     if len(rows) < _LEAST:
         return None
-    images = gallery.take(rows)
-    places, method = _places(unit_length(vectors.read(images.digests)))
-    position = {name: at for at, name in enumerate(names)}
-    groups = tuple(None if (name := group_of[row]) is None else position.get(name) for row in rows)
-    return EmbeddingMap(images, places, by, names, groups, method)
+    sample = gallery.take(rows)
+    places, method = _places(unit_length(vectors.read(sample.digests)))
+    position: dict[str | None, int] = {name: at for at, name in enumerate(names)}
+    images = [
+        MappedImage(x, y, position.get(group_of[row]), label or "no label", domain or "", key, uri)
+        for (x, y), row, label, domain, key, uri in zip(
+            places.tolist(), rows, sample.labels, sample.domains, sample.keys, sample.uris, strict=True
+        )
+    ]
+    return EmbeddingMap(images, names, by, method)
 
 
 def _largest(names: Sequence[str | None], seed: int) -> tuple[str, ...]:

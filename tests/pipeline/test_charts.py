@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.views.charts import (
     COLOURS,
-    Interval,
+    Bar,
     Line,
     Point,
     Scale,
@@ -73,7 +73,7 @@ def test_a_band_lies_around_its_line() -> None:
 
 
 def test_an_interval_is_a_bar_from_low_to_high_with_its_value_inside_and_in_digits() -> None:
-    rows = [Interval("a", 0.5, 0.25, 0.75), Interval(HOSTILE, 1.0, 0.5, 1.0, "raw")]
+    rows = [Bar("a", 0.5, 0.25, 0.75), Bar(HOSTILE, 1.0, 0.5, 1.0, "raw")]
     chart = parsed(interval_chart(rows, label="l", low=0, high=1))
     first, second = chart.iter("rect")
     widths = [float(bar.get("width", "")) for bar in (first, second)]

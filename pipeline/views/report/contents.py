@@ -18,7 +18,16 @@ from pipeline.run import Vectors, remarks, rules_of
 from pipeline.score_rows import ScoreRow
 from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
-from pipeline.views.report.curves import TICKS, KCurves, SizeChart, k_curves, looks, pair_chart, size_chart
+from pipeline.views.report.curves import (
+    TICKS,
+    KCurves,
+    SizeChart,
+    k_curves,
+    looks,
+    pair_chart,
+    pair_similarities,
+    size_chart,
+)
 from pipeline.views.report.embedding_health import EmbeddingHealth, embedding_health
 from pipeline.views.report.embedding_map import MapView, map_view
 from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
@@ -27,7 +36,6 @@ from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
-from stages.analysis.pair_similarities import pair_similarities
 from stages.records import Records
 from stages.retrieval import AttributeMetric
 from stages.retrieval.scores import MEAN, Resampling
@@ -118,7 +126,7 @@ def contents_of(
         uris += [uri for copy in checked.copies[:_DOUBTS] for uri in (copy.uri, copy.other_uri)]
     with display.bar("pictures", "images") as update:
         pictures = thumbnails(uris, PICTURE, lambda done, total: update(done, total, ""))
-        places = mapped.pictured() if mapped is not None else []
+        places = mapped.pictured if mapped is not None else []
         small = thumbnails([mapped.images[at].uri for at in places] if mapped is not None else [], MAP_PICTURE)
     over_all = measured[0].row(metric, domain)
     return Contents(
@@ -179,8 +187,7 @@ def _sizes(
 
 
 def _pairs(config: RunConfig, run_file: Path, side: Measured, records: Records) -> PairSection | None:
-    searches = [] if side.ranks is None else side.ranks.searches
-    pairs = pair_similarities(side.vectors.store, searches, config.seed) if searches else None
+    pairs = pair_similarities(side, config.seed)
     if pairs is None:
         return None
     decisions = kept_decisions(config, run_file, side.vectors, records)

@@ -12,9 +12,9 @@ from pipeline.views.charts import Line, histogram, line_chart, look
 from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
 from stages.analysis.first_ranks import DEPTH, FirstRanks
-from stages.analysis.pair_similarities import PairSimilarities
+from stages.ranking import unit_length
 from stages.ranking.metrics import Values, at_every_k
-from stages.ranking.nearest import Rows
+from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.protocols import Rules
@@ -28,8 +28,9 @@ TITLES = {
 }
 TICKS = (1, 2, 5, 10, 20, 50, 100)
 QUERIES = 400
-"""Queries that search galleries of several sizes, at most; sampled with the seed of the run."""
+"""Queries that are searched again, at most; sampled with the seed of the run."""
 _CURVES, _BINS = 8, 60
+_FINE = 2**14  # bins of similarity from -1 to 1: their width is far below what a chart or the ROC area shows
 
 
 class KCurves(NamedTuple):
@@ -45,6 +46,22 @@ class SizeChart(NamedTuple):
     chart: Markup
     scores: Sequence[tuple[str, Sequence[SizedScore]]]
     queries: int
+
+
+class PairSimilarities(NamedTuple):
+    """How many pairs of a query and a gallery image there are by similarity: matching ones, and others.
+
+    The ``_FINE`` bins are of one width, from -1 to 1.
+    """
+
+    matching: Rows
+    others: Rows
+
+    @property
+    def roc_auc(self) -> float:
+        """How often a matching pair is more similar than one that does not match: the area under the ROC curve."""
+        below = self.others.cumsum() - self.others / 2
+        return float(self.matching @ below / self.matching.sum() / self.others.sum())
 
 
 def looks(shown: Sequence[Measured]) -> dict[str, str]:
@@ -99,11 +116,10 @@ def size_chart(
         if side.ranks is None or len(side.ranks.searches) > 1:
             return None
         queries, gallery = side.ranks.queries, side.ranks.gallery
-        keys, most = queries.keys, max(1, len(gallery) + (0 if further is None else len(further)))
-        order = sorted(range(len(keys)), key=lambda row: seeded_order(resampling.seed, "sizes", keys[row]))
+        most = max(1, len(gallery) + (0 if further is None else len(further)))
         curve = gallery_curve(
             side.vectors.store,
-            queries=queries.take(sorted(order[:QUERIES])),
+            queries=queries.take(_sample(queries.keys, resampling.seed)),
             gallery=gallery,
             sizes=[size for size in sizes if size <= most],
             metrics=[metric],
@@ -130,22 +146,46 @@ def size_chart(
     return SizeChart(chart, scores, scores[0][1][0].score.queries)
 
 
+def pair_similarities(side: Measured, seed: int) -> PairSimilarities | None:
+    """Compare some queries with every gallery image that they search; None without pairs of either kind."""
+    counts = np.zeros((2, _FINE), np.int64)
+    for part in () if side.ranks is None else side.ranks.searches:
+        part = part.take(np.array(_sample(part.queries.keys, seed)))
+        queries, gallery = (unit_length(side.vectors.store.read(r.digests)) for r in (part.queries, part.gallery))
+        for block in query_blocks(len(queries), 2 * len(gallery)):
+            similarity = compare_all(gallery, queries[block], part.itself[block])
+            for kind, mask in enumerate(part.masks(block)):
+                counts[kind] += np.histogram(np.clip(similarity[mask], -1, 1), _FINE, (-1, 1))[0]
+    return PairSimilarities(*counts) if counts.any(axis=1).all() else None
+
+
 def pair_chart(pairs: PairSimilarities, name: str, threshold: float | None) -> Markup:
     """Both kinds of pairs as a histogram, each as shares of its own; ``threshold`` where one was calibrated."""
-    both = np.concatenate(pairs)
-    low, high = float(np.quantile(both, 0.001)), float(np.quantile(both, 0.999))
-    low, high = float(np.floor(low * 20) / 20), float(min(1.0, np.ceil(high * 20) / 20))
+    at = (np.arange(_FINE) + 0.5) * 2 / _FINE - 1  # the similarity in the middle of each bin
+    ends = [_quantile(pairs.matching + pairs.others, share) for share in (0.001, 0.999)]
+    low, high = float(np.floor(ends[0] * 20) / 20), float(min(1.0, np.ceil(ends[1] * 20) / 20))
     edges = np.linspace(low, high, _BINS + 1)
     shares = {
-        group: (np.histogram(np.clip(values, low, high), edges)[0] / len(values)).tolist()
-        for group, values in (("other pairs", pairs.others), ("matching pairs", pairs.matching))
+        group: (np.histogram(np.clip(at, low, high), edges, weights=counts)[0] / counts.sum()).tolist()
+        for group, counts in (("other pairs", pairs.others), ("matching pairs", pairs.matching))
     }
     label = (
-        f"similarity by {name}: matching pairs {np.median(pairs.matching):.2f} in the median, others "
-        f"{np.median(pairs.others):.2f}; a matching pair is the more similar one {pairs.roc_auc:.1%} of the time"
+        f"similarity by {name}: matching pairs {_quantile(pairs.matching, 0.5):.2f} in the median, others "
+        f"{_quantile(pairs.others, 0.5):.2f}; a matching pair is the more similar one {pairs.roc_auc:.1%} of the time"
     )
     mark = None if threshold is None else (threshold, f"threshold {threshold:.3f}")
     return histogram(shares, label=label, across="cosine similarity", low=low, high=high, mark=mark)
+
+
+def _sample(keys: Sequence[str], seed: int) -> list[int]:
+    """``QUERIES`` of the queries, the same whatever the vectors."""
+    order = sorted(range(len(keys)), key=lambda row: seeded_order(seed, "sizes", keys[row]))
+    return sorted(order[:QUERIES])
+
+
+def _quantile(counts: Rows, share: float) -> float:
+    """The similarity below which a ``share`` of the pairs lies, of counts by bin."""
+    return float(np.searchsorted(counts.cumsum(), share * counts.sum()) * 2 / _FINE - 1)
 
 
 def _drawn(shown: Sequence[Measured]) -> list[Measured]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from pipeline.score_rows import ScoreRow
-from pipeline.views.charts import Interval, interval_chart
+from pipeline.views.charts import Bar, interval_chart
 from pipeline.views.leaderboard import Leaderboard, Row
 from pipeline.views.report.measured import Measured
 from stages.analysis import Change, changes
@@ -78,6 +78,6 @@ def domain_charts(
         room = 0.03 * (high - low) or 0.01
         best = max((row for _, row in scores), key=lambda row: row.value)
         label = f"{metric} in {domain}: " + "; ".join(f"{side.name} {row.value:.3f}" for side, row in scores)
-        intervals = [Interval(side.name, row.value, row.low, row.high, looks[side.name]) for side, row in scores]
+        intervals = [Bar(side.name, row.value, row.low, row.high, looks[side.name]) for side, row in scores]
         charts.append((domain, best, interval_chart(intervals, label=label, low=low - room, high=high + room)))
     return charts
