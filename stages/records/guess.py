@@ -105,31 +105,22 @@ def guess_dataset(path: Path) -> tuple[Guess, Records]:
 def _warnings(records: Records) -> list[str]:
     counts = records.counts()
     trained, tested = set(records.split("train").classes), set(records.split("query").classes)
-    warnings = (
+    shared = (
+        f"of {len(tested):,} query classes are trained on too: scores are of known classes only. For unknown ones set "
+        "split = 'class-disjoint' and leave out train, validation, query and gallery"
+    )
+    warnings = [
         (
             counts["queries whose bytes are trained on"],
-            "{:,} queries are byte-identical to a training image: their scores are too good",
+            "queries are copies of a training image: their scores are too good",
         ),
-        (
-            counts["classes of one image"],
-            "{:,} classes have one image: nothing can be found for it, so it is a distractor",
-        ),
-        (
-            counts["byte-identical copies"],
-            "{:,} images are byte-identical copies of others: they find each other first",
-        ),
-        (counts["unreadable"], "{:,} images cannot be read; they will be listed as failed"),
-        (
-            len(trained & tested),
-            f"{{:,}} of {len(tested):,} query classes are trained on too: scores are of known classes only. For "
-            "unknown ones set split = 'class-disjoint' and leave out train, validation, query and gallery",
-        ),
-        (
-            max(0, 5 - len(tested)),
-            f"only {len(tested)} classes search: intervals will be wide, and say little of other classes",
-        ),
-    )
-    return [warning.format(count) for count, warning in warnings if count]
+        (counts["classes of one image"], "classes have one image: nothing can be found for it, so it is a distractor"),
+        (counts["byte-identical copies"], "images are byte-identical copies of others: they find each other first"),
+        (counts["unreadable"], "images cannot be read; they will be listed as failed"),
+        (len(trained & tested), shared),
+    ]
+    few = [f"only {len(tested)} classes search: intervals will be wide, and say little of other classes"]
+    return [f"{count:,} {text}" for count, text in warnings if count] + few * (len(tested) < 5)
 
 
 def _of_folder(root: Path) -> Guess:
