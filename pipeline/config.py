@@ -292,15 +292,20 @@ def _expand(value: Any, key: str, name: str) -> Any:
     if isinstance(value, list):
         return [_expand(entry, key, name) for entry in value]
     if isinstance(value, str) and key in _PATHS:
-        return re.sub(r"\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
+        return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
     return value
 
 
 def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
+    if match[0] == "$$":
+        return "$"
     variable = match[1]
     if variable not in VARIABLES:
         known = " and ".join(f"${{{known}}}" for known in VARIABLES)
-        raise ConfigError(f"{name}: {key} = {value!r}: {known} are the only variables that a path may hold")
+        raise ConfigError(
+            f"{name}: {key} = {value!r}: {known} are the only variables that a path may hold. "
+            "Write $$ for a dollar sign in the name of a file or folder."
+        )
     if not os.environ.get(variable):
         raise ConfigError(
             f"{name}: {key} = {value!r}, but {variable} is not set. "

@@ -39,6 +39,7 @@ from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attribu
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
+from stages.training.embed import stored_embeddings
 
 _FEW_CLASSES = 5
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -91,8 +92,9 @@ def find_vectors(
 ) -> list[Vectors]:
     """Stage 2: for each backbone the raw feature, then the embeddings of each head; then so for fused backbones.
 
-    A head that is not trained yet on these features, labels and settings is trained with ``train``; without, that is
-    a MissingRowsError. With ``tensorboard`` its epochs are written as events too.
+    With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
+    are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
+    written as events too.
     """
     found = []
     stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
@@ -102,7 +104,11 @@ def find_vectors(
         for wanted in heads:
             head = _head(config, wanted, backbone, features, records, display, train=train, tensorboard=tensorboard)
             path = Path(config.artifacts) / "embeddings" / features.name
-            embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            embeddings: Features
+            if train:
+                embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
+            else:
+                embeddings = stored_embeddings(head, features, path, name=wanted.name, digests=records.digests)
             found.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return found
 

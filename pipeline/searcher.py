@@ -131,7 +131,8 @@ class Searcher:
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
 
-        It is written into the artifacts folder for :meth:`open`, unless it is there or the folder is read-only.
+        It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
+        or the embeddings are not stored.
         """
         artifacts = Path(config.artifacts)
         part = records if everything else records.split("gallery")
@@ -160,7 +161,8 @@ class Searcher:
             described["embeddings"] = str(vectors.store.path.relative_to(artifacts))
         name = f"{vectors.head}-{fingerprint(described)[:8]}"
         folder = artifacts / "searchers" / vectors.backbone / name
-        if not (folder / _FILE).exists():
+        stored = vectors.trained is None or isinstance(vectors.store, FeatureStore)
+        if stored and not (folder / _FILE).exists():
             try:
                 replace_bytes(folder / _GALLERY, content.getbuffer())
                 replace_text(folder / _FILE, json.dumps(described, indent=2) + "\n")

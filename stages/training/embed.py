@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Failure, Features, FeatureStore, Identity, Provenance, RowOutcome
-from cache.errors import StaleStoreError
+from cache.errors import MissingRowsError, StaleStoreError
 from stages.training.head import Head
 
 
@@ -64,6 +64,24 @@ def embed(
                 vectors[rows] = head(features.read([chunk.digests[row] for row in rows]))
                 embeddings.write_chunk(chunk, vectors, outcomes, provenance)
     return embeddings
+
+
+def stored_embeddings(
+    head: Head, features: Features, path: Path | str, *, name: str, digests: Sequence[bytes]
+) -> Features:
+    """What :func:`embed` gives for the same arguments, for reading alone: nothing is written and no lock is taken.
+
+    The store below ``path`` where it has a row for each of ``digests``; otherwise embeddings computed as they are read.
+    """
+    identity = Identity({"head": head.fingerprint, "features": features.fingerprint})
+    try:
+        store = FeatureStore.find(path, name, identity, dim=head.dim, dtype="float32", remedy="It is read-only here.")
+    except (MissingRowsError, StaleStoreError):
+        return Embedded(head, features)
+    usable = features.usable(digests)
+    good = [digest for digest, is_usable in zip(digests, usable, strict=True) if is_usable]
+    failed = [failure.digest for failure in features.failures(digests)]
+    return Embedded(head, features) if store.missing(good, retry_failed=True) or store.absent(failed) else store
 
 
 class Embedded:

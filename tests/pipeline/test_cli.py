@@ -68,6 +68,27 @@ def test_the_table_has_a_line_a_head_and_results_alone_are_on_stdout(folder: Pat
     assert permafrost("score", "run.toml", "--quiet", cwd=folder).stderr == ""
 
 
+def test_reading_commands_write_no_features_and_two_at_once_succeed(folder: Path, tmp_path: Path) -> None:
+    for name in ("images", "artifacts"):
+        shutil.copytree(folder / name, tmp_path / name)
+    (tmp_path / "run.toml").write_text(RUN)
+    shutil.rmtree(tmp_path / "artifacts/embeddings")  # as after images were added: the head has to be applied
+    shutil.rmtree(tmp_path / "artifacts/scores")
+    before = contents(tmp_path / "artifacts")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", "score", "run.toml", "--json"]
+    both = [subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+    tables = [process.communicate(timeout=300)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    wanted = [json.loads(line)["value"] for line in (folder / "scores.jsonl").read_text().splitlines()]
+    for table in tables:
+        assert [json.loads(line)["value"] for line in table.splitlines()] == pytest.approx(wanted, abs=1e-6)
+    after = contents(tmp_path / "artifacts")
+    assert {path: content for path, content in after.items() if not str(path).startswith(("scores", "digests"))} == {
+        path: content for path, content in before.items() if not str(path).startswith("digests")
+    }
+
+
 def test_search_finds_an_image_of_the_gallery_first(folder: Path) -> None:
     inside = next(path for path in sorted((folder / "images").rglob("*.png")) if _in_gallery(folder, path))
     for head in ("raw", "small"):

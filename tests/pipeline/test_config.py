@@ -93,6 +93,13 @@ def test_a_path_may_hold_two_variables_and_no_other(monkeypatch: pytest.MonkeyPa
         parse_config(GOOD.replace('"labels.csv"', '"${PERMAFROST_DATA}/labels.csv"'))
 
 
+def test_two_dollars_in_a_path_are_one() -> None:
+    text = GOOD.replace('"labels.csv"', '"$$5/a$${b}$$/labels.csv"')
+    assert parse_config(text).datasets[0].path == "$5/a${b}$/labels.csv"
+    with pytest.raises(ConfigError, match=r"Write \$\$ for a dollar sign"):
+        parse_config(GOOD.replace('"labels.csv"', '"$5/labels.csv"'))
+
+
 def test_a_dollar_outside_a_path_is_text() -> None:
     config = parse_config(GOOD.replace('["a", "b"]', '"$price"'))
     assert config.dataset == TableConfig(path="labels.csv", label="$price")

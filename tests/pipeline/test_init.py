@@ -28,6 +28,15 @@ def test_a_folder_of_classes_gets_a_run_file_that_reads_it(tmp_path: Path, monke
     init(Path("shop"), Path("run.toml"), force=True)
 
 
+def test_a_folder_with_a_dollar_in_its_name_gets_a_run_file_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_folder(tmp_path / "for $5 ${each}", {f"c{number}": 10 for number in range(10)})
+    monkeypatch.chdir(tmp_path)
+    init(Path("for $5 ${each}"), Path("run.toml"))
+    assert len(read_records(read_config("run.toml").datasets)) == 100
+
+
 def table_of(folder: Path, rows: list[dict[str, str]]) -> Path:
     for row in rows:
         for name in row.values():
