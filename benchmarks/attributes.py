@@ -136,7 +136,7 @@ def _network(task: str) -> Measured:
 
 
 def _train(head: Any, training: Any, optimizer: Any = None) -> Measured:
-    from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+    from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
     from stages.training import HeadRecipe, train_head
 
     features, values, names = _drawn()
@@ -145,10 +145,10 @@ def _train(head: Any, training: Any, optimizer: Any = None) -> Measured:
         here = Provenance("cpu", {})
         store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=here)
         places = dict(zip(digests, range(ROWS), strict=True))
-        with store.writing():
-            for chunk in store.plan(digests):
+        with StoreWriter(store) as writer:
+            for chunk in writer.plan(digests).chunks:
                 rows = [places[digest] for digest in chunk.digests]
-                store.write_chunk(chunk, features[rows], [RowOutcome()] * len(rows), here)
+                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), here)
         records, clock = _records(digests, values, names), _clock()
         started = clock()
         trained = train_head(store, records, HeadRecipe(head, optimizer=optimizer, training=training))

@@ -133,7 +133,7 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
     head = LinearHeadConfig(dim=EMBEDDING, dropout=0.2, inputs=plain).build([DIM], generator)
     if memory:
         known = remembered(lambda rows: head.project(rows, generator), features, labels, memory)
-        loss.memory.keep(*known, torch.arange(memory) + ROWS)
+        loss.memory.store(*known, torch.arange(memory) + ROWS)
     optimizer = OptimizerConfig(weight_decay=1e-4).build(head.parameters(), loss)
 
     def step(rows: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measured import machine
-from cache import FeatureStore, Identity, Provenance, RowOutcome
+from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from pipeline.config import read_config
 from stages.extraction import Backbone, BackboneConfig, extract_all, load_backbone
 from stages.records import read_records
@@ -84,11 +84,11 @@ def _in_float16(store: FeatureStore, parent: Path) -> FeatureStore:
     here = Provenance.here("cpu", ["numpy"])
     identity = Identity({**store.identity.fields, "of": store.fingerprint})
     half = FeatureStore.open(parent, store.name, identity, dim=store.dim, dtype="float16", provenance=here)
-    with half.writing():
-        for number, chunk in enumerate(half.plan(store.digests())):
+    with StoreWriter(half) as writer:
+        for number, chunk in enumerate(writer.plan(store.digests()).chunks):
             rows = store.chunks()[number]
             outcomes = [RowOutcome(*list(row.values())[1:]) for row in rows.to_pylist()]
-            half.write_chunk(chunk, store.read(chunk.digests), outcomes, here)
+            writer.commit(chunk, store.read(chunk.digests), outcomes, here)
     return half
 
 

@@ -79,7 +79,7 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
 
 def alone() -> float:
     """Steps a second of ``train_head``."""
-    from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+    from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
     from stages.training import train_head
 
     features, labels = _drawn()
@@ -89,10 +89,10 @@ def alone() -> float:
         here = Provenance("cpu", {})
         store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=here)
         places = dict(zip(digests, range(ROWS), strict=True))
-        with store.writing():
-            for chunk in store.plan(digests):
+        with StoreWriter(store) as writer:
+            for chunk in writer.plan(digests).chunks:
                 rows = [places[digest] for digest in chunk.digests]
-                store.write_chunk(chunk, features[rows], [RowOutcome()] * len(rows), here)
+                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), here)
 
         def train(epochs: int) -> None:
             training = replace(recipe.training, epochs=epochs)

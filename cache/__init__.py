@@ -5,13 +5,16 @@ from cache.features import Features
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
 from cache.maintenance import Compaction, compact, verify
+from cache.plan import Chunk, ChunkPlan
+from cache.reader import Failure, FeatureStore
 from cache.rows import RowOutcome
 from cache.source import ImageSource, parse_source
 from cache.storage import LocalStorage, Storage
-from cache.store import Chunk, Failure, FeatureStore
+from cache.writer import StoreWriter
 
 __all__ = [
     "Chunk",
+    "ChunkPlan",
     "Compaction",
     "DigestCache",
     "Failure",
@@ -23,6 +26,7 @@ __all__ = [
     "Provenance",
     "RowOutcome",
     "Storage",
+    "StoreWriter",
     "compact",
     "digest_bytes",
     "digest_file",

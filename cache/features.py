@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.identity import Identity
-from cache.store import Failure
+from cache.reader import Failure
 
 
 class Features(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -72,15 +72,27 @@ class Provenance:
                 continue
         return cls(device, versions, batch_size)
 
+    @classmethod
+    def merged(cls, parts: Sequence[Provenance]) -> Provenance:
+        """The provenance of numbers from several ``parts``: where they differ, each value once, ``"cpu, cuda"``."""
+        libraries = dict.fromkeys(library for part in parts for library in part.versions)
+        versions = {name: _joined(part.versions.get(name) for part in parts) for name in libraries}
+        sizes = {part.batch_size for part in parts}
+        return cls(_joined(part.device for part in parts), versions, sizes.pop() if len(sizes) == 1 else None)
+
     def to_json(self) -> str:
         """One line of canonical JSON."""
-        said: dict[str, JSON] = {"device": self.device, "versions": dict(self.versions)}
-        return canonical_json(said | ({"batch_size": self.batch_size} if self.batch_size else {}))
+        recorded: dict[str, JSON] = {"device": self.device, "versions": dict(self.versions)}
+        return canonical_json(recorded | ({"batch_size": self.batch_size} if self.batch_size else {}))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Provenance:
         """The provenance that :meth:`to_json` wrote."""
         return cls(**json.loads(text))
+
+
+def _joined(values: Iterable[str | None]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
 
 
 def _leaves(value: JSON, prefix: str = "") -> Iterator[tuple[str, JSON]]:

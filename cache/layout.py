@@ -2,36 +2,39 @@
 
 A chunk file is the little-endian array, uncompressed, with a crc32c of four bytes at its end: what Zarr's ``bytes``
 and ``crc32c`` codecs make of a chunk. So ``zarr.open`` and xarray read it, and a memory map does at memory speed.
-Files are written whole here (beside, flush, rename), which Zarr's own writer does not promise.
+Files are written whole here, which Zarr's own writer does not promise.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import replace_bytes
 from cache.errors import DamagedStoreError
 from cache.fingerprint import JSON
+from cache.storage import Storage
 
 ARRAY = "features"
+_CHUNKS = f"{ARRAY}/c/"
+_DESCRIPTION = f"{ARRAY}/zarr.json"
 _CHECKSUM_BYTES = 4
+_verified: set[tuple[str, int]] = set()
+"""Address and checksum of every chunk that this process has verified."""
 
 
-def write_metadata(
-    store: Path,
+def metadata_files(
     rows: int,
     row_shape: tuple[int, ...],
     dtype: np.dtype[np.generic],
     chunk_rows: int,
     attributes: dict[str, JSON],
-) -> None:
-    """Write ``zarr.json`` of the group and of its array: ``rows`` rows, each of shape (D,), or (V, D) for V views."""
+) -> dict[str, bytes]:
+    """The two ``zarr.json`` by key: ``rows`` rows, each of shape (D,), or (V, D) for V views."""
     import zarr
     from zarr.codecs import BytesCodec
     from zarr.core.buffer import Buffer
@@ -50,66 +53,87 @@ def write_metadata(
         filters=None,
         dimension_names=("row", "feature") if len(row_shape) == 1 else ("row", "view", "feature"),
     )
-    for key in (f"{ARRAY}/zarr.json", "zarr.json"):
-        replace_bytes(store / key, written[key].to_bytes())
+    return {key: written[key].to_bytes() for key in (_DESCRIPTION, "zarr.json")}
 
 
-def read_shape(store: Path) -> tuple[int, tuple[int, ...], np.dtype[np.generic], int]:
+def read_shape(storage: Storage) -> tuple[int, tuple[int, ...], np.dtype[np.generic], int]:
     """Rows, the shape of a row, dtype and rows a chunk of the array, from its ``zarr.json``."""
-    path = store / ARRAY / "zarr.json"
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata = json.loads(storage.read(_DESCRIPTION))
         rows, *row_shape = metadata["shape"]
         chunk_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
         return rows, tuple(row_shape), np.dtype(metadata["data_type"]), chunk_rows
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedStoreError(f"{path} should describe the array of the store, but: {error}") from error
+        address = storage.address(_DESCRIPTION)
+        raise DamagedStoreError(f"{address} should describe the array of the store, but: {error}") from error
 
 
-def chunk_path(store: Path, number: int, row_shape: tuple[int, ...]) -> Path:
-    """Where the bytes of chunk ``number`` are."""
-    return chunk_folder(store, number).joinpath(*("0" for _ in row_shape))
+def resize(storage: Storage, rows: int) -> None:
+    """Make the array ``rows`` rows long."""
+    if rows != read_shape(storage)[0]:
+        metadata = json.loads(storage.read(_DESCRIPTION))
+        metadata["shape"][0] = rows
+        storage.put(_DESCRIPTION, json.dumps(metadata, indent=2).encode())
 
 
-def chunk_folder(store: Path, number: int) -> Path:
-    """The folder of chunk ``number``, which holds its file and nothing else."""
-    return store / ARRAY / "c" / str(number)
+def chunk_key(number: int, row_shape: tuple[int, ...]) -> str:
+    """The key of the data of chunk ``number``."""
+    return "/".join([f"{_CHUNKS}{number}", *("0" for _ in row_shape)])
 
 
-def chunk_numbers(store: Path) -> list[int]:
-    """The numbers of all chunk files present, committed or not, ascending."""
-    folders = [folder for folder in (store / ARRAY / "c").glob("*/") if folder.name.isdecimal()]
-    return sorted(int(folder.name) for folder in folders if any(path.is_file() for path in folder.rglob("*")))
+def chunk_numbers(storage: Storage) -> list[int]:
+    """The numbers of all chunks with data, committed or not, ascending."""
+    names = {key.removeprefix(_CHUNKS).partition("/")[0] for key in storage.list(_CHUNKS)}
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
-def write_chunk_file(path: Path, block: npt.NDArray[np.floating]) -> None:
-    """Write ``block`` (chunk rows, ...) in its own dtype, with its checksum, whole."""
+def delete_chunk(storage: Storage, number: int) -> None:
+    """Delete the data of chunk ``number``."""
+    for key in storage.list(f"{_CHUNKS}{number}/"):
+        storage.delete(key)
+
+
+def chunk_bytes(block: npt.NDArray[Any]) -> tuple[bytes, int]:
+    """The file of the chunk ``block`` (chunk rows, ...) in its own dtype, and the crc32c at its end."""
     raw = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<")).tobytes()
-    replace_bytes(path, raw + google_crc32c.value(raw).to_bytes(_CHECKSUM_BYTES, "little"))
+    checksum: int = google_crc32c.value(raw)
+    return raw + checksum.to_bytes(_CHECKSUM_BYTES, "little"), checksum
 
 
 def map_chunk(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]
-) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
-    """The chunk's array of ``shape`` (chunk rows, ...) as a read-only memory map. The checksum is not read."""
-    number = path.relative_to(path.parents[len(shape) - 1]).parts[0]
-    wanted = math.prod(shape) * dtype.itemsize + _CHECKSUM_BYTES
+    storage: Storage,
+    number: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    *,
+    committed: int | None,
+    verify_again: bool = False,
+) -> npt.NDArray[np.generic]:
+    """The array of chunk ``number``, of ``shape`` (chunk rows, ...), read-only; a memory map where there is one.
+
+    The first time that this process reads the chunk (each time with ``verify_again``) its bytes are verified: they
+    must have the crc32c at their end, and that must be the one ``committed`` with the rows, where it is known.
+    """
+    key = chunk_key(number, shape[1:])
+    address, mend = storage.address(key), how_to_mend(number)
     try:
-        size = path.stat().st_size
+        content = storage.map(key)
+        if content is None:
+            content = memoryview(storage.read(key))
     except OSError as error:
-        raise DamagedStoreError(f"{path} is committed but cannot be read: {error}. {mend(number)}") from error
-    if size != wanted:
-        raise DamagedStoreError(f"{path} should have {wanted:,} bytes and has {size:,}. {mend(number)}")
-    return np.memmap(path, dtype=dtype.newbyteorder("<"), mode="r", shape=shape)
+        raise DamagedStoreError(f"{address} is committed but cannot be read: {error}. {mend}") from error
+    wanted = math.prod(shape) * dtype.itemsize + _CHECKSUM_BYTES
+    if len(content) != wanted:
+        raise DamagedStoreError(f"{address} should have {wanted:,} bytes and has {len(content):,}. {mend}")
+    written = int.from_bytes(content[-_CHECKSUM_BYTES:], "little")
+    if verify_again or (address, written) not in _verified or committed not in (None, written):
+        computed = google_crc32c.value(np.frombuffer(content, np.uint8)[:-_CHECKSUM_BYTES])
+        if computed != written or committed not in (None, written):
+            raise DamagedStoreError(f"{address} does not hold the bytes that were committed: wrong crc32c. {mend}")
+        _verified.add((address, written))
+    return np.frombuffer(content, dtype.newbyteorder("<"), count=math.prod(shape)).reshape(shape)
 
 
-def checksum_holds(path: Path) -> bool:
-    """True when the four bytes at the end are the crc32c of all bytes before them."""
-    content = memoryview(path.read_bytes())
-    expected = int.from_bytes(content[-_CHECKSUM_BYTES:], "little")
-    return bool(google_crc32c.value(bytes(content[:-_CHECKSUM_BYTES])) == expected)
-
-
-def mend(number: int | str) -> str:
+def how_to_mend(number: int) -> str:
     """What to do about a damaged chunk."""
     return f"Delete rows/{number}.parquet in the store, and extract again: only this chunk is computed anew."

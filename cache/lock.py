@@ -1,4 +1,8 @@
-"""One writer a store, held by the kernel: a lock of a dead process holds nobody up."""
+"""One driver a folder, held by the kernel: a lock of a dead process holds nobody up.
+
+The lock is a local thing, of one machine (or of one network file system that locks). It keeps two runs from the same
+work; what is committed is safe without it (:meth:`cache.Storage.put_new`).
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,18 @@ from cache.errors import StoreBusyError
 
 
 @contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path`` or raise :class:`StoreBusyError`, which names the holder (host, process).
+def writer_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path``, or raise :class:`StoreBusyError`, which names the holder (host, process).
 
-    The lock is an ``flock``: it ends with the process that took it, however that ends. The file itself stays, so
-    that two processes can never hold two files of one name.
+    With ``wait`` it waits for the holder instead. The lock is an ``flock``: it ends with the process that took it,
+    however that ends. The file itself stays, so that two processes can never hold two files of one name.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"

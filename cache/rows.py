@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cache.atomic import replace_bytes
+from cache.errors import DamagedStoreError
+from cache.identity import Provenance
+from cache.storage import Storage
 
 Status = Literal["ok", "failed", "unread"]
 
@@ -26,6 +24,10 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string(), nullable=False),
     ]
 )
+_FOLDER = "rows/"
+_SUFFIX = ".parquet"
+_PROVENANCE = b"provenance"
+_CHECKSUM = b"features_crc32c"
 
 
 class RowOutcome(NamedTuple):
@@ -47,62 +49,47 @@ def rows_table(digests: Sequence[bytes], outcomes: Sequence[RowOutcome]) -> pa.T
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def write_fragment(path: Path, rows: pa.Table, provenance: str) -> None:
-    """Commit a chunk: write its rows whole, by temporary file and rename."""
+def fragment_key(number: int) -> str:
+    """The key of the rows of chunk ``number``."""
+    return f"{_FOLDER}{number}{_SUFFIX}"
+
+
+def fragment_numbers(storage: Storage) -> list[int]:
+    """The numbers of all committed chunks, ascending."""
+    names = (key.removeprefix(_FOLDER).removesuffix(_SUFFIX) for key in storage.list(_FOLDER) if key.endswith(_SUFFIX))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def fragment_bytes(rows: pa.Table, provenance: Provenance, checksum: int) -> memoryview:
+    """The Parquet file that commits a chunk whose data have the crc32c ``checksum``."""
     buffer = io.BytesIO()
-    table = rows.replace_schema_metadata({"provenance": provenance})
-    pq.write_table(table, buffer, compression="none", use_dictionary=["status"])
-    replace_bytes(path, buffer.getbuffer())
+    table = rows.replace_schema_metadata({_PROVENANCE: provenance.to_json(), _CHECKSUM: str(checksum)})
+    pq.write_table(table, buffer, compression="none", use_dictionary=["status"], write_page_checksum=True)
+    return buffer.getbuffer()
 
 
-def read_fragment(path: Path) -> pa.Table:
-    """The rows of one committed chunk. Raises ``pa.ArrowException`` or OSError on damaged bytes."""
-    with pq.ParquetFile(path) as file:
-        return file.read()
+def read_fragment(storage: Storage, number: int, mend: str) -> pa.Table:
+    """The rows of one committed chunk. Raises :class:`DamagedStoreError` with the sentence ``mend``."""
+    key = fragment_key(number)
+    try:
+        content = pa.BufferReader(storage.read(key))
+        with pq.ParquetFile(content, page_checksum_verification=True) as file:
+            table = file.read()
+        table.validate(full=True)
+        if not table.schema.equals(SCHEMA) or set(table["status"].unique().to_pylist()) - set(get_args(Status)):
+            raise DamagedStoreError("it does not have the columns of a store's rows")
+        checksum_of(table)
+    except (pa.ArrowException, OSError, ValueError, DamagedStoreError) as error:
+        raise DamagedStoreError(f"{storage.address(key)} cannot be read: {error}. {mend}") from error
+    return table
 
 
-class RowIndex:
-    """Where each digest's row is, over all committed chunks.
+def provenance_of(rows: pa.Table) -> Provenance:
+    """Where the chunk of ``rows`` was computed."""
+    return Provenance.from_json(rows.schema.metadata[_PROVENANCE])
 
-    A digest can have several rows (a failed one, then one that a later run got right): an ``ok`` row counts before a
-    ``failed`` one, and that before an ``unread`` one; among equals the first, which holds the same numbers.
-    """
 
-    def __init__(self, chunks: Mapping[int, pa.Table], chunk_rows: int) -> None:
-        numbers = sorted(chunks)
-        table = pa.concat_tables([SCHEMA.empty_table(), *(chunks[n].select(SCHEMA.names) for n in numbers)])
-        starts = [np.arange(chunks[n].num_rows, dtype=np.int64) + n * chunk_rows for n in numbers]
-        rows = np.concatenate(starts) if starts else np.empty(0, np.int64)
-        rank = np.asarray(pc.index_in(table["status"], pa.array(["ok", "failed", "unread"])))
-        if rank.any():  # otherwise all rows are ok and stand in order
-            order = np.argsort(rank, kind="stable")
-            table, rows, rank = table.take(order), rows[order], rank[order]
-        self.table = table
-        self.rows: npt.NDArray[np.int64] = rows
-        self.ok: npt.NDArray[np.bool_] = rank == 0
-        self._settled: npt.NDArray[np.bool_] = np.append(rank < 2, False)  # place -1 is the one appended
-        self._digests = table["digest"].combine_chunks()
-
-    def find(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The place in :attr:`table` of each of ``digests`` (n,), -1 where there is none.
-
-        ``b""`` stands for an image that could not be read, and is nowhere.
-        """
-        asked = pa.array([digest or None for digest in digests], pa.binary(32))
-        if asked.equals(self._digests) and self.ok.all():  # a finished dataset, in the order in which it was extracted
-            return np.arange(len(asked))
-        found = pc.index_in(asked, self._digests, skip_nulls=True)
-        return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
-
-    def good(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """True for each of ``places`` (n,) that has a stored feature."""
-        with_absent = np.append(self.ok, False)  # place -1 is the one appended
-        return with_absent[places]
-
-    def settled(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """True for each of ``places`` (n,) that has a stored feature, or has failed for good."""
-        return self._settled[places]
-
-    def outcome(self, place: int) -> RowOutcome:
-        """The outcome at ``place`` of :attr:`table`."""
-        return RowOutcome(*(self.table[field][place].as_py() for field in RowOutcome._fields))
+def checksum_of(rows: pa.Table) -> int | None:
+    """The crc32c of the data that ``rows`` were committed with; None in a store of version 0.1.0."""
+    written = rows.schema.metadata.get(_CHECKSUM)
+    return None if written is None else int(written)

@@ -30,7 +30,7 @@ from stages.retrieval.approximate import DEEPEST
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, SmallDataConfig
 
 
-def other_scores(
+def approximate_scores(
     config: RunConfig, records: Records, backbone: str, head: str, store: Features, display: Display
 ) -> Iterator[tuple[str, Scores]]:
     """Each with what the head is called there: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``."""

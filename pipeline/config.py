@@ -26,9 +26,9 @@ from stages.records.joined import check_names
 from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
 from stages.retrieval.attribute_similarity import check_mixture
 from stages.retrieval.protocols import ByLabelConfig
-from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, usual_metrics
+from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
 from stages.retrieval.scores import UnanswerablePolicy
-from stages.retrieval.trial import TiePolicy
+from stages.retrieval.scoring import TiePolicy
 from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
 from stages.training.recipe import HeadRecipe
 
@@ -144,7 +144,7 @@ class RetrievalConfig:
         if not self.metrics:
             raise ValueError("metrics must name at least one")
         check_sizes(self.gallery_sizes)
-        named = [usual_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
+        named = [default_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
         for name, weights in self.similar.items():
             try:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,17 +25,18 @@ from typing import Any, NamedTuple
 from cache import DigestCache, Features, FeatureStore, Identity
 from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
-from pipeline.approximate_scores import other_scores
+from cache.settings import changed_settings
+from pipeline.approximate_scores import approximate_scores
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig
 from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
-from pipeline.query_values import Scored, data_of, write_query_values
 from pipeline.score_rows import RAW, ScoreRow, json_lines
 from stages.analysis import attribute_bounds, score_bounds
 from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
+from stages.retrieval.query_values import Scored, data_of, write_query_values
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 from stages.training.embed import stored_embeddings
@@ -273,7 +273,7 @@ def score(
         usable = found.store.usable(records.digests).tobytes()  # bounds follow from which images there are
         bounds = known[usable] if usable in known else known.setdefault(usable, bounds_of(config, records, found.store))
         exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
-        others = other_scores(config, records, found.backbone, found.head, found.store, display)
+        others = approximate_scores(config, records, found.backbone, found.head, found.store, display)
         for head, scores in chain(exact, others):
             scored.append(Scored(found.backbone, head, found.store.fingerprint, scores))
             rows += [
@@ -333,5 +333,6 @@ def rules_of(config: RunConfig) -> Rules:
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
-    settings = {key: value for key, value in asdict(config.retrieval).items() if key not in _NOT_OF_A_SCORE}
+    changed = changed_settings(config.retrieval)
+    settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
     return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)

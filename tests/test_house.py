@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
     "cache": [
-        "Chunk", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
-        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "compact", "digest_bytes",
+        "Chunk", "ChunkPlan", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
+        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "StoreWriter", "compact", "digest_bytes",
         "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
@@ -65,9 +65,9 @@ PUBLIC = {
     "stages.retrieval": [
         "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Choice", "DatabaseAugmentationConfig",
         "Evidence", "FlatIndexConfig", "GalleryIndex", "HnswIndexConfig", "IndexConfig", "IvfFlatIndexConfig",
-        "IvfPqIndexConfig", "KReciprocalConfig", "OpqIndexConfig", "ProtocolConfig", "QueryExpansionConfig",
+        "IvfPqIndexConfig", "KReciprocalConfig", "OpqIndexConfig", "ProtocolConfig", "QueryExpansionConfig", "QuerySet",
         "RabitqIndexConfig", "RefineConfig", "RerankConfig", "ScalarIndexConfig", "Score", "Scores",
-        "Searches", "Tried", "WhiteningConfig", "attribute_metric_names", "build_index",
+        "Tried", "WhiteningConfig", "attribute_metric_names", "build_index",
         "choose_gallery_index", "choose_index", "evaluate", "evaluate_attributes", "evaluate_index",
         "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "index_gallery",
         "nearest",

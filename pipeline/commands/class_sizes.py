@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from pipeline.config import RunConfig
-from pipeline.query_values import read_query_values
 from pipeline.views.tables import aligned
 from stages.analysis import by_class_size
 from stages.analysis.class_size import class_of, gallery_sizes, training_sizes
 from stages.records import Records
+from stages.retrieval.query_values import read_query_values
 from stages.retrieval.scores import Resampling
 
 By = Literal["class_size", "training_class_size"]

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from cache import Provenance
 from cache import compact as compact_store
 from cache.errors import StoreError
 from pipeline.commands.options import RunFiles
@@ -35,7 +34,7 @@ def compact(
         folders.add(Path(config.artifacts))
     for store in (store for folder in sorted(folders) for store in stores_below(folder)):
         if yes:
-            done = compact_store(store, listed, Provenance.here("cpu", ["numpy", "zarr"]))
+            done = compact_store(store, listed)
             chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"
             typer.echo(f"{store.path}: {done.dropped:,} rows dropped, {chunks}")
         else:

@@ -19,12 +19,12 @@ from cache.errors import ConfigError, StaleStoreError
 from pipeline.commands.options import Json, Quiet
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
-from pipeline.query_values import QueryValues, read_query_values
 from pipeline.run import find_vectors, read_dataset, scored_data
 from pipeline.views.tables import aligned
 from stages.analysis import Change, Changes, Moved, changes
 from stages.records import Records
 from stages.retrieval.protocols import MetConfig
+from stages.retrieval.query_values import QueryValues, read_query_values
 from stages.retrieval.scores import Resampling
 
 _SIDE = "RUN.TOML[:HEAD]"

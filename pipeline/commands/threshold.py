@@ -24,14 +24,14 @@ from cache.errors import ConfigError, MissingRowsError, RecordsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
-from pipeline.query_values import data_of
 from pipeline.run import LEAST_VALIDATION_CLASSES, Vectors, find_vectors, read_dataset
 from pipeline.vector_choice import choose_vectors
 from pipeline.views.tables import aligned
 from stages.analysis.open_set import Comparisons, Kind, Rate, Rates, comparisons, decide, threshold_at
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
-from stages.retrieval.query_set import Searches
+from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_values import data_of
 from stages.retrieval.scores import Resampling, domain_names
 
 WANTED: tuple[tuple[Kind, float], ...] = (("fmr", 0.001), ("fpir", 0.1))
@@ -100,13 +100,13 @@ def ground(store: Features, records: Records, seed: int) -> Ground:
     each domain) calibrate and the other half is reported.
     """
     queries, gallery = records.split("query"), records.split("gallery")
-    searched = _labelled(Searches.in_store(store, queries, gallery))
+    searched = _labelled(QuerySet.in_store(store, queries, gallery))
     asked, inside = records.split("validation_query"), records.split("validation_gallery")
     if len({*asked.classes}) >= LEAST_VALIDATION_CLASSES:
-        pairs = comparisons(store, _labelled(Searches.in_store(store, asked, inside)))
+        pairs = comparisons(store, _labelled(QuerySet.in_store(store, asked, inside)))
         validating = {*inside.keys}
         own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
-        searches = comparisons(store, _labelled(Searches.in_store(store, asked, own)))
+        searches = comparisons(store, _labelled(QuerySet.in_store(store, asked, own)))
         said = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
         return Ground(pairs, searches, comparisons(store, searched), said)
     names = searched.queries.classes
@@ -124,12 +124,12 @@ def ground(store: Features, records: Records, seed: int) -> Ground:
     others = {name for name in drawn if name not in first}
     own = gallery.take([row for row, name in enumerate(gallery.classes) if name not in others])
     # With leave-one-out the comparison of a with b is that of b with a: none may be on both sides.
-    pairs = comparisons(store, Searches.in_store(store, calibrating.queries, own))
+    pairs = comparisons(store, QuerySet.in_store(store, calibrating.queries, own))
     said = f"nothing validates: {len(pairs.group):,} queries of {_classes(pairs)} test classes, by lot, calibrate"
     return Ground(pairs, comparisons(store, calibrating), comparisons(store, reported), said)
 
 
-def _labelled(searches: Searches) -> Searches:
+def _labelled(searches: QuerySet) -> QuerySet:
     return searches.take(np.flatnonzero([name is not None for name in searches.queries.classes]))
 
 

@@ -12,7 +12,7 @@ paper. Each has a label that says what it shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,42 +81,27 @@ def line_chart(
     log: bool = False,
     height: int = 230,
     dots: bool = False,
-    show: Sequence[float] = (),
 ) -> Markup:
-    """``lines`` over one another, the last on top, each that has a name named at its end; ``across`` says what x is.
-
-    The y axis spans the lines, their bands and the values ``show``.
-    """
-    shown = [point for line in lines for point in line.points]
-    ends = [y for line in lines for _, *low_high in line.band for y in low_high]
-    xs, ys = [x for x, _ in shown], [y for _, y in shown] + ends + [*show]
-    longest = max(len(_cut(line.name)) for line in lines)
-    right = WIDTH - 10 - longest * _LETTER
-    x = Scale(min(xs), max(xs), 40, right, log)
-    y = Scale(*_widened(min(ys), max(ys)), height - 34, 8)
-    at = list(ticks_at) if ticks_at is not None else ticks(min(xs), max(xs))
-    at = [value for value in at if min(xs) <= value <= max(xs)]
-    drawn = [_frame(x, y, at, across, height)]
+    """``lines`` over one another, the last on top, each that has a name named at its end; ``across`` says what x is."""
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points] + [y for line in lines for _, *ends in line.band for y in ends]
+    right = WIDTH - 10 - max(len(_cut(line.name)) for line in lines) * _LETTER
+    x, y = Scale(min(xs), max(xs), 40, right, log), Scale(*_widened(min(ys), max(ys)), height - 34, 8)
+    at = ticks(min(xs), max(xs)) if ticks_at is None else ticks_at
+    drawn = [_frame(x, y, [value for value in at if min(xs) <= value <= max(xs)], across, height)]
     for line in lines:
-        if line.band:
-            outline = [f"{x(k)},{y(high)}" for k, _, high in line.band]
-            outline += [f"{x(k)},{y(low)}" for k, low, _ in reversed(line.band)]
-            drawn.append(Markup('<polygon class="band {}" points="{}"/>').format(line.look, " ".join(outline)))
+        outline = [(k, high) for k, _, high in line.band] + [(k, low) for k, low, _ in reversed(line.band)]
+        if outline:
+            drawn.append(_tag("polygon", class_=f"band {line.look}", points=_points(outline, x, y)))
     for line in lines:
-        points = " ".join(f"{x(at)},{y(value)}" for at, value in line.points)
         if len(line.points) > 1:
-            drawn.append(Markup('<polyline class="line {}" points="{}"/>').format(line.look, points))
+            drawn.append(_tag("polyline", class_=f"line {line.look}", points=_points(line.points, x, y)))
         if dots or len(line.points) == 1:
-            drawn += [
-                Markup('<circle class="dot {}" cx="{}" cy="{}" r="2.5"/>').format(line.look, x(at), y(value))
-                for at, value in line.points
-            ]
+            drawn += [_dot(line.look, x(k), y(value), 2.5) for k, value in line.points]
     named = [line for line in lines if line.name]
     places = apart([y(line.points[-1][1]) for line in named], _LINE, 10, height - 34)
-    drawn += [
-        Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(line.look, right + 6, place + 4, _cut(line.name))
-        for line, place in zip(named, places, strict=True)
-    ]
+    for line, place in zip(named, places, strict=True):
+        drawn.append(_tag("text", _cut(line.name), class_=f"name {line.look}", x=right + 6, y=place + 4))
     return _svg(label, height, drawn)
 
 
@@ -126,71 +111,60 @@ def interval_chart(rows: Sequence[Bar], *, label: str, low: float, high: float) 
     height = 20 + len(rows) * 18
     drawn = []
     for tick in ticks(low, high):
-        drawn.append(
-            Markup('<line class="grid" x1="{0}" y1="2" x2="{0}" y2="{1}"/>').format(x(tick), height - 18)
-            + _text(x(tick), height - 4, f"{tick:g}", "middle")
-        )
+        drawn.append(_tag("line", class_="grid", x1=x(tick), y1=2, x2=x(tick), y2=height - 18))
+        drawn.append(_text(x(tick), height - 4, f"{tick:g}", "middle"))
     for at, row in enumerate(rows):
-        y = 11 + at * 18
-        drawn.append(
-            Markup('<text class="name {}" x="{}" y="{}" text-anchor="end">{}</text>').format(
-                row.look, x.start - 8, y + 4, _cut(row.name)
-            )
-            + Markup('<rect class="bar {}" x="{}" y="{}" width="{}" height="8" rx="2"/>').format(
-                row.look, x(row.low), y - 4, round(max(1.0, x(row.high) - x(row.low)), 1)
-            )
-            + Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.5"/>').format(row.look, x(row.value), y)
-            + _text(WIDTH, y + 4, f"{row.value:.3f}", "end")
-        )
+        y, width = 11 + at * 18, round(max(1.0, x(row.high) - x(row.low)), 1)
+        drawn += [
+            _tag("text", _cut(row.name), class_=f"name {row.look}", x=x.start - 8, y=y + 4, text_anchor="end"),
+            _tag("rect", class_=f"bar {row.look}", x=x(row.low), y=y - 4, width=width, height=8, rx=2),
+            _dot(row.look, x(row.value), y, 3.5),
+            _text(WIDTH, y + 4, f"{row.value:.3f}", "end"),
+        ]
     return _svg(label, height, drawn)
 
 
 def histogram(
-    groups: Mapping[str, Sequence[float]],
+    groups: Sequence[Sequence[float]],
     *,
     label: str,
     across: str,
     low: float,
     high: float,
     mark: tuple[float, str] | None = None,
-    height: int = 190,
 ) -> Markup:
     """The share of each bin from ``low`` to ``high``, a group over the other: ``c1`` and ``c2``; ``mark`` is a line."""
-    highest = max(share for shares in groups.values() for share in shares) or 1.0
-    x, y = Scale(low, high, 40, WIDTH - 8), Scale(0, highest, height - 34, 8)
+    height = 190
+    x = Scale(low, high, 40, WIDTH - 8)
+    y = Scale(0, max(share for shares in groups for share in shares) or 1.0, height - 34, 8)
     drawn = [_frame(x, y, ticks(low, high), across, height, percent=True)]
-    for number, shares in enumerate(groups.values(), 1):
+    for number, shares in enumerate(groups, 1):
         step = (high - low) / len(shares)
-        corners = [(low, 0.0)]
-        for at, share in enumerate(shares):
-            corners += [(low + at * step, share), (low + (at + 1) * step, share)]
-        outline = " ".join(f"{x(at)},{y(share)}" for at, share in [*corners, (high, 0.0)])
-        drawn.append(Markup('<polygon class="area c{}" points="{}"/>').format(number, outline))
+        steps = [(low + (at + end) * step, share) for at, share in enumerate(shares) for end in (0, 1)]
+        outline = _points([(low, 0.0), *steps, (high, 0.0)], x, y)
+        drawn.append(_tag("polygon", class_=f"area c{number}", points=outline))
     if mark is not None:
         value, title = mark
-        left = x(value) > WIDTH / 2
-        drawn.append(
-            Markup('<line class="mark" x1="{0}" y1="8" x2="{0}" y2="{1}"/>').format(x(value), height - 34)
-            + _text(x(value) + (-5 if left else 5), 18, title, "end" if left else "start")
-        )
+        aside, anchor = (-5, "end") if x(value) > WIDTH / 2 else (5, "start")
+        drawn.append(_tag("line", class_="mark", x1=x(value), y1=8, x2=x(value), y2=height - 34))
+        drawn.append(_text(x(value) + aside, 18, title, anchor))
     return _svg(label, height, drawn)
 
 
-def cloud(points: Sequence[Point], *, label: str, height: int = WIDTH) -> Markup:
-    """``points`` as dots with their titles."""
-    x, y = Scale(0, 1, 8, WIDTH - 8), Scale(0, 1, height - 8, 8)
+def cloud(points: Sequence[Point], *, label: str) -> Markup:
+    """``points`` as dots with their titles, in a square."""
+    x, y = Scale(0, 1, 8, WIDTH - 8), Scale(0, 1, WIDTH - 8, 8)
     drawn = [
-        Markup('<circle class="dot {}" cx="{}" cy="{}" r="2.6" data-at="{}"><title>{}</title></circle>').format(
-            point.look, x(point.x), y(point.y), point.at, point.title
-        )
+        _tag("circle", _tag("title", point.title), class_=f"dot {point.look}", cx=x(point.x), cy=y(point.y), r=2.6,
+             data_at=point.at)
         for point in points
-    ]
-    return _svg(label, height, drawn, "chart cloud")
+    ]  # fmt: skip
+    return _svg(label, WIDTH, drawn, "chart cloud")
 
 
-def ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about so many."""
-    rough = ((high - low) or 1) / about
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``, about six."""
+    rough = ((high - low) or 1) / 6
     step: float = 10.0 ** math.floor(math.log10(rough))
     step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -234,23 +208,33 @@ def _frame(x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *,
     """Lines and numbers of both axes."""
     drawn = Markup("")
     for value in ticks(y.low, y.high):
-        drawn += Markup('<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
-            x.start, y(value), x.end, y(value)
-        )
-        drawn += _text(x.start - 6, y(value) + 4, f"{value:.3g}" if not percent else f"{100 * value:.3g} %", "end")
+        drawn += _tag("line", class_="grid", x1=x.start, y1=y(value), x2=x.end, y2=y(value))
+        drawn += _text(x.start - 6, y(value) + 4, f"{100 * value:.3g} %" if percent else f"{value:.3g}", "end")
     for value in at:
         drawn += _text(x(value), height - 18, f"{value:,g}" if value < 1e6 else f"{value:.3g}", "middle")
-    drawn += _text((x.start + x.end) / 2, height - 4, across, "middle")
-    return drawn
+    return drawn + _text((x.start + x.end) / 2, height - 4, across, "middle")
+
+
+def _points(points: Iterable[tuple[float, float]], x: Scale, y: Scale) -> str:
+    return " ".join(f"{x(across)},{y(up)}" for across, up in points)
+
+
+def _dot(look: str, x: float, y: float, radius: float) -> Markup:
+    return _tag("circle", class_=f"dot {look}", cx=x, cy=y, r=radius)
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(round(x, 1), round(y, 1), anchor, text)
+    return _tag("text", text, x=round(x, 1), y=round(y, 1), text_anchor=anchor)
 
 
 def _svg(label: str, height: int, drawn: Sequence[Markup], kind: str = "chart") -> Markup:
-    return (
-        Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(kind, WIDTH, height, label)
-        + Markup("").join(drawn)
-        + Markup("</svg>")
+    inside = Markup("").join(drawn)
+    return _tag("svg", inside, class_=kind, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=label)
+
+
+def _tag(name: str, inside: str = "", **attributes: object) -> Markup:
+    """An element; text ``inside`` and attributes are escaped. ``text_anchor`` is text-anchor, ``class_`` is class."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items()
     )
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, inside)

@@ -21,10 +21,10 @@ from scipy.special import digamma
 
 from stages.ranking.graded import Ties
 from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metric
-from stages.ranking.tie_averaging import Tied, check_expected, expected
+from stages.ranking.tie_averaging import Tied, averaged, check_averaged
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.query_set import Searches
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names
 
 _CERTAIN = 45
@@ -73,7 +73,7 @@ def score_bounds(
     They are means over the queries that scores are means of, by ``rules`` and the policy for ``unanswerable`` ones.
     ``queries`` and ``gallery`` are those that were scored: without the images that failed.
     """
-    parts = Searches.by_rules(rules, queries, gallery)
+    parts = QuerySet.by_rules(rules, queries, gallery)
     if unanswerable == "leave_out":
         parts = [of.answerable() for of in parts]
     relevant = np.concatenate([of.num_relevant for of in parts])
@@ -118,8 +118,8 @@ class _AnyOrder(Tied):
     def precision(self) -> Values:
         ranks = np.arange(1, self.relevant.shape[1] + 1)
         earlier = (ranks - 1) * (self.num_relevant[:, None] - 1) / max(self.searched - 1, 1)
-        expected: Values = self.share * (1 + earlier) / ranks
-        return expected
+        precision: Values = self.share * (1 + earlier) / ranks
+        return precision
 
     @cached_property
     def before(self) -> Counts:
@@ -138,10 +138,10 @@ def _floor(metric: Metric, relevant: int, searched: int, seed: int) -> float:
     if metric.stem == "mrr":
         return _reciprocal_rank(relevant, searched, depth)
     try:
-        check_expected(metric)
+        check_averaged(metric)
     except ValueError:
         return _drawn(metric, relevant, searched, seed)
-    return float(expected(metric, _AnyOrder.of(relevant, searched, depth))[0])
+    return float(averaged(metric, _AnyOrder.of(relevant, searched, depth))[0])
 
 
 def _reciprocal_rank(relevant: int, searched: int, depth: int) -> float:

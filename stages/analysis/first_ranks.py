@@ -14,7 +14,7 @@ from stages.records import Records
 from stages.retrieval import nearest
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import Rules
-from stages.retrieval.query_set import Searches
+from stages.retrieval.query_set import QuerySet
 
 DEPTH = 100
 """Ranks of each query."""
@@ -43,7 +43,7 @@ class FirstRanks:
     relevant: npt.NDArray[np.bool_]
     num_relevant: npt.NDArray[np.int64]
     groups: Sequence[str | None]
-    searches: Sequence[Searches]
+    searches: Sequence[QuerySet]
 
 
 def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Rules) -> FirstRanks | None:
@@ -55,20 +55,17 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
         queries, gallery = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     except NothingToScoreError:
         return None
-    parts = [part.answerable() for part in Searches.by_rules(rules, queries, gallery)]
+    parts = [part.answerable() for part in QuerySet.by_rules(rules, queries, gallery)]
     parts = [part for part in parts if len(part.queries)]
     if not parts:
         return None
-    place = {key: row for row, key in enumerate(gallery.keys)}
-    query_place = {key: row for row, key in enumerate(queries.keys)}
     rows, similarity, relevant = [], [], []
     for part in parts:
         own, similar = _nearest(vectors, part)
-        of_gallery = np.array([*(place[key] for key in part.gallery.keys), -1])
-        rows.append(of_gallery[own])  # row -1 is the one appended
+        rows.append(np.append(part.gallery_rows, -1)[own])  # row -1 is the one appended
         similarity.append(similar)
         relevant.append(part.judged.relevant.among(np.arange(len(own)), own))
-    answered = queries.take(np.array([query_place[key] for part in parts for key in part.queries.keys]))
+    answered = queries.take(np.concatenate([part.query_rows for part in parts]))
     return FirstRanks(
         answered,
         gallery,
@@ -81,7 +78,7 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
     )
 
 
-def _nearest(vectors: Features, part: Searches) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _nearest(vectors: Features, part: QuerySet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The first ``DEPTH`` rows (Q, DEPTH) that are neither the query nor its junk, and their similarity."""
     junk = part.judged.junk
     spare = 0 if junk is None else int(junk.counts.max(initial=0))

@@ -26,11 +26,12 @@ from stages.analysis.bounds import metric_bounds
 from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
+from stages.ranking.relevance import Mask
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.query_set import Mask, Searches
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import ALL, Resampling, Score, domain_names, summarise
 
 SIZES = (0.01, 0.1, 1.0)
@@ -100,7 +101,7 @@ def gallery_curve(
         raise ValueError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
     everything, left_out = _with_further(queries, gallery, further)
     sides = with_row(vectors, queries, "query"), with_row(vectors, everything, "gallery")
-    asked = Searches.by_rules(rules, *sides)[0].answerable()
+    asked = QuerySet.by_rules(rules, *sides)[0].answerable()
     if not len(asked.queries):
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
     place = _by_lot(asked.gallery, seed)
@@ -167,7 +168,7 @@ def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
 
 
 def _values(
-    vectors: Features, asked: Searches, place: Rows, kept: list[int], wanted: list[Metric]
+    vectors: Features, asked: QuerySet, place: Rows, kept: list[int], wanted: list[Metric]
 ) -> tuple[dict[int, dict[str, Values]], npt.NDArray[np.int64]]:
     """By number of kept rows the value (Q,) of each metric; and how many rows each query searches, (Q, sizes)."""
     num_queries = len(asked.queries)

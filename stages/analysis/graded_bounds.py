@@ -11,7 +11,7 @@ from stages.ranking.graded import Ties
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import own_rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import Alike
+from stages.retrieval.attribute_similarity import AttributeGrades
 from stages.retrieval.attributes import ARRAYS, Mixtures, attributes_of, function_of, metric_of
 from stages.retrieval.scores import UnanswerablePolicy, domain_names
 
@@ -31,7 +31,7 @@ def attribute_bounds(
     """
     wanted = [metric_of(name, similar or {}) for name in dict.fromkeys(metrics)]
     names = attributes_of(queries)
-    alike = {of.mixture: Alike(queries, gallery, of.weights(similar or {}, names)) for of in wanted}
+    alike = {of.mixture: AttributeGrades(queries, gallery, of.weights(similar or {}, names)) for of in wanted}
     rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
     itself = own_rows(queries.keys, gallery.keys)
     found = {of.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for of in wanted}

@@ -39,7 +39,7 @@ from cache.errors import NothingToScoreError
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
-from stages.retrieval.query_set import Searches
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import Resampling
 
 Kind = Literal["fmr", "fpir"]
@@ -84,7 +84,7 @@ class Comparisons:
     """
 
     vectors: Features
-    searches: Searches
+    searches: QuerySet
     mated: npt.NDArray[np.int64]
     """Mated comparisons by bin, (2 * STEPS + 2,)."""
     non_mated: npt.NDArray[np.int64]
@@ -122,7 +122,7 @@ class Comparisons:
         return [(_edge(at), float(above[0][at]), float(1 - above[1][at])) for at in bins.tolist()]
 
 
-def comparisons(vectors: Features, searches: Searches) -> Comparisons:
+def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     """Compare every query with every gallery row, block by block; itself left out. Queries without a class are refused.
 
     A gallery row without a class is nobody's mate. Raises NothingToScoreError where a query has no row of another

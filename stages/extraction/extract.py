@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache import Chunk, FeatureStore, Provenance, RowOutcome, parse_source
-from cache.store import CHUNK_ROWS
+from cache import Chunk, FeatureStore, Provenance, RowOutcome, StoreWriter, parse_source
+from cache.reader import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.flow import Batch, Clock, flow
@@ -117,10 +117,11 @@ def extract_all(
         return [Filled(store, 0) for store in stores]
     keep_freed_memory()
     with ExitStack() as locks:
-        for n in lacking:
-            locks.enter_context(stores[n].writing())
-        size = batch_size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
-        filling = [_Filling(backbones[n], stores[n], asked, retry_failed, size) for n in lacking]
+        writers = {n: locks.enter_context(StoreWriter(stores[n])) for n in lacking}
+        planned = [writer.pending().batch_size for writer in writers.values()]
+        size = batch_size or next(filter(None, planned), None)
+        size = size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
+        filling = [_Filling(backbones[n], writers[n], asked, retry_failed, size) for n in lacking]
         filling = [one for one in filling if one.chunks]  # another process may have filled one before the lock was had
         for one in filling:
             locks.callback(one.finish)  # no store is let go while it is being written
@@ -141,8 +142,9 @@ def extract_all(
                 on_progress(Progress(done, len(wanted), failed, clock))
         for one in filling:
             failed += one.finish()
-        for n in lacking:
-            stores[n].plan([])  # the array ends at its last row
+        for writer in writers.values():
+            writer.store.reload()
+            writer.finish()
     computed = {one.store.path: sum(len(chunk.digests) for chunk in one.chunks) for one in filling}
     return [Filled(stores[paths.index(path)], computed.get(path, 0)) for path in paths]
 
@@ -167,7 +169,7 @@ def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -
     on_gpu = [pair for pair in zip(backbones, stores, strict=True) if pair[0].device != "cpu"]
     if not on_gpu:
         return ON_CPU
-    before = [(store.provenance(number), of.device) for of, store in on_gpu for number in store.chunks()]
+    before = [(store.provenance(number), backbone.device) for backbone, store in on_gpu for number in store.chunks()]
     used = [which.batch_size for which, device in before if which.batch_size and which.device == device]
     return used[-1] if used else find_batch_size([backbone for backbone, _ in on_gpu])
 
@@ -176,12 +178,13 @@ class _Filling:
     """A store that is being filled: the chunks that it lacks, and the rows so far of the one in work."""
 
     def __init__(
-        self, backbone: Backbone, store: FeatureStore, asked: Sequence[bytes], retry_failed: bool, batch_size: int
+        self, backbone: Backbone, writer: StoreWriter, asked: Sequence[bytes], retry_failed: bool, batch_size: int
     ) -> None:
         self.backbone = backbone
-        self.store = store
+        self.writer = writer
+        self.store = writer.store
         self.provenance = Provenance.here(backbone.device, LIBRARIES, batch_size)
-        self.chunks = store.plan(asked, retry_failed=retry_failed)
+        self.chunks = writer.plan(asked, batch_size=batch_size, retry_failed=retry_failed).chunks
         self.last = {chunk.digests[-1] for chunk in self.chunks}
         self._todo = iter(self.chunks)
         self._features: list[npt.NDArray[np.float32]] = []
@@ -215,7 +218,7 @@ class _Filling:
     def _commit(self, chunk: Chunk, features: Sequence[npt.NDArray[np.float32]], outcomes: Sequence[RowOutcome]) -> int:
         if _nothing_new(self.store, chunk, outcomes):
             return 0
-        committed = self.store.write_chunk(chunk, np.concatenate(features), outcomes, self.provenance)
+        committed = self.writer.commit(chunk, np.concatenate(features), outcomes, self.provenance)
         return sum(a.status != b.status for a, b in zip(outcomes, committed, strict=True))
 
 

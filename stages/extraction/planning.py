@@ -11,7 +11,7 @@ import numpy as np
 
 from cache import FeatureStore, parse_source
 from cache.errors import MissingRowsError, StaleStoreError
-from cache.store import CHUNK_ROWS
+from cache.reader import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.flow import Batch, Clock, flow

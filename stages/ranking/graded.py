@@ -49,7 +49,7 @@ class Ties(NamedTuple):
         return cls(order, first, last - first + 1)
 
 
-def expected_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
+def averaged_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
     """At each rank (Q, G), the mean of "relevant, times the precision up to here" over the orders of what ties.
 
     ``relevant`` (Q, G) is by rank, in any order within a group. A rank at place k of a group of t rows, r of them
@@ -61,8 +61,8 @@ def expected_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
     within = np.take_along_axis(found, ties.first + ties.size, axis=1) - before
     place = np.arange(relevant.shape[1]) - ties.first  # k - 1
     earlier = place * (within - 1) / np.maximum(ties.size - 1, 1)
-    expected: Values = within / ties.size * (before + 1 + earlier) / (np.arange(relevant.shape[1]) + 1)
-    return expected
+    precision: Values = within / ties.size * (before + 1 + earlier) / (np.arange(relevant.shape[1]) + 1)
+    return precision
 
 
 def graded_average_precision(grades: Values, ties: Ties) -> Values:
@@ -74,7 +74,7 @@ def graded_average_precision(grades: Values, ties: Ties) -> Values:
     below = 0.0
     for level in levels:  # min(a, b) is the measure of the thresholds that both reach
         relevant = ranked > level - _SAME
-        gained += (level - below) * expected_precision(relevant, ties).sum(1)
+        gained += (level - below) * averaged_precision(relevant, ties).sum(1)
         possible += (level - below) * relevant.sum(1)
         below = level
     value: Values = np.divide(gained, possible, out=np.full(len(ranked), np.nan), where=possible > 0)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from stages.ranking.metrics import Counts, Metric, Relevant, Values
 from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
 from stages.ranking.relevance import Judgement, Mask, Rows
-from stages.ranking.tie_averaging import Tied, expected, tied_order
+from stages.ranking.tie_averaging import Tied, averaged, tied_order
 
 Vectors = npt.NDArray[np.float32]
 
@@ -38,7 +38,7 @@ class Table(NamedTuple):
     def value(self, metric: Metric, num_relevant: Counts) -> Values:
         """The value (B,) of ``metric``, by row order or over all orders of what ties."""
         if self.tied is not None:
-            return expected(metric, self.tied)
+            return averaged(metric, self.tied)
         return metric.function(self.relevant, num_relevant[self.queries])
 
 

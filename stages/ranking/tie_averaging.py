@@ -4,7 +4,7 @@ Rows of one similarity have no order, and an order by gallery row, file name or 
 Najork, ECIR 2008). Rank n lies in a group of t rows, r of them relevant, that begins after rank f:
 
 - it is relevant with r / t: so every metric that adds up relevant ranks follows from these shares;
-- the mean of "relevant, times the precision up to here" is in :func:`stages.ranking.graded.expected_precision`: so
+- the mean of "relevant, times the precision up to here" is in :func:`stages.ranking.graded.averaged_precision`: so
   every average precision of a fixed divisor follows;
 - none of m rows drawn from the group is relevant with the product of (t - r - j) / (t - j) over j < m: ``hit@k``;
 - the first relevant row of the group is its row j with C(t - j - 1, r - 1) / C(t, r): ``mrr``.
@@ -22,10 +22,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from stages.ranking.graded import Ties, expected_precision
+from stages.ranking.graded import Ties, averaged_precision
 from stages.ranking.metrics import Counts, Metric, Relevant, Values, best_gain, divisor
 
-EXPECTED = "expected"
+AVERAGED = "expected"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Tied:
     @cached_property
     def precision(self) -> Values:
         """The mean of "relevant, times the precision up to here", at each rank (Q, G)."""
-        return expected_precision(self.relevant, self.ties)
+        return averaged_precision(self.relevant, self.ties)
 
     @cached_property
     def share(self) -> Values:
@@ -64,14 +64,14 @@ class Tied:
         return found
 
 
-def expected(metric: Metric, table: Tied) -> Values:
+def averaged(metric: Metric, table: Tied) -> Values:
     """The mean (Q,) of ``metric`` over the orders of what ties. Raises ValueError for one that has no closed form."""
-    check_expected(metric)
+    check_averaged(metric)
     value = _FORMS[metric.stem](table, metric)
     return np.where(table.num_relevant > 0, value, 0.0)
 
 
-def check_expected(metric: Metric) -> None:
+def check_averaged(metric: Metric) -> None:
     """Raise ValueError unless the mean of ``metric`` over the orders of what ties has a closed form."""
     if metric.stem not in _FORMS or metric.divided_by == "hits":
         raise ValueError(

@@ -25,7 +25,7 @@ from stages.retrieval.indexes import (
     choose_index,
 )
 from stages.retrieval.protocols import ProtocolConfig
-from stages.retrieval.query_set import Searches
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.rerank import (
     DatabaseAugmentationConfig,
     KReciprocalConfig,
@@ -52,13 +52,13 @@ __all__ = [
     "OpqIndexConfig",
     "ProtocolConfig",
     "QueryExpansionConfig",
+    "QuerySet",
     "RabitqIndexConfig",
     "RefineConfig",
     "RerankConfig",
     "ScalarIndexConfig",
     "Score",
     "Scores",
-    "Searches",
     "Tried",
     "WhiteningConfig",
     "attribute_metric_names",

@@ -39,15 +39,15 @@ def evaluate_index(
     Images that failed are left out. A list that the index leaves short, and what a metric looks at beyond the first
     1,000, counts as not relevant. Raises as :func:`evaluate_ranking` does.
     """
-    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     rows, _ = index.search(
-        unit_length(vectors.read(asked.digests)),
-        depth_of(metrics, protocol, asked, searched),
-        own_rows(asked.keys, searched.keys),
+        unit_length(vectors.read(searching.digests)),
+        depth_of(metrics, protocol, searching, searched),
+        own_rows(searching.keys, searched.keys),
     )
     return evaluate_ranking(
         rows,
-        queries=asked,
+        queries=searching,
         gallery=searched,
         metrics=metrics,
         protocol=protocol,
@@ -70,18 +70,18 @@ def evaluate_reranked(
     seed: int = 0,
 ) -> Scores:
     """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`."""
-    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     learned = train.take(train.rows_in(vectors))
     rows = rerank.ranked(
         unit_length(vectors.read(searched.digests)),
-        unit_length(vectors.read(asked.digests)),
-        own_rows(asked.keys, searched.keys),
-        depth_of(metrics, protocol, asked, searched),
+        unit_length(vectors.read(searching.digests)),
+        own_rows(searching.keys, searched.keys),
+        depth_of(metrics, protocol, searching, searched),
         unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32),
     )
     return evaluate_ranking(
         rows,
-        queries=asked,
+        queries=searching,
         gallery=searched,
         metrics=metrics,
         protocol=protocol,

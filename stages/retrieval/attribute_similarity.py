@@ -48,7 +48,7 @@ class _Compared:
         return common
 
 
-class Alike:
+class AttributeGrades:
     """The grades of Q queries and G gallery rows by ``weights``, a weight for each attribute that counts."""
 
     def __init__(self, queries: Records, gallery: Records, weights: Mapping[str, float]) -> None:

@@ -26,7 +26,7 @@ from stages.ranking.nearest import compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import Alike, attribute_names
+from stages.retrieval.attribute_similarity import AttributeGrades, attribute_names
 from stages.retrieval.gallery import with_row
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, gather, to_score
@@ -109,22 +109,22 @@ def evaluate_attributes(
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     resampling = Resampling(confidence, resamples, seed)
-    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    names = attributes_of(asked)
-    alike = {metric.mixture: Alike(asked, searched, metric.weights(similar, names)) for metric in wanted}
-    per_query = _graded(vectors, asked, searched, wanted, alike)
+    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    names = attributes_of(searching)
+    alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
+    per_query = _graded(vectors, searching, searched, wanted, alike)
     answerable = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
     if not answerable.any():
         raise NothingToScoreError(
-            f"none of the {len(asked):,} queries is like any of the {len(searched):,} gallery images by the attributes "
-            f"{', '.join(names)}: they are missing, or all different"
+            f"none of the {len(searching):,} queries is like any of the {len(searched):,} gallery images by the "
+            f"attributes {', '.join(names)}: they are missing, or all different"
         )
-    scored = to_score(answerable, unanswerable, asked)
+    scored = to_score(answerable, unanswerable, searching)
     return gather(
         {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
         queries=queries,
         gallery=gallery,
-        asked=asked,
+        searching=searching,
         searched=searched,
         scored=scored,
         unanswerable=~answerable,
@@ -150,19 +150,19 @@ def evaluate_legacy(
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     resampling = Resampling(confidence, resamples, seed)
-    asked = with_row(vectors, records, "query")
-    names, read = attributes_of(asked), vectors.read(asked.digests)
+    searching = with_row(vectors, records, "query")
+    names, read = attributes_of(searching), vectors.read(searching.digests)
     per_query: dict[str, Values] = {}
     for metric in wanted:
-        found = legacy_map(read, asked, [name for name, weight in metric.weights(similar, names).items() if weight])
+        found = legacy_map(read, searching, [name for name, weight in metric.weights(similar, names).items() if weight])
         per_query |= {metric.name: found.value, metric.name + CEILING: found.ceiling, metric.name + FLOOR: found.floor}
-    every = np.ones(len(asked), np.bool_)
+    every = np.ones(len(searching), np.bool_)
     return gather(
         per_query,
         queries=records,
         gallery=records,
-        asked=asked,
-        searched=asked,
+        searching=searching,
+        searched=searching,
         scored=every,
         unanswerable=~every,
         resampling=resampling,
@@ -190,19 +190,19 @@ def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
 
 def _graded(
     vectors: Features,
-    asked: Records,
+    searching: Records,
     searched: Records,
     wanted: Sequence[AttributeMetric],
-    alike: Mapping[str | None, Alike],
+    alike: Mapping[str | None, AttributeGrades],
 ) -> dict[str, Values]:
     """The value of each metric for each query (Q,), NaN where there is none."""
-    per_query = {metric.name: np.full(len(asked), np.nan) for metric in wanted}
+    per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
     rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
-    found, searching = unit_length(vectors.read(searched.digests)), unit_length(vectors.read(asked.digests))
-    itself = own_rows(asked.keys, searched.keys)
+    gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searched, searching))
+    itself = own_rows(searching.keys, searched.keys)
     for block in query_blocks(len(rows), ARRAYS * len(searched)):
         some = rows[block]
-        ties = Ties.of(compare_all(found, searching[some], itself[some]))
+        ties = Ties.of(compare_all(gallery, queries[some], itself[some]))
         (place,) = np.nonzero(itself[some] >= 0)
         for metric in wanted:
             grades = alike[metric.mixture].grades(some)

@@ -18,14 +18,16 @@ from cache import Features
 from cache.errors import RecordsError
 from stages.ranking.normalize import unit_length
 from stages.ranking.tables import Table, relevance_tables
+from stages.ranking.tie_averaging import AVERAGED
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_policies
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, domain_names
-from stages.retrieval.trial import Marking, TiePolicy, Trial
+from stages.retrieval.scoring import Scoring, TiePolicy
 
 
 def evaluate(
@@ -91,22 +93,22 @@ def evaluate(
             seed=seed,
         )
     rules = protocol.rules()
-    marking = Marking.of(metrics, rules, ties, unanswerable, resampling)
+    scoring = Scoring.of(metrics, rules, ties, unanswerable, resampling)
     domain_names(rules.groups(queries))
     rules.check(queries, gallery)
-    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
 
-    def tables(trial: Trial, depth: int) -> Iterator[Table]:
+    def tables(part: QuerySet, depth: int) -> Iterator[Table]:
         return relevance_tables(
-            unit_length(vectors.read(searched.take(trial.searched).digests)),
-            unit_length(vectors.read(asked.take(trial.asked).digests)),
-            trial.judged,
-            trial.itself,
+            unit_length(vectors.read(part.gallery.digests)),
+            unit_length(vectors.read(part.queries.digests)),
+            part.judged,
+            part.itself,
             depth,
-            tied=ties == "expected",
+            tied=ties == AVERAGED,
         )
 
-    return marking.score(tables, queries=queries, gallery=gallery, asked=asked, searched=searched)
+    return scoring.score(tables, queries=queries, gallery=gallery, searching=searching, searched=searched)
 
 
 def _one_set(queries: Records, gallery: Records) -> Records:

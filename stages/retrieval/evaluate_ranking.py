@@ -12,11 +12,12 @@ from cache.errors import NothingToScoreError
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import Mask, Rows
 from stages.ranking.tables import Table, unwanted, without
-from stages.ranking.tie_averaging import EXPECTED, tied_order
+from stages.ranking.tie_averaging import AVERAGED, tied_order
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, domain_names
-from stages.retrieval.trial import Marking, TiePolicy, Trial
+from stages.retrieval.scoring import Scoring, TiePolicy
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
 """A metric that looks further than a list goes: refused, or what is not listed counts as not relevant."""
@@ -70,9 +71,9 @@ def evaluate_ranking(
     if not isinstance(protocol, RankedConfig):
         raise ValueError(f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()")
     rules = protocol.rules()
-    marking = Marking.of(metrics, rules, ties, unanswerable, Resampling(confidence, resamples, seed))
+    scoring = Scoring.of(metrics, rules, ties, unanswerable, Resampling(confidence, resamples, seed))
     check_choice("beyond", beyond, get_args(BeyondPolicy))
-    if ties == EXPECTED and similarity is None:
+    if ties == AVERAGED and similarity is None:
         raise ValueError('ties = "expected" needs the similarity of each row: the order alone does not say what ties')
     for role, records in (("query", queries), ("gallery", gallery)):
         if not len(records):
@@ -83,28 +84,29 @@ def evaluate_ranking(
     rules.check(queries, gallery)
     keys = queries.keys
 
-    def tables(trial: Trial, depth: int) -> Iterator[Table]:
-        here = np.full(len(gallery) + 1, _ELSEWHERE, np.int64)  # -1 is the last
-        here[trial.searched], here[-1] = np.arange(len(trial.searched)), -1
-        limits = marking.depth(trial.num_relevant, len(trial.searched))
-        for block in query_blocks(len(trial.asked), 8 * max(listed.shape[1], 1)):
-            asked, own = trial.asked[block], here[listed[trial.asked[block]]]
-            dropped = (own == _ELSEWHERE) | unwanted(trial.judged, block, own, trial.itself[block])
-            found, kept = without(own, dropped)
-            ended = (listed[asked, -1:] == -1).any(axis=1) | (kept >= _all_there_is(trial, block))
+    def tables(part: QuerySet, depth: int) -> Iterator[Table]:
+        place = np.full(len(gallery) + 1, _ELSEWHERE, np.int64)  # of a gallery row in that of the part; -1 is the last
+        place[part.gallery_rows], place[-1] = np.arange(len(part.gallery)), -1
+        limits = scoring.depth(part.num_relevant, len(part.gallery))
+        for block in query_blocks(len(part), 8 * max(listed.shape[1], 1)):
+            rows_of_block = part.query_rows[block]
+            own = place[listed[rows_of_block]]
+            dropped = (own == _ELSEWHERE) | unwanted(part.judged, block, own, part.itself[block])
+            staying, counts = without(own, dropped)
+            ended = (listed[rows_of_block, -1:] == -1).any(axis=1) | (counts >= _all_there_is(part, block))
             if beyond == "refuse":
-                _refuse_short(kept, limits[block], ended, asked, keys, listed.shape[1])
-            relevant = trial.judged.relevant.among(block, found)
-            if ties != EXPECTED or known is None:
+                _refuse_short(counts, limits[block], ended, rows_of_block, keys, listed.shape[1])
+            relevant = part.judged.relevant.among(block, staying)
+            if ties != AVERAGED or known is None:
                 yield Table(block, relevant[:, :depth])
                 continue
-            scores = _moved(known[asked], dropped)
+            ranked = _moved(known[rows_of_block], dropped)
             if beyond == "refuse":
-                _refuse_open_ties(scores, kept, limits[block], ended, asked, keys)
-            tied = tied_order(scores, relevant, trial.num_relevant[block])
+                _refuse_open_ties(ranked, counts, limits[block], ended, rows_of_block, keys)
+            tied = tied_order(ranked, relevant, part.num_relevant[block])
             yield Table(block, tied.relevant, tied)
 
-    return marking.score(tables, queries=queries, gallery=gallery, asked=queries, searched=gallery)
+    return scoring.score(tables, queries=queries, gallery=gallery, searching=queries, searched=gallery)
 
 
 def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:
@@ -149,10 +151,10 @@ def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> n
     return known
 
 
-def _all_there_is(trial: Trial, block: Rows) -> Rows:
+def _all_there_is(part: QuerySet, block: Rows) -> Rows:
     """How many rows a whole ranking has (B,), without the query itself and junk."""
-    junk = 0 if trial.judged.junk is None else trial.judged.junk.counts[block]
-    whole: Rows = len(trial.searched) - (trial.itself[block] >= 0) - junk
+    junk = 0 if part.judged.junk is None else part.judged.junk.counts[block]
+    whole: Rows = len(part.gallery) - (part.itself[block] >= 0) - junk
     return whole
 
 
@@ -162,26 +164,27 @@ def _moved(similarity: npt.NDArray[np.float64], dropped: Mask) -> npt.NDArray[np
     return np.take_along_axis(np.where(dropped, -np.inf, similarity), order, axis=1)
 
 
-def _refuse_short(kept: Rows, limits: Rows, ended: Mask, asked: Rows, keys: Sequence[str], width: int) -> None:
-    short = ~ended & (kept < limits)
+def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str], width: int) -> None:
+    short = ~ended & (counts < limits)
     if short.any():
         at = int(np.argmax(short))
         raise ValueError(
-            f"the list of query {keys[asked[at]]!r} has {kept[at]} rows once the query itself and junk are out, and "
-            f"the metrics look at {limits[at]}. Search for at least {width + int((limits - kept)[short].max())} rows, "
-            'score metrics that look less far, or count what is not listed as not relevant: beyond = "not_relevant"'
+            f"the list of query {keys[queries[at]]!r} has {counts[at]} rows once the query itself and junk are out, "
+            f"and the metrics look at {limits[at]}. Search for at least {width + int((limits - counts)[short].max())} "
+            "rows, score metrics that look less far, or count what is not listed as not relevant: beyond = "
+            '"not_relevant"'
         )
 
 
 def _refuse_open_ties(
-    similarity: npt.NDArray[np.float64], kept: Rows, limits: Rows, ended: Mask, asked: Rows, keys: Sequence[str]
+    similarity: npt.NDArray[np.float64], counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str]
 ) -> None:
     """Where the last of a list ties with the last rank that counts, rows that are not listed may tie too."""
-    lines = np.arange(len(kept))
-    last = similarity[lines, np.maximum(kept - 1, 0)]
-    counts = similarity[lines, np.clip(limits - 1, 0, similarity.shape[1] - 1)]
-    if (unclear := ~ended & (last >= counts)).any():
+    lines = np.arange(len(counts))
+    last = similarity[lines, np.maximum(counts - 1, 0)]
+    deepest = similarity[lines, np.clip(limits - 1, 0, similarity.shape[1] - 1)]
+    if (unclear := ~ended & (last >= deepest)).any():
         raise ValueError(
-            f"the list of query {keys[asked[int(np.argmax(unclear))]]!r} ends within rows of one similarity, and more "
-            'of them may not be listed: ties = "expected" needs the whole group. Search for more rows.'
+            f"the list of query {keys[queries[int(np.argmax(unclear))]]!r} ends within rows of one similarity, and "
+            'more of them may not be listed: ties = "expected" needs the whole group. Search for more rows.'
         )

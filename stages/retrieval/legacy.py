@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import RecordsError
-from stages.ranking.graded import Ties, expected_precision
+from stages.ranking.graded import Ties, averaged_precision
 from stages.records import Records
 
 K = 10
@@ -111,7 +111,7 @@ def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
     found[:, 1:] = np.cumsum(ranked, axis=1)
     group = np.take_along_axis(found, ties.first + ties.size, axis=1) - np.take_along_axis(found, ties.first, axis=1)
     head = group[:, :1] / ties.size[:, :1]  # how likely the dropped row is a relevant one
-    full = expected_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
+    full = averaged_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
     # Of what was found up to a rank, the dropped row: in its own group with the pairs' chance, else with the head's.
     own = ties.first == 0
     together = group / ties.size * np.where(own, (group - 1) / np.maximum(ties.size - 1, 1), head)

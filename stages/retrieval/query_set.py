@@ -1,4 +1,4 @@
-"""Queries beside the gallery that they search, with what counts for each: what studies of a score start from."""
+"""Queries beside the gallery rows that all of them search, with what counts for each: what is scored and studied."""
 
 from __future__ import annotations
 
@@ -6,57 +6,84 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from cache import Features
-from stages.ranking.nearest import Rows
-from stages.ranking.relevance import Judgement, Relevance, own_rows
+from stages.ranking.relevance import Judgement, Mask, Relevance, Rows, own_rows
 from stages.records import Records
 from stages.retrieval.gallery import with_row
-from stages.retrieval.protocols import Rules
-from stages.retrieval.protocols.rules import same_class
-from stages.retrieval.trial import trials
-
-Mask = npt.NDArray[np.bool_]
+from stages.retrieval.protocols.rules import Rules, same_class
 
 
 @dataclass(frozen=True, eq=False)
-class Searches:
+class QuerySet:
     """Q queries, the G gallery rows that all of them search, and what counts for each.
 
-    ``itself`` (Q,) is the gallery row that is the query itself, -1 for none: it is not searched.
+    A merged gallery makes one set; where every domain has a gallery of its own there is a set for each.
+
+    Attributes:
+        queries: the queries.
+        gallery: the rows they search.
+        judged: which gallery rows are relevant to each query, and which are junk.
+        itself: the gallery row (Q,) that is the query itself, which is not searched; -1 for none.
+        query_rows: positions (Q,) of the queries among all that the set was made from.
+        gallery_rows: positions (G,) of the gallery rows likewise.
     """
 
     queries: Records
     gallery: Records
     judged: Judgement
     itself: Rows
+    query_rows: Rows
+    gallery_rows: Rows
 
     @classmethod
-    def of(cls, queries: Records, gallery: Records) -> Searches:
-        """By label, within the domain. Raises RecordsError where two gallery records have one key."""
-        return cls(queries, gallery, same_class(queries, gallery), own_rows(queries.keys, gallery.keys))
+    def of(cls, queries: Records, gallery: Records) -> QuerySet:
+        """By label, within the domain. Raises RecordsError where two gallery records have one key.
+
+        >>> import pyarrow as pa
+        >>> columns = {"key": ["a", "b", "c"], "label": ["x", "x", "y"], "domain": pa.nulls(3, pa.string())}
+        >>> records = Records(pa.table(columns), {})
+        >>> QuerySet.of(records, records).num_relevant.tolist()
+        [1, 1, 0]
+        """
+        everything = np.arange(len(queries)), np.arange(len(gallery))
+        itself = own_rows(queries.keys, gallery.keys)
+        return cls(queries, gallery, same_class(queries, gallery), itself, *everything)
 
     @classmethod
-    def by_rules(cls, rules: Rules, queries: Records, gallery: Records) -> list[Searches]:
+    def by_rules(cls, rules: Rules, queries: Records, gallery: Records) -> list[QuerySet]:
         """By the rules of a protocol: one for a merged gallery, or one for each domain that is searched by itself."""
-        return [
-            cls(queries.take(of.asked), gallery.take(of.searched), of.judged, of.itself)
-            for of in trials(rules, queries, gallery)
-        ]
+        if rules.searched == "merged":
+            return [cls._judged(rules, queries, gallery, np.arange(len(queries)), np.arange(len(gallery)))]
+        of_queries, of_gallery = (np.array(records.domains, dtype=object) for records in (queries, gallery))
+        sets = []
+        for domain in dict.fromkeys(queries.domains):
+            rows = np.flatnonzero(of_queries == domain), np.flatnonzero(of_gallery == domain)
+            sets.append(cls._judged(rules, queries.take(rows[0]), gallery.take(rows[1]), *rows))
+        return sets
 
     @classmethod
-    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Searches:
+    def _judged(
+        cls, rules: Rules, queries: Records, gallery: Records, query_rows: Rows, gallery_rows: Rows
+    ) -> QuerySet:
+        judged, itself = rules.judge(queries, gallery), own_rows(queries.keys, gallery.keys)
+        return cls(queries, gallery, judged, itself, query_rows, gallery_rows)
+
+    @classmethod
+    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> QuerySet:
         """By label, those that have a row in ``vectors``. Raises as :func:`stages.retrieval.evaluate` does."""
         return cls.of(with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
+    def __len__(self) -> int:
+        return len(self.query_rows)
+
     @cached_property
-    def num_relevant(self) -> npt.NDArray[np.int64]:
+    def num_relevant(self) -> Rows:
         """R: how many gallery rows are relevant to each query, (Q,)."""
         return self.judged.num_relevant(self.itself)
 
     @cached_property
-    def num_searched(self) -> npt.NDArray[np.int64]:
+    def num_searched(self) -> Rows:
         """How many gallery rows each query searches, (Q,): all but itself and its junk."""
         left = len(self.gallery) - (self.itself >= 0).astype(np.int64)
         if self.judged.junk is None:
@@ -64,11 +91,18 @@ class Searches:
         own = self.judged.junk.among(np.arange(len(self.itself)), self.itself[:, None])[:, 0]
         return left - self.judged.junk.counts + own
 
-    def take(self, rows: Rows) -> Searches:
+    def take(self, rows: Rows) -> QuerySet:
         """The queries at ``rows`` (n,), the gallery as it is."""
-        return Searches(self.queries.take(rows), self.gallery, self.judged.take(rows), self.itself[rows])
+        return QuerySet(
+            self.queries.take(rows),
+            self.gallery,
+            self.judged.take(rows),
+            self.itself[rows],
+            self.query_rows[rows],
+            self.gallery_rows,
+        )
 
-    def answerable(self) -> Searches:
+    def answerable(self) -> QuerySet:
         """The queries to which something is relevant."""
         return self.take(np.flatnonzero(self.num_relevant > 0))
 
@@ -87,8 +121,8 @@ class Searches:
         return relevant, others
 
 
-def _mask(of: Relevance, block: Rows, gallery: int) -> Mask:
+def _mask(relevance: Relevance, block: Rows, gallery: int) -> Mask:
     mask = np.zeros((len(block), gallery), np.bool_)
     for row, query in zip(mask, block, strict=True):
-        row[of.rows(int(query))] = True
+        row[relevance.rows(int(query))] = True
     return mask

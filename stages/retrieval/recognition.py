@@ -170,21 +170,21 @@ def evaluate_recognition(
     check_recognition(metrics)
     resampling = Resampling(confidence, resamples, seed)
     neighbours, temperature = _tuned(vectors, protocol, validation)
-    asked, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    found = find_neighbours(vectors, asked, searched, neighbours)
+    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    found = find_neighbours(vectors, searching, searched, neighbours)
     answers = found.answers(neighbours, temperature)
     if not answers.has_object.any():
         raise NothingToScoreError(
-            f"none of the {len(asked):,} queries shows a class of the gallery of {len(searched):,}. Compare the labels "
-            "of both."
+            f"none of the {len(searching):,} queries shows a class of the gallery of {len(searched):,}. Compare the "
+            "labels of both."
         )
     return gather(
         {name: _METRICS[name](answers) for name in metrics},
         queries=queries,
         gallery=gallery,
-        asked=asked,
+        searching=searching,
         searched=searched,
-        scored=np.ones(len(asked), np.bool_),
+        scored=np.ones(len(searching), np.bool_),
         unanswerable=~answers.has_object,
         resampling=resampling,
         pooled={name: partial(_of_some, answers, name) for name in metrics},

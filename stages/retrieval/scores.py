@@ -20,6 +20,10 @@ UnanswerablePolicy: TypeAlias = Literal["leave_out", "zero", "error"]
 """Queries to which nothing is relevant: left out of every mean and counted, 0 in every mean, or refused."""
 
 
+VERSION = 1
+"""Of the code that scores: raised when it gives another value for the same vectors, records and settings."""
+
+
 class Score(NamedTuple):
     """One metric over the queries of one domain (``all``: every query; ``mean``: the mean of the domains)."""
 
@@ -137,17 +141,17 @@ def domain_names(domains: Sequence[str | None]) -> list[str]:
 
 
 def to_score(
-    answerable: npt.NDArray[np.bool_], unanswerable: UnanswerablePolicy, asked: Records
+    answerable: npt.NDArray[np.bool_], unanswerable: UnanswerablePolicy, searching: Records
 ) -> npt.NDArray[np.bool_]:
-    """Which of the queries ``asked`` (Q,) have values. Raises NothingToScoreError where those left are an error."""
+    """Which of the queries ``searching`` (Q,) have values. Raises NothingToScoreError where those left are an error."""
     check_choice("unanswerable", unanswerable, get_args(UnanswerablePolicy))
     if unanswerable == "error" and not answerable.all():
-        key = asked.keys[int(np.argmin(answerable))]
+        key = searching.keys[int(np.argmin(answerable))]
         raise NothingToScoreError(
-            f"{int((~answerable).sum()):,} of {len(asked):,} queries have nothing to find in the gallery, the first "
-            f'{key!r}: drop them, or choose unanswerable = "leave_out" or "zero"'
+            f"{int((~answerable).sum()):,} of {len(searching):,} queries have nothing to find in the gallery, the "
+            f'first {key!r}: drop them, or choose unanswerable = "leave_out" or "zero"'
         )
-    return answerable if unanswerable == "leave_out" else np.ones(len(asked), np.bool_)
+    return answerable if unanswerable == "leave_out" else np.ones(len(searching), np.bool_)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -161,7 +165,7 @@ def gather(
     *,
     queries: Records,
     gallery: Records,
-    asked: Records,
+    searching: Records,
     searched: Records,
     scored: npt.NDArray[np.bool_],
     unanswerable: npt.NDArray[np.bool_],
@@ -176,7 +180,7 @@ def gather(
         per_query: the value of each metric for each scored query.
         queries: all queries, and those whose image failed.
         gallery: all gallery records, and those whose image failed.
-        asked: the queries (Q,) whose image did not fail.
+        searching: the queries (Q,) whose image did not fail.
         searched: the gallery records whose image did not fail.
         scored: True for the queries (Q,) that have values.
         unanswerable: True for the queries (Q,) to which nothing is relevant.
@@ -185,9 +189,9 @@ def gather(
         sizes: how many gallery rows the queries of a group search, where that is not the whole gallery.
         pooled: metrics that are no mean over queries; their values in ``per_query`` are shares of the whole.
     """
-    kept = asked.take(np.flatnonzero(scored))
+    kept = searching.take(np.flatnonzero(scored))
     names = domain_names(groups(queries))
-    of_kept, of_asked = groups(kept), groups(asked)
+    of_kept, of_asked = groups(kept), groups(searching)
     own = np.array(of_kept, dtype=object)
     members = {name: np.flatnonzero(own == name) for name in names}
     nothing = Counter(name for name, empty in zip(of_asked, unanswerable, strict=True) if empty)
@@ -203,7 +207,7 @@ def gather(
         query_keys=tuple(kept.keys),
         query_domains=tuple(of_kept),
         per_query=per_query,
-        failed_queries=len(queries) - len(asked),
+        failed_queries=len(queries) - len(searching),
         failed_gallery=len(gallery) - len(searched),
         unanswerable=int(unanswerable.sum()),
         classes=len({name for name in kept.classes if name is not None}),

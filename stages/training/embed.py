@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import Failure, Features, FeatureStore, Identity, Provenance, RowOutcome
+from cache import Failure, Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import MissingRowsError, StaleStoreError
 from stages.training.head import Head
 
@@ -56,13 +56,13 @@ def embed(
     good = [digest for digest, usable in zip(asked, features.usable(asked), strict=True) if usable]
     wanted = [*embeddings.missing(good, retry_failed=True), *embeddings.absent([*failed])]
     if wanted:
-        with embeddings.writing():
-            for chunk in embeddings.plan(wanted, retry_failed=True):
+        with StoreWriter(embeddings, wait=True) as writer:
+            for chunk in writer.plan(wanted, retry_failed=True).chunks:
                 outcomes = [failed.get(digest, RowOutcome()) for digest in chunk.digests]
                 rows = [row for row, outcome in enumerate(outcomes) if outcome.status == "ok"]
                 vectors = np.full((len(outcomes), head.dim), np.nan, np.float32)
                 vectors[rows] = head(features.read([chunk.digests[row] for row in rows]))
-                embeddings.write_chunk(chunk, vectors, outcomes, provenance)
+                writer.commit(chunk, vectors, outcomes, provenance)
     return embeddings
 
 

@@ -290,7 +290,7 @@ class _Run:
         """``entry`` with the statistics of a pair loss over the epoch."""
         if not isinstance(self.loss, PairLoss):
             return entry
-        statistics = self.loss.take_found()
+        statistics = self.loss.take_statistics()
         pairs = statistics.chosen / self._sampler.steps if statistics.chosen else None
         return replace(entry, pairs=pairs, zero_share=statistics.zero_share, hardness=statistics.hardness)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cache.errors import NothingToScoreError
 from stages.analysis.open_set import comparisons, decide, threshold_at
 from stages.ranking import unit_length
-from stages.retrieval import Searches
+from stages.retrieval import QuerySet
 from stages.retrieval.scores import Resampling
 from tests.oracles import retrieval as oracle
 from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
@@ -47,7 +47,7 @@ def test_every_rate_is_that_of_the_standard_counted_pair_by_pair(
     queries, gallery = keys[:14], keys[6:]
     found = comparisons(
         store_of(tmp_path_factory.mktemp("store"), vectors),
-        Searches.of(records.take(np.arange(14)), records.take(np.arange(6, 24))),
+        QuerySet.of(records.take(np.arange(14)), records.take(np.arange(6, 24))),
     )
     rates = decide(threshold, found).rates(Resampling(resamples=3))
     pairs = pairs_of(vectors, labels, queries, gallery)
@@ -65,13 +65,13 @@ def test_every_rate_is_that_of_the_standard_counted_pair_by_pair(
     assert rates.fnir[0] == pytest.approx(sum(missed) / len(missed))
 
 
-def store_and_searches(tmp_path: Path, classes: int = 20, each: int = 6) -> tuple[object, Searches]:
+def store_and_searches(tmp_path: Path, classes: int = 20, each: int = 6) -> tuple[object, QuerySet]:
     labels = classes_of(classes, each)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(classes, 8))
     vectors = {key: centres[int(key.split("-")[0])] + rng.normal(size=8) for key in labels}
     records = records_of(labels)
-    return store_of(tmp_path, vectors), Searches.of(records, records)
+    return store_of(tmp_path, vectors), QuerySet.of(records, records)
 
 
 def test_the_threshold_is_the_lowest_with_at_most_the_wanted_rate(tmp_path: Path) -> None:
@@ -118,15 +118,15 @@ def test_a_class_that_is_not_in_the_gallery_makes_non_mated_searches_only(tmp_pa
     labels = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
     records = records_of(labels)
     store = store_of(tmp_path, random_vectors(list(labels)))
-    rates = decide(-1.0, comparisons(store, Searches.of(records.take([0, 2]), records.take([1, 3])))).rates()
+    rates = decide(-1.0, comparisons(store, QuerySet.of(records.take([0, 2]), records.take([1, 3])))).rates()
     assert (rates.fpir.trials, rates.fnir.trials, rates.fnmr.trials) == (2, 1, 1)
     assert rates.fpir.value == 1
-    only = comparisons(store, Searches.of(records.take([2]), records.take([1, 3])))
+    only = comparisons(store, QuerySet.of(records.take([2]), records.take([1, 3])))
     assert math.isnan(decide(0.0, only).rates().fnir.value)
     with pytest.raises(NothingToScoreError, match="no gallery row of another class"):
-        comparisons(store, Searches.of(records.take([0]), records.take([1])))
+        comparisons(store, QuerySet.of(records.take([0]), records.take([1])))
     with pytest.raises(ValueError, match="a query without a label may have mates"):
-        comparisons(store, Searches.of(records_of({"a1": None}), records.take([1, 3])))
+        comparisons(store, QuerySet.of(records_of({"a1": None}), records.take([1, 3])))
 
 
 def test_the_roc_falls_from_one_end_to_the_other_and_its_points_are_rates(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cache.storage import Storage
 
 _SPAWN = multiprocessing.get_context("spawn")
+UNTIMED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 _KEYS = st.sampled_from(["a", "b", "c/a", "c/b", "c/d/a", "cc/a"])
 _STEPS = st.tuples(st.sampled_from(["put", "put_new", "delete"]), _KEYS, st.binary(max_size=20))
 
@@ -53,7 +54,11 @@ class StorageContract:
         storage.put("a/b", b"third")
         assert storage.read("a/b") == b"third"
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=20,
+        deadline=None,
+        suppress_health_check=UNTIMED,
+    )
     @given(st.lists(_STEPS, max_size=8))
     def test_it_does_what_a_dictionary_does(self, storage: Storage, steps: list[tuple[str, str, bytes]]) -> None:
         for key in storage.list():
@@ -77,7 +82,11 @@ class StorageContract:
             mapped = storage.map(key)
             assert mapped is None or bytes(mapped) == content
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=20,
+        deadline=None,
+        suppress_health_check=UNTIMED,
+    )
     @given(st.binary(max_size=30), st.integers(0, 40), st.none() | st.integers(0, 40))
     def test_a_range_is_a_slice(self, storage: Storage, content: bytes, start: int, stop: int | None) -> None:
         storage.put("key", content)

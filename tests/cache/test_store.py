@@ -6,47 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes, verify
+from cache import FeatureStore, Identity, RowOutcome, StoreWriter, digest_bytes, verify
 from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreBusyError, StoreError
-
-PROVENANCE = Provenance("cpu", {"numpy": "2"})
-IDENTITY = Identity({"backbone": "toy", "preprocess": {"size": 224}})
-DIM = 6
-
-
-def names(*numbers: int) -> list[bytes]:
-    return [digest_bytes(str(number).encode()) for number in numbers]
-
-
-def value_of(digest: bytes) -> npt.NDArray[np.float32]:
-    """The one feature that an image can have: a function of its bytes."""
-    return np.frombuffer(digest[: 2 * DIM], dtype=np.uint16).astype(np.float32) / np.float32(65536)
-
-
-def open_store(parent: Path, *, identity: Identity = IDENTITY, chunk_rows: int = 4) -> FeatureStore:
-    return FeatureStore.open(parent, "toy", identity, dim=DIM, provenance=PROVENANCE, chunk_rows=chunk_rows)
-
-
-def fill(store: FeatureStore, digests: list[bytes], bad: frozenset[bytes] = frozenset(), retry: bool = False) -> int:
-    with store.writing():
-        chunks = store.plan(digests, retry_failed=retry)
-        for chunk in chunks:
-            features = np.stack([value_of(digest) for digest in chunk.digests])
-            outcomes = [
-                RowOutcome("failed", error="bad") if d in bad else RowOutcome("ok", 3, 4) for d in chunk.digests
-            ]
-            store.write_chunk(chunk, features, outcomes, PROVENANCE)
-    return sum(len(chunk.digests) for chunk in chunks)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.toys.stores import DIM, IDENTITY, PROVENANCE, contents, fill, names, open_store, value_of
 
 
 def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -156,21 +123,21 @@ def test_a_failed_image_is_tried_again_only_on_request_and_then_its_good_row_cou
 
 def test_an_image_that_could_not_be_read_is_missing_again(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    with store.writing():
-        (chunk,) = store.plan(names(1, 2))
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(names(1, 2)).chunks
         outcomes = [RowOutcome("unread", error="gone"), RowOutcome("ok")]
-        store.write_chunk(chunk, np.zeros((2, DIM), np.float32), outcomes, PROVENANCE)
+        writer.commit(chunk, np.zeros((2, DIM), np.float32), outcomes, PROVENANCE)
     assert store.missing(names(1, 2)) == names(1)
 
 
 @pytest.mark.parametrize(("value", "reason"), [(np.nan, "NaN or infinity"), (7e4, "7e.04, past the largest float16")])
 def test_what_float16_cannot_hold_is_named_and_not_stored(tmp_path: Path, value: float, reason: str) -> None:
     store = open_store(tmp_path)
-    with store.writing():
-        (chunk,) = store.plan(names(1, 2))
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(names(1, 2)).chunks
         features = np.ones((2, DIM), np.float32)
         features[1, 3] = value
-        store.write_chunk(chunk, features, [RowOutcome("ok")] * 2, PROVENANCE)
+        writer.commit(chunk, features, [RowOutcome("ok")] * 2, PROVENANCE)
     (failure,) = store.failures()
     assert failure.digest == names(2)[0]
     assert re.search(f"toy gave {reason}", failure.outcome.error)
@@ -179,20 +146,18 @@ def test_what_float16_cannot_hold_is_named_and_not_stored(tmp_path: Path, value:
 
 def test_a_chunk_of_another_shape_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    with store.writing():
-        (chunk,) = store.plan(names(1, 2))
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(names(1, 2)).chunks
         with pytest.raises(ValueError, match=r"2 rows of shape \(6,\); got features \(2, 5\)"):
-            store.write_chunk(chunk, np.zeros((2, 5), np.float32), [RowOutcome()] * 2, PROVENANCE)
-        store.write_chunk(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
-        with pytest.raises(ValueError, match="written once"):
-            store.write_chunk(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
+            writer.commit(chunk, np.zeros((2, 5), np.float32), [RowOutcome()] * 2, PROVENANCE)
+        writer.commit(chunk, np.zeros((2, DIM), np.float32), [RowOutcome()] * 2, PROVENANCE)
 
 
 def test_a_second_writer_is_refused_by_a_message_that_names_the_first(tmp_path: Path) -> None:
     store, other = open_store(tmp_path), open_store(tmp_path)
-    with store.writing(), pytest.raises(StoreBusyError, match=f"process {os.getpid()} on "), other.writing():
+    with StoreWriter(store), pytest.raises(StoreBusyError, match=f"process {os.getpid()} on "), StoreWriter(other):
         pass
-    with other.writing():
+    with StoreWriter(other):
         pass
 
 
@@ -206,12 +171,12 @@ def test_a_lock_left_by_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(StoreBusyError), store.writing():
+    with pytest.raises(StoreBusyError), StoreWriter(store):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
-    with store.writing():
+    with StoreWriter(store):
         pass
 
 
@@ -238,10 +203,10 @@ def test_any_order_of_writing_dying_and_reopening_loses_and_doubles_nothing(
     for numbers, survives in runs:
         store = open_store(parent, chunk_rows=3)
         asked += names(*numbers)
-        with store.writing():
-            for chunk in store.plan(asked)[:survives]:
+        with StoreWriter(store) as writer:
+            for chunk in writer.plan(asked).chunks[:survives]:
                 features = np.stack([value_of(digest) for digest in chunk.digests])
-                store.write_chunk(chunk, features, [RowOutcome()] * len(chunk.digests), PROVENANCE)
+                writer.commit(chunk, features, [RowOutcome()] * len(chunk.digests), PROVENANCE)
     store = open_store(parent, chunk_rows=3)
     fill(store, asked)
     store = FeatureStore.at(store.path)
@@ -267,10 +232,10 @@ def test_views_are_an_axis_of_the_array_and_the_first_is_what_is_read(tmp_path: 
     store = FeatureStore.open(tmp_path, "n", Identity({"a": 1}), dim=3, views=2, chunk_rows=4, provenance=PROVENANCE)
     digests = [digest_bytes(bytes([number])) for number in range(6)]
     features = np.arange(36, dtype=np.float32).reshape(6, 2, 3)
-    with store.writing():
-        for chunk in store.plan(digests):
+    with StoreWriter(store) as writer:
+        for chunk in writer.plan(digests).chunks:
             rows = [digests.index(digest) for digest in chunk.digests]
-            store.write_chunk(chunk, features[rows], [RowOutcome("ok")] * len(rows), PROVENANCE)
+            writer.commit(chunk, features[rows], [RowOutcome("ok")] * len(rows), PROVENANCE)
     again = FeatureStore.at(store.path)
     assert (again.views, again.dim) == (2, 3)
     assert np.array_equal(again.read([digests[5], digests[0]]), features[[5, 0], 0])

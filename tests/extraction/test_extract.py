@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 
 from cache import FeatureStore, Identity, verify
-from stages.datasets import FolderConfig
 from stages.extraction import (
     Backbone,
     PreprocessConfig,
@@ -25,38 +23,14 @@ from stages.extraction import (
     extract_all,
     load_backbone,
 )
-from stages.records import Records, read_records
-from tests.cache.test_store import contents
 from tests.pictures import draw, draw_folder
-
-SIZE = 8
-
-
-def toy_backbone(delay: float = 0.0, **changes: object) -> Backbone:
-    """A network that can be computed by hand: the mean of each channel over the four quarters of the image."""
-    preprocess = PreprocessConfig().resolve(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), resize="squash")
-
-    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        time.sleep(delay)
-        quarters = batch.reshape(len(batch), 3, 2, SIZE // 2, 2, SIZE // 2).astype(np.float32).mean(axis=(3, 5))
-        features: npt.NDArray[np.float32] = quarters.reshape(len(batch), 12) / 255
-        return features
-
-    identity = Identity({"backbone": "toy", "preprocess": preprocess.identity(), **changes})  # type: ignore[dict-item]
-    return Backbone("toy", 12, identity, preprocess, forward)
-
-
-def never(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    raise AssertionError(f"the backbone was run on {len(batch)} images")
+from tests.toys.extraction import SIZE, never, records_of, toy_backbone
+from tests.toys.stores import contents
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return draw_folder(tmp_path / "images", {"a": 9, "b": 8, "c": 6})
-
-
-def records_of(folder: Path) -> Records:
-    return read_records(FolderConfig(path=str(folder)))
 
 
 def test_every_image_gets_the_feature_of_its_own_pixels(tmp_path: Path, images: Path) -> None:
@@ -170,10 +144,10 @@ _EXTRACTING = """
 import sys
 from pathlib import Path
 from stages.extraction import extract
-from tests.extraction import test_extract as of
-backbone = of.toy_backbone(delay=0.01)
+from tests.toys.extraction import records_of, toy_backbone
+backbone = toy_backbone(delay=0.01)
 print("ready", flush=True)
-extract(of.records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)
+extract(records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)
 """
 
 

@@ -1,12 +1,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from stages.extraction import extract, plan_extraction
-from tests.cache.test_store import contents
-from tests.extraction.test_extract import records_of, toy_backbone
 from tests.pictures import draw, draw_folder
+from tests.toys.extraction import never, records_of, toy_backbone
+from tests.toys.stores import contents
 
 
 def test_a_plan_counts_what_is_missing_and_writes_nothing(tmp_path: Path) -> None:
@@ -33,9 +31,6 @@ def test_a_plan_counts_what_is_missing_and_writes_nothing(tmp_path: Path) -> Non
 def test_a_plan_of_nothing_opens_nothing(tmp_path: Path) -> None:
     images = draw_folder(tmp_path / "images", {"a": 4})
     extract(records_of(images), toy_backbone(), tmp_path / "features")
-
-    def never(batch: np.ndarray) -> np.ndarray:
-        raise AssertionError("the backbone was run")
 
     plan = plan_extraction(records_of(images), [replace(toy_backbone(), forward=never)], tmp_path / "features")
     assert (plan.images, plan.seconds, plan.backbones[0].todo) == (0, 0.0, 0)

@@ -84,8 +84,8 @@ def test_an_interval_is_a_bar_from_low_to_high_with_its_value_inside_and_in_digi
 
 
 def test_a_histogram_is_as_high_as_its_shares_and_marks_a_threshold() -> None:
-    groups = {"one": [0.5, 0.5], "other": [0.25, 0.75]}
-    chart = parsed(histogram(groups, label="l", across="x", low=0, high=1, mark=(0.5, "here")))
+    groups = [[0.5, 0.5], [0.25, 0.75]]
+    chart = parsed(histogram(groups, label="l", across="x", low=0, high=1, mark=(0.5, "threshold")))
     heights = []
     for area in chart.iter("polygon"):
         ys = [float(point.split(",")[1]) for point in area.get("points", "").split()]

@@ -14,9 +14,9 @@ import pytest
 
 from cache import FeatureStore
 from stages.records import read_records
-from tests.cache.test_store import contents
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
+from tests.toys.stores import contents
 from tests.typed import ROOT, RUN, finished, permafrost
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from cache.errors import PermafrostError
 from pipeline.cli import _explain, app
-from pipeline.query_values import read_query_values
 from stages.datasets import FolderConfig
 from stages.records import Records, read_records
+from stages.retrieval.query_values import read_query_values
 from tests.pictures import draw_folder
 from tests.typed import permafrost as in_a_process
 

@@ -29,6 +29,7 @@ from stages.analysis.first_ranks import DEPTH, first_ranks
 from stages.ranking import find_metric, unit_length
 from stages.ranking.metrics import at_every_k
 from stages.records import Records
+from stages.retrieval import query_values
 from stages.retrieval.protocols import UnedConfig
 from stages.retrieval.scores import Resampling
 from tests.pictures import draw, write_table
@@ -339,6 +340,15 @@ def test_scores_that_are_still_true_are_read_and_others_are_computed_anew(ran: R
     path.with_name("other.jsonl").replace(path.with_suffix(".jsonl"))
     again = measure(ran.config, "run", ran.records, ran.vectors, QUIET)
     assert [side.rows for side in again] != [side.rows for side in changed_rows]
+    assert path.stat().st_mtime_ns > before
+
+
+def test_scores_of_another_version_of_the_code_are_computed_anew(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ran.folder / "artifacts/scores/run.parquet"
+    measure(ran.config, "run", ran.records, ran.vectors, QUIET)
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr(query_values, "VERSION", 10**6)
+    measure(ran.config, "run", ran.records, ran.vectors, QUIET)
     assert path.stat().st_mtime_ns > before
 
 

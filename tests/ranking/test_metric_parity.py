@@ -41,7 +41,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from stages.ranking import find_metric
 from stages.ranking.graded import Ties
-from stages.ranking.tie_averaging import expected, tied_order
+from stages.ranking.tie_averaging import averaged, tied_order
 
 Mask = npt.NDArray[np.bool_]
 
@@ -130,7 +130,7 @@ def test_torchmetrics_and_scikit_learn_average_ndcg_over_ties_as_expected_does(s
     found = rankings(seed, ties=True)
     table = tied_order(found.scores, found.relevant, found.relevant.sum(axis=1))
     for ours, k in (("ndcg", None), ("ndcg@2", 2)):
-        values = expected(find_metric(ours), table)
+        values = averaged(find_metric(ours), table)
         for query in np.flatnonzero(found.relevant.any(axis=1)):
             scores, relevant = found.scores[query], found.relevant[query]
             theirs = torchmetrics.retrieval_normalized_dcg(

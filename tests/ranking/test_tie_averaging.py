@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from stages.ranking import find_metric
-from stages.ranking.tie_averaging import check_expected, expected, tied_order
+from stages.ranking.tie_averaging import averaged, check_averaged, tied_order
 from tests.oracles import retrieval as oracle
 
 NAMES = (
@@ -44,7 +44,7 @@ def test_the_expected_value_is_the_mean_over_every_order(ranking: tuple[list[int
     table = tied_order(np.array([similarity], np.float32), np.array([relevant]), np.array([sum(relevant)]))
     for name in NAMES:
         values = [oracle.metric(name, [relevant[row] for row in order], sum(relevant)) for order in every]
-        assert expected(find_metric(name), table) == pytest.approx([np.mean(values)], abs=1e-12), name
+        assert averaged(find_metric(name), table) == pytest.approx([np.mean(values)], abs=1e-12), name
 
 
 @settings(deadline=None, max_examples=30)
@@ -58,7 +58,7 @@ def test_without_ties_the_expected_value_is_the_value(seed: int) -> None:
     ranked = np.take_along_axis(relevant, np.argsort(-similarity, axis=1), axis=1)
     for name in NAMES:
         metric = find_metric(name)
-        np.testing.assert_allclose(expected(metric, table), metric.function(ranked, counts), atol=1e-12)
+        np.testing.assert_allclose(averaged(metric, table), metric.function(ranked, counts), atol=1e-12)
 
 
 def test_ndcg_over_ties_equals_scikit_learn() -> None:
@@ -69,10 +69,10 @@ def test_ndcg_over_ties_equals_scikit_learn() -> None:
     table = tied_order(similarity, relevant, relevant.sum(axis=1))
     for name, k in (("ndcg", None), ("ndcg@5", 5)):
         theirs = [ndcg_score([row], [scores], k=k) for row, scores in zip(relevant, similarity, strict=True)]
-        np.testing.assert_allclose(expected(find_metric(name), table), theirs, atol=1e-12)
+        np.testing.assert_allclose(averaged(find_metric(name), table), theirs, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mp@5", "map@5/hits"])
 def test_a_metric_whose_divisor_depends_on_the_order_has_no_expected_value(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} divides by what depends on the order"):
-        check_expected(find_metric(name))
+        check_averaged(find_metric(name))

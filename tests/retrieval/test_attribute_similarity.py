@@ -17,7 +17,7 @@ from stages.analysis import attribute_bounds
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import evaluate_attributes, evaluate_legacy
-from stages.retrieval.attribute_similarity import Alike
+from stages.retrieval.attribute_similarity import AttributeGrades
 from tests.oracles import attributes as oracle
 from tests.toys.training import make_records, make_store
 
@@ -43,7 +43,7 @@ def with_attributes(keys: list[str], seed: int) -> tuple[Records, list[dict[str,
 @pytest.mark.parametrize("weights", [WEIGHTS, {"kind": 1.0}, {"colour": 0.0, "kind": 3.0, "made of": 1.0}])
 def test_the_grade_is_the_share_by_weight_of_the_querys_attributes_that_are_equal(weights: Mapping[str, float]) -> None:
     (queries, asked), (gallery, rows) = with_attributes([*"abcdefgh"], 0), with_attributes([*"ijklmnopq"], 1)
-    grades = Alike(queries, gallery, weights).grades(np.arange(8))
+    grades = AttributeGrades(queries, gallery, weights).grades(np.arange(8))
     expected = [[oracle.share_of_equal(query, row, weights) for row in rows] for query in asked]
     np.testing.assert_allclose(grades, expected)
 

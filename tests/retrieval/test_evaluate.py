@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
 from cache.errors import MissingRowsError, NothingToScoreError, RecordsError
 from stages.ranking import unit_length
 from stages.records import Records
@@ -57,11 +57,11 @@ def store_of(
     store = FeatureStore.open(folder, "toy", Identity({"toy": 1}), dim=dim, dtype=dtype, provenance=here, chunk_rows=64)
     features = {digest_of(key): vector for key, vector in vectors.items()}
     bad = {digest_of(key) for key in failed}
-    with store.writing():
-        for chunk in store.plan([*features, *sorted(bad)]):
+    with StoreWriter(store) as writer:
+        for chunk in writer.plan([*features, *sorted(bad)]).chunks:
             rows = np.stack([features.get(digest, np.full(dim, np.nan)) for digest in chunk.digests])
             outcomes = [RowOutcome("failed", error="not an image") if d in bad else RowOutcome() for d in chunk.digests]
-            store.write_chunk(chunk, rows, outcomes, here)
+            writer.commit(chunk, rows, outcomes, here)
     return store
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.training.pairs.block import Block
-from stages.training.pairs.cross_batch_memory import Memory
+from stages.training.pairs.cross_batch_memory import CrossBatchMemory
 from tests.oracles.pairs import Compared, Triple, unit
 
 
@@ -44,10 +44,10 @@ class Batch:
         cosines = of[: len(self.labels)] @ of.T
         return Block(cosines, self.labels, self.rows, labels, rows, of.shape[1], seed)
 
-    def fill(self, memory: Memory) -> None:
+    def fill(self, memory: CrossBatchMemory) -> None:
         """Put what is remembered there."""
         memory.double()
-        memory.keep(torch.nn.functional.normalize(self.memory), self.memory_labels, self.memory_rows)
+        memory.store(torch.nn.functional.normalize(self.memory), self.memory_labels, self.memory_rows)
 
 
 def draw(

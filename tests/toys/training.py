@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
 from stages.records import Records
 
 HERE = Provenance("cpu", {})
@@ -70,13 +70,13 @@ def add_to_store(
     store: FeatureStore, features: Mapping[str, npt.NDArray[np.floating]], *, failed: Sequence[str] = ()
 ) -> None:
     by_digest = {digest_of(key): (key, feature) for key, feature in features.items()}
-    with store.writing():
-        for chunk in store.plan(list(by_digest)):
+    with StoreWriter(store) as writer:
+        for chunk in writer.plan(list(by_digest)).chunks:
             rows = [by_digest[digest] for digest in chunk.digests]
             outcomes = [
                 RowOutcome("failed", error="not an image") if key in failed else RowOutcome() for key, _ in rows
             ]
-            store.write_chunk(chunk, np.stack([feature for _, feature in rows]), outcomes, HERE)
+            writer.commit(chunk, np.stack([feature for _, feature in rows]), outcomes, HERE)
 
 
 def toy(folder: Path, labels: Mapping[str, str | None], *, failed: Sequence[str] = ()) -> tuple[FeatureStore, Records]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cache import FeatureStore, RowOutcome
+from cache import FeatureStore, RowOutcome, StoreWriter
 from cache.errors import StaleStoreError
 from stages.training import ArcFaceConfig, Head, HeadRecipe, LinearHeadConfig, TrainingConfig, embed, train_head
 from tests.toys.training import HERE, add_to_store, classes_of, digest_of, make_store, toy, toy_features
@@ -86,9 +86,9 @@ def test_an_image_that_failed_and_has_a_feature_now_is_embedded(tmp_path: Path) 
     features, head = trained(tmp_path, failed=["0-3"])
     embed(head, features, tmp_path / "embeddings")
     mended = dict(zip(LABELS, toy_features(LABELS), strict=True))["0-3"]
-    with features.writing():
-        (chunk,) = features.plan([digest_of("0-3")], retry_failed=True)
-        features.write_chunk(chunk, mended[None], [RowOutcome()], HERE)
+    with StoreWriter(features) as writer:
+        (chunk,) = writer.plan([digest_of("0-3")], retry_failed=True).chunks
+        writer.commit(chunk, mended[None], [RowOutcome()], HERE)
     embeddings = embed(head, features, tmp_path / "embeddings")
     assert embeddings.usable([digest_of("0-3")]).all()
     assert len(embeddings) == 160
@@ -96,9 +96,9 @@ def test_an_image_that_failed_and_has_a_feature_now_is_embedded(tmp_path: Path) 
 
 def test_an_image_that_could_not_be_read_is_such_a_row_here_too_and_is_written_once(tmp_path: Path) -> None:
     features, head = trained(tmp_path)
-    with features.writing():
-        (chunk,) = features.plan([digest_of("gone")])
-        features.write_chunk(chunk, np.full((1, 16), np.nan), [RowOutcome("unread", error="no such file")], HERE)
+    with StoreWriter(features) as writer:
+        (chunk,) = writer.plan([digest_of("gone")]).chunks
+        writer.commit(chunk, np.full((1, 16), np.nan), [RowOutcome("unread", error="no such file")], HERE)
     embeddings = embed(head, features, tmp_path / "embeddings")
     assert embeddings.counts() == {"ok": 160, "unread": 1}
     assert embed(head, features, tmp_path / "embeddings").chunks() == embeddings.chunks()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cache import FeatureStore, Identity, RowOutcome
+from cache import FeatureStore, Identity, RowOutcome, StoreWriter
 from cache.errors import MissingRowsError, StoreError
 from stages.retrieval import evaluate
 from stages.training import (
@@ -50,8 +50,8 @@ def store_of(
     made = np.random.default_rng(seed).normal(2, 1, (len(LABELS), *shape)).astype(np.float16)
     made[..., :4] += toy_features(LABELS, seed=seed)[:, :4].reshape(len(LABELS), *([1] * (views > 1)), 4) * 3
     keys = list(LABELS)
-    with store.writing():
-        for chunk in store.plan(DIGESTS):
+    with StoreWriter(store) as writer:
+        for chunk in writer.plan(DIGESTS).chunks:
             at = [DIGESTS.index(digest) for digest in chunk.digests]
             outcomes = [
                 RowOutcome("failed", error="not an image")
@@ -59,7 +59,7 @@ def store_of(
                 else RowOutcome("ok", 100 + row if sized else 0, 50 + row if sized else 0)
                 for row in at
             ]
-            store.write_chunk(chunk, made[at], outcomes, HERE)
+            writer.commit(chunk, made[at], outcomes, HERE)
     return store
 
 

@@ -6,7 +6,7 @@
     const queries = [...document.querySelectorAll(".query")];
     const headings = [...document.querySelectorAll(".queries h3")];
     const { list, domain, before, after } = form.elements;
-    const said = form.querySelector("output");
+    const counter = form.querySelector("output");
     let page = 0;
     const show = () => {
       const chosen = queries.filter((query) =>
@@ -16,7 +16,7 @@
       const shown = new Set(chosen.slice(page * PER_PAGE, (page + 1) * PER_PAGE));
       for (const query of queries) query.hidden = !shown.has(query);
       for (const heading of headings) heading.hidden = ![...shown].some((query) => query.dataset.list === heading.dataset.list);
-      said.textContent = chosen.length ? `page ${page + 1} of ${pages}, ${chosen.length} queries` : "no query";
+      counter.textContent = chosen.length ? `page ${page + 1} of ${pages}, ${chosen.length} queries` : "no query";
       before.disabled = page === 0;
       after.disabled = page === pages - 1;
     };
@@ -36,21 +36,21 @@
   const source = document.getElementById("map-facts");
   if (source) {
     const facts = JSON.parse(source.textContent);
-    const said = document.querySelector(".said");
+    const description = document.querySelector(".described");
     const marked = () => document.querySelectorAll(".maps .on");
-    const tell = (event) => {
+    const describe = (event) => {
       const at = event.target.closest?.("[data-at]")?.dataset.at;
       if (at === undefined) return;
       for (const other of marked()) other.classList.remove("on");
       for (const same of document.querySelectorAll(`.maps [data-at="${at}"]`)) same.classList.add("on");
       const [label, domain, key] = facts[at];
-      said.textContent = `${label}${domain ? ` (${domain})` : ""}: ${key}`;
+      description.textContent = `${label}${domain ? ` (${domain})` : ""}: ${key}`;
     };
-    said.hidden = false;
-    said.textContent = "Point at a dot or a picture to see what it is.";
+    description.hidden = false;
+    description.textContent = "Point at a dot or a picture to see what it is.";
     for (const map of document.querySelectorAll(".maps")) {
-      map.addEventListener("pointerover", tell);
-      map.addEventListener("click", tell);
+      map.addEventListener("pointerover", describe);
+      map.addEventListener("click", describe);
     }
   }
 })();

@@ -160,7 +160,7 @@ def report_page(contents: Contents) -> str:
     lists, images = {query.list for query in contents.queries}, contents.map.images if contents.map else []
     return render(
         "report/page.html",
-        of=contents,
+        report=contents,
         ticks=TICKS,
         place="in the mean of the domains" if contents.domain == MEAN else "over all queries",
         lists={name: title for name, title in LISTS.items() if name in lists},

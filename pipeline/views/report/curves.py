@@ -155,7 +155,8 @@ def pair_similarities(side: Measured, seed: int) -> PairSimilarities | None:
         for block in query_blocks(len(queries), 2 * len(gallery)):
             similarity = compare_all(gallery, queries[block], part.itself[block])
             for kind, mask in enumerate(part.masks(block)):
-                counts[kind] += np.histogram(np.clip(similarity[mask], -1, 1), _FINE, (-1, 1))[0]
+                bins = np.clip((similarity[mask] + 1) * (_FINE / 2), 0, _FINE - 1).astype(np.int64)
+                counts[kind] += np.bincount(bins, minlength=_FINE)
     return PairSimilarities(*counts) if counts.any(axis=1).all() else None
 
 
@@ -165,10 +166,10 @@ def pair_chart(pairs: PairSimilarities, name: str, threshold: float | None) -> M
     ends = [_quantile(pairs.matching + pairs.others, share) for share in (0.001, 0.999)]
     low, high = float(np.floor(ends[0] * 20) / 20), float(min(1.0, np.ceil(ends[1] * 20) / 20))
     edges = np.linspace(low, high, _BINS + 1)
-    shares = {
-        group: (np.histogram(np.clip(at, low, high), edges, weights=counts)[0] / counts.sum()).tolist()
-        for group, counts in (("other pairs", pairs.others), ("matching pairs", pairs.matching))
-    }
+    shares = [
+        (np.histogram(np.clip(at, low, high), edges, weights=counts)[0] / counts.sum()).tolist()
+        for counts in (pairs.others, pairs.matching)
+    ]
     label = (
         f"similarity by {name}: matching pairs {_quantile(pairs.matching, 0.5):.2f} in the median, others "
         f"{_quantile(pairs.others, 0.5):.2f}; a matching pair is the more similar one {pairs.roc_auc:.1%} of the time"

@@ -12,12 +12,12 @@ import numpy as np
 from cache.errors import MissingRowsError
 from pipeline.config import RunConfig
 from pipeline.progress import Display
-from pipeline.query_values import Kept, QueryValues, read_query_values
 from pipeline.run import Vectors, rules_of, score, scored_data
 from pipeline.score_rows import RAW, ScoreRow
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
 from stages.records import Records
+from stages.retrieval.query_values import Kept, QueryValues, read_query_values
 from stages.retrieval.scores import ALL, MEAN
 
 _SEARCHED = " + "  # between a head and how it was searched

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.ranking.metrics import find_metric
-from stages.ranking.tie_averaging import EXPECTED, check_expected
+from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.retrieval.attributes import LEGACY
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
 from stages.retrieval.recognition import RECOGNITION, check_recognition
@@ -13,7 +13,7 @@ from stages.retrieval.recognition import RECOGNITION, check_recognition
 BY_LABEL = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
 
 
-def usual_metrics(protocol: ProtocolConfig) -> tuple[str, ...]:
+def default_metrics(protocol: ProtocolConfig) -> tuple[str, ...]:
     """The metrics of a run file that names none."""
     match protocol:
         case ByLabelConfig():
@@ -36,8 +36,8 @@ def check_metrics(metrics: Sequence[str], protocol: ProtocolConfig, ties: str) -
         if name in RECOGNITION:
             raise ValueError(f'{name} is a metric of recognition: protocol = {{ kind = "met" }}')
         metric = find_metric(name)
-        if ties == EXPECTED:
-            check_expected(metric)
+        if ties == AVERAGED:
+            check_averaged(metric)
 
 
 def check_policies(protocol: ProtocolConfig, ties: str, unanswerable: str) -> None:

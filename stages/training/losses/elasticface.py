@@ -77,7 +77,7 @@ class Elastic(MarginRule):
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """See :class:`Rule`."""
         del norms
-        drawn = torch.zeros(cosine.shape)
+        drawn = torch.zeros(cosine.shape, device="cpu")  # where the generator is
         if self.training:
             drawn.normal_(generator=self.random_state.generator)
         drawn = drawn.to(cosine.device) * self.deviation + self.margin.of(labels)

@@ -74,7 +74,7 @@ class ClassSampler(nn.Module):
         # After n draws of C classes, a class is missing with probability (1 - 1/C)^n. So C (1 - (1 - 1/C)^n) different
         # ones are expected, which is w for n = log(1 - w/C) / log(1 - 1/C).
         count = math.ceil(math.log1p(-self.wanted / self.classes) / math.log1p(-1 / self.classes))
-        return torch.randint(self.classes, (count,), generator=self.random_state.generator)
+        return torch.randint(self.classes, (count,), generator=self.random_state.generator, device="cpu")
 
     def _hardest(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         with torch.no_grad():

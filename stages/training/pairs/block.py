@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Places(NamedTuple):
+class Pairs(NamedTuple):
     """Pairs of a block: the number of the row and that of what it is compared with, each (T,)."""
 
     row: Tensor
@@ -25,10 +25,10 @@ class Triplets(NamedTuple):
     negative: Tensor
 
 
-class Taken(NamedTuple):
-    """Cosines (T,) of pairs that a loss asked for, a leaf that autograd differentiates by."""
+class Requested(NamedTuple):
+    """Cosines (T,) of pairs that a loss requested, a leaf that autograd differentiates by."""
 
-    places: Places
+    pairs: Pairs
     cosines: Tensor
 
 
@@ -39,7 +39,8 @@ class Block:
     A pair of one and the same training row, perhaps as it was embedded earlier, is neither positive nor negative.
 
     Attributes:
-        cosines: (b, R), without gradient: what is chosen by. A loss is made of :meth:`at` and :attr:`every`.
+        cosines: (b, R), without gradient, for choosing pairs. A loss is made of :meth:`differentiable` and
+            :attr:`all_cosines`.
         labels: of the rows, (b,).
         rows: which training rows they are, (b,).
         against_labels: of the columns, (R,).
@@ -57,90 +58,91 @@ class Block:
     dim: int
     seed: int
     learn: bool = False
-    taken: list[Taken] = field(default_factory=list)
-    """What :meth:`at` gave."""
+    requested: list[Requested] = field(default_factory=list)
+    """What :meth:`differentiable` returned."""
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """Random numbers of this block alone, whichever thread works on it."""
+        """Random numbers of this block alone, whichever thread works on it; on the CPU."""
         return torch.Generator().manual_seed(self.seed)
 
     @cached_property
-    def alike(self) -> Tensor:
+    def same_label(self) -> Tensor:
         """(b, R), whether the labels are equal."""
         return self.labels[:, None] == self.against_labels
 
     @cached_property
-    def other(self) -> Tensor:
-        """(b, R), whether it is a negative."""
-        return ~self.alike
+    def is_negative(self) -> Tensor:
+        """(b, R)."""
+        return ~self.same_label
 
     @cached_property
-    def itself(self) -> Places:
+    def is_positive(self) -> Tensor:
+        """(b, R)."""
+        positive = self.same_label.clone()
+        positive[self.self_pairs.row, self.self_pairs.column] = False
+        return positive
+
+    @cached_property
+    def self_pairs(self) -> Pairs:
         """Pairs of one training row."""
-        return self._alike(same_row=True)
+        return self._same_label_pairs(of_one_row=True)
 
     @cached_property
-    def positives(self) -> Places:
+    def positives(self) -> Pairs:
         """Every positive pair, row after row."""
-        return self._alike(same_row=False)
+        return self._same_label_pairs(of_one_row=False)
 
     @cached_property
-    def same(self) -> Tensor:
-        """(b, R), whether it is a positive."""
-        same = self.alike.clone()
-        same[self.itself.row, self.itself.column] = False
-        return same
+    def negative_cosines(self) -> Tensor:
+        """The cosines (b, R), -inf where the pair is no negative."""
+        return self.cosines.masked_fill(self.same_label, -torch.inf)
 
-    @cached_property
-    def of_negatives(self) -> Tensor:
-        """The cosines (b, R), -inf where it is no negative."""
-        return self.cosines.masked_fill(self.alike, -torch.inf)
-
-    def each_positive(self, otherwise: float) -> tuple[Tensor, Tensor]:
-        """The cosines (b, P) of each row's positives and their columns, ``otherwise`` where a row has fewer than P.
+    def padded_positives(self, padding: float) -> tuple[Tensor, Tensor]:
+        """The cosines (b, P) of each row's positives and their columns, ``padding`` where a row has fewer than P.
 
         P is at least 1.
         """
         row, column = self.positives
-        turn = turns(row)
-        most = int(turn.max()) + 1 if len(turn) else 1
-        cosines = self.cosines.new_full((len(self.cosines), most), otherwise)
+        place = place_in_row(row)
+        most = int(place.max()) + 1 if len(place) else 1
+        cosines = self.cosines.new_full((len(self.cosines), most), padding)
         columns = column.new_zeros(cosines.shape)
-        cosines[row, turn], columns[row, turn] = self.look(row, column), column
+        cosines[row, place], columns[row, place] = self.cosines_of(row, column), column
         return cosines, columns
 
     @cached_property
-    def every(self) -> Tensor:
+    def all_cosines(self) -> Tensor:
         """All cosines (b, R), to be differentiated."""
         return self.cosines.detach().requires_grad_(self.learn)
 
-    def look(self, row: Tensor, column: Tensor) -> Tensor:
+    def cosines_of(self, row: Tensor, column: Tensor) -> Tensor:
         """The cosines (T,) of pairs, without gradient."""
         return self.cosines.view(-1).gather(0, row * self.cosines.shape[1] + column)
 
-    def at(self, row: Tensor, column: Tensor) -> Tensor:
+    def differentiable(self, row: Tensor, column: Tensor) -> Tensor:
         """The cosines (T,) of pairs, to be differentiated; their rows ascend."""
-        cosines = self.look(row, column).requires_grad_(self.learn)
-        self.taken.append(Taken(Places(row, column), cosines))
+        cosines = self.cosines_of(row, column).requires_grad_(self.learn)
+        self.requested.append(Requested(Pairs(row, column), cosines))
         return cosines
 
     @cached_property
-    def _all_alike(self) -> Places:
-        return Places(*self.alike.nonzero(as_tuple=True))
+    def _of_one_label(self) -> Pairs:
+        return Pairs(*self.same_label.nonzero(as_tuple=True))
 
-    def _alike(self, *, same_row: bool) -> Places:
-        row, column = self._all_alike
-        kept = (self.rows[row] == self.against_rows[column]) == same_row
-        return Places(row[kept], column[kept])
-
-
-def turns(row: Tensor) -> Tensor:
-    """How many equal numbers stand before each of ``row`` (T,), which ascend."""
-    return torch.arange(len(row)) - torch.searchsorted(row, row)
+    def _same_label_pairs(self, *, of_one_row: bool) -> Pairs:
+        row, column = self._of_one_label
+        selected = (self.rows[row] == self.against_rows[column]) == of_one_row
+        return Pairs(row[selected], column[selected])
 
 
-class Found(NamedTuple):
+def place_in_row(row: Tensor) -> Tensor:
+    """How many equal numbers precede each of ``row`` (T,), which ascend."""
+    return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+
+
+@dataclass(frozen=True)
+class PairStatistics:
     """What a loss was made of, summed over blocks and steps.
 
     Attributes:
@@ -159,9 +161,9 @@ class Found(NamedTuple):
     negative: float = 0
     negatives: float = 0
 
-    def plus(self, more: Found) -> Found:
+    def __add__(self, other: PairStatistics) -> PairStatistics:
         """Both together."""
-        return Found(*(one + other for one, other in zip(self, more, strict=True)))
+        return PairStatistics(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def zero_share(self) -> float | None:
@@ -176,9 +178,9 @@ class Found(NamedTuple):
         return self.negative / self.negatives - self.positive / self.positives
 
 
-def found_in(cosines: Tensor, zero: Tensor | float, positive: Tensor, negative: Tensor) -> Found:
-    """What was found where ``cosines`` chosen (T,) losses, of which ``zero`` are 0, have these cosines."""
-    return Found(
+def statistics_of(cosines: Tensor, zero: Tensor | float, positive: Tensor, negative: Tensor) -> PairStatistics:
+    """Those of as many losses as ``cosines`` (T,), of which ``zero`` are 0, with these cosines of their pairs."""
+    return PairStatistics(
         len(cosines),
         float(zero),
         float(positive.detach().sum(dtype=torch.float64)),
@@ -188,9 +190,10 @@ def found_in(cosines: Tensor, zero: Tensor | float, positive: Tensor, negative: 
     )
 
 
-def found_in_all(block: Block, chosen: float, zero: float) -> Found:
-    """What was found where every pair of ``block`` was looked at."""
-    positive, itself = (float(block.look(*of).sum(dtype=torch.float64)) for of in (block.positives, block.itself))
-    alike = len(block.positives.row) + len(block.itself.row)
-    negative = float(block.cosines.sum(1).sum(dtype=torch.float64)) - positive - itself
-    return Found(chosen, zero, positive, len(block.positives.row), negative, block.cosines.numel() - alike)
+def statistics_of_all(block: Block, chosen: float, zero: float) -> PairStatistics:
+    """Those of a loss that looks at every pair of ``block``."""
+    positives, self_pairs = block.positives, block.self_pairs
+    positive, own = (float(block.cosines_of(*pairs).sum(dtype=torch.float64)) for pairs in (positives, self_pairs))
+    negative = float(block.cosines.sum(1).sum(dtype=torch.float64)) - positive - own
+    negatives = block.cosines.numel() - len(positives.row) - len(self_pairs.row)
+    return PairStatistics(chosen, zero, positive, len(positives.row), negative, negatives)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from stages.training.losses.schedule import Scheduled, value_at
-from stages.training.pairs.block import Block, Places, found_in, found_in_all
+from stages.training.pairs.block import Block, Pairs, statistics_of, statistics_of_all
 from stages.training.pairs.distance import check_dist, cosine_at, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library
@@ -62,25 +62,25 @@ class Contrastive(PairRule):
         """See :class:`PairRule`."""
         with torch.no_grad():
             positive, negative = self._chosen(block)
-        cosines = block.at(*positive), block.at(*negative)
+        cosines = block.differentiable(*positive), block.differentiable(*negative)
         losses = [
-            self._loss.get_per_pair_loss(distance_of(of), kind)
-            for of, kind in zip(cosines, ("pos", "neg"), strict=True)
+            self._loss.get_per_pair_loss(distance_of(pairs), kind)
+            for pairs, kind in zip(cosines, ("pos", "neg"), strict=True)
         ]
         counts = torch.stack([(loss > 0).sum() for loss in losses]).to(block.cosines.dtype)
         totals = torch.stack([loss.sum() for loss in losses])
         if not isinstance(self.config.miner, AllConfig):
             chosen = torch.cat(cosines)
-            return Sums(totals, counts, found_in(chosen, len(chosen) - counts.sum(), *cosines))
-        pairs = float(block.cosines.numel() - len(block.itself.row))
-        return Sums(totals, counts, found_in_all(block, pairs, pairs - float(counts.sum())))
+            return Sums(totals, counts, statistics_of(chosen, len(chosen) - counts.sum(), *cosines))
+        pairs = float(block.cosines.numel() - len(block.self_pairs.row))
+        return Sums(totals, counts, statistics_of_all(block, pairs, pairs - float(counts.sum())))
 
-    def _chosen(self, block: Block) -> tuple[Places, Places]:
+    def _chosen(self, block: Block) -> tuple[Pairs, Pairs]:
         """Pairs by the miner; of all pairs, those that can have a loss."""
         if not isinstance(self.config.miner, AllConfig):
             row, positive, negative = self.config.miner.pick(block, self._loss.neg_margin)
-            return Places(row, positive), Places(row, negative)
+            return Pairs(row, positive), Pairs(row, negative)
         near = block.cosines > cosine_at(self._loss.neg_margin) - _ROUNDING
         row, column = near.nonzero(as_tuple=True)
         other = block.labels[row] != block.against_labels[column]
-        return block.positives, Places(row[other], column[other])
+        return block.positives, Pairs(row[other], column[other])

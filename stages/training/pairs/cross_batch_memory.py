@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 
-class Memory(nn.Module):
+class CrossBatchMemory(nn.Module):
     """The last ``size`` embeddings of unit length with their labels and training rows; all of it in ``state_dict``."""
 
     vectors: Tensor
     labels: Tensor
     rows: Tensor
-    kept: Tensor
+    stored: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
@@ -20,23 +20,23 @@ class Memory(nn.Module):
         self.register_buffer("vectors", torch.zeros(size, dim))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("rows", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("kept", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
 
     def __len__(self) -> int:
-        """How many there are now."""
-        return min(self.size, int(self.kept))
+        """How many are stored now."""
+        return min(self.size, int(self.stored))
 
     @torch.no_grad()
-    def keep(self, unit: Tensor, labels: Tensor, rows: Tensor) -> None:
-        """Put a batch (B, E) in, in place of what has been there longest."""
+    def store(self, unit: Tensor, labels: Tensor, rows: Tensor) -> None:
+        """Store a batch (B, E) in place of the oldest embeddings."""
         unit, labels, rows = unit[-self.size :], labels[-self.size :], rows[-self.size :]
         if not len(unit):
             return
-        places = (int(self.kept) + torch.arange(len(unit))) % self.size
+        places = (int(self.stored) + torch.arange(len(unit), device=self.vectors.device)) % self.size
         self.vectors[places] = unit.to(self.vectors.dtype)
         self.labels[places] = labels
         self.rows[places] = rows
-        self.kept += len(unit)
+        self.stored += len(unit)
 
     def content(self, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors (n, ``dim``) of unit length, labels and rows (n,); of fewer numbers than E the first ones."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
-from stages.training.pairs.block import Found
-from stages.training.pairs.cross_batch_memory import Memory
+from stages.training.pairs.block import PairStatistics
+from stages.training.pairs.cross_batch_memory import CrossBatchMemory
 from stages.training.pairs.rows import Compared, loss_of_rows
 from stages.training.pairs.rule import PairRule
 
@@ -38,15 +38,22 @@ class PairLoss(nn.Module):
 
     In a step the loop calls :meth:`at`, the loss itself (once or more, for nested sizes the whole embedding last), and
     :meth:`after_step`.
+
+    >>> from stages.training.pairs import SupConConfig
+    >>> loss = SupConConfig(memory=4).build(8, torch.tensor([2, 2]), torch.Generator().manual_seed(0))
+    >>> value = loss(torch.eye(4, 8), torch.tensor([0, 0, 1, 1]))
+    >>> loss.after_step()
+    >>> round(float(value), 3), len(loss.memory), loss.take_statistics().positives
+    (1.099, 4, 4)
     """
 
     sparse = False
     uses_worker_threads = True
-    """Whether it shares its work out by itself, rather than leave that to PyTorch."""
+    """Whether it shares its work out to worker threads, rather than leave that to PyTorch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._found = Found()
+        self._statistics = PairStatistics()
 
     def at(self, share: float) -> None:
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
@@ -72,10 +79,10 @@ class PairLoss(nn.Module):
         """Weights that move at another learning rate than the rest, and how many times the rate."""
         return [], 1.0
 
-    def take_found(self) -> Found:
-        """What was found since the last call."""
-        found, self._found = self._found, Found()
-        return found
+    def take_statistics(self) -> PairStatistics:
+        """Statistics of the pairs since the last call."""
+        statistics, self._statistics = self._statistics, PairStatistics()
+        return statistics
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class RowWiseConfig(PairLossConfig):
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""
-        return RowWise(self.rule(len(class_sizes)), Memory(0, dim), generator)
+        return RowWise(self.rule(len(class_sizes)), CrossBatchMemory(0, dim), generator)
 
 
 @dataclass(frozen=True)
@@ -108,13 +115,13 @@ class RememberingConfig(RowWiseConfig):
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""
-        return RowWise(self.rule(len(class_sizes)), Memory(self.memory, dim), generator)
+        return RowWise(self.rule(len(class_sizes)), CrossBatchMemory(self.memory, dim), generator)
 
 
 class RowWise(PairLoss):
     """A loss that is a sum over rows, each compared with the batch and the memory."""
 
-    def __init__(self, rule: PairRule, memory: Memory, generator: torch.Generator) -> None:
+    def __init__(self, rule: PairRule, memory: CrossBatchMemory, generator: torch.Generator) -> None:
         super().__init__()
         self.rule, self.memory = rule, memory
         self.random_state = RandomState(generator)
@@ -127,17 +134,19 @@ class RowWise(PairLoss):
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
         """See :class:`PairLoss`."""
         if rows is None:  # numbers that no row had before
-            rows = -1 - int(self.memory.kept) - torch.arange(len(labels))
+            rows = -1 - int(self.memory.stored) - torch.arange(len(labels), device=labels.device)
         unit = normalize(embeddings)
-        seed = int(torch.empty((), dtype=torch.int64).random_(2**48, generator=self.random_state.generator))
+        seed = int(
+            torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
+        )
         compared = Compared(labels, rows, *self.memory.content(unit.shape[1]), seed)
-        value, found = loss_of_rows(self.rule, unit, compared)
-        self._found = self._found.plus(found)
+        value, statistics = loss_of_rows(self.rule, unit, compared)
+        self._statistics += statistics
         self._latest = unit.detach(), labels, rows
         return value
 
     def after_step(self) -> None:
         """Remember the batch."""
         if self.memory.size and self._latest is not None:
-            self.memory.keep(*self._latest)
+            self.memory.store(*self._latest)
         self._latest = None

@@ -1,4 +1,4 @@
-"""Margin loss: one distance, learned, parts positives from negatives (Wu et al., Sampling matters, ICCV 2017)."""
+"""Margin loss: a learned distance separates positives from negatives (Wu et al., Sampling matters, ICCV 2017)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.schedule import Scheduled, value_at
-from stages.training.pairs.block import Block, found_in
+from stages.training.pairs.block import Block, statistics_of
 from stages.training.pairs.distance import FARTHEST, check_dist
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.metric_learning import given, library, losses_of
+from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
 from stages.training.pairs.miners import DistanceWeightedConfig, MinerConfig
 from stages.training.pairs.rule import PairRule, Sums
 
@@ -67,7 +67,7 @@ class Margin(PairRule):
             beta=config.beta_dist,
             learn_beta=config.beta != "fixed",
             num_classes=classes if config.beta == "by_class" else None,
-            distance=given(),
+            distance=passthrough_distance(),
         )
         self.at(0.0)
 
@@ -85,14 +85,15 @@ class Margin(PairRule):
         """See :class:`PairRule`."""
         with torch.no_grad():
             chosen = self.config.miner.pick(block, self.loss.margin)
-        positive, negative = (block.look(chosen.row, of) for of in (chosen.positive, chosen.negative))
+        positive = block.cosines_of(chosen.row, chosen.positive)
+        negative = block.cosines_of(chosen.row, chosen.negative)
         losses, pairs = block.cosines.new_zeros(0), block.cosines.new_zeros(())
         if len(chosen.row):
             parts = losses_of(self.loss, block, chosen)["margin_loss"]
             losses, pairs = parts["losses"], parts["divisor"].to(block.cosines.dtype)
-        found = found_in(torch.cat([positive, negative]), 2 * len(losses) - float(pairs), positive, negative)
-        weight, of = self._weight(block, chosen.row, pairs)
-        return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, of]), found)
+        statistics = statistics_of(torch.cat([positive, negative]), 2 * len(losses) - float(pairs), positive, negative)
+        weight, count = self._weight(block, chosen.row, pairs)
+        return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, count]), statistics)
 
     def _weight(self, block: Block, row: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """What beta itself adds: once for one beta, for each triplet where there is one a class."""

@@ -1,7 +1,7 @@
-"""PyTorch Metric Learning, where it is used: an optional library that supplies what a loss makes of its pairs.
+"""The adapter to PyTorch Metric Learning, an optional library that computes a loss from its chosen pairs.
 
-Its losses list every pair, or every triplet, of what they are given. So they are given what was chosen: the entries
-that they ask a matrix of distances for are looked up in a block of cosines.
+Its losses index a matrix of distances with the chosen pairs or triplets. The adapter looks these entries up in a block
+of cosines, so that no matrix of distances is made, and remembered embeddings need no code of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stages.training.pairs.distance import distance_of
 
 
 def library() -> Any:
-    """Its module of losses. Raises MissingExtraError where it is not installed."""
+    """The library's module of losses. Raises MissingExtraError where it is not installed."""
     try:
         from pytorch_metric_learning import losses
     except ImportError as error:
@@ -27,19 +27,19 @@ def library() -> Any:
 
 
 class Distances:
-    """The distances of a block, computed where they are asked for: ``distances[rows, columns]`` (T,)."""
+    """The distances of a block, computed where they are indexed: ``distances[rows, columns]`` (T,)."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
         self.device, self.dtype = block.cosines.device, block.cosines.dtype
 
     def __getitem__(self, places: tuple[Tensor, Tensor]) -> Tensor:
-        return distance_of(self._block.at(*places))
+        return distance_of(self._block.differentiable(*places))
 
 
 @lru_cache
-def given() -> Any:
-    """A distance of its kind that takes :class:`Distances` in place of embeddings and hands them on."""
+def passthrough_distance() -> Any:
+    """A distance of the library's kind that takes :class:`Distances` in place of embeddings and returns them."""
     library()
     from pytorch_metric_learning.distances import LpDistance
 
@@ -52,7 +52,7 @@ def given() -> Any:
 
 
 def losses_of(loss: Any, block: Block, chosen: tuple[Tensor, ...]) -> dict[str, Any]:
-    """What ``loss``, made with the distance :func:`given`, makes of the ``chosen`` of a block: its parts by name."""
+    """The parts, by name, of a ``loss`` made with :func:`passthrough_distance`, for the ``chosen`` pairs of a block."""
     distances = Distances(block)
     parts: dict[str, Any] = loss.compute_loss(distances, block.labels, chosen, distances, torch.empty(0))
     return parts

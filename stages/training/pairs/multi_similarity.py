@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.pairs.block import Block, Found, Places, turns
+from stages.training.pairs.block import Block, Pairs, PairStatistics, place_in_row
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.rule import PairRule, Sums
 
@@ -68,22 +68,22 @@ class MultiSimilarity(PairRule):
             (row, column), far = self._chosen(block)
             several = int(torch.bincount(row, minlength=1).max())
         exponents = block.cosines.new_full((len(block.cosines), several + 1), _NOTHING)
-        own = config.positive_scale * (config.threshold_cos - block.at(row, column))
-        of_positives = _log_of_one_plus(exponents.index_put((row, turns(row)), own)) / config.positive_scale
-        exponents = config.negative_scale * (block.every - config.threshold_cos)
+        own = config.positive_scale * (config.threshold_cos - block.differentiable(row, column))
+        of_positives = _log_of_one_plus(exponents.index_put((row, place_in_row(row)), own)) / config.positive_scale
+        exponents = config.negative_scale * (block.all_cosines - config.threshold_cos)
         of_negatives = _log_of_one_plus(exponents.masked_fill(far, _NOTHING)) / config.negative_scale
         losses = of_positives + of_negatives
         zero = float((losses == 0).sum())
-        found = _found(block, len(losses), zero, Places(row, column), far)
-        return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), found)
+        statistics = _statistics(block, len(losses), zero, Pairs(row, column), far)
+        return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), statistics)
 
-    def _chosen(self, block: Block) -> tuple[Places, Tensor]:
+    def _chosen(self, block: Block) -> tuple[Pairs, Tensor]:
         """The positives that are looked at, and (b, R) what is no negative that is."""
         slack, (row, column) = self.config.slack_cos, block.positives
-        cosines = block.look(row, column)
-        near = cosines - slack < block.of_negatives.amax(1)[row]
+        cosines = block.cosines_of(row, column)
+        near = cosines - slack < block.negative_cosines.amax(1)[row]
         farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
-        return Places(row[near], column[near]), block.of_negatives <= (farthest - slack)[:, None]
+        return Pairs(row[near], column[near]), block.negative_cosines <= (farthest - slack)[:, None]
 
 
 def _log_of_one_plus(exponents: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _log_of_one_plus(exponents: Tensor) -> Tensor:
     return functional.softplus(torch.logsumexp(exponents, 1))
 
 
-def _found(block: Block, rows: int, zero: float, positives: Places, far: Tensor) -> Found:
-    positive = float(block.look(*positives).sum(dtype=torch.float64))
+def _statistics(block: Block, rows: int, zero: float, positives: Pairs, far: Tensor) -> PairStatistics:
+    positive = float(block.cosines_of(*positives).sum(dtype=torch.float64))
     negative = float(block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64))
-    return Found(rows, zero, positive, len(positives.row), negative, far.numel() - int(far.sum()))
+    return PairStatistics(rows, zero, positive, len(positives.row), negative, far.numel() - int(far.sum()))

@@ -43,5 +43,7 @@ class ProxyAnchorConfig(ProxyConfig):
         loss: Any = library().ProxyAnchorLoss(
             len(class_sizes), dim, self.margin_cos, self.scale, weight_init_func=start
         )
-        loss.get_logits = lambda of: loss.distance(of, loss.proxies[:, : of.shape[1]])  # for nested sizes too
+        loss.get_logits = lambda embeddings: loss.distance(
+            embeddings, loss.proxies[:, : embeddings.shape[1]]
+        )  # for nested sizes too
         return ProxyLoss(loss, loss.proxies, lambda proxies: proxies[None], self.proxy_rate)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import normalize
 from stages.training.losses.schedule import Scheduled, value_at
-from stages.training.pairs.block import Found, turns
+from stages.training.pairs.block import PairStatistics, place_in_row
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import PairLoss, PairLossConfig
 
@@ -67,13 +67,12 @@ class RangeLoss(PairLoss):
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
         """See :class:`PairLoss`."""
         unit = normalize(embeddings)
-        rows = torch.arange(len(labels)) if rows is None else rows
+        rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
         _, numbers, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
         within, widest = _within(unit, numbers, rows, self.config.farthest)
         between, nearest = self._between(unit, numbers, sizes)
-        self._found = self._found.plus(
-            Found(2, float(len(widest) == 0) + float(between == 0), *_summed(widest), *_summed(nearest))
-        )
+        zero = float(len(widest) == 0) + float(between == 0)
+        self._statistics += PairStatistics(2, zero, *_summed(widest), *_summed(nearest))
         return self.config.within_weight * within + self.config.between_weight * between
 
     def _between(self, unit: Tensor, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +81,7 @@ class RangeLoss(PairLoss):
             return unit.sum() * 0, unit.new_zeros(0)
         centres = unit.new_zeros(len(sizes), unit.shape[1]).index_add(0, numbers, unit) / sizes[:, None]
         with torch.no_grad():
-            pairs = torch.triu_indices(len(sizes), len(sizes), 1)
+            pairs = torch.triu_indices(len(sizes), len(sizes), 1, device=unit.device)
             one, other = pairs[:, torch.cdist(centres, centres)[pairs[0], pairs[1]].argmin()]
         least = torch.linalg.vector_norm(centres[one] - centres[other])
         return (self._margin - least).clamp(min=0), 1 - least.detach().square()[None] / 2
@@ -92,16 +91,15 @@ def _within(unit: Tensor, numbers: Tensor, rows: Tensor, farthest: int) -> tuple
     """The mean over classes of the harmonic means, and the cosines (n,) of the pairs that count, without gradient."""
     with torch.no_grad():
         pairs = (numbers[:, None] == numbers).triu(1).logical_and(rows[:, None] != rows).nonzero()
-        of, cosines = numbers[pairs[:, 0]], (unit @ unit.T)[pairs[:, 0], pairs[:, 1]]
+        classes, cosines = numbers[pairs[:, 0]], (unit @ unit.T)[pairs[:, 0], pairs[:, 1]]
         order = cosines.argsort(stable=True)
-        order = order[of[order].argsort(stable=True)]
-        order = order[turns(of[order]) < farthest]
+        order = order[classes[order].argsort(stable=True)]
+        order = order[place_in_row(classes[order]) < farthest]
     if not len(order):
         return unit.sum() * 0, cosines[order]
-    of = of[order]
     distances = distance_of((unit[pairs[order, 0]] * unit[pairs[order, 1]]).sum(1))
-    classes, place, counts = torch.unique(of, return_inverse=True, return_counts=True)
-    inverses = unit.new_zeros(len(classes)).index_add(0, place, 1 / distances)
+    _, place, counts = torch.unique(classes[order], return_inverse=True, return_counts=True)
+    inverses = unit.new_zeros(len(counts)).index_add(0, place, 1 / distances)
     return (counts / inverses).mean(), cosines[order]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, found_in_all
+from stages.training.pairs.block import Block, statistics_of_all
 from stages.training.pairs.rule import PairRule, Sums
 
 _POSITIVES = 8  # about so many a row
@@ -27,14 +27,15 @@ def smooth_ranks(block: Block, scale: float) -> Ranks:
 
     The row itself is left out, as a query is of its own results.
     """
+    # The rank is 1 + sum_z [c_z > c], with sigmoid(scale x) in place of the step [x > 0]; (T, R) numbers at a time.
     row, column = block.positives
-    own = block.at(row, column)[:, None]
-    above = torch.sigmoid(scale * (block.every[row] - own))  # (T, R)
-    above = above.masked_fill((block.alike & ~block.same)[row], 0.0).scatter(1, column[:, None], 0.0)
-    return Ranks(row, 1 + above.sum(1), 1 + torch.where(block.same[row], above, 0.0).sum(1))
+    own = block.differentiable(row, column)[:, None]
+    above = torch.sigmoid(scale * (block.all_cosines[row] - own))  # (T, R)
+    above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
+    return Ranks(row, 1 + above.sum(1), 1 + torch.where(block.is_positive[row], above, 0.0).sum(1))
 
 
-class OfRanks(PairRule):
+class RankRule(PairRule):
     """A loss by the ranks of a row's positives: the mean over the rows that have any."""
 
     def __init__(self, scale: float) -> None:
@@ -48,12 +49,12 @@ class OfRanks(PairRule):
     def sums(self, block: Block) -> Sums:
         """See :class:`PairRule`."""
         ranks = smooth_ranks(block, self._scale)
-        positives = block.same.sum(1)
+        positives = block.is_positive.sum(1)
         count = (positives > 0).sum()
         gained = self.gain(ranks, positives.clamp(min=1)[ranks.row])
         rows = float(len(block.cosines))
-        found = found_in_all(block, rows, rows - float(count))
-        return Sums((count - gained)[None], count[None].to(block.cosines.dtype), found)
+        statistics = statistics_of_all(block, rows, rows - float(count))
+        return Sums((count - gained)[None], count[None].to(block.cosines.dtype), statistics)
 
     def gain(self, ranks: Ranks, positives: Tensor) -> Tensor:
         """The sum over all of T positive pairs, each row's at most 1; ``positives`` (T,) are how many its row has."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.training.pairs.loss import RowWiseConfig
-from stages.training.pairs.ranks import OfRanks, Ranks, check_scale
+from stages.training.pairs.ranks import RankRule, Ranks, check_scale
 from stages.training.pairs.rule import PairRule
 
 
@@ -40,7 +40,7 @@ class RecallConfig(RowWiseConfig):
         return Recall(self)
 
 
-class Recall(OfRanks):
+class Recall(RankRule):
     """Whether each positive is among the first k, for several k."""
 
     def __init__(self, config: RecallConfig) -> None:
@@ -48,7 +48,7 @@ class Recall(OfRanks):
         self._config = config
 
     def gain(self, ranks: Ranks, positives: Tensor) -> Tensor:
-        """See :class:`OfRanks`."""
-        ks = torch.tensor(self._config.ks)
+        """See :class:`RankRule`."""
+        ks = torch.tensor(self._config.ks, device=positives.device)
         inside = torch.sigmoid(self._config.rank_scale * (ks - ranks.among_all[:, None]))  # (T, len(ks))
         return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)

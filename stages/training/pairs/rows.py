@@ -2,10 +2,10 @@
 
 ::
 
-    unit embeddings (B, E) x [batch, memory] (B + M, E) --a block of rows--> cosines (b, B + M) --rule--> totals, counts
-                                                                          --autograd--> gradient, added up, forgotten
+    unit embeddings (B, E) x [batch, memory] (R, E) --a block of rows--> cosines (b, R) --rule--> totals, counts
+                                                                      --autograd--> gradient, added up, released
 
-Each lane works on blocks of its own.
+Each worker thread computes blocks of its own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.pairs.block import Block, Found, Places
+from stages.training.pairs.block import Block, Pairs, PairStatistics
 from stages.training.pairs.rule import PairRule
 from stages.training.worker_threads import in_worker_threads, worker_count
 
 _NUMBERS = 2**21  # of a block: 8 MiB of float32; matrix products of fewer rows take longer for each
-_LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of lanes
+_LEAST = 2**15  # a batch of fewer than twice as many is not cut for the sake of worker threads
 _SPARSE = 16  # of so many pairs or more one that counts: a sum over those that do takes less than a matrix product
 _CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow from the number of threads
 
@@ -48,27 +48,38 @@ class Compared:
     seed: int
 
 
-def loss_of_rows(rule: PairRule, unit: Tensor, compared: Compared) -> tuple[Tensor, Found]:
-    """The loss of embeddings (B, E) of unit length, a scalar, and what was found.
+def loss_of_rows(rule: PairRule, unit: Tensor, compared: Compared) -> tuple[Tensor, PairStatistics]:
+    """The loss of embeddings (B, E) of unit length, a scalar, and statistics of the pairs that it was made of.
 
     The gradient reaches both embeddings of a pair that lie in the batch, and the parameters of ``rule``.
     """
     parameters = list(rule.parameters())
     learn = torch.is_grad_enabled() and (unit.requires_grad or any(weight.requires_grad for weight in parameters))
-    found: list[Found] = []
-    value: Tensor = _RowWise.apply(unit, rule, compared, learn, found, *parameters)
-    return value, found[0]
+    statistics: list[PairStatistics] = []
+    value: Tensor = _RowWise.apply(unit, rule, compared, learn, statistics, *parameters)
+    return value, statistics[0]
 
 
-class _Lane:
-    """What one lane adds up over its blocks, for each of S parts."""
+# With U (B, E) the batch and A (R, E) = [U, memory], c_ij = u_i a_j, and a loss of S parts is sum_s T_s / n_s, each T_s
+# a sum over blocks of rows. Of one block of rows I, autograd gives g = dT_s/dc (b, R), and a pair's cosine passes it to
+# both of its embeddings:
+#
+#     dT_s/dU[I] += g A                by the rows, with everything they are compared with
+#     dT_s/dU    += g[:, :B]' U[I]     by the columns that lie in the batch; the memory has no gradient
+#
+# n_s is known only after the last block, so that gradients are added up for each part and divided at the end. Where a
+# rule asks for T single pairs, g has T numbers that are not zero, and the products are sums over these (_add_by_pairs).
+
+
+class _WorkerSums:
+    """What one worker thread adds up over its blocks, for each of S parts."""
 
     def __init__(self, rule: PairRule, unit: Tensor, parameters: list[Tensor]) -> None:
         parts = rule.parts
         self.totals, self.counts = unit.new_zeros(parts), unit.new_zeros(parts)
         self.by_unit = unit.new_zeros(parts, *unit.shape)
         self.by_parameters = [weight.new_zeros(parts, *weight.shape) for weight in parameters]
-        self.found = Found()
+        self.statistics = PairStatistics()
 
 
 class _RowWise(torch.autograd.Function):
@@ -79,7 +90,7 @@ class _RowWise(torch.autograd.Function):
         rule: PairRule,
         compared: Compared,
         learn: bool,
-        found: list[Found],
+        statistics: list[PairStatistics],
         *parameters: Tensor,
     ) -> Tensor:
         against = torch.cat([unit, compared.memory.to(unit.dtype)])
@@ -87,28 +98,29 @@ class _RowWise(torch.autograd.Function):
         rows = torch.cat([compared.rows, compared.memory_rows])
         size = _rows_a_block(len(unit), rule.numbers(len(against)))
         starts = range(0, len(unit), size)
-        lanes = min(worker_count(unit.device), len(starts))
+        workers = min(worker_count(unit.device), len(starts))
 
-        def work(lane: int) -> _Lane:
-            sums = _Lane(rule, unit, list(parameters))
-            for low in starts[lane::lanes]:
-                of = slice(low, low + size)
-                cosines = unit[of] @ against.T
-                known = (compared.labels[of], compared.rows[of], labels, rows)
+        def work(worker: int) -> _WorkerSums:
+            sums = _WorkerSums(rule, unit, list(parameters))
+            for low in starts[worker::workers]:
+                inside = slice(low, low + size)
+                cosines = unit[inside] @ against.T
+                known = (compared.labels[inside], compared.rows[inside], labels, rows)
                 block = Block(cosines, *known, unit.shape[1], compared.seed + low, learn)
-                _add(sums, rule, block, of, unit, against, list(parameters))
+                _add(sums, rule, block, inside, unit, against, list(parameters))
             return sums
 
-        every = in_worker_threads(work, lanes)
-        totals = torch.stack([lane.totals for lane in every]).sum(0)
-        counts = torch.stack([lane.counts for lane in every]).sum(0)
-        found.append(_together([lane.found for lane in every]))
+        parts = in_worker_threads(work, workers)
+        totals = torch.stack([part.totals for part in parts]).sum(0)
+        counts = torch.stack([part.counts for part in parts]).sum(0)
+        statistics.append(sum((part.statistics for part in parts[1:]), parts[0].statistics))
         weight = torch.where(counts > 0, counts, torch.inf).reciprocal()
         if learn:
-            by_unit = torch.stack([lane.by_unit for lane in every]).sum(0)
-            of_lanes = zip(*(lane.by_parameters for lane in every), strict=True)
-            of_weights = [torch.stack(lanes).sum(0) for lanes in of_lanes]
-            ctx.save_for_backward(*(torch.tensordot(weight, gradient, 1) for gradient in (by_unit, *of_weights)))
+            by_unit = torch.stack([part.by_unit for part in parts]).sum(0)
+            by_parameters = [
+                torch.stack(gradients).sum(0) for gradients in zip(*(part.by_parameters for part in parts), strict=True)
+            ]
+            ctx.save_for_backward(*(torch.tensordot(weight, gradient, 1) for gradient in (by_unit, *by_parameters)))
         return weight @ totals
 
     @staticmethod
@@ -118,63 +130,67 @@ class _RowWise(torch.autograd.Function):
 
 
 def _add(
-    lane: _Lane,
+    sums: _WorkerSums,
     rule: PairRule,
     block: Block,
-    of: slice,
+    inside: slice,
     unit: Tensor,
     against: Tensor,
     parameters: list[Tensor],
 ) -> None:
+    """Add what ``block``, the rows ``inside`` of the batch, gives to the loss and to its gradients."""
     with torch.set_grad_enabled(block.learn):
-        sums = rule.sums(block)
-        totals = sums.totals.unbind()
-    lane.totals += sums.totals.detach()
-    lane.counts += sums.counts
-    lane.found = lane.found.plus(sums.found)
+        added = rule.sums(block)
+        totals = added.totals.unbind()
+    sums.totals += added.totals.detach()
+    sums.counts += added.counts
+    sums.statistics += added.statistics
     for part, total in enumerate(totals):
         if not total.requires_grad:
             continue
-        leaves = [block.every, *(taken.cosines for taken in block.taken)]
-        by_every, *rest = torch.autograd.grad(
+        leaves = [block.all_cosines, *(requested.cosines for requested in block.requested)]
+        by_all, *rest = torch.autograd.grad(
             total, [*leaves, *parameters], retain_graph=part + 1 < rule.parts, allow_unused=True
         )
-        by_taken, by_parameters = rest[: len(block.taken)], rest[len(block.taken) :]
-        if by_every is not None:
-            lane.by_unit[part, of] += by_every @ against
-            lane.by_unit[part] += by_every[:, : len(unit)].T @ unit[of]
-        for taken, gradient in zip(block.taken, by_taken, strict=True):
+        by_requested, by_parameters = rest[: len(block.requested)], rest[len(block.requested) :]
+        if by_all is not None:
+            sums.by_unit[part, inside] += by_all @ against
+            sums.by_unit[part] += by_all[:, : len(unit)].T @ unit[inside]
+        for requested, gradient in zip(block.requested, by_requested, strict=True):
             if gradient is not None:
-                _through_pairs(lane.by_unit[part], taken.places, gradient, of, unit, against)
-        for kept, gradient in zip(lane.by_parameters, by_parameters, strict=True):
+                _add_by_pairs(sums.by_unit[part], requested.pairs, gradient, inside, unit, against)
+        for summed, gradient in zip(sums.by_parameters, by_parameters, strict=True):
             if gradient is not None:
-                kept[part] += gradient
+                summed[part] += gradient
 
 
-def _through_pairs(
-    by_unit: Tensor, places: Places, by_cosine: Tensor, of: slice, unit: Tensor, against: Tensor
+def _add_by_pairs(
+    by_unit: Tensor, pairs: Pairs, by_cosine: Tensor, inside: slice, unit: Tensor, against: Tensor
 ) -> None:
-    """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``places``."""
-    row, column = places
-    inside = column < len(unit)
-    if len(row) * _SPARSE < len(unit[of]) * len(unit):
-        by_unit[of] += _summed(row, len(unit[of]), column, by_cosine, against)
-        order = torch.argsort(column[inside], stable=True)
-        row, column, by_cosine = (each[inside][order] for each in (row, column, by_cosine))
-        by_unit += _summed(column, len(unit), row, by_cosine, unit[of])
+    """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``pairs``."""
+    row, column = pairs
+    in_batch = column < len(unit)
+    if len(row) * _SPARSE < len(unit[inside]) * len(unit):
+        by_unit[inside] += _weighted_sums(row, len(unit[inside]), column, by_cosine, against)
+        order = torch.argsort(column[in_batch], stable=True)
+        row, column, by_cosine = (each[in_batch][order] for each in (row, column, by_cosine))
+        by_unit += _weighted_sums(column, len(unit), row, by_cosine, unit[inside])
         return
-    within = unit.new_zeros(len(unit[of]) * len(unit))
-    within.scatter_add_(0, row[inside] * len(unit) + column[inside], by_cosine[inside])
+    within = unit.new_zeros(len(unit[inside]) * len(unit))
+    within.scatter_add_(0, row[in_batch] * len(unit) + column[in_batch], by_cosine[in_batch])
     within = within.view(-1, len(unit))
-    by_unit[of] += within @ unit
-    by_unit += within.T @ unit[of]
+    by_unit[inside] += within @ unit
+    by_unit += within.T @ unit[inside]
     if len(against) > len(unit):
-        by_unit[of] += _summed(row[~inside], len(within), column[~inside], by_cosine[~inside], against)
+        remembered = ~in_batch
+        by_unit[inside] += _weighted_sums(
+            row[remembered], len(within), column[remembered], by_cosine[remembered], against
+        )
 
 
-def _summed(row: Tensor, rows: int, column: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:
+def _weighted_sums(row: Tensor, rows: int, column: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:
     """A matrix (``rows``, V) of ``weight`` (T,) at ``row``, ascending, and ``column``, times ``vectors`` (V, E)."""
-    starts = torch.searchsorted(row, torch.arange(rows))
+    starts = torch.searchsorted(row, torch.arange(rows, device=row.device))
     return functional.embedding_bag(column, vectors, starts, mode="sum", per_sample_weights=weight)
 
 
@@ -184,10 +200,3 @@ def _rows_a_block(rows: int, numbers: int) -> int:
         return rows
     blocks = -(-rows * numbers // _NUMBERS)
     return -(-rows // (-(-blocks // _CUTS) * _CUTS))
-
-
-def _together(found: list[Found]) -> Found:
-    every = Found()
-    for one in found:
-        every = every.plus(one)
-    return every

@@ -1,4 +1,4 @@
-"""What tells one loss on pairs from another, where it is a sum over the rows of a batch."""
+"""What distinguishes one loss on pairs from another, where it is a sum over the rows of a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from stages.training.pairs.block import Block, Found
+from stages.training.pairs.block import Block, PairStatistics
 
 
 class Sums(NamedTuple):
@@ -15,12 +15,12 @@ class Sums(NamedTuple):
     Attributes:
         totals: (S,), differentiable by the block's cosines and the rule's parameters.
         counts: (S,), constants; a part whose count is 0 is left out.
-        found: for the log.
+        statistics: for the log.
     """
 
     totals: Tensor
     counts: Tensor
-    found: Found
+    statistics: PairStatistics
 
 
 class PairRule(nn.Module):
@@ -39,5 +39,5 @@ class PairRule(nn.Module):
         return columns
 
     def sums(self, block: Block) -> Sums:
-        """What ``block`` adds. Several threads may ask at once."""
+        """What ``block`` adds. Worker threads call it at the same time."""
         raise NotImplementedError(f"{type(self).__name__} has no sums: a loss on pairs is a subclass that gives them")

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from stages.training.pairs.loss import RowWiseConfig
-from stages.training.pairs.ranks import OfRanks, Ranks, check_scale
+from stages.training.pairs.ranks import RankRule, Ranks, check_scale
 from stages.training.pairs.rule import PairRule
 
 
@@ -36,9 +36,10 @@ class SmoothApConfig(RowWiseConfig):
         return SmoothAp(self.scale)
 
 
-class SmoothAp(OfRanks):
+class SmoothAp(RankRule):
     """The precision at the rank of each positive."""
 
     def gain(self, ranks: Ranks, positives: Tensor) -> Tensor:
-        """See :class:`OfRanks`."""
+        """See :class:`RankRule`."""
+        # Precision at the rank of positive p is its rank among the row's positives over that among all.
         return (ranks.among_positives / ranks.among_all / positives).sum()

@@ -22,7 +22,7 @@ class SoftTripleConfig(ProxyConfig):
         subcenters: how many a class has.
         subcenter_scale: of the softmax over a class's subcenters; one over gamma in the paper.
         scale: the factor on the cosines of the softmax over classes; lambda in the paper.
-        margin_cos: taken off the cosine of the own class.
+        margin_cos: requested off the cosine of the own class.
     """
 
     kind: Literal["soft_triple"] = "soft_triple"
@@ -58,8 +58,8 @@ class SoftTripleConfig(ProxyConfig):
         def cosines(embeddings: Tensor) -> Tensor:
             """Of each class (B, C): as the library's own, of as many numbers as there are, for nested sizes too."""
             of_each = loss.distance(embeddings, loss.fc[: embeddings.shape[1]].T).view(-1, classes, each)
-            found: Tensor = (torch.softmax(of_each * loss.gamma, 2) * of_each).sum(2)
-            return found
+            soft_maximum: Tensor = (torch.softmax(of_each * loss.gamma, 2) * of_each).sum(2)
+            return soft_maximum
 
         loss.get_logits = cosines
         return ProxyLoss(loss, loss.fc, lambda fc: fc.view(dim, classes, each).permute(2, 1, 0), self.proxy_rate)

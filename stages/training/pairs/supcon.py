@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, Places, found_in_all
+from stages.training.pairs.block import Block, Pairs, statistics_of_all
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.rule import PairRule, Sums
 
@@ -47,23 +47,22 @@ class SupCon(PairRule):
         """See :class:`PairRule`."""
         row, _ = block.positives
         positives = torch.bincount(row, minlength=len(block.cosines))
-        own = block.at(*block.positives) / positives[row]
-        every: Tensor = _LogOfSum.apply(block.every, self.scale, block.itself)
+        own = block.differentiable(*block.positives) / positives[row]
+        every: Tensor = _LogOfSum.apply(block.all_cosines, self.scale, block.self_pairs)
         losses = every[positives > 0].sum() - self.scale * own.sum()
         count = (positives > 0).sum()
-        found = found_in_all(block, len(positives), len(positives) - float(count))
-        return Sums(losses[None], count[None].to(losses.dtype), found)
+        statistics = statistics_of_all(block, len(positives), len(positives) - float(count))
+        return Sums(losses[None], count[None].to(losses.dtype), statistics)
 
 
 class _LogOfSum(torch.autograd.Function):
-    """log sum_j exp(scale c_ij) (b,) of cosines (b, R) without the pairs of one row.
+    """log sum_j exp(scale c_ij) (b,) of cosines (b, R) without the pairs of one row."""
 
-    The softmax is kept, which is what the gradient is made of: autograd would compute it again, and goes through arrays
-    of this size twice as often.
-    """
+    # With q_ij = exp(s c_ij) / S_i, S_i = sum_j exp(s c_ij): d log S_i / dc_ij = s q_ij, so the softmax q is all that
+    # backward needs; autograd would compute it again. At the largest c of a row, log S_i = s c - log q.
 
     @staticmethod
-    def forward(ctx: Any, cosines: Tensor, scale: float, itself: Places) -> Tensor:
+    def forward(ctx: Any, cosines: Tensor, scale: float, itself: Pairs) -> Tensor:
         logits = cosines * scale
         logits[itself.row, itself.column] = -torch.inf
         largest, at = logits.max(1, keepdim=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.schedule import Scheduled, ends, value_at
-from stages.training.pairs.block import Block, found_in, found_in_all, turns
+from stages.training.pairs.block import Block, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.metric_learning import given, library, losses_of
+from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
 from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
 from stages.training.pairs.rule import PairRule, Sums
 
@@ -24,6 +24,11 @@ class TripletConfig(RememberingConfig):
     Args:
         margin_dist: the margin, a distance.
         miner: which triplets; ``all`` are added up by a sort of each row's negatives, without listing them.
+
+    >>> loss = TripletConfig(margin_dist=0.2, miner=AllConfig()).build(2, torch.tensor([2, 1]), torch.Generator())
+    >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
+    >>> round(float(loss(embeddings, torch.tensor([0, 0, 1]))), 3)
+    0.637
     """
 
     kind: Literal["triplet"] = "triplet"
@@ -48,7 +53,7 @@ class Triplet(PairRule):
     def __init__(self, config: TripletConfig) -> None:
         super().__init__()
         self.config = config
-        self._loss: Any = library().TripletMarginLoss(distance=given())
+        self._loss: Any = library().TripletMarginLoss(distance=passthrough_distance())
         self.at(0.0)
 
     def at(self, share: float) -> None:
@@ -66,39 +71,41 @@ class Triplet(PairRule):
         else:
             losses = losses_of(self._loss, block, chosen)["loss"]["losses"]
         count = (losses > 0).sum()
-        positive, negative = (block.look(chosen.row, of) for of in (chosen.positive, chosen.negative))
-        found = found_in(losses, len(losses) - count, positive, negative)
-        return Sums(losses.sum()[None], count[None].to(losses.dtype), found)
+        positive = block.cosines_of(chosen.row, chosen.positive)
+        negative = block.cosines_of(chosen.row, chosen.negative)
+        statistics = statistics_of(losses, len(losses) - count, positive, negative)
+        return Sums(losses.sum()[None], count[None].to(losses.dtype), statistics)
 
 
 def all_triplets(block: Block, margin_dist: float) -> Sums:
-    """Every triplet of ``block``, in the time of a sort.
-
-    With a row's negatives in the order of their distance, those of a positive that have a loss are the first k. So the
-    sum over triplets is one over pairs: each positive's distance times its k, minus each negative's times the number of
-    positives that reach it, plus the margin for each triplet.
-    """
+    """Every triplet of ``block``, in the time of a sort."""
+    # Of a row with its negatives sorted by distance, d_1 <= d_2 <= ..., the triplets of a positive at distance p that
+    # have a loss are those of the first k_p negatives, k_p = |{j: d_j < p + m}|. So the sum over triplets
+    #
+    #     sum_p sum_{j <= k_p} (p - d_j + m) = sum_p k_p p - sum_j r_j d_j + m sum_p k_p,   r_j = |{p: k_p >= j}|
+    #
+    # is one over pairs, with integer weights that autograd takes for constants: k_p is ``reach``, r_j ``reached``.
     row, positive = block.positives
-    turn = turns(row)
-    near = distance_of(block.look(row, positive)) + margin_dist
+    turn = place_in_row(row)
+    near = distance_of(block.cosines_of(row, positive)) + margin_dist
     with torch.no_grad():
-        ordered = distance_of(block.of_negatives).masked_fill_(block.alike, torch.inf).sort(stable=True)
+        ordered = distance_of(block.negative_cosines).masked_fill_(block.same_label, torch.inf).sort(stable=True)
         bounds = near.new_full((len(block.cosines), int(turn.max()) + 1 if len(turn) else 1), -torch.inf)
         bounds[row, turn] = near
         reach = torch.searchsorted(ordered.values, bounds)[row, turn]
         # how many positives of a row reach its negative in place j: those whose reach is above j
-        beyond = torch.zeros(len(block.cosines), block.cosines.shape[1] + 1, dtype=torch.int64)
+        beyond = reach.new_zeros(len(block.cosines), block.cosines.shape[1] + 1)
         beyond.view(-1).index_add_(0, row * beyond.shape[1] + reach, torch.ones_like(reach))
         reached = beyond.flip(1).cumsum(1).flip(1)[:, 1:]
         at_row, place = (reached > 0).nonzero(as_tuple=True)
     times = reached[at_row, place].to(near.dtype)
-    negatives = distance_of(block.at(at_row, ordered.indices[at_row, place]))
+    negatives = distance_of(block.differentiable(at_row, ordered.indices[at_row, place]))
     count = reach.sum()
-    total = _sum(reach.to(near.dtype), distance_of(block.at(row, positive))) - _sum(times, negatives)
+    total = _sum(reach.to(near.dtype), distance_of(block.differentiable(row, positive))) - _sum(times, negatives)
     total = total + margin_dist * count
-    every = float((block.other.sum(1)[row]).sum())
-    found = found_in_all(block, every, every - float(count))
-    return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), found)
+    every = float((block.is_negative.sum(1)[row]).sum())
+    statistics = statistics_of_all(block, every, every - float(count))
+    return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), statistics)
 
 
 def _sum(times: Tensor, distances: Tensor) -> Tensor:

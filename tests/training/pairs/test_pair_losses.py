@@ -317,19 +317,19 @@ def test_what_the_miner_found_is_counted(miner: MinerConfig) -> None:
     for _ in range(2):
         value_and_gradient(loss, FEW)
     plain, chosen = FEW.plain(), sorted(as_set(miner.pick(FEW.block(), 0.2)))
-    found = loss.take_found()
+    found = loss.take_statistics()
     zero = [plain.d(a, p) - plain.d(a, n) + 0.2 <= 0 for a, p, n in chosen]
     hardness = [plain.c(a, n) - plain.c(a, p) for a, p, n in chosen]
     assert found.chosen == 2 * len(chosen)
     assert found.zero_share == pytest.approx(sum(zero) / len(zero))
     assert found.hardness == pytest.approx(sum(hardness) / len(hardness))
-    assert loss.take_found().zero_share is None
+    assert loss.take_statistics().zero_share is None
 
 
 def test_without_a_miner_all_pairs_are_counted() -> None:
     loss = built(ContrastiveConfig(margin_dist=0.9), FEW)
     value_and_gradient(loss, FEW)
-    plain, found = FEW.plain(), loss.take_found()
+    plain, found = FEW.plain(), loss.take_statistics()
     positives = [(a, p) for a in range(plain.batch) for p in plain.positives(a)]
     negatives = [(a, n) for a in range(plain.batch) for n in plain.negatives(a)]
     zero = sum(plain.d(a, n) >= 0.9 for a, n in negatives)

@@ -23,7 +23,7 @@ def test_the_gradient_is_the_same_through_few_pairs_and_through_products_of_all(
         monkeypatch.setattr(rows, "_SPARSE", sparse)
         loss = TripletConfig(margin_dist=0.5, miner=miner, memory=remembered).build(6, torch.full((24,), 4), drawn)
         if remembered:
-            loss.memory.keep(memory, torch.arange(40) % 24, torch.arange(40) + 1000)
+            loss.memory.store(memory, torch.arange(40) % 24, torch.arange(40) + 1000)
         value = loss(embeddings, labels, torch.arange(96))
         found.append(torch.autograd.grad(value, embeddings)[0])
     torch.testing.assert_close(*found)

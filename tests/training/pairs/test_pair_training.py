@@ -44,7 +44,7 @@ from stages.training.pairs import (
     SupConConfig,
     TripletConfig,
 )
-from stages.training.pairs.cross_batch_memory import Memory
+from stages.training.pairs.cross_batch_memory import CrossBatchMemory
 from stages.training.pairs.loss import RowWise
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import LabelledRows
@@ -179,11 +179,11 @@ def test_a_loss_on_pairs_that_could_never_find_one_is_refused(tmp_path: Path) ->
 
 
 def test_the_memory_holds_the_last_embeddings_in_any_order_of_sizes() -> None:
-    memory, kept = Memory(7, 3), list[tuple[list[float], int, int]]()
+    memory, kept = CrossBatchMemory(7, 3), list[tuple[list[float], int, int]]()
     generator = torch.Generator().manual_seed(0)
     for size in (3, 3, 1, 0, 5, 12, 2):
         vectors, labels = torch.randn(size, 3, generator=generator), torch.arange(size) + len(kept)
-        memory.keep(vectors, labels, labels * 10)
+        memory.store(vectors, labels, labels * 10)
         kept = [*kept, *zip(vectors.tolist(), labels.tolist(), (labels * 10).tolist(), strict=True)][-7:]
         content = [part.tolist() for part in memory.content(3)]
         assert sorted(zip(*content, strict=True)) == sorted(kept)
@@ -217,9 +217,9 @@ def test_a_row_is_no_positive_of_what_it_was_before() -> None:
         loss(vectors, labels, rows)
         loss.after_step()
         # each row has one other row of its class, as it is now and as it was
-        assert loss.take_found().chosen == 4 * min(times, 3)
+        assert loss.take_statistics().chosen == 4 * min(times, 3)
     loss(vectors, labels)  # without numbers all rows are different
-    assert loss.take_found().chosen == 4 * (1 + 5)
+    assert loss.take_statistics().chosen == 4 * (1 + 5)
 
 
 # A line of configuration

@@ -1,4 +1,4 @@
-"""Distance-weighted sampling: negatives from all distances alike (Wu et al., Sampling matters, ICCV 2017)."""
+"""Distance-weighted sampling: negatives from all distances equally (Wu et al., Sampling matters, ICCV 2017)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, Triplets, turns
+from stages.training.pairs.block import Block, Triplets, place_in_row
 from stages.training.pairs.distance import FARTHEST, distance_of
 
 _BELOW_ONE = 1 - 1e-9
@@ -42,22 +42,24 @@ class DistanceWeightedConfig:
     def pick(self, block: Block, margin_dist: float) -> Triplets:
         """The triplets of ``block``; the margin of the loss does not matter."""
         del margin_dist
+        # A negative is drawn in proportion to its weight: where the running sum of weights passes a uniform number.
         sums = self.weights(block).cumsum(1, dtype=torch.float64)
         row, positive = block.positives
         drawable = sums[row, -1] > 0
         row, positive = row[drawable], positive[drawable]
-        turn = turns(row)
-        drawn = torch.zeros(len(sums), int(turn.max()) + 1 if len(turn) else 1, dtype=torch.float64)
-        share = torch.rand(len(row), generator=block.generator, dtype=torch.float64)
-        drawn[row, turn] = share.mul_(_BELOW_ONE) * sums[row, -1]
-        negative = torch.searchsorted(sums, drawn, right=True)[row, turn]
+        place = place_in_row(row)
+        drawn = sums.new_zeros(len(sums), int(place.max()) + 1 if len(place) else 1)
+        share = torch.rand(len(row), generator=block.generator, dtype=torch.float64, device="cpu").to(sums.device)
+        drawn[row, place] = share.mul_(_BELOW_ONE) * sums[row, -1]
+        negative = torch.searchsorted(sums, drawn, right=True)[row, place]
         return Triplets(row, positive, negative)
 
     def weights(self, block: Block) -> Tensor:
         """The weight (b, R) of each negative, the largest of a row 1; 0 for what is never drawn."""
-        distance = distance_of(block.of_negatives)
-        far = block.alike | (distance > self.farthest_dist)
+        distance = distance_of(block.negative_cosines)
+        far = block.same_label | (distance > self.farthest_dist)
         squared = distance.clamp_(self.nearest_dist, self.farthest_dist).square_()
+        # log 1/q(d) = (2 - E) log d + (3 - E)/2 log(1 - d^2/4), and log d = log(d^2) / 2
         log = squared.log() * ((2 - block.dim) / 2) - (1 - squared / 4).log() * ((block.dim - 3) / 2)
         log.masked_fill_(far, -torch.inf)
         largest = log.amax(1, keepdim=True)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stages.training.pairs.block import Block, Places, Triplets
+from stages.training.pairs.block import Block, Pairs, Triplets
 from stages.training.pairs.miners.hard import with_nearest_negatives
 from stages.training.pairs.miners.semi_hard import check_own_margin, semi_hard
 
@@ -35,10 +35,10 @@ class EasyPositivesConfig:
 
     def pick(self, block: Block, margin_dist: float) -> Triplets:
         """The triplets of ``block``, for a loss of ``margin_dist``."""
-        cosines, columns = block.each_positive(-torch.inf)
+        cosines, columns = block.padded_positives(-torch.inf)
         nearest = cosines.max(1)
         row = (nearest.values > -torch.inf).nonzero()[:, 0]
-        places = Places(row, columns[row, nearest.indices[row]])
+        places = Pairs(row, columns[row, nearest.indices[row]])
         if self.negatives == "hard":
             return with_nearest_negatives(block, places, 1)
         return semi_hard(block, places, margin_dist if self.margin_dist is None else self.margin_dist)

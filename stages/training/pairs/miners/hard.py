@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stages.training.pairs.block import Block, Places, Triplets
+from stages.training.pairs.block import Block, Pairs, Triplets
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class HardConfig:
         return with_nearest_negatives(block, places, self.negatives)
 
 
-def farthest_positives(block: Block, count: int) -> Places:
+def farthest_positives(block: Block, count: int) -> Pairs:
     """The ``count`` farthest positives of each row, or as many as it has."""
-    cosines, columns = block.each_positive(torch.inf)
+    cosines, columns = block.padded_positives(torch.inf)
     farthest = cosines.topk(min(count, cosines.shape[1]), largest=False)
     row, place = (farthest.values < torch.inf).nonzero(as_tuple=True)
-    return Places(row, columns[row, farthest.indices[row, place]])
+    return Pairs(row, columns[row, farthest.indices[row, place]])
 
 
-def with_nearest_negatives(block: Block, places: Places, count: int) -> Triplets:
+def with_nearest_negatives(block: Block, places: Pairs, count: int) -> Triplets:
     """Each of ``places`` with each of the ``count`` nearest negatives of its row, or as many as there are."""
     if count == 1:  # a maximum takes a third of the time of topk
-        cosines, columns = (of[:, None] for of in block.of_negatives.max(1))
+        cosines, columns = (part[:, None] for part in block.negative_cosines.max(1))
     else:
-        cosines, columns = block.of_negatives.topk(min(count, block.cosines.shape[1]))
+        cosines, columns = block.negative_cosines.topk(min(count, block.cosines.shape[1]))
     pair, place = (cosines > -torch.inf)[places.row].nonzero(as_tuple=True)
     row = places.row[pair]
     return Triplets(row, places.column[pair], columns[row, place])

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, Places, Triplets, turns
+from stages.training.pairs.block import Block, Pairs, Triplets, place_in_row
 from stages.training.pairs.distance import distance_of
 
 _PASSES = 16  # with more positives a row than this, one sort takes less time than a pass over the negatives for each
@@ -43,34 +43,34 @@ def check_own_margin(margin_dist: float | None) -> None:
         raise ValueError(f"margin_dist is a distance of embeddings of unit length, in (0, 2], got {margin_dist}")
 
 
-def semi_hard(block: Block, places: Places, margin_dist: float) -> Triplets:
-    """Each of ``places``, which stand row after row, with its nearest semi-hard negative, where it has one."""
-    bound = block.look(*places)
-    turn = turns(places.row)
-    several = int(turn.max()) + 1 if len(turn) else 0
+def semi_hard(block: Block, pairs: Pairs, margin_dist: float) -> Triplets:
+    """Each of ``pairs``, which stand row after row, with its nearest semi-hard negative, where it has one."""
+    bound = block.cosines_of(*pairs)
+    place = place_in_row(pairs.row)
+    several = int(place.max()) + 1 if len(place) else 0
     find = _in_passes if several <= _PASSES else _by_sorting
-    column, cosine = find(block.of_negatives, places.row, turn, bound, several)
+    column, cosine = find(block.negative_cosines, pairs.row, place, bound, several)
     inside = (cosine > -torch.inf) & (distance_of(cosine) < distance_of(bound) + margin_dist)
-    return Triplets(places.row[inside], places.column[inside], column[inside])
+    return Triplets(pairs.row[inside], pairs.column[inside], column[inside])
 
 
-def _in_passes(negatives: Tensor, row: Tensor, turn: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
+def _in_passes(negatives: Tensor, row: Tensor, place: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
     """The column and the cosine (T,) of the highest of ``negatives`` (b, R) below ``bound`` (T,); -inf for none."""
     column, cosine = torch.empty_like(row), torch.empty_like(bound)
     for number in range(several):
-        of = (turn == number).nonzero()[:, 0]
-        cosines = negatives if len(of) == len(negatives) else negatives[row[of]]
-        best = torch.where(cosines < bound[of, None], cosines, -torch.inf).max(1)
-        column[of], cosine[of] = best.indices, best.values
+        pairs = (place == number).nonzero()[:, 0]
+        cosines = negatives if len(pairs) == len(negatives) else negatives[row[pairs]]
+        best = torch.where(cosines < bound[pairs, None], cosines, -torch.inf).max(1)
+        column[pairs], cosine[pairs] = best.indices, best.values
     return column, cosine
 
 
-def _by_sorting(negatives: Tensor, row: Tensor, turn: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
+def _by_sorting(negatives: Tensor, row: Tensor, place: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
     """As :func:`_in_passes`."""
     ordered = negatives.neg().sort(stable=True)
     bounds = bound.new_zeros(len(negatives), several)
-    bounds[row, turn] = -bound
-    place = torch.searchsorted(ordered.values, bounds, right=True)[row, turn]
-    there = place < negatives.shape[1]
-    place = place.clamp(max=negatives.shape[1] - 1)
-    return ordered.indices[row, place], torch.where(there, -ordered.values[row, place], -torch.inf)
+    bounds[row, place] = -bound
+    first = torch.searchsorted(ordered.values, bounds, right=True)[row, place]
+    exists = first < negatives.shape[1]
+    first = first.clamp(max=negatives.shape[1] - 1)
+    return ordered.indices[row, first], torch.where(exists, -ordered.values[row, first], -torch.inf)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cache.errors import DamagedStoreError, MissingRowsError
-from pipeline.query_values import Scored, data_of, read_query_values, write_query_values
-from stages.retrieval import evaluate
+from stages.retrieval import evaluate, query_values
+from stages.retrieval.query_values import Scored, data_of, read_query_values, write_query_values
 from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
 
 
@@ -38,6 +38,14 @@ def test_the_fingerprint_of_the_data_follows_bytes_and_labels_and_not_the_order(
     for changed in (relabelled, other_bytes, records.take(np.arange(8))):
         assert data_of(records, changed, {})["gallery"] != data_of(records, records, {})["gallery"]
         assert data_of(records, changed, {})["queries"] == data_of(records, records, {})["queries"]
+
+
+def test_scores_of_another_version_of_the_code_are_of_other_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = records_of(classes_of(3, 3))
+    now = data_of(records, records, {})
+    monkeypatch.setattr(query_values, "VERSION", 10**6)
+    later = data_of(records, records, {})
+    assert {key for key in now if now[key] != later[key]} == {"scoring"}
 
 
 def test_a_file_that_is_not_there_or_not_whole_is_refused_with_the_way_out(tmp_path: Path) -> None:

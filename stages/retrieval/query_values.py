@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 from cache import fingerprint
 from cache.atomic import replace_bytes
 from cache.errors import DamagedStoreError, MissingRowsError
+from cache.fingerprint import JSON
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval import Scores
+from stages.retrieval.scores import VERSION, Scores
 
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -92,12 +93,17 @@ class QueryValues:
         return self.table.filter(pc.and_(*masks))
 
 
-def data_of(queries: Records, gallery: Records, settings: Mapping[str, object]) -> dict[str, str]:
-    """What scores follow from beside the embeddings: fingerprints of both sides, and of how they were searched."""
+def data_of(queries: Records, gallery: Records, settings: Mapping[str, JSON]) -> dict[str, str]:
+    """What scores follow from besides the embeddings, each as text.
+
+    Fingerprints of both sides, how they were searched (the settings that differ from their defaults), and the version
+    of the code that scored: scores of another version are not read, but computed anew.
+    """
     return {
         "queries": _fingerprint(queries),
         "gallery": _fingerprint(gallery),
-        "retrieval": json.dumps(settings, sort_keys=True, default=str),
+        "retrieval": json.dumps(settings, sort_keys=True),
+        "scoring": str(VERSION),
     }
 
 

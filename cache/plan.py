@@ -1,0 +1,88 @@
+"""The chunks that a store still needs, fixed before any is computed and persisted beside them.
+
+Which images share a chunk, and how many go through the network at once, must not change when a run is killed and
+started again: both are in the plan, so that the bytes of the finished store do not depend on the kills. A chunk of the
+plan can be computed by any process that has the images.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Sequence
+from itertools import count, islice
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cache.storage import Storage
+
+PLAN_KEY = "plan.parquet"
+_SCHEMA = pa.schema([pa.field("chunk", pa.int64(), nullable=False), pa.field("digest", pa.binary(32), nullable=False)])
+_SETTINGS = b"plan"
+
+
+class Chunk(NamedTuple):
+    """A unit of work: the chunk's number and the digests of its rows, in order."""
+
+    number: int
+    digests: tuple[bytes, ...]
+
+
+class ChunkPlan(NamedTuple):
+    """The chunks to compute, and the images in one forward that they are computed with.
+
+    ``batch_size`` is None where a chunk is computed at once. ``fits`` is the part of a batch that the memory turned
+    out to take, None while no batch was too large.
+    """
+
+    chunks: tuple[Chunk, ...] = ()
+    batch_size: int | None = None
+    fits: int | None = None
+
+
+def make_plan(
+    old: ChunkPlan, missing: Sequence[bytes], *, taken: Collection[int], chunk_rows: int, batch_size: int | None
+) -> ChunkPlan:
+    """The plan for the digests ``missing`` (each once), with as many chunks of the plan ``old`` as can stay.
+
+    A chunk of ``old`` stays if all of its images are missing and can be computed now. The rest of ``missing`` fills
+    new chunks, which take the lowest numbers that are neither ``taken`` nor planned.
+    """
+    wanted = set(missing)
+    stay = [chunk for chunk in old.chunks if chunk.number not in taken and wanted.issuperset(chunk.digests)]
+    planned = {digest for chunk in stay for digest in chunk.digests}
+    rest = [digest for digest in missing if digest not in planned]
+    used = {*taken, *(chunk.number for chunk in stay)}
+    pieces = [tuple(rest[low : low + chunk_rows]) for low in range(0, len(rest), chunk_rows)]
+    free = islice((number for number in count() if number not in used), len(pieces))
+    chunks = sorted([*stay, *(Chunk(number, piece) for number, piece in zip(free, pieces, strict=True))])
+    size = batch_size or old.batch_size
+    return ChunkPlan(tuple(chunks), size, old.fits if size == old.batch_size else None)
+
+
+def read_plan(storage: Storage) -> ChunkPlan:
+    """The plan that is pending in a store; an empty one where there is none, or where it cannot be read."""
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read(PLAN_KEY)), page_checksum_verification=True)
+        settings = json.loads(table.schema.metadata[_SETTINGS])
+        chunks: dict[int, list[bytes]] = {}
+        for number, digest in zip(table["chunk"].to_pylist(), table["digest"].to_pylist(), strict=True):
+            chunks.setdefault(number, []).append(digest)
+        planned = tuple(Chunk(number, tuple(digests)) for number, digests in chunks.items())
+        return ChunkPlan(planned, settings["batch_size"], settings["fits"])
+    except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError):
+        return ChunkPlan()
+
+
+def write_plan(storage: Storage, plan: ChunkPlan) -> None:
+    """Persist ``plan``."""
+    numbers = [chunk.number for chunk in plan.chunks for _ in chunk.digests]
+    digests = [digest for chunk in plan.chunks for digest in chunk.digests]
+    settings = json.dumps({"batch_size": plan.batch_size, "fits": plan.fits})
+    table = pa.table([pa.array(numbers, pa.int64()), pa.array(digests, pa.binary(32))], schema=_SCHEMA)
+    buffer = io.BytesIO()
+    table = table.replace_schema_metadata({_SETTINGS: settings})
+    pq.write_table(table, buffer, compression="none", use_dictionary=["chunk"], write_page_checksum=True)
+    storage.put(PLAN_KEY, buffer.getbuffer())

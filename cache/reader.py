@@ -1,0 +1,298 @@
+"""The store of features (or embeddings) as it is read: content-addressed rows, committed chunk by chunk.
+
+::
+
+    <parent>/<name>-<first 8 of the fingerprint>/
+        identity.json          everything that changes the numbers; a mismatch is an error
+        provenance.json        where the store was begun; recorded, never compared
+        zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
+        rows/<chunk>.parquet   digest, status, width, height, error of the chunk's rows: *this* commits the chunk
+        plan.parquet           the chunks still to compute; gone when the store is complete
+    <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
+
+A row is keyed by the sha256 of the image's bytes, so renaming, relabelling, splitting and merging datasets computes
+nothing. A chunk without rows does not exist. Reading takes no lock and writes nothing; :mod:`cache.writer` writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cache import layout
+from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
+from cache.fingerprint import JSON
+from cache.identity import Identity, Provenance
+from cache.row_index import RowIndex
+from cache.rows import RowOutcome, checksum_of, fragment_numbers, provenance_of, read_fragment
+from cache.storage import LocalStorage, Storage
+
+FORMAT = 1
+CHUNK_ROWS = 1024
+_IDENTITY = "identity.json"
+
+
+class Failure(NamedTuple):
+    """An image without a feature, and why."""
+
+    digest: bytes
+    outcome: RowOutcome
+
+
+class FeatureStore:
+    """A snapshot of the rows (N, D) keyed by the sha256 of the image's bytes. :meth:`reload` takes a new one.
+
+    Made by :meth:`open`, :meth:`find` or :meth:`at`; filled by :class:`cache.StoreWriter`, which has an example.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.path = Path(storage.address())
+        self.identity = _read_identity(storage)
+        self.row_shape: tuple[int, ...]
+        """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
+        self.dtype: np.dtype[np.generic]
+        self.chunk_rows: int
+        self._chunks: dict[int, pa.Table]  # the rows of each committed chunk
+        self.reload()
+
+    @classmethod
+    def open(
+        cls,
+        parent: Path | str,
+        name: str,
+        identity: Identity,
+        *,
+        dim: int,
+        provenance: Provenance,
+        dtype: str = "float16",
+        views: int = 1,
+        chunk_rows: int = CHUNK_ROWS,
+    ) -> FeatureStore:
+        """Open the store of ``identity`` below ``parent``, or begin it.
+
+        ``dim``, ``dtype``, ``views`` and the format join the identity. ``chunk_rows`` is fixed when the store is
+        begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
+        """
+        full = _complete(identity, dim, dtype, views)
+        path = Path(parent) / f"{name}-{full.short}"
+        if not (path / _IDENTITY).exists():  # of several processes that begin it the first one's files count
+            attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
+            row_shape = (dim,) if views == 1 else (views, dim)
+            files = layout.metadata_files(0, row_shape, np.dtype(dtype), chunk_rows, attributes)
+            files |= {"provenance.json": f"{provenance.to_json()}\n".encode(), _IDENTITY: full.to_json().encode()}
+            for key, content in files.items():
+                LocalStorage(path).put_new(key, content)
+        return cls._opened(path, full)
+
+    @classmethod
+    def find(
+        cls,
+        parent: Path | str,
+        name: str,
+        identity: Identity,
+        *,
+        dim: int,
+        dtype: str = "float16",
+        views: int = 1,
+        remedy: str,
+    ) -> FeatureStore:
+        """Open the store of ``identity`` for reading; it must exist.
+
+        Raises :class:`StaleStoreError` when there are only stores of the same ``name`` with another identity (the
+        nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none; ``remedy`` is the
+        sentence that says how to make it.
+        """
+        full = _complete(identity, dim, dtype, views)
+        path = Path(parent) / f"{name}-{full.short}"
+        if (path / _IDENTITY).exists():
+            return cls._opened(path, full)
+        near = [(len(differences), str(other), differences) for other, differences in _siblings(path, name, full)]
+        if not near:
+            raise MissingRowsError(f"There is no store {path}. {remedy}")
+        _, other, differences = min(near)
+        raise StaleStoreError(
+            Path(other), differences, f"{remedy} The stored one stays. Or set these values back to the stored ones."
+        )
+
+    @classmethod
+    def at(cls, path: Path | str) -> FeatureStore:
+        """Open the store in the folder ``path``, whatever its identity."""
+        return cls(LocalStorage(path))
+
+    @classmethod
+    def _opened(cls, path: Path, wanted: Identity) -> FeatureStore:
+        store = cls.at(path)
+        if differences := store.identity.differences(wanted):
+            way_out = f"Move {path} away to compute it anew, or use the values that are stored."
+            raise StaleStoreError(path, differences, way_out)
+        return store
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the identity, 64 hexadecimal digits."""
+        return self.identity.fingerprint
+
+    @property
+    def dim(self) -> int:
+        """D, the size of one feature."""
+        return self.row_shape[-1]
+
+    @property
+    def views(self) -> int:
+        """V, the number of views of each image that are stored."""
+        return 1 if len(self.row_shape) == 1 else self.row_shape[0]
+
+    @property
+    def name(self) -> str:
+        """The folder's name without the fingerprint."""
+        return self.path.name.removesuffix(f"-{self.identity.short}")
+
+    def reload(self) -> None:
+        """Take a new snapshot of what is committed."""
+        _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
+        numbers = fragment_numbers(self.storage)
+        with ThreadPoolExecutor(4) as pool:  # a million rows are a thousand small files
+            tables = pool.map(lambda n: read_fragment(self.storage, n, layout.how_to_mend(n)), numbers)
+            self._chunks = dict(zip(numbers, tables, strict=True))
+        self.__dict__.pop("_index", None)
+
+    @cached_property
+    def _index(self) -> RowIndex:
+        return RowIndex(self._chunks, self.chunk_rows)
+
+    # What is there
+
+    def chunks(self) -> dict[int, pa.Table]:
+        """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
+        return dict(self._chunks)
+
+    def provenance(self, number: int) -> Provenance:
+        """Where chunk ``number`` was computed."""
+        return provenance_of(self._chunks[number])
+
+    def __len__(self) -> int:
+        """The number of different images with a stored feature."""
+        return len(self._index.good_places())
+
+    def digests(self) -> list[bytes]:
+        """The digest of every image with a stored feature, each once, in row order."""
+        return self._index.digests(self._index.good_places())
+
+    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+        """True where ``digests`` (n,) has a stored feature."""
+        return self._index.good(self._index.find(digests))
+
+    def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
+        """The images without a feature among ``digests`` (by default all), each once, in that order."""
+        if digests is None:
+            bad = self._index.bad_places()
+        else:
+            places = self._index.find(digests)
+            bad = places[(places >= 0) & ~self._index.good(places)]
+        first = dict.fromkeys(bad.tolist())
+        names = self._index.digests(np.array([*first], np.int64))
+        return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
+
+    def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> list[bytes]:
+        """Those of ``digests`` that an extraction has to compute: each once, in order of first appearance.
+
+        A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
+        """
+        places = self._index.find(digests)
+        done = self._index.good(places) if retry_failed else self._index.settled(places)
+        return list(dict.fromkeys(digests[number] for number in np.flatnonzero(~done).tolist()))
+
+    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
+        places = self._index.find(digests)
+        absent = (digests[number] for number in np.flatnonzero(places < 0).tolist())
+        return list(dict.fromkeys(digest for digest in absent if digest))
+
+    def row_numbers(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""
+        return self._index.rows(self._index.find(digests))
+
+    def counts(self) -> Counter[str]:
+        """How many images have each status."""
+        return Counter({"ok": len(self)}) + Counter(failure.outcome.status for failure in self.failures())
+
+    def size_bytes(self) -> int:
+        """Bytes on disk of all files of the store."""
+        return sum(self.storage.size(key) for key in self.storage.list())
+
+    # Reading
+
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """The features (n, D) of ``digests`` (n,), in their order, in the stored dtype: of the first view.
+
+        Rows are gathered from memory maps of the chunk files. Raises :class:`MissingRowsError` naming the first
+        digest that has no feature and why.
+        """
+        return self._gather(digests, np.s_[...] if len(self.row_shape) == 1 else np.s_[:, 0])
+
+    def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
+        """The features (n, V, D) of all views of ``digests`` (n,), as :meth:`read` gives those of the first."""
+        features = self._gather(digests, np.s_[...])
+        return features.reshape(len(digests), self.views, self.dim)
+
+    def _gather(self, digests: Sequence[bytes], part: Any) -> npt.NDArray[np.generic]:
+        """``part`` of each chunk's array, for the rows of ``digests``."""
+        places = self._index.find(digests)
+        if bad := np.flatnonzero(~self._index.good(places)).tolist():
+            raise MissingRowsError(self._why_missing(digests[bad[0]], int(places[bad[0]])))
+        numbers = self._index.rows(places)
+        shape = np.empty((0, *self.row_shape), self.dtype)[part].shape[1:]
+        features = np.empty((len(digests), *shape), self.dtype)
+        chunks = numbers // self.chunk_rows
+        order = np.argsort(chunks, kind="stable")
+        bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
+        for low, high in pairwise(bounds):
+            rows = order[low:high]
+            features[rows] = self.chunk(int(chunks[rows[0]]))[part][numbers[rows] % self.chunk_rows]
+        return features
+
+    def chunk(self, number: int, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
+        """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN.
+
+        Its checksum is verified the first time that this process maps it, or each time with ``verify_again``. Raises
+        :class:`DamagedStoreError` where it is wrong.
+        """
+        shape, committed = (self.chunk_rows, *self.row_shape), checksum_of(self._chunks[number])
+        return layout.map_chunk(self.storage, number, shape, self.dtype, committed=committed, verify_again=verify_again)
+
+    def _why_missing(self, digest: bytes, place: int) -> str:
+        image = f"the image {digest.hex()[:16]}..."
+        if place < 0:
+            return f"{self.path} has no row for {image} Extract it first."
+        error = self._index.outcome(place).error
+        return f"{self.path} has no feature for {image} ({error}). Leave such images out: usable() tells which."
+
+
+def _complete(identity: Identity, dim: int, dtype: str, views: int) -> Identity:
+    several: dict[str, JSON] = {"views": views} if views > 1 else {}
+    return Identity({**identity.fields, "store": {"dim": dim, "dtype": dtype, "format": FORMAT, **several}})
+
+
+def _read_identity(storage: Storage) -> Identity:
+    try:
+        return Identity.from_json(storage.read(_IDENTITY).decode())
+    except FileNotFoundError as error:
+        raise StoreError(f"{storage.address()} is not a store: it has no {_IDENTITY}") from error
+    except ValueError as error:
+        raise DamagedStoreError(f"{storage.address(_IDENTITY)} is not JSON: {error}") from error
+
+
+def _siblings(path: Path, name: str, wanted: Identity) -> Iterator[tuple[Path, list[str]]]:
+    for other in sorted(path.parent.glob(f"{name}-????????")):
+        if (other / _IDENTITY).exists():
+            yield other, FeatureStore.at(other).identity.differences(wanted)

@@ -1,0 +1,210 @@
+"""The store as it is written: the plan of chunks, made by one driver, and the commit of a chunk, by anybody.
+
+The driver holds a lock, makes the plan and persists it. A chunk is computed from the digests that the plan lists, its
+data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes count, and
+no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import layout
+from cache.atomic import clear_partials
+from cache.errors import StoreBusyError, StoreError, UnwritableError
+from cache.identity import Provenance
+from cache.lock import writer_lock
+from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
+from cache.reader import FeatureStore
+from cache.rows import RowOutcome, fragment_bytes, fragment_key, fragment_numbers, read_fragment, rows_table
+from cache.storage import LocalStorage, Storage
+
+
+class StoreWriter:
+    """Writes to a store: ``with StoreWriter(store) as writer`` is its driver, which plans; anybody may :meth:`commit`.
+
+    Entering takes the driver's lock, or raises :class:`StoreBusyError`; with ``wait`` it waits for the other driver.
+    It clears what a killed one left. Leaving removes the plan if all of it is committed, and reloads ``store``.
+
+    >>> import tempfile
+    >>> from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
+    >>> here, digests = Provenance("cpu", {}), [digest_bytes(b"one"), digest_bytes(b"two")]
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = FeatureStore.open(folder.name, "toy", Identity({"toy": 1}), dim=3, provenance=here)
+    >>> with StoreWriter(store) as writer:
+    ...     for chunk in writer.plan(digests).chunks:
+    ...         features = np.ones((len(chunk.digests), 3), np.float32)
+    ...         outcomes = writer.commit(chunk, features, [RowOutcome()] * len(chunk.digests), here)
+    >>> store.read(digests).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, store: FeatureStore, *, wait: bool = False) -> None:
+        self.store = store
+        self._storage = store.storage
+        self._driver = _driving(self._storage, wait)
+        self._plan = ChunkPlan()
+
+    def __enter__(self) -> StoreWriter:
+        self._driver.__enter__()
+        try:
+            self.store.reload()
+            committed = self.store.chunks()
+            for number in layout.chunk_numbers(self._storage):
+                if number not in committed:
+                    layout.delete_chunk(self._storage, number)
+        except BaseException as error:
+            self._driver.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.store.reload()
+                if all(chunk.number in self.store.chunks() for chunk in self._plan.chunks):
+                    self.finish()
+            else:
+                with suppress(StoreError):
+                    self.store.reload()
+        finally:
+            self._driver.__exit__(kind, error, trace)
+
+    def pending(self) -> ChunkPlan:
+        """The plan that the store still has from an earlier run, as it was made; empty where there is none."""
+        return read_plan(self._storage)
+
+    def plan(self, digests: Sequence[bytes], *, batch_size: int | None = None, retry_failed: bool = False) -> ChunkPlan:
+        """Fix and persist the chunks that computing the missing of ``digests`` takes, all that are pending in one.
+
+        What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given;
+        only what cannot be computed from ``digests`` is planned anew. New chunks take the lowest free numbers. Then
+        chunks can be computed and committed in any order, by any process. Raises :class:`UnwritableError`.
+        """
+        missing = self.store.missing(digests, retry_failed=retry_failed)
+        taken, chunk_rows = self.store.chunks(), self.store.chunk_rows
+        old = self.pending()
+        plan = make_plan(old, missing, taken=taken, chunk_rows=chunk_rows, batch_size=batch_size)
+        if plan.chunks and plan != old:
+            write_plan(self._storage, plan)
+        self._plan = plan
+        lengths = {chunk.number: len(chunk.digests) for chunk in plan.chunks}
+        layout.resize(self._storage, self._rows_of(lengths))
+        return plan
+
+    def remember_fits(self, size: int) -> None:
+        """Record in the plan that ``size`` images fit into memory at once, and its whole batch does not."""
+        self._plan = self._plan._replace(fits=size)
+        write_plan(self._storage, self._plan)
+
+    def commit(
+        self, chunk: Chunk, features: npt.NDArray[np.generic], outcomes: Sequence[RowOutcome], provenance: Provenance
+    ) -> list[RowOutcome]:
+        """Commit ``chunk``: its features (n, D), or (n, V, D), first, then the rows that say it is there.
+
+        A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
+        Returns the outcomes as committed: those of another process where that was first. No lock is needed, and a
+        reader sees the chunk once it reloads.
+
+        Raises:
+            UnwritableError: as on a full disk; then nothing of the chunk is there.
+            StoreBusyError: another process has written other data of this chunk and not yet its rows. If it is dead,
+                the next driver clears them.
+        """
+        store, number = self.store, chunk.number
+        if features.shape != (len(chunk.digests), *store.row_shape) or len(outcomes) != len(chunk.digests):
+            raise ValueError(
+                f"chunk {number} has {len(chunk.digests)} rows of shape {store.row_shape}; "
+                f"got features {features.shape} and {len(outcomes)} outcomes"
+            )
+        block, outcomes = _as_stored(store, features, outcomes)
+        content, checksum = layout.chunk_bytes(block)
+        rows = rows_table(chunk.digests, outcomes)
+        key = layout.chunk_key(number, store.row_shape)
+        first = self._storage.put_new(key, content)
+        if not first and self._storage.read(key) != content:
+            if number in fragment_numbers(self._storage):
+                return self._committed(chunk)
+            raise StoreBusyError(
+                f"{self._storage.address(key)} is being written by another process. If that is dead, the next "
+                "extraction clears it and goes on."
+            )
+        try:
+            committed = self._storage.put_new(fragment_key(number), fragment_bytes(rows, provenance, checksum))
+        except UnwritableError:  # no data without its rows, as a kill may leave it: on a full disk it takes room
+            if first:
+                layout.delete_chunk(self._storage, number)
+            raise
+        return list(outcomes) if committed else self._committed(chunk)
+
+    def remove(self, number: int) -> None:
+        """Take chunk ``number`` out: its rows first, then its data."""
+        self._storage.delete(fragment_key(number))
+        layout.delete_chunk(self._storage, number)
+
+    def finish(self) -> None:
+        """Drop the plan, and let the array end at its last row in the snapshot of ``store``."""
+        self._storage.delete(PLAN_KEY)
+        self._plan = ChunkPlan()
+        layout.resize(self._storage, self._rows_of({}))
+
+    def _rows_of(self, planned: dict[int, int]) -> int:
+        """The rows that the array needs for its chunks and those ``planned``, lengths by number."""
+        lengths = {number: rows.num_rows for number, rows in self.store.chunks().items()} | planned
+        return max((number * self.store.chunk_rows + length for number, length in lengths.items()), default=0)
+
+    def _committed(self, chunk: Chunk) -> list[RowOutcome]:
+        """The outcomes of ``chunk`` that another process has committed."""
+        rows = read_fragment(self._storage, chunk.number, layout.how_to_mend(chunk.number))
+        digests, *columns = (rows[name].to_pylist() for name in rows.column_names)
+        if tuple(digests) != chunk.digests:
+            raise StoreBusyError(
+                f"chunk {chunk.number} of {self.store.path} holds other images than this plan says: another run has "
+                "made a new plan. Start again, to compute what is still missing."
+            )
+        return [RowOutcome(*values) for values in zip(*columns, strict=True)]
+
+
+def _as_stored(
+    store: FeatureStore, features: npt.NDArray[np.generic], outcomes: Sequence[RowOutcome]
+) -> tuple[npt.NDArray[np.generic], list[RowOutcome]]:
+    """The block (chunk rows, ...) to store for ``features`` (n, ...), and the outcomes that are true of it."""
+    block = np.full((store.chunk_rows, *store.row_shape), np.nan, store.dtype)
+    with np.errstate(over="ignore"):  # an overflow is named and refused just below
+        block[: len(features)] = features
+    finite = np.asarray(np.isfinite(block[: len(features)]).all(axis=tuple(range(1, block.ndim))))
+    stored = [
+        outcome._replace(status="failed", error=_why_not_finite(store, features[row]))
+        if outcome.status == "ok" and not finite[row]
+        else outcome
+        for row, outcome in enumerate(outcomes)
+    ]
+    block[[row for row, outcome in enumerate(stored) if outcome.status != "ok"]] = np.nan
+    return block, stored
+
+
+def _why_not_finite(store: FeatureStore, feature: npt.NDArray[np.generic]) -> str:
+    values = feature.astype(np.float64)
+    if not np.isfinite(values).all():
+        return f"{store.name} gave NaN or infinity"
+    return f"{store.name} gave {np.abs(values).max():.4g}, past the largest {store.dtype}"
+
+
+@contextmanager
+def _driving(storage: Storage, wait: bool) -> Iterator[None]:
+    """Be the one driver. Only a local folder has a lock; elsewhere the plan and the chunks alone keep order."""
+    if not isinstance(storage, LocalStorage):
+        yield
+        return
+    path = storage.path()
+    with writer_lock(path.with_name(f"{path.name}.lock"), wait=wait):
+        clear_partials(path)
+        yield

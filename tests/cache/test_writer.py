@@ -1,0 +1,227 @@
+"""The plan of chunks, and commits that need no lock."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing.synchronize import Barrier as BarrierType
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, verify
+from cache.errors import StoreBusyError
+from cache.plan import make_plan, read_plan
+from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store
+from tests.typed import ROOT
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+def commit(writer: StoreWriter, chunk: Chunk) -> None:
+    writer.commit(chunk, features_of(chunk), [RowOutcome("ok", 3, 4)] * len(chunk.digests), PROVENANCE)
+
+
+def test_a_plan_that_is_pending_keeps_its_chunks_and_its_batch_size(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with StoreWriter(store) as writer:
+        plan = writer.plan(names(*range(10)), batch_size=7)
+        commit(writer, plan.chunks[1])
+    with StoreWriter(FeatureStore.at(store.path)) as writer:
+        again = writer.plan(names(20, *range(10), 21))
+    assert again.batch_size == 7
+    assert again.chunks == (
+        Chunk(0, tuple(names(0, 1, 2, 3))),
+        Chunk(2, tuple(names(8, 9))),
+        Chunk(3, tuple(names(20, 21))),
+    )
+
+
+def test_what_can_no_longer_be_computed_is_planned_anew(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with StoreWriter(store) as writer:
+        writer.plan(names(*range(10)), batch_size=7)
+    with StoreWriter(store) as writer:  # image 5 is gone
+        plan = writer.plan(names(*range(5), *range(6, 10)))
+    assert plan.chunks == (
+        Chunk(0, tuple(names(0, 1, 2, 3))),
+        Chunk(1, tuple(names(4, 6, 7))),
+        Chunk(2, tuple(names(8, 9))),
+    )
+
+
+@given(
+    st.lists(st.integers(0, 30), unique=True),
+    st.lists(st.integers(0, 30), unique=True),
+    st.sets(st.integers(0, 5)),
+)
+def test_a_plan_holds_each_missing_image_once_in_numbers_that_are_free(
+    before: list[int], missing: list[int], taken: set[int]
+) -> None:
+    old = make_plan(ChunkPlan(), names(*before), taken=(), chunk_rows=4, batch_size=8)
+    plan = make_plan(old, names(*missing), taken=taken, chunk_rows=4, batch_size=None)
+    planned = [digest for chunk in plan.chunks for digest in chunk.digests]
+    assert sorted(planned) == sorted(names(*missing))
+    numbers = [chunk.number for chunk in plan.chunks]
+    assert numbers == sorted(set(numbers))
+    assert not taken.intersection(numbers)
+
+
+def test_a_plan_is_read_as_it_was_written_and_gone_when_all_is_committed(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with StoreWriter(store) as writer:
+        plan = writer.plan(names(*range(10)), batch_size=7)
+        writer.remember_fits(3)
+        assert read_plan(store.storage) == plan._replace(fits=3)
+        for chunk in plan.chunks:
+            commit(writer, chunk)
+    assert read_plan(store.storage) == ChunkPlan()
+    assert not (store.path / "plan.parquet").exists()
+
+
+def test_a_plan_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    (store.path / "plan.parquet").write_bytes(b"PAR1 not")
+    assert fill(store, names(*range(6))) == 6
+    assert verify(store) == []
+
+
+def test_the_second_commit_of_a_chunk_changes_nothing_and_hears_what_the_first_said(tmp_path: Path) -> None:
+    store, other = open_store(tmp_path), open_store(tmp_path)
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(names(1, 2)).chunks
+        commit(writer, chunk)
+        before = contents(store.path)
+        late = StoreWriter(other).commit(
+            chunk, np.ones((2, DIM)), [RowOutcome("unread", error="gone")] * 2, Provenance("cuda", {})
+        )
+        assert late == [RowOutcome("ok", 3, 4)] * 2
+        assert contents(store.path) == before
+
+
+def test_data_of_another_process_without_rows_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(names(1, 2)).chunks
+        commit(writer, chunk)
+        (store.path / "rows/0.parquet").unlink()  # killed between its data and its rows
+        with pytest.raises(StoreBusyError, match="the next extraction clears it"):
+            StoreWriter(store).commit(chunk, np.ones((2, DIM)), [RowOutcome()] * 2, PROVENANCE)
+        commit(StoreWriter(store), chunk)  # the same bytes: committed
+    assert verify(store) == []
+
+
+def test_rows_of_another_plan_are_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(1, 2))
+    with pytest.raises(StoreBusyError, match="holds other images"):
+        commit(StoreWriter(store), Chunk(0, tuple(names(3, 4))))
+
+
+def test_provenance_is_there_after_a_write(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(1, 2))
+    assert store.provenance(0) == PROVENANCE
+
+
+def test_a_reader_needs_no_lock_and_keeps_its_snapshot(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(1, 2))
+    with StoreWriter(store) as writer:
+        reader = FeatureStore.at(store.path)
+        (chunk,) = writer.plan(names(3)).chunks
+        commit(writer, chunk)
+        assert reader.read(names(1, 2)).shape == (2, DIM)
+        assert not reader.usable(names(3)).any()
+        reader.reload()
+        assert reader.usable(names(3)).all()
+
+
+@pytest.mark.slow
+def test_processes_that_race_for_every_chunk_write_the_store_of_one(tmp_path: Path) -> None:
+    alone, raced = open_store(tmp_path / "alone"), open_store(tmp_path / "raced")
+    fill(alone, names(*range(40)))
+    with StoreWriter(raced) as writer:
+        writer.plan(names(*range(40)))
+        barrier = _SPAWN.Barrier(2)
+        processes = [_SPAWN.Process(target=_commit_all, args=(raced.path, barrier)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+    assert contents(raced.path) == contents(alone.path)
+
+
+def _commit_all(path: Path, barrier: BarrierType) -> None:
+    store = FeatureStore.at(path)
+    for chunk in StoreWriter(store).pending().chunks:
+        barrier.wait()
+        commit(StoreWriter(store), chunk)
+
+
+_DYING = """
+import os, signal, sys
+from pathlib import Path
+from cache import atomic
+from tests.toys.stores import fill, names, open_store
+
+after = int(sys.argv[2])
+publish = {"replace": atomic.replace_bytes, "create": atomic.create_bytes}
+
+def dying(write):
+    def until_killed(path, content):
+        global after
+        if path.suffix != ".json" and path.name != "identity.json":
+            after -= 1
+        if after < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, content)
+    return until_killed
+
+from cache import storage
+storage.replace_bytes = dying(atomic.replace_bytes)
+storage.create_bytes = dying(atomic.create_bytes)
+fill(open_store(Path(sys.argv[1])), names(*range(10)))
+"""
+
+
+@pytest.mark.slow
+def test_killed_before_any_write_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = open_store(tmp_path / "whole")
+    fill(whole, names(*range(10)))
+    for after in range(8):  # the plan, then the data and the rows of three chunks; with 7 it lives
+        command = [sys.executable, "-c", _DYING, str(tmp_path / f"cut{after}"), str(after)]
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        assert status == (-signal.SIGKILL if after < 7 else 0)
+        cut = open_store(tmp_path / f"cut{after}")
+        assert os.path.exists(cut.path / "plan.parquet") == (0 < after < 7)  # noqa: PTH110
+        assert len(cut.chunks()) == max(0, after - 1) // 2
+        fill(cut, names(*range(10)))
+        assert contents(cut.path) == contents(whole.path)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 20), max_size=9), st.lists(st.integers(0, 3), max_size=3)), max_size=5)
+)
+def test_any_order_of_planning_and_committing_loses_and_doubles_nothing(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[list[int], list[int]]]
+) -> None:
+    parent = tmp_path_factory.mktemp("store")
+    for numbers, committed in runs:
+        with StoreWriter(open_store(parent, chunk_rows=3)) as writer:
+            chunks = writer.plan(names(*numbers)).chunks
+            for place in committed:
+                if place < len(chunks):
+                    commit(writer, chunks[place])
+    asked = names(*range(21))
+    store = open_store(parent, chunk_rows=3)
+    fill(store, asked)
+    assert sorted(store.digests()) == sorted(asked)
+    assert sum(rows.num_rows for rows in store.chunks().values()) == len(asked)
+    assert verify(store) == []

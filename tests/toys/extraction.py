@@ -1,0 +1,36 @@
+"""A backbone that can be computed by hand, and folders of images as records."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import Identity
+from stages.datasets import FolderConfig
+from stages.extraction import Backbone, PreprocessConfig
+from stages.records import Records, read_records
+
+SIZE = 8
+
+
+def toy_backbone(delay: float = 0.0, **changes: object) -> Backbone:
+    """A network that can be computed by hand: the mean of each channel over the four quarters of the image."""
+    preprocess = PreprocessConfig().resolve(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), resize="squash")
+
+    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        time.sleep(delay)
+        quarters = batch.reshape(len(batch), 3, 2, SIZE // 2, 2, SIZE // 2).astype(np.float32).mean(axis=(3, 5))
+        features: npt.NDArray[np.float32] = quarters.reshape(len(batch), 12) / 255
+        return features
+
+    identity = Identity({"backbone": "toy", "preprocess": preprocess.identity(), **changes})  # type: ignore[dict-item]
+    return Backbone("toy", 12, identity, preprocess, forward)
+
+
+def never(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    raise AssertionError(f"the backbone was run on {len(batch)} images")
+
+
+def records_of(folder: Path) -> Records:
+    return read_records(FolderConfig(path=str(folder)))
