@@ -133,13 +133,13 @@ def matrix_rate() -> float:
 def _stacked(recipes: int, seeds: int) -> float:
     import torch
 
-    from stages.training.sweep.batched_heads import train_stack
+    from stages.training.sweep.batched_heads import train_batched_heads
 
     drawn, labels = _drawn()
     features, numbers = torch.from_numpy(drawn), torch.from_numpy(labels)
 
     def train(epochs: int) -> None:
-        train_stack(features, torch.arange(ROWS), numbers, _recipes(recipes, epochs), range(seeds))
+        train_batched_heads(features, torch.arange(ROWS), numbers, _recipes(recipes, epochs), range(seeds))
 
     return recipes * seeds * _steps_a_second(train)
 

@@ -1,4 +1,4 @@
-"""How a head is trained: how long, on which rows, what is kept of it."""
+"""How a head is trained: how long, on which rows, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TrainingConfig:
         sampling: which rows an epoch visits and which make a batch; by default what suits the loss.
         views: of a store that holds several views of each image, train on a ``random`` one each epoch, or on the
             ``first`` alone. Validation and embeddings take the first.
-        memory: ``ram`` gathers the features into memory, ``map`` reads them from the chunk files as they are needed
+        memory: ``ram`` gathers the features into memory, ``map`` reads them from the chunk files when they are needed
             (``shuffled`` is a block shuffle then: see ``sampling.block_order``); ``auto`` maps above 8 GiB.
         ema: keep the moving average of the weights, w' <- d w' + (1 - d) w after every step t = 1, 2, ... with
             d = min(ema, (1 + t) / (10 + t)); 0 keeps the weights themselves.
@@ -32,8 +32,8 @@ class TrainingConfig:
             moved by this length along it; costs a second pass. 0 is the plain gradient.
         anchor: for a head that starts at a closed form, the shares t to choose from by the validation score: the kept
             weights are (1 - t) start + t trained. 0, the start itself, must be among them. Empty: t = 1.
-        experts: where the records are of several domains that a look tells apart, a head for each domain, trained
-            alone, and a gate that sends each image to its domain's (:mod:`stages.training.experts`).
+        experts: where a gate can route images by domain, a head for each domain, trained on it alone
+            (:mod:`stages.training.experts`).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

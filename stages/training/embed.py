@@ -35,6 +35,16 @@ def embed(
 
     Raises:
         StaleStoreError: ``head`` was trained on another store.
+
+    >>> import tempfile
+    >>> from stages.training import train_head
+    >>> from stages.training.closed_form import PcaHeadConfig
+    >>> from tests.toys.training import classes_of, toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     features, records = toy(folder, classes_of(6, 4))
+    ...     vectors = embed(train_head(features, records, PcaHeadConfig(dim=3)), features, folder)
+    ...     vectors.read(records.digests[:2]).shape
+    (2, 3)
     """
     if head.features_fingerprint != features.fingerprint:
         raise StaleStoreError(

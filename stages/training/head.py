@@ -1,4 +1,4 @@
-"""A trained head: from features (n, D) to embeddings (n, E) of unit length, what it was trained on, and its file."""
+"""A trained head: a function from features (n, D) to embeddings (n, E) of unit length, its log, and its file."""
 
 from __future__ import annotations
 
@@ -39,14 +39,13 @@ HeadConfig: TypeAlias = Annotated[
 class EpochLog:
     """One epoch: its number from 1, the mean loss, the last learning rate, the validation score, the seconds it took.
 
-    An epoch of the phase ``choose`` was trained without the held-out classes, to find out how many epochs are best;
+    An epoch of the phase ``choose`` was trained without the held-out classes, to find the best number of epochs;
     those of the phase ``train`` made the head. ``validation_mmp5`` is None where there was nothing to validate on.
     ``member`` counts the heads of a soup from 1; ``domain_weights`` are the shares of the domains in the epoch where
     the sampling moves them; ``expert`` is the domain of the expert that was trained.
 
-    Of a loss on pairs: how many ``pairs`` (or triplets, or rows) it looked at in a step, the mean; the share of them
-    that had no loss, ``zero_share``; and how hard they were, ``hardness``, the mean cosine of the negatives minus that
-    of the positives.
+    For a loss on pairs, ``pairs`` is the mean number of pairs (or triplets, or rows) in a step, ``zero_share`` the
+    share of them without a loss, ``hardness`` the mean cosine of the negatives minus that of the positives.
     """
 
     phase: Literal["choose", "train"]
@@ -90,8 +89,19 @@ class TrainingSummary:
 class Head:
     """A trained head: call it on features (n, D) for embeddings (n, E).
 
-    ``identity`` is everything that its weights follow from: configuration, loss, optimiser, seed, the feature store,
-    and the digests and labels it was trained and validated on.
+    ``identity`` is everything that its weights follow from: the recipe, the seed, the feature store, and the digests
+    and labels that it was trained and validated on.
+
+    >>> import tempfile
+    >>> from stages.training import train_head
+    >>> from stages.training.closed_form import PcaHeadConfig
+    >>> from tests.toys.training import classes_of, toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     features, records = toy(folder, classes_of(6, 4))
+    ...     head = train_head(features, records, PcaHeadConfig(dim=3))
+    ...     head.save(folder)
+    ...     Head.load(folder).fingerprint == head.fingerprint
+    True
     """
 
     config: HeadConfig
@@ -180,7 +190,7 @@ def _metadata(content: bytes) -> dict[str, Any]:
 
 
 def _described(network: HeadNetwork) -> dict[str, JSON]:
-    """What of ``network`` is neither in the settings nor in its tensors."""
+    """What ``network`` has beside its settings and its tensors."""
     described: dict[str, JSON] = {
         "inputs": asdict(network.inputs.config),  # of a head that started at a closed form: its steps
         "blocks": list(network.inputs.blocks),
@@ -191,7 +201,7 @@ def _described(network: HeadNetwork) -> dict[str, JSON]:
 
 
 def _built(config: HeadConfig, described: dict[str, Any]) -> HeadNetwork:
-    """The network that :func:`_described` described, for tensors that are loaded."""
+    """The network that :func:`_described` described, ready to load its tensors."""
     inputs = Inputs(InputsConfig(**described["inputs"]), described["blocks"])
     if experts := described.get("experts"):
         single = replace(config, dim=expert_dim(config.dim, len(experts)))

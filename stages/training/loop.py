@@ -26,14 +26,14 @@ from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.objective import Objective, build_objective
 from stages.training.pairs import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
-from stages.training.rows.prefetch import feed
+from stages.training.rows.prefetch import prefetch
 from stages.training.rows.sampling import DomainWeighted, build_sampler
 from stages.training.rows.validation import ValidationSet
 from stages.training.training_inputs import TrainingInputs
 from stages.training.weights.averaging import WeightAverage, Weights
 from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network, start_prototypes
-from stages.training.weights.sam import sharp_gradient
+from stages.training.weights.sam import sam_gradient
 from stages.training.worker_threads import one_thread_each
 
 OnEpoch = Callable[[EpochLog], None]
@@ -198,7 +198,7 @@ class _Run:
             places += rng.integers(rows.views, size=len(rows))
         batches = self._sampler.epoch(rng)
         total, visited, rate = 0.0, 0, 0.0
-        prefetched = zip(feed(self._source, rows.labels, batches, places), batches, strict=True)
+        prefetched = zip(prefetch(self._source, rows.labels, batches, places), batches, strict=True)
         for step, ((features, labels), records) in enumerate(prefetched, number * steps):
             batch = Batch(*(part.to(self.job.device) for part in (features, labels, torch.from_numpy(records))))
             rate = optimizer.learning_rate(step, steps, epochs)
@@ -269,7 +269,7 @@ class _Run:
         weights = [*self.network.parameters(), *self.loss.parameters()]
         dense = [weight for weight in weights if not any(weight is table.weight for table in self._optimizer.tables)]
         memory = [*self.network.buffers(), *self.loss.buffers()]
-        return sharp_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
+        return sam_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
     def _prepared(self, source: InMemory) -> InMemory:
         """All rows after the steps before the map, float32."""

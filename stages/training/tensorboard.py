@@ -1,4 +1,4 @@
-"""Epochs as TensorBoard events, for those who watch a training there."""
+"""The log of epochs as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from stages.training.head import EpochLog
 
 @contextmanager
 def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
-    """A function that writes an epoch's numbers as events in ``folder``; with None it writes nothing.
+    """A function for ``on_epoch`` that writes an epoch's log as events in ``folder``; with None it writes nothing.
 
     Tags are ``<phase>/loss``, ``lr``, ``validation_mmp5``, ``pairs``, ``zero_share``, ``hardness`` and
     ``domain_weights/<domain>``, with the member's number after the phase in a soup of several, and an expert's domain
     before it.
 
     Raises MissingExtraError where TensorBoard is not installed.
+
+    >>> with epoch_events(None) as write:
+    ...     write(EpochLog("train", 1, loss=2.5, lr=1e-3, validation_mmp5=None, seconds=0.1))
     """
     if folder is None:
         yield lambda _: None

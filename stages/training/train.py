@@ -40,7 +40,16 @@ def head_identity(
     validation: Validation | None = None,
     seed: int = 0,
 ) -> Identity:
-    """The identity of the head that :func:`train_head` would train: whoever has such a head need not train it."""
+    """The identity of the head that :func:`train_head` would train: a saved head that has it need not be trained.
+
+    >>> import tempfile
+    >>> from stages.training import ArcFaceConfig, LinearHeadConfig
+    >>> from tests.toys.training import classes_of, toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     features, records = toy(folder, classes_of(6, 4))
+    ...     head_identity(features, records, LinearHeadConfig(dim=4), ArcFaceConfig()).fields["recipe"]
+    {'head': {'kind': 'linear', 'dim': 4}, 'loss': {'kind': 'arcface'}, 'training': {'sampling': {'kind': 'shuffled'}}}
+    """
     return prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed).identity()
 
 
@@ -87,6 +96,15 @@ def train_head(
         MissingRowsError: an image that was never extracted. (One whose extraction failed is left out and counted.)
         NothingToScoreError: no validation query has anything to find.
         DivergedError: the loss became NaN or infinite.
+
+    >>> import tempfile
+    >>> from stages.training import ArcFaceConfig, LinearHeadConfig
+    >>> from tests.toys.training import classes_of, toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     features, records = toy(folder, classes_of(6, 4))
+    ...     head = train_head(features, records, LinearHeadConfig(dim=4), ArcFaceConfig(margin_rad=0.5), seed=0)
+    ...     head(features.read(records.digests)).shape
+    (24, 4)
     """
     inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
     identity, device = inputs.identity(), torch.device(device)

@@ -25,7 +25,7 @@ from stages.training.loop import Batch, TrainingJob, _Run
 from stages.training.rows import LabelledRows
 from stages.training.training_inputs import prepare
 from stages.training.weights.averaging import WeightAverage, between, mean_of
-from stages.training.weights.sam import sharp_gradient
+from stages.training.weights.sam import sam_gradient
 from tests.toys.training import classes_of, toy
 
 TRAIN = classes_of(10, 8)
@@ -144,7 +144,7 @@ def test_the_sharp_gradient_is_the_one_at_the_worst_place_near_by_hand() -> None
     gradient = (4 * x**3 + z**3, 4 * y**3, 3 * z**2 * x)
     length = sum(of**2 for of in gradient) ** 0.5
     x, y, z = (place + rho * of / length for place, of in zip((x, y, z), gradient, strict=True))
-    loss = sharp_gradient(value, forget, [first, second], [], rho)
+    loss = sam_gradient(value, forget, [first, second], [], rho)
     assert float(loss) == pytest.approx(1 + 16 + 0.125)
     assert first.grad is not None
     assert second.grad is not None

@@ -28,8 +28,8 @@ from stages.training.losses import (
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe, LossConfig
 from stages.training.rows import gather
-from stages.training.sweep.batched_heads import heads_at_once, stack_key, train_stack
-from stages.training.sweep.batched_losses import StackedLoss
+from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
+from stages.training.sweep.batched_losses import BatchedLoss
 from tests.toys.training import classes_of, toy
 
 CLASSES = 10
@@ -102,10 +102,10 @@ def test_each_head_of_a_stack_is_the_one_that_is_trained_alone(
         others[0][margin] = at + 0.1
         others[1][margin] = {"start": at, "end": at + 0.5}
     recipes = [base, *(base.with_settings(other) for other in others)]
-    assert len({stack_key(recipe, CLASSES) for recipe in recipes}) == 1
+    assert len({batch_key(recipe, CLASSES) for recipe in recipes}) == 1
     features, labels = rows_of(learned)
     seeds = [0, 3]
-    stacked = train_stack(features, torch.arange(len(features)), labels, recipes, seeds)
+    stacked = train_batched_heads(features, torch.arange(len(features)), labels, recipes, seeds)
     assert stacked.finite.all()
     embeddings = stacked.embed(features)
     assert embeddings.shape == (2, 3, 70, 4)
@@ -121,7 +121,7 @@ def test_a_stack_learns_from_the_rows_it_is_given_and_no_others(learned: tuple[F
     rows = (labels >= 4).nonzero()[:, 0]
     store, records = learned
     expected = alone((store, records.take(rows.numpy())), BASE, 1)
-    stacked = train_stack(features, rows, labels[rows] - 4, [BASE], [1])
+    stacked = train_batched_heads(features, rows, labels[rows] - 4, [BASE], [1])
     np.testing.assert_allclose(stacked.embed(features[rows])[0, 0], expected, rtol=0, atol=2e-5)
 
 
@@ -130,9 +130,9 @@ def test_a_head_that_diverges_is_told_and_leaves_its_neighbours_alone(learned: t
     rows = torch.arange(len(features))
     sgd = BASE.with_settings({"optimizer.kind": "sgd", "optimizer.lr": 0.1})
     wild = sgd.with_settings({"optimizer.lr": 1e30, "optimizer.weight_decay": 1e10})
-    stacked = train_stack(features, rows, labels, [sgd, wild], [0])
+    stacked = train_batched_heads(features, rows, labels, [sgd, wild], [0])
     assert stacked.finite.tolist() == [[True, False]]
-    calm = train_stack(features, rows, labels, [sgd], [0])
+    calm = train_batched_heads(features, rows, labels, [sgd], [0])
     torch.testing.assert_close(stacked.embed(features)[0, 0], calm.embed(features)[0, 0], rtol=0, atol=1e-6)
 
 
@@ -169,7 +169,7 @@ def test_stacked_losses_and_gradients_are_those_of_the_kernel(configs: list[Marg
         assert loss.weight.grad is not None
         for found, tensor in zip(expected, (value.detach(), leaf.grad, loss.weight.grad), strict=True):
             found.append(tensor)
-    got = StackedLoss(configs, sizes, seeds).slopes(embeddings, torch.stack(prototypes), labels)
+    got = BatchedLoss(configs, sizes, seeds).slopes(embeddings, torch.stack(prototypes), labels)
     for result, tensors in zip(got, expected, strict=True):
         # slopes are steep at a cosine of 1
         torch.testing.assert_close(result, torch.stack(tensors), rtol=1e-4, atol=1e-5)
@@ -189,7 +189,7 @@ def test_stacked_losses_and_gradients_are_those_of_the_kernel(configs: list[Marg
     ],
 )
 def test_a_loss_that_learns_draws_or_moves_more_than_the_target_is_trained_alone(loss: LossConfig) -> None:
-    assert stack_key(replace(BASE, loss=loss), CLASSES) is None
+    assert batch_key(replace(BASE, loss=loss), CLASSES) is None
 
 
 @pytest.mark.parametrize(
@@ -205,22 +205,22 @@ def test_a_loss_that_learns_draws_or_moves_more_than_the_target_is_trained_alone
     ],
 )
 def test_a_recipe_with_more_than_the_plain_loop_is_trained_alone(settings: dict[str, Any]) -> None:
-    assert stack_key(BASE.with_settings(settings), CLASSES) is None
+    assert batch_key(BASE.with_settings(settings), CLASSES) is None
 
 
 def test_what_has_another_shape_goes_into_another_stack() -> None:
     same = ({"loss.scale": 9.0}, {"optimizer.lr": 0.1}, {"loss.margin_cos": 0.1}, {"optimizer.weight_decay": 0.0})
     other = ({"dim": 8}, {"loss.subcenters": 2}, {"training.epochs": 4}, {"optimizer.kind": "sgd"}, {"dropout": 0.0})
-    key = stack_key(BASE, CLASSES)
+    key = batch_key(BASE, CLASSES)
     assert key is not None
-    assert all(stack_key(BASE.with_settings(settings), CLASSES) == key for settings in same)
-    assert not any(stack_key(BASE.with_settings(settings), CLASSES) == key for settings in other)
-    assert stack_key(BASE, CLASSES, views=2) is None  # a random view of each image
-    assert stack_key(BASE.with_settings({"training.views": "first"}), CLASSES, views=2) is not None
+    assert all(batch_key(BASE.with_settings(settings), CLASSES) == key for settings in same)
+    assert not any(batch_key(BASE.with_settings(settings), CLASSES) == key for settings in other)
+    assert batch_key(BASE, CLASSES, views=2) is None  # a random view of each image
+    assert batch_key(BASE.with_settings({"training.views": "first"}), CLASSES, views=2) is not None
 
 
 def test_large_heads_are_not_stacked_and_memory_bounds_how_many_small_ones_are() -> None:
-    assert stack_key(BASE, 10**6) is None
+    assert batch_key(BASE, 10**6) is None
     small = heads_at_once(BASE, seeds=3, features=1280, classes=98)
     large = heads_at_once(BASE, seeds=3, features=1280, classes=30_000)
     assert small > large >= 1

@@ -174,11 +174,11 @@ def test_rows_are_the_same_from_memory_and_from_disk_in_any_order(tmp_path: Path
 
 @pytest.mark.parametrize("at_once", [1, 20, 10_000])
 def test_batches_hold_the_rows_and_labels_that_were_asked_for(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(prefetch, "_AT_ONCE", at_once)
+    monkeypatch.setattr(prefetch, "_ROWS_AT_ONCE", at_once)
     made = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float16)
     labels, places = np.arange(30) % 7, np.arange(30)[::-1].copy()
     batches = [np.array([3, 1, 4]), np.array([1, 5, 9]), np.array([2])] * 5
-    given = list(prefetch.feed(labelled_rows.InMemory(made), labels, batches, places))
+    given = list(prefetch.prefetch(labelled_rows.InMemory(made), labels, batches, places))
     assert len(given) == 15
     for batch, (values, classes) in zip(batches, given, strict=True):
         assert values.tolist() == [made[29 - row].tolist() for row in batch]
@@ -186,7 +186,7 @@ def test_batches_hold_the_rows_and_labels_that_were_asked_for(monkeypatch: pytes
 
 
 def test_an_error_while_rows_are_read_ahead_comes_out_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "_AT_ONCE", 2)
+    monkeypatch.setattr(prefetch, "_ROWS_AT_ONCE", 2)
 
     class Broken:
         def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
@@ -196,7 +196,7 @@ def test_an_error_while_rows_are_read_ahead_comes_out_where_they_are_used(monkey
 
     batches = [np.array([row]) for row in range(8)]
     with pytest.raises(OSError, match="gone"):
-        list(prefetch.feed(Broken(), np.zeros(8, np.int64), batches, np.arange(8)))
+        list(prefetch.prefetch(Broken(), np.zeros(8, np.int64), batches, np.arange(8)))
 
 
 def test_rows_on_disk_train_the_head_that_rows_in_memory_train_where_the_order_is_the_same(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_rows_of_a_size_that_is_no_multiple_of_16_bytes_and_repeated_rows_are_mo
 def test_the_state_of_a_loss_that_is_not_sampled_is_refused_by_one_that_is() -> None:
     dense, sparse = losses()
     config = OptimizerConfig()
-    with pytest.raises(ValueError, match=r"0 table.s. of sparse rows, this optimiser 1"):
+    with pytest.raises(ValueError, match=r"0 table.s. of sparse rows, this optimizer 1"):
         config.build([], sparse).load_state_dict(config.build([], dense).state_dict())
     sparse.eval()(*batches(1)[0]).backward()
     with pytest.raises(ValueError, match="was evaluated, not trained"):

@@ -1,6 +1,7 @@
-"""Heads that are trained, one kind a file, and the steps before their maps. Adding one is its file and its name in
-``HeadConfig`` (:mod:`stages.training.head`), where the closed forms stand beside them.
-"""  # noqa: D205  # one sentence
+"""Trained heads, one kind a file, and the steps before their maps.
+
+A new kind is a file here and a name in ``HeadConfig`` (:mod:`stages.training.head`).
+"""
 
 from stages.training.heads.batchnorm import BatchNormHeadConfig
 from stages.training.heads.inputs import InputsConfig

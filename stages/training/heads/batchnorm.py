@@ -1,4 +1,4 @@
-"""Batch normalisation without weights of its own, then a linear map: the head of the challenge's fifth place."""
+"""Batch normalization without affine weights, then a linear map: the head of GUIEC's fifth place."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LEAST_VARIANCE = 1e-5
 
 @dataclass(frozen=True)
 class BatchNormHeadConfig:
-    """Each number of the feature less its mean and by its spread, then dropout, then a linear map to ``dim``.
+    """Batch normalization of the feature, then dropout, then a linear map to ``dim``.
 
-    In training mean and spread are the batch's; embeddings take running ones, which move by ``momentum`` a step and
-    begin at those of all training rows. There is no affine part: the map has it.
+    In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
+    each step and start at those of all training rows. There is no affine part: the map has it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -40,7 +40,7 @@ class BatchNormHeadConfig:
             raise ValueError(f"momentum is the share of a batch in the running mean, in (0, 1], got {self.momentum}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
-        """The untrained head of features of the sizes ``blocks`` side by side, its weights drawn from ``generator``."""
+        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         inputs = Inputs(self.inputs, blocks)
         return BatchNormHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.momentum)
 
@@ -61,7 +61,7 @@ class BatchNormHead(HeadNetwork):
         self.register_buffer("running_variance", torch.ones(inputs.dim))
 
     def observe(self, features: Rows) -> None:
-        """Take the statistics of ``inputs`` and the running ones from the training features (N, D)."""
+        """Compute the statistics of ``inputs`` and the running ones from the training features (N, D)."""
         super().observe(features)
         mean = torch.stack([self.inputs(block).double().sum(0) for block in by_blocks(features)]).sum(0) / len(features)
         squares = [(self.inputs(block).double() - mean).square().sum(0) for block in by_blocks(features)]
@@ -69,7 +69,7 @@ class BatchNormHead(HeadNetwork):
         self.running_variance.copy_(torch.stack(squares).sum(0) / len(features))
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """See :meth:`HeadNetwork.transform`. A batch of one row, which has no spread, is normalised as an image is."""
+        """See :meth:`HeadNetwork.transform`. A batch of one row has no variance: it takes the running ones."""
         normal = nn.functional.batch_norm(
             prepared,
             self.running_mean,

@@ -1,4 +1,4 @@
-"""Experts: a head for each domain, and a gate that sees from the feature which domain an image is of."""
+"""Experts: a head for each domain, and a gate that predicts the domain of an image from its feature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.training.heads.network import HeadNetwork
 
 
 class Gate(NamedTuple):
-    """What tells d domains apart: a linear map (d - 1, D) and a bias after ``inputs``, and each domain's mean there."""
+    """A classifier of d domains: a linear map (d - 1, D) with bias after ``inputs``, and each domain's mean there."""
 
     inputs: Inputs
     weight: Tensor
@@ -23,20 +23,20 @@ class Gate(NamedTuple):
 
     @classmethod
     def zero(cls, inputs: Inputs, domains: int) -> Gate:
-        """A gate of the right shape, for weights that are loaded."""
+        """A gate of zeros, of the shape that loaded weights need."""
         less = domains - 1
         return cls(inputs, torch.zeros(less, inputs.dim), torch.zeros(less), torch.zeros(domains, less))
 
     def domains(self, features: Tensor) -> Tensor:
-        """Which domain (B,) each of ``features`` (B, D) looks like: the one whose mean is nearest, in [0, d)."""
-        told = nn.functional.linear(self.inputs(features), self.weight, self.bias)
-        return torch.cdist(told, self.means).argmin(1)
+        """The domain (B,) of each of ``features`` (B, D), in [0, d): the one whose mean is nearest."""
+        predicted = nn.functional.linear(self.inputs(features), self.weight, self.bias)
+        return torch.cdist(predicted, self.means).argmin(1)
 
 
 class Experts(HeadNetwork):
     """The embedding (E,) of a feature is its domain's corner of a simplex (d - 1) beside its expert's embedding.
 
-    Both are of unit length before the whole is. With c the cosine that the expert gives, two images of one domain have
+    Both parts are of unit length before the whole is. With c the cosine of the expert, two images of one domain have
     the similarity (1 + c) / 2, which ranks as the expert does; two of different domains at most (1 - 1 / (d - 1)) / 2.
     """
 
@@ -48,11 +48,11 @@ class Experts(HeadNetwork):
 
     @property
     def heads(self) -> list[HeadNetwork]:
-        """The experts, by the number of their domain."""
+        """The experts, in the order of their domains."""
         return [expert for expert in self.experts if isinstance(expert, HeadNetwork)]
 
     def project(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
-        """See :meth:`HeadNetwork.project`. Nothing is dropped: experts were trained before they stand here."""
+        """See :meth:`HeadNetwork.project`. There is no dropout: experts are trained before."""
         domains = Gate(self.inputs, self.weight, self.bias, self.means).domains(features)
         inside = torch.cat([expert(features[domains == number]) for number, expert in enumerate(self.heads)])
         places = torch.argsort(torch.argsort(domains, stable=True))  # `inside` has the rows of a domain together
@@ -60,7 +60,7 @@ class Experts(HeadNetwork):
 
 
 def expert_dim(dim: int, domains: int) -> int:
-    """The size of an expert's embedding where the whole has ``dim`` numbers."""
+    """The size of an expert's embedding where the whole has ``dim`` dimensions."""
     return dim - (domains - 1)
 
 

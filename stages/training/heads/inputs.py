@@ -1,4 +1,4 @@
-"""What is done to a feature before the map of a head: a signed root, unit length, the mean subtracted, a new size."""
+"""The steps before the map of a head: signed root, unit length, centering, rescaling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 8192  # rows at a time, when statistics are taken
 
 
 class Blocks(Protocol):
-    """N rows that are not in memory at once: each pass over them gives blocks (n, D) in order."""
+    """N rows that are not in memory together: each iteration gives blocks (n, D) in order."""
 
     def __len__(self) -> int: ...
 
@@ -27,7 +27,7 @@ Rows: TypeAlias = Tensor | Blocks
 
 @dataclass(frozen=True)
 class InputsConfig:
-    """The steps, in this order; those left out change nothing.
+    """The steps, in this order.
 
     Args:
         root: x -> sign(x) |x|^root, in (0, 1]; 0.5 is the signed square root (Hellinger map) for features after a ReLU.
@@ -60,9 +60,9 @@ class Inputs(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = tuple(blocks)
-        # A closed form may choose another root than the settings name, so it is kept with the statistics.
+        # A closed form may choose another root than the settings have, so it is saved with the statistics.
         self.register_buffer("root", torch.tensor(config.root, dtype=torch.float64))
-        self.exponent = config.root  # the same as a plain number, which costs a forward nothing to look at
+        self.exponent = config.root  # the same as a plain number: forward reads it without a synchronization
         self.register_load_state_dict_post_hook(_take_exponent)  # type: ignore[no-untyped-call]
         self.register_buffer("mean", torch.zeros(sum(blocks)))
         self.register_buffer("spread", torch.ones(()))
@@ -73,7 +73,7 @@ class Inputs(nn.Module):
         return sum(self.blocks)
 
     def observe(self, features: Rows) -> None:
-        """Take the statistics that the steps need from the training features (N, D), of any float dtype."""
+        """Compute the statistics that the steps need from the training features (N, D), of any float dtype."""
         if not self.config.center and self.config.rescale != "spread":
             return
         total = torch.stack([self._before_mean(block).double().sum(0) for block in by_blocks(features)]).sum(0)
@@ -85,7 +85,7 @@ class Inputs(nn.Module):
             self.spread = square.sqrt().float() if square > 0 else torch.ones(())  # all rows alike
 
     def forward(self, features: Tensor) -> Tensor:
-        """``features`` (B, D), of any float dtype, as the map takes them, (B, D) float32."""
+        """``features`` (B, D), of any float dtype, after the steps: (B, D) float32."""
         features = self._before_mean(features)
         if self.config.center:
             features = features - self.mean

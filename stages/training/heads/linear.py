@@ -1,4 +1,4 @@
-"""A linear head: one map from the feature to the embedding, and what every closed form becomes."""
+"""A linear head: one map from the feature to the embedding. Every closed form becomes one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stages.training.heads.network import HeadNetwork
 
 @dataclass(frozen=True)
 class LinearHeadConfig:
-    """One linear map from the feature to ``dim`` numbers, brought to unit length.
+    """One linear map from the feature to ``dim`` dimensions, then unit length.
 
     Args:
         dim: E.
         dropout: in training, the share of the feature that is set to zero before the map.
-        dropouts: several shares in its place: the mean of the map over one dropout of each, at the cost of one map
+        dropouts: several shares instead: the mean of the map over one dropout of each, with one product of matrices
             (Inoue, Multi-Sample Dropout, 2019).
-        nested: smaller sizes, ascending, whose first numbers are embeddings too: the loss is the sum over these and
-            ``dim``, with one set of prototypes of which the first numbers are taken (Kusupati et al., Matryoshka
+        nested: smaller sizes, ascending: the first so many dimensions are an embedding too. The loss is the sum over
+            these sizes and ``dim``, with the first dimensions of one set of prototypes (Kusupati et al., Matryoshka
             Representation Learning, NeurIPS 2022, the tied form).
         inputs: the steps before the map. UniFEx (arXiv 2409.13513) has none: center = false, rescale = "none".
     """
@@ -49,14 +49,14 @@ class LinearHeadConfig:
             )
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> LinearHead:
-        """The untrained head of features of the sizes ``blocks`` side by side, its weights drawn from ``generator``."""
+        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         inputs = Inputs(self.inputs, blocks)
         weight, bias = drawn_map(self.dim, inputs.dim, generator)
         return LinearHead(inputs, weight, bias, self.dropout, self.dropouts)
 
 
 class LinearHead(HeadNetwork):
-    """``weight`` (E, D) and ``bias`` (E,), float32, on what ``inputs`` makes of a feature."""
+    """``weight`` (E, D) and ``bias`` (E,), float32, applied after ``inputs``."""
 
     def __init__(
         self, inputs: Inputs, weight: Tensor, bias: Tensor, dropout: float = 0.0, dropouts: Sequence[float] = ()
@@ -72,13 +72,13 @@ class LinearHead(HeadNetwork):
 
 
 def drawn_map(dim: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A weight (``dim``, ``inputs``) and a bias (``dim``,), uniform within 1 / sqrt(``inputs``), as torch has them."""
+    """A weight (``dim``, ``inputs``) and a bias (``dim``,), uniform within 1 / sqrt(``inputs``) like ``nn.Linear``."""
     bound = 1 / math.sqrt(inputs)
     weight = torch.empty(dim, inputs).uniform_(-bound, bound, generator=generator)
     return weight, torch.empty(dim).uniform_(-bound, bound, generator=generator)
 
 
 def check_dim(dim: int) -> None:
-    """ValueError unless an embedding can have ``dim`` numbers."""
+    """ValueError unless an embedding can have ``dim`` dimensions."""
     if dim < 1:
         raise ValueError(f"dim is the size of an embedding, at least 1, got {dim}")

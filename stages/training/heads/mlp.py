@@ -1,4 +1,4 @@
-"""A head with hidden layers, beside a linear map that it only has to correct."""
+"""A head with hidden layers, added to a linear map."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.rel
 class MlpHeadConfig:
     """Hidden layers of the sizes ``hidden``, each a linear map and ``activation``, then a linear map to ``dim``.
 
-    With ``residual`` a linear map from the feature is added, and the last layer begins at zero: the untrained head is
-    the linear one. In training, ``dropout`` acts before the first and before the last map, and on the linear one.
+    With ``residual`` a linear map from the feature is added, and the last layer starts at zero: the untrained head is
+    the linear one. In training, ``dropout`` acts before the first and the last map, and before the linear one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -45,12 +45,12 @@ class MlpHeadConfig:
             raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
-        """The untrained head of features of the sizes ``blocks`` side by side, its weights drawn from ``generator``."""
+        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         return MlpHead(self, Inputs(self.inputs, blocks), generator)
 
 
 class MlpHead(HeadNetwork):
-    """``weights`` and ``biases`` of the layers in order, and of the linear map beside them ``weight`` and ``bias``."""
+    """``weights`` and ``biases`` of the layers in order; ``weight`` and ``bias`` of the linear map."""
 
     def __init__(self, config: MlpHeadConfig, inputs: Inputs, generator: torch.Generator) -> None:
         super().__init__(inputs)

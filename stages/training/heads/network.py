@@ -1,4 +1,4 @@
-"""What every head's network has in common: steps before the map, then a map of its own, then unit length."""
+"""The network of every head: the steps before the map, the map of its kind, then unit length."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stages.training.losses.angle import normalize
 
 
 class HeadNetwork(nn.Module):
-    """``inputs`` and then :meth:`transform`, which a kind of head gives; everything it knows is in ``state_dict``.
+    """``inputs``, then :meth:`transform`, which a kind of head implements; all that is learned is in ``state_dict``.
 
-    Training passes a generator, from which dropout is drawn; without one the network embeds.
+    Training passes a generator for dropout; without one the network embeds.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -21,19 +21,19 @@ class HeadNetwork(nn.Module):
 
     @property
     def dim(self) -> int:
-        """E, where the settings leave it to the network: the size of the feature."""
+        """E, where the settings do not give it: the size of the feature."""
         return self.inputs.dim
 
     def observe(self, features: Rows) -> None:
-        """Take the statistics that ``inputs`` needs from the training features (N, D)."""
+        """Compute the statistics of ``inputs`` from the training features (N, D)."""
         self.inputs.observe(features)
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """Embeddings (B, E) before unit length of what ``inputs`` made of features, ``prepared`` (B, D) float32."""
-        raise NotImplementedError(f"{type(self).__name__} has no map: a kind of head is a subclass that gives one")
+        """Embeddings (B, E) before unit length of the output of ``inputs``, ``prepared`` (B, D) float32."""
+        raise NotImplementedError(f"{type(self).__name__} has no map: a kind of head is a subclass with one")
 
     def project(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """Embeddings (B, E) before unit length of ``features`` (B, D); with a generator, dropout is drawn from it."""
+        """Embeddings (B, E) before unit length of ``features`` (B, D); with a generator, with dropout."""
         return self.transform(self.inputs(features), dropout)
 
     def forward(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:

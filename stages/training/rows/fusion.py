@@ -1,4 +1,4 @@
-"""Fusion: the features of several stores side by side, each of unit length, and perhaps the sizes of the images."""
+"""Fused features: those of several stores side by side, each of unit length, with or without the image sizes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,30 @@ from cache.fusion import PROPORTIONS, fuse, image_proportions
 class FusedFeatures:
     """Reads like a store (:class:`cache.Features`); nothing is written.
 
-    A row is the rows of ``stores`` one after the other, each brought to unit length, in the stored dtype (the widest
-    of them). With ``sizes`` come three numbers more of an image of H x W pixels as it was decoded: H / W, H / 224 and
-    W / 224, as the challenge's fifth place has them.
+    A row is the rows of ``stores`` one after the other, each of unit length, in the widest stored dtype. ``sizes`` adds
+    three numbers of an image of H x W pixels: H / W, H / 224 and W / 224 (fifth place of the Google Universal Image
+    Embedding Challenge).
+
+    >>> import tempfile
+    >>> from cache import FeatureStore, Identity, Provenance
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stores = [
+    ...         FeatureStore.open(folder, name, Identity({"name": name}), dim=4, provenance=Provenance("cpu", {}))
+    ...         for name in ("a", "b")
+    ...     ]
+    ...     fused = FusedFeatures(stores, sizes=True)
+    >>> fused.name, fused.dim, fused.blocks
+    ('a+b+sizes', 11, (4, 4, 3))
     """
 
     def __init__(self, stores: Sequence[FeatureStore], *, sizes: bool = False) -> None:
         if not stores:
-            raise ValueError("features are fused from one store or more, got none")
+            raise ValueError("features are fused from at least one store, got none")
         if len({store.fingerprint for store in stores}) < len(stores):
             raise ValueError(f"two of the stores are the same: {', '.join(store.path.name for store in stores)}")
         if len({store.views for store in stores}) > 1:
             counts = ", ".join(f"{store.path.name} has {store.views}" for store in stores)
-            raise StoreError(f"stores that are fused hold the same views of each image, but {counts}")
+            raise StoreError(f"fused stores must hold the same views of each image, but {counts}")
         self.stores = tuple(stores)
         self.sizes = sizes
 
@@ -43,12 +54,12 @@ class FusedFeatures:
 
     @property
     def path(self) -> Path:
-        """Where errors say that the rows are: the folder of the first store."""
+        """The folder of the first store, for messages."""
         return self.stores[0].path
 
     @cached_property
     def identity(self) -> Identity:
-        """The fingerprints of the stores in their order, and whether sizes are with them."""
+        """The fingerprints of the stores in their order, and whether the sizes are there."""
         fused: list[JSON] = [store.fingerprint for store in self.stores]
         return Identity({"fused": fused, "sizes": self.sizes})
 
@@ -59,7 +70,7 @@ class FusedFeatures:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """The sizes of what stands side by side."""
+        """The sizes of the parts of a row, in order."""
         return (*(store.dim for store in self.stores), *([PROPORTIONS] if self.sizes else []))
 
     @property
@@ -79,20 +90,20 @@ class FusedFeatures:
 
     def digests(self) -> list[bytes]:
         """The digest of every image with a feature in every store, in the order of the first."""
-        found = self.stores[0].digests()
-        return [digest for digest, usable in zip(found, self.usable(found), strict=True) if usable]
+        digests = self.stores[0].digests()
+        return [digest for digest, usable in zip(digests, self.usable(digests), strict=True) if usable]
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a feature in every store."""
         return np.asarray(np.all([store.usable(digests) for store in self.stores], axis=0))
 
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
-        """The images among ``digests`` (by default all) without a feature in some store, each once, the first why."""
-        found: dict[bytes, Failure] = {}
+        """The images among ``digests`` (by default all) without a feature in some store, each with its first reason."""
+        failures: dict[bytes, Failure] = {}
         for store in self.stores:
             for failure in store.failures(digests):
-                found.setdefault(failure.digest, failure)
-        return list(found.values())
+                failures.setdefault(failure.digest, failure)
+        return list(failures.values())
 
     def absent(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those of ``digests`` that have no row of any kind in some store, each once."""

@@ -1,4 +1,4 @@
-"""Which classes are trained on, and which are held out."""
+"""The rows that are held out of a training to choose its epoch: whole classes, or some rows of every class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-_SHARED = 4  # rows of a class of which some can be held out: two to search each other, two to learn
-HOLDABLE = 5  # fewer classes than this leave too little on one side
-TELLING = 5  # fewer held-out classes than this cannot tell a start from what became of it
+_SHARED = 4  # rows of a class of which some can be held out: two search each other, two are trained on
+HOLDABLE = 5
+"""With fewer classes none is held out: too few would be left on one side."""
+
+TELLING = 5
+"""Fewer held-out classes than this cannot show whether training improves on its start."""
 
 
 def in_large_classes(labels: Sequence[str | None], minimum: int) -> npt.NDArray[np.bool_]:
@@ -22,8 +25,8 @@ def in_large_classes(labels: Sequence[str | None], minimum: int) -> npt.NDArray[
 def held_rows(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
     """True for ``share`` of the rows of each class of ``labels`` (N,), two at least of a class of four or more.
 
-    For heads that learn classes in order to search them. Smaller classes are trained on whole. None where no class is
-    large enough.
+    It is for heads whose queries are of trained classes. Smaller classes are not held out. None where no class is large
+    enough.
     """
     held = np.zeros(len(labels), np.bool_)
     names = np.array(["" if label is None else label for label in labels], dtype=object)
@@ -35,9 +38,9 @@ def held_rows(labels: Sequence[str | None], share: float, rng: np.random.Generat
 
 
 def held_out(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
-    """True for the rows of ``share`` of the classes of ``labels`` (N,), at least two, all of each class or nothing.
+    """True for all rows of ``share`` of the classes of ``labels`` (N,), of at least two classes.
 
-    Only a class of two rows can be searched for, so only those are held out. None where there are fewer than five.
+    Only classes of two rows or more are held out: one row has nothing to match. None where fewer than five have two.
     """
     searchable = sorted(label for label, size in Counter(labels).items() if label is not None and size > 1)
     if share == 0 or len(searchable) < HOLDABLE:

@@ -1,4 +1,4 @@
-"""The rows that a head learns from: those of the records that have a feature, where they lie, and what names them."""
+"""The rows that a head learns from: where their features lie, and their labels and domains as integers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class InMemory:
 
 
 class Mapped:
-    """Features that are read from the memory maps of a store's chunk files, for sets larger than memory."""
+    """Features read from the memory maps of a store's chunk files, for sets larger than memory."""
 
     def __init__(self, store: FeatureStore, digests: Sequence[bytes]) -> None:
         self._rows = store.row_numbers(digests)
@@ -58,7 +58,7 @@ class Mapped:
         stored = self._rows[places // self._views] * self._views + places % self._views
         chunks = stored // self._shape[0]
         features = np.empty((len(places), self._shape[1]), self._dtype)
-        order = np.argsort(stored, kind="stable")  # in each file from its beginning to its end
+        order = np.argsort(stored, kind="stable")  # each file is read from its beginning to its end
         bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
         for low, high in pairwise(bounds):
             rows = order[low:high]
@@ -67,7 +67,7 @@ class Mapped:
 
 
 class MappedTogether:
-    """The rows of several :class:`Mapped`, put together as fused features are."""
+    """The rows of several :class:`Mapped`, fused as :class:`FusedFeatures` fuses them."""
 
     def __init__(self, features: FusedFeatures, digests: Sequence[bytes]) -> None:
         self._parts = [Mapped(store, digests) for store in features.stores]
@@ -82,9 +82,9 @@ class MappedTogether:
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
-    """N records to train on: where their features are, and what they are, as integers from 0 without a gap.
+    """N records to train on: their features, and their labels and domains (N,) as integers from 0 without a gap.
 
-    Iterated over, it gives the first view of all in blocks (n, D), in order: what statistics are taken of.
+    Iteration gives the first view of all records in blocks (n, D), in order, for statistics.
     """
 
     source: RowSource
@@ -96,7 +96,7 @@ class LabelledRows:
 
     @classmethod
     def of(cls, features: Features, records: Records, *, mapped: bool = False) -> LabelledRows:
-        """The rows of ``records``, which all have a feature and a label."""
+        """The rows of ``records``, which all have a feature and a label; ``mapped`` leaves their features on disk."""
         labels, _ = _numbered(records.classes)
         domains, names = _numbered(["" if domain is None else domain for domain in records.domains])
         source = source_of(features, records.digests, mapped=mapped)
@@ -118,10 +118,10 @@ class LabelledRows:
 
 
 def _numbered(names: Sequence[str | None]) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A number from 0 for each of ``names`` (N,), and the different names in the order of their numbers."""
-    known = sorted({str(name) for name in names})
-    numbers = {name: number for number, name in enumerate(known)}
-    return np.array([numbers[str(name)] for name in names], dtype=np.int64), known
+    """The number from 0 of each of ``names`` (N,), and the different names in the order of their numbers."""
+    distinct = sorted({str(name) for name in names})
+    numbers = {name: number for number, name in enumerate(distinct)}
+    return np.array([numbers[str(name)] for name in names], dtype=np.int64), distinct
 
 
 def blocks_of(features: Features) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ def gather(features: Features, records: Records) -> Tensor:
 
 
 def source_of(features: Features, digests: Sequence[bytes], *, mapped: bool) -> RowSource:
-    """The rows of ``digests`` (N,), all views: gathered into memory, or read from disk as they are asked for."""
+    """The rows of ``digests`` (N,), all views: gathered into memory, or read from disk when they are needed."""
     if not mapped:
         return InMemory(features.read_views(digests).reshape(-1, features.dim))
     if isinstance(features, FusedFeatures):
@@ -148,7 +148,7 @@ def source_of(features: Features, digests: Sequence[bytes], *, mapped: bool) -> 
 def rows_digest(records: Records) -> str:
     """The sha256 over the digests and labels of ``records``, in their order, 64 hexadecimal digits.
 
-    Keys and paths are not in it: renaming an image trains nothing anew.
+    Keys and paths are not in it: a head stays valid when an image is renamed.
     """
     digest = hashlib.sha256()
     for content, label in zip(records.digests, records.classes, strict=True):

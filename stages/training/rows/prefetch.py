@@ -1,4 +1,4 @@
-"""Batches in memory in time: rows are gathered some thousands at once, while the steps before them are made."""
+"""Batches gathered ahead: some thousands of rows at once, by a thread, while the steps before them are computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.training.rows.labelled_rows import RowSource
 
-_AT_ONCE = 4096  # rows that are gathered together: a batch at a time pays the overhead of numpy every time
+_ROWS_AT_ONCE = 4096  # gathered together: one batch at a time would pay the overhead of numpy for each
 
 Batch = npt.NDArray[np.int64]
 
@@ -26,12 +26,12 @@ class Gathered(NamedTuple):
     sizes: list[int]
 
 
-def feed(
+def prefetch(
     source: RowSource, labels: npt.NDArray[np.int64], batches: Sequence[Batch], places: npt.NDArray[np.int64]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The rows (B, D), in the dtype of ``source``, and labels (B,) of each of ``batches`` of record numbers.
 
-    ``places`` (N,) says where in ``source`` each record's row of this epoch is. A thread gathers ahead; it computes
+    ``places`` (N,) are the rows of ``source`` that the records have in this epoch. The thread that gathers computes
     nothing, so the results do not depend on it.
     """
     groups = list(_groups(batches))
@@ -48,7 +48,7 @@ def feed(
 
 
 def _groups(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-    each = max(1, _AT_ONCE // max(len(batch) for batch in batches))
+    each = max(1, _ROWS_AT_ONCE // max(len(batch) for batch in batches))
     for low in range(0, len(batches), each):
         yield batches[low : low + each]
 

@@ -1,4 +1,4 @@
-"""Which rows an epoch visits, and which of them make a batch."""
+"""Sampling: which rows an epoch visits, and which of them make a batch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 Rows = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 
+_FLOOR = 0.1  # of an epoch's rows, which all domains have in equal parts
 BLOCK_ROWS, WINDOW_BLOCKS = 1024, 64
 """A block shuffle of rows on disk: whole blocks are shuffled, and the rows within a window of so many blocks."""
 
@@ -38,23 +39,23 @@ class ShuffledConfig:
 
 @dataclass(frozen=True)
 class ByLossConfig:
-    """``classes_by_images`` for a loss that compares the rows of a batch with each other, ``shuffled`` for others."""
+    """``classes_by_images`` for a loss on pairs of rows, ``shuffled`` for others."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["by_loss"] = "by_loss"
 
     def chosen(self, *, of_pairs: bool) -> ShuffledConfig | ClassesByImagesConfig:
-        """What it comes to."""
+        """The sampling for a loss that is on pairs, or not."""
         return ClassesByImagesConfig() if of_pairs else ShuffledConfig()
 
 
 @dataclass(frozen=True)
 class BalancedConfig:
-    """As many rows an epoch as there are, a class of n rows in proportion to n ** ``power``.
+    """As many rows an epoch as there are, of a class of n rows in proportion to n ** ``power``.
 
-    0 is class-balanced, 0.5 square-root, 1 by rows. The rows of a class come in random order, each again only after
-    all others.
+    0 is class-balanced, 0.5 square-root, 1 by rows. The rows of a class come in random order, without replacement
+    until all have come.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -70,8 +71,8 @@ class BalancedConfig:
 class ClassesByImagesConfig:
     """P classes of K = ``images`` rows each in every batch, P * K = batch_size.
 
-    Classes come in random order, each again only after all others, and so do the rows of a class. A class of fewer
-    than K rows repeats them; ``training.minimum_class_size`` leaves such classes out.
+    Classes come in random order, without replacement until all have come, and so do the rows of a class. A class of
+    fewer than K rows repeats them; ``training.minimum_class_size`` leaves such classes out.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -86,45 +87,33 @@ class ClassesByImagesConfig:
 
 @dataclass(frozen=True)
 class OneDomainConfig:
-    """Every batch from one domain, the domains by turns, one of n rows as often as n ** ``power`` says.
+    """Every batch from one domain, the domains round robin: a row of a small domain is visited more often.
 
-    0 is round robin: equal turns, so that a small domain is seen more often than a large one. The rows of a domain
-    come in random order, each again only after all others. With a single domain this is ``shuffled``.
+    The rows of a domain come in random order, without replacement until all have come. With a single domain this is
+    ``shuffled``.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["one_domain"] = "one_domain"
-    power: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_power(self.power)
 
 
 @dataclass(frozen=True)
 class DomainWeightsConfig:
-    """Mixed batches, the share w_d of each domain d moved after every epoch by how much it still loses.
+    """Mixed batches; the share of a domain grows after an epoch in which its validation score is below the others'.
 
-    With l_d = 1 - mMP@5 on the validation queries of d (0 where there is none)::
+    With l_d = 1 - mMP@5 on the validation queries of domain d (0 where there is none)::
 
-        w_d <- w_d * exp(step * (l_d - sum_e w_e l_e)), scaled to sum to 1
-        share of d in the next epoch = (1 - floor) * w_d + floor / domains
+        w_d <- w_d * exp(l_d - sum_e w_e l_e), scaled to sum to 1
+        share of d in the next epoch = 0.9 w_d + 0.1 / domains
 
     w begins at the domains' shares of the rows (the multiplicative weights of group DRO, Sagawa et al., ICLR 2020).
-    Where held-out classes choose the epoch, the training on all classes repeats the shares that the first one had.
+    Where held-out classes choose the epoch, the training on all classes repeats the shares of the first training.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["domain_weights"] = "domain_weights"
-    step: float = 1.0
-    floor: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.step < np.inf:
-            raise ValueError(f"step is how fast the weights move, at least 0 and finite, got {self.step}")
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"floor is the share that all domains have in equal parts, in [0, 1], got {self.floor}")
 
 
 SamplingConfig: TypeAlias = Annotated[
@@ -142,7 +131,7 @@ def build_sampler(
     """
     match config:
         case ByLossConfig():
-            raise ValueError("the sampling by_loss is settled before rows are drawn: see ByLossConfig.chosen")
+            raise ValueError("the sampling by_loss must be replaced by what suits the loss first: ByLossConfig.chosen")
         case ShuffledConfig():
             return _Shuffled(len(labels), batch_size, blocks=blocks)
         case BalancedConfig():
@@ -150,9 +139,9 @@ def build_sampler(
         case ClassesByImagesConfig():
             return _ClassesByImages(labels, batch_size // config.images, config.images)
         case OneDomainConfig():
-            return _OneDomain(domains, batch_size, config.power)
+            return _OneDomain(domains, batch_size)
         case DomainWeightsConfig():
-            return DomainWeighted(domains, batch_size, config)
+            return DomainWeighted(domains, batch_size)
 
 
 class _Shuffled:
@@ -181,19 +170,18 @@ class _Grouped:
 class DomainWeighted(_Grouped):
     """See :class:`DomainWeightsConfig`. ``weights`` (domains,) are w, ``shares`` those of the next epoch."""
 
-    def __init__(self, domains: Rows, batch_size: int, config: DomainWeightsConfig) -> None:
+    def __init__(self, domains: Rows, batch_size: int) -> None:
         super().__init__(domains, batch_size, powered(np.bincount(domains), 1.0))
-        self._config = config
         self.move_to(self.shares)
 
     def move_to(self, weights: Shares) -> None:
         """Set w."""
         self.weights = weights
-        self.shares = (1 - self._config.floor) * weights + self._config.floor / len(weights)
+        self.shares = (1 - _FLOOR) * weights + _FLOOR / len(weights)
 
     def move(self, losses: Shares) -> None:
         """Move w after an epoch by the ``losses`` l (domains,)."""
-        grown = self.weights * np.exp(self._config.step * (losses - self.weights @ losses))
+        grown = self.weights * np.exp(losses - self.weights @ losses)
         self.move_to(grown / grown.sum())
 
 
@@ -222,33 +210,31 @@ class _ClassesByImages:
 
 
 class _OneDomain:
-    def __init__(self, domains: Rows, batch_size: int, power: float) -> None:
+    def __init__(self, domains: Rows, batch_size: int) -> None:
         self._decks, self._size = _Decks(domains), batch_size
-        shares = powered(np.bincount(domains), power)
-        self._turns = np.maximum(1, np.rint(shares * len(domains) / batch_size)).astype(np.int64)
-        self.steps = int(self._turns.sum())
+        self._turns = max(1, round(len(domains) / self._decks.groups / batch_size))  # batches of each domain
+        self.steps = self._turns * self._decks.groups
 
     def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        dealt = self._decks.deal(self._turns * self._size, rng)
-        batches = dealt.reshape(-1, self._size)
-        domain = np.repeat(np.arange(len(self._turns)), self._turns)
-        first = rng.permutation(len(self._turns))  # who begins
-        spaced = (occurrence(domain) + 0.5) / self._turns[domain]
-        return list(batches[np.lexsort((first[domain], spaced))])
+        domains = self._decks.groups
+        dealt = self._decks.deal(np.full(domains, self._turns * self._size), rng)
+        batches = dealt.reshape(domains, self._turns, self._size)
+        order = np.argsort(rng.permutation(domains))  # of the domains within a round
+        return list(batches[order].swapaxes(0, 1).reshape(-1, self._size))
 
 
 class _Decks:
-    """The rows of each group, dealt like cards: each again only after all others of its group."""
+    """The rows of each group, dealt without replacement until all of the group have been dealt."""
 
     def __init__(self, groups: Rows) -> None:
         self._sizes = np.bincount(groups)
         self._starts = np.cumsum(self._sizes) - self._sizes
-        self._of = groups
+        self._groups = groups
         self.groups = len(self._sizes)
 
     def deal(self, counts: Rows, rng: np.random.Generator) -> Rows:
         """``counts`` (groups,) rows of each group, group after group, those of a group in random order."""
-        order = np.lexsort((rng.random(len(self._of)), self._of))
+        order = np.lexsort((rng.random(len(self._groups)), self._groups))
         group = np.repeat(np.arange(self.groups), counts)
         return order[self._starts[group] + occurrence(group) % self._sizes[group]]
 
@@ -259,7 +245,7 @@ def epoch_order(rows: int, rng: np.random.Generator) -> Rows:
 
 
 def block_order(rows: int, rng: np.random.Generator) -> Rows:
-    """A permutation (N,) of ``rows`` rows that stays within ``WINDOW_BLOCKS`` random blocks of rows for a while.
+    """A permutation (N,) of ``rows`` rows in which neighbours come from ``WINDOW_BLOCKS`` random blocks of rows.
 
     Blocks of ``BLOCK_ROWS`` neighbouring rows are shuffled, and then the rows within each window of blocks.
     """
@@ -278,14 +264,14 @@ def powered(sizes: Rows, power: float) -> Shares:
 
 
 def apportion(rows: int, shares: Shares, rng: np.random.Generator) -> Rows:
-    """How many of ``rows`` each group gets (groups,): its share rounded down or up, by one random offset."""
+    """How many of ``rows`` each group gets (groups,): its share rounded down or up, by one random offset for all."""
     edges = np.floor(np.cumsum(shares) * rows + rng.random())
     edges[-1] = rows
     return np.diff(edges, prepend=0.0).astype(np.int64)
 
 
 def occurrence(values: Rows) -> Rows:
-    """How many equal values stand before each of ``values`` (n,)."""
+    """How many equal values come before each of ``values`` (n,)."""
     order = np.argsort(values, kind="stable")
     sizes = np.bincount(values)
     result = np.empty_like(order)
@@ -294,7 +280,7 @@ def occurrence(values: Rows) -> Rows:
 
 
 def cut(rows: Rows, size: int) -> list[Rows]:
-    """``rows`` in pieces of ``size``, the last perhaps shorter."""
+    """``rows`` in pieces of ``size``; the last may be shorter."""
     return [rows[low : low + size] for low in range(0, len(rows), size)]
 
 

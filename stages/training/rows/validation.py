@@ -1,4 +1,4 @@
-"""How good the embeddings of an epoch are: mMP@5 on classes that were not trained on."""
+"""The validation score of an epoch: mMP@5 of a search among records that were not trained on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ValidationSet:
     def by_domain(self, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """:meth:`score` of the queries of each domain, where any of them has something to find."""
         precision = self._precisions(network)
-        members = {name: [of == name for of in self.domains] for name in sorted({*self.domains})}
+        members = {name: [domain == name for domain in self.domains] for name in sorted({*self.domains})}
         scores = {name: float(precision[torch.tensor(chosen)].nanmean()) for name, chosen in members.items()}
         return {name: score for name, score in scores.items() if score == score}  # NaN: nothing to find
 

@@ -1,12 +1,12 @@
-"""Many small linear heads trained at once: a few large matrix products a step instead of many small ones.
+"""Many small linear heads trained together: a few large matrix products a step instead of many small ones.
 
 ::
 
     S batches (S, B, D) x maps (S, D, R*E) -> (S*R, B, E) x prototypes (S*R, E, C*k) -> cosines (S*R, B, C) -> losses
 
-R recipes, each with the same S seeds, are S*R heads: H. A seed draws the first weights, the order of the rows and the
-dropout, so the R heads of a seed see one batch, which is gathered and dropped out once and multiplied once. Each head
-is, to rounding, the one that is trained alone with its recipe and seed.
+R recipes, each with the same S seeds, are H = S*R heads. A seed determines the first weights, the order of the rows and
+the dropout, so the R heads of a seed share each batch: it is gathered once, dropped out once, and multiplied once by
+all R maps. Each head equals, up to rounding, the one that is trained alone with its recipe and seed.
 """
 
 from __future__ import annotations
@@ -34,32 +34,31 @@ from stages.training.rows.sampling import (
     ShuffledConfig,
     build_sampler,
 )
-from stages.training.sweep.batched_losses import StackedLoss, can_be_stacked
+from stages.training.sweep.batched_losses import BatchedLoss, can_be_batched
 from stages.training.weights.optimizer import Optimizer, OptimizerConfig
 
-_LOGITS = 2**22  # numbers (B, C*k) of one head: above, the products are large already and memory is what counts
-_NUMBERS = 2**26  # logits and weights of all heads together: 256 MiB in float32, a few times over
-_PREPARED = 2**28  # numbers of the training rows as the maps take them: 1 GiB
+_LOGITS = 2**22  # elements (B, C*k) of one head: above, its products are large enough by themselves
+_NUMBERS = 2**26  # elements of logits and weights of all heads together: 256 MiB in float32, a few times over
+_PREPARED = 2**28  # elements of the training rows after the steps before the map: 1 GiB
 _HEADS = 64
-_MEMBER = 1  # a head that is no soup is the first of one
-_ROWS = 4096  # embedded at a time
-# The settings that the loop here knows: one that is added elsewhere, and set, is trained alone.
+_MEMBER = 1  # a head alone is the first member of a soup
+_ROWS = 4096  # embedded together
+# The settings that this loop implements: a recipe with any other setting is trained alone.
 _OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
 _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
 _SAMPLING = (ByLossConfig, ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
-def stack_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
-    """Recipes of one key can be stacked; None where a recipe is trained alone.
+def batch_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
+    """Recipes of one key can be trained together; None for a recipe that is trained alone.
 
-    That is where the head is no plain linear map, where the loss learns or draws anything or moves more than the
-    target, where a setting of the loop is not one that the stack knows (random ``views`` of an image, for one), and
-    where one head is large by itself.
+    Trained alone are heads that are no plain linear map, losses with a state, with random numbers or with an effect on
+    other cosines than the target's, settings that this loop does not implement (random ``views``), and large heads.
     """
     head: object = recipe.head
     optimizer, training = recipe.optimizer, recipe.training
-    if not isinstance(head, LinearHeadConfig) or recipe.start is not None or not can_be_stacked(recipe.loss, classes):
+    if not isinstance(head, LinearHeadConfig) or recipe.start is not None or not can_be_batched(recipe.loss, classes):
         return None
     if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, dropouts=head.dropouts, inputs=head.inputs):
         return None
@@ -85,20 +84,20 @@ def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _loss(recipe: HeadRecipe) -> MarginSoftmaxConfig:
-    assert isinstance(recipe.loss, MarginSoftmaxConfig)  # those of a stack_key are
+    assert isinstance(recipe.loss, MarginSoftmaxConfig)  # as for every recipe with a batch_key
     return recipe.loss
 
 
 def heads_at_once(recipe: HeadRecipe, seeds: int, features: int, classes: int) -> int:
-    """How many recipes like ``recipe``, each with ``seeds``, to stack at most."""
+    """The largest number of recipes like ``recipe``, each with ``seeds``, to train together."""
     prototypes = classes * _loss(recipe).subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
     return max(1, int(min(_HEADS, _NUMBERS // numbers)) // seeds)
 
 
 @dataclass(frozen=True)
-class Stacked:
-    """H = S*R trained heads: recipe r of seed s. ``finite`` (S, R) is False where a loss became NaN or infinite."""
+class BatchedHeads:
+    """H = S*R trained heads, recipe r of seed s; ``finite`` (S, R) is False where a loss became NaN or infinite."""
 
     heads: tuple[tuple[LinearHead, ...], ...]
     finite: Tensor
@@ -112,19 +111,19 @@ class Stacked:
                 functional.linear(flat[0].inputs(block), weight, bias).view(len(block), len(flat), -1)
                 for block in torch.split(features, _ROWS)
             ]
-            found = functional.normalize(torch.cat(blocks), dim=2, eps=torch.finfo(torch.float32).tiny)
-        return found.transpose(0, 1).reshape(len(self.heads), -1, *found[:, 0].shape)
+            unit = functional.normalize(torch.cat(blocks), dim=2, eps=torch.finfo(torch.float32).tiny)
+        return unit.transpose(0, 1).reshape(len(self.heads), -1, *unit[:, 0].shape)
 
 
-def train_stack(
+def train_batched_heads(
     features: Tensor,
     rows: Tensor,
     labels: Tensor,
     recipes: Sequence[HeadRecipe],
     seeds: Sequence[int],
     blocks: Sequence[int] | None = None,
-) -> Stacked:
-    """Train each of ``recipes``, which share one :func:`stack_key`, with each of ``seeds``.
+) -> BatchedHeads:
+    """Train each of ``recipes``, which share one :func:`batch_key`, with each of ``seeds``.
 
     Args:
         features: (N, D), of any float dtype.
@@ -134,21 +133,21 @@ def train_stack(
         seeds: S of them.
         blocks: the sizes of the features that stand side by side; by default one of D.
     """
-    stack = _Stack(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
+    batch = _Batch(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
     training = recipes[0].training
-    domains = np.zeros(len(labels), np.int64)  # none of the samplings here looks at them
+    domains = np.zeros(len(labels), np.int64)  # not used by these samplings
     sampling = training.sampling
     sampling = sampling.chosen(of_pairs=False) if isinstance(sampling, ByLossConfig) else sampling
     sampler = build_sampler(sampling, labels.numpy(), domains, training.batch_size)
     for epoch in range(training.epochs):
         orders = [sampler.epoch(np.random.default_rng((seed, _MEMBER, epoch))) for seed in seeds]
         for step, batches in enumerate(zip(*orders, strict=True), epoch * sampler.steps):
-            stack.step(torch.from_numpy(np.stack(batches)), step, sampler.steps)
-    return stack.trained()
+            batch.step(torch.from_numpy(np.stack(batches)), step, sampler.steps)
+    return batch.trained()
 
 
-class _Stack:
-    """Weights of S*R heads in three tensors, what moves them, and where the training stands."""
+class _Batch:
+    """The weights of S*R heads in three tensors, their optimizer, and their loss."""
 
     def __init__(
         self,
@@ -165,7 +164,7 @@ class _Stack:
         sizes = torch.bincount(labels)
         networks, prototypes = list[LinearHead](), list[Tensor]()
         assert isinstance(first.head, LinearHeadConfig)
-        for seed in seeds:  # the draws of a head that is trained alone, in their order
+        for seed in seeds:  # the random numbers of a head that is trained alone, in the same order
             generator = torch.Generator().manual_seed(seed)
             networks.append(first.head.build(blocks, generator))
             prototypes.append(losses[0].build(first.head.dim, sizes, generator).weight.detach())
@@ -175,20 +174,20 @@ class _Stack:
         with torch.inference_mode():
             self.inputs.observe(features[rows])
         self.is_prepared = len(rows) * self.inputs.dim <= _PREPARED
-        if self.is_prepared:  # the steps before the map once, not once an epoch
+        if self.is_prepared:  # the steps before the map are applied once, not in every epoch
             self.features, self.rows = self._prepared(), torch.arange(len(rows))
-        # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed begin alike
+        # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed have the same start
         self.maps = torch.stack([network.weight.detach().repeat(count, 1) for network in networks])
         self.offsets = torch.stack([network.bias.detach().repeat(count) for network in networks])
         self.prototypes = torch.stack([weight.expand(count, -1, -1) for weight in prototypes]).contiguous()
         self.weights = (self.maps, self.offsets, self.prototypes)
         self.slopes = tuple(torch.empty_like(weight) for weight in self.weights)
-        self.loss = StackedLoss(losses, sizes, len(seeds))
+        self.loss = BatchedLoss(losses, sizes, len(seeds))
         self.finite = torch.ones(len(seeds), count, dtype=torch.bool)
         self.optimizer, self.runs = self._optimizer()
 
     def _optimizer(self) -> tuple[torch.optim.Optimizer, list[OptimizerConfig]]:
-        """One optimiser, a group for each run of recipes that are moved alike, on views of the weights."""
+        """One optimizer over views of the weights, with a group for each run of recipes of equal optimizer settings."""
         configs = [recipe.optimizer for recipe in self.recipes]
         runs, groups, low = [], [], 0
         for config, members in itertools.groupby(configs):
@@ -216,7 +215,7 @@ class _Stack:
 
     @torch.no_grad()
     def step(self, batch: Tensor, step: int, steps_per_epoch: int) -> None:
-        """Move all weights by one ``batch`` of rows (S, B); ``step`` counts from 0."""
+        """Make one step of all heads on a ``batch`` of rows (S, B); ``step`` counts from 0."""
         epochs = self.recipes[0].training.epochs
         taken = self._taken(batch)
         projected = torch.baddbmm(self.offsets[:, None], taken, self.maps.transpose(1, 2))  # (S, B, R*E)
@@ -235,12 +234,12 @@ class _Stack:
         self.optimizer.step()
 
     def _by_head(self, projected: Tensor) -> Tensor:
-        """What the maps gave (S, B, R*E) as (S*R, B, E)."""
+        """The output of the maps (S, B, R*E) as (S*R, B, E)."""
         seeds, size, _ = projected.shape
         return projected.view(seeds, size, self.count, -1).transpose(1, 2).flatten(0, 1)
 
     def _taken(self, batch: Tensor) -> Tensor:
-        """The batches (S, B, D) as the maps take them, each seed with its own dropout."""
+        """The batches (S, B, D) after the steps before the map, with the dropout of each seed."""
         seeds, size = batch.shape
         taken = self.features[self.rows[batch.flatten()]]
         if not self.is_prepared:
@@ -250,11 +249,11 @@ class _Stack:
         return torch.stack(dropped) if seeds > 1 else dropped[0][None]
 
     def _prepared(self) -> Tensor:
-        """All rows as the maps take them, float32."""
+        """All rows after the steps before the map, float32."""
         with torch.inference_mode():
             return torch.cat([self.inputs(self.features[block]) for block in torch.split(self.rows, _ROWS)])
 
-    def trained(self) -> Stacked:
+    def trained(self) -> BatchedHeads:
         """The heads as they are now."""
         dim = self.recipes[0].head.dim
         heads = [
@@ -264,4 +263,4 @@ class _Stack:
             )
             for maps, offsets in zip(self.maps, self.offsets, strict=True)
         ]
-        return Stacked(tuple(heads), self.finite)
+        return BatchedHeads(tuple(heads), self.finite)

@@ -1,4 +1,4 @@
-"""The margin losses of many heads at once, with their gradients written out: each array is gone through once or twice.
+"""The margin losses of many heads at once, with their gradients written out: one or two passes over each array.
 
 For one head, with embedding z, prototype w, u = z / |z|, v = w / |w|, cosine c = u v, target y, moved target m(c_y)::
 
@@ -24,8 +24,8 @@ _OF_MODULES = vars(nn.Module()).keys()
 _MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")
 
 
-def can_be_stacked(loss: object, classes: int) -> bool:
-    """Whether ``loss`` has numbers for margins and nothing else: no state, no draws, no part in the other cosines."""
+def can_be_batched(loss: object, classes: int) -> bool:
+    """Whether ``loss`` changes the target's cosine alone, by plain numbers: no state and no random numbers."""
     if not isinstance(loss, MarginSoftmaxConfig):
         return False
     plain = MarginSoftmaxConfig(subcenters=loss.subcenters, scale=loss.scale)
@@ -38,7 +38,7 @@ def can_be_stacked(loss: object, classes: int) -> bool:
     return inherits and numbers and not [*rule.buffers(), *rule.parameters()]
 
 
-class StackedLoss:
+class BatchedLoss:
     """The losses of H = S*R heads: R configurations of one kind, repeated for S seeds; head s*R + r has the r-th."""
 
     def __init__(self, losses: Sequence[MarginSoftmaxConfig], class_sizes: Tensor, seeds: int) -> None:
@@ -50,7 +50,7 @@ class StackedLoss:
         self._set(0.0)
 
     def at(self, share: float) -> None:
-        """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
+        """Set the schedules to their values after ``share`` of the training, in [0, 1]."""
         if self._scheduled:
             self._set(share)
 
@@ -132,13 +132,13 @@ def _as_one(rules: Sequence[Rule], seeds: int) -> Rule:
 
 
 def _unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """``vectors`` (H, n, E) divided by their lengths, and what by: zero stays zero, as everywhere."""
+    """``vectors`` (H, n, E) divided by their lengths, and the inverse lengths; a zero vector stays zero."""
     norms = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
     inverse = torch.where(norms > 0, norms, torch.inf).reciprocal()
     return vectors * inverse, inverse
 
 
 def _through_unit(slope: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """The gradient by vectors (H, n, E), from the one by their unit vectors, which is used up."""
+    """The gradient by vectors (H, n, E), from that by their unit vectors u: (g - u (u g)) / |v|. In place."""
     along = torch.einsum("hne,hne->hn", slope, unit)[..., None]
     return slope.addcmul_(unit, along, value=-1).mul_(inverse)

@@ -1,4 +1,4 @@
-"""What a sweep tries: the ``[sweep]`` table, and the recipes that its keys and values span."""
+"""The search space of a sweep: the ``[sweep]`` table, and the recipes that its keys and values span."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """From ``low`` to ``high``, both allowed, on a scale of factors with ``log``; a grid takes ``steps`` of it."""
+    """From ``low`` to ``high`` inclusive, on a logarithmic scale with ``log``; a grid takes ``steps`` values of it."""
 
     low: float
     high: float
@@ -29,12 +29,12 @@ class Range:
     steps: int | None = None
 
     def number(self, value: float, *, whole: bool) -> float | int:
-        """``value`` with four digits, inside; a whole number where the setting is one."""
+        """``value`` rounded to four digits and clipped to the range; an integer where the setting is one."""
         inside = min(max(float(f"{value:.4g}"), self.low), self.high)
         return round(inside) if whole else float(inside)
 
     def points(self, *, whole: bool) -> tuple[float | int, ...]:
-        """``steps`` numbers at equal distances (equal factors with ``log``), the same number once."""
+        """``steps`` values at equal distances (equal ratios with ``log``), each once."""
         count = self.steps or 1
         shares = [0.5] if count == 1 else [step / (count - 1) for step in range(count)]
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -47,16 +47,16 @@ Axis: TypeAlias = Choices | Range
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """``[sweep]``: which settings of the heads are tried, and how each is judged.
+    """``[sweep]``: which settings of the heads are tried, and how each is scored.
 
-    A trial is one configuration, trained once for each fold and seed on the classes outside the fold, and scored by
-    searching the classes inside leave-one-out: no configuration is chosen by classes that it learned, or by the test.
+    A trial is one configuration, trained once for each fold and seed on the classes outside the fold, and scored by a
+    leave-one-out search of the classes inside: no configuration is chosen by classes that it learned, or by the test.
 
     Args:
         method: ``grid`` tries every combination, ``optuna`` searches (TPE) with the extra ``sweep``.
         trials: the budget of ``optuna`` for each head and each kind of loss, the same for all.
-        folds: into how many parts the training classes are cut.
-        seeds: of each training.
+        folds: the number of parts that the training classes are split into.
+        seeds: every configuration is trained with each.
         objective: the metric that is maximised.
         head: the name of one of ``[[heads]]``; by default each is swept.
         over: dotted keys of a head, each with a list of values or ``{ low, high, log, steps }``.
@@ -87,7 +87,7 @@ class SweepConfig:
                 )
 
     def axes(self) -> dict[str, Axis]:
-        """``over`` by dotted key, whether the file has ``"loss.scale" = ...`` or a table ``over.loss``."""
+        """``over`` by dotted key, for ``"loss.scale" = ...`` and for a table ``over.loss`` alike."""
         return dict(_axes(self.over, ""))
 
 
@@ -124,19 +124,19 @@ def _range(key: str, table: Mapping[str, Any]) -> Range:
 
 @dataclass(frozen=True)
 class Family:
-    """The recipes of one head, one kind of head, one loss and one start; ``fixed`` are the kinds that were chosen."""
+    """The recipes of one kind of head, one loss and one start; ``fixed`` are the settings that chose these kinds."""
 
     base: HeadRecipe
     fixed: Settings
     axes: Mapping[str, Axis]
 
     def whole(self, key: str) -> bool:
-        """Whether the setting at ``key`` is a whole number."""
+        """Whether the setting at ``key`` is an integer."""
         value = self.base.value(key)
         return isinstance(value, int) and not isinstance(value, bool)
 
     def size(self) -> float:
-        """How many recipes there are; infinite where a range has no steps."""
+        """The number of recipes; infinite where a range has no steps."""
         return math.prod(
             len(axis.values) if isinstance(axis, Choices) else axis.steps or math.inf for axis in self.axes.values()
         )
@@ -150,7 +150,7 @@ class Family:
         return [dict(self.fixed) | dict(zip(self.axes, chosen, strict=True)) for chosen in itertools.product(*values)]
 
     def recipe(self, settings: Settings) -> HeadRecipe:
-        """The recipe of ``settings``. Raises ConfigError where a value cannot be."""
+        """The recipe of ``settings``. Raises ConfigError for a value that its key cannot have."""
         return self.base.with_settings({key: value for key, value in settings.items() if key not in self.fixed})
 
 
@@ -165,23 +165,24 @@ def families(base: HeadRecipe, axes: Mapping[str, Axis]) -> list[Family]:
         if isinstance(axis, Range):
             raise ConfigError(f"sweep.over.{key}: the kinds to try are a list, not a range")
     chosen = [
-        dict(zip(kinds, of, strict=True)) for of in itertools.product(*(_values(axis) for axis in kinds.values()))
+        dict(zip(kinds, values, strict=True))
+        for values in itertools.product(*(_values(axis) for axis in kinds.values()))
     ]
     others = {key: axis for key, axis in axes.items() if key not in kinds}
-    found = []
+    spanned = []
     for fixed in chosen:
         with_kinds = _checked(base, fixed)
         known = with_kinds.dotted_keys()
-        found.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}))
-    known = tuple(dict.fromkeys(key for family in found for key in family.base.dotted_keys()))
+        spanned.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}))
+    known = tuple(dict.fromkeys(key for family in spanned for key in family.base.dotted_keys()))
     for key in others:
         if key not in known:
-            raise ConfigError(f"sweep.over.{key}: {_unknown(key, known, found)}")
-    for family in found:
+            raise ConfigError(f"sweep.over.{key}: {_unknown(key, known, spanned)}")
+    for family in spanned:
         for key, axis in family.axes.items():
             for value in _values(axis):
                 _checked(family.base, {key: round(value) if family.whole(key) and isinstance(axis, Range) else value})
-    return found
+    return spanned
 
 
 def _values(axis: Axis) -> Sequence[Any]:
@@ -195,9 +196,11 @@ def _checked(base: HeadRecipe, settings: Settings) -> HeadRecipe:
         raise ConfigError(f"sweep.over: {error}") from error
 
 
-def _unknown(key: str, known: tuple[str, ...], found: Sequence[Family]) -> str:
+def _unknown(key: str, known: tuple[str, ...], spanned: Sequence[Family]) -> str:
     hint = nearest_key(key, known)
     if key.startswith("loss."):
-        losses = dict.fromkeys(family.base.loss.kind if family.base.loss else "a head without loss" for family in found)
+        losses = dict.fromkeys(
+            family.base.loss.kind if family.base.loss else "a head without loss" for family in spanned
+        )
         return f"{', '.join(losses)} has no such key{hint}"
     return f"unknown key{hint}"

@@ -1,4 +1,4 @@
-"""Which recipes of a family are tried: all of them, or those that a search proposes from what the last ones scored."""
+"""The search strategy: every recipe of a family, or those that Optuna proposes from the scores so far."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stages.training.sweep.search_space import Choices, Family
 
 Evaluate = Callable[[Sequence[Settings]], Sequence[float]]
 
-_ASKED = 8  # proposed at a time, so that small heads can be trained in one stack
+_PROPOSED = 8  # at a time, so that small heads can be trained together
 
 
 def search(
     family: Family, method: Literal["grid", "optuna"], trials: int, seed: int, evaluate: Evaluate
 ) -> list[Settings]:
-    """Have ``evaluate`` score (higher is better) the settings that ``method`` chooses; all of them, in their order.
+    """Score the settings that ``method`` chooses with ``evaluate`` (higher is better), and return them in their order.
 
-    A family of no more than ``trials`` recipes is tried whole by either method. The same seed and scores propose the
-    same settings: a search that was cut off goes on where ``evaluate`` knows the scores already.
+    Either method tries a family of at most ``trials`` recipes completely. The same seed and scores give the same
+    proposals: an interrupted search continues where ``evaluate`` returns the stored scores.
 
     Raises MissingExtraError where ``optuna`` is needed and not installed.
     """
@@ -31,9 +31,9 @@ def search(
     study = _study(seed)
     tried: list[Settings] = []
     while len(tried) < trials:
-        asked = [study.ask() for _ in range(min(_ASKED, trials - len(tried)))]
-        settings = [proposal(family, trial) for trial in asked]
-        for trial, score in zip(asked, evaluate(settings), strict=True):
+        proposed = [study.ask() for _ in range(min(_PROPOSED, trials - len(tried)))]
+        settings = [proposal(family, trial) for trial in proposed]
+        for trial, score in zip(proposed, evaluate(settings), strict=True):
             study.tell(trial, score)
         tried += settings
     return tried
@@ -41,18 +41,18 @@ def search(
 
 def proposal(family: Family, trial: Any) -> Settings:
     """The settings of ``family`` that an Optuna ``trial`` suggests."""
-    found = dict(family.fixed)
+    settings = dict(family.fixed)
     for key, axis in family.axes.items():
-        if isinstance(axis, Choices):  # by place: a choice may be a list or a table
-            found[key] = axis.values[trial.suggest_categorical(key, list(range(len(axis.values))))]
+        if isinstance(axis, Choices):  # by index: a choice may be a list or a table
+            settings[key] = axis.values[trial.suggest_categorical(key, list(range(len(axis.values))))]
         else:
             value = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
-            found[key] = axis.number(value, whole=family.whole(key))
-    return found
+            settings[key] = axis.number(value, whole=family.whole(key))
+    return settings
 
 
 def check_method(method: Literal["grid", "optuna"]) -> None:
-    """Raise MissingExtraError where ``method`` needs what is not installed: before any work, not in the middle."""
+    """Raise MissingExtraError where ``method`` needs a library that is not installed: before any work."""
     if method == "optuna":
         _optuna()
 
@@ -60,7 +60,7 @@ def check_method(method: Literal["grid", "optuna"]) -> None:
 def _study(seed: int) -> Any:
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # constant_liar: of several proposals at a time, each keeps away from those that have no score yet
+    # constant_liar: several proposals at a time keep a distance from each other before they have a score
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     return optuna.create_study(direction="maximize", sampler=sampler)
 

@@ -1,11 +1,11 @@
-"""Trials: each recipe trained once for each fold and seed, and judged by the classes that it did not learn.
+"""Trials: each recipe trained once for each fold and seed, and scored on the classes that it did not learn.
 
 ::
 
     training records --classes into folds--> train on F-1 parts, S seeds --> search the part left out, leave-one-out
                                              (small heads of one shape: many at once)      --> (F, S) scores
 
-The features are in memory once, whatever is trained on them.
+The features are in memory once, for all trainings.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from stages.training.multilabel.labels import attributes_digest
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import blocks_of, gather, rows_digest
 from stages.training.rows.held_out import in_large_classes
-from stages.training.sweep.batched_heads import heads_at_once, stack_key, train_stack
+from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.train import train_head
 
-_TRIAL = 2  # raised when the same recipe gets another score
+_VERSION = 2  # raised when the same recipe gets another score
 
 Values: TypeAlias = npt.NDArray[np.float64]
 Judge = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Values]
@@ -44,14 +44,14 @@ Judge = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], Values]
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What a recipe came to.
+    """The scores of a recipe.
 
     Attributes:
         scores: (F, S), the mean over the queries of each fold for each seed (a closed form has one, the first); 0
             where the training diverged.
         values: (Q,) float32, the value of each query, the mean over the seeds.
-        seconds: what it took, its share of the stack where it was trained in one.
-        diverged: how many of the F*S trainings ended in a loss that is no number.
+        seconds: the time it took; where recipes were trained together, its share of it.
+        diverged: how many of the F*S trainings ended in a loss that is NaN or infinite.
     """
 
     scores: Values
@@ -74,7 +74,7 @@ class CrossValidation:
 
     @cached_property
     def queries(self) -> npt.NDArray[np.int64]:
-        """The rows (Q,) that search: those in a fold."""
+        """The rows (Q,) that are queries: those in a fold."""
         rows: npt.NDArray[np.int64] = np.flatnonzero(np.any(self.folds, axis=0))
         return rows
 
@@ -85,11 +85,11 @@ class CrossValidation:
 
     @cached_property
     def rows(self) -> str:
-        """The digest of which images with which labels these are."""
+        """The digest of the images and their labels."""
         return rows_digest(self.records)
 
     def fingerprint_of(self, recipe: HeadRecipe) -> str:
-        """What a trial of ``recipe`` follows from besides the judge, 64 hexadecimal digits."""
+        """The fingerprint of everything that a trial of ``recipe`` follows from besides the judge."""
         folds: list[JSON] = [digest_bytes(np.packbits(fold).tobytes()).hex() for fold in self.folds]
         learned: dict[str, JSON] = {}
         if isinstance(recipe.head, (MultilabelHeadConfig, PosteriorHeadConfig)):
@@ -97,7 +97,7 @@ class CrossValidation:
         return fingerprint(
             learned
             | {
-                "trial": _TRIAL,
+                "trial": _VERSION,
                 "recipe": changed_settings(recipe),
                 "features": self.features.fingerprint,
                 "rows": self.rows,
@@ -107,7 +107,7 @@ class CrossValidation:
         )
 
     def raw(self) -> Trial:
-        """The feature itself, judged in the same folds: scores (F, 1)."""
+        """The trial of the feature itself in the same folds: scores (F, 1)."""
         started = time.perf_counter()
         values = np.zeros(len(self.labels))
         for fold in self.folds:
@@ -126,14 +126,12 @@ class CrossValidation:
         return outside[large]
 
     def _alone(self, recipe: HeadRecipe) -> Trial:
-        """The trial of a recipe whose heads are trained one by one."""
+        """The trial of a recipe, its heads trained one by one."""
         started, diverged = time.perf_counter(), 0
-        seeds = self.seeds if recipe.is_trained else self.seeds[:1]  # nothing is drawn: one seed says it all
+        seeds = self.seeds if recipe.is_trained else self.seeds[:1]  # a closed form is the same for every seed
         values = np.zeros((len(seeds), len(self.labels)))
         training = recipe.training
-        if (
-            not training.patience and not training.anchor
-        ):  # these choose, by classes that are neither trained nor judged
+        if not training.patience and not training.anchor:  # these choose by held-out training classes
             training = replace(training, holdout=0.0)
         for fold in self.folds:
             learned = self.records.take(self._learned(fold, recipe))
@@ -148,14 +146,14 @@ class CrossValidation:
         return self._trial(values, time.perf_counter() - started, diverged)
 
     def _together(self, recipes: Sequence[HeadRecipe]) -> list[Trial]:
-        """The trials of recipes of one stack."""
+        """The trials of recipes that are trained together."""
         started = time.perf_counter()
         values = np.zeros((len(recipes), len(self.seeds), len(self.labels)))
         diverged = np.zeros(len(recipes), np.int64)
         for fold in self.folds:
             rows = self._learned(fold, recipes[0])
             _, labels = np.unique(self.labels[rows], return_inverse=True)
-            stacked = train_stack(
+            trained = train_batched_heads(
                 self.vectors,
                 torch.from_numpy(rows),
                 torch.from_numpy(labels),
@@ -163,30 +161,30 @@ class CrossValidation:
                 self.seeds,
                 blocks_of(self.features),
             )
-            found = stacked.embed(self.vectors[torch.from_numpy(fold)])
-            finite = stacked.finite & found.isfinite().all(-1).all(-1)
+            embeddings = trained.embed(self.vectors[torch.from_numpy(fold)])
+            finite = trained.finite & embeddings.isfinite().all(-1).all(-1)
             for place, recipe in np.ndindex(len(self.seeds), len(recipes)):
                 if finite[place, recipe]:
-                    values[recipe, place, fold] = self.judge(found[place, recipe].numpy(), self.labels[fold])
+                    values[recipe, place, fold] = self.judge(embeddings[place, recipe].numpy(), self.labels[fold])
                 else:
                     diverged[recipe] += 1
         seconds = (time.perf_counter() - started) / len(recipes)
-        return [self._trial(of, seconds, int(lost)) for of, lost in zip(values, diverged, strict=True)]
+        return [self._trial(by_seed, seconds, int(lost)) for by_seed, lost in zip(values, diverged, strict=True)]
 
 
 def cross_validation(
     features: Features, records: Records, judge: Judge, *, folds: int, seeds: Sequence[int], seed: int = 0
 ) -> CrossValidation:
-    """Cut the classes of ``records`` into ``folds``, drawn from ``seed``, and read their features.
+    """Cut the classes of ``records`` into ``folds`` by ``seed``, and read their features.
 
     Images whose extraction failed are left out.
 
     Args:
         features: the store that holds the features of ``records``.
         records: the training rows; every one has a label.
-        judge: scores the embeddings of a fold, searched leave-one-out.
+        judge: scores the embeddings of a fold, as in a leave-one-out search.
         folds: F, at least 2.
-        seeds: S different seeds, with each of which every recipe is trained on every fold.
+        seeds: S different seeds; every recipe is trained with each on every fold.
         seed: of the folds.
 
     Raises:
@@ -197,27 +195,27 @@ def cross_validation(
     for key, label in zip(records.keys, records.classes, strict=True):
         if label is None:
             raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
-    there = records.take(records.rows_in(features))
-    classes = [str(name) for name in there.classes]
-    held = class_folds(classes, there.domains, folds, seed)
+    extracted = records.take(records.rows_in(features))
+    classes = [str(name) for name in extracted.classes]
+    held = class_folds(classes, extracted.domains, folds, seed)
     _, labels = np.unique(np.array(classes, dtype=object), return_inverse=True)
     return CrossValidation(
-        features, there, gather(features, there), labels.astype(np.int64), tuple(held), tuple(seeds), judge
+        features, extracted, gather(features, extracted), labels.astype(np.int64), tuple(held), tuple(seeds), judge
     )
 
 
-def run_trials(ground: CrossValidation, recipes: Sequence[HeadRecipe]) -> Iterator[tuple[int, Trial]]:
-    """The trial of each of ``recipes`` with its place among them, as they are done: those of one shape together."""
-    classes = max(len(np.unique(ground.labels[~fold])) for fold in ground.folds)
+def run_trials(splits: CrossValidation, recipes: Sequence[HeadRecipe]) -> Iterator[tuple[int, Trial]]:
+    """The trial of each of ``recipes`` with its index, as they finish; small heads of one shape together."""
+    classes = max(len(np.unique(splits.labels[~fold])) for fold in splits.folds)
     together: dict[tuple[str, Hashable], list[int]] = {}
     for place, recipe in enumerate(recipes):
-        key = stack_key(recipe, classes, ground.features.views)
-        together.setdefault(("alone", place) if key is None else ("stack", key), []).append(place)
+        key = batch_key(recipe, classes, splits.features.views)
+        together.setdefault(("alone", place) if key is None else ("together", key), []).append(place)
     for (how, _), places in together.items():
         if how == "alone":
-            yield places[0], ground._alone(recipes[places[0]])
+            yield places[0], splits._alone(recipes[places[0]])
             continue
-        size = heads_at_once(recipes[places[0]], len(ground.seeds), ground.vectors.shape[1], classes)
+        size = heads_at_once(recipes[places[0]], len(splits.seeds), splits.vectors.shape[1], classes)
         for low in range(0, len(places), size):
             some = places[low : low + size]
-            yield from zip(some, ground._together([recipes[place] for place in some]), strict=True)
+            yield from zip(some, splits._together([recipes[place] for place in some]), strict=True)

@@ -1,4 +1,4 @@
-"""What a killed training goes on from: one file beside the head's, written whole after every epoch."""
+"""The file that a killed training continues from: replaced atomically after every epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ State = dict[str, Any]
 
 
 class Checkpoint:
-    """The parts of a training that are done, and how far the one at work is.
+    """The finished parts of a training, and the state of the current one.
 
-    A part is one head on its way; a training can have several (with held-out classes, with all; members of a soup).
-    Without a path nothing is kept. A file of another head, or one that cannot be read, counts as none: then training
-    begins anew, and the file is written over.
+    A part is the training of one head; a training can have several (with held-out classes, with all; members of a
+    soup). Without a path nothing is stored. A file of another head, or one that cannot be read, counts as none: the
+    training then starts again and replaces the file.
     """
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
@@ -32,17 +32,17 @@ class Checkpoint:
             self._parts = _read(path, fingerprint)
 
     def within(self, name: str) -> Checkpoint:
-        """The same file, for parts of their own: those of the expert ``name``."""
-        inside = copy.copy(self)  # the parts stay one dict
+        """The same file for the parts of the expert ``name``."""
+        inside = copy.copy(self)  # shares the dict of parts
         inside._within = f"{self._within}{name}/"
         return inside
 
     def part(self, name: str) -> State | None:
-        """What was kept last of the part ``name``."""
+        """The last state of the part ``name``; None where there is none."""
         return self._parts.get(self._within + name)
 
     def keep(self, name: str, state: State) -> None:
-        """Write what the part ``name`` is to go on from: tensors, numbers, strings, lists and dicts of them."""
+        """Store the ``state`` of the part ``name``: tensors, numbers, strings, lists and dicts of them."""
         self._parts[self._within + name] = state
         if self._path is not None:
             content = io.BytesIO()
@@ -55,4 +55,4 @@ def _read(path: Path, fingerprint: str) -> dict[str, State]:
         content: State = torch.load(path, weights_only=True)
         return dict(content["parts"]) if content["fingerprint"] == fingerprint else {}
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
-        return {}  # it saves time and holds nothing else
+        return {}  # a checkpoint only saves time

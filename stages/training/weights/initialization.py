@@ -22,10 +22,10 @@ def start_network(
     blocks: Sequence[int],
     generator: torch.Generator,
 ) -> HeadNetwork:
-    """The network of ``head`` before its first step: ``fitted`` (a closed form) in its shape, or drawn.
+    """The network of ``head`` before its first step: the closed form ``fitted``, or random weights.
 
-    A closed form is scaled by a power of two, which changes no embedding by a bit, to weights of about the size that
-    drawn ones have: a learning rate means the same for both.
+    A closed form is scaled by a power of two, which changes no bit of an embedding, to weights of about the size of
+    random ones, so that a learning rate means the same for both.
     """
     if fitted is None:
         network = head.build(blocks, generator)
@@ -44,11 +44,11 @@ def start_network(
 
 
 def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
-    """Set ``prototypes`` (k, C, E), a view of what is trained, to means of embeddings of its classes.
+    """Set ``prototypes`` (k, C, E), a view of the loss's weight, to mean embeddings of their classes.
 
-    ``labels`` (N,) are those of the training rows. The rows of a class go to its k subcenters by turns; one without a
-    row gets the mean of the class. They are scaled to about the size that drawn ones have. Where embeddings cancel,
-    the prototype stays as it was drawn.
+    ``labels`` (N,) are those of the training rows. The rows of a class are assigned to its k subcenters in turn; a
+    subcenter without a row gets the mean of the class. They are scaled to about the size of random prototypes. Where
+    the embeddings of a class cancel, the prototype stays random.
     """
     subcenters, classes, dim = prototypes.shape
     turn = _occurrence(labels) % subcenters
@@ -70,13 +70,13 @@ def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, l
 
 
 def _power_of_two(weight: Tensor, size: float) -> float:
-    """What brings the root mean square of ``weight`` nearest to ``size``."""
+    """The factor 2^n that brings the root mean square of ``weight`` nearest to ``size``."""
     root = float(weight.detach().square().mean().sqrt())
     return 2.0 ** round(math.log2(size / root)) if root > 0 else 1.0
 
 
 def _occurrence(labels: Tensor) -> Tensor:
-    """How many equal labels stand before each of ``labels`` (N,)."""
+    """How many equal labels come before each of ``labels`` (N,)."""
     order = torch.argsort(labels, stable=True)
     sizes = torch.bincount(labels)
     place = torch.arange(len(labels)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)

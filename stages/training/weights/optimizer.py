@@ -1,4 +1,4 @@
-"""How the weights move: the learning rate at every step, and the step, dense or of the rows that were touched."""
+"""The optimizer: the learning rate of every step, and the step, dense or of the rows that have a gradient."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _EPS = 1e-8
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser and its schedule: linear warm-up, then a half cosine from ``lr`` down to ``final_lr``.
+    """The optimizer and its schedule: linear warm-up, then a half cosine from ``lr`` down to ``final_lr``.
 
     ``warmup_epochs`` may be a fraction of an epoch. ``weight_decay`` acts on every weight, prototypes included;
-    ``momentum`` is that of sgd, and the other kinds have no use for it.
+    ``momentum`` is that of sgd, and has no effect on the other kinds.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -59,7 +59,7 @@ class OptimizerConfig:
         return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
     def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
-        """What moves ``weights`` and those of ``loss``; a sampled loss's prototypes row by row."""
+        """The optimizer of ``weights`` and those of ``loss``; a sampled loss's prototypes are a table of rows."""
         tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
         fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
         apart = [*tables, *fast]
@@ -68,17 +68,19 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """Moves ``weights`` with PyTorch's fused step, and the rows of ``tables`` that have a gradient, and no others.
+    """Moves ``weights`` with PyTorch's fused step, and only those rows of ``tables`` that have a gradient.
 
-    A table's gradient is sparse and so is its step: rows without a gradient are not read, so that a step costs what it
-    touches. What that means, a row at a time: its moments (or momentum) stand still while it rests, where those of a
-    dense step would decay; it counts its own steps, from which Adam's correction of young moments follows, so that the
-    first step of a row that is met late is as long as any first step; and weight decay acts in the steps that touch it,
-    so less often. A row that is touched in every step moves as in a dense step.
+    A table's gradient is sparse and so is its step: rows without a gradient are not read, so that the time of a step
+    follows from the rows that it touches. Three things differ from a dense step for a row that is touched in some
+    steps only:
 
-    Memory for the moments of a row is used when the row is first touched.
+    * its moments (or its momentum) stay as they are in the other steps, where those of a dense step would decay;
+    * it counts its own steps, from which Adam's bias correction follows, so that the first step of a row is as long
+      as any first step, however late (``torch.optim.SparseAdam`` counts the steps of the table instead);
+    * weight decay acts in the steps that touch it.
 
-    ``fast`` weights move at ``factor`` times the learning rate.
+    The memory for the moments of a row is used when the row is first touched. ``fast`` weights have ``factor`` times
+    the learning rate.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Optimizer:
             self.dense = adam(groups, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
 
     def step(self, lr: float) -> None:
-        """Move every weight that has a gradient, at the learning rate ``lr``."""
+        """Move every weight that has a gradient, with the learning rate ``lr``."""
         for group, factor in zip(self.dense.param_groups, self._factors, strict=False):
             group["lr"] = lr * factor
         self.dense.step()
@@ -112,20 +114,20 @@ class Optimizer:
             table.step(lr)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         self.dense.zero_grad()
         for table in self.tables:
             table.weight.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to take the same steps; tensors are not copied."""
+        """All that a resumed run needs to make the same steps; tensors are not copied."""
         return {"dense": self.dense.state_dict(), "tables": [dict(table.state) for table in self.tables]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken, with the same weights in the same order."""
+        """Continue where ``state`` was taken, with the same weights in the same order."""
         if len(state["tables"]) != len(self.tables):
             raise ValueError(
-                f"the state has {len(state['tables'])} table(s) of sparse rows, this optimiser {len(self.tables)}; "
+                f"the state has {len(state['tables'])} table(s) of sparse rows, this optimizer {len(self.tables)}; "
                 "it was taken from a loss with another setting of sampled"
             )
         self.dense.load_state_dict(state["dense"])
@@ -135,7 +137,7 @@ class Optimizer:
 
 
 class _Table:
-    """A table of rows that are moved one by one: its weight (R, E), its moments, and the steps that each row took."""
+    """A table of rows that move one by one: its weight (R, E), its moments, and the number of steps of each row."""
 
     def __init__(self, config: OptimizerConfig, weight: nn.Parameter) -> None:
         self.config, self.weight = config, weight
@@ -173,7 +175,11 @@ class _Table:
         _put(self.weight.detach(), rows, moved)
 
     def _adam(self, rows: Tensor, gradient: Tensor, moved: Tensor, lr: float) -> None:
-        """Kingma and Ba, Adam, ICLR 2015, algorithm 1, with a count of steps for each row."""
+        """Kingma and Ba, Adam, ICLR 2015, algorithm 1, with a count of steps t (n,) for each row.
+
+        With gradient g and moments m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2, all (n, E), a row moves by
+        -lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
+        """
         steps = self.state["steps"].index_select(0, rows).add_(1)
         self.state["steps"].index_copy_(0, rows, steps)
         first = self.state["first"].index_select(0, rows).lerp_(gradient, 1 - _BETAS[0])
@@ -188,7 +194,7 @@ class _Table:
 
 
 def _put(table: Tensor, rows: Tensor, values: Tensor) -> None:
-    """``table[rows] = values``, moved 16 bytes at a time where they fit: torch copies number by number."""
+    """``table[rows] = values``, copied 16 bytes at a time where they fit: torch copies number by number."""
     if values.element_size() * values.shape[1] % 16 == 0:
         table, values = table.view(torch.complex128), values.view(torch.complex128)
     table.index_copy_(0, rows, values)

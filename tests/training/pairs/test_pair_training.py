@@ -50,7 +50,7 @@ from stages.training.recipe import HeadRecipe
 from stages.training.rows import LabelledRows
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep import cross_validation, run_trials
-from stages.training.sweep.batched_heads import stack_key
+from stages.training.sweep.batched_heads import batch_key
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 
@@ -299,10 +299,10 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 def test_no_loss_on_pairs_is_stacked_and_each_has_trials_of_its_own(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
     base = HeadRecipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=SHORT)
-    assert stack_key(base, 20) is not None
+    assert batch_key(base, 20) is not None
     recipes = [base, *(base.with_settings({"loss.kind": loss.kind}) for loss in EVERY)]
     for recipe in recipes[1:]:
-        assert stack_key(recipe, 20) is None
+        assert batch_key(recipe, 20) is None
     some = [recipes[0], recipes[2], recipes[5]]
     ground = cross_validation(features, records, lambda e, of: leave_one_out(e, of, "mmp@5"), folds=2, seeds=(0, 1))
     trials = dict(run_trials(ground, some))
