@@ -62,7 +62,7 @@ class Records:
         """What each record is, (N,); None where that is not known."""
         return self._column("label")
 
-    @property
+    @cached_property
     def classes(self) -> list[str | None]:
         """What tells records apart, (N,): the label, within the domain where there is one."""
         return [
