@@ -340,12 +340,12 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
 
 def medians(arguments: argparse.Namespace, names: tuple[str, ...], **changes: object) -> list[float]:
     """The median of each measurement over the repeats, taken in turn."""
-    found: dict[str, list[float]] = {name: [] for name in names}
+    rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(arguments.repeats):
         for name in names:
-            found[name].append(measure(arguments, name, **changes))
-    print({name: [round(value, 1) for value in values] for name, values in found.items()}, changes, flush=True)
-    return [statistics.median(values) for values in found.values()]
+            rates[name].append(measure(arguments, name, **changes))
+    print({name: [round(value, 1) for value in values] for name, values in rates.items()}, changes, flush=True)
+    return [statistics.median(values) for values in rates.values()]
 
 
 def measure(arguments: argparse.Namespace, name: str, **changes: object) -> float:

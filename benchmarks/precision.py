@@ -42,7 +42,7 @@ def main() -> None:
             if way != "exact"
         ]
         for name in dict.fromkeys(name for name, *_ in stores):
-            mine = [(way, store) for of, way, store in stores if of == name]
+            mine = [(way, store) for network, way, store in stores if network == name]
             digests = mine[0][1].digests()
             truth = _unit(mine[0][1].read(digests))
             for way, store in mine:
@@ -55,8 +55,8 @@ def main() -> None:
     for row in rows:
         print(f"{row['backbone']:40} {row['way']:36} {row['least cosine']:.6f}", end="")
         print("".join(f"  {metric} {row[metric]:.4f}" for metric in _METRICS))
-    said = {"machine": machine(), "date": date.today().isoformat(), "images": len(records), "rows": rows}
-    Path(__file__).with_name("results").joinpath("precision.json").write_text(json.dumps(said, indent=2) + "\n")
+    report = {"machine": machine(), "date": date.today().isoformat(), "images": len(records), "rows": rows}
+    Path(__file__).with_name("results").joinpath("precision.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _ways(config: BackboneConfig) -> list[tuple[str, Backbone]]:
@@ -81,14 +81,14 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 def _in_float16(store: FeatureStore, parent: Path) -> FeatureStore:
     """A store of the same rows in float16."""
-    here = Provenance.here("cpu", ["numpy"])
+    provenance = Provenance.here("cpu", ["numpy"])
     identity = Identity({**store.identity.fields, "of": store.fingerprint})
-    half = FeatureStore.open(parent, store.name, identity, dim=store.dim, dtype="float16", provenance=here)
+    half = FeatureStore.open(parent, store.name, identity, dim=store.dim, dtype="float16", provenance=provenance)
     with StoreWriter(half) as writer:
         for number, chunk in enumerate(writer.plan(store.digests()).chunks):
             rows = store.chunks()[number]
             outcomes = [RowOutcome(*list(row.values())[1:]) for row in rows.to_pylist()]
-            writer.commit(chunk, store.read(chunk.digests), outcomes, here)
+            writer.commit(chunk, store.read(chunk.digests), outcomes, provenance)
     return half
 
 

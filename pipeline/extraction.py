@@ -97,14 +97,14 @@ def extract_features(config: RunConfig, records: Records, hardware: Hardware, di
             retry_failed=hardware.retry_failed,
             on_progress=report,
         )
-    asked = len(set(records.digests) - {b""})
-    found = [
-        Extracted(filled.store, filled.computed, asked - filled.computed, _failed(filled.store, records))
+    images = len(set(records.digests) - {b""})
+    summaries = [
+        Extracted(filled.store, filled.computed, images - filled.computed, _failed(filled.store, records))
         for filled in done
     ]
-    for extracted in found:
+    for extracted in summaries:
         _say(extracted, len(records), display)
-    return found
+    return summaries
 
 
 def bottleneck(clock: Clock) -> str:

@@ -10,10 +10,12 @@ def check_device(device: str) -> None:
 
     >>> check_device("cpu")
     """
+    if device == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
     import torch
 
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

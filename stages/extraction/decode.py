@@ -56,6 +56,12 @@ def decode(
     An image of more than ``max_pixels`` pixels is refused before it is decoded; the default is Pillow's own limit,
     which also holds where ``max_pixels`` is larger. Raises :class:`DecodeError` for whatever is wrong with the bytes,
     and MemoryError, which is not the image's fault, as it comes.
+
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (3, 2), "red").save(file, "PNG")
+    >>> decode(file.getvalue())[0, 0]
+    array([255,   0,   0], dtype=uint8)
     """
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cache import Chunk, FeatureStore, Provenance, RowOutcome, StoreWriter, parse_source
 from cache.reader import CHUNK_ROWS
+from stages.device import device_name
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.flow import Batch, Clock, flow
@@ -161,7 +162,7 @@ def open_store(
         dtype=dtype,
         views=backbone.preprocess.stored,
         chunk_rows=chunk_rows,
-        provenance=Provenance.here(backbone.device, LIBRARIES),
+        provenance=Provenance.here(device_name(backbone.device), LIBRARIES),
     )
 
 
@@ -169,8 +170,12 @@ def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -
     on_gpu = [pair for pair in zip(backbones, stores, strict=True) if pair[0].device != "cpu"]
     if not on_gpu:
         return ON_CPU
-    before = [(store.provenance(number), backbone.device) for backbone, store in on_gpu for number in store.chunks()]
-    used = [which.batch_size for which, device in before if which.batch_size and which.device == device]
+    before = [
+        (store.provenance(number), device_name(backbone.device))
+        for backbone, store in on_gpu
+        for number in store.chunks()
+    ]
+    used = [chunk.batch_size for chunk, device in before if chunk.batch_size and chunk.device == device]
     return used[-1] if used else find_batch_size([backbone for backbone, _ in on_gpu])
 
 
@@ -183,7 +188,7 @@ class _Filling:
         self.backbone = backbone
         self.writer = writer
         self.store = writer.store
-        self.provenance = Provenance.here(backbone.device, LIBRARIES, batch_size)
+        self.provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
         self.chunks = writer.plan(asked, batch_size=batch_size, retry_failed=retry_failed).chunks
         self.last = {chunk.digests[-1] for chunk in self.chunks}
         self._todo = iter(self.chunks)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cache import digest_file, fingerprint, parse_source
 from cache.atomic import replace_text
 from cache.fingerprint import JSON
+from stages.device import check_device
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
 from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
@@ -48,6 +49,7 @@ def known_backbones(
         device: where the network will run.
         on_load: called with a message before something is loaded or fitted, which takes a while.
     """
+    check_device(device)
     if not isinstance(config, PcaConfig):
         config = replace(config, precision=resolve_precision(config.precision, device))
     if (noted := _noted(config, records, features, device)) is not None:

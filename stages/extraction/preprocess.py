@@ -44,6 +44,10 @@ class Preprocess:
 
     ``mean`` and ``std`` are of values in [0, 1]; ``fill`` is the colour of the border, in [0, 255]; ``views`` says
     which further squares each image gives.
+
+    >>> preprocess = PreprocessConfig().resolve(size=2, mean=(0, 0, 0), std=(1, 1, 1))
+    >>> preprocess(np.zeros((8, 6, 3), np.uint8)).shape
+    (3, 2, 2)
     """
 
     size: int

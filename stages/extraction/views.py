@@ -29,6 +29,9 @@ class ViewsConfig:
         seed: of the crops.
         average: store one feature an image, the mean of its views' features, each of unit length; otherwise all of
             them, the plain one first.
+
+    >>> list(ViewsConfig("crops", count=1, area=(1, 1), ratio=1).boxes(64, 64, digest=bytes(32)))
+    [(0, 0, 64, 64)]
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

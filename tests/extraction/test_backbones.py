@@ -232,15 +232,15 @@ def test_without_a_network_the_error_names_the_file_on_the_hub(monkeypatch: pyte
 def test_a_pretrained_tag_is_what_timm_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _timm_file(tmp_path / "a.safetensors", "test_vit", classes=1000)
     state = load_file(tmp_path / "a.safetensors")
-    asked: list[str] = []
+    requested: list[str] = []
 
     def fetch(model_id: str, **_: Any) -> dict[str, torch.Tensor]:
-        asked.append(model_id)
+        requested.append(model_id)
         return dict(state)
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fetch)
     fetched = load_backbone(TimmConfig("test_vit", pretrained="r160_in1k"))
-    assert asked == ["timm/test_vit.r160_in1k"]
+    assert requested == ["timm/test_vit.r160_in1k"]
     assert fetched.name == "test_vit.r160_in1k"
     local = load_backbone(TimmConfig("test_vit", weights=str(tmp_path / "a.safetensors")))
     assert fetched.identity == local.identity, "the same weights, wherever they came from"

@@ -138,8 +138,8 @@ def test_a_tag_of_timm_is_there_with_its_preprocessing(
 ) -> None:
     assert f"{name}.{tag}" in timm.list_pretrained(f"{name}.*")
     network = build(f"{name}.{tag}", {} if "resnet" in name else {"depth": 1})
-    found = timm_preprocess(network, PreprocessConfig(), {})
-    assert found == Preprocess(size, resize, resize_to, interpolation, colours[0], colours[1], found.fill)
+    preprocess = timm_preprocess(network, PreprocessConfig(), {})
+    assert preprocess == Preprocess(size, resize, resize_to, interpolation, colours[0], colours[1], preprocess.fill)
 
 
 OPEN_CLIP_TAGS = [

@@ -77,8 +77,8 @@ def test_a_tag_and_its_file_are_one_store_at_another_size(monkeypatch: pytest.Mo
 
 def test_the_networks_own_size_and_a_convolutional_network_need_no_change() -> None:
     plain = load_backbone(TimmConfig("test_vit", weights="random"))
-    said = load_backbone(TimmConfig("test_vit", weights="random", image_size=160))
-    assert (plain.identity, plain.name) == (said.identity, said.name)
+    explicit = load_backbone(TimmConfig("test_vit", weights="random", image_size=160))
+    assert (plain.identity, plain.name) == (explicit.identity, explicit.name)
     larger = load_backbone(TimmConfig("test_resnet", weights="random", image_size=192))
     same = load_backbone(TimmConfig("test_resnet", weights="random", preprocess=PreprocessConfig(size=192)))
     assert larger.identity == same.identity, "the size of its images is all there is to it"
@@ -89,8 +89,8 @@ def test_the_crop_keeps_its_part_of_the_image() -> None:
     own, larger = (load_backbone(TimmConfig("test_vit", weights="random", image_size=size)) for size in (None, 320))
     assert own.preprocess.size / own.preprocess.resize_to == pytest.approx(0.95, abs=0.01)
     assert (larger.preprocess.size, larger.preprocess.resize_to) == (320, 336)
-    told = TimmConfig("test_vit", weights="random", image_size=96, preprocess=PreprocessConfig(resize_to=100))
-    assert load_backbone(told).preprocess.resize_to == 100
+    overridden = TimmConfig("test_vit", weights="random", image_size=96, preprocess=PreprocessConfig(resize_to=100))
+    assert load_backbone(overridden).preprocess.resize_to == 100
 
 
 def test_rotary_positions_follow_the_size() -> None:

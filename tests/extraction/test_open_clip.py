@@ -115,15 +115,15 @@ def test_a_mismatch_of_quickgelu_is_an_error_that_names_the_other_model() -> Non
         load_backbone(OpenClipConfig("ViT-B-32", pretrained="laion2b_e16", kwargs={"force_quick_gelu": True}))
 
 
-def test_a_file_whose_preprocessing_is_open_has_to_be_told(tmp_path: Path) -> None:
+def test_a_file_whose_preprocessing_is_open_must_be_given(tmp_path: Path) -> None:
     kwargs = {"vision_cfg": VIT, "embed_dim": 24}
     model = open_clip.create_model("ViT-L-14", **kwargs)
     save_file(model.visual.state_dict(), tmp_path / "a.safetensors")
     config = OpenClipConfig("ViT-L-14", weights=str(tmp_path / "a.safetensors"), kwargs=kwargs)
     with pytest.raises(ValueError, match=r"trained with mean \(0\.48.* or \(0\.5, 0\.5, 0\.5\).*give preprocess\.mean"):
         load_backbone(config)
-    told = dataclasses.replace(config, preprocess=PreprocessConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
-    assert load_backbone(told).preprocess.mean == (0.5, 0.5, 0.5)
+    explicit = dataclasses.replace(config, preprocess=PreprocessConfig(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    assert load_backbone(explicit).preprocess.mean == (0.5, 0.5, 0.5)
 
 
 def test_open_clip_leaves_the_root_logger_alone(capfd: pytest.CaptureFixture[str]) -> None:

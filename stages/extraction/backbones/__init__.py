@@ -63,6 +63,11 @@ def load_backbones(
         WeightsError: the weights cannot be had or do not fit.
         MissingExtraError: the package with the weights is not installed.
         ValueError: a name, tag, size, layer, pooling or argument that the library or the network does not know.
+
+    >>> import numpy as np
+    >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])
+    >>> [backbone.dim for backbone in load_backbones(PcaConfig(dim=2, size=1), basis=basis)]
+    [2]
     """
     check_device(device)
     if isinstance(config, PcaConfig):
@@ -119,7 +124,13 @@ def _load(config: BackboneConfig, basis: PcaBasis | Path | str | None, device: s
 def load_backbone(
     config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
 ) -> Backbone:
-    """:func:`load_backbones` for a config with one pooling, or the library's own. ValueError when it names several."""
+    """:func:`load_backbones` for a config with one pooling, or the library's own. ValueError when it names several.
+
+    >>> import numpy as np
+    >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])
+    >>> load_backbone(PcaConfig(dim=2, size=1), basis=basis).features(np.full((1, 3, 1, 1), 255, np.uint8))
+    array([[1., 1.]], dtype=float32)
+    """
     if isinstance(config, (BundledConfig, TimmConfig)) and config.blocks:
         raise ValueError(
             f"{config.name} has a feature for each of its blocks: call load_backbones, or leave blocks out"

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cache.errors import MissingExtraError
 from stages.extraction.backbones import timm
-from stages.extraction.backbones.frozen import Backbone, freeze
-from stages.extraction.backbones.pooling import GEM_P, Output, Pooling, check_blocks, check_pooling, pool_outputs
+from stages.extraction.backbones.frozen import Backbone
+from stages.extraction.backbones.pooling import GEM_P, Pooling, check_blocks, check_pooling
 from stages.extraction.backbones.precision import Precision
-from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fit_weights, read_weights
 from stages.extraction.preprocess import PreprocessConfig
 
@@ -62,30 +61,21 @@ class BundledConfig:
 
 def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
     """The network of ``config`` on ``device``. MissingExtraError when its package is not installed."""
-    path = _weights_file(config.name)
-    network = timm.build(f"tf_{config.name}", {})
-    weights = read_weights(path)
-    renamed = {_timm_name(name, network): tensor for name, tensor in weights.items()}
-    fit_weights(network, renamed, source=config.name, ignore=timm.classifier_names(network))
-    outputs, compute = [Output("", {"output": "pooled"})], None
-    if config.pooling is not None:
-        tap = tap_timm(network, None, name=config.name)
-        outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
-    elif config.blocks:
-        outputs, compute = own_and_blocks(network, config.blocks, name=config.name)
-    return freeze(
-        network,
-        timm.own_preprocess(network, config.preprocess, {}),
-        name=config.name,
-        library="timm",
-        model=f"tf_{config.name}",
-        outputs=outputs,
-        compute=compute,
-        kwargs={},
+    weights = read_weights(_weights_file(config.name))
+    ported = timm.TimmConfig(
+        f"tf_{config.name}",
+        weights="random",  # replaced just below
+        pooling=config.pooling,
+        gem_p=config.gem_p,
+        blocks=config.blocks,
+        preprocess=config.preprocess,
         precision=config.precision,
         compiled=config.compiled,
-        device=device,
     )
+    network = timm.build(ported.name, {})
+    renamed = {_timm_name(name, network): tensor for name, tensor in weights.items()}
+    fit_weights(network, renamed, source=config.name, ignore=timm.classifier_names(network))
+    return timm.frozen_timm(network, ported, name=config.name, device=device)
 
 
 def _weights_file(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ from stages.extraction.resize import DECODERS
 if TYPE_CHECKING:
     import torch
 
+    from stages.extraction.backbones.open_clip import OpenClipConfig
+    from stages.extraction.backbones.timm import TimmConfig
+
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 
@@ -39,6 +42,13 @@ class Backbone:
     ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's.
 
     A backbone pickles in about two kilobytes: its :class:`Network` travels as the configuration that it is loaded from.
+
+    >>> from stages.extraction import PreprocessConfig
+    >>> preprocess = PreprocessConfig().resolve(size=2, mean=(0, 0, 0), std=(1, 1, 1))
+    >>> identity = Identity({"network": "the mean of each channel"})
+    >>> backbone = Backbone("mean", 3, identity, preprocess, lambda batch: batch.mean((2, 3), np.float32))
+    >>> backbone.features(np.full((1, 3, 2, 2), 7, np.uint8))
+    array([[7., 7., 7.]], dtype=float32)
     """
 
     name: str
@@ -119,53 +129,51 @@ def _short(fingerprints: Sequence[str]) -> str:
 def freeze(
     network: torch.nn.Module,
     preprocess: Preprocess,
+    config: TimmConfig | OpenClipConfig,
     *,
     name: str,
     library: str,
-    model: str,
     outputs: Sequence[Output],
-    compute: Compute | None = None,
-    kwargs: Mapping[str, JSON],
-    image_size: int | None = None,
-    precision: Precision,
-    compiled: bool = False,
+    compute: Compute | None,
+    image_size: int | None,
     device: str,
 ) -> tuple[Backbone, ...]:
     """Make backbones of a ``network``, one for each of ``outputs``.
 
-    ``compute`` maps normalised images (B, 3, S, S) to the outputs, each (B, D); by default there is one output, the
-    network's own. ``image_size`` is the size that the network was fitted to, where that is not its own. The network is
-    put into evaluation mode for good and moved to ``device``. ValueError when it does not take images of the
-    preprocessing's size, or gives anything but one vector an image.
+    ``config`` gives the library's name of the model, its keyword arguments, the precision and whether it is compiled.
+    ``compute`` maps normalised images (B, 3, S, S) to the outputs, each (B, D); None for the network's own.
+    ``image_size`` is the size that the network was fitted to, where that is not its own. The network is put into
+    evaluation mode for good and moved to ``device``. ValueError when it does not take images of the preprocessing's
+    size, or gives anything but one vector an image.
     """
     common: dict[str, JSON] = {
         "library": library,
-        "model": model,
+        "model": config.name,
         "weights": digest_weights(network),
-        "kwargs": dict(kwargs),
+        "kwargs": dict(config.kwargs),
         "preprocess": preprocess.identity(),
-        "precision": precision,
+        "precision": config.precision,
         "decoder": DECODERS[preprocess.decoder],
     }
     if image_size is not None:
         common["image_size"] = image_size
-    if compiled:
+    if config.compiled:
         common["compiled"] = True
     size = preprocess.size
     try:
         compute = compute or (lambda images: [network(images)])
-        run = _runner(network, _compile(compute) if compiled else compute, preprocess, precision, device)
-        if compiled:  # one image is a special case to the compiler: compile for several here too
+        run = _runner(network, _compile(compute) if config.compiled else compute, preprocess, config.precision, device)
+        if config.compiled:  # one image is a special case to the compiler: compile for several here too
             run(np.zeros((2, 3, size, size), np.uint8))
         shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{model} does not run on images of {size} x {size} on {device}: {error}. "
+            f"{config.name} does not run on images of {size} x {size} on {device}: {error}. "
             "Its own size is the default; many networks take another as image_size, some in kwargs."
         ) from error
     for shape in shapes:
         if len(shape) != 2 or shape[0] != 1:
-            raise ValueError(f"{model} must give one vector an image, (1, D), got {shape}: choose a pooling")
+            raise ValueError(f"{config.name} must give one vector an image, (1, D), got {shape}: choose a pooling")
 
     def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         values = run(batch)

@@ -124,15 +124,12 @@ def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
     return freeze(
         tower,
         preprocess,
+        config,
         name=name,
         library="open_clip",
-        model=config.name,
         outputs=outputs,
         compute=compute,
-        kwargs=config.kwargs,
         image_size=size if fitted else None,
-        precision=config.precision,
-        compiled=config.compiled,
         device=device,
     )
 
@@ -275,9 +272,9 @@ def _listed_for(name: str) -> dict[str, list[Any]]:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """open_clip tells the root logger, loudly, that weights are random which are about to be loaded.
+    """Silence open_clip's warning, to the root logger, that weights are random which are about to be loaded.
 
-    Its first word would also install a handler there for good: hence the one that does nothing.
+    The first message would also install a handler on the root logger for good, hence the one that does nothing.
     """
     root, silence = logging.getLogger(), logging.NullHandler()
     level = root.level

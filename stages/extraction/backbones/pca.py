@@ -51,7 +51,11 @@ class PcaConfig:
 
 @dataclass(frozen=True)
 class PcaBasis:
-    """The mean (P,) and components (D, P) of P = 3 x size x size pixel values, channel by channel, in float32."""
+    """The mean (P,) and components (D, P) of P = 3 x size x size pixel values, channel by channel, in float32.
+
+    >>> PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)).digest[:8]
+    'c4186174'
+    """
 
     mean: npt.NDArray[np.float32]
     components: npt.NDArray[np.float32]
@@ -87,6 +91,10 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
 
     Uses scikit-learn's solver for the shape at hand: randomised where it pays, so that 2,000 images take a few
     seconds. Raises WeightsError when there are fewer images than ``config.dim``.
+
+    >>> grey = [np.full((4, 4, 3), level, np.uint8) for level in (0, 51, 255)]
+    >>> fit_pca_basis(PcaConfig(dim=1, size=1), grey).mean
+    array([0.4, 0.4, 0.4], dtype=float32)
     """
     preprocess = config.preprocess
     pixels = np.stack([preprocess(image).reshape(-1) for image in images] or [np.empty(0, np.uint8)])

@@ -22,7 +22,7 @@ def tap_timm(network: nn.Module, layer: Layer, *, name: str) -> Tap:
 
     Blocks are counted as timm's ``forward_intermediates`` counts them: a transformer's blocks; the stages of a
     convolutional network, for some of which the stem is stage 0. ``"neck"`` is the end of SAM. ValueError for a layer
-    that is not there, and for a network whose tokens timm does not tell apart.
+    that is not there, and for a network of which timm does not say what its tokens are.
     """
     own: Any = network
     has_cls = getattr(own, "cls_token", None) is not None
@@ -125,12 +125,17 @@ def _last_of_timm(network: Any, name: str) -> Callable[[torch.Tensor], Tokens]:
 
 
 def _block_of_timm(network: Any, layer: int) -> Callable[[torch.Tensor], Tokens]:
-    asked: dict[str, Any] = {"indices": [layer], "intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
+    options: dict[str, Any] = {
+        "indices": [layer],
+        "intermediates_only": True,
+        "stop_early": True,
+        "output_fmt": "NCHW",
+    }
     if "return_prefix_tokens" in inspect.signature(network.forward_intermediates).parameters:
-        asked["return_prefix_tokens"] = True
+        options["return_prefix_tokens"] = True
 
     def read(images: torch.Tensor) -> Tokens:
-        (given,) = network.forward_intermediates(images, **asked)
+        (given,) = network.forward_intermediates(images, **options)
         if isinstance(given, tuple):
             return Tokens(given[1][:, 0], _flat(given[0]))
         return Tokens(None, _flat(given))

@@ -114,24 +114,30 @@ def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
     if size is not None and _own_size(network) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_timm(network, size, name=config.name)
+    return frozen_timm(network, config, name=name, image_size=size if fitted else None, device=device)
+
+
+def frozen_timm(
+    network: nn.Module, config: TimmConfig, *, name: str, image_size: int | None = None, device: str
+) -> tuple[Backbone, ...]:
+    """The backbones of a ``network`` of timm with its weights in it: one a pooling or block of ``config``."""
+    outputs: list[Output]
     outputs, compute = [Output("", {"output": "pooled"})], None
     if config.pooling is not None:
         tap = tap_timm(network, config.layer, name=config.name)
         outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
     elif config.blocks:
         outputs, compute = own_and_blocks(network, config.blocks, name=config.name)
+    preprocess = own_preprocess(network, sized(config.preprocess, config.image_size), config.kwargs)
     return freeze(
         network,
-        own_preprocess(network, sized(config.preprocess, size), config.kwargs),
+        preprocess,
+        config,
         name=name,
         library="timm",
-        model=config.name,
         outputs=outputs,
         compute=compute,
-        kwargs=config.kwargs,
-        image_size=size if fitted else None,
-        precision=config.precision,
-        compiled=config.compiled,
+        image_size=image_size,
         device=device,
     )
 
