@@ -60,7 +60,7 @@ DatasetConfig: TypeAlias = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]
-"""The ``[dataset]`` of a run file, told apart by ``kind``; without one it is a table."""
+"""The ``[dataset]`` of a run file, chosen by ``kind``; without one it is a table."""
 
 __all__ = [
     "DEFAULT_KIND",

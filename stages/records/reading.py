@@ -1,4 +1,4 @@
-"""One dataset: read, given splits and roles, and refused where a row of it cannot be meant."""
+"""One dataset with its splits and roles; rows with errors are refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.records.splits import class_disjoint_splits, named_roles
 
 
 class Part(NamedTuple):
-    """A dataset as its reader left it, with the split of every row, and the splits that each role takes."""
+    """One dataset: its rows, each with a split, and the splits that each role takes."""
 
     config: SourceConfig
     table: pa.Table
@@ -52,7 +52,7 @@ def read_part(config: SourceConfig, seed: int) -> Part:
 
 
 def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None) -> list[FileDigest]:
-    """The digest of each image (N,), or why there is none: what the reader says, else what reading the image says.
+    """The digest of each image (N,), or the problem that the reader, or reading the image, met.
 
     Raises :class:`RecordsError` for an image that does not exist, unless the dataset records such images.
     """
@@ -60,12 +60,14 @@ def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], N
     problems = table["problem"].to_pylist() if "problem" in table.column_names else [None] * len(uris)
     listed = [uri for uri, problem in zip(uris, problems, strict=True) if problem is None]
     read = iter(digests.digests(listed, on_progress=on_progress))
-    found = [next(read) if problem is None else FileDigest(None, problem) for problem in problems]
-    missing = [row for row, entry in enumerate(found) if not entry.digest and _is_missing(uris[row], problems[row])]
+    outcomes = [next(read) if problem is None else FileDigest(None, problem) for problem in problems]
+    missing = [
+        row for row, outcome in enumerate(outcomes) if not outcome.digest and _is_missing(uris[row], problems[row])
+    ]
     if missing and part.config.missing_images == "refuse":
         with _naming(part.config):
-            _refuse_missing_images(missing, table["key"].to_pylist(), uris, found, _places(table))
-    return found
+            _refuse_missing_images(missing, table["key"].to_pylist(), uris, outcomes, _places(table))
+    return outcomes
 
 
 @contextmanager
@@ -80,7 +82,7 @@ def _naming(config: SourceConfig) -> Iterator[None]:
 
 
 def _places(table: pa.Table) -> Callable[[int], str]:
-    """What messages call a row, by its position: as the reader says, or by its number from 1."""
+    """The name of a row in messages, by its position: the reader's ``place``, or its number from 1."""
     if "place" in table.column_names:
         return lambda row: str(table["place"][row])
     return lambda row: f"row {row + 1}"
@@ -125,13 +127,13 @@ def _refuse_missing_images(
     missing: Sequence[int],
     keys: Sequence[str],
     uris: Sequence[str],
-    found: Sequence[FileDigest],
+    outcomes: Sequence[FileDigest],
     place: Callable[[int], str],
 ) -> None:
     first, more = missing[0], len(missing) - 1
     path = parse_source(uris[first]).path
     if os.path.lexists(path):
-        what = f"has no image: {found[first].error}" + (f"; nor have {more:,} rows more" if more else "")
+        what = f"has no image: {outcomes[first].error}" + (f"; nor have {more:,} rows more" if more else "")
         mend = "Mend or drop it"
     else:
         what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")

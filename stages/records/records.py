@@ -59,12 +59,12 @@ class Records:
 
     @property
     def labels(self) -> list[str | None]:
-        """What each record is, (N,); None where that is not known."""
+        """The instance or class of each record, (N,); None where it is not known."""
         return self._column("label")
 
     @cached_property
     def classes(self) -> list[str | None]:
-        """What tells records apart, (N,): the label, within the domain where there is one."""
+        """The class of each record, (N,): the label, within the domain where there is one."""
         return [
             label if label is None or domain is None else f"{domain}\0{label}"
             for label, domain in zip(self.labels, self.domains, strict=True)
@@ -91,7 +91,7 @@ class Records:
         """The records of a role: ``train``, ``validation_query``, ``validation_gallery``, ``query`` or ``gallery``.
 
         Of several roles: those of any. A record can have several: with leave-one-out each query is in the gallery too.
-        Of a benchmark there may be ``query_distractor`` and ``validation_query_distractor``: queries of nothing.
+        A benchmark may have ``query_distractor`` and ``validation_query_distractor``: queries with no match.
         """
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):
@@ -125,7 +125,7 @@ class Records:
         return replace(self, table=self.table.filter(pc.is_null(self.table["digest"])))
 
     def counts(self) -> dict[str, int]:
-        """What a person wants to know before a run: records, classes, images a role, distractors, duplicates."""
+        """Records, classes, images of each role, distractors, copies and unreadable images, by name."""
         classes = Counter(name for name in self.classes if name is not None)
         query, gallery = self.split("query"), self.split("gallery")
         searching, searched = Counter(query.classes), Counter(gallery.classes)
@@ -164,25 +164,34 @@ def read_records(
         label: with a path, the label column or columns.
         seed: makes the splits where a dataset has none.
         digests: remembers the digests of unchanged files; by default every file is read.
-        on_progress: hears how many files have their digest.
+        on_progress: called with the number of files that have their digest.
 
     Raises:
         RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
             split; the message names the row, and the dataset where that has a name.
         ValueError: several datasets of which two have the same name, or one has none.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cup/0.jpg", "cup/1.jpg", "mug/0.jpg"):
+    ...         (Path(folder) / name).parent.mkdir(exist_ok=True)
+    ...         _ = (Path(folder) / name).write_bytes(name.encode())
+    ...     records = read_records(folder)
+    >>> records.keys, records.labels
+    (['cup/0.jpg', 'cup/1.jpg', 'mug/0.jpg'], ['cup', 'cup', 'mug'])
     """
     configs = _configs(dataset, label)
     check_names(configs)
     parts = [read_part(config, seed) for config in configs]
     digests = digests or DigestCache()
-    found: list[FileDigest] = []
+    outcomes: list[FileDigest] = []
     for part in parts:
-        found += digest_part(part, digests, _counting_from(len(found), on_progress))
+        outcomes += digest_part(part, digests, _counting_from(len(outcomes), on_progress))
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
-    if "problem" in table.column_names:  # what a reader says is in what was found
+    if "problem" in table.column_names:  # the outcomes have it
         table = table.drop_columns("problem")
-    table = table.append_column("digest", pa.array([entry.digest for entry in found], pa.binary(32)))
-    table = table.append_column("problem", pa.array([entry.error for entry in found], pa.string()))
+    table = table.append_column("digest", pa.array([outcome.digest for outcome in outcomes], pa.binary(32)))
+    table = table.append_column("problem", pa.array([outcome.error for outcome in outcomes], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     return Records(table.select(names).combine_chunks(), roles)
 

@@ -1,9 +1,10 @@
-"""Who trains, who searches, who is searched: from a split column, or class-disjoint from the seed."""
+"""Which records train, search or are searched: from a split column, or class-disjoint from the seed."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 from cache.errors import RecordsError
 from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names
@@ -11,7 +12,7 @@ from stages.records.seeded_order import seeded_order
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 DISTRACTORS = ("validation_query_distractor", "query_distractor")
-"""Roles that a benchmark may have besides: queries that show nothing of the gallery, and so have no label."""
+"""Further roles of a benchmark: queries that show nothing of the gallery, and so have no label."""
 
 # The split values that class_disjoint_splits gives, by role. A table whose split column holds these, and no others,
 # needs no roles in its run file.
@@ -27,12 +28,12 @@ MADE: Roles = {
 def named_roles(
     config: SourceConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
 ) -> Roles:
-    """The values of the split column (N,) that each role takes, as ``config`` names them, or else as ``settled``.
+    """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``.
 
     Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
     whose value is none of the standard ones.
     """
-    found = Counter(split for split in splits if split is not None)
+    counts = Counter(split for split in splits if split is not None)
     if config.query is None and settled is not None:
         return dict.fromkeys(ROLES, ()) | dict(settled)
     if config.query is None:
@@ -40,8 +41,8 @@ def named_roles(
         for row, (key, split) in enumerate(zip(keys, splits, strict=True), 1):
             if split is not None and split not in known:
                 raise RecordsError(
-                    f"row {row} (key {key!r}) has the split {split!r}, which says not what it is for. Name the values "
-                    f"in the run file (train = ..., query = ..., gallery = ...; the column has {_listed(found)}), "
+                    f"row {row} (key {key!r}) has the split {split!r}, and its use is not known. Name the values in "
+                    f"the run file (train = ..., query = ..., gallery = ...; the column has {_listed(counts)}), "
                     f"or set split = {CLASS_DISJOINT!r} to have splits made from the seed."
                 )
         return MADE
@@ -55,9 +56,9 @@ def named_roles(
     }
     for role, values in roles.items():
         for value in values:
-            if value not in found:
+            if value not in counts:
                 name = role.split("_")[0]
-                raise RecordsError(f"{name} names the split {value!r}, which no row has; there are {_listed(found)}")
+                raise RecordsError(f"{name} names the split {value!r}, which no row has; there are {_listed(counts)}")
     for one, other, why in (
         ("train", "query", "a head must not be scored on what it learned"),
         ("train", "validation_query", "an epoch must not be chosen on what was learned"),
@@ -76,33 +77,37 @@ def class_disjoint_splits(
 
     In validation and test each class gives ``queries_per_class`` images (fewer where it has no more than that) to
     the query set and the rest to the gallery. Classes of one image, and records without a label, become distractors.
-    Classes are drawn domain by domain, by the hash of (seed, name): which class goes where depends neither on the
+    Classes are taken domain by domain in ``seeded_order``: which class goes where depends neither on the
     order of the rows nor on how many images there are, and hardly on what other classes there are.
+
+    >>> from stages.datasets import FolderConfig
+    >>> keys = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]
+    >>> config = FolderConfig(path=".", test_share=0.34, validation_share=0.0)
+    >>> class_disjoint_splits(keys, list("aabbcc"), [None] * 6, config, seed=0)
+    ['gallery', 'query', 'train', 'train', 'train', 'train']
     """
-    classes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    domain_classes: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, (label, domain) in enumerate(zip(labels, domains, strict=True)):
         if label is not None:
-            classes[domain or "", label].append(row)
+            domain_classes[domain or ""][label].append(row)
     splits = ["distractor"] * len(keys)
-    for domain in sorted({domain for domain, _ in classes}):
-        drawn = sorted(
-            (name for (of, name), rows in classes.items() if of == domain and len(rows) > 1),
-            key=lambda name: seeded_order(seed, domain, name),
-        )
-        tested = round(len(drawn) * config.test_share)
-        validated = round(len(drawn) * config.validation_share)
-        for position, name in enumerate(drawn):
-            rows = sorted(classes[domain, name], key=lambda row: seeded_order(seed, keys[row]))
+    for domain, classes in domain_classes.items():
+        names = [name for name, rows in classes.items() if len(rows) > 1]
+        names.sort(key=partial(seeded_order, seed, domain))
+        tested = round(len(names) * config.test_share)
+        validated = round(len(names) * config.validation_share)
+        for position, name in enumerate(names):
+            rows = sorted(classes[name], key=lambda row: seeded_order(seed, keys[row]))
             if position >= tested + validated:
-                names = ["train"] * len(rows)
+                values = ["train"] * len(rows)
             else:
                 prefix = "" if position < tested else "validation_"
                 queries = min(config.queries_per_class, len(rows) - 1)
-                names = [f"{prefix}query"] * queries + [f"{prefix}gallery"] * (len(rows) - queries)
-            for row, split in zip(rows, names, strict=True):
+                values = [f"{prefix}query"] * queries + [f"{prefix}gallery"] * (len(rows) - queries)
+            for row, split in zip(rows, values, strict=True):
                 splits[row] = split
     return splits
 
 
-def _listed(found: Counter[str]) -> str:
-    return ", ".join(f"{value!r} ({count:,} rows)" for value, count in sorted(found.items())) or "no values"
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{value!r} ({count:,} rows)" for value, count in sorted(counts.items())) or "no values"

@@ -11,9 +11,9 @@ import pytest
 
 from cache import digest_bytes
 from cache.errors import ConfigError, RecordsError
-from pipeline.commands.curate import training_table
 from pipeline.config import parse_config
 from stages.curation import CurateConfig, curate
+from stages.curation.tables import training_table
 from stages.datasets import FolderConfig, ParquetConfig, SourceConfig, TableConfig, WebDatasetConfig
 from stages.datasets.table_writer import write_table as write_columns
 from stages.extraction import PcaConfig, extract, fit_pca_basis, load_backbone

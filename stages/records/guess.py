@@ -1,0 +1,233 @@
+"""Guess how a person's images are labelled and split: the ``[dataset]`` of a run file that reads them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from cache.errors import RecordsError
+from stages.datasets import DatasetConfig, SourceConfig
+from stages.datasets.folder import EXTENSIONS
+from stages.datasets.table import read_columns
+from stages.records.records import Records, read_records
+
+_IMAGE_NAMES = ("path", "image", "image_path", "img_path", "file", "filename", "file_name", "filepath", "uri")
+_LABEL_NAMES = (
+    "label", "instance", "instance_id", "product_id", "item_id", "landmark_id", "class", "class_name", "class_id",
+    "fine", "model", "category", "name", "target",
+)  # fmt: skip
+_SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
+_ROLE_OF_VALUE = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "query": ("query", "queries", "probe", "test", "testing", "query_gallery"),
+    "gallery": ("gallery", "index", "database", "distractor", "test", "testing", "query_gallery"),
+}
+_PATHS = ("path", "root")
+_WANTED_QUERIES = 200
+_MOST_ATTRIBUTE_VALUES = 200
+
+Columns = Mapping[str, Sequence[str | None]]
+
+
+@dataclass
+class Guess:
+    """The keys for ``[dataset]``, a remark on each that a person should check, and warnings about the data."""
+
+    keys: dict[str, str | int | list[str]]
+    remarks: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def set(self, key: str, value: str | int | list[str], remark: str | None = None) -> None:
+        """Set a key, with a remark that stands beside it in the run file."""
+        self.keys[key] = value
+        if remark is not None:
+            self.remarks[key] = remark
+
+    def config(self) -> SourceConfig:
+        """The dataset that the keys describe."""
+        return TypeAdapter[SourceConfig](DatasetConfig).validate_python(self.keys)
+
+    def toml(self) -> str:
+        r"""The keys as lines of a run file, each with its remark as a comment.
+
+        >>> print(Guess({"kind": "folder", "path": "a$b"}, {"path": "two\nlines"}).toml())
+        kind = "folder"
+        path = "a$$b"  # two lines
+        """
+        return "\n".join(
+            f"{key} = {toml_path(str(value)) if key in _PATHS else toml_value(value)}"
+            + (f"  # {comment(self.remarks[key])}" if key in self.remarks else "")
+            for key, value in self.keys.items()
+        )
+
+
+def toml_value(value: str | int | list[str]) -> str:
+    r"""``value`` as TOML, which writes text and lists as JSON does, but for one control character.
+
+    >>> print(toml_value(['say "a"', "b\n", "\x7f"]))
+    ["say \"a\"", "b\n", "\u007f"]
+    """
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_path(path: str) -> str:
+    """``path`` as a run file has it: there ``$`` begins a variable, and ``$$`` is a dollar sign."""
+    return toml_value(path.replace("$", "$$"))
+
+
+def comment(text: str) -> str:
+    """``text`` on one line, as a comment must be; names of columns may hold line breaks."""
+    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+
+
+def guess_dataset(path: Path) -> tuple[Guess, Records]:
+    """Guess how the images at ``path``, a folder or a table, are labelled and split, and read them by that guess."""
+    guess = _of_folder(path) if path.is_dir() else _of_table(path)
+    records = read_records(guess.config())
+    if "query" not in guess.keys and guess.keys.get("split") != "split":
+        queries = _queries_per_class(records)
+        if queries > 1:
+            remark = "few classes: several images of each search, for enough queries"
+            guess.set("queries_per_class", queries, remark)
+            records = read_records(guess.config())
+    guess.warnings += _warnings(records)
+    return guess, records
+
+
+def _warnings(records: Records) -> list[str]:
+    counts = records.counts()
+    trained, tested = set(records.split("train").classes), set(records.split("query").classes)
+    shared = (
+        f"of {len(tested):,} query classes are trained on too: scores are of known classes only. For unknown ones set "
+        "split = 'class-disjoint' and leave out train, validation, query and gallery"
+    )
+    warnings = [
+        (
+            counts["queries whose bytes are trained on"],
+            "queries are copies of a training image: their scores are too good",
+        ),
+        (counts["classes of one image"], "classes have one image: nothing can be found for it, so it is a distractor"),
+        (counts["byte-identical copies"], "images are byte-identical copies of others: they find each other first"),
+        (counts["unreadable"], "images cannot be read; they will be listed as failed"),
+        (len(trained & tested), shared),
+    ]
+    few = [f"only {len(tested)} classes search: intervals will be wide, and say little of other classes"]
+    return [f"{count:,} {text}" for count, text in warnings if count] + few * (len(tested) < 5)
+
+
+def _of_folder(root: Path) -> Guess:
+    guess = Guess({"kind": "folder", "path": str(root)})
+    first = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    known = {value for values in _ROLE_OF_VALUE.values() for value in values}
+    if len(first) > 1 and all(name.lower() in known for name in first):
+        guess.set("split", "folder", "the first level of folders")
+        _set_roles(guess, first)
+    return guess
+
+
+def _of_table(path: Path) -> Guess:
+    table = read_columns(path)
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    if images := [name for name in columns if Path(name).suffix.lower() in EXTENSIONS]:
+        raise RecordsError(
+            f"the first line of {path} names an image, {images[0]!r}: a table needs a line of column names"
+        )
+    image, split = _image_column(columns), _first_of(_SPLIT_NAMES, columns)
+    guess = Guess({"kind": "table", "path": str(path)})
+    if image != "path":
+        guess.set("image", image)
+    others = {name: values for name, values in columns.items() if name not in {image, split, "key", "domain"}}
+    label = _label_column(others)
+    classes = Counter(value for value in others[label] if value is not None)
+    rivals = [name for name in others if name != label and _could_be_label(others[name])]
+    also = f"; other columns that could be it: {', '.join(rivals[:6])}" if rivals else ""
+    guess.set("label", label, f"{len(classes):,} classes, {sum(classes.values()) / len(classes):.1f} images each{also}")
+    if attributes := [name for name in rivals if len(set(others[name])) <= _MOST_ATTRIBUTE_VALUES]:
+        guess.set("attributes", attributes, "columns with few values, kept with the records; drop what is of no use")
+    root = _root(path, columns[image])
+    if root is not None:
+        guess.set("root", str(root), "what the paths of the images are relative to")
+    missing = sum(not ((root or path.parent) / name).exists() for name in columns[image] if name)
+    if 0 < missing < len(columns[image]):
+        guess.set("missing_images", "record")
+        guess.warnings.append(f"{missing:,} images of the table do not exist; they will be listed as failed")
+    if split is not None:
+        if split != "split":
+            guess.set("split", split)
+        values = sorted({value for value in columns[split] if value is not None})
+        if not _set_roles(guess, values):
+            unclear = f"what the values of the column {split!r} are for is not clear ({', '.join(values)})"
+            guess.set("split", "class-disjoint", f"made from the seed: {unclear}")
+    return guess
+
+
+def _set_roles(guess: Guess, values: Sequence[str]) -> bool:
+    """Set train, validation, query and gallery from what the split values are called; False where that is unclear."""
+    roles = {role: [value for value in values if value.lower() in names] for role, names in _ROLE_OF_VALUE.items()}
+    for role in ("query", "gallery"):  # an outright 'query' or 'gallery' leaves 'test' to neither
+        roles[role] = [value for value in roles[role] if not value.lower().startswith("test")] or roles[role]
+    if not (roles["train"] and roles["query"] and roles["gallery"]):
+        return False
+    for role, names in roles.items():
+        if names:
+            guess.set(role, names[0] if len(names) == 1 else names)
+    if roles["query"] == roles["gallery"]:
+        guess.remarks["gallery"] = "the same as query: leave-one-out, each image is searched for among all others"
+    return True
+
+
+def _image_column(columns: Columns) -> str:
+    def share(name: str) -> float:
+        values = [value for value in columns[name] if value]
+        return sum(Path(value).suffix.lower() in EXTENSIONS for value in values) / max(1, len(values))
+
+    named = [name for name in _IMAGE_NAMES if name in columns]
+    best = max([*named, *columns], key=share)
+    if share(best) < 0.5 and not named:
+        raise RecordsError(f"no column seems to name image files; the columns are {', '.join(columns)}")
+    return best if share(best) >= 0.5 else named[0]
+
+
+def _label_column(columns: Columns) -> str:
+    candidates = {name.lower(): name for name in columns if _could_be_label(columns[name])}
+    if not candidates:
+        raise RecordsError(
+            "no column can be the label: one is needed whose values repeat. "
+            f"Beside the image and the split there is {', '.join(columns) or 'no column'}."
+        )
+    named = [candidates[name] for name in _LABEL_NAMES if name in candidates]
+    return named[0] if named else max(candidates.values(), key=lambda name: len(set(columns[name])))
+
+
+def _could_be_label(values: Sequence[str | None]) -> bool:
+    """At least two classes, and images that share one."""
+    known = [value for value in values if value is not None]
+    return 2 <= len(set(known)) <= len(known) / 1.5
+
+
+def _root(table: Path, images: Sequence[str | None]) -> Path | None:
+    """The folder that the images are relative to, where it is not the table's own: one of its parents."""
+    first = next((image for image in images if image), None)
+    if first is None or (table.parent / first).exists():
+        return None
+    return next((folder for folder in (*table.absolute().parents[1:3], Path.cwd()) if (folder / first).exists()), None)
+
+
+def _first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
+    by_name = {name.lower(): name for name in columns}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _queries_per_class(records: Records) -> int:
+    """How many images a class should give to the queries: enough of them, yet at most a fifth of a class."""
+    tested = len(set(records.split("query").classes))
+    sizes = sorted(Counter(name for name in records.classes if name is not None).values())
+    return max(1, min(math.ceil(_WANTED_QUERIES / max(1, tested)), sizes[len(sizes) // 2] // 5))
