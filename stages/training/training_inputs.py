@@ -17,7 +17,7 @@ from stages.records import Records
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
-from stages.training.multilabel.attribute_targets import Lessons, read_lessons
+from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.pairs import PairLossConfig
 from stages.training.recipe import HeadRecipe
@@ -55,7 +55,7 @@ class TrainingInputs:
     seed: int
     failed: int
     small: int
-    attribute_targets: Lessons | None = None
+    attribute_targets: AttributeTargets | None = None
     device: torch.device = torch.device("cpu")
 
     @property
@@ -126,7 +126,7 @@ def prepare(
         seed,
         failed=len(records) - len(extracted),
         small=len(extracted) - len(used),
-        attribute_targets=read_lessons(recipe.head, used),
+        attribute_targets=read_attribute_targets(recipe.head, used),
     )
 
 
