@@ -53,27 +53,27 @@ def main() -> None:
 
 def side_by_side(arguments: argparse.Namespace) -> list[Row]:
     """Every measurement in turn, ``repeats`` times."""
-    found: dict[str, list[Measured]] = {name: [] for name in MEASURES}
+    measurements: dict[str, list[Measured]] = {name: [] for name in MEASURES}
     for _ in range(arguments.repeats):
         steps = 0
-        for name, measured in found.items():
+        for name, measured in measurements.items():
             command = [sys.executable, "-m", "benchmarks.attributes", "--measure", name, "--steps", str(steps)]
             command += ["--threads", str(arguments.threads)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
-            steps = int(found["network"][-1][1])
-    seconds = {name: statistics.median(of[0] for of in measured) for name, measured in found.items()}
-    steps = int(statistics.median(of[1] for of in found["network"]))
-    print({name: [round(of[0], 1) for of in measured] for name, measured in found.items()}, flush=True)
+            steps = int(measurements["network"][-1][1])
+    seconds = {name: statistics.median(one[0] for one in measured) for name, measured in measurements.items()}
+    steps = int(statistics.median(one[1] for one in measurements["network"]))
+    print({name: [round(one[0], 1) for one in measured] for name, measured in measurements.items()}, flush=True)
     where = f"{ROWS:,} images, {arguments.threads} threads"
-    said = (
+    comparisons = (
         ("network", "multilabel, 7 attributes, to convergence", f"{steps:,} steps with those of the second training"),
         ("network_and_words", "multilabel, attributes and words (GRU), to convergence", ""),
         ("posterior", "posterior, 64 dimensions, 24 points of its grid", ""),
     )
     rows = [
         Row(f"{what}, {where}", seconds[name], "20 s", LIMIT_S, "s", LIMIT_S / seconds[name], 1.0, limit)
-        for name, what, limit in said
+        for name, what, limit in comparisons
     ]
     of_loop = (seconds["network"], "as many steps, nothing validated", seconds["plain_loop"])
     rows.append(Row(f"multilabel, 7 attributes, {where}", *of_loop, "s", of_loop[2] / of_loop[0], 0.8, ""))
@@ -142,13 +142,13 @@ def _train(head: Any, training: Any, optimizer: Any = None) -> Measured:
     features, values, names = _drawn()
     digests = [digest_bytes(str(row).encode()) for row in range(ROWS)]
     with tempfile.TemporaryDirectory() as scratch:
-        here = Provenance("cpu", {})
-        store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=here)
+        provenance = Provenance("cpu", {})
+        store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=provenance)
         places = dict(zip(digests, range(ROWS), strict=True))
         with StoreWriter(store) as writer:
             for chunk in writer.plan(digests).chunks:
                 rows = [places[digest] for digest in chunk.digests]
-                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), here)
+                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), provenance)
         records, clock = _records(digests, values, names), _clock()
         started = clock()
         trained = train_head(store, records, HeadRecipe(head, optimizer=optimizer, training=training))

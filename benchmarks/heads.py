@@ -247,27 +247,29 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
         (FEW, ("exact", "exact_bfloat16")),
     ):
         for batch in BATCHES:
-            found = medians(arguments, ("peer", *names), classes=classes, batch=batch)
+            medians_of = medians(arguments, ("peer", *names), classes=classes, batch=batch)
             for name in names:
                 target = 15.0 if name.startswith("sampled") else 3.0 if classes == MANY else 2.0
                 rows.append(
                     Row(
                         f"{name.replace('_', ', ')}, {classes:,} classes, batch {batch:,}, {arguments.threads} threads",
-                        found[name].rate,
+                        medians_of[name].rate,
                         "PML SubCenterArcFaceLoss",
-                        found["peer"].rate,
+                        medians_of["peer"].rate,
                         "rows/s",
-                        found[name].rate / found["peer"].rate,
+                        medians_of[name].rate / medians_of["peer"].rate,
                         target,
                         limit(name, classes, batch, machine),
                     )
                 )
                 if classes == MANY and batch == max(BATCHES) and "bfloat16" not in name:
                     work = f"{name}: peak of memory, {classes:,} classes, batch {batch:,}"
-                    ratio = found["peer"].peak / found[name].peak
+                    ratio = medians_of["peer"].peak / medians_of[name].peak
                     table = classes * SUBCENTERS * EMBEDDING * 4 * 4 / 2**20
                     floor = f"weights, gradient and two moments of the table are {table:.0f} MB"
-                    rows.append(Row(work, found[name].peak, "PML", found["peer"].peak, "MB", ratio, 4.0, floor))
+                    rows.append(
+                        Row(work, medians_of[name].peak, "PML", medians_of["peer"].peak, "MB", ratio, 4.0, floor)
+                    )
     seconds = ROWS / Measured(*alone(arguments, "sampled", epoch=True)).rate
     rows.append(
         Row(
@@ -310,14 +312,14 @@ def len_sampled(classes: int, batch: int) -> int:
 
 def medians(arguments: argparse.Namespace, names: tuple[str, ...], **changes: int) -> dict[str, Measured]:
     """The median of each side over the repeats, taken in turn."""
-    found: dict[str, list[Measured]] = {name: [] for name in names}
+    medians_of: dict[str, list[Measured]] = {name: [] for name in names}
     for _ in range(arguments.repeats):
         for name in names:
-            found[name].append(Measured(*alone(arguments, name, **changes)))
-    print({name: [round(one.rate) for one in all_of] for name, all_of in found.items()}, changes, flush=True)
+            medians_of[name].append(Measured(*alone(arguments, name, **changes)))
+    print({name: [round(one.rate) for one in all_of] for name, all_of in medians_of.items()}, changes, flush=True)
     return {
         name: Measured(*(statistics.median(values) for values in zip(*all_of, strict=True)))
-        for name, all_of in found.items()
+        for name, all_of in medians_of.items()
     }
 
 

@@ -109,8 +109,8 @@ def peer(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
     def step(rows: np.ndarray) -> float:
         optimizer.zero_grad()
         batch = torch.from_numpy(np.take(features, rows, axis=0, mode="clip")).float()
-        embeddings, of = head(batch), torch.from_numpy(labels[rows])
-        value = loss(embeddings, of) if miner is None else loss(embeddings, of, miner(embeddings, of))
+        embeddings, targets = head(batch), torch.from_numpy(labels[rows])
+        value = loss(embeddings, targets) if miner is None else loss(embeddings, targets, miner(embeddings, targets))
         value.backward()
         optimizer.step()
         return float(value.detach())
@@ -188,6 +188,11 @@ WORK: dict[str, tuple[Callable[[], Any], Callable[[], Any], int]] = {
         lambda: (_losses().TripletMarginLoss(0.2), _miners().BatchHardMiner()),
         0,
     ),
+    "triplet, easy positives": (
+        lambda: _pairs().TripletConfig(miner=_pairs().EasyPositivesConfig(negatives="hard")),
+        lambda: (_losses().TripletMarginLoss(0.2), _miners().BatchEasyHardMiner("easy", "hard")),
+        0,
+    ),
     "triplet, semi-hard": (
         lambda: _pairs().TripletConfig(miner=_pairs().SemiHardConfig()),
         lambda: (_losses().TripletMarginLoss(0.2), _miners().TripletMarginMiner(0.2, "semihard")),
@@ -212,6 +217,11 @@ WORK: dict[str, tuple[Callable[[], Any], Callable[[], Any], int]] = {
     "Proxy-Anchor": (
         lambda: _pairs().ProxyAnchorConfig(scale=32.0),
         lambda: _losses().ProxyAnchorLoss(CLASSES, EMBEDDING),
+        0,
+    ),
+    "ProxyNCA++": (
+        lambda: _pairs().ProxyNcaConfig(),
+        lambda: _losses().ProxyNCALoss(CLASSES, EMBEDDING, softmax_scale=9),
         0,
     ),
     "SoftTriple, 2 subcenters": (
@@ -245,12 +255,12 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
     rows = []
     for work, (_, _, memory) in WORK.items():
-        found: dict[str, list[float]] = {"ours": [], "peer": []}
+        rates_of: dict[str, list[float]] = {"ours": [], "peer": []}
         for _ in range(arguments.repeats):
-            for side, rates in found.items():
+            for side, rates in rates_of.items():
                 rates.append(alone(arguments, side, work))
-        print(work, {side: [round(rate) for rate in rates] for side, rates in found.items()}, flush=True)
-        mine, theirs = (statistics.median(rates) for rates in found.values())
+        print(work, {side: [round(rate) for rate in rates] for side, rates in rates_of.items()}, flush=True)
+        mine, theirs = (statistics.median(rates) for rates in rates_of.values())
         batch = BATCH_WITH_MEMORY if memory else BATCH
         what = f"{work}{f' of {memory:,}' if memory else ''}, batch {batch:,}, {arguments.threads} threads"
         against = "PML CrossBatchMemory" if memory else "PML, its own loop"

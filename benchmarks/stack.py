@@ -50,12 +50,12 @@ def main() -> None:
 
 def side_by_side(arguments: argparse.Namespace) -> list[Row]:
     """Every measurement in turn, ``repeats`` times."""
-    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    rates_of: dict[str, list[float]] = {name: [] for name in MEASURES}
     for _ in range(arguments.repeats):
-        for name, rates in found.items():
+        for name, rates in rates_of.items():
             command = [sys.executable, "-m", "benchmarks.stack", "--measure", name, "--threads", str(arguments.threads)]
             rates.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    middle = {name: statistics.median(rates) for name, rates in found.items()}
+    middle = {name: statistics.median(rates) for name, rates in rates_of.items()}
     where = f"{arguments.threads} threads"
     limit = f"products alone {middle['matrix_rate'] * 1e9 / PRODUCTS:,.0f} at {middle['matrix_rate']:.0f} GFLOP/s"
     sides = (
@@ -86,13 +86,13 @@ def alone() -> float:
     digests = [digest_bytes(str(row).encode()) for row in range(ROWS)]
     (recipe,) = _recipes(1, EPOCHS)
     with tempfile.TemporaryDirectory() as scratch:
-        here = Provenance("cpu", {})
-        store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=here)
+        provenance = Provenance("cpu", {})
+        store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=provenance)
         places = dict(zip(digests, range(ROWS), strict=True))
         with StoreWriter(store) as writer:
             for chunk in writer.plan(digests).chunks:
                 rows = [places[digest] for digest in chunk.digests]
-                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), here)
+                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), provenance)
 
         def train(epochs: int) -> None:
             training = replace(recipe.training, epochs=epochs)

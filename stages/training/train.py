@@ -213,7 +213,7 @@ def _posterior(inputs: TrainingInputs) -> Selection:
     rows, attributes = LabelledRows.of(inputs.features, inputs.records), inputs.attribute_targets.attributes
     targets, labels = attributes.targets(inputs.records), torch.from_numpy(rows.labels)
     fitted = fit_posterior(inputs.recipe.head, rows.first_views(), attributes, targets, labels, rows.blocks)
-    return Selection(fitted.network, 0, f"a closed form: {fitted.said}", ())
+    return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
 
 
 def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:

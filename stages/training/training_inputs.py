@@ -17,7 +17,7 @@ from stages.records import Records
 from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
-from stages.training.multilabel.attribute_targets import Lessons, read_lessons
+from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.pairs import PairLossConfig
 from stages.training.recipe import HeadRecipe
@@ -55,7 +55,7 @@ class TrainingInputs:
     seed: int
     failed: int
     small: int
-    attribute_targets: Lessons | None = None
+    attribute_targets: AttributeTargets | None = None
     device: torch.device = torch.device("cpu")
 
     @property
@@ -103,9 +103,7 @@ def prepare(
     if seed < 0:
         raise ValueError(f"seed is at least 0, got {seed}")
     recipe = _with_sampling(recipe)
-    for key, label in zip(records.keys, records.classes, strict=True):
-        if label is None:
-            raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
+    check_labels(records)
     extracted = records.take(records.rows_in(features))
     used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
     closed_form = recipe.closed_form
@@ -128,8 +126,15 @@ def prepare(
         seed,
         failed=len(records) - len(extracted),
         small=len(extracted) - len(used),
-        attribute_targets=read_lessons(recipe.head, used),
+        attribute_targets=read_attribute_targets(recipe.head, used),
     )
+
+
+def check_labels(records: Records) -> None:
+    """Raise RecordsError for the first training record without a label."""
+    if None in (classes := records.classes):
+        key = records.keys[classes.index(None)]
+        raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
 
 
 def check_device(recipe: HeadRecipe, device: torch.device) -> None:

@@ -40,16 +40,16 @@ def share_of_equal(
     query: Mapping[str, str | None], row: Mapping[str, str | None], weights: Mapping[str, float]
 ) -> float:
     """The grade of a gallery row, by weight, of the attributes that the query has."""
-    equal = asked = 0.0
+    equal = query_attributes = 0.0
     for name, weight in weights.items():
         mine, theirs = query[name], row[name]
         if mine is None:
             continue
-        asked += weight
+        query_attributes += weight
         if theirs is not None:
             one, other = set(mine.split("|")), set(theirs.split("|"))
             equal += weight * len(one & other) / len(one | other)
-    return equal / asked
+    return equal / query_attributes
 
 
 def paper_similarity(
@@ -75,9 +75,9 @@ def paper_first(table: np.ndarray[tuple[int, int], np.dtype[np.floating]], query
     return order[:11][1:]
 
 
-def paper_ap(truth: Sequence[int], found: Sequence[int]) -> float:
+def paper_ap(truth: Sequence[int], results: Sequence[int]) -> float:
     hits, total = 0, 0.0
-    for place, row in enumerate(found):
+    for place, row in enumerate(results):
         if row in truth:
             hits += 1
             total += hits / (place + 1)

@@ -49,68 +49,70 @@ class Compared:
         return [r for r in range(len(self.vectors)) if r != a]
 
 
-def hard(of: Compared, positives: int, negatives: int) -> set[Triple]:
-    found = set()
-    for a in range(of.batch):
-        far = sorted(of.positives(a), key=lambda p, a=a: -of.d(a, p))  # type: ignore[misc]
-        near = sorted(of.negatives(a), key=lambda n, a=a: of.d(a, n))  # type: ignore[misc]
+def hard(compared: Compared, positives: int, negatives: int) -> set[Triple]:
+    results = set()
+    for a in range(compared.batch):
+        far = sorted(compared.positives(a), key=lambda p, a=a: -compared.d(a, p))  # type: ignore[misc]
+        near = sorted(compared.negatives(a), key=lambda n, a=a: compared.d(a, n))  # type: ignore[misc]
         far = far[:positives] if positives else far
-        found |= {(a, p, n) for p in far for n in near[:negatives]}
-    return found
+        results |= {(a, p, n) for p in far for n in near[:negatives]}
+    return results
 
 
-def semi_hard(of: Compared, margin: float) -> set[Triple]:
-    found = set()
-    for a in range(of.batch):
-        for p in of.positives(a):
-            inside = [n for n in of.negatives(a) if of.d(a, p) < of.d(a, n) < of.d(a, p) + margin]
+def semi_hard(compared: Compared, margin: float) -> set[Triple]:
+    results = set()
+    for a in range(compared.batch):
+        for p in compared.positives(a):
+            inside = [
+                n for n in compared.negatives(a) if compared.d(a, p) < compared.d(a, n) < compared.d(a, p) + margin
+            ]
             if inside:
-                found.add((a, p, min(inside, key=lambda n, a=a: of.d(a, n))))  # type: ignore[misc]
-    return found
+                results.add((a, p, min(inside, key=lambda n, a=a: compared.d(a, n))))  # type: ignore[misc]
+    return results
 
 
-def easy_positives(of: Compared, margin: float | None) -> set[Triple]:
+def easy_positives(compared: Compared, margin: float | None) -> set[Triple]:
     """With a margin a semi-hard negative, without the nearest."""
-    found = set()
-    for a in range(of.batch):
-        if not of.positives(a):
+    results = set()
+    for a in range(compared.batch):
+        if not compared.positives(a):
             continue
-        p = min(of.positives(a), key=lambda r, a=a: of.d(a, r))  # type: ignore[misc]
-        inside = of.negatives(a)
+        p = min(compared.positives(a), key=lambda r, a=a: compared.d(a, r))  # type: ignore[misc]
+        inside = compared.negatives(a)
         if margin is not None:
-            inside = [n for n in inside if of.d(a, p) < of.d(a, n) < of.d(a, p) + margin]
+            inside = [n for n in inside if compared.d(a, p) < compared.d(a, n) < compared.d(a, p) + margin]
         if inside:
-            found.add((a, p, min(inside, key=lambda n, a=a: of.d(a, n))))  # type: ignore[misc]
-    return found
+            results.add((a, p, min(inside, key=lambda n, a=a: compared.d(a, n))))  # type: ignore[misc]
+    return results
 
 
-def inverse_density(of: Compared, a: int, nearest: float, farthest: float) -> list[float]:
+def inverse_density(compared: Compared, a: int, nearest: float, farthest: float) -> list[float]:
     """The probability of each column as a negative of row ``a``; all 0 where none can be drawn."""
-    dim = len(of.vectors[0])
+    dim = len(compared.vectors[0])
     logs = {}
-    for n in of.negatives(a):
-        if of.d(a, n) <= farthest:
-            d = max(of.d(a, n), nearest)
+    for n in compared.negatives(a):
+        if compared.d(a, n) <= farthest:
+            d = max(compared.d(a, n), nearest)
             logs[n] = (2 - dim) * math.log(d) - (dim - 3) / 2 * math.log(1 - d * d / 4)
     if not logs:
-        return [0.0] * len(of.vectors)
+        return [0.0] * len(compared.vectors)
     total = math.fsum(math.exp(log - max(logs.values())) for log in logs.values())
-    return [math.exp(logs[n] - max(logs.values())) / total if n in logs else 0.0 for n in range(len(of.vectors))]
+    return [math.exp(logs[n] - max(logs.values())) / total if n in logs else 0.0 for n in range(len(compared.vectors))]
 
 
-def all_triples(of: Compared) -> set[Triple]:
-    return {(a, p, n) for a in range(of.batch) for p in of.positives(a) for n in of.negatives(a)}
+def all_triples(compared: Compared) -> set[Triple]:
+    return {(a, p, n) for a in range(compared.batch) for p in compared.positives(a) for n in compared.negatives(a)}
 
 
-def triplet(of: Compared, triples: set[Triple], margin: float) -> float:
-    losses = [of.d(a, p) - of.d(a, n) + margin for a, p, n in sorted(triples)]
+def triplet(compared: Compared, triples: set[Triple], margin: float) -> float:
+    losses = [compared.d(a, p) - compared.d(a, n) + margin for a, p, n in sorted(triples)]
     above = [loss for loss in losses if loss > 0]
     return math.fsum(above) / len(above) if above else 0.0
 
 
-def contrastive(of: Compared, near: float, far: float) -> float:
-    positive = [of.d(a, p) - near for a in range(of.batch) for p in of.positives(a)]
-    negative = [far - of.d(a, n) for a in range(of.batch) for n in of.negatives(a)]
+def contrastive(compared: Compared, near: float, far: float) -> float:
+    positive = [compared.d(a, p) - near for a in range(compared.batch) for p in compared.positives(a)]
+    negative = [far - compared.d(a, n) for a in range(compared.batch) for n in compared.negatives(a)]
     return sum(_mean_above_zero(losses) for losses in (positive, negative))
 
 
@@ -119,38 +121,40 @@ def _mean_above_zero(losses: list[float]) -> float:
     return math.fsum(above) / len(above) if above else 0.0
 
 
-def margin(of: Compared, triples: set[Triple], margin: float, betas: Sequence[float], weight: float = 0.0) -> float:
+def margin(
+    compared: Compared, triples: set[Triple], margin: float, betas: Sequence[float], weight: float = 0.0
+) -> float:
     """``betas`` of each label, or one of all; ``weight`` is of beta in the loss."""
     losses, of_beta = [], 0.0
     for a, p, n in sorted(triples):
-        beta = betas[of.labels[a]] if len(betas) > 1 else betas[0]
-        losses += [margin + of.d(a, p) - beta, margin + beta - of.d(a, n)]
+        beta = betas[compared.labels[a]] if len(betas) > 1 else betas[0]
+        losses += [margin + compared.d(a, p) - beta, margin + beta - compared.d(a, n)]
         of_beta += weight * beta
     above = [loss for loss in losses if loss > 0]
     value = math.fsum(above) / len(above)
     return value + (of_beta / len(above) if len(betas) > 1 else weight * betas[0])
 
 
-def multi_similarity(of: Compared, a: float, b: float, threshold: float, slack: float) -> float:
+def multi_similarity(compared: Compared, a: float, b: float, threshold: float, slack: float) -> float:
     total = 0.0
-    for row in range(of.batch):
-        positives, negatives = of.positives(row), of.negatives(row)
-        lowest = min((of.c(row, p) for p in positives), default=math.inf)
-        highest = max((of.c(row, n) for n in negatives), default=-math.inf)
-        positives = [p for p in positives if of.c(row, p) - slack < highest]
-        negatives = [n for n in negatives if of.c(row, n) + slack > lowest]
-        total += math.log(1 + math.fsum(math.exp(-a * (of.c(row, p) - threshold)) for p in positives)) / a
-        total += math.log(1 + math.fsum(math.exp(b * (of.c(row, n) - threshold)) for n in negatives)) / b
-    return total / of.batch
+    for row in range(compared.batch):
+        positives, negatives = compared.positives(row), compared.negatives(row)
+        lowest = min((compared.c(row, p) for p in positives), default=math.inf)
+        highest = max((compared.c(row, n) for n in negatives), default=-math.inf)
+        positives = [p for p in positives if compared.c(row, p) - slack < highest]
+        negatives = [n for n in negatives if compared.c(row, n) + slack > lowest]
+        total += math.log(1 + math.fsum(math.exp(-a * (compared.c(row, p) - threshold)) for p in positives)) / a
+        total += math.log(1 + math.fsum(math.exp(b * (compared.c(row, n) - threshold)) for n in negatives)) / b
+    return total / compared.batch
 
 
-def supcon(of: Compared, scale: float) -> float:
+def supcon(compared: Compared, scale: float) -> float:
     losses = []
-    for row in range(of.batch):
-        if positives := of.positives(row):
-            every = positives + of.negatives(row)
-            log_sum = math.log(math.fsum(math.exp(scale * of.c(row, r)) for r in every))
-            losses.append(math.fsum(log_sum - scale * of.c(row, p) for p in positives) / len(positives))
+    for row in range(compared.batch):
+        if positives := compared.positives(row):
+            every = positives + compared.negatives(row)
+            log_sum = math.log(math.fsum(math.exp(scale * compared.c(row, r)) for r in every))
+            losses.append(math.fsum(log_sum - scale * compared.c(row, p) for p in positives) / len(positives))
     return math.fsum(losses) / len(losses)
 
 
@@ -158,41 +162,44 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
-def smooth_rank(of: Compared, row: int, place: int, among: Sequence[int], scale: float) -> float:
-    return 1 + sum(sigmoid(scale * (of.c(row, r) - of.c(row, place))) for r in among if r != place)
+def smooth_rank(compared: Compared, row: int, place: int, among: Sequence[int], scale: float) -> float:
+    return 1 + sum(sigmoid(scale * (compared.c(row, r) - compared.c(row, place))) for r in among if r != place)
 
 
-def smooth_ap(of: Compared, scale: float) -> float:
+def smooth_ap(compared: Compared, scale: float) -> float:
     losses = []
-    for row in range(of.batch):
-        if positives := of.positives(row):
-            every = positives + of.negatives(row)
+    for row in range(compared.batch):
+        if positives := compared.positives(row):
+            every = positives + compared.negatives(row)
             precision = [
-                smooth_rank(of, row, p, positives, scale) / smooth_rank(of, row, p, every, scale) for p in positives
+                smooth_rank(compared, row, p, positives, scale) / smooth_rank(compared, row, p, every, scale)
+                for p in positives
             ]
             losses.append(1 - sum(precision) / len(positives))
     return math.fsum(losses) / len(losses)
 
 
-def recall(of: Compared, ks: Sequence[int], scale: float, rank_scale: float) -> float:
+def recall(compared: Compared, ks: Sequence[int], scale: float, rank_scale: float) -> float:
     losses = []
-    for row in range(of.batch):
-        if positives := of.positives(row):
-            ranks = [smooth_rank(of, row, p, positives + of.negatives(row), scale) for p in positives]
-            found = [sum(sigmoid(rank_scale * (k - r)) for r in ranks) / min(k, len(positives)) for k in ks]
-            losses.append(1 - sum(found) / len(ks))
+    for row in range(compared.batch):
+        if positives := compared.positives(row):
+            ranks = [smooth_rank(compared, row, p, positives + compared.negatives(row), scale) for p in positives]
+            results = [sum(sigmoid(rank_scale * (k - r)) for r in ranks) / min(k, len(positives)) for k in ks]
+            losses.append(1 - sum(results) / len(ks))
     return math.fsum(losses) / len(losses)
 
 
-def range_loss(of: Compared, farthest: int, margin: float, within_weight: float, between_weight: float) -> float:
+def range_loss(compared: Compared, farthest: int, margin: float, within_weight: float, between_weight: float) -> float:
     within, centres = [], []
-    for label in sorted({*of.labels}):
-        members = [r for r in range(of.batch) if of.labels[r] == label]
-        pairs = [(p, q) for p, q in combinations(members, 2) if of.rows[p] != of.rows[q]]
-        widest = sorted((of.d(p, q) for p, q in pairs), reverse=True)[:farthest]
+    for label in sorted({*compared.labels}):
+        members = [r for r in range(compared.batch) if compared.labels[r] == label]
+        pairs = [(p, q) for p, q in combinations(members, 2) if compared.rows[p] != compared.rows[q]]
+        widest = sorted((compared.d(p, q) for p, q in pairs), reverse=True)[:farthest]
         if widest:
             within.append(len(widest) / sum(1 / d for d in widest))
-        centres.append([sum(values) / len(members) for values in zip(*(of.vectors[r] for r in members), strict=True)])
+        centres.append(
+            [sum(values) / len(members) for values in zip(*(compared.vectors[r] for r in members), strict=True)]
+        )
     least = min((distance(p, q) for p, q in combinations(centres, 2)), default=margin)
     mean = sum(within) / len(within) if within else 0.0
     return within_weight * mean + between_weight * max(0.0, margin - least)

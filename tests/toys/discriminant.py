@@ -1,4 +1,4 @@
-"""Features that a discriminant can tell apart, and its formula as it is written down."""
+"""Features that a discriminant can separate, and its formula as it is written down."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def two_domains() -> tuple[torch.Tensor, ...]:
 
 def stepped(rows: torch.Tensor, root: float, mean: Floats | None = None) -> tuple[Floats, Floats]:
     """Signed root, unit length, less the mean, unit length; and the mean."""
-    found = rows.double().numpy()
-    found = np.sign(found) * np.abs(found) ** root
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    mean = found.mean(0) if mean is None else mean
-    found = found - mean
-    return found / np.linalg.norm(found, axis=1, keepdims=True), mean
+    points = rows.double().numpy()
+    points = np.sign(points) * np.abs(points) ** root
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    mean = points.mean(0) if mean is None else mean
+    points = points - mean
+    return points / np.linalg.norm(points, axis=1, keepdims=True), mean
 
 
 def formula(rows: Floats, labels: Floats, g: float, b: float, p: float, dim: int) -> Floats:

@@ -81,12 +81,12 @@ def gradients(loss: MarginSoftmax, embeddings: Tensor, labels: Tensor) -> tuple[
 
 def central_differences(function: Callable[[list[list[float]]], float], at: Tensor, step: float = 1e-6) -> Tensor:
     """The gradient of ``function`` of a matrix, one number nudged after another."""
-    found = torch.zeros_like(at)
+    gradient = torch.zeros_like(at)
     for i, j in torch.cartesian_prod(*(torch.arange(size) for size in at.shape)).tolist():
         ends = []
         for sign in (1, -1):
             nudged = at.clone()
             nudged[i, j] += sign * step
             ends.append(function(nudged.tolist()))
-        found[i, j] = (ends[0] - ends[1]) / (2 * step)
-    return found
+        gradient[i, j] = (ends[0] - ends[1]) / (2 * step)
+    return gradient

@@ -38,11 +38,11 @@ class Batch:
 
     def block(self, *, seed: int = 0) -> Block:
         """The whole batch as one block."""
-        of = torch.nn.functional.normalize(torch.cat([self.embeddings, self.memory]))
+        unit_vectors = torch.nn.functional.normalize(torch.cat([self.embeddings, self.memory]))
         labels = torch.cat([self.labels, self.memory_labels])
         rows = torch.cat([self.rows, self.memory_rows])
-        cosines = of[: len(self.labels)] @ of.T
-        return Block(cosines, self.labels, self.rows, labels, rows, of.shape[1], seed)
+        cosines = unit_vectors[: len(self.labels)] @ unit_vectors.T
+        return Block(cosines, self.labels, self.rows, labels, rows, unit_vectors.shape[1], seed)
 
     def fill(self, memory: CrossBatchMemory) -> None:
         """Put what is remembered there."""

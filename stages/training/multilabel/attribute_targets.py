@@ -1,4 +1,4 @@
-"""What a head that learns attributes is taught: read from the training records once, and checked."""
+"""The targets of a head that learns attributes, read from the training records once and checked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from stages.training.multilabel.words import Vocabulary, read_vocabulary
 
 
 @dataclass(frozen=True)
-class Lessons:
+class AttributeTargets:
     """The attributes and the vocabulary, each where it is learned.
 
-    They are those of all training records, also while some are held out.
+    Those of all training records, also while some are held out.
     """
 
     attributes: Attributes | None
@@ -27,15 +27,15 @@ class Lessons:
         return () if self.attributes is None else self.attributes.left_out
 
 
-def read_lessons(head: object, records: Records) -> Lessons | None:
+def read_attribute_targets(head: object, records: Records) -> AttributeTargets | None:
     """What ``head`` learns of the attributes and tags of ``records``; None for a head that learns labels alone.
 
     Raises RecordsError for what cannot be learned.
     """
     if isinstance(head, PosteriorHeadConfig):
-        return Lessons(read_attributes(records, head.attributes), None)
+        return AttributeTargets(read_attributes(records, head.attributes), None)
     if not isinstance(head, MultilabelHeadConfig):
         return None
     attributes = read_attributes(records, head.attributes) if head.learns_attributes else None
     vocabulary = read_vocabulary(records) if head.task != "attributes" else None
-    return Lessons(attributes, vocabulary)
+    return AttributeTargets(attributes, vocabulary)

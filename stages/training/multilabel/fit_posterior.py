@@ -14,10 +14,9 @@ from stages.ranking import mean_average_precision
 from stages.training.closed_form.eigen import descending
 from stages.training.closed_form.linear_map import check_dim
 from stages.training.heads.inputs import Inputs
-from stages.training.multilabel.kernel_map import likeness, spread_rows, whitening_of
 from stages.training.multilabel.labels import Attribute, Attributes
 from stages.training.multilabel.posterior import FITTED, PosteriorHeadConfig, PosteriorNetwork
-from stages.training.multilabel.ridge import Ridge
+from stages.training.multilabel.ridge import Ridge, likeness, spread_rows, whitening_of
 
 _JUDGED = 1024  # rows, at equal distances, that search each other when a point is judged
 
@@ -30,14 +29,16 @@ class Fitted(NamedTuple):
     score: float | None
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """The point in words."""
-        said = ", ".join(f"{name} {value:g}" for name, value in self.point._asdict().items())
-        return said if self.score is None else f"{said}, by mAP {self.score:.3f} of images predicted without themselves"
+        point = ", ".join(f"{name} {value:g}" for name, value in self.point._asdict().items())
+        if self.score is None:
+            return point
+        return f"{point}, by mAP {self.score:.3f} of images predicted without themselves"
 
 
 class Point(NamedTuple):
-    """One of each number that is chosen."""
+    """One value of each setting that is chosen."""
 
     root: float
     penalty: float
@@ -45,8 +46,7 @@ class Point(NamedTuple):
     rest: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Regression:
+class _Regression(NamedTuple):
     """The attributes that the same rows have: one decomposition, and one product for all of their values.
 
     ``known`` (N,) are the rows, ``targets`` (K, C) theirs, and ``columns`` (C,) the places of the values among all S.
@@ -75,35 +75,34 @@ class _Task:
     @property
     def width(self) -> int:
         """S."""
-        return sum(len(of.columns) for of in self.regressions)
+        return sum(len(regression.columns) for regression in self.regressions)
 
     def left_out(self, penalty: float, groups: Tensor | None) -> Tensor:
         """What each row (N, S) is predicted without itself, or its group; rows without a value by all that have one."""
-        found = torch.empty(len(self.regressed), self.width)
-        for of in self.regressions:
-            predicted = torch.empty(len(found), len(of.columns), dtype=torch.float64)
-            others = None if groups is None else groups[of.known]
-            predicted[of.known] = of.ridge.left_out(of.targets, penalty, others)
-            if not of.known.all():
-                weight, bias = of.ridge.fit(of.targets, penalty)
-                predicted[~of.known] = self.regressed[~of.known].double() @ weight + bias
-            found[:, of.columns] = predicted.float()
-        return found
+        every = torch.empty(len(self.regressed), self.width)
+        for ridge, known, targets, columns in self.regressions:
+            predicted = torch.empty(len(every), len(columns), dtype=torch.float64)
+            predicted[known] = ridge.left_out(targets, penalty, None if groups is None else groups[known])
+            if not known.all():
+                weight, bias = ridge.fit(targets, penalty)
+                predicted[~known] = self.regressed[~known].double() @ weight + bias
+            every[:, columns] = predicted.float()
+        return every
 
     def finish(self, point: Point) -> PosteriorNetwork:
         """The network at ``point``."""
         network = self.network
-        fits = [of.ridge.fit(of.targets, point.penalty) for of in self.regressions]
+        fits = [regression.ridge.fit(regression.targets, point.penalty) for regression in self.regressions]
         weight, bias = (torch.cat(several, -1) for several in zip(*fits, strict=True))
-        order = torch.cat([of.columns for of in self.regressions]).argsort()
+        order = torch.cat([regression.columns for regression in self.regressions]).argsort()
         weight = weight[:, order]
         network.weight = (weight if self.back is None else self.back @ weight).float()
         network.bias = bias[order].float()
         network.temperature = torch.tensor(point.temperature)
         width = len(network.bias)
         if 0 < self.config.dim < width:
-            found = network.posteriors(network.predict(self.prepared)).double()
-            _, vectors = descending(found.T @ found)  # not about the mean: similarities are to be kept
+            posteriors = network.posteriors(network.predict(self.prepared)).double()
+            _, vectors = descending(posteriors.T @ posteriors)  # not about the mean: similarities are to stay
             network.turn = vectors[:, : self.config.dim].float()
         network.axes = self.axes * point.rest**0.5
         for name in FITTED:  # as they are saved and loaded: products of slices have other last bits
@@ -132,7 +131,9 @@ def fit_posterior(
         raise ValueError(f"every attribute ({', '.join(names)}) has the weight 0: nothing would be similar")
     most = attributes.width + min(features.shape)
     check_dim(config.dim, most, f"{attributes.width:,} values and {min(features.shape):,} principal axes")
-    grid = [Point(*of) for of in itertools.product(config.roots, config.penalties, config.temperatures, config.rest)]
+    grid = [
+        Point(*values) for values in itertools.product(config.roots, config.penalties, config.temperatures, config.rest)
+    ]
     with torch.no_grad():
         tasks = {root: _task(config, root, features, attributes, targets, blocks) for root in config.roots}
         if len(grid) == 1:
@@ -183,17 +184,17 @@ def _regressions(
     for target, attribute in zip(targets, learned, strict=True):
         width = len(attribute.values)
         known = target >= 0 if target.ndim == 1 else ~target[:, 0].isnan()
-        told = target[known] if target.ndim == 2 else torch.nn.functional.one_hot(target[known], width)
+        indicators = target[known] if target.ndim == 2 else torch.nn.functional.one_hot(target[known], width)
         masks[key := known.numpy().tobytes()] = known
-        parts.setdefault(key, []).append((told.double(), torch.arange(low, low + width)))
+        parts.setdefault(key, []).append((indicators.double(), torch.arange(low, low + width)))
         low += width
-    found = []
+    regressions = []
     for key, several in parts.items():
         known = masks[key]
         ridge = Ridge.of_products(regressed, known) if products else Ridge.of(regressed[known])
-        told, columns = (torch.cat(of, -1) for of in zip(*several, strict=True))
-        found.append(_Regression(ridge, known, told, columns))
-    return found
+        indicators, columns = (torch.cat(part, -1) for part in zip(*several, strict=True))
+        regressions.append(_Regression(ridge, known, indicators, columns))
+    return regressions
 
 
 def _scores(
@@ -209,8 +210,8 @@ def _scores(
     for point in grid:
         task = tasks[point.root]
         task.network.temperature = torch.tensor(point.temperature)
-        found = task.network.posteriors(predicted[point.root, point.penalty])
+        vectors = task.network.posteriors(predicted[point.root, point.penalty])
         if task.axes.numel():
-            found = torch.cat([found, task.prepared[some] @ task.axes * point.rest**0.5], 1)
-        scores[point] = mean_average_precision((found @ found.T).numpy(), labels[some].numpy())
+            vectors = torch.cat([vectors, task.prepared[some] @ task.axes * point.rest**0.5], 1)
+        scores[point] = mean_average_precision((vectors @ vectors.T).numpy(), labels[some].numpy())
     return scores

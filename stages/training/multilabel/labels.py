@@ -33,8 +33,8 @@ class AttributesConfig:
             where the others have one value of all (a softmax).
         minimum_count: in how many training records a value must be seen; 1 allows for values seen once.
         unusable: an attribute of one value, or with values seen too seldom, is an error (``refuse``), and so are
-            records that have no attribute at all; ``leave_out`` trains without that attribute, and lets such records
-            train what else they can.
+            records without any attribute; ``leave_out`` trains without that attribute, and lets such records train
+            what else they can.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -148,7 +148,7 @@ def _unusable(name: str, counts: Counter[str], rows: int, minimum: int) -> str |
     """Why an attribute cannot be learned from ``counts`` of its values in ``rows`` records, or None."""
     if len(counts) < 2:
         what = f"one value, {min(counts)!r}, in {counts.total():,}" if counts else "no value in any"
-        return f"the attribute {name!r} has {what} of {rows:,} training records: there is nothing to tell apart."
+        return f"the attribute {name!r} has {what} of {rows:,} training records: there is nothing to learn."
     rare = sorted(value for value, count in counts.items() if count < minimum)
     if not rare:
         return None

@@ -1,4 +1,4 @@
-"""What is lost by wrong values: weights by class size, an asymmetric binary loss, contrast by what labels share."""
+"""Losses of attributes: weights by class size, an asymmetric binary loss, contrast by what labels share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AsymmetricConfig:
     """The asymmetric loss of values that are there or not (Ridnik et al., ICCV 2021); all 0 is the cross entropy.
 
     With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
-    not, with q = max(p - clip, 0): values that are rightly taken for absent lose nothing.
+    not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -113,12 +113,12 @@ def contrast(hidden: Tensor, shared: Tensor, config: ContrastiveConfig) -> Tenso
     A row that has nothing in common with any other of its batch has no part in the mean; of a batch of such rows the
     loss is 0.
     """
-    others = ~torch.eye(len(hidden), dtype=torch.bool)
+    others = ~torch.eye(len(hidden), dtype=torch.bool, device=hidden.device)
     weights = shared**config.power * others
     unit = normalize(hidden)
     similarity = (unit @ unit.T / config.temperature).masked_fill(~others, -torch.inf)
-    lost = -functional.log_softmax(similarity, 1).masked_fill(~others, 0)
+    losses = -functional.log_softmax(similarity, 1).masked_fill(~others, 0)
     total = weights.sum(1)
-    rows = (weights * lost).sum(1) / total.clamp(min=_LEAST)
+    rows = (weights * losses).sum(1) / total.clamp(min=_LEAST)
     counted = total > _LEAST
     return (rows * counted).sum() / counted.sum().clamp(min=1)

@@ -28,13 +28,17 @@ BIAS = 0.01
 class MultilabelHeadConfig:
     """ReLU layers that learn attributes, words, or both; the embedding is the last layer, brought to unit length.
 
-    Weights are drawn as Kaiming has it, uniform, biases are 0.01. A value that is missing trains nothing.
+    Weights are Kaiming uniform, biases 0.01. A missing value trains nothing.
+
+    >>> network = MultilabelHeadConfig(dim=3).build([8], torch.Generator().manual_seed(0))
+    >>> network.transform(torch.ones(2, 8)).shape
+    torch.Size([2, 3])
 
     Args:
         dim: E, the size of the hidden layer; 0 is the size of the feature, D.
         layers: ``single``, or ``double`` with a layer of D before it.
         task: ``attributes``, a classifier for each; ``tags``, the words of the record's tags; or ``both``.
-        tags: ``gru`` says the words in their order, ``bag`` says which there are, whatever their order.
+        tags: ``gru`` generates the words in their order, ``bag`` predicts which there are, whatever their order.
         task_weights: ``equal`` adds the losses of the tasks up; ``learned`` weighs each by a noise that is learned
             (Kendall, Gal and Cipolla, CVPR 2018).
         instance_weight: the factor of the head's own loss, on labels, where it has one.
@@ -44,7 +48,7 @@ class MultilabelHeadConfig:
         contrastive: pulls records together by the share of attributes that they have in common.
         attributes: which, and what becomes of those that cannot be learned.
         refit: once held-out images have chosen the epoch, train a network on all images up to it; else the one that
-            did not learn them is kept, at half of the cost.
+            did not learn them remains, in half of the time.
         dropout: in training, the share of the feature that is set to zero.
         inputs: the steps before the network; by default none, as in the paper.
     """

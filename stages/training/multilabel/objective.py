@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from stages.records import Records
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.attribute_targets import Lessons
+from stages.training.multilabel.attribute_targets import AttributeTargets
 from stages.training.multilabel.losses import ContrastiveConfig, contrast, overlap
 from stages.training.multilabel.network import MultilabelHeadConfig
-from stages.training.multilabel.tasks import NameAttributes, NameWords, SayWords
+from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier, fixed
 
 
 class Objective(nn.Module):
     """The loss of hidden rows (B, E) and the numbers (B,) of their records: those of the tasks, added up.
 
-    With equal weights the sum is plain. With learned ones it is exp(-s) times each loss, plus s / 2, and s of every
-    task, from 0, is a weight of the network like any other: a task that stays hard counts for less.
+    With equal weights the sum is plain. With learned ones it is exp(-s) times each loss, plus s / 2, with a parameter s
+    of every task, from 0: a task that stays hard counts for less.
     """
 
-    sparse = False  # what the optimiser asks of every loss: whether some of its rows are moved one by one
+    sparse = False  # as every loss says to the optimiser: no rows are moved one by one
 
     def __init__(self, tasks: dict[str, nn.Module], *, learned: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Objective(nn.Module):
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """The loss, a scalar."""
         lost = torch.stack([task(hidden, rows) for task in self.tasks.values()])
-        if self.noise is not None:
+        if self.noise is not None:  # the likelihood of a task of noise variance exp(s), Kendall et al.
             lost = torch.exp(-self.noise) * lost + self.noise / 2
         return lost.sum()
 
@@ -44,9 +44,12 @@ class Objective(nn.Module):
 class ByInstance(nn.Module):
     """A margin loss on the labels (N,) of all records, times a factor."""
 
+    labels: Tensor
+
     def __init__(self, loss: MarginSoftmax, labels: Tensor, weight: float) -> None:
         super().__init__()
-        self.loss, self.labels, self.weight = loss, labels, weight
+        self.loss, self.weight = loss, weight
+        self.register_buffer("labels", labels, persistent=False)
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """See :mod:`stages.training.multilabel.tasks`."""
@@ -59,18 +62,20 @@ class ByOverlap(nn.Module):
 
     def __init__(self, targets: list[Tensor], config: ContrastiveConfig) -> None:
         super().__init__()
-        self.targets, self.config = targets, config
+        self.targets, self.config = fixed(targets), config
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """See :mod:`stages.training.multilabel.tasks`."""
-        return self.config.weight * contrast(hidden, overlap([of[rows] for of in self.targets]), self.config)
+        return self.config.weight * contrast(
+            hidden, overlap([target[rows] for target in self.targets.buffers()]), self.config
+        )
 
 
 def build_objective(
     config: MultilabelHeadConfig,
     dim: int,
     records: Records,
-    lessons: Lessons,
+    attribute_targets: AttributeTargets,
     instance: MarginSoftmax | None,
     labels: Tensor,
     generator: torch.Generator,
@@ -79,17 +84,17 @@ def build_objective(
 
     ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
     """
-    attributes, vocabulary = lessons.attributes, lessons.vocabulary
+    attributes, vocabulary = attribute_targets.attributes, attribute_targets.vocabulary
     tasks: dict[str, nn.Module] = {}
     targets = [] if attributes is None else attributes.targets(records)
     if config.task != "tags":
         assert attributes is not None
         widths = [len(attribute.values) for attribute in attributes.learned]
-        tasks["attributes"] = NameAttributes(dim, targets, widths, config.balanced, config.asymmetric, generator)
+        tasks["attributes"] = AttributeClassifiers(dim, targets, widths, config.balanced, config.asymmetric, generator)
     if vocabulary is not None and config.tags == "gru":
-        tasks["tags"] = SayWords(dim, *vocabulary.sentences(records), len(vocabulary.words), generator)
+        tasks["tags"] = TagGenerator(dim, *vocabulary.sentences(records), len(vocabulary.words), generator)
     elif vocabulary is not None:
-        tasks["tags"] = NameWords(dim, vocabulary.bags(records), config.asymmetric, generator)
+        tasks["tags"] = WordClassifier(dim, vocabulary.bags(records), config.asymmetric, generator)
     if config.contrastive is not None:
         tasks["overlap"] = ByOverlap(targets, config.contrastive)
     if instance is not None:

@@ -24,8 +24,8 @@ from torch import Tensor
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.angle import normalize
-from stages.training.multilabel.kernel_map import likeness
 from stages.training.multilabel.labels import AttributesConfig
+from stages.training.multilabel.ridge import likeness
 
 FITTED = ("landmarks", "weight", "bias", "sizes", "several", "factors", "temperature", "turn", "axes")
 
@@ -94,7 +94,10 @@ class PosteriorHeadConfig:
             raise ValueError(f"judged is images or classes, got {self.judged!r}")
         if not self.rest or len(set(self.rest)) < len(self.rest):
             raise ValueError(f"rest holds one or more weights, each once, got {list(self.rest)}")
-        named = [*(("rest", weight) for weight in self.rest), *((f"weights.{of}", w) for of, w in self.weights.items())]
+        named = [
+            *(("rest", weight) for weight in self.rest),
+            *((f"weights.{name}", weight) for name, weight in self.weights.items()),
+        ]
         for name, weight in named:
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name} is a weight of at least 0, got {weight}")
@@ -135,26 +138,26 @@ class PosteriorNetwork(HeadNetwork):
         return (self.turn.shape[1] if self.turn.numel() else len(self.bias)) + self.axes.shape[-1]
 
     def predict(self, prepared: Tensor) -> Tensor:
-        """What the regressions say (B, S) of prepared rows (B, D)."""
+        """The predictions (B, S) of the regressions for prepared rows (B, D)."""
         rows = likeness(prepared, self.landmarks, self.width) if self.landmarks.numel() else prepared
         return rows @ self.weight + self.bias
 
     def posteriors(self, predicted: Tensor) -> Tensor:
         """The posteriors (B, S) of what is ``predicted`` (B, S), each attribute's as long as its factor."""
         parts = torch.split(predicted, self.sizes.tolist(), dim=1)
-        found = [
+        posteriors = [
             normalize(part.clamp(0, 1) if several else torch.softmax(part / self.temperature, 1)) * factor
             for part, several, factor in zip(parts, self.several.tolist(), self.factors, strict=True)
         ]
-        return torch.cat(found, 1)
+        return torch.cat(posteriors, 1)
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """See :meth:`HeadNetwork.transform`."""
         del dropout
-        found = self.posteriors(self.predict(prepared))
+        posteriors = self.posteriors(self.predict(prepared))
         if self.turn.numel():
-            found = found @ self.turn
-        return torch.cat([found, prepared @ self.axes], 1) if self.axes.numel() else found
+            posteriors = posteriors @ self.turn
+        return torch.cat([posteriors, prepared @ self.axes], 1) if self.axes.numel() else posteriors
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name in FITTED:

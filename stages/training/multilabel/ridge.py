@@ -1,4 +1,4 @@
-"""Ridge regression onto several targets, its penalty judged by what each row is predicted without itself.
+"""Ridge regression onto several targets, on rows or on their likeness to landmarks, and its leave-one-out predictions.
 
 With rows Z (N, M) about their mean, targets Y (N, C) about theirs, and the eigenvectors of Z'Z = V diag(l) V':
 
@@ -24,6 +24,7 @@ from stages.training.closed_form.eigen import descending
 
 _LEAST = 1e-6  # of 1 - h: a row that only its own target explains
 _SINGULAR = 1e-12  # of the largest eigenvalue: what float64 leaves of zero
+_SINGULAR_KERNEL = 1e-10  # the same, of a matrix of exponentials
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +54,9 @@ class Ridge:
         among = products[known][:, known].double()
         mean = among.mean(0)
         values, vectors = descending(among - mean - mean[:, None] + mean.mean())
-        kept = int((values > _SINGULAR * values[0]).sum())
-        values, vectors = values[:kept], vectors[:, :kept]
-        means, basis = mean.new_zeros(len(products)), mean.new_zeros(len(products), kept)
+        rank = int((values > _SINGULAR * values[0]).sum())
+        values, vectors = values[:rank], vectors[:, :rank]
+        means, basis = mean.new_zeros(len(products)), mean.new_zeros(len(products), rank)
         means[known], basis[known] = mean, vectors / values.sqrt()
         return cls(means, basis, values, vectors * values.sqrt())
 
@@ -86,3 +87,28 @@ class Ridge:
 
     def _coefficients(self, centred: Tensor, penalty: float) -> Tensor:
         return (self.turned.T @ centred) / (self.values + penalty)[:, None]
+
+
+def likeness(rows: Tensor, landmarks: Tensor, width: float) -> Tensor:
+    """exp(-|x - y|^2 / (2 width^2)) (n, M) of ``rows`` (n, D) and ``landmarks`` (M, D), all of unit length."""
+    return torch.exp((rows @ landmarks.T - 1) / width**2)
+
+
+def whitening_of(landmarks: Tensor, width: float) -> Tensor:
+    """The matrix (M, m) that turns likenesses into coordinates whose products they are (Nystroem's map).
+
+    Of the landmarks themselves the products are the likenesses, exactly; of others they are the nearest that m
+    coordinates can have.
+    """
+    # With K = V diag(l) V' the likenesses of the landmarks, coordinates k(x)' V diag(l)^(-1/2) have the products
+    # k(x)' K^-1 k(y), which for landmarks x, y is K again.
+    values, vectors = descending(likeness(landmarks, landmarks, width).double())
+    rank = int((values > _SINGULAR_KERNEL * values[0]).sum())
+    return vectors[:, :rank] / values[:rank].sqrt()
+
+
+def spread_rows(count: int, most: int) -> Tensor:
+    """The numbers of at most ``most`` of ``count`` rows, at equal distances."""
+    if count <= most:
+        return torch.arange(count)
+    return (torch.arange(most, dtype=torch.float64) * (count / most)).long()

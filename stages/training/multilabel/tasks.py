@@ -1,7 +1,7 @@
-"""What the hidden layer is asked to name: values of attributes, words of tags in their order, words in none.
+"""Tasks of the hidden layer: classifiers of attributes, of the words in tags, and a generator of these words.
 
 A task is a module that maps hidden rows (B, E) and the numbers of their records (B,) to a scalar loss. It holds the
-targets of all training records; they are no part of its state.
+targets of all training records, which follow it to its device and are no part of its state.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from stages.training.multilabel.network import kaiming_map
 
 HIDDEN = 512
 """The size of the word generator's state."""
-_WORD = 128  # numbers that stand for a word when it is read
+_WORD = 128  # the size of a word's vector
 
 
-class NameAttributes(nn.Module):
+def fixed(tensors: Sequence[Tensor]) -> nn.Module:
+    """A module whose buffers are ``tensors``, so that they follow it to a device; they are no part of its state."""
+    module = nn.Module()
+    for number, tensor in enumerate(tensors):
+        module.register_buffer(str(number), tensor, persistent=False)
+    return module
+
+
+class AttributeClassifiers(nn.Module):
     """A classifier of the hidden layer for each attribute: the mean over attributes of the mean over known rows.
 
     A categorical attribute loses its cross entropy, one of several values the sum over its values.
@@ -37,40 +45,39 @@ class NameAttributes(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.targets, self.widths, self.config = list(targets), list(widths), config
+        self.targets, self.widths, self.config = fixed(targets), list(widths), config
         weight, bias = kaiming_map(sum(widths), dim, generator)  # all classifiers are one product
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.weights = [
-            balanced_weights(_counts(target, width), beta) if beta else None
-            for target, width in zip(targets, widths, strict=True)
-        ]
+        counts = (_counts(target, width) for target, width in zip(targets, widths, strict=True))
+        self.weights = fixed([balanced_weights(count, beta) for count in counts]) if beta else None
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """See :mod:`stages.training.multilabel.tasks`."""
         logits = torch.split(functional.linear(hidden, self.weight, self.bias), self.widths, dim=1)
-        lost = [
-            self._lost(of, target[rows], weights)
-            for of, target, weights in zip(logits, self.targets, self.weights, strict=True)
-        ]
-        return torch.stack(lost).mean()
+        weights = [None] * len(logits) if self.weights is None else [*self.weights.buffers()]
+        targets = [target[rows] for target in self.targets.buffers()]
+        return torch.stack([self._loss(*each) for each in zip(logits, targets, weights, strict=True)]).mean()
 
-    def _lost(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    def _loss(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         if target.ndim == 1:
             known = (target >= 0).nonzero()[:, 0]
             if not len(known):
                 return logits.sum() * 0
             return functional.cross_entropy(logits, target, weights, ignore_index=-1)
         known = (~target[:, 0].isnan()).nonzero()[:, 0]
-        lost = binary(logits[known], target[known], self.config)
-        return (lost if weights is None else lost * weights).sum() / max(len(known), 1)
+        losses = binary(logits[known], target[known], self.config)
+        return (losses if weights is None else losses * weights).sum() / max(len(known), 1)
 
 
-class NameWords(nn.Module):
+class WordClassifier(nn.Module):
     """Which words a record's tags have, whatever their order: the mean over rows of the sum over words."""
+
+    bags: Tensor
 
     def __init__(self, dim: int, bags: Tensor, config: AsymmetricConfig | None, generator: torch.Generator) -> None:
         super().__init__()
-        self.bags, self.config = bags, config
+        self.config = config
+        self.register_buffer("bags", bags, persistent=False)
         weight, bias = kaiming_map(bags.shape[1], dim, generator)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
@@ -82,7 +89,7 @@ class NameWords(nn.Module):
         return binary(logits, bags[known], self.config).sum() / max(len(known), 1)
 
 
-class SayWords(nn.Module):
+class TagGenerator(nn.Module):
     """The words of a record's tags one after another: a GRU whose first state is made from the hidden layer.
 
     ::
@@ -90,21 +97,25 @@ class SayWords(nn.Module):
         start, w_1, ..., w_n -> GRU(512) -> w_1, ..., w_n, end        the mean cross entropy of all words of the batch
     """
 
+    inputs: Tensor
+    targets: Tensor
+    counts: Tensor
+
     def __init__(self, dim: int, sentences: Tensor, counts: Tensor, words: int, generator: torch.Generator) -> None:
         super().__init__()
         self.words = words
-        read = functional.pad(sentences, (1, 0), value=words)  # the number W is the start, and the end
-        said = functional.pad(sentences, (0, 1), value=-1)
-        place = counts.clamp(min=0)[:, None]
-        self.said = said.scatter(1, place, words)
-        self.read, self.counts = read.clamp(min=0), counts
+        inputs = functional.pad(sentences, (1, 0), value=words)  # the number W is the start, and the end
+        targets = functional.pad(sentences, (0, 1), value=-1).scatter(1, counts.clamp(min=0)[:, None], words)
+        self.register_buffer("inputs", inputs.clamp(min=0), persistent=False)
+        self.register_buffer("targets", targets, persistent=False)
+        self.register_buffer("counts", counts, persistent=False)
         self.reading = nn.Parameter(torch.empty(words + 1, _WORD).normal_(generator=generator))
         self.gru = nn.GRU(_WORD, HIDDEN, device="meta").to_empty(device="cpu")  # without draws of the global generator
         bound = HIDDEN**-0.5  # the range of nn.GRU
         for name in ("weight_ih_l0", "bias_ih_l0", "weight_hh_l0", "bias_hh_l0"):
             nn.init.uniform_(getattr(self.gru, name), -bound, bound, generator=generator)
-        self.start, self.start_bias = (nn.Parameter(of) for of in kaiming_map(HIDDEN, dim, generator))
-        self.say, self.say_bias = (nn.Parameter(of) for of in kaiming_map(words + 1, HIDDEN, generator))
+        self.start, self.start_bias = map(nn.Parameter, kaiming_map(HIDDEN, dim, generator))
+        self.say, self.say_bias = map(nn.Parameter, kaiming_map(words + 1, HIDDEN, generator))
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """See :mod:`stages.training.multilabel.tasks`."""
@@ -112,13 +123,14 @@ class SayWords(nn.Module):
         if not len(known):
             return hidden.sum() * 0
         order = known[torch.argsort(self.counts[rows[known]], descending=True, stable=True)]
-        rows, lengths = rows[order], self.counts[rows[order]] + 1
+        rows = rows[order]
+        lengths = (self.counts[rows] + 1).cpu()  # where packing takes them
         longest = int(lengths[0])
-        words = functional.relu(functional.embedding(self.read[rows, :longest], self.reading))
+        words = functional.relu(functional.embedding(self.inputs[rows, :longest], self.reading))
         first = functional.linear(hidden[order], self.start, self.start_bias)
         states, _ = self.gru(pack_padded_sequence(words, lengths, batch_first=True), first[None])
-        said = pack_padded_sequence(self.said[rows, :longest], lengths, batch_first=True).data
-        return functional.cross_entropy(functional.linear(states.data, self.say, self.say_bias), said)
+        targets = pack_padded_sequence(self.targets[rows, :longest], lengths, batch_first=True).data
+        return functional.cross_entropy(functional.linear(states.data, self.say, self.say_bias), targets)
 
 
 def _counts(target: Tensor, width: int) -> Tensor:

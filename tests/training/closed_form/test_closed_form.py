@@ -87,8 +87,8 @@ def test_within_shrinks_as_the_ledoit_wolf_of_scikit_learn_does() -> None:
     rows, labels, domains = toy(sizes=(2, 3, 1, 6, 4))  # few rows: the shrinkage is well inside (0, 1)
     estimate = LedoitWolf(assume_centered=True).fit(residuals(rows.double().numpy(), labels))
     assert 0.1 < estimate.shrinkage_ < 0.9
-    found = fit(WithinHeadConfig(dim=DIM, inputs=PLAIN), rows, labels, domains)
-    weight = found.weight.detach().double().numpy()
+    given = fit(WithinHeadConfig(dim=DIM, inputs=PLAIN), rows, labels, domains)
+    weight = given.weight.detach().double().numpy()
     np.testing.assert_allclose(weight @ estimate.covariance_ @ weight.T, np.eye(DIM), atol=1e-4)
 
 
@@ -167,8 +167,8 @@ def test_ridge_takes_the_penalty_of_the_least_generalised_cross_validation_error
 @pytest.mark.parametrize("dim", [1, 5, DIM])
 def test_average_pool_is_the_mean_of_neighbours(dim: int) -> None:
     rows, labels, domains = toy()
-    found = projected(fit(AveragePoolHeadConfig(dim=dim), rows, labels, domains), rows)
-    for row, pooled in zip(rows.double().numpy(), found, strict=True):
+    given = projected(fit(AveragePoolHeadConfig(dim=dim), rows, labels, domains), rows)
+    for row, pooled in zip(rows.double().numpy(), given, strict=True):
         expected = [row[e * DIM // dim : -((-(e + 1) * DIM) // dim)].mean() for e in range(dim)]
         np.testing.assert_allclose(pooled, expected, atol=1e-5)
 

@@ -120,7 +120,7 @@ def test_shapes_that_do_not_fit_are_refused(config: ClosedFormConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"kind": "pca", "dim": 0}, "dim is the size of an embedding, at least 1, got 0"),
         ({"kind": "pca", "dropout": 1.0}, r"dropout is the share of a feature set to zero, in \[0, 1\), got 1.0"),
@@ -132,6 +132,6 @@ def test_shapes_that_do_not_fit_are_refused(config: ClosedFormConfig) -> None:
         ({"kind": "ridge", "penalty": 0}, "penalty is a number above 0, .* or gcv, got 0"),
     ],
 )
-def test_a_bad_setting_is_refused(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_a_bad_setting_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TypeAdapter(ClosedFormConfig).validate_python(settings)

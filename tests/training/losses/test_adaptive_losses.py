@@ -135,8 +135,8 @@ def test_features_of_one_length_make_adaface_cosface_and_magface_arcface_with_on
     embeddings = functional.normalize(embeddings)
     ada = build(AdaFaceConfig())
     for _ in range(3):
-        found = ada(embeddings, labels)
-    torch.testing.assert_close(found, build(CosFaceConfig(margin_cos=0.4))(embeddings, labels), rtol=1e-4, atol=1e-4)
+        results = ada(embeddings, labels)
+    torch.testing.assert_close(results, build(CosFaceConfig(margin_cos=0.4))(embeddings, labels), rtol=1e-4, atol=1e-4)
     rule = build(MagFaceConfig()).rule
     cosines = torch.linspace(-0.8, 0.9, len(labels))
     moved = rule.target(cosines, embeddings.norm(dim=1), labels)

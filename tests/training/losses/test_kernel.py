@@ -101,28 +101,28 @@ def dense(loss: MarginSoftmax, embeddings: Tensor, labels: Tensor) -> Tensor:
     return value if penalty is None else value + penalty
 
 
-def with_gradients(of: Any, loss: MarginSoftmax, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
+def with_gradients(function: Any, loss: MarginSoftmax, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
     embeddings = embeddings.clone().requires_grad_()
-    value = of(embeddings, labels)
+    value = function(embeddings, labels)
     return [value.detach(), *torch.autograd.grad(2.5 * value, [embeddings, loss.weight])]
 
 
 def assert_as_dense(
     loss: MarginSoftmax, embeddings: Tensor, labels: Tensor, rtol: float | None = None, atol: float | None = None
 ) -> None:
-    found = with_gradients(loss, loss, embeddings, labels)
+    results = with_gradients(loss, loss, embeddings, labels)
     expected = with_gradients(lambda *batch: dense(loss, *batch), loss, embeddings, labels)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(results, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 @pytest.fixture
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of so many rows and numbers, so many of which are kept."""
-    rows, numbers, kept = request.param
+    rows, numbers, room = request.param
     monkeypatch.setattr(tiles, "_ROWS", rows)
     monkeypatch.setattr(tiles, "_NUMBERS", numbers)
-    monkeypatch.setattr(tiles, "_KEPT", kept)
+    monkeypatch.setattr(tiles, "_KEPT", room)
     monkeypatch.setattr(tiles, "_CLASSES", 1)
 
 
@@ -241,8 +241,8 @@ def test_a_rule_is_shown_the_targets_the_norms_and_the_sums_of_the_others() -> N
         for row, label in zip(cosine.tolist(), labels.tolist(), strict=True)
     ]
     expected = [own, embeddings.norm(dim=1), own, torch.tensor(sums, dtype=torch.float64)]
-    for found, right in zip(rule.seen, expected, strict=True):
-        torch.testing.assert_close(found, right[order])
+    for results, right in zip(rule.seen, expected, strict=True):
+        torch.testing.assert_close(results, right[order])
     rule.seen = []
     loss.eval()(embeddings, labels)
     assert rule.seen == []
@@ -279,13 +279,13 @@ def threads() -> Iterator[None]:
 @pytest.mark.usefixtures("threads")
 def test_worker_threads_give_the_same_and_the_same_bits_again() -> None:
     embeddings, labels = batch(rows=40, classes=200)
-    found = []
+    results = []
     for count in (1, 2, 2, 3):
         torch.set_num_threads(count)
         loss = build(Moving, classes=200, subcenters=2, label_smoothing=0.1)
-        found.append(with_gradients(loss, loss, embeddings, labels))
+        results.append(with_gradients(loss, loss, embeddings, labels))
         assert torch.get_num_threads() == count
-    one, two, again, three = found
+    one, two, again, three = results
     assert all(torch.equal(a, b) for a, b in zip(two, again, strict=True))
     for other in (two, three):
         for a, b in zip(one, other, strict=True):

@@ -207,7 +207,7 @@ def test_prototypes_come_from_the_generator_and_from_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
         (lambda: ArcFaceConfig(margin_rad=28.6), r"margin_rad is an angle in radians in \[0, pi\), got 28.6"),
         (lambda: ArcFaceConfig(margin_rad=math.nan), "margin_rad"),
@@ -217,9 +217,9 @@ def test_prototypes_come_from_the_generator_and_from_nothing_else() -> None:
         (lambda: CosFaceConfig(scale=math.inf), "scale is a factor"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_its_unit(made: object, said: str) -> None:
+def test_a_setting_out_of_range_is_refused_with_its_unit(made: object, message: str) -> None:
     assert callable(made)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         made()
 
 

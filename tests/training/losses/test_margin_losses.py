@@ -343,8 +343,8 @@ def test_every_loss_teaches_a_linear_map_to_tell_classes_apart(config: MarginSof
     assert nearest_is_own() > max(before, 0.9)
 
 
-def refused(made: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def refused(made: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         made()
 
 

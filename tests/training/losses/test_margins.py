@@ -34,15 +34,15 @@ def margins_of(setting: MarginByClassSize, sizes: list[int]) -> torch.Tensor:
 
 
 def test_the_cosine_map_is_that_of_unifex() -> None:
-    found = margins_of(MarginByClassSize(0.6, 0.2), SIZES)
-    torch.testing.assert_close(found, torch.tensor(oracle.cosine_margins(SIZES, 0.6, 0.2)))
-    assert (found[0].item(), found[5].item()) == pytest.approx((0.2, 0.6))
+    given = margins_of(MarginByClassSize(0.6, 0.2), SIZES)
+    torch.testing.assert_close(given, torch.tensor(oracle.cosine_margins(SIZES, 0.6, 0.2)))
+    assert (given[0].item(), given[5].item()) == pytest.approx((0.2, 0.6))
 
 
 def test_the_quartic_root_map_is_that_of_the_landmark_challenge() -> None:
-    found = margins_of(MarginByClassSize(0.5, 0.05, map="quartic_root"), SIZES)
-    torch.testing.assert_close(found, torch.tensor(oracle.quartic_root_margins(SIZES, 0.5, 0.05)))
-    assert found[2].item() == pytest.approx(0.05 + 0.45 * (10**-0.25 - 100**-0.25) / (1 - 100**-0.25))
+    given = margins_of(MarginByClassSize(0.5, 0.05, map="quartic_root"), SIZES)
+    torch.testing.assert_close(given, torch.tensor(oracle.quartic_root_margins(SIZES, 0.5, 0.05)))
+    assert given[2].item() == pytest.approx(0.05 + 0.45 * (10**-0.25 - 100**-0.25) / (1 - 100**-0.25))
 
 
 @pytest.mark.parametrize("kind", ["cosine", "quartic_root"])
@@ -145,7 +145,7 @@ kind = "arcface"
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("margin_rad = { start = 0.1 }", "heads[0].loss.margin_rad.end: this key is needed"),
         ("scale = { start = 9, stop = 30 }", "heads[0].loss.scale.stop: unknown key"),
@@ -156,7 +156,7 @@ kind = "arcface"
         ),
     ],
 )
-def test_what_is_wrong_in_a_margin_is_said_by_its_path_in_the_file(line: str, said: str) -> None:
+def test_what_is_wrong_in_a_margin_is_said_by_its_path_in_the_file(line: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_config(RUN + line)
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -113,8 +113,8 @@ def test_the_hardest_are_those_nearest_to_any_embedding_of_the_batch() -> None:
     cosine = functional.normalize(embeddings) @ functional.normalize(loss.weight.detach()).T
     nearest = cosine.view(ROWS, SUBCENTERS, CLASSES).amax((0, 1))
     hardest = sorted(range(CLASSES), key=lambda c: -float(nearest[c]))[:12]
-    found = loss.sampler(labels, embeddings, loss.weight)
-    assert found.tolist() == sorted({*hardest, *labels.tolist()})
+    results = loss.sampler(labels, embeddings, loss.weight)
+    assert results.tolist() == sorted({*hardest, *labels.tolist()})
 
 
 def test_in_evaluation_all_classes_are_there() -> None:

@@ -22,9 +22,9 @@ def records(**columns: list[str | None]) -> Records:
 
 
 def test_values_are_numbered_in_sorted_order_and_missing_ones_are_marked() -> None:
-    found = records(colour=["red", None, "blue", "red", "blue"], made_of=["silk|wool", "wool", None, "silk", "wool "])
-    attributes = read_attributes(found, AttributesConfig(several=("made_of",)))
-    colour, made_of = attributes.targets(found)
+    given = records(colour=["red", None, "blue", "red", "blue"], made_of=["silk|wool", "wool", None, "silk", "wool "])
+    attributes = read_attributes(given, AttributesConfig(several=("made_of",)))
+    colour, made_of = attributes.targets(given)
     assert [attribute.values for attribute in attributes.learned] == [("blue", "red"), ("silk", "wool")]
     assert attributes.width == 4
     assert colour.tolist() == [1, -1, 0, 1, 0]
@@ -60,27 +60,27 @@ def test_what_cannot_be_learned_is_refused_by_column_and_count(
 
 
 def test_training_goes_on_without_what_is_unusable_if_the_settings_say_so() -> None:
-    found = records(season=["fall"] * 5, usage=["a", "a", "a", "a", "b"], colour=["c", "c", None, "d", "d"])
-    attributes = read_attributes(found, AttributesConfig(unusable="leave_out"))
+    given = records(season=["fall"] * 5, usage=["a", "a", "a", "a", "b"], colour=["c", "c", None, "d", "d"])
+    attributes = read_attributes(given, AttributesConfig(unusable="leave_out"))
     assert [attribute.name for attribute in attributes.learned] == ["colour"]
     assert attributes.left_out == ("season", "usage")
-    once = read_attributes(found, AttributesConfig(unusable="leave_out", minimum_count=1))
+    once = read_attributes(given, AttributesConfig(unusable="leave_out", minimum_count=1))
     assert once.left_out == ("season",)
     with pytest.raises(RecordsError, match="none of the attributes season can be learned from 5 records"):
-        read_attributes(found, AttributesConfig(names=("season",), unusable="leave_out"))
+        read_attributes(given, AttributesConfig(names=("season",), unusable="leave_out"))
 
 
 def test_the_vocabulary_is_what_more_than_five_records_say_in_sorted_order() -> None:
     tags: list[str | None] = ["Red Shoe red", *["shoe for men"] * 5, None, "men red", *["sox red"] * 5]
-    found = records(tags=tags)
-    vocabulary = read_vocabulary(found)
+    given = records(tags=tags)
+    vocabulary = read_vocabulary(given)
     assert vocabulary.words == ("men", "red", "shoe")
-    table, counts = vocabulary.sentences(found)
+    table, counts = vocabulary.sentences(given)
     assert words_of("Red Shoe red") == ["red", "shoe"]
     assert [row[:count].tolist() if count >= 0 else None for row, count in zip(table, counts, strict=True)][:8] == [
         [1, 2], *[[2, 0]] * 5, None, [0, 1],
     ]  # fmt: skip
-    bags = vocabulary.bags(found)
+    bags = vocabulary.bags(given)
     assert bags[0].tolist() == [0, 1, 1]
     assert bags[6].isnan().all()
 

@@ -143,11 +143,11 @@ def test_the_epoch_is_chosen_by_images_of_every_class_and_then_all_are_trained_o
     head = train_head(store, records, HeadRecipe(KINDS["attributes"], optimizer=FAST, training=QUICK))
     assert head.summary.chosen_by == "mMP@5 on 12 held-out images; then all were trained on"
     assert [epoch.phase for epoch in head.log] == ["choose"] * 4 + ["train"] * head.summary.epoch
-    kept = train_head(
+    retained = train_head(
         store, records, HeadRecipe(replace(KINDS["attributes"], refit=False), optimizer=FAST, training=QUICK)
     )
-    assert kept.summary.chosen_by == "mMP@5 on 12 held-out images, which it did not learn"
-    assert {epoch.phase for epoch in kept.log} == {"choose"}
+    assert retained.summary.chosen_by == "mMP@5 on 12 held-out images, which it did not learn"
+    assert {epoch.phase for epoch in retained.log} == {"choose"}
 
 
 def test_of_each_class_of_four_rows_or_more_the_share_is_held_out_and_of_smaller_ones_nothing() -> None:

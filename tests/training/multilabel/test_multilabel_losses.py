@@ -19,7 +19,7 @@ from stages.training.multilabel.losses import (
     overlap,
 )
 from stages.training.multilabel.objective import Objective
-from stages.training.multilabel.tasks import NameAttributes, NameWords, SayWords
+from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier
 
 
 def drawn(seed: int = 0) -> torch.Generator:
@@ -36,29 +36,31 @@ def softplus(value: float) -> float:
 
 @pytest.mark.parametrize("beta", [0.0, 0.9])
 def test_each_attribute_loses_by_its_known_rows_and_the_mean_is_over_attributes(beta: float) -> None:
-    task = NameAttributes(4, [COLOUR, MADE_OF], [3, 2], beta, None, drawn())
+    task = AttributeClassifiers(4, [COLOUR, MADE_OF], [3, 2], beta, None, drawn())
     hidden, rows = torch.randn(4, 4, generator=drawn(1)), torch.tensor([4, 0, 2, 3])
     with torch.no_grad():
         logits = (hidden @ task.weight.T + task.bias).tolist()
         given = float(task(hidden, rows))
     counts = [[1, 1, 2], [3, 2]]
-    weights = [[(1 - beta) / (1 - beta**n) if beta else 1.0 for n in of] for of in counts]
-    weights = [[w * len(of) / sum(of) for w in of] for of in weights]
+    weights = [[(1 - beta) / (1 - beta**n) if beta else 1.0 for n in targets_of] for targets_of in counts]
+    weights = [[w * len(targets_of) / sum(targets_of) for w in targets_of] for targets_of in weights]
     lost, weighed = 0.0, 0.0
-    for row, of in zip(rows.tolist(), logits, strict=True):
+    for row, targets_of in zip(rows.tolist(), logits, strict=True):
         if (value := int(COLOUR[row])) >= 0:
-            lost += weights[0][value] * (math.log(sum(math.exp(x) for x in of[:3])) - of[value])
+            lost += weights[0][value] * (math.log(sum(math.exp(x) for x in targets_of[:3])) - targets_of[value])
             weighed += weights[0][value]
     first = lost / weighed
-    known = [(row, of[3:]) for row, of in zip(rows.tolist(), logits, strict=True) if row != 3]
+    known = [(row, targets_of[3:]) for row, targets_of in zip(rows.tolist(), logits, strict=True) if row != 3]
     second = sum(
-        weights[1][at] * softplus(-x if MADE_OF[row, at] else x) for row, of in known for at, x in enumerate(of)
+        weights[1][at] * softplus(-x if MADE_OF[row, at] else x)
+        for row, targets_of in known
+        for at, x in enumerate(targets_of)
     )
     assert given == pytest.approx((first + second / len(known)) / 2, rel=1e-5)
 
 
 def test_a_batch_without_any_known_value_loses_nothing_and_has_gradients() -> None:
-    task = NameAttributes(4, [COLOUR], [3], 0.0, None, drawn())
+    task = AttributeClassifiers(4, [COLOUR], [3], 0.0, None, drawn())
     lost = task(torch.randn(1, 4, generator=drawn(1)), torch.tensor([2]))
     lost.backward()
     assert float(lost.detach()) == 0
@@ -123,7 +125,7 @@ def test_the_contrastive_loss_weighs_every_other_record_by_what_it_shares() -> N
 
 def test_a_bag_of_words_loses_the_sum_over_words_of_the_rows_that_have_tags() -> None:
     bags = torch.tensor([[1.0, 0, 1], [torch.nan] * 3, [0, 0, 0]])
-    task = NameWords(4, bags, None, drawn())
+    task = WordClassifier(4, bags, None, drawn())
     hidden = torch.randn(3, 4, generator=drawn(1))
     with torch.no_grad():
         logits = (hidden @ task.weight.T + task.bias).tolist()
@@ -135,7 +137,7 @@ def test_a_bag_of_words_loses_the_sum_over_words_of_the_rows_that_have_tags() ->
 def test_words_are_said_one_after_another_from_the_hidden_layer_as_a_cell_at_a_time_says_them() -> None:
     sentences = torch.tensor([[1, 0, -1], [2, -1, -1], [-1, -1, -1], [0, 2, 1]])
     counts = torch.tensor([2, 1, -1, 3])
-    task = SayWords(4, sentences, counts, 3, drawn())
+    task = TagGenerator(4, sentences, counts, 3, drawn())
     hidden, rows = torch.randn(4, 4, generator=drawn(1)), torch.tensor([1, 3, 2, 0])
     cell = nn.GRUCell(task.gru.input_size, task.gru.hidden_size)
     cell.load_state_dict({name.removesuffix("_l0"): weight for name, weight in task.gru.state_dict().items()})
@@ -146,10 +148,10 @@ def test_words_are_said_one_after_another_from_the_hidden_layer_as_a_cell_at_a_t
                 continue
             state = task.start @ hidden[at] + task.start_bias
             words = sentences[row, : counts[row]].tolist()
-            for read, said in zip([3, *words], [*words, 3], strict=True):
+            for read, word in zip([3, *words], [*words, 3], strict=True):
                 state = cell(task.reading[read].relu(), state)
                 logits = task.say @ state + task.say_bias
-                lost.append(logits.logsumexp(0) - logits[said])
+                lost.append(logits.logsumexp(0) - logits[word])
         torch.testing.assert_close(task(hidden, rows), torch.stack(lost).mean())
 
 

@@ -22,8 +22,8 @@ every_batch = pytest.mark.parametrize("name", BATCHES)
 def test_hard_pairs_are_the_farthest_positives_and_the_nearest_negatives(
     name: str, positives: int, negatives: int
 ) -> None:
-    found = HardConfig(positives=positives, negatives=negatives).pick(BATCHES[name].block(), 0.2)
-    assert as_set(found) == oracle.hard(BATCHES[name].plain(), positives, negatives)
+    picked = HardConfig(positives=positives, negatives=negatives).pick(BATCHES[name].block(), 0.2)
+    assert as_set(picked) == oracle.hard(BATCHES[name].plain(), positives, negatives)
 
 
 @every_batch
@@ -38,11 +38,11 @@ def test_semi_hard_negatives_are_the_nearest_beyond_the_positive_and_within_the_
 
 @every_batch
 def test_semi_hard_negatives_are_the_same_by_passes_and_by_sorting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    picked = []
     for passes in (0, 100):
         monkeypatch.setattr(semi_hard, "_PASSES", passes)
-        found.append(as_set(SemiHardConfig().pick(BATCHES[name].block(), 0.3)))
-    assert found[0] == found[1]
+        picked.append(as_set(SemiHardConfig().pick(BATCHES[name].block(), 0.3)))
+    assert picked[0] == picked[1]
 
 
 @every_batch
@@ -107,7 +107,7 @@ def test_where_there_is_nothing_to_find_nothing_is_found(config: HardConfig, bat
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "said"),
+    ("config", "settings", "message"),
     [
         (HardConfig, {"positives": -1}, "positives is how many of the farthest, at least 1, or 0 for all, got -1"),
         (HardConfig, {"negatives": 0}, "negatives is how many of the nearest, at least 1, got 0"),
@@ -118,6 +118,6 @@ def test_where_there_is_nothing_to_find_nothing_is_found(config: HardConfig, bat
         (DistanceWeightedConfig, {"nearest_dist": 1.5}, r"0 < nearest_dist < farthest_dist < 2, got 1.5 and 1.4"),
     ],
 )
-def test_a_bad_setting_of_a_miner_is_refused(config: type, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_bad_setting_of_a_miner_is_refused(config: type, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config(**settings)

@@ -40,55 +40,55 @@ Oracle = Callable[[oracle.Compared], float]
 WITH_MEMORY: dict[str, tuple[Any, Oracle]] = {
     "contrastive": (
         ContrastiveConfig(margin_dist=1.1, positive_margin_dist=0.3, memory=50),
-        lambda of: oracle.contrastive(of, 0.3, 1.1),
+        lambda compared: oracle.contrastive(compared, 0.3, 1.1),
     ),
     "contrastive in reach of all": (
         ContrastiveConfig(margin_dist=2.0, memory=50),
-        lambda of: oracle.contrastive(of, 0.0, 2.0),
+        lambda compared: oracle.contrastive(compared, 0.0, 2.0),
     ),
     "every triplet": (
         TripletConfig(margin_dist=0.3, memory=50, miner=AllConfig()),
-        lambda of: oracle.triplet(of, oracle.all_triples(of), 0.3),
+        lambda compared: oracle.triplet(compared, oracle.all_triples(compared), 0.3),
     ),
     "semi-hard triplets": (
         TripletConfig(margin_dist=0.3, memory=50, miner=SemiHardConfig()),
-        lambda of: oracle.triplet(of, oracle.semi_hard(of, 0.3), 0.3),
+        lambda compared: oracle.triplet(compared, oracle.semi_hard(compared, 0.3), 0.3),
     ),
     "hard triplets": (
         TripletConfig(margin_dist=0.3, memory=50, miner=HardConfig(positives=2, negatives=2)),
-        lambda of: oracle.triplet(of, oracle.hard(of, 2, 2), 0.3),
+        lambda compared: oracle.triplet(compared, oracle.hard(compared, 2, 2), 0.3),
     ),
     "easy positives": (
         TripletConfig(margin_dist=0.3, memory=50, miner=EasyPositivesConfig(negatives="hard")),
-        lambda of: oracle.triplet(of, oracle.easy_positives(of, None), 0.3),
+        lambda compared: oracle.triplet(compared, oracle.easy_positives(compared, None), 0.3),
     ),
     "margin": (
         MarginConfig(memory=50, miner=HardConfig(), beta_weight=0.1),
-        lambda of: oracle.margin(of, oracle.hard(of, 1, 1), 0.2, [1.2], 0.1),
+        lambda compared: oracle.margin(compared, oracle.hard(compared, 1, 1), 0.2, [1.2], 0.1),
     ),
     "margin by class": (
         MarginConfig(memory=50, miner=HardConfig(), beta="by_class", beta_weight=0.1),
-        lambda of: oracle.margin(of, oracle.hard(of, 1, 1), 0.2, [1.2] * 5, 0.1),
+        lambda compared: oracle.margin(compared, oracle.hard(compared, 1, 1), 0.2, [1.2] * 5, 0.1),
     ),
     "multi-similarity": (
         MultiSimilarityConfig(memory=50),
-        lambda of: oracle.multi_similarity(of, 2.0, 50.0, 0.5, 0.1),
+        lambda compared: oracle.multi_similarity(compared, 2.0, 50.0, 0.5, 0.1),
     ),
     "multi-similarity of all pairs": (
         MultiSimilarityConfig(slack_cos=2.0, negative_scale=40.0, threshold_cos=0.3, memory=50),
-        lambda of: oracle.multi_similarity(of, 2.0, 40.0, 0.3, 2.0),
+        lambda compared: oracle.multi_similarity(compared, 2.0, 40.0, 0.3, 2.0),
     ),
-    "supcon": (SupConConfig(scale=8.0, memory=50), lambda of: oracle.supcon(of, 8.0)),
+    "supcon": (SupConConfig(scale=8.0, memory=50), lambda compared: oracle.supcon(compared, 8.0)),
 }
 IN_BATCH: dict[str, tuple[Any, Oracle]] = {
-    "smooth-ap": (SmoothApConfig(scale=20.0), lambda of: oracle.smooth_ap(of, 20.0)),
+    "smooth-ap": (SmoothApConfig(scale=20.0), lambda compared: oracle.smooth_ap(compared, 20.0)),
     "recall": (
         RecallConfig(ks=(1, 3), scale=20.0, rank_scale=0.7),
-        lambda of: oracle.recall(of, (1, 3), 20.0, 0.7),
+        lambda compared: oracle.recall(compared, (1, 3), 20.0, 0.7),
     ),
     "range": (
         RangeConfig(margin_dist=1.3, farthest=2, within_weight=0.5, between_weight=2.0),
-        lambda of: oracle.range_loss(of, 2, 1.3, 0.5, 2.0),
+        lambda compared: oracle.range_loss(compared, 2, 1.3, 0.5, 2.0),
     ),
 }
 LOSSES = WITH_MEMORY | IN_BATCH
@@ -125,11 +125,17 @@ def value_and_gradient(loss: PairLoss, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize(
-    ("name", "of"), [(name, of) for name in LOSSES for of in SOME if not (name in IN_BATCH and len(BATCHES[of].memory))]
+    ("name", "compared"),
+    [
+        (name, compared)
+        for name in LOSSES
+        for compared in SOME
+        if not (name in IN_BATCH and len(BATCHES[compared].memory))
+    ],
 )
-def test_a_loss_is_its_definition_written_as_loops(name: str, of: str) -> None:
+def test_a_loss_is_its_definition_written_as_loops(name: str, compared: str) -> None:
     config, wanted = LOSSES[name]
-    batch = BATCHES[of]
+    batch = BATCHES[compared]
     value, _ = value_and_gradient(built(config, batch), batch)
     assert float(value) == pytest.approx(wanted(batch.plain()), rel=1e-6)
 
@@ -176,8 +182,10 @@ def enumerated(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Te
     embeddings = batch.embeddings.clone().requires_grad_()
     against = torch.cat([embeddings, batch.memory])
     plain = batch.plain()
-    pairs = [[(a, r) for a in range(plain.batch) for r in of(a)] for of in (plain.positives, plain.negatives)]
-    (a1, p), (a2, n) = (torch.tensor(of).T for of in pairs)
+    pairs = [
+        [(a, r) for a in range(plain.batch) for r in compared(a)] for compared in (plain.positives, plain.negatives)
+    ]
+    (a1, p), (a2, n) = (torch.tensor(compared).T for compared in pairs)
     return embeddings, against, torch.cat([batch.labels, batch.memory_labels]), *(a1, p), torch.stack([a2, n])
 
 
@@ -252,19 +260,22 @@ def test_smooth_ap_of_the_library_is_wrong_unless_classes_are_as_many_as_images_
 
     def with_itself(embeddings: Tensor, labels: Tensor) -> float:
         vectors = [oracle.unit(vector) for vector in embeddings.tolist()]
-        of = oracle.Compared(vectors, labels.tolist(), list(range(len(vectors))), len(vectors))
+        compared = oracle.Compared(vectors, labels.tolist(), list(range(len(vectors))), len(vectors))
         losses = []
         for row in range(len(vectors)):
-            own, every = [row, *of.positives(row)], range(len(vectors))
-            ranks = [oracle.smooth_rank(of, row, p, own, 100) / oracle.smooth_rank(of, row, p, every, 100) for p in own]
+            own, every = [row, *compared.positives(row)], range(len(vectors))
+            ranks = [
+                oracle.smooth_rank(compared, row, p, own, 100) / oracle.smooth_rank(compared, row, p, every, 100)
+                for p in own
+            ]
             losses.append(1 - sum(ranks) / len(own))
         return sum(losses) / len(losses)
 
     embeddings = torch.randn(16, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for classes, right in ((4, True), (2, False), (8, False)):
         labels = torch.arange(classes).repeat_interleave(16 // classes)
-        found = float(peer.SmoothAPLoss()(embeddings, labels))
-        assert (found == pytest.approx(with_itself(embeddings, labels), rel=1e-4)) == right
+        results = float(peer.SmoothAPLoss()(embeddings, labels))
+        assert (results == pytest.approx(with_itself(embeddings, labels), rel=1e-4)) == right
 
 
 # Steps
@@ -272,31 +283,31 @@ def test_smooth_ap_of_the_library_is_wrong_unless_classes_are_as_many_as_images_
 
 def test_threads_and_blocks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
-    found = []
+    results = []
     try:
         for count, numbers in ((1, 2**22), (1, 10), (3, 10)):
             torch.set_num_threads(count)
             cut(monkeypatch, numbers)
             config = TripletConfig(miner=HardConfig(), memory=50)
-            found.append(value_and_gradient(built(config, REMEMBERED), REMEMBERED))
+            results.append(value_and_gradient(built(config, REMEMBERED), REMEMBERED))
     finally:
         torch.set_num_threads(threads)
-    for value, gradient in found[1:]:
-        torch.testing.assert_close(value, found[0][0])
-        torch.testing.assert_close(gradient, found[0][1])
+    for value, gradient in results[1:]:
+        torch.testing.assert_close(value, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
 
 
 def test_drawn_negatives_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, found = torch.get_num_threads(), []
+    threads, results = torch.get_num_threads(), []
     cut(monkeypatch, 10)
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
             config = MarginConfig(miner=DistanceWeightedConfig(farthest_dist=1.9))
-            found.append([float(value_and_gradient(built(config, FEW), FEW)[0])])
+            results.append([float(value_and_gradient(built(config, FEW), FEW)[0])])
     finally:
         torch.set_num_threads(threads)
-    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    assert results[0] == pytest.approx(results[1], rel=1e-12)
 
 
 def test_margins_move_as_scheduled() -> None:
@@ -317,26 +328,26 @@ def test_what_the_miner_found_is_counted(miner: MinerConfig) -> None:
     for _ in range(2):
         value_and_gradient(loss, FEW)
     plain, chosen = FEW.plain(), sorted(as_set(miner.pick(FEW.block(), 0.2)))
-    found = loss.take_statistics()
+    results = loss.take_statistics()
     zero = [plain.d(a, p) - plain.d(a, n) + 0.2 <= 0 for a, p, n in chosen]
     hardness = [plain.c(a, n) - plain.c(a, p) for a, p, n in chosen]
-    assert found.chosen == 2 * len(chosen)
-    assert found.zero_share == pytest.approx(sum(zero) / len(zero))
-    assert found.hardness == pytest.approx(sum(hardness) / len(hardness))
+    assert results.chosen == 2 * len(chosen)
+    assert results.zero_share == pytest.approx(sum(zero) / len(zero))
+    assert results.hardness == pytest.approx(sum(hardness) / len(hardness))
     assert loss.take_statistics().zero_share is None
 
 
 def test_without_a_miner_all_pairs_are_counted() -> None:
     loss = built(ContrastiveConfig(margin_dist=0.9), FEW)
     value_and_gradient(loss, FEW)
-    plain, found = FEW.plain(), loss.take_statistics()
+    plain, results = FEW.plain(), loss.take_statistics()
     positives = [(a, p) for a in range(plain.batch) for p in plain.positives(a)]
     negatives = [(a, n) for a in range(plain.batch) for n in plain.negatives(a)]
     zero = sum(plain.d(a, n) >= 0.9 for a, n in negatives)
-    assert found.chosen == len(positives) + len(negatives) == 90
-    assert found.zero_share == pytest.approx(zero / 90)
-    means = [sum(plain.c(*pair) for pair in of) / len(of) for of in (negatives, positives)]
-    assert found.hardness == pytest.approx(means[0] - means[1])
+    assert results.chosen == len(positives) + len(negatives) == 90
+    assert results.zero_share == pytest.approx(zero / 90)
+    means = [sum(plain.c(*pair) for pair in compared) / len(compared) for compared in (negatives, positives)]
+    assert results.hardness == pytest.approx(means[0] - means[1])
 
 
 BAD: list[tuple[Any, dict[str, object], str]] = [
@@ -362,7 +373,7 @@ BAD: list[tuple[Any, dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("config", "settings", "said"), BAD)
-def test_a_bad_setting_is_refused(config: Any, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("config", "settings", "message"), BAD)
+def test_a_bad_setting_is_refused(config: Any, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config(**settings)

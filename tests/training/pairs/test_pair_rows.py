@@ -18,13 +18,13 @@ def test_the_gradient_is_the_same_through_few_pairs_and_through_products_of_all(
     labels = torch.arange(96) % 24
     memory = functional.normalize(torch.randn(40, 6, generator=drawn))
     embeddings = torch.randn(96, 6, generator=drawn, requires_grad=True)
-    found = []
+    gradients = []
     for sparse in (0, 10**9):  # always one by one; never
         monkeypatch.setattr(rows, "_SPARSE", sparse)
         loss = TripletConfig(margin_dist=0.5, miner=miner, memory=remembered).build(6, torch.full((24,), 4), drawn)
         if remembered:
             loss.memory.store(memory, torch.arange(40) % 24, torch.arange(40) + 1000)
         value = loss(embeddings, labels, torch.arange(96))
-        found.append(torch.autograd.grad(value, embeddings)[0])
-    torch.testing.assert_close(*found)
-    assert found[0].abs().sum() > 0
+        gradients.append(torch.autograd.grad(value, embeddings)[0])
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().sum() > 0

@@ -89,7 +89,7 @@ def test_a_head_of_one_line_finds_its_classes_better_than_the_feature(tmp_path: 
     )
     vectors = np.asarray(features.read(records.digests)).astype(np.float32)
     _, labels = np.unique(np.array(records.classes, dtype=object), return_inverse=True)
-    raw, trained = (leave_one_out(of, labels.astype(np.int64), "mmp@5").mean() for of in (vectors, head(vectors)))
+    raw, trained = (leave_one_out(each, labels.astype(np.int64), "mmp@5").mean() for each in (vectors, head(vectors)))
     assert trained > raw + 0.1
 
 
@@ -157,11 +157,11 @@ def test_by_default_batches_suit_the_loss(tmp_path: Path) -> None:
 
 def test_the_identity_of_a_head_with_a_margin_loss_does_not_change_by_naming_its_sampling(tmp_path: Path) -> None:
     features, records = toy(tmp_path, LEARNED)
-    found = [
+    results = [
         prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), NormFaceConfig(), training=training)).identity()
         for training in (TrainingConfig(), TrainingConfig(sampling=ShuffledConfig()))
     ]
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 def test_a_loss_on_pairs_that_could_never_find_one_is_refused(tmp_path: Path) -> None:
@@ -179,15 +179,15 @@ def test_a_loss_on_pairs_that_could_never_find_one_is_refused(tmp_path: Path) ->
 
 
 def test_the_memory_holds_the_last_embeddings_in_any_order_of_sizes() -> None:
-    memory, kept = CrossBatchMemory(7, 3), list[tuple[list[float], int, int]]()
+    memory, expected = CrossBatchMemory(7, 3), list[tuple[list[float], int, int]]()
     generator = torch.Generator().manual_seed(0)
     for size in (3, 3, 1, 0, 5, 12, 2):
-        vectors, labels = torch.randn(size, 3, generator=generator), torch.arange(size) + len(kept)
+        vectors, labels = torch.randn(size, 3, generator=generator), torch.arange(size) + len(expected)
         memory.store(vectors, labels, labels * 10)
-        kept = [*kept, *zip(vectors.tolist(), labels.tolist(), (labels * 10).tolist(), strict=True)][-7:]
+        expected = [*expected, *zip(vectors.tolist(), labels.tolist(), (labels * 10).tolist(), strict=True)][-7:]
         content = [part.tolist() for part in memory.content(3)]
-        assert sorted(zip(*content, strict=True)) == sorted(kept)
-        assert len(memory) == len(kept)
+        assert sorted(zip(*content, strict=True)) == sorted(expected)
+        assert len(memory) == len(expected)
 
 
 def test_each_step_is_remembered_once_with_its_rows(tmp_path: Path) -> None:
@@ -263,12 +263,12 @@ loss = {LOSS}
 def test_a_run_file_names_each_loss_in_one_line(line: str, wanted: object) -> None:
     (head,) = parse_config(HEADS.replace("{LOSS}", line)).heads
     if wanted is not None:
-        assert head.loss == wanted
-    assert HeadRecipe(head.head, head.loss).method == line.split('"')[1]
+        assert head.recipe.loss == wanted
+    assert head.recipe.method == line.split('"')[1]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{ kind = "triplet", margin = 0.2 }', r"heads\[0\]\.loss\.margin: unknown key"),
         ('{ kind = "triplet", margin_dist = 28.6 }', r"margin_dist is a distance of embeddings of unit length"),
@@ -279,8 +279,8 @@ def test_a_run_file_names_each_loss_in_one_line(line: str, wanted: object) -> No
         ('{ kind = "pairs" }', r"loss: kind must be one of .*'contrastive'"),
     ],
 )
-def test_a_wrong_line_is_refused_by_its_path(line: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_line_is_refused_by_its_path(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_config(HEADS.replace("{LOSS}", line))
 
 
@@ -304,7 +304,7 @@ def test_no_loss_on_pairs_is_stacked_and_each_has_trials_of_its_own(tmp_path: Pa
     for recipe in recipes[1:]:
         assert batch_key(recipe, 20) is None
     some = [recipes[0], recipes[2], recipes[5]]
-    ground = cross_validation(features, records, lambda e, of: leave_one_out(e, of, "mmp@5"), folds=2, seeds=(0, 1))
+    ground = cross_validation(features, records, lambda e, each: leave_one_out(e, each, "mmp@5"), folds=2, seeds=(0, 1))
     trials = dict(run_trials(ground, some))
     assert sorted(trials) == [0, 1, 2]
     assert all(trial.diverged == 0 and trial.scores.shape == (2, 2) for trial in trials.values())
@@ -313,8 +313,8 @@ def test_no_loss_on_pairs_is_stacked_and_each_has_trials_of_its_own(tmp_path: Pa
 def test_a_sweep_can_choose_the_miner_and_its_settings() -> None:
     base = HeadRecipe(LinearHeadConfig(dim=4), TripletConfig(miner=SemiHardConfig()))
     assert base.with_settings({"loss.miner": {"kind": "hard"}}).loss == TripletConfig(miner=HardConfig())
-    found = base.with_settings({"loss.miner.margin_dist": 0.1, "loss.memory": 500}).loss
-    assert found == TripletConfig(miner=SemiHardConfig(margin_dist=0.1), memory=500)
+    results = base.with_settings({"loss.miner.margin_dist": 0.1, "loss.memory": 500}).loss
+    assert results == TripletConfig(miner=SemiHardConfig(margin_dist=0.1), memory=500)
     other = base.with_settings({"loss.memory": 9}).with_settings({"loss.kind": "contrastive"}).loss
     assert other == ContrastiveConfig(miner=SemiHardConfig(), memory=9)
 

@@ -41,13 +41,13 @@ def test_value_and_gradients_are_the_librarys(config: Any, make: Any) -> None:
     (mine,), (theirs,) = loss.parameters(), other.parameters()
     with torch.no_grad():
         theirs.copy_(mine)
-    found = []
-    for of in (loss, other):
+    results = []
+    for vectors in (loss, other):
         embeddings = FEW.embeddings.clone().requires_grad_()
-        value = of(embeddings, FEW.labels)
+        value = vectors(embeddings, FEW.labels)
         value.backward()
-        found.append((value.detach(), embeddings.grad))
-    torch.testing.assert_close(found[0], found[1])
+        results.append((value.detach(), embeddings.grad))
+    torch.testing.assert_close(results[0], results[1])
     torch.testing.assert_close(mine.grad, theirs.grad)
 
 
@@ -116,7 +116,7 @@ def test_proxies_move_at_their_own_rate(config: Any, kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "said"),
+    ("config", "settings", "message"),
     [
         (ProxyAnchorConfig, {"margin_cos": 28.6}, r"margin_cos is a difference of cosines in \[0, 1\], got 28.6"),
         (ProxyAnchorConfig, {"scale": 0.0}, "scale is a factor on the cosines, above 0 and finite, got 0.0"),
@@ -127,6 +127,6 @@ def test_proxies_move_at_their_own_rate(config: Any, kind: Any) -> None:
         (SoftTripleConfig, {"margin_cos": -0.1}, r"margin_cos is a difference of cosines in \[0, 1\], got -0.1"),
     ],
 )
-def test_a_bad_setting_is_refused(config: Any, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_bad_setting_is_refused(config: Any, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config(**settings)
