@@ -1,8 +1,8 @@
 """The digests of images, remembered by URI and status of the file, so that unchanged files are not read again.
 
-The status is the file's number, size, mtime and ctime: files of equal size and mtime that are swapped, or unpacked over
-one another with their old times, are told apart by the other two. A file that holds many images (a tar, a Parquet
-table) is asked for its status once.
+The status is the file's inode, size, mtime and ctime: files of equal size and mtime that are swapped, or unpacked over
+one another with their old times, differ in the other two. The status of a file that holds many images (a tar, a Parquet
+table) is read once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from cache.atomic import disk_errors
 from cache.fingerprint import digest_file
 from cache.source import ImageSource, parse_source
 
-_COMMIT_EVERY = 4096
+_AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
 # A file written again within one tick of its file system's clock keeps its mtime: so young a file is not remembered.
 _TICK_NS = 20_000_000
 _COARSE_TICK_NS = 2_000_000_000
@@ -34,9 +35,12 @@ class FileDigest(NamedTuple):
 
 
 class DigestCache:
-    """The digests of images, kept in one SQLite file (or in memory only, with no ``path``).
+    """The digests of images, remembered in one SQLite file (or in memory only, with no ``path``).
 
-    What is kept is only a saving of time: it can be deleted at any moment, and several processes can share it.
+    What is remembered only saves time: it can be deleted at any moment, and several processes can share it.
+
+    >>> DigestCache().digests(["no such image.jpg"])
+    [FileDigest(digest=None, error='cannot be read: No such file or directory')]
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
@@ -49,27 +53,30 @@ class DigestCache:
     def digests(
         self, uris: Sequence[str], *, workers: int = 2, on_progress: Callable[[int], None] | None = None
     ) -> list[FileDigest]:
-        """The digest of each of ``uris`` (n,), in their order; ``on_progress`` hears how many are done."""
-        found: list[FileDigest] = []
+        """The digest of each of ``uris`` (n,), in their order; ``on_progress`` is called with how many are done."""
+        digests: list[FileDigest] = []
         holders = _Holders()
-        fresh: list[_Entry] = []
         with closing(self._connect()) as connection, ThreadPoolExecutor(workers) as pool:
-            known = {row[0]: _Entry(*row) for row in connection.execute("SELECT * FROM files")}
-            try:
-                for digest, entry in pool.map(lambda uri: _digest(uri, known, holders), uris):
-                    found.append(digest)
-                    if entry is not None:
-                        self.files_read += 1
-                        fresh.append(entry)
-                    if len(fresh) == _COMMIT_EVERY:
-                        _remember(connection, fresh)
-                        fresh = []
-                    if on_progress is not None:
-                        on_progress(len(found))
-            finally:  # also when interrupted: what was read need not be read again
-                pool.shutdown(wait=False, cancel_futures=True)
-                _remember(connection, fresh)
-        return found
+            for low in range(0, len(uris), _AT_ONCE):
+                sources = [parse_source(uri) for uri in uris[low : low + _AT_ONCE]]
+                names = [_name(source) for source in sources]
+                known = _known(connection, names)
+                fresh: list[_Entry] = []
+                try:
+                    old = map(known.get, names)
+                    for digest, entry in pool.map(_digest, sources, names, old, repeat(holders)):
+                        digests.append(digest)
+                        if entry is not None:
+                            self.files_read += 1
+                            fresh.append(entry)
+                        if on_progress is not None:
+                            on_progress(len(digests))
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+                finally:  # also when interrupted: what was read need not be read again
+                    _remember(connection, fresh)
+        return digests
 
     def _connect(self) -> sqlite3.Connection:
         """The file of digests. It is only a saving of time: where it cannot be had, one in memory stands in."""
@@ -104,31 +111,41 @@ class _Entry(NamedTuple):
 
 
 class _Holders:
-    """The files that hold the images: where each is, and its status before any image in it was read."""
+    """The files that hold many images, and their status before any image in them was read."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, str, int]] = {}
+        self._known: dict[str, tuple[str, int]] = {}
 
-    def look(self, source: ImageSource) -> tuple[str, str, int]:
-        """The absolute path of the file, its status, and when it changed last. Raises OSError as ``stat`` does."""
-        if found := self._known.get(source.path):
-            return found
-        of = os.stat(source.path)
-        status = f"{of.st_dev} {of.st_ino} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}"
-        found = os.path.abspath(source.path), status, max(of.st_mtime_ns, of.st_ctime_ns)
-        if source.stretch is not None or source.cell is not None or source.box is not None:
-            self._known[source.path] = found
-        return found
+    def status(self, source: ImageSource) -> tuple[str, int]:
+        """The status of the file, and when it changed last. Raises OSError as ``stat`` does."""
+        if status := self._known.get(source.path):
+            return status
+        stat = Path(source.path).stat()
+        text = f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+        status = text, max(stat.st_mtime_ns, stat.st_ctime_ns)
+        if source != ImageSource(source.path):
+            self._known[source.path] = status
+        return status
 
 
-def _digest(uri: str, known: dict[bytes, _Entry], holders: _Holders) -> tuple[FileDigest, _Entry | None]:
+def _name(source: ImageSource) -> bytes:
+    """What an image is remembered by: its URI, with an absolute path."""
+    return os.fsencode(source._replace(path=os.path.abspath(source.path)).uri)
+
+
+def _known(connection: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, _Entry]:
+    """What is remembered of the images ``names``."""
+    places = ", ".join("?" * len(names))
+    rows = connection.execute(f"SELECT * FROM files WHERE path IN ({places})", names)  # noqa: S608 (only ? in it)
+    return {row[0]: _Entry(*row) for row in rows}
+
+
+def _digest(
+    source: ImageSource, name: bytes, old: _Entry | None, holders: _Holders
+) -> tuple[FileDigest, _Entry | None]:
     """The digest, and what to remember where the file had to be read."""
-    source = parse_source(uri)
     try:
-        path, status, changed_ns = holders.look(source)
-        absolute = source._replace(path=path)
-        name = os.fsencode(absolute.uri)
-        old = known.get(name)
+        status, changed_ns = holders.status(source)
         if old and old.status == status:
             return FileDigest(old.digest), None
         whole = source == ImageSource(source.path)

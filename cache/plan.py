@@ -33,8 +33,8 @@ class Chunk(NamedTuple):
 class ChunkPlan(NamedTuple):
     """The chunks to compute, and the images in one forward that they are computed with.
 
-    ``batch_size`` is None where a chunk is computed at once. ``fits`` is the part of a batch that the memory turned
-    out to take, None while no batch was too large.
+    ``batch_size`` is None where a chunk is computed at once. ``fits`` is how many squares (views of images) the memory
+    turned out to take at once, None while no batch was too large.
     """
 
     chunks: tuple[Chunk, ...] = ()

@@ -100,8 +100,13 @@ class StoreWriter:
         layout.resize(self._storage, self._rows_of(lengths))
         return plan
 
+    @property
+    def fits(self) -> int | None:
+        """What :meth:`remember_fits` recorded in the plan."""
+        return self._plan.fits
+
     def remember_fits(self, size: int) -> None:
-        """Record in the plan that ``size`` images fit into memory at once, and its whole batch does not."""
+        """Record in the plan that a network's memory takes ``size`` squares at once, and not a whole batch."""
         self._plan = self._plan._replace(fits=size)
         write_plan(self._storage, self._plan)
 

@@ -26,10 +26,10 @@ PUBLIC = {
         "Rp2kBenchmark", "SopBenchmark", "Source", "SourceConfig", "TableConfig", "UnedBenchmark", "WebDatasetConfig",
     ],
     "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Filled",
-        "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned", "Preprocess", "PreprocessConfig", "Progress",
-        "TimmConfig", "ViewsConfig", "decode", "extract", "extract_all", "fit_pca_basis",
-        "load_backbone", "load_backbones", "plan_extraction",
+        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder",
+        "Executor", "Filled", "LocalExecutor", "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned",
+        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "ViewsConfig", "decode", "extract", "extract_all",
+        "fit_pca_basis", "load_backbone", "load_backbones", "plan_extraction",
     ],
     "stages.training": [
         "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "AttributesConfig", "BatchNormHeadConfig",

@@ -14,6 +14,7 @@ from stages.extraction.backbones import (
 )
 from stages.extraction.decode import DecodeError, decode
 from stages.extraction.embedder import Embedded, Embedder
+from stages.extraction.executor import Executor, LocalExecutor
 from stages.extraction.extract import Filled, Progress, extract, extract_all
 from stages.extraction.flow import Clock
 from stages.extraction.planning import Plan, Planned, plan_extraction
@@ -28,7 +29,9 @@ __all__ = [
     "DecodeError",
     "Embedded",
     "Embedder",
+    "Executor",
     "Filled",
+    "LocalExecutor",
     "OpenClipConfig",
     "PcaBasis",
     "PcaConfig",

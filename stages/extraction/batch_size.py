@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from stages.extraction.backbones import Backbone
+from stages.extraction.threads import own_stream
 
 ON_CPU = 32  # from 16 images on, a CPU's rate changes by a few percent only
 _SIZES = (8, 16, 32, 64, 128, 256, 512)
@@ -16,19 +18,27 @@ _TRIAL_SECONDS = 10.0
 
 
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
-    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
+    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
+
+    As in extraction two batches are in memory at once, each in a thread with a stream of its own.
+    """
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
+    device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
 
-    def seconds(images: int) -> float:
-        blank = [np.zeros((images * p.count, 3, p.size, p.size), np.uint8) for p in forwards.values()]
-        for forward, batch in zip(forwards, blank, strict=True):  # once to allocate and choose algorithms
-            forward(batch)
-        started = time.perf_counter()
-        for forward, batch in zip(forwards, blank, strict=True):
-            forward(batch)
-        return time.perf_counter() - started
+    def run(images: int) -> None:
+        for forward, p in forwards.items():
+            forward(np.zeros((images * p.count, 3, p.size, p.size), np.uint8))
 
-    return settle(seconds, time.perf_counter)
+    with ThreadPoolExecutor(2, "trial", initializer=own_stream, initargs=(device,)) as pool:
+
+        def seconds(images: int) -> float:
+            for _ in range(2):  # once to allocate and choose algorithms, once for the clock
+                started = time.perf_counter()
+                for trial in [pool.submit(run, images) for _ in range(2)]:
+                    trial.result()
+            return time.perf_counter() - started
+
+        return settle(seconds, time.perf_counter)
 
 
 def settle(seconds: Callable[[int], float], clock: Callable[[], float]) -> int:
@@ -40,6 +50,7 @@ def settle(seconds: Callable[[int], float], clock: Callable[[], float]) -> int:
         try:
             rate = size / seconds(size)
         except (torch.OutOfMemoryError, MemoryError):
+            torch.cuda.empty_cache()
             break
         if rate < best_rate * _WORTH:
             break

@@ -208,6 +208,16 @@ def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
         torch.cuda.empty_cache()
 
 
+def memory_limit(forward: Forward) -> int | None:
+    """How many squares ``forward`` is given at once; None while it has not run out of memory."""
+    return _largest.get(forward)
+
+
+def limit_memory(forward: Forward, size: int) -> None:
+    """Give ``forward`` at most ``size`` squares at once, as after it ran out of memory."""
+    _largest[forward] = size
+
+
 def _plain_or_averaged(backbone: Backbone) -> Backbone:
     """``backbone`` without the views that reading one row of a store leaves out."""
     if backbone.preprocess.stored == 1:

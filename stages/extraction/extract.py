@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from cache import Chunk, FeatureStore, Provenance, RowOutcome, StoreWriter, parse_source
+from cache import FeatureStore, Provenance, StoreWriter
 from cache.reader import CHUNK_ROWS
 from stages.device import device_name
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU, find_batch_size
-from stages.extraction.flow import Batch, Clock, flow
-from stages.extraction.threads import processors
+from stages.extraction.embedder import memory_limit
+from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
+from stages.extraction.flow import Clock
 from stages.malloc import keep_freed_memory
 from stages.records import Records
-
-LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
 
 
 class Progress(NamedTuple):
@@ -79,6 +73,7 @@ def extract_all(
     chunk_rows: int = CHUNK_ROWS,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    executor: Executor | None = None,
 ) -> list[Filled]:
     """Fill the feature stores of ``backbones`` below ``path`` with the images of ``records`` that they lack.
 
@@ -92,12 +87,13 @@ def extract_all(
         path: the folder of feature stores; each store's own folder in it is named after the backbone's identity.
         batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
             by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
-            where there are none yet, found by trial.
+            where there are none yet, found by trial; what a killed run began is finished with its own.
         workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
         chunk_rows: images a chunk, for a store that is begun now. A kill costs at most the chunk in work.
         retry_failed: compute failed images again too.
-        on_progress: hears of every batch.
+        on_progress: called after every batch.
+        executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.
 
     Returns:
         A :class:`Filled` for each of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
@@ -107,46 +103,37 @@ def extract_all(
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
     uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
-    asked = list(uris)
+    digests = list(uris)
     paths = [store.path for store in stores]
     lacking = [
         n
         for n, store in enumerate(stores)
-        if n == paths.index(store.path) and store.missing(asked, retry_failed=retry_failed)
+        if n == paths.index(store.path) and store.missing(digests, retry_failed=retry_failed)
     ]  # two backbones of one identity fill one store, once
     if not lacking:
         return [Filled(store, 0) for store in stores]
-    keep_freed_memory()
-    with ExitStack() as locks:
-        writers = {n: locks.enter_context(StoreWriter(stores[n])) for n in lacking}
-        planned = [writer.pending().batch_size for writer in writers.values()]
-        size = batch_size or next(filter(None, planned), None)
-        size = size or _batch_size([backbones[n] for n in lacking], [stores[n] for n in lacking])
-        filling = [_Filling(backbones[n], writers[n], asked, retry_failed, size) for n in lacking]
-        filling = [one for one in filling if one.chunks]  # another process may have filled one before the lock was had
-        for one in filling:
-            locks.callback(one.finish)  # no store is let go while it is being written
-        wanted = _wanted(asked, filling)
+    keep_freed_memory(one_arena=all(backbones[n].device == "cpu" for n in lacking))
+    with ExitStack() as drivers:
+        writers = [drivers.enter_context(StoreWriter(stores[n])) for n in lacking]
+        filled, networks = [stores[n] for n in lacking], [backbones[n] for n in lacking]
+        planned = [writer.pending().batch_size for writer in writers]
+        size = batch_size or next(filter(None, planned), None) or _batch_size(networks, filled)
+        plans = [writer.plan(digests, batch_size=size, retry_failed=retry_failed) for writer in writers]
+        job = Job(filled, networks, uris, units_of(plans), size, [plan.fits for plan in plans])
+        total = len({digest for plan in plans for chunk in plan.chunks for digest in chunk.digests})
         done = failed = 0
         clock = Clock()
-        batches = _batches(wanted, uris, size)
-        device = next((one.backbone.device for one in filling if one.backbone.device != "cpu"), "cpu")
-        for through in flow(batches, workers=workers or processors(), clock=clock, device=device):
-            began = time.perf_counter()
-            for backbone, features in zip(through.batch.backbones, through.features, strict=True):
-                here = next(one for one in filling if one.backbone is backbone)
-                failed += here.add(through.batch.digests, through.outcomes, features)
-            clock.writing += time.perf_counter() - began
-            done += len(through.outcomes)
-            failed += sum(outcome.status != "ok" for outcome in through.outcomes)
-            if on_progress is not None:
-                on_progress(Progress(done, len(wanted), failed, clock))
-        for one in filling:
-            failed += one.finish()
-        for writer in writers.values():
+        for advance in (executor or LocalExecutor(workers)).execute(job, clock):
+            done, failed = done + advance.images, failed + advance.failed
+            _remember_limits(writers, networks)
+            if on_progress is not None and advance.images:
+                on_progress(Progress(done, total, failed, clock))
+        for writer in writers:
             writer.store.reload()
             writer.finish()
-    computed = {one.store.path: sum(len(chunk.digests) for chunk in one.chunks) for one in filling}
+    computed = {
+        store.path: sum(len(chunk.digests) for chunk in plan.chunks) for store, plan in zip(filled, plans, strict=True)
+    }
     return [Filled(stores[paths.index(path)], computed.get(path, 0)) for path in paths]
 
 
@@ -167,102 +154,22 @@ def open_store(
 
 
 def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
-    on_gpu = [pair for pair in zip(backbones, stores, strict=True) if pair[0].device != "cpu"]
-    if not on_gpu:
+    """The size that the chunks of ``stores`` were computed with on these devices; where there is none, by trial."""
+    on_card = [pair for pair in zip(backbones, stores, strict=True) if pair[0].device != "cpu"]
+    if not on_card:
         return ON_CPU
-    before = [
-        (store.provenance(number), device_name(backbone.device))
-        for backbone, store in on_gpu
-        for number in store.chunks()
+    used = [
+        origin.batch_size
+        for backbone, store in on_card
+        for origin in map(store.provenance, store.chunks())
+        if origin.batch_size and origin.device in (backbone.device, device_name(backbone.device))
     ]
-    used = [chunk.batch_size for chunk, device in before if chunk.batch_size and chunk.device == device]
-    return used[-1] if used else find_batch_size([backbone for backbone, _ in on_gpu])
+    return used[-1] if used else find_batch_size([backbone for backbone, _ in on_card])
 
 
-class _Filling:
-    """A store that is being filled: the chunks that it lacks, and the rows so far of the one in work."""
-
-    def __init__(
-        self, backbone: Backbone, writer: StoreWriter, asked: Sequence[bytes], retry_failed: bool, batch_size: int
-    ) -> None:
-        self.backbone = backbone
-        self.writer = writer
-        self.store = writer.store
-        self.provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
-        self.chunks = writer.plan(asked, batch_size=batch_size, retry_failed=retry_failed).chunks
-        self.last = {chunk.digests[-1] for chunk in self.chunks}
-        self._todo = iter(self.chunks)
-        self._features: list[npt.NDArray[np.float32]] = []
-        self._outcomes: list[RowOutcome] = []
-        self._writer = ThreadPoolExecutor(1, "write")
-        self._writing: Future[int] | None = None
-        self._chunk = next(self._todo, Chunk(0, ()))
-
-    def add(self, digests: Sequence[bytes], outcomes: Sequence[RowOutcome], features: npt.NDArray[np.float32]) -> int:
-        """Take the rows of a batch, which lies within one chunk; commit a whole chunk while the next is computed.
-
-        Returns how many features of the chunk before turned out not to fit the store's dtype.
-        """
-        at = len(self._outcomes)
-        assert self._chunk.digests[at : at + len(digests)] == tuple(digests)
-        self._features.append(features.reshape(len(digests), *self.store.row_shape))
-        self._outcomes += outcomes
-        if len(self._outcomes) < len(self._chunk.digests):
-            return 0
-        refused = self.finish()
-        self._writing = self._writer.submit(self._commit, self._chunk, self._features, self._outcomes)
-        self._features, self._outcomes = [], []
-        self._chunk = next(self._todo, self._chunk)
-        return refused
-
-    def finish(self) -> int:
-        """Wait for the chunk that is being written, and raise what went wrong with it."""
-        writing, self._writing = self._writing, None
-        return writing.result() if writing else 0
-
-    def _commit(self, chunk: Chunk, features: Sequence[npt.NDArray[np.float32]], outcomes: Sequence[RowOutcome]) -> int:
-        if _nothing_new(self.store, chunk, outcomes):
-            return 0
-        committed = self.writer.commit(chunk, np.concatenate(features), outcomes, self.provenance)
-        return sum(a.status != b.status for a, b in zip(outcomes, committed, strict=True))
-
-
-def _nothing_new(store: FeatureStore, chunk: Chunk, outcomes: Sequence[RowOutcome]) -> bool:
-    """Whether every image of the chunk has a row already and gave no feature this time either."""
-    return all(outcome.status != "ok" for outcome in outcomes) and not store.absent(chunk.digests)
-
-
-def _wanted(asked: Sequence[bytes], filling: Sequence[_Filling]) -> dict[bytes, tuple[_Filling, ...]]:
-    """The stores that lack each image, in the order of ``asked``; images that none lacks are left out."""
-    lacking = [{digest for chunk in one.chunks for digest in chunk.digests} for one in filling]
-    wanted = {
-        digest: tuple(one for one, missing in zip(filling, lacking, strict=True) if digest in missing)
-        for digest in asked
-    }
-    return {digest: stores for digest, stores in wanted.items() if stores}
-
-
-def _batches(wanted: dict[bytes, tuple[_Filling, ...]], uris: dict[bytes, str], batch_size: int) -> Iterator[Batch]:
-    """Batches that end where a chunk of any store ends, or where other stores want the images.
-
-    Which images share a batch then depends on the chunks alone, so a resumed run computes what the first would have.
-    (Where the stores of a pass lacked different images to begin with, it can share batches otherwise, and its numbers
-    be rounded otherwise.)
-    """
-    piece: list[bytes] = []
-    stores: tuple[_Filling, ...] = ()
-
-    def batch() -> Batch:
-        return Batch(piece, [parse_source(uris[digest]) for digest in piece], [one.backbone for one in stores])
-
-    for digest, wanting in wanted.items():
-        if piece and wanting != stores:
-            yield batch()
-            piece = []
-        piece.append(digest)
-        stores = wanting
-        if len(piece) == batch_size or any(digest in one.last for one in wanting):
-            yield batch()
-            piece = []
-    if piece:
-        yield batch()
+def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbone]) -> None:
+    """Put into the plans what the memory turned out to take, so that a run after a kill is rounded alike."""
+    for writer, backbone in zip(writers, backbones, strict=True):
+        limit = memory_limit(backbone.forward)
+        if limit is not None and writer.fits != limit:
+            writer.remember_fits(limit)

@@ -81,7 +81,7 @@ def plan_extraction(
     groups: dict[tuple[str, ...], list[bytes]] = {}
     for digest, wanting in lacking.items():
         groups.setdefault(tuple(backbone.identity.fingerprint for backbone in wanting), []).append(digest)
-    keep_freed_memory()
+    keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in backbones))
     seconds = 0.0
     for digests in groups.values():
         share = sample_seconds * len(digests) / len(lacking)

@@ -33,4 +33,6 @@ def own_stream(device: str) -> None:
     """Let what the calling thread computes on a GPU wait for nothing that another thread computes there."""
     import torch
 
+    if device == "cpu":
+        return
     torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

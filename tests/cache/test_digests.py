@@ -1,6 +1,8 @@
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import pytest
 
@@ -95,3 +97,33 @@ def test_a_relative_and_an_absolute_uri_of_one_image_are_one_entry(
     monkeypatch.chdir(tmp_path)
     cache.digests([ImageSource(Path(files[0]).name, (3, 9)).uri])
     assert cache.files_read == 1
+
+
+class Counted(Sequence[str]):
+    """URIs of files that do not exist, and how many of them have been asked for."""
+
+    given = 0
+
+    def __len__(self) -> int:
+        return 20_000
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[str]: ...
+    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
+        if isinstance(place, slice):
+            uris = [f"no/{number}" for number in range(len(self))[place]]
+            self.given += len(uris)
+            return uris
+        if place >= len(self):
+            raise IndexError
+        self.given += 1
+        return f"no/{place}"
+
+
+def test_uris_are_taken_a_few_thousand_at_a_time() -> None:
+    uris, ahead = Counted(), list[int]()
+    digests = DigestCache().digests(uris, on_progress=lambda done: ahead.append(uris.given - done))
+    assert len(digests) == 20_000
+    assert max(ahead) < 5_000

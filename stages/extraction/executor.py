@@ -1,0 +1,288 @@
+"""Where the chunks of a plan are computed: an executor takes units of work, computes them, and commits their chunks.
+
+::
+
+    plan of each store --units_of--> units --Executor--> chunks committed (put_new) ... Advance, for progress
+
+A unit is the chunks, of one store or several, that share images: it is computed in one pass over them. Units share
+nothing, so they can be computed in any order, on any device, by any process that reads the images: all that an
+executor needs is in the :class:`Job`, which can be pickled, and a commit needs no lock.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, parse_source
+from stages.device import device_name
+from stages.extraction.backbones import Backbone, place
+from stages.extraction.embedder import Features, limit_memory
+from stages.extraction.flow import Batch, Clock, Done, flow
+from stages.extraction.threads import processors
+
+LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
+
+Unit = tuple[tuple[int, Chunk], ...]
+"""Chunks that share images, each with the number of its store in the job."""
+
+
+class Job(NamedTuple):
+    """What an executor computes: the stores, a backbone for each, where the images are, and the units.
+
+    ``fits`` says for each store how many images of a batch the memory takes, None where it takes them all.
+    """
+
+    stores: Sequence[FeatureStore]
+    backbones: Sequence[Backbone]
+    uris: dict[bytes, str]
+    units: Sequence[Unit]
+    batch_size: int
+    fits: Sequence[int | None]
+
+
+class Advance(NamedTuple):
+    """Images that are through, each counted once for all stores, and features that turned out to be none."""
+
+    images: int
+    failed: int
+
+
+class Executor(Protocol):
+    """Computes the units of a job and commits their chunks."""
+
+    def execute(self, job: Job, clock: Clock) -> Iterator[Advance]:
+        """Compute all units; when the iterator ends, every chunk is committed (or has nothing new to say)."""
+        ...
+
+
+def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
+    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks."""
+    chunks = [(store, chunk) for store, plan in enumerate(plans) for chunk in plan.chunks]
+    parent = list(range(len(chunks)))
+
+    def root(position: int) -> int:  # of the tree of chunks that share images, halving the way up
+        while parent[position] != position:
+            parent[position] = position = parent[parent[position]]
+        return position
+
+    owner: dict[bytes, int] = {}
+    for position, (_, chunk) in enumerate(chunks):
+        for digest in chunk.digests:
+            first, second = sorted((root(owner.setdefault(digest, position)), root(position)))
+            parent[second] = first
+    units: dict[int, list[tuple[int, Chunk]]] = {}
+    for position, item in enumerate(chunks):
+        units.setdefault(root(position), []).append(item)
+    return [tuple(unit) for unit in units.values()]
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """This machine: threads that read and decode, and networks on a CPU or on one card or several.
+
+    Args:
+        workers: threads that read and decode, for all devices together; by default one for each processor.
+        devices: where the networks run; each takes whole units. By default where the backbones are, and all cards of
+            the machine for ``cuda`` without a number.
+
+    >>> job = Job([], [], {}, units_of([]), 32, [])
+    >>> list(LocalExecutor(workers=1).execute(job, Clock()))
+    []
+    """
+
+    workers: int | None = None
+    devices: tuple[str, ...] = ()
+
+    def execute(self, job: Job, clock: Clock) -> Iterator[Advance]:
+        """See :class:`Executor`."""
+        devices = self.devices or _devices(job.backbones)
+        workers = max(1, (self.workers or processors()) // max(1, len(devices)))
+        if len(devices) < 2:
+            placed = job if not devices else job._replace(backbones=_placed(job.backbones, devices[0]))
+            yield from _compute(placed, iter(job.units), workers, clock)
+            return
+        units, advances = _Shared(job.units), queue.SimpleQueue[Advance | BaseException | None]()
+
+        def work(device: str) -> None:
+            try:
+                placed = job._replace(backbones=_placed(job.backbones, device))
+                for advance in _compute(placed, units, workers, clock):
+                    advances.put(advance)
+                advances.put(None)
+            except BaseException as error:  # noqa: BLE001 (raised where the job was asked for)
+                units.stop()
+                advances.put(error)
+
+        threads = [threading.Thread(target=work, args=(device,), name=device) for device in devices]
+        for thread in threads:
+            thread.start()
+        try:
+            working = len(threads)
+            while working:
+                advance = advances.get()
+                if isinstance(advance, BaseException):
+                    raise advance
+                if advance is None:
+                    working -= 1
+                else:
+                    yield advance
+        finally:
+            units.stop()
+            for thread in threads:
+                thread.join()
+
+
+class _Shared:
+    """Units that several threads take, each unit once."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._units = iter(units)
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Unit]:
+        return self
+
+    def __next__(self) -> Unit:
+        with self._lock:
+            return next(self._units)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._units = iter(())
+
+
+def _devices(backbones: Sequence[Backbone]) -> tuple[str, ...]:
+    """The devices to place ``backbones`` on, none where they stay where they are."""
+    if not any(backbone.device == "cuda" for backbone in backbones):
+        return ()
+    import torch
+
+    count = torch.cuda.device_count()
+    return tuple(f"cuda:{number}" for number in range(count)) if count > 1 else ()
+
+
+def _placed(backbones: Sequence[Backbone], device: str) -> list[Backbone]:
+    """``backbones`` on ``device``; those that are on the CPU stay there if it is a card."""
+    moving = [backbone for backbone in backbones if device == "cpu" or backbone.device != "cpu"]
+    moved = dict(zip(map(id, moving), place(moving, device), strict=True))
+    return [moved.get(id(backbone), backbone) for backbone in backbones]
+
+
+class _Rows:
+    """The rows of a chunk as they are computed."""
+
+    def __init__(self, store: FeatureStore, chunk: Chunk) -> None:
+        self.chunk = chunk
+        self.features = np.full((len(chunk.digests), *store.row_shape), np.nan, np.float32)
+        self.outcomes = [RowOutcome("unread")] * len(chunk.digests)
+        self.missing = len(chunk.digests)
+
+    def take(self, row: int, outcome: RowOutcome, feature: Features) -> bool:
+        """Set one row; whether the chunk is complete now."""
+        self.features[row] = feature.reshape(self.features.shape[1:])
+        self.outcomes[row] = outcome
+        self.missing -= 1
+        return not self.missing
+
+
+def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock) -> Iterator[Advance]:
+    """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
+    for backbone, fits in zip(job.backbones, job.fits, strict=True):
+        if fits is not None:
+            limit_memory(backbone.forward, fits)
+    numbers = {id(backbone): number for number, backbone in enumerate(job.backbones)}
+    places: list[dict[bytes, tuple[_Rows, int]]] = [{} for _ in job.stores]  # where a row belongs, of each open chunk
+    writing: list[Future[int] | None] = [None] * len(job.stores)
+
+    def batches() -> Iterator[Batch]:
+        for unit in units:
+            for store, chunk in unit:
+                rows = _Rows(job.stores[store], chunk)
+                places[store].update((digest, (rows, row)) for row, digest in enumerate(chunk.digests))
+            yield from _batches(job, unit)
+
+    def settle(store: int) -> int:
+        future, writing[store] = writing[store], None
+        return future.result() if future else 0
+
+    device = next((backbone.device for backbone in job.backbones if backbone.device != "cpu"), "cpu")
+    writer = ThreadPoolExecutor(max(1, len(job.stores)), "write")
+    try:
+        for through in flow(batches(), workers=workers, clock=clock, device=device):
+            began = time.perf_counter()
+            failed = sum(outcome.status != "ok" for outcome in through.outcomes)
+            for store, rows in _completed(through, numbers, places):
+                failed += settle(store)
+                commit = _commit(job.stores[store], job.backbones[store], job.batch_size)
+                writing[store] = writer.submit(commit, rows)
+            clock.writing += time.perf_counter() - began
+            yield Advance(len(through.outcomes), failed)
+        if refused := sum(settle(store) for store in range(len(job.stores))):
+            yield Advance(0, refused)
+    finally:
+        writer.shutdown()  # no store is let go while it is being written
+
+
+def _completed(
+    through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple[_Rows, int]]]
+) -> Iterator[tuple[int, _Rows]]:
+    """Put the rows of a batch where they belong; the chunks that are complete with them."""
+    for backbone, features in zip(through.batch.backbones, through.features, strict=True):
+        store = numbers[id(backbone)]
+        for digest, outcome, feature in zip(through.batch.digests, through.outcomes, features, strict=True):
+            rows, row = places[store].pop(digest)
+            if rows.take(row, outcome, feature):
+                yield store, rows
+
+
+def _commit(store: FeatureStore, backbone: Backbone, batch_size: int) -> Callable[[_Rows], int]:
+    """Commits a chunk, and returns how many of its features turned out not to fit the store's dtype."""
+
+    def commit(rows: _Rows) -> int:
+        if all(outcome.status != "ok" for outcome in rows.outcomes) and not store.absent(rows.chunk.digests):
+            return 0  # every image has a row already and gave no feature this time either
+        provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
+        committed = StoreWriter(store).commit(rows.chunk, rows.features, rows.outcomes, provenance)
+        return sum(one.status == "ok" != other.status for one, other in zip(rows.outcomes, committed, strict=True))
+
+    return commit
+
+
+def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
+    """Batches that end where a chunk of any store ends, or where other stores want the images.
+
+    Which images share a batch then depends on the chunks alone, so a resumed run computes what the first would have.
+    (Where the stores of a pass lacked different images to begin with, it can share batches otherwise, and its numbers
+    be rounded otherwise.)
+    """
+    wanting: dict[bytes, tuple[int, ...]] = {}
+    last = {chunk.digests[-1] for _, chunk in unit}
+    for store, chunk in unit:
+        for digest in chunk.digests:
+            wanting[digest] = (*wanting.get(digest, ()), store)
+    piece: list[bytes] = []
+    stores: tuple[int, ...] = ()
+
+    def batch() -> Batch:
+        sources = [parse_source(job.uris[digest]) for digest in piece]
+        return Batch(piece, sources, [job.backbones[store] for store in stores])
+
+    for digest, wanted in wanting.items():
+        if piece and wanted != stores:
+            yield batch()
+            piece = []
+        piece.append(digest)
+        stores = wanted
+        if len(piece) == job.batch_size or digest in last:
+            yield batch()
+            piece = []
+    if piece:
+        yield batch()
