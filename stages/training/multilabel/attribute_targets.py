@@ -49,12 +49,10 @@ class AttributeTargets:
             assert self.attributes is not None
             widths = [len(attribute.values) for attribute in self.attributes.learned]
             tasks["attributes"] = AttributeClassifiers(dim, targets, widths, head.balanced, head.asymmetric, generator)
-        if self.vocabulary is not None and head.tags == "gru":
-            tasks["tags"] = TagGenerator(
-                dim, *self.vocabulary.sentences(records), len(self.vocabulary.words), generator
-            )
-        elif self.vocabulary is not None:
-            tasks["tags"] = WordClassifier(dim, self.vocabulary.bags(records), head.asymmetric, generator)
+        if words is not None and head.tags == "gru":
+            tasks["tags"] = TagGenerator(dim, *words.sentences(records), len(words.words), generator)
+        elif words is not None:
+            tasks["tags"] = WordClassifier(dim, words.bags(records), head.asymmetric, generator)
         if head.contrastive is not None:
             tasks["overlap"] = ByOverlap(targets, head.contrastive)
         if instance is not None:
