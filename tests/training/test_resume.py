@@ -157,9 +157,9 @@ def test_a_training_that_goes_on_from_any_epoch_gives_the_same_bits(tmp_path: Pa
 def test_a_checkpoint_of_another_head_or_a_broken_one_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     Checkpoint(path, "a" * 64).keep("train 1", {"log": [1, 2.5, "x"], "kept": torch.arange(3)})
-    found = Checkpoint(path, "a" * 64).part("train 1")
-    assert found is not None
-    assert found["log"] == [1, 2.5, "x"]
+    saved = Checkpoint(path, "a" * 64).part("train 1")
+    assert saved is not None
+    assert saved["log"] == [1, 2.5, "x"]
     assert Checkpoint(path, "b" * 64).part("train 1") is None
     path.write_bytes(path.read_bytes()[:100])
     assert Checkpoint(path, "a" * 64).part("train 1") is None
@@ -227,9 +227,9 @@ def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_on
     features = tmp_path / "features"
     store, records = toy_attributes(features) if what == "attributes" else toy(features, TRAIN)
     whole = start(features, tmp_path / "whole", 0, what)
-    said, _ = whole.communicate(timeout=300)
+    output, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     for number, kill_after in enumerate(lines[kill] for kill in kills):
         folder = tmp_path / f"killed {number}"
         process = start(features, folder, 0.2, what)
