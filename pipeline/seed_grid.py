@@ -143,8 +143,9 @@ class SeedGrid:
         head: HeadRun = next(head for head in part.heads if head.name == cell.head)
         every = self.records.split("train")
         train = balanced_subset(every, cell.rows, cell.seed)
-        epochs = round(head.training.epochs * len(every) / len(train))
-        head = replace(head, training=replace(head.training, epochs=epochs))
+        training = head.recipe.training
+        training = replace(training, epochs=round(training.epochs * len(every) / len(train)))
+        head = replace(head, recipe=replace(head.recipe, training=training))
         return setup_of(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
 
 
