@@ -202,7 +202,7 @@ def limit_of(
 ) -> Limit:
     """The threshold that ``permafrost threshold`` kept for the embeddings and records as they are now.
 
-    ``asked`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
+    ``wanted_rate`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
     MissingRowsError, which says what to run, where none is kept.
     """
     kind, wanted = wanted_rate
