@@ -99,10 +99,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--extract", nargs=3, metavar=("TABLE", "FOLDER", "BATCH"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     scale = QUICK if given.quick else CARD
+    device = "cuda:0" if given.device == "cuda" else given.device  # without a number extraction takes all cards
     if given.extract:
-        _extract_to_be_killed(given.device, given.quick, *given.extract)
+        _extract_to_be_killed(device, given.quick, *given.extract)
         return 0
-    if lacking := [*_lacking_packages(), *_lacking_hardware(given.device)]:
+    if lacking := [*_lacking_packages(), *_lacking_hardware(device)]:
         print(f"check-gpu needs what this machine lacks: {'; '.join(lacking)}", file=sys.stderr)
         return 1
     from stages.malloc import keep_freed_memory
@@ -110,9 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        checks = list(_checks(given.device, scale, given.quick, Path(scratch)))
+        checks = list(_checks(device, scale, given.quick, Path(scratch)))
     report = {
-        "machine": _machine(given.device),
+        "machine": _machine(device),
         "versions": _versions(),
         "date": date.today().isoformat(),
         "seconds": round(time.perf_counter() - began, 1),

@@ -26,7 +26,7 @@ def fingerprint(value: JSON) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
-def digest_bytes(content: bytes) -> bytes:
+def digest_bytes(content: bytes | memoryview) -> bytes:
     """The sha256 of ``content``, 32 bytes.
 
     >>> digest_bytes(b"").hex()[:8]

@@ -5,7 +5,6 @@ The file says *what* is computed; how (device, workers, batch size) is said by f
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -17,10 +16,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from pipeline.config_errors import problem
 from pipeline.recipes import with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
-from stages.datasets import DEFAULT_KIND, DatasetConfig, SourceConfig
+from stages.datasets import DatasetConfig, SourceConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.records.joined import check_names
 from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
@@ -29,7 +29,7 @@ from stages.retrieval.protocols import ByLabelConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
 from stages.retrieval.scores import UnanswerablePolicy
 from stages.retrieval.scoring import TiePolicy
-from stages.training import ClosedFormConfig, HeadConfig, LossConfig, OptimizerConfig, SweepConfig, TrainingConfig
+from stages.training import SweepConfig
 from stages.training.recipe import HeadRecipe
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
@@ -62,31 +62,23 @@ class ExtractionConfig:
             raise ValueError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
 
 
-ClosedFormRun = Annotated[ClosedFormConfig, Field(discriminator="kind")]
-
-
 @dataclass(frozen=True)
 class HeadRun:
-    """One of ``[[heads]]``: a head, the loss that trains it, and how. In the file the head's own keys stand flat.
+    """One of ``[[heads]]``: a recipe with a name, and the features that it takes.
+
+    In the file the keys of the head itself and the parts of the recipe (``loss``, ``start``, ``optimizer``,
+    ``training``) stand beside ``name``; ``recipe`` there names a preset that fills them in.
 
     Args:
         name: of the head in tables and folders.
-        head: what is trained, or fitted where it is a closed form.
-        loss: what trains it; a closed form needs none.
-        start: a closed form whose map a linear head starts at; one with a loss is its own start.
-        optimizer: how the weights move.
-        training: how long, and on which rows.
-        backbones: names of backbones whose features, each of unit length, stand side by side for this head; ``all``
-            of the run. Left out, the head is trained on each backbone by itself.
-        sizes: beside the features, the size of the image: H / W, H / 224, W / 224.
+        recipe: the head, and what it is trained by.
+        backbones: names of backbones whose features, each of unit length, are concatenated for this head; ``all`` of
+            the run. Left out, a head is trained on each backbone by itself.
+        sizes: append the proportions of the image to the features: H / W, H / 224, W / 224.
     """
 
     name: str
-    head: HeadConfig
-    loss: LossConfig | None = None
-    start: ClosedFormRun | None = None
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: TrainingConfig = TrainingConfig()
+    recipe: HeadRecipe
     backbones: tuple[str, ...] | Literal["all"] = ()
     sizes: bool = False
 
@@ -97,14 +89,8 @@ class HeadRun:
             raise ValueError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
-        self.recipe  # noqa: B018  # raises where settings do not go together
         if self.backbones != "all" and len({*self.backbones}) < len(self.backbones):
             raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
-
-    @property
-    def recipe(self) -> HeadRecipe:
-        """What trains the head."""
-        return HeadRecipe(self.head, self.loss, self.start, self.optimizer, self.training)
 
 
 ProtocolRun = Annotated[ProtocolConfig, Field(discriminator="kind")]
@@ -270,19 +256,29 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
     try:
         return TypeAdapter(RunConfig).validate_python(expanded)
     except ValidationError as error:
-        problems = [_problem(dict(details), expanded) for details in error.errors()]
+        known = _known_keys()
+        problems = [problem(dict(details), expanded, known) for details in error.errors()]
         raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
 
 
+def _known_keys() -> set[str]:
+    """Every key that a run file can have."""
+    schema = TypeAdapter(RunConfig).json_schema()
+    names = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    return names - {"head"}
+
+
 def _nest(head: dict[str, Any], where: str) -> dict[str, Any]:
-    """A head as HeadRun has it, its recipe filled in: the keys that are not its own become those of the head proper."""
+    """One of ``[[heads]]`` as :class:`HeadRun` has it: the preset filled in, the recipe and the head as own tables."""
     try:
-        head = with_recipe(head)
+        flat = with_recipe(head)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from error
-    own = {field.name for field in fields(HeadRun)} - {"head"}
-    proper = {key: value for key, value in head.items() if key not in own}
-    return {key: value for key, value in head.items() if key in own} | {"head": {"kind": "linear"} | proper}
+    of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
+    of_recipe = {field.name for field in fields(HeadRecipe)} - {"head"}
+    nested = {key: flat.pop(key) for key in of_run & flat.keys()}
+    recipe = {key: flat.pop(key) for key in of_recipe & flat.keys()}
+    return nested | {"recipe": recipe | {"head": {"kind": "linear"} | flat}}
 
 
 def _expand(value: Any, key: str, name: str) -> Any:
@@ -312,49 +308,3 @@ def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
             f"Set it to the folder that holds what the path names: export {variable}=/path/to/folder"
         )
     return os.environ[variable]
-
-
-def _problem(details: dict[str, Any], raw: dict[str, Any]) -> str:
-    """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there."""
-    path, kind = "", ""
-    here: Any = raw
-    for part in details["loc"]:
-        if isinstance(here, dict):
-            kind = here.get("kind", DEFAULT_KIND if path.startswith("dataset") else "")
-        of_union = isinstance(here, dict) and part not in here and kind == part
-        is_tag = of_union or (isinstance(part, str) and " " in part)  # not a key
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part != "head" and not is_tag:
-            path += f".{part}" if path else part
-        if not is_tag:
-            try:
-                here = here[part]
-            except (KeyError, IndexError, TypeError):  # a key that is missing
-                here = None
-    message = str(details["msg"]).removeprefix("Value error, ")
-    match details["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            message = "unknown key" + (f" for kind = {kind!r}" if kind else "") + _suggestion(path.rsplit(".", 1)[-1])
-        case "missing" | "missing_argument":
-            message = "this key is needed"
-        case "union_tag_not_found":
-            message = "this needs kind = ..."
-        case "literal_error":
-            message = f"must be {details['ctx']['expected']}, got {details['input']!r}"
-        case "union_tag_invalid":
-            message = f"kind must be one of {details['ctx']['expected_tags']}, got {details['ctx']['tag']!r}"
-        case "tuple_type" | "dataclass_type":
-            message = f"this is a table of its own: [{path}], or [[{path}]] where there can be several"
-        case kind if kind.endswith(("_type", "_parsing")):
-            message = f"{message[0].lower()}{message[1:]}, got {details['input']!r}"
-    return f"{path}: {message}" if path else message
-
-
-def _suggestion(key: str) -> str:
-    schema = TypeAdapter(RunConfig).json_schema()
-    known = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
-    if key in known:
-        return "; other kinds take it"
-    close = difflib.get_close_matches(key, sorted(known - {"head"}), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -153,6 +153,7 @@ def head_folder(config: RunConfig, name: str, features: Features, identity: Iden
 def _train(
     wanted: HeadRun, backbone: str, setup: dict[str, Any], display: Display, checkpoint: Path, events: Path | None
 ) -> Head:
+    training = wanted.recipe.training
     if checkpoint.exists():
         display.say(f"train {wanted.name} on {backbone}: going on after the last epoch of the run that was stopped")
     with (
@@ -162,10 +163,12 @@ def _train(
 
         def report(epoch: EpochLog) -> None:
             score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
-            member = f", head {epoch.member} of {wanted.training.soup}" if wanted.training.soup > 1 else ""
+            member = (
+                f", head {epoch.member} of {wanted.recipe.training.soup}" if wanted.recipe.training.soup > 1 else ""
+            )
             mined = "" if epoch.zero_share is None else f", {epoch.zero_share:.0%} of the pairs without loss"
             expert = "" if epoch.expert is None else f", expert of {epoch.expert or 'no domain'}"
-            update(epoch.epoch, wanted.training.epochs, f"loss {epoch.loss:.3f}{score}{mined}{member}{expert}")
+            update(epoch.epoch, training.epochs, f"loss {epoch.loss:.3f}{score}{mined}{member}{expert}")
             write(epoch)
 
         head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ import numpy as np
 import torch
 
 from cache import fingerprint
+from cache.fingerprint import JSON
+from cache.settings import changed_settings
 from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
 from pipeline.feature_sets import FeatureSet, feature_sets
@@ -36,12 +38,15 @@ from pipeline.trials import Arrays, QueryScores, run_once
 from stages.analysis import Difference, paired_difference
 from stages.ranking.metrics import Values
 from stages.records import Records
+from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
 from stages.retrieval.scores import Resampling
 from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.rows import rows_digest
+
+_SCORING = ("metrics", "protocol", "ties", "unanswerable", "similar")
 
 
 class Cell(NamedTuple):
@@ -76,7 +81,8 @@ class TableRow(NamedTuple):
     gain_high: float | None
 
 
-class SeedGrid(NamedTuple):
+@dataclass(frozen=True)
+class SeedGrid:
     """What cells are computed on: ``sets`` are the features and the heads that learn from them, by name."""
 
     config: RunConfig
@@ -92,27 +98,29 @@ class SeedGrid(NamedTuple):
             if part.raw:
                 cells[Cell(part.name, RAW, None, 0)] = None
             for head in part.heads:
-                drawn = head.recipe.is_trained
+                trained = head.recipe.is_trained
                 curve = place == 0 and head.name in (table.curve or (head.name,))
                 for rows in (None, *(table.rows if curve else ())):
-                    for seed in table.seeds if drawn or rows is not None else table.seeds[:1]:  # rows are drawn too
+                    # A closed form depends on the seed only by the rows that it is fitted to.
+                    for seed in table.seeds if trained or rows is not None else table.seeds[:1]:
                         cells[Cell(part.name, head.name, rows, seed)] = None
         return list(cells)
 
     def fingerprint(self, cell: Cell) -> str:
         """The fingerprint of everything that the scores of ``cell`` follow from."""
-        retrieval = self.config.retrieval
-        sides = [self.records.split(role) for role in ("query", "gallery")]
-        return fingerprint(
-            {
-                "head": None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint,
-                "features": self.sets[cell.backbone].features.fingerprint,
-                "metrics": list(retrieval.metrics),
-                "judged": repr((retrieval.protocol, retrieval.ties, retrieval.unanswerable)),
-                "similar": {name: dict(weights) for name, weights in retrieval.similar.items()},
-                "searched": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
-            }
-        )
+        head = None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint
+        features = self.sets[cell.backbone].features.fingerprint
+        return fingerprint({"head": head, "features": features, "scoring": self._scoring})
+
+    @cached_property
+    def _scoring(self) -> dict[str, JSON]:
+        """What all cells are scored by: the settings, and the images with their labels and attributes."""
+        settings = changed_settings(self.config.retrieval)
+        sides = [self.records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
+        return {
+            "settings": {name: settings[name] for name in _SCORING if name in settings},
+            "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
+        }
 
     def train(self, cell: Cell) -> Head:
         """The trained head of a cell that is not raw."""
@@ -122,7 +130,7 @@ class SeedGrid(NamedTuple):
         """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes."""
         features = self.sets[cell.backbone].features
         vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
-        arrays: dict[str, Any] = {}  # numbers and text
+        arrays: dict[str, Any] = {}  # of numbers or text
         # Intervals are those of the mean over seeds: those of one seed are not needed.
         for part, scores in enumerate(score_vectors(self.config, self.records, vectors, resamples=1)):
             arrays[f"{part} "] = np.array(scores.query_keys)
@@ -135,8 +143,9 @@ class SeedGrid(NamedTuple):
         head: HeadRun = next(head for head in part.heads if head.name == cell.head)
         every = self.records.split("train")
         train = balanced_subset(every, cell.rows, cell.seed)
-        epochs = round(head.training.epochs * len(every) / len(train))
-        head = replace(head, training=replace(head.training, epochs=epochs))
+        training = head.recipe.training
+        training = replace(training, epochs=round(training.epochs * len(every) / len(train)))
+        head = replace(head, recipe=replace(head.recipe, training=training))
         return setup_of(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
 
 

@@ -176,7 +176,7 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
     raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
     raw.pop("sweep")
     parts = {part: _table(getattr(recipe, part)) for part in ("loss", "start", "optimizer", "training")}
-    of_run = {field.name for field in fields(HeadRun)} - {"head", *parts}
+    of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
     written = next(head for head in raw["heads"] if head["name"] == entry.head)
     raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | asdict(recipe.head) | parts]
     settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry.settings.items()) or "as it was"

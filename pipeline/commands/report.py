@@ -38,7 +38,7 @@ def report(
         raise ConfigError(f"--output names the file to write, got the folder {output}")
     config = read_config(run_file)
     path = output or Path(config.artifacts) / "reports" / f"{run_file.stem}.html"
-    contents, text = made(config, run_file, queries, health=health, display=display)
+    contents, text = build_report(config, run_file, queries, health=health, display=display)
     replace_text(path, text)
     size, seconds = len(text.encode()), time.monotonic() - started
     best = contents.best
@@ -55,7 +55,9 @@ def report(
         display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
 
 
-def made(config: RunConfig, run_file: Path, queries: int, *, health: bool, display: Display) -> tuple[Contents, str]:
+def build_report(
+    config: RunConfig, run_file: Path, queries: int, *, health: bool, display: Display
+) -> tuple[Contents, str]:
     """The contents and the page of the run as it is on disk. Raises MissingRowsError where something is missing."""
     records = read_dataset(config, display)
     vectors = find_vectors(config, records, display)

@@ -55,4 +55,4 @@ def print_scores(
     backbone = vectors[0].backbone
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = Path(config.artifacts) / "scores" / f"{name}.png"
-    return draw_nearest(path, records, first, title=f"{name}: queries drawn by lot, {backbone}")
+    return draw_nearest(path, records, first, title=f"{name}: a fixed sample of queries, {backbone}")

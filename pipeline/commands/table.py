@@ -75,7 +75,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
             else Vectors(part.name, cell.head, Embedded(grid.train(cell), part.features), part.features)
             for cell in cells
         ]
-        title = f"{part.name}: queries by a fixed seed, before and after"
+        title = f"{part.name}: a fixed sample of queries, before and after"
         draw_nearest(path, grid.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):
             if old != path:

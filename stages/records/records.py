@@ -62,7 +62,7 @@ class Records:
         """The instance or class of each record, (N,); None where it is not known."""
         return self._column("label")
 
-    @property
+    @cached_property
     def classes(self) -> list[str | None]:
         """The class of each record, (N,): the label, within the domain where there is one."""
         return [

@@ -16,9 +16,9 @@ def balanced_subset(records: Records, count: int | None, seed: int) -> Records:
     if count is None or count >= len(records):
         return records
     keys, classes = records.keys, [str(name) for name in records.classes]
-    drawn = Counter[str]()
+    counts = Counter[str]()
     turns = []
     for row in sorted(range(len(records)), key=lambda row: seeded_order(seed, "row", keys[row])):
-        drawn[classes[row]] += 1
-        turns.append((drawn[classes[row]], seeded_order(seed, "class", classes[row]), row))
+        counts[classes[row]] += 1
+        turns.append((counts[classes[row]], seeded_order(seed, "class", classes[row]), row))
     return records.take(sorted(row for _, _, row in sorted(turns)[:count]))

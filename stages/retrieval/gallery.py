@@ -88,7 +88,7 @@ def choose_gallery_index(
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
     if folder is not None:
         try:
-            if (found := Choice.load(Path(folder), config, embeddings=embeddings, keys=keys)) is not None:
+            if (found := Choice.load(folder, config, embeddings=embeddings, keys=keys)) is not None:
                 return found
         except (StaleStoreError, DamagedStoreError):
             pass
@@ -101,7 +101,7 @@ def choose_gallery_index(
             evidence = given
     choice = choose_index(rows, keys, embeddings, config, evidence=evidence)
     if folder is not None:
-        choice.save(Path(folder), config)
+        choice.save(folder, config)
     return choice
 
 

@@ -61,9 +61,7 @@ def embed(
         dtype="float32",
         provenance=provenance,
     )
-    asked = [*features.digests(), *(f.digest for f in features.failures())] if digests is None else digests
-    failed = dict(features.failures(asked))
-    good = [digest for digest, usable in zip(asked, features.usable(asked), strict=True) if usable]
+    good, failed = _by_outcome(features, digests)
     wanted = [*embeddings.missing(good, retry_failed=True), *embeddings.absent([*failed])]
     if wanted:
         with StoreWriter(embeddings, wait=True) as writer:
@@ -88,10 +86,20 @@ def stored_embeddings(
         store = FeatureStore.find(path, name, identity, dim=head.dim, dtype="float32", remedy="It is read-only here.")
     except (MissingRowsError, StaleStoreError):
         return Embedded(head, features)
+    good, failed = _by_outcome(features, digests)
+    complete = not (store.missing(good, retry_failed=True) or store.absent([*failed]))
+    return store if complete else Embedded(head, features)
+
+
+def _by_outcome(features: Features, digests: Sequence[bytes] | None) -> tuple[Sequence[bytes], dict[bytes, RowOutcome]]:
+    """Those of ``digests``, by default all, that have a feature, and the outcome of those that failed."""
+    if digests is None:
+        return features.digests(), dict(features.failures())
     usable = features.usable(digests)
-    good = [digest for digest, is_usable in zip(digests, usable, strict=True) if is_usable]
-    failed = [failure.digest for failure in features.failures(digests)]
-    return Embedded(head, features) if store.missing(good, retry_failed=True) or store.absent(failed) else store
+    if usable.all():
+        return digests, {}
+    good = [digests[row] for row in np.flatnonzero(usable).tolist()]
+    return good, dict(features.failures([digests[row] for row in np.flatnonzero(~usable).tolist()]))
 
 
 class Embedded:

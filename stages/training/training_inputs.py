@@ -103,9 +103,7 @@ def prepare(
     if seed < 0:
         raise ValueError(f"seed is at least 0, got {seed}")
     recipe = _with_sampling(recipe)
-    for key, label in zip(records.keys, records.classes, strict=True):
-        if label is None:
-            raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
+    check_labels(records)
     extracted = records.take(records.rows_in(features))
     used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
     closed_form = recipe.closed_form
@@ -130,6 +128,13 @@ def prepare(
         small=len(extracted) - len(used),
         attribute_targets=read_attribute_targets(recipe.head, used),
     )
+
+
+def check_labels(records: Records) -> None:
+    """Raise RecordsError for the first training record without a label."""
+    if None in (classes := records.classes):
+        key = records.keys[classes.index(None)]
+        raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
 
 
 def check_device(recipe: HeadRecipe, device: torch.device) -> None:

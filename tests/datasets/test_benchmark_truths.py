@@ -335,11 +335,11 @@ def test_a_pickle_that_would_run_a_program_is_refused_and_runs_nothing(tmp_path:
 def test_a_plain_pickle_reads_as_it_was_written(tmp_path: Path, protocol: int) -> None:
     held = {"a": [1, 2.5, "é", b"\xff", None, True], "b": (np.arange(6).reshape(2, 3), np.float64(0.1)), "c": {1, 2}}
     (tmp_path / "p.pkl").write_bytes(pickle.dumps(held, protocol))
-    found = read_plain_pickle(tmp_path / "p.pkl")
-    assert found["a"] == held["a"]
-    assert found["c"] == held["c"]
-    np.testing.assert_array_equal(found["b"][0], [[0, 1, 2], [3, 4, 5]])
-    assert found["b"][1] == 0.1
+    content = read_plain_pickle(tmp_path / "p.pkl")
+    assert content["a"] == held["a"]
+    assert content["c"] == held["c"]
+    np.testing.assert_array_equal(content["b"][0], [[0, 1, 2], [3, 4, 5]])
+    assert content["b"][1] == 0.1
 
 
 def test_a_pickle_of_python_2_reads_with_its_texts_and_arrays(tmp_path: Path) -> None:
@@ -349,9 +349,9 @@ def test_a_pickle_of_python_2_reads_with_its_texts_and_arrays(tmp_path: Path) ->
         b"cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07(K\x01K\x02\x85cnumpy\ndtype\nq\x08U\x02i4K\x00K\x01\x87R"
         b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08\x01\x00\x00\x00\x02\x00\x00\x00tbu."
     )
-    found = read_plain_pickle(tmp_path / "p.pkl")
-    assert found["imlist"] == ["a"]
-    assert found["junk"].tolist() == [1, 2]
+    content = read_plain_pickle(tmp_path / "p.pkl")
+    assert content["imlist"] == ["a"]
+    assert content["junk"].tolist() == [1, 2]
 
 
 def test_a_damaged_pickle_says_so(tmp_path: Path) -> None:

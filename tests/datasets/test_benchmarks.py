@@ -306,8 +306,8 @@ def test_inaturalist_is_split_by_species(tmp_path: Path) -> None:
     names = [f"train_val2018/Aves/{n}.jpg" for n in ("2761/a", "2761/b", "2762/c", "2762/d")]
     for file, numbers in (("train2018", (0, 2)), ("val2018", (1, 3))):
         images = [{"id": 10 + n, "file_name": names[n], "width": 1} for n in numbers]
-        told = [{"id": n, "image_id": 10 + n, "category_id": 2761 + n // 2} for n in numbers]
-        (tmp_path / f"{file}.json").write_text(json.dumps({"images": images, "annotations": told}))
+        entries = [{"id": n, "image_id": 10 + n, "category_id": 2761 + n // 2} for n in numbers]
+        (tmp_path / f"{file}.json").write_text(json.dumps({"images": images, "annotations": entries}))
     tell(tmp_path / "Inat_dataset_splits/Inaturalist_train_set1.txt", f"{names[0]}\n{names[1]}")
     tell(tmp_path / "Inat_dataset_splits/Inaturalist_test_set1.txt", f"{names[3]}\n{names[2]}")
     put(tmp_path, *names)

@@ -140,7 +140,9 @@ def test_the_features_of_hostile_files_are_the_same_through_every_reader(hostile
         config, names = reader(hostile, folder)
         records: Records = read_records(config)
         store = extract(records, backbone, folder, batch_size=1)  # so that rounding is the same in any order
-        bad = {names[records.keys[records.digests.index(of.digest)]]: of.outcome for of in store.failures()}
+        bad = {
+            names[records.keys[records.digests.index(failure.digest)]]: failure.outcome for failure in store.failures()
+        }
         assert set(bad) == {name for name in names.values() if not hostile.decodes[name]}
         assert {outcome.status for outcome in bad.values()} == {"failed"}
         assert all(outcome.error for outcome in bad.values())

@@ -49,19 +49,19 @@ def test_classes_of_hugging_face_have_their_names(tmp_path: Path) -> None:
     labels = {"label": [2, 0, -1, None, 1], "kind": [0, 0, 0, 0, 0], "size": [7, 8, 9, 10, 11]}
     classes = {"label": ["apple", "pear", "nut"], "kind": ["fruit"]}
     write(tmp_path / "t.parquet", {"image": images(b"a", b"b", b"c", b"d", b"e"), **labels}, classes)
-    found = columns(tmp_path / "t.parquet", label=("kind", "label"), attributes=("size", "label"))
-    assert found["label"] == ["fruit/nut", "fruit/apple", None, None, "fruit/pear"]
-    assert found["attributes.label"] == ["nut", "apple", None, None, "pear"]
-    assert found["attributes.size"] == ["7", "8", "9", "10", "11"]
+    rows = columns(tmp_path / "t.parquet", label=("kind", "label"), attributes=("size", "label"))
+    assert rows["label"] == ["fruit/nut", "fruit/apple", None, None, "fruit/pear"]
+    assert rows["attributes.label"] == ["nut", "apple", None, None, "pear"]
+    assert rows["attributes.size"] == ["7", "8", "9", "10", "11"]
     records = read_records(config(tmp_path / "t.parquet"))
     assert records.digests == [digest_bytes(content) for content in (b"a", b"b", b"c", b"d", b"e")]
 
 
 def test_without_metadata_a_class_is_its_number(tmp_path: Path) -> None:
     write(tmp_path / "t.parquet", {"photo": pa.array([b"a", b"b"], pa.large_binary()), "label": [2, 0]})
-    found = columns(tmp_path, image="photo")
-    assert found["label"] == ["2", "0"]
-    assert found["key"] == ["t/0", "t/1"]
+    rows = columns(tmp_path, image="photo")
+    assert rows["label"] == ["2", "0"]
+    assert rows["key"] == ["t/0", "t/1"]
     assert read_records(config(tmp_path, image="photo")).digests == [digest_bytes(b"a"), digest_bytes(b"b")]
 
 
@@ -86,9 +86,9 @@ def test_the_key_is_the_path_of_the_image_where_each_has_its_own(
 ) -> None:
     write(tmp_path / "a.parquet", {"image": images(b"1", b"2", paths=paths[:2]), "label": ["p", "q"], "id": [7, 8]})
     write(tmp_path / "b/c.parquet", {"image": images(b"3", paths=paths[2:]), "label": ["r"], "id": [7]})
-    found = columns(tmp_path)
-    assert found["key"] == keys
-    assert found["label"] == ["p", "q", "r"]
+    rows = columns(tmp_path)
+    assert rows["key"] == keys
+    assert rows["label"] == ["p", "q", "r"]
     message = r"a\.parquet, row 0 and .*b/c\.parquet, row 0 have the same key '7'"
     with pytest.raises(RecordsError, match=message):
         read_records(config(tmp_path, key="id"))

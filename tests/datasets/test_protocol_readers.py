@@ -55,8 +55,8 @@ def test_revisited_oxford(tmp_path: Path, level: str, areas: dict[str, float]) -
     put(tmp_path, *(f"jpg/{name}.jpg" for name in (*NAMES, *QUERIES)))
     records = read("roxford5k", tmp_path, missing_images="record")
     scores = in_gallery_order(records, RevisitedConfig(level=level))  # type: ignore[arg-type]
-    found = dict(zip(scores.query_keys, scores.per_query["map_trapezoid"].tolist(), strict=True))
-    assert found == pytest.approx(areas)
+    measured = dict(zip(scores.query_keys, scores.per_query["map_trapezoid"].tolist(), strict=True))
+    assert measured == pytest.approx(areas)
 
 
 def test_instre(tmp_path: Path) -> None:

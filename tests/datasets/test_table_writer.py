@@ -30,8 +30,8 @@ def test_a_table_that_was_written_is_read_as_it_was(tmp_path: Path, name: str) -
 def test_a_uri_in_a_table_is_relative_to_the_tables_folder_by_its_path(tmp_path: Path) -> None:
     paths = ["box:1,2,3,4:a/../b.jpg", "bytes:0+9:shards/0.tar", "./box:odd.jpg"]
     write_table(tmp_path / "t.csv", pa.table({"path": paths, "label": ["x"] * 3}))
-    found = TableConfig(path=str(tmp_path / "t.csv"), label="label").read().table["uri"].to_pylist()
-    assert found == [f"box:1,2,3,4:{tmp_path}/b.jpg", f"bytes:0+9:{tmp_path}/shards/0.tar", f"{tmp_path}/box:odd.jpg"]
+    uris = TableConfig(path=str(tmp_path / "t.csv"), label="label").read().table["uri"].to_pylist()
+    assert uris == [f"box:1,2,3,4:{tmp_path}/b.jpg", f"bytes:0+9:{tmp_path}/shards/0.tar", f"{tmp_path}/box:odd.jpg"]
 
 
 def test_a_table_of_no_known_kind_is_not_written(tmp_path: Path) -> None:

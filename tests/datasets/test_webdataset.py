@@ -52,12 +52,12 @@ def test_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
     for name in ("00000.parquet", "00000_stats.json", "._00001.tar", ".hidden/00002.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"not a shard")
-    found = columns(tmp_path, tags="txt", attributes=("url",))
-    assert found["key"] == ["00000/000000000", "00000/000000001", "00001/000010000"]
-    assert found["label"] == ["of 000000000", "of 000000001", "of 000010000"]
-    assert found["tags"] == ["a caption"] * 3
-    assert found["attributes.url"] == ["https://example.org/é.jpg"] * 2 + [None]
-    assert found["split"] == found["domain"] == [None] * 3
+    rows = columns(tmp_path, tags="txt", attributes=("url",))
+    assert rows["key"] == ["00000/000000000", "00000/000000001", "00001/000010000"]
+    assert rows["label"] == ["of 000000000", "of 000000001", "of 000010000"]
+    assert rows["tags"] == ["a caption"] * 3
+    assert rows["attributes.url"] == ["https://example.org/é.jpg"] * 2 + [None]
+    assert rows["split"] == rows["domain"] == [None] * 3
     records = read_records(config(tmp_path))
     assert records.digests == [digest_bytes(key) for key in (b"000000000", b"000000001", b"000010000")]
 
@@ -76,9 +76,9 @@ def test_names_are_taken_apart_as_webdataset_does(tmp_path: Path, kind: int) -> 
         (long + ".bmp", b""),
         (long + ".cls", b"9"),
     ]
-    found = columns(tar(tmp_path / "s.tar", members, kind), label="cls")
-    assert found["key"] == ["s/a b/é\n1", "s/x", f"s/{long}"]
-    assert found["label"] == ["7", "8", "9"]
+    rows = columns(tar(tmp_path / "s.tar", members, kind), label="cls")
+    assert rows["key"] == ["s/a b/é\n1", "s/x", f"s/{long}"]
+    assert rows["label"] == ["7", "8", "9"]
     records = read_records(config(tmp_path / "s.tar", label="cls"))
     assert records.digests == [digest_bytes(content) for content in (b"1", b"2", b"")]
     assert columns(tmp_path / "s.tar", label="cls", image="seg.png")["problem"][1] is None

@@ -156,6 +156,24 @@ def test_a_precision_set_elsewhere_changes_no_feature_and_stays_set(basis: PcaBa
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("switches")
+@pytest.mark.parametrize(("precision", "products"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_on_a_card_the_switches_are_those_of_the_identity_and_are_put_back(precision: Any, products: str) -> None:
+    backends: Any = torch.backends
+
+    def read() -> list[Any]:
+        owners = (backends.cuda.matmul, backends.cudnn.conv)
+        return [*(owner.fp32_precision for owner in owners), backends.cudnn.deterministic, backends.cudnn.allow_tf32]
+
+    for elsewhere in ("highest", "high"):
+        torch.set_float32_matmul_precision(elsewhere)
+        before = read()
+        with arithmetic(precision, "cuda"):
+            assert read() == [products, products, True, precision == "tf32"]
+        assert read() == before
+        assert torch.get_float32_matmul_precision() == elsewhere
+
+
 def test_auto_precision_is_part_of_the_identity_as_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     auto, single = (TimmConfig("test_resnet", weights="random", precision=name) for name in ("auto", "float32"))
     assert load_backbone(auto).identity == load_backbone(single).identity

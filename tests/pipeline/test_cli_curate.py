@@ -47,7 +47,7 @@ def test_the_command_writes_a_table_a_report_and_every_dropped_image(folder: Pat
         "classes_kept": 12,
         "dropped": {"bytes of a test image": 1, "byte-identical copy": 1, "image not drawn": 10},
     }
-    by_domain = {of["domain"]: of for of in report["domains"]}
+    by_domain = {counts["domain"]: counts for counts in report["domains"]}
     assert list(by_domain) == ["hats", "shoes"]
     assert by_domain["shoes"]["dropped"] == {"image not drawn": 6}
     with (folder / "out/table.dropped.csv").open(newline="") as file:

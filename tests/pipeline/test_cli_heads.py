@@ -82,7 +82,7 @@ def test_a_backbone_that_the_run_has_not_is_named_with_those_it_has(folder: Path
 def test_a_run_file_says_where_a_head_starts_and_how_rows_are_sampled() -> None:
     text = RUN + '[[heads]]\nname = "x"\ndim = 4\nstart = { kind = "pca", dim = 4 }\nloss = { kind = "arcface" }\n'
     text += 'training = { sampling = { kind = "one_domain" }, anchor = [0.0, 0.5, 1.0], ema = 0.99 }\n'
-    head = parse_config(text).heads[-1]
+    head = parse_config(text).heads[-1].recipe
     assert head.start == PcaHeadConfig(dim=4)
     assert head.training.sampling == OneDomainConfig()
     assert head.training.anchor == (0.0, 0.5, 1.0)

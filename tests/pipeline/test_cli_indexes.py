@@ -92,7 +92,10 @@ def test_a_run_file_names_an_index_and_post_processing() -> None:
     ("line", "message"),
     [
         ('index = { kind = "ivf" }', r"retrieval\.index: kind must be one of .*'ivf_flat'.*, got 'ivf'"),
-        ('index = { kind = "ivf_pq", byte = 3 }', r"retrieval\.index\.byte: unknown key; did you mean bytes"),
+        (
+            'index = { kind = "ivf_pq", byte = 3 }',
+            r"retrieval\.index\.byte: unknown key for kind = 'ivf_pq'; did you mean",
+        ),
         ('rerank = [{ kind = "whitening", power = 2 }]', r"retrieval\.rerank\[0\].*: power is how much is whitened"),
     ],
 )

@@ -33,8 +33,8 @@ def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None
     assert config.datasets == (TableConfig(path="labels.csv", label=("a", "b")),)
     assert config.backbones == (BundledConfig(name="efficientnet_lite0"), PcaConfig())
     (head,) = config.heads
-    assert head.head == LinearHeadConfig(dim=32)
-    assert head.loss == ArcFaceConfig(subcenters=3)
+    assert head.recipe.head == LinearHeadConfig(dim=32)
+    assert head.recipe.loss == ArcFaceConfig(subcenters=3)
     assert config.seed == 0
     with pytest.raises(AttributeError):
         config.seed = 1  # type: ignore[misc]
@@ -115,7 +115,7 @@ def test_every_run_file_of_the_repository_can_be_read(path: Path, monkeypatch: p
     monkeypatch.setenv("PERMAFROST_DATA", "/data")
     monkeypatch.setenv("PERMAFROST_WEIGHTS", "/weights")
     config = read_config(path)
-    assert {head.head.dim for head in config.heads} <= {0, 64, 512}  # 0: the size of the feature
+    assert {head.recipe.head.dim for head in config.heads} <= {0, 64, 512}  # 0: the size of the feature
 
 
 def test_the_demo_is_installed_with_the_package() -> None:

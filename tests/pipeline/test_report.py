@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cache.errors import MissingRowsError
-from pipeline.commands.report import made
+from pipeline.commands.report import build_report
 from pipeline.config import RunConfig, parse_config
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
@@ -433,13 +433,13 @@ def test_a_head_that_is_not_trained_is_named_with_the_command_that_trains_it(ran
     more = RUN.format(folder=ran.folder) + '[[heads]]\nname = "new"\ndim = 4\nloss = { kind = "cosface" }\n'
     config = parse_config(more.replace("[retrieval]", "[retrieval]", 1))
     with pytest.raises(MissingRowsError, match=r"new is not trained on test_resnet.*permafrost train-heads"):
-        made(config, ran.folder / "run.toml", 4, health=False, display=QUIET)
+        build_report(config, ran.folder / "run.toml", 4, health=False, display=QUIET)
 
 
 def test_a_run_without_heads_has_a_report_too(ran: Ran, tmp_path: Path) -> None:
     text = re.sub(r"\[\[heads\]\].*?(?=\[retrieval\])", "", RUN.format(folder=ran.folder), flags=re.DOTALL)
     config = parse_config(text.replace('"map@r", "hit@1"', '"map"'))
-    contents, page_text = made(config, tmp_path / "bare.toml", 6, health=False, display=QUIET)
+    contents, page_text = build_report(config, tmp_path / "bare.toml", 6, health=False, display=QUIET)
     shown = read(page_text)
     assert shown.wrong == shown.open == []
     assert contents.raw is None
@@ -469,7 +469,7 @@ def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) ->
         assert ranks.relevant[at, : len(names)].tolist() == [labels[name] == labels[key] for name in names]
         assert ranks.num_relevant[at] == sum(labels[name] == labels[key] for name in expected)
     text = RUN.format(folder=ran.folder) + 'protocol = { kind = "uned", gallery = "separate" }\n'
-    contents, page_text = made(
+    contents, page_text = build_report(
         parse_config(text.replace('"map@r"', '"map"')), ran.folder / "apart.toml", 6, health=False, display=QUIET
     )
     assert read(page_text).wrong == []
@@ -481,7 +481,7 @@ def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) ->
 
 def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     text = RUN.format(folder=ran.folder) + 'rerank = [{ kind = "query_expansion" }]\n'
-    contents, page_text = made(parse_config(text), ran.folder / "expanded.toml", 6, health=False, display=QUIET)
+    contents, page_text = build_report(parse_config(text), ran.folder / "expanded.toml", 6, health=False, display=QUIET)
     heads = {name for row in contents.board.rows for name in row.names}
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6

@@ -21,6 +21,7 @@ from pipeline.searcher import Searcher
 from stages.extraction import PcaConfig
 from stages.records import Records
 from stages.training.closed_form import PcaHeadConfig
+from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -160,7 +161,7 @@ def test_photographs_find_themselves_with_the_backbones_of_every_run_file(
         pytest.skip("its photographs are not here")
     sets = dict.fromkeys((head.backbones, head.sizes) for head in config.heads)
     heads = [
-        HeadRun(f"pca{at}", PcaHeadConfig(dim=4), backbones=names, sizes=sizes)
+        HeadRun(f"pca{at}", HeadRecipe(PcaHeadConfig(dim=4)), backbones=names, sizes=sizes)
         for at, (names, sizes) in enumerate(sets)
     ]
     backbones = [replace(entry, dim=8) if isinstance(entry, PcaConfig) else entry for entry in config.backbones]

@@ -182,10 +182,10 @@ def test_images_of_a_folder_of_shards_and_of_parquet_are_one_gallery_and_can_be_
     )
     assert records.digests[:4] == [digest_bytes(content) for content in pictures]
     assert [len(records.split(role)) for role in ("train", "query", "gallery")] == [4, 1, 3]
-    kept = curate(records, CurateConfig(min_images=2)).kept
-    write_columns(tmp_path / "t.csv", training_table(kept))
+    curated = curate(records, CurateConfig(min_images=2)).kept
+    write_columns(tmp_path / "t.csv", training_table(curated))
     again = read_records(TableConfig(path=str(tmp_path / "t.csv"), label="label"))
-    assert again.digests == kept.digests
+    assert again.digests == curated.digests
     assert sum(uri.startswith("parquet:") for uri in again.uris) == 2
 
 
@@ -284,7 +284,8 @@ def test_a_table_of_domains_taken_apart_and_joined_again_is_the_table(tmp_path: 
     basis = fit_pca_basis(PcaConfig(dim=8), [decode(Path(uri).read_bytes()) for uri in one.uris])
     store = extract(one, load_backbone(PcaConfig(dim=8), basis=basis), tmp_path / "features")
     scores = [
-        list(evaluate(store, queries=of.split("query"), gallery=of.split("gallery"), seed=0)) for of in (one, joined)
+        list(evaluate(store, queries=each.split("query"), gallery=each.split("gallery"), seed=0))
+        for each in (one, joined)
     ]
     assert {score.domain for score in scores[0]} == {"all", "mean", "a", "b", "c"}
     assert scores[0] == scores[1]

@@ -16,10 +16,10 @@ def made(sizes: list[int], config: SourceConfig = FOLDER, seed: int = 0) -> dict
     keys = [f"c{at}/{number}" for at, size in enumerate(sizes) for number in range(size)]
     labels = [key.split("/")[0] for key in keys]
     splits = class_disjoint_splits(keys, labels, [None] * len(keys), config, seed)
-    of: dict[str, list[str]] = {label: [] for label in labels}
+    class_splits: dict[str, list[str]] = {label: [] for label in labels}
     for label, split in zip(labels, splits, strict=True):
-        of[label].append(split)
-    return of
+        class_splits[label].append(split)
+    return class_splits
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(0, 99), st.integers(1, 3))
@@ -74,7 +74,9 @@ def test_every_domain_is_split_for_itself() -> None:
     splits = class_disjoint_splits(keys, labels, domains, FOLDER, 0)
     for domain in "ab":
         tested = {
-            label for label, of, split in zip(labels, domains, splits, strict=True) if of == domain and split == "query"
+            label
+            for label, where, split in zip(labels, domains, splits, strict=True)
+            if where == domain and split == "query"
         }
         assert len(tested) == 4
 

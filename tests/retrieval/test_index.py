@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cache import fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
+from cache.storage import LocalStorage
 from stages.ranking import search, unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex, IndexConfig, build_index
 from stages.retrieval.indexes.faiss_search import stored_vectors
@@ -100,16 +101,17 @@ def test_a_saved_index_is_loaded_with_the_same_answers(tmp_path: Path) -> None:
     for ours, theirs in zip(index.search(queries, 4), loaded.search(queries, 4), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert (loaded.keys, loaded.embeddings) == (KEYS, "a" * 64)
-    names = sorted(path.name for path in (tmp_path / "index").iterdir())
+    names = sorted(path.name for path in (tmp_path / "index").rglob("*.*"))
     assert names == ["gallery.faiss", "gallery.json", "keys.parquet"]
 
 
 def test_the_sidecar_says_what_the_index_was_made_from(tmp_path: Path) -> None:
     gallery_index().save(tmp_path)
     sidecar = json.loads((tmp_path / "gallery.json").read_text())
-    del sidecar["sha256"]
+    snapshot = sidecar.pop("snapshot")
+    assert sorted(sidecar.pop("sha256")) == sorted(path.name for path in (tmp_path / snapshot).iterdir())
     made_from = {"embeddings": "a" * 64, "keys": fingerprint(list(KEYS)), "rows": 30, "dim": 6}
-    assert sidecar == made_from | {"next": 30, "index": {"kind": "flat"}}
+    assert sidecar == made_from | {"next": 30, "index": {"kind": "flat"}, "choice": None, "version": 2}
 
 
 def test_an_index_of_other_embeddings_or_another_gallery_is_stale(tmp_path: Path) -> None:
@@ -125,8 +127,8 @@ def test_an_index_of_other_embeddings_or_another_gallery_is_stale(tmp_path: Path
 
 def test_a_truncated_or_changed_index_is_damaged(tmp_path: Path) -> None:
     index = gallery_index()
-    path = tmp_path / "gallery.faiss"
     index.save(tmp_path)
+    (path,) = tmp_path.rglob("gallery.faiss")
     whole = path.read_bytes()
     for content in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         path.write_bytes(content)
@@ -150,20 +152,29 @@ def test_an_index_without_its_sidecar_does_not_exist(tmp_path: Path) -> None:
         GalleryIndex.load(tmp_path, embeddings="a" * 64, keys=KEYS)
 
 
-def test_a_save_that_is_cut_off_leaves_no_index_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gallery_index().save(tmp_path)
-
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("stages.retrieval.indexes.gallery_index.replace_text", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            gallery_index().save(tmp_path)
-    with pytest.raises(DamagedStoreError, match="holds no finished index"):
+def test_an_index_of_the_old_layout_is_built_again_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    for name in ("gallery.faiss", "keys.parquet", "notes.txt"):
+        (tmp_path / name).write_bytes(b"old")
+    (tmp_path / "gallery.json").write_text('{"embeddings": "a", "sha256": {}}')
+    with pytest.raises(DamagedStoreError, match="is not what save\\(\\) of this version writes"):
         GalleryIndex.load(tmp_path, embeddings="a" * 64, keys=KEYS)
     gallery_index().save(tmp_path)
     assert GalleryIndex.load(tmp_path, embeddings="a" * 64, keys=KEYS).keys == KEYS
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["gallery.json", "notes.txt"]
+
+
+def test_a_reader_that_meets_a_deleted_snapshot_reads_the_new_one(tmp_path: Path) -> None:
+    index = gallery_index()
+    later = [index.without(KEYS[:2])]
+
+    class Swapped(LocalStorage):
+        def map(self, key: str) -> memoryview | None:
+            while later:
+                later.pop().save(tmp_path)
+            return super().map(key)
+
+    index.save(tmp_path)
+    assert GalleryIndex.load(Swapped(tmp_path), embeddings="a" * 64).keys == KEYS[2:]
 
 
 def test_an_index_takes_one_key_per_row() -> None:

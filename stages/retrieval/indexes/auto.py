@@ -8,18 +8,19 @@ if it still keeps the budgets and is faster than exact search; if not, exact sea
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import faiss
 import numpy as np
 
-from cache.atomic import replace_text
 from cache.errors import NothingToScoreError
+from cache.fingerprint import JSON
+from cache.settings import changed_settings
+from cache.storage import Storage
 from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
@@ -32,13 +33,13 @@ from stages.retrieval.indexes.lists import number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
 from stages.retrieval.indexes.rabitq import RabitqIndexConfig
 from stages.retrieval.indexes.scalar import ScalarIndexConfig
+from stages.retrieval.indexes.snapshots import read_sidecar, storage_of
 
 FEWEST_QUERIES = 20
 _DEEPEST = 1000
 _ID = 8  # bytes of a row's id in a list
 _MOST_SHARE = 4  # a query that visits more than a quarter of the lists gains nothing
 _PIECES = 256
-_CHOICE = "auto.json"
 
 Probed: TypeAlias = IvfFlatIndexConfig | IvfPqIndexConfig | ScalarIndexConfig | RabitqIndexConfig
 
@@ -104,26 +105,24 @@ class Choice:
     index: GalleryIndex
     tried: tuple[Tried, ...]
 
-    def save(self, folder: Path, asked: AutoIndexConfig) -> None:
-        """Write the index and, last, by what budgets it was chosen."""
-        (folder / _CHOICE).unlink(missing_ok=True)
-        self.index.save(folder)
-        said = {"asked": asdict(asked), "tried": [tried._asdict() for tried in self.tried]}
-        replace_text(folder / _CHOICE, json.dumps(said, indent=2) + "\n")
+    def save(self, folder: Path | str | Storage, budgets: AutoIndexConfig) -> None:
+        """Write the index together with the ``budgets`` it was chosen by and what was tried."""
+        tried: list[JSON] = [dict(each._asdict()) for each in self.tried]
+        self.index.save(folder, choice={"budgets": changed_settings(budgets), "tried": tried})
 
     @classmethod
-    def load(cls, folder: Path, asked: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]) -> Choice | None:
-        """What was chosen by the same budgets for these embeddings and keys; None where there is no such choice.
+    def load(
+        cls, folder: Path | str | Storage, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]
+    ) -> Choice | None:
+        """What was chosen by the same budgets for these embeddings and keys; None where it was by others.
 
         Raises as :meth:`GalleryIndex.load`.
         """
-        if not (folder / _CHOICE).exists():
-            return None
-        said = json.loads((folder / _CHOICE).read_text(encoding="utf-8"))
-        if said["asked"] != asdict(asked):
+        choice: Any = read_sidecar(storage_of(folder)).get("choice")
+        if choice is None or choice["budgets"] != changed_settings(budgets):
             return None
         index = GalleryIndex.load(folder, embeddings=embeddings, keys=keys)
-        return cls(index, tuple(Tried(**tried) for tried in said["tried"]))
+        return cls(index, tuple(Tried(**each) for each in choice["tried"]))
 
 
 def choose_index(

@@ -1,19 +1,9 @@
-"""An index that knows what it holds, by key; rows come and go, and ids stay.
-
-::
-
-    <folder>/gallery.faiss   the faiss index, readable by faiss alone
-    <folder>/gallery.npy     the vectors for exact refinement, where there is one
-    <folder>/keys.parquet    id and key of each row, in the order of the rows
-    <folder>/gallery.json    what it was made from; written last, so an index without it does not exist
-"""
+"""An index that knows what it holds, by key. It never changes: with more rows or fewer it is another, and ids stay."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -24,18 +14,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from cache import digest_file, fingerprint
-from cache.atomic import replace_bytes, replace_text
-from cache.errors import DamagedStoreError, StaleStoreError
+from cache import fingerprint
+from cache.errors import DamagedStoreError
 from cache.fingerprint import JSON
+from cache.settings import changed_settings
+from cache.storage import Storage
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, similarities
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.build import BuiltConfig, append, build_index, keeps_ids
 from stages.retrieval.indexes.faiss_search import search_index, stored_vectors
 from stages.retrieval.indexes.flat import FlatIndexConfig
 from stages.retrieval.indexes.refine import RefineConfig, compare_again
+from stages.retrieval.indexes.snapshots import (
+    INDEX,
+    KEPT,
+    KEYS,
+    SIDECAR,
+    read_snapshot,
+    storage_of,
+    write_snapshot,
+)
 
-_INDEX, _KEPT, _KEYS, _SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
 _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 
 
@@ -55,6 +54,11 @@ class GalleryIndex:
 
     Raises:
         ValueError: keys that are not one for each row, or one twice.
+
+    >>> index = GalleryIndex.build(np.eye(3, dtype=np.float32), ["a", "b", "c"], "made by this store")
+    >>> smaller = index.without(["b"])
+    >>> smaller.keys_of(smaller.ids), len(index)
+    (['a', 'c'], 3)
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class GalleryIndex:
         self.index, self.keys, self.embeddings, self.config = index, tuple(keys), embeddings, config
         self.ids = np.arange(len(self.keys)) if ids is None else ids
         self.next_id = int(self.ids[-1]) + 1 if next_id is None else next_id
-        self._kept = kept
+        self.kept = kept
         self._place = {key: place for place, key in enumerate(self.keys)}
         counted = index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0)
         if len(self.keys) != counted:
@@ -102,7 +106,7 @@ class GalleryIndex:
             written += len(part)
 
         faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
-        return (written + (0 if self._kept is None else self._kept.nbytes)) / len(self)
+        return (written + (0 if self.kept is None else self.kept.nbytes)) / len(self)
 
     def search(self, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
         """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
@@ -122,9 +126,9 @@ class GalleryIndex:
         counts_rows = not keeps_ids(self.index) and not self._buried
         left_out = self._places(exclude) if counts_rows else exclude
         found, similarity = search_index(self.index, queries, width, left_out, self._selected())
-        if self._kept is not None:
+        if self.kept is not None:
             places = found if counts_rows else self._places(found)
-            found, similarity = compare_again(self._kept, queries, places, k)
+            found, similarity = compare_again(self.kept, queries, places, k)
             counts_rows = True
         return (self._ids(found) if counts_rows else found), similarity
 
@@ -132,11 +136,11 @@ class GalleryIndex:
         """The key of each of ``ids`` (n,); None for -1 and for a row that was removed."""
         return [self.keys[place] if place >= 0 else None for place in self._places(ids).tolist()]
 
-    def add(self, keys: Sequence[str], vectors: Vectors) -> Rows:
-        """Add a row for each of ``keys`` (n,), of ``vectors`` (n, E) of unit length; returns their ids (n,).
+    def with_rows(self, keys: Sequence[str], vectors: Vectors) -> GalleryIndex:
+        """The index with a row more for each of ``keys`` (n,), of ``vectors`` (n, E) of unit length; this one stays.
 
-        What the index learned when it was built (centres, codes) stays. Raises ValueError for vectors that do not fit
-        and for keys that are there already.
+        Its last n ``ids`` are those of the new rows. What the index learned when it was built (centres, codes) stays.
+        Raises ValueError for vectors that do not fit and for keys that are there already.
         """
         vectors = check_unit(vectors, "vectors to add")
         if vectors.shape != (len(keys), self.index.d):
@@ -145,20 +149,20 @@ class GalleryIndex:
                 f"row take {(len(keys), self.index.d)}"
             )
         every = (*self.keys, *keys)
-        if len(place := {key: at for at, key in enumerate(every)}) < len(every):
+        if len({*every}) < len(every):
             raise ValueError(f"keys must differ, and {_twice(every)!r} would be there twice. Remove it first.")
         ids = np.arange(self.next_id, self.next_id + len(keys))
-        append(self.index, vectors, ids)
-        if self._kept is not None:
-            self._kept = np.concatenate([self._kept, vectors.astype(self._kept.dtype)])
-        self.keys, self.ids, self._place = every, np.concatenate([self.ids, ids]), place
-        self.next_id += len(keys)
-        return ids
+        index = _copy(self.index)
+        append(index, vectors, ids)
+        kept = None if self.kept is None else np.concatenate([self.kept, vectors.astype(self.kept.dtype)])
+        ids = np.concatenate([self.ids, ids])
+        return self._changed(index, every, ids, kept, self.next_id + len(keys))
 
-    def remove(self, keys: Sequence[str]) -> None:
-        """Remove the rows of ``keys``. A graph (hnsw) keeps their place, so its bytes stay until it is built again.
+    def without(self, keys: Sequence[str]) -> GalleryIndex:
+        """The index without the rows of ``keys``; this one stays, and ids of the others do.
 
-        Raises KeyError for a key that is not there, ValueError when no row would be left.
+        A graph (hnsw) keeps the place of a removed row, so its bytes stay until it is built again. Raises KeyError for
+        a key that is not there, ValueError when no row would be left.
         """
         if unknown := [key for key in keys if key not in self._place]:
             raise KeyError(f"the index has no row of key {unknown[0]!r}; nothing was removed")
@@ -166,40 +170,48 @@ class GalleryIndex:
         staying[[self._place[key] for key in keys]] = False
         if not staying.any():
             raise ValueError("an index needs at least one row, and these are all it has")
-        if not isinstance(self.index, faiss.IndexHNSW):
-            gone = self.ids[~staying] if keeps_ids(self.index) else np.flatnonzero(~staying)
-            self.index.remove_ids(faiss.IDSelectorBatch(gone))
-        self.ids = self.ids[staying]
-        self.keys = tuple(key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays)
-        self._place = {key: at for at, key in enumerate(self.keys)}
-        if self._kept is not None:
-            self._kept = self._kept[staying]
+        index = self.index
+        if not isinstance(index, faiss.IndexHNSW):
+            index = _copy(index)
+            gone = self.ids[~staying] if keeps_ids(index) else np.flatnonzero(~staying)
+            index.remove_ids(faiss.IDSelectorBatch(gone))
+        remaining = [key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays]
+        kept = None if self.kept is None else self.kept[staying]
+        return self._changed(index, remaining, self.ids[staying], kept, self.next_id)
 
-    def save(self, folder: Path | str) -> None:
-        """Write the index into ``folder``, replacing one that is there; ``gallery.json`` comes last."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _SIDECAR).unlink(missing_ok=True)
-        replace_bytes(folder / _INDEX, faiss.serialize_index(self.index).data)
-        if self._kept is not None:
-            replace_bytes(folder / _KEPT, _npy(self._kept))
-        replace_bytes(folder / _KEYS, _parquet(self.ids, self.keys))
-        names = [_INDEX, *([] if self._kept is None else [_KEPT]), _KEYS]
+    def _changed(
+        self,
+        index: faiss.Index,
+        keys: Sequence[str],
+        ids: Rows,
+        kept: npt.NDArray[np.floating] | None,
+        next_id: int,
+    ) -> GalleryIndex:
+        return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, kept=kept, next_id=next_id)
+
+    def save(self, folder: Path | str | Storage, *, choice: JSON = None) -> None:
+        """Write a snapshot of the index and, last, that it is the one to read; see :mod:`.snapshots`.
+
+        ``choice`` is what is recorded with it of how it was chosen.
+        """
         sidecar: dict[str, JSON] = {
             "embeddings": self.embeddings,
             "keys": fingerprint(list(self.keys)),
             "rows": len(self),
             "dim": self.index.d,
             "next": self.next_id,
-            "index": asdict(self.config),
-            "sha256": {name: digest_file(folder / name).hex() for name in names},
+            "index": changed_settings(self.config),
+            "choice": choice,
         }
-        replace_text(folder / _SIDECAR, json.dumps(sidecar, indent=2) + "\n")
+        contents = {INDEX: faiss.serialize_index(self.index).data, KEYS: _parquet(self.ids, self.keys)}
+        if self.kept is not None:
+            contents[KEPT] = _npy(self.kept)
+        write_snapshot(storage_of(folder), contents, sidecar)
 
     @classmethod
     def load(
         cls,
-        folder: Path | str,
+        folder: Path | str | Storage,
         *,
         embeddings: str,
         keys: Sequence[str] | None = None,
@@ -211,33 +223,26 @@ class GalleryIndex:
         Raises :class:`StaleStoreError` when it was made from other embeddings, for another gallery, of another kind or
         size (each difference is named) and :class:`DamagedStoreError` when it is not whole.
         """
-        folder = Path(folder)
-        stored = _read_sidecar(folder / _SIDECAR)
+        storage = storage_of(folder)
         wanted: dict[str, JSON] = {"embeddings": embeddings}
         if keys is not None:
             wanted |= {"keys": fingerprint(list(keys)), "rows": len(keys)}
         if config is not None:
-            wanted["index"] = asdict(config)
+            wanted["index"] = changed_settings(config)
         if dim is not None:
             wanted["dim"] = dim
-        differences = [f"{k}: stored {stored.get(k)!r}, wanted {v!r}" for k, v in wanted.items() if stored.get(k) != v]
-        if differences:
-            raise StaleStoreError(folder, differences, "Build the index again, or load it with what it was made from.")
+        sidecar, contents = read_snapshot(storage, wanted)
         try:
-            whole: dict[str, str] = dict(stored["sha256"])  # type: ignore[arg-type]
-            chosen, next_id = _CONFIG.validate_python(stored["index"]), int(stored["next"])  # type: ignore[arg-type]
+            built, next_id = _CONFIG.validate_python(sidecar["index"]), int(sidecar["next"])  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as error:
-            raise DamagedStoreError(f"{folder / _SIDECAR} is not what save() writes. Build the index again.") from error
-        for name, digest in whole.items():
-            if not (folder / name).exists() or digest_file(folder / name).hex() != digest:
-                raise DamagedStoreError(
-                    f"{folder / name} is not the file that {_SIDECAR} describes. Build the index again."
-                )
-        rows = pq.read_table(folder / _KEYS)
-        kept = np.load(folder / _KEPT, mmap_mode="r") if _KEPT in whole else None
-        index = faiss.read_index(str(folder / _INDEX))
+            raise DamagedStoreError(
+                f"{storage.address(SIDECAR)} is not what save() writes. Build the index again."
+            ) from error
+        rows = pq.read_table(pa.BufferReader(contents[KEYS]))
+        index = faiss.deserialize_index(np.frombuffer(contents[INDEX], np.uint8))
+        kept = _array(contents[KEPT]) if KEPT in contents else None
         ids = rows["id"].to_numpy()
-        return cls(index, rows["key"].to_pylist(), embeddings, chosen, ids=ids, kept=kept, next_id=next_id)
+        return cls(index, rows["key"].to_pylist(), embeddings, built, ids=ids, kept=kept, next_id=next_id)
 
     @property
     def _buried(self) -> int:
@@ -284,13 +289,13 @@ def _parquet(ids: Rows, keys: Sequence[str]) -> memoryview:
     return file.getbuffer()
 
 
-def _read_sidecar(path: Path) -> dict[str, JSON]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DamagedStoreError(f"{path.parent} holds no finished index: there is no {_SIDECAR}. Build it.") from error
-    except ValueError as error:
-        raise DamagedStoreError(f"{path} is not JSON ({error}). Build the index again.") from error
-    if not isinstance(stored, dict):
-        raise DamagedStoreError(f"{path} must hold an object, got {type(stored).__name__}. Build the index again.")
-    return stored
+def _array(content: memoryview) -> npt.NDArray[np.floating]:
+    """The array of a ``.npy`` file, a view of its bytes."""
+    file = io.BytesIO(content[:1024])
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
+
+
+def _copy(index: faiss.Index) -> faiss.Index:
+    return faiss.deserialize_index(faiss.serialize_index(index))

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -150,8 +150,8 @@ def rows_digest(records: Records) -> str:
 
     Keys and paths are not in it: a head stays valid when an image is renamed.
     """
-    digest = hashlib.sha256()
-    for content, label in zip(records.digests, records.classes, strict=True):
-        name = b"" if label is None else b"=" + label.encode("utf-8", "surrogatepass")
-        digest.update(struct.pack("<32sQ", content, len(name)) + name)
-    return digest.hexdigest()
+    classes = records.classes
+    names = {label: b"" if label is None else b"=" + label.encode("utf-8", "surrogatepass") for label in {*classes}}
+    labels = {label: struct.pack("<Q", len(name)) + name for label, name in names.items()}
+    pairs = zip(records.digests, map(labels.__getitem__, classes), strict=True)
+    return hashlib.sha256(b"".join(chain.from_iterable(pairs))).hexdigest()

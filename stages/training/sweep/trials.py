@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from cache import Features, digest_bytes, fingerprint
-from cache.errors import DivergedError, RecordsError
+from cache.errors import DivergedError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.ranking.class_folds import class_folds
@@ -34,6 +34,7 @@ from stages.training.rows import blocks_of, gather, rows_digest
 from stages.training.rows.held_out import in_large_classes
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.train import train_head
+from stages.training.training_inputs import check_labels
 
 _VERSION = 2  # raised when the same recipe gets another score
 
@@ -192,9 +193,7 @@ def cross_validation(
         ConfigError: fewer than two classes a fold.
         MissingRowsError: an image that was never extracted.
     """
-    for key, label in zip(records.keys, records.classes, strict=True):
-        if label is None:
-            raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
+    check_labels(records)
     extracted = records.take(records.rows_in(features))
     classes = [str(name) for name in extracted.classes]
     held = class_folds(classes, extracted.domains, folds, seed)

@@ -263,8 +263,8 @@ loss = {LOSS}
 def test_a_run_file_names_each_loss_in_one_line(line: str, wanted: object) -> None:
     (head,) = parse_config(HEADS.replace("{LOSS}", line)).heads
     if wanted is not None:
-        assert head.loss == wanted
-    assert HeadRecipe(head.head, head.loss).method == line.split('"')[1]
+        assert head.recipe.loss == wanted
+    assert head.recipe.method == line.split('"')[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""What is wrong in a run file, in a person's words: pydantic's errors with the dotted paths of the file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from stages.datasets import DEFAULT_KIND
+
+
+def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Collection[str]) -> str:
+    """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there.
+
+    Args:
+        details: the error, one of ``ValidationError.errors()``.
+        raw: what was validated.
+        known: every key that a run file can have, to suggest the nearest.
+    """
+    path, kind = _path(details["loc"], raw)
+    message = str(details["msg"]).removeprefix("Value error, ")
+    match details["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            message = (
+                "unknown key" + (f" for kind = {kind!r}" if kind else "") + _suggestion(path.rsplit(".", 1)[-1], known)
+            )
+        case "missing" | "missing_argument":
+            message = "this key is needed"
+        case "union_tag_not_found":
+            message = "this needs kind = ..."
+        case "literal_error":
+            message = f"must be {details['ctx']['expected']}, got {details['input']!r}"
+        case "union_tag_invalid":
+            message = f"kind must be one of {details['ctx']['expected_tags']}, got {details['ctx']['tag']!r}"
+        case "tuple_type" | "dataclass_type":
+            message = f"this is a table of its own: [{path}], or [[{path}]] where there can be several"
+        case kind if kind.endswith(("_type", "_parsing")):
+            message = f"{message[0].lower()}{message[1:]}, got {details['input']!r}"
+    return f"{path}: {message}" if path else message
+
+
+def _path(places: Sequence[str | int], raw: Mapping[str, Any]) -> tuple[str, str]:
+    """The dotted path of pydantic's ``places`` as the file has it, and the ``kind`` of the table that it ends in.
+
+    Tags of unions, and the tables that a run file has flat (``recipe``, ``head``), are not in the path.
+    """
+    path, kind = "", ""
+    value: Any = raw
+    for place in places:
+        if isinstance(value, dict):
+            kind = value.get("kind", DEFAULT_KIND if path.startswith("dataset") else "")
+        of_union = isinstance(value, dict) and place not in value and kind == place
+        is_tag = of_union or (isinstance(place, str) and " " in place)  # not a key
+        if isinstance(place, int):
+            path += f"[{place}]"
+        elif place not in ("recipe", "head") and not is_tag:
+            path += f".{place}" if path else place
+        if not is_tag:
+            try:
+                value = value[place]
+            except (KeyError, IndexError, TypeError):  # a key that is missing
+                value = None
+    return path, kind
+
+
+def _suggestion(key: str, known: Collection[str]) -> str:
+    if key in known:
+        return "; other kinds take it"
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,95 @@
+"""Snapshots of an index: written once under a name of their contents, and swapped by the one file that names them.
+
+::
+
+    <snapshot>/gallery.faiss   the faiss index, readable by faiss alone
+    <snapshot>/gallery.npy     the vectors for exact refinement, where there is one
+    <snapshot>/keys.parquet    id and key of each row, in the order of the rows
+    gallery.json               what the index was made from, and the snapshot to read; written last
+
+Nothing that a reader may have open is ever changed: another index is another snapshot, and the old one is deleted when
+``gallery.json`` names the new. A reader that meets a deleted snapshot reads ``gallery.json`` again. Killed at any
+instant, a save leaves the index that was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from cache import digest_bytes, fingerprint
+from cache.errors import DamagedStoreError, StaleStoreError
+from cache.fingerprint import JSON
+from cache.storage import LocalStorage, Storage
+
+INDEX, KEPT, KEYS, SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
+_VERSION = 2
+_FOLDER = re.compile(r"([0-9a-f]{16})?")  # of a snapshot, or of the layout before there were any
+
+
+def storage_of(folder: Path | str | Storage) -> Storage:
+    """``folder`` as a storage."""
+    return LocalStorage(folder) if isinstance(folder, (str, Path)) else folder
+
+
+def write_snapshot(storage: Storage, contents: Mapping[str, memoryview], made_from: Mapping[str, JSON]) -> None:
+    """Store ``contents`` by name as a new snapshot, then name it, then delete the snapshot that was named before."""
+    digests: dict[str, JSON] = {name: digest_bytes(content).hex() for name, content in contents.items()}
+    snapshot = fingerprint(digests)[:16]
+    for name, content in contents.items():
+        storage.put(f"{snapshot}/{name}", content)
+    sidecar = dict(made_from) | {"version": _VERSION, "snapshot": snapshot, "sha256": digests}
+    storage.put(SIDECAR, (json.dumps(sidecar, indent=2) + "\n").encode())
+    for key in storage.list():
+        folder, _, name = key.rpartition("/")
+        if name in (INDEX, KEPT, KEYS) and folder != snapshot and _FOLDER.fullmatch(folder):
+            storage.delete(key)
+
+
+def read_sidecar(storage: Storage) -> dict[str, JSON]:
+    """What ``gallery.json`` holds. Raises DamagedStoreError where there is none of this version."""
+    where = storage.address(SIDECAR)
+    try:
+        sidecar = json.loads(storage.read(SIDECAR))
+    except FileNotFoundError as error:
+        raise DamagedStoreError(
+            f"{storage.address()} holds no finished index: there is no {SIDECAR}. Build it."
+        ) from error
+    except ValueError as error:
+        raise DamagedStoreError(f"{where} is not JSON ({error}). Build the index again.") from error
+    if not isinstance(sidecar, dict):
+        raise DamagedStoreError(f"{where} must hold an object, got {type(sidecar).__name__}. Build the index again.")
+    if sidecar.get("version") != _VERSION or not isinstance(sidecar.get("sha256"), dict):
+        raise DamagedStoreError(f"{where} is not what save() of this version writes. Build the index again.")
+    return sidecar
+
+
+def read_snapshot(storage: Storage, wanted: Mapping[str, JSON]) -> tuple[dict[str, JSON], dict[str, memoryview]]:
+    """What ``gallery.json`` holds, and the contents of the snapshot by name, mapped where the storage can.
+
+    Raises StaleStoreError, which lists each difference, where it was not made from what is ``wanted``, and
+    DamagedStoreError where a file is missing or is not what was written.
+    """
+    sidecar = read_sidecar(storage)
+    differences = [f"{k}: stored {sidecar.get(k)!r}, wanted {v!r}" for k, v in wanted.items() if sidecar.get(k) != v]
+    if differences:
+        raise StaleStoreError(
+            Path(storage.address()), differences, "Build the index again, or load it with what it was made from."
+        )
+    contents: dict[str, memoryview] = {}
+    for name, digest in dict(sidecar["sha256"]).items():  # type: ignore[arg-type]  # read_sidecar has looked
+        key = f"{sidecar['snapshot']}/{name}"
+        try:
+            content = storage.map(key)
+            contents[name] = memoryview(storage.read(key)) if content is None else content
+        except FileNotFoundError:
+            if read_sidecar(storage)["snapshot"] != sidecar["snapshot"]:
+                return read_snapshot(storage, wanted)  # it was swapped while it was read
+            contents[name] = memoryview(b"")
+        if digest_bytes(contents[name]).hex() != digest:
+            raise DamagedStoreError(
+                f"{storage.address(key)} is not the file that {SIDECAR} describes. Build the index again."
+            )
+    return sidecar, contents
