@@ -1,4 +1,4 @@
-"""The regularised discriminant against its formula in loops, and how its numbers are chosen."""
+"""The regularised discriminant against its formula in loops, and how its settings are chosen."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_one_label_in_two_domains_is_two_classes() -> None:
 @pytest.mark.parametrize(
     ("config", "sizes", "said"),
     [
-        (fixed(1, 0.3, 0.3, 0, DIM + 1), (6,) * 12, "dim is 11, but features of 10 numbers give at most 10"),
+        (fixed(1, 0.3, 0.3, 0, DIM + 1), (6,) * 12, "dim is 11, but features of 10 dimensions give at most 10"),
         (fixed(1, 0.3, 0, 0.3, 6), (6,) * 4, r"dim is 6, but the means of 4 classes.* give at most 3: set dim to 3"),
         (fixed(1, 0.3, 0.3, 0, 4), (6,), "takes two or more; the rows are of one"),
         (fixed(1, 0.3, 0.3, 0, 4), (1,) * 9, "each of the 9 classes has one row"),
@@ -100,7 +100,7 @@ def test_with_few_classes_only_powers_that_keep_all_dimensions_are_tried() -> No
     assert config.choose(rows, labels, domains, [DIM], seed=0)[0].total == (1.0,)
 
 
-def test_fewer_rows_than_numbers_and_a_constant_column_are_fine() -> None:
+def test_fewer_rows_than_dimensions_and_a_constant_column_are_fine() -> None:
     rng = np.random.default_rng(0)
     rows = torch.from_numpy(rng.normal(size=(24, 40))).float()
     rows[:, 3] = 0
@@ -113,11 +113,11 @@ def test_fewer_rows_than_numbers_and_a_constant_column_are_fine() -> None:
     ("settings", "said"),
     [
         ({"inputs": {"root": 0.5}}, r"set roots = \[0.5\], not inputs.root"),
-        ({"roots": []}, r"roots holds one or more numbers in \(0, 1\].*, got \[\]"),
+        ({"roots": []}, r"roots holds one or more values in \(0, 1\].*, got \[\]"),
         ({"roots": [0.5, 0.5]}, r"each once, got \[0.5, 0.5\]"),
-        ({"shrinkage": [0.0, 0.5]}, r"shrinkage holds one or more numbers in \(0, 1\]"),
-        ({"total": [1.5]}, r"total holds one or more numbers in \[0, 1\]"),
-        ({"power": [-0.1]}, "power holds one or more numbers of at least 0"),
+        ({"shrinkage": [0.0, 0.5]}, r"shrinkage holds one or more values in \(0, 1\]"),
+        ({"total": [1.5]}, r"total holds one or more values in \[0, 1\]"),
+        ({"power": [-0.1]}, "power holds one or more values of at least 0"),
         ({"folds": 1}, "folds is a number of parts to hold out in turn, at least 2, got 1"),
         ({"shrink": [0.5]}, "shrink"),
     ],

@@ -221,7 +221,7 @@ def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: 
 
 
 def make_folds(rows: Tensor, classes: Classes, fold_of_row: Tensor, size: int, seed: int) -> list[Fold]:
-    """The folds of ``rows`` (n, R), which were reduced from ``size`` numbers each."""
+    """The folds of ``rows`` (n, R), which were reduced from ``size`` dimensions."""
     made = []
     for fold in range(int(fold_of_row.max()) + 1):
         held = fold_of_row == fold

@@ -86,7 +86,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
 
     def _choose(self, rows: TrainingRows) -> tuple[Point, float | None]:
         dim, classes = sum(rows.blocks), rows.classes.count
-        check_dim(self.dim, dim, f"features of {dim:,} numbers")
+        check_dim(self.dim, dim, f"features of {dim:,} dimensions")
         if classes < 2:
             raise ValueError("a discriminant separates classes and takes two or more; the rows are of one")
         spanned = f"the means of {classes:,} classes, with total = 0 and power above 0,"
@@ -111,4 +111,4 @@ class DiscriminantHeadConfig(LinearMapConfig):
 
 def _check_values(name: str, values: tuple[float, ...], good: Callable[[float], bool], which: str) -> None:
     if not values or len(set(values)) < len(values) or not all(map(good, values)):
-        raise ValueError(f"{name} holds one or more numbers {which} to choose from, each once, got {list(values)}")
+        raise ValueError(f"{name} holds one or more values {which} to choose from, each once, got {list(values)}")

@@ -35,12 +35,12 @@ class TrainingRows:
         if features.ndim != 2 or features.shape[1] != sum(blocks) or len(features) < 2:
             raise ValueError(
                 f"features have shape {tuple(features.shape)}; a closed form takes two or more rows of "
-                f"{' + '.join(map(str, blocks))} numbers"
+                f"{' + '.join(map(str, blocks))} dimensions"
             )
         if not labels.shape == domains.shape == features.shape[:1]:
             raise ValueError(
                 f"{len(features):,} features have labels of shape {tuple(labels.shape)} and domains of shape "
-                f"{tuple(domains.shape)}; each takes one number a row"
+                f"{tuple(domains.shape)}; each takes one integer a row"
             )
         return cls(features, Classes.of(labels, domains), tuple(blocks), seed)
 
@@ -118,7 +118,7 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_within(classes: Classes, dim: int, shrinkage: float | None) -> None:
-    """Raise ValueError where ``classes`` say nothing of how D = ``dim`` numbers vary within, or too little unshrunk."""
+    """Raise ValueError where ``classes`` do not show how D = ``dim`` dimensions vary within, or too little unshrunk."""
     if classes.count == classes.rows:
         raise ValueError(f"each of the {classes.count:,} classes has one row; how a class varies takes two or more")
     if shrinkage == 0 and (known := classes.rows - classes.count) < dim:

@@ -39,7 +39,7 @@ class RidgeHeadConfig(LinearMapConfig):
         inputs = rows.observed(self.inputs)
         classes = rows.classes
         most = min(inputs.dim, classes.count - 1, classes.rows - 1)
-        check_dim(self.dim, most, f"{classes.rows:,} rows of {classes.count:,} classes in {inputs.dim:,} numbers")
+        check_dim(self.dim, most, f"{classes.rows:,} rows of {classes.count:,} classes in {inputs.dim:,} dimensions")
         statistics = rows.statistics(inputs)
         values, vectors = descending(statistics.covariance())
         values = values.clamp(min=0)

@@ -22,7 +22,7 @@ class Scatters:
     Attributes:
         vectors: eigenvectors of S_w, the covariance within classes, in columns (D, D).
         values: its eigenvalues (D,), largest first.
-        level: their mean over all numbers of the feature.
+        level: their mean over all dimensions of the feature.
         between: S_b, the covariance of the class means, in that basis (D, D).
         total: S_t, the second moment of all rows, in that basis (D, D).
         rank: the number of directions that class means span.

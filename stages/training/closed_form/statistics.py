@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.training.heads.inputs import Inputs
 
-_BLOCK = 4096  # rows at a time: of 4,096 numbers each, 64 MiB
+_BLOCK = 4096  # rows at a time: of 4,096 dimensions, 64 MiB
 _ALIKE = 1e-6  # of the total: what rounding leaves of a difference of zero
 
 

@@ -62,7 +62,7 @@ class AveragePoolHeadConfig(LinearMapConfig):
 
     def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
         inputs = rows.observed(self.inputs)
-        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} numbers")
+        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
         return inputs, functional.adaptive_avg_pool1d(torch.eye(inputs.dim), self.dim).T
 
 
@@ -70,7 +70,7 @@ def _principal_axes(rows: TrainingRows, config: LinearMapConfig, strength: float
     """The leading axes (E, D) of the covariance, each divided by its standard deviation to the power ``strength``."""
     inputs = rows.observed(config.inputs)
     most = min(inputs.dim, rows.classes.rows - 1)
-    check_dim(config.dim, most, f"{rows.classes.rows:,} rows of {inputs.dim:,} numbers")
+    check_dim(config.dim, most, f"{rows.classes.rows:,} rows of {inputs.dim:,} dimensions")
     values, vectors = descending(rows.statistics(inputs).covariance())
     axes, variances = vectors[:, : config.dim], values[: config.dim]
     if strength == 0:

@@ -41,7 +41,7 @@ class WithinHeadConfig(LinearMapConfig):
 
     def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
         inputs = rows.observed(self.inputs)
-        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} numbers")
+        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
         given = None if self.shrinkage == "ledoit_wolf" else self.shrinkage
         check_within(rows.classes, inputs.dim, given)
         statistics = rows.statistics(inputs)
@@ -70,7 +70,7 @@ class LdaHeadConfig(LinearMapConfig):
         check_dim(
             self.dim,
             min(inputs.dim, rows.classes.count - 1),
-            f"{rows.classes.count:,} classes in {inputs.dim:,} numbers",
+            f"{rows.classes.count:,} classes in {inputs.dim:,} dimensions",
         )
         check_within(rows.classes, inputs.dim, self.shrinkage)
         statistics = rows.statistics(inputs)
@@ -92,7 +92,7 @@ class LearnedWhiteningHeadConfig(LinearMapConfig):
 
     def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
         inputs = rows.observed(self.inputs)
-        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} numbers")
+        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
         check_within(rows.classes, inputs.dim, 0.0)
         # sum over x, y of (x - y)(x - y)' = 2 n sum xx' - 2 (sum x)(sum x)' = 2 n sum (x - m)(x - m)' in a class of n
         # rows of mean m. So the mean over the sum of n (n - 1) ordered pairs is the scatter within classes with a row

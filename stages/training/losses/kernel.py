@@ -132,7 +132,7 @@ class MarginSoftmax(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C): a scalar.
 
-        Embeddings of fewer than E numbers meet the first ones of each prototype (nested sizes).
+        Embeddings of fewer than E dimensions are compared with the first ones of each prototype (nested sizes).
 
         In training a sampled loss sees some of the classes, and the gradient of its ``weight`` is a sparse tensor; in
         evaluation it sees all of them, as any other.

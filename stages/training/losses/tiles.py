@@ -54,7 +54,7 @@ class Tiles:
         table: (k, C, E), prototypes of any length and float dtype.
         places: (B,), which class of the table is each row's own; ascending.
         rule: moves the other classes' cosines.
-        precision: of the numbers that enter a matrix product, and of a tile.
+        precision: of the factors of a matrix product, and of a tile.
     """
 
     def __init__(self, unit: Tensor, table: Tensor, places: Tensor, rule: Rule, precision: Precision) -> None:

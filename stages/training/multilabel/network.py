@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.training.heads.dropout import check_shares, drop
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.multilabel.labels import AttributesConfig
@@ -49,7 +48,6 @@ class MultilabelHeadConfig:
         attributes: which, and what becomes of those that cannot be learned.
         refit: once held-out images have chosen the epoch, train a network on all images up to it; else the one that
             did not learn them remains, in half of the time.
-        dropout: in training, the share of the feature that is set to zero.
         inputs: the steps before the network; by default none, as in the paper.
     """
 
@@ -67,13 +65,11 @@ class MultilabelHeadConfig:
     contrastive: ContrastiveConfig | None = None
     attributes: AttributesConfig = AttributesConfig()
     refit: bool = True
-    dropout: float = 0.0
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
     def __post_init__(self) -> None:
         if self.dim < 0:
             raise ValueError(f"dim is the size of the hidden layer, 0 for that of the feature, got {self.dim}")
-        check_shares([self.dropout], "dropout")
         if not 0 <= self.balanced < 1:
             raise ValueError(f"balanced is beta, in [0, 1), got {self.balanced}")
         if not 0 < self.instance_weight < math.inf:
@@ -89,15 +85,14 @@ class MultilabelHeadConfig:
         inputs = Inputs(self.inputs, blocks)
         sizes = [inputs.dim, *([inputs.dim] if self.layers == "double" else []), self.dim or inputs.dim]
         maps = [kaiming_map(after, before, generator) for before, after in pairwise(sizes)]
-        return MultilabelNetwork(inputs, maps, self.dropout)
+        return MultilabelNetwork(inputs, maps)
 
 
 class MultilabelNetwork(HeadNetwork):
     """``weights`` and ``biases`` of each layer, on what ``inputs`` makes of a feature."""
 
-    def __init__(self, inputs: Inputs, maps: Sequence[tuple[Tensor, Tensor]], dropout: float) -> None:
+    def __init__(self, inputs: Inputs, maps: Sequence[tuple[Tensor, Tensor]]) -> None:
         super().__init__(inputs)
-        self.dropout = dropout
         self.weights = nn.ParameterList([nn.Parameter(weight) for weight, _ in maps])
         self.biases = nn.ParameterList([nn.Parameter(bias) for _, bias in maps])
 
@@ -108,7 +103,8 @@ class MultilabelNetwork(HeadNetwork):
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """See :meth:`HeadNetwork.transform`."""
-        hidden = drop(prepared, [self.dropout], dropout)
+        del dropout
+        hidden = prepared
         for weight, bias in zip(self.weights, self.biases, strict=True):
             hidden = torch.relu(nn.functional.linear(hidden, weight, bias))
         return hidden

@@ -80,7 +80,7 @@ def build_objective(
     labels: Tensor,
     generator: torch.Generator,
 ) -> Objective:
-    """The objective of a hidden layer of ``dim`` numbers over ``records`` with ``labels`` (N,).
+    """The objective of a hidden layer of size ``dim`` over ``records`` with ``labels`` (N,).
 
     ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
     """

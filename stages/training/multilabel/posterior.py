@@ -39,7 +39,7 @@ class PosteriorHeadConfig:
     the mean average precision with the label as truth.
 
     Args:
-        dim: E. Posteriors take as many numbers as the attributes have values; what is left are principal axes of the
+        dim: E. Posteriors take as many dimensions as the attributes have values; the others are principal axes of the
             feature. Where they have more, the posteriors' own leading axes are kept. 0 keeps them as they are.
         weights: of attributes in the similarity, 1 where none is given; 0 leaves one out.
         rest: weights of the principal axes, as of one attribute.
@@ -112,7 +112,7 @@ class PosteriorNetwork(HeadNetwork):
 
     ``landmarks`` (M, D) with ``rbf`` and else none; ``weight`` (M or D, S) and ``bias`` (S,) onto the S values of all
     attributes; ``sizes`` (A,) of them; ``several`` (A,), 1 where an attribute has several values; ``factors`` (A,),
-    the roots of the weights; ``temperature``; ``turn`` (S, E) where posteriors are more than E numbers; ``axes``
+    the roots of the weights; ``temperature``; ``turn`` (S, E) where posteriors have more than E dimensions; ``axes``
     (D, R), the principal axes that fill the rest.
     """
 

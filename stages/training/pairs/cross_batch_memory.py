@@ -39,7 +39,7 @@ class CrossBatchMemory(nn.Module):
         self.stored += len(unit)
 
     def content(self, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors (n, ``dim``) of unit length, labels and rows (n,); of fewer numbers than E the first ones."""
+        """Vectors (n, ``dim``) of unit length, labels and rows (n,); of fewer dimensions than E the first ones."""
         filled = len(self)
         vectors = self.vectors[:filled]
         if dim < vectors.shape[1]:

@@ -65,7 +65,7 @@ class ProxyLoss(PairLoss):
 
 
 def drawn(fill: Callable[..., Tensor], generator: torch.Generator, **settings: Any) -> Callable[[Tensor], None]:
-    """A function that fills a tensor with numbers of ``generator``, where a library would take the global ones."""
+    """A function that fills a tensor from ``generator``, where a library would take the global one."""
 
     def initialise(weight: Tensor) -> None:
         fill(weight, generator=generator, **settings)

@@ -68,18 +68,18 @@ class RangeLoss(PairLoss):
         """See :class:`PairLoss`."""
         unit = normalize(embeddings)
         rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
-        _, numbers, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
-        within, widest = _within(unit, numbers, rows, self.config.farthest)
-        between, nearest = self._between(unit, numbers, sizes)
+        _, class_of_row, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+        within, widest = _within(unit, class_of_row, rows, self.config.farthest)
+        between, nearest = self._between(unit, class_of_row, sizes)
         zero = float(len(widest) == 0) + float(between == 0)
         self._statistics += PairStatistics(2, zero, *_summed(widest), *_summed(nearest))
         return self.config.within_weight * within + self.config.between_weight * between
 
-    def _between(self, unit: Tensor, numbers: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def _between(self, unit: Tensor, class_of_row: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """The part between classes, and the cosine (1,) that goes with the least distance; (0,) for a single class."""
         if len(sizes) < 2:
             return unit.sum() * 0, unit.new_zeros(0)
-        centres = unit.new_zeros(len(sizes), unit.shape[1]).index_add(0, numbers, unit) / sizes[:, None]
+        centres = unit.new_zeros(len(sizes), unit.shape[1]).index_add(0, class_of_row, unit) / sizes[:, None]
         with torch.no_grad():
             pairs = torch.triu_indices(len(sizes), len(sizes), 1, device=unit.device)
             one, other = pairs[:, torch.cdist(centres, centres)[pairs[0], pairs[1]].argmin()]
@@ -87,11 +87,11 @@ class RangeLoss(PairLoss):
         return (self._margin - least).clamp(min=0), 1 - least.detach().square()[None] / 2
 
 
-def _within(unit: Tensor, numbers: Tensor, rows: Tensor, farthest: int) -> tuple[Tensor, Tensor]:
+def _within(unit: Tensor, class_of_row: Tensor, rows: Tensor, farthest: int) -> tuple[Tensor, Tensor]:
     """The mean over classes of the harmonic means, and the cosines (n,) of the pairs that count, without gradient."""
     with torch.no_grad():
-        pairs = (numbers[:, None] == numbers).triu(1).logical_and(rows[:, None] != rows).nonzero()
-        classes, cosines = numbers[pairs[:, 0]], (unit @ unit.T)[pairs[:, 0], pairs[:, 1]]
+        pairs = (class_of_row[:, None] == class_of_row).triu(1).logical_and(rows[:, None] != rows).nonzero()
+        classes, cosines = class_of_row[pairs[:, 0]], (unit @ unit.T)[pairs[:, 0], pairs[:, 1]]
         order = cosines.argsort(stable=True)
         order = order[classes[order].argsort(stable=True)]
         order = order[place_in_row(classes[order]) < farthest]

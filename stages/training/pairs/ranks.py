@@ -42,7 +42,7 @@ class RankRule(PairRule):
         super().__init__()
         self._scale = scale
 
-    def numbers(self, columns: int) -> int:
+    def row_size(self, columns: int) -> int:
         """See :class:`PairRule`."""
         return _POSITIVES * columns
 

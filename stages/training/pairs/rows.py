@@ -96,7 +96,7 @@ class _RowWise(torch.autograd.Function):
         against = torch.cat([unit, compared.memory.to(unit.dtype)])
         labels = torch.cat([compared.labels, compared.memory_labels])
         rows = torch.cat([compared.rows, compared.memory_rows])
-        size = _rows_a_block(len(unit), rule.numbers(len(against)))
+        size = _rows_a_block(len(unit), rule.row_size(len(against)))
         starts = range(0, len(unit), size)
         workers = min(worker_count(unit.device), len(starts))
 

@@ -34,8 +34,8 @@ class PairRule(nn.Module):
     def at(self, share: float) -> None:
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
 
-    def numbers(self, columns: int) -> int:
-        """About how many numbers a row of ``columns`` cosines takes while it is worked on."""
+    def row_size(self, columns: int) -> int:
+        """About how many numbers a row of ``columns`` cosines takes in memory while its block is computed."""
         return columns
 
     def sums(self, block: Block) -> Sums:

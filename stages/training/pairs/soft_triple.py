@@ -56,7 +56,7 @@ class SoftTripleConfig(ProxyConfig):
         )
 
         def cosines(embeddings: Tensor) -> Tensor:
-            """Of each class (B, C): as the library's own, of as many numbers as there are, for nested sizes too."""
+            """Of each class (B, C): the library's formula for embeddings of any size, nested ones too."""
             of_each = loss.distance(embeddings, loss.fc[: embeddings.shape[1]].T).view(-1, classes, each)
             soft_maximum: Tensor = (torch.softmax(of_each * loss.gamma, 2) * of_each).sum(2)
             return soft_maximum

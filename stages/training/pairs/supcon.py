@@ -37,7 +37,7 @@ class SupConConfig(RememberingConfig):
 
 
 class SupCon(PairRule):
-    """A row's loss by all its pairs. PyTorch Metric Learning's takes twice the time for the same number."""
+    """A row's loss by all its pairs. PyTorch Metric Learning's takes twice the time for the same value."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def test_classes_of_one_row_beside_larger_ones_are_fine(config: ClosedFormConfig
 
 
 @pytest.mark.parametrize("config", [config for config in TURNABLE if config.kind != "learned_whitening"], ids=name_of)
-def test_fewer_rows_than_numbers_work_where_there_is_shrinkage(config: ClosedFormConfig) -> None:
+def test_fewer_rows_than_dimensions_work_where_there_is_shrinkage(config: ClosedFormConfig) -> None:
     rows, labels, domains = toy(sizes=(2,) * 8, dim=40)
     assert np.isfinite(projected(fit(config, rows, labels, domains), rows)).all()
 
@@ -48,7 +48,7 @@ def test_fewer_rows_than_numbers_work_where_there_is_shrinkage(config: ClosedFor
     [LearnedWhiteningHeadConfig(dim=5), LdaHeadConfig(dim=5, shrinkage=0), WithinHeadConfig(dim=5, shrinkage=0)],
     ids=name_of,
 )
-def test_fewer_rows_than_numbers_without_shrinkage_are_refused_with_what_to_do(config: ClosedFormConfig) -> None:
+def test_fewer_rows_than_dimensions_without_shrinkage_are_refused_with_what_to_do(config: ClosedFormConfig) -> None:
     rows, labels, domains = toy(sizes=(2,) * 8, dim=40)
     with pytest.raises(ValueError, match="16 rows of 8 classes vary within them in at most 8 of 40 directions: shrink"):
         fit(config, rows, labels, domains)
@@ -92,7 +92,7 @@ def test_more_dimensions_than_there_are_is_refused_with_their_number(config: Clo
 @pytest.mark.parametrize("config", [PcaHeadConfig(dim=7), WhiteningHeadConfig(dim=7)], ids=name_of)
 def test_seven_rows_vary_in_six_directions(config: ClosedFormConfig) -> None:
     rows, labels, domains = toy(sizes=(3, 4))
-    with pytest.raises(ValueError, match="7 rows of 12 numbers give at most 6"):
+    with pytest.raises(ValueError, match="7 rows of 12 dimensions give at most 6"):
         fit(config, rows, labels, domains)
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize("config", ALL, ids=name_of)
 def test_shapes_that_do_not_fit_are_refused(config: ClosedFormConfig) -> None:
     rows, labels, domains = toy()
-    with pytest.raises(ValueError, match=r"features have shape \(72, 12\).* rows of 8 \+ 5 numbers"):
+    with pytest.raises(ValueError, match=r"features have shape \(72, 12\).* rows of 8 \+ 5 dimensions"):
         config.fit(rows, labels, domains, [8, 5], seed=0)
     with pytest.raises(ValueError, match=r"72 features have labels of shape \(71,\) and domains of shape \(72,\)"):
         config.fit(rows, labels[1:], domains, [DIM], seed=0)

@@ -74,7 +74,6 @@ def test_the_embedding_is_the_last_hidden_layer_at_unit_length() -> None:
         ({"dim": -1}, "0 for that of the feature"),
         ({"balanced": 1.0}, r"balanced is beta, in \[0, 1\)"),
         ({"instance_weight": 0.0}, "instance_weight is a factor above 0"),
-        ({"dropout": 1.0}, "dropout is the share"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message: str) -> None:
@@ -86,7 +85,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message
 
 KINDS = {
     "attributes": MultilabelHeadConfig(dim=8),
-    "double": MultilabelHeadConfig(dim=8, layers="double", dropout=0.2),
+    "double": MultilabelHeadConfig(dim=8, layers="double"),
     "words in order": MultilabelHeadConfig(dim=8, task="tags"),
     "bag of words": MultilabelHeadConfig(dim=8, task="tags", tags="bag", asymmetric=AsymmetricConfig()),
     "both, weighed": MultilabelHeadConfig(dim=8, task="both", task_weights="learned", balanced=0.9),
