@@ -32,7 +32,7 @@ from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
 from pipeline.feature_sets import FeatureSet, feature_sets
 from pipeline.progress import Display
-from pipeline.run import read_dataset, score_vectors, setup_of
+from pipeline.run import read_dataset, score_vectors, training_arguments
 from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference
@@ -148,7 +148,7 @@ class SeedGrid:
         training = head.recipe.training
         training = replace(training, epochs=round(training.epochs * len(every) / len(train)))
         head = replace(head, recipe=replace(head.recipe, training=training))
-        return setup_of(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
+        return training_arguments(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
 
 
 def open_grid(run_file: Path, display: Display) -> SeedGrid:
