@@ -32,7 +32,7 @@ Features = npt.NDArray[np.float32]
 Head = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
 """A trained head: features (n, D) as a store gives them to embeddings (n, E)."""
 
-_NO_MEMORY = "can't allocate memory"  # what PyTorch says of the CPU's, in a RuntimeError
+_NO_MEMORY = "can't allocate memory"  # in the RuntimeError that PyTorch raises on a CPU
 
 
 class Embedded(NamedTuple):
@@ -131,7 +131,7 @@ class Embedder:
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
     """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each different preprocessing.
 
-    For a network on a card it is pinned memory, which the card reads by itself while the processor goes on.
+    For a network on a card it is pinned memory, which is copied to the card while the processor goes on.
     """
     on_card = {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}
     return {p: _room((count, p.count, p.size, p.size, 3), pinned) for p, pinned in on_card.items()}

@@ -132,7 +132,7 @@ def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callab
 
 
 def _training_images(records: Records) -> str:
-    """The fingerprint of which images train, whatever their order."""
+    """The fingerprint of the set of training images."""
     return fingerprint("\n".join(sorted({digest.hex() for digest in records.split("train").digests if digest})))
 
 

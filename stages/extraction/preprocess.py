@@ -42,8 +42,8 @@ _LARGEST = 1 << 24  # pixels of a resized image before its crop
 class Preprocess:
     """Every value of the way from an image to a backbone's input. ``size`` and ``resize_to`` are pixels.
 
-    ``mean`` and ``std`` are of values in [0, 1]; ``fill`` is the colour of the border, in [0, 255]; ``views`` says
-    which further squares each image gives.
+    ``mean`` and ``std`` are of values in [0, 1]; ``fill`` is the colour of the border, in [0, 255]; ``views`` adds
+    further squares of each image.
 
     >>> preprocess = PreprocessConfig().resolve(size=2, mean=(0, 0, 0), std=(1, 1, 1))
     >>> preprocess(np.zeros((8, 6, 3), np.uint8)).shape
@@ -102,7 +102,7 @@ class Preprocess:
 
     @property
     def count(self) -> int:
-        """V, the number of squares that each image gives."""
+        """V, the number of squares that an image becomes."""
         return 1 + (self.views.extra if self.views else 0)
 
     @property
@@ -198,7 +198,7 @@ def _offset(length: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """What a run file may say about preprocessing; None, the default, is the backbone's own value.
+    """What a run file may set of the preprocessing; None, the default, is the backbone's own value.
 
     ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
     of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
@@ -234,7 +234,7 @@ class PreprocessConfig:
         interpolation: Interpolation = "bicubic",
         fill: tuple[int, int, int] | None = (0, 0, 0),
     ) -> Preprocess:
-        """The given values, which are the library's own, but for those that this config overrides.
+        """The library's values, which are the arguments, with those of this config in their place where it has some.
 
         ``fill`` None is the mean colour.
         """

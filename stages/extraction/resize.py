@@ -12,7 +12,7 @@ from stages.extraction.decode import DECODER
 Decoder = Literal["fast", "exact"]
 
 DECODERS: dict[Decoder, str] = {"fast": f"{DECODER} torch/1", "exact": DECODER}
-"""What decodes and resizes, as every store's identity says it."""
+"""What decodes and resizes, as a store's identity names it."""
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
@@ -27,7 +27,7 @@ def squash(
 ) -> npt.NDArray[np.uint8]:
     """``image`` (H, W, 3) uint8, or a ``window`` of it (left, top, right, bottom), as (``height``, ``width``, 3) uint8.
 
-    Antialiased. The ``fast`` decoder resizes bilinear and bicubic by PyTorch, in one thread.
+    Antialiased. The ``fast`` decoder resizes bilinear and bicubic with PyTorch.
     """
     if decoder == "fast" and interpolation in ("bilinear", "bicubic") and window is None:
         import torch

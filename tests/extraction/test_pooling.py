@@ -159,7 +159,7 @@ def test_blocks_beside_the_networks_own_are_what_each_gives_alone(name: str, blo
     [
         ({"blocks": (6,)}, r"layer of test_vit must be in \[-6, 6\)"),
         ({"blocks": (5, -1)}, "blocks of test_vit name block 5 twice"),
-        ({"blocks": (5,), "pooling": "mean"}, r"blocks = \[5\] of test_vit stand beside the library's own pooling"),
+        ({"blocks": (5,), "pooling": "mean"}, r"blocks = \[5\] of test_vit are added to the library's own pooling"),
     ],
     ids=["none such", "twice", "another pooling"],
 )

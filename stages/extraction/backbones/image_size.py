@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def check_image_size(
     name: str, image_size: int | None, preprocess: PreprocessConfig, kwargs: Mapping[str, Any], same: Collection[str]
 ) -> None:
-    """ValueError where the size is none, or is said a second time: by ``preprocess`` or a keyword of ``same``."""
+    """ValueError where the size is not positive, or set a second time: by ``preprocess`` or a keyword of ``same``."""
     if image_size is None:
         return
     if image_size < 1:
@@ -78,7 +78,7 @@ def resize_open_clip(tower: nn.Module, size: int, *, name: str) -> bool:
 
 
 def _check_multiple(size: int, step: int, name: str) -> None:
-    """The libraries would leave a rim of the image out, and not say so."""
+    """ValueError where ``size`` is no multiple of ``step``: the libraries would silently drop the border."""
     if size % step:
         near = f"{size // step * step} or {(size // step + 1) * step}" if size > step else str(step)
         raise ValueError(f"image_size of {name} must be a multiple of its patch of {step}, got {size}: take {near}")

@@ -1,9 +1,9 @@
-"""Image towers of open_clip: CLIP, SigLIP, CoCa and their kin, before the projection into the space shared with text.
+"""Image towers of open_clip: CLIP, SigLIP, CoCa and others, before the projection into the space shared with text.
 
-What ``projection = false`` leaves out, and so what is given:
+What ``projection = false`` leaves out, and the feature that remains:
 
 ==================  =============================  =================================================
-tower               left out                       given
+tower               left out                       feature
 ==================  =============================  =================================================
 VisionTransformer   ``visual.proj``                the pooled token (CoCa: the attention pool's)
 timm, own head      ``visual.head.proj`` or mlp    the trunk's pooled output (ConvNeXt, ViTamin, Swin)
@@ -227,7 +227,7 @@ def _drop_projection(tower: nn.Module) -> None:
 
 
 def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
-    """The preprocessing of the tag. A file does not say its own: it is the one that all tags of the model share."""
+    """The preprocessing listed for the tag; for a file, which lists none, what all tags of the model have in common."""
     own = dict(getattr(tower, "preprocess_cfg"))  # noqa: B009 - set by open_clip, unknown to nn.Module
     if not config.pretrained:
         for setting, values in _listed_for(config.name).items():
@@ -263,7 +263,7 @@ def _own_size(tower: nn.Module) -> tuple[int, int]:
 
 
 def _listed_for(name: str) -> dict[str, list[Any]]:
-    """The different values that the tags of a model list for each setting of the preprocessing."""
+    """For each setting of the preprocessing, the different values that the tags of a model list."""
     import open_clip
 
     entries = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]

@@ -36,7 +36,7 @@ Layer: TypeAlias = int | Literal["neck"] | None
 
 
 class Tokens(NamedTuple):
-    """What a network gives before pooling: the class token (B, D), where there is one, and the patches (B, N, D)."""
+    """A network's output before pooling: the class token (B, D), where there is one, and the patches (B, N, D)."""
 
     cls: torch.Tensor | None
     patches: torch.Tensor
@@ -56,7 +56,7 @@ class Tap(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One feature of a network: how it is called, and what of it belongs into the identity."""
+    """One feature of a network: its name, and its part of the identity."""
 
     name: str
     identity: dict[str, JSON]
@@ -70,7 +70,7 @@ def poolings(pooling: Pooling) -> tuple[str, ...]:
 
 
 def check_pooling(name: str, pooling: Pooling, layer: Layer, gem_p: float) -> None:
-    """ValueError where the three contradict each other, whatever the network ``name`` is."""
+    """ValueError where the three contradict each other for any network."""
     kinds = poolings(pooling)
     if pooling is not None and not kinds:
         raise ValueError(
@@ -94,10 +94,10 @@ def check_pooling(name: str, pooling: Pooling, layer: Layer, gem_p: float) -> No
 
 
 def check_blocks(name: str, blocks: Sequence[int], pooling: Pooling) -> None:
-    """ValueError where ``blocks``, which stand beside the library's own pooling, come with another."""
+    """ValueError where ``blocks``, which are added to the library's own pooling, come with another."""
     if blocks and pooling is not None:
         raise ValueError(
-            f"blocks = {list(blocks)} of {name} stand beside the library's own pooling: leave pooling out, or name one "
+            f"blocks = {list(blocks)} of {name} are added to the library's own pooling: leave pooling out, or name one "
             "of them as layer"
         )
 
@@ -105,7 +105,7 @@ def check_blocks(name: str, blocks: Sequence[int], pooling: Pooling) -> None:
 def pool_outputs(name: str, tap: Tap, pooling: Pooling, gem_p: float) -> tuple[list[Output], Compute]:
     """The outputs that ``pooling`` names, and the function from images (B, 3, S, S) to their values, each (B, D).
 
-    ValueError when it asks for the class token of a network without one.
+    ValueError for a pooling of the class token where the network has none.
     """
     kinds = poolings(pooling)
     if not tap.has_cls and (asking := [kind for kind in kinds if "cls" in kind]):
@@ -122,7 +122,7 @@ def pool_outputs(name: str, tap: Tap, pooling: Pooling, gem_p: float) -> tuple[l
 
 
 def output(kind: str, layer: int | None, gem_p: float = GEM_P) -> Output:
-    """How the pooling ``kind`` of a block, or of the end of the network, is called and identified."""
+    """Name and identity of the pooling ``kind`` of a block, or of the end of the network."""
     identity: dict[str, JSON] = {"output": kind}
     name = kind
     if kind == "gem":

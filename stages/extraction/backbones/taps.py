@@ -1,6 +1,6 @@
-"""Where tokens are taken out of the networks of timm and open_clip: behind the last block, or behind any other.
+"""Where tokens are taken out of the networks of timm and open_clip: after the last block, or after any other.
 
-Behind the last block the final norm is applied, wherever the network has it: on the tokens (most transformers), or on
+After the last block the final norm is applied, wherever the network has it: on the tokens (most transformers), or on
 the pooled vector (``fc_norm`` in timm, the head's norm of ConvNeXt). The output of an earlier block is taken as it is.
 """
 
@@ -22,7 +22,7 @@ def tap_timm(network: nn.Module, layer: Layer, *, name: str) -> Tap:
 
     Blocks are counted as timm's ``forward_intermediates`` counts them: a transformer's blocks; the stages of a
     convolutional network, for some of which the stem is stage 0. ``"neck"`` is the end of SAM. ValueError for a layer
-    that is not there, and for a network of which timm does not say what its tokens are.
+    that is not there, and for a network whose class token and patches timm does not distinguish.
     """
     own: Any = network
     has_cls = getattr(own, "cls_token", None) is not None

@@ -37,7 +37,7 @@ class TimmConfig:
 
     Attributes:
         name: timm's name of the architecture, ``vit_base_patch16_224``, or ``hf-hub:owner/model``. With a file of
-            weights, ``vit_base_patch16_clip_224.openai`` says whose preprocessing they want.
+            weights, ``vit_base_patch16_clip_224.openai`` names the tag whose preprocessing they need.
         pretrained: a tag of timm's, ``augreg2_in21k_ft_in1k``, or true for its default one. Downloaded once.
         weights: a ``.safetensors`` file or a PyTorch state dict in timm's own names; ``"random"`` draws them from
             ``seed``, to measure speed or to test.

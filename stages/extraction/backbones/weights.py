@@ -86,7 +86,7 @@ def fit_weights(
 
 @contextmanager
 def fetching(what: str, source: str) -> Iterator[None]:
-    """Around a library's download: whatever goes wrong but a wrong argument is a :class:`WeightsError`."""
+    """Around a library's download: any error but that of a wrong argument becomes a :class:`WeightsError`."""
     try:
         yield
     except Exception as error:
