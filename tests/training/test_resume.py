@@ -189,7 +189,8 @@ TRAINING = """
     torch.set_num_threads(1)
     from pathlib import Path
     from cache import FeatureStore
-    from stages.training import ArcFaceConfig, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig, train_head
+    from stages.training import ArcFaceConfig, HeadRecipe, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig
+    from stages.training import train_head
     from stages.training.pairs import MarginConfig
     from tests.toys.attributes import toy_records
     from tests.toys.training import classes_of, make_records
@@ -204,10 +205,9 @@ TRAINING = """
         "pair loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), MarginConfig(memory=50)),
         "attributes": lambda: (toy_records(), MultilabelHeadConfig(task="both", task_weights="learned"), None),
     }[sys.argv[4]]()
-    head = train_head(
-        FeatureStore.at(store), records, head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9),
-        on_epoch=slowly, checkpoint=Path(sys.argv[2]) / "checkpoint",
-    )
+    recipe = HeadRecipe(head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9))
+    checkpoint = Path(sys.argv[2]) / "checkpoint"
+    head = train_head(FeatureStore.at(store), records, recipe, on_epoch=slowly, checkpoint=checkpoint)
     head.save(Path(sys.argv[2]))
 """
 
