@@ -33,7 +33,7 @@ from stages.retrieval import nearest
 NEAR_DUPLICATE = 0.98
 NEIGHBOURS = 10
 _SEARCHING = 5_000  # images that search to find the hubs
-_JUDGED = 20_000  # labels that are judged, at most: by lot; everything labelled has a say
+_JUDGED = 20_000  # labels that are judged, at most, sampled; everything labelled votes
 
 
 class Copy(NamedTuple):
@@ -68,7 +68,7 @@ class Hub(NamedTuple):
     key: str
     uri: str
     label: str | None
-    found: int
+    queries: int
 
 
 class VectorHealth(NamedTuple):
@@ -78,7 +78,7 @@ class VectorHealth(NamedTuple):
     head: str
     spread: Spread
     k: int
-    asked: int
+    searching: int
     """Images that searched: the queries and, where these are fewer than 5,000, gallery images too."""
     skewness: float
     never: int
@@ -127,8 +127,8 @@ def health(
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, Display(quiet=True))
     vectors = find_vectors(config, records, display)
-    found = choose_vectors(config, run_file, vectors, head, backbone)
-    report = check_health(config, records, vectors, found, near_duplicate or NEAR_DUPLICATE, display=display)
+    chosen = choose_vectors(config, run_file, vectors, head, backbone)
+    report = check_health(config, records, vectors, chosen, near_duplicate or NEAR_DUPLICATE, display=display)
     if json:
         for line in json_lines(report):
             typer.echo(json_module.dumps(line))
@@ -140,34 +140,34 @@ def check_health(
     config: RunConfig,
     records: Records,
     vectors: Sequence[Vectors],
-    found: Vectors,
+    chosen: Vectors,
     near_duplicate: float = NEAR_DUPLICATE,
     *,
     display: Display,
 ) -> Health:
     """The health of ``records``, and of ``found`` beside the raw feature that it is made from."""
-    raw = next((of for of in vectors if of.backbone == found.backbone and of.trained is None), found)
-    both = [raw] if raw is found else [raw, found]
-    backbones = {of.backbone: of for of in vectors if of.trained is None}
+    raw = next((each for each in vectors if each.backbone == chosen.backbone and each.trained is None), chosen)
+    both = [raw] if raw is chosen else [raw, chosen]
+    backbones = {each.backbone: each for each in vectors if each.trained is None}
     roles = _roles(records)
     display.say("looking for copies across splits")
     copies = [*_same_bytes(records, roles), *_near(records, roles, raw.store, near_duplicate)]
     display.say("asking the neighbours of every label")
-    wrong, judged = _suspects(records, roles, [of.store for of in both])
+    wrong, judged = _suspects(records, roles, [each.store for each in both])
     display.say("counting hubs and dimensions")
     return Health(
-        backbone=found.backbone,
-        head=found.head,
+        backbone=chosen.backbone,
+        head=chosen.head,
         counts=records.counts(),
         remarks=tuple(remarks(records, records.counts())),
-        failed={name: _failures(of.store, records) for name, of in backbones.items()},
-        not_finite={name: _not_finite(of.store, records) for name, of in backbones.items()},
+        failed={name: _failures(each.store, records) for name, each in backbones.items()},
+        not_finite={name: _not_finite(each.store, records) for name, each in backbones.items()},
         near_duplicate=near_duplicate,
-        copies=tuple(sorted(copies, key=lambda of: (not of.same_bytes, -of.similarity, of.key, of.other))),
+        copies=tuple(sorted(copies, key=lambda copy: (not copy.same_bytes, -copy.similarity, copy.key, copy.other))),
         conflicts=tuple(_conflicts(records, roles)),
         suspects=tuple(wrong),
         judged=judged,
-        vectors=tuple(_vector_health(of, records) for of in both),
+        vectors=tuple(_vector_health(each, records) for each in both),
         bounds=bounds_of(config, records, raw.store),
     )
 
@@ -217,15 +217,15 @@ def _near(records: Records, roles: Sequence[str], store: Features, threshold: fl
     usable = set(records.rows_in(store).tolist())
     digests = records.digests
     pairs = []
-    for here, there in (("test", "train"), ("test", "validation"), ("validation", "train")):
+    for side, there in (("test", "train"), ("test", "validation"), ("validation", "train")):
         mine, others = (
             [row for row in range(len(records)) if row in usable and side in roles[row].split("+")]
-            for side in (here, there)
+            for side in (side, there)
         )
         if not mine or not others:
             continue
-        found = twins_among(store, [digests[row] for row in mine], [digests[row] for row in others], threshold)
-        pairs += [(mine[at], others[twin.position], twin.similarity) for at, twin in found.items()]
+        twins = twins_among(store, [digests[row] for row in mine], [digests[row] for row in others], threshold)
+        pairs += [(mine[at], others[twin.position], twin.similarity) for at, twin in twins.items()]
     different = [pair for pair in pairs if digests[pair[0]] != digests[pair[1]]]
     return _copies(records, roles, different, same_bytes=False)
 
@@ -258,19 +258,19 @@ def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]
     voters = records.take(named)
     keys = voters.keys
     chosen_rows = sorted(sorted(range(len(keys)), key=lambda row: seeded_order(0, "labels", keys[row]))[:_JUDGED])
-    asked = voters.take(chosen_rows)
+    judged = voters.take(chosen_rows)
     ballots: list[list[Vote]] = []
     for store in stores:
-        ballots.append(votes(voters.classes, asked.classes, *nearest(store, asked, voters, NEIGHBOURS)))
+        ballots.append(votes(voters.classes, judged.classes, *nearest(store, judged, voters, NEIGHBOURS)))
     sizes = Counter(voters.classes)
-    found: list[Suspect] = suspects(asked.classes, ballots, sizes)
+    doubtful: list[Suspect] = suspects(judged.classes, ballots, sizes)
     keys, uris = records.keys, records.uris
     wrong = [
-        Mislabelled(keys[row], uris[row], labels[row], of.says.rpartition("\0")[2], of.certainty, roles[row])
-        for of in found
-        for row in [int(named[chosen_rows[of.row]])]
+        Mislabelled(keys[row], uris[row], labels[row], suspect.says.rpartition("\0")[2], suspect.certainty, roles[row])
+        for suspect in doubtful
+        for row in [int(named[chosen_rows[suspect.row]])]
     ]
-    return wrong, sum(sizes[name] >= LEAST for name in asked.classes)
+    return wrong, sum(sizes[name] >= LEAST for name in judged.classes)
 
 
 def _failures(store: Features, records: Records) -> dict[str, int]:
@@ -290,7 +290,7 @@ def _not_finite(store: Features, records: Records) -> int:
 
 
 def _asking(records: Records) -> Records:
-    """Who searches to find the hubs: queries, then gallery images, each by lot."""
+    """Who searches to find the hubs: queries, then gallery images, each sampled with a fixed seed."""
     queries, gallery = set(records.split("query").keys), set(records.split("gallery").keys)
     keys = records.keys
     rows = [row for row, key in enumerate(keys) if key in queries or key in gallery]
@@ -298,41 +298,47 @@ def _asking(records: Records) -> Records:
     return records.take(sorted(rows[:_SEARCHING]))
 
 
-def _vector_health(of: Vectors, records: Records) -> VectorHealth:
+def _vector_health(vectors: Vectors, records: Records) -> VectorHealth:
     gallery = records.split("gallery")
-    rows = gallery.rows_in(of.store)
-    asked = _asking(records)
-    found = hubs(nearest(of.store, asked, gallery, NEIGHBOURS)[0], len(gallery))
+    rows = gallery.rows_in(vectors.store)
+    searching = _asking(records)
+    hub_counts = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels
     return VectorHealth(
-        of.backbone,
-        of.head,
-        spread(of.store.read(gallery.take(rows).digests)),
-        found.k,
-        len(asked),
-        found.skewness,
-        found.never - (len(gallery) - len(rows)),
-        found.top_share,
-        tuple(Hub(keys[row], uris[row], labels[row], int(found.counts[row])) for row in found.top(100)),
+        vectors.backbone,
+        vectors.head,
+        spread(vectors.store.read(gallery.take(rows).digests)),
+        hub_counts.k,
+        len(searching),
+        hub_counts.skewness,
+        hub_counts.never - (len(gallery) - len(rows)),
+        hub_counts.top_share,
+        tuple(Hub(keys[row], uris[row], labels[row], int(hub_counts.counts[row])) for row in hub_counts.top(100)),
     )
 
 
 def json_lines(report: Health) -> list[dict[str, Any]]:
-    """A flat object a finding, told apart by ``kind``."""
+    """A flat object a finding, distinguished by ``kind``."""
     lines: list[dict[str, Any]] = [{"kind": "counts"} | dict(report.counts)]
     lines += [{"kind": "remark", "text": text} for text in report.remarks]
     for backbone, reasons in report.failed.items():
         lines += [{"kind": "failed", "backbone": backbone, "reason": r, "images": n} for r, n in reasons.items()]
         lines.append({"kind": "not_finite", "backbone": backbone, "rows": report.not_finite[backbone]})
-    lines += [{"kind": "copy"} | of._asdict() for of in report.copies]
-    lines += [{"kind": "conflict"} | of._asdict() for of in report.conflicts]
-    lines += [{"kind": "suspect"} | of._asdict() for of in report.suspects]
-    for of in report.vectors:
-        names = {"backbone": of.backbone, "head": of.head}
-        lines.append({"kind": "spread"} | names | of.spread._asdict())
-        said = {"k": of.k, "asked": of.asked, "skewness": of.skewness, "never": of.never, "top_share": of.top_share}
-        lines.append({"kind": "hubs"} | names | said)
-        lines += [{"kind": "hub"} | names | hub._asdict() for hub in of.top]
+    lines += [{"kind": "copy"} | copy._asdict() for copy in report.copies]
+    lines += [{"kind": "conflict"} | copy._asdict() for copy in report.conflicts]
+    lines += [{"kind": "suspect"} | suspect._asdict() for suspect in report.suspects]
+    for each in report.vectors:
+        names = {"backbone": each.backbone, "head": each.head}
+        lines.append({"kind": "spread"} | names | each.spread._asdict())
+        numbers = {
+            "k": each.k,
+            "searching": each.searching,
+            "skewness": each.skewness,
+            "never": each.never,
+            "top_share": each.top_share,
+        }
+        lines.append({"kind": "hubs"} | names | numbers)
+        lines += [{"kind": "hub"} | names | hub._asdict() for hub in each.top]
     lines += [
         {"kind": "bounds", "metric": metric, "domain": domain, "floor": floor, "ceiling": ceiling}
         for (metric, domain), (floor, ceiling) in report.bounds.items()
