@@ -33,33 +33,36 @@ from stages.retrieval.protocols import ByLabelConfig, MetConfig, SmallDataConfig
 def approximate_scores(
     config: RunConfig, records: Records, backbone: str, head: str, store: Features, display: Display
 ) -> Iterator[tuple[str, Scores]]:
-    """Each with what the head is called there: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``."""
-    asked = config.retrieval
-    if isinstance(asked.index, FlatIndexConfig) and not asked.rerank:
+    """The scores through the index and after each post-processing, each with its row's name.
+
+    A row is named by the head and what was done: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``.
+    """
+    retrieval = config.retrieval
+    if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
-    metrics = [name for name in asked.metrics if AttributeMetric.find(name) is None]
-    if not metrics or isinstance(asked.protocol, MetConfig):
+    metrics = [name for name in retrieval.metrics if AttributeMetric.find(name) is None]
+    if not metrics or isinstance(retrieval.protocol, MetConfig):
         raise ConfigError(
             "retrieval.index and retrieval.rerank are scored as rankings by label: name such a metric (and a protocol "
             "other than met), or leave them out"
         )
-    protocol = ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol
+    protocol = ByLabelConfig() if isinstance(retrieval.protocol, SmallDataConfig) else retrieval.protocol
     score: dict[str, Any] = {
         "metrics": metrics,
         "protocol": protocol,
-        "unanswerable": asked.unanswerable,
+        "unanswerable": retrieval.unanswerable,
         "seed": config.seed,
     }
     queries, gallery = records.split("query"), records.split("gallery")
-    if not isinstance(asked.index, FlatIndexConfig):
+    if not isinstance(retrieval.index, FlatIndexConfig):
         index = find_index(config, records, gallery, backbone, head, store, display)
         kind = index.config.kind
-        name = f"auto: {kind}" if isinstance(asked.index, AutoIndexConfig) else kind
+        name = f"auto: {kind}" if isinstance(retrieval.index, AutoIndexConfig) else kind
         yield (
             f"{head} ({name})",
             evaluate_index(store, index, queries=queries, gallery=gallery, **score),
         )
-    for rerank in asked.rerank:
+    for rerank in retrieval.rerank:
         train = records.split("train")
         scores = evaluate_reranked(store, rerank, queries=queries, gallery=gallery, train=train, **score)
         yield f"{head} + {rerank.label}", scores
@@ -117,16 +120,16 @@ def tried_text(tried: Sequence[Tried], metric: str) -> str:
     table = [["index", "rows", "built in s", "bytes a row", "ms a query", metric, "loss", "verdict"]]
     table += [
         [
-            of.name,
-            f"{of.rows:,}",
-            f"{of.build_s:.2f}",
-            f"{of.bytes:.1f}",
-            f"{of.ms:.3f}",
-            f"{of.value:.4f}",
-            f"{of.loss:+.4f}",
-            f" {of.verdict}",
+            trial.name,
+            f"{trial.rows:,}",
+            f"{trial.build_s:.2f}",
+            f"{trial.bytes:.1f}",
+            f"{trial.ms:.3f}",
+            f"{trial.value:.4f}",
+            f"{trial.loss:+.4f}",
+            f" {trial.verdict}",
         ]
-        for of in tried
+        for trial in tried
     ]
     width = max(len(line[-1]) for line in table)
     table = [[*line[:-1], line[-1].ljust(width)] for line in table]

@@ -119,16 +119,16 @@ def main() -> NoReturn:
 
 
 def _leave_at_ctrl_c() -> None:
-    """Leave soon after Ctrl-C even while the main thread is in a network, where Python does not hear it.
+    """Leave soon after Ctrl-C even while the main thread is in a network, where Python does not handle signals.
 
-    What is committed stands whenever the process ends, so nothing has to be waited for.
+    What is committed stays committed whenever the process ends, so nothing has to be waited for.
     """
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def leave() -> None:
-        while os.read(heard, 1) != bytes([signal.SIGINT]):
+        while os.read(signals, 1) != bytes([signal.SIGINT]):
             continue
         time.sleep(_GRACE_SECONDS)  # for the main thread, if it can
         if sys.stderr.isatty():  # a progress bar hides it
@@ -140,8 +140,8 @@ def _leave_at_ctrl_c() -> None:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """What to say of an error, and the exit status."""
-    if isinstance(error, ImportError):  # perhaps a foreign package of our name: then nothing of ours can be imported
+    """The message for an error, and the exit status."""
+    if isinstance(error, ImportError):  # perhaps another package has our name, and nothing of ours can be imported
         return str(error), 1
     from cache.errors import ConfigError, PermafrostError
 

@@ -1,6 +1,6 @@
-"""The run file: TOML -> frozen dataclasses, unknown keys refused by their dotted path.
+"""The run file: TOML -> frozen dataclasses. Unknown keys are refused by their dotted path.
 
-The file says *what* is computed; how (device, workers, batch size) is said by flags.
+The file says *what* is computed; flags say how: device, workers, batch size.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class RetrievalConfig:
 
     Args:
         index: what is searched, or the budgets to choose it by. Scores through it stand beside those of exact search.
-        protocol: who is relevant, what is searched, and how scores are told.
+        protocol: which gallery images are relevant, what is searched, and how scores are averaged.
         metrics: names; ``usual`` stands for those of the protocol. That of a metric by attributes may end in ``:`` and
             a name of ``similar``.
         ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.

@@ -12,9 +12,9 @@ def check_siblings() -> None:
     """Raise ImportError when a sibling package would come from another installation."""
     for name in ("cache", "stages"):
         spec = find_spec(name)
-        found = Path(spec.origin).resolve() if spec and spec.origin else None
-        if found != _HOME / name / "__init__.py":
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin != _HOME / name / "__init__.py":
             raise ImportError(
-                f"'import {name}' finds {found}, not {_HOME / name}: another file or distribution has the same name. "
+                f"'import {name}' finds {origin}, not {_HOME / name}: another file or distribution has the same name. "
                 "Rename or uninstall it, run python with -P, or install Permafrost into an environment of its own."
             )

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars and remarks on stderr, nothing on stdout."""
+"""Progress bars and messages on stderr, nothing on stdout."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 Update = Callable[[int, int | None, str], None]
 
-_SPEAK_EVERY = 30  # seconds
+_LOG_SECONDS = 30  # seconds
 
 
 class Display:
-    """Speaks on stderr; ``quiet`` keeps it to warnings."""
+    """Messages and progress bars on stderr; with ``quiet``, warnings alone."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line about what was done, with why where it was quick."""
+        """Print one line about what was done; nothing with ``quiet``."""
         if not self.quiet:
             self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that a person should read."""
+        """Print one line that should be read, in yellow."""
         self.console.print(text, markup=False, style="yellow")
 
     @contextmanager
@@ -42,19 +42,19 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[remark]}"),
         )
-        started = spoken = time.monotonic()
+        started = logged = time.monotonic()
         with Progress(
             *columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True
         ) as progress:
             task = progress.add_task(what, total=None, rate="", remark="")
 
             def update(done: int, total: int | None, remark: str = "") -> None:
-                nonlocal spoken
+                nonlocal logged
                 rate = done / max(1e-3, time.monotonic() - started)
-                if progress.disable and time.monotonic() - spoken > _SPEAK_EVERY:  # a log file gets lines, not a bar
-                    spoken = time.monotonic()
-                    of = "" if total is None else f" of {total:,}"
-                    self.say(f"{what}: {done:,}{of}, {rate:,.0f} {unit}/s {remark}")
+                if progress.disable and time.monotonic() - logged > _LOG_SECONDS:  # a log file gets lines, not a bar
+                    logged = time.monotonic()
+                    whole = "" if total is None else f" of {total:,}"
+                    self.say(f"{what}: {done:,}{whole}, {rate:,.0f} {unit}/s {remark}")
                 progress.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s", remark=remark)
 
             yield update

@@ -40,6 +40,7 @@ from stages.retrieval.query_values import Scored, data_of, write_query_values
 from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 from stages.training.embed import stored_embeddings
+from stages.training.training_inputs import check_device
 
 _FEW_CLASSES = 5
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -73,44 +74,60 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
 
 
 def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
-    """What a person should know before believing a score of these records."""
-    found = []
+    """Notes on these records that bear on how far a score can be trusted."""
+    notes = []
     tested = len(set(records.split("query").classes))
     if tested < _FEW_CLASSES:
-        found.append(f"only {tested} classes search: scores say little of others")
+        notes.append(f"only {tested} classes search: scores say little of others")
     if leaked := counts["queries whose bytes are trained on"]:
         are = "query is" if leaked == 1 else "queries are"
-        found.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")
+        notes.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")
     if nothing := counts["queries with nothing in the gallery"]:
         have = "query has" if nothing == 1 else "queries have"
-        found.append(f"{nothing:,} {have} nothing to find in the gallery, and no part in any mean")
-    return found
+        notes.append(f"{nothing:,} {have} nothing to find in the gallery, and no part in any mean")
+    return notes
 
 
 def find_vectors(
-    config: RunConfig, records: Records, display: Display, *, train: bool = False, tensorboard: bool = False
+    config: RunConfig,
+    records: Records,
+    display: Display,
+    *,
+    train: bool = False,
+    tensorboard: bool = False,
+    device: str = "cpu",
 ) -> list[Vectors]:
-    """Stage 2: for each backbone the raw feature, then the embeddings of each head; then so for fused backbones.
+    """Stage 2: the raw feature and the embeddings of each head, for each backbone and then for fused backbones.
 
     With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
     are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
-    written as events too.
+    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU.
     """
-    found = []
-    stores = [found for wanted in config.backbones for found in find_features(wanted, config, records, display)]
+    vectors = []
+    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
     for backbone, features, heads, raw in feature_sets(stores, config.heads):
         if raw:
-            found.append(Vectors(backbone, RAW, features, features))
+            vectors.append(Vectors(backbone, RAW, features, features))
         for wanted in heads:
-            head = _head(config, wanted, backbone, features, records, display, train=train, tensorboard=tensorboard)
+            head = _head(
+                config,
+                wanted,
+                backbone,
+                features,
+                records,
+                display,
+                train=train,
+                tensorboard=tensorboard,
+                device=device,
+            )
             path = Path(config.artifacts) / "embeddings" / features.name
             embeddings: Features
             if train:
                 embeddings = embed(head, features, path, name=wanted.name, digests=records.digests)
             else:
                 embeddings = stored_embeddings(head, features, path, name=wanted.name, digests=records.digests)
-            found.append(Vectors(backbone, wanted.name, embeddings, features, head))
-    return found
+            vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
+    return vectors
 
 
 def _head(
@@ -123,10 +140,11 @@ def _head(
     *,
     train: bool,
     tensorboard: bool,
+    device: str,
 ) -> Head:
     """The head as it was saved, or else trained and saved where it may be."""
-    setup = setup_of(config, wanted, features, records)
-    identity = head_identity(**setup)
+    arguments = training_arguments(config, wanted, features, records)
+    identity = head_identity(**arguments)
     folder = head_folder(config, wanted.name, features, identity)
     if (folder / "head.safetensors").exists():
         if train:
@@ -139,7 +157,7 @@ def _head(
         )
     events = Path(config.artifacts, "tensorboard", features.name, folder.name) if tensorboard else None
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
-    head = _train(wanted, backbone, setup, display, checkpoint, events)
+    head = _train(wanted, backbone, arguments, display, checkpoint, events, device_for(wanted, device, display))
     head.save(folder)
     checkpoint.unlink(missing_ok=True)
     return head
@@ -150,8 +168,28 @@ def head_folder(config: RunConfig, name: str, features: Features, identity: Iden
     return Path(config.artifacts) / "heads" / features.name / f"{name}-{identity.short}"
 
 
+def device_for(wanted: HeadRun, device: str, display: Display) -> str:
+    """Where ``wanted`` is trained: on ``device``, or on the CPU where that alone computes its steps."""
+    import torch
+
+    try:
+        check_device(wanted.recipe, torch.device(device))
+    except RuntimeError as error:
+        raise ConfigError(f"--device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
+    except ValueError:
+        display.say(f"train {wanted.name}: on the CPU, where alone its steps are computed")
+        return "cpu"
+    return device
+
+
 def _train(
-    wanted: HeadRun, backbone: str, setup: dict[str, Any], display: Display, checkpoint: Path, events: Path | None
+    wanted: HeadRun,
+    backbone: str,
+    arguments: dict[str, Any],
+    display: Display,
+    checkpoint: Path,
+    events: Path | None,
+    device: str,
 ) -> Head:
     training = wanted.recipe.training
     if checkpoint.exists():
@@ -171,7 +209,7 @@ def _train(
             update(epoch.epoch, training.epochs, f"loss {epoch.loss:.3f}{score}{mined}{member}{expert}")
             write(epoch)
 
-        head = train_head(**setup, on_epoch=report, checkpoint=checkpoint)
+        head = train_head(**arguments, on_epoch=report, checkpoint=checkpoint, device=device)
     summary, seconds = head.summary, sum(epoch.seconds for epoch in head.log)
     trained = f"{len(head.log)} epochs in {seconds:.1f} s; epoch {summary.epoch} kept: " if head.log else ""
     if summary.left_out:
@@ -186,10 +224,10 @@ def _train(
     return head
 
 
-def setup_of(
+def training_arguments(
     config: RunConfig, wanted: HeadRun, features: Features, records: Records, train: Records | None = None
 ) -> dict[str, Any]:
-    """What a head follows from: the arguments of both ``head_identity`` and ``train_head``.
+    """The arguments of ``head_identity`` and ``train_head``: everything that a head follows from.
 
     It is trained on ``train``, by default the records of that role.
     """
@@ -226,26 +264,26 @@ def score_vectors(
 ) -> Iterator[Scores]:
     """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for.
 
-    Queries are drawn ``resamples`` times for the intervals.
+    Intervals are made from ``resamples`` resamples of the queries.
     """
-    drawn = {"seed": config.seed, "resamples": resamples}
-    queries, gallery, asked = records.split("query"), records.split("gallery"), config.retrieval
-    by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
-    if by_label := [name for name in asked.metrics if name not in by_attributes]:
-        of_nothing = isinstance(asked.protocol, MetConfig)
+    sampling = {"seed": config.seed, "resamples": resamples}
+    queries, gallery, retrieval = records.split("query"), records.split("gallery"), config.retrieval
+    by_attributes = {name: metric for name in retrieval.metrics if (metric := AttributeMetric.find(name)) is not None}
+    if by_label := [name for name in retrieval.metrics if name not in by_attributes]:
+        of_nothing = isinstance(retrieval.protocol, MetConfig)
         yield evaluate(
             store,
             queries=records.split("query", "query_distractor") if of_nothing else queries,
             gallery=gallery,
             metrics=by_label,
-            protocol=ByLabelConfig() if isinstance(asked.protocol, SmallDataConfig) else asked.protocol,
+            protocol=ByLabelConfig() if isinstance(retrieval.protocol, SmallDataConfig) else retrieval.protocol,
             validation=(
                 records.split("validation_query", "validation_query_distractor"),
                 records.split("validation_gallery"),
             ),
-            ties=asked.ties,
-            unanswerable=asked.unanswerable,
-            **drawn,
+            ties=retrieval.ties,
+            unanswerable=retrieval.unanswerable,
+            **sampling,
         )
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
@@ -254,16 +292,16 @@ def score_vectors(
             queries=queries,
             gallery=gallery,
             metrics=graded,
-            similar=asked.similar,
-            unanswerable=asked.unanswerable,
-            **drawn,
+            similar=retrieval.similar,
+            unanswerable=retrieval.unanswerable,
+            **sampling,
         )
     if legacy:
         if queries.keys != gallery.keys:
             raise ConfigError(
                 f"{legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same splits"
             )
-        yield evaluate_legacy(store, queries, metrics=legacy, similar=asked.similar, **drawn)
+        yield evaluate_legacy(store, queries, metrics=legacy, similar=retrieval.similar, **sampling)
 
 
 def score(
@@ -272,31 +310,31 @@ def score(
     """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}
-    for found in vectors:
-        usable = found.store.usable(records.digests).tobytes()  # bounds follow from which images there are
-        bounds = known[usable] if usable in known else known.setdefault(usable, bounds_of(config, records, found.store))
-        exact = ((found.head, scores) for scores in score_vectors(config, records, found.store))
-        others = approximate_scores(config, records, found.backbone, found.head, found.store, display)
+    for entry in vectors:
+        usable = entry.store.usable(records.digests).tobytes()  # bounds follow from which images there are
+        bounds = known[usable] if usable in known else known.setdefault(usable, bounds_of(config, records, entry.store))
+        exact = ((entry.head, scores) for scores in score_vectors(config, records, entry.store))
+        others = approximate_scores(config, records, entry.backbone, entry.head, entry.store, display)
         for head, scores in chain(exact, others):
-            scored.append(Scored(found.backbone, head, found.store.fingerprint, scores))
+            scored.append(Scored(entry.backbone, head, entry.store.fingerprint, scores))
             rows += [
                 ScoreRow(
-                    found.backbone,
+                    entry.backbone,
                     head,
-                    of.domain,
-                    of.metric,
-                    of.value,
-                    of.low,
-                    of.high,
-                    of.queries,
-                    of.gallery,
-                    found.store.fingerprint,
-                    *bounds.get((of.metric, of.domain), (None, None)),
+                    score.domain,
+                    score.metric,
+                    score.value,
+                    score.low,
+                    score.high,
+                    score.queries,
+                    score.gallery,
+                    entry.store.fingerprint,
+                    *bounds.get((score.metric, score.domain), (None, None)),
                 )
-                for of in scores
+                for score in scores
             ]
             if left_out := _left_out(scores):
-                display.warn(f"{found.backbone} {head}: left out: {left_out}")
+                display.warn(f"{entry.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
@@ -309,22 +347,22 @@ def bounds_of(config: RunConfig, records: Records, store: Features) -> Mapping[t
 
     The legacy measure brings its own as scores beside it.
     """
-    asked = config.retrieval
-    if isinstance(asked.protocol, MetConfig):
+    retrieval = config.retrieval
+    if isinstance(retrieval.protocol, MetConfig):
         return {}  # scores of all queries together, by confidence
-    by_attributes = {name: found for name in asked.metrics if (found := AttributeMetric.find(name)) is not None}
-    by_label = [name for name in asked.metrics if name not in by_attributes]
+    by_attributes = {name: metric for name in retrieval.metrics if (metric := AttributeMetric.find(name)) is not None}
+    by_label = [name for name in retrieval.metrics if name not in by_attributes]
     graded = [name for name, metric in by_attributes.items() if not metric.legacy]
     sides = (records.split(role) for role in ("query", "gallery"))
-    queries, gallery = (of.take(of.rows_in(store)) for of in sides)
+    queries, gallery = (side.take(side.rows_in(store)) for side in sides)
     ends = (
-        dict(attribute_bounds(queries, gallery, graded, asked.similar, unanswerable=asked.unanswerable))
+        dict(attribute_bounds(queries, gallery, graded, retrieval.similar, unanswerable=retrieval.unanswerable))
         if graded
         else {}
     )
     rules = rules_of(config)
     return ends | dict(
-        score_bounds(queries, gallery, by_label, rules, unanswerable=asked.unanswerable, seed=config.seed)
+        score_bounds(queries, gallery, by_label, rules, unanswerable=retrieval.unanswerable, seed=config.seed)
     )
 
 

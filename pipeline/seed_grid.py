@@ -32,15 +32,16 @@ from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
 from pipeline.feature_sets import FeatureSet, feature_sets
 from pipeline.progress import Display
-from pipeline.run import read_dataset, score_vectors, setup_of
+from pipeline.run import read_dataset, score_vectors, training_arguments
 from pipeline.score_rows import RAW
-from pipeline.trials import Arrays, QueryScores, run_once
+from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference
 from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
-from stages.retrieval.scores import Resampling
+from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import VERSION, Resampling
 from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
@@ -118,6 +119,7 @@ class SeedGrid:
         settings = changed_settings(self.config.retrieval)
         sides = [self.records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
         return {
+            "version": VERSION,
             "settings": {name: settings[name] for name in _SCORING if name in settings},
             "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
         }
@@ -146,7 +148,7 @@ class SeedGrid:
         training = head.recipe.training
         training = replace(training, epochs=round(training.epochs * len(every) / len(train)))
         head = replace(head, recipe=replace(head.recipe, training=training))
-        return setup_of(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
+        return training_arguments(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
 
 
 def open_grid(run_file: Path, display: Display) -> SeedGrid:

@@ -28,10 +28,12 @@ from pipeline.feature_sets import FeatureSet
 from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
-from pipeline.trials import Arrays, QueryScores, run_once
+from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
 from stages.records import Records
+from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import VERSION
 from stages.training.recipe import HeadRecipe, Settings, nearest_key
 from stages.training.rows import rows_digest
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
@@ -124,6 +126,7 @@ def sweep_folder(config: RunConfig, sweep: SweepConfig, name: str, sets: Sequenc
             "seeds": list(sweep.seeds),
             "seed": config.seed,
             "objective": sweep.objective,
+            "version": VERSION,
         }
     )
     return Path(config.artifacts) / "sweeps" / f"{name}-{identity[:8]}"

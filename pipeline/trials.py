@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from zipfile import BadZipFile
@@ -21,20 +20,11 @@ import numpy.typing as npt
 
 from cache.atomic import replace_bytes
 from cache.errors import DamagedStoreError
-from stages.ranking.metrics import Values
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """What a trial measures: numbers and text, by name."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class QueryScores:
-    """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares."""
-
-    query_keys: tuple[str, ...]
-    per_query: Mapping[str, Values]
 
 
 def run_once(

@@ -77,7 +77,7 @@ PUBLIC = {
 FLAGS = {
     "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
-    "train-heads": {"--json", "--quiet", "--tensorboard"},
+    "train-heads": {"--device", "--json", "--quiet", "--tensorboard"},
     "score": {"--by", "--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
     "demo": {"--artifacts", "--json", "--quiet"},

@@ -15,7 +15,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on std
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]
 OneBackbone = Annotated[str | None, typer.Option("--backbone", help="A backbone of the run.")]
 
-Device = Annotated[str, typer.Option(help="Where backbones run, as PyTorch spells it: cpu, cuda, cuda:1.")]
+Device = Annotated[str, typer.Option(help="Where networks run, as PyTorch spells it: cpu, cuda, cuda:1.")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
 ]

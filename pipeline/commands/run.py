@@ -25,7 +25,7 @@ def run(
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
     done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
-    vectors = find_vectors(config, records, display, train=True)
+    vectors = find_vectors(config, records, display, train=True, device=device)
     picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
     display.say(f"some queries with their nearest images: {picture}")
     fail_on_too_many(config, records, done, max_failures)

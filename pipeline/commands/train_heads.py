@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Device, Json, Quiet, RunFile
 from pipeline.config import read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
@@ -16,6 +16,7 @@ from pipeline.score_rows import RAW
 
 def train_heads(
     run_file: RunFile,
+    device: Device = "cpu",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write loss, rate and score of every epoch as TensorBoard events.")
     ] = False,
@@ -25,7 +26,7 @@ def train_heads(
     """Stage 2: train the heads on stored features, and embed with them."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
-    for vectors in find_vectors(config, records, display, train=True, tensorboard=tensorboard):
+    for vectors in find_vectors(config, records, display, train=True, tensorboard=tensorboard, device=device):
         if vectors.head != RAW:
             path = str(vectors.store.path)
             line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}

@@ -120,8 +120,8 @@ class Leaderboard:
         return round(100 * (value - low) / ((high - low) or 1), 2)
 
     def number(self, value: float) -> str:
-        """``value`` with the digits of this leaderboard."""
-        return f"{value:.{self.digits}f}"
+        """``value`` with the digits of this leaderboard; what rounds to zero has no minus."""
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"
 
     def half(self, score: Bounded) -> str:
         """Half of an interval."""

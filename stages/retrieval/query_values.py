@@ -52,8 +52,8 @@ class Scored(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The values (Q,) of some metrics for the queries of one backbone and head, as they were read."""
+class QueryScores:
+    """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares."""
 
     query_keys: tuple[str, ...]
     per_query: Mapping[str, Values]
@@ -77,14 +77,14 @@ class QueryValues:
         """The fingerprint of what was scored."""
         return str(self._rows(backbone, head)["embeddings"][0].as_py())
 
-    def of(self, backbone: str, head: str) -> list[Kept]:
+    def of(self, backbone: str, head: str) -> list[QueryScores]:
         """The values of one backbone and head, an entry for each metric."""
         rows = self._rows(backbone, head)
         found = []
         for metric in dict.fromkeys(rows["metric"].to_pylist()):
             part = rows.filter(pc.equal(pc.cast(rows["metric"], pa.string()), metric))
             keys = tuple(part["query"].to_pylist())
-            found.append(Kept(keys, {metric: part["value"].to_numpy().astype(np.float64)}))
+            found.append(QueryScores(keys, {metric: part["value"].to_numpy().astype(np.float64)}))
         return found
 
     def _rows(self, backbone: str, head: str) -> pa.Table:

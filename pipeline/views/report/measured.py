@@ -17,7 +17,7 @@ from pipeline.score_rows import RAW, ScoreRow
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.query_values import Kept, QueryValues, read_query_values
+from stages.retrieval.query_values import QueryScores, QueryValues, read_query_values
 from stages.retrieval.scores import ALL, MEAN
 
 _SEARCHED = " + "  # between a head and how it was searched
@@ -40,7 +40,7 @@ class Measured:
     head: str
     name: str
     rows: Sequence[ScoreRow]
-    by_query: Mapping[str, Kept]
+    by_query: Mapping[str, QueryScores]
     ranks: FirstRanks | None
 
     @property
