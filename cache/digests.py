@@ -1,9 +1,4 @@
-"""The digests of images, remembered by URI and status of the file, so that unchanged files are not read again.
-
-The status is the file's inode, size, mtime and ctime: files of equal size and mtime that are swapped, or unpacked over
-one another with their old times, differ in the other two. The status of a file that holds many images (a tar, a Parquet
-table) is read once.
-"""
+"""The digests of images, remembered by URI and version of the file, so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from typing import NamedTuple
 
 from cache.atomic import disk_errors
 from cache.fingerprint import digest_file
-from cache.source import ImageSource, parse_source
+from cache.source import ImageSource, Version, parse_source
 
 _AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
 # A file written again within one tick of its file system's clock keeps its mtime: so young a file is not remembered.
@@ -105,27 +100,25 @@ def _opened(path: Path | str) -> sqlite3.Connection:
 
 class _Entry(NamedTuple):
     path: bytes
-    status: str
+    version: str
     changed_ns: int
     digest: bytes
 
 
 class _Holders:
-    """The files that hold many images, and their status before any image in them was read."""
+    """The files that hold many images, and their version before any image in them was read: it is read once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, int]] = {}
+        self._known: dict[str, Version] = {}
 
-    def status(self, source: ImageSource) -> tuple[str, int]:
-        """The status of the file, and when it changed last. Raises OSError as ``stat`` does."""
-        if status := self._known.get(source.path):
-            return status
-        stat = Path(source.path).stat()
-        text = f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-        status = text, max(stat.st_mtime_ns, stat.st_ctime_ns)
+    def version(self, source: ImageSource) -> Version:
+        """The version of the file. Raises OSError where there is none."""
+        if version := self._known.get(source.path):
+            return version
+        version = source.version()
         if source != ImageSource(source.path):
-            self._known[source.path] = status
-        return status
+            self._known[source.path] = version
+        return version
 
 
 def _name(source: ImageSource) -> bytes:
@@ -145,14 +138,14 @@ def _digest(
 ) -> tuple[FileDigest, _Entry | None]:
     """The digest, and what to remember where the file had to be read."""
     try:
-        status, changed_ns = holders.status(source)
-        if old and old.status == status:
+        version = holders.version(source)
+        if old and old.version == version.text:
             return FileDigest(old.digest), None
         whole = source == ImageSource(source.path)
         digest = digest_file(source.path) if whole else source.digest(source.read())
     except OSError as error:
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), None
-    return FileDigest(digest), _Entry(name, status, changed_ns, digest)
+    return FileDigest(digest), _Entry(name, *version, digest)
 
 
 def _remember(connection: sqlite3.Connection, entries: Sequence[_Entry]) -> None:

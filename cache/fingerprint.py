@@ -18,17 +18,31 @@ def canonical_json(value: JSON) -> str:
 
 
 def fingerprint(value: JSON) -> str:
-    """The sha256 of ``value``'s canonical JSON, 64 hexadecimal digits."""
+    """The sha256 of ``value``'s canonical JSON, 64 hexadecimal digits.
+
+    >>> fingerprint({"a": 1, "b": [0.5]}) == fingerprint({"b": [0.5], "a": 1})
+    True
+    """
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
 def digest_bytes(content: bytes | memoryview) -> bytes:
-    """The sha256 of ``content``, 32 bytes."""
+    """The sha256 of ``content``, 32 bytes.
+
+    >>> digest_bytes(b"").hex()[:8]
+    'e3b0c442'
+    """
     return hashlib.sha256(content).digest()
 
 
 def digest_file(path: Path | str) -> bytes:
-    """The sha256 of a file's bytes, 32 bytes. Raises OSError as ``open`` does."""
+    """The sha256 of a file's bytes, 32 bytes. Raises OSError as ``open`` does.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     digest_file(file.name) == digest_bytes(b"")
+    True
+    """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -19,6 +19,9 @@ class Identity:
     """Everything that changes the numbers of a store, as plain JSON, and nothing else.
 
     Batch size, workers, paths and device index are not in it; weights, preprocessing, precision and decoder are.
+
+    >>> Identity({"preprocess": {"size": 224}}).differences(Identity({"preprocess": {"size": 384}}))
+    ['preprocess.size: stored 224, wanted 384']
     """
 
     fields: Mapping[str, JSON]
@@ -55,7 +58,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where numbers were computed: device, library versions, images a forward. Recorded, never compared."""
+    """Where numbers were computed: device, library versions, images a forward. Recorded, never compared.
+
+    >>> Provenance("cpu", {"numpy": "2.0"}, batch_size=32).to_json()
+    '{"batch_size":32,"device":"cpu","versions":{"numpy":"2.0"}}'
+    """
 
     device: str
     versions: Mapping[str, str]

@@ -47,7 +47,11 @@ class _Piece(NamedTuple):
 
 
 class _Cells:
-    """The columns that are open and the pieces that are kept, for all threads."""
+    """The columns that are open and the pieces that are kept, for all threads.
+
+    A column is read by one thread at a time, under its own lock; the dictionaries have another, never held while
+    a file is read.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,50 +60,55 @@ class _Cells:
         self._bytes = 0
 
     def read(self, path: str, group: int, row: int, column: str) -> object:
-        with self._lock:
-            now = Path(path).stat()
-            file = (path, column, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
-            try:
-                opened = self._open(file)
+        now = Path(path).stat()
+        file = (path, column, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+        try:
+            opened = self._open(file)
+            with opened.lock:
                 rows, length = opened.piece_rows(group)
                 if row < length:
                     cells = self._piece(opened, _Piece(file, group, row // rows))
-            except (pa.ArrowException, OSError) as error:
-                if broken := self._columns.pop(file, None):
-                    broken.close()
-                raise OSError(f"{path} cannot be read as Parquet: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            with self._lock:
+                self._columns.pop(file, None)
+            raise OSError(f"{path} cannot be read as Parquet: {error}") from error
         if row >= length:
             raise OSError(f"{path} has {length:,} rows in row group {group}, and none numbered {row}: it was changed")
         return cells[row % rows].as_py()
 
     def _open(self, file: tuple[str, str, int, int, int, int]) -> _Column:
-        if file not in self._columns:
-            self._columns[file] = _Column(*file[:2])
-            if len(self._columns) > _KEPT_FILES:
-                self._columns.popitem(last=False)[1].close()
-        self._columns.move_to_end(file)
-        return self._columns[file]
+        with self._lock:
+            if file not in self._columns:
+                self._columns[file] = _Column(*file[:2])
+                if len(self._columns) > _KEPT_FILES:
+                    self._columns.popitem(last=False)  # closed when the last thread that reads it lets it go
+            self._columns.move_to_end(file)
+            return self._columns[file]
 
     def _piece(self, column: _Column, wanted: _Piece) -> pa.Array:
-        if wanted not in self._pieces:
-            for number, cells in column.pieces(wanted.group, wanted.number):
-                self._keep(wanted._replace(number=number), cells)
-        self._pieces.move_to_end(wanted)
-        return self._pieces[wanted]
+        with self._lock:
+            if wanted in self._pieces:
+                self._pieces.move_to_end(wanted)
+                return self._pieces[wanted]
+        for number, cells in column.pieces(wanted.group, wanted.number):
+            self._keep(wanted._replace(number=number), cells)
+        return cells
 
     def _keep(self, piece: _Piece, cells: pa.Array) -> None:
-        if (old := self._pieces.pop(piece, None)) is not None:
-            self._bytes -= old.nbytes
-        self._pieces[piece] = cells
-        self._bytes += cells.nbytes
-        while self._bytes > _KEPT_BYTES and len(self._pieces) > _KEPT_PIECES:
-            self._bytes -= self._pieces.popitem(last=False)[1].nbytes
+        with self._lock:
+            if (old := self._pieces.pop(piece, None)) is not None:
+                self._bytes -= old.nbytes
+            self._pieces[piece] = cells
+            self._bytes += cells.nbytes
+            while self._bytes > _KEPT_BYTES and len(self._pieces) > _KEPT_PIECES:
+                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
 
 
 class _Column:
-    """One column of an open Parquet file, which is read forwards."""
+    """One column of an open Parquet file, which is read forwards, by the thread that holds ``lock``."""
 
     def __init__(self, path: str, column: str) -> None:
+        self.lock = threading.Lock()
         # Without the pre-buffer and with a buffer, a row group is read page by page and not at once.
         self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         self._column = column
@@ -132,10 +141,6 @@ class _Column:
                 raise OSError(f"row group {group} does not hold the {length:,} rows that the file says it does")
             self._next = group, number + 1
             yield number, _leaf(batch.column(0))
-
-    def close(self) -> None:
-        self._batches = iter(())
-        self._file.close()
 
 
 def _leaf(cells: pa.Array) -> pa.Array:

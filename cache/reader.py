@@ -52,6 +52,12 @@ class FeatureStore:
     """A snapshot of the rows (N, D) keyed by the sha256 of the image's bytes. :meth:`reload` takes a new one.
 
     Made by :meth:`open`, :meth:`find` or :meth:`at`; filled by :class:`cache.StoreWriter`, which has an example.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = FeatureStore.open(folder, "toy", Identity({"toy": 1}), dim=3, provenance=Provenance("cpu", {}))
+    ...     len(store), store.dim, FeatureStore.at(store.path).missing([bytes(32)]) == [bytes(32)]
+    (0, 3, True)
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -47,7 +47,24 @@ def extract(
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FeatureStore:
-    """:func:`extract_all` for one backbone."""
+    """:func:`extract_all` for one backbone.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from stages.datasets import FolderConfig
+    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
+    >>> from stages.records import read_records
+    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    >>> backbone = load_backbone(PcaConfig(dim=2, size=2), basis=basis)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "images/red").mkdir(parents=True)
+    ...     Image.new("RGB", (4, 4), "red").save(f"{folder}/images/red/0.png")
+    ...     records = read_records(FolderConfig(path=f"{folder}/images"))
+    ...     store = extract(records, backbone, f"{folder}/features")
+    ...     store.read(records.digests).tolist()
+    [[1.0, 1.0]]
+    """
     (filled,) = extract_all(
         records,
         [backbone],
@@ -100,6 +117,21 @@ def extract_all(
 
     Raises:
         StoreBusyError: another process is writing to one of the stores.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from stages.datasets import FolderConfig
+    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
+    >>> from stages.records import read_records
+    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    >>> backbone = load_backbone(PcaConfig(dim=2, size=2), basis=basis)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "images/red").mkdir(parents=True)
+    ...     Image.new("RGB", (4, 4), "red").save(f"{folder}/images/red/0.png")
+    ...     records = read_records(FolderConfig(path=f"{folder}/images"))
+    ...     [(filled.store.name, filled.computed) for filled in extract_all(records, [backbone], folder)]
+    [('pca', 1)]
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
     uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}

@@ -58,17 +58,32 @@ def plan_extraction(
 
     The time is that of a sample of the images to do, taken evenly from all of them, through the same flow: at least
     ``sample_seconds`` long, after a first batch that warms up, or all images where they take less.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from stages.datasets import FolderConfig
+    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
+    >>> from stages.records import read_records
+    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    >>> backbone = load_backbone(PcaConfig(dim=2, size=2), basis=basis)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "images/red").mkdir(parents=True)
+    ...     Image.new("RGB", (4, 4), "red").save(f"{folder}/images/red/0.png")
+    ...     records = read_records(FolderConfig(path=f"{folder}/images"))
+    ...     plan_extraction(records, [backbone], folder).images
+    1
     """
     uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
-    asked, lines, lacking = list(uris), [], dict[bytes, list[Backbone]]()
+    digests_wanted, lines, lacking = list(uris), [], dict[bytes, list[Backbone]]()
     for backbone in backbones:
         store = _store(backbone, path, dtype)
-        missing = asked if store is None else store.missing(asked, retry_failed=retry_failed)
+        missing = digests_wanted if store is None else store.missing(digests_wanted, retry_failed=retry_failed)
         for digest in missing:
             lacking.setdefault(digest, []).append(backbone)
-        failures = [] if store is None else store.failures(asked)
+        failures = [] if store is None else store.failures(digests_wanted)
         failed = sum(failure.outcome.status == "failed" for failure in failures)
-        present = 0 if store is None else int(store.usable(asked).sum())
+        present = 0 if store is None else int(store.usable(digests_wanted).sum())
         row_bytes = backbone.preprocess.stored * backbone.dim * np.dtype(dtype).itemsize
         chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
         more = -(-len(missing) // chunk_rows) * chunk_rows * row_bytes

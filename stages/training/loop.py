@@ -23,7 +23,7 @@ from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
-from stages.training.multilabel.objective import Objective, build_objective
+from stages.training.multilabel.objective import Objective
 from stages.training.pairs import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
 from stages.training.rows.prefetch import prefetch
@@ -318,7 +318,7 @@ def _build_loss(
         assert isinstance(recipe.head, MultilabelHeadConfig)
         assert job.records is not None
         assert not isinstance(loss, PairLoss)  # refused with the settings
-        return build_objective(recipe.head, dim, job.records, targets, loss, torch.from_numpy(labels), generator)
+        return targets.build(recipe.head, dim, job.records, loss, torch.from_numpy(labels), generator)
     assert loss is not None
     return loss
 

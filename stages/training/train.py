@@ -20,7 +20,6 @@ from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.recipe import HeadRecipe, LossConfig, as_recipe
 from stages.training.rows import LabelledRows
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
@@ -211,10 +210,9 @@ def _posterior(inputs: TrainingInputs) -> Selection:
     """A closed form on attributes."""
     assert isinstance(inputs.recipe.head, PosteriorHeadConfig)
     assert inputs.attribute_targets is not None
-    assert inputs.attribute_targets.attributes is not None
-    rows, attributes = LabelledRows.of(inputs.features, inputs.records), inputs.attribute_targets.attributes
-    targets, labels = attributes.targets(inputs.records), torch.from_numpy(rows.labels)
-    fitted = fit_posterior(inputs.recipe.head, rows.first_views(), attributes, targets, labels, rows.blocks)
+    rows = LabelledRows.of(inputs.features, inputs.records)
+    features, labels = rows.first_views(), torch.from_numpy(rows.labels)
+    fitted = inputs.attribute_targets.fit(inputs.recipe.head, features, inputs.records, labels, rows.blocks)
     return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
 
 

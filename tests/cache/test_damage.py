@@ -48,7 +48,7 @@ def test_a_flipped_bit_of_the_rows_is_an_error_or_changes_nothing(tmp_path: Path
     store = open_store(tmp_path)
     if not store.chunks():
         fill(store, names(*range(4)), frozenset(names(2)))
-    path, asked = store.path / "rows/0.parquet", names(*range(4))
+    path, wanted = store.path / "rows/0.parquet", names(*range(4))
     whole = path.read_bytes()
     cut = bytearray(whole)
     cut[int(place * len(cut))] ^= 1 << bit
@@ -60,7 +60,7 @@ def test_a_flipped_bit_of_the_rows_is_an_error_or_changes_nothing(tmp_path: Path
         pass
     else:
         assert np.array_equal(read, np.stack([value_of(d) for d in names(0, 1, 3)]).astype(np.float16))
-        assert damaged.failures(asked) == store.failures(asked)
+        assert damaged.failures(wanted) == store.failures(wanted)
     finally:
         path.write_bytes(whole)
         store.reload()
@@ -68,8 +68,7 @@ def test_a_flipped_bit_of_the_rows_is_an_error_or_changes_nothing(tmp_path: Path
 
 def test_a_store_of_0_1_0_opens_as_it_is_and_is_extended(tmp_path: Path) -> None:
     shutil.copytree(OLD, tmp_path / OLD.name)
-    here = Provenance("cpu", {})
-    store = FeatureStore.open(tmp_path, "toy", Identity({"backbone": "toy"}), dim=4, provenance=here)
+    store = FeatureStore.open(tmp_path, "toy", Identity({"backbone": "toy"}), dim=4, provenance=Provenance("cpu", {}))
     before = contents(store.path)
     assert before == contents(OLD)  # opening writes nothing
     assert (store.chunk_rows, len(store), store.provenance(0)) == (4, 5, Provenance("cpu", {"numpy": "2.0"}, 32))

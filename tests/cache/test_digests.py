@@ -23,8 +23,8 @@ def files(tmp_path: Path) -> list[str]:
 def test_unchanged_files_are_read_once_even_by_another_process_to_come(tmp_path: Path, files: list[str]) -> None:
     first, second = DigestCache(tmp_path / "d.sqlite"), DigestCache(tmp_path / "d.sqlite")
     wanted = [digest_bytes(bytes([number]) * 100) for number in range(5)]
-    assert [found.digest for found in first.digests(files)] == wanted
-    assert [found.digest for found in second.digests(files)] == wanted
+    assert [digests.digest for digests in first.digests(files)] == wanted
+    assert [digests.digest for digests in second.digests(files)] == wanted
     assert (first.files_read, second.files_read) == (5, 0)
 
 
@@ -47,10 +47,10 @@ def test_a_file_younger_than_a_tick_of_the_clock_is_not_remembered(tmp_path: Pat
 
 
 def test_what_cannot_be_read_says_why_and_holds_nobody_up(tmp_path: Path, files: list[str]) -> None:
-    found = DigestCache().digests([str(tmp_path / "absent"), str(tmp_path), files[0]])
-    assert [entry.digest is None for entry in found] == [True, True, False]
-    assert "No such file" in found[0].error
-    assert "directory" in found[1].error
+    digests = DigestCache().digests([str(tmp_path / "absent"), str(tmp_path), files[0]])
+    assert [entry.digest is None for entry in digests] == [True, True, False]
+    assert "No such file" in digests[0].error
+    assert "directory" in digests[1].error
 
 
 def test_swapped_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> None:
@@ -64,7 +64,8 @@ def test_swapped_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> 
     one.rename(tmp_path / "aside")
     other.rename(one)
     (tmp_path / "aside").rename(other)
-    assert [found.digest for found in cache.digests([str(one), str(other)])] == [digest_bytes(b"2"), digest_bytes(b"1")]
+    again = cache.digests([str(one), str(other)])
+    assert [entry.digest for entry in again] == [digest_bytes(b"2"), digest_bytes(b"1")]
 
 
 def test_a_damaged_file_of_digests_is_begun_anew(tmp_path: Path, files: list[str]) -> None:
@@ -78,12 +79,12 @@ def test_images_in_one_file_are_remembered_each_by_its_place_and_box(tmp_path: P
     time.sleep(0.1)  # past a tick of the file system's clock
     uris = [ImageSource(str(shard), (at, 5), box=box).uri for at in (0, 7, 95, 97) for box in (None, (0, 0, at, 9))]
     cache = DigestCache(tmp_path / "d.sqlite")
-    found = cache.digests([*uris, str(shard)])
-    assert found[0].digest == digest_bytes(bytes(range(5)))
-    assert found[3].digest == digest_bytes(digest_bytes(bytes(range(7, 12))) + b"box (0, 0, 7, 9)")
-    assert found[8].digest == digest_bytes(bytes(range(100)))
-    assert "ends 2 bytes too early" in found[6].error
-    assert cache.digests([*uris, str(shard)]) == found
+    digests = cache.digests([*uris, str(shard)])
+    assert digests[0].digest == digest_bytes(bytes(range(5)))
+    assert digests[3].digest == digest_bytes(digest_bytes(bytes(range(7, 12))) + b"box (0, 0, 7, 9)")
+    assert digests[8].digest == digest_bytes(bytes(range(100)))
+    assert "ends 2 bytes too early" in digests[6].error
+    assert cache.digests([*uris, str(shard)]) == digests
     assert cache.files_read == 7
     shard.write_bytes(bytes(range(1, 101)))
     assert cache.digests(uris[:1])[0].digest == digest_bytes(bytes(range(1, 6)))

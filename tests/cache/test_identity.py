@@ -21,6 +21,6 @@ def test_an_identity_survives_its_file() -> None:
 
 
 def test_provenance_lists_what_is_installed_and_no_time() -> None:
-    here = Provenance.here("cpu", ["numpy", "no-such-distribution"])
-    assert set(here.versions) == {"numpy", "python"}
-    assert here.to_json() == Provenance.here("cpu", ["numpy"]).to_json()
+    provenance = Provenance.here("cpu", ["numpy", "no-such-distribution"])
+    assert set(provenance.versions) == {"numpy", "python"}
+    assert provenance.to_json() == Provenance.here("cpu", ["numpy"]).to_json()

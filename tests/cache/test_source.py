@@ -85,7 +85,7 @@ def test_a_digest_is_of_the_bytes_and_of_the_box_where_there_is_one() -> None:
     whole, box = ImageSource("a.jpg"), ImageSource("a.jpg", box=(1, 2, 30, 40))
     assert whole.digest(b"jpeg") == ImageSource("b.tar", (1, 4)).digest(b"jpeg") == digest_bytes(b"jpeg")
     assert box.digest(b"jpeg") == digest_bytes(digest_bytes(b"jpeg") + b"box (1, 2, 30, 40)")
-    assert len({of.digest(b"jpeg") for of in (whole, box, box._replace(box=(1, 2, 30, 41)))}) == 3
+    assert len({source.digest(b"jpeg") for source in (whole, box, box._replace(box=(1, 2, 30, 41)))}) == 3
 
 
 def cells(count: int, size: int = 40) -> list[bytes]:
@@ -101,7 +101,7 @@ def write(path: Path, contents: list[bytes | None], rows: int = 10, **options: o
         {
             "plain:column": pa.array(contents, pa.large_binary()),
             "image": pa.array(structs, kind),
-            "deep": pa.array([{"inner": of} for of in structs], pa.struct([("inner", kind)])),
+            "deep": pa.array([{"inner": struct} for struct in structs], pa.struct([("inner", kind)])),
         }
     )
     pq.write_table(table, path, row_group_size=rows, **options)
@@ -120,26 +120,26 @@ def test_a_cell_is_read_in_any_order_and_kind_of_column(tmp_path: Path, column: 
 def test_large_row_groups_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_cells, "_PIECE_BYTES", 200_000)
     monkeypatch.setattr(parquet_cells, "_KEPT_BYTES", 800_000)
-    kept = parquet_cells._Cells()
-    monkeypatch.setattr(parquet_cells, "_cells", kept)
+    columns = parquet_cells._Cells()
+    monkeypatch.setattr(parquet_cells, "_cells", columns)
     contents = cells(300, 20_000)
     path = write(tmp_path / "t.parquet", [*contents], rows=300, write_batch_size=8)
     rows = [*range(300), 299, 0, 150, 7, *range(140, 200)]
     for row in rows:
         assert parquet_cells.read_cell(path, 0, row, "image.bytes") == contents[row]
-        assert kept._bytes == sum(piece.nbytes for piece in kept._pieces.values()) < 1_100_000
+        assert columns._bytes == sum(piece.nbytes for piece in columns._pieces.values()) < 1_100_000
 
 
 def test_one_row_group_is_gone_through_once_when_rows_come_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[object] = []
-    kept = parquet_cells._Cells()
-    monkeypatch.setattr(parquet_cells, "_cells", kept)
+    columns = parquet_cells._Cells()
+    monkeypatch.setattr(parquet_cells, "_cells", columns)
     path = write(tmp_path / "t.parquet", [*cells(900)], rows=300)
     for at in range(900):
         parquet_cells.read_cell(path, at // 300, at % 300, "image.bytes")
-        (column,) = kept._columns.values()
+        (column,) = columns._columns.values()
         passes.append(column._batches)
     assert sum(one is not other for one, other in pairwise(passes)) == 2
 
@@ -148,10 +148,10 @@ def test_many_threads_read_their_own_cells(tmp_path: Path) -> None:
     contents = cells(400, 3000)
     files = [write(tmp_path / f"{n}.parquet", [*contents[n::8]], rows=13) for n in range(8)]
     sources = [ImageSource(files[at % 8], cell=(at // 8 // 13, at // 8 % 13, "image.bytes")) for at in range(400)]
-    asked = np.random.default_rng(2).integers(0, 400, 3000)
+    drawn = np.random.default_rng(2).integers(0, 400, 3000)
     with ThreadPoolExecutor(16) as pool:
-        for at, found in zip(asked, pool.map(lambda at: sources[at].read(), asked), strict=True):
-            assert found == contents[at]
+        for at, content in zip(drawn, pool.map(lambda at: sources[at].read(), drawn), strict=True):
+            assert content == contents[at]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from tests.toys.stores import DIM, IDENTITY, PROVENANCE, contents, fill, names, 
 def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     fill(store, names(*range(11)))
-    asked = names(10, 0, 3, 3, 7)
-    expected = np.stack([value_of(digest) for digest in asked]).astype(np.float16)
+    wanted = names(10, 0, 3, 3, 7)
+    expected = np.stack([value_of(digest) for digest in wanted]).astype(np.float16)
     again = FeatureStore.at(store.path)
-    np.testing.assert_array_equal(again.read(asked), expected)
+    np.testing.assert_array_equal(again.read(wanted), expected)
     assert again.read([]).shape == (0, DIM)
     assert again.digests() == names(*range(11))
     assert len(again) == 11
@@ -199,21 +199,21 @@ def test_any_order_of_writing_dying_and_reopening_loses_and_doubles_nothing(
     tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[list[int], int]], random: object
 ) -> None:
     parent = tmp_path_factory.mktemp("store")
-    asked: list[bytes] = []
+    wanted: list[bytes] = []
     for numbers, survives in runs:
         store = open_store(parent, chunk_rows=3)
-        asked += names(*numbers)
+        wanted += names(*numbers)
         with StoreWriter(store) as writer:
-            for chunk in writer.plan(asked).chunks[:survives]:
+            for chunk in writer.plan(wanted).chunks[:survives]:
                 features = np.stack([value_of(digest) for digest in chunk.digests])
                 writer.commit(chunk, features, [RowOutcome()] * len(chunk.digests), PROVENANCE)
     store = open_store(parent, chunk_rows=3)
-    fill(store, asked)
+    fill(store, wanted)
     store = FeatureStore.at(store.path)
-    assert sorted(store.digests()) == sorted(set(asked))
-    assert sum(rows.num_rows for rows in store.chunks().values()) == len(set(asked))
-    if asked:
-        np.testing.assert_array_equal(store.read(asked), np.stack([value_of(d) for d in asked]).astype(np.float16))
+    assert sorted(store.digests()) == sorted(set(wanted))
+    assert sum(rows.num_rows for rows in store.chunks().values()) == len(set(wanted))
+    if wanted:
+        np.testing.assert_array_equal(store.read(wanted), np.stack([value_of(d) for d in wanted]).astype(np.float16))
     assert verify(store) == []
 
 

@@ -219,9 +219,9 @@ def test_any_order_of_planning_and_committing_loses_and_doubles_nothing(
             for place in committed:
                 if place < len(chunks):
                     commit(writer, chunks[place])
-    asked = names(*range(21))
+    wanted = names(*range(21))
     store = open_store(parent, chunk_rows=3)
-    fill(store, asked)
-    assert sorted(store.digests()) == sorted(asked)
-    assert sum(rows.num_rows for rows in store.chunks().values()) == len(asked)
+    fill(store, wanted)
+    assert sorted(store.digests()) == sorted(wanted)
+    assert sum(rows.num_rows for rows in store.chunks().values()) == len(wanted)
     assert verify(store) == []

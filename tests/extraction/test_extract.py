@@ -172,10 +172,10 @@ def test_one_pass_computes_for_each_store_what_that_store_lacks(tmp_path: Path, 
     extract(records_of(images), first, tmp_path / "f", chunk_rows=7, batch_size=5)
     for number in range(10):
         draw(images / f"new/{number}.png", 5000 + number)
-    asked: list[int] = []
+    computed: list[int] = []
 
     def counted(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        asked.append(len(batch))
+        computed.append(len(batch))
         return toy_backbone().forward(batch)
 
     seen: list[Progress] = []
@@ -188,7 +188,7 @@ def test_one_pass_computes_for_each_store_what_that_store_lacks(tmp_path: Path, 
         on_progress=seen.append,
     )
     assert [filled.computed for filled in done] == [10, 33]
-    assert sum(asked) == 10
+    assert sum(computed) == 10
     assert seen[-1][:3] == (33, 33, 0)
     digests = records_of(images).digests
     assert np.array_equal(done[0].store.read(digests), done[1].store.read(digests))

@@ -1,13 +1,21 @@
-"""The targets of a head that learns attributes, read from the training records once and checked."""
+"""What a head learns of attributes and tags: read from the training records once, checked, and made a loss or a fit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from stages.records import Records
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.multilabel.fit_posterior import Fitted, fit_posterior
 from stages.training.multilabel.labels import Attributes, read_attributes
 from stages.training.multilabel.network import MultilabelHeadConfig
+from stages.training.multilabel.objective import ByInstance, ByOverlap, Objective
 from stages.training.multilabel.posterior import PosteriorHeadConfig
+from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier
 from stages.training.multilabel.words import Vocabulary, read_vocabulary
 
 
@@ -20,6 +28,43 @@ class AttributeTargets:
 
     attributes: Attributes | None
     vocabulary: Vocabulary | None
+
+    def build(
+        self,
+        head: MultilabelHeadConfig,
+        dim: int,
+        records: Records,
+        instance: MarginSoftmax | None,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> Objective:
+        """The objective of a hidden layer of size ``dim`` over ``records`` with ``labels`` (N,).
+
+        ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
+        """
+        tasks: dict[str, nn.Module] = {}
+        words = self.vocabulary
+        targets = [] if self.attributes is None else self.attributes.targets(records)
+        if head.task != "tags":
+            assert self.attributes is not None
+            widths = [len(attribute.values) for attribute in self.attributes.learned]
+            tasks["attributes"] = AttributeClassifiers(dim, targets, widths, head.balanced, head.asymmetric, generator)
+        if words is not None and head.tags == "gru":
+            tasks["tags"] = TagGenerator(dim, *words.sentences(records), len(words.words), generator)
+        elif words is not None:
+            tasks["tags"] = WordClassifier(dim, words.bags(records), head.asymmetric, generator)
+        if head.contrastive is not None:
+            tasks["overlap"] = ByOverlap(targets, head.contrastive)
+        if instance is not None:
+            tasks["instance"] = ByInstance(instance, labels, head.instance_weight)
+        return Objective(tasks, learned=head.task_weights == "learned")
+
+    def fit(
+        self, head: PosteriorHeadConfig, features: Tensor, records: Records, labels: Tensor, blocks: Sequence[int]
+    ) -> Fitted:
+        """The posterior head of training ``features`` (N, D) of ``records`` with ``labels`` (N,)."""
+        assert self.attributes is not None
+        return fit_posterior(head, features, self.attributes, self.attributes.targets(records), labels, blocks)
 
     @property
     def left_out(self) -> tuple[str, ...]:

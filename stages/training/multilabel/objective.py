@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stages.records import Records
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.attribute_targets import AttributeTargets
 from stages.training.multilabel.losses import ContrastiveConfig, contrast, overlap
-from stages.training.multilabel.network import MultilabelHeadConfig
-from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier, fixed
+from stages.training.multilabel.tasks import fixed
 
 
 class Objective(nn.Module):
@@ -69,34 +66,3 @@ class ByOverlap(nn.Module):
         return self.config.weight * contrast(
             hidden, overlap([target[rows] for target in self.targets.buffers()]), self.config
         )
-
-
-def build_objective(
-    config: MultilabelHeadConfig,
-    dim: int,
-    records: Records,
-    attribute_targets: AttributeTargets,
-    instance: MarginSoftmax | None,
-    labels: Tensor,
-    generator: torch.Generator,
-) -> Objective:
-    """The objective of a hidden layer of size ``dim`` over ``records`` with ``labels`` (N,).
-
-    ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
-    """
-    attributes, vocabulary = attribute_targets.attributes, attribute_targets.vocabulary
-    tasks: dict[str, nn.Module] = {}
-    targets = [] if attributes is None else attributes.targets(records)
-    if config.task != "tags":
-        assert attributes is not None
-        widths = [len(attribute.values) for attribute in attributes.learned]
-        tasks["attributes"] = AttributeClassifiers(dim, targets, widths, config.balanced, config.asymmetric, generator)
-    if vocabulary is not None and config.tags == "gru":
-        tasks["tags"] = TagGenerator(dim, *vocabulary.sentences(records), len(vocabulary.words), generator)
-    elif vocabulary is not None:
-        tasks["tags"] = WordClassifier(dim, vocabulary.bags(records), config.asymmetric, generator)
-    if config.contrastive is not None:
-        tasks["overlap"] = ByOverlap(targets, config.contrastive)
-    if instance is not None:
-        tasks["instance"] = ByInstance(instance, labels, config.instance_weight)
-    return Objective(tasks, learned=config.task_weights == "learned")
