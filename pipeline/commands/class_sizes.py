@@ -34,23 +34,23 @@ def group_lines(config: RunConfig, name: str, records: Records, by: Sequence[str
     queries = records.split("query")
     classes = class_of(queries)
     lines: list[dict[str, Any]] = []
-    for of in by:
-        in_gallery = of == "class_size"
+    for name in by:
+        in_gallery = name == "class_size"
         other = records.split("gallery" if in_gallery else "train")
         sizes = (gallery_sizes if in_gallery else training_sizes)(queries, other)
         for backbone, head in values.heads():
-            told = {"backbone": backbone, "head": head, "by": of}
-            for kept in values.of(backbone, head):
-                groups = by_class_size(kept, sizes, classes, Resampling(seed=config.seed))
-                lines += [told | group._asdict() for group in groups]
+            columns = {"backbone": backbone, "head": head, "by": name}
+            for metric_values in values.of(backbone, head):
+                groups = by_class_size(metric_values, sizes, classes, Resampling(seed=config.seed))
+                lines += [columns | group._asdict() for group in groups]
     if by:
         replace_text(folder / f"{name}.groups.jsonl", "".join(json_module.dumps(line) + "\n" for line in lines))
     return lines
 
 
 def group_table(lines: Sequence[dict[str, Any]]) -> str:
-    """A table for each of what scores are told by: a line a head and group, a column a metric."""
-    said = []
+    """A table for each of what scores are grouped by: a line a head and group, a column a metric."""
+    tables = []
     for by in dict.fromkeys(line["by"] for line in lines):
         part = [line for line in lines if line["by"] == by]
         metrics = list(dict.fromkeys(line["metric"] for line in part))
@@ -58,15 +58,15 @@ def group_table(lines: Sequence[dict[str, Any]]) -> str:
         for line in part:
             cells.setdefault((line["backbone"], line["head"], line["group"]), {})[line["metric"]] = line
         table = [["backbone", "head", "images", *metrics, "queries", "classes"]]
-        for place, of in cells.items():
+        for place, by_metric in cells.items():
             numbers = [
-                f"{of[metric]['value']:.3f} ±{(of[metric]['high'] - of[metric]['low']) / 2:.3f}"
-                if metric in of
+                f"{by_metric[metric]['value']:.3f} ±{(by_metric[metric]['high'] - by_metric[metric]['low']) / 2:.3f}"
+                if metric in by_metric
                 else "-"
                 for metric in metrics
             ]
-            first = next(iter(of.values()))
+            first = next(iter(by_metric.values()))
             table.append([*place, *numbers, f"{first['queries']:,}", f"{first['classes']:,}"])
         where = "in the gallery, itself not counted" if by == "class_size" else "that heads were trained on"
-        said += [f"by the number of images of the query's class {where}", *aligned(table, texts=3), ""]
-    return "\n".join(said).rstrip()
+        tables += [f"by the number of images of the query's class {where}", *aligned(table, texts=3), ""]
+    return "\n".join(tables).rstrip()

@@ -53,7 +53,7 @@ class Compared:
 
     first: tuple[str, str]
     second: tuple[str, str]
-    found: Changes
+    changes: Changes
 
 
 def compare(
@@ -79,16 +79,16 @@ def compare(
     notes = _galleries(one, other, allowed=other_gallery)
     for pair in _pairs(one, other, backbone):
         (of_one, of_other) = pair
-        found = changes(
+        differences = changes(
             one.values.of(*of_one),
             other.values.of(*of_other),
             _domains(one) | _domains(other),
             Resampling(seed=other.config.seed),
         )
-        compared = Compared(of_one, of_other, found)
-        listed = metric or next(iter(found.shared))
-        if listed not in found.shared:
-            raise ConfigError(f"{listed!r} is not a metric of both; these are: {', '.join(found.shared)}")
+        compared = Compared(of_one, of_other, differences)
+        listed = metric or next(iter(differences.shared))
+        if listed not in differences.shared:
+            raise ConfigError(f"{listed!r} is not a metric of both; these are: {', '.join(differences.shared)}")
         text = json_lines(compared, listed, top, sides) if json else _text(compared, listed, top, sides)
         typer.echo(text, nl=not json)
     for note in notes:
@@ -125,7 +125,7 @@ def _check_fresh(values: QueryValues, name: str, config: RunConfig, records: Rec
         for key, value in now.items()
         if values.data.get(key) != value
     ]
-    stores = {(of.backbone, of.head): of.store.fingerprint for of in find_vectors(config, records, display)}
+    stores = {(each.backbone, each.head): each.store.fingerprint for each in find_vectors(config, records, display)}
     known = set(stores.values())
     for backbone, head in values.heads():
         scored = values.embeddings(backbone, head)
@@ -144,25 +144,28 @@ def _galleries(one: Side, other: Side, *, allowed: bool) -> list[str]:
     """What a person should know of the two galleries. ConfigError where they differ and that is not ``allowed``."""
     notes = []
     if one.values.data["gallery"] != other.values.data["gallery"]:
-        said = _difference(one.records.split("gallery"), other.records.split("gallery"))
+        summary = _difference(one.records.split("gallery"), other.records.split("gallery"))
         if not allowed:
             raise ConfigError(
-                f"A and B searched different galleries: {said}. A query is easier in a smaller one, so their "
+                f"A and B searched different galleries: {summary}. A query is easier in a smaller one, so their "
                 "difference would be of galleries too. Score both on the same, or say --other-gallery."
             )
-        notes.append(f"A and B searched different galleries: {said}. The difference is of galleries too")
+        notes.append(f"A and B searched different galleries: {summary}. The difference is of galleries too")
     if one.values.data["retrieval"] != other.values.data["retrieval"]:
         first, second = one.values.data["retrieval"], other.values.data["retrieval"]
         notes.append(f"A and B were searched or scored in different ways ([retrieval]): {first} and {second}")
     if one.values.data["queries"] != other.values.data["queries"]:
-        said = _difference(one.records.split("query"), other.records.split("query"))
-        notes.append(f"A and B have different queries: {said}. Those of both are compared")
+        summary = _difference(one.records.split("query"), other.records.split("query"))
+        notes.append(f"A and B have different queries: {summary}. Those of both are compared")
     return notes
 
 
 def _difference(one: Records, other: Records) -> str:
     """How two sets of records differ."""
-    first, second = (dict(zip(of.keys, zip(of.digests, of.classes, strict=True), strict=True)) for of in (one, other))
+    first, second = (
+        dict(zip(records.keys, zip(records.digests, records.classes, strict=True), strict=True))
+        for records in (one, other)
+    )
     both = first.keys() & second.keys()
     counts = {
         "only in A": len(first) - len(both),
@@ -170,19 +173,19 @@ def _difference(one: Records, other: Records) -> str:
         "with other bytes": sum(first[key][0] != second[key][0] for key in both),
         "with another label": sum(first[key][1] != second[key][1] for key in both),
     }
-    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    return f"{len(first):,} and {len(second):,} images, {said}"
+    summary = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f"{len(first):,} and {len(second):,} images, {summary}"
 
 
 def _pairs(one: Side, other: Side, backbone: str | None) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Which backbone and head of A goes with which of B: of the same backbone and head, as far as none is named."""
     sides = [
-        [(of, head) for of, head in side.values.heads() if side.head in (None, head) and backbone in (None, of)]
+        [(name, head) for name, head in side.values.heads() if side.head in (None, head) and backbone in (None, name)]
         for side in (one, other)
     ]
-    for side, found in zip((one, other), sides, strict=True):
-        if not found:
-            there = ", ".join(f"{head} on {of}" for of, head in side.values.heads())
+    for side, heads in zip((one, other), sides, strict=True):
+        if not heads:
+            there = ", ".join(f"{head} on {name}" for name, head in side.values.heads())
             wanted = side.head or "any head"
             raise ConfigError(f"{side.name} has no scores of {wanted} on {backbone or 'any backbone'}; it has {there}")
     pairs = [
@@ -191,7 +194,7 @@ def _pairs(one: Side, other: Side, backbone: str | None) -> list[tuple[tuple[str
         for second in sides[1]
         if (one.head or other.head or first[1] == second[1]) and first[0] == second[0]
     ]
-    if not pairs and all(len({of for of, _ in found}) == 1 for found in sides):
+    if not pairs and all(len({name for name, _ in heads}) == 1 for heads in sides):
         pairs = [(first, second) for first in sides[0] for second in sides[1]]  # another backbone on each side
     if (one.name, one.head) == (other.name, other.head):
         raise ConfigError("A and B are the same scores; name a head of each: RUN.TOML:raw RUN.TOML:HEAD")
@@ -207,73 +210,85 @@ def _domains(side: Side) -> dict[str, str | None]:
 
 def _seen(sides: Sequence[Side]) -> dict[str, tuple[str, str | None]]:
     """The image and the label of each query of either side."""
-    found: dict[str, tuple[str, str | None]] = {}
+    images: dict[str, tuple[str, str | None]] = {}
     for side in sides:
         queries = side.records.split("query")
-        found |= dict(zip(queries.keys, zip(queries.uris, queries.labels, strict=True), strict=True))
-    return found
+        images |= dict(zip(queries.keys, zip(queries.uris, queries.labels, strict=True), strict=True))
+    return images
 
 
 def json_lines(compared: Compared, listed: str, top: int, sides: Sequence[Side]) -> str:
     """A line for each metric and domain (``change``), each listed query, and each query that only one has."""
-    seen, found = _seen(sides), compared.found
+    seen, differences = _seen(sides), compared.changes
     names = {
         "a": sides[0].name, "a_backbone": compared.first[0], "a_head": compared.first[1],
         "b": sides[1].name, "b_backbone": compared.second[0], "b_head": compared.second[1],
     }  # fmt: skip
-    lines: list[dict[str, Any]] = [{"kind": "change"} | names | change._asdict() for change in found.changes]
-    for domain, moved in _listed(found, listed, top):
+    lines: list[dict[str, Any]] = [{"kind": "change"} | names | change._asdict() for change in differences.changes]
+    for domain, moved in _listed(differences, listed, top):
         lines += [
-            {"kind": "moved"} | names | {"among": domain or "all"} | of._asdict()
-            | {"value": of.value, "uri": seen[of.key][0], "label": seen[of.key][1]}
-            for of in moved
+            {"kind": "moved"} | names | {"among": domain or "all"} | query._asdict()
+            | {"value": query.value, "uri": seen[query.key][0], "label": seen[query.key][1]}
+            for query in moved
         ]  # fmt: skip
-    for which, keys in (("a", found.only_first), ("b", found.only_second)):
+    for which, keys in (("a", differences.only_first), ("b", differences.only_second)):
         lines += [
             {"kind": "unmatched", "only_in": which, "metric": metric, "key": key}
-            for metric, of in keys.items()
-            for key in of
+            for metric, unmatched in keys.items()
+            for key in unmatched
         ]
     return "".join(json_module.dumps(line) + "\n" for line in lines)
 
 
-def _listed(found: Changes, metric: str, top: int) -> list[tuple[str | None, list[Moved]]]:
+def _listed(differences: Changes, metric: str, top: int) -> list[tuple[str | None, list[Moved]]]:
     """The queries that changed most, of all and of each domain."""
-    domains = [of.domain for of in found.changes if of.metric == metric and of.domain not in ("all", "mean")]
-    return [(domain, found.moved(metric, top, domain)) for domain in (None, *domains)]
+    domains = [
+        change.domain
+        for change in differences.changes
+        if change.metric == metric and change.domain not in ("all", "mean")
+    ]
+    return [(domain, differences.moved(metric, top, domain)) for domain in (None, *domains)]
 
 
 def _text(compared: Compared, listed: str, top: int, sides: Sequence[Side]) -> str:
-    found = compared.found
+    differences = compared.changes
     lines = [
         f"{letter}: {side.name} {head} on {backbone}"
         for letter, side, (backbone, head) in zip("AB", sides, (compared.first, compared.second), strict=True)
     ]
-    by_domain = any(of.domain != "all" for of in found.changes)
+    by_domain = any(change.domain != "all" for change in differences.changes)
     header = ["metric", *(["domain"] if by_domain else []), "A", "B", "B - A", "95 % interval", "better", "worse"]
     table = [[*header, "same", "queries"]]
     table += [
-        [of.metric, *([of.domain] if by_domain else []), f"{of.first:.4f}", f"{of.second:.4f}", f"{of.value:+.4f}",
-         f"[{of.low:+.4f}, {of.high:+.4f}]{_mark(of)}", f"{of.better:,}", f"{of.worse:,}", f"{of.same:,}",
-         f"{of.queries:,}"]
-        for of in sorted(found.changes, key=lambda of: list(found.shared).index(of.metric))
+        [change.metric, *([change.domain] if by_domain else []),
+         f"{change.first:.4f}", f"{change.second:.4f}", f"{change.value:+.4f}",
+         f"[{change.low:+.4f}, {change.high:+.4f}]{_mark(change)}",
+         *(f"{count:,}" for count in (change.better, change.worse, change.same, change.queries))]
+        for change in sorted(differences.changes, key=lambda change: list(differences.shared).index(change.metric))
     ]  # fmt: skip
     lines += aligned(table, texts=2 if by_domain else 1)
     lines.append("interval of the mean difference over the same queries; * it does not hold 0")
-    for which, other, unmatched in (("A", "B", found.only_first), ("B", "A", found.only_second)):
+    for which, other, unmatched in (("A", "B", differences.only_first), ("B", "A", differences.only_second)):
         for metric, keys in unmatched.items():
             if keys:
                 named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
                 lines.append(f"{metric}: {len(keys):,} queries of {which} that {other} has not are left out: {named}")
     seen = _seen(sides)
-    for domain, moved in _listed(found, listed, top):
+    for domain, moved in _listed(differences, listed, top):
         if not moved:
             continue
         lines += ["", f"the queries that changed most by {listed}{f' in {domain}' if domain else ''}"]
         rows = [["query", "label", "image", "A", "B", "B - A"]]
         rows += [
-            [of.key, seen[of.key][1] or "-", seen[of.key][0], f"{of.first:.3f}", f"{of.second:.3f}", f"{of.value:+.3f}"]
-            for of in moved
+            [
+                query.key,
+                seen[query.key][1] or "-",
+                seen[query.key][0],
+                f"{query.first:.3f}",
+                f"{query.second:.3f}",
+                f"{query.value:+.3f}",
+            ]
+            for query in moved
         ]
         lines += aligned(rows, texts=3)
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def curate(
     by_domain, total = tally(curated)
     report = {
         "table": str(output),
-        "fingerprint": _fingerprint(curated.kept),
+        "fingerprint": _fingerprint(curated.retained),
         "config": asdict(config.curate),
         "features": None if features is None else features.fingerprint,
         "all": total._asdict(),
@@ -65,7 +65,7 @@ def curate(
     output.parent.mkdir(parents=True, exist_ok=True)
     write_table(dropped, dropped_table(curated.dropped))
     replace_text(summary, json_module.dumps(report, indent=2) + "\n")
-    write_table(output, training_table(curated.kept))
+    write_table(output, training_table(curated.retained))
     typer.echo(json_module.dumps(report) if json else curated_text(by_domain, total))
     display.say(f"{output} is written; {summary} has the counts, and {dropped} every dropped image with its reason")
 

@@ -44,18 +44,18 @@ def gallery_sizes(
     """Score the same queries in galleries of several sizes: what a small gallery hides."""
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, display)
-    vectors = [of for of in find_vectors(config, records, display) if backbone in (None, of.backbone)]
+    vectors = [each for each in find_vectors(config, records, display) if backbone in (None, each.backbone)]
     if head is not None or not vectors:
         vectors = [choose_vectors(config, run_file, vectors, head, backbone)]
-    asked = tuple(size or ()) or config.retrieval.gallery_sizes
+    wanted = tuple(size or ()) or config.retrieval.gallery_sizes
     values = tuple(distractors or ()) or config.retrieval.distractors
     lines: list[dict[str, Any]] = []
-    for of in vectors:
-        display.say(f"searching galleries of {len(asked)} sizes with {of.backbone} {of.head}")
-        curve = size_curve(config, records, of, asked, values)
+    for each in vectors:
+        display.say(f"searching galleries of {len(wanted)} sizes with {each.backbone} {each.head}")
+        curve = size_curve(config, records, each, wanted, values)
         if curve.left_out:
             display.warn(f"{curve.left_out:,} further distractors are of a class that searches: left out")
-        lines += curve_lines(curve, of)
+        lines += curve_lines(curve, each)
     text = "".join(json_module.dumps(line) + "\n" for line in lines)
     path = Path(config.artifacts) / "scores" / f"{run_file.stem}.gallery_sizes.jsonl"
     replace_text(path, text)
@@ -64,14 +64,14 @@ def gallery_sizes(
 
 
 def size_curve(
-    config: RunConfig, records: Records, of: Vectors, sizes: Sequence[float], distractors: Sequence[str]
+    config: RunConfig, records: Records, vectors: Vectors, sizes: Sequence[float], distractors: Sequence[str]
 ) -> SizeCurve:
     """The curve of the metrics by label. ConfigError where the run has none, or a split is unknown."""
     metrics = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
     if not metrics or isinstance(config.retrieval.protocol, MetConfig):
         raise ConfigError("a gallery-size curve takes a metric of rankings by label: [retrieval] metrics names none")
     return gallery_curve(
-        of.store,
+        vectors.store,
         queries=records.split("query"),
         gallery=records.split("gallery"),
         sizes=sizes,
@@ -92,13 +92,13 @@ def further_distractors(records: Records, values: Sequence[str]) -> Records:
     return Records(records.table.filter(mask), records.roles)
 
 
-def curve_lines(curve: SizeCurve, of: Vectors) -> list[dict[str, Any]]:
+def curve_lines(curve: SizeCurve, vectors: Vectors) -> list[dict[str, Any]]:
     """A flat object for each size, domain and metric."""
     return [
-        {"backbone": of.backbone, "head": of.head, "size": at.size, "distractors": at.distractors,
+        {"backbone": vectors.backbone, "head": vectors.head, "size": at.size, "distractors": at.distractors,
          "searched": at.searched, "domain": at.score.domain, "metric": at.score.metric, "value": at.score.value,
          "low": at.score.low, "high": at.score.high, "floor": at.floor, "ceiling": at.ceiling,
-         "queries": at.score.queries, "embeddings": of.store.fingerprint}
+         "queries": at.score.queries, "embeddings": vectors.store.fingerprint}
         for at in curve.scores
     ]  # fmt: skip
 
@@ -111,12 +111,14 @@ def curve_table(lines: Sequence[dict[str, Any]]) -> str:
         place = line["backbone"], line["head"], line["domain"], line["distractors"]
         cells.setdefault(place, {})[line["metric"]] = line
     table = [["backbone", "head", "domain", "distractors", "searched", *metrics]]
-    for (backbone, head, domain, distractors), by_metric in sorted(cells.items(), key=lambda of: _place(of[0], lines)):
-        numbers = [f"{of['value']:.3f} ±{(of['high'] - of['low']) / 2:.3f}" for of in by_metric.values()]
+    for (backbone, head, domain, distractors), by_metric in sorted(
+        cells.items(), key=lambda cell: _place(cell[0], lines)
+    ):
+        numbers = [f"{line['value']:.3f} ±{(line['high'] - line['low']) / 2:.3f}" for line in by_metric.values()]
         searched = next(iter(by_metric.values()))["searched"]
         table.append([backbone, head, domain, f"{distractors:,}", f"{searched:,.0f}", *numbers])
-    said = "every query keeps its relevant rows; distractors by lot, those of a smaller gallery all in the larger"
-    return "\n".join([*aligned(table, texts=3), said])
+    note = "every query keeps its relevant rows; distractors sampled, those of a smaller gallery all in the larger"
+    return "\n".join([*aligned(table, texts=3), note])
 
 
 def _place(cell: tuple[str, str, str, int], lines: Sequence[dict[str, Any]]) -> tuple[int, int, int]:

@@ -49,7 +49,7 @@ def search(
     )
     display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
     if limit is not None:
-        display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.said}")
+        display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
     sources = [parse_source(image) for image in images]
     try:
         contents = [source.read() for source in sources]
@@ -63,7 +63,7 @@ def search(
 
 def _text_lines(image: str, matches: Sequence[Match], limit: Limit | None) -> list[str]:
     if limit is not None and not _accepted(matches, limit):
-        return [image, f"  no match: the nearest has {matches[0].similarity:.4f}; {limit.said}"]
+        return [image, f"  no match: the nearest has {matches[0].similarity:.4f}; {limit.summary}"]
     listed = enumerate(_accepted(matches, limit), 1)
     return [image, *(f"{rank:>3}  {match.similarity:.3f}  {match.label or '-'}  {match.uri}" for rank, match in listed)]
 

@@ -15,45 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import typer
 
-from cache import Features, fingerprint
+from cache import fingerprint
 from cache.atomic import replace_text
-from cache.errors import ConfigError, MissingRowsError, RecordsError
+from cache.errors import ConfigError, MissingRowsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
-from pipeline.run import LEAST_VALIDATION_CLASSES, Vectors, find_vectors, read_dataset
+from pipeline.run import Vectors, find_vectors, read_dataset
 from pipeline.vector_choice import choose_vectors
 from pipeline.views.tables import aligned
-from stages.analysis.open_set import Comparisons, Kind, Rate, Rates, comparisons, decide, threshold_at
+from stages.analysis.open_set import Kind, Rate, Rates
+from stages.analysis.threshold_choice import Decision, Ground, calibration_ground, decision_at
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
-from stages.retrieval.query_set import QuerySet
 from stages.retrieval.query_values import data_of
-from stages.retrieval.scores import Resampling, domain_names
 
 WANTED: tuple[tuple[Kind, float], ...] = (("fmr", 0.001), ("fpir", 0.1))
 _RATES = ("fmr", "fnmr", "fpir", "fnir", "answered")
-
-
-class Ground(NamedTuple):
-    """Calibrated on ``pairs`` (comparisons) and ``searches``, reported on ``test``; ``said`` is what they are."""
-
-    pairs: Comparisons
-    searches: Comparisons
-    test: Comparisons
-    said: str
-
-
-class Decision(NamedTuple):
-    """A threshold, what it was chosen by, and its error rates on test queries: of ``all`` and of each domain."""
-
-    kind: Kind
-    wanted: float
-    calibration: Rates
-    test: dict[str, Rates]
 
 
 def threshold(
@@ -78,186 +57,134 @@ def threshold(
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     records = read_dataset(config, display)
-    found = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
-    on = ground(found.store, records, config.seed)
-    decisions = [_decision(on, kind, rate, config.seed) for kind, rate in wanted or WANTED]
-    path = _path(config, run_file, found)
-    _keep(path, decisions, on, _follows_from(found, records))
+    chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
+    on = calibration_ground(chosen.store, records, config.seed)
+    decisions = [decision_at(kind, rate, on, config.seed) for kind, rate in wanted or WANTED]
+    path = _path(config, run_file, chosen)
+    _keep(path, decisions, on, _follows_from(chosen, records))
     if json:
         for decision in decisions:
-            for line in _lines(decision, found, on):
+            for line in _lines(decision, chosen, on):
                 typer.echo(json_module.dumps(line))
     else:
-        typer.echo(_text(decisions, found, on))
+        typer.echo(_text(decisions, chosen, on))
     display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
 
 
-def ground(store: Features, records: Records, seed: int) -> Ground:
-    """What to calibrate on and what to report on.
-
-    Validation queries calibrate: a wanted FMR in the validation gallery, a wanted FPIR in the gallery of the run, which
-    has the size that will be searched. Where too few classes validate, half the classes that search (drawn by lot in
-    each domain) calibrate and the other half is reported.
-    """
-    queries, gallery = records.split("query"), records.split("gallery")
-    searched = _labelled(QuerySet.in_store(store, queries, gallery))
-    asked, inside = records.split("validation_query"), records.split("validation_gallery")
-    if len({*asked.classes}) >= LEAST_VALIDATION_CLASSES:
-        pairs = comparisons(store, _labelled(QuerySet.in_store(store, asked, inside)))
-        validating = {*inside.keys}
-        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
-        searches = comparisons(store, _labelled(QuerySet.in_store(store, asked, own)))
-        said = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
-        return Ground(pairs, searches, comparisons(store, searched), said)
-    names = searched.queries.classes
-    drawn = sorted({name for name in names if name is not None}, key=lambda name: seeded_order(seed, "threshold", name))
-    domains = dict(zip(names, searched.queries.domains, strict=True))
-    if len(drawn) < 2 * LEAST_VALIDATION_CLASSES:
-        raise RecordsError(
-            f"a threshold takes at least {2 * LEAST_VALIDATION_CLASSES} classes that search, half of them to calibrate "
-            f"on, or {LEAST_VALIDATION_CLASSES} that validate; there are {len(drawn)}"
-        )
-    of_domain = [[name for name in drawn if domains[name] == domain] for domain in sorted({*domains.values()}, key=str)]
-    first = {name for part in of_domain for name in part[: (len(part) + 1) // 2]}
-    mask = np.array([name in first for name in names])
-    calibrating, reported = (searched.take(np.flatnonzero(of)) for of in (mask, ~mask))
-    others = {name for name in drawn if name not in first}
-    own = gallery.take([row for row, name in enumerate(gallery.classes) if name not in others])
-    # With leave-one-out the comparison of a with b is that of b with a: none may be on both sides.
-    pairs = comparisons(store, QuerySet.in_store(store, calibrating.queries, own))
-    said = f"nothing validates: {len(pairs.group):,} queries of {_classes(pairs)} test classes, by lot, calibrate"
-    return Ground(pairs, comparisons(store, calibrating), comparisons(store, reported), said)
-
-
-def _labelled(searches: QuerySet) -> QuerySet:
-    return searches.take(np.flatnonzero([name is not None for name in searches.queries.classes]))
-
-
-def _classes(compared: Comparisons) -> int:
-    return len(np.unique(compared.group))
-
-
-def _decision(on: Ground, kind: Kind, wanted: float, seed: int) -> Decision:
-    calibration = on.pairs if kind == "fmr" else on.searches
-    similarity = threshold_at(kind, wanted, calibration)
-    resampling = Resampling(seed=seed)
-    test = decide(similarity, on.test)
-    rates = {"all": test.rates(resampling)}
-    for name in domain_names(on.test.searches.queries.domains):
-        rates[name] = test.rates(resampling, on.test.of_domain(name))
-    return Decision(kind, wanted, decide(similarity, calibration).rates(resampling), rates)
-
-
-def _path(config: RunConfig, run_file: Path, found: Vectors) -> Path:
-    name = f"{found.backbone}-{found.head}-{found.store.identity.short}.json"
+def _path(config: RunConfig, run_file: Path, vectors: Vectors) -> Path:
+    name = f"{vectors.backbone}-{vectors.head}-{vectors.store.identity.short}.json"
     return Path(config.artifacts) / "thresholds" / run_file.stem / name
 
 
-def _follows_from(found: Vectors, records: Records) -> str:
+def _follows_from(vectors: Vectors, records: Records) -> str:
     """The fingerprint of the embeddings and the records that a threshold follows from."""
-    parts = [data_of(records.split(f"{of}query"), records.split(f"{of}gallery"), {}) for of in ("", "validation_")]
-    return fingerprint([found.store.fingerprint, *(part[side] for part in parts for side in ("queries", "gallery"))])
+    parts = [
+        data_of(records.split(f"{role}query"), records.split(f"{role}gallery"), {}) for role in ("", "validation_")
+    ]
+    return fingerprint([vectors.store.fingerprint, *(part[side] for part in parts for side in ("queries", "gallery"))])
 
 
 def _keep(path: Path, decisions: Sequence[Decision], on: Ground, follows_from: str) -> None:
     """Add ``decisions`` to those that are kept in ``path`` for the same embeddings and records."""
-    kept = _kept(path)
-    lines = kept["decisions"] if kept.get("follows_from") == follows_from else []
-    new = [(of.kind, of.wanted) for of in decisions]
+    stored = _kept(path)
+    lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
+    new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
     lines += [
         {
-            "kind": of.kind,
-            "wanted": of.wanted,
-            "threshold": of.calibration.threshold,
-            "calibration": _plain(of.calibration),
-            "test": {name: _plain(rates) for name, rates in of.test.items()},
+            "kind": decision.kind,
+            "wanted": decision.wanted,
+            "threshold": decision.calibration.threshold,
+            "calibration": _plain(decision.calibration),
+            "test": {name: _plain(rates) for name, rates in decision.test.items()},
         }
-        for of in decisions
+        for decision in decisions
     ]
-    said = {"follows_from": follows_from, "ground": on.said, "decisions": lines, "roc": on.test.roc()}
-    replace_text(path, json_module.dumps(said, indent=1) + "\n")
+    content = {"follows_from": follows_from, "ground": on.summary, "decisions": lines, "roc": on.test.roc()}
+    replace_text(path, json_module.dumps(content, indent=1) + "\n")
 
 
 def _kept(path: Path) -> dict[str, Any]:
     try:
-        found = json_module.loads(path.read_text(encoding="utf-8"))
+        stored = json_module.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return stored if isinstance(stored, dict) else {}
 
 
 class Limit(NamedTuple):
-    """From which similarity on there is a match; ``said`` is how often that is wrong, for a person."""
+    """From which similarity on there is a match; ``summary`` is how often that is wrong, for a person."""
 
     threshold: float
-    said: str
+    summary: str
     rate: dict[str, Any] | None
 
 
-def limit_of(config: RunConfig, run_file: Path, found: Vectors, records: Records, asked: tuple[str, float]) -> Limit:
+def limit_of(
+    config: RunConfig, run_file: Path, vectors: Vectors, records: Records, wanted_rate: tuple[str, float]
+) -> Limit:
     """The threshold that ``permafrost threshold`` kept for the embeddings and records as they are now.
 
-    ``asked`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
+    ``wanted_rate`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
     MissingRowsError, which says what to run, where none is kept.
     """
-    kind, wanted = asked
+    kind, wanted = wanted_rate
     if kind == "threshold":
         return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
-    kept = _kept(_path(config, run_file, found))
-    command = f"permafrost threshold {run_file} --{kind} {wanted:g} --head {found.head}"
-    if kept.get("follows_from") != _follows_from(found, records):
-        why = "was chosen from other embeddings or records" if kept else "is not chosen yet"
-        raise MissingRowsError(f"the threshold of {found.backbone} {found.head} {why}. Run `{command}`.")
-    for line in kept["decisions"]:
+    stored = _kept(_path(config, run_file, vectors))
+    command = f"permafrost threshold {run_file} --{kind} {wanted:g} --head {vectors.head}"
+    if stored.get("follows_from") != _follows_from(vectors, records):
+        why = "was chosen from other embeddings or records" if stored else "is not chosen yet"
+        raise MissingRowsError(f"the threshold of {vectors.backbone} {vectors.head} {why}. Run `{command}`.")
+    for line in stored["decisions"]:
         if (line["kind"], line["wanted"]) == (kind, wanted):
             rate = line["test"]["all"][kind]
             interval = f"{rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}]"
-            said = f"chosen for {kind.upper()} {wanted:g}, which was {interval} on test queries"
-            return Limit(line["threshold"], said, {"kind": kind, "wanted": wanted, **rate})
-    there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in kept["decisions"])
+            summary = f"chosen for {kind.upper()} {wanted:g}, which was {interval} on test queries"
+            return Limit(line["threshold"], summary, {"kind": kind, "wanted": wanted, **rate})
+    there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in stored["decisions"])
     raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}, only for {there}. Run `{command}`.")
 
 
-def kept_decisions(config: RunConfig, run_file: Path, found: Vectors, records: Records) -> list[dict[str, Any]]:
+def kept_decisions(config: RunConfig, run_file: Path, vectors: Vectors, records: Records) -> list[dict[str, Any]]:
     """Every decision that is kept for the embeddings and records as they are now; none where none is."""
-    kept = _kept(_path(config, run_file, found))
-    return list(kept["decisions"]) if kept.get("follows_from") == _follows_from(found, records) else []
+    stored = _kept(_path(config, run_file, vectors))
+    return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(vectors, records) else []
 
 
 def _plain(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
-    found: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for name, value in rates._asdict().items():
         if isinstance(value, Rate):
-            found[name] = {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
+            plain[name] = {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
         else:
-            found[name] = value
-    return found
+            plain[name] = value
+    return plain
 
 
-def _lines(decision: Decision, found: Vectors, on: Ground) -> list[dict[str, Any]]:
+def _lines(decision: Decision, vectors: Vectors, on: Ground) -> list[dict[str, Any]]:
     """A flat object for the calibration, and one for the test queries of all and of each domain."""
     lines = []
-    parts = [("calibration", "all", decision.calibration), *(("test", *of) for of in decision.test.items())]
+    parts = [("calibration", "all", decision.calibration), *(("test", *decided) for decided in decision.test.items())]
     for side, domain, rates in parts:
-        line: dict[str, Any] = {"backbone": found.backbone, "head": found.head, "on": side, "domain": domain}
+        line: dict[str, Any] = {"backbone": vectors.backbone, "head": vectors.head, "on": side, "domain": domain}
         line |= {"kind": decision.kind, "wanted": decision.wanted, "threshold": rates.threshold}
         for name, value in _plain(rates).items():
             line |= {f"{name}_{k}" if k != "value" else name: v for k, v in value.items()} if name in _RATES else {}
         line |= {"queries": rates.queries, "classes": rates.classes, "gallery": rates.gallery}
-        lines.append(line | {"ground": on.said, "embeddings": found.store.fingerprint})
+        lines.append(line | {"ground": on.summary, "embeddings": vectors.store.fingerprint})
     return lines
 
 
-def _text(decisions: Sequence[Decision], found: Vectors, on: Ground) -> str:
+def _text(decisions: Sequence[Decision], vectors: Vectors, on: Ground) -> str:
     table = [["wanted", "domain", "similarity", *(name.upper() for name in _RATES[:4]), "answered"]]
-    for of in decisions:
-        for domain, rates in of.test.items():
+    for decision in decisions:
+        for domain, rates in decision.test.items():
             numbers = [_cell(getattr(rates, name)) for name in _RATES]
-            table.append([f"{of.kind.upper()} {of.wanted:g}", domain, f"{rates.threshold:.4f}", *numbers])
+            table.append([f"{decision.kind.upper()} {decision.wanted:g}", domain, f"{rates.threshold:.4f}", *numbers])
     test = decisions[0].test["all"]
-    lines = [f"{found.head} on {found.backbone}; {on.said}", *aligned(table, texts=2)]
+    lines = [f"{vectors.head} on {vectors.backbone}; {on.summary}", *aligned(table, texts=2)]
     lines += [
         f"rates of {test.queries:,} test queries of {test.classes:,} classes in a gallery of {test.gallery:,}",
         "[95 % interval], classes drawn anew",
@@ -266,11 +193,11 @@ def _text(decisions: Sequence[Decision], found: Vectors, on: Ground) -> str:
         "candidate is no mate or below it",
         "non-mated searches: every row of the query's class left out; answered: mated searches with a candidate",
     ]
-    for of in decisions:
-        rate, gallery = getattr(of.calibration, of.kind), of.calibration.gallery
+    for decision in decisions:
+        rate, gallery = getattr(decision.calibration, decision.kind), decision.calibration.gallery
         lines.append(
-            f"{of.kind.upper()} {of.wanted:g}: {rate.value:.4g} of {rate.trials:,} trials when calibrated, with a "
-            f"gallery of {gallery:,}"
+            f"{decision.kind.upper()} {decision.wanted:g}: {rate.value:.4g} of {rate.trials:,} trials when calibrated, "
+            f"with a gallery of {gallery:,}"
         )
     return "\n".join(lines)
 

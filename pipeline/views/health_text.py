@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.views.tables import aligned
-
-if TYPE_CHECKING:
-    from pipeline.commands.health import Copy, Health, VectorHealth
+from stages.analysis.health import Copy, Health, VectorHealth
 
 
 def health_text(report: Health, top: int) -> str:
@@ -22,14 +19,17 @@ def health_text(report: Health, top: int) -> str:
         lines += [f"  {count:,} {reason}" for reason, count in list(reasons.items())[:top]]
     near = f"near-identical (cosine of at least {report.near_duplicate:g})"
     for same, what in ((True, "byte-identical"), (False, near)):
-        copies = [of for of in report.copies if of.same_bytes == same]
+        copies = [copy for copy in report.copies if copy.same_bytes == same]
         lines += ["", f"{len(copies):,} images are {what} to one on another side of the splits"]
         lines += _copies(copies[:top])
     lines += ["", f"{len(report.conflicts):,} images have byte-identical copies of another label"]
     lines += _copies(report.conflicts[:top])
-    said = f"{len(report.suspects):,} of {report.judged:,} labels are doubtful: most neighbours have one other"
-    lines += ["", f"{said}, raw and by {report.head}"]
-    rows = [[of.key, of.role, of.label or "-", of.says, of.uri, f"{of.certainty:.2f}"] for of in report.suspects[:top]]
+    summary = f"{len(report.suspects):,} of {report.judged:,} labels are doubtful: most neighbours have one other"
+    lines += ["", f"{summary}, raw and by {report.head}"]
+    rows = [
+        [suspect.key, suspect.role, suspect.label or "-", suspect.says, suspect.uri, f"{suspect.certainty:.2f}"]
+        for suspect in report.suspects[:top]
+    ]
     lines += _listed(["image", "side", "label", "neighbours say", "file", "certainty"], rows, texts=5)
     for vectors in report.vectors:
         lines += ["", f"{vectors.head} on {vectors.backbone}, the gallery", *_vectors(vectors, top)]
@@ -40,26 +40,35 @@ def health_text(report: Health, top: int) -> str:
     return "\n".join(lines)
 
 
-def _vectors(of: VectorHealth, top: int) -> list[str]:
-    spread = of.spread
+def _vectors(vectors: VectorHealth, top: int) -> list[str]:
+    spread = vectors.spread
     rank = f"effective rank {spread.effective_rank:.1f}, participation ratio {spread.participation:.1f}"
     variance = f"{spread.first:.1%} of the variance along the first direction, 90 % along {spread.for_90:,}"
     dead = f"{spread.dead:,} of them always 0, {spread.constant:,} constant"
-    often = f"skewness {of.skewness:.2f} of how often an image is among the {of.k} nearest of {of.asked:,}"
-    share = f"the most found hundredth gives {of.top_share:.1%} of the answers"
-    rows = [[hub.key, hub.label or "-", hub.uri, f"{hub.found:,}"] for hub in of.top[:top]]
+    often = f"skewness {vectors.skewness:.2f} of how often an image is among the {vectors.k} nearest"
+    often += f" of {vectors.searching:,}"
+    share = f"the most found hundredth gives {vectors.top_share:.1%} of the answers"
+    rows = [[hub.key, hub.label or "-", hub.uri, f"{hub.queries:,}"] for hub in vectors.top[:top]]
     return [
         f"  {spread.dim:,} dimensions, {dead}: {rank}",
         f"  {variance}; mean cosine of two images {spread.mean_similarity:.3f}",
-        f"  hubs: {often}; {share}, {of.never:,} images are never found",
+        f"  hubs: {often}; {share}, {vectors.never:,} images are never found",
         *_listed(["image", "label", "file", "found by"], rows, texts=3),
     ]
 
 
 def _copies(copies: Sequence[Copy]) -> list[str]:
     rows = [
-        [of.role, of.key, of.label or "-", of.other_role, of.other, of.other_label or "-", f"{of.similarity:.3f}"]
-        for of in copies
+        [
+            copy.role,
+            copy.key,
+            copy.label or "-",
+            copy.other_role,
+            copy.other,
+            copy.other_label or "-",
+            f"{copy.similarity:.3f}",
+        ]
+        for copy in copies
     ]
     return _listed(["side", "image", "label", "side", "other image", "label", "similarity"], rows, texts=6)
 

@@ -75,15 +75,15 @@ def score_bounds(
     """
     parts = QuerySet.by_rules(rules, queries, gallery)
     if unanswerable == "leave_out":
-        parts = [of.answerable() for of in parts]
-    relevant = np.concatenate([of.num_relevant for of in parts])
-    searched = np.concatenate([of.num_searched for of in parts])
-    found: dict[tuple[str, str], tuple[float, float]] = {}
+        parts = [part.answerable() for part in parts]
+    relevant = np.concatenate([part.num_relevant for part in parts])
+    searched = np.concatenate([part.num_searched for part in parts])
+    ends_of: dict[tuple[str, str], tuple[float, float]] = {}
     for name in metrics if len(relevant) else ():
-        groups = [group for of in parts for group in rules.groups(of.queries)]
+        groups = [group for part in parts for group in rules.groups(part.queries)]
         of_metric = told(metric_bounds(name, relevant, searched, seed), groups, domain_names(rules.groups(queries)))
-        found |= {(name, domain): ends for domain, ends in of_metric.items()}
-    return found
+        ends_of |= {(name, domain): ends for domain, ends in of_metric.items()}
+    return ends_of
 
 
 def told(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -92,14 +92,14 @@ def told(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> 
     And the mean of the groups where there are any, every group the same weight.
     """
     own = np.array(groups, dtype=object)
-    found = {ALL: (float(bounds.floor.mean()), float(bounds.ceiling.mean()))}
+    ends = {ALL: (float(bounds.floor.mean()), float(bounds.ceiling.mean()))}
     for name in names:
         if len(rows := np.flatnonzero(own == name)):
-            found[name] = float(bounds.floor[rows].mean()), float(bounds.ceiling[rows].mean())
-    if len(found) > 1:
-        floor, ceiling = np.mean([found[name] for name in found if name != ALL], axis=0)
-        found[MEAN] = float(floor), float(ceiling)
-    return found
+            ends[name] = float(bounds.floor[rows].mean()), float(bounds.ceiling[rows].mean())
+    if len(ends) > 1:
+        floor, ceiling = np.mean([ends[name] for name in ends if name != ALL], axis=0)
+        ends[MEAN] = float(floor), float(ceiling)
+    return ends
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ _WHOLE: dict[str, Callable[[int, int], float]] = {"map": _average_precision, "nd
 
 
 def _drawn(metric: Metric, relevant: int, searched: int, seed: int) -> float:
-    """The mean over drawn orders. The lot depends on the seed and the counts alone: not on what else is scored."""
+    """The mean over sampled orders, which depend on the seed and the counts alone: not on what else is scored."""
     rng = np.random.default_rng([seed, relevant, searched])
     depth = metric.depth(relevant, searched)
     rows = max(1, 2**22 // depth)

@@ -113,11 +113,11 @@ def changes(
         ValueError: a query twice in one of them, or no metric in both.
         NothingToScoreError: no query in both.
     """
-    one, other = ({name: of for of in side for name in of.per_query} for side in (first, second))
+    one, other = ({name: scored for scored in side for name in scored.per_query} for side in (first, second))
     metrics = [name for name in one if name in other]
     if not metrics:
         raise ValueError(f"A and B have no metric in common: {', '.join(one)} and {', '.join(other)}")
-    found: list[Change] = []
+    all_changes: list[Change] = []
     shared, values, left, right = {}, {}, {}, {}
     for metric in metrics:
         places = places_of(one[metric].query_keys), places_of(other[metric].query_keys)
@@ -127,13 +127,13 @@ def changes(
                 f"none of the {len(places[0]):,} queries of A is among the {len(places[1]):,} of B: they were scored "
                 "on different data, or their keys changed"
             )
-        rows = [np.array([of[key] for key in keys]) for of in places]
+        rows = [np.array([place[key] for key in keys]) for place in places]
         pair = one[metric].per_query[metric][rows[0]], other[metric].per_query[metric][rows[1]]
         shared[metric], values[metric] = keys, pair
         left[metric] = tuple(key for key in places[0] if key not in places[1])
         right[metric] = tuple(key for key in places[1] if key not in places[0])
-        found += _by_domain(metric, pair, [domains[key] for key in keys], resampling)
-    return Changes(tuple(found), shared, domains, values, left, right)
+        all_changes += _by_domain(metric, pair, [domains[key] for key in keys], resampling)
+    return Changes(tuple(all_changes), shared, domains, values, left, right)
 
 
 def _by_domain(
@@ -143,16 +143,18 @@ def _by_domain(
     groups: dict[str, npt.NDArray[np.int64]] = {ALL: np.arange(len(names))}
     groups |= {name: np.flatnonzero(names == name) for name in domain_names(domains)}
     difference = pair[1] - pair[0]
-    found, drawn = [], []
+    by_group, drawn = [], []
     for stream, (domain, rows) in enumerate(groups.items()):
         means = resampling.means(difference[rows][None], stream)
         drawn.append(means)
-        found.append(_change(metric, domain, [of[rows].mean() for of in pair], means, difference[rows], resampling))
+        by_group.append(
+            _change(metric, domain, [values[rows].mean() for values in pair], means, difference[rows], resampling)
+        )
     if len(groups) > 1:
-        of_domains = [(of.first, of.second) for of in found[1:]]
+        of_domains = [(change.first, change.second) for change in by_group[1:]]
         means = np.mean(drawn[1:], axis=0)
-        found.append(_change(metric, MEAN, np.mean(of_domains, axis=0), means, difference, resampling))
-    return found
+        by_group.append(_change(metric, MEAN, np.mean(of_domains, axis=0), means, difference, resampling))
+    return by_group
 
 
 def _change(

@@ -53,21 +53,21 @@ def by_class_size(
         raise ValueError(f"{len(missing):,} queries have no class size, the first is {missing[0]!r}")
     of_query = np.array([sizes[key] for key in scored.query_keys])
     named = np.array([classes[key] for key in scored.query_keys], dtype=object)
-    found = []
+    groups = []
     bins = np.searchsorted(edges, of_query, side="right") - 1
     for number, (first, end) in enumerate(zip(edges, [*edges[1:], None], strict=True)):
         rows = np.flatnonzero(bins == number)
         if not len(rows):
             continue
-        values = np.stack([of[rows] for of in scored.per_query.values()])
+        values = np.stack([row[rows] for row in scored.per_query.values()])
         low, high = resampling.interval(resampling.means(values, number))
-        found += [
+        groups += [
             GroupScore(
                 _name(first, end), metric, float(mean), float(least), float(most), len(rows), len({*named[rows]})
             )
             for metric, mean, least, most in zip(scored.per_query, values.mean(1), low, high, strict=True)
         ]
-    return tuple(found)
+    return tuple(groups)
 
 
 def gallery_sizes(queries: Records, gallery: Records) -> dict[str, int]:

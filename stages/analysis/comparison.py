@@ -75,7 +75,7 @@ def paired_difference(
             f"none of the {len(places[0]):,} queries of one is among the {len(places[1]):,} of the other: they were "
             "scored on different data, or their keys changed"
         )
-    rows = [np.array([of[key] for key in shared]) for of in places]
+    rows = [np.array([place[key] for key in shared]) for place in places]
     differences = np.stack(
         [first.per_query[name][rows[0]] - second.per_query[name][rows[1]] for name in metrics]
     )  # (M, Q)
@@ -83,8 +83,8 @@ def paired_difference(
     low, high = resampling.interval(means)
     unmatched = len(places[0]) + len(places[1]) - 2 * len(shared)
     return tuple(
-        Difference(name, float(value), float(least), float(most), p_value(of), len(shared), unmatched)
-        for name, value, least, most, of in zip(metrics, differences.mean(1), low, high, means, strict=True)
+        Difference(name, float(value), float(least), float(most), p_value(resampled), len(shared), unmatched)
+        for name, value, least, most, resampled in zip(metrics, differences.mean(1), low, high, means, strict=True)
     )
 
 

@@ -127,9 +127,9 @@ def votes(
     A neighbour weighs as much as it is nearer than the k-th: similarity less that of the last, and a little. Those
     without a class say nothing; -1 stands for no neighbour.
     """
-    found = []
-    for own, rows, of in zip(classes, nearest.tolist(), similarity.astype(np.float64).tolist(), strict=True):
-        near = [(voters[row], value) for row, value in zip(rows, of, strict=True) if row >= 0]
+    ballots = []
+    for own, rows, similar in zip(classes, nearest.tolist(), similarity.astype(np.float64).tolist(), strict=True):
+        near = [(voters[row], value) for row, value in zip(rows, similar, strict=True) if row >= 0]
         weights: dict[str | None, float] = defaultdict(float)
         last = min((value for _, value in near), default=0.0)
         for name, value in near:
@@ -139,8 +139,8 @@ def votes(
         others = {name: weight for name, weight in weights.items() if name != own}
         leading = max(others, key=lambda name: (others[name], name or ""), default=None)
         weight = others.get(leading, 0.0)
-        found.append(Vote(weights.get(own, 0.0) / total if total else 0.0, weight / total if total else 0.0, leading))
-    return found
+        ballots.append(Vote(weights.get(own, 0.0) / total if total else 0.0, weight / total if total else 0.0, leading))
+    return ballots
 
 
 class Suspect(NamedTuple):
@@ -159,12 +159,12 @@ def suspects(
     A ballot does where that class has more than half of the neighbours' weight. Certainty is its lead over the row's
     own class, in the mean over ballots. Rows of a class whose size, in ``sizes``, is below ``LEAST`` are not judged.
     """
-    found = []
-    for row, (own, of) in enumerate(zip(classes, zip(*ballots, strict=True), strict=True)):
-        names = {vote.name for vote in of}
+    doubtful = []
+    for row, (own, ballot) in enumerate(zip(classes, zip(*ballots, strict=True), strict=True)):
+        names = {vote.name for vote in ballot}
         if own is None or sizes[own] < LEAST or len(names) > 1 or None in names:
             continue
-        if all(vote.other > _VOTES for vote in of):
-            lead = sum(vote.other - vote.own for vote in of) / len(of)
-            found.append(Suspect(row, str(of[0].name), lead))
-    return sorted(found, key=lambda of: (-of.certainty, of.row))
+        if all(vote.other > _VOTES for vote in ballot):
+            lead = sum(vote.other - vote.own for vote in ballot) / len(ballot)
+            doubtful.append(Suspect(row, str(ballot[0].name), lead))
+    return sorted(doubtful, key=lambda suspect: (-suspect.certainty, suspect.row))

@@ -1,13 +1,13 @@
 """The same queries against galleries of several sizes: what a small gallery hides.
 
 Every query keeps all rows that are relevant to it, and searches some of the others: of a smaller gallery's distractors
-all are in the larger one. Which they are is drawn by lot, the lot being the hash of a row's key, so that a row stays
-in or out whatever other rows there are.
+all are in the larger one. Which they are follows from a hash of the seed and a row's key, so that a row stays in or out
+whatever other rows there are.
 
 One search serves all sizes. A row is before the i-th relevant one of a query or is not, whatever the size; so the rank
-of that relevant row in each gallery is i and the number of kept rows before it::
+of that relevant row in each gallery is i and the number of sampled rows before it::
 
-    similarity (block, G) --position among the relevant, lot--> counts (block, R + 1, sizes) --cumulated--> ranks
+    similarity (block, G) --position among the relevant, size--> counts (block, R + 1, sizes) --cumulated--> ranks
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SIZES = (0.01, 0.1, 1.0)
 
 
 class SizedScore(NamedTuple):
-    """A score in a gallery of ``distractors`` rows that are kept by lot, with its floor and ceiling there.
+    """A score in a gallery of ``distractors`` rows sampled with a fixed seed, with its floor and ceiling there.
 
     ``size`` is as it was asked for, and ``searched`` how many rows a query searches in the mean: its relevant rows, and
-    the kept ones that are not.
+    the sampled ones that are not.
     """
 
     size: float
@@ -87,7 +87,7 @@ def gallery_curve(
         further: more rows to search, relevant to nobody: those of a class that a query has are left out.
         rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
         resampling: how intervals are made, with the same draws for every size.
-        seed: of the lot.
+        seed: of the order in which rows are sampled.
 
     Raises:
         ValueError: a size that is not above 0, more distractors than there are, or a gallery for each domain.
@@ -101,26 +101,26 @@ def gallery_curve(
         raise ValueError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
     everything, left_out = _with_further(queries, gallery, further)
     sides = with_row(vectors, queries, "query"), with_row(vectors, everything, "gallery")
-    asked = QuerySet.by_rules(rules, *sides)[0].answerable()
-    if not len(asked.queries):
+    part = QuerySet.by_rules(rules, *sides)[0].answerable()
+    if not len(part.queries):
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
-    place = _by_lot(asked.gallery, seed)
-    kept = _numbers(sizes, len(place))
-    domains = np.array(rules.groups(asked.queries), dtype=object)
+    place = _sampling_order(part.gallery, seed)
+    counts = _numbers(sizes, len(place))
+    domains = np.array(rules.groups(part.queries), dtype=object)
     names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
     members = {name: np.flatnonzero(domains == name) for name in names}
-    per_query, searched = _values(vectors, asked, place, list(kept), wanted)
+    per_query, searched = _values(vectors, part, place, list(counts), wanted)
     scores = []
-    for at, (count, size) in enumerate(kept.items()):
+    for at, (count, size) in enumerate(counts.items()):
         values = per_query[count]
-        bounds = {metric.name: metric_bounds(metric, asked.num_relevant, searched[:, at], seed) for metric in wanted}
+        bounds = {metric.name: metric_bounds(metric, part.num_relevant, searched[:, at], seed) for metric in wanted}
         unanswerable = dict.fromkeys([ALL, *members], 0)
         for score in summarise(values, members, unanswerable, round(float(searched[:, at].mean())), resampling):
             groups = [members[score.domain]] if score.domain in members else list(members.values())
             rows = [np.arange(len(domains))] if score.domain == ALL else groups
-            ends = [float(np.mean([of[which].mean() for which in rows])) for of in bounds[score.metric]]
+            ends = [float(np.mean([values_of[which].mean() for which in rows])) for values_of in bounds[score.metric]]
             scores.append(SizedScore(size, count, float(searched[:, at].mean()), score, ends[0], ends[1]))
-    return SizeCurve(tuple(scores), tuple(asked.queries.keys), per_query, left_out)
+    return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 
 
 def check_sizes(sizes: Sequence[float], most: float = np.inf) -> None:
@@ -149,7 +149,7 @@ def _with_further(queries: Records, gallery: Records, further: Records | None) -
     return replace(gallery, table=pa.concat_tables([gallery.table, nobody])), len(further) - len(rows)
 
 
-def _by_lot(gallery: Records, seed: int) -> Rows:
+def _sampling_order(gallery: Records, seed: int) -> Rows:
     """The place (G,) of each gallery row when all are drawn one after another."""
     keys = gallery.keys
     order = sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row]))
@@ -161,36 +161,36 @@ def _by_lot(gallery: Records, seed: int) -> Rows:
 def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
     """The number of rows that each size keeps, ascending, and the size itself; of two with one number the first."""
     check_sizes(sizes, most)
-    found: dict[int, float] = {}
+    counts: dict[int, float] = {}
     for size in sizes:
-        found.setdefault(max(1, round(size * most)) if size <= 1 else int(size), size)
-    return dict(sorted(found.items()))
+        counts.setdefault(max(1, round(size * most)) if size <= 1 else int(size), size)
+    return dict(sorted(counts.items()))
 
 
 def _values(
-    vectors: Features, asked: QuerySet, place: Rows, kept: list[int], wanted: list[Metric]
+    vectors: Features, part: QuerySet, place: Rows, counts: list[int], wanted: list[Metric]
 ) -> tuple[dict[int, dict[str, Values]], npt.NDArray[np.int64]]:
     """By number of kept rows the value (Q,) of each metric; and how many rows each query searches, (Q, sizes)."""
-    num_queries = len(asked.queries)
-    size_of = np.searchsorted(kept, place, side="right")  # the first size that has the row; len(kept): none has
-    gallery, searching = (unit_length(vectors.read(of.digests)) for of in (asked.gallery, asked.queries))
-    values = {count: {metric.name: np.empty(num_queries) for metric in wanted} for count in kept}
-    searched = np.empty((num_queries, len(kept)), np.int64)
-    most = int(asked.num_relevant.max())
-    depth = max(metric.depth(most, len(asked.gallery)) for metric in wanted)
-    for block in query_blocks(num_queries, 2 * max(len(asked.gallery), depth)):
-        similarity = compare_all(gallery, searching[block], asked.itself[block])
-        relevant, others = asked.masks(block)
+    num_queries = len(part.queries)
+    size_of = np.searchsorted(counts, place, side="right")  # the first size that has the row; len(kept): none has
+    gallery, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
+    values = {count: {metric.name: np.empty(num_queries) for metric in wanted} for count in counts}
+    searched = np.empty((num_queries, len(counts)), np.int64)
+    most = int(part.num_relevant.max())
+    depth = max(metric.depth(most, len(part.gallery)) for metric in wanted)
+    for block in query_blocks(num_queries, 2 * max(len(part.gallery), depth)):
+        similarity = compare_all(gallery, searching[block], part.itself[block])
+        relevant, others = part.masks(block)
         ranks = []
         for row, query in enumerate(block):
-            found, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(kept))
-            ranks.append(found)
-        for at, count in enumerate(kept):
+            own_ranks, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(counts))
+            ranks.append(own_ranks)
+        for at, count in enumerate(counts):
             table = np.zeros((len(block), depth), np.bool_)
-            for row, found in enumerate(ranks):
-                table[row, found[at][found[at] < depth]] = True
+            for row, own_ranks in enumerate(ranks):
+                table[row, own_ranks[at][own_ranks[at] < depth]] = True
             for metric in wanted:
-                values[count][metric.name][block] = metric.function(table, asked.num_relevant[block])
+                values[count][metric.name][block] = metric.function(table, part.num_relevant[block])
     return values, searched
 
 

@@ -31,27 +31,29 @@ def attribute_bounds(
     """
     wanted = [metric_of(name, similar or {}) for name in dict.fromkeys(metrics)]
     names = attributes_of(queries)
-    alike = {of.mixture: AttributeGrades(queries, gallery, of.weights(similar or {}, names)) for of in wanted}
-    rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
+    alike = {
+        metric.mixture: AttributeGrades(queries, gallery, metric.weights(similar or {}, names)) for metric in wanted
+    }
+    rows = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
     itself = own_rows(queries.keys, gallery.keys)
-    found = {of.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for of in wanted}
+    bounds = {metric.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for metric in wanted}
     for block in query_blocks(len(rows), ARRAYS * len(gallery)):
         some = rows[block]
         (place,) = np.nonzero(itself[some] >= 0)
         for metric in wanted:
             grades = alike[metric.mixture].grades(some)
-            for end, ranking in zip(found[metric.name], (np.zeros_like(grades), grades.copy()), strict=True):
+            for end, ranking in zip(bounds[metric.name], (np.zeros_like(grades), grades.copy()), strict=True):
                 ranking[place, itself[some][place]] = -1  # the query itself is last, and worth nothing
                 worth = grades.copy()
                 worth[place, itself[some][place]] = 0
                 end[some] = function_of(metric.stem)(worth, Ties.of(ranking))
-    nothing = np.any([np.isnan(of.floor) for of in found.values()], axis=0)
-    for end in (end for of in found.values() for end in of):
+    nothing = np.any([np.isnan(each.floor) for each in bounds.values()], axis=0)
+    for end in (end for each in bounds.values() for end in each):
         end[nothing] = 0
     scored = np.flatnonzero(~nothing) if unanswerable == "leave_out" else np.arange(len(queries))
     domains = queries.take(scored).domains
     ends: dict[tuple[str, str], tuple[float, float]] = {}
-    for name, of in found.items() if len(scored) else ():
-        by_domain = told(Bounds(of.floor[scored], of.ceiling[scored]), domains, domain_names(queries.domains))
+    for name, each in bounds.items() if len(scored) else ():
+        by_domain = told(Bounds(each.floor[scored], each.ceiling[scored]), domains, domain_names(queries.domains))
         ends |= {(name, domain): both for domain, both in by_domain.items()}
     return ends

@@ -114,7 +114,7 @@ class Comparisons:
 
     def roc(self, points: int = 200) -> list[tuple[float, float, float]]:
         """(threshold, FMR, FNMR) from the highest threshold down, at FMRs evenly spaced on a logarithmic scale."""
-        above = [_at_least(of) / max(1, of.sum()) for of in (self.non_mated, self.mated)]
+        above = [_at_least(counts) / max(1, counts.sum()) for counts in (self.non_mated, self.mated)]
         wanted = np.geomspace(1 / max(1, self.non_mated.sum()), 1, points)
         # The lowest threshold of each wanted rate: the shares fall as the bin rises.
         bins = np.unique(len(above[0]) - np.searchsorted(above[0][::-1], wanted, side="right"))
@@ -130,7 +130,7 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     """
     if None in searches.queries.classes:
         raise ValueError("a query without a label may have mates that are not known: leave it out")
-    gallery, queries = (unit_length(vectors.read(of.digests)) for of in (searches.gallery, searches.queries))
+    gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searches.gallery, searches.queries))
     mated, non_mated = (np.zeros(2 * STEPS + 2, np.int64) for _ in range(2))
     first_mate, first_other = (np.full(len(queries), -np.inf) for _ in range(2))
     mate_first = np.zeros(len(queries), np.bool_)
@@ -185,14 +185,14 @@ class Decisions:
         """The rates over all queries, or those at ``rows``; one of which there are no trials is NaN."""
         rows = np.arange(len(self.compared.group)) if rows is None else rows
         group = self.compared.group[rows]
-        found = {
+        rates = {
             name: _rate(errors[rows], self.trials[name][rows], group, resampling)
             for name, errors in self.errors.items()
         }
         searched = self.compared.searches.num_searched[rows]
         return Rates(
             self.threshold,
-            **found,
+            **rates,
             queries=len(rows),
             classes=len(np.unique(group)),
             gallery=round(float(searched.mean())),
@@ -214,14 +214,18 @@ def decide(threshold: float, compared: Comparisons) -> Decisions:
         "answered": answered,
     }
     trials = {"fmr": searches.num_searched - mates, "fnmr": mates, "fpir": every, "fnir": mated, "answered": mated}
-    of = {name: np.asarray(value, np.float64) for name, value in errors.items()}
-    return Decisions(threshold, compared, of, {name: np.asarray(value, np.float64) for name, value in trials.items()})
+    as_floats = {name: np.asarray(value, np.float64) for name, value in errors.items()}
+    return Decisions(
+        threshold, compared, as_floats, {name: np.asarray(value, np.float64) for name, value in trials.items()}
+    )
 
 
 def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
     """How many mated and non-mated comparisons of each query (Q,) are at or above ``threshold``."""
     searches = compared.searches
-    gallery, queries = (unit_length(compared.vectors.read(of.digests)) for of in (searches.gallery, searches.queries))
+    gallery, queries = (
+        unit_length(compared.vectors.read(side.digests)) for side in (searches.gallery, searches.queries)
+    )
     mated, others = np.zeros(len(queries)), np.zeros(len(queries))
     for block in query_blocks(len(queries), 4 * len(gallery)):
         high = compare_all(gallery, queries[block], searches.itself[block]) >= threshold
@@ -236,7 +240,7 @@ def _rate(errors: Values, trials: Values, groups: Rows, resampling: Resampling) 
     if not total:
         return Rate(np.nan, np.nan, np.nan, 0)
     _, numbered = np.unique(groups, return_inverse=True)
-    sums = np.stack([np.bincount(numbered, weights=of) for of in (errors, trials)]).astype(np.float64)
+    sums = np.stack([np.bincount(numbered, weights=counted) for counted in (errors, trials)]).astype(np.float64)
     means = resampling.means(sums, 0)  # (2, resamples), drawn by group
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = means[0] / means[1]

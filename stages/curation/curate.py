@@ -44,7 +44,7 @@ class Dropped(NamedTuple):
 class Curated(NamedTuple):
     """The training records that are kept, and the others, both sorted by key."""
 
-    kept: Records
+    retained: Records
     dropped: list[Dropped]
 
 
@@ -83,8 +83,8 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     Args:
         records: all records of the dataset.
         config: what to keep.
-        features: what near-duplicates are told by, needed with ``near_duplicate``. Without them an image that can be
-            read but not decoded is not noticed.
+        features: what near-duplicates are compared by, needed with ``near_duplicate``. Without them an image that can
+            be read but not decoded is not noticed.
 
     Raises:
         RecordsError: nobody trains, nothing is kept, or the configuration names a domain that no training image has.
@@ -115,9 +115,9 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     why |= _images_not_drawn(left(), train, config)
     dropped = [Dropped(train.keys[r], train.domains[r], str(train.labels[r]), *why[r]) for r in sorted(why)]
     if not left():
-        counts = Counter(of.reason for of in dropped)
-        said = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
-        raise RecordsError(f"none of {len(dropped):,} training images is kept ({said}): ask for less under [curate]")
+        counts = Counter(image.reason for image in dropped)
+        summary = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
+        raise RecordsError(f"none of {len(dropped):,} training images is kept ({summary}): ask for less under [curate]")
     return Curated(train.records.take(left()), dropped)
 
 
@@ -182,23 +182,23 @@ def _near_test(rows: Sequence[int], train: _Train, test: Records, features: Feat
 
 
 def _copies(rows: Sequence[int], train: _Train) -> _Reasons:
-    found: _Reasons = {}
+    reasons: _Reasons = {}
     for copies in _grouped(rows, train.digests):
         for row in copies:
-            other = next((of for of in copies if train.classes[of] != train.classes[row]), None)
+            other = next((copy for copy in copies if train.classes[copy] != train.classes[row]), None)
             if other is not None:
-                found[row] = _Why(CONFLICT, train.keys[other])
+                reasons[row] = _Why(CONFLICT, train.keys[other])
             elif row != copies[0]:
-                found[row] = _Why(COPY, train.keys[copies[0]])
-    return found
+                reasons[row] = _Why(COPY, train.keys[copies[0]])
+    return reasons
 
 
 def _near_in_class(rows: Sequence[int], train: _Train, features: FeatureStore, threshold: float) -> _Reasons:
-    found: _Reasons = {}
+    reasons: _Reasons = {}
     for members in _grouped(rows, train.classes):
         for at, twin in twins_within(features, [train.digests[row] for row in members], threshold).items():
-            found[members[at]] = _Why(TWIN, train.keys[members[twin.position]], twin.similarity)
-    return found
+            reasons[members[at]] = _Why(TWIN, train.keys[members[twin.position]], twin.similarity)
+    return reasons
 
 
 def _in_small_classes(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
@@ -207,23 +207,23 @@ def _in_small_classes(rows: Sequence[int], train: _Train, config: CurateConfig) 
 
 
 def _classes_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
-    limits, found = config.classes_per_domain, _Reasons()
+    limits, reasons = config.classes_per_domain, _Reasons()
     for in_domain in _grouped(rows, train.domains):
         domain = train.domains[in_domain[0]] or ""
         limit = limits.get(domain) if isinstance(limits, dict) else limits
         groups = _grouped(in_domain, train.classes)
         lots = {seeded_order(config.seed, domain, str(train.labels[rows[0]])): rows for rows in groups}
         for drawn in sorted(lots)[limit:] if limit is not None else []:
-            found |= {row: _Why(CLASS_NOT_DRAWN) for row in lots[drawn]}
-    return found
+            reasons |= {row: _Why(CLASS_NOT_DRAWN) for row in lots[drawn]}
+    return reasons
 
 
 def _images_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
-    found: _Reasons = {}
+    reasons: _Reasons = {}
     for members in _grouped(rows, train.classes) if config.max_images is not None else []:
         drawn = sorted(members, key=lambda row: seeded_order(config.seed, train.keys[row]))
-        found |= {row: _Why(IMAGE_NOT_DRAWN) for row in drawn[config.max_images :]}
-    return found
+        reasons |= {row: _Why(IMAGE_NOT_DRAWN) for row in drawn[config.max_images :]}
+    return reasons
 
 
 def _grouped(rows: Sequence[int], column: Sequence[Hashable]) -> list[list[int]]:

@@ -48,18 +48,18 @@ def twins_within(store: Features, digests: Sequence[bytes], threshold: float, *,
     most similar of those stands for it. So of a chain whose ends are unlike, more than one can be kept.
     """
     dropped: dict[int, Twin] = {}
-    kept = np.zeros(len(digests), np.bool_)
+    staying = np.zeros(len(digests), np.bool_)
     for start, mine in _blocks(store, digests, block):
         similarity = np.concatenate(  # (b, start + b): to all that stand before, and to each other
             [mine @ theirs.T for _, theirs in _blocks(store, digests[: start + len(mine)], block)], axis=1
         )
         for row in range(len(mine)):
-            before = np.where(kept[: start + row], similarity[row, : start + row], -np.inf)
+            before = np.where(staying[: start + row], similarity[row, : start + row], -np.inf)
             position = int(before.argmax()) if len(before) else -1
             if position >= 0 and before[position] >= threshold:
                 dropped[start + row] = Twin(position, float(before[position]))
             else:
-                kept[start + row] = True
+                staying[start + row] = True
     return dropped
 
 

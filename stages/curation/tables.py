@@ -26,7 +26,7 @@ class Tally(NamedTuple):
 
 def tally(curated: Curated) -> tuple[dict[str | None, Tally], Tally]:
     """The counts by domain, by name, and of all."""
-    retained = list(zip(curated.kept.domains, curated.kept.labels, strict=True))
+    retained = list(zip(curated.retained.domains, curated.retained.labels, strict=True))
     domains = {domain for domain, _ in retained} | {dropped.domain for dropped in curated.dropped}
     by_domain = {
         domain: _tally(

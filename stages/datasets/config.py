@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
+
+from stages.datasets.columns import joined
 
 Names = str | tuple[str, ...]
 Roles = Mapping[str, tuple[str, ...]]
@@ -114,6 +116,35 @@ class ColumnsConfig(SourceConfig):
             raise ValueError(
                 f"a {self.kind} needs label: the {self._label_is} that names the instance or class, or a list"
             )
+
+    def domain_column(self, names: Collection[str]) -> str | None:
+        """The column with the domain, of those that there are."""
+        return self.domain or ("domain" if "domain" in names else None)
+
+    def split_column(self, names: Collection[str]) -> str | None:
+        """The column with the split, of those that there are; None where the splits are made from the seed."""
+        return None if self.split == CLASS_DISJOINT else self.split or ("split" if "split" in names else None)
+
+    def source(
+        self, texts: pa.Table, made: Mapping[str, Iterable[str | None]], *, domain: str | None, split: str | None
+    ) -> Source:
+        """The source of N rows from their named columns ``texts``, and from the columns (N,) ``made`` by the reader.
+
+        ``domain`` and ``split`` are columns of ``texts``, or None. The reader makes ``uri``, ``key`` where the
+        configuration names no column, and ``split`` where the files name it.
+        """
+        nothing = pa.nulls(len(texts), pa.string())
+        table = {
+            "label": joined(texts, as_names(self.label)),
+            "domain": texts[domain] if domain else nothing,
+            "split": texts[split] if split else nothing,
+            "tags": texts[self.tags] if self.tags else nothing,
+            **{f"attributes.{name}": texts[name] for name in self.attributes},
+            **{name: pa.array(values, pa.string()) for name, values in made.items()},
+        }
+        if self.key:
+            table["key"] = texts[self.key]
+        return Source(pa.table(table), split is not None or "split" in made)
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from cache.errors import RecordsError
 from cache.source import ImageSource
-from stages.datasets.columns import as_text, joined, refuse_absent
-from stages.datasets.config import BY_FILE, CLASS_DISJOINT, ColumnsConfig, Source, as_names
+from stages.datasets.columns import as_text, refuse_absent
+from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
 from stages.datasets.shards import Shard, find_shards
 
 
@@ -39,29 +39,21 @@ class ParquetConfig(ColumnsConfig):
         """List the rows; the bytes of the images are not read, so a row without them is found with its digest."""
         files = [_described(shard, self.image) for shard in find_shards(self.path, ".parquet")]
         names = files[0].columns
-        domain = self.domain or ("domain" if "domain" in names else None)
-        split = self.split or ("split" if "split" in names else None)
-        column = None if split in (BY_FILE, CLASS_DISJOINT) else split
-        labels = as_names(self.label)
-        wanted = (self.key, domain, column, self.tags, *labels, *self.attributes)
+        by_file = self.split == BY_FILE
+        domain, split = self.domain_column(names), None if by_file else self.split_column(names)
+        wanted = (self.key, domain, split, self.tags, *as_names(self.label), *self.attributes)
         texts = pa.concat_tables([_texts(file, [name for name in wanted if name is not None]) for file in files])
         if texts.num_rows == 0:
             raise RecordsError(f"{self.path} has no rows")
-        places = [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)]
-        nothing = pa.nulls(len(places), pa.string())
-        columns = {
-            "key": texts[self.key] if self.key else pa.array(_keys(files), pa.string()),
-            "uri": pa.array([uri for file in files for uri in _uris(file)], pa.string()),
-            "label": joined(texts, labels),
-            "domain": texts[domain] if domain else nothing,
-            "split": texts[column] if column else nothing,
-            "tags": texts[self.tags] if self.tags else nothing,
-            "place": pa.array(places, pa.string()),
-            **{f"attributes.{name}": texts[name] for name in self.attributes},
+        made = {
+            "uri": [uri for file in files for uri in _uris(file)],
+            "place": [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)],
         }
-        if split == BY_FILE:
-            columns["split"] = pa.array([file.shard.split for file in files for _ in range(file.rows)], pa.string())
-        return Source(pa.table(columns), split == BY_FILE or column is not None)
+        if not self.key:
+            made["key"] = _keys(files)
+        if by_file:
+            made["split"] = [file.shard.split for file in files for _ in range(file.rows)]
+        return self.source(texts, made, domain=domain, split=split)
 
 
 class _File(NamedTuple):

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from cache import parse_source
 from cache.errors import RecordsError
-from stages.datasets.columns import as_text, joined, refuse_absent, scalar
-from stages.datasets.config import CLASS_DISJOINT, ColumnsConfig, Source, as_names
+from stages.datasets.columns import as_text, refuse_absent, scalar
+from stages.datasets.config import ColumnsConfig, Source, as_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,26 +40,14 @@ class TableConfig(ColumnsConfig):
         root = Path(self.root) if self.root is not None else path.parent
         names = table.column_names
         key = self.key or ("key" if "key" in names else self.image)
-        domain = self.domain or ("domain" if "domain" in names else None)
-        split = self.split or ("split" if "split" in names else None)
-        split = None if split == CLASS_DISJOINT else split
-        labels = as_names(self.label)
-        refuse_absent(path, (self.image, key, domain, split, self.tags, *labels, *self.attributes), names)
+        domain, split = self.domain_column(names), self.split_column(names)
+        refuse_absent(path, (self.image, key, domain, split, self.tags, *as_names(self.label), *self.attributes), names)
         images = table[self.image].to_pylist()
         for row, image in enumerate(images, 1):
             if image is None:
                 raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
-        nothing = pa.nulls(len(table), pa.string())
-        columns = {
-            "key": table[key],
-            "uri": pa.array([_below(root, image) for image in images], pa.string()),
-            "label": joined(table, labels),
-            "domain": table[domain] if domain else nothing,
-            "split": table[split] if split else nothing,
-            "tags": table[self.tags] if self.tags else nothing,
-        }
-        attributes = {f"attributes.{name}": table[name] for name in self.attributes}
-        return Source(pa.table(columns | attributes), split is not None)
+        uris, keys = [_below(root, image) for image in images], table[key].to_pylist()
+        return self.source(table, {"key": keys, "uri": uris}, domain=domain, split=split)
 
 
 def _below(root: Path, image: str) -> str:

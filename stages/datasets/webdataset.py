@@ -16,7 +16,7 @@ import pyarrow as pa
 from cache.errors import RecordsError
 from cache.source import ImageSource
 from stages.datasets.columns import refuse_absent, scalar
-from stages.datasets.config import BY_FILE, CLASS_DISJOINT, ColumnsConfig, Source, as_names
+from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Shard, find_shards
 from stages.datasets.tar import Member, list_members
@@ -47,34 +47,27 @@ class WebDatasetConfig(ColumnsConfig):
 
         Raises :class:`RecordsError` naming the shard and its member or sample for whatever else is wrong.
         """
-        labels = as_names(self.label)
         named = (self.key, self.tags, self.domain or "domain", self.split or "split")
-        wanted = {*labels, *self.attributes, *filter(None, named)}
+        wanted = {*as_names(self.label), *self.attributes, *filter(None, named)}
         known: set[str] = set()
         samples = [sample for shard in find_shards(self.path, ".tar") for sample in _samples(shard, wanted, known)]
-        domain = self.domain or ("domain" if "domain" in known else None)
-        split = self.split or ("split" if "split" in known else None)
-        column = None if split in (BY_FILE, CLASS_DISJOINT) else split
-        used = (self.key, domain, column, self.tags, *labels, *self.attributes)
+        by_file = self.split == BY_FILE
+        domain, split = self.domain_column(known), None if by_file else self.split_column(known)
+        used = (self.key, domain, split, self.tags, *as_names(self.label), *self.attributes)
         refuse_absent(self.path, used, sorted(known), "sample whose json (or cls, txt) says")
-
-        def values(name: str | None) -> list[str | None]:
-            return [sample.fields.get(name) if name else None for sample in samples]
-
+        texts = {name: [sample.fields.get(name) for sample in samples] for name in used if name is not None}
         images = [_image(sample, self.image) for sample in samples]
-        columns: dict[str, list[str | None]] = {
-            "key": values(self.key) if self.key else [f"{sample.shard.name}/{sample.key}" for sample in samples],
+        made: dict[str, list[str | None]] = {
             "uri": [uri for uri, _ in images],
-            "label": [_joined([sample.fields.get(name) for name in labels]) for sample in samples],
-            "domain": values(domain),
-            "split": [sample.shard.split for sample in samples] if split == BY_FILE else values(column),
-            "tags": values(self.tags),
             "problem": [problem for _, problem in images],
             "place": [sample.place for sample in samples],
-            **{f"attributes.{name}": values(name) for name in self.attributes},
         }
-        table = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
-        return Source(table, split == BY_FILE or column is not None)
+        if not self.key:
+            made["key"] = [f"{sample.shard.name}/{sample.key}" for sample in samples]
+        if by_file:
+            made["split"] = [sample.shard.split for sample in samples]
+        table = pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()})
+        return self.source(table, made, domain=domain, split=split)
 
 
 class _Sample(NamedTuple):
@@ -155,8 +148,3 @@ def _image(sample: _Sample, wanted: str | None) -> tuple[str, str | None]:
         )
     member = sample.members[extensions[0]]
     return ImageSource(sample.shard.path, (member.offset, member.size)).uri, None
-
-
-def _joined(values: list[str | None]) -> str | None:
-    known = [value for value in values if value is not None]
-    return "/".join(known) if len(known) == len(values) else None

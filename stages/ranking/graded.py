@@ -55,10 +55,10 @@ def averaged_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
     ``relevant`` (Q, G) is by rank, in any order within a group. A rank at place k of a group of t rows, r of them
     relevant, is relevant with r/t, and then (k - 1)(r - 1)/(t - 1) of the k - 1 before it in the group are.
     """
-    found = np.zeros((len(relevant), relevant.shape[1] + 1))
-    found[:, 1:] = np.cumsum(relevant, axis=1)
-    before = np.take_along_axis(found, ties.first, axis=1)
-    within = np.take_along_axis(found, ties.first + ties.size, axis=1) - before
+    hits = np.zeros((len(relevant), relevant.shape[1] + 1))
+    hits[:, 1:] = np.cumsum(relevant, axis=1)
+    before = np.take_along_axis(hits, ties.first, axis=1)
+    within = np.take_along_axis(hits, ties.first + ties.size, axis=1) - before
     place = np.arange(relevant.shape[1]) - ties.first  # k - 1
     earlier = place * (within - 1) / np.maximum(ties.size - 1, 1)
     precision: Values = within / ties.size * (before + 1 + earlier) / (np.arange(relevant.shape[1]) + 1)

@@ -96,9 +96,9 @@ def average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
 
 def trapezoidal_average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
     """Average precision by trapezoids under the curve. ``relevant`` must hold the full ranking."""
-    query, column, found = _hits(relevant)
-    before = np.where(column > 0, (found - 1) / np.maximum(column, 1), 1.0)
-    areas = (before + found / (column + 1)) / 2
+    query, column, hits = _hits(relevant)
+    before = np.where(column > 0, (hits - 1) / np.maximum(column, 1), 1.0)
+    areas = (before + hits / (column + 1)) / 2
     value: Values = np.bincount(query, areas, minlength=len(relevant)) / np.maximum(num_relevant, 1)
     return value
 
@@ -184,8 +184,8 @@ def _hits(relevant: Relevant) -> tuple[Counts, Counts, Counts]:
 
 def _precision_sum(relevant: Relevant, last_rank: Counts | None = None) -> Values:
     # Relevant ranks are few, so the sum runs over them and not over the table.
-    query, column, found = _hits(relevant)
-    precision = found / (column + 1)
+    query, column, hits = _hits(relevant)
+    precision = hits / (column + 1)
     if last_rank is not None:
         precision = np.where(column < last_rank[query], precision, 0.0)
     total: Values = np.bincount(query, precision, minlength=len(relevant)).astype(np.float64)  # int64 for no hit
@@ -256,8 +256,8 @@ def find_metric(name: str) -> Metric:
     """The metric called ``name``, such as ``"mmp@5"`` or ``"map@r"``. Raises ValueError with the nearest name."""
     if name in _WHOLE:
         return _WHOLE[name]
-    if (found := re.fullmatch(r"([a-z]+)@([1-9][0-9]*)(?:/([a-z]+))?", name)) is not None:
-        stem, k, by = found[1], int(found[2]), found[3]
+    if (match := re.fullmatch(r"([a-z]+)@([1-9][0-9]*)(?:/([a-z]+))?", name)) is not None:
+        stem, k, by = match[1], int(match[2]), match[3]
         for normaliser in _NORMALISERS:
             if (stem, by) == ("map", normaliser):
                 return Metric(name, partial(average_precision_at, k, normaliser), k)

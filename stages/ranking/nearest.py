@@ -120,11 +120,11 @@ def _candidates(gallery: Vectors, queries: Vectors, width: int, columns: int) ->
 
 def similarities(gallery: Vectors, queries: Vectors, rows: Rows) -> Similarity:
     """The exact similarity (Q, K) of each query (Q, E) with its gallery ``rows`` (Q, K); -inf for row -1."""
-    found = np.empty(rows.shape, np.float32)
+    similarity = np.empty(rows.shape, np.float32)
     for block in query_blocks(len(queries), rows.shape[1] * gallery.shape[1]):
-        found[block] = np.einsum("qke,qe->qk", gallery[rows[block]], queries[block], dtype=np.float64)
-    found[rows < 0] = -np.inf
-    return found
+        similarity[block] = np.einsum("qke,qe->qk", gallery[rows[block]], queries[block], dtype=np.float64)
+    similarity[rows < 0] = -np.inf
+    return similarity
 
 
 def relevant_ranks(

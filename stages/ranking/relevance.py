@@ -32,7 +32,7 @@ class Relevance(Protocol):
     def rows(self, query: int) -> Rows:
         """The gallery rows of one query, ascending."""
 
-    def among(self, queries: Rows, found: Rows) -> Mask:
+    def among(self, queries: Rows, ranked: Rows) -> Mask:
         """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them; row -1 never does."""
 
     def take(self, queries: Rows) -> Relevance:
@@ -58,13 +58,13 @@ class ByClass:
         if self.queries[query] < 0:
             return np.empty(0, np.int64)
         first, last = self._stretch
-        found: Rows = self._order[first[query] : last[query]]
-        return found
+        members: Rows = self._order[first[query] : last[query]]
+        return members
 
-    def among(self, queries: Rows, found: Rows) -> Mask:
+    def among(self, queries: Rows, ranked: Rows) -> Mask:
         """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them."""
         wanted = self.queries[queries, None]
-        mask: Mask = (self.gallery[found] == wanted) & (found >= 0) & (wanted >= 0)
+        mask: Mask = (self.gallery[ranked] == wanted) & (ranked >= 0) & (wanted >= 0)
         return mask
 
     def take(self, queries: Rows) -> ByClass:
@@ -122,8 +122,8 @@ class ByGroups:
                 if numbers.setdefault(name, len(rows)) == len(rows):
                     rows.append([])
                 rows[numbers[name]].append(row)
-        asked = [[numbers[name] for name in names if name in numbers] for names in queries]
-        return cls(Lists.of(asked), Lists.of(rows), np.arange(len(queries)))
+        known = [[numbers[name] for name in names if name in numbers] for names in queries]
+        return cls(Lists.of(known), Lists.of(rows), np.arange(len(queries)))
 
     @classmethod
     def listed(cls, lists: Sequence[Sequence[int]]) -> ByGroups:
@@ -144,11 +144,11 @@ class ByGroups:
         rows = [self.members[int(group)] for group in groups]
         return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int64)
 
-    def among(self, queries: Rows, found: Rows) -> Mask:
+    def among(self, queries: Rows, ranked: Rows) -> Mask:
         """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them."""
-        mask = np.zeros(found.shape, np.bool_)
+        mask = np.zeros(ranked.shape, np.bool_)
         for at, query in enumerate(queries):
-            mask[at] = np.isin(found[at], self.rows(int(query)))
+            mask[at] = np.isin(ranked[at], self.rows(int(query)))
         return mask
 
     def take(self, queries: Rows) -> ByGroups:

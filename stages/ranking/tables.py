@@ -65,12 +65,12 @@ def relevance_tables(
     if listed <= _SHALLOW or listed * _SCAN_COSTS < len(gallery):
         for block in query_blocks(len(queries), 8 * listed):
             rows = nearest_rows(gallery, queries[block], listed, itself[block])
-            kept, _ = without(rows, unwanted(judged, block, rows))
-            yield Table(block, judged.relevant.among(block, kept[:, :depth]))
+            staying, _ = without(rows, unwanted(judged, block, rows))
+            yield Table(block, judged.relevant.among(block, staying[:, :depth]))
         return
     for block in query_blocks(len(queries), len(gallery)):
         own = [judged.relevant.rows(int(query)) for query in block]
-        relevant_rows = [rows[rows != of] for rows, of in zip(own, itself[block], strict=True)]
+        relevant_rows = [rows[rows != itself_row] for rows, itself_row in zip(own, itself[block], strict=True)]
         junk = None if judged.junk is None else [judged.junk.rows(int(query)) for query in block]
         yield Table(block, relevant_ranks(gallery, queries[block], itself[block], relevant_rows, depth, junk))
 
@@ -118,10 +118,10 @@ def without(rows: Rows, dropped: Mask) -> tuple[Rows, Counts]:
 
     Returned with how many rows each list still has, (B,).
     """
-    kept = rows.shape[1] - dropped.sum(axis=1)
+    counts = rows.shape[1] - dropped.sum(axis=1)
     if not dropped.any():
-        return rows, kept
+        return rows, counts
     order = np.argsort(dropped, axis=1, kind="stable")
     moved = np.take_along_axis(rows, order, axis=1)
-    moved[np.arange(rows.shape[1]) >= kept[:, None]] = -1
-    return moved, kept
+    moved[np.arange(rows.shape[1]) >= counts[:, None]] = -1
+    return moved, counts

@@ -59,9 +59,9 @@ class Tied:
 
     @cached_property
     def _found(self) -> Counts:
-        found = np.zeros((len(self.relevant), self.relevant.shape[1] + 1), np.int64)
-        found[:, 1:] = np.cumsum(self.relevant, axis=1)
-        return found
+        hits = np.zeros((len(self.relevant), self.relevant.shape[1] + 1), np.int64)
+        hits[:, 1:] = np.cumsum(self.relevant, axis=1)
+        return hits
 
 
 def averaged(metric: Metric, table: Tied) -> Values:

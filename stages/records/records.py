@@ -34,6 +34,10 @@ class Records:
     """N records: the columns of ``COLUMNS`` and one ``attributes.<name>`` for each attribute.
 
     ``digest`` is the sha256 of the image's bytes, null where they could not be read (``problem`` says why).
+
+    >>> table = pa.table({"key": ["a", "b", "c"], "split": ["train", "test", "test"]})
+    >>> Records(table, {"train": ("train",), "query": ("test",)}).split("query").keys
+    ['b', 'c']
     """
 
     table: pa.Table

@@ -98,8 +98,8 @@ def depth_of(metrics: Sequence[str], protocol: RankedConfig, queries: Records, g
     """
     most = int(by_class(queries, gallery).counts.max(initial=1))
     depths = [
-        min(of.depth(most, len(gallery)), len(gallery) if isinstance(of.reach, int) else DEEPEST)
-        for of in map(find_metric, metrics)
+        min(metric.depth(most, len(gallery)), len(gallery) if isinstance(metric.reach, int) else DEEPEST)
+        for metric in map(find_metric, metrics)
     ]
     rules = protocol.rules()
     plain = isinstance(protocol, ByLabelConfig) and rules.searched == "merged"

@@ -39,8 +39,8 @@ class _Compared:
     def equal(self, rows: Codes) -> Grades:
         """How equal (n, G) the queries at ``rows`` (n,) are to every gallery row; 0 where one has no value."""
         if self.query_sets is None or self.gallery_sets is None:
-            asked = self.queries[rows, None]
-            same: Grades = ((asked == self.gallery) & (asked >= 0)).astype(np.float64)
+            wanted = self.queries[rows, None]
+            same: Grades = ((wanted == self.gallery) & (wanted >= 0)).astype(np.float64)
             return same
         shared = self.query_sets[rows] @ self.gallery_sets.T
         either = self.query_sets[rows].sum(1)[:, None] + self.gallery_sets.sum(1) - shared
@@ -54,7 +54,7 @@ class AttributeGrades:
     def __init__(self, queries: Records, gallery: Records, weights: Mapping[str, float]) -> None:
         check_weights(weights, attribute_names(queries))
         self._compared = [_compared(queries, gallery, name, weight) for name, weight in weights.items() if weight > 0]
-        known = [(of.queries >= 0) * of.weight for of in self._compared]
+        known = [(attribute.queries >= 0) * attribute.weight for attribute in self._compared]
         self._asked: Grades = np.sum(known, axis=0)
 
     @property
@@ -65,8 +65,8 @@ class AttributeGrades:
     def grades(self, rows: Codes) -> Grades:
         """The grades (n, G), in [0, 1], of the queries at ``rows`` (n,), which are answerable."""
         total = np.zeros((len(rows), len(self._compared[0].gallery)))
-        for of in self._compared:
-            total += of.weight * of.equal(rows)
+        for attribute in self._compared:
+            total += attribute.weight * attribute.equal(rows)
         # Sums of weights in one order are the same numbers: rows of equal grade tie exactly.
         return total / self._asked[rows, None]
 
@@ -100,16 +100,16 @@ def check_mixture(weights: Mapping[str, float]) -> None:
 
 
 def _compared(queries: Records, gallery: Records, name: str, weight: float) -> _Compared:
-    asked, searched = queries.attribute(name), gallery.attribute(name)
+    searching, searched = queries.attribute(name), gallery.attribute(name)
     numbers: dict[str, int] = {}
     of_queries, of_gallery = (
         np.array([-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values], np.int64)
-        for values in (asked, searched)
+        for values in (searching, searched)
     )
     if not any(SEPARATOR in value for value in numbers):
         return _Compared(weight, of_queries, of_gallery)
     values = {value: at for at, value in enumerate(sorted({v for text in numbers for v in several(text)}))}
-    return _Compared(weight, of_queries, of_gallery, _sets(asked, values), _sets(searched, values))
+    return _Compared(weight, of_queries, of_gallery, _sets(searching, values), _sets(searched, values))
 
 
 def several(text: str) -> list[str]:

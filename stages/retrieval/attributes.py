@@ -154,8 +154,14 @@ def evaluate_legacy(
     names, read = attributes_of(searching), vectors.read(searching.digests)
     per_query: dict[str, Values] = {}
     for metric in wanted:
-        found = legacy_map(read, searching, [name for name, weight in metric.weights(similar, names).items() if weight])
-        per_query |= {metric.name: found.value, metric.name + CEILING: found.ceiling, metric.name + FLOOR: found.floor}
+        legacy = legacy_map(
+            read, searching, [name for name, weight in metric.weights(similar, names).items() if weight]
+        )
+        per_query |= {
+            metric.name: legacy.value,
+            metric.name + CEILING: legacy.ceiling,
+            metric.name + FLOOR: legacy.floor,
+        }
     every = np.ones(len(searching), np.bool_)
     return gather(
         per_query,
@@ -197,7 +203,7 @@ def _graded(
 ) -> dict[str, Values]:
     """The value of each metric for each query (Q,), NaN where there is none."""
     per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
-    rows = np.flatnonzero(np.all([of.answerable for of in alike.values()], axis=0))
+    rows = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
     gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searched, searching))
     itself = own_rows(searching.keys, searched.keys)
     for block in query_blocks(len(rows), ARRAYS * len(searched)):

@@ -54,7 +54,7 @@ def evaluate_ranking(
         gallery: what was searched, in the order that positions count in.
         metrics: names as :func:`find_metric` takes them; by default those of the protocol.
         similarity: of each of ``rows``, (Q, K), descending; for ``ties = "expected"``, which ranks by nothing else.
-        protocol: who is relevant, what is searched, and by what groups scores are told.
+        protocol: who is relevant, what is searched, and by what groups scores are reported.
         ties: as listed (``row``), or the mean over all orders of what ties.
         unanswerable: as in :func:`stages.retrieval.evaluate`.
         beyond: a metric that looks further than a list goes is refused, or the rest is ``not_relevant``.

@@ -31,15 +31,15 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     The query itself (the same key) is left out. A query whose image failed, and the places past the end of a small
     gallery, have position -1 and similarity -inf. Raises as :func:`evaluate` does.
     """
-    asked, searched = rows_of(vectors, queries, "query"), rows_of(vectors, gallery, "gallery")
+    searching, searched = rows_of(vectors, queries, "query"), rows_of(vectors, gallery, "gallery")
     rows = unit_length(vectors.read(gallery.take(searched).digests))
-    itself = own_rows(queries.take(asked).keys, gallery.take(searched).keys)
-    asking = unit_length(vectors.read(queries.take(asked).digests))
-    found = nearest_rows(rows, asking, k, itself)
+    itself = own_rows(queries.take(searching).keys, gallery.take(searched).keys)
+    asking = unit_length(vectors.read(queries.take(searching).digests))
+    nearest = nearest_rows(rows, asking, k, itself)
     positions = np.full((len(queries), k), -1, np.int64)
     similar = np.full((len(queries), k), -np.inf, np.float32)
-    positions[asked] = np.append(searched, -1)[found]  # row -1, past the end, is the one appended
-    similar[asked] = similarities(rows, asking, found)
+    positions[searching] = np.append(searched, -1)[nearest]  # row -1, past the end, is the one appended
+    similar[searching] = similarities(rows, asking, nearest)
     return positions, similar
 
 
@@ -88,8 +88,8 @@ def choose_gallery_index(
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
     if folder is not None:
         try:
-            if (found := Choice.load(folder, config, embeddings=embeddings, keys=keys)) is not None:
-                return found
+            if (stored := Choice.load(folder, config, embeddings=embeddings, keys=keys)) is not None:
+                return stored
         except (StaleStoreError, DamagedStoreError):
             pass
     rows = unit_length(vectors.read(searched.digests))

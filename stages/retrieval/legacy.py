@@ -66,12 +66,12 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
 def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Table:
     """How similar (N, N) the labels of row j are to those of column i."""
     words = [(text or "").lower().strip().replace(" & ", "-").split(" ") for text in texts]
-    numbers = {word: at for at, word in enumerate(sorted({word for of in words for word in of}))}
+    numbers = {word: at for at, word in enumerate(sorted({word for text in words for word in text}))}
     counts = np.zeros((len(words), len(numbers)))
-    for row, of in enumerate(words):
-        np.add.at(counts[row], [numbers[word] for word in of], 1)
+    for row, text in enumerate(words):
+        np.add.at(counts[row], [numbers[word] for word in text], 1)
     shared = counts @ (counts > 0).T
-    values = [tuple((value or "").lower() for value in of) for of in zip(*attributes, strict=True)]
+    values = [tuple((value or "").lower() for value in values) for values in zip(*attributes, strict=True)]
     known = {value: at for at, value in enumerate(dict.fromkeys(values))}
     codes = np.array([known[value] for value in values] if values else [0] * len(words))
     similarity: Table = (codes[:, None] == codes) * shared / counts.sum(1, keepdims=True)
@@ -83,9 +83,9 @@ def first(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     return np.stack([np.flip(np.argsort(column))[1 : K + 1] for column in similarity.T])
 
 
-def average_precision(truth: npt.NDArray[np.int64], found: npt.NDArray[np.int64]) -> Values:
+def average_precision(truth: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64]) -> Values:
     """AP@10 of 10 of each query (N,)."""
-    hits = (found[:, :, None] == truth[:, None, :]).any(2)
+    hits = (ranked[:, :, None] == truth[:, None, :]).any(2)
     precision = np.cumsum(hits, axis=1) / np.arange(1, K + 1)
     total: Values = np.cumsum(precision * hits, axis=1)[:, -1] / K  # added up one after another, as the paper does
     return total
@@ -103,13 +103,13 @@ def _bounds(labels: Table, truth: npt.NDArray[np.int64]) -> tuple[Values, Values
 def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
     """AP@10 of 10 (N,), the first row of each ranking dropped, over the orders of what ties.
 
-    To drop the first of a group is to draw the others by lot, so rank n becomes n - 1, with one fewer before it in its
+    To drop the first of a group is to sample the others, so rank n becomes n - 1, with one fewer before it in its
     own group if that is the first.
     """
     ranked = np.take_along_axis(relevant, ties.order, axis=1)
-    found = np.zeros((len(ranked), ranked.shape[1] + 1))
-    found[:, 1:] = np.cumsum(ranked, axis=1)
-    group = np.take_along_axis(found, ties.first + ties.size, axis=1) - np.take_along_axis(found, ties.first, axis=1)
+    hits = np.zeros((len(ranked), ranked.shape[1] + 1))
+    hits[:, 1:] = np.cumsum(ranked, axis=1)
+    group = np.take_along_axis(hits, ties.first + ties.size, axis=1) - np.take_along_axis(hits, ties.first, axis=1)
     head = group[:, :1] / ties.size[:, :1]  # how likely the dropped row is a relevant one
     full = averaged_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
     # Of what was found up to a rank, the dropped row: in its own group with the pairs' chance, else with the head's.

@@ -80,12 +80,12 @@ class QueryValues:
     def of(self, backbone: str, head: str) -> list[QueryScores]:
         """The values of one backbone and head, an entry for each metric."""
         rows = self._rows(backbone, head)
-        found = []
+        parts = []
         for metric in dict.fromkeys(rows["metric"].to_pylist()):
             part = rows.filter(pc.equal(pc.cast(rows["metric"], pa.string()), metric))
             keys = tuple(part["query"].to_pylist())
-            found.append(QueryScores(keys, {metric: part["value"].to_numpy().astype(np.float64)}))
-        return found
+            parts.append(QueryScores(keys, {metric: part["value"].to_numpy().astype(np.float64)}))
+        return parts
 
     def _rows(self, backbone: str, head: str) -> pa.Table:
         columns = (pc.cast(self.table[name], pa.string()) for name in ("backbone", "head"))
@@ -110,11 +110,19 @@ def data_of(queries: Records, gallery: Records, settings: Mapping[str, JSON]) ->
 def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> None:
     """Write the values of ``scored`` to ``path``, whole or not at all."""
     parts = []
-    for of in scored:
-        for metric, values in of.scores.per_query.items():
+    for part in scored:
+        for metric, values in part.scores.per_query.items():
             count = len(values)
-            said = (of.backbone, of.head, of.scores.query_domains, metric, of.scores.query_keys, values, of.embeddings)
-            columns = [[one] * count if isinstance(one, str) else one for one in said]
+            fields = (
+                part.backbone,
+                part.head,
+                part.scores.query_domains,
+                metric,
+                part.scores.query_keys,
+                values,
+                part.embeddings,
+            )
+            columns = [[one] * count if isinstance(one, str) else one for one in fields]
             parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
     buffer = io.BytesIO()

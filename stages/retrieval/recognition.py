@@ -126,9 +126,9 @@ class Neighbours:
             first[:, place] = (classes[:, :place] != classes[:, place, None]).all(axis=1)
         first &= classes >= 0
         best = similarity[:, :1] * temperature
-        found = (np.exp(similarity * temperature - best) * first).sum(axis=1)
+        total = (np.exp(similarity * temperature - best) * first).sum(axis=1)
         others = (self.num_classes - first.sum(axis=1)) * np.exp(-best[:, 0])
-        confidence = np.where(classes[:, 0] >= 0, 1.0, 0.0) / np.maximum(found + others, 1e-300)
+        confidence = np.where(classes[:, 0] >= 0, 1.0, 0.0) / np.maximum(total + others, 1e-300)
         has_object = self.wanted >= 0
         return Answers.of(confidence, has_object & (classes[:, 0] == self.wanted), has_object, self.keys)
 
@@ -171,8 +171,8 @@ def evaluate_recognition(
     resampling = Resampling(confidence, resamples, seed)
     neighbours, temperature = _tuned(vectors, protocol, validation)
     searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    found = find_neighbours(vectors, searching, searched, neighbours)
-    answers = found.answers(neighbours, temperature)
+    nearest = find_neighbours(vectors, searching, searched, neighbours)
+    answers = nearest.answers(neighbours, temperature)
     if not answers.has_object.any():
         raise NothingToScoreError(
             f"none of the {len(searching):,} queries shows a class of the gallery of {len(searched):,}. Compare the "
@@ -217,8 +217,8 @@ def _tuned(vectors: Features, protocol: MetConfig, validation: tuple[Records, Re
     counts = NEIGHBOURS if protocol.neighbours is None else (protocol.neighbours,)
     temperatures = TEMPERATURES if protocol.temperature is None else (protocol.temperature,)
     queries, gallery = with_row(vectors, validation[0], "validation query"), with_row(vectors, validation[1], "gallery")
-    found = find_neighbours(vectors, queries, gallery, max(counts))
-    scored = {pair: global_average_precision(found.answers(*pair)).mean() for pair in product(counts, temperatures)}
+    nearest = find_neighbours(vectors, queries, gallery, max(counts))
+    scored = {pair: global_average_precision(nearest.answers(*pair)).mean() for pair in product(counts, temperatures)}
     return max(scored, key=lambda pair: scored[pair])
 
 

@@ -24,10 +24,10 @@ def by_class(queries: Records, gallery: Records) -> ByClass:
 
 def _numbers(queries: Records, gallery: Records, column: str) -> Rows:
     """A whole number for each text of a column, of the queries and then of the gallery (Q + G,); -1 for none."""
-    chunks = [chunk.cast(pa.string()) for of in (queries, gallery) for chunk in of.table[column].chunks]
+    chunks = [chunk.cast(pa.string()) for side in (queries, gallery) for chunk in side.table[column].chunks]
     numbered = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode().indices
-    found: Rows = numbered.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return found
+    codes: Rows = numbered.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
 
 
 def by_labels(queries: Records, gallery: Records, names: str) -> Relevance:
@@ -36,15 +36,15 @@ def by_labels(queries: Records, gallery: Records, names: str) -> Relevance:
     The labels of a record are those that the attribute ``names`` lists (``tags``: its tags), as a JSON list or with
     ``|`` between them; where it lists none, the label alone.
     """
-    asked, searched = _labels(queries, names), _labels(gallery, names)
-    if all(len(labels) <= 1 for labels in (*asked, *searched)):
+    searching, searched = _labels(queries, names), _labels(gallery, names)
+    if all(len(labels) <= 1 for labels in (*searching, *searched)):
         numbers: dict[str, int] = {}
         codes = [
-            np.array([numbers.setdefault(labels[0], len(numbers)) if labels else -1 for labels in of], dtype=np.int64)
-            for of in (asked, searched)
+            np.array([numbers.setdefault(labels[0], len(numbers)) if labels else -1 for labels in side], dtype=np.int64)
+            for side in (searching, searched)
         ]
         return ByClass(*codes)
-    return ByGroups.of(asked, searched)
+    return ByGroups.of(searching, searched)
 
 
 def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) -> ByGroups:
@@ -55,7 +55,7 @@ def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) ->
     position: Mapping[str, int] = {key: row for row, key in enumerate(keys)}
     listed = [json_lists(queries, name) for name in attributes]
     together = zip(*listed, strict=True)
-    return ByGroups.listed([[position[n] for of in lists for n in of or () if n in position] for lists in together])
+    return ByGroups.listed([[position[n] for rows in lists for n in rows or () if n in position] for lists in together])
 
 
 def json_lists(records: Records, attribute: str) -> list[list[str] | None]:
@@ -91,11 +91,11 @@ def _labels(records: Records, names: str) -> list[list[str]]:
     """The labels of each record, (N,), within its domain."""
     column = _column(names)
     texts = records.table[column].to_pylist() if has_labels(records, names) else [None] * len(records)
-    found = []
+    all_labels = []
     for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
         if text:
             own = json_list(text, column, key) if text.startswith("[") else several(text)
         else:
             own = [] if label is None else [label]
-        found.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
-    return found
+        all_labels.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
+    return all_labels

@@ -185,13 +185,13 @@ def gather(
         scored: True for the queries (Q,) that have values.
         unanswerable: True for the queries (Q,) to which nothing is relevant.
         resampling: how intervals are made.
-        groups: the group of each record, by which scores are told beside those of all.
+        groups: the group of each record, by which scores are reported beside those of all.
         sizes: how many gallery rows the queries of a group search, where that is not the whole gallery.
         pooled: metrics that are no mean over queries; their values in ``per_query`` are shares of the whole.
     """
-    kept = searching.take(np.flatnonzero(scored))
+    part = searching.take(np.flatnonzero(scored))
     names = domain_names(groups(queries))
-    of_kept, of_asked = groups(kept), groups(searching)
+    of_kept, of_asked = groups(part), groups(searching)
     own = np.array(of_kept, dtype=object)
     members = {name: np.flatnonzero(own == name) for name in names}
     nothing = Counter(name for name, empty in zip(of_asked, unanswerable, strict=True) if empty)
@@ -204,13 +204,13 @@ def gather(
             resampling,
             pooled,
         ),
-        query_keys=tuple(kept.keys),
+        query_keys=tuple(part.keys),
         query_domains=tuple(of_kept),
         per_query=per_query,
         failed_queries=len(queries) - len(searching),
         failed_gallery=len(gallery) - len(searched),
         unanswerable=int(unanswerable.sum()),
-        classes=len({name for name in kept.classes if name is not None}),
+        classes=len({name for name in part.classes if name is not None}),
         unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
     )
 
@@ -234,12 +234,12 @@ def summarise(
     groups = {ALL: np.arange(values.shape[1]), **members}
     centres, means = {}, {}
     for stream, (name, rows) in enumerate(groups.items()):
-        here = [None if of is None else _at(of, rows) for of in together]
+        of_group = [None if value is None else _at(value, rows) for value in together]
         centres[name] = values[:, rows].mean(axis=1)
-        for metric, of in enumerate(here):
-            if of is not None:
-                centres[name][metric] = of(np.arange(len(rows)))
-        means[name] = resampling.means(values[:, rows], stream, here)
+        for metric, value in enumerate(of_group):
+            if value is not None:
+                centres[name][metric] = value(np.arange(len(rows)))
+        means[name] = resampling.means(values[:, rows], stream, of_group)
     sizes = {name: len(queries) for name, queries in groups.items()}
     left_out = dict(unanswerable)
     if members:

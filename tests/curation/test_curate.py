@@ -60,7 +60,7 @@ LOOSE = CurateConfig(min_images=1)
 def test_a_clean_training_set_is_kept_whole_and_the_test_side_is_not_in_it() -> None:
     records = make([*trained({"b": 3, "a": 3}), ("q", "q", "c", None, "query"), ("g", "g", "c", None, "gallery")])
     curated = curate(records, CurateConfig())
-    assert curated.kept.keys == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert curated.retained.keys == ["a0", "a1", "a2", "b0", "b1", "b2"]
     assert curated.dropped == []
 
 
@@ -87,7 +87,7 @@ def test_a_record_of_no_role_is_on_no_side() -> None:
 def test_a_gallery_that_is_the_training_set_itself_is_no_test_side() -> None:
     records = make([*trained({"a": 3}), ("q", "q", "a", None, "query")])
     records = Records(records.table, {**MADE, "gallery": ("train",)})
-    assert curate(records, LOOSE).kept.keys == ["a0", "a1", "a2"]
+    assert curate(records, LOOSE).retained.keys == ["a0", "a1", "a2"]
 
 
 def test_a_near_duplicate_of_a_test_image_is_dropped_with_the_nearest_one(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_near_duplicate_of_a_test_image_is_dropped_with_the_nearest_one(tmp_pa
 def test_of_byte_identical_copies_the_first_key_is_kept() -> None:
     records = make([("c", "same", "a", None, "train"), ("b", "same", "a", None, "train"), *trained({"a": 1})])
     curated = curate(records, LOOSE)
-    assert curated.kept.keys == ["a0", "b"]
+    assert curated.retained.keys == ["a0", "b"]
     assert collisions(curated) == {"c": "b"}
     assert why(curated) == {"c": "byte-identical copy"}
 
@@ -111,7 +111,7 @@ def test_of_byte_identical_copies_the_first_key_is_kept() -> None:
 def test_copies_with_different_labels_are_all_dropped() -> None:
     copies = [(key, "same", label, None, "train") for key, label in (("x", "a"), ("y", "a"), ("z", "b"))]
     curated = curate(make([*copies, *trained({"a": 1})]), LOOSE)
-    assert curated.kept.keys == ["a0"]
+    assert curated.retained.keys == ["a0"]
     assert set(why(curated).values()) == {"copies with different labels"}
     assert collisions(curated) == {"x": "z", "y": "z", "z": "x"}
 
@@ -127,7 +127,7 @@ def test_near_duplicates_go_within_a_class_alone_and_the_first_key_stays(tmp_pat
     angles = {"a0": 0, "a1": 8, "a2": 16, "a3": 90, "b0": 1, "q": 180}
     store = make_store(tmp_path, {key: at(angle) for key, angle in angles.items()})
     curated = curate(records, CurateConfig(min_images=1, near_duplicate=math.cos(math.radians(10))), store)
-    assert curated.kept.keys == ["a0", "a2", "a3", "b0"]  # a2 is near a1 alone, which went first
+    assert curated.retained.keys == ["a0", "a2", "a3", "b0"]  # a2 is near a1 alone, which went first
     assert why(curated) == {"a1": "near-duplicate in its class"}
     assert collisions(curated) == {"a1": "a0"}
 
@@ -135,14 +135,14 @@ def test_near_duplicates_go_within_a_class_alone_and_the_first_key_stays(tmp_pat
 def test_classes_are_counted_once_the_duplicates_are_gone() -> None:
     rows = [*trained({"a": 3, "b": 2}), ("b9", "b0", "b", None, "train")]
     curated = curate(make(rows), CurateConfig(min_images=3))
-    assert curated.kept.keys == ["a0", "a1", "a2"]
+    assert curated.retained.keys == ["a0", "a1", "a2"]
     assert why(curated) == {"b0": "class too small", "b1": "class too small", "b9": "byte-identical copy"}
 
 
 def test_so_many_classes_are_drawn_of_each_domain() -> None:
     rows = trained(dict.fromkeys("abcdef", 3), "shoes") + trained(dict.fromkeys("uvwxyz", 3), "hats")
     for limit, shoes, hats in ((2, 2, 2), ({"shoes": 4}, 4, 6), ({"shoes": 9, "hats": 1}, 6, 1)):
-        kept = curate(make(rows), CurateConfig(classes_per_domain=limit)).kept
+        kept = curate(make(rows), CurateConfig(classes_per_domain=limit)).retained
         found = set(zip(kept.domains, kept.labels, strict=True))
         assert (sum(d == "shoes" for d, _ in found), sum(d == "hats" for d, _ in found)) == (shoes, hats)
         assert len(kept) == 3 * (shoes + hats)  # whole classes
@@ -151,7 +151,8 @@ def test_so_many_classes_are_drawn_of_each_domain() -> None:
 def test_another_seed_draws_other_classes_and_images() -> None:
     rows = trained(dict.fromkeys("abcdefghij", 9))
     drawn = [
-        curate(make(rows), CurateConfig(classes_per_domain=4, max_images=3, seed=seed)).kept.keys for seed in range(3)
+        curate(make(rows), CurateConfig(classes_per_domain=4, max_images=3, seed=seed)).retained.keys
+        for seed in range(3)
     ]
     assert all(len(keys) == 12 for keys in drawn)
     assert len({tuple(keys) for keys in drawn}) == 3
@@ -159,10 +160,10 @@ def test_another_seed_draws_other_classes_and_images() -> None:
 
 def test_a_class_that_is_added_takes_the_place_of_one_at_most_and_an_image_likewise() -> None:
     config = CurateConfig(classes_per_domain=5, max_images=4)
-    before = set(curate(make(trained(dict.fromkeys("abcdefgh", 8))), config).kept.keys)
-    more_classes = set(curate(make(trained(dict.fromkeys("abcdefghi", 8))), config).kept.keys)
+    before = set(curate(make(trained(dict.fromkeys("abcdefgh", 8))), config).retained.keys)
+    more_classes = set(curate(make(trained(dict.fromkeys("abcdefghi", 8))), config).retained.keys)
     assert len({key[0] for key in before - more_classes}) <= 1
-    more_images = set(curate(make(trained(dict.fromkeys("abcdefgh", 9))), config).kept.keys)
+    more_images = set(curate(make(trained(dict.fromkeys("abcdefgh", 9))), config).retained.keys)
     for label in {key[0] for key in before}:
         assert sum(key[0] == label for key in before - more_images) <= 1
 
@@ -170,7 +171,7 @@ def test_a_class_that_is_added_takes_the_place_of_one_at_most_and_an_image_likew
 def test_only_the_domains_that_are_asked_for_are_kept() -> None:
     rows = trained({"a": 3}, "shoes") + trained({"b": 3}, "hats") + trained({"c": 3}, None)
     curated = curate(make(rows), CurateConfig(domains=("hats",)))
-    assert set(curated.kept.domains) == {"hats"}
+    assert set(curated.retained.domains) == {"hats"}
     assert set(why(curated).values()) == {"domain not chosen"}
 
 
@@ -180,7 +181,7 @@ def test_features_of_domains_that_are_not_asked_for_are_not_needed(tmp_path: Pat
     config = CurateConfig(min_images=1, near_duplicate=0.9)
     with pytest.raises(MissingRowsError, match=r"no row for 2 of 4 images, the first of key 'a0'.*permafrost extract"):
         curate(records, config, store)
-    assert curate(records, CurateConfig(domains=("hats",), min_images=1, near_duplicate=0.9), store).kept.keys == [
+    assert curate(records, CurateConfig(domains=("hats",), min_images=1, near_duplicate=0.9), store).retained.keys == [
         "b0",
         "b1",
     ]
@@ -238,7 +239,7 @@ def test_all_rules_together_are_those_of_a_plain_loop(tmp_path: Path, seed: int)
     large = [row for row in kept if sum(other[2:4] == row[2:4] for other in kept) >= 3]
     reasons |= {row[0]: "class too small" for row in kept if row not in large}
     assert why(curated) == reasons
-    assert curated.kept.keys == [row[0] for row in large]
+    assert curated.retained.keys == [row[0] for row in large]
     assert len(set(reasons.values())) >= 6
 
 
@@ -278,7 +279,7 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(rows))
         again = curate(make([rows[place] for place in order]), config, store)
-        assert again.kept.table.equals(once.kept.table)
+        assert again.retained.table.equals(once.retained.table)
         assert again.dropped == once.dropped
 
 
@@ -287,9 +288,9 @@ def test_what_was_curated_stays_as_it_is(tmp_path: Path) -> None:
     store = make_store(tmp_path, features)
     config = CurateConfig(min_images=2, max_images=4, classes_per_domain=5, near_duplicate=0.98)
     once = curate(make(rows), config, store)
-    keys = set(once.kept.keys)
+    keys = set(once.retained.keys)
     again = curate(make([row for row in rows if row[0] in keys or row[4] != "train"]), config, store)
-    assert again.kept.keys == once.kept.keys
+    assert again.retained.keys == once.retained.keys
     assert again.dropped == []
 
 

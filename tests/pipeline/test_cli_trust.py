@@ -235,11 +235,11 @@ def test_a_threshold_is_chosen_on_other_classes_than_it_is_reported_on_and_searc
     one = permafrost("search", "run.toml", image, "--threshold", "1.5", "--head", "raw", "--json", cwd=folder)
     assert [(line["match"], line["key"]) for line in lines_of(one.stdout)] == [(False, None)]
     text = permafrost("threshold", "run.toml", *wanted, "-q", cwd=folder).stdout
-    for word in ("FMR", "FNMR", "FPIR", "FNIR", "verification", "identification", "by lot, calibrate"):
+    for word in ("FMR", "FNMR", "FPIR", "FNIR", "verification", "identification", "sampled, calibrate"):
         assert word in text
     for flags, message in (
         (("--fmr", "0.2"), "no threshold is kept for fmr 0.2, only for fmr 0.1, fpir 0.6"),
-        (("--fmr", "0.1", "--threshold", "0.5"), "one of --fmr, --fpir and --threshold says what a match is"),
+        (("--fmr", "0.1", "--threshold", "0.5"), "one of --fmr, --fpir and --threshold: each decides what a match is"),
         (("--fpir", "0.6", "--all"), "--fpir holds for the gallery that it was chosen for"),
     ):
         done = permafrost("search", "run.toml", image, "--head", "raw", *flags, cwd=folder)

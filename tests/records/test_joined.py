@@ -182,7 +182,7 @@ def test_images_of_a_folder_of_shards_and_of_parquet_are_one_gallery_and_can_be_
     )
     assert records.digests[:4] == [digest_bytes(content) for content in pictures]
     assert [len(records.split(role)) for role in ("train", "query", "gallery")] == [4, 1, 3]
-    curated = curate(records, CurateConfig(min_images=2)).kept
+    curated = curate(records, CurateConfig(min_images=2)).retained
     write_columns(tmp_path / "t.csv", training_table(curated))
     again = read_records(TableConfig(path=str(tmp_path / "t.csv"), label="label"))
     assert again.digests == curated.digests

@@ -79,7 +79,7 @@ def test_a_soup_of_epochs_is_the_mean_of_the_weights_after_each(tmp_path: Path) 
         run.epoch()
         after.append(weights(run))
     for place, name in enumerate(("weight", "bias")):
-        torch.testing.assert_close(run.best[name], torch.stack([of[place] for of in after[1:]]).mean(0))
+        torch.testing.assert_close(run.best[name], torch.stack([state[place] for state in after[1:]]).mean(0))
 
 
 def test_a_soup_is_the_mean_of_heads_that_share_a_start_and_differ_in_the_order_of_rows(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_a_soup_is_the_mean_of_heads_that_share_a_start_and_differ_in_the_order_
     for member in members:
         for _ in range(4):
             member.epoch()
-    kept = [member.best["weight"] for member in members]
-    assert not torch.equal(kept[0], kept[1])
-    torch.testing.assert_close(soup.network.state_dict()["weight"], torch.stack(kept).mean(0))
+    best = [member.best["weight"] for member in members]
+    assert not torch.equal(best[0], best[1])
+    torch.testing.assert_close(soup.network.state_dict()["weight"], torch.stack(best).mean(0))
     assert [(epoch.member, epoch.epoch) for epoch in soup.log] == [(m, n) for m in (1, 2, 3) for n in (1, 2, 3, 4)]
     alone = train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=FAST, training=SHORT))
-    assert torch.equal(alone.network.state_dict()["weight"], kept[0])
+    assert torch.equal(alone.network.state_dict()["weight"], best[0])
 
 
 def test_statistics_are_not_averaged_but_the_last_ones(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_the_sharp_gradient_is_the_one_at_the_worst_place_near_by_hand() -> None
 
     x, y, z, rho = 1.0, -2.0, 0.5, 0.1
     gradient = (4 * x**3 + z**3, 4 * y**3, 3 * z**2 * x)
-    length = sum(of**2 for of in gradient) ** 0.5
-    x, y, z = (place + rho * of / length for place, of in zip((x, y, z), gradient, strict=True))
+    length = sum(part**2 for part in gradient) ** 0.5
+    x, y, z = (place + rho * part / length for place, part in zip((x, y, z), gradient, strict=True))
     loss = sam_gradient(value, forget, [first, second], [], rho)
     assert float(loss) == pytest.approx(1 + 16 + 0.125)
     assert first.grad is not None

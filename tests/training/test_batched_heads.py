@@ -167,8 +167,8 @@ def test_stacked_losses_and_gradients_are_those_of_the_kernel(configs: list[Marg
         value.backward()
         assert leaf.grad is not None
         assert loss.weight.grad is not None
-        for found, tensor in zip(expected, (value.detach(), leaf.grad, loss.weight.grad), strict=True):
-            found.append(tensor)
+        for wanted, tensor in zip(expected, (value.detach(), leaf.grad, loss.weight.grad), strict=True):
+            wanted.append(tensor)
     got = BatchedLoss(configs, sizes, seeds).slopes(embeddings, torch.stack(prototypes), labels)
     for result, tensors in zip(got, expected, strict=True):
         # slopes are steep at a cosine of 1

@@ -23,8 +23,8 @@ def test_it_is_the_formula(point: tuple[float, float, float, float], dim: int) -
     rows, labels, domains = toy(sizes=(2, 9, 6, 1, 5, 7))
     points, _ = stepped(rows, point[0])
     expected = similarities(points @ formula(points, labels.double().numpy(), *point[1:], dim))
-    found = embedded(fixed(*point, dim), rows, labels, domains)
-    np.testing.assert_allclose(found @ found.T, expected, atol=2e-4)
+    embeddings = embedded(fixed(*point, dim), rows, labels, domains)
+    np.testing.assert_allclose(embeddings @ embeddings.T, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.3])
@@ -32,8 +32,8 @@ def test_without_total_scatter_it_is_the_formula_in_the_span_of_the_class_means(
     rows, labels, domains = toy(sizes=(2, 9, 6, 1, 5, 7))
     points, _ = stepped(rows, 1.0)
     expected = similarities(points @ formula(points, labels.double().numpy(), 0.3, 0.0, power, 5))
-    found = embedded(fixed(1.0, 0.3, 0.0, power, 5), rows, labels, domains)
-    np.testing.assert_allclose(found @ found.T, expected, atol=1e-3)
+    embeddings = embedded(fixed(1.0, 0.3, 0.0, power, 5), rows, labels, domains)
+    np.testing.assert_allclose(embeddings @ embeddings.T, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("total", [0.0, 0.3, 1.0])
@@ -41,8 +41,8 @@ def test_all_dimensions_at_power_0_are_within_class_whitening(total: float) -> N
     rows, labels, domains = toy()
     whitened = WithinHeadConfig(dim=DIM, shrinkage=0.3, inputs=DiscriminantHeadConfig().inputs)
     expected = embedded(whitened, rows, labels, domains)
-    found = embedded(fixed(1.0, 0.3, total, 0.0, DIM), rows, labels, domains)
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
+    embeddings = embedded(fixed(1.0, 0.3, total, 0.0, DIM), rows, labels, domains)
+    np.testing.assert_allclose(embeddings @ embeddings.T, expected @ expected.T, atol=1e-4)
 
 
 def test_turning_the_features_turns_no_similarity() -> None:
@@ -78,7 +78,7 @@ def test_one_label_in_two_domains_is_two_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "sizes", "said"),
+    ("config", "sizes", "message"),
     [
         (fixed(1, 0.3, 0.3, 0, DIM + 1), (6,) * 12, "dim is 11, but features of 10 dimensions give at most 10"),
         (fixed(1, 0.3, 0, 0.3, 6), (6,) * 4, r"dim is 6, but the means of 4 classes.* give at most 3: set dim to 3"),
@@ -86,9 +86,9 @@ def test_one_label_in_two_domains_is_two_classes() -> None:
         (fixed(1, 0.3, 0.3, 0, 4), (1,) * 9, "each of the 9 classes has one row"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(config: DiscriminantHeadConfig, sizes: tuple[int, ...], said: str) -> None:
+def test_what_cannot_be_fitted_is_refused(config: DiscriminantHeadConfig, sizes: tuple[int, ...], message: str) -> None:
     rows, labels, domains = toy(sizes=sizes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         config.fit(rows, labels, domains, [DIM], seed=0)
 
 
@@ -110,7 +110,7 @@ def test_fewer_rows_than_dimensions_and_a_constant_column_are_fine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"inputs": {"root": 0.5}}, r"set roots = \[0.5\], not inputs.root"),
         ({"roots": []}, r"roots holds one or more values in \(0, 1\].*, got \[\]"),
@@ -122,8 +122,8 @@ def test_fewer_rows_than_dimensions_and_a_constant_column_are_fine() -> None:
         ({"shrink": [0.5]}, "shrink"),
     ],
 )
-def test_a_bad_setting_is_refused(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_a_bad_setting_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TypeAdapter(ClosedFormConfig).validate_python({"kind": "discriminant", **settings})
 
 

@@ -137,12 +137,12 @@ def test_of_a_large_set_no_more_rows_and_classes_are_drawn_than_stated(monkeypat
     monkeypatch.setattr(cross_validation, "_CLASSES", 8)
     drawn = cross_validation.drawn_rows(classes, seed=0)
     assert drawn is not None
-    kept = torch.bincount(classes.of_row[drawn], minlength=10)
+    counts = torch.bincount(classes.of_row[drawn], minlength=10)
     assert 40 <= len(drawn) <= 60
     assert len(drawn.unique()) == len(drawn)  # type: ignore[no-untyped-call]
-    assert (kept > 0).tolist() == (sizes > 1).tolist()  # eight: those that can be searched for come first
-    most = kept.max()
-    assert all(kept[c] in (0, min(most, sizes[c])) for c in range(10))  # a class gives all it has, or as much as any
+    assert (counts > 0).tolist() == (sizes > 1).tolist()  # eight: those that can be searched for come first
+    most = counts.max()
+    assert all(counts[c] in (0, min(most, sizes[c])) for c in range(10))  # a class gives all it has, or as much as any
 
 
 def test_a_large_set_is_chosen_for_from_what_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +180,8 @@ def test_fewer_directions_than_numbers_choose_as_all_do_where_the_rest_is_quiet(
 def test_a_query_with_nothing_to_find_has_no_precision() -> None:
     rows = torch.nn.functional.normalize(toy(sizes=(3, 1))[0])
     labels = torch.tensor([0, 0, 0, 1])
-    found = mmp5(rows, rows, labels, labels, torch.arange(4))
-    assert found.isnan().tolist() == [False, False, False, True]
+    values = mmp5(rows, rows, labels, labels, torch.arange(4))
+    assert values.isnan().tolist() == [False, False, False, True]
 
 
 def test_rows_of_every_class_are_dealt_to_all_folds() -> None:
@@ -194,9 +194,9 @@ def test_rows_of_every_class_are_dealt_to_all_folds() -> None:
 def test_validation_records_of_trained_classes_choose_by_rows_and_those_of_new_ones_by_classes(tmp_path: Path) -> None:
     labels, new = classes_of(12, 8), classes_of(6, 4, first=50)
     store, _ = toy_training.toy(tmp_path, labels | new)
-    kept = {key: label for key, label in labels.items() if not key.endswith("-7")}
-    seen = make_records({key: label for key, label in labels.items() if key not in kept})
-    gallery, records, unseen = make_records(kept), make_records(kept), make_records(new)
+    remaining = {key: label for key, label in labels.items() if not key.endswith("-7")}
+    seen = make_records({key: label for key, label in labels.items() if key not in remaining})
+    gallery, records, unseen = make_records(remaining), make_records(remaining), make_records(new)
     config = DiscriminantHeadConfig(dim=4)
 
     def start(config: DiscriminantHeadConfig, validation: tuple[Records, Records] | None) -> object:

@@ -76,9 +76,9 @@ def test_each_domain_is_embedded_by_the_head_trained_on_it_alone_beside_its_corn
         alone = train_head(
             store, part, HeadRecipe(LdaHeadConfig(dim=4), loss, training=replace(EXPERTS, experts=False))
         )
-        found = embedded(head, store, part) * np.sqrt(2)
-        np.testing.assert_allclose(found[:, :2], np.tile(simplex(3)[number].numpy(), (len(part), 1)), atol=1e-5)
-        np.testing.assert_allclose(found[:, 2:], embedded(alone, store, part), atol=1e-5)
+        embeddings = embedded(head, store, part) * np.sqrt(2)
+        np.testing.assert_allclose(embeddings[:, :2], np.tile(simplex(3)[number].numpy(), (len(part), 1)), atol=1e-5)
+        np.testing.assert_allclose(embeddings[:, 2:], embedded(alone, store, part), atol=1e-5)
 
 
 def test_images_of_two_domains_are_no_more_similar_than_their_corners_allow(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_domains_that_look_alike_get_one_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "dim", "said"),
+    ("chosen", "dim", "message"),
     [
         (lambda key: domain_of(key) == "cars", 6, "no experts: one domain"),
         (lambda key: domain_of(key) == "cars" or key.split("-")[0] in ("1", "4"), 6, "food has 2 classes"),
@@ -119,12 +119,12 @@ def test_domains_that_look_alike_get_one_head(tmp_path: Path) -> None:
     ids=["one domain", "few classes", "few dimensions"],
 )
 def test_where_experts_cannot_be_trained_one_head_is_and_the_reason_is_said(
-    tmp_path: Path, chosen: object, dim: int, said: str
+    tmp_path: Path, chosen: object, dim: int, message: str
 ) -> None:
     store, records = apart(tmp_path)
-    kept = records.take([row for row, key in enumerate(records.keys) if chosen(key)])  # type: ignore[operator]
-    head = train_head(store, kept, HeadRecipe(LdaHeadConfig(dim=dim), training=EXPERTS))
-    assert said in head.summary.chosen_by
+    chosen_records = records.take([row for row, key in enumerate(records.keys) if chosen(key)])  # type: ignore[operator]
+    head = train_head(store, chosen_records, HeadRecipe(LdaHeadConfig(dim=dim), training=EXPERTS))
+    assert message in head.summary.chosen_by
     assert not isinstance(head.network, Experts)
 
 
@@ -172,8 +172,8 @@ def test_experts_that_are_stopped_go_on_to_the_same_bytes(tmp_path: Path) -> Non
         checkpoint = tmp_path / f"{stop}.checkpoint"
         with pytest.raises(StoppedError):
             trained(checkpoint, stop)
-        found, heard = trained(checkpoint, None)
-        assert found == expected
+        resumed, heard = trained(checkpoint, None)
+        assert resumed == expected
         assert len(heard) == len(whole) - stop
 
 
@@ -190,8 +190,8 @@ def test_an_expert_is_validated_on_the_records_of_its_domain(tmp_path: Path) -> 
         HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=replace(EXPERTS, experts=False)),
         validation=(of(apart_, "food"), of(apart_, "food")),
     )
-    found = [epoch.validation_mmp5 for epoch in head.log if epoch.expert == "food"]
-    assert found == [epoch.validation_mmp5 for epoch in alone.log]
+    scores = [epoch.validation_mmp5 for epoch in head.log if epoch.expert == "food"]
+    assert scores == [epoch.validation_mmp5 for epoch in alone.log]
 
 
 @pytest.mark.parametrize(

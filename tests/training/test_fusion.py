@@ -75,10 +75,10 @@ def two(tmp_path: Path) -> tuple[FeatureStore, FeatureStore]:
 
 def test_a_fused_row_is_the_rows_of_its_stores_each_of_unit_length(two: tuple[FeatureStore, FeatureStore]) -> None:
     fused = FusedFeatures(two)
-    asked = DIGESTS[5::-2]
-    by_hand = np.concatenate([unit(store.read(asked)) for store in two], 1)
-    np.testing.assert_allclose(fused.read(asked).astype(np.float64), by_hand, atol=3e-4)
-    assert fused.read(asked).dtype == np.float16
+    requested = DIGESTS[5::-2]
+    by_hand = np.concatenate([unit(store.read(requested)) for store in two], 1)
+    np.testing.assert_allclose(fused.read(requested).astype(np.float64), by_hand, atol=3e-4)
+    assert fused.read(requested).dtype == np.float16
     assert (fused.dim, fused.blocks, fused.name, fused.views) == (15, (6, 9), "first+second", 1)
     assert fused.digests() == two[0].digests()
 
@@ -103,7 +103,7 @@ def test_the_identity_of_fused_features_is_that_of_the_stores_in_their_order(
 ) -> None:
     first, second = two
     fused = [FusedFeatures(two), FusedFeatures([second, first]), FusedFeatures(two, sizes=True), FusedFeatures([first])]
-    assert len({of.fingerprint for of in fused}) == 4
+    assert len({features.fingerprint for features in fused}) == 4
     assert FusedFeatures(two).fingerprint == fused[0].fingerprint
 
 
@@ -124,7 +124,7 @@ def test_an_image_that_failed_in_one_store_is_left_out_of_all(tmp_path: Path) ->
 
 
 def test_what_cannot_be_fused_is_refused(tmp_path: Path, two: tuple[FeatureStore, FeatureStore]) -> None:
-    with pytest.raises(ValueError, match="from one store or more, got none"):
+    with pytest.raises(ValueError, match="from at least one store, got none"):
         FusedFeatures([])
     with pytest.raises(ValueError, match="two of the stores are the same"):
         FusedFeatures([two[0], two[0]])
@@ -163,11 +163,11 @@ def test_rows_are_the_same_from_memory_and_from_disk_in_any_order(tmp_path: Path
     features: FeatureStore | FusedFeatures = first
     if kind != "store":
         features = FusedFeatures([first, store_of(tmp_path, "second", 9, views=views)], sizes=kind != "fused")
-    asked = list(np.random.default_rng(0).permutation(np.array(DIGESTS, dtype=object)))
-    memory, disk = (source_of(features, asked, mapped=mapped) for mapped in (False, True))
-    places = np.random.default_rng(1).integers(len(asked) * views, size=200)
+    requested = list(np.random.default_rng(0).permutation(np.array(DIGESTS, dtype=object)))
+    memory, disk = (source_of(features, requested, mapped=mapped) for mapped in (False, True))
+    places = np.random.default_rng(1).integers(len(requested) * views, size=200)
     np.testing.assert_array_equal(memory.take(places), disk.take(places))
-    whole = features.read_views(asked)
+    whole = features.read_views(requested)
     assert whole.shape == (96, views, features.dim)
     np.testing.assert_array_equal(disk.take(places), whole.reshape(-1, features.dim)[places])
 
@@ -262,12 +262,12 @@ def test_each_epoch_takes_a_random_view_of_each_row_and_the_same_ones_again(tmp_
             return plain(batch, rate)
 
         run._step = watched  # type: ignore[method-assign]
-        found = []
+        epochs = []
         for _ in range(3):
             seen.clear()
             run.epoch()
-            found.append(sorted(whole[tuple(row.tolist())] for row in torch.cat(seen).numpy()))
-        return found
+            epochs.append(sorted(whole[tuple(row.tolist())] for row in torch.cat(seen).numpy()))
+        return epochs
 
     first, second, third = visited("random")
     for epoch in (first, second, third):

@@ -171,7 +171,7 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "said"),
+    ("config", "settings", "message"),
     [
         (LinearHeadConfig, {"dropouts": (0.5, 1.0)}, r"dropouts is the share .* in \[0, 1\), got 1.0"),
         (LinearHeadConfig, {"dim": 8, "nested": (4, 2)}, r"nested are sizes below dim \(8\).* ascending, got \[4, 2\]"),
@@ -182,8 +182,8 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
         (MlpHeadConfig, {"activation": "tanh"}, "activation is one of relu, gelu, got 'tanh'"),
     ],
 )
-def test_a_bad_setting_is_refused(config: type, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_bad_setting_is_refused(config: type, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config(**settings)
 
 

@@ -138,11 +138,11 @@ def test_a_folder_without_a_head_is_named(tmp_path: Path) -> None:
         Head.load(tmp_path)
 
 
-@pytest.mark.parametrize("kept", [0, 9, 200])
-def test_a_head_cut_short_is_damaged(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("length", [0, 9, 200])
+def test_a_head_cut_short_is_damaged(tmp_path: Path, length: int) -> None:
     make_head().save(tmp_path)
     path = tmp_path / "head.safetensors"
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DamagedStoreError, match=r"is not a head as it was saved.*Train it again"):
         Head.load(tmp_path)
 
@@ -179,13 +179,13 @@ def test_features_of_another_size_are_refused_with_both_shapes(shape: tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"dim": 0}, "dim is the size of an embedding, at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout is the share of a feature set to zero, in \[0, 1\), got 1.0"),
         ({"width": 3}, "width"),
     ],
 )
-def test_a_bad_setting_of_a_head_is_refused(settings: dict[str, float], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_a_bad_setting_of_a_head_is_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TypeAdapter(HeadConfig).validate_python({"kind": "linear", **settings})

@@ -98,7 +98,7 @@ def test_the_scale_of_a_start_is_a_power_of_two_that_brings_its_weights_to_the_s
     assert float(ratio.flatten()[0]).hex().startswith("0x1.0000000000000p")
     assert bool((ratio == ratio.flatten()[0]).all())
     drawn = LinearHeadConfig(dim=64).build([48], torch.Generator().manual_seed(0))
-    sizes = [float(of.weight.detach().square().mean().sqrt()) for of in (network, drawn)]
+    sizes = [float(network.weight.detach().square().mean().sqrt()) for network in (network, drawn)]
     assert 2**-0.6 < sizes[0] / sizes[1] < 2**0.6
     with torch.inference_mode():
         assert torch.equal(network(rows), fitted(rows))
@@ -142,7 +142,7 @@ def anchored(folder: Path, shares: tuple[float, ...]) -> tuple[float | None, np.
         features, records, HeadRecipe(LDA, LOSS, optimizer=optimizer, training=SHORT), validation=(held, held)
     )
     start = train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), start=LDA))
-    mine, *others = (of.network.state_dict()["weight"].numpy() for of in (head, start, whole))
+    mine, *others = (trained.network.state_dict()["weight"].numpy() for trained in (head, start, whole))
     return head.summary.anchor, mine, others
 
 
@@ -183,7 +183,7 @@ def test_without_validation_records_held_out_classes_choose_the_share(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("head", "loss", "start", "training", "said"),
+    ("head", "loss", "start", "training", "message"),
     [
         (LinearHeadConfig(dim=4), None, None, SHORT, "a linear head is trained: it needs a loss"),
         (PcaHeadConfig(dim=4), None, LDA, SHORT, "pca is a closed form and its own start: leave start out"),
@@ -201,10 +201,10 @@ def test_settings_that_do_not_go_together_are_refused(
     loss: ArcFaceConfig | None,
     start: LdaHeadConfig | None,
     training: TrainingConfig,
-    said: str,
+    message: str,
 ) -> None:
     features, records = toy(tmp_path, TRAIN)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         train_head(features, records, HeadRecipe(head, loss, start=start, training=training))
 
 

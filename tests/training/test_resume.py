@@ -157,9 +157,9 @@ def test_a_training_that_goes_on_from_any_epoch_gives_the_same_bits(tmp_path: Pa
 def test_a_checkpoint_of_another_head_or_a_broken_one_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     Checkpoint(path, "a" * 64).keep("train 1", {"log": [1, 2.5, "x"], "kept": torch.arange(3)})
-    found = Checkpoint(path, "a" * 64).part("train 1")
-    assert found is not None
-    assert found["log"] == [1, 2.5, "x"]
+    saved = Checkpoint(path, "a" * 64).part("train 1")
+    assert saved is not None
+    assert saved["log"] == [1, 2.5, "x"]
     assert Checkpoint(path, "b" * 64).part("train 1") is None
     path.write_bytes(path.read_bytes()[:100])
     assert Checkpoint(path, "a" * 64).part("train 1") is None
@@ -189,7 +189,8 @@ TRAINING = """
     torch.set_num_threads(1)
     from pathlib import Path
     from cache import FeatureStore
-    from stages.training import ArcFaceConfig, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig, train_head
+    from stages.training import ArcFaceConfig, HeadRecipe, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig
+    from stages.training import train_head
     from stages.training.pairs import MarginConfig
     from tests.toys.attributes import toy_records
     from tests.toys.training import classes_of, make_records
@@ -204,10 +205,9 @@ TRAINING = """
         "pair loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), MarginConfig(memory=50)),
         "attributes": lambda: (toy_records(), MultilabelHeadConfig(task="both", task_weights="learned"), None),
     }[sys.argv[4]]()
-    head = train_head(
-        FeatureStore.at(store), records, head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9),
-        on_epoch=slowly, checkpoint=Path(sys.argv[2]) / "checkpoint",
-    )
+    recipe = HeadRecipe(head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9))
+    checkpoint = Path(sys.argv[2]) / "checkpoint"
+    head = train_head(FeatureStore.at(store), records, recipe, on_epoch=slowly, checkpoint=checkpoint)
     head.save(Path(sys.argv[2]))
 """
 
@@ -227,9 +227,9 @@ def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_on
     features = tmp_path / "features"
     store, records = toy_attributes(features) if what == "attributes" else toy(features, TRAIN)
     whole = start(features, tmp_path / "whole", 0, what)
-    said, _ = whole.communicate(timeout=300)
+    output, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     for number, kill_after in enumerate(lines[kill] for kill in kills):
         folder = tmp_path / f"killed {number}"
         process = start(features, folder, 0.2, what)

@@ -29,11 +29,11 @@ DOMAINS = np.repeat(np.arange(3), [40, 12, 4])
 
 def epochs(config: SamplingConfig, *, batch_size: int = 8, count: int = 2, seed: int = 0) -> list[list[list[int]]]:
     sampler = build_sampler(config, LABELS, DOMAINS, batch_size)
-    found = [
+    visited = [
         [batch.tolist() for batch in sampler.epoch(np.random.default_rng((seed, number)))] for number in range(count)
     ]
-    assert {len(batches) for batches in found} == {sampler.steps}
-    return found
+    assert {len(batches) for batches in visited} == {sampler.steps}
+    return visited
 
 
 EVERY = [
@@ -172,12 +172,12 @@ def test_a_power_between_none_and_size_gives_shares_between() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "said"),
+    ("config", "settings", "message"),
     [
         (BalancedConfig, {"power": 2.0}, "power is 0 for equal shares"),
         (ClassesByImagesConfig, {"images": 0}, "images is the number of rows of a class"),
     ],
 )
-def test_a_bad_setting_of_sampling_is_refused(config: type, settings: dict[str, float], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_bad_setting_of_sampling_is_refused(config: type, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config(**settings)

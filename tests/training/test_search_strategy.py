@@ -20,23 +20,26 @@ OVER = {
 
 
 def family(over: Mapping[str, object]) -> Family:
-    (found,) = families(BASE, SweepConfig(method="optuna", over=over).axes())
-    return found
+    (family,) = families(BASE, SweepConfig(method="optuna", over=over).axes())
+    return family
 
 
-def near_twenty(asked: Sequence[Settings]) -> list[float]:
+def near_twenty(proposed: Sequence[Settings]) -> list[float]:
     """The best scale is 20, the best root 0.5."""
-    return [-abs(of["loss.scale"] - 20) - 10 * (of["inputs"]["root"] != 0.5) for of in asked]
+    return [-abs(settings["loss.scale"] - 20) - 10 * (settings["inputs"]["root"] != 0.5) for settings in proposed]
 
 
 def test_a_search_stays_inside_keeps_whole_numbers_and_comes_near_the_best() -> None:
     tried = search(family(OVER), "optuna", 60, 0, near_twenty)
     assert len(tried) == 60
-    assert all(4 <= of["loss.scale"] <= 64 and 2 <= of["dim"] <= 64 and isinstance(of["dim"], int) for of in tried)
-    assert {of["inputs"]["root"] for of in tried} == {0.5, 1.0}
+    assert all(
+        4 <= settings["loss.scale"] <= 64 and 2 <= settings["dim"] <= 64 and isinstance(settings["dim"], int)
+        for settings in tried
+    )
+    assert {settings["inputs"]["root"] for settings in tried} == {0.5, 1.0}
     assert max(near_twenty(tried)) > -1.5
     late = tried[40:]
-    assert sum(of["inputs"]["root"] == 0.5 for of in late) > len(late) / 2  # it learned which of the two
+    assert sum(settings["inputs"]["root"] == 0.5 for settings in late) > len(late) / 2  # it learned which of the two
 
 
 def test_the_same_seed_and_scores_propose_the_same_and_another_seed_others() -> None:
@@ -50,14 +53,14 @@ def test_a_smaller_budget_is_the_beginning_of_a_larger_one() -> None:
 
 
 def test_a_family_that_the_budget_covers_is_tried_whole() -> None:
-    asked: list[Settings] = []
+    proposed: list[Settings] = []
 
     def count(settings: Sequence[Settings]) -> list[float]:
-        asked.extend(settings)
+        proposed.extend(settings)
         return [0.0] * len(settings)
 
     tried = search(family({"dim": [2, 4, 8]}), "optuna", 3, 0, count)
-    assert tried == asked == [{"dim": 2}, {"dim": 4}, {"dim": 8}]
+    assert tried == proposed == [{"dim": 2}, {"dim": 4}, {"dim": 8}]
     assert len(search(family({"dim": [2, 4, 8]}), "grid", 1, 0, count)) == 3
 
 

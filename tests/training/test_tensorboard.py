@@ -37,8 +37,8 @@ def test_every_number_of_an_epoch_is_an_event(tmp_path: Path) -> None:
         for epoch in EPOCHS:
             write(epoch)
     events = reader.EventAccumulator(str(tmp_path)).Reload()
-    found = {tag: [(of.step, of.value) for of in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert found == {
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars == {
         "choose/loss": [(1, 2.5), (2, 2.0)],
         "choose/lr": [(1, pytest.approx(1e-3)), (2, pytest.approx(1e-3))],
         "choose/validation_mmp5": [(1, 0.25), (2, 0.5)],

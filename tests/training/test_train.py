@@ -92,10 +92,10 @@ def test_held_out_classes_are_whole_searchable_and_the_stated_share() -> None:
     mask = held_out(labels, 0.2, np.random.default_rng(0))
     assert mask is not None
     held = {label for label, apart in zip(labels, mask, strict=True) if apart}
-    kept = {label for label, apart in zip(labels, mask, strict=True) if not apart}
+    rest = {label for label, apart in zip(labels, mask, strict=True) if not apart}
     assert len(held) == 4  # of the 20 classes of several rows
-    assert not held & kept
-    assert {"single 1", "single 2"} <= kept
+    assert not held & rest
+    assert {"single 1", "single 2"} <= rest
 
 
 @pytest.mark.parametrize(("classes", "share"), [(4, 0.2), (0, 0.2), (20, 0.0)])
@@ -282,9 +282,9 @@ def test_failed_images_are_left_out_and_counted_and_change_nothing_else(tmp_path
 def test_small_classes_are_left_out_and_counted(tmp_path: Path) -> None:
     labels = TRAIN | {"pair-0": "pair", "pair-1": "pair", "alone": "alone"}
     features, records = toy(tmp_path, labels)
-    kept = train_head(features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, minimum_class_size=2)))
+    whole = train_head(features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, minimum_class_size=2)))
     fewer = train_head(features, records, HeadRecipe(HEAD, LOSS, training=replace(SHORT, minimum_class_size=3)))
-    assert (kept.summary.small, kept.summary.classes) == (1, 21)
+    assert (whole.summary.small, whole.summary.classes) == (1, 21)
     assert (fewer.summary.small, fewer.summary.classes) == (3, 20)
 
 
@@ -314,7 +314,7 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_what_to_change(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "said"),
+    ("config", "settings", "message"),
     [
         (TrainingConfig, {"epochs": 0}, "epochs is at least 1, got 0"),
         (TrainingConfig, {"batch_size": 0}, "batch_size is at least 1, got 0"),
@@ -325,8 +325,8 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_what_to_change(tmp_path: 
         (OptimizerConfig, {"momentum": 1.0}, r"momentum is in \[0, 1\), got 1.0"),
     ],
 )
-def test_a_bad_setting_is_refused(config: type, settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_bad_setting_is_refused(config: type, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         config(**settings)
 
 

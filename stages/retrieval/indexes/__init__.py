@@ -19,7 +19,7 @@ from stages.retrieval.indexes.refine import RefineConfig
 from stages.retrieval.indexes.scalar import ScalarIndexConfig
 
 IndexConfig: TypeAlias = Annotated[AutoIndexConfig | BuiltConfig, Field(discriminator="kind")]
-"""Any kind of index, told apart by ``kind``, or the budgets that one is chosen by."""
+"""Any kind of index, distinguished by ``kind``, or the budgets that one is chosen by."""
 
 __all__ = [
     "AutoIndexConfig",

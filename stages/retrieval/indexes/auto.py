@@ -139,24 +139,24 @@ def choose_index(
     something to find.
     """
     vectors = check_unit(vectors, "gallery vectors")
-    asked = evidence.drawn(config.queries, config.seed)
-    if len(asked.classes) < FEWEST_QUERIES:
+    drawn = evidence.drawn(config.queries, config.seed)
+    if len(drawn.classes) < FEWEST_QUERIES:
         raise NothingToScoreError(
             f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
-            f"there are {len(asked.classes)}. Name a kind of index instead, such as flat."
+            f"there are {len(drawn.classes)}. Name a kind of index instead, such as flat."
         )
     search = _Search(config, find_metric(config.metric))
     exact = _Built.of(vectors, keys, embeddings, FlatIndexConfig())
-    flat = search.measured(exact, asked, None)
+    flat = search.measured(exact, drawn, None)
     if not (over := search.over(flat)):
         return Choice(exact.made, (flat._replace(verdict="chosen: exact, and within the budgets"),))
     tried = [flat._replace(verdict=f"exact; {over}")]
-    best = search.on_a_sample(vectors, asked, tried)
+    best = search.on_a_sample(vectors, drawn, tried)
     if best is not None:
         built = _Built.of(vectors, keys, embeddings, best)
-        found = search.fewest_probes(built, asked, flat.value, least=best.probes)
-        why = search.over(found) or ("" if found.ms < flat.ms else "no faster than exact search")
-        tried.append(found._replace(verdict=why or "chosen"))
+        measured = search.fewest_probes(built, drawn, flat.value, least=best.probes)
+        why = search.over(measured) or ("" if measured.ms < flat.ms else "no faster than exact search")
+        tried.append(measured._replace(verdict=why or "chosen"))
         if not why:
             return Choice(built.made, tuple(tried))
     tried.append(flat._replace(verdict=f"chosen: nothing else keeps the budgets, and exact search does not: {over}"))
@@ -183,16 +183,16 @@ class _Search:
     config: AutoIndexConfig
     metric: Metric
 
-    def measured(self, built: _Built, asked: Evidence, exact: float | None) -> Tried:
+    def measured(self, built: _Built, evidence: Evidence, exact: float | None) -> Tried:
         """What ``built`` costs, and what it loses against ``exact``, the value of exact search."""
-        value = value_of(built.made, asked, self.metric)
-        depth = min(_DEEPEST, int(self.metric.depths(asked.num_relevant, len(built.made)).max()))
+        value = value_of(built.made, evidence, self.metric)
+        depth = min(_DEEPEST, int(self.metric.depths(evidence.num_relevant, len(built.made)).max()))
         return Tried(
             label_of(built.made.config),
             len(built.made),
             built.seconds,
             built.made.bytes_a_row,
-            milliseconds(built.made, asked, depth, self.config.batch),
+            milliseconds(built.made, evidence, depth, self.config.batch),
             value,
             0.0 if exact is None else exact - value,
             "",
@@ -209,24 +209,24 @@ class _Search:
             over.append(f"takes {tried.ms:.3g} ms a query, {config.ms:g} are allowed")
         return "; ".join(over)
 
-    def on_a_sample(self, vectors: Vectors, asked: Evidence, tried: list[Tried]) -> Probed | None:
+    def on_a_sample(self, vectors: Vectors, evidence: Evidence, tried: list[Tried]) -> Probed | None:
         """The kind that is fastest on a sample of the gallery within loss and bytes; what was ``tried`` is added."""
-        rows = sample_of_classes(asked.gallery, self.config.sample, self.config.seed)
-        some = asked.within(rows)
+        rows = sample_of_classes(evidence.gallery, self.config.sample, self.config.seed)
+        some = evidence.within(rows)
         if len(some.classes) < FEWEST_QUERIES:
-            rows, some = np.arange(len(vectors)), asked
+            rows, some = np.arange(len(vectors)), evidence
         part, names = vectors[rows], [str(row) for row in rows.tolist()]
         exact = value_of(GalleryIndex.build(part, names, ""), some, self.metric)
         best: tuple[float, Probed] | None = None
         for config in self.kinds(part.shape):
             built = _Built.of(part, names, "", config)
-            found = self.fewest_probes(built, some, exact, least=1)
-            fits = found.loss <= self.config.loss and found.bytes <= (self.config.bytes or np.inf)
-            tried.append(found._replace(verdict="" if fits else self.over(found)))
-            if fits and (best is None or found.ms < best[0]):
+            measured = self.fewest_probes(built, some, exact, least=1)
+            fits = measured.loss <= self.config.loss and measured.bytes <= (self.config.bytes or np.inf)
+            tried.append(measured._replace(verdict="" if fits else self.over(measured)))
+            if fits and (best is None or measured.ms < best[0]):
                 # As many probes are a smaller share of the lists of the whole gallery: the least that may do there.
                 probes = faiss.extract_index_ivf(built.made.index).nprobe
-                best = found.ms, replace(config, lists=number_of_lists(0, len(vectors)), probes=probes)
+                best = measured.ms, replace(config, lists=number_of_lists(0, len(vectors)), probes=probes)
         return None if best is None else best[1]
 
     def kinds(self, shape: tuple[int, ...]) -> Iterator[Probed]:
@@ -245,18 +245,18 @@ class _Search:
                 every.append((dim / 4, IvfPqIndexConfig(bytes=dim // 4, lists=lists, probes=1, seed=seed)))
         return (config for size, config in every if size + _ID <= allowed)
 
-    def fewest_probes(self, built: _Built, asked: Evidence, exact: float, least: int) -> Tried:
+    def fewest_probes(self, built: _Built, evidence: Evidence, exact: float, least: int) -> Tried:
         """``built``, visiting as few lists as the allowed loss permits, from ``least`` and twice as many each time."""
         inside = faiss.extract_index_ivf(built.made.index)
         most = max(1, inside.nlist // _MOST_SHARE)
         probes = min(least, most)
         while True:
             inside.nprobe = probes
-            if probes >= most or exact - value_of(built.made, asked, self.metric) <= self.config.loss:
+            if probes >= most or exact - value_of(built.made, evidence, self.metric) <= self.config.loss:
                 break
             probes = min(2 * probes, most)
         built.made.config = replace(built.made.config, probes=probes)  # type: ignore[arg-type]  # it is one in lists
-        return self.measured(built, asked, exact)
+        return self.measured(built, evidence, exact)
 
 
 def sample_of_classes(classes: Rows, rows: int, seed: int) -> Rows:
@@ -265,9 +265,9 @@ def sample_of_classes(classes: Rows, rows: int, seed: int) -> Rows:
         return np.arange(len(classes))
     rng = np.random.default_rng(seed)
     share = rows / len(classes)
-    kept = rng.random(int(classes.max(initial=-1)) + 1) < share
+    sampled = rng.random(int(classes.max(initial=-1)) + 1) < share
     alone = rng.random(len(classes)) < share
-    return np.flatnonzero(np.where(classes >= 0, kept[classes], alone))
+    return np.flatnonzero(np.where(classes >= 0, sampled[classes], alone))
 
 
 def label_of(config: BuiltConfig) -> str:

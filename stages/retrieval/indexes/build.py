@@ -33,7 +33,7 @@ BuiltConfig: TypeAlias = Annotated[
     | RabitqIndexConfig,
     Field(discriminator="kind"),
 ]
-"""Any kind of index, told apart by ``kind``."""
+"""Any kind of index, distinguished by ``kind``."""
 
 
 def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> faiss.Index:

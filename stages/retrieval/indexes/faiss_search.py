@@ -35,14 +35,14 @@ def search_index(
     similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
     ids[np.isneginf(similarity)] = -1
     columns = np.lexsort((ids, -similarity))[:, :k]
-    found = np.full((len(queries), k), -1, np.int64)
-    found[:, : columns.shape[1]] = np.take_along_axis(ids, columns, axis=1)
+    rows = np.full((len(queries), k), -1, np.int64)
+    rows[:, : columns.shape[1]] = np.take_along_axis(ids, columns, axis=1)
     similar = np.full((len(queries), k), -np.inf, np.float32)
     similar[:, : columns.shape[1]] = np.take_along_axis(similarity, columns, axis=1)
-    return found, similar
+    return rows, similar
 
 
 def index_inside(index: faiss.Index) -> faiss.Index:
     """``index``, or what a turned one is in its own space."""
-    found = faiss.downcast_index(index)
-    return faiss.downcast_index(found.index) if isinstance(found, faiss.IndexPreTransform) else found
+    whole = faiss.downcast_index(index)
+    return faiss.downcast_index(whole.index) if isinstance(whole, faiss.IndexPreTransform) else whole

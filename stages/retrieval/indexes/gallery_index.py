@@ -49,7 +49,7 @@ class GalleryIndex:
         embeddings: the fingerprint of what the vectors were made by. Rows that are added must be made by it too.
         config: what ``index`` is.
         ids: of the rows (G,), ascending; by default from 0.
-        kept: the vectors (G, E) for exact refinement.
+        originals: the vectors (G, E) for exact refinement.
         next_id: that of the row added next.
 
     Raises:
@@ -69,13 +69,13 @@ class GalleryIndex:
         config: BuiltConfig = FlatIndexConfig(),
         *,
         ids: Rows | None = None,
-        kept: npt.NDArray[np.floating] | None = None,
+        originals: npt.NDArray[np.floating] | None = None,
         next_id: int | None = None,
     ) -> None:
         self.index, self.keys, self.embeddings, self.config = index, tuple(keys), embeddings, config
         self.ids = np.arange(len(self.keys)) if ids is None else ids
         self.next_id = int(self.ids[-1]) + 1 if next_id is None else next_id
-        self.kept = kept
+        self.originals = originals
         self._place = {key: place for place, key in enumerate(self.keys)}
         counted = index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0)
         if len(self.keys) != counted:
@@ -90,8 +90,8 @@ class GalleryIndex:
         """The index of ``vectors`` (G, E) of unit length. Raises ValueError as :func:`build_index` does."""
         index = build_index(vectors, config)
         refine = _refine(config)
-        kept = None if refine is None else check_unit(vectors, "gallery vectors").astype(refine.stored)
-        return cls(index, keys, embeddings, config, kept=kept)
+        originals = None if refine is None else check_unit(vectors, "gallery vectors").astype(refine.stored)
+        return cls(index, keys, embeddings, config, originals=originals)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -106,7 +106,7 @@ class GalleryIndex:
             written += len(part)
 
         faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
-        return (written + (0 if self.kept is None else self.kept.nbytes)) / len(self)
+        return (written + (0 if self.originals is None else self.originals.nbytes)) / len(self)
 
     def search(self, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
         """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
@@ -125,12 +125,12 @@ class GalleryIndex:
         width = k if refine is None else k * refine.candidates
         counts_rows = not keeps_ids(self.index) and not self._buried
         left_out = self._places(exclude) if counts_rows else exclude
-        found, similarity = search_index(self.index, queries, width, left_out, self._selected())
-        if self.kept is not None:
-            places = found if counts_rows else self._places(found)
-            found, similarity = compare_again(self.kept, queries, places, k)
+        ids, similarity = search_index(self.index, queries, width, left_out, self._selected())
+        if self.originals is not None:
+            places = ids if counts_rows else self._places(ids)
+            ids, similarity = compare_again(self.originals, queries, places, k)
             counts_rows = True
-        return (self._ids(found) if counts_rows else found), similarity
+        return (self._ids(ids) if counts_rows else ids), similarity
 
     def keys_of(self, ids: Rows) -> list[str | None]:
         """The key of each of ``ids`` (n,); None for -1 and for a row that was removed."""
@@ -154,9 +154,11 @@ class GalleryIndex:
         ids = np.arange(self.next_id, self.next_id + len(keys))
         index = _copy(self.index)
         append(index, vectors, ids)
-        kept = None if self.kept is None else np.concatenate([self.kept, vectors.astype(self.kept.dtype)])
+        originals = (
+            None if self.originals is None else np.concatenate([self.originals, vectors.astype(self.originals.dtype)])
+        )
         ids = np.concatenate([self.ids, ids])
-        return self._changed(index, every, ids, kept, self.next_id + len(keys))
+        return self._changed(index, every, ids, originals, self.next_id + len(keys))
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -176,18 +178,18 @@ class GalleryIndex:
             gone = self.ids[~staying] if keeps_ids(index) else np.flatnonzero(~staying)
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays]
-        kept = None if self.kept is None else self.kept[staying]
-        return self._changed(index, remaining, self.ids[staying], kept, self.next_id)
+        originals = None if self.originals is None else self.originals[staying]
+        return self._changed(index, remaining, self.ids[staying], originals, self.next_id)
 
     def _changed(
         self,
         index: faiss.Index,
         keys: Sequence[str],
         ids: Rows,
-        kept: npt.NDArray[np.floating] | None,
+        originals: npt.NDArray[np.floating] | None,
         next_id: int,
     ) -> GalleryIndex:
-        return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, kept=kept, next_id=next_id)
+        return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
 
     def save(self, folder: Path | str | Storage, *, choice: JSON = None) -> None:
         """Write a snapshot of the index and, last, that it is the one to read; see :mod:`.snapshots`.
@@ -204,8 +206,8 @@ class GalleryIndex:
             "choice": choice,
         }
         contents = {INDEX: faiss.serialize_index(self.index).data, KEYS: _parquet(self.ids, self.keys)}
-        if self.kept is not None:
-            contents[KEPT] = _npy(self.kept)
+        if self.originals is not None:
+            contents[KEPT] = _npy(self.originals)
         write_snapshot(storage_of(folder), contents, sidecar)
 
     @classmethod
@@ -240,9 +242,9 @@ class GalleryIndex:
             ) from error
         rows = pq.read_table(pa.BufferReader(contents[KEYS]))
         index = faiss.deserialize_index(np.frombuffer(contents[INDEX], np.uint8))
-        kept = _array(contents[KEPT]) if KEPT in contents else None
+        originals = _array(contents[KEPT]) if KEPT in contents else None
         ids = rows["id"].to_numpy()
-        return cls(index, rows["key"].to_pylist(), embeddings, built, ids=ids, kept=kept, next_id=next_id)
+        return cls(index, rows["key"].to_pylist(), embeddings, built, ids=ids, originals=originals, next_id=next_id)
 
     @property
     def _buried(self) -> int:

@@ -32,9 +32,9 @@ def centres(vectors: Vectors, lists: int, seed: int) -> faiss.IndexFlatIP:
     how = faiss.ClusteringParameters()
     how.niter, how.seed, how.spherical = _ROUNDS, seed, True
     how.min_points_per_centroid, how.max_points_per_centroid = 1, _SAMPLE_A_LIST
-    found = faiss.IndexFlatIP(vectors.shape[1])
-    faiss.Clustering(vectors.shape[1], lists, how).train(sample(vectors, lists * _SAMPLE_A_LIST, seed), found)
-    return found
+    quantizer = faiss.IndexFlatIP(vectors.shape[1])
+    faiss.Clustering(vectors.shape[1], lists, how).train(sample(vectors, lists * _SAMPLE_A_LIST, seed), quantizer)
+    return quantizer
 
 
 def sample(vectors: Vectors, rows: int, seed: int) -> Vectors:

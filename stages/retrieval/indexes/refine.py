@@ -33,17 +33,19 @@ class RefineConfig:
             )
 
 
-def compare_again(kept: npt.NDArray[np.floating], queries: Vectors, places: Rows, k: int) -> tuple[Rows, Similarity]:
+def compare_again(
+    originals: npt.NDArray[np.floating], queries: Vectors, places: Rows, k: int
+) -> tuple[Rows, Similarity]:
     """The first k of each query's ``places`` (Q, W) in ``kept`` (G, E), and their similarity, both (Q, k).
 
     Equal ones come in order of their place. -1 is no place: it comes last, with similarity -inf.
     """
-    found = np.full((len(queries), k), -1, np.int64)
+    first = np.full((len(queries), k), -1, np.int64)
     similar = np.full((len(queries), k), -np.inf, np.float32)
-    for block in query_blocks(len(queries), places.shape[1] * kept.shape[1]):
-        exact = np.einsum("qwe,qe->qw", kept[places[block]], queries[block], dtype=np.float64).astype(np.float32)
+    for block in query_blocks(len(queries), places.shape[1] * originals.shape[1]):
+        exact = np.einsum("qwe,qe->qw", originals[places[block]], queries[block], dtype=np.float64).astype(np.float32)
         exact[places[block] < 0] = -np.inf
         columns = np.lexsort((places[block], -exact))[:, :k]
-        found[block, : columns.shape[1]] = np.take_along_axis(places[block], columns, axis=1)
+        first[block, : columns.shape[1]] = np.take_along_axis(places[block], columns, axis=1)
         similar[block, : columns.shape[1]] = np.take_along_axis(exact, columns, axis=1)
-    return found, similar
+    return first, similar

@@ -1,4 +1,4 @@
-"""Protocols of evaluation, as objects: each says in ``rules()`` who is relevant, what is searched, and what is told.
+"""Protocols of evaluation: each says in ``rules()`` who is relevant, what is searched, and what is reported.
 
 To add one: a frozen dataclass with a ``kind`` and ``rules``, and its name in ``RankedConfig``.
 """

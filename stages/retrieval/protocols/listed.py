@@ -112,7 +112,7 @@ def _judge(relevant: Names, junk: Names, queries: Records, gallery: Records) -> 
 def _check(relevant: Names, junk: Names, queries: Records, gallery: Records) -> None:
     """Raise RecordsError where the lists are not there, or not of this gallery."""
     lists = [json_lists(queries, name) for name in relevant]
-    if not any(values is not None for of in lists for values in of):
+    if not any(values is not None for column in lists for values in column):
         raise RecordsError(
             f"none of the {len(queries):,} queries has attributes.{' or attributes.'.join(relevant)}, a JSON list of "
             'keys of the gallery, by which this protocol judges. By labels judges protocol = { kind = "by_label" }.'
@@ -120,12 +120,12 @@ def _check(relevant: Names, junk: Names, queries: Records, gallery: Records) -> 
     known = set(gallery.keys)
     ignored = [json_lists(queries, name) for name in junk]
     for at, key in enumerate(queries.keys):
-        names = [name for of in lists for name in of[at] or ()]
+        names = [name for column in lists for name in column[at] or ()]
         if unknown := [name for name in names if name not in known]:
             raise RecordsError(
                 f"query {key!r} lists {unknown[0]!r} as relevant, which is no key of the gallery ({len(known):,} "
                 "images). Score against all of the benchmark's gallery, as the one dataset of a run: where several are "
                 "joined, keys are others."
             )
-        if both := {*names}.intersection(name for of in ignored for name in of[at] or ()):
+        if both := {*names}.intersection(name for column in ignored for name in column[at] or ()):
             raise RecordsError(f"query {key!r} lists {min(both)!r} both as relevant and as junk")

@@ -1,4 +1,4 @@
-"""What a protocol is: who is relevant, who is junk, what is searched, and how the scores are told."""
+"""What a protocol is: who is relevant, who is junk, what is searched, and how scores are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Rules:
         judge: what counts, given the queries and the gallery rows that have a vector.
         check: raises RecordsError where the queries and the gallery, all of them, are not those of the protocol.
         searched: ``merged``: every query searches the whole gallery; ``own``: that of its own domain.
-        reported_by: ``domain``, or the attribute whose values scores are told by.
+        reported_by: ``domain``, or the attribute by whose values scores are reported.
     """
 
     metrics: tuple[str, ...]
@@ -40,7 +40,7 @@ class Rules:
     reported_by: str = "domain"
 
     def groups(self, records: Records) -> Sequence[str | None]:
-        """The group of each record (N,) that its score is told by."""
+        """The group of each record (N,) by which its score is reported."""
         return records.domains if self.reported_by == "domain" else records.attribute(self.reported_by)
 
 

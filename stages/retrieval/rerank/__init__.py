@@ -17,7 +17,7 @@ RerankConfig: TypeAlias = Annotated[
     QueryExpansionConfig | DatabaseAugmentationConfig | KReciprocalConfig | WhiteningConfig,
     Field(discriminator="kind"),
 ]
-"""Any kind of post-processing, told apart by ``kind``."""
+"""Any kind of post-processing, distinguished by ``kind``."""
 
 __all__ = [
     "DatabaseAugmentationConfig",

@@ -70,10 +70,10 @@ class DatabaseAugmentationConfig:
             moved = helped.rows(own)
             others = np.where(near[moved] == own, -1, near[moved])  # the next nearest takes the place of the query
             again = with_neighbours(gallery[moved], gallery, others, self.alpha)
-            kept = (rows[at] >= 0) & ~np.isin(rows[at], moved)
-            every = np.concatenate([rows[at, kept], moved])
+            unmoved = (rows[at] >= 0) & ~np.isin(rows[at], moved)
+            every = np.concatenate([rows[at, unmoved], moved])
             exact = (again.astype(np.float64) @ queries[at].astype(np.float64)).astype(np.float32)
-            order = np.lexsort((every, -np.concatenate([similarity[at, kept], exact])))[:k]
+            order = np.lexsort((every, -np.concatenate([similarity[at, unmoved], exact])))[:k]
             ranked[at, : len(order)] = every[order]
         return ranked
 

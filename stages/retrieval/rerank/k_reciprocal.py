@@ -50,8 +50,8 @@ class KReciprocalConfig:
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:  # noqa: ARG002
         """The rows (Q, k) of the ``gallery`` (G, E) for ``queries`` (Q, E), the first of them ordered again."""
         rows = nearest_rows(gallery, queries, max(k, self.candidates), itself)
-        for query, found in enumerate(rows):
-            first = found[: self.candidates][found[: self.candidates] >= 0]
+        for query, ranked in enumerate(rows):
+            first = ranked[: self.candidates][ranked[: self.candidates] >= 0]
             pool = np.concatenate([queries[query : query + 1], gallery[first]]).astype(np.float64)
             distance = self.distances(2 - 2 * (pool @ pool.T))
             rows[query, : len(first)] = first[np.lexsort((first, distance))]

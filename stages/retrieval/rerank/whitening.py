@@ -41,7 +41,7 @@ class WhiteningConfig:
             raise ValueError(f"whitening is learned from training images, at least 2, got {len(train)}")
         mean = train.mean(axis=0, dtype=np.float64)
         variance, axes = np.linalg.eigh(np.cov(train, rowvar=False, dtype=np.float64).reshape(len(mean), len(mean)))
-        kept = np.flatnonzero(variance > _LEAST * variance.max())[::-1][: self.dim or None]
-        turn = (axes[:, kept] * variance[kept] ** (-self.power / 2)).astype(np.float32)
+        axes_used = np.flatnonzero(variance > _LEAST * variance.max())[::-1][: self.dim or None]
+        turn = (axes[:, axes_used] * variance[axes_used] ** (-self.power / 2)).astype(np.float32)
         shift = (mean @ turn).astype(np.float32)
         return nearest_rows(unit_length(gallery @ turn - shift), unit_length(queries @ turn - shift), k, itself)
