@@ -133,7 +133,7 @@ def test_verify_fails_on_a_flipped_bit(folder: Path, tmp_path: Path) -> None:
     (copy / "features/c/0/0").write_bytes(content)
     done = permafrost("verify", str(copy), cwd=folder)
     assert done.returncode == 1
-    assert "do not have the checksum" in done.stdout
+    assert "wrong crc32c" in done.stdout
 
 
 def test_a_misspelt_key_is_named_with_its_path_and_status_2(folder: Path) -> None:
