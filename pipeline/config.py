@@ -242,7 +242,12 @@ def read_config(path: Path | str) -> RunConfig:
 
 
 def parse_config(text: str, name: str = "the run file") -> RunConfig:
-    """:func:`read_config` for the text of a run file; ``name`` begins its messages."""
+    """:func:`read_config` for the text of a run file; ``name`` begins its messages.
+
+    >>> text = 'artifacts = "out"; dataset = { kind = "folder", path = "images" }; backbones = [{ kind = "pca" }]'
+    >>> parse_config(text.replace("; ", chr(10))).backbones[0].name
+    'pca'
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

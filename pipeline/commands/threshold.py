@@ -15,45 +15,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import typer
 
-from cache import Features, fingerprint
+from cache import fingerprint
 from cache.atomic import replace_text
-from cache.errors import ConfigError, MissingRowsError, RecordsError
+from cache.errors import ConfigError, MissingRowsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
-from pipeline.run import LEAST_VALIDATION_CLASSES, Vectors, find_vectors, read_dataset
+from pipeline.run import Vectors, find_vectors, read_dataset
 from pipeline.vector_choice import choose_vectors
 from pipeline.views.tables import aligned
-from stages.analysis.open_set import Comparisons, Kind, Rate, Rates, comparisons, decide, threshold_at
+from stages.analysis.open_set import Kind, Rate, Rates
+from stages.analysis.threshold_choice import Decision, Ground, calibration_ground, decision_at
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
-from stages.retrieval.query_set import QuerySet
 from stages.retrieval.query_values import data_of
-from stages.retrieval.scores import Resampling, domain_names
 
 WANTED: tuple[tuple[Kind, float], ...] = (("fmr", 0.001), ("fpir", 0.1))
 _RATES = ("fmr", "fnmr", "fpir", "fnir", "answered")
-
-
-class Ground(NamedTuple):
-    """Calibrated on ``pairs`` (comparisons) and ``searches``, reported on ``test``; ``summary`` is what they are."""
-
-    pairs: Comparisons
-    searches: Comparisons
-    test: Comparisons
-    summary: str
-
-
-class Decision(NamedTuple):
-    """A threshold, what it was chosen by, and its error rates on test queries: of ``all`` and of each domain."""
-
-    kind: Kind
-    wanted: float
-    calibration: Rates
-    test: dict[str, Rates]
 
 
 def threshold(
@@ -79,8 +58,8 @@ def threshold(
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     records = read_dataset(config, display)
     chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
-    on = ground(chosen.store, records, config.seed)
-    decisions = [_decision(on, kind, rate, config.seed) for kind, rate in wanted or WANTED]
+    on = calibration_ground(chosen.store, records, config.seed)
+    decisions = [decision_at(kind, rate, on, config.seed) for kind, rate in wanted or WANTED]
     path = _path(config, run_file, chosen)
     _keep(path, decisions, on, _follows_from(chosen, records))
     if json:
@@ -90,62 +69,6 @@ def threshold(
     else:
         typer.echo(_text(decisions, chosen, on))
     display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
-
-
-def ground(store: Features, records: Records, seed: int) -> Ground:
-    """What to calibrate on and what to report on.
-
-    Validation queries calibrate: a wanted FMR in the validation gallery, a wanted FPIR in the gallery of the run, which
-    has the size that will be searched. Where too few classes validate, half the classes that search (sampled in
-    each domain) calibrate and the other half is reported.
-    """
-    queries, gallery = records.split("query"), records.split("gallery")
-    searched = _labelled(QuerySet.in_store(store, queries, gallery))
-    searching, inside = records.split("validation_query"), records.split("validation_gallery")
-    if len({*searching.classes}) >= LEAST_VALIDATION_CLASSES:
-        pairs = comparisons(store, _labelled(QuerySet.in_store(store, searching, inside)))
-        validating = {*inside.keys}
-        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
-        searches = comparisons(store, _labelled(QuerySet.in_store(store, searching, own)))
-        summary = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
-        return Ground(pairs, searches, comparisons(store, searched), summary)
-    names = searched.queries.classes
-    drawn = sorted({name for name in names if name is not None}, key=lambda name: seeded_order(seed, "threshold", name))
-    domains = dict(zip(names, searched.queries.domains, strict=True))
-    if len(drawn) < 2 * LEAST_VALIDATION_CLASSES:
-        raise RecordsError(
-            f"a threshold takes at least {2 * LEAST_VALIDATION_CLASSES} classes that search, half of them to calibrate "
-            f"on, or {LEAST_VALIDATION_CLASSES} that validate; there are {len(drawn)}"
-        )
-    of_domain = [[name for name in drawn if domains[name] == domain] for domain in sorted({*domains.values()}, key=str)]
-    first = {name for part in of_domain for name in part[: (len(part) + 1) // 2]}
-    mask = np.array([name in first for name in names])
-    calibrating, reported = (searched.take(np.flatnonzero(half)) for half in (mask, ~mask))
-    others = {name for name in drawn if name not in first}
-    own = gallery.take([row for row, name in enumerate(gallery.classes) if name not in others])
-    # With leave-one-out the comparison of a with b is that of b with a: none may be on both sides.
-    pairs = comparisons(store, QuerySet.in_store(store, calibrating.queries, own))
-    summary = f"nothing validates: {len(pairs.group):,} queries of {_classes(pairs)} test classes, sampled, calibrate"
-    return Ground(pairs, comparisons(store, calibrating), comparisons(store, reported), summary)
-
-
-def _labelled(searches: QuerySet) -> QuerySet:
-    return searches.take(np.flatnonzero([name is not None for name in searches.queries.classes]))
-
-
-def _classes(compared: Comparisons) -> int:
-    return len(np.unique(compared.group))
-
-
-def _decision(on: Ground, kind: Kind, wanted: float, seed: int) -> Decision:
-    calibration = on.pairs if kind == "fmr" else on.searches
-    similarity = threshold_at(kind, wanted, calibration)
-    resampling = Resampling(seed=seed)
-    test = decide(similarity, on.test)
-    rates = {"all": test.rates(resampling)}
-    for name in domain_names(on.test.searches.queries.domains):
-        rates[name] = test.rates(resampling, on.test.of_domain(name))
-    return Decision(kind, wanted, decide(similarity, calibration).rates(resampling), rates)
 
 
 def _path(config: RunConfig, run_file: Path, vectors: Vectors) -> Path:

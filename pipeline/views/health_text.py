@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pipeline.views.tables import aligned
-
-if TYPE_CHECKING:
-    from pipeline.commands.health import Copy, Health, VectorHealth
+from stages.analysis.health import Copy, Health, VectorHealth
 
 
 def health_text(report: Health, top: int) -> str:

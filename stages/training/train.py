@@ -12,6 +12,7 @@ import torch
 
 from cache import Features, Identity
 from cache.errors import RecordsError
+from stages.device import check_device as check_available
 from stages.records import Records
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
@@ -105,6 +106,7 @@ def train_head(
     ...     head(features.read(records.digests)).shape
     (24, 4)
     """
+    check_available(str(device))
     inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
     identity, device = inputs.identity(), torch.device(device)
     check_device(inputs.recipe, device)

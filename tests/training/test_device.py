@@ -91,3 +91,9 @@ def test_the_device_is_recorded_and_is_not_part_of_the_identity(tmp_path: Path) 
     assert head.summary.device == "cpu"
     assert head.identity == prepare(features, records, recipe).identity()
     assert replace(prepare(features, records, recipe), device=CARD).identity() == head.identity
+
+
+def test_a_device_that_does_not_exist_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    features, records = toy(tmp_path, classes_of(6, 4))
+    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:NUMBER, got 'gpu'"):
+        train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig()), device="gpu")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from pipeline.commands.gallery_sizes import further_distractors
-from pipeline.commands.health import Health, check_health
+from pipeline.commands.health import health_of_run
 from pipeline.commands.threshold import kept_decisions
 from pipeline.config import RunConfig
 from pipeline.progress import Display
@@ -36,6 +36,7 @@ from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
+from stages.analysis.health import Health
 from stages.records import Records
 from stages.retrieval import AttributeMetric
 from stages.retrieval.scores import MEAN, Resampling
@@ -116,7 +117,7 @@ def contents_of(
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
     sound = embedding_health(both, _HUBS)
-    checked = check_health(config, records, vectors, best.vectors, display=display) if health else None
+    checked = health_of_run(config, records, vectors, best.vectors, display=display) if health else None
     queries = shown_queries(best, raw, metric, count)
     uris = [query.uri for query in queries]
     uris += [image.uri for query in queries for result in query.results.values() for image in result.images]

@@ -1,0 +1,93 @@
+"""From validation queries to a threshold, and its error rates on test queries."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cache import Features
+from cache.errors import RecordsError
+from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide, threshold_at
+from stages.records import Records
+from stages.records.seeded_order import seeded_order
+from stages.retrieval.query_set import QuerySet
+from stages.retrieval.scores import Resampling, domain_names
+
+LEAST_CLASSES = 5
+"""Classes that validation queries need to calibrate a threshold."""
+
+
+class Ground(NamedTuple):
+    """Calibrated on ``pairs`` (comparisons) and ``searches``, reported on ``test``; ``summary`` is what they are."""
+
+    pairs: Comparisons
+    searches: Comparisons
+    test: Comparisons
+    summary: str
+
+
+class Decision(NamedTuple):
+    """A threshold, what it was chosen by, and its error rates on test queries: of ``all`` and of each domain."""
+
+    kind: Kind
+    wanted: float
+    calibration: Rates
+    test: dict[str, Rates]
+
+
+def calibration_ground(store: Features, records: Records, seed: int) -> Ground:
+    """What to calibrate on and what to report on.
+
+    Validation queries calibrate: a wanted FMR in the validation gallery, a wanted FPIR in the gallery of the run, which
+    has the size that will be searched. Where too few classes validate, half the classes that search (sampled in
+    each domain) calibrate and the other half is reported.
+    """
+    queries, gallery = records.split("query"), records.split("gallery")
+    searched = _labelled(QuerySet.in_store(store, queries, gallery))
+    searching, inside = records.split("validation_query"), records.split("validation_gallery")
+    if len({*searching.classes}) >= LEAST_CLASSES:
+        pairs = comparisons(store, _labelled(QuerySet.in_store(store, searching, inside)))
+        validating = {*inside.keys}
+        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
+        searches = comparisons(store, _labelled(QuerySet.in_store(store, searching, own)))
+        summary = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
+        return Ground(pairs, searches, comparisons(store, searched), summary)
+    names = searched.queries.classes
+    drawn = sorted({name for name in names if name is not None}, key=lambda name: seeded_order(seed, "threshold", name))
+    domains = dict(zip(names, searched.queries.domains, strict=True))
+    if len(drawn) < 2 * LEAST_CLASSES:
+        raise RecordsError(
+            f"a threshold takes at least {2 * LEAST_CLASSES} classes that search, half of them to calibrate "
+            f"on, or {LEAST_CLASSES} that validate; there are {len(drawn)}"
+        )
+    of_domain = [[name for name in drawn if domains[name] == domain] for domain in sorted({*domains.values()}, key=str)]
+    first = {name for part in of_domain for name in part[: (len(part) + 1) // 2]}
+    mask = np.array([name in first for name in names])
+    calibrating, reported = (searched.take(np.flatnonzero(half)) for half in (mask, ~mask))
+    others = {name for name in drawn if name not in first}
+    own = gallery.take([row for row, name in enumerate(gallery.classes) if name not in others])
+    # With leave-one-out the comparison of a with b is that of b with a: none may be on both sides.
+    pairs = comparisons(store, QuerySet.in_store(store, calibrating.queries, own))
+    summary = f"nothing validates: {len(pairs.group):,} queries of {_classes(pairs)} test classes, sampled, calibrate"
+    return Ground(pairs, comparisons(store, calibrating), comparisons(store, reported), summary)
+
+
+def _labelled(searches: QuerySet) -> QuerySet:
+    return searches.take(np.flatnonzero([name is not None for name in searches.queries.classes]))
+
+
+def _classes(compared: Comparisons) -> int:
+    return len(np.unique(compared.group))
+
+
+def decision_at(kind: Kind, wanted: float, on: Ground, seed: int) -> Decision:
+    """The threshold for a ``wanted`` rate of ``kind``, and its error rates; raises as :func:`threshold_at`."""
+    calibration = on.pairs if kind == "fmr" else on.searches
+    similarity = threshold_at(kind, wanted, calibration)
+    resampling = Resampling(seed=seed)
+    test = decide(similarity, on.test)
+    rates = {"all": test.rates(resampling)}
+    for name in domain_names(on.test.searches.queries.domains):
+        rates[name] = test.rates(resampling, on.test.of_domain(name))
+    return Decision(kind, wanted, decide(similarity, calibration).rates(resampling), rates)
