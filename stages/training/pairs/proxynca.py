@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stages.training.losses.fixed import NormFaceConfig
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.normface import NormFaceConfig
 from stages.training.pairs.loss import PairLoss
 from stages.training.pairs.proxies import ProxyConfig, ProxyLoss
 
