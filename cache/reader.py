@@ -89,7 +89,7 @@ class FeatureStore:
         ``dim``, ``dtype``, ``views`` and the format join the identity. ``chunk_rows`` is fixed when the store is
         begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
         """
-        full = _complete(identity, dim, dtype, views)
+        full = store_identity(identity, dim, dtype, views)
         path = Path(parent) / f"{name}-{full.short}"
         if not (path / _IDENTITY).exists():  # of several processes that begin it the first one's files count
             attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
@@ -118,7 +118,7 @@ class FeatureStore:
         nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none; ``remedy`` is the
         sentence that says how to make it.
         """
-        full = _complete(identity, dim, dtype, views)
+        full = store_identity(identity, dim, dtype, views)
         path = Path(parent) / f"{name}-{full.short}"
         if (path / _IDENTITY).exists():
             return cls._opened(path, full)
@@ -284,7 +284,8 @@ class FeatureStore:
         return f"{self.path} has no feature for {image} ({error}). Leave such images out: usable() tells which."
 
 
-def _complete(identity: Identity, dim: int, dtype: str, views: int) -> Identity:
+def store_identity(identity: Identity, dim: int, dtype: str, views: int = 1) -> Identity:
+    """``identity`` with what a store adds to it: the shape of its rows, their dtype, and the format."""
     several: dict[str, JSON] = {"views": views} if views > 1 else {}
     return Identity({**identity.fields, "store": {"dim": dim, "dtype": dtype, "format": FORMAT, **several}})
 

@@ -43,6 +43,10 @@ def metric_bounds(metric: Metric | str, num_relevant: Counts, num_searched: Coun
 
     ``seed`` is of the orders that are drawn where there is no closed form. A query without anything relevant gets 0
     and 0. Raises ValueError for an unknown metric, and where more rows are relevant than are searched.
+
+    >>> floor, ceiling = metric_bounds("precision@5", np.array([3]), np.array([10]))
+    >>> floor.round(3).tolist(), ceiling.tolist()
+    ([0.3], [0.6])
     """
     metric = find_metric(metric) if isinstance(metric, str) else metric
     if len(num_relevant) != len(num_searched) or (num_relevant > num_searched).any() or (num_relevant < 0).any():

@@ -89,7 +89,12 @@ def paired_difference(
 
 
 def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
-    """The mean of a score over runs (n,), and the ends of Student's t interval; both NaN for a single run."""
+    """The mean of a score over runs (n,), and the ends of Student's t interval; both NaN for a single run.
+
+    >>> mean, low, high = t_interval(np.array([0.5, 0.6, 0.7]))
+    >>> round(mean, 3), round(low, 3), round(high, 3)
+    (0.6, 0.352, 0.848)
+    """
     if len(values) == 0:
         raise ValueError("an interval needs at least one run, got none")
     if not 0 < confidence < 1:

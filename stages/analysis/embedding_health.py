@@ -40,7 +40,11 @@ class Spread(NamedTuple):
 
 
 def spread(vectors: npt.NDArray[np.generic]) -> Spread:
-    """The spread of ``vectors`` (N, D). Raises ValueError for fewer than two rows, or rows that are not finite."""
+    """The spread of ``vectors`` (N, D). Raises ValueError for fewer than two rows, or rows that are not finite.
+
+    >>> round(spread(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])).effective_rank, 3)
+    2.0
+    """
     rows, dim = vectors.shape
     if rows < 2:
         raise ValueError(f"a spread takes at least two rows, got shape {vectors.shape}")

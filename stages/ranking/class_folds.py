@@ -23,6 +23,10 @@ def class_folds(
     share of each. A class of one row cannot be searched for: it is in no fold, and always trained on.
 
     Raises ConfigError when a fold would have fewer than two classes.
+
+    >>> one, other = class_folds(list("aabbccdd"), [None] * 8, folds=2, seed=0)
+    >>> int(one.sum()), int(other.sum()), bool((one & other).any())
+    (4, 4, False)
     """
     names = sorted({*classes})
     number = {name: at for at, name in enumerate(names)}

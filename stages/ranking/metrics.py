@@ -247,13 +247,21 @@ _NORMALISERS: dict[Normaliser, str] = {"r": "R", "min": "min(R, k)", "hits": "wh
 
 
 def metric_names() -> tuple[str, ...]:
-    """The metrics there are; k stands for any whole number from 1."""
+    """The metrics there are; k stands for any whole number from 1.
+
+    >>> metric_names()[:2]
+    ('mmp@k', 'hit@k')
+    """
     at_k = [f"{stem}@k" for stem in _AT_K]
     return (*at_k[:4], *_WHOLE, *at_k[4:], *(f"map@k/{by}" for by in _NORMALISERS))
 
 
 def find_metric(name: str) -> Metric:
-    """The metric called ``name``, such as ``"mmp@5"`` or ``"map@r"``. Raises ValueError with the nearest name."""
+    """The metric called ``name``, such as ``"mmp@5"`` or ``"map@r"``. Raises ValueError with the nearest name.
+
+    >>> find_metric("precision@2").function(np.array([[True, False, True]]), np.array([2]))
+    array([0.5])
+    """
     if name in _WHOLE:
         return _WHOLE[name]
     if (match := re.fullmatch(r"([a-z]+)@([1-9][0-9]*)(?:/([a-z]+))?", name)) is not None:

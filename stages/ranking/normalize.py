@@ -21,6 +21,9 @@ def unit_length(vectors: npt.NDArray[np.generic]) -> Vectors:
     two are then whole multiples of 2**-52 and a similarity, summed in float64, is *exact*: the same for every block
     size and number of threads, whatever the order of summation, and equal for equal rows. What is so already is
     returned as it is, not copied.
+
+    >>> unit_length(np.array([[3.0, 4.0], [0.0, 0.0]])).round(3).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     if vectors.dtype == np.float32 and _is_unit(cast("Vectors", vectors)):
         return cast("Vectors", vectors)

@@ -68,7 +68,11 @@ class AttributeMetric(NamedTuple):
 
 
 def attribute_metric_names() -> tuple[str, ...]:
-    """The metrics there are; k stands for any whole number from 1."""
+    """The metrics there are; k stands for any whole number from 1.
+
+    >>> attribute_metric_names()[0]
+    'graded_map'
+    """
     return ("graded_map", "graded_ndcg", "graded_ndcg@k", "graded_ndcg_exp", "graded_ndcg_exp@k", LEGACY)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cache import Failure, Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import MissingRowsError, StaleStoreError
+from cache.reader import store_identity
 from stages.training.head import Head
 
 
@@ -122,7 +123,8 @@ class Embedded:
     @property
     def identity(self) -> Identity:
         """That of the store that :func:`stages.training.embed` would fill."""
-        return Identity({"head": self._head.fingerprint, "features": self._features.fingerprint})
+        identity = Identity({"head": self._head.fingerprint, "features": self._features.fingerprint})
+        return store_identity(identity, self.dim, str(self.dtype))
 
     @property
     def fingerprint(self) -> str:

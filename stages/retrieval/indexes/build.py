@@ -41,6 +41,9 @@ def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> fa
 
     It follows from the vectors and the config. Raises ValueError when a row holds NaN or is not of unit length, when
     there is no row, or when there are too few for the kind.
+
+    >>> build_index(np.eye(3, dtype=np.float32)).ntotal
+    3
     """
     if len(vectors) == 0:
         raise ValueError(f"an index needs at least one gallery row, got shape {vectors.shape}")
