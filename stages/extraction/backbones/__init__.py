@@ -138,7 +138,5 @@ def load_backbone(
     backbones = load_backbones(config, device=device, basis=basis)
     if len(backbones) > 1:
         names = ", ".join(backbone.name for backbone in backbones)
-        raise ValueError(
-            f"{config.name} gives the features {names}: call load_backbones, or name one pooling"
-        )
+        raise ValueError(f"{config.name} gives the features {names}: call load_backbones, or name one pooling")
     return backbones[0]
