@@ -17,7 +17,6 @@ from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
 from stages.records import Records
 from stages.training.head import EpochLog
-from stages.training.heads.inputs import by_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
@@ -71,7 +70,6 @@ class TrainingJob:
         phase: ``choose`` finds the best epoch, ``train`` makes the head.
         member: the number of the head in a soup, from 1.
         validation: what an epoch is scored by.
-        device: what the steps are computed on. The start is computed on the CPU, and the trained network returns there.
         domain_weights: the shares of the domains in each epoch, where they are repeated rather than moved.
         records: those of ``rows``, for a head that learns more of them than labels.
     """
@@ -83,7 +81,6 @@ class TrainingJob:
     phase: Phase = "train"
     member: int = 1
     validation: ValidationSet | None = None
-    device: torch.device = CPU
     domain_weights: Sequence[dict[str, float] | None] = ()
     records: Records | None = None
 
@@ -125,12 +122,13 @@ class _Run:
         self._source: RowSource = rows.source
         self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
         if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
-            self._source, self._map = self._prepared(rows.source), self.network.transform
+            prepared = self.network.inputs.prepare(torch.from_numpy(rows.source.features))
+            self._source, self._map = InMemory(prepared.numpy()), self.network.transform
         # What is random so far is drawn on the CPU: a head has the same start on every device.
-        self.network.to(job.device)
-        self.loss.to(job.device)
+        self.network.to(inputs.device)
+        self.loss.to(inputs.device)
         self._optimizer = recipe.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = _generator_on(job.device, member_seed(inputs.seed, job.member))
+        self._dropout = _generator_on(inputs.device, member_seed(inputs.seed, job.member))
         self._average = WeightAverage(self.network, recipe.training.ema, recipe.training.soup_epochs)
         self._sizes = (*getattr(recipe.head, "nested", ()), recipe.head.dim or self.network.dim)
         self._sampler = build_sampler(
@@ -200,7 +198,7 @@ class _Run:
         total, visited, rate = 0.0, 0, 0.0
         prefetched = zip(prefetch(self._source, rows.labels, batches, places), batches, strict=True)
         for step, ((features, labels), records) in enumerate(prefetched, number * steps):
-            batch = Batch(*(part.to(self.job.device) for part in (features, labels, torch.from_numpy(records))))
+            batch = Batch(*(part.to(self.job.inputs.device) for part in (features, labels, torch.from_numpy(records))))
             rate = optimizer.learning_rate(step, steps, epochs)
             self.loss.at(step / last)
             total += self._finite(self._step(batch, rate), number + 1) * len(records)
@@ -226,7 +224,7 @@ class _Run:
 
     def _embed(self, features: Tensor) -> Tensor:
         """Embeddings (n, E) of ``features`` (n, D), both on the CPU."""
-        embeddings: Tensor = self.network(features.to(self.job.device))
+        embeddings: Tensor = self.network(features.to(self.job.inputs.device))
         return embeddings.to(CPU)
 
     def _step(self, batch: Batch, rate: float) -> float:
@@ -270,12 +268,6 @@ class _Run:
         dense = [weight for weight in weights if not any(weight is table.weight for table in self._optimizer.tables)]
         memory = [*self.network.buffers(), *self.loss.buffers()]
         return sam_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
-
-    def _prepared(self, source: InMemory) -> InMemory:
-        """All rows after the steps before the map, float32."""
-        with torch.inference_mode():
-            blocks = [self.network.inputs(block).numpy() for block in by_blocks(torch.from_numpy(source.features))]
-        return InMemory(np.concatenate(blocks))
 
     def _repeat_domain_weights(self, number: int) -> dict[str, float] | None:
         """The shares of the domains in epoch ``number``, where the sampling has them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,6 @@ class InputsConfig:
         rescale: ``spread`` divides by one number, the root mean square of the training features, so that a learning
             rate means the same for every backbone; ``unit`` brings each row to unit length once more.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     root: float = 1.0
     unit: bool = False
@@ -92,6 +90,11 @@ class Inputs(nn.Module):
         if self.config.rescale == "spread":
             return features / self.spread
         return normalize(features) if self.config.rescale == "unit" else features
+
+    def prepare(self, features: Rows) -> Tensor:
+        """All of ``features`` (N, D) after the steps, in memory."""
+        with torch.inference_mode():
+            return torch.cat([self(block) for block in by_blocks(features)])
 
     def _before_mean(self, features: Tensor) -> Tensor:
         features = features.float()

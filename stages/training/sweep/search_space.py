@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from cache.errors import ConfigError
 from stages.training.recipe import KINDS, HeadRecipe, Settings, nearest_key
@@ -61,8 +61,6 @@ class SweepConfig:
         head: the name of one of ``[[heads]]``; by default each is swept.
         over: dotted keys of a head, each with a list of values or ``{ low, high, log, steps }``.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     method: Literal["grid", "optuna"] = "grid"
     trials: int = 50
