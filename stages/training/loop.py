@@ -15,7 +15,6 @@ from torch import Tensor
 
 from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
-from stages.records import Records
 from stages.training.head import EpochLog
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
@@ -62,6 +61,8 @@ class Batch(NamedTuple):
 class TrainingJob:
     """One head to train: on which rows, from which start, for how long.
 
+    The start is computed on the CPU, the steps on ``inputs.device``, and the trained network returns to the CPU.
+
     Attributes:
         inputs: the settings, and what else the head follows from.
         rows: what it is trained on.
@@ -71,7 +72,6 @@ class TrainingJob:
         member: the number of the head in a soup, from 1.
         validation: what an epoch is scored by.
         domain_weights: the shares of the domains in each epoch, where they are repeated rather than moved.
-        records: those of ``rows``, for a head that learns more of them than labels.
     """
 
     inputs: TrainingInputs
@@ -82,7 +82,6 @@ class TrainingJob:
     member: int = 1
     validation: ValidationSet | None = None
     domain_weights: Sequence[dict[str, float] | None] = ()
-    records: Records | None = None
 
 
 def train(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:
@@ -153,7 +152,11 @@ class _Run:
         score = self._validated(weights)
         seconds, job = time.perf_counter() - started, self.job
         entry = EpochLog(job.phase, number + 1, loss, rate, score, seconds, job.member, shares)
-        self.log.append(self._with_pair_statistics(entry))
+        if isinstance(self.loss, PairLoss):
+            taken = self.loss.take_statistics()
+            pairs = taken.chosen / self._sampler.steps if taken.chosen else None
+            entry = replace(entry, pairs=pairs, zero_share=taken.zero_share, hardness=taken.hardness)
+        self.log.append(entry)
         if score is None or best_epoch(self.log) == number + 1:
             self.best = weights
 
@@ -209,17 +212,13 @@ class _Run:
         """The score of the network with ``weights``; it then has its own again."""
         if (validation := self.job.validation) is None:
             return None
-        own = (
-            {} if self._average.is_plain else {name: value.clone() for name, value in self.network.state_dict().items()}
-        )
-        if own:
-            self.network.load_state_dict(weights)
+        own = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
         score = validation.score(self._embed)
         if isinstance(self._sampler, DomainWeighted):
             scores = validation.by_domain(self._embed)
             self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.job.rows.domain_names]))
-        if own:
-            self.network.load_state_dict(own)
+        self.network.load_state_dict(own)
         return score
 
     def _embed(self, features: Tensor) -> Tensor:
@@ -278,24 +277,15 @@ class _Run:
             self._sampler.shares = np.array([given[name] for name in names])
         return dict(zip(names, self._sampler.shares.tolist(), strict=True))
 
-    def _with_pair_statistics(self, entry: EpochLog) -> EpochLog:
-        """``entry`` with the statistics of a pair loss over the epoch."""
-        if not isinstance(self.loss, PairLoss):
-            return entry
-        statistics = self.loss.take_statistics()
-        pairs = statistics.chosen / self._sampler.steps if statistics.chosen else None
-        return replace(entry, pairs=pairs, zero_share=statistics.zero_share, hardness=statistics.hardness)
-
     def _finite(self, loss: float, epoch: int) -> float:
-        recipe = self.job.inputs.recipe
-        if not math.isfinite(loss):
-            scale = getattr(recipe.loss, "scale", None)
-            or_scale = "" if scale is None else f" or loss.scale ({scale})"
-            raise DivergedError(
-                f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({recipe.optimizer.lr:g}){or_scale}"
-                f", or lengthen the warm-up ({recipe.optimizer.warmup_epochs:g} epochs)."
-            )
-        return loss
+        if math.isfinite(loss):
+            return loss
+        optimizer, scale = self.job.inputs.recipe.optimizer, getattr(self.job.inputs.recipe.loss, "scale", None)
+        or_scale = "" if scale is None else f" or loss.scale ({scale})"
+        raise DivergedError(
+            f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({optimizer.lr:g}){or_scale}"
+            f", or lengthen the warm-up ({optimizer.warmup_epochs:g} epochs)."
+        )
 
 
 def _build_loss(
@@ -308,9 +298,8 @@ def _build_loss(
         loss = recipe.loss.build(dim, torch.from_numpy(np.bincount(labels)), generator)
     if targets is not None:
         assert isinstance(recipe.head, MultilabelHeadConfig)
-        assert job.records is not None
         assert not isinstance(loss, PairLoss)  # refused with the settings
-        return targets.build(recipe.head, dim, job.records, loss, torch.from_numpy(labels), generator)
+        return targets.build(recipe.head, dim, job.rows.records, loss, torch.from_numpy(labels), generator)
     assert loss is not None
     return loss
 

@@ -34,14 +34,13 @@ def start_network(
         return network
     factor = _power_of_two(fitted.weight, 1 / math.sqrt(3 * fitted.inputs.dim))
     weight, bias = fitted.weight.detach() * factor, fitted.bias.detach() * factor
-    if isinstance(head, LinearHeadConfig):
-        return LinearHead(fitted.inputs, weight, bias, head.dropout, head.dropouts)
     if isinstance(head, MlpHeadConfig):
         network = head.build(blocks, generator)
         network.inputs = fitted.inputs
         network.weight, network.bias = nn.Parameter(weight), nn.Parameter(bias)
         return network
-    return LinearHead(fitted.inputs, weight, bias, dropouts=fitted.dropouts)
+    dropout = (head.dropout, head.dropouts) if isinstance(head, LinearHeadConfig) else (0.0, fitted.dropouts)
+    return LinearHead(fitted.inputs, weight, bias, *dropout)
 
 
 def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
