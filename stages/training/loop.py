@@ -16,6 +16,7 @@ from torch import Tensor
 from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
 from stages.training.head import EpochLog
+from stages.training.heads.inputs import in_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
@@ -121,7 +122,7 @@ class _Run:
         self._source: RowSource = rows.source
         self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
         if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
-            prepared = self.network.inputs.prepare(torch.from_numpy(rows.source.features))
+            prepared = in_blocks(self.network.inputs, torch.from_numpy(rows.source.features))
             self._source, self._map = InMemory(prepared.numpy()), self.network.transform
         # What is random so far is drawn on the CPU: a head has the same start on every device.
         self.network.to(inputs.device)

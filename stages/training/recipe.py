@@ -119,7 +119,10 @@ class HeadRecipe:
         Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot have.
         """
         recipe = self._with_kinds({key: settings[key] for key in KINDS if key in settings})
-        recipe.check_keys(settings)
+        known = recipe.dotted_keys()
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
         described = asdict(recipe)
         settings = {**settings, **recipe._dependent(settings)}
         for key, value in settings.items():
@@ -127,13 +130,6 @@ class HeadRecipe:
             reduce(getitem, path, described)[last] = value
         changed: HeadRecipe = _validated(HeadRecipe, described, settings)
         return changed
-
-    def check_keys(self, keys: Settings) -> None:
-        """Raise ConfigError for the first of ``keys`` that is not one of :meth:`dotted_keys`."""
-        known = self.dotted_keys()
-        for key in keys:
-            if key not in known:
-                raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
 
     def _dependent(self, settings: Settings) -> Settings:
         """The settings that change with ``settings`` and are not among them."""

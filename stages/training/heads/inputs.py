@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -91,11 +91,6 @@ class Inputs(nn.Module):
             return features / self.spread
         return normalize(features) if self.config.rescale == "unit" else features
 
-    def prepare(self, features: Rows) -> Tensor:
-        """All of ``features`` (N, D) after the steps, in memory."""
-        with torch.inference_mode():
-            return torch.cat([self(block) for block in by_blocks(features)])
-
     def _before_mean(self, features: Tensor) -> Tensor:
         features = features.float()
         if self.exponent != 1:
@@ -108,6 +103,12 @@ class Inputs(nn.Module):
 def by_blocks(features: Rows) -> Iterator[Tensor]:
     """The rows in blocks (n, D), in order."""
     return iter(torch.split(features, _BLOCK)) if isinstance(features, Tensor) else iter(features)
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], features: Rows) -> Tensor:
+    """``function`` of all rows of ``features`` (N, D), a block at a time, without gradients."""
+    with torch.inference_mode():
+        return torch.cat([function(block) for block in by_blocks(features)])
 
 
 def _take_exponent(inputs: nn.Module, _: object) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from stages.training.config import TrainingConfig
 from stages.training.heads.dropout import drop
+from stages.training.heads.inputs import in_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
@@ -34,7 +35,7 @@ _LOGITS = 2**22  # elements (B, C*k) of one head: above, its products are large 
 _NUMBERS = 2**26  # elements of logits and weights of all heads together: 256 MiB in float32, a few times over
 _HEADS = 64
 _MEMBER = 1  # a head alone is the first member of a soup
-_ROWS = 4096  # embedded together
+_TINY = torch.finfo(torch.float32).tiny
 # The settings that this loop implements: a recipe with any other setting is trained alone.
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
 _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
@@ -135,7 +136,7 @@ class BatchedHeads:
         self.inputs, self.dropouts = networks[0].inputs, networks[0].dropouts
         with torch.inference_mode():
             self.inputs.observe(features)
-        self.prepared = self.inputs.prepare(features)
+        self.prepared = in_blocks(self.inputs, features)
         # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed have the same start
         self.maps = torch.stack([network.weight.detach().repeat(count, 1) for network in networks])
         self.offsets = torch.stack([network.bias.detach().repeat(count) for network in networks])
@@ -149,14 +150,9 @@ class BatchedHeads:
     def embed(self, features: Tensor) -> Tensor:
         """Embeddings (S, R, n, E) of unit length of ``features`` (n, D)."""
         weight, bias = self.maps.flatten(0, 1), self.offsets.flatten()
-        heads = self.finite.numel()
-        with torch.inference_mode():
-            blocks = [
-                functional.linear(self.inputs(block), weight, bias).view(len(block), heads, -1)
-                for block in torch.split(features, _ROWS)
-            ]
-            unit = functional.normalize(torch.cat(blocks), dim=2, eps=torch.finfo(torch.float32).tiny)
-        return unit.transpose(0, 1).unflatten(0, self.finite.shape)
+        mapped = in_blocks(lambda block: functional.linear(self.inputs(block), weight, bias), features)
+        unit = functional.normalize(mapped.view(len(features), self.finite.numel(), -1), dim=2, eps=_TINY)
+        return unit.transpose(0, 1).reshape(*self.finite.shape, len(features), -1)
 
     @torch.no_grad()
     def step(self, batch: Tensor, step: int, steps_per_epoch: int) -> None:
@@ -165,7 +161,7 @@ class BatchedHeads:
         pairs = zip(batch, self.generators, strict=True)
         dropped = torch.stack([drop(self.prepared[rows], self.dropouts, generator) for rows, generator in pairs])
         projected = torch.baddbmm(self.offsets[:, None], dropped, self.maps.transpose(1, 2))  # (S, B, R*E)
-        embeddings = projected.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)  # (S*R, B, E)
+        embeddings = projected.view(*batch.shape, count, -1).transpose(1, 2).flatten(0, 1)  # (S*R, B, E)
         self.loss.at(step / max(1, steps_per_epoch * epochs - 1))
         losses, slope, slope_of_prototypes = self.loss.slopes(
             embeddings, self.prototypes.flatten(0, 1), self.labels[batch].repeat_interleave(count, 0)

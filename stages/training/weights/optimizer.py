@@ -89,7 +89,6 @@ class Optimizer:
         fast: Sequence[nn.Parameter] = (),
         factor: float = 1.0,
     ) -> None:
-        self.config = config
         self.tables = [_Table(config, table) for table in tables]
         groups: list[dict[str, Any]] = [{"params": weights}]  # which may be empty, where a list of weights may not
         groups += [{"params": list(fast)}] if fast else []
