@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cache import parse_source
 from stages.curation.curate import REASONS, Curated, Dropped
+from stages.datasets.columns import text_table
 from stages.records import Records
 
 
@@ -48,13 +49,14 @@ def _tally(retained: Sequence[tuple[str | None, str | None]], dropped: Sequence[
 def training_table(records: Records) -> pa.Table:
     """The records as a table to train on: ``path`` is absolute, or a URI with an absolute path in it."""
     sources = [parse_source(uri) for uri in records.uris]
-    return _text_table(
-        key=records.keys,
-        path=[source._replace(path=str(Path(source.path).absolute())).uri for source in sources],
-        label=records.labels,
-        domain=records.domains,
-        split=["train"] * len(records),
-    )
+    columns: dict[str, Sequence[str | None]] = {
+        "key": records.keys,
+        "path": [source._replace(path=str(Path(source.path).absolute())).uri for source in sources],
+        "label": records.labels,
+        "domain": records.domains,
+        "split": ["train"] * len(records),
+    }
+    return text_table(columns)
 
 
 def dropped_table(dropped: Sequence[Dropped]) -> pa.Table:
@@ -65,8 +67,4 @@ def dropped_table(dropped: Sequence[Dropped]) -> pa.Table:
     """
     columns = {name: [getattr(drop, name) for drop in dropped] for name in Dropped._fields}
     columns["similarity"] = [None if drop.similarity is None else f"{drop.similarity:.4f}" for drop in dropped]
-    return _text_table(**columns)
-
-
-def _text_table(**columns: Iterable[str | None]) -> pa.Table:
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    return text_table(columns)

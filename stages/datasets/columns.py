@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +42,15 @@ def scalar(value: object) -> str | None:
     if value is None or isinstance(value, (list, dict)):
         return None
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def text_table(columns: Mapping[str, Iterable[str | None]]) -> pa.Table:
+    """The columns, all of text.
+
+    >>> text_table({"label": [None]}).schema.types
+    [DataType(string)]
+    """
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def joined(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:

@@ -24,10 +24,9 @@ class Source(NamedTuple):
     """A dataset as its reader returns it."""
 
     table: pa.Table
-    """Text columns ``key``, ``uri``, ``label``, ``domain``, ``split``, ``tags`` and ``attributes.<name>``; empty cells
-    are null. Optional are ``problem``, why the image of a row is missing, and ``place``, what messages call a row
-    instead of its number."""
-    has_split: bool
+    """Text columns ``key``, ``uri`` and ``label``; where there are any, ``domain``, ``split``, ``tags``,
+    ``attributes.<name>``, ``problem`` (why the image of a row is missing) and ``place`` (what messages call a row
+    instead of its number). Empty cells are null."""
     roles: Roles | None = None
     """The roles of the splits in a benchmark's protocol, for a run file that names none."""
 
@@ -133,18 +132,16 @@ class ColumnsConfig(SourceConfig):
         ``domain`` and ``split`` are columns of ``texts``, or None. The reader makes ``uri``, ``key`` where the
         configuration names no column, and ``split`` where the files name it.
         """
-        nothing = pa.nulls(len(texts), pa.string())
+        named = {"domain": domain, "split": split, "tags": self.tags}
         table = {
             "label": joined(texts, as_names(self.label)),
-            "domain": texts[domain] if domain else nothing,
-            "split": texts[split] if split else nothing,
-            "tags": texts[self.tags] if self.tags else nothing,
+            **{name: texts[column] for name, column in named.items() if column},
             **{f"attributes.{name}": texts[name] for name in self.attributes},
             **{name: pa.array(values, pa.string()) for name, values in made.items()},
         }
         if self.key:
             table["key"] = texts[self.key]
-        return Source(pa.table(table), split is not None or "split" in made)
+        return Source(pa.table(table))
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-
 from cache.errors import RecordsError
 from cache.source import ImageSource
+from stages.datasets.columns import text_table
 from stages.datasets.config import Source, SourceConfig
 
 # The extensions of images in a folder; a table may name files of any extension, or none.
@@ -56,11 +55,10 @@ class FolderConfig(SourceConfig):
             "key": [path.as_posix() for path in paths],
             "uri": [ImageSource(str(root / path)).uri for path in paths],
             "label": [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths],
-            "split": [path.parts[0] if by_folder else None for path in paths],
-            "domain": [None] * len(paths),
-            "tags": [None] * len(paths),
         }
-        return Source(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), by_folder)
+        if by_folder:
+            columns["split"] = [path.parts[0] for path in paths]
+        return Source(text_table(columns))
 
 
 def _images(root: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from cache import parse_source
 from cache.errors import RecordsError
-from stages.datasets.columns import as_text, refuse_absent, scalar
+from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
 from stages.datasets.config import ColumnsConfig, Source, as_names
 
 
@@ -95,4 +95,4 @@ def _read_jsonl(path: Path) -> pa.Table:
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("every line must be an object")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({name: pa.array([scalar(row.get(name)) for row in rows], pa.string()) for name in names})
+    return text_table({name: [scalar(row.get(name)) for row in rows] for name in names})

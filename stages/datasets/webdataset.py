@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
 
-import pyarrow as pa
-
 from cache.errors import RecordsError
 from cache.source import ImageSource
-from stages.datasets.columns import refuse_absent, scalar
+from stages.datasets.columns import refuse_absent, scalar, text_table
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Shard, find_shards
@@ -66,8 +64,7 @@ class WebDatasetConfig(ColumnsConfig):
             made["key"] = [f"{sample.shard.name}/{sample.key}" for sample in samples]
         if by_file:
             made["split"] = [sample.shard.split for sample in samples]
-        table = pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()})
-        return self.source(table, made, domain=domain, split=split)
+        return self.source(text_table(texts), made, domain=domain, split=split)
 
 
 class _Sample(NamedTuple):

@@ -34,14 +34,18 @@ def read_part(config: SourceConfig, seed: int) -> Part:
         table, place = source.table, _places(source.table)
         keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
         _refuse_bad_keys(config, keys, place)
-        if not source.has_split and config.query is not None:
+        has_split = "split" in table.column_names
+        if not has_split and config.query is not None:
             raise RecordsError(
                 f"query and gallery name splits, but {config.path} has no split column; name it: split = '...' "
                 "(of a folder: 'folder' for its first level; of shards: 'file' for the names of the files)"
             )
-        if not source.has_split:
+        for name in ("domain", "tags"):
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), pa.string()))
+        if not has_split:
             made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
-            table = table.set_column(table.column_names.index("split"), "split", pa.array(made, pa.string()))
+            table = table.append_column("split", pa.array(made, pa.string()))
         splits = table["split"].to_pylist()
         try:
             roles = named_roles(config, splits, keys, source.roles)

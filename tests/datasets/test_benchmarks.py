@@ -86,7 +86,7 @@ def test_a_kind_that_there_is_not_is_answered_with_those_there_are() -> None:
 def test_a_benchmark_that_is_not_there_says_what_was_looked_for_and_who_distributes_it(
     tmp_path: Path, kind: str
 ) -> None:
-    with pytest.raises(RecordsError, match=rf"has no \S+.*kind = '{kind}' reads .+ as .+ distributes it; path names"):
+    with pytest.raises(RecordsError, match=rf"has no \S+.*kind = '{kind}' reads the files of .+ of .+; path names"):
         read(kind, tmp_path)
     with pytest.raises(RecordsError, match=rf"nowhere does not exist, .*kind = '{kind}' reads"):
         read(kind, tmp_path / "nowhere")
@@ -280,7 +280,7 @@ def test_products10k_searches_for_test_images_among_those_of_training(tmp_path: 
     assert rows(records, tmp_path)[-1] == ("test/1.jpg", "1", "test", "test/1.jpg")
     assert records.attribute("group") == ["7", "7", "9", "9"]
     tell(tmp_path / "test_kaggletest.csv", "name\n1.jpg")
-    with pytest.raises(RecordsError, match=r"test_kaggletest\.csv has no column 'class', which it must; it has name"):
+    with pytest.raises(RecordsError, match=r"test_kaggletest\.csv has no column 'class'. It has: name"):
         read("products10k", tmp_path)
 
 
@@ -362,5 +362,5 @@ def test_m4d35k_is_all_for_training_and_a_domain_is_the_first_folder(tmp_path: P
     assert records.domains == ["products-10k", "google_landmark_recognition_2021", "deepfashion", "stanford_cars"]
     assert parts(records) == {"train": names}
     (tmp_path / "stanford_cars").rename(tmp_path / "cars")
-    with pytest.raises(RecordsError, match=r"has no stanford_cars/\. kind = 'm4d35k' reads M4D-35k"):
+    with pytest.raises(RecordsError, match=r"has no stanford_cars/\. kind = 'm4d35k' reads the files of M4D-35k"):
         read("m4d35k", tmp_path)

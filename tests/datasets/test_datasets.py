@@ -39,7 +39,7 @@ def written(folder: Path, form: str) -> Path:
 def test_a_table_reads_the_same_in_every_form_and_all_of_it_as_text(tmp_path: Path, form: str) -> None:
     config = TableConfig(path=str(written(tmp_path, form)), label=("kind", "sort"), attributes=("colour",))
     source = config.read()
-    assert source.has_split
+    assert "split" in source.table.column_names
     assert source.table.select(["key", "label", "split", "attributes.colour"]).to_pydict() == {
         "key": ["007", "008", "1e3"],
         "label": ["fruit/apple", None, "nut/line\nfeed, and comma"],
@@ -99,7 +99,7 @@ def test_the_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
     source = FolderConfig(path=str(tmp_path)).read()
     assert source.table["key"].to_pylist() == ["fruit/apple/0.png", "fruit/apple/1.png", "nut/0.png"]
     assert source.table["label"].to_pylist() == ["fruit/apple", "fruit/apple", "nut"]
-    assert not source.has_split
+    assert "split" not in source.table.column_names
 
 
 def test_the_first_level_of_folders_can_be_the_split(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_split_is_a_column_or_the_name_of_the_file(tmp_path: Path) -> None:
     by_file = columns(tmp_path, split="file")
     assert by_file["split"] == ["test", "train", "train", "validation"]
     assert columns(Path(f"{tmp_path}/**/train-*.parquet"), split="file")["uri"] == by_file["uri"][1:3]
-    assert not config(tmp_path, split="class-disjoint").read().has_split
+    assert "split" not in columns(tmp_path, split="class-disjoint")
     plain = write(tmp_path / "other/train.parquet", {"image": images(b"a"), "label": ["x"]})
     with pytest.raises(RecordsError, match=r"has no split column; name it: .*'file' for the names of the files"):
         read_records(config(plain, query="train", gallery="train"))

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
-import pyarrow as pa
-
 from cache.errors import RecordsError
+from stages.datasets.columns import text_table
 from stages.datasets.config import CLASS_DISJOINT, Roles, Source, SourceConfig
 
 LEAVE_ONE_OUT: Roles = {"train": ("train",), "query": ("test",), "gallery": ("test",)}
@@ -47,43 +46,32 @@ class BenchmarkConfig(SourceConfig):
     split: Literal["class-disjoint"] | None = None
     attributes: tuple[str, ...] = ()
 
-    title: ClassVar[str]
-    distributor: ClassVar[str]
+    origin: ClassVar[str]
+    """What it is called, and whose files are read."""
     roles: ClassVar[Roles] = LEAVE_ONE_OUT
 
     @abstractmethod
-    def rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[Row]:
         """Every image of the benchmark. Raises RecordsError for a file that is missing or not as it must be."""
 
     def read(self) -> Source:
-        """The columns of ``rows``, in their order, and the roles that the benchmark's protocol gives its splits."""
+        """Every image, and the roles that the benchmark's protocol gives its splits."""
         if not self.root.is_dir():
             problem = "is not a folder" if self.root.exists() else "does not exist"
             raise RecordsError(f"{self.root} {problem}, seen from {Path.cwd()}. {self._expected()}")
-        columns: dict[str, list[str | None]] = {name: [] for name in ("key", "uri", "label", "split", "domain")}
-        attributes: dict[str, list[str | None]] = {}
-        count = 0
-        for *cells, values in self.rows():
-            for column, cell in zip(columns.values(), cells, strict=True):
-                column.append(cell)
-            for name in values:
-                if name not in attributes:
-                    attributes[name] = [None] * count
-            for name, column in attributes.items():
-                column.append(values.get(name))
-            count += 1
-        if not count:
+        rows = list(self._rows())
+        if not rows:
             raise RecordsError(f"{self.path} lists no image; the files of {self.kind!r} there are empty")
+        attributes = dict.fromkeys(name for row in rows for name in row.attributes)
         if unknown := [name for name in self.attributes if name not in attributes]:
             has = f"has {', '.join(sorted(attributes))}" if attributes else "has none"
             raise RecordsError(f"kind = {self.kind!r} has no attribute {unknown[0]!r}; it {has}")
-        roles = None if self.split == CLASS_DISJOINT else self.roles
-        if roles is None:
-            columns["split"] = [None] * count
-        columns["tags"] = [None] * count
-        columns |= {f"attributes.{name}": values for name, values in attributes.items()}
-        table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-        return Source(table, roles is not None, roles)
+        columns = {name: [getattr(row, name) for row in rows] for name in ("key", "uri", "label", "domain", "split")}
+        columns |= {f"attributes.{name}": [row.attributes.get(name) for row in rows] for name in attributes}
+        if self.split == CLASS_DISJOINT:
+            del columns["split"]
+            return Source(text_table(columns))
+        return Source(text_table(columns), self.roles)
 
     @property
     def root(self) -> Path:
@@ -109,7 +97,7 @@ class BenchmarkConfig(SourceConfig):
 
     def _expected(self) -> str:
         return (
-            f"kind = {self.kind!r} reads {self.title} as {self.distributor} distributes it; "
+            f"kind = {self.kind!r} reads the files of {self.origin}; "
             "path names the folder that the archives were unpacked in."
         )
 

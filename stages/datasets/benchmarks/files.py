@@ -1,4 +1,4 @@
-"""Text, csv and JSON files of benchmarks; a RecordsError names the line or entry that is not as it must be."""
+"""Text, csv, JSON and MATLAB files of benchmarks; a RecordsError names the line or entry that is not as it must be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cache.errors import RecordsError
+from stages.datasets.columns import refuse_absent
 from stages.datasets.table import read_columns
 
 
@@ -40,9 +44,7 @@ def as_number(word: str, where: str) -> float:
 def read_named_columns(path: Path, *names: str) -> list[list[str | None]]:
     """The columns ``names`` of a csv, each as a list of text; empty cells are None."""
     table = read_columns(path)
-    for name in names:
-        if name not in table.column_names:
-            raise RecordsError(f"{path} has no column {name!r}, which it must; it has {', '.join(table.column_names)}")
+    refuse_absent(path, names, table.column_names)
     return [table[name].to_pylist() for name in names]
 
 
@@ -73,6 +75,27 @@ def checked_entries(value: Any, where: str, *needed: str) -> list[dict[str, Any]
                 f"{where}, entry {number}: expected an object with {', '.join(needed)}, got {entry!r:.200}"
             )
     return value
+
+
+def read_matlab(path: Path, *names: str) -> list[npt.NDArray[Any]]:
+    """The variables ``names`` of a .mat file, each at least one-dimensional; cells are objects, structs have fields."""
+    from scipy.io import loadmat
+
+    try:
+        variables = loadmat(path, squeeze_me=True, variable_names=names)
+    except Exception as error:  # any kind: ValueError, TypeError, NotImplementedError
+        raise RecordsError(f"{path} cannot be read as a MATLAB file: {error}") from error
+    if absent := [name for name in names if name not in variables]:
+        raise RecordsError(f"{path} has no variable {absent[0]!r}, which it must")
+    return [np.atleast_1d(variables[name]) for name in names]
+
+
+def read_fields(path: Path, structs: npt.NDArray[Any], *names: str) -> list[list[Any]]:
+    """The fields ``names`` of an array of structs (N,), each as a list of N values."""
+    has = structs.dtype.names or ()
+    if absent := [name for name in names if name not in has]:
+        raise RecordsError(f"{path}: the annotations have no field {absent[0]!r}; they have {', '.join(has) or 'none'}")
+    return [[value.item() if isinstance(value, np.ndarray) else value for value in structs[name]] for name in names]
 
 
 def _text(path: Path) -> str:

@@ -38,13 +38,11 @@ class ContrastiveConfig(RememberingConfig):
         check_dist("margin_dist", self.margin_dist)
         check_dist("positive_margin_dist", self.positive_margin_dist)
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return Contrastive(self)
+    def _rule(self, _classes: int) -> PairRule:
+        return _Contrastive(self)
 
 
-class Contrastive(PairRule):
+class _Contrastive(PairRule):
     """Two parts: positive pairs and negative pairs."""
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -54,12 +52,10 @@ class Contrastive(PairRule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self._loss.pos_margin = value_at(self.config.positive_margin_dist, share)
         self._loss.neg_margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         with torch.no_grad():
             positive, negative = self._chosen(block)
         cosines = block.differentiable(*positive), block.differentiable(*negative)

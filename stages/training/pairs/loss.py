@@ -89,13 +89,13 @@ class PairLoss(nn.Module):
 class RowWiseConfig(PairLossConfig):
     """The settings of a loss that is a sum over rows: a subclass that gives a rule."""
 
-    def rule(self, classes: int) -> PairRule:
+    def _rule(self, classes: int) -> PairRule:
         """What distinguishes the loss."""
         raise NotImplementedError(f"{type(self).__name__} has no rule: a loss is a subclass that gives one")
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""
-        return RowWise(self.rule(len(class_sizes)), CrossBatchMemory(0, dim), generator)
+        return RowWise(self._rule(len(class_sizes)), CrossBatchMemory(0, dim), generator)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class RememberingConfig(RowWiseConfig):
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""
-        return RowWise(self.rule(len(class_sizes)), CrossBatchMemory(self.memory, dim), generator)
+        return RowWise(self._rule(len(class_sizes)), CrossBatchMemory(self.memory, dim), generator)
 
 
 class RowWise(PairLoss):

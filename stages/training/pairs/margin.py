@@ -51,8 +51,7 @@ class MarginConfig(RememberingConfig):
         if self.beta_weight and self.beta == "fixed":
             raise ValueError("beta_weight keeps a learned beta small; this one is fixed: leave beta_weight out")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
+    def _rule(self, classes: int) -> PairRule:
         return Margin(self, classes)
 
 

@@ -48,13 +48,11 @@ class MultiSimilarityConfig(RememberingConfig):
         if not 0 <= self.slack_cos <= 2:
             raise ValueError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return MultiSimilarity(self)
+    def _rule(self, _classes: int) -> PairRule:
+        return _MultiSimilarity(self)
 
 
-class MultiSimilarity(PairRule):
+class _MultiSimilarity(PairRule):
     """A row's loss by its positives and negatives. PyTorch Metric Learning's takes several times as long."""
 
     def __init__(self, config: MultiSimilarityConfig) -> None:
@@ -62,7 +60,6 @@ class MultiSimilarity(PairRule):
         self.config = config
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         config = self.config
         with torch.no_grad():
             (row, column), far = self._chosen(block)

@@ -41,13 +41,11 @@ class TripletConfig(RememberingConfig):
         if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
             raise ValueError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return Triplet(self)
+    def _rule(self, _classes: int) -> PairRule:
+        return _Triplet(self)
 
 
-class Triplet(PairRule):
+class _Triplet(PairRule):
     """All triplets, or those of a miner."""
 
     def __init__(self, config: TripletConfig) -> None:
@@ -57,11 +55,9 @@ class Triplet(PairRule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self._loss.margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         if isinstance(self.config.miner, AllConfig):
             return all_triplets(block, self._loss.margin)
         with torch.no_grad():

@@ -151,7 +151,7 @@ def test_by_default_batches_suit_the_loss(tmp_path: Path) -> None:
     assert sampling(NormFaceConfig()) == ShuffledConfig()
     with pytest.raises(ValueError, match=r"a multiple of sampling\.images \(4\), got 30"):
         sampling(TripletConfig(), batch_size=30)
-    with pytest.raises(ValueError, match="settled before rows are drawn"):
+    with pytest.raises(ValueError, match="by_loss must be replaced"):
         build_sampler(ByLossConfig(), np.zeros(4, np.int64), np.zeros(4, np.int64), 2)
 
 

@@ -1,11 +1,4 @@
-"""UnED, eight benchmarks with one split: the merged protocol for embeddings of any kind of object.
-
-::
-
-    info_files/cars/train.json  val.json  test.json          path, class_id
-    info_files/met/...          small_index.json  index.json
-    images/cars/car_ims/...     images/deepfashion/inshop/img/...     images/gldv2/images/index/...
-"""
+"""Benchmarks of several domains at once: UnED and M4D-35k."""
 
 from __future__ import annotations
 
@@ -16,8 +9,8 @@ from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
 from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list
-from stages.datasets.benchmarks.files import read_entries
-from stages.datasets.config import Source
+from stages.datasets.benchmarks.files import read_entries, read_named_columns
+from stages.datasets.config import Roles, Source
 
 # The list of each domain that its validation queries search, and that its test queries search.
 SEARCHED = {
@@ -41,15 +34,18 @@ class UnedBenchmark(BenchmarkConfig):
     by ``+``: ``train``, ``query+gallery`` (leave-one-out), ``train+gallery`` (Met, whose index is what is trained
     on), ... Where an image shows several landmarks the label is the first, and ``attributes.landmarks`` has them all,
     a JSON list.
+
+    ::
+
+        info_files/cars/train.json  val.json  test.json          path, class_id
+        info_files/met/...          small_index.json  index.json
+        images/cars/car_ims/...     images/deepfashion/inshop/img/...     images/gldv2/images/index/...
     """
 
     kind: Literal["uned"] = "uned"
+    origin: ClassVar[str] = "UnED of the Visual Recognition Group of CTU in Prague (its info_files.zip)"
 
-    title: ClassVar[str] = "UnED"
-    distributor: ClassVar[str] = "the Visual Recognition Group of CTU in Prague (its info_files.zip)"
-
-    def rows(self) -> Iterator[Row]:
-        """The images of each domain, in the order of its lists."""
+    def _rows(self) -> Iterator[Row]:
         self.folder("info_files")
         domains = [domain for domain in SEARCHED if self.has(f"info_files/{domain}")]
         if not domains:
@@ -97,3 +93,32 @@ def _image(images: Path, name: str) -> str:
         return str(images / name)
     escaped = "".join(letter if letter.isascii() else f"#U{ord(letter):04x}" for letter in name)
     return str(images / (escaped if (images / escaped).exists() else name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class M4d35kBenchmark(BenchmarkConfig):
+    """M4D-35k: 328,400 images, all of them to train on. A domain is the first folder of the path, a key the path.
+
+    There is nothing to test on: split = "class-disjoint" sets some of the classes aside for that.
+
+    ::
+
+        m4d-35k_train.csv                     img_path, label
+        products-10k/  google_landmark_recognition_2021/  deepfashion/  stanford_cars/
+    """
+
+    kind: Literal["m4d35k"] = "m4d35k"
+    origin: ClassVar[str] = "M4D-35k of the UniFEx repository (the images: their own distributors)"
+    roles: ClassVar[Roles] = {"train": ("train",)}
+
+    def _rows(self) -> Iterator[Row]:
+        path = self.file("m4d-35k_train.csv", "data/m4d-35k_train.csv")
+        domains: set[str] = set()
+        for row, (image, label) in enumerate(zip(*read_named_columns(path, "img_path", "label"), strict=True), 1):
+            if image is None:
+                raise RecordsError(f"{path}, row {row}: img_path is empty")
+            domain = image.split("/")[0]
+            if domain not in domains:
+                self.folder(domain)
+                domains.add(domain)
+            yield Row(image, str(self.root / image), label, "train", domain)

@@ -1,0 +1,241 @@
+"""One particular object, landmark or exhibit: GLDv2, Revisited Oxford and Paris, INSTRE and Met."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from cache import ImageSource
+from cache.errors import RecordsError
+from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list
+from stages.datasets.benchmarks.files import checked_entries, read_entries, read_matlab, read_named_columns
+from stages.datasets.benchmarks.pickles import read_plain_pickle
+from stages.datasets.config import Roles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gldv2Benchmark(BenchmarkConfig):
+    """Google Landmarks v2: 1,580,470 clean images to train, 761,757 in the index, 1,129 retrieval queries.
+
+    A key is the folder and the image's id, ``index/0123456789abcdef``; a label the landmark id. A query's label is the
+    landmark that most of its relevant images show; the full ground truth is kept beside it:
+
+    - ``attributes.relevant``: the keys of its index images in the retrieval solution, a JSON list;
+    - ``attributes.landmarks``: its landmark ids in the recognition solution, a JSON list, possibly empty;
+    - ``attributes.usage``: Public, Private or Ignored, in the retrieval solution.
+
+    Test images that are no retrieval query are of the split ``query_distractor``, of no role and without a label.
+    Where there is no ``train`` folder its images are left out: raw features can be scored, and no head trained.
+
+    ::
+
+        train_clean.csv                    landmark_id, images
+        index_image_to_landmark.csv        id, landmark_id
+        retrieval_solution_v2.1.csv        id, images, Usage
+        recognition_solution_v2.1.csv      id, landmarks, Usage
+        train/  index/  test/              0/1/2/0123456789abcdef.jpg
+
+    The csv files lie at the top, in ``metadata/`` and ``ground_truth/``, or with the images that they list.
+    """
+
+    kind: Literal["gldv2"] = "gldv2"
+    origin: ClassVar[str] = "Google Landmarks v2 of the Common Visual Data Foundation (CVDF)"
+    roles: ClassVar[Roles] = {"train": ("train",), "query": ("query",), "gallery": ("index",)}
+
+    def _rows(self) -> Iterator[Row]:
+        index, test = self.folder("index"), self.folder("test")
+        if self.has("train"):
+            yield from _trained(self._table("train", "train_clean.csv"), self.folder("train"))
+        landmark_of = {}
+        path = self._table("index", "index_image_to_landmark.csv")
+        for image, landmark in zip(*read_named_columns(path, "id", "landmark_id"), strict=True):
+            image = _checked(image, path)
+            landmark_of[image] = landmark
+            yield Row(f"index/{image}", _uri(index, image), landmark, "index")
+        recognised = self._table("test", "recognition_solution_v2.1.csv")
+        landmarks_of = dict(zip(*read_named_columns(recognised, "id", "landmarks"), strict=True))
+        path = self._table("test", "retrieval_solution_v2.1.csv")
+        for image, images, usage in zip(*read_named_columns(path, "id", "images", "Usage"), strict=True):
+            image = _checked(image, path)
+            relevant = images.split() if images and usage != "Ignored" else []
+            landmarks = (landmarks_of.get(image) or "").split()
+            attributes = {
+                "relevant": as_list(f"index/{name}" for name in relevant),
+                "landmarks": as_list(landmarks),
+                "usage": usage,
+            }
+            label = _most_shown(relevant, landmark_of, landmarks)
+            split = "query" if relevant else "query_distractor"
+            yield Row(f"test/{image}", _uri(test, image), label, split, attributes=attributes)
+
+    def _table(self, split: str, name: str) -> Path:
+        return self.file(*(f"{place}{name}" for place in ("", "metadata/", "ground_truth/", f"{split}/")))
+
+
+def _trained(path: Path, folder: Path) -> Iterator[Row]:
+    for landmark, images in zip(*read_named_columns(path, "landmark_id", "images"), strict=True):
+        for image in (images or "").split():
+            yield Row(f"train/{image}", _uri(folder, image), landmark, "train")
+
+
+def _most_shown(relevant: Sequence[str], landmark_of: dict[str, str | None], landmarks: Sequence[str]) -> str | None:
+    if not relevant:
+        return None
+    shown = Counter(landmark for image in relevant if (landmark := landmark_of.get(image)) is not None)
+    return shown.most_common(1)[0][0] if shown else next(iter(landmarks), None)
+
+
+def _uri(folder: Path, image: str) -> str:
+    return f"{folder}/{image[0]}/{image[1]}/{image[2]}/{image}.jpg"
+
+
+def _checked(image: str | None, path: Path) -> str:
+    if image is None or len(image) < 3:
+        raise RecordsError(f"{path}: an id must be that of an image, 16 letters and digits, got {image!r}")
+    return image
+
+
+TRUTHS = ("easy", "hard", "junk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisitedBenchmark(BenchmarkConfig):
+    """Revisited Oxford (4,993 images) or Paris (6,322): 70 queries, each cut to its box. Nothing to train on.
+
+    A key is the image's name. ``attributes.easy``, ``attributes.hard`` and ``attributes.junk`` of a query are the keys
+    of the ground truth, JSON lists, which the protocols score by. A label is an approximation of them: a query's is
+    its landmark, ``all_souls``; a gallery image has that of the queries it is easy or hard for, and none where there
+    is no such query, or are several landmarks.
+
+    ::
+
+        gnd_roxford5k.pkl       imlist, qimlist, gnd: bbx, easy, hard, junk       (or gnd_rparis6k.pkl)
+        jpg/all_souls_000013.jpg
+    """
+
+    kind: Literal["roxford5k", "rparis6k"]
+    origin: ClassVar[str] = "Revisited Oxford and Paris of its authors (revisitop, CTU in Prague; images: VGG, Oxford)"
+    roles: ClassVar[Roles] = {"query": ("query",), "gallery": ("gallery",)}
+
+    def _rows(self) -> Iterator[Row]:
+        path = self.file(f"gnd_{self.kind}.pkl")
+        images = self.folder("jpg")
+        content = read_plain_pickle(path)
+        if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= content.keys():
+            raise RecordsError(f"{path} must hold a dict with imlist, qimlist and gnd")
+        keys, queries = [str(key) for key in content["imlist"]], [str(key) for key in content["qimlist"]]
+        truths = checked_entries(content["gnd"], f"{path}, gnd", "bbx", *TRUTHS)
+        if len(queries) != len(truths):
+            raise RecordsError(f"{path}: qimlist has {len(queries)} queries and gnd {len(truths)}")
+        landmarks: dict[str, set[str]] = defaultdict(set)  # what each gallery image shows
+        for query, truth in zip(queries, truths, strict=True):
+            judged = {name: _keys(truth[name], keys, f"{path}: {name} of {query}") for name in TRUTHS}
+            for key in (*judged["easy"], *judged["hard"]):
+                landmarks[key].add(_landmark(query))
+            box = [round(float(side)) for side in truth["bbx"]]
+            if len(box) != 4:
+                raise RecordsError(f"{path}: bbx of {query} must be left, top, right, bottom, got {box}")
+            left, top, right, bottom = box
+            uri = ImageSource(f"{images}/{query}.jpg", box=(left, top, right, bottom)).uri
+            attributes = {name: as_list(judged[name]) for name in TRUTHS}
+            yield Row(query, uri, _landmark(query), "query", attributes=attributes)
+        for key in keys:
+            label = next(iter(landmarks[key])) if len(landmarks[key]) == 1 else None
+            yield Row(key, f"{images}/{key}.jpg", label, "gallery")
+
+
+def _keys(places: Any, keys: list[str], where: str) -> list[str]:
+    """The keys at 0-based ``places``."""
+    numbers = [int(place) for place in np.asarray(places).ravel()]
+    if not all(0 <= place < len(keys) for place in numbers):
+        raise RecordsError(f"{where} must be places in imlist, 0 to {len(keys) - 1}, got {numbers}")
+    return [keys[place] for place in numbers]
+
+
+def _landmark(query: str) -> str:
+    """``all_souls`` of ``all_souls_000013``."""
+    return query.rpartition("_")[0] or query
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstreBenchmark(BenchmarkConfig):
+    """INSTRE: 1,250 queries, each cut to its box, search 27,293 images. There is nothing to train on.
+
+    A label is the folder, a key the image's path. Images of INSTRE-M show two objects of INSTRE-S1, so one label is
+    not enough: ``attributes.relevant`` of a query has the keys of its positives, a JSON list.
+
+    ::
+
+        gnd_instre.mat                             imlist, qimlist, gnd: 1-based positives in imlist, box of the query
+        INSTRE-S1/01a_canada_book/013.jpg          INSTRE-S2/...        INSTRE-M/...
+    """
+
+    kind: Literal["instre"] = "instre"
+    origin: ClassVar[str] = "INSTRE of its authors (ICT, re-hosted by IRISA; gnd_instre.mat of Iscen et al.)"
+    roles: ClassVar[Roles] = {"query": ("query",), "gallery": ("gallery",)}
+
+    def _rows(self) -> Iterator[Row]:
+        path = self.file("gnd_instre.mat")
+        images = self.folder("INSTRE-S1", "INSTRE_release/INSTRE-S1").parent
+        names, queries, truths = read_matlab(path, "imlist", "qimlist", "gnd")
+        if len(queries) != len(truths):
+            raise RecordsError(f"{path}: qimlist has {len(queries)} queries and gnd {len(truths)}")
+        keys = [str(name) for name in names]
+        for key in keys:
+            yield Row(key, str(images / key), key.rpartition("/")[0], "gallery")
+        for query, truth in zip(map(str, queries), truths, strict=True):
+            positives, box = (np.atleast_1d(truth[field]).ravel() for field in range(2))
+            if len(box) != 4 or not all(1 <= place <= len(keys) for place in positives):
+                raise RecordsError(f"{path}: the ground truth of {query} is no box and places in 1 to {len(keys)}")
+            left, top, right, bottom = (round(float(side)) for side in box)
+            uri = ImageSource(str(images / query), box=(left, top, right, bottom)).uri
+            relevant = as_list(keys[int(place) - 1] for place in positives)
+            yield Row(query, uri, query.rpartition("/")[0], "query", attributes={"relevant": relevant})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetBenchmark(BenchmarkConfig):
+    """Met: 397,121 images of 224,408 exhibits to train on and to search, 129 and 1,003 Met queries.
+
+    A label is the exhibit's id, a key the image's path in the ground truth. Queries of no exhibit have no label: their
+    splits, and roles, are ``validation_query_distractor`` and ``query_distractor``, which only the protocol ``met``
+    searches with. ``attributes.origin`` is ``test_other`` (other art) or ``test_noart``; of a Met query ``test_met``.
+
+    ::
+
+        ground_truth/MET_database.json                  id, path          (or at the top)
+        ground_truth/testset.json  valset.json          path, and MET_id where it shows an exhibit
+        images/MET/34/0.jpg                             (or MET/ at the top; likewise the next)
+        images/test_met/  test_other/  test_noart/
+    """
+
+    kind: Literal["met"] = "met"
+    origin: ClassVar[str] = "the Met dataset of the Visual Recognition Group of CTU in Prague (CMP)"
+    roles: ClassVar[Roles] = {
+        "train": ("exhibit",),
+        "validation_query": ("validation_query",),
+        "validation_gallery": ("exhibit",),
+        "query": ("query",),
+        "gallery": ("exhibit",),
+        "validation_query_distractor": ("validation_query_distractor",),
+        "query_distractor": ("query_distractor",),
+    }
+
+    def _rows(self) -> Iterator[Row]:
+        lists = {
+            name: self.file(f"ground_truth/{name}.json", f"{name}.json")
+            for name in ("MET_database", "valset", "testset")
+        }
+        images = self.folder("images/MET", "MET").parent
+        for entry in read_entries(lists["MET_database"], "id", "path"):
+            yield Row(entry["path"], str(images / entry["path"]), str(entry["id"]), "exhibit")
+        for name, split in (("valset", "validation_query"), ("testset", "query")):
+            for entry in read_entries(lists[name], "path"):
+                path, exhibit = entry["path"], entry.get("MET_id")
+                label, part = (None, f"{split}_distractor") if exhibit is None else (str(exhibit), split)
+                yield Row(path, str(images / path), label, part, attributes={"origin": path.split("/")[0]})
