@@ -136,6 +136,12 @@ def choose_index(
 
     Raises ValueError for vectors that cannot be indexed, and NothingToScoreError for fewer than 20 queries with
     something to find.
+
+    >>> vectors, keys = np.eye(32, dtype=np.float32), [str(row) for row in range(32)]
+    >>> evidence = Evidence.from_gallery(vectors, np.arange(32) // 2)  # two rows of each class
+    >>> choice = choose_index(vectors, keys, "made by this store", AutoIndexConfig(ms=1000), evidence=evidence)
+    >>> choice.index.config.kind, choice.tried[0].bytes > 4 * 32
+    ('flat', True)
     """
     vectors = check_unit(vectors, "gallery vectors")
     drawn = evidence.drawn(config.queries, config.seed)
