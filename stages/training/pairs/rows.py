@@ -27,17 +27,11 @@ _CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow fro
 
 
 class Sums(NamedTuple):
-    """What one block of rows adds to a loss: the loss is the sum over the S parts of total / count, over all blocks.
+    """What one block of rows adds to a loss: the loss is the sum over the S parts of total / count, over all blocks."""
 
-    Attributes:
-        totals: (S,), differentiable by the block's cosines and the rule's parameters.
-        counts: (S,), constants; a part whose count is 0 is left out.
-        statistics: for the log.
-    """
-
-    totals: Tensor
-    counts: Tensor
-    statistics: PairStatistics
+    totals: Tensor  # (S,), differentiable by the block's cosines and the rule's parameters
+    counts: Tensor  # (S,), constants; a part whose count is 0 is left out
+    statistics: PairStatistics  # for the log
 
 
 class PairRule(nn.Module):
