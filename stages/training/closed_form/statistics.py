@@ -58,7 +58,7 @@ class Classes:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Moments of N rows in C classes, float64, about ``shift``: a row near their mean, so that nothing large cancels."""
+    """Moments of N rows in C classes, float64, about ``shift``, a row near their mean: so nothing large cancels."""
 
     classes: Classes  # which row is of which class
     weights: Tensor  # what a row of each class weighs (C,)
