@@ -1,6 +1,6 @@
 """A threshold of a wanted error rate, which fresh classes keep.
 
-At the (k + 1)-th highest of n similarities k are above, but a fresh one is with probability (k + 1) / (n + 1), more than
+Above the (k + 1)-th highest of n similarities are k, but a fresh one is with probability (k + 1) / (n + 1), more than
 k / n. And queries of one class err together, so with few classes the highest similarities are those of few of them.
 So classes are left out one after another: with errors e_c(t) of m_c trials at threshold t and a level l,
 
@@ -36,7 +36,7 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
     searches = calibration.searches
     if kind == "fmr":
         counts, what = calibration.non_mated, "non-mated comparisons"
-        by_query = searches.num_searched - searches.num_relevant
+        by_query = (searches.num_searched - searches.num_relevant).astype(np.float64)
     else:
         counts, what = np.bincount(bins_of(calibration.first_other), minlength=2 * STEPS + 2), "non-mated searches"
         by_query = np.ones(len(calibration.group))
@@ -46,7 +46,7 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
             f"{kind} = {wanted:g} cannot be calibrated on {total:,} {what}: {_LEAST} errors need at least "
             f"{_LEAST / wanted:,.0f}. Ask for {_LEAST / max(1, total):.2g} or more, or add validation images."
         )
-    trials = np.bincount(calibration.group, by_query)
+    trials: Values = np.bincount(calibration.group, by_query).astype(np.float64)
     # Below the first bin even the errors without one class are too many, whichever it is.
     first = int(np.argmax(at_least(counts) <= wanted * total + (1 - wanted) * trials.max()))
     bins = np.unique([first, *(first + 1 + np.flatnonzero(counts[first:]))])
