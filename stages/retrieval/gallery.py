@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -118,6 +119,20 @@ def choose_gallery_index(
     if folder is not None:
         choice.save(folder, config)
     return choice
+
+
+class Sides(NamedTuple):
+    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
+
+    queries: Records
+    gallery: Records
+    searching: Records
+    searched: Records
+
+    @classmethod
+    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
+        """Raises NothingToScoreError where one side has no row."""
+        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
 
 def _fingerprint(vectors: Features, searched: Records) -> str:
