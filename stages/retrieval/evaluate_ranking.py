@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cache.errors import NothingToScoreError
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import Mask, Rows
-from stages.ranking.tables import Table, unwanted, without
+from stages.ranking.tables import Table, moved_up, unwanted, without
 from stages.ranking.tie_averaging import AVERAGED, tied_order
 from stages.records import Records
 from stages.retrieval.gallery import Sides
@@ -90,7 +90,7 @@ def evaluate_ranking(
             if ties != AVERAGED or known is None:
                 yield Table(block, relevant[:, :depth])
                 continue
-            ranked = _moved(known[rows_of_block], dropped)
+            ranked = moved_up(known[rows_of_block], dropped, -np.inf)
             if beyond == "refuse":
                 _refuse_open_ties(ranked, counts, limits[block], ended, rows_of_block, keys)
             tied = tied_order(ranked, relevant, part.num_relevant[block])
@@ -146,12 +146,6 @@ def _all_there_is(part: QuerySet, block: Rows) -> Rows:
     junk = 0 if part.judged.junk is None else part.judged.junk.counts[block]
     whole: Rows = len(part.gallery) - (part.itself[block] >= 0) - junk
     return whole
-
-
-def _moved(similarity: npt.NDArray[np.float64], dropped: Mask) -> npt.NDArray[np.float64]:
-    """``similarity`` (B, K) with what was ``dropped`` at the end, at -inf."""
-    order = np.argsort(dropped, axis=1, kind="stable")
-    return np.take_along_axis(np.where(dropped, -np.inf, similarity), order, axis=1)
 
 
 def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str], width: int) -> None:

@@ -13,16 +13,10 @@ from stages.ranking.nearest import Rows, Similarity, nearest_rows, similarities
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
-from stages.retrieval.indexes import (
-    AutoIndexConfig,
-    Choice,
-    Evidence,
-    FlatIndexConfig,
-    GalleryIndex,
-    IndexConfig,
-    choose_index,
-)
-from stages.retrieval.indexes.auto import FEWEST_QUERIES
+from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
+from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.indexes.kinds import FlatIndexConfig
+from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.relevance import by_class
 
 
