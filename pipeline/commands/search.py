@@ -11,11 +11,11 @@ import typer
 from cache import parse_source
 from cache.errors import ConfigError, RecordsError
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.commands.threshold import Limit, limit_of
 from pipeline.config import read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
 from pipeline.searcher import Match, Searcher
+from pipeline.thresholds import Limit, limit_of
 from pipeline.vector_choice import choose_vectors
 
 

@@ -30,6 +30,12 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
 
     Raises ValueError where ``wanted`` is no rate, or so small that fewer than ten errors would calibrate it, or that
     classes left out exceed it whatever the threshold: the message says what there is.
+
+    >>> from types import SimpleNamespace
+    >>> searches = SimpleNamespace(num_searched=np.ones(200), num_relevant=np.zeros(200))
+    >>> first_other = np.linspace(0, 0.5, 200)
+    >>> threshold_at("fpir", 0.1, SimpleNamespace(searches=searches, first_other=first_other, group=np.arange(200)))
+    0.45...
     """
     if not 0 < wanted < 1:
         raise ValueError(f"{kind} is a rate between 0 and 1, such as 0.01, got {wanted:g}")

@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pipeline.commands.gallery_sizes import further_distractors
 from pipeline.commands.health import health_of_run
-from pipeline.commands.threshold import kept_decisions
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from pipeline.run import Vectors, remarks, rules_of
 from pipeline.score_rows import ScoreRow
+from pipeline.thresholds import kept_decisions
 from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
 from pipeline.views.report.curves import (
@@ -36,6 +35,7 @@ from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
+from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import Health
 from stages.records import Records
 from stages.retrieval import AttributeMetric
