@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cache import Features, FeatureStore
+from cache.fusion import fuse
 from stages.records import Records
 from stages.training.rows.fusion import FusedFeatures
 
@@ -77,7 +78,7 @@ class MappedTogether:
     def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
         """See :class:`RowSource`."""
         sizes = None if self._sizes is None else self._sizes[places // self._features.views]
-        return self._features.unite([part.take(places) for part in self._parts], sizes)
+        return fuse([part.take(places) for part in self._parts], self._features.dtype, sizes)
 
 
 @dataclass(frozen=True, eq=False)
