@@ -32,7 +32,6 @@ def evaluate_index(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
-    seed: int = 0,
 ) -> Scores:
     """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
 
@@ -53,7 +52,6 @@ def evaluate_index(
         protocol=protocol,
         unanswerable=unanswerable,
         beyond="not_relevant",
-        seed=seed,
     )
 
 
@@ -67,7 +65,6 @@ def evaluate_reranked(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
-    seed: int = 0,
 ) -> Scores:
     """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`."""
     searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
@@ -87,7 +84,6 @@ def evaluate_reranked(
         protocol=protocol,
         unanswerable=unanswerable,
         beyond="not_relevant",
-        seed=seed,
     )
 
 
