@@ -22,7 +22,7 @@ from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
-from stages.training.multilabel.objective import Objective
+from stages.training.multilabel.tasks import Objective
 from stages.training.pairs import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
 from stages.training.rows.prefetch import prefetch

@@ -25,41 +25,23 @@ class Triplets(NamedTuple):
     negative: Tensor
 
 
-class Requested(NamedTuple):
-    """Cosines (T,) of pairs that a loss requested, a leaf that autograd differentiates by."""
-
-    pairs: Pairs
-    cosines: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class Block:
     """Cosines (b, R) of b rows of a batch with R embeddings: those of the batch, then those of the memory.
 
     A pair of one and the same training row, perhaps as it was embedded earlier, is neither positive nor negative.
-
-    Attributes:
-        cosines: (b, R), without gradient, for choosing pairs. A loss is made of :meth:`differentiable` and
-            :attr:`all_cosines`.
-        labels: of the rows, (b,).
-        rows: which training rows they are, (b,).
-        against_labels: of the columns, (R,).
-        against_rows: which training rows those are, (R,).
-        dim: E, the size of the embeddings.
-        seed: of what is drawn for this block.
-        learn: whether gradients are wanted.
     """
 
-    cosines: Tensor
-    labels: Tensor
-    rows: Tensor
-    against_labels: Tensor
-    against_rows: Tensor
-    dim: int
-    seed: int
-    learn: bool = False
-    requested: list[Requested] = field(default_factory=list)
-    """What :meth:`differentiable` returned."""
+    cosines: Tensor  # (b, R), without gradient, for choosing pairs. A loss is made of differentiable() and all_cosines
+    labels: Tensor  # of the rows, (b,)
+    rows: Tensor  # which training rows they are, (b,)
+    against_labels: Tensor  # of the columns, (R,)
+    against_rows: Tensor  # which training rows those are, (R,)
+    dim: int  # E, the size of the embeddings
+    seed: int  # of what is drawn for this block
+    learn: bool = False  # whether gradients are wanted
+    requested: list[tuple[Pairs, Tensor]] = field(default_factory=list)
+    """The pairs of :meth:`differentiable` and what it returned, leaves that autograd differentiates by."""
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -70,11 +52,6 @@ class Block:
     def same_label(self) -> Tensor:
         """(b, R), whether the labels are equal."""
         return self.labels[:, None] == self.against_labels
-
-    @cached_property
-    def is_negative(self) -> Tensor:
-        """(b, R)."""
-        return ~self.same_label
 
     @cached_property
     def is_positive(self) -> Tensor:
@@ -123,7 +100,7 @@ class Block:
     def differentiable(self, row: Tensor, column: Tensor) -> Tensor:
         """The cosines (T,) of pairs, to be differentiated; their rows ascend."""
         cosines = self.cosines_of(row, column).requires_grad_(self.learn)
-        self.requested.append(Requested(Pairs(row, column), cosines))
+        self.requested.append((Pairs(row, column), cosines))
         return cosines
 
     @cached_property
@@ -143,23 +120,14 @@ def place_in_row(row: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """What a loss was made of, summed over blocks and steps.
+    """What a loss was made of, summed over blocks and steps."""
 
-    Attributes:
-        chosen: how many pairs, triplets or rows.
-        zero: how many of them have no loss.
-        positive: the sum of the cosines of the positive pairs that were looked at.
-        positives: how many these are.
-        negative: the sum of the cosines of the negative pairs.
-        negatives: how many these are.
-    """
-
-    chosen: float = 0
-    zero: float = 0
-    positive: float = 0
-    positives: float = 0
-    negative: float = 0
-    negatives: float = 0
+    chosen: float = 0  # how many pairs, triplets or rows
+    zero: float = 0  # how many of them have no loss
+    positive: float = 0  # the sum of the cosines of the positive pairs that were looked at
+    positives: float = 0  # how many these are
+    negative: float = 0  # the sum of the cosines of the negative pairs
+    negatives: float = 0  # how many these are
 
     def __add__(self, other: PairStatistics) -> PairStatistics:
         """Both together."""
