@@ -22,8 +22,8 @@ from cache.errors import ConfigError, PermafrostError
 from pipeline.backbones import find_features
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from pipeline.views.curated import curated_text
 from stages import curation
 from stages.curation.tables import dropped_table, tally, training_table

@@ -9,9 +9,9 @@ import typer
 
 from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset
 from pipeline.extraction import Extracted, Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from stages.records import Records
 
 

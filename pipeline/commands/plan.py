@@ -8,9 +8,9 @@ import typer
 
 from pipeline.commands.options import BatchSize, Device, Json, Quiet, RetryFailed, RunFile, Workers
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.extraction import Hardware, plan_features, planned_lines, planned_text
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 
 
 def plan(

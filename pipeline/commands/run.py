@@ -6,9 +6,10 @@ from pipeline.commands.extract import fail_on_too_many
 from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
 from pipeline.commands.score import print_scores
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.vectors import find_vectors
 
 
 def run(

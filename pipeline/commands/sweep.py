@@ -14,9 +14,9 @@ from cache.lock import writer_lock
 from pipeline.backbones import find_features
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.feature_sets import feature_sets
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, winner_run_file
 from pipeline.views.sweep import csv_text, sweep_page, sweep_rows, sweep_text
 from stages.training.sweep.search_strategy import check_method

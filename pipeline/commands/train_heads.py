@@ -9,9 +9,10 @@ import typer
 
 from pipeline.commands.options import Device, Json, Quiet, RunFile
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
 from pipeline.score_rows import RAW
+from pipeline.vectors import find_vectors
 
 
 def train_heads(
