@@ -15,7 +15,7 @@ from stages.training.pairs.distance import FARTHEST, check_dist
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
 from stages.training.pairs.miners import DistanceWeightedConfig, MinerConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class ProxyConfig(PairLossConfig):
             raise ValueError(f"proxy_rate is a factor on the learning rate, above 0 and finite, got {self.proxy_rate}")
 
 
-class ProxyLoss(PairLoss):
+class _ProxyLoss(PairLoss):
     """A loss whose proxies are parameters: one of PyTorch Metric Learning's, or a module of our own.
 
     Args:
@@ -50,19 +50,16 @@ class ProxyLoss(PairLoss):
         self._proxies, self._view, self._rate = [proxies], view, rate  # in a list: it is the module's parameter
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See :class:`PairLoss`."""
         del rows
         value: Tensor = self.module(embeddings, labels)
         return value
 
     @property
     def prototypes(self) -> Tensor:
-        """See :class:`PairLoss`."""
         return self._view(self._proxies[0])
 
     @property
     def fast(self) -> tuple[list[nn.Parameter], float]:
-        """See :class:`PairLoss`."""
         return self._proxies, self._rate
 
 
@@ -98,7 +95,7 @@ class ProxyAnchorConfig(ProxyConfig):
         loss.get_logits = lambda embeddings: loss.distance(
             embeddings, loss.proxies[:, : embeddings.shape[1]]
         )  # for nested sizes too
-        return ProxyLoss(loss, loss.proxies, lambda proxies: proxies[None], self.proxy_rate)
+        return _ProxyLoss(loss, loss.proxies, lambda proxies: proxies[None], self.proxy_rate)
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class ProxyNcaConfig(ProxyConfig):
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
         """See :class:`PairLossConfig`."""
         softmax: MarginSoftmax = NormFaceConfig(scale=2 * self.scale).build(dim, class_sizes, generator)
-        return ProxyLoss(softmax, softmax.weight, lambda weight: weight[None], self.proxy_rate)
+        return _ProxyLoss(softmax, softmax.weight, lambda weight: weight[None], self.proxy_rate)
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,7 @@ class SoftTripleConfig(ProxyConfig):
             return soft_maximum
 
         loss.get_logits = cosines
-        return ProxyLoss(loss, loss.fc, lambda fc: fc.view(dim, classes, each).permute(2, 1, 0), self.proxy_rate)
+        return _ProxyLoss(loss, loss.fc, lambda fc: fc.view(dim, classes, each).permute(2, 1, 0), self.proxy_rate)
 
 
 def _drawn(fill: Callable[..., Tensor], generator: torch.Generator, **settings: Any) -> Callable[[Tensor], Tensor]:

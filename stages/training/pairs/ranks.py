@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stages.training.pairs.block import Block, statistics_of_all
 from stages.training.pairs.loss import RowWiseConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 _POSITIVES = 8  # about so many a row
 

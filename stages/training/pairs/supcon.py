@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.training.pairs.block import Block, Pairs, statistics_of_all
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 
 @dataclass(frozen=True)

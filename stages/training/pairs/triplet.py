@@ -14,7 +14,7 @@ from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
 from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def all_triplets(block: Block, margin_dist: float) -> Sums:
     count = reach.sum()
     total = _sum(reach.to(near.dtype), distance_of(block.differentiable(row, positive))) - _sum(times, negatives)
     total = total + margin_dist * count
-    every = float((block.is_negative.sum(1)[row]).sum())
+    every = float((~block.same_label).sum(1)[row].sum())
     statistics = statistics_of_all(block, every, every - float(count))
     return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), statistics)
 

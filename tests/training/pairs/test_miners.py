@@ -72,7 +72,7 @@ def test_at_1152_dimensions_in_float32_every_row_with_a_negative_in_reach_gets_o
     block = batch.block()
     block = replace(block, cosines=block.cosines.float())
     row, _, negative = DistanceWeightedConfig().pick(block, 0.2)
-    inside = block.is_negative & ((2 - 2 * block.cosines).sqrt() <= 1.4)
+    inside = ~block.same_label & ((2 - 2 * block.cosines).sqrt() <= 1.4)
     assert 0 < inside.any(1).sum() <= 64
     assert Counter(row.tolist()) == {place: 3 for place in range(64) if inside[place].any()}
     assert inside[row, negative].all()
