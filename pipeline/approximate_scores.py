@@ -49,7 +49,6 @@ def approximate_scores(
         "metrics": metrics,
         "protocol": retrieval.ranked,
         "unanswerable": retrieval.unanswerable,
-        "seed": config.seed,
     }
     queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(retrieval.index, FlatIndexConfig):

@@ -33,7 +33,7 @@ def score_run(
         if usable not in known:
             known[usable] = run_bounds(entry.store, records, config.retrieval, seed=config.seed)
         bounds = known[usable]
-        exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval, seed=config.seed))
+        exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))
         others = approximate_scores(config, records, entry.backbone, entry.head, entry.store, display)
         for head, scores in chain(exact, others):
             scored.append(Scored(entry.backbone, head, entry.store.fingerprint, scores))

@@ -20,9 +20,8 @@ A search of N rows makes N comparisons, so an FMR of 0.001 lets most non-mated s
 say "no match" of a search, choose by FPIR. A non-mated search is made of a query by leaving every row of its class out
 of the gallery.
 
-Queries of one class err together. So intervals draw classes anew, with all their queries, and not queries. Where there
-was no error at all, or nothing else, nothing drawn differs: the end of the interval is then that of as many independent
-trials as there are classes, 1 - 0.025^(1/n), about 3.7 / n (the "rule of 3" for two sides).
+Queries of one class err together, so intervals are over classes (:mod:`stages.ranking.intervals`). Where there was no
+error at all, or nothing else, there are as many independent trials as classes.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError
+from stages.ranking.intervals import ratio, share_interval
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Resampling
 
 Kind = Literal["fmr", "fpir"]
 STEPS = 2**15
@@ -181,14 +180,11 @@ class Decisions:
     errors: dict[str, Values]
     trials: dict[str, Values]
 
-    def rates(self, resampling: Resampling = Resampling(), rows: npt.NDArray[np.int64] | None = None) -> Rates:
+    def rates(self, rows: npt.NDArray[np.int64] | None = None) -> Rates:
         """The rates over all queries, or those at ``rows``; one of which there are no trials is NaN."""
         rows = np.arange(len(self.compared.group)) if rows is None else rows
         group = self.compared.group[rows]
-        rates = {
-            name: _rate(errors[rows], self.trials[name][rows], group, resampling)
-            for name, errors in self.errors.items()
-        }
+        rates = {name: _rate(errors[rows], self.trials[name][rows], group) for name, errors in self.errors.items()}
         searched = self.compared.searches.num_searched[rows]
         return Rates(
             self.threshold,
@@ -234,20 +230,13 @@ def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
     return mated, others
 
 
-def _rate(errors: Values, trials: Values, groups: Rows, resampling: Resampling) -> Rate:
-    """Errors of trials, all queries together; the interval draws groups with replacement."""
-    total = trials.sum()
-    if not total:
+def _rate(errors: Values, trials: Values, classes: Rows) -> Rate:
+    """Errors of trials, all queries together, and its interval over classes."""
+    if not trials.any():
         return Rate(np.nan, np.nan, np.nan, 0)
-    _, numbered = np.unique(groups, return_inverse=True)
-    sums = np.stack([np.bincount(numbered, weights=counted) for counted in (errors, trials)]).astype(np.float64)
-    means = resampling.means(sums, 0)  # (2, resamples), drawn by group
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = means[0] / means[1]
-    value = float(errors.sum() / total)
-    low, high = (float(end[0]) for end in resampling.interval(drawn[np.isfinite(drawn)][None]))
-    certain = ((1 - resampling.confidence) / 2) ** (1 / int((sums[1] > 0).sum()))
-    return Rate(value, certain if value == 1 else low, 1 - certain if value == 0 else high, int(total))
+    known = ratio(errors, trials, classes)
+    low, high = (float(end[0]) for end in share_interval(known))
+    return Rate(float(known.mean[0]), low, high, int(trials.sum()))
 
 
 def _bins(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from stages.ranking.tie_averaging import AVERAGED, tied_order
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, domain_names
+from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, domain_names
 from stages.retrieval.scoring import Scoring, TiePolicy
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
@@ -37,8 +37,6 @@ def evaluate_ranking(
     unanswerable: UnanswerablePolicy = "leave_out",
     beyond: BeyondPolicy = "refuse",
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> Scores:
     """Score the ranking ``rows`` (Q, K): positions in ``gallery``, the best first, one line a query.
 
@@ -58,20 +56,24 @@ def evaluate_ranking(
         ties: as listed (``row``), or the mean over all orders of what ties.
         unanswerable: as in :func:`stages.retrieval.evaluate`.
         beyond: a metric that looks further than a list goes is refused, or the rest is ``not_relevant``.
-        confidence: the share of resampled means between ``low`` and ``high``.
-        resamples: how many times the queries are drawn anew for that.
-        seed: of those draws.
+        confidence: how often ``low`` and ``high`` hold the mean over all classes, seen or not.
 
     Raises:
         ValueError: rows of another shape, no position in the gallery, or listed twice; similarities that do not
             descend; a list too short for a metric; and what :func:`stages.retrieval.evaluate` refuses.
         RecordsError: as there.
         NothingToScoreError: as there.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> rows = np.array([[1, 2, 4], [0, 4, 2]])  # made by any program
+    >>> scores = evaluate_ranking(rows, queries=IMAGES.take([0, 1]), gallery=IMAGES, metrics=["precision@3"])
+    >>> scores.per_query["precision@3"].round(3).tolist()
+    [0.667, 0.667]
     """
     if not isinstance(protocol, RankedConfig):
         raise ValueError(f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()")
     rules = protocol.rules()
-    scoring = Scoring.of(metrics, rules, ties, unanswerable, Resampling(confidence, resamples, seed))
+    scoring = Scoring.of(metrics, rules, ties, unanswerable, confidence)
     check_choice("beyond", beyond, get_args(BeyondPolicy))
     if ties == AVERAGED and similarity is None:
         raise ValueError('ties = "expected" needs the similarity of each row: the order alone does not say what ties')

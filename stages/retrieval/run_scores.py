@@ -22,7 +22,7 @@ from stages.retrieval.attributes import AttributeMetric, evaluate_attributes, ev
 from stages.retrieval.evaluate import evaluate
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
-from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy
+from stages.retrieval.scores import Scores, UnanswerablePolicy
 from stages.retrieval.scoring import TiePolicy
 
 USUAL = "usual"
@@ -91,14 +91,7 @@ class ScoringConfig(Settings):
         return ByLabelConfig() if isinstance(self.protocol, (MetConfig, SmallDataConfig)) else self.protocol
 
 
-def score(
-    vectors: Features,
-    records: Records,
-    config: ScoringConfig,
-    *,
-    resamples: int = Resampling.resamples,
-    seed: int = 0,
-) -> Iterator[Scores]:
+def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
     """The scores of ``vectors`` by label, by attributes and by the legacy measure, of those that ``config`` names."""
     queries, gallery = records.split("query"), records.split("gallery")
     if config.by_label:
@@ -115,8 +108,6 @@ def score(
             ),
             ties=config.ties,
             unanswerable=config.unanswerable,
-            resamples=resamples,
-            seed=seed,
         )
     if config.graded:
         yield evaluate_attributes(
@@ -126,8 +117,6 @@ def score(
             metrics=config.graded,
             similar=config.similar,
             unanswerable=config.unanswerable,
-            resamples=resamples,
-            seed=seed,
         )
     if config.legacy:
         if queries.keys != gallery.keys:
@@ -135,6 +124,4 @@ def score(
                 f"{config.legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same "
                 "splits"
             )
-        yield evaluate_legacy(
-            vectors, queries, metrics=config.legacy, similar=config.similar, resamples=resamples, seed=seed
-        )
+        yield evaluate_legacy(vectors, queries, metrics=config.legacy, similar=config.similar)

@@ -16,7 +16,7 @@ from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.records import Records
 from stages.retrieval.protocols.rules import Rules
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, check_choice, gather, to_score
+from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, gather, to_score
 
 TiePolicy: TypeAlias = Literal["row", "expected"]
 """Equal similarities: in the order of the gallery, or the mean over all of their orders."""
@@ -33,7 +33,7 @@ class Scoring:
     rules: Rules
     ties: TiePolicy
     unanswerable: UnanswerablePolicy
-    resampling: Resampling
+    confidence: float
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class Scoring:
         rules: Rules,
         ties: TiePolicy,
         unanswerable: UnanswerablePolicy,
-        resampling: Resampling,
+        confidence: float,
     ) -> Scoring:
         """By the names of the metrics, or those of the rules. Raises ValueError for what is unknown."""
         names = rules.metrics if metrics is None else metrics
@@ -53,7 +53,7 @@ class Scoring:
         if ties == AVERAGED:
             for metric in wanted:
                 check_averaged(metric)
-        return cls(wanted, rules, ties, unanswerable, resampling)
+        return cls(wanted, rules, ties, unanswerable, confidence)
 
     def depth(self, num_relevant: Rows, gallery: int) -> Rows:
         """How many ranks the metrics look at for queries of so many relevant rows (Q,)."""
@@ -93,7 +93,7 @@ class Scoring:
             searched=searched,
             scored=scored,
             unanswerable=~answerable,
-            resampling=self.resampling,
+            confidence=self.confidence,
             groups=self.rules.groups,
             sizes={name: size for name, size in sizes.items() if name is not None} if len(sets) > 1 else None,
         )
