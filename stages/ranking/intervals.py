@@ -109,8 +109,6 @@ def share_interval(known: Estimate, confidence: float = 0.95) -> tuple[Values, V
     >>> round(float(low[0]), 2), float(high[0])
     (0.82, 1.0)
     """
-    from scipy.special import stdtr  # takes a third of a second to import
-
     t = _quantile(known, confidence)
     spread = known.mean * (1 - known.mean)
     with np.errstate(invalid="ignore", divide="ignore"):
