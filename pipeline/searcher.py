@@ -31,8 +31,8 @@ from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, Stal
 from cache.fingerprint import JSON
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
-from pipeline.backbones import find_features
 from pipeline.config import RunConfig
+from pipeline.features import find_features
 from pipeline.heads import head_folder
 from pipeline.progress import Display
 from pipeline.vectors import Vectors

@@ -28,10 +28,9 @@ import torch
 from cache import fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
 from pipeline.dataset import read_dataset
-from pipeline.feature_sets import FeatureSet, feature_sets
+from pipeline.features import FeatureSet, feature_sets
 from pipeline.heads import training_arguments
 from pipeline.progress import Display
 from pipeline.score_rows import RAW
@@ -155,8 +154,7 @@ def open_grid(run_file: Path, display: Display) -> SeedGrid:
     """The records of ``run_file``, and its features as they were extracted."""
     config = read_config(run_file)
     records = read_dataset(config, display)
-    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
-    return SeedGrid(config, records, {part.name: part for part in feature_sets(stores, config.heads)})
+    return SeedGrid(config, records, {part.name: part for part in feature_sets(config, records, display)})
 
 
 def score_cells(

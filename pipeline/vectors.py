@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from cache import Features, FeatureStore
 from cache.errors import ConfigError
-from pipeline.backbones import find_features
 from pipeline.config import RunConfig
-from pipeline.feature_sets import feature_sets
+from pipeline.features import feature_sets
 from pipeline.heads import find_head
 from pipeline.progress import Display
 from pipeline.score_rows import RAW
@@ -47,8 +46,7 @@ def find_vectors(
     written as events too. Heads that cannot be trained on ``device`` are trained on the CPU.
     """
     vectors = []
-    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
-    for backbone, features, heads, raw in feature_sets(stores, config.heads):
+    for backbone, features, heads, raw in feature_sets(config, records, display):
         if raw:
             vectors.append(Vectors(backbone, RAW, features, features))
         for wanted in heads:
