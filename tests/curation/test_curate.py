@@ -307,7 +307,7 @@ def test_what_cannot_be_curated_is_refused_with_the_reason() -> None:
         curate(shoes, CurateConfig(domains=("shoe",)))
     with pytest.raises(RecordsError, match=r"curate\.classes_per_domain: .* has no domain 'cars'.*It has: shoes"):
         curate(shoes, CurateConfig(classes_per_domain={"cars": 3}))
-    with pytest.raises(RecordsError, match="the training set has no domain 'shoes'. It has: none"):
+    with pytest.raises(RecordsError, match=r"the training set has no domain 'shoes'\. It has: none"):
         curate(make(trained({"a": 3})), CurateConfig(domains=("shoes",)))
 
 
