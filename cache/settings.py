@@ -10,9 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from cache.fingerprint import JSON
+
+
+class Settings:
+    """A configuration read from a file: an unknown key is an error."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
 def changed_settings(config: Any) -> dict[str, JSON]:  # any frozen dataclass

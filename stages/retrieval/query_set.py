@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,8 +38,10 @@ class QuerySet:
     gallery_rows: Rows
 
     @classmethod
-    def of(cls, queries: Records, gallery: Records) -> QuerySet:
-        """By label, within the domain. Raises RecordsError where two gallery records have one key.
+    def of(
+        cls, queries: Records, gallery: Records, judge: Callable[[Records, Records], Judgement] = same_class
+    ) -> QuerySet:
+        """By label, within the domain, or as ``judge`` says. Raises RecordsError for a gallery key that is there twice.
 
         >>> import pyarrow as pa
         >>> columns = {"key": ["a", "b", "c"], "label": ["x", "x", "y"], "domain": pa.nulls(3, pa.string())}
@@ -46,28 +49,21 @@ class QuerySet:
         >>> QuerySet.of(records, records).num_relevant.tolist()
         [1, 1, 0]
         """
-        everything = np.arange(len(queries)), np.arange(len(gallery))
-        itself = own_rows(queries.keys, gallery.keys)
-        return cls(queries, gallery, same_class(queries, gallery), itself, *everything)
+        itself, everything = own_rows(queries.keys, gallery.keys), (np.arange(len(queries)), np.arange(len(gallery)))
+        return cls(queries, gallery, judge(queries, gallery), itself, *everything)
 
     @classmethod
     def by_rules(cls, rules: Rules, queries: Records, gallery: Records) -> list[QuerySet]:
         """By the rules of a protocol: one for a merged gallery, or one for each domain that is searched by itself."""
         if rules.searched == "merged":
-            return [cls._judged(rules, queries, gallery, np.arange(len(queries)), np.arange(len(gallery)))]
+            return [cls.of(queries, gallery, rules.judge)]
         of_queries, of_gallery = (np.array(records.domains, dtype=object) for records in (queries, gallery))
         sets = []
         for domain in dict.fromkeys(queries.domains):
-            rows = np.flatnonzero(of_queries == domain), np.flatnonzero(of_gallery == domain)
-            sets.append(cls._judged(rules, queries.take(rows[0]), gallery.take(rows[1]), *rows))
+            own, searched = np.flatnonzero(of_queries == domain), np.flatnonzero(of_gallery == domain)
+            part = cls.of(queries.take(own), gallery.take(searched), rules.judge)
+            sets.append(replace(part, query_rows=own, gallery_rows=searched))
         return sets
-
-    @classmethod
-    def _judged(
-        cls, rules: Rules, queries: Records, gallery: Records, query_rows: Rows, gallery_rows: Rows
-    ) -> QuerySet:
-        judged, itself = rules.judge(queries, gallery), own_rows(queries.keys, gallery.keys)
-        return cls(queries, gallery, judged, itself, query_rows, gallery_rows)
 
     @classmethod
     def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> QuerySet:
@@ -93,13 +89,12 @@ class QuerySet:
 
     def take(self, rows: Rows) -> QuerySet:
         """The queries at ``rows`` (n,), the gallery as it is."""
-        return QuerySet(
-            self.queries.take(rows),
-            self.gallery,
-            self.judged.take(rows),
-            self.itself[rows],
-            self.query_rows[rows],
-            self.gallery_rows,
+        return replace(
+            self,
+            queries=self.queries.take(rows),
+            judged=self.judged.take(rows),
+            itself=self.itself[rows],
+            query_rows=self.query_rows[rows],
         )
 
     def answerable(self) -> QuerySet:

@@ -28,7 +28,7 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
 from stages.retrieval.gallery import with_row
-from stages.retrieval.protocols.recognition import MetConfig
+from stages.retrieval.protocols.kinds import MetConfig
 from stages.retrieval.relevance import by_class
 from stages.retrieval.scores import Resampling, Scores, gather
 

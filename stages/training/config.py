@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
 
@@ -35,8 +35,6 @@ class TrainingConfig:
         experts: where a gate can route images by domain, a head for each domain, trained on it alone
             (:mod:`stages.training.experts`).
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     epochs: int = 10
     batch_size: int = 128

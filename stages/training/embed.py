@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cache import Failure, Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
+from cache import Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import store_identity
 from stages.training.head import Head
@@ -57,7 +57,7 @@ def embed(
     embeddings = FeatureStore.open(
         path,
         name or f"{features.name}-{head.config.kind}{head.dim}",
-        Identity({"head": head.fingerprint, "features": features.fingerprint}),
+        _identity(head, features),
         dim=head.dim,
         dtype="float32",
         provenance=provenance,
@@ -82,14 +82,18 @@ def stored_embeddings(
 
     The store below ``path`` where it has a row for each of ``digests``; otherwise embeddings computed as they are read.
     """
-    identity = Identity({"head": head.fingerprint, "features": features.fingerprint})
+    identity, remedy = _identity(head, features), "It is read-only here."
     try:
-        store = FeatureStore.find(path, name, identity, dim=head.dim, dtype="float32", remedy="It is read-only here.")
+        store = FeatureStore.find(path, name, identity, dim=head.dim, dtype="float32", remedy=remedy)
     except (MissingRowsError, StaleStoreError):
         return Embedded(head, features)
     good, failed = _by_outcome(features, digests)
     complete = not (store.missing(good, retry_failed=True) or store.absent([*failed]))
     return store if complete else Embedded(head, features)
+
+
+def _identity(head: Head, features: Features) -> Identity:
+    return Identity({"head": head.fingerprint, "features": features.fingerprint})
 
 
 def _by_outcome(features: Features, digests: Sequence[bytes] | None) -> tuple[Sequence[bytes], dict[bytes, RowOutcome]]:
@@ -104,58 +108,19 @@ def _by_outcome(features: Features, digests: Sequence[bytes] | None) -> tuple[Se
 
 
 class Embedded:
-    """The embeddings (rows, E), float32 and of unit length, of ``features``: reads like a store, and keeps nothing."""
+    """The embeddings (rows, E), float32 and of unit length, of ``features``: reads like a store, and keeps nothing.
+
+    Its identity is that of the store that :func:`embed` would fill; an image without a feature has no embedding.
+    """
 
     def __init__(self, head: Head, features: Features) -> None:
         self._head, self._features = head, features
-        self.views = 1
-
-    @property
-    def name(self) -> str:
-        """The name of the features, the kind of the head, and E."""
-        return f"{self._features.name}-{self._head.config.kind}{self.dim}"
-
-    @property
-    def path(self) -> Path:
-        """The path of the features, for messages."""
-        return self._features.path
-
-    @property
-    def identity(self) -> Identity:
-        """That of the store that :func:`stages.training.embed` would fill."""
-        identity = Identity({"head": self._head.fingerprint, "features": self._features.fingerprint})
-        return store_identity(identity, self.dim, str(self.dtype))
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the identity, 64 hexadecimal digits."""
-        return self.identity.fingerprint
-
-    @property
-    def dim(self) -> int:
-        """E."""
-        return self._head.dim
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """float32."""
-        return np.dtype(np.float32)
-
-    def digests(self) -> list[bytes]:
-        """The digest of every image with a feature, each once."""
-        return self._features.digests()
-
-    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-        """True where ``digests`` (n,) has a feature."""
-        return self._features.usable(digests)
-
-    def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
-        """The images without a feature among ``digests`` (by default all), each once."""
-        return self._features.failures(digests)
-
-    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
-        """Those of ``digests`` that have no row of any kind, each once."""
-        return self._features.absent(digests)
+        self.name, self.path = f"{features.name}-{head.config.kind}{head.dim}", features.path
+        self.dim, self.dtype, self.views = head.dim, np.dtype(np.float32), 1
+        self.identity = store_identity(_identity(head, features), head.dim, "float32")
+        self.fingerprint = self.identity.fingerprint
+        self.digests, self.usable = features.digests, features.usable
+        self.failures, self.absent = features.failures, features.absent
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The embeddings (n, E) of ``digests`` (n,)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.records import Records
 from stages.training.closed_form import RidgeHeadConfig
 from stages.training.heads.experts import Gate, expert_dim
-from stages.training.heads.inputs import InputsConfig
+from stages.training.heads.inputs import InputsConfig, in_blocks
 from stages.training.rows import LabelledRows
 from stages.training.rows.held_out import HOLDABLE, held_out
 from stages.training.training_inputs import TrainingInputs
@@ -55,7 +55,7 @@ def split(inputs: TrainingInputs) -> Split | str:
     assert held is not None  # every domain has classes enough
     test = torch.from_numpy(held)
     gate = _fit(features[~test], domain_of_row[~test], rows.blocks, inputs.seed)
-    misrouted = float((_domains(gate, features[test]) != domain_of_row[test]).double().mean())
+    misrouted = float((in_blocks(gate.domains, features[test]) != domain_of_row[test]).double().mean())
     if misrouted > MISROUTED:
         return f"a gate misroutes {misrouted:.1%} of images of held-out classes, more than {MISROUTED:.0%}"
     gate = _fit(features, domain_of_row, rows.blocks, inputs.seed)
@@ -67,15 +67,9 @@ def _fit(features: Tensor, domains: Tensor, blocks: tuple[int, ...], seed: int) 
     count = int(domains.max()) + 1
     config = RidgeHeadConfig(dim=count - 1, inputs=_INPUTS)
     head = config.fit(features, domains, torch.zeros_like(domains), blocks, seed)
-    with torch.inference_mode():
-        predicted = torch.cat([head.project(block) for block in torch.split(features, 8192)])
+    predicted = in_blocks(head.project, features)
     means = torch.stack([predicted[domains == number].mean(0) for number in range(count)])
     return Gate(head.inputs, head.weight.detach(), head.bias.detach(), means)
-
-
-def _domains(gate: Gate, features: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([gate.domains(block) for block in torch.split(features, 8192)])
 
 
 def _part(inputs: TrainingInputs, name: str, dim: int) -> TrainingInputs:

@@ -15,15 +15,14 @@ from torch import Tensor
 
 from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
-from stages.records import Records
 from stages.training.head import EpochLog
-from stages.training.heads.inputs import by_blocks
+from stages.training.heads.inputs import in_blocks
 from stages.training.heads.linear import LinearHead
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.random_state import RandomState
 from stages.training.multilabel import MultilabelHeadConfig
-from stages.training.multilabel.objective import Objective
+from stages.training.multilabel.tasks import Objective
 from stages.training.pairs import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
 from stages.training.rows.prefetch import prefetch
@@ -63,6 +62,8 @@ class Batch(NamedTuple):
 class TrainingJob:
     """One head to train: on which rows, from which start, for how long.
 
+    The start is computed on the CPU, the steps on ``inputs.device``, and the trained network returns to the CPU.
+
     Attributes:
         inputs: the settings, and what else the head follows from.
         rows: what it is trained on.
@@ -71,9 +72,7 @@ class TrainingJob:
         phase: ``choose`` finds the best epoch, ``train`` makes the head.
         member: the number of the head in a soup, from 1.
         validation: what an epoch is scored by.
-        device: what the steps are computed on. The start is computed on the CPU, and the trained network returns there.
         domain_weights: the shares of the domains in each epoch, where they are repeated rather than moved.
-        records: those of ``rows``, for a head that learns more of them than labels.
     """
 
     inputs: TrainingInputs
@@ -83,9 +82,7 @@ class TrainingJob:
     phase: Phase = "train"
     member: int = 1
     validation: ValidationSet | None = None
-    device: torch.device = CPU
     domain_weights: Sequence[dict[str, float] | None] = ()
-    records: Records | None = None
 
 
 def train(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:
@@ -125,12 +122,13 @@ class _Run:
         self._source: RowSource = rows.source
         self._map: Callable[[Tensor, torch.Generator], Tensor] = self.network.project
         if isinstance(rows.source, InMemory) and rows.source.features.size * 4 <= _PREPARED_BYTES:
-            self._source, self._map = self._prepared(rows.source), self.network.transform
+            prepared = in_blocks(self.network.inputs, torch.from_numpy(rows.source.features))
+            self._source, self._map = InMemory(prepared.numpy()), self.network.transform
         # What is random so far is drawn on the CPU: a head has the same start on every device.
-        self.network.to(job.device)
-        self.loss.to(job.device)
+        self.network.to(inputs.device)
+        self.loss.to(inputs.device)
         self._optimizer = recipe.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = _generator_on(job.device, member_seed(inputs.seed, job.member))
+        self._dropout = _generator_on(inputs.device, member_seed(inputs.seed, job.member))
         self._average = WeightAverage(self.network, recipe.training.ema, recipe.training.soup_epochs)
         self._sizes = (*getattr(recipe.head, "nested", ()), recipe.head.dim or self.network.dim)
         self._sampler = build_sampler(
@@ -155,7 +153,11 @@ class _Run:
         score = self._validated(weights)
         seconds, job = time.perf_counter() - started, self.job
         entry = EpochLog(job.phase, number + 1, loss, rate, score, seconds, job.member, shares)
-        self.log.append(self._with_pair_statistics(entry))
+        if isinstance(self.loss, PairLoss):
+            taken = self.loss.take_statistics()
+            pairs = taken.chosen / self._sampler.steps if taken.chosen else None
+            entry = replace(entry, pairs=pairs, zero_share=taken.zero_share, hardness=taken.hardness)
+        self.log.append(entry)
         if score is None or best_epoch(self.log) == number + 1:
             self.best = weights
 
@@ -200,7 +202,7 @@ class _Run:
         total, visited, rate = 0.0, 0, 0.0
         prefetched = zip(prefetch(self._source, rows.labels, batches, places), batches, strict=True)
         for step, ((features, labels), records) in enumerate(prefetched, number * steps):
-            batch = Batch(*(part.to(self.job.device) for part in (features, labels, torch.from_numpy(records))))
+            batch = Batch(*(part.to(self.job.inputs.device) for part in (features, labels, torch.from_numpy(records))))
             rate = optimizer.learning_rate(step, steps, epochs)
             self.loss.at(step / last)
             total += self._finite(self._step(batch, rate), number + 1) * len(records)
@@ -211,22 +213,18 @@ class _Run:
         """The score of the network with ``weights``; it then has its own again."""
         if (validation := self.job.validation) is None:
             return None
-        own = (
-            {} if self._average.is_plain else {name: value.clone() for name, value in self.network.state_dict().items()}
-        )
-        if own:
-            self.network.load_state_dict(weights)
+        own = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
         score = validation.score(self._embed)
         if isinstance(self._sampler, DomainWeighted):
             scores = validation.by_domain(self._embed)
             self._sampler.move(np.array([1 - scores.get(name, 1.0) for name in self.job.rows.domain_names]))
-        if own:
-            self.network.load_state_dict(own)
+        self.network.load_state_dict(own)
         return score
 
     def _embed(self, features: Tensor) -> Tensor:
         """Embeddings (n, E) of ``features`` (n, D), both on the CPU."""
-        embeddings: Tensor = self.network(features.to(self.job.device))
+        embeddings: Tensor = self.network(features.to(self.job.inputs.device))
         return embeddings.to(CPU)
 
     def _step(self, batch: Batch, rate: float) -> float:
@@ -271,12 +269,6 @@ class _Run:
         memory = [*self.network.buffers(), *self.loss.buffers()]
         return sam_gradient(value, self._optimizer.zero_grad, dense, memory, rho)
 
-    def _prepared(self, source: InMemory) -> InMemory:
-        """All rows after the steps before the map, float32."""
-        with torch.inference_mode():
-            blocks = [self.network.inputs(block).numpy() for block in by_blocks(torch.from_numpy(source.features))]
-        return InMemory(np.concatenate(blocks))
-
     def _repeat_domain_weights(self, number: int) -> dict[str, float] | None:
         """The shares of the domains in epoch ``number``, where the sampling has them."""
         if not isinstance(self._sampler, DomainWeighted):
@@ -286,24 +278,15 @@ class _Run:
             self._sampler.shares = np.array([given[name] for name in names])
         return dict(zip(names, self._sampler.shares.tolist(), strict=True))
 
-    def _with_pair_statistics(self, entry: EpochLog) -> EpochLog:
-        """``entry`` with the statistics of a pair loss over the epoch."""
-        if not isinstance(self.loss, PairLoss):
-            return entry
-        statistics = self.loss.take_statistics()
-        pairs = statistics.chosen / self._sampler.steps if statistics.chosen else None
-        return replace(entry, pairs=pairs, zero_share=statistics.zero_share, hardness=statistics.hardness)
-
     def _finite(self, loss: float, epoch: int) -> float:
-        recipe = self.job.inputs.recipe
-        if not math.isfinite(loss):
-            scale = getattr(recipe.loss, "scale", None)
-            or_scale = "" if scale is None else f" or loss.scale ({scale})"
-            raise DivergedError(
-                f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({recipe.optimizer.lr:g}){or_scale}"
-                f", or lengthen the warm-up ({recipe.optimizer.warmup_epochs:g} epochs)."
-            )
-        return loss
+        if math.isfinite(loss):
+            return loss
+        optimizer, scale = self.job.inputs.recipe.optimizer, getattr(self.job.inputs.recipe.loss, "scale", None)
+        or_scale = "" if scale is None else f" or loss.scale ({scale})"
+        raise DivergedError(
+            f"the loss became {loss} in epoch {epoch}. Lower optimizer.lr ({optimizer.lr:g}){or_scale}"
+            f", or lengthen the warm-up ({optimizer.warmup_epochs:g} epochs)."
+        )
 
 
 def _build_loss(
@@ -316,9 +299,8 @@ def _build_loss(
         loss = recipe.loss.build(dim, torch.from_numpy(np.bincount(labels)), generator)
     if targets is not None:
         assert isinstance(recipe.head, MultilabelHeadConfig)
-        assert job.records is not None
         assert not isinstance(loss, PairLoss)  # refused with the settings
-        return targets.build(recipe.head, dim, job.records, loss, torch.from_numpy(labels), generator)
+        return targets.build(recipe.head, dim, job.rows.records, loss, torch.from_numpy(labels), generator)
     assert loss is not None
     return loss
 

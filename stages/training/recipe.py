@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import reduce
+from operator import getitem
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -18,6 +20,7 @@ from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses import MarginLosses
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.pairs import PairLossConfig, PairLosses
+from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig
 from stages.training.weights.optimizer import OptimizerConfig
 
 KINDS = ("kind", "loss.kind", "start.kind")
@@ -86,6 +89,14 @@ class HeadRecipe:
         """The kind of the loss, or of the closed form where there is no loss."""
         return self.loss.kind if self.loss is not None else self.head.kind
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """That of ``training``, or what suits the loss where it says ``by_loss``."""
+        if not isinstance(self.training.sampling, ByLossConfig):
+            return self.training.sampling
+        of_pairs = isinstance(self.loss, PairLossConfig) and self.loss.of_pairs
+        return ClassesByImagesConfig() if of_pairs else ShuffledConfig()
+
     def dotted_keys(self) -> tuple[str, ...]:
         """Every dotted key of a recipe with this kind of head and this loss."""
         parts = {part: getattr(self, part) for part in _PARTS}
@@ -94,12 +105,9 @@ class HeadRecipe:
 
     def value(self, key: str) -> Any:
         """The value of a dotted key. Raises KeyError for an unknown key."""
-        value: Any = self
-        for name in _path(key):
-            if name not in {field.name for field in fields(value)}:
-                raise KeyError(key)
-            value = getattr(value, name)
-        return value
+        if key not in self.dotted_keys():
+            raise KeyError(key)
+        return reduce(getattr, _path(key), self)
 
     def with_settings(self, settings: Settings) -> HeadRecipe:
         """This recipe with other ``settings``, by dotted key; a table replaces a whole part, ``inputs`` or ``start``.
@@ -111,24 +119,17 @@ class HeadRecipe:
         Raises ConfigError for an unknown key, with the nearest, and for a value that the key cannot have.
         """
         recipe = self._with_kinds({key: settings[key] for key in KINDS if key in settings})
-        recipe.check_keys(settings)
+        known = recipe.dotted_keys()
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
         described = asdict(recipe)
         settings = {**settings, **recipe._dependent(settings)}
         for key, value in settings.items():
             *path, last = _path(key)
-            table = described
-            for name in path:
-                table = table[name]
-            table[last] = value
+            reduce(getitem, path, described)[last] = value
         changed: HeadRecipe = _validated(HeadRecipe, described, settings)
         return changed
-
-    def check_keys(self, keys: Settings) -> None:
-        """Raise ConfigError for the first of ``keys`` that is not one of :meth:`dotted_keys`."""
-        known = self.dotted_keys()
-        for key in keys:
-            if key not in known:
-                raise ConfigError(f"{key}: unknown key{nearest_key(key, known)}")
 
     def _dependent(self, settings: Settings) -> Settings:
         """The settings that change with ``settings`` and are not among them."""
@@ -143,17 +144,12 @@ class HeadRecipe:
         return dependent
 
     def _with_kinds(self, kinds: Settings) -> HeadRecipe:
-        parts = {
-            "kind": (HeadConfig, self.head),
-            "loss.kind": (LossConfig, self.loss),
-            "start.kind": (Start, self.start),
-        }
-        head, loss, start = (
-            _recast(union, config, kinds[key], key) if key in kinds else config
-            for key, (union, config) in parts.items()
-        )
-        described = {"head": head, "loss": loss, "start": start, "optimizer": self.optimizer, "training": self.training}
-        recast: HeadRecipe = _validated(HeadRecipe, described, kinds)
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        unions = {"kind": ("head", HeadConfig), "loss.kind": ("loss", LossConfig), "start.kind": ("start", Start)}
+        for key, kind in kinds.items():
+            part, union = unions[key]
+            parts[part] = _recast(union, parts[part], kind, key)
+        recast: HeadRecipe = _validated(HeadRecipe, parts, kinds)
         return recast
 
     def _check_start(self, start: ClosedFormConfig) -> None:
@@ -226,16 +222,10 @@ def _recast(union: Any, config: Any, kind: object, key: str) -> Any:
     new = _validated(union, {"kind": kind}, {key: kind})
     if config is None:
         return new
-    default = type(config)()
-    shared = {field.name: getattr(config, field.name) for field in fields(new) if hasattr(config, field.name)}
-    changed = {
-        name: _plain(value) for name, value in shared.items() if value != getattr(default, name) and name != "kind"
-    }
+    default, described = type(config)(), asdict(config)
+    shared = {*described} & {field.name for field in fields(new)} - {"kind"}
+    changed = {name: described[name] for name in shared if getattr(config, name) != getattr(default, name)}
     return _validated(union, asdict(new) | changed, {key: kind})
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _validated(kind: Any, described: Mapping[str, Any], settings: Settings) -> Any:

@@ -32,7 +32,6 @@ def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
     except ImportError:
         raise MissingExtraError("tensorboard", "tensorboard") from None
     make: Any = SummaryWriter  # its library has no types
-    writer = make(str(folder))
 
     def write(epoch: EpochLog) -> None:
         phase = epoch.phase if epoch.member == 1 else f"{epoch.phase} {epoch.member}"
@@ -45,7 +44,5 @@ def epoch_events(folder: Path | None) -> Iterator[Callable[[EpochLog], None]]:
                 writer.add_scalar(f"{phase}/{name}", number, epoch.epoch)
         writer.flush()
 
-    try:
+    with make(str(folder)) as writer:
         yield write
-    finally:
-        writer.close()

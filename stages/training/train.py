@@ -247,7 +247,7 @@ def _job(inputs: TrainingInputs, records: Records, epochs: int, validation: Vali
     if inputs.closed_form is not None:
         labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
         fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
-    return TrainingJob(inputs, rows, fitted, epochs, validation=validation, device=inputs.device, records=records)
+    return TrainingJob(inputs, rows, fitted, epochs, validation=validation)
 
 
 def _soup(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:

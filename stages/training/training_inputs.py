@@ -23,7 +23,7 @@ from stages.training.pairs import PairLossConfig
 from stages.training.recipe import HeadRecipe
 from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import LARGE_BYTES, rows_digest
-from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, DomainWeightsConfig
+from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
 from stages.training.rows.validation import validation_digest
 from stages.training.weights.optimizer import OptimizerConfig
 
@@ -102,7 +102,7 @@ def prepare(
     """Check what :func:`stages.training.train_head` is given. Raises as it does."""
     if seed < 0:
         raise ValueError(f"seed is at least 0, got {seed}")
-    recipe = _with_sampling(recipe)
+    recipe = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
     check_labels(records)
     extracted = records.take(records.rows_in(features))
     used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
@@ -114,20 +114,17 @@ def prepare(
             known = {*used.classes}
             seen = [name in known for name in validation[0].classes]
             closed_form = replace(closed_form, over="rows" if 2 * sum(seen) > len(seen) else "classes")
-    _check_classes(recipe, records, extracted, used)
+    failed, small, classes = len(records) - len(extracted), len(extracted) - len(used), len({*used.classes})
+    if classes < 2:
+        raise RecordsError(
+            f"a head learns to separate classes and needs two; of {len(records):,} training records {failed:,} have no "
+            f"feature, {small:,} are in classes of fewer than {recipe.training.minimum_class_size}, and the rest has "
+            f"{classes} class(es)"
+        )
     _check_domains(recipe, used)
     _check_pairs(recipe, used)
-    return TrainingInputs(
-        features,
-        used,
-        validation,
-        recipe,
-        closed_form,
-        seed,
-        failed=len(records) - len(extracted),
-        small=len(extracted) - len(used),
-        attribute_targets=read_attribute_targets(recipe.head, used),
-    )
+    targets = read_attribute_targets(recipe.head, used)
+    return TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
 
 
 def check_labels(records: Records) -> None:
@@ -144,25 +141,6 @@ def check_device(recipe: HeadRecipe, device: torch.device) -> None:
         what = f"a {recipe.head.kind} head" if not on_pairs else f"the loss {recipe.method}"
         raise ValueError(
             f"{what} is trained on the CPU, and margin losses alone on {device.type}: leave device out, or take one"
-        )
-
-
-def _with_sampling(recipe: HeadRecipe) -> HeadRecipe:
-    """``recipe`` with the sampling that suits its loss, where that is to choose."""
-    loss, sampling = recipe.loss, recipe.training.sampling
-    if not isinstance(sampling, ByLossConfig):
-        return recipe
-    sampling = sampling.chosen(of_pairs=isinstance(loss, PairLossConfig) and loss.of_pairs)
-    return replace(recipe, training=replace(recipe.training, sampling=sampling))
-
-
-def _check_classes(recipe: HeadRecipe, records: Records, extracted: Records, used: Records) -> None:
-    classes = len(set(used.classes))
-    if classes < 2:
-        raise RecordsError(
-            f"a head learns to separate classes and needs two; of {len(records):,} training records "
-            f"{len(records) - len(extracted):,} have no feature, {len(extracted) - len(used):,} are in classes of "
-            f"fewer than {recipe.training.minimum_class_size}, and the rest has {classes} class(es)"
         )
 
 

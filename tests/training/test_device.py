@@ -52,9 +52,9 @@ def test_a_gradient_mixes_no_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: HeadConfig, loss: LossConfig
 ) -> None:
     features, records = toy(tmp_path, classes_of(6, 4))
-    inputs = prepare(features, records, HeadRecipe(replace(head, dim=4), loss, training=SHORT))
+    inputs = replace(prepare(features, records, HeadRecipe(replace(head, dim=4), loss, training=SHORT)), device=CARD)
     monkeypatch.setattr(loop, "_generator_on", lambda *_: None)  # there is none on meta: nothing is dropped
-    run = loop._Run(TrainingJob(inputs, LabelledRows.of(features, records), None, 1, device=CARD))
+    run = loop._Run(TrainingJob(inputs, LabelledRows.of(features, records), None, 1))
     batch = Batch(
         torch.empty(8, features.dim, device=CARD),
         torch.empty(8, dtype=torch.int64, device=CARD),

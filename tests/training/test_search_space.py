@@ -7,7 +7,7 @@ import pytest
 from cache.errors import ConfigError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.sweep.search_space import Choices, Range, families
+from stages.training.sweep.search_space import Range, families
 
 BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 
@@ -15,7 +15,7 @@ BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 def test_keys_may_be_quoted_or_stand_in_tables_of_their_own() -> None:
     quoted = SweepConfig(over={"loss.scale": [8, 16], "dim": [4]})
     nested = SweepConfig(over={"loss": {"scale": [8, 16]}, "dim": [4]})
-    assert quoted.axes() == nested.axes() == {"loss.scale": Choices((8, 16)), "dim": Choices((4,))}
+    assert quoted.axes() == nested.axes() == {"loss.scale": (8, 16), "dim": (4,)}
 
 
 def test_a_range_is_from_low_to_high_and_a_grid_takes_its_steps() -> None:

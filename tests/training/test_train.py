@@ -27,7 +27,6 @@ from stages.training import (
 )
 from stages.training.rows import validation
 from stages.training.rows.held_out import held_out, in_large_classes
-from stages.training.rows.sampling import epoch_order
 from tests.toys.training import add_to_store, classes_of, make_records, toy, toy_features
 
 HEAD = LinearHeadConfig(dim=4)
@@ -77,14 +76,6 @@ def test_without_warm_up_the_first_step_has_the_full_rate_and_a_warm_up_may_be_a
 
 
 # Which rows
-
-
-def test_an_epoch_visits_every_row_once_in_an_order_of_its_own() -> None:
-    rng = np.random.default_rng(0)
-    first, second = epoch_order(50, rng), epoch_order(50, rng)
-    assert sorted(first) == sorted(second) == list(range(50))
-    assert first.tolist() != second.tolist()
-    assert first.tolist() == epoch_order(50, np.random.default_rng(0)).tolist()
 
 
 def test_held_out_classes_are_whole_searchable_and_the_stated_share() -> None:

@@ -12,40 +12,41 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import faiss
 import numpy as np
 
 from cache.errors import NothingToScoreError
 from cache.fingerprint import JSON
-from cache.settings import changed_settings
+from cache.settings import Settings, changed_settings
 from cache.storage import Storage
 from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
-from stages.retrieval.indexes.build import BuiltConfig
-from stages.retrieval.indexes.flat import FlatIndexConfig
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.indexes.ivf_flat import IvfFlatIndexConfig
-from stages.retrieval.indexes.ivf_pq import IvfPqIndexConfig
-from stages.retrieval.indexes.lists import number_of_lists
+from stages.retrieval.indexes.kinds import (
+    BuiltConfig,
+    FlatIndexConfig,
+    IvfFlatIndexConfig,
+    IvfPqIndexConfig,
+    RabitqIndexConfig,
+    ScalarIndexConfig,
+)
+from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
-from stages.retrieval.indexes.rabitq import RabitqIndexConfig
-from stages.retrieval.indexes.scalar import ScalarIndexConfig
 from stages.retrieval.indexes.snapshots import read_sidecar, storage_of
 
 FEWEST_QUERIES = 20
 _DEEPEST = 1000
 _ID = 8  # bytes of a row's id in a list
 _MOST_SHARE = 4  # a query that visits more than a quarter of the lists gains nothing
-_PIECES = 256
 
 Probed: TypeAlias = IvfFlatIndexConfig | IvfPqIndexConfig | ScalarIndexConfig | RabitqIndexConfig
 
 
 @dataclass(frozen=True)
-class AutoIndexConfig:
+class AutoIndexConfig(Settings):
     """The budgets that an index is chosen by.
 
     Args:
@@ -68,8 +69,6 @@ class AutoIndexConfig:
     queries: int = 500
     sample: int = 100_000
     seed: int = 0
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if find_metric(self.metric).reach == "gallery":
@@ -241,7 +240,7 @@ class _Search:
                 (dim / 2, ScalarIndexConfig(stored="int4", lists=lists, probes=1, seed=seed)),
                 (dim / 8 + 8, RabitqIndexConfig(lists=lists, probes=1, seed=seed)),
             ]
-            if rows >= _PIECES and dim % 4 == 0:
+            if rows >= PIECES and dim % 4 == 0:
                 every.append((dim / 4, IvfPqIndexConfig(bytes=dim // 4, lists=lists, probes=1, seed=seed)))
         return (config for size, config in every if size + _ID <= allowed)
 

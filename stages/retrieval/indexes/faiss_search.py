@@ -1,4 +1,4 @@
-"""Reading and searching a faiss index with NumPy arrays."""
+"""Filling and searching a faiss index with NumPy arrays."""
 
 from __future__ import annotations
 
@@ -6,9 +6,35 @@ from typing import cast
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
-from stages.ranking.nearest import Rows, Similarity
+from stages.ranking.nearest import Rows, Similarity, query_blocks
 from stages.ranking.normalize import Vectors
+
+
+def index_inside(index: faiss.Index) -> faiss.Index:
+    """``index``, or what a turned one is in its own space."""
+    whole = faiss.downcast_index(index)
+    return faiss.downcast_index(whole.index) if isinstance(whole, faiss.IndexPreTransform) else whole
+
+
+def keeps_ids(index: faiss.Index) -> bool:
+    """Whether ``index`` stores the id of each row. The others count rows, and close the gap of one that is removed."""
+    return isinstance(index_inside(index), faiss.IndexIVF)
+
+
+def append(index: faiss.Index, vectors: Vectors, ids: Rows) -> None:
+    """Add ``vectors`` (n, E) to a trained ``index``, with ``ids`` (n,) where it keeps ids of its own."""
+    if keeps_ids(index):
+        index.add_with_ids(vectors, ids)
+        return
+    threads = faiss.omp_get_max_threads()
+    if isinstance(index, faiss.IndexHNSW):
+        faiss.omp_set_num_threads(1)
+    try:
+        index.add(vectors)
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def stored_vectors(index: faiss.Index) -> Vectors:
@@ -34,15 +60,28 @@ def search_index(
         similarity = np.cos(np.pi / inside.nbits * similarity)  # bits that differ -> cosine of the angle
     similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
     ids[np.isneginf(similarity)] = -1
+    return _best(ids, similarity, k)
+
+
+def compare_again(
+    originals: npt.NDArray[np.floating], queries: Vectors, places: Rows, k: int
+) -> tuple[Rows, Similarity]:
+    """The first k of each query's ``places`` (Q, W) in ``originals`` (G, E), and their exact similarity, both (Q, k).
+
+    Equal ones come in order of their place. -1 is no place: it comes last, with similarity -inf.
+    """
+    exact = np.empty(places.shape, np.float32)
+    for block in query_blocks(len(queries), places.shape[1] * originals.shape[1]):
+        exact[block] = np.einsum("qwe,qe->qw", originals[places[block]], queries[block], dtype=np.float64)
+    exact[places < 0] = -np.inf
+    return _best(places, exact, k)
+
+
+def _best(ids: Rows, similarity: Similarity, k: int) -> tuple[Rows, Similarity]:
+    """The first ``k`` of ``ids`` (Q, W) by ``similarity`` (Q, W), then by id; both (Q, k), at the end -1 and -inf."""
     columns = np.lexsort((ids, -similarity))[:, :k]
-    rows = np.full((len(queries), k), -1, np.int64)
+    shape = len(ids), k
+    rows, similar = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
     rows[:, : columns.shape[1]] = np.take_along_axis(ids, columns, axis=1)
-    similar = np.full((len(queries), k), -np.inf, np.float32)
     similar[:, : columns.shape[1]] = np.take_along_axis(similarity, columns, axis=1)
     return rows, similar
-
-
-def index_inside(index: faiss.Index) -> faiss.Index:
-    """``index``, or what a turned one is in its own space."""
-    whole = faiss.downcast_index(index)
-    return faiss.downcast_index(whole.index) if isinstance(whole, faiss.IndexPreTransform) else whole

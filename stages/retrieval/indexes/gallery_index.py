@@ -21,10 +21,8 @@ from cache.settings import changed_settings
 from cache.storage import Storage
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, similarities
 from stages.ranking.normalize import Vectors, check_unit
-from stages.retrieval.indexes.build import BuiltConfig, append, build_index, keeps_ids
-from stages.retrieval.indexes.faiss_search import search_index, stored_vectors
-from stages.retrieval.indexes.flat import FlatIndexConfig
-from stages.retrieval.indexes.refine import RefineConfig, compare_again
+from stages.retrieval.indexes.faiss_search import append, compare_again, keeps_ids, search_index, stored_vectors
+from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index
 from stages.retrieval.indexes.snapshots import (
     INDEX,
     KEPT,
@@ -158,7 +156,9 @@ class GalleryIndex:
             None if self.originals is None else np.concatenate([self.originals, vectors.astype(self.originals.dtype)])
         )
         ids = np.concatenate([self.ids, ids])
-        return self._changed(index, every, ids, originals, self.next_id + len(keys))
+        return GalleryIndex(
+            index, every, self.embeddings, self.config, ids=ids, originals=originals, next_id=self.next_id + len(keys)
+        )
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -179,17 +179,15 @@ class GalleryIndex:
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays]
         originals = None if self.originals is None else self.originals[staying]
-        return self._changed(index, remaining, self.ids[staying], originals, self.next_id)
-
-    def _changed(
-        self,
-        index: faiss.Index,
-        keys: Sequence[str],
-        ids: Rows,
-        originals: npt.NDArray[np.floating] | None,
-        next_id: int,
-    ) -> GalleryIndex:
-        return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
+        return GalleryIndex(
+            index,
+            remaining,
+            self.embeddings,
+            self.config,
+            ids=self.ids[staying],
+            originals=originals,
+            next_id=self.next_id,
+        )
 
     def save(self, folder: Path | str | Storage, *, choice: JSON = None) -> None:
         """Write a snapshot of the index and, last, that it is the one to read; see :mod:`.snapshots`.

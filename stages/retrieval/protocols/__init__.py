@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from stages.retrieval.protocols.by_label import (
+from stages.retrieval.protocols.kinds import (
     ByLabelConfig,
+    Gldv2Config,
+    IliasConfig,
     LeaveOneOutConfig,
+    ListedConfig,
+    MetConfig,
     Products10kConfig,
     QueryGalleryConfig,
+    RevisitedConfig,
+    SmallDataConfig,
     UnedConfig,
 )
-from stages.retrieval.protocols.listed import Gldv2Config, IliasConfig, ListedConfig, RevisitedConfig
-from stages.retrieval.protocols.recognition import MetConfig, SmallDataConfig
 from stages.retrieval.protocols.rules import Rules
 
 RankedConfig: TypeAlias = (

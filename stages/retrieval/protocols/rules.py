@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from cache.errors import RecordsError
 from stages.ranking.relevance import Judgement
 from stages.records import Records
-from stages.retrieval.relevance import by_class
+from stages.retrieval.attribute_similarity import attribute_names
+from stages.retrieval.relevance import by_class, by_keys, by_labels, has_labels, json_lists
+
+Names = tuple[str, ...]
 
 
 def same_class(queries: Records, gallery: Records) -> Judgement:
     """Relevant are the gallery rows of the same label and, where records have domains, of the same domain."""
     return Judgement(by_class(queries, gallery))
-
-
-def anything(queries: Records, gallery: Records) -> None:
-    """Every set of records will do."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Rules:
         reported_by: ``domain``, or the attribute by whose values scores are reported.
     """
 
-    metrics: tuple[str, ...]
+    metrics: Names
     judge: Callable[[Records, Records], Judgement] = same_class
-    check: Callable[[Records, Records], None] = anything
+    check: Callable[[Records, Records], None] = lambda queries, gallery: None  # noqa: ARG005
     searched: Literal["merged", "own"] = "merged"
     reported_by: str = "domain"
 
@@ -64,3 +64,52 @@ def not_in_the_gallery(queries: Records, gallery: Records) -> None:
             f"in it, the first {inside[0]!r}: give each a split of its own, or choose "
             'protocol = { kind = "leave_one_out" }'
         )
+
+
+def has_attribute(name: str, queries: Records, gallery: Records) -> None:
+    """Queries and gallery must have the attribute by which labels are compared."""
+    for role, records in (("queries", queries), ("gallery", gallery)):
+        if not has_labels(records, name):
+            known = ", ".join(attribute_names(records)) or "none"
+            raise RecordsError(
+                f"the {role} have no attribute {name!r} to compare labels by; there are {known}: "
+                "dataset.attributes = [...] lists the columns"
+            )
+
+
+def sharing(attribute: str, queries: Records, gallery: Records) -> Judgement:
+    """Relevant are the gallery rows with at least one label of the ``attribute`` in common."""
+    return Judgement(by_labels(queries, gallery, attribute))
+
+
+def listing(metrics: Names, relevant: Names, junk: Names = (), reported_by: str = "domain") -> Rules:
+    """Rules by the lists of keys in the attributes ``relevant`` and ``junk`` of the queries."""
+    judge, check = partial(_judge_lists, relevant, junk), partial(_check_lists, relevant, junk)
+    return Rules(metrics, judge=judge, check=check, reported_by=reported_by)
+
+
+def _judge_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> Judgement:
+    ignored = by_keys(queries, gallery.keys, junk) if junk else None
+    return Judgement(by_keys(queries, gallery.keys, relevant), ignored)
+
+
+def _check_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> None:
+    """Raise RecordsError where the lists are not there, or not of this gallery."""
+    lists = [json_lists(queries, name) for name in relevant]
+    if not any(values is not None for column in lists for values in column):
+        raise RecordsError(
+            f"none of the {len(queries):,} queries has attributes.{' or attributes.'.join(relevant)}, a JSON list of "
+            'keys of the gallery, by which this protocol judges. By labels judges protocol = { kind = "by_label" }.'
+        )
+    known = set(gallery.keys)
+    ignored = [json_lists(queries, name) for name in junk]
+    for at, key in enumerate(queries.keys):
+        names = [name for column in lists for name in column[at] or ()]
+        if unknown := [name for name in names if name not in known]:
+            raise RecordsError(
+                f"query {key!r} lists {unknown[0]!r} as relevant, which is no key of the gallery ({len(known):,} "
+                "images). Score against all of the benchmark's gallery, as the one dataset of a run: where several are "
+                "joined, keys are others."
+            )
+        if both := {*names}.intersection(name for column in ignored for name in column[at] or ()):
+            raise RecordsError(f"query {key!r} lists {min(both)!r} both as relevant and as junk")

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,7 @@ _AS_THEY_ARE = InputsConfig(center=False, rescale="none")
 _LEAST, _MARGIN, _MOST = 512, 256, 1024
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One setting of a discriminant: see ``DiscriminantHeadConfig``."""
 
     root: float
@@ -42,51 +42,39 @@ class Point:
     power: float
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The values to choose each setting from."""
-
-    roots: tuple[float, ...]
-    shrinkage: tuple[float, ...]
-    total: tuple[float, ...]
-    power: tuple[float, ...]
-
-    def points(self) -> list[Point]:
-        """Every point of the grid."""
-        return [Point(*values) for values in product(self.roots, self.shrinkage, self.total, self.power)]
-
-    def middle(self) -> Point:
-        """The middle value of each setting, the upper one of an even count."""
-        return Point(*(values[len(values) // 2] for values in (self.roots, self.shrinkage, self.total, self.power)))
-
-
 def search(
-    rows: TrainingRows, inputs: InputsConfig, grid: Grid, dim: int, folds: int, *, whole_classes: bool = True
+    rows: TrainingRows,
+    inputs: InputsConfig,
+    grid: tuple[Sequence[float], ...],
+    dim: int,
+    folds: int,
+    *,
+    whole_classes: bool = True,
 ) -> tuple[Point, float | None]:
     """The point of ``grid`` of the highest score in ``folds`` folds of ``rows``, and that score.
 
-    A fold holds out ``whole_classes``, or a part of the rows of every class.
+    ``grid`` has the values to choose each setting from, in the order of :class:`Point`. A fold holds out
+    ``whole_classes``, or a part of the rows of every class.
 
     Shrinkage, total and power are tried in all combinations at the middle root; then the other roots; then, at the
     best root, the neighbours of the point. With fewer than four classes of two rows nothing can be held out: then it
-    is the middle of the grid, and no score.
+    is the middle of the grid, the upper one of an even count of values, and no score.
 
     It works on at most 20,000 rows, and in at most 1,024 of their leading directions (512, or 256 more than ``dim``).
     """
-    if whole_classes:
-        folds = min(folds, int((rows.classes.sizes > 1).sum()) // 2)
-    else:
-        folds = min(folds, int(rows.classes.sizes.max()) // 2)
-    if folds < 2 or len(grid.points()) == 1:
-        return grid.middle(), None
-    trials = _Trials(rows, inputs, grid.power, dim, folds, whole_classes)
-    middle = grid.middle().root
-    best = trials.best(product([middle], grid.shrinkage, grid.total))
-    best = trials.best((root, best.shrinkage, best.total) for root in grid.roots)
-    if best.root != middle:
-        place = grid.shrinkage.index(best.shrinkage)
-        trials.best((best.root, near, best.total) for near in grid.shrinkage[max(place - 1, 0) : place + 2])
-        best = trials.best((best.root, best.shrinkage, total) for total in grid.total)
+    sizes = rows.classes.sizes
+    folds = min(folds, (int((sizes > 1).sum()) if whole_classes else int(sizes.max())) // 2)
+    middle = Point(*(values[len(values) // 2] for values in grid))
+    if folds < 2 or all(len(values) == 1 for values in grid):
+        return middle, None
+    roots, shrinkage, totals, powers = grid
+    trials = _Trials(rows, inputs, powers, dim, folds, whole_classes)
+    best = trials.best(product([middle.root], shrinkage, totals))
+    best = trials.best((root, best.shrinkage, best.total) for root in roots)
+    if best.root != middle.root:
+        place = shrinkage.index(best.shrinkage)
+        trials.best((best.root, near, best.total) for near in shrinkage[max(place - 1, 0) : place + 2])
+        best = trials.best((best.root, best.shrinkage, total) for total in totals)
     return best, trials.scores[best]
 
 
@@ -94,26 +82,16 @@ class _Trials:
     """The scores of the points tried so far; none is computed twice."""
 
     def __init__(
-        self,
-        rows: TrainingRows,
-        inputs: InputsConfig,
-        powers: Sequence[float],
-        dim: int,
-        folds: int,
-        whole_classes: bool,
+        self, rows: TrainingRows, inputs: InputsConfig, powers: Sequence[float], dim: int, folds: int, whole: bool
     ) -> None:
-        self.classes, self.features, self.seed = rows.classes, rows.features, rows.seed
+        self.inputs, self.powers, self.dim, self.spanned = inputs, powers, dim, rows.classes.count - 1
         if (drawn := drawn_rows(rows.classes, rows.seed)) is not None:
-            self.classes, self.features = rows.classes.take(drawn), rows.features[drawn]
-        self.blocks = rows.blocks
-        self.inputs = inputs
-        self.powers = powers
-        self.spanned = rows.classes.count - 1
-        self.dim = dim
-        if whole_classes:
-            self.fold_of_row = fold_of_class(self.classes, folds, rows.seed)[self.classes.of_row]
+            rows = replace(rows, features=rows.features[drawn], classes=rows.classes.take(drawn))
+        self.rows = rows
+        if whole:
+            self.fold_of_row = fold_of_class(rows.classes, folds, rows.seed)[rows.classes.of_row]
         else:
-            self.fold_of_row = row_folds(self.classes, folds, rows.seed)
+            self.fold_of_row = row_folds(rows.classes, folds, rows.seed)
         self.folds: dict[float, list[Fold]] = {}
         self.scores: dict[Point, float] = {}
 
@@ -131,11 +109,10 @@ class _Trials:
 
     def _folds(self, root: float) -> list[Fold]:
         if root not in self.folds:
-            inputs = Inputs(replace(self.inputs, root=root), self.blocks)
-            inputs.observe(self.features)
+            rows, inputs = self.rows, self.rows.observed(replace(self.inputs, root=root))
             directions = min(inputs.dim, _MOST, max(_LEAST, self.dim + _MARGIN))
-            rows = reduced(inputs, self.features, self.classes, directions, self.seed)
-            self.folds[root] = make_folds(rows, self.classes, self.fold_of_row, inputs.dim, self.seed)
+            fewer = reduced(inputs, rows.features, rows.classes, directions, rows.seed)
+            self.folds[root] = make_folds(fewer, rows.classes, self.fold_of_row, inputs.dim, rows.seed)
         return self.folds[root]
 
 
@@ -152,13 +129,12 @@ class Fold:
         """For each of ``powers`` the mMP@5 of the held-out rows, leave-one-out: the mean of the domains' means."""
         axes, values = self.scatters.axes(shrinkage, total)
         mapped = self.rows @ axes[:, :dim]
+        labels, queries = self.classes.of_row, self.queries
+        domains = self.classes.domains[labels[queries]]
         scores = []
         for power in powers:
             embeddings = normalize(mapped * strengths(values[:dim], power))
-            labels = self.classes.of_row
-            queries = self.queries
             precision = mmp5(embeddings[queries], embeddings, labels[queries], labels, queries)
-            domains = self.classes.domains[labels[queries]]
             means = torch.stack([precision[domains == domain].nanmean() for domain in torch.unique(domains)])
             scores.append(float(means.nanmean()))
         return scores

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.cross_validation import Grid, Point, search
+from stages.training.closed_form.cross_validation import Point, search
 from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim, check_within
 from stages.training.closed_form.scatters import Scatters, strengths
 from stages.training.heads.inputs import Inputs, InputsConfig
@@ -75,14 +75,8 @@ class DiscriminantHeadConfig(LinearMapConfig):
         Arguments as for :meth:`fit`. Where there is nothing to choose, or to choose by, there is no score.
         """
         point, score = self._choose(TrainingRows.of(features, labels, domains, blocks, seed))
-        chosen = replace(
-            self,
-            roots=(point.root,),
-            shrinkage=(point.shrinkage,),
-            total=(point.total,),
-            power=(point.power,),
-        )
-        return chosen, score
+        roots, shrinkage, total, power = ((value,) for value in point)
+        return replace(self, roots=roots, shrinkage=shrinkage, total=total, power=power), score
 
     def _choose(self, rows: TrainingRows) -> tuple[Point, float | None]:
         dim, classes = sum(rows.blocks), rows.classes.count
@@ -93,7 +87,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
         if not any(self.total) and all(self.power):
             check_dim(self.dim, classes - 1, spanned)
         check_within(rows.classes, dim, min(self.shrinkage))
-        grid = Grid(self.roots, self.shrinkage, self.total, self.power)
+        grid = (self.roots, self.shrinkage, self.total, self.power)
         with torch.no_grad():
             point, score = search(rows, self.inputs, grid, self.dim, self.folds, whole_classes=self.over != "rows")
         if point.total == 0 and point.power > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,6 @@ class BatchNormHeadConfig:
     In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
     each step and start at those of all training rows. There is no affine part: the map has it.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["batchnorm"] = "batchnorm"
     dim: int = 64

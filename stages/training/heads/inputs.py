@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,6 @@ class InputsConfig:
         rescale: ``spread`` divides by one number, the root mean square of the training features, so that a learning
             rate means the same for every backbone; ``unit`` brings each row to unit length once more.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     root: float = 1.0
     unit: bool = False
@@ -105,6 +103,12 @@ class Inputs(nn.Module):
 def by_blocks(features: Rows) -> Iterator[Tensor]:
     """The rows in blocks (n, D), in order."""
     return iter(torch.split(features, _BLOCK)) if isinstance(features, Tensor) else iter(features)
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], features: Rows) -> Tensor:
+    """``function`` of all rows of ``features`` (N, D), a block at a time, without gradients."""
+    with torch.inference_mode():
+        return torch.cat([function(block) for block in by_blocks(features)])
 
 
 def _take_exponent(inputs: nn.Module, _: object) -> None:

@@ -11,10 +11,10 @@ configuration inherits the settings that all of them have, adds its own, and mak
     @dataclass(frozen=True)
     class CosFaceConfig(MarginSoftmaxConfig):
         kind: Literal["cosface"] = "cosface"
-        margin_cos: Scheduled = 0.35
+        margin_cos: MarginSetting = 0.35
 
         def rule(self, class_sizes, generator):
-            return Subtract(self.margin_cos)
+            return Subtract(self.margin_cos, class_sizes)
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Discriminator, Tag
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.training.losses.rule import Rule
-from stages.training.losses.schedule import Ramp, Scheduled, value_at
+from stages.training.losses.schedule import Scheduled, ends, value_at
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ MarginSetting: TypeAlias = Annotated[
 ]
 
 
-class Margin(nn.Module):
-    """The margin of a rule as it stands. ``class_sizes`` (C,) are the training rows of each class, in label order."""
+class MarginRule(Rule):
+    """A rule with a margin, whose ``class_sizes`` (C,) are the training rows of each class, in label order."""
 
     by_class: Tensor | None
 
@@ -88,44 +88,16 @@ class Margin(nn.Module):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """Set a ramp to where it stands after ``share`` of the training, in [0, 1]."""
-        self.value = 0.0 if isinstance(self.setting, MarginByClassSize) else value_at(self.setting, share)
-
-    def of(self, labels: Tensor) -> float | Tensor:
-        """The margin of rows with ``labels``: one number, or a tensor of their shape."""
-        return self.value if self.by_class is None else self.by_class[labels]
-
-
-class MarginRule(Rule):
-    """A rule with a ``margin`` that moves as the training goes on; a loss says what its target becomes."""
-
-    def __init__(self, margin: Margin) -> None:
-        super().__init__()
-        self.margin = margin
-
-    def at(self, share: float) -> None:
         """See :class:`Rule`."""
-        self.margin.at(share)
+        self.margin = 0.0 if isinstance(self.setting, MarginByClassSize) else value_at(self.setting, share)
+
+    def margin_of(self, labels: Tensor) -> float | Tensor:
+        """The margin of rows with ``labels``: one number, or a tensor of their shape."""
+        return self.margin if self.by_class is None else self.by_class[labels]
 
 
 def extremes(setting: MarginSetting) -> tuple[float, float]:
     """The two numbers that every margin of ``setting`` lies between."""
-    match setting:
-        case Ramp():
-            return setting.start, setting.end
-        case MarginByClassSize():
-            return setting.smallest_class, setting.largest_class
-        case number:
-            return number, number
-
-
-def check_angle(margin_rad: MarginSetting) -> None:
-    """Raise ValueError unless every margin is an angle in [0, pi)."""
-    if not all(0 <= margin < math.pi for margin in extremes(margin_rad)):
-        raise ValueError(f"margin_rad is an angle in radians in [0, pi), got {margin_rad}; degrees are * pi / 180")
-
-
-def check_difference(margin_cos: MarginSetting) -> None:
-    """Raise ValueError unless every margin is a difference of cosines in [0, 1]."""
-    if not all(0 <= margin <= 1 for margin in extremes(margin_cos)):
-        raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {margin_cos}")
+    if isinstance(setting, MarginByClassSize):
+        return setting.smallest_class, setting.largest_class
+    return ends(setting)

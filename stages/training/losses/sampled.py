@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.losses.tiles import reciprocal
 
@@ -78,8 +79,7 @@ class ClassSampler(nn.Module):
 
     def _hardest(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         with torch.no_grad():
-            vectors = embeddings.to(weight.dtype)
-            vectors = vectors * reciprocal(torch.linalg.vector_norm(vectors, dim=1, keepdim=True))
+            vectors = normalize(embeddings.to(weight.dtype))
             nearest = weight.new_empty(self.subcenters, self.classes)
             for low in range(0, self.classes, _BLOCK):
                 block = weight.view(self.subcenters, self.classes, -1)[:, low : low + _BLOCK]

@@ -13,9 +13,15 @@ from stages.training.losses.kernel import MarginSoftmax
 from stages.training.multilabel.fit_posterior import Fitted, fit_posterior
 from stages.training.multilabel.labels import Attributes, read_attributes
 from stages.training.multilabel.network import MultilabelHeadConfig
-from stages.training.multilabel.objective import ByInstance, ByOverlap, Objective
 from stages.training.multilabel.posterior import PosteriorHeadConfig
-from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier
+from stages.training.multilabel.tasks import (
+    AttributeClassifiers,
+    ByInstance,
+    ByOverlap,
+    Objective,
+    TagGenerator,
+    WordClassifier,
+)
 from stages.training.multilabel.words import Vocabulary, read_vocabulary
 
 

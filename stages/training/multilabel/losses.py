@@ -69,20 +69,15 @@ def balanced_weights(counts: Tensor, beta: float) -> Tensor:
     return (weights / weights.mean()).float()
 
 
-def asymmetric(logits: Tensor, there: Tensor, config: AsymmetricConfig) -> Tensor:
-    """The loss (n, C) of each of the values with ``logits`` (n, C), which are ``there`` (n, C), 1, or not, 0."""
+def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Tensor:
+    """The loss (n, C) of values that are ``there``, 1, or not, 0: asymmetric, or without ``config`` cross entropy."""
+    if config is None:
+        return functional.binary_cross_entropy_with_logits(logits, there, reduction="none")
     probability = logits.sigmoid()
     absent = (probability - config.clip).clamp(min=0)
     positive = (1 - probability) ** config.positive * probability.clamp(min=_LEAST).log()
     negative = absent**config.negative * (1 - absent).clamp(min=_LEAST).log()
     return -(there * positive + (1 - there) * negative)
-
-
-def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Tensor:
-    """The loss (n, C) of values that are ``there`` or not: asymmetric, or without ``config`` the cross entropy."""
-    if config is not None:
-        return asymmetric(logits, there, config)
-    return functional.binary_cross_entropy_with_logits(logits, there, reduction="none")
 
 
 def overlap(targets: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tasks of the hidden layer: classifiers of attributes, of the words in tags, and a generator of these words.
+"""What a network learns together: tasks of the hidden layer, and how much each counts.
 
 A task is a module that maps hidden rows (B, E) and the numbers of their records (B,) to a scalar loss. It holds the
 targets of all training records, which follow it to its device and are no part of its state.
@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from stages.training.multilabel.losses import AsymmetricConfig, balanced_weights, binary
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.multilabel.losses import (
+    AsymmetricConfig,
+    ContrastiveConfig,
+    balanced_weights,
+    binary,
+    contrast,
+    overlap,
+)
 from stages.training.multilabel.network import kaiming_map
 
 HIDDEN = 512
@@ -138,3 +146,61 @@ def _counts(target: Tensor, width: int) -> Tensor:
     if target.ndim == 1:
         return torch.bincount(target[target >= 0], minlength=width)
     return target.nan_to_num().sum(0)
+
+
+class Objective(nn.Module):
+    """The loss of hidden rows (B, E) and the numbers (B,) of their records: those of the tasks, added up.
+
+    With equal weights the sum is plain. With learned ones it is exp(-s) times each loss, plus s / 2, with a parameter s
+    of every task, from 0: a task that stays hard counts for less.
+    """
+
+    sparse = False  # as every loss says to the optimiser: no rows are moved one by one
+
+    def __init__(self, tasks: dict[str, nn.Module], *, learned: bool) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleDict(tasks)
+        self.noise = nn.Parameter(torch.zeros(len(tasks))) if learned else None
+
+    def at(self, share: float) -> None:
+        """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
+        for task in self.tasks.values():
+            if isinstance(task, ByInstance):
+                task.loss.at(share)
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """The loss, a scalar."""
+        lost = torch.stack([task(hidden, rows) for task in self.tasks.values()])
+        if self.noise is not None:  # the likelihood of a task of noise variance exp(s), Kendall et al.
+            lost = torch.exp(-self.noise) * lost + self.noise / 2
+        return lost.sum()
+
+
+class ByInstance(nn.Module):
+    """A margin loss on the labels (N,) of all records, times a factor."""
+
+    labels: Tensor
+
+    def __init__(self, loss: MarginSoftmax, labels: Tensor, weight: float) -> None:
+        super().__init__()
+        self.loss, self.weight = loss, weight
+        self.register_buffer("labels", labels, persistent=False)
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """See :mod:`stages.training.multilabel.tasks`."""
+        lost: Tensor = self.loss(hidden, self.labels[rows])
+        return self.weight * lost
+
+
+class ByOverlap(nn.Module):
+    """The contrastive loss by what the attributes of two records share."""
+
+    def __init__(self, targets: list[Tensor], config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.targets, self.config = fixed(targets), config
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """See :mod:`stages.training.multilabel.tasks`."""
+        return self.config.weight * contrast(
+            hidden, overlap([target[rows] for target in self.targets.buffers()]), self.config
+        )

@@ -1,4 +1,4 @@
-"""Losses on pairs and proxies, one a file, and miners. Adding one is its file and its name in ``PairLosses``.
+"""Losses on pairs and proxies, and miners. Adding a loss is its configuration, its rule and its name in ``PairLosses``.
 
 ::
 
@@ -21,12 +21,9 @@ from stages.training.pairs.miners import (
     SemiHardConfig,
 )
 from stages.training.pairs.multi_similarity import MultiSimilarityConfig
-from stages.training.pairs.proxy_anchor import ProxyAnchorConfig
-from stages.training.pairs.proxynca import ProxyNcaConfig
+from stages.training.pairs.proxies import ProxyAnchorConfig, ProxyNcaConfig, SoftTripleConfig
 from stages.training.pairs.range_loss import RangeConfig
-from stages.training.pairs.recall import RecallConfig
-from stages.training.pairs.smooth_ap import SmoothApConfig
-from stages.training.pairs.soft_triple import SoftTripleConfig
+from stages.training.pairs.ranks import RecallConfig, SmoothApConfig
 from stages.training.pairs.supcon import SupConConfig
 from stages.training.pairs.triplet import TripletConfig
 

@@ -25,13 +25,6 @@ class Triplets(NamedTuple):
     negative: Tensor
 
 
-class Requested(NamedTuple):
-    """Cosines (T,) of pairs that a loss requested, a leaf that autograd differentiates by."""
-
-    pairs: Pairs
-    cosines: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class Block:
     """Cosines (b, R) of b rows of a batch with R embeddings: those of the batch, then those of the memory.
@@ -58,8 +51,8 @@ class Block:
     dim: int
     seed: int
     learn: bool = False
-    requested: list[Requested] = field(default_factory=list)
-    """What :meth:`differentiable` returned."""
+    requested: list[tuple[Pairs, Tensor]] = field(default_factory=list)
+    """The pairs of :meth:`differentiable` and what it returned, leaves that autograd differentiates by."""
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -70,11 +63,6 @@ class Block:
     def same_label(self) -> Tensor:
         """(b, R), whether the labels are equal."""
         return self.labels[:, None] == self.against_labels
-
-    @cached_property
-    def is_negative(self) -> Tensor:
-        """(b, R)."""
-        return ~self.same_label
 
     @cached_property
     def is_positive(self) -> Tensor:
@@ -123,7 +111,7 @@ class Block:
     def differentiable(self, row: Tensor, column: Tensor) -> Tensor:
         """The cosines (T,) of pairs, to be differentiated; their rows ascend."""
         cosines = self.cosines_of(row, column).requires_grad_(self.learn)
-        self.requested.append(Requested(Pairs(row, column), cosines))
+        self.requested.append((Pairs(row, column), cosines))
         return cosines
 
     @cached_property

@@ -9,11 +9,11 @@ import torch
 
 from stages.training.losses.schedule import Scheduled, value_at
 from stages.training.pairs.block import Block, Pairs, statistics_of, statistics_of_all
-from stages.training.pairs.distance import check_dist, cosine_at, distance_of
+from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library
 from stages.training.pairs.miners import AllConfig, AllOrMinedConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 _ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin is looked at too
 
@@ -38,13 +38,11 @@ class ContrastiveConfig(RememberingConfig):
         check_dist("margin_dist", self.margin_dist)
         check_dist("positive_margin_dist", self.positive_margin_dist)
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return Contrastive(self)
+    def _rule(self, _classes: int) -> PairRule:
+        return _Contrastive(self)
 
 
-class Contrastive(PairRule):
+class _Contrastive(PairRule):
     """Two parts: positive pairs and negative pairs."""
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -54,12 +52,10 @@ class Contrastive(PairRule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self._loss.pos_margin = value_at(self.config.positive_margin_dist, share)
         self._loss.neg_margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         with torch.no_grad():
             positive, negative = self._chosen(block)
         cosines = block.differentiable(*positive), block.differentiable(*negative)
@@ -80,7 +76,7 @@ class Contrastive(PairRule):
         if not isinstance(self.config.miner, AllConfig):
             row, positive, negative = self.config.miner.pick(block, self._loss.neg_margin)
             return Pairs(row, positive), Pairs(row, negative)
-        near = block.cosines > cosine_at(self._loss.neg_margin) - _ROUNDING
+        near = block.cosines > 1 - self._loss.neg_margin**2 / 2 - _ROUNDING  # d^2 = 2 - 2 c
         row, column = near.nonzero(as_tuple=True)
         other = block.labels[row] != block.against_labels[column]
         return block.positives, Pairs(row[other], column[other])

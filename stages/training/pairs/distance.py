@@ -16,11 +16,6 @@ def distance_of(cosine: Tensor) -> Tensor:
     return (2 - 2 * cosine).clamp_min(4 * torch.finfo(cosine.dtype).eps).sqrt()
 
 
-def cosine_at(distance: float) -> float:
-    """The cosine of two vectors of unit length at ``distance``, in [0, 2]."""
-    return 1 - distance**2 / 2
-
-
 def check_dist(name: str, setting: Scheduled) -> None:
     """Raise ValueError unless ``setting`` is a distance of vectors of unit length."""
     if not all(0 <= value <= FARTHEST for value in ends(setting)):

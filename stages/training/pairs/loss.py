@@ -12,8 +12,7 @@ from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.pairs.block import PairStatistics
 from stages.training.pairs.cross_batch_memory import CrossBatchMemory
-from stages.training.pairs.rows import Compared, loss_of_rows
-from stages.training.pairs.rule import PairRule
+from stages.training.pairs.rows import Compared, PairRule, loss_of_rows
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,13 @@ class PairLoss(nn.Module):
 class RowWiseConfig(PairLossConfig):
     """The settings of a loss that is a sum over rows: a subclass that gives a rule."""
 
-    def rule(self, classes: int) -> PairRule:
+    def _rule(self, classes: int) -> PairRule:
         """What distinguishes the loss."""
         raise NotImplementedError(f"{type(self).__name__} has no rule: a loss is a subclass that gives one")
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""
-        return RowWise(self.rule(len(class_sizes)), CrossBatchMemory(0, dim), generator)
+        return RowWise(self._rule(len(class_sizes)), CrossBatchMemory(0, dim), generator)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class RememberingConfig(RowWiseConfig):
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""
-        return RowWise(self.rule(len(class_sizes)), CrossBatchMemory(self.memory, dim), generator)
+        return RowWise(self._rule(len(class_sizes)), CrossBatchMemory(self.memory, dim), generator)
 
 
 class RowWise(PairLoss):
@@ -139,7 +138,8 @@ class RowWise(PairLoss):
         seed = int(
             torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
         )
-        compared = Compared(labels, rows, *self.memory.content(unit.shape[1]), seed)
+        memory, memory_labels, memory_rows = self.memory.content(unit.shape[1])
+        compared = Compared(torch.cat([labels, memory_labels]), torch.cat([rows, memory_rows]), memory, seed)
         value, statistics = loss_of_rows(self.rule, unit, compared)
         self._statistics += statistics
         self._latest = unit.detach(), labels, rows

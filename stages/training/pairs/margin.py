@@ -15,7 +15,7 @@ from stages.training.pairs.distance import FARTHEST, check_dist
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
 from stages.training.pairs.miners import DistanceWeightedConfig, MinerConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class MarginConfig(RememberingConfig):
         if self.beta_weight and self.beta == "fixed":
             raise ValueError("beta_weight keeps a learned beta small; this one is fixed: leave beta_weight out")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
+    def _rule(self, classes: int) -> PairRule:
         return Margin(self, classes)
 
 

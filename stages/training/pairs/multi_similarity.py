@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stages.training.pairs.block import Block, Pairs, PairStatistics, place_in_row
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 _NOTHING = -1e30  # an exponent that adds nothing; with an infinite one a row of nothing has no gradient
 
@@ -48,13 +48,11 @@ class MultiSimilarityConfig(RememberingConfig):
         if not 0 <= self.slack_cos <= 2:
             raise ValueError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return MultiSimilarity(self)
+    def _rule(self, _classes: int) -> PairRule:
+        return _MultiSimilarity(self)
 
 
-class MultiSimilarity(PairRule):
+class _MultiSimilarity(PairRule):
     """A row's loss by its positives and negatives. PyTorch Metric Learning's takes several times as long."""
 
     def __init__(self, config: MultiSimilarityConfig) -> None:
@@ -62,7 +60,6 @@ class MultiSimilarity(PairRule):
         self.config = config
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         config = self.config
         with torch.no_grad():
             (row, column), far = self._chosen(block)
@@ -73,8 +70,10 @@ class MultiSimilarity(PairRule):
         exponents = config.negative_scale * (block.all_cosines - config.threshold_cos)
         of_negatives = _log_of_one_plus(exponents.masked_fill(far, _NOTHING)) / config.negative_scale
         losses = of_positives + of_negatives
-        zero = float((losses == 0).sum())
-        statistics = _statistics(block, len(losses), zero, Pairs(row, column), far)
+        positive = block.cosines_of(row, column).sum(dtype=torch.float64)
+        negative = block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64)
+        counted = float(positive), len(row), float(negative), far.numel() - int(far.sum())
+        statistics = PairStatistics(len(losses), float((losses == 0).sum()), *counted)
         return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), statistics)
 
     def _chosen(self, block: Block) -> tuple[Pairs, Tensor]:
@@ -89,9 +88,3 @@ class MultiSimilarity(PairRule):
 def _log_of_one_plus(exponents: Tensor) -> Tensor:
     """log(1 + the sum of exp(``exponents``)) of each row of (b, n)."""
     return functional.softplus(torch.logsumexp(exponents, 1))
-
-
-def _statistics(block: Block, rows: int, zero: float, positives: Pairs, far: Tensor) -> PairStatistics:
-    positive = float(block.cosines_of(*positives).sum(dtype=torch.float64))
-    negative = float(block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64))
-    return PairStatistics(rows, zero, positive, len(positives.row), negative, far.numel() - int(far.sum()))

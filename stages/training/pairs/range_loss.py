@@ -46,13 +46,12 @@ class RangeConfig(PairLossConfig):
         if self.within_weight == self.between_weight == 0:
             raise ValueError("within_weight and between_weight are both 0: nothing is left of the loss")
 
-    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
+    def build(self, _dim: int, _class_sizes: Tensor, _generator: torch.Generator) -> PairLoss:
         """See :class:`PairLossConfig`."""
-        del dim, class_sizes, generator
-        return RangeLoss(self)
+        return _RangeLoss(self)
 
 
-class RangeLoss(PairLoss):
+class _RangeLoss(PairLoss):
     """See :class:`RangeConfig`. Its distances are those of embeddings of unit length; the paper squares them."""
 
     def __init__(self, config: RangeConfig) -> None:
@@ -61,11 +60,9 @@ class RangeLoss(PairLoss):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairLoss`."""
         self._margin = value_at(self.config.margin_dist, share)
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See :class:`PairLoss`."""
         unit = normalize(embeddings)
         rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
         _, class_of_row, sizes = torch.unique(labels, return_inverse=True, return_counts=True)

@@ -1,20 +1,75 @@
-"""Smooth ranks: where each positive stands among all that a row is compared with, as a differentiable number."""
+"""Losses of smooth ranks: where each positive stands among all that a row is compared with, differentiably.
+
+Smooth-AP is average precision (Brown et al., ECCV 2020), the surrogate of Recall@k that of Patel et al. (CVPR 2022).
+PyTorch Metric Learning's Smooth-AP needs memory of the size of B x B x B, and reads its groups wrongly unless a batch
+has as many classes as images a class, so this one is our own.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stages.training.pairs.block import Block, statistics_of_all
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.loss import RowWiseConfig
+from stages.training.pairs.rows import PairRule, Sums
 
 _POSITIVES = 8  # about so many a row
 
 
-class Ranks(NamedTuple):
+@dataclass(frozen=True)
+class SmoothApConfig(RowWiseConfig):
+    """Smooth-AP: 1 - the mean over the rows of the average precision with which each finds its class in the batch.
+
+    Args:
+        scale: of the sigmoid that stands for a step, on a difference of cosines; one over its temperature.
+    """
+
+    kind: Literal["smooth_ap"] = "smooth_ap"
+    scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        _check_scale("scale", self.scale)
+
+    def _rule(self, _classes: int) -> PairRule:
+        return _SmoothAp(self.scale)
+
+
+@dataclass(frozen=True)
+class RecallConfig(RowWiseConfig):
+    """Recall@k surrogate: 1 - the mean over rows and k of sum_p sigmoid(rank_scale (k - rank_p)) / min(k, positives).
+
+    Args:
+        ks: at which ranks.
+        scale: of the sigmoid in a rank, on a difference of cosines; one over its temperature.
+        rank_scale: of the sigmoid on a difference of ranks.
+    """
+
+    kind: Literal["recall"] = "recall"
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16)
+    scale: float = 100.0
+    rank_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1 or len({*self.ks}) < len(self.ks):
+            raise ValueError(f"ks are different ranks from 1, at least one, got {list(self.ks)}")
+        _check_scale("scale", self.scale)
+        _check_scale("rank_scale", self.rank_scale)
+
+    def _rule(self, _classes: int) -> PairRule:
+        return _Recall(self)
+
+
+def _check_scale(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is a factor, above 0 and finite, got {value}")
+
+
+class _Ranks(NamedTuple):
     """Of T positive pairs: the number of the row, and the rank from 1, among all and among the row's positives."""
 
     row: Tensor
@@ -22,7 +77,7 @@ class Ranks(NamedTuple):
     among_positives: Tensor
 
 
-def smooth_ranks(block: Block, scale: float) -> Ranks:
+def _smooth_ranks(block: Block, scale: float) -> _Ranks:
     """1 + the sum over the other columns z of sigmoid(scale * (c_z - c)), for each positive of cosine c.
 
     The row itself is left out, as a query is of its own results.
@@ -32,10 +87,10 @@ def smooth_ranks(block: Block, scale: float) -> Ranks:
     own = block.differentiable(row, column)[:, None]
     above = torch.sigmoid(scale * (block.all_cosines[row] - own))  # (T, R)
     above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
-    return Ranks(row, 1 + above.sum(1), 1 + torch.where(block.is_positive[row], above, 0.0).sum(1))
+    return _Ranks(row, 1 + above.sum(1), 1 + torch.where(block.is_positive[row], above, 0.0).sum(1))
 
 
-class RankRule(PairRule):
+class _RankRule(PairRule):
     """A loss by the ranks of a row's positives: the mean over the rows that have any."""
 
     def __init__(self, scale: float) -> None:
@@ -43,12 +98,10 @@ class RankRule(PairRule):
         self._scale = scale
 
     def row_size(self, columns: int) -> int:
-        """See :class:`PairRule`."""
         return _POSITIVES * columns
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
-        ranks = smooth_ranks(block, self._scale)
+        ranks = _smooth_ranks(block, self._scale)
         positives = block.is_positive.sum(1)
         count = (positives > 0).sum()
         gained = self.gain(ranks, positives.clamp(min=1)[ranks.row])
@@ -56,12 +109,25 @@ class RankRule(PairRule):
         statistics = statistics_of_all(block, rows, rows - float(count))
         return Sums((count - gained)[None], count[None].to(block.cosines.dtype), statistics)
 
-    def gain(self, ranks: Ranks, positives: Tensor) -> Tensor:
+    def gain(self, ranks: _Ranks, positives: Tensor) -> Tensor:
         """The sum over all of T positive pairs, each row's at most 1; ``positives`` (T,) are how many its row has."""
-        raise NotImplementedError(f"{type(self).__name__} has no gain: a loss of ranks is a subclass that gives one")
+        raise NotImplementedError
 
 
-def check_scale(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a factor."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is a factor, above 0 and finite, got {value}")
+class _SmoothAp(_RankRule):
+    def gain(self, ranks: _Ranks, positives: Tensor) -> Tensor:
+        # Precision at the rank of positive p is its rank among the row's positives over that among all.
+        return (ranks.among_positives / ranks.among_all / positives).sum()
+
+
+class _Recall(_RankRule):
+    """Whether each positive is among the first k, for several k."""
+
+    def __init__(self, config: RecallConfig) -> None:
+        super().__init__(config.scale)
+        self._config = config
+
+    def gain(self, ranks: _Ranks, positives: Tensor) -> Tensor:
+        ks = torch.tensor(self._config.ks, device=positives.device)
+        inside = torch.sigmoid(self._config.rank_scale * (ks - ranks.among_all[:, None]))  # (T, len(ks))
+        return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)

@@ -10,15 +10,13 @@ Each worker thread computes blocks of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.training.pairs.block import Block, Pairs, PairStatistics
-from stages.training.pairs.rule import PairRule
 from stages.training.worker_threads import in_worker_threads, worker_count
 
 _NUMBERS = 2**21  # of a block: 8 MiB of float32; matrix products of fewer rows take longer for each
@@ -27,24 +25,50 @@ _SPARSE = 16  # of so many pairs or more one that counts: a sum over those that 
 _CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow from the number of threads
 
 
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """What a batch (B, E) is compared with: itself, and R - B embeddings that have no gradient.
+class Sums(NamedTuple):
+    """What one block of rows adds to a loss: the loss is the sum over the S parts of total / count, over all blocks.
 
     Attributes:
-        labels: of the batch, (B,).
-        rows: the training rows of the batch, (B,).
-        memory: unit embeddings (R - B, E).
-        memory_labels: (R - B,).
-        memory_rows: (R - B,).
-        seed: of what is drawn.
+        totals: (S,), differentiable by the block's cosines and the rule's parameters.
+        counts: (S,), constants; a part whose count is 0 is left out.
+        statistics: for the log.
+    """
+
+    totals: Tensor
+    counts: Tensor
+    statistics: PairStatistics
+
+
+class PairRule(nn.Module):
+    """A loss as a function of blocks of cosines. Its parameters are trained with the head."""
+
+    def __init__(self, parts: int = 1) -> None:
+        super().__init__()
+        self.parts = parts
+        """S: how many parts are summed and divided each by itself."""
+
+    def at(self, share: float) -> None:
+        """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
+
+    def row_size(self, columns: int) -> int:
+        """About how many numbers a row of ``columns`` cosines takes in memory while its block is computed."""
+        return columns
+
+    def sums(self, block: Block) -> Sums:
+        """What ``block`` adds. Worker threads call it at the same time."""
+        raise NotImplementedError(f"{type(self).__name__} has no sums: a loss on pairs is a subclass that gives them")
+
+
+class Compared(NamedTuple):
+    """What a batch (B, E) is compared with: itself, and ``memory`` (R - B, E) of unit length, without gradient.
+
+    ``labels`` and ``rows``, the training rows, are those of the batch and then of the memory, (R,); ``seed`` is for
+    what is drawn.
     """
 
     labels: Tensor
     rows: Tensor
     memory: Tensor
-    memory_labels: Tensor
-    memory_rows: Tensor
     seed: int
 
 
@@ -94,8 +118,7 @@ class _RowWise(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         against = torch.cat([unit, compared.memory.to(unit.dtype)])
-        labels = torch.cat([compared.labels, compared.memory_labels])
-        rows = torch.cat([compared.rows, compared.memory_rows])
+        labels, rows = compared.labels, compared.rows
         size = _rows_a_block(len(unit), rule.row_size(len(against)))
         starts = range(0, len(unit), size)
         workers = min(worker_count(unit.device), len(starts))
@@ -105,7 +128,7 @@ class _RowWise(torch.autograd.Function):
             for low in starts[worker::workers]:
                 inside = slice(low, low + size)
                 cosines = unit[inside] @ against.T
-                known = (compared.labels[inside], compared.rows[inside], labels, rows)
+                known = (labels[: len(unit)][inside], rows[: len(unit)][inside], labels, rows)
                 block = Block(cosines, *known, unit.shape[1], compared.seed + low, learn)
                 _add(sums, rule, block, inside, unit, against, list(parameters))
             return sums
@@ -148,7 +171,7 @@ def _add(
     for part, total in enumerate(totals):
         if not total.requires_grad:
             continue
-        leaves = [block.all_cosines, *(requested.cosines for requested in block.requested)]
+        leaves = [block.all_cosines, *(cosines for _, cosines in block.requested)]
         by_all, *rest = torch.autograd.grad(
             total, [*leaves, *parameters], retain_graph=part + 1 < rule.parts, allow_unused=True
         )
@@ -156,9 +179,9 @@ def _add(
         if by_all is not None:
             sums.by_unit[part, inside] += by_all @ against
             sums.by_unit[part] += by_all[:, : len(unit)].T @ unit[inside]
-        for requested, gradient in zip(block.requested, by_requested, strict=True):
+        for (pairs, _), gradient in zip(block.requested, by_requested, strict=True):
             if gradient is not None:
-                _add_by_pairs(sums.by_unit[part], requested.pairs, gradient, inside, unit, against)
+                _add_by_pairs(sums.by_unit[part], pairs, gradient, inside, unit, against)
         for summed, gradient in zip(sums.by_parameters, by_parameters, strict=True):
             if gradient is not None:
                 summed[part] += gradient

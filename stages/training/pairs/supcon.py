@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.training.pairs.block import Block, Pairs, statistics_of_all
 from stages.training.pairs.loss import RememberingConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,11 @@ class SupConConfig(RememberingConfig):
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return SupCon(self.scale)
+    def _rule(self, _classes: int) -> PairRule:
+        return _SupCon(self.scale)
 
 
-class SupCon(PairRule):
+class _SupCon(PairRule):
     """A row's loss by all its pairs. PyTorch Metric Learning's takes twice the time for the same value."""
 
     def __init__(self, scale: float) -> None:
@@ -44,7 +42,6 @@ class SupCon(PairRule):
         self.scale = scale
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         row, _ = block.positives
         positives = torch.bincount(row, minlength=len(block.cosines))
         own = block.differentiable(*block.positives) / positives[row]

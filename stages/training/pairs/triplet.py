@@ -14,7 +14,7 @@ from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
 from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
-from stages.training.pairs.rule import PairRule, Sums
+from stages.training.pairs.rows import PairRule, Sums
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,11 @@ class TripletConfig(RememberingConfig):
         if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
             raise ValueError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
 
-    def rule(self, classes: int) -> PairRule:
-        """See :class:`RememberingConfig`."""
-        del classes
-        return Triplet(self)
+    def _rule(self, _classes: int) -> PairRule:
+        return _Triplet(self)
 
 
-class Triplet(PairRule):
+class _Triplet(PairRule):
     """All triplets, or those of a miner."""
 
     def __init__(self, config: TripletConfig) -> None:
@@ -57,11 +55,9 @@ class Triplet(PairRule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self._loss.margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         if isinstance(self.config.miner, AllConfig):
             return all_triplets(block, self._loss.margin)
         with torch.no_grad():
@@ -103,7 +99,7 @@ def all_triplets(block: Block, margin_dist: float) -> Sums:
     count = reach.sum()
     total = _sum(reach.to(near.dtype), distance_of(block.differentiable(row, positive))) - _sum(times, negatives)
     total = total + margin_dist * count
-    every = float((block.is_negative.sum(1)[row]).sum())
+    every = float((~block.same_label).sum(1)[row].sum())
     statistics = statistics_of_all(block, every, every - float(count))
     return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), statistics)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,9 @@ from cache.fusion import PROPORTIONS, fuse, image_proportions
 class FusedFeatures:
     """Reads like a store (:class:`cache.Features`); nothing is written.
 
-    A row is the rows of ``stores`` one after the other, each of unit length, in the widest stored dtype. ``sizes`` adds
-    three numbers of an image of H x W pixels: H / W, H / 224 and W / 224 (fifth place of the Google Universal Image
-    Embedding Challenge).
+    A row is the rows of ``stores`` one after the other, each of unit length, in the widest stored dtype; ``blocks`` are
+    the sizes of these parts. ``sizes`` adds three numbers of an image of H x W pixels: H / W, H / 224 and W / 224
+    (fifth place of the Google Universal Image Embedding Challenge).
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance
@@ -44,49 +43,15 @@ class FusedFeatures:
         if len({store.views for store in stores}) > 1:
             counts = ", ".join(f"{store.path.name} has {store.views}" for store in stores)
             raise StoreError(f"fused stores must hold the same views of each image, but {counts}")
-        self.stores = tuple(stores)
-        self.sizes = sizes
-
-    @property
-    def name(self) -> str:
-        """The names of the stores, joined by ``+``."""
-        return "+".join([*(store.name for store in self.stores), *(["sizes"] if self.sizes else [])])
-
-    @property
-    def path(self) -> Path:
-        """The folder of the first store, for messages."""
-        return self.stores[0].path
-
-    @cached_property
-    def identity(self) -> Identity:
-        """The fingerprints of the stores in their order, and whether the sizes are there."""
-        fused: list[JSON] = [store.fingerprint for store in self.stores]
-        return Identity({"fused": fused, "sizes": self.sizes})
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the identity, 64 hexadecimal digits."""
-        return self.identity.fingerprint
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """The sizes of the parts of a row, in order."""
-        return (*(store.dim for store in self.stores), *([PROPORTIONS] if self.sizes else []))
-
-    @property
-    def dim(self) -> int:
-        """D, the size of one row."""
-        return sum(self.blocks)
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """The widest dtype of the stores."""
-        return np.result_type(*(store.dtype for store in self.stores))
-
-    @property
-    def views(self) -> int:
-        """V, the number of views of each image that are stored."""
-        return self.stores[0].views
+        self.stores, self.sizes = tuple(stores), sizes
+        self.name = "+".join([*(store.name for store in stores), *(["sizes"] if sizes else [])])
+        self.path = stores[0].path  # for messages
+        fused: list[JSON] = [store.fingerprint for store in stores]
+        self.identity = Identity({"fused": fused, "sizes": sizes})
+        self.fingerprint = self.identity.fingerprint
+        self.blocks = (*(store.dim for store in stores), *([PROPORTIONS] if sizes else []))
+        self.dim, self.views = sum(self.blocks), stores[0].views
+        self.dtype: np.dtype[np.generic] = np.result_type(*(store.dtype for store in stores))
 
     def digests(self) -> list[bytes]:
         """The digest of every image with a feature in every store, in the order of the first."""
@@ -144,11 +109,9 @@ class FusedFeatures:
 
     @cached_property
     def _known(self) -> pa.Table:
-        table = pa.concat_tables([rows.select(["digest", "status", "width", "height"]) for rows in self._chunks()])
+        chunks = self.stores[0].chunks().values()
+        table = pa.concat_tables([rows.select(["digest", "status", "width", "height"]) for rows in chunks])
         return table.filter(pc.equal(table["status"], "ok"))
-
-    def _chunks(self) -> list[pa.Table]:
-        return list(self.stores[0].chunks().values())
 
     def _sizes_of(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
         return self.image_sizes(digests) if self.sizes else None

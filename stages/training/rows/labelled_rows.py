@@ -87,6 +87,7 @@ class LabelledRows:
     Iteration gives the first view of all records in blocks (n, D), in order, for statistics.
     """
 
+    records: Records
     source: RowSource
     views: int
     blocks: tuple[int, ...]
@@ -100,7 +101,7 @@ class LabelledRows:
         labels, _ = _numbered(records.classes)
         domains, names = _numbered(["" if domain is None else domain for domain in records.domains])
         source = source_of(features, records.digests, mapped=mapped)
-        return cls(source, features.views, blocks_of(features), labels, domains, tuple(names))
+        return cls(records, source, features.views, blocks_of(features), labels, domains, tuple(names))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +17,6 @@ _ROWS_AT_ONCE = 4096  # gathered together: one batch at a time would pay the ove
 Batch = npt.NDArray[np.int64]
 
 
-class Gathered(NamedTuple):
-    """Some batches: their rows (n, D), their labels (n,), and how many rows each has."""
-
-    rows: Tensor
-    labels: Tensor
-    sizes: list[int]
-
-
 def prefetch(
     source: RowSource, labels: npt.NDArray[np.int64], batches: Sequence[Batch], places: npt.NDArray[np.int64]
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -34,34 +25,17 @@ def prefetch(
     ``places`` (N,) are the rows of ``source`` that the records have in this epoch. The thread that gathers computes
     nothing, so the results do not depend on it.
     """
-    groups = list(_groups(batches))
-    if len(groups) == 1:
-        yield from _split(_gather(source, labels, places, groups[0]))
-        return
-    with ThreadPoolExecutor(1) as pool:
-        ahead: Future[Gathered] = pool.submit(_gather, source, labels, places, groups[0])
-        for following in [*groups[1:], None]:
-            gathered = ahead.result()
-            if following is not None:
-                ahead = pool.submit(_gather, source, labels, places, following)
-            yield from _split(gathered)
-
-
-def _groups(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
     each = max(1, _ROWS_AT_ONCE // max(len(batch) for batch in batches))
-    for low in range(0, len(batches), each):
-        yield batches[low : low + each]
+    groups = [batches[low : low + each] for low in range(0, len(batches), each)]
 
+    def gather(group: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        records = np.concatenate(group)
+        return torch.from_numpy(source.take(places[records])), torch.from_numpy(labels[records])
 
-def _gather(
-    source: RowSource, labels: npt.NDArray[np.int64], places: npt.NDArray[np.int64], batches: Sequence[Batch]
-) -> Gathered:
-    records = np.concatenate(batches)
-    rows = source.take(places[records])
-    return Gathered(torch.from_numpy(rows), torch.from_numpy(labels[records]), [len(batch) for batch in batches])
-
-
-def _split(gathered: Gathered) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(
-        torch.split(gathered.rows, gathered.sizes), torch.split(gathered.labels, gathered.sizes), strict=True
-    )
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(gather, groups[0])
+        for group, following in zip(groups, [*groups[1:], None], strict=True):
+            gathered, sizes = ahead.result(), [len(batch) for batch in group]
+            if following is not None:
+                ahead = pool.submit(gather, following)
+            yield from zip(*(torch.split(part, sizes) for part in gathered), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,6 @@ class Sampler(Protocol):
 class ShuffledConfig:
     """Every row once an epoch, in random order."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     kind: Literal["shuffled"] = "shuffled"
 
 
@@ -41,13 +39,7 @@ class ShuffledConfig:
 class ByLossConfig:
     """``classes_by_images`` for a loss on pairs of rows, ``shuffled`` for others."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     kind: Literal["by_loss"] = "by_loss"
-
-    def chosen(self, *, of_pairs: bool) -> ShuffledConfig | ClassesByImagesConfig:
-        """The sampling for a loss that is on pairs, or not."""
-        return ClassesByImagesConfig() if of_pairs else ShuffledConfig()
 
 
 @dataclass(frozen=True)
@@ -58,13 +50,12 @@ class BalancedConfig:
     until all have come.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     kind: Literal["balanced"] = "balanced"
     power: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_power(self.power)
+        if not 0 <= self.power <= 1:
+            raise ValueError(f"power is 0 for equal shares to 1 for shares by size, in [0, 1], got {self.power}")
 
 
 @dataclass(frozen=True)
@@ -74,8 +65,6 @@ class ClassesByImagesConfig:
     Classes come in random order, without replacement until all have come, and so do the rows of a class. A class of
     fewer than K rows repeats them; ``training.minimum_class_size`` leaves such classes out.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["classes_by_images"] = "classes_by_images"
     images: int = 4
@@ -93,8 +82,6 @@ class OneDomainConfig:
     ``shuffled``.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     kind: Literal["one_domain"] = "one_domain"
 
 
@@ -110,8 +97,6 @@ class DomainWeightsConfig:
     w begins at the domains' shares of the rows (the multiplicative weights of group DRO, Sagawa et al., ICLR 2020).
     Where held-out classes choose the epoch, the training on all classes repeats the shares of the first training.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["domain_weights"] = "domain_weights"
 
@@ -131,7 +116,7 @@ def build_sampler(
     """
     match config:
         case ByLossConfig():
-            raise ValueError("the sampling by_loss must be replaced by what suits the loss first: ByLossConfig.chosen")
+            raise ValueError("the sampling by_loss must be replaced by what suits the loss first: HeadRecipe.sampling")
         case ShuffledConfig():
             return _Shuffled(len(labels), batch_size, blocks=blocks)
         case BalancedConfig():
@@ -146,12 +131,11 @@ def build_sampler(
 
 class _Shuffled:
     def __init__(self, rows: int, batch_size: int, *, blocks: bool) -> None:
-        self._rows, self._size = rows, batch_size
-        self._order = block_order if blocks else epoch_order
+        self._rows, self._size, self._blocks = rows, batch_size, blocks
         self.steps = -(-rows // batch_size)
 
     def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        return cut(self._order(self._rows, rng), self._size)
+        return cut(block_order(self._rows, rng) if self._blocks else rng.permutation(self._rows), self._size)
 
 
 class _Grouped:
@@ -204,8 +188,7 @@ class _ClassesByImages:
         turns = np.bincount(chosen, minlength=self._decks.groups)
         dealt = self._decks.deal(turns * self._images, rng)
         starts = np.cumsum(turns * self._images) - turns * self._images
-        turn = occurrence(chosen)
-        places = (starts[chosen] + turn * self._images)[:, None] + np.arange(self._images)
+        places = (starts[chosen] + occurrence(chosen) * self._images)[:, None] + np.arange(self._images)
         return cut(dealt[places].reshape(-1), self._classes * self._images)
 
 
@@ -237,11 +220,6 @@ class _Decks:
         order = np.lexsort((rng.random(len(self._groups)), self._groups))
         group = np.repeat(np.arange(self.groups), counts)
         return order[self._starts[group] + occurrence(group) % self._sizes[group]]
-
-
-def epoch_order(rows: int, rng: np.random.Generator) -> Rows:
-    """The order (N,) in which an epoch visits ``rows`` rows: a permutation."""
-    return rng.permutation(rows)
 
 
 def block_order(rows: int, rng: np.random.Generator) -> Rows:
@@ -282,8 +260,3 @@ def occurrence(values: Rows) -> Rows:
 def cut(rows: Rows, size: int) -> list[Rows]:
     """``rows`` in pieces of ``size``; the last may be shorter."""
     return [rows[low : low + size] for low in range(0, len(rows), size)]
-
-
-def _check_power(power: float) -> None:
-    if not 0 <= power <= 1:
-        raise ValueError(f"power is 0 for equal shares to 1 for shares by size, in [0, 1], got {power}")

@@ -42,8 +42,10 @@ class ValidationSet:
 
     def _precisions(self, network: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.inference_mode():
-            gallery = _by_blocks(network, self.gallery)
-            queries = gallery if self.queries is self.gallery else _by_blocks(network, self.queries)
+            gallery = torch.cat([network(block) for block in torch.split(self.gallery, _ROWS)])
+            queries = gallery
+            if self.queries is not self.gallery:
+                queries = torch.cat([network(block) for block in torch.split(self.queries, _ROWS)])
             return mmp5(queries, gallery, self.query_labels, self.gallery_labels, self.own)
 
 
@@ -77,23 +79,11 @@ def validation_digest(queries: Records, gallery: Records) -> list[str]:
 
 
 def mmp5(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor, own: Tensor) -> Tensor:
-    """The mMP@5 (Q,), float64, of ``queries`` (Q, E) in ``gallery`` (G, E), both of unit length.
+    """The mMP@5 (Q,), float64, of ``queries`` (Q, E) in ``gallery`` (G, E), both of unit length, by their labels.
 
-    Of a query with n relevant gallery rows, the share of its first min(n, 5) results that are relevant (Google
-    Universal Image Embedding Challenge, 2022); NaN for a query that has nothing to find.
-
-    Args:
-        queries: (Q, E).
-        gallery: (G, E).
-        query_labels: integers (Q,).
-        gallery_labels: integers (G,) on the same scale.
-        own: the gallery row (Q,) that is the query itself, which is neither found nor counted, or -1.
+    ``own`` (Q,) is the gallery row that is the query itself, or -1; NaN for a query that has nothing to find.
     """
     searched = gallery.numpy()
     asking = searched if queries is gallery else queries.numpy()
-    values = values_by_class("mmp@5", asking, searched, query_labels.numpy(), gallery_labels.numpy(), own.numpy())
-    return torch.from_numpy(values)
-
-
-def _by_blocks(network: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    return torch.cat([network(block) for block in torch.split(features, _ROWS)])
+    labels = query_labels.numpy(), gallery_labels.numpy()
+    return torch.from_numpy(values_by_class("mmp@5", asking, searched, *labels, own.numpy()))

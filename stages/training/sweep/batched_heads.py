@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,31 +22,24 @@ from torch.nn import functional
 
 from stages.training.config import TrainingConfig
 from stages.training.heads.dropout import drop
+from stages.training.heads.inputs import in_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.loop import member_seed
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.rows.sampling import (
-    BalancedConfig,
-    ByLossConfig,
-    ClassesByImagesConfig,
-    ShuffledConfig,
-    build_sampler,
-)
+from stages.training.rows.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep.batched_losses import BatchedLoss, can_be_batched
 from stages.training.weights.optimizer import Optimizer, OptimizerConfig
 
 _LOGITS = 2**22  # elements (B, C*k) of one head: above, its products are large enough by themselves
 _NUMBERS = 2**26  # elements of logits and weights of all heads together: 256 MiB in float32, a few times over
-_PREPARED = 2**28  # elements of the training rows after the steps before the map: 1 GiB
 _HEADS = 64
 _MEMBER = 1  # a head alone is the first member of a soup
-_ROWS = 4096  # embedded together
+_TINY = torch.finfo(torch.float32).tiny
 # The settings that this loop implements: a recipe with any other setting is trained alone.
-_OF_OPTIMIZER = ("kind", "lr", "final_lr", "weight_decay", "warmup_epochs", "momentum")
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
 _OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
-_SAMPLING = (ByLossConfig, ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
+_SAMPLING = (ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
 def batch_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | None:
@@ -57,26 +49,19 @@ def batch_key(recipe: HeadRecipe, classes: int, views: int = 1) -> Hashable | No
     other cosines than the target's, settings that this loop does not implement (random ``views``), and large heads.
     """
     head: object = recipe.head
-    optimizer, training = recipe.optimizer, recipe.training
+    training = recipe.training
     if not isinstance(head, LinearHeadConfig) or recipe.start is not None or not can_be_batched(recipe.loss, classes):
         return None
     if head != LinearHeadConfig(dim=head.dim, dropout=head.dropout, dropouts=head.dropouts, inputs=head.inputs):
         return None
-    if optimizer != OptimizerConfig(**_only(optimizer, _OF_OPTIMIZER)):
-        return None
-    if training != TrainingConfig(**_only(training, _OF_TRAINING)) or not isinstance(training.sampling, _SAMPLING):
+    if training != TrainingConfig(**_only(training, _OF_TRAINING)) or not isinstance(recipe.sampling, _SAMPLING):
         return None
     if views > 1 and training.views != "first":
         return None
     if training.batch_size * classes * _loss(recipe).subcenters > _LOGITS:
         return None
-    return (
-        head,
-        type(recipe.loss),
-        _loss(recipe).subcenters,
-        optimizer.kind,
-        tuple(_only(training, _SAME_FOR_ALL).items()),
-    )
+    same = tuple(_only(training, _SAME_FOR_ALL).items())
+    return head, type(recipe.loss), _loss(recipe).subcenters, recipe.optimizer.kind, same
 
 
 def _only(config: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -93,26 +78,6 @@ def heads_at_once(recipe: HeadRecipe, seeds: int, features: int, classes: int) -
     prototypes = classes * _loss(recipe).subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
     return max(1, int(min(_HEADS, _NUMBERS // numbers)) // seeds)
-
-
-@dataclass(frozen=True)
-class BatchedHeads:
-    """H = S*R trained heads, recipe r of seed s; ``finite`` (S, R) is False where a loss became NaN or infinite."""
-
-    heads: tuple[tuple[LinearHead, ...], ...]
-    finite: Tensor
-
-    def embed(self, features: Tensor) -> Tensor:
-        """Embeddings (S, R, n, E) of unit length of ``features`` (n, D)."""
-        flat = [head for of_seed in self.heads for head in of_seed]
-        weight, bias = torch.cat([head.weight for head in flat]), torch.cat([head.bias for head in flat])
-        with torch.inference_mode():
-            blocks = [
-                functional.linear(flat[0].inputs(block), weight, bias).view(len(block), len(flat), -1)
-                for block in torch.split(features, _ROWS)
-            ]
-            unit = functional.normalize(torch.cat(blocks), dim=2, eps=torch.finfo(torch.float32).tiny)
-        return unit.transpose(0, 1).reshape(len(self.heads), -1, *unit[:, 0].shape)
 
 
 def train_batched_heads(
@@ -133,49 +98,45 @@ def train_batched_heads(
         seeds: S of them.
         blocks: the sizes of the features that stand side by side; by default one of D.
     """
-    batch = _Batch(features, rows, labels, recipes, seeds, blocks or [features.shape[1]])
+    heads = BatchedHeads(features[rows], labels, recipes, seeds, blocks or [features.shape[1]])
     training = recipes[0].training
     domains = np.zeros(len(labels), np.int64)  # not used by these samplings
-    sampling = training.sampling
-    sampling = sampling.chosen(of_pairs=False) if isinstance(sampling, ByLossConfig) else sampling
-    sampler = build_sampler(sampling, labels.numpy(), domains, training.batch_size)
+    sampler = build_sampler(recipes[0].sampling, labels.numpy(), domains, training.batch_size)
     for epoch in range(training.epochs):
         orders = [sampler.epoch(np.random.default_rng((seed, _MEMBER, epoch))) for seed in seeds]
         for step, batches in enumerate(zip(*orders, strict=True), epoch * sampler.steps):
-            batch.step(torch.from_numpy(np.stack(batches)), step, sampler.steps)
-    return batch.trained()
+            heads.step(torch.from_numpy(np.stack(batches)), step, sampler.steps)
+    return heads
 
 
-class _Batch:
-    """The weights of S*R heads in three tensors, their optimizer, and their loss."""
+class BatchedHeads:
+    """H = S*R heads, recipe r of seed s: their weights in three tensors, their optimizer, and their loss.
+
+    ``finite`` (S, R) is False where a loss became NaN or infinite.
+    """
 
     def __init__(
         self,
         features: Tensor,
-        rows: Tensor,
         labels: Tensor,
         recipes: Sequence[HeadRecipe],
         seeds: Sequence[int],
         blocks: Sequence[int],
     ) -> None:
-        self.labels, self.recipes, self.count = labels, tuple(recipes), len(recipes)
-        losses = [_loss(recipe) for recipe in recipes]
-        first, count = recipes[0], self.count
+        self.labels, self.recipes = labels, tuple(recipes)
+        losses, head, count = [_loss(recipe) for recipe in recipes], recipes[0].head, len(recipes)
         sizes = torch.bincount(labels)
         networks, prototypes = list[LinearHead](), list[Tensor]()
-        assert isinstance(first.head, LinearHeadConfig)
+        assert isinstance(head, LinearHeadConfig)
         for seed in seeds:  # the random numbers of a head that is trained alone, in the same order
             generator = torch.Generator().manual_seed(seed)
-            networks.append(first.head.build(blocks, generator))
-            prototypes.append(losses[0].build(first.head.dim, sizes, generator).weight.detach())
+            networks.append(head.build(blocks, generator))
+            prototypes.append(losses[0].build(head.dim, sizes, generator).weight.detach())
         self.generators = [torch.Generator().manual_seed(member_seed(seed, _MEMBER)) for seed in seeds]
         self.inputs, self.dropouts = networks[0].inputs, networks[0].dropouts
-        self.features, self.rows = features, rows
         with torch.inference_mode():
-            self.inputs.observe(features[rows])
-        self.is_prepared = len(rows) * self.inputs.dim <= _PREPARED
-        if self.is_prepared:  # the steps before the map are applied once, not in every epoch
-            self.features, self.rows = self._prepared(), torch.arange(len(rows))
+            self.inputs.observe(features)
+        self.prepared = in_blocks(self.inputs, features)
         # (S, R*E, D), (S, R*E) and (S, R, C*k, E); the heads of a seed have the same start
         self.maps = torch.stack([network.weight.detach().repeat(count, 1) for network in networks])
         self.offsets = torch.stack([network.bias.detach().repeat(count) for network in networks])
@@ -186,22 +147,47 @@ class _Batch:
         self.finite = torch.ones(len(seeds), count, dtype=torch.bool)
         self.optimizer, self.runs = self._optimizer()
 
+    def embed(self, features: Tensor) -> Tensor:
+        """Embeddings (S, R, n, E) of unit length of ``features`` (n, D)."""
+        weight, bias = self.maps.flatten(0, 1), self.offsets.flatten()
+        mapped = in_blocks(lambda block: functional.linear(self.inputs(block), weight, bias), features)
+        unit = functional.normalize(mapped.view(len(features), self.finite.numel(), -1), dim=2, eps=_TINY)
+        return unit.transpose(0, 1).reshape(*self.finite.shape, len(features), -1)
+
+    @torch.no_grad()
+    def step(self, batch: Tensor, step: int, steps_per_epoch: int) -> None:
+        """Make one step of all heads on a ``batch`` of rows (S, B); ``step`` counts from 0."""
+        epochs, count = self.recipes[0].training.epochs, len(self.recipes)
+        pairs = zip(batch, self.generators, strict=True)
+        dropped = torch.stack([drop(self.prepared[rows], self.dropouts, generator) for rows, generator in pairs])
+        projected = torch.baddbmm(self.offsets[:, None], dropped, self.maps.transpose(1, 2))  # (S, B, R*E)
+        embeddings = projected.view(*batch.shape, count, -1).transpose(1, 2).flatten(0, 1)  # (S*R, B, E)
+        self.loss.at(step / max(1, steps_per_epoch * epochs - 1))
+        losses, slope, slope_of_prototypes = self.loss.slopes(
+            embeddings, self.prototypes.flatten(0, 1), self.labels[batch].repeat_interleave(count, 0)
+        )
+        slope = slope.view(len(batch), count, *slope.shape[1:]).transpose(1, 2).flatten(2)
+        of_maps, of_offsets, of_prototypes = self.slopes
+        torch.bmm(slope.transpose(1, 2), dropped, out=of_maps)
+        torch.sum(slope, 1, out=of_offsets)
+        of_prototypes.copy_(slope_of_prototypes.view_as(of_prototypes))
+        self.finite &= losses.view_as(self.finite).isfinite()
+        for group, config in zip(self.optimizer.param_groups, self.runs, strict=True):
+            group["lr"] = config.learning_rate(step, steps_per_epoch, epochs)
+        self.optimizer.step()
+
     def _optimizer(self) -> tuple[torch.optim.Optimizer, list[OptimizerConfig]]:
         """One optimizer over views of the weights, with a group for each run of recipes of equal optimizer settings."""
-        configs = [recipe.optimizer for recipe in self.recipes]
-        runs, groups, low = [], [], 0
-        for config, members in itertools.groupby(configs):
+        runs, optimizers, low = list[OptimizerConfig](), list[torch.optim.Optimizer](), 0
+        for config, members in itertools.groupby(recipe.optimizer for recipe in self.recipes):
             high = low + len(list(members))
-            groups.append({"params": self._views(low, high), "weight_decay": config.weight_decay})
-            if config.kind == "sgd":
-                groups[-1]["momentum"] = config.momentum
+            optimizers.append(Optimizer(config, self._views(low, high), []).dense)
             runs.append(config)
             low = high
-        optimizer = Optimizer(runs[0], groups[0]["params"], []).dense  # type: ignore[arg-type]
-        optimizer.param_groups[0].update({name: value for name, value in groups[0].items() if name != "params"})
-        for group in groups[1:]:
-            optimizer.add_param_group(group)
-        return optimizer, runs
+        first, *others = optimizers
+        for other in others:
+            first.param_groups.extend(other.param_groups)
+        return first, runs
 
     def _views(self, low: int, high: int) -> list[nn.Parameter]:
         """The weights of recipes ``low`` to ``high`` of every seed; their gradients are views of ``slopes``."""
@@ -212,55 +198,3 @@ class _Batch:
                 views.append(nn.Parameter(of_weight[low * size : high * size]))
                 views[-1].grad = of_slope[low * size : high * size]
         return views
-
-    @torch.no_grad()
-    def step(self, batch: Tensor, step: int, steps_per_epoch: int) -> None:
-        """Make one step of all heads on a ``batch`` of rows (S, B); ``step`` counts from 0."""
-        epochs = self.recipes[0].training.epochs
-        taken = self._taken(batch)
-        projected = torch.baddbmm(self.offsets[:, None], taken, self.maps.transpose(1, 2))  # (S, B, R*E)
-        self.loss.at(step / max(1, steps_per_epoch * epochs - 1))
-        losses, slope, slope_of_prototypes = self.loss.slopes(
-            self._by_head(projected), self.prototypes.flatten(0, 1), self.labels[batch].repeat_interleave(self.count, 0)
-        )
-        slope = slope.view(len(batch), self.count, *slope.shape[1:]).transpose(1, 2).flatten(2)
-        of_maps, of_offsets, of_prototypes = self.slopes
-        torch.bmm(slope.transpose(1, 2), taken, out=of_maps)
-        torch.sum(slope, 1, out=of_offsets)
-        of_prototypes.copy_(slope_of_prototypes.view_as(of_prototypes))
-        self.finite &= losses.view_as(self.finite).isfinite()
-        for group, config in zip(self.optimizer.param_groups, self.runs, strict=True):
-            group["lr"] = config.learning_rate(step, steps_per_epoch, epochs)
-        self.optimizer.step()
-
-    def _by_head(self, projected: Tensor) -> Tensor:
-        """The output of the maps (S, B, R*E) as (S*R, B, E)."""
-        seeds, size, _ = projected.shape
-        return projected.view(seeds, size, self.count, -1).transpose(1, 2).flatten(0, 1)
-
-    def _taken(self, batch: Tensor) -> Tensor:
-        """The batches (S, B, D) after the steps before the map, with the dropout of each seed."""
-        seeds, size = batch.shape
-        taken = self.features[self.rows[batch.flatten()]]
-        if not self.is_prepared:
-            taken = self.inputs(taken)
-        of_seeds = zip(taken.view(seeds, size, -1), self.generators, strict=True)
-        dropped = [drop(rows, self.dropouts, generator) for rows, generator in of_seeds]
-        return torch.stack(dropped) if seeds > 1 else dropped[0][None]
-
-    def _prepared(self) -> Tensor:
-        """All rows after the steps before the map, float32."""
-        with torch.inference_mode():
-            return torch.cat([self.inputs(self.features[block]) for block in torch.split(self.rows, _ROWS)])
-
-    def trained(self) -> BatchedHeads:
-        """The heads as they are now."""
-        dim = self.recipes[0].head.dim
-        heads = [
-            tuple(
-                LinearHead(self.inputs, weight, bias, dropouts=self.dropouts)
-                for weight, bias in zip(torch.split(maps, dim), torch.split(offsets, dim), strict=True)
-            )
-            for maps, offsets in zip(self.maps, self.offsets, strict=True)
-        ]
-        return BatchedHeads(tuple(heads), self.finite)

@@ -6,17 +6,10 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from cache.errors import ConfigError
 from stages.training.recipe import KINDS, HeadRecipe, Settings, nearest_key
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Each of the ``values``."""
-
-    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Range:
         return tuple(dict.fromkeys(self.number(math.exp(p) if self.log else p, whole=whole) for p in places))
 
 
-Axis: TypeAlias = Choices | Range
+Axis: TypeAlias = tuple[Any, ...] | Range
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,6 @@ class SweepConfig:
         head: the name of one of ``[[heads]]``; by default each is swept.
         over: dotted keys of a head, each with a list of values or ``{ low, high, log, steps }``.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     method: Literal["grid", "optuna"] = "grid"
     trials: int = 50
@@ -101,7 +92,7 @@ def _axes(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Axis]]:
         elif isinstance(value, (list, tuple)):
             if not value:
                 raise ValueError(f"over.{key}: the list is empty; name the values to try, or drop the key")
-            yield key, Choices(tuple(v for at, v in enumerate(value) if v not in value[:at]))
+            yield key, tuple(v for at, v in enumerate(value) if v not in value[:at])
         else:
             raise ValueError(f"over.{key}: a list of values or {{ low = ..., high = ... }}, got {value!r}")
 
@@ -137,15 +128,13 @@ class Family:
 
     def size(self) -> float:
         """The number of recipes; infinite where a range has no steps."""
-        return math.prod(
-            len(axis.values) if isinstance(axis, Choices) else axis.steps or math.inf for axis in self.axes.values()
-        )
+        axes = self.axes.values()
+        return math.prod((axis.steps or math.inf) if isinstance(axis, Range) else len(axis) for axis in axes)
 
     def grid(self) -> list[Settings]:
         """The settings of every combination, the last key changing fastest."""
         values = [
-            axis.values if isinstance(axis, Choices) else axis.points(whole=self.whole(key))
-            for key, axis in self.axes.items()
+            axis.points(whole=self.whole(key)) if isinstance(axis, Range) else axis for key, axis in self.axes.items()
         ]
         return [dict(self.fixed) | dict(zip(self.axes, chosen, strict=True)) for chosen in itertools.product(*values)]
 
@@ -186,7 +175,7 @@ def families(base: HeadRecipe, axes: Mapping[str, Axis]) -> list[Family]:
 
 
 def _values(axis: Axis) -> Sequence[Any]:
-    return axis.values if isinstance(axis, Choices) else (axis.low, axis.high)
+    return (axis.low, axis.high) if isinstance(axis, Range) else axis
 
 
 def _checked(base: HeadRecipe, settings: Settings) -> HeadRecipe:

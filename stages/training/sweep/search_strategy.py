@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from cache.errors import MissingExtraError
 from stages.training.recipe import Settings
-from stages.training.sweep.search_space import Choices, Family
+from stages.training.sweep.search_space import Family, Range
 
 Evaluate = Callable[[Sequence[Settings]], Sequence[float]]
 
@@ -43,11 +43,11 @@ def proposal(family: Family, trial: Any) -> Settings:
     """The settings of ``family`` that an Optuna ``trial`` suggests."""
     settings = dict(family.fixed)
     for key, axis in family.axes.items():
-        if isinstance(axis, Choices):  # by index: a choice may be a list or a table
-            settings[key] = axis.values[trial.suggest_categorical(key, list(range(len(axis.values))))]
-        else:
+        if isinstance(axis, Range):
             value = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
             settings[key] = axis.number(value, whole=family.whole(key))
+        else:  # by index: a choice may be a list or a table
+            settings[key] = axis[trial.suggest_categorical(key, list(range(len(axis))))]
     return settings
 
 

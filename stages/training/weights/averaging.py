@@ -21,11 +21,6 @@ class WeightAverage:
         self._steps = 0
         self._last: list[Weights] = []
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is averaged: the network's own weights are kept."""
-        return not self._decay and self._epochs == 1
-
     def after_step(self) -> None:
         """Follow the weights after a step."""
         if self._decay:

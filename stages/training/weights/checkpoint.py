@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cache.atomic import replace_bytes
+from cache import LocalStorage
 
 State = dict[str, Any]
 
@@ -24,12 +24,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
-        self._path = path
-        self._fingerprint = fingerprint
-        self._parts: dict[str, State] = {}
-        self._within = ""
-        if path is not None and path.is_file():
-            self._parts = _read(path, fingerprint)
+        self._path, self._fingerprint, self._within = path, fingerprint, ""
+        self._parts = {} if path is None else _read(path, fingerprint)
 
     def within(self, name: str) -> Checkpoint:
         """The same file for the parts of the expert ``name``."""
@@ -47,12 +43,13 @@ class Checkpoint:
         if self._path is not None:
             content = io.BytesIO()
             torch.save({"fingerprint": self._fingerprint, "parts": self._parts}, content)
-            replace_bytes(self._path, content.getbuffer())
+            LocalStorage(self._path.parent).put(self._path.name, content.getbuffer())
 
 
 def _read(path: Path, fingerprint: str) -> dict[str, State]:
     try:
-        content: State = torch.load(path, weights_only=True)
+        stored = LocalStorage(path.parent).read(path.name)
+        content: State = torch.load(io.BytesIO(stored), weights_only=True)
         return dict(content["parts"]) if content["fingerprint"] == fingerprint else {}
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
         return {}  # a checkpoint only saves time

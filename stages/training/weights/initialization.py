@@ -13,6 +13,7 @@ from stages.training.heads.inputs import Rows, by_blocks
 from stages.training.heads.linear import LinearHead, LinearHeadConfig
 from stages.training.heads.mlp import MlpHeadConfig
 from stages.training.heads.network import HeadNetwork
+from stages.training.rows.sampling import occurrence
 
 
 def start_network(
@@ -33,14 +34,13 @@ def start_network(
         return network
     factor = _power_of_two(fitted.weight, 1 / math.sqrt(3 * fitted.inputs.dim))
     weight, bias = fitted.weight.detach() * factor, fitted.bias.detach() * factor
-    if isinstance(head, LinearHeadConfig):
-        return LinearHead(fitted.inputs, weight, bias, head.dropout, head.dropouts)
     if isinstance(head, MlpHeadConfig):
         network = head.build(blocks, generator)
         network.inputs = fitted.inputs
         network.weight, network.bias = nn.Parameter(weight), nn.Parameter(bias)
         return network
-    return LinearHead(fitted.inputs, weight, bias, dropouts=fitted.dropouts)
+    dropout = (head.dropout, head.dropouts) if isinstance(head, LinearHeadConfig) else (0.0, fitted.dropouts)
+    return LinearHead(fitted.inputs, weight, bias, *dropout)
 
 
 def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, labels: Tensor) -> None:
@@ -51,7 +51,7 @@ def start_prototypes(prototypes: Tensor, network: HeadNetwork, features: Rows, l
     the embeddings of a class cancel, the prototype stays random.
     """
     subcenters, classes, dim = prototypes.shape
-    turn = _occurrence(labels) % subcenters
+    turn = torch.from_numpy(occurrence(labels.numpy())) % subcenters
     sums = torch.zeros(subcenters * classes, dim)
     low = 0
     with torch.inference_mode():
@@ -73,11 +73,3 @@ def _power_of_two(weight: Tensor, size: float) -> float:
     """The factor 2^n that brings the root mean square of ``weight`` nearest to ``size``."""
     root = float(weight.detach().square().mean().sqrt())
     return 2.0 ** round(math.log2(size / root)) if root > 0 else 1.0
-
-
-def _occurrence(labels: Tensor) -> Tensor:
-    """How many equal labels come before each of ``labels`` (N,)."""
-    order = torch.argsort(labels, stable=True)
-    sizes = torch.bincount(labels)
-    place = torch.arange(len(labels)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    return torch.empty_like(place).scatter_(0, order, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,6 @@ class OptimizerConfig:
     ``warmup_epochs`` may be a fraction of an epoch. ``weight_decay`` acts on every weight, prototypes included;
     ``momentum`` is that of sgd, and has no effect on the other kinds.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 2e-3
@@ -91,7 +89,6 @@ class Optimizer:
         fast: Sequence[nn.Parameter] = (),
         factor: float = 1.0,
     ) -> None:
-        self.config = config
         self.tables = [_Table(config, table) for table in tables]
         groups: list[dict[str, Any]] = [{"params": weights}]  # which may be empty, where a list of weights may not
         groups += [{"params": list(fast)}] if fast else []

@@ -18,9 +18,7 @@ from stages.training.losses import (
     ElasticCosFaceConfig,
     MagFaceConfig,
 )
-from stages.training.losses.adacos import SMALLEST_SCALE, FixedScale
-from stages.training.losses.adaface import Quality
-from stages.training.losses.curricularface import Curriculum
+from stages.training.losses.adaptive import SMALLEST_SCALE, Curriculum, FixedScale, Quality
 from stages.training.losses.kernel import MarginSoftmax, MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, FAMILY, batch, build, by_class, gradients

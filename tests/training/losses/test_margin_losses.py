@@ -24,11 +24,10 @@ from stages.training.losses import (
     SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.losses.adaface import Quality
+from stages.training.losses.adaptive import Curriculum, Quality
 from stages.training.losses.angle import add_angle
-from stages.training.losses.curricularface import Curriculum
+from stages.training.losses.fixed import multiply_angle
 from stages.training.losses.kernel import MarginSoftmax, MarginSoftmaxConfig
-from stages.training.losses.sphereface import multiply_angle
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, DIM, FAMILY, batch, build, by_class, central_differences, gradients
 

@@ -19,7 +19,7 @@ from stages.training.losses import (
     SphereFaceConfig,
 )
 from stages.training.losses.kernel import MarginSoftmaxConfig
-from stages.training.losses.margins import Margin
+from stages.training.losses.margins import MarginRule
 from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import DIM, batch, by_class
@@ -28,7 +28,7 @@ SIZES = [100, 3, 10, 3, 50, 1, 17]  # in the order of the labels, which is not t
 
 
 def margins_of(setting: MarginByClassSize, sizes: list[int]) -> torch.Tensor:
-    margin = Margin(setting, torch.tensor(sizes)).of(torch.arange(len(sizes)))
+    margin = MarginRule(setting, torch.tensor(sizes)).margin_of(torch.arange(len(sizes)))
     assert isinstance(margin, torch.Tensor)
     return margin
 

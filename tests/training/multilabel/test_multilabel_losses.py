@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from stages.training.multilabel.losses import (
     AsymmetricConfig,
     ContrastiveConfig,
-    asymmetric,
     balanced_weights,
     binary,
     contrast,
     overlap,
 )
-from stages.training.multilabel.objective import Objective
-from stages.training.multilabel.tasks import AttributeClassifiers, TagGenerator, WordClassifier
+from stages.training.multilabel.tasks import AttributeClassifiers, Objective, TagGenerator, WordClassifier
 
 
 def drawn(seed: int = 0) -> torch.Generator:
@@ -78,14 +76,14 @@ def test_rare_values_weigh_more_and_weights_have_the_mean_1() -> None:
 def test_the_asymmetric_loss_is_its_formula_and_with_zeros_the_cross_entropy() -> None:
     logits, there = torch.randn(6, 5, generator=drawn()) * 3, (torch.rand(6, 5, generator=drawn(1)) < 0.4).float()
     config = AsymmetricConfig(negative=4.0, positive=1.0, clip=0.05)
-    given = asymmetric(logits, there, config)
+    given = binary(logits, there, config)
     for row, column in np.ndindex(6, 5):
         p = 1 / (1 + math.exp(-float(logits[row, column])))
         q = max(p - 0.05, 0.0)
         expected = -(1 - p) * math.log(p) if there[row, column] else -(q**4) * math.log(1 - q)
         assert float(given[row, column]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     zeros = AsymmetricConfig(negative=0.0, positive=0.0, clip=0.0)
-    torch.testing.assert_close(asymmetric(logits, there, zeros), binary(logits, there, None), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(binary(logits, there, zeros), binary(logits, there, None), atol=1e-4, rtol=1e-4)
 
 
 def test_records_overlap_by_the_share_of_the_first_ones_attributes() -> None:

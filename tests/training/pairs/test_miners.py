@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stages.training.pairs import DistanceWeightedConfig, EasyPositivesConfig, HardConfig, SemiHardConfig
-from stages.training.pairs.miners import semi_hard
+from stages.training.pairs import DistanceWeightedConfig, EasyPositivesConfig, HardConfig, SemiHardConfig, miners
 from tests.oracles import pairs as oracle
 from tests.toys.pairs import ALONE, BATCHES, FEW, ONE_CLASS, REMEMBERED, as_set, draw
 
@@ -40,7 +39,7 @@ def test_semi_hard_negatives_are_the_nearest_beyond_the_positive_and_within_the_
 def test_semi_hard_negatives_are_the_same_by_passes_and_by_sorting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     picked = []
     for passes in (0, 100):
-        monkeypatch.setattr(semi_hard, "_PASSES", passes)
+        monkeypatch.setattr(miners, "_PASSES", passes)
         picked.append(as_set(SemiHardConfig().pick(BATCHES[name].block(), 0.3)))
     assert picked[0] == picked[1]
 
@@ -73,7 +72,7 @@ def test_at_1152_dimensions_in_float32_every_row_with_a_negative_in_reach_gets_o
     block = batch.block()
     block = replace(block, cosines=block.cosines.float())
     row, _, negative = DistanceWeightedConfig().pick(block, 0.2)
-    inside = block.is_negative & ((2 - 2 * block.cosines).sqrt() <= 1.4)
+    inside = ~block.same_label & ((2 - 2 * block.cosines).sqrt() <= 1.4)
     assert 0 < inside.any(1).sum() <= 64
     assert Counter(row.tolist()) == {place: 3 for place in range(64) if inside[place].any()}
     assert inside[row, negative].all()

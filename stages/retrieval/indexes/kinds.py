@@ -1,0 +1,300 @@
+"""The kinds of index: what each keeps of a row, its settings, and the empty faiss index, trained, that they stand for.
+
+Everything learned follows from ``seed``. Two settings are those of several kinds:
+
+- ``lists`` are cells of the gallery around centres, of which a query visits the nearest ``probes``. 0 is 4 times the
+  square root of the rows where a kind cannot do without, else no lists: a query is compared with every row.
+- ``refine`` compares what is found first again with the vectors themselves, which are kept beside the index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+import faiss
+import numpy as np
+from pydantic import Field
+
+from cache.settings import Settings
+from stages.ranking.normalize import Vectors, check_unit
+from stages.retrieval.indexes.faiss_search import append
+from stages.retrieval.indexes.learned import (
+    SAMPLE,
+    centres,
+    check_codes,
+    check_lists,
+    random_turn,
+    sample,
+    seeded,
+    turned,
+)
+
+_PRODUCT = faiss.METRIC_INNER_PRODUCT
+_TURNS, _ROUNDS_A_TURN, _FIRST_ROUNDS = 10, 3, 15  # of OPQ: a fifth of the work that faiss does by default
+_STORED = {
+    "float16": faiss.ScalarQuantizer.QT_fp16,
+    "bfloat16": faiss.ScalarQuantizer.QT_bf16,
+    "int8": faiss.ScalarQuantizer.QT_8bit,
+    "int6": faiss.ScalarQuantizer.QT_6bit,
+    "int4": faiss.ScalarQuantizer.QT_4bit,
+}
+
+
+@dataclass(frozen=True)
+class RefineConfig(Settings):
+    """The first ``candidates`` times k rows are compared again with vectors kept in 2 or 4 bytes a number."""
+
+    candidates: int = 4
+    stored: Literal["float16", "float32"] = "float16"
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(
+                f"candidates is how many times k rows are compared again, at least 1, got {self.candidates}"
+            )
+
+
+@dataclass(frozen=True)
+class FlatIndexConfig(Settings):
+    """Every query is compared with every gallery row: exact. 4 bytes a number."""
+
+    kind: Literal["flat"] = "flat"
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        return faiss.IndexFlatIP(vectors.shape[1])
+
+
+@dataclass(frozen=True)
+class IvfFlatIndexConfig(Settings):
+    """Inverted lists of whole vectors, exact within the lists that a query visits: 4 bytes a number, 8 for the id."""
+
+    kind: Literal["ivf_flat"] = "ivf_flat"
+    lists: int = 0
+    probes: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_lists(self.lists, self.probes)
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        quantizer = centres(vectors, self.lists, self.seed)
+        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], quantizer.ntotal, _PRODUCT)
+        index.is_trained = True  # centres are all there is to learn
+        return _visiting(index, self.probes)
+
+
+@dataclass(frozen=True)
+class IvfPqIndexConfig(Settings):
+    """Inverted lists of product codes (Jégou et al., Product quantization for nearest neighbor search, 2011).
+
+    ``bytes`` a vector, which divide its numbers, and 8 for its id.
+    """
+
+    kind: Literal["ivf_pq"] = "ivf_pq"
+    bytes: int = 16
+    lists: int = 0
+    probes: int = 16
+    refine: RefineConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.bytes)
+        check_lists(self.lists, self.probes)
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        rows, dim = vectors.shape
+        check_codes(self.bytes, rows, dim, self.kind)
+        quantizer = centres(vectors, self.lists, self.seed)
+        index = faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, self.bytes, 8, _PRODUCT)
+        seeded(index.pq, self.seed)
+        index.train(sample(vectors, SAMPLE, self.seed))  # the codes: the centres are trained already
+        return _visiting(index, self.probes)
+
+
+@dataclass(frozen=True)
+class OpqIndexConfig(Settings):
+    """Product codes of vectors turned so that codes lose least (Ge et al., Optimized product quantization, 2013).
+
+    ``bytes`` a vector, which divide its numbers; every query is compared with every code.
+    """
+
+    kind: Literal["opq"] = "opq"
+    bytes: int = 16
+    refine: RefineConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.bytes)
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        rows, dim = vectors.shape
+        check_codes(self.bytes, rows, dim, self.kind)
+        learned = sample(vectors, SAMPLE, self.seed)
+        turn = faiss.OPQMatrix(dim, self.bytes)
+        turn.niter, turn.niter_pq, turn.niter_pq_0 = _TURNS, _ROUNDS_A_TURN, _FIRST_ROUNDS
+        codes = seeded(faiss.ProductQuantizer(dim, self.bytes, 8), self.seed)  # faiss holds no reference to it
+        turn.pq = codes
+        turn.train(learned)
+        inner = faiss.IndexPQ(dim, self.bytes, 8, _PRODUCT)
+        seeded(inner.pq, self.seed)
+        return turned(learned, turn, inner)
+
+
+@dataclass(frozen=True)
+class HnswIndexConfig(Settings):
+    """A graph over whole vectors (Malkov and Yashunin, Hierarchical navigable small worlds, 2018).
+
+    4 bytes a number and 8 a link, rounded up. It is built on one thread, because the graph that several build depends
+    on which comes first; so it takes long.
+
+    Args:
+        links: neighbours of a row in each layer; twice as many in the lowest.
+        effort: candidates kept while a row is linked.
+        search_effort: candidates kept while a query is answered; at least k of them are.
+    """
+
+    kind: Literal["hnsw"] = "hnsw"
+    links: int = 32
+    effort: int = 40
+    search_effort: int = 64
+
+    def __post_init__(self) -> None:
+        if self.links < 2:
+            raise ValueError(f"links is how many neighbours a row has, at least 2, got {self.links}")
+        if self.effort < 1 or self.search_effort < 1:
+            raise ValueError(f"effort and search_effort are at least 1, got {self.effort} and {self.search_effort}")
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, _PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = self.effort, self.search_effort
+        return index
+
+
+@dataclass(frozen=True)
+class ScalarIndexConfig(Settings):
+    """Every number by itself in fewer bits.
+
+    ``stored`` is ``float16``, ``bfloat16``, or levels between the least and the largest value of each of the E numbers.
+    """
+
+    kind: Literal["scalar"] = "scalar"
+    stored: Literal["float16", "bfloat16", "int8", "int6", "int4"] = "int8"
+    lists: int = 0
+    probes: int = 16
+    refine: RefineConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_lists(self.lists, self.probes)
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        dim, stored, learned = vectors.shape[1], _STORED[self.stored], sample(vectors, SAMPLE, self.seed)
+        if not self.lists:
+            every = faiss.IndexScalarQuantizer(dim, stored, _PRODUCT)
+            every.train(learned)
+            return every
+        quantizer = centres(vectors, self.lists, self.seed)
+        # Levels of the vectors themselves: differences to a centre have no smaller range where lists are many.
+        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, quantizer.ntotal, stored, _PRODUCT, False)
+        index.train(learned)
+        return _visiting(index, self.probes)
+
+
+@dataclass(frozen=True)
+class BinaryIndexConfig(Settings):
+    """Bits of the vector, turned at random: on which side of the median each number lies.
+
+    The similarity it gives is the cosine of the angle that the bits estimate (Charikar, Similarity estimation from
+    rounding, 2002): many rows tie. ``bits`` a row, 8 to the byte; 0 is one for each of its numbers.
+    """
+
+    kind: Literal["binary"] = "binary"
+    bits: int = 0
+    refine: RefineConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bits < 0 or self.bits % 8:
+            raise ValueError(f"bits is a multiple of 8, or 0 for one a number, got {self.bits}")
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        dim = vectors.shape[1]
+        bits = self.bits or -(-dim // 8) * 8
+        inner = faiss.IndexLSH(bits, bits, False, True)
+        return turned(sample(vectors, SAMPLE, self.seed), random_turn(dim, bits, self.seed), inner)
+
+
+@dataclass(frozen=True)
+class RabitqIndexConfig(Settings):
+    """``bits`` (1 to 9) of each number of the turned vector and what corrects them (Gao and Long, RaBitQ, 2024)."""
+
+    kind: Literal["rabitq"] = "rabitq"
+    bits: int = 1
+    lists: int = 0
+    probes: int = 16
+    refine: RefineConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 9:
+            raise ValueError(f"bits of each number are 1 to 9, got {self.bits}")
+        check_lists(self.lists, self.probes)
+
+    def trained(self, vectors: Vectors) -> faiss.Index:
+        """An empty index for rows like ``vectors`` (G, E)."""
+        dim = vectors.shape[1]
+        turn, learned = random_turn(dim, dim, self.seed), sample(vectors, SAMPLE, self.seed)
+        if not self.lists:
+            return turned(learned, turn, faiss.IndexRaBitQ(dim, _PRODUCT, self.bits))
+        quantizer = centres(turn.apply(vectors), self.lists, self.seed)
+        inner = faiss.IndexIVFRaBitQ(quantizer, dim, quantizer.ntotal, _PRODUCT, True, self.bits)
+        return turned(learned, turn, _visiting(inner, self.probes))
+
+
+BuiltConfig: TypeAlias = Annotated[
+    FlatIndexConfig
+    | IvfFlatIndexConfig
+    | IvfPqIndexConfig
+    | OpqIndexConfig
+    | HnswIndexConfig
+    | ScalarIndexConfig
+    | BinaryIndexConfig
+    | RabitqIndexConfig,
+    Field(discriminator="kind"),
+]
+"""Any kind of index, distinguished by ``kind``."""
+
+
+def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> faiss.Index:
+    """The index of the gallery ``vectors`` (G, E), float32 of unit length; a row's id is its place among them.
+
+    It follows from the vectors and the config. Raises ValueError when a row holds NaN or is not of unit length, when
+    there is no row, or when there are too few for the kind.
+
+    >>> build_index(np.eye(3, dtype=np.float32)).ntotal
+    3
+    """
+    if len(vectors) == 0:
+        raise ValueError(f"an index needs at least one gallery row, got shape {vectors.shape}")
+    vectors = check_unit(vectors, "gallery vectors")
+    index = config.trained(vectors)
+    append(index, vectors, np.arange(len(vectors)))
+    return index
+
+
+def _check_bytes(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"bytes is the size of a code, at least 1, got {size}")
+
+
+def _visiting(index: faiss.IndexIVF, probes: int) -> faiss.IndexIVF:
+    index.nprobe = min(probes, index.nlist)
+    return index
