@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.measured import machine
 from cache import Features
-from pipeline.config import RunConfig, read_config
+from pipeline.config import read_config
 from pipeline.progress import Display
 from pipeline.run import find_vectors, read_dataset
 from stages.analysis import paired_difference
@@ -54,10 +54,10 @@ def _rows(run_file: Path) -> list[dict[str, object]]:
     found = {of.head: of.store for of in find_vectors(config, records, display, train=True)}
     scored: dict[str, tuple[float, Scores]] = {}
     for head, store in found.items():
-        scored[f"{head}, exact, float32"] = 4.0 * store.dim, _exact(config, records, store)
+        scored[f"{head}, exact, float32"] = 4.0 * store.dim, _exact(records, store)
         if head != "raw":
-            scored[f"{head}, int8"] = _through(config, records, store, ScalarIndexConfig(stored="int8"))
-    scored["raw, OPQ codes"] = _through(config, records, found["raw"], OpqIndexConfig(bytes=_BYTES))
+            scored[f"{head}, int8"] = _through(records, store, ScalarIndexConfig(stored="int8"))
+    scored["raw, OPQ codes"] = _through(records, found["raw"], OpqIndexConfig(bytes=_BYTES))
     against = scored["raw, OPQ codes"][1]
     rows = []
     print(f"\n{run_file.stem}: {len(against.query_keys):,} queries, {against[0].gallery:,} gallery images")
@@ -80,19 +80,15 @@ def _rows(run_file: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _exact(config: RunConfig, records: Records, store: Features) -> Scores:
+def _exact(records: Records, store: Features) -> Scores:
     queries, gallery = records.split("query"), records.split("gallery")
-    return evaluate(store, queries=queries, gallery=gallery, metrics=_METRICS, seed=config.seed)
+    return evaluate(store, queries=queries, gallery=gallery, metrics=_METRICS)
 
 
-def _through(
-    config: RunConfig, records: Records, store: Features, kind: ScalarIndexConfig | OpqIndexConfig
-) -> tuple[float, Scores]:
+def _through(records: Records, store: Features, kind: ScalarIndexConfig | OpqIndexConfig) -> tuple[float, Scores]:
     gallery = records.split("gallery")
     index: GalleryIndex = index_gallery(store, gallery, kind)
-    scores = evaluate_index(
-        store, index, queries=records.split("query"), gallery=gallery, metrics=_METRICS, seed=config.seed
-    )
+    scores = evaluate_index(store, index, queries=records.split("query"), gallery=gallery, metrics=_METRICS)
     # What is learned once (ranges, codes, a turn) is not counted: it does not grow with the gallery.
     return float(index.index.sa_code_size()), scores
 

@@ -51,7 +51,6 @@ def approximate_scores(
         "metrics": metrics,
         "protocol": protocol,
         "unanswerable": retrieval.unanswerable,
-        "seed": config.seed,
     }
     queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(retrieval.index, FlatIndexConfig):

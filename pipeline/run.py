@@ -37,7 +37,6 @@ from stages.records import Records, read_records
 from stages.retrieval import AttributeMetric, Scores, evaluate, evaluate_attributes, evaluate_legacy
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules, SmallDataConfig
 from stages.retrieval.query_values import Scored, data_of, write_query_values
-from stages.retrieval.scores import Resampling
 from stages.training import EpochLog, FusedFeatures, Head, embed, epoch_events, head_identity, train_head
 from stages.training.embed import stored_embeddings
 from stages.training.training_inputs import check_device
@@ -259,14 +258,8 @@ def _left_out(scores: Scores) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def score_vectors(
-    config: RunConfig, records: Records, store: Features, *, resamples: int = Resampling.resamples
-) -> Iterator[Scores]:
-    """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for.
-
-    Intervals are made from ``resamples`` resamples of the queries.
-    """
-    sampling = {"seed": config.seed, "resamples": resamples}
+def score_vectors(config: RunConfig, records: Records, store: Features) -> Iterator[Scores]:
+    """The scores by label, by attributes, and by the legacy measure, of those that the run file asks for."""
     queries, gallery, retrieval = records.split("query"), records.split("gallery"), config.retrieval
     by_attributes = {name: metric for name in retrieval.metrics if (metric := AttributeMetric.find(name)) is not None}
     if by_label := [name for name in retrieval.metrics if name not in by_attributes]:
@@ -283,7 +276,6 @@ def score_vectors(
             ),
             ties=retrieval.ties,
             unanswerable=retrieval.unanswerable,
-            **sampling,
         )
     legacy = [name for name, metric in by_attributes.items() if metric.legacy]
     if graded := [name for name in by_attributes if name not in legacy]:
@@ -294,14 +286,13 @@ def score_vectors(
             metrics=graded,
             similar=retrieval.similar,
             unanswerable=retrieval.unanswerable,
-            **sampling,
         )
     if legacy:
         if queries.keys != gallery.keys:
             raise ConfigError(
                 f"{legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same splits"
             )
-        yield evaluate_legacy(store, queries, metrics=legacy, similar=retrieval.similar, **sampling)
+        yield evaluate_legacy(store, queries, metrics=legacy, similar=retrieval.similar)
 
 
 def score(

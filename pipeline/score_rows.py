@@ -11,7 +11,7 @@ RAW = "raw"
 
 
 class ScoreRow(NamedTuple):
-    """One score: a line of JSON. ``low`` and ``high`` bound its 95 % interval over queries.
+    """One score: a line of JSON. ``low`` and ``high`` bound its 95 % interval over classes.
 
     ``floor`` is the score of a random ranking for these queries and this gallery, ``ceiling`` that of a perfect one;
     None where it is not known.

@@ -35,13 +35,14 @@ from pipeline.progress import Display
 from pipeline.run import read_dataset, score_vectors, training_arguments
 from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
-from stages.analysis import Difference, paired_difference
+from stages.analysis import paired_difference
+from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
 from stages.retrieval.query_values import QueryScores
-from stages.retrieval.scores import VERSION, Resampling
+from stages.retrieval.scores import VERSION
 from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
@@ -62,7 +63,7 @@ class Cell(NamedTuple):
 class TableRow(NamedTuple):
     """One number of the table, and a line of JSON.
 
-    ``value`` is the mean over seeds and queries; ``low`` and ``high`` bound its 95 % interval over queries, and
+    ``value`` is the mean over seeds and queries; ``low`` and ``high`` bound its 95 % interval over classes, and
     ``spread`` is the standard deviation over seeds. ``gain`` is how far it is above the raw feature, query by query,
     between its own bounds; None for the raw feature.
     """
@@ -133,8 +134,7 @@ class SeedGrid:
         features = self.sets[cell.backbone].features
         vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
         arrays: dict[str, Any] = {}  # of numbers or text
-        # Intervals are those of the mean over seeds: those of one seed are not needed.
-        for part, scores in enumerate(score_vectors(self.config, self.records, vectors, resamples=1)):
+        for part, scores in enumerate(score_vectors(self.config, self.records, vectors)):
             arrays[f"{part} "] = np.array(scores.query_keys)
             arrays |= {f"{part} {metric}": values for metric, values in scores.per_query.items()}
         return arrays
@@ -169,14 +169,19 @@ def score_cells(
 def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
     """The rows of every metric, in the order of the cells."""
     groups: dict[tuple[str, str, int | None], list[list[QueryScores]]] = {}
+    classes = dict(zip(grid.records.keys, grid.records.classes, strict=True))
     for cell, arrays in scored.items():
-        groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays))
+        groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays, classes))
     trained, rows = len(grid.records.split("train")), []
     for (backbone, head, count), by_seed in groups.items():
         raw = None if head == RAW else groups.get((backbone, RAW, None))
         for at, parts in enumerate(zip(*by_seed, strict=True)):
-            gains = {} if raw is None else _gains(parts, raw[0][at], grid.config.seed)
-            for metric, (low, high) in _intervals(parts, grid.config.seed).items():
+            means = replace(parts[0], per_query={metric: _mean(parts, metric) for metric in parts[0].per_query})
+            gains = {} if raw is None else {gain.metric: gain for gain in paired_difference(means, raw[0][at])}
+            ends = share_interval(
+                estimate(np.stack(list(means.per_query.values())), class_numbers(means.query_classes))
+            )
+            for metric, low, high in zip(means.per_query, *(end.tolist() for end in ends), strict=True):
                 values = np.stack([part.per_query[metric] for part in parts])  # (S, Q)
                 gain = gains.get(metric)
                 rows.append(
@@ -197,28 +202,20 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
     return rows
 
 
-def read_scores(arrays: Arrays) -> list[QueryScores]:
-    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together."""
+def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[QueryScores]:
+    """The values by query that :meth:`SeedGrid.score` made, those of the same queries together.
+
+    ``classes`` has the class of each query, by key.
+    """
     parts: dict[str, dict[str, Any]] = {}
     for name, values in arrays.items():
         part, _, metric = name.partition(" ")
         parts.setdefault(part, {})[metric] = values
-    return [QueryScores(tuple(map(str, part.pop(""))), part) for part in parts.values()]
-
-
-def _intervals(parts: Sequence[QueryScores], seed: int) -> dict[str, tuple[float, float]]:
-    """The interval over queries of each metric's mean over seeds."""
-    metrics, resampling = list(parts[0].per_query), Resampling(seed=seed)
-    means = np.stack([_mean(parts, metric) for metric in metrics])  # (M, Q)
-    low, high = resampling.interval(resampling.means(means, 0))
-    return dict(zip(metrics, zip(low.tolist(), high.tolist(), strict=True), strict=True))
-
-
-def _gains(parts: Sequence[QueryScores], raw: QueryScores, seed: int) -> dict[str, Difference]:
-    """How far the mean over seeds of each metric is above that of the raw feature, query by query."""
-    means = {metric: _mean(parts, metric) for metric in parts[0].per_query}
-    differences = paired_difference(QueryScores(parts[0].query_keys, means), raw, seed=seed)
-    return {difference.metric: difference for difference in differences}
+    scores = []
+    for values_of in parts.values():
+        keys = tuple(map(str, values_of.pop("")))
+        scores.append(QueryScores(keys, tuple(classes[key] for key in keys), values_of))
+    return scores
 
 
 def _mean(parts: Sequence[QueryScores], metric: str) -> Values:

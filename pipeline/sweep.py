@@ -51,9 +51,10 @@ class HeadFamily:
 
 @dataclass(frozen=True)
 class Entry:
-    """A configuration with its trial. ``method`` is its loss or closed form, ``keys`` (Q,) are its queries.
+    """A configuration with its trial.
 
-    ``fingerprint`` is that of the trial; None for the raw feature.
+    ``method`` is its loss or closed form; ``keys`` and ``classes`` (Q,) are those of its queries. ``fingerprint`` is
+    that of the trial; None for the raw feature.
     """
 
     backbone: str
@@ -62,6 +63,7 @@ class Entry:
     settings: Mapping[str, Any]
     trial: Trial
     keys: tuple[str, ...]
+    classes: tuple[str | None, ...]
     fingerprint: str | None = None
 
     @property
@@ -149,21 +151,21 @@ def run_sweep(
             part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=config.seed
         )
         if part.raw:
-            entries.append(Entry(part.name, RAW, RAW, {}, validation.raw(), validation.query_keys))
+            entries.append(Entry(part.name, RAW, RAW, {}, validation.raw(), *_of_queries(validation)))
         names = {head.name for head in part.heads}
         own = [one for one in plan if one.head in names]
         entries += _search(config, sweep, own, part.name, validation, folder, display)
-    return ranked(entries, sweep.objective, config.seed)
+    return ranked(entries, sweep.objective)
 
 
-def ranked(entries: Sequence[Entry], metric: str, seed: int) -> list[Place]:
+def ranked(entries: Sequence[Entry], metric: str) -> list[Place]:
     """``entries`` best first, the first of equals before the others, a raw feature after a head that equals it."""
     order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
     places = []
     for entry in order:
         behind = None
         if entry is not order[0]:
-            (behind,) = paired_difference(_queries(order[0], metric), _queries(entry, metric), seed=seed)
+            (behind,) = paired_difference(_queries(order[0], metric), _queries(entry, metric))
         places.append(Place(entry, *t_interval(entry.trial.scores.ravel()), behind))
     return places
 
@@ -244,7 +246,8 @@ def _score(
     for name, arrays in run_once(new, folder, run):
         place = new[name]
         trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
-        entry = Entry(backbone, part.head, recipes[place].method, wanted[place], trial, validation.query_keys, name)
+        queries = _of_queries(validation)
+        entry = Entry(backbone, part.head, recipes[place].method, wanted[place], trial, *queries, name)
         add(entry, name)
     return [float(entries[name].trial.scores.mean()) for name in names]
 
@@ -260,8 +263,13 @@ def _budget(sweep: SweepConfig, family: Family) -> float:
     return min(family.size(), sweep.trials) if sweep.method == "optuna" else family.size()
 
 
+def _of_queries(validation: CrossValidation) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
+    """The keys and the classes of the queries."""
+    return validation.query_keys, tuple(validation.records.take(validation.queries).classes)
+
+
 def _queries(entry: Entry, metric: str) -> QueryScores:
-    return QueryScores(entry.keys, {metric: entry.trial.values.astype(np.float64)})
+    return QueryScores(entry.keys, entry.classes, {metric: entry.trial.values.astype(np.float64)})
 
 
 def _table(config: Any) -> dict[str, Any] | None:  # any frozen dataclass of the stage, or None

@@ -12,10 +12,9 @@ from cache.errors import ConfigError
 from pipeline.config import RunConfig
 from pipeline.views.tables import aligned
 from stages.analysis import by_class_size
-from stages.analysis.class_size import class_of, gallery_sizes, training_sizes
+from stages.analysis.class_size import gallery_sizes, training_sizes
 from stages.records import Records
 from stages.retrieval.query_values import read_query_values
-from stages.retrieval.scores import Resampling
 
 By = Literal["class_size", "training_class_size"]
 
@@ -32,7 +31,6 @@ def group_lines(config: RunConfig, name: str, records: Records, by: Sequence[str
     folder = Path(config.artifacts) / "scores"
     values = read_query_values(folder / f"{name}.parquet")
     queries = records.split("query")
-    classes = class_of(queries)
     lines: list[dict[str, Any]] = []
     for name in by:
         in_gallery = name == "class_size"
@@ -41,7 +39,7 @@ def group_lines(config: RunConfig, name: str, records: Records, by: Sequence[str
         for backbone, head in values.heads():
             columns = {"backbone": backbone, "head": head, "by": name}
             for metric_values in values.of(backbone, head):
-                groups = by_class_size(metric_values, sizes, classes, Resampling(seed=config.seed))
+                groups = by_class_size(metric_values, sizes)
                 lines += [columns | group._asdict() for group in groups]
     if by:
         replace_text(folder / f"{name}.groups.jsonl", "".join(json_module.dumps(line) + "\n" for line in lines))

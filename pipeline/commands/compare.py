@@ -25,7 +25,6 @@ from stages.analysis import Change, Changes, Moved, changes
 from stages.records import Records
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, read_query_values
-from stages.retrieval.scores import Resampling
 
 _SIDE = "RUN.TOML[:HEAD]"
 _NAMED = 3  # queries that only one side has, by name
@@ -83,7 +82,6 @@ def compare(
             one.values.of(*of_one),
             other.values.of(*of_other),
             _domains(one) | _domains(other),
-            Resampling(seed=other.config.seed),
         )
         compared = Compared(of_one, of_other, differences)
         listed = metric or next(iter(differences.shared))
@@ -267,7 +265,7 @@ def _text(compared: Compared, listed: str, top: int, sides: Sequence[Side]) -> s
         for change in sorted(differences.changes, key=lambda change: list(differences.shared).index(change.metric))
     ]  # fmt: skip
     lines += aligned(table, texts=2 if by_domain else 1)
-    lines.append("interval of the mean difference over the same queries; * it does not hold 0")
+    lines.append("interval over classes of the mean difference of the same queries; * it does not hold 0")
     for which, other, unmatched in (("A", "B", differences.only_first), ("B", "A", differences.only_second)):
         for metric, keys in unmatched.items():
             if keys:

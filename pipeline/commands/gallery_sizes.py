@@ -23,7 +23,6 @@ from stages.analysis import SizeCurve, gallery_curve
 from stages.records import Records
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig
-from stages.retrieval.scores import Resampling
 
 
 def gallery_sizes(
@@ -78,7 +77,6 @@ def size_curve(
         metrics=metrics,
         further=further_distractors(records, distractors) if distractors else None,
         rules=rules_of(config),
-        resampling=Resampling(seed=config.seed),
         seed=config.seed,
     )
 

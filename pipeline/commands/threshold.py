@@ -59,7 +59,7 @@ def threshold(
     records = read_dataset(config, display)
     chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
     on = calibration_ground(chosen.store, records, config.seed)
-    decisions = [decision_at(kind, rate, on, config.seed) for kind, rate in wanted or WANTED]
+    decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
     path = _path(config, run_file, chosen)
     _keep(path, decisions, on, _follows_from(chosen, records))
     if json:
@@ -187,7 +187,7 @@ def _text(decisions: Sequence[Decision], vectors: Vectors, on: Ground) -> str:
     lines = [f"{vectors.head} on {vectors.backbone}; {on.summary}", *aligned(table, texts=2)]
     lines += [
         f"rates of {test.queries:,} test queries of {test.classes:,} classes in a gallery of {test.gallery:,}",
-        "[95 % interval], classes drawn anew",
+        "[95 % interval over classes]",
         "comparisons (verification): FMR, non-mated at or above the similarity; FNMR, mated below it",
         "searches (identification, rank 1): FPIR, non-mated with a candidate at or above it; FNIR, mated whose first",
         "candidate is no mate or below it",

@@ -203,7 +203,7 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
         counts={"queries": queries, "gallery": gallery},
         bounds=_overall_bounds(rows),
     )
-    return text(board, ["± half of the 95 % interval over queries; * the best of its backbone"])
+    return text(board, ["± half of the 95 % interval over classes; * the best of its backbone"])
 
 
 def own_bounds(values: Mapping[str, float]) -> dict[str, tuple[float, float]]:

@@ -60,7 +60,7 @@ def sweep_text(places: Sequence[Place], metric: str, keys: Sequence[str]) -> str
     legend = [f"{hidden:,} more in leaderboard.csv"] if (hidden := len(places) - len(shown)) else []
     legend.append(
         f"± half of the 95 % t interval over {folds} folds x {seeds} seeds; behind: the mean over the same "
-        f"{len(places[0].entry.keys):,} queries and its 95 % interval; ~ could be as good as the best"
+        f"{len(places[0].entry.keys):,} queries and its 95 % interval over classes; ~ could be as good as the best"
     )
     return text(_leaderboard(places, metric, keys), legend, shown)
 

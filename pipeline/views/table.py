@@ -15,7 +15,7 @@ from pipeline.views.pages import render
 
 def table_text(rows: Sequence[TableRow]) -> str:
     """A line for each backbone, head and number of training rows."""
-    legend = ["± half of the 95 % interval over queries of the mean over seeds; * the best of its backbone"]
+    legend = ["± half of the 95 % interval over classes of the mean over seeds; * the best of its backbone"]
     return text(_leaderboard(rows), legend)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError
-from stages.analysis.comparison import Scored, p_value, places_of
+from stages.analysis.comparison import Scored, places_of
+from stages.ranking.intervals import class_numbers, difference_interval, estimate, mean_of
 from stages.ranking.metrics import Values
-from stages.retrieval.scores import ALL, MEAN, Resampling, domain_names
+from stages.retrieval.scores import ALL, MEAN, domain_names
 
 _SAME = 1e-12  # values nearer than this differ by rounding
 
@@ -21,7 +22,7 @@ class Change(NamedTuple):
     """One metric from A to B over the queries of one domain that both scored.
 
     ``first`` and ``second`` are the means of A and B over these queries, ``value`` is B - A, between the ends of its
-    interval. ``p_value`` is as in :class:`~stages.retrieval.Difference`. Of the queries so many are ``better`` in B,
+    interval. ``p_value`` is as in :class:`~stages.analysis.Difference`. Of the queries so many are ``better`` in B,
     ``worse``, and the ``same``.
     """
 
@@ -96,18 +97,17 @@ def changes(
     first: Sequence[Scored],
     second: Sequence[Scored],
     domains: Mapping[str, str | None],
-    resampling: Resampling = Resampling(),
 ) -> Changes:
     """From ``first`` (A) to ``second`` (B): every metric of both, over the queries that both scored by it.
 
     Values by label and values by attributes can be of different queries, so each side is a sequence of scores. By
-    domain and for the mean of the domains too, where the queries have more than one.
+    domain and for the mean of the domains too, where the queries have more than one. Intervals are over the classes of
+    A.
 
     Args:
         first: the scores of A.
         second: the scores of B.
         domains: the domain of each query, by key.
-        resampling: a paired bootstrap over the shared queries; domain by domain for their mean.
 
     Raises:
         ValueError: a query twice in one of them, or no metric in both.
@@ -132,53 +132,28 @@ def changes(
         shared[metric], values[metric] = keys, pair
         left[metric] = tuple(key for key in places[0] if key not in places[1])
         right[metric] = tuple(key for key in places[1] if key not in places[0])
-        all_changes += _by_domain(metric, pair, [domains[key] for key in keys], resampling)
+        classes = class_numbers(one[metric].query_classes)[rows[0]]
+        all_changes += _by_domain(metric, pair, [domains[key] for key in keys], classes)
     return Changes(tuple(all_changes), shared, domains, values, left, right)
 
 
 def _by_domain(
-    metric: str, pair: tuple[Values, Values], domains: Sequence[str | None], resampling: Resampling
+    metric: str, pair: tuple[Values, Values], domains: Sequence[str | None], classes: npt.NDArray[np.int64]
 ) -> list[Change]:
     names = np.array(domains, dtype=object)
-    groups: dict[str, npt.NDArray[np.int64]] = {ALL: np.arange(len(names))}
-    groups |= {name: np.flatnonzero(names == name) for name in domain_names(domains)}
+    groups = {ALL: np.arange(len(names))} | {name: np.flatnonzero(names == name) for name in domain_names(domains)}
     difference = pair[1] - pair[0]
-    by_group, drawn = [], []
-    for stream, (domain, rows) in enumerate(groups.items()):
-        means = resampling.means(difference[rows][None], stream)
-        drawn.append(means)
-        by_group.append(
-            _change(metric, domain, [values[rows].mean() for values in pair], means, difference[rows], resampling)
-        )
+    known = {name: estimate(difference[None, rows], classes[rows]) for name, rows in groups.items()}
+    means = {name: [values[rows].mean() for values in pair] for name, rows in groups.items()}
     if len(groups) > 1:
-        of_domains = [(change.first, change.second) for change in by_group[1:]]
-        means = np.mean(drawn[1:], axis=0)
-        by_group.append(_change(metric, MEAN, np.mean(of_domains, axis=0), means, difference, resampling))
+        own = list(groups)[1:]
+        known[MEAN], means[MEAN] = mean_of([known[name] for name in own]), np.mean([means[name] for name in own], 0)
+    by_group = []
+    for name, of_group in known.items():
+        first, second = map(float, means[name])
+        low, high, p_value = (float(end[0]) for end in difference_interval(of_group))
+        moved = difference[groups.get(name, groups[ALL])]
+        better, worse = int((moved > _SAME).sum()), int((moved < -_SAME).sum())
+        counts = len(moved), better, worse, len(moved) - better - worse
+        by_group.append(Change(metric, name, first, second, second - first, low, high, p_value, *counts))
     return by_group
-
-
-def _change(
-    metric: str,
-    domain: str,
-    values: Sequence[float] | Values,
-    means: Values,
-    difference: Values,
-    resampling: Resampling,
-) -> Change:
-    low, high = resampling.interval(means)
-    first, second = map(float, values)
-    better, worse = int((difference > _SAME).sum()), int((difference < -_SAME).sum())
-    return Change(
-        metric,
-        domain,
-        first,
-        second,
-        second - first,
-        float(low[0]),
-        float(high[0]),
-        p_value(means[0]),
-        len(difference),
-        better,
-        worse,
-        len(difference) - better - worse,
-    )

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.analysis.comparison import Scored
+from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.records import Records
-from stages.retrieval.scores import Resampling
 
 EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 1000)
 """The first size of each bin."""
 
 
 class GroupScore(NamedTuple):
-    """One metric over the queries of one group, with the interval over them. ``group`` is such as ``5-9``."""
+    """One metric over the queries of one group, with its interval over classes. ``group`` is such as ``5-9``."""
 
     group: str
     metric: str
@@ -31,8 +31,6 @@ class GroupScore(NamedTuple):
 def by_class_size(
     scored: Scored,
     sizes: Mapping[str, int],
-    classes: Mapping[str, str],
-    resampling: Resampling = Resampling(),
     edges: Sequence[int] = EDGES,
 ) -> tuple[GroupScore, ...]:
     """The mean of each metric over the queries whose class has a size between two of ``edges``, small classes first.
@@ -40,8 +38,6 @@ def by_class_size(
     Args:
         scored: the value of each metric for each query.
         sizes: the size of each query's class, by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`.
-        classes: the class of each query, by key, to count them.
-        resampling: how intervals are made. Every group draws by itself.
         edges: the first size of each bin, ascending; sizes below the first are in no group.
 
     Raises:
@@ -52,20 +48,18 @@ def by_class_size(
     if missing := [key for key in scored.query_keys if key not in sizes]:
         raise ValueError(f"{len(missing):,} queries have no class size, the first is {missing[0]!r}")
     of_query = np.array([sizes[key] for key in scored.query_keys])
-    named = np.array([classes[key] for key in scored.query_keys], dtype=object)
+    units = class_numbers(scored.query_classes)
     groups = []
     bins = np.searchsorted(edges, of_query, side="right") - 1
     for number, (first, end) in enumerate(zip(edges, [*edges[1:], None], strict=True)):
         rows = np.flatnonzero(bins == number)
         if not len(rows):
             continue
-        values = np.stack([row[rows] for row in scored.per_query.values()])
-        low, high = resampling.interval(resampling.means(values, number))
+        known = estimate(np.stack([row[rows] for row in scored.per_query.values()]), units[rows])
+        group = _name(first, end)
         groups += [
-            GroupScore(
-                _name(first, end), metric, float(mean), float(least), float(most), len(rows), len({*named[rows]})
-            )
-            for metric, mean, least, most in zip(scored.per_query, values.mean(1), low, high, strict=True)
+            GroupScore(group, metric, float(mean), float(low), float(high), len(rows), known.units)
+            for metric, mean, low, high in zip(scored.per_query, known.mean, *share_interval(known), strict=True)
         ]
     return tuple(groups)
 
@@ -87,8 +81,3 @@ def _name(first: int, end: int | None) -> str:
     if end is None:
         return f"{first}+"
     return str(first) if end - 1 == first else f"{first}-{end - 1}"
-
-
-def class_of(queries: Records) -> dict[str, str]:
-    """The class of each query, by key."""
-    return {key: name or "" for key, name in zip(queries.keys, queries.classes, strict=True)}

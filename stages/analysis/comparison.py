@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from cache.errors import NothingToScoreError
+from stages.ranking.intervals import class_numbers, difference_interval, estimate
 from stages.ranking.metrics import Values
-from stages.retrieval.scores import Resampling
 
 
 class Scored(Protocol):
@@ -22,6 +22,10 @@ class Scored(Protocol):
         """The queries, (Q,)."""
 
     @property
+    def query_classes(self) -> Sequence[str | None]:
+        """The class of each, (Q,); None where it is not known."""
+
+    @property
     def per_query(self) -> Mapping[str, Values]:
         """The values (Q,) of each metric."""
 
@@ -29,8 +33,8 @@ class Scored(Protocol):
 class Difference(NamedTuple):
     """The mean over the shared queries of first - second, in units of the metric.
 
-    ``low`` and ``high`` bound its interval. ``p_value`` is two-sided: how often resampled queries give the other sign,
-    twice. ``unmatched`` queries were scored in one of the two only, and are left out.
+    ``low`` and ``high`` bound its interval over classes, and ``p_value`` is the two-sided one of no difference.
+    ``unmatched`` queries were scored in one of the two only, and are left out.
     """
 
     metric: str
@@ -42,27 +46,29 @@ class Difference(NamedTuple):
     unmatched: int
 
 
-def paired_difference(
-    first: Scored, second: Scored, resamples: int = 1000, seed: int = 0, *, confidence: float = 0.95
-) -> tuple[Difference, ...]:
-    """``first`` less ``second`` for each metric that both have, by a paired bootstrap over queries.
+def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95) -> tuple[Difference, ...]:
+    """``first`` less ``second`` for each metric that both have, over the queries that both scored.
 
     Queries are matched by key, so that what makes a query hard falls out of the difference: the interval is much
-    narrower than those of the two scores suggest. Queries are drawn as if independent; where many are views of few
-    objects the true interval is wider.
+    narrower than those of the two scores suggest. It is over the classes of ``first``, as queries of one err together.
 
     Args:
         first: the one that gains where the difference is positive.
         second: the one it is compared with.
-        resamples: how many times the shared queries are drawn anew, the same draws for every metric.
-        seed: of those draws.
-        confidence: the share of the resampled differences between ``low`` and ``high``.
+        confidence: how often ``low`` and ``high`` hold the mean difference over all classes, seen or not.
 
     Raises:
         ValueError: a query twice in one of them, no metric in both, or a number out of range.
         NothingToScoreError: no query in both.
+
+    >>> from stages.retrieval.query_values import QueryScores
+    >>> keys, classes = ("a", "b", "c"), ("cup", "mug", "jug")
+    >>> better = QueryScores(keys, classes, {"hit@1": np.array([1.0, 1.0, 0.0])})
+    >>> worse = QueryScores(keys, classes, {"hit@1": np.array([1.0, 0.0, 0.0])})
+    >>> (difference,) = paired_difference(better, worse)
+    >>> round(difference.value, 3), difference.low < 0 < difference.high
+    (0.333, True)
     """
-    resampling = Resampling(confidence, resamples, seed)
     metrics = [name for name in first.per_query if name in second.per_query]
     if not metrics:
         raise ValueError(
@@ -79,12 +85,12 @@ def paired_difference(
     differences = np.stack(
         [first.per_query[name][rows[0]] - second.per_query[name][rows[1]] for name in metrics]
     )  # (M, Q)
-    means = resampling.means(differences, 0)
-    low, high = resampling.interval(means)
+    known = estimate(differences, class_numbers(first.query_classes)[rows[0]])
     unmatched = len(places[0]) + len(places[1]) - 2 * len(shared)
+    columns = known.mean, *difference_interval(known, confidence)
     return tuple(
-        Difference(name, float(value), float(least), float(most), p_value(resampled), len(shared), unmatched)
-        for name, value, least, most, resampled in zip(metrics, differences.mean(1), low, high, means, strict=True)
+        Difference(name, float(value), float(low), float(high), float(p_value), len(shared), unmatched)
+        for name, value, low, high, p_value in zip(metrics, *columns, strict=True)
     )
 
 
@@ -104,12 +110,6 @@ def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tup
         return mean, float("nan"), float("nan")
     half = float(stdtrit(len(values) - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / len(values) ** 0.5)
     return mean, mean - half, mean + half
-
-
-def p_value(means: Values) -> float:
-    """Of resampled ``means`` (n,), two-sided, never 0: with n draws nothing rarer than 1 in n + 1 can be told."""
-    rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return min(1.0, 2 * (rarer + 1) / (len(means) + 1))
 
 
 def places_of(keys: Sequence[str]) -> dict[str, int]:

@@ -32,7 +32,7 @@ from stages.records.seeded_order import seeded_order
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import ALL, Resampling, Score, domain_names, summarise
+from stages.retrieval.scores import ALL, Score, domain_names, summarise
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -73,7 +73,6 @@ def gallery_curve(
     metrics: Sequence[str] = ("mmp@5", "map@r", "hit@1", "map"),
     further: Records | None = None,
     rules: Rules = ByLabelConfig().rules(),
-    resampling: Resampling = Resampling(),
     seed: int = 0,
 ) -> SizeCurve:
     """Score ``vectors``, made unit length, as :func:`~stages.retrieval.evaluate` does, in galleries of some ``sizes``.
@@ -86,7 +85,6 @@ def gallery_curve(
         metrics: names as :func:`find_metric` takes them.
         further: more rows to search, relevant to nobody: those of a class that a query has are left out.
         rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
-        resampling: how intervals are made, with the same draws for every size.
         seed: of the order in which rows are sampled.
 
     Raises:
@@ -115,7 +113,8 @@ def gallery_curve(
         values = per_query[count]
         bounds = {metric.name: metric_bounds(metric, part.num_relevant, searched[:, at], seed) for metric in wanted}
         unanswerable = dict.fromkeys([ALL, *members], 0)
-        for score in summarise(values, members, unanswerable, round(float(searched[:, at].mean())), resampling):
+        rows_searched = round(float(searched[:, at].mean()))
+        for score in summarise(values, part.queries.classes, members, unanswerable, rows_searched):
             groups = [members[score.domain]] if score.domain in members else list(members.values())
             rows = [np.arange(len(domains))] if score.domain == ALL else groups
             ends = [float(np.mean([values_of[which].mean() for which in rows])) for values_of in bounds[score.metric]]

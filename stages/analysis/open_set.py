@@ -20,9 +20,8 @@ A search of N rows makes N comparisons, so an FMR of 0.001 lets most non-mated s
 say "no match" of a search, choose by FPIR. A non-mated search is made of a query by leaving every row of its class out
 of the gallery.
 
-Queries of one class err together. So intervals draw classes anew, with all their queries, and not queries. Where there
-was no error at all, or nothing else, nothing drawn differs: the end of the interval is then that of as many independent
-trials as there are classes, 1 - 0.025^(1/n), about 3.7 / n (the "rule of 3" for two sides).
+Queries of one class err together, so intervals are over classes (:mod:`stages.ranking.intervals`). Where there was no
+error at all, or nothing else, there are as many independent trials as classes.
 """
 
 from __future__ import annotations
@@ -36,17 +35,15 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError
+from stages.ranking.intervals import ratio, share_interval
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Resampling
 
 Kind = Literal["fmr", "fpir"]
 STEPS = 2**15
 """Thresholds are whole multiples of 1 / STEPS: finer than any error rate tells apart."""
-
-_LEAST = 10  # errors that a wanted rate must allow among the trials, or there is too little to calibrate by
 
 
 class Rate(NamedTuple):
@@ -114,12 +111,12 @@ class Comparisons:
 
     def roc(self, points: int = 200) -> list[tuple[float, float, float]]:
         """(threshold, FMR, FNMR) from the highest threshold down, at FMRs evenly spaced on a logarithmic scale."""
-        above = [_at_least(counts) / max(1, counts.sum()) for counts in (self.non_mated, self.mated)]
+        above = [at_least(counts) / max(1, counts.sum()) for counts in (self.non_mated, self.mated)]
         wanted = np.geomspace(1 / max(1, self.non_mated.sum()), 1, points)
         # The lowest threshold of each wanted rate: the shares fall as the bin rises.
         bins = np.unique(len(above[0]) - np.searchsorted(above[0][::-1], wanted, side="right"))
         bins = bins[(bins < len(above[0]))][::-1]
-        return [(_edge(at), float(above[0][at]), float(1 - above[1][at])) for at in bins.tolist()]
+        return [(edge_of(at), float(above[0][at]), float(1 - above[1][at])) for at in bins.tolist()]
 
 
 def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
@@ -137,7 +134,7 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     for block in query_blocks(len(queries), 4 * len(gallery)):
         similarity = compare_all(gallery, queries[block], searches.itself[block])
         relevant, others = searches.masks(block)
-        bins = _bins(similarity)
+        bins = bins_of(similarity)
         mated += np.bincount(bins[relevant], minlength=len(mated))
         non_mated += np.bincount(bins[others], minlength=len(non_mated))
         first_mate[block] = np.where(relevant, similarity, -np.inf).max(axis=1)
@@ -149,29 +146,6 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     return Comparisons(vectors, searches, mated, non_mated, first_mate, first_other, mate_first)
 
 
-def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
-    """The lowest threshold at which the rate of ``kind`` is at most ``wanted`` on ``calibration``.
-
-    Raises ValueError where ``wanted`` is no rate, or so small that fewer than ten errors would calibrate it: the
-    message says how many trials there are.
-    """
-    if not 0 < wanted < 1:
-        raise ValueError(f"{kind} is a rate between 0 and 1, such as 0.01, got {wanted:g}")
-    if kind == "fmr":
-        counts, what = calibration.non_mated, "non-mated comparisons"
-    else:
-        bins = _bins(calibration.first_other)
-        counts, what = np.bincount(bins, minlength=2 * STEPS + 2), "non-mated searches"
-    trials = int(counts.sum())
-    if trials * wanted < _LEAST:
-        raise ValueError(
-            f"{kind} = {wanted:g} cannot be calibrated on {trials:,} {what}: {_LEAST} errors need at least "
-            f"{_LEAST / wanted:,.0f}. Ask for {_LEAST / max(1, trials):.2g} or more, or add validation images."
-        )
-    enough = np.flatnonzero(_at_least(counts) <= wanted * trials)
-    return _edge(int(enough[0]))
-
-
 @dataclass(frozen=True, eq=False)
 class Decisions:
     """What a threshold does to each query: errors and trials (Q,) of each of the rates, by their names in Rates."""
@@ -181,14 +155,11 @@ class Decisions:
     errors: dict[str, Values]
     trials: dict[str, Values]
 
-    def rates(self, resampling: Resampling = Resampling(), rows: npt.NDArray[np.int64] | None = None) -> Rates:
+    def rates(self, rows: npt.NDArray[np.int64] | None = None) -> Rates:
         """The rates over all queries, or those at ``rows``; one of which there are no trials is NaN."""
         rows = np.arange(len(self.compared.group)) if rows is None else rows
         group = self.compared.group[rows]
-        rates = {
-            name: _rate(errors[rows], self.trials[name][rows], group, resampling)
-            for name, errors in self.errors.items()
-        }
+        rates = {name: _rate(errors[rows], self.trials[name][rows], group) for name, errors in self.errors.items()}
         searched = self.compared.searches.num_searched[rows]
         return Rates(
             self.threshold,
@@ -234,33 +205,26 @@ def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
     return mated, others
 
 
-def _rate(errors: Values, trials: Values, groups: Rows, resampling: Resampling) -> Rate:
-    """Errors of trials, all queries together; the interval draws groups with replacement."""
-    total = trials.sum()
-    if not total:
+def _rate(errors: Values, trials: Values, classes: Rows) -> Rate:
+    """Errors of trials, all queries together, and its interval over classes."""
+    if not trials.any():
         return Rate(np.nan, np.nan, np.nan, 0)
-    _, numbered = np.unique(groups, return_inverse=True)
-    sums = np.stack([np.bincount(numbered, weights=counted) for counted in (errors, trials)]).astype(np.float64)
-    means = resampling.means(sums, 0)  # (2, resamples), drawn by group
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = means[0] / means[1]
-    value = float(errors.sum() / total)
-    low, high = (float(end[0]) for end in resampling.interval(drawn[np.isfinite(drawn)][None]))
-    certain = ((1 - resampling.confidence) / 2) ** (1 / int((sums[1] > 0).sum()))
-    return Rate(value, certain if value == 1 else low, 1 - certain if value == 0 else high, int(total))
+    known = ratio(errors, trials, classes)
+    low, high = (float(end[0]) for end in share_interval(known))
+    return Rate(float(known.mean[0]), low, high, int(trials.sum()))
 
 
-def _bins(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+def bins_of(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """The bin of each similarity; exact, as STEPS is a power of two."""
     bins: npt.NDArray[np.int64] = np.floor(np.clip(similarity, -1, 1 + 1 / STEPS) * STEPS).astype(np.int64) + STEPS
     return bins
 
 
-def _edge(at: int) -> float:
+def edge_of(at: int) -> float:
     """The lowest similarity in bin ``at``."""
     return (at - STEPS) / STEPS
 
 
-def _at_least(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def at_least(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many are in each bin or above it."""
     return counts[::-1].cumsum()[::-1]

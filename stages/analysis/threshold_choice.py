@@ -8,11 +8,12 @@ import numpy as np
 
 from cache import Features
 from cache.errors import RecordsError
-from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide, threshold_at
+from stages.analysis.calibrated import threshold_at
+from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Resampling, domain_names
+from stages.retrieval.scores import domain_names
 
 LEAST_CLASSES = 5
 """Classes that validation queries need to calibrate a threshold."""
@@ -81,13 +82,12 @@ def _classes(compared: Comparisons) -> int:
     return len(np.unique(compared.group))
 
 
-def decision_at(kind: Kind, wanted: float, on: Ground, seed: int) -> Decision:
+def decision_at(kind: Kind, wanted: float, on: Ground) -> Decision:
     """The threshold for a ``wanted`` rate of ``kind``, and its error rates; raises as :func:`threshold_at`."""
     calibration = on.pairs if kind == "fmr" else on.searches
     similarity = threshold_at(kind, wanted, calibration)
-    resampling = Resampling(seed=seed)
     test = decide(similarity, on.test)
-    rates = {"all": test.rates(resampling)}
+    rates = {"all": test.rates()}
     for name in domain_names(on.test.searches.queries.domains):
-        rates[name] = test.rates(resampling, on.test.of_domain(name))
-    return Decision(kind, wanted, decide(similarity, calibration).rates(resampling), rates)
+        rates[name] = test.rates(on.test.of_domain(name))
+    return Decision(kind, wanted, decide(similarity, calibration).rates(), rates)

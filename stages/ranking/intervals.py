@@ -76,6 +76,33 @@ def estimate(values: npt.NDArray[np.floating], classes: npt.NDArray[np.integer])
     return Estimate(mean, variance, np.where(binomial | (squares == 0), units - 1, freedom), units)
 
 
+def class_numbers(classes: Sequence[str | None]) -> npt.NDArray[np.int64]:
+    """A whole number for each name (Q,), equal for equal names; a query whose class is not known (None) is alone.
+
+    >>> class_numbers(["cup", None, "cup", None]).tolist()
+    [0, 1, 0, 2]
+    """
+    numbers: dict[str | int, int] = {}
+    names = (at if name is None else name for at, name in enumerate(classes))
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def ratio(errors: Values, trials: Values, classes: npt.NDArray[np.integer]) -> Estimate:
+    """All errors (Q,) of all trials (Q,), with queries of the classes (Q,); at least one trial, and M = 1.
+
+    A ratio p is linear to first order: its error is the mean of (errors - p * trials) / (the mean of the trials).
+
+    >>> shares = ratio(np.array([1.0, 0.0, 2.0]), np.array([2.0, 4.0, 2.0]), np.arange(3))
+    >>> float(shares.mean[0])
+    0.375
+    """
+    tried = trials > 0
+    errors, trials, classes = errors[tried], trials[tried], classes[tried]
+    share, each = errors.sum() / trials.sum(), trials.mean()
+    known = estimate((errors / each + share * (1 - trials / each))[None], classes)
+    return known._replace(mean=np.array([share]))
+
+
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of the means of independent groups of queries, such as domains, each counting the same.
 

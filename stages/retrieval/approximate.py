@@ -13,7 +13,7 @@ from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.evaluate_ranking import evaluate_ranking
 from stages.retrieval.gallery import with_row
-from stages.retrieval.indexes import GalleryIndex
+from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.protocols import ByLabelConfig, RankedConfig
 from stages.retrieval.relevance import by_class
 from stages.retrieval.rerank import RerankConfig
@@ -32,12 +32,17 @@ def evaluate_index(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
-    seed: int = 0,
 ) -> Scores:
     """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
 
     Images that failed are left out. A list that the index leaves short, and what a metric looks at beyond the first
     1,000, counts as not relevant. Raises as :func:`evaluate_ranking` does.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> from stages.retrieval import ScalarIndexConfig, index_gallery
+    >>> index = index_gallery(VECTORS, IMAGES, ScalarIndexConfig(stored="float16"))
+    >>> evaluate_index(VECTORS, index, queries=IMAGES, gallery=IMAGES, metrics=["hit@1"]).value("hit@1")
+    1.0
     """
     searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     rows, _ = index.search(
@@ -53,7 +58,6 @@ def evaluate_index(
         protocol=protocol,
         unanswerable=unanswerable,
         beyond="not_relevant",
-        seed=seed,
     )
 
 
@@ -67,9 +71,15 @@ def evaluate_reranked(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
-    seed: int = 0,
 ) -> Scores:
-    """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`."""
+    """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> from stages.retrieval import QueryExpansionConfig
+    >>> sides = {"queries": IMAGES, "gallery": IMAGES, "train": IMAGES}
+    >>> evaluate_reranked(VECTORS, QueryExpansionConfig(n=2), **sides, metrics=["hit@1"]).value("hit@1")
+    1.0
+    """
     searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     learned = train.take(train.rows_in(vectors))
     rows = rerank.ranked(
@@ -87,7 +97,6 @@ def evaluate_reranked(
         protocol=protocol,
         unanswerable=unanswerable,
         beyond="not_relevant",
-        seed=seed,
     )
 
 

@@ -27,9 +27,9 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.attribute_similarity import AttributeGrades, attribute_names
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides, with_row
 from stages.retrieval.legacy import K, legacy_map
-from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, gather, to_score
+from stages.retrieval.scores import Scores, UnanswerablePolicy, gather, to_score
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
 """Definitions of similar, by name: a weight for each attribute that counts."""
@@ -85,35 +85,24 @@ def evaluate_attributes(
     similar: Mixtures | None = None,
     unanswerable: UnanswerablePolicy = "leave_out",
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
     Images that failed are left out. What ties counts as the mean over all of its orders.
 
-    Args:
-        vectors: features or embeddings of the images in both.
-        queries: what searches.
-        gallery: what is searched.
-        metrics: names of graded metrics as :meth:`AttributeMetric.find` takes them.
-        similar: the mixtures that the names of metrics end in.
-        unanswerable: queries without any of the attributes, or to which no gallery row is like at all: left out of
-            every mean, ``zero`` in it, or an ``error``.
-        confidence: the share of resampled means between ``low`` and ``high``.
-        resamples: how many times the queries are drawn anew for that.
-        seed: of those draws.
+    ``similar`` has the mixtures that the names of ``metrics`` end in. ``unanswerable`` are queries without any of the
+    attributes, and those to which no gallery row is like at all. Otherwise as :func:`stages.retrieval.evaluate`, which
+    names what is raised; RecordsError also for an attribute that the records have not.
 
-    Raises:
-        ValueError: an unknown metric or mixture, or a number out of range.
-        RecordsError: an attribute that the records have not.
-        MissingRowsError: an image that has no row in ``vectors`` at all.
-        NothingToScoreError: no gallery image or no query is left.
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> scores = evaluate_attributes(VECTORS, queries=IMAGES, gallery=IMAGES, metrics=["graded_ndcg@3"])
+    >>> scores.value("graded_ndcg@3")
+    1.0
     """
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
-    resampling = Resampling(confidence, resamples, seed)
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    sides = Sides.in_store(vectors, queries, gallery)
+    searching, searched = sides.searching, sides.searched
     names = attributes_of(searching)
     alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
     per_query = _graded(vectors, searching, searched, wanted, alike)
@@ -126,13 +115,10 @@ def evaluate_attributes(
     scored = to_score(answerable, unanswerable, searching)
     return gather(
         {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
-        queries=queries,
-        gallery=gallery,
-        searching=searching,
-        searched=searched,
+        sides,
         scored=scored,
         unanswerable=~answerable,
-        resampling=resampling,
+        confidence=confidence,
     )
 
 
@@ -143,17 +129,18 @@ def evaluate_legacy(
     metrics: Sequence[str] = (LEGACY,),
     similar: Mixtures | None = None,
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> Scores:
     """Score ``vectors`` of ``records``, searched in themselves, as :mod:`stages.retrieval.legacy` says.
 
     Each of ``metrics`` comes with two scores more: its name with ``.ceiling`` and with ``.floor``. Every record whose
     image did not fail is a query. The other arguments, and what is raised, as for :func:`evaluate_attributes`.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> [score.metric for score in evaluate_legacy(VECTORS, IMAGES)]
+    ['legacy_map@10', 'legacy_map@10.ceiling', 'legacy_map@10.floor']
     """
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
-    resampling = Resampling(confidence, resamples, seed)
     searching = with_row(vectors, records, "query")
     names, read = attributes_of(searching), vectors.read(searching.digests)
     per_query: dict[str, Values] = {}
@@ -169,13 +156,10 @@ def evaluate_legacy(
     every = np.ones(len(searching), np.bool_)
     return gather(
         per_query,
-        queries=records,
-        gallery=records,
-        searching=searching,
-        searched=searching,
+        Sides(records, records, searching, searching),
         scored=every,
         unanswerable=~every,
-        resampling=resampling,
+        confidence=confidence,
     )
 
 

@@ -21,12 +21,12 @@ from stages.ranking.tables import Table, relevance_tables
 from stages.ranking.tie_averaging import AVERAGED
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_policies
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
-from stages.retrieval.scores import Resampling, Scores, UnanswerablePolicy, domain_names
+from stages.retrieval.scores import Scores, UnanswerablePolicy, domain_names
 from stages.retrieval.scoring import Scoring, TiePolicy
 
 
@@ -41,8 +41,6 @@ def evaluate(
     ties: TiePolicy = "row",
     unanswerable: UnanswerablePolicy = "leave_out",
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
@@ -58,9 +56,7 @@ def evaluate(
         validation: queries and gallery that a protocol tunes on (``met``).
         ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
         unanswerable: queries to which nothing is relevant: left out of every mean, ``zero`` in it, or an ``error``.
-        confidence: the share of resampled means between ``low`` and ``high``.
-        resamples: how many times the queries are drawn anew for that.
-        seed: of those draws.
+        confidence: how often ``low`` and ``high`` hold the mean over all classes, seen or not.
 
     Raises:
         ValueError: an unknown metric, one that has no ``expected`` value, or a number out of range.
@@ -68,9 +64,13 @@ def evaluate(
             the protocol is for.
         MissingRowsError: an image that has no row in ``vectors`` at all.
         NothingToScoreError: no gallery image or no query is left.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> scores = evaluate(VECTORS, queries=IMAGES, gallery=IMAGES, metrics=["hit@1", "precision@5"])
+    >>> scores.value("hit@1"), round(scores.value("precision@5"), 3)
+    (1.0, 0.6)
     """
     check_policies(protocol, ties, unanswerable)
-    resampling = Resampling(confidence, resamples, seed)
     if isinstance(protocol, MetConfig):
         return evaluate_recognition(
             vectors,
@@ -80,8 +80,6 @@ def evaluate(
             validation=validation,
             metrics=RECOGNITION if metrics is None else metrics,
             confidence=confidence,
-            resamples=resamples,
-            seed=seed,
         )
     if isinstance(protocol, SmallDataConfig):
         return evaluate_legacy(
@@ -89,14 +87,12 @@ def evaluate(
             _one_set(queries, gallery),
             metrics=(LEGACY,) if metrics is None else metrics,
             confidence=confidence,
-            resamples=resamples,
-            seed=seed,
         )
     rules = protocol.rules()
-    scoring = Scoring.of(metrics, rules, ties, unanswerable, resampling)
+    scoring = Scoring.of(metrics, rules, ties, unanswerable, confidence)
     domain_names(rules.groups(queries))
     rules.check(queries, gallery)
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    sides = Sides.in_store(vectors, queries, gallery)
 
     def tables(part: QuerySet, depth: int) -> Iterator[Table]:
         return relevance_tables(
@@ -108,7 +104,7 @@ def evaluate(
             tied=ties == AVERAGED,
         )
 
-    return scoring.score(tables, queries=queries, gallery=gallery, searching=searching, searched=searched)
+    return scoring.score(tables, sides)
 
 
 def _one_set(queries: Records, gallery: Records) -> Records:

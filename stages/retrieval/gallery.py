@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,16 +13,10 @@ from stages.ranking.nearest import Rows, Similarity, nearest_rows, similarities
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
-from stages.retrieval.indexes import (
-    AutoIndexConfig,
-    Choice,
-    Evidence,
-    FlatIndexConfig,
-    GalleryIndex,
-    IndexConfig,
-    choose_index,
-)
-from stages.retrieval.indexes.auto import FEWEST_QUERIES
+from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
+from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.indexes.kinds import FlatIndexConfig
+from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.relevance import by_class
 
 
@@ -30,6 +25,11 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
 
     The query itself (the same key) is left out. A query whose image failed, and the places past the end of a small
     gallery, have position -1 and similarity -inf. Raises as :func:`evaluate` does.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> rows, similarity = nearest(VECTORS, IMAGES.take([0]), IMAGES, k=2)
+    >>> [IMAGES.keys[row] for row in rows[0]], bool(similarity[0, 0] > 0.99)
+    (['bag/1', 'bag/2'], True)
     """
     searching, searched = rows_of(vectors, queries, "query"), rows_of(vectors, gallery, "gallery")
     rows = unit_length(vectors.read(gallery.take(searched).digests))
@@ -55,6 +55,12 @@ def index_gallery(
 
     With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
     budgets (``auto``) it is what :func:`choose_gallery_index` chooses.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> index = index_gallery(VECTORS, IMAGES)
+    >>> ids, _ = index.search(np.array([[1, 0]], np.float32), 2)
+    >>> index.keys_of(ids[0])
+    ['bag/0', 'bag/1']
     """
     if isinstance(config, AutoIndexConfig):
         return choose_gallery_index(vectors, gallery, config, folder=folder, queries=queries).index
@@ -83,6 +89,10 @@ def choose_gallery_index(
 
     Without queries, or where too few of them have something to find, gallery rows search the others. Raises as
     :func:`evaluate` and :func:`choose_index` do.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> choose_gallery_index(VECTORS, IMAGES, AutoIndexConfig(ms=1000)).tried[0].verdict
+    'chosen: exact, and within the budgets'
     """
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
@@ -103,6 +113,20 @@ def choose_gallery_index(
     if folder is not None:
         choice.save(folder, config)
     return choice
+
+
+class Sides(NamedTuple):
+    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
+
+    queries: Records
+    gallery: Records
+    searching: Records
+    searched: Records
+
+    @classmethod
+    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
+        """Raises NothingToScoreError where one side has no row."""
+        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
 
 def _fingerprint(vectors: Features, searched: Records) -> str:

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         pa.field("backbone", _NAMED, nullable=False),
         pa.field("head", _NAMED, nullable=False),
         pa.field("domain", _NAMED),
+        pa.field("class", _NAMED),
         pa.field("metric", _NAMED, nullable=False),
         pa.field("query", _NAMED, nullable=False),
         pa.field("value", pa.float64(), nullable=False),
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
     ]
 )
 _DATA = b"permafrost.data"
+_INTERVALS = "over classes"  # how they are made: raised like VERSION, where the values themselves stay
 
 
 class Scored(NamedTuple):
@@ -56,6 +58,7 @@ class QueryScores:
     """The values (Q,) of some metrics for some queries: what :func:`~stages.analysis.paired_difference` compares."""
 
     query_keys: tuple[str, ...]
+    query_classes: tuple[str | None, ...]
     per_query: Mapping[str, Values]
 
 
@@ -83,8 +86,8 @@ class QueryValues:
         parts = []
         for metric in dict.fromkeys(rows["metric"].to_pylist()):
             part = rows.filter(pc.equal(pc.cast(rows["metric"], pa.string()), metric))
-            keys = tuple(part["query"].to_pylist())
-            parts.append(QueryScores(keys, {metric: part["value"].to_numpy().astype(np.float64)}))
+            keys, classes = (tuple(part[name].to_pylist()) for name in ("query", "class"))
+            parts.append(QueryScores(keys, classes, {metric: part["value"].to_numpy().astype(np.float64)}))
         return parts
 
     def _rows(self, backbone: str, head: str) -> pa.Table:
@@ -103,7 +106,7 @@ def data_of(queries: Records, gallery: Records, settings: Mapping[str, JSON]) ->
         "queries": _fingerprint(queries),
         "gallery": _fingerprint(gallery),
         "retrieval": json.dumps(settings, sort_keys=True),
-        "scoring": str(VERSION),
+        "scoring": f"{VERSION}, intervals {_INTERVALS}",
     }
 
 
@@ -117,6 +120,7 @@ def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, 
                 part.backbone,
                 part.head,
                 part.scores.query_domains,
+                part.scores.query_classes,
                 metric,
                 part.scores.query_keys,
                 values,
@@ -133,7 +137,8 @@ def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, 
 def read_query_values(path: Path) -> QueryValues:
     """Read what :func:`write_query_values` wrote.
 
-    Raises MissingRowsError where there is none, and DamagedStoreError where it cannot be read.
+    Raises MissingRowsError where there is none, or one without classes, of an earlier version; and DamagedStoreError
+    where it cannot be read.
     """
     if not path.exists():
         raise MissingRowsError(f"There is no {path}. `permafrost score` with this run file writes it.")
@@ -143,6 +148,8 @@ def read_query_values(path: Path) -> QueryValues:
         data = json.loads(table.schema.metadata[_DATA])
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DamagedStoreError(f"{path} cannot be read: {error}. Score again: `permafrost score`.") from error
+    if "class" not in table.column_names:
+        raise MissingRowsError(f"{path} is of an earlier version, without the class of each query. Score again.")
     return QueryValues(path, table.cast(SCHEMA), data)
 
 

@@ -22,15 +22,16 @@ import numpy as np
 
 from cache import Features
 from cache.errors import NothingToScoreError, RecordsError
+from stages.ranking.intervals import Estimate, class_numbers, estimate
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides, with_row
 from stages.retrieval.protocols.kinds import MetConfig
 from stages.retrieval.relevance import by_class
-from stages.retrieval.scores import Resampling, Scores, gather
+from stages.retrieval.scores import Scores, gather
 
 RECOGNITION = ("gap", "gap-", "acc")
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 50)
@@ -60,21 +61,21 @@ class Answers(NamedTuple):
 
 def global_average_precision(answers: Answers) -> Values:
     """The share (Q,) of ``gap`` that each query brings: their mean is the whole. 0 for a wrong answer."""
-    correct = answers.correct[answers.order]
-    precision = np.cumsum(correct) / np.arange(1, len(correct) + 1)
-    shares = np.zeros(len(correct))
-    shares[answers.order] = precision * correct
-    return shares * (len(correct) / max(int(answers.has_object.sum()), 1))
+    return _precision_shares(answers, np.ones_like(answers.has_object))
 
 
 def without_distractors(answers: Answers) -> Values:
     """The share (Q,) of ``gap-`` that each query brings; their mean is the whole."""
-    counted = answers.has_object[answers.order]
-    correct = (answers.correct & answers.has_object)[answers.order]
-    precision = np.cumsum(correct) / np.maximum(np.cumsum(counted), 1)
+    return _precision_shares(answers, answers.has_object)
+
+
+def _precision_shares(answers: Answers, counted: Mask) -> Values:
+    """At each right answer, the precision up to it among those ``counted`` (Q,), of the queries with an object."""
+    correct = (answers.correct & counted)[answers.order]
+    precision = np.cumsum(correct) / np.maximum(np.cumsum(counted[answers.order]), 1)
     shares = np.zeros(len(correct))
     shares[answers.order] = precision * correct
-    return shares * (len(correct) / max(int(counted.sum()), 1))
+    return shares * (len(correct) / max(int(answers.has_object.sum()), 1))
 
 
 def accuracy(answers: Answers) -> Values:
@@ -142,35 +143,18 @@ def evaluate_recognition(
     validation: tuple[Records, Records] | None = None,
     metrics: Sequence[str] = RECOGNITION,
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> Scores:
     """Score the answers of nearest neighbours to ``queries``, those without a label in the gallery among them.
 
-    Every query counts: ``unanswerable`` are the distractors. The values of one query are its shares of the whole.
-
-    Args:
-        vectors: features or embeddings of all images.
-        queries: those that show an object of the gallery, and those that do not.
-        gallery: the labelled images.
-        protocol: how many neighbours, and the temperature; what it leaves open is tuned.
-        validation: queries and gallery to tune on.
-        metrics: of ``gap``, ``gap-`` and ``acc``.
-        confidence: the share of resampled values between ``low`` and ``high``.
-        resamples: how many times the queries are drawn anew for that.
-        seed: of those draws.
-
-    Raises:
-        ValueError: an unknown metric, a number out of range, or something to tune and no ``validation``.
-        NothingToScoreError: no gallery image, no query, or no query whose class is in the gallery.
-        RecordsError: a gallery image without a label, or two of one key.
-        MissingRowsError: as :func:`stages.retrieval.evaluate`.
+    Every query counts: ``unanswerable`` are the distractors. The values of one query are its shares of the whole. What
+    ``protocol`` leaves open is tuned on the queries and gallery of ``validation``; ValueError where there is none.
+    Otherwise raises as :func:`stages.retrieval.evaluate`, and RecordsError for a gallery image without a label.
     """
     metrics = list(dict.fromkeys(metrics))
     check_recognition(metrics)
-    resampling = Resampling(confidence, resamples, seed)
     neighbours, temperature = _tuned(vectors, protocol, validation)
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    sides = Sides.in_store(vectors, queries, gallery)
+    searching, searched = sides.searching, sides.searched
     nearest = find_neighbours(vectors, searching, searched, neighbours)
     answers = nearest.answers(neighbours, temperature)
     if not answers.has_object.any():
@@ -180,14 +164,11 @@ def evaluate_recognition(
         )
     return gather(
         {name: _METRICS[name](answers) for name in metrics},
-        queries=queries,
-        gallery=gallery,
-        searching=searching,
-        searched=searched,
+        sides,
         scored=np.ones(len(searching), np.bool_),
         unanswerable=~answers.has_object,
-        resampling=resampling,
-        pooled={name: partial(_of_some, answers, name) for name in metrics},
+        confidence=confidence,
+        estimate_of=partial(_estimated, answers, metrics, class_numbers(searching.classes)),
     )
 
 
@@ -222,8 +203,43 @@ def _tuned(vectors: Features, protocol: MetConfig, validation: tuple[Records, Re
     return max(scored, key=lambda pair: scored[pair])
 
 
+def _estimated(answers: Answers, metrics: Sequence[str], classes: Rows, rows: Rows) -> Estimate:
+    """The ``metrics`` of the queries at ``rows``, with their error over classes; with no object nothing is known.
+
+    Each is a ratio to which a query contributes as far as the metric falls without it. Let c be 1 for the right
+    answers, h for queries with an object, P = sum h, and n_i and c_1 + ... + c_i counts up to rank i, so that
+    N = sum_i c_i (c_1 + ... + c_i) / n_i and gap = N / P. To first order in the weight of query q (1 where it is there)
+
+        dN / dq = c_q precision_q + sum_{i >= q} c_i (c_q - precision_i) / n_i
+
+    and gap moves by (dN / dq - gap h_q) / P. These sum to 0 over the queries: the error of ``gap`` is that of their
+    mean, Q times as large, over classes. ``gap-`` and ``acc`` are those of the queries with an object alone.
+    """
+    ranked = answers.order[np.isin(answers.order, rows)]
+    parts = []
+    for name in metrics:
+        some = ranked if name == "gap" else ranked[answers.has_object[ranked]]
+        correct, has_object = (mask[some].astype(np.float64) for mask in (answers.correct, answers.has_object))
+        objects = int(has_object.sum())
+        if not objects:
+            parts.append(Estimate(np.zeros(1), np.full(1, np.inf), np.ones(1), 1))
+            continue
+        value = _of_some(answers, name, rows)
+        slope = correct
+        if name != "acc":
+            count = np.arange(1, len(some) + 1)
+            precision = correct.cumsum() / count
+            after = [(part / count)[::-1].cumsum()[::-1] for part in (correct, correct * precision)]
+            slope = correct * precision + correct * after[0] - after[1]
+        moved = value + (slope - value * has_object) * (len(some) / objects)
+        known = estimate(moved[None], classes[some])
+        parts.append(known._replace(mean=np.array([value]), units=len(np.unique(classes[some][has_object > 0]))))
+    mean, variance, freedom = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:3])
+    return Estimate(mean, variance, freedom, min(part.units for part in parts))
+
+
 def _of_some(answers: Answers, name: str, rows: Rows) -> float:
-    """A metric of the queries at ``rows``, each as often as it is named."""
+    """A metric of the queries at ``rows`` alone."""
     ranks = np.empty(len(answers.order), np.int64)
     ranks[answers.order] = np.arange(len(ranks))
     order = np.argsort(ranks[rows], kind="stable")

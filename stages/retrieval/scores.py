@@ -1,4 +1,4 @@
-"""Scores: the mean of each metric over the queries, with an interval, by domain; and the values it is the mean of."""
+"""Scores: the mean of each metric over the queries, its interval over their classes, by domain; and the values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError, RecordsError
+from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
+from stages.retrieval.gallery import Sides
 
 ALL, MEAN = "all", "mean"
 
@@ -50,6 +52,8 @@ class Scores:
     """The queries that were scored, (Q,)."""
     query_domains: tuple[str | None, ...]
     """The domain of each, (Q,)."""
+    query_classes: tuple[str | None, ...]
+    """The class of each (label, within its domain), (Q,): queries of one class err together."""
     per_query: Mapping[str, Values]
     """The value of each metric for each of them, (Q,), for comparing two runs query by query."""
     failed_queries: int
@@ -81,52 +85,8 @@ class Scores:
         raise KeyError(f"{metric} ({domain}) was not scored; there are {scored}")
 
 
-Pooled: TypeAlias = Callable[[npt.NDArray[np.int64]], float]
-"""A metric of several queries together, which is no mean of values of each: its value for the queries at positions."""
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How an interval is made: percentile bootstrap over queries, the same draws for every metric.
-
-    ``confidence`` is the share of the resampled means inside the interval. Queries are drawn as if independent; where
-    many are views of few objects the true interval is wider.
-    """
-
-    confidence: float = 0.95
-    resamples: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence is a share between 0 and 1, such as 0.95, got {self.confidence}")
-        if self.resamples < 1:
-            raise ValueError(f"resamples must be at least 1, got {self.resamples}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
-
-    def means(self, values: Values, stream: int, pooled: Sequence[Pooled | None] = ()) -> Values:
-        """Means (M, resamples) of ``values`` (M, Q) over queries drawn with replacement.
-
-        A row of which ``pooled`` (M,) has a function takes what that makes of the queries drawn instead.
-        """
-        rng = np.random.default_rng([self.seed, stream])
-        num_queries = values.shape[1]
-        means = np.empty((len(values), self.resamples))
-        for draw in range(self.resamples):
-            drawn = rng.integers(0, num_queries, size=(num_queries,))
-            # How often each was drawn, times its values: ten times as fast as to gather them.
-            means[:, draw] = np.einsum("mq,q->m", values, np.bincount(drawn, minlength=num_queries)) / num_queries
-            for row, value in enumerate(pooled):
-                if value is not None:
-                    means[row, draw] = value(drawn)
-        return means
-
-    def interval(self, means: Values) -> tuple[Values, Values]:
-        """The ends (M,), (M,) of the interval of resampled ``means`` (M, resamples)."""
-        outside = (1 - self.confidence) / 2
-        low, high = np.quantile(means, [outside, 1 - outside], axis=1)
-        return low, high
+EstimateOf: TypeAlias = Callable[[npt.NDArray[np.int64]], Estimate]
+"""The means of all metrics for the queries at some positions, with their error."""
 
 
 def domain_names(domains: Sequence[str | None]) -> list[str]:
@@ -162,53 +122,44 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def gather(
     per_query: Mapping[str, Values],
+    sides: Sides,
     *,
-    queries: Records,
-    gallery: Records,
-    searching: Records,
-    searched: Records,
     scored: npt.NDArray[np.bool_],
     unanswerable: npt.NDArray[np.bool_],
-    resampling: Resampling,
+    confidence: float,
     groups: Callable[[Records], Sequence[str | None]] = lambda records: records.domains,
     sizes: Mapping[str, int] | None = None,
-    pooled: Mapping[str, Pooled] | None = None,
+    estimate_of: EstimateOf | None = None,
 ) -> Scores:
     """The :class:`Scores` of ``per_query`` values (S,) of the queries that were scored.
 
-    Args:
-        per_query: the value of each metric for each scored query.
-        queries: all queries, and those whose image failed.
-        gallery: all gallery records, and those whose image failed.
-        searching: the queries (Q,) whose image did not fail.
-        searched: the gallery records whose image did not fail.
-        scored: True for the queries (Q,) that have values.
-        unanswerable: True for the queries (Q,) to which nothing is relevant.
-        resampling: how intervals are made.
-        groups: the group of each record, by which scores are reported beside those of all.
-        sizes: how many gallery rows the queries of a group search, where that is not the whole gallery.
-        pooled: metrics that are no mean over queries; their values in ``per_query`` are shares of the whole.
+    ``scored`` and ``unanswerable`` are True for the queries (Q,) that have values, and to which nothing is relevant.
+    ``groups`` names the group of each record by which scores are reported beside those of all, and ``sizes`` how many
+    gallery rows a group searches where that is not the whole gallery. Metrics that are no mean over queries come with
+    their own ``estimate_of``; their values in ``per_query`` are shares of the whole.
     """
-    part = searching.take(np.flatnonzero(scored))
-    names = domain_names(groups(queries))
-    of_kept, of_asked = groups(part), groups(searching)
+    part, searched = sides.searching.take(np.flatnonzero(scored)), len(sides.searched)
+    names = domain_names(groups(sides.queries))
+    of_kept, of_asked = groups(part), groups(sides.searching)
     own = np.array(of_kept, dtype=object)
     members = {name: np.flatnonzero(own == name) for name in names}
     nothing = Counter(name for name, empty in zip(of_asked, unanswerable, strict=True) if empty)
     return Scores(
         scores=summarise(
             per_query,
+            part.classes,
             {name: rows for name, rows in members.items() if len(rows)},
             {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
-            {ALL: len(searched), MEAN: len(searched)} | dict.fromkeys(names, len(searched)) | dict(sizes or {}),
-            resampling,
-            pooled,
+            dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {}),
+            confidence,
+            estimate_of,
         ),
         query_keys=tuple(part.keys),
         query_domains=tuple(of_kept),
+        query_classes=tuple(part.classes),
         per_query=per_query,
-        failed_queries=len(queries) - len(searching),
-        failed_gallery=len(gallery) - len(searched),
+        failed_queries=len(sides.queries) - len(sides.searching),
+        failed_gallery=len(sides.gallery) - searched,
         unanswerable=int(unanswerable.sum()),
         classes=len({name for name in part.classes if name is not None}),
         unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
@@ -217,44 +168,32 @@ def gather(
 
 def summarise(
     per_query: Mapping[str, Values],
+    classes: Sequence[str | None],
     members: Mapping[str, npt.NDArray[np.int64]],
     unanswerable: Mapping[str, int],
     gallery: int | Mapping[str, int],
-    resampling: Resampling,
-    pooled: Mapping[str, Pooled] | None = None,
+    confidence: float = 0.95,
+    estimate_of: EstimateOf | None = None,
 ) -> tuple[Score, ...]:
     """The scores of ``per_query`` values (Q,) over all queries, over the ``members`` of each domain, and their mean.
 
-    ``unanswerable`` counts the queries to which nothing is relevant, and ``gallery`` what is searched, for ``all`` and
-    for each domain; no domain's ``members`` are empty. The value of a metric that is ``pooled`` is what its function
-    makes of the members, not the mean of their values.
+    Intervals are over the ``classes`` (Q,) of the queries; domains are independent of each other. ``unanswerable``
+    counts the queries to which nothing is relevant, and ``gallery`` what is searched, for ``all`` and for each domain;
+    no domain's ``members`` are empty. Metrics that are no mean over queries come with their own ``estimate_of``.
     """
-    values = np.stack(list(per_query.values()))  # (M, Q)
-    together = [(pooled or {}).get(metric) for metric in per_query]
+    values, units = np.stack(list(per_query.values())), class_numbers(classes)  # (M, Q) and (Q,)
+    estimate_of = estimate_of or (lambda rows: estimate(values[:, rows], units[rows]))
     groups = {ALL: np.arange(values.shape[1]), **members}
-    centres, means = {}, {}
-    for stream, (name, rows) in enumerate(groups.items()):
-        of_group = [None if value is None else _at(value, rows) for value in together]
-        centres[name] = values[:, rows].mean(axis=1)
-        for metric, value in enumerate(of_group):
-            if value is not None:
-                centres[name][metric] = value(np.arange(len(rows)))
-        means[name] = resampling.means(values[:, rows], stream, of_group)
+    known = {name: estimate_of(rows) for name, rows in groups.items()}
     sizes = {name: len(queries) for name, queries in groups.items()}
     left_out = dict(unanswerable)
     if members:
-        centres[MEAN] = np.mean([centres[name] for name in members], axis=0)
-        means[MEAN] = np.mean([means[name] for name in members], axis=0)
+        known[MEAN] = mean_of([known[name] for name in members])
         sizes[MEAN] = sum(sizes[name] for name in members)
         left_out[MEAN] = sum(left_out[name] for name in members)
     searched = dict.fromkeys(sizes, gallery) if isinstance(gallery, int) else gallery
     return tuple(
         Score(metric, name, float(value), float(low), float(high), sizes[name], searched[name], left_out[name])
-        for name, centre in centres.items()
-        for metric, value, low, high in zip(per_query, centre, *resampling.interval(means[name]), strict=True)
+        for name, means in known.items()
+        for metric, value, low, high in zip(per_query, means.mean, *share_interval(means, confidence), strict=True)
     )
-
-
-def _at(value: Pooled, rows: npt.NDArray[np.int64]) -> Pooled:
-    """``value`` for positions in ``rows``."""
-    return lambda drawn: value(rows[drawn])

@@ -7,30 +7,31 @@ import numpy.typing as npt
 import pytest
 
 from stages.analysis import by_class_size
-from stages.analysis.class_size import class_of, gallery_sizes, training_sizes
+from stages.analysis.class_size import gallery_sizes, training_sizes
 from tests.retrieval.test_evaluate import records_of
 
 
 @dataclass(frozen=True)
 class Scored:
     query_keys: tuple[str, ...]
+    query_classes: tuple[str | None, ...]
     per_query: dict[str, npt.NDArray[np.float64]]
 
 
 def test_queries_are_grouped_by_the_size_of_their_class() -> None:
     keys = tuple("abcdef")
-    scored = Scored(keys, {"map": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])})
+    scored = Scored(keys, ("x", "y", "z", "z", "v", "w"), {"map": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])})
     sizes = dict(zip(keys, [1, 1, 3, 4, 12, 0], strict=True))
-    classes = dict(zip(keys, ["x", "y", "z", "z", "v", "w"], strict=True))
-    groups = by_class_size(scored, sizes, classes, edges=(1, 2, 5, 10))
+    groups = by_class_size(scored, sizes, edges=(1, 2, 5, 10))
     assert [(of.group, of.queries, of.classes) for of in groups] == [("1", 2, 2), ("2-4", 2, 1), ("10+", 1, 1)]
     assert [of.value for of in groups] == pytest.approx([0.15, 0.35, 0.5])
     assert all(of.low <= of.value <= of.high for of in groups)
-    assert [of.group for of in by_class_size(scored, sizes, classes)] == ["0", "1", "2-4", "10-19"]
+    assert (groups[1].low, groups[1].high) == (0, 1)  # one class says nothing of others
+    assert [of.group for of in by_class_size(scored, sizes)] == ["0", "1", "2-4", "10-19"]
     with pytest.raises(ValueError, match="ascending, at least one; got"):
-        by_class_size(scored, sizes, classes, edges=(5, 2))
+        by_class_size(scored, sizes, edges=(5, 2))
     with pytest.raises(ValueError, match="6 queries have no class size, the first is 'a'"):
-        by_class_size(scored, {}, classes)
+        by_class_size(scored, {})
 
 
 def test_sizes_are_counted_in_the_gallery_without_the_query_and_in_training() -> None:
@@ -39,4 +40,3 @@ def test_sizes_are_counted_in_the_gallery_without_the_query_and_in_training() ->
     assert gallery_sizes(records, records) == {"q": 2, "g1": 2, "g2": 2, "h": 0, "n": 0}
     assert gallery_sizes(records.take([0]), records.take([1, 2])) == {"q": 2}
     assert training_sizes(records, records.take([0, 1])) == {"q": 2, "g1": 2, "g2": 2, "h": 0, "n": 0}
-    assert class_of(records)["h"] == "y"

@@ -14,10 +14,8 @@ from stages.ranking.relevance import ByGroups, Judgement
 from stages.records import Records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import Rules, UnedConfig
-from stages.retrieval.scores import Resampling
 from tests.retrieval.test_evaluate import classes_of, loop_scores, random_vectors, records_of, store_of
 
-FEW = Resampling(resamples=5)
 METRICS = ("mmp@2", "map@r", "hit@1", "map")
 
 
@@ -37,7 +35,7 @@ def test_each_size_scores_what_a_gallery_of_those_rows_alone_would(
     records = records_of(labels)
     queries = records.take([row for row, key in enumerate(keys) if labels[key] is not None][::3])
     store = store_of(tmp_path_factory.mktemp("store"), vectors)
-    curve = gallery_curve(store, queries=queries, gallery=records, sizes=(0.1, 9, 1.0), metrics=METRICS, resampling=FEW)
+    curve = gallery_curve(store, queries=queries, gallery=records, sizes=(0.1, 9, 1.0), metrics=METRICS)
     drawn = by_lot(keys)
     assert [at.distractors for at in curve.scores[:: len(METRICS)]] == [4, 9, 36]
     for count, values in curve.per_query.items():
@@ -74,9 +72,7 @@ def test_further_distractors_join_the_lot_without_a_label_and_those_of_a_searchi
     labels = {**classes_of(3, 3), "f0": "class 0", "f1": "other", "f2": "other", "f3": None}
     store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
     gallery, further = records.take(np.arange(9)), records.take(np.arange(9, 13))
-    curve = gallery_curve(
-        store, queries=gallery, gallery=gallery, sizes=(1.0,), metrics=["map"], further=further, resampling=FEW
-    )
+    curve = gallery_curve(store, queries=gallery, gallery=gallery, sizes=(1.0,), metrics=["map"], further=further)
     assert (curve.left_out, curve.scores[0].distractors) == (1, 12)
     hidden = records_of({key: None if key in ("f1", "f2") else label for key, label in labels.items() if key != "f0"})
     expected = evaluate(store, queries=gallery, gallery=hidden, metrics=["map"])

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cache.errors import NothingToScoreError
-from stages.analysis.open_set import comparisons, decide, threshold_at
+from stages.analysis.calibrated import threshold_at
+from stages.analysis.open_set import Kind, comparisons, decide
 from stages.ranking import unit_length
+from stages.ranking.intervals import estimate, share_interval
 from stages.retrieval import QuerySet
-from stages.retrieval.scores import Resampling
 from tests.oracles import retrieval as oracle
 from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
 
@@ -49,7 +53,7 @@ def test_every_rate_is_that_of_the_standard_counted_pair_by_pair(
         store_of(tmp_path_factory.mktemp("store"), vectors),
         QuerySet.of(records.take(np.arange(14)), records.take(np.arange(6, 24))),
     )
-    rates = decide(threshold, found).rates(Resampling(resamples=3))
+    rates = decide(threshold, found).rates()
     pairs = pairs_of(vectors, labels, queries, gallery)
     mated = [s for of in pairs.values() for s, mate, _ in of if mate]
     others = [s for of in pairs.values() for s, mate, _ in of if not mate]
@@ -74,16 +78,43 @@ def store_and_searches(tmp_path: Path, classes: int = 20, each: int = 6) -> tupl
     return store_of(tmp_path, vectors), QuerySet.of(records, records)
 
 
-def test_the_threshold_is_the_lowest_with_at_most_the_wanted_rate(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "wanted"), [("fmr", 0.01), ("fmr", 0.2), ("fpir", 0.1), ("fpir", 0.5)])
+def test_the_threshold_is_that_of_classes_left_out_one_after_another(tmp_path: Path, kind: Kind, wanted: float) -> None:
     store, searches = store_and_searches(tmp_path)
     found = comparisons(store, searches)  # type: ignore[arg-type]
-    for kind, wanted in (("fmr", 0.01), ("fmr", 0.2), ("fpir", 0.1), ("fpir", 0.5)):
-        threshold = threshold_at(kind, wanted, found)  # type: ignore[arg-type]
-        at, below = (
-            getattr(decide(t, found).rates(Resampling(resamples=2)), kind).value
-            for t in (threshold, threshold - 2**-15)
-        )
-        assert at <= wanted < below
+    threshold = threshold_at(kind, wanted, found)
+    rate = getattr(decide(threshold, found).rates(), kind).value
+    assert 0.6 * wanted < rate <= wanted
+    vectors = unit_length(store.read(searches.queries.digests))  # type: ignore[attr-defined]
+    similarity = np.where(np.equal.outer(found.group, found.group), -np.inf, vectors @ vectors.T)
+    values = similarity if kind == "fmr" else similarity.max(axis=1, keepdims=True)
+
+    def fresh(level: float) -> float:
+        errors = 0
+        for left_out in range(20):
+            others = np.sort(values[found.group != left_out], axis=None)[::-1]
+            others = others[np.isfinite(others)]
+            errors += (values[found.group == left_out] > others[int(level * len(others))]).sum()
+        return float(errors / np.isfinite(values).sum())
+
+    levels = [level for level in np.linspace(0, wanted, 400) if fresh(level) <= wanted]
+    assert rate == pytest.approx(max(levels) * 19 / 20, rel=0.05, abs=1 / 120)
+
+
+@pytest.mark.parametrize(("classes", "sizes"), [(45, [1]), (12, [5]), (40, [1, 2, 15])])
+@pytest.mark.parametrize("effect", [0.0, 0.5])
+def test_fresh_classes_pass_at_most_at_the_wanted_rate_in_the_mean(
+    classes: int, sizes: list[int], effect: float
+) -> None:
+    rng, rates = np.random.default_rng(classes), []
+    for _ in range(300):
+        group = np.repeat(np.arange(classes), rng.choice(sizes, classes))
+        first = np.sqrt(effect) * rng.normal(size=classes)[group] + np.sqrt(1 - effect) * rng.normal(size=len(group))
+        first = np.clip(0.2 * first, -1, 1)
+        searches = SimpleNamespace(num_searched=np.ones(len(group)), num_relevant=np.zeros(len(group)))
+        compared: Any = SimpleNamespace(first_other=first, group=group, searches=searches)
+        rates.append(stats.norm.sf(threshold_at("fpir", 0.25, compared) / 0.2))
+    assert 0.15 < np.mean(rates) < 0.25 + 2 * np.std(rates) / np.sqrt(len(rates))
 
 
 def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_path: Path) -> None:
@@ -99,19 +130,18 @@ def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_p
         threshold_at("fmr", 1.0, found)
 
 
-def test_the_interval_draws_classes_with_all_their_queries(tmp_path: Path) -> None:
-    store, searches = store_and_searches(tmp_path, classes=5)
+def test_the_interval_is_about_that_of_classes_drawn_anew_with_all_their_queries(tmp_path: Path) -> None:
+    store, searches = store_and_searches(tmp_path, classes=40)
     decisions = decide(0.3, comparisons(store, searches))  # type: ignore[arg-type]
-    rate = decisions.rates(Resampling(resamples=200, seed=4)).fnmr
+    rate = decisions.rates().fnmr
     errors, trials = (
-        [of["fnmr"][np.arange(30) % 5 == c].sum() for c in range(5)] for of in (decisions.errors, decisions.trials)
+        np.array([of["fnmr"][decisions.compared.group == c].sum() for c in range(40)])
+        for of in (decisions.errors, decisions.trials)
     )
-    rng = np.random.default_rng([4, 0])
-    drawn = []
-    for _ in range(200):
-        chosen = rng.integers(0, 5, 5)
-        drawn.append(sum(errors[c] for c in chosen) / sum(trials[c] for c in chosen))
-    assert [rate.low, rate.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist())
+    rows = np.random.default_rng(4).integers(0, 40, (2000, 40))
+    low, high = np.quantile(errors[rows].sum(1) / trials[rows].sum(1), [0.025, 0.975])
+    assert rate.value == errors.sum() / trials.sum()
+    assert rate.high - rate.low == pytest.approx(high - low, rel=0.2)
 
 
 def test_a_class_that_is_not_in_the_gallery_makes_non_mated_searches_only(tmp_path: Path) -> None:
@@ -139,7 +169,7 @@ def test_the_roc_falls_from_one_end_to_the_other_and_its_points_are_rates(tmp_pa
     assert fnmr == sorted(fnmr, reverse=True)
     assert fmr[-1] == 1
     for threshold, matched, missed in roc[::7]:
-        rates = decide(threshold, found).rates(Resampling(resamples=2))
+        rates = decide(threshold, found).rates()
         assert (rates.fmr.value, rates.fnmr.value) == pytest.approx((matched, missed))
 
 
@@ -147,6 +177,7 @@ def test_no_error_at_all_is_not_certainty(tmp_path: Path) -> None:
     store, searches = store_and_searches(tmp_path, classes=20)
     rates = decide(1.5, comparisons(store, searches)).rates()  # type: ignore[arg-type]
     assert (rates.fmr.value, rates.fmr.low) == (0, 0)
-    assert (1 - rates.fmr.high) ** 20 == pytest.approx(0.025)
+    none = share_interval(estimate(np.zeros((1, 20)), np.arange(20)))  # of as many trials as classes
+    assert rates.fmr.high == pytest.approx(float(none[1][0]))
     assert (rates.fnir.value, rates.fnir.high) == (1, 1)
-    assert rates.fnir.low**20 == pytest.approx(0.025)
+    assert rates.fnir.low == pytest.approx(1 - float(none[1][0]))

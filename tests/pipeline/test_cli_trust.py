@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_value_of_every_query_is_kept_and_scores_are_their_means_between_bounds(folder: Path) -> None:
     path = folder / "artifacts/scores/run.parquet"
-    names = ["backbone", "head", "domain", "metric", "query", "value", "embeddings"]
+    names = ["backbone", "head", "domain", "class", "metric", "query", "value", "embeddings"]
     assert pq.read_schema(path).names == names
     values = read_query_values(path)
     assert [head for _, head in values.heads()] == ["raw", "small", "pca"]

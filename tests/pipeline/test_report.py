@@ -31,7 +31,6 @@ from stages.ranking.metrics import at_every_k
 from stages.records import Records
 from stages.retrieval import query_values
 from stages.retrieval.protocols import UnedConfig
-from stages.retrieval.scores import Resampling
 from tests.pictures import draw, write_table
 from tests.typed import permafrost
 
@@ -317,7 +316,7 @@ def test_curves_are_the_metrics_at_every_k(measured: list[Measured]) -> None:
 
 
 def test_the_curve_in_numbers_starts_at_the_score_of_the_leaderboard(measured: list[Measured]) -> None:
-    curves = k_curves(measured, "mean", Resampling(resamples=10))
+    curves = k_curves(measured, "mean")
     assert len(curves.charts) == len(TITLES)
     assert [name for name, _ in curves.hits] == [side.name for side in measured]
     for name, values in curves.hits:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
 from cache.errors import MissingRowsError, NothingToScoreError, RecordsError
 from stages.ranking import unit_length
+from stages.ranking.intervals import estimate, mean_of, share_interval
 from stages.records import Records
 from stages.retrieval import GalleryIndex, evaluate, index_gallery, nearest
-from stages.retrieval.scores import Resampling, summarise
+from stages.retrieval.scores import summarise
 from tests.oracles import retrieval as oracle
 
 METRICS = ("mmp@5", "map@r", "hit@1", "map", "recall@3", "precision@2", "r_precision")
@@ -105,7 +106,7 @@ def test_evaluate_is_the_mean_of_each_query_scored_by_itself(
     gallery = everything if leave_one_out else everything.take(np.setdiff1d(np.arange(40), np.arange(0, 40, 3)))
     store = store_of(tmp_path_factory.mktemp("store"), vectors)
     metrics = ("mmp@5", "hit@1") if shallow else METRICS
-    scores = evaluate(store, queries=queries, gallery=gallery, metrics=metrics, resamples=5)
+    scores = evaluate(store, queries=queries, gallery=gallery, metrics=metrics)
     for name in metrics:
         expected = loop_scores(vectors, queries, gallery, name)
         assert list(scores.query_keys) == list(expected)
@@ -120,8 +121,8 @@ def test_evaluate_is_the_mean_of_each_query_scored_by_itself(
 def test_searching_and_ranking_everything_agree(tmp_path: Path) -> None:
     labels = classes_of(150, 6)
     store, records = store_of(tmp_path, random_vectors(list(labels), dim=24)), records_of(labels)
-    searched = evaluate(store, queries=records, gallery=records, metrics=["map@r", "mmp@5", "hit@1"], resamples=2)
-    ranked = evaluate(store, queries=records, gallery=records, metrics=["map@r", "mmp@5", "hit@1", "map"], resamples=2)
+    searched = evaluate(store, queries=records, gallery=records, metrics=["map@r", "mmp@5", "hit@1"])
+    ranked = evaluate(store, queries=records, gallery=records, metrics=["map@r", "mmp@5", "hit@1", "map"])
     for name in searched.per_query:
         np.testing.assert_array_equal(searched.per_query[name], ranked.per_query[name])
 
@@ -132,7 +133,7 @@ def test_a_perfect_store_scores_one_and_leave_one_out_does_not_find_itself(tmp_p
     records = records_of(labels)
     scores = evaluate(store_of(tmp_path, perfect), queries=records, gallery=records, metrics=METRICS)
     assert [scores.value(name) for name in METRICS] == [1.0] * len(METRICS)
-    assert {(score.low, score.high) for score in scores} == {(1.0, 1.0)}
+    assert {(round(score.low, 2), score.high) for score in scores} == {(0.28, 1.0)}  # of four classes
     alone = records_of({"a": "x", "b": "y", "c": "x"})
     vectors = {"a": np.array([1.0, 0]), "b": np.array([1, 0.1]), "c": np.array([0, 1.0])}
     scores = evaluate(store_of(tmp_path / "alone", vectors), queries=alone, gallery=alone, metrics=["hit@1"])
@@ -297,10 +298,6 @@ def test_bad_arguments_are_refused_before_a_row_is_read(tmp_path: Path) -> None:
         evaluate(store, queries=records, gallery=records, metrics=[])
     with pytest.raises(ValueError, match=r"confidence is a share between 0 and 1, such as 0\.95, got 95"):
         evaluate(store, queries=records, gallery=records, confidence=95)
-    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
-        evaluate(store, queries=records, gallery=records, resamples=0)
-    with pytest.raises(ValueError, match="seed must be 0 or more"):
-        evaluate(store, queries=records, gallery=records, seed=-1)
     with pytest.raises(RecordsError, match="more than one record of key '0-0'"):
         evaluate(store, queries=records, gallery=records.take([0, 1, 0]))
     for taken in ("all", "mean"):
@@ -323,13 +320,12 @@ def test_the_interval_is_repeatable_contains_the_value_and_narrows_with_more_que
     labels = classes_of(60, 6)
     store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
 
-    def interval(queries: int, seed: int = 0, confidence: float = 0.95) -> tuple[float, float, float]:
+    def interval(queries: int, confidence: float = 0.95) -> tuple[float, float, float]:
         scores = evaluate(
             store,
             queries=records.take(np.arange(queries)),
             gallery=records,
             metrics=["map"],
-            seed=seed,
             confidence=confidence,
         )
         return scores[0].low, scores[0].value, scores[0].high
@@ -339,23 +335,30 @@ def test_the_interval_is_repeatable_contains_the_value_and_narrows_with_more_que
         assert low < value < high
     assert many[2] - many[0] < (few[2] - few[0]) / 2
     assert interval(20) == few
-    assert interval(20, seed=1) != few
     assert interval(20, confidence=0.5)[2] < few[2]
 
 
-def test_the_interval_is_that_of_the_normal_approximation_for_many_queries() -> None:
-    values = np.random.default_rng(0).random((2, 4000))
-    resampling = Resampling(confidence=0.9, resamples=2000)
-    low, high = resampling.interval(resampling.means(values, 0))
-    half = 1.645 * values.std(axis=1) / np.sqrt(4000)
-    np.testing.assert_allclose(low, values.mean(axis=1) - half, atol=0.1 * half.max())
-    np.testing.assert_allclose(high, values.mean(axis=1) + half, atol=0.1 * half.max())
-
-
-def test_the_same_draws_are_taken_for_every_metric() -> None:
-    values = np.random.default_rng(0).random(50)
-    one, other = Resampling(resamples=20).means(np.stack([values, 1 - values]), 0)
-    np.testing.assert_allclose(one, 1 - other, atol=1e-12)
+def test_the_interval_is_over_the_classes_of_the_queries(tmp_path: Path) -> None:
+    labels = {**classes_of(12, 5), "nobody": None}
+    domains = {key: "toys" if key < "6" else "cars" for key in labels}
+    records = records_of(labels, domains=domains)
+    scores = evaluate(
+        store_of(tmp_path, random_vectors(list(labels))),
+        queries=records,
+        gallery=records,
+        metrics=["map", "hit@1"],
+        unanswerable="zero",
+    )
+    assert scores.query_classes == tuple(records.classes)
+    for metric in ("map", "hit@1"):
+        values, of = scores.per_query[metric], np.array(scores.query_domains)
+        units = np.unique([name or "nobody" for name in scores.query_classes], return_inverse=True)[1]
+        known = {name: estimate(values[None, of == name], units[of == name]) for name in ("cars", "toys")}
+        known |= {"all": estimate(values[None], units), "mean": mean_of([known["cars"], known["toys"]])}
+        for score in scores:
+            if score.metric == metric:
+                ends = share_interval(known[score.domain])
+                assert (score.low, score.high) == pytest.approx([float(end[0]) for end in ends])
 
 
 def test_nearest_gives_positions_in_the_gallery_as_passed(tmp_path: Path) -> None:
@@ -412,7 +415,7 @@ def test_the_interval_of_the_mean_of_domains_is_about_that_mean() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([0.8 + 0.1 * rng.random(190), 0.1 * rng.random(10)])
     members = {"cars": np.arange(190), "toys": np.arange(190, 200)}
-    scores = summarise({"map": values}, members, {"all": 0, "cars": 0, "toys": 0}, 50, Resampling())
+    scores = summarise({"map": values}, [None] * 200, members, {"all": 0, "cars": 0, "toys": 0}, 50)
     for score, centre, spread in zip(scores, (0.81, 0.85, 0.05, 0.45), (0.025, 0.005, 0.02, 0.01), strict=True):
         assert score.low < score.value < score.high
         assert score.value == pytest.approx(centre, abs=0.02), score.domain

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import DamagedStoreError, MissingRowsError
@@ -15,7 +16,7 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     labels = classes_of(4, 3)
     store = store_of(tmp_path / "store", random_vectors(list(labels)))
     records = records_of(labels, domains={key: "toys" if key < "2" else "cars" for key in labels})
-    scores = evaluate(store, queries=records, gallery=records, metrics=["map", "hit@1"], resamples=2)
+    scores = evaluate(store, queries=records, gallery=records, metrics=["map", "hit@1"])
     path, data = tmp_path / "scores/run.parquet", data_of(records, records, {"index": "flat"})
     write_query_values(path, [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)], data)
     read = read_query_values(path)
@@ -23,7 +24,7 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     assert read.embeddings("net", "small") == "e" * 64
     assert read.data == data
     for kept, metric in zip(read.of("net", "raw"), ("map", "hit@1"), strict=True):
-        assert kept.query_keys == scores.query_keys
+        assert (kept.query_keys, kept.query_classes) == (scores.query_keys, scores.query_classes)
         np.testing.assert_array_equal(kept.per_query[metric], scores.per_query[metric])
     assert [p.name for p in path.parent.iterdir()] == ["run.parquet"]
 
@@ -50,6 +51,10 @@ def test_scores_of_another_version_of_the_code_are_of_other_data(monkeypatch: py
 
 def test_a_file_that_is_not_there_or_not_whole_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(MissingRowsError, match=r"There is no .*run\.parquet\. `permafrost score`"):
+        read_query_values(tmp_path / "run.parquet")
+    old = query_values.SCHEMA.remove(query_values.SCHEMA.get_field_index("class"))
+    pq.write_table(old.empty_table().replace_schema_metadata({b"permafrost.data": "{}"}), tmp_path / "run.parquet")
+    with pytest.raises(MissingRowsError, match=r"without the class of each query\. Score again"):
         read_query_values(tmp_path / "run.parquet")
     (tmp_path / "run.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DamagedStoreError, match=r"cannot be read: .*Score again"):

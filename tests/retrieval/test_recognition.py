@@ -25,6 +25,7 @@ from stages.retrieval.recognition import (
     Neighbours,
     accuracy,
     check_recognition,
+    find_neighbours,
     global_average_precision,
     without_distractors,
 )
@@ -147,7 +148,7 @@ def test_numbers_that_are_not_given_are_the_best_on_validation(tmp_path: Path) -
     queries = records_of({key: f"class {row % 5}" if row % 3 else None for row, key in enumerate(asked)})
 
     def gap(protocol: MetConfig, validation: tuple[Records, Records] | None = None) -> float:
-        found = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, validation=validation, resamples=1)
+        found = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, validation=validation)
         return found.value("gap")
 
     every = {(k, t): gap(MetConfig(neighbours=k, temperature=t)) for k in NEIGHBOURS for t in TEMPERATURES}
@@ -191,17 +192,49 @@ def test_the_reader_of_met_hands_over_the_queries_of_nothing(tmp_path: Path) -> 
     assert validation.keys == ["test_met/v.jpg", "test_noart/w.jpg"]
 
 
-def test_the_interval_of_gap_ranks_the_queries_drawn_anew(tmp_path: Path) -> None:
+def test_the_interval_of_gap_is_about_that_of_classes_drawn_anew(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     keys = [f"g{row}" for row in range(40)]
-    asked = [f"q{row}" for row in range(80)]
-    vectors = {key: rng.normal(size=4) for key in [*keys, *asked]}
-    gallery = records_of({key: f"class {row % 8}" for row, key in enumerate(keys)})
-    queries = records_of({key: f"class {rng.integers(0, 8)}" if rng.random() < 0.6 else None for key in asked})
-    store = store_of(tmp_path, vectors)
-    protocol = MetConfig(neighbours=3, temperature=10)
-    scores = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, resamples=200)
-    again = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, resamples=200)
-    assert scores.scores == again.scores
-    for score in scores:
+    searching = [f"q{row}" for row in range(160)]
+    centres = rng.normal(size=(40, 4))
+    vectors = {key: centres[row] for row, key in enumerate(keys)}
+    names: dict[str, str | None] = {}
+    for row, key in enumerate(searching):
+        shown = int(rng.integers(0, 40))
+        vectors[key] = centres[shown] + 0.4 * rng.normal(size=4)
+        names[key] = f"class {shown}" if row % 4 else None
+    gallery, queries = records_of({key: f"class {row}" for row, key in enumerate(keys)}), records_of(names)
+    store, protocol = store_of(tmp_path, vectors), MetConfig(neighbours=3, temperature=10)
+    scores = evaluate(store, queries=queries, gallery=gallery, protocol=protocol)
+    members: dict[str, list[int]] = {}
+    for row, (key, name) in enumerate(names.items()):
+        members.setdefault(name or key, []).append(row)
+    classes, drawn = [np.array(rows) for rows in members.values()], []
+    answers = find_neighbours(store, queries, gallery, 3).answers(3, 10)
+    for _ in range(1000):
+        rows = np.concatenate([classes[at] for at in rng.integers(0, len(classes), len(classes))])
+        some = Answers.of(
+            answers.confidence[rows], answers.correct[rows], answers.has_object[rows], [f"{at:04}" for at in rows]
+        )
+        drawn.append(
+            [float(metric(some).mean()) for metric in (global_average_precision, without_distractors, accuracy)]
+        )
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    for score, least, most in zip(scores, low, high, strict=True):
         assert 0 <= score.low < score.value < score.high <= 1
+        assert (score.high - score.low) == pytest.approx(most - least, rel=0.2), score.metric
+
+
+def test_all_answers_right_is_not_certainty(tmp_path: Path) -> None:
+    vectors = {f"{side}{row}": np.eye(9)[row] for side in "gq" for row in range(8)} | {"nothing": np.eye(9)[8]}
+    gallery = records_of({f"g{row}": f"class {row}" for row in range(8)})
+    queries = records_of({f"q{row}": f"class {row}" for row in range(8)} | {"nothing": None})
+    scores = evaluate(
+        store_of(tmp_path, vectors),
+        queries=queries,
+        gallery=gallery,
+        protocol=MetConfig(neighbours=1, temperature=10),
+    )
+    for score in scores:
+        assert (score.value, score.high) == (1, 1)
+        assert 0.5 < score.low < 0.75  # of eight classes

@@ -75,7 +75,7 @@ def test_labels_in_common_and_junk_are_scored_from_vectors_as_by_loops(
     unit = unit_length(np.stack([vectors[key] for key in keys]).astype(np.float16))
     protocol = ListedConfig(junk=("junk",))
     for metrics in (["mmp@5", "hit@1", "mp@3"], ["map", "map_trapezoid", "recall@4", "map@6/min", "ndcg"]):
-        scores = evaluate(store, queries=records, gallery=records, protocol=protocol, metrics=metrics, resamples=2)
+        scores = evaluate(store, queries=records, gallery=records, protocol=protocol, metrics=metrics)
         for key, *values in zip(scores.query_keys, *scores.per_query.values(), strict=True):
             order = oracle.ranking(unit, unit[keys.index(key)], keys.index(key))
             hits = [keys[row] in lists[key] for row, _ in order if keys[row] not in junk[key]]
@@ -94,7 +94,7 @@ def test_expected_scores_from_vectors_are_means_over_the_orders(
     records = records_of(labels)
     store = store_of(tmp_path_factory.mktemp("store"), vectors)
     metrics = ["map", "hit@2", "mrr", "mmp@5", "map@r"]
-    scores = evaluate(store, queries=records, gallery=records, metrics=metrics, ties="expected", resamples=2)
+    scores = evaluate(store, queries=records, gallery=records, metrics=metrics, ties="expected")
     for key, *values in zip(scores.query_keys, *scores.per_query.values(), strict=True):
         others = [other for other in keys if other != key]
         similarity = [int(vectors[key] @ vectors[other]) for other in others]

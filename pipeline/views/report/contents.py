@@ -39,7 +39,7 @@ from pipeline.views.thumbnails import Thumbnail, thumbnails
 from stages.analysis.health import Health
 from stages.records import Records
 from stages.retrieval import AttributeMetric
-from stages.retrieval.scores import MEAN, Resampling
+from stages.retrieval.scores import MEAN
 
 PICTURE, MAP_PICTURE = 128, 56
 """Sides of the pictures, in pixels."""
@@ -101,7 +101,6 @@ def contents_of(
     display: Display,
 ) -> Contents:
     """Gather all of it from ``vectors``; ``count`` queries are shown, and with ``health`` their images checked too."""
-    resampling = Resampling(seed=config.seed)
     measured = measure(config, run_file.stem, records, vectors, display)
     metrics, domain = config.retrieval.metrics, overall(measured[0].rows)
     metric, colours = metrics[0], looks(measured)
@@ -111,8 +110,8 @@ def contents_of(
     raw = None if raw is best else raw
     both = [side for side in (best, raw) if side is not None]
     display.say("drawing curves")
-    curves = k_curves(exact, domain, resampling)
-    sizes = _sizes(config, records, both, domain, colours, resampling)
+    curves = k_curves(exact, domain)
+    sizes = _sizes(config, records, both, domain, colours)
     sections = [section for side in both if (section := _pairs(config, run_file, side, records)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
@@ -140,7 +139,7 @@ def contents_of(
         remarks(records, records.counts()),
         best,
         raw,
-        report_leaderboard(measured, metrics, domain, colours, records, resampling),
+        report_leaderboard(measured, metrics, domain, colours, records),
         curves,
         domain_charts(measured, metric, colours),
         sizes,
@@ -177,14 +176,13 @@ def _sizes(
     shown: Sequence[Measured],
     domain: str,
     colours: Mapping[str, str],
-    resampling: Resampling,
 ) -> SizeChart | None:
     retrieval = config.retrieval
     metric = retrieval.metrics[0]
     if AttributeMetric.find(metric) is not None:
         return None
     further = further_distractors(records, retrieval.distractors) if retrieval.distractors else None
-    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules_of(config), resampling)
+    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules_of(config), config.seed)
 
 
 def _pairs(config: RunConfig, run_file: Path, side: Measured, records: Records) -> PairSection | None:

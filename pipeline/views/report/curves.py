@@ -13,12 +13,13 @@ from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
 from stages.analysis.first_ranks import DEPTH, FirstRanks
 from stages.ranking import unit_length
+from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.protocols import Rules
-from stages.retrieval.scores import MEAN, Resampling, domain_names
+from stages.retrieval.scores import MEAN, domain_names
 
 TITLES = {
     "hit": "hit@k: is one of the first k right?",
@@ -70,7 +71,7 @@ def looks(shown: Sequence[Measured]) -> dict[str, str]:
     return {side.name: "raw" for side in shown if side.raw} | {side.name: look(at) for at, side in enumerate(heads)}
 
 
-def k_curves(shown: Sequence[Measured], domain: str, resampling: Resampling) -> KCurves:
+def k_curves(shown: Sequence[Measured], domain: str) -> KCurves:
     """Each metric against k: means over all queries, or with ``domain`` the mean of the domains.
 
     Charts have the first heads and the raw features; the best and raw features have the band of their interval.
@@ -81,13 +82,13 @@ def k_curves(shown: Sequence[Measured], domain: str, resampling: Resampling) -> 
     for at, side in enumerate(shown):
         if side.ranks is None:
             continue
-        groups = _groups(side.ranks, domain)
+        groups, classes = _groups(side.ranks, domain), class_numbers(side.ranks.queries.classes)
         for stem, table in at_every_k(side.ranks.relevant, side.ranks.num_relevant).items():
             mean = np.mean([table[rows].mean(axis=0) for rows in groups], axis=0).tolist()
             if stem == "hit":
                 hits.append((side.name, [mean[k - 1] for k in TICKS]))
             if side in drawn:
-                band = _band(table, groups, resampling) if at == 0 or side.raw else []
+                band = _band(table, groups, classes) if at == 0 or side.raw else []
                 lines[stem].append(Line(side.name, colours[side.name], list(enumerate(mean, 1)), band))
     if not hits:
         return KCurves([], [])
@@ -105,7 +106,7 @@ def size_chart(
     sizes: Sequence[float],
     further: Records | None,
     rules: Rules,
-    resampling: Resampling,
+    seed: int,
 ) -> SizeChart | None:
     """``metric`` in ``domain`` by the number of distractors, for each of ``shown``; None where that makes no curve.
 
@@ -119,14 +120,13 @@ def size_chart(
         most = max(1, len(gallery) + (0 if further is None else len(further)))
         curve = gallery_curve(
             side.vectors.store,
-            queries=queries.take(_sample(queries.keys, resampling.seed)),
+            queries=queries.take(_sample(queries.keys, seed)),
             gallery=gallery,
             sizes=[size for size in sizes if size <= most],
             metrics=[metric],
             further=further,
             rules=rules,
-            resampling=resampling,
-            seed=resampling.seed,
+            seed=seed,
         )
         scores.append((side.name, [sized for sized in curve.scores if sized.score.domain == domain]))
     if min(len(curve) for _, curve in scores) < 2:
@@ -203,16 +203,10 @@ def _groups(ranks: FirstRanks, domain: str) -> list[Rows]:
     return [np.flatnonzero(domains == name) for name in names] or [np.arange(len(domains))]
 
 
-def _band(table: Values, groups: Sequence[Rows], resampling: Resampling) -> list[tuple[float, float, float]]:
-    """The interval of the mean at each k: queries sampled with replacement, the same samples for every k."""
-    means = np.zeros((resampling.resamples, table.shape[1]))
-    for stream, rows in enumerate(groups):
-        rng = np.random.default_rng([resampling.seed, stream])
-        samples = (rng.integers(0, len(rows), len(rows)) for _ in range(resampling.resamples))
-        counts = np.stack([np.bincount(sample, minlength=len(rows)).astype(np.float32) for sample in samples])
-        means += counts @ table[rows].astype(np.float32) / len(rows) / len(groups)
-    low, high = resampling.interval(means.T)
-    return [(k, float(least), float(most)) for k, (least, most) in enumerate(zip(low, high, strict=True), 1)]
+def _band(table: Values, groups: Sequence[Rows], classes: Rows) -> list[tuple[float, float, float]]:
+    """The interval of the mean at each k, over the classes of the queries."""
+    ends = share_interval(mean_of([estimate(table[rows].T, classes[rows]) for rows in groups]))
+    return [(k, low, high) for k, (low, high) in enumerate(zip(*(end.tolist() for end in ends), strict=True), 1)]
 
 
 def _chart(lines: Sequence[Line], label: str, across: str, at: Sequence[float], *, dots: bool = False) -> Markup:

@@ -12,7 +12,7 @@ from pipeline.views.leaderboard import Leaderboard, Row
 from pipeline.views.report.measured import Measured
 from stages.analysis import Change, changes
 from stages.records import Records
-from stages.retrieval.scores import ALL, MEAN, Resampling
+from stages.retrieval.scores import ALL, MEAN
 
 _ROWS = 14  # heads in a chart by domain
 
@@ -23,7 +23,6 @@ def report_leaderboard(
     domain: str,
     looks: Mapping[str, str],
     records: Records,
-    resampling: Resampling,
 ) -> Leaderboard:
     """``measured`` as rows, in their order; ``domain`` is where a score stands for the whole."""
     metric = metrics[0]
@@ -35,7 +34,7 @@ def report_leaderboard(
         sides = first.by_query.get(metric), second.by_query.get(metric)
         if sides[0] is None or sides[1] is None:
             return None
-        compared = changes([sides[0]], [sides[1]], domains, resampling)
+        compared = changes([sides[0]], [sides[1]], domains)
         return next((one for one in compared.changes if one.domain == domain), None)
 
     rows = []

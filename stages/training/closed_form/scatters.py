@@ -17,23 +17,14 @@ _REST = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Scatters:
-    """What the discriminants of one set of rows share, whatever their shrinkage.
+    """What the discriminants of one set of rows share, whatever their shrinkage."""
 
-    Attributes:
-        vectors: eigenvectors of S_w, the covariance within classes, in columns (D, D).
-        values: its eigenvalues (D,), largest first.
-        level: their mean over all dimensions of the feature.
-        between: S_b, the covariance of the class means, in that basis (D, D).
-        total: S_t, the second moment of all rows, in that basis (D, D).
-        rank: the number of directions that class means span.
-    """
-
-    vectors: Tensor
-    values: Tensor
-    level: float
-    between: Tensor
-    total: Tensor
-    rank: int
+    vectors: Tensor  # eigenvectors of S_w, the covariance within classes, in columns (D, D)
+    values: Tensor  # its eigenvalues (D,), largest first
+    level: float  # their mean over all dimensions of the feature
+    between: Tensor  # S_b, the covariance of the class means, in that basis (D, D)
+    total: Tensor  # S_t, the second moment of all rows, in that basis (D, D)
+    rank: int  # the number of directions that class means span
 
     @classmethod
     def of(cls, inputs: Inputs, features: Tensor, classes: Classes, *, size: int, dtype: torch.dtype) -> Scatters:

@@ -16,17 +16,11 @@ _ALIKE = 1e-6  # of the total: what rounding leaves of a difference of zero
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """C classes of N rows. One label in two domains is two classes, as it is when retrieval is scored.
+    """C classes of N rows. One label in two domains is two classes, as it is when retrieval is scored."""
 
-    Attributes:
-        of_row: the class (N,) of each row, int64 in [0, C).
-        sizes: rows (C,) of each class, int64, at least 1.
-        domains: the domain (C,) of each class, int64 in [0, number of domains).
-    """
-
-    of_row: Tensor
-    sizes: Tensor
-    domains: Tensor
+    of_row: Tensor  # the class (N,) of each row, int64 in [0, C)
+    sizes: Tensor  # rows (C,) of each class, int64, at least 1
+    domains: Tensor  # the domain (C,) of each class, int64 in [0, number of domains)
 
     @classmethod
     def of(cls, labels: Tensor, domains: Tensor) -> Classes:
@@ -64,21 +58,13 @@ class Classes:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Moments of N rows in C classes, float64, about ``shift``: a row near their mean, so that nothing large cancels.
+    """Moments of N rows in C classes, float64, about ``shift``, a row near their mean: so nothing large cancels."""
 
-    Attributes:
-        classes: which row is of which class.
-        weights: what a row of each class weighs (C,).
-        shift: (D,).
-        means: of each class (C, D), less ``shift``.
-        moment: sum of w (x - shift)(x - shift)' over the rows, (D, D).
-    """
-
-    classes: Classes
-    weights: Tensor
-    shift: Tensor
-    means: Tensor
-    moment: Tensor
+    classes: Classes  # which row is of which class
+    weights: Tensor  # what a row of each class weighs (C,)
+    shift: Tensor  # (D,)
+    means: Tensor  # of each class (C, D), less shift
+    moment: Tensor  # sum of w (x - shift)(x - shift)' over the rows, (D, D)
 
     @property
     def dim(self) -> int:

@@ -168,16 +168,10 @@ def _through_rule(
     moved: Tensor, on_moved: Tensor, penalty: Tensor | None, inputs: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """What the rule passes back to the target's cosine and to the norms, (B, 1) each."""
-    outputs = [moved] if penalty is None else [moved, penalty]
-    incoming = [on_moved] if penalty is None else [on_moved, torch.ones_like(penalty)]
-    depends = [output.requires_grad for output in outputs]
-    if not any(depends):
+    with torch.enable_grad():
+        total = (moved * on_moved).sum()  # its gradient by ``moved`` is ``on_moved``
+        total = total if penalty is None else total + penalty
+    if not total.requires_grad:
         return torch.zeros_like(inputs[0])[:, None], torch.zeros_like(inputs[1])[:, None]
-    on_cosine, on_norms = torch.autograd.grad(
-        [output for output, needed in zip(outputs, depends, strict=True) if needed],
-        inputs,
-        [gradient for gradient, needed in zip(incoming, depends, strict=True) if needed],
-        materialize_grads=True,
-        allow_unused=True,
-    )
+    on_cosine, on_norms = torch.autograd.grad(total, inputs, materialize_grads=True, allow_unused=True)
     return on_cosine[:, None], on_norms[:, None]

@@ -30,27 +30,16 @@ class Block:
     """Cosines (b, R) of b rows of a batch with R embeddings: those of the batch, then those of the memory.
 
     A pair of one and the same training row, perhaps as it was embedded earlier, is neither positive nor negative.
-
-    Attributes:
-        cosines: (b, R), without gradient, for choosing pairs. A loss is made of :meth:`differentiable` and
-            :attr:`all_cosines`.
-        labels: of the rows, (b,).
-        rows: which training rows they are, (b,).
-        against_labels: of the columns, (R,).
-        against_rows: which training rows those are, (R,).
-        dim: E, the size of the embeddings.
-        seed: of what is drawn for this block.
-        learn: whether gradients are wanted.
     """
 
-    cosines: Tensor
-    labels: Tensor
-    rows: Tensor
-    against_labels: Tensor
-    against_rows: Tensor
-    dim: int
-    seed: int
-    learn: bool = False
+    cosines: Tensor  # (b, R), without gradient, for choosing pairs. A loss is made of differentiable() and all_cosines
+    labels: Tensor  # of the rows, (b,)
+    rows: Tensor  # which training rows they are, (b,)
+    against_labels: Tensor  # of the columns, (R,)
+    against_rows: Tensor  # which training rows those are, (R,)
+    dim: int  # E, the size of the embeddings
+    seed: int  # of what is drawn for this block
+    learn: bool = False  # whether gradients are wanted
     requested: list[tuple[Pairs, Tensor]] = field(default_factory=list)
     """The pairs of :meth:`differentiable` and what it returned, leaves that autograd differentiates by."""
 
@@ -131,23 +120,14 @@ def place_in_row(row: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """What a loss was made of, summed over blocks and steps.
+    """What a loss was made of, summed over blocks and steps."""
 
-    Attributes:
-        chosen: how many pairs, triplets or rows.
-        zero: how many of them have no loss.
-        positive: the sum of the cosines of the positive pairs that were looked at.
-        positives: how many these are.
-        negative: the sum of the cosines of the negative pairs.
-        negatives: how many these are.
-    """
-
-    chosen: float = 0
-    zero: float = 0
-    positive: float = 0
-    positives: float = 0
-    negative: float = 0
-    negatives: float = 0
+    chosen: float = 0  # how many pairs, triplets or rows
+    zero: float = 0  # how many of them have no loss
+    positive: float = 0  # the sum of the cosines of the positive pairs that were looked at
+    positives: float = 0  # how many these are
+    negative: float = 0  # the sum of the cosines of the negative pairs
+    negatives: float = 0  # how many these are
 
     def __add__(self, other: PairStatistics) -> PairStatistics:
         """Both together."""

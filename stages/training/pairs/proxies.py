@@ -36,11 +36,8 @@ class ProxyConfig(PairLossConfig):
 class _ProxyLoss(PairLoss):
     """A loss whose proxies are parameters: one of PyTorch Metric Learning's, or a module of our own.
 
-    Args:
-        module: called with embeddings (B, E) and labels (B,).
-        proxies: its parameter.
-        view: makes of the parameter, without copying, vectors (k, C, E).
-        rate: the factor on the learning rate of the proxies.
+    ``module`` is called with embeddings (B, E) and labels (B,); ``proxies`` is its parameter, of which ``view`` makes,
+    without copying, vectors (k, C, E); ``rate`` is the factor on their learning rate.
     """
 
     def __init__(self, module: Any, proxies: nn.Parameter, view: Callable[[Tensor], Tensor], rate: float) -> None:

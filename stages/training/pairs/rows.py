@@ -10,6 +10,7 @@ Each worker thread computes blocks of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,17 +27,11 @@ _CUTS = 4  # so many blocks, or a multiple: how rows are cut does not follow fro
 
 
 class Sums(NamedTuple):
-    """What one block of rows adds to a loss: the loss is the sum over the S parts of total / count, over all blocks.
+    """What one block of rows adds to a loss: the loss is the sum over the S parts of total / count, over all blocks."""
 
-    Attributes:
-        totals: (S,), differentiable by the block's cosines and the rule's parameters.
-        counts: (S,), constants; a part whose count is 0 is left out.
-        statistics: for the log.
-    """
-
-    totals: Tensor
-    counts: Tensor
-    statistics: PairStatistics
+    totals: Tensor  # (S,), differentiable by the block's cosines and the rule's parameters
+    counts: Tensor  # (S,), constants; a part whose count is 0 is left out
+    statistics: PairStatistics  # for the log
 
 
 class PairRule(nn.Module):
@@ -98,12 +93,59 @@ def loss_of_rows(rule: PairRule, unit: Tensor, compared: Compared) -> tuple[Tens
 class _WorkerSums:
     """What one worker thread adds up over its blocks, for each of S parts."""
 
-    def __init__(self, rule: PairRule, unit: Tensor, parameters: list[Tensor]) -> None:
+    def __init__(self, rule: PairRule, unit: Tensor, against: Tensor, parameters: Sequence[Tensor]) -> None:
+        self.rule, self.unit, self.against, self.parameters = rule, unit, against, parameters
         parts = rule.parts
         self.totals, self.counts = unit.new_zeros(parts), unit.new_zeros(parts)
         self.by_unit = unit.new_zeros(parts, *unit.shape)
         self.by_parameters = [weight.new_zeros(parts, *weight.shape) for weight in parameters]
         self.statistics = PairStatistics()
+
+    def add(self, block: Block, inside: slice) -> None:
+        """Add what ``block``, the rows ``inside`` of the batch, gives to the loss and to its gradients."""
+        with torch.set_grad_enabled(block.learn):
+            added = self.rule.sums(block)
+            totals = added.totals.unbind()
+        self.totals += added.totals.detach()
+        self.counts += added.counts
+        self.statistics += added.statistics
+        for part, total in enumerate(totals):
+            if not total.requires_grad:
+                continue
+            leaves = [block.all_cosines, *(cosines for _, cosines in block.requested), *self.parameters]
+            more = part + 1 < self.rule.parts
+            by_all, *rest = torch.autograd.grad(total, leaves, retain_graph=more, allow_unused=True)
+            by_requested, by_parameters = rest[: len(block.requested)], rest[len(block.requested) :]
+            by_unit = self.by_unit[part]
+            if by_all is not None:
+                by_unit[inside] += by_all @ self.against
+                by_unit += by_all[:, : len(self.unit)].T @ self.unit[inside]
+            for (pairs, _), gradient in zip(block.requested, by_requested, strict=True):
+                if gradient is not None:
+                    self._add_by_pairs(by_unit, pairs, gradient, inside)
+            for summed, gradient in zip(self.by_parameters, by_parameters, strict=True):
+                if gradient is not None:
+                    summed[part] += gradient
+
+    def _add_by_pairs(self, by_unit: Tensor, pairs: Pairs, by_cosine: Tensor, inside: slice) -> None:
+        """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``pairs``."""
+        row, column = pairs
+        rows, size = self.unit[inside], len(self.unit)
+        in_batch = column < size
+        if len(row) * _SPARSE < len(rows) * size:
+            by_unit[inside] += _weighted_sums(row, len(rows), column, by_cosine, self.against)
+            order = torch.argsort(column[in_batch], stable=True)
+            row, column, by_cosine = (each[in_batch][order] for each in (row, column, by_cosine))
+            by_unit += _weighted_sums(column, size, row, by_cosine, rows)
+            return
+        within = rows.new_zeros(len(rows) * size)
+        within.scatter_add_(0, row[in_batch] * size + column[in_batch], by_cosine[in_batch])
+        within = within.view(-1, size)
+        by_unit[inside] += within @ self.unit
+        by_unit += within.T @ rows
+        if len(self.against) > size:
+            row, column, by_cosine = (each[~in_batch] for each in (row, column, by_cosine))
+            by_unit[inside] += _weighted_sums(row, len(within), column, by_cosine, self.against)
 
 
 class _RowWise(torch.autograd.Function):
@@ -124,13 +166,13 @@ class _RowWise(torch.autograd.Function):
         workers = min(worker_count(unit.device), len(starts))
 
         def work(worker: int) -> _WorkerSums:
-            sums = _WorkerSums(rule, unit, list(parameters))
+            sums = _WorkerSums(rule, unit, against, parameters)
             for low in starts[worker::workers]:
                 inside = slice(low, low + size)
                 cosines = unit[inside] @ against.T
                 known = (labels[: len(unit)][inside], rows[: len(unit)][inside], labels, rows)
                 block = Block(cosines, *known, unit.shape[1], compared.seed + low, learn)
-                _add(sums, rule, block, inside, unit, against, list(parameters))
+                sums.add(block, inside)
             return sums
 
         parts = in_worker_threads(work, workers)
@@ -150,65 +192,6 @@ class _RowWise(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> Any:
         by_unit, *by_parameters = (slope * gradient for gradient in ctx.saved_tensors)
         return by_unit, None, None, None, None, *by_parameters
-
-
-def _add(
-    sums: _WorkerSums,
-    rule: PairRule,
-    block: Block,
-    inside: slice,
-    unit: Tensor,
-    against: Tensor,
-    parameters: list[Tensor],
-) -> None:
-    """Add what ``block``, the rows ``inside`` of the batch, gives to the loss and to its gradients."""
-    with torch.set_grad_enabled(block.learn):
-        added = rule.sums(block)
-        totals = added.totals.unbind()
-    sums.totals += added.totals.detach()
-    sums.counts += added.counts
-    sums.statistics += added.statistics
-    for part, total in enumerate(totals):
-        if not total.requires_grad:
-            continue
-        leaves = [block.all_cosines, *(cosines for _, cosines in block.requested)]
-        by_all, *rest = torch.autograd.grad(
-            total, [*leaves, *parameters], retain_graph=part + 1 < rule.parts, allow_unused=True
-        )
-        by_requested, by_parameters = rest[: len(block.requested)], rest[len(block.requested) :]
-        if by_all is not None:
-            sums.by_unit[part, inside] += by_all @ against
-            sums.by_unit[part] += by_all[:, : len(unit)].T @ unit[inside]
-        for (pairs, _), gradient in zip(block.requested, by_requested, strict=True):
-            if gradient is not None:
-                _add_by_pairs(sums.by_unit[part], pairs, gradient, inside, unit, against)
-        for summed, gradient in zip(sums.by_parameters, by_parameters, strict=True):
-            if gradient is not None:
-                summed[part] += gradient
-
-
-def _add_by_pairs(
-    by_unit: Tensor, pairs: Pairs, by_cosine: Tensor, inside: slice, unit: Tensor, against: Tensor
-) -> None:
-    """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``pairs``."""
-    row, column = pairs
-    in_batch = column < len(unit)
-    if len(row) * _SPARSE < len(unit[inside]) * len(unit):
-        by_unit[inside] += _weighted_sums(row, len(unit[inside]), column, by_cosine, against)
-        order = torch.argsort(column[in_batch], stable=True)
-        row, column, by_cosine = (each[in_batch][order] for each in (row, column, by_cosine))
-        by_unit += _weighted_sums(column, len(unit), row, by_cosine, unit[inside])
-        return
-    within = unit.new_zeros(len(unit[inside]) * len(unit))
-    within.scatter_add_(0, row[in_batch] * len(unit) + column[in_batch], by_cosine[in_batch])
-    within = within.view(-1, len(unit))
-    by_unit[inside] += within @ unit
-    by_unit += within.T @ unit[inside]
-    if len(against) > len(unit):
-        remembered = ~in_batch
-        by_unit[inside] += _weighted_sums(
-            row[remembered], len(within), column[remembered], by_cosine[remembered], against
-        )
 
 
 def _weighted_sums(row: Tensor, rows: int, column: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:
