@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cache import DigestCache
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from stages.records import Records, read_records
 
 _FEW_CLASSES = 5
+
+
+def open_run(run_file: Path, *, quiet: bool) -> tuple[RunConfig, Records, Display]:
+    """The run file, its records, and where a command says what it does."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    return config, read_dataset(config, display), display
 
 
 def read_dataset(config: RunConfig, display: Display) -> Records:

@@ -21,10 +21,8 @@ from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError, PermafrostError
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import open_run
 from pipeline.features import find_features
-from pipeline.progress import Display
 from pipeline.views.tables import aligned
 from stages import curation
 from stages.curation.tables import Tally, dropped_table, tally, training_table
@@ -47,8 +45,7 @@ def curate(
         raise PermafrostError(
             f"{existing[0]} exists. Choose another name with --output, or write over it with --force."
         )
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     features = None
     if config.curate.near_duplicate is not None:
         features, *_ = find_features(config.backbones[0], config, records, display)

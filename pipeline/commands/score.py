@@ -11,8 +11,8 @@ import typer
 
 from pipeline.commands.class_sizes import check_by, group_lines, group_table
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import RunConfig, read_config
-from pipeline.dataset import read_dataset
+from pipeline.config import RunConfig
+from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
@@ -33,8 +33,7 @@ def score(
 ) -> None:
     """Stage 3: search the gallery for every query, and score raw features beside every head."""
     check_by(by or [])
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     vectors = find_vectors(config, records, display)
     picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
     display.say(f"some queries with their nearest images: {picture}")

@@ -12,9 +12,7 @@ from cache import parse_source
 from cache.errors import ConfigError, RecordsError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.commands.threshold import Limit, kept_decisions, limit_of
-from pipeline.config import read_config
-from pipeline.dataset import read_dataset
-from pipeline.progress import Display
+from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.vectors import choose_vectors, find_vectors
 
@@ -39,8 +37,7 @@ def search(
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     vectors = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
     limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
     thresholds = {
