@@ -15,7 +15,7 @@ from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import MissingRowsError
 from pipeline.config import RunConfig
-from pipeline.run import Vectors
+from pipeline.vectors import Vectors
 from stages.analysis.open_set import Rate, Rates
 from stages.analysis.threshold_choice import Decision, Ground
 from stages.records import Records

@@ -15,8 +15,10 @@ import typer
 from cache.errors import ConfigError, StaleStoreError
 from pipeline.commands.options import Json, Quiet
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset, scored_data
+from pipeline.scores import scored_data
+from pipeline.vectors import find_vectors
 from pipeline.views.comparison import comparison_json, comparison_text
 from stages.analysis import changes
 from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated

@@ -17,10 +17,10 @@ import typer
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
 from pipeline.thresholds import keep_decisions
-from pipeline.vector_choice import choose_vectors
+from pipeline.vectors import choose_vectors, find_vectors
 from pipeline.views.thresholds import threshold_lines, threshold_text
 from stages.analysis.open_set import Kind
 from stages.analysis.threshold_choice import calibration_ground, decision_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.run import Vectors
+from pipeline.vectors import Vectors
 from pipeline.views.tables import aligned
 from stages.analysis import SizeCurve
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.run import Vectors
 from pipeline.thresholds import plain_rates
+from pipeline.vectors import Vectors
 from pipeline.views.tables import aligned
 from stages.analysis.open_set import Rate
 from stages.analysis.threshold_choice import Decision, Ground

@@ -83,7 +83,7 @@ def evaluate_ranking(
             own = place[listed[rows_of_block]]
             dropped = (own == _ELSEWHERE) | unwanted(part.judged, block, own, part.itself[block])
             staying, counts = without(own, dropped)
-            ended = (listed[rows_of_block, -1:] == -1).any(axis=1) | (counts >= _all_there_is(part, block))
+            ended = (listed[rows_of_block, -1:] == -1).any(axis=1) | (counts >= part.num_searched[block])
             if beyond == "refuse":
                 _refuse_short(counts, limits[block], ended, rows_of_block, keys, listed.shape[1])
             relevant = part.judged.relevant.among(block, staying)
@@ -139,13 +139,6 @@ def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> n
             "are given with their sign turned."
         )
     return known
-
-
-def _all_there_is(part: QuerySet, block: Rows) -> Rows:
-    """How many rows a whole ranking has (B,), without the query itself and junk."""
-    junk = 0 if part.judged.junk is None else part.judged.junk.counts[block]
-    whole: Rows = len(part.gallery) - (part.itself[block] >= 0) - junk
-    return whole
 
 
 def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str], width: int) -> None:

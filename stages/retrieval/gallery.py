@@ -9,7 +9,7 @@ import numpy as np
 
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
-from stages.ranking.nearest import Rows, Similarity, nearest_rows, similarities
+from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
@@ -35,11 +35,11 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     rows = unit_length(vectors.read(gallery.take(searched).digests))
     itself = own_rows(queries.take(searching).keys, gallery.take(searched).keys)
     asking = unit_length(vectors.read(queries.take(searching).digests))
-    nearest = nearest_rows(rows, asking, k, itself)
+    nearest_rows, similarity = search(rows, asking, k, itself)
     positions = np.full((len(queries), k), -1, np.int64)
     similar = np.full((len(queries), k), -np.inf, np.float32)
-    positions[searching] = np.append(searched, -1)[nearest]  # row -1, past the end, is the one appended
-    similar[searching] = similarities(rows, asking, nearest)
+    positions[searching] = np.append(searched, -1)[nearest_rows]  # row -1, past the end, is the one appended
+    similar[searching] = similarity
     return positions, similar
 
 
