@@ -50,7 +50,7 @@ class DigestCache:
     ) -> list[FileDigest]:
         """The digest of each of ``uris`` (n,), in their order; ``on_progress`` is called with how many are done."""
         digests: list[FileDigest] = []
-        holders = _Holders()
+        holders: dict[str, Version] = {}
         with closing(self._connect()) as connection, ThreadPoolExecutor(workers) as pool:
             for low in range(0, len(uris), _AT_ONCE):
                 sources = [parse_source(uri) for uri in uris[low : low + _AT_ONCE]]
@@ -105,22 +105,6 @@ class _Entry(NamedTuple):
     digest: bytes
 
 
-class _Holders:
-    """The files that hold many images, and their version before any image in them was read: it is read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Version] = {}
-
-    def version(self, source: ImageSource) -> Version:
-        """The version of the file. Raises OSError where there is none."""
-        if version := self._known.get(source.path):
-            return version
-        version = source.version()
-        if source != ImageSource(source.path):
-            self._known[source.path] = version
-        return version
-
-
 def _name(source: ImageSource) -> bytes:
     """What an image is remembered by: its URI, with an absolute path."""
     return os.fsencode(source._replace(path=os.path.abspath(source.path)).uri)
@@ -134,14 +118,19 @@ def _known(connection: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes
 
 
 def _digest(
-    source: ImageSource, name: bytes, old: _Entry | None, holders: _Holders
+    source: ImageSource, name: bytes, old: _Entry | None, holders: dict[str, Version]
 ) -> tuple[FileDigest, _Entry | None]:
-    """The digest, and what to remember where the file had to be read."""
+    """The digest, and what to remember where the file had to be read.
+
+    ``holders`` has the version of each file of many images as it was before any image in it was read.
+    """
+    whole = source == ImageSource(source.path)
     try:
-        version = holders.version(source)
+        version = holders.get(source.path) or source.version()
+        if not whole:
+            version = holders.setdefault(source.path, version)
         if old and old.version == version.text:
             return FileDigest(old.digest), None
-        whole = source == ImageSource(source.path)
         digest = digest_file(source.path) if whole else source.digest(source.read())
     except OSError as error:
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), None

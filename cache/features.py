@@ -19,58 +19,45 @@ class Features(Protocol):
     @property
     def name(self) -> str:
         """What the rows are called."""
-        ...
 
     @property
     def path(self) -> Path:
         """Where they are, for messages."""
-        ...
 
     @property
     def identity(self) -> Identity:
         """Everything that changes the numbers."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of the identity, 64 hexadecimal digits."""
-        ...
 
     @property
     def dim(self) -> int:
         """D, the size of one feature."""
-        ...
 
     @property
     def views(self) -> int:
         """V, the number of views of each image that are stored."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """The dtype of what is read."""
-        ...
 
     def digests(self) -> list[bytes]:
         """The digest of every image with a feature, each once."""
-        ...
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a feature."""
-        ...
 
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images without a feature among ``digests`` (by default all), each once."""
-        ...
 
     def absent(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those of ``digests`` that have no row of any kind, each once."""
-        ...
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The features (n, D) of ``digests`` (n,), of the first view."""
-        ...
 
     def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The features (n, V, D) of all views of ``digests`` (n,)."""
-        ...

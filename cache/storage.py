@@ -22,35 +22,27 @@ class Storage(Protocol):
 
     def list(self, prefix: str = "") -> list[str]:
         """All keys that start with ``prefix``, sorted."""
-        ...
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes from ``start`` up to ``stop``, or to the end; fewer where there are fewer, as with a slice."""
-        ...
 
     def size(self, key: str) -> int:
         """The number of bytes."""
-        ...
 
     def put(self, key: str, content: bytes | memoryview) -> None:
         """Store ``content``, instead of what was there. Raises :class:`cache.errors.UnwritableError`."""
-        ...
 
     def put_new(self, key: str, content: bytes | memoryview) -> bool:
         """Store ``content`` if there is nothing yet: of several writers exactly one gets True."""
-        ...
 
     def delete(self, key: str) -> None:
         """Delete the key; nothing happens where there is none."""
-        ...
 
     def map(self, key: str) -> memoryview | None:
         """The bytes as a read-only memory map, or None where the storage has no memory maps."""
-        ...
 
     def address(self, key: str = "") -> str:
         """Where ``key`` is, for messages: a path or a URL."""
-        ...
 
 
 @dataclass(frozen=True)

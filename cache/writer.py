@@ -8,7 +8,7 @@ no lock is needed. Hence a killed run, started again, ends with the bytes of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 
 import numpy as np
@@ -48,35 +48,32 @@ class StoreWriter:
     def __init__(self, store: FeatureStore, *, wait: bool = False) -> None:
         self.store = store
         self._storage = store.storage
-        self._driver = _driving(self._storage, wait)
+        self._wait = wait
+        self._driving = ExitStack()
         self._plan = ChunkPlan()
 
     def __enter__(self) -> StoreWriter:
-        self._driver.__enter__()
-        try:
+        with ExitStack() as driving:
+            driving.enter_context(_driving(self._storage, self._wait))
             self.store.reload()
             committed = self.store.chunks()
             for number in layout.chunk_numbers(self._storage):
                 if number not in committed:
                     layout.delete_chunk(self._storage, number)
-        except BaseException as error:
-            self._driver.__exit__(type(error), error, error.__traceback__)
-            raise
+            self._driving = driving.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self.store.reload()
-                if all(chunk.number in self.store.chunks() for chunk in self._plan.chunks):
-                    self.finish()
-            else:
+        with self._driving:
+            if error is not None:
                 with suppress(StoreError):
                     self.store.reload()
-        finally:
-            self._driver.__exit__(kind, error, trace)
+                return
+            self.store.reload()
+            if all(chunk.number in self.store.chunks() for chunk in self._plan.chunks):
+                self.finish()
 
     def pending(self) -> ChunkPlan:
         """The plan that the store still has from an earlier run, as it was made; empty where there is none."""

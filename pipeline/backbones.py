@@ -9,6 +9,7 @@ from cache.errors import MissingRowsError, StaleStoreError
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from stages.extraction import Backbone, BackboneConfig
+from stages.extraction.extract import find_store
 from stages.extraction.known import known_backbones, noted_backbones
 from stages.records import Records
 
@@ -35,7 +36,9 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
     matches: list[list[FeatureStore]] = []
     for backbones in noted:
         try:
-            matches.append([_store(backbone, folder, config.extraction.dtype) for backbone in backbones])
+            matches.append(
+                [find_store(backbone, folder, dtype=config.extraction.dtype, remedy=_REMEDY) for backbone in backbones]
+            )
         except (StaleStoreError, MissingRowsError) as error:
             errors.append(error)
     if not matches:
@@ -43,15 +46,3 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
     if len(matches) == 1:
         return matches[0]
     return max(matches, key=lambda stores: int(stores[0].usable(records.digests).sum()))
-
-
-def _store(backbone: Backbone, folder: Path, dtype: str) -> FeatureStore:
-    return FeatureStore.find(
-        folder,
-        backbone.name,
-        backbone.identity,
-        dim=backbone.dim,
-        dtype=dtype,
-        views=backbone.preprocess.stored,
-        remedy=_REMEDY,
-    )

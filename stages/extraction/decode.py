@@ -45,17 +45,15 @@ class DecodeError(PermafrostError):
         super().__init__(self.reason)
 
 
-def decode(
-    data: bytes, *, box: Box | None = None, max_pixels: int = 178_956_970, at_least: int | None = None
-) -> npt.NDArray[np.uint8]:
+def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) -> npt.NDArray[np.uint8]:
     """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB.
 
     With ``at_least`` a JPEG without a box may be decoded at a half, a quarter or an eighth of its size, as long as no
     side falls below so many pixels: several times faster, for pictures to look at. Features never come from these.
 
-    An image of more than ``max_pixels`` pixels is refused before it is decoded; the default is Pillow's own limit,
-    which also holds where ``max_pixels`` is larger. Raises :class:`DecodeError` for whatever is wrong with the bytes,
-    and MemoryError, which is not the image's fault, as it comes.
+    An image of more pixels than Pillow's limit, 178,956,970, is refused before it is decoded. Raises
+    :class:`DecodeError` for whatever is wrong with the bytes, and MemoryError, which is not the image's fault, as it
+    comes.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
@@ -63,8 +61,6 @@ def decode(
     >>> decode(file.getvalue())[0, 0]
     array([255,   0,   0], dtype=uint8)
     """
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
     if not data:
         raise DecodeError("empty file")
     from PIL import Image, UnidentifiedImageError
@@ -72,7 +68,7 @@ def decode(
     _hide_warnings_of_pillow()
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _cropped(_pixels(image, max_pixels, at_least if box is None else None), box)
+            return _cropped(_pixels(image, at_least if box is None else None), box)
     except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -84,10 +80,7 @@ def decode(
         raise DecodeError(_why(error)) from error
 
 
-def _pixels(image: Image.Image, max_pixels: int, at_least: int | None) -> npt.NDArray[np.uint8]:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise DecodeError(f"too large: {width} x {height} pixels, the limit is {max_pixels:,} pixels")
+def _pixels(image: Image.Image, at_least: int | None) -> npt.NDArray[np.uint8]:
     if image.format == "EPS":  # Pillow would start Ghostscript
         raise DecodeError("EPS is a program, not pixels")
     if at_least is not None:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -60,7 +62,6 @@ class Executor(Protocol):
 
     def execute(self, job: Job, clock: Clock) -> Iterator[Advance]:
         """Compute all units; when the iterator ends, every chunk is committed (or has nothing new to say)."""
-        ...
 
 
 def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
@@ -109,16 +110,16 @@ class LocalExecutor:
             placed = job if not devices else job._replace(backbones=_placed(job.backbones, devices[0]))
             yield from _compute(placed, iter(job.units), workers, clock)
             return
-        units, advances = _Shared(job.units), queue.SimpleQueue[Advance | BaseException | None]()
+        units, advances = deque(job.units), queue.SimpleQueue[Advance | BaseException | None]()
 
         def work(device: str) -> None:
             try:
                 placed = job._replace(backbones=_placed(job.backbones, device))
-                for advance in _compute(placed, units, workers, clock):
+                for advance in _compute(placed, _taken(units), workers, clock):
                     advances.put(advance)
                 advances.put(None)
             except BaseException as error:  # noqa: BLE001 (raised where the job was asked for)
-                units.stop()
+                units.clear()
                 advances.put(error)
 
         threads = [threading.Thread(target=work, args=(device,), name=device) for device in devices]
@@ -135,28 +136,16 @@ class LocalExecutor:
                 else:
                     yield advance
         finally:
-            units.stop()
+            units.clear()
             for thread in threads:
                 thread.join()
 
 
-class _Shared:
-    """Units that several threads take, each unit once."""
-
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self._units = iter(units)
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[Unit]:
-        return self
-
-    def __next__(self) -> Unit:
-        with self._lock:
-            return next(self._units)
-
-    def stop(self) -> None:
-        with self._lock:
-            self._units = iter(())
+def _taken(units: deque[Unit]) -> Iterator[Unit]:
+    """Take ``units`` from the front, each once, however many threads do."""
+    with suppress(IndexError):
+        while True:
+            yield units.popleft()
 
 
 def _devices(backbones: Sequence[Backbone]) -> tuple[str, ...]:
@@ -221,8 +210,7 @@ def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock) -> Ite
             failed = sum(outcome.status != "ok" for outcome in through.outcomes)
             for store, rows in _completed(through, numbers, places):
                 failed += settle(store)
-                commit = _commit(job.stores[store], job.backbones[store], job.batch_size)
-                writing[store] = writer.submit(commit, rows)
+                writing[store] = writer.submit(_commit, job.stores[store], job.backbones[store], job.batch_size, rows)
             clock.writing += time.perf_counter() - began
             yield Advance(len(through.outcomes), failed)
         if refused := sum(settle(store) for store in range(len(job.stores))):
@@ -243,17 +231,13 @@ def _completed(
                 yield store, rows
 
 
-def _commit(store: FeatureStore, backbone: Backbone, batch_size: int) -> Callable[[_Rows], int]:
-    """Commits a chunk, and returns how many of its features turned out not to fit the store's dtype."""
-
-    def commit(rows: _Rows) -> int:
-        if all(outcome.status != "ok" for outcome in rows.outcomes) and not store.absent(rows.chunk.digests):
-            return 0  # every image has a row already and gave no feature this time either
-        provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
-        committed = StoreWriter(store).commit(rows.chunk, rows.features, rows.outcomes, provenance)
-        return sum(one.status == "ok" != other.status for one, other in zip(rows.outcomes, committed, strict=True))
-
-    return commit
+def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, rows: _Rows) -> int:
+    """Commit a chunk. How many of its features turned out not to fit the store's dtype."""
+    if all(outcome.status != "ok" for outcome in rows.outcomes) and not store.absent(rows.chunk.digests):
+        return 0  # every image has a row already and gave no feature this time either
+    provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
+    committed = StoreWriter(store).commit(rows.chunk, rows.features, rows.outcomes, provenance)
+    return sum(one.status == "ok" != other.status for one, other in zip(rows.outcomes, committed, strict=True))
 
 
 def _batches(job: Job, unit: Unit) -> Iterator[Batch]:

@@ -185,6 +185,19 @@ def open_store(
     )
 
 
+def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str) -> FeatureStore:
+    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`."""
+    return FeatureStore.find(
+        path,
+        backbone.name,
+        backbone.identity,
+        dim=backbone.dim,
+        dtype=dtype,
+        views=backbone.preprocess.stored,
+        remedy=remedy,
+    )
+
+
 def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
     """The size that the chunks of ``stores`` were computed with on these devices; where there is none, by trial."""
     on_card = [pair for pair in zip(backbones, stores, strict=True) if pair[0].device != "cpu"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,19 @@ def known_backbones(
         records: PCA is fitted to their training images.
         features: the folder of feature stores; notes are in ``known`` in it.
         device: where the network will run.
-        on_load: called with a message before something is loaded or fitted, which takes a while.
+        on_load: called with a message before something is loaded or fitted, which takes a while: now, or when the
+            network of a note is needed.
     """
     check_device(device)
     if not isinstance(config, PcaConfig):
         config = replace(config, precision=resolve_precision(config.precision, device))
-    if (noted := _noted(config, records, features, device)) is not None:
+    say_loading = partial(on_load, f"loading {config.name}")
+    if (noted := _noted(config, records, features, device, say_loading)) is not None:
         return noted
     if isinstance(config, PcaConfig):
         backbones = load_backbones(config, basis=_fitted(config, records, features, on_load))
     else:
-        on_load(f"loading {config.name}")
+        say_loading()
         backbones = load_backbones(config, device=device)
     note = [
         {
@@ -81,18 +84,20 @@ def noted_backbones(
     configs = [config]
     if not isinstance(config, PcaConfig) and config.precision == "auto":
         configs = [replace(config, precision="float32"), replace(config, precision=ON_A_CARD)]
-    notes = [_noted(each, records, features, device) for each in configs]
+    notes = [_noted(each, records, features, device, lambda: None) for each in configs]
     return [backbones for backbones in notes if backbones is not None]
 
 
-def _noted(config: BackboneConfig, records: Records, features: Path, device: str) -> tuple[Backbone, ...] | None:
+def _noted(
+    config: BackboneConfig, records: Records, features: Path, device: str, on_load: Callable[[], None]
+) -> tuple[Backbone, ...] | None:
     basis = basis_path(config, records, features) if isinstance(config, PcaConfig) else None
     path = _note_path(config, records, features)
     if not path.exists() or (basis is not None and not basis.exists()):
         return None
     try:
         note: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return announced_backbones(config, note, device=device, basis=basis) or None
+        return announced_backbones(config, note, device=device, basis=basis, on_load=on_load) or None
     except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
         return None
 

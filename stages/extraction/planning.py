@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import CHUNK_ROWS
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
+from stages.extraction.extract import find_store
 from stages.extraction.flow import Batch, Clock, flow
 from stages.extraction.threads import processors
 from stages.malloc import keep_freed_memory
@@ -77,7 +79,9 @@ def plan_extraction(
     uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
     digests_wanted, lines, lacking = list(uris), [], dict[bytes, list[Backbone]]()
     for backbone in backbones:
-        store = _store(backbone, path, dtype)
+        store: FeatureStore | None = None
+        with suppress(MissingRowsError, StaleStoreError):
+            store = find_store(backbone, path, dtype=dtype, remedy="")
         missing = digests_wanted if store is None else store.missing(digests_wanted, retry_failed=retry_failed)
         for digest in missing:
             lacking.setdefault(digest, []).append(backbone)
@@ -134,18 +138,3 @@ def _seconds_an_image(
         if seconds >= wanted and number >= _LEAST_BATCHES:
             break
     return seconds / images
-
-
-def _store(backbone: Backbone, path: Path | str, dtype: str) -> FeatureStore | None:
-    try:
-        return FeatureStore.find(
-            path,
-            backbone.name,
-            backbone.identity,
-            dim=backbone.dim,
-            dtype=dtype,
-            views=backbone.preprocess.stored,
-            remedy="",
-        )
-    except (MissingRowsError, StaleStoreError):
-        return None

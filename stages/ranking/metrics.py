@@ -51,42 +51,8 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[np.float64]
 
 
-def precision_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:  # noqa: ARG001
-    """Relevant among the first k, of k."""
-    return _found(relevant, k) / k
-
-
-def recall_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
-    """Relevant among the first k, of all that are relevant."""
-    return _found(relevant, k) / np.maximum(num_relevant, 1)
-
-
-def hit_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:  # noqa: ARG001
-    """1 when at least one of the first k is relevant, else 0."""
-    return np.minimum(_found(relevant, k), 1.0)
-
-
-def mmp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
-    """Modified mean precision: relevant among the first n, of n = min(R, k)."""
-    return _found_within(relevant, np.minimum(num_relevant, k))
-
-
-def mp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
-    """Relevant among the first n, of n = min(rank of the last relevant, k). Needs no rank below k."""
-    first = relevant[:, :k]
-    last = (first * np.arange(1, first.shape[1] + 1)).max(axis=1, initial=0)
-    all_found = first.sum(axis=1) >= num_relevant  # else the last one is below k
-    return _found(relevant, k) / np.where(all_found, np.maximum(last, 1), k)
-
-
-def r_precision(relevant: Relevant, num_relevant: Counts) -> Values:
-    """Relevant among the first R, of R."""
-    return _found_within(relevant, num_relevant)
-
-
-def map_at_r(relevant: Relevant, num_relevant: Counts) -> Values:
-    """The sum of precision@i over the relevant ranks i <= R, of R."""
-    return _precision_sum(relevant, last_rank=num_relevant) / np.maximum(num_relevant, 1)
+Normaliser: TypeAlias = Literal["r", "min", "hits", "k"]
+"""What AP@k is divided by: R, min(R, k), H(k), or k."""
 
 
 def average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
@@ -94,46 +60,10 @@ def average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
     return _precision_sum(relevant) / np.maximum(num_relevant, 1)
 
 
-def trapezoidal_average_precision(relevant: Relevant, num_relevant: Counts) -> Values:
-    """Average precision by trapezoids under the curve. ``relevant`` must hold the full ranking."""
-    query, column, hits = _hits(relevant)
-    before = np.where(column > 0, (hits - 1) / np.maximum(column, 1), 1.0)
-    areas = (before + hits / (column + 1)) / 2
-    value: Values = np.bincount(query, areas, minlength=len(relevant)) / np.maximum(num_relevant, 1)
-    return value
-
-
-Normaliser: TypeAlias = Literal["r", "min", "hits", "k"]
-"""What AP@k is divided by: R, min(R, k), H(k), or k."""
-
-
-def average_precision_at(k: int, by: Normaliser, relevant: Relevant, num_relevant: Counts) -> Values:
-    """The sum of precision@i over the relevant ranks i <= k, of what ``by`` says."""
-    by_what = np.maximum(_found(relevant, k), 1) if by == "hits" else divisor(k, by, num_relevant)
-    value: Values = _precision_sum(relevant[:, :k]) / by_what
-    return value
-
-
 def divisor(k: int, by: Normaliser, num_relevant: Counts) -> Values:
     """What AP@k is divided by (Q,), at least 1, where it follows from R and k."""
     size: Counts = {"r": num_relevant, "min": np.minimum(num_relevant, k), "k": np.full_like(num_relevant, k)}[by]
     return np.maximum(size, 1).astype(np.float64)
-
-
-def reciprocal_rank(relevant: Relevant, num_relevant: Counts, k: int | None = None) -> Values:  # noqa: ARG001
-    """1 / the first relevant rank, or 0 where there is none up to ``k``."""
-    first = relevant[:, :k]
-    if not first.shape[1]:
-        return np.zeros(len(relevant))
-    value: Values = first.any(axis=1) / (np.argmax(first, axis=1) + 1.0)
-    return value
-
-
-def ndcg(relevant: Relevant, num_relevant: Counts, k: int | None = None) -> Values:
-    """Discounted gain up to rank ``k``, of that of the best ranking."""
-    query, column = np.nonzero(relevant[:, :k])
-    value: Values = np.bincount(query, 1 / np.log2(column + 2.0), minlength=len(relevant)) / best_gain(num_relevant, k)
-    return value
 
 
 def best_gain(num_relevant: Counts, k: int | None) -> Values:
@@ -175,6 +105,27 @@ def _found_within(relevant: Relevant, ranks: Counts) -> Values:
     return _found(relevant & inside, relevant.shape[1]) / np.maximum(ranks, 1)
 
 
+def _mp_at(k: int, relevant: Relevant, num_relevant: Counts) -> Values:
+    first = relevant[:, :k]
+    last = (first * np.arange(1, first.shape[1] + 1)).max(axis=1, initial=0)
+    all_found = first.sum(axis=1) >= num_relevant  # else the last one is below k
+    return _found(relevant, k) / np.where(all_found, np.maximum(last, 1), k)
+
+
+def _reciprocal_rank(k: int | None, relevant: Relevant, num_relevant: Counts) -> Values:  # noqa: ARG001
+    first = relevant[:, :k]
+    if not first.shape[1]:
+        return np.zeros(len(relevant))
+    value: Values = first.any(axis=1) / (np.argmax(first, axis=1) + 1.0)
+    return value
+
+
+def _ndcg(k: int | None, relevant: Relevant, num_relevant: Counts) -> Values:
+    query, column = np.nonzero(relevant[:, :k])
+    value: Values = np.bincount(query, 1 / np.log2(column + 2.0), minlength=len(relevant)) / best_gain(num_relevant, k)
+    return value
+
+
 def _hits(relevant: Relevant) -> tuple[Counts, Counts, Counts]:
     """The relevant ranks: whose they are, their column, and how many are relevant up to there. All (hits,)."""
     query, column = np.nonzero(relevant)  # by query, then by rank
@@ -190,6 +141,19 @@ def _precision_sum(relevant: Relevant, last_rank: Counts | None = None) -> Value
         precision = np.where(column < last_rank[query], precision, 0.0)
     total: Values = np.bincount(query, precision, minlength=len(relevant)).astype(np.float64)  # int64 for no hit
     return total
+
+
+def _trapezoids(relevant: Relevant, num_relevant: Counts) -> Values:
+    query, column, hits = _hits(relevant)
+    before = np.where(column > 0, (hits - 1) / np.maximum(column, 1), 1.0)
+    areas = (before + hits / (column + 1)) / 2
+    value: Values = np.bincount(query, areas, minlength=len(relevant)) / np.maximum(num_relevant, 1)
+    return value
+
+
+def _map_at(k: int, by: Normaliser, relevant: Relevant, num_relevant: Counts) -> Values:
+    size = np.maximum(_found(relevant, k), 1) if by == "hits" else divisor(k, by, num_relevant)
+    return _precision_sum(relevant[:, :k]) / size
 
 
 @dataclass(frozen=True)
@@ -226,22 +190,25 @@ class Metric:
         return np.full_like(num_relevant, gallery if self.reach == "gallery" else min(self.reach, gallery))
 
 
-_AT_K = {
-    "mmp": mmp_at,
-    "hit": hit_at,
-    "recall": recall_at,
-    "precision": precision_at,
-    "mp": mp_at,
-    "mrr": lambda k, relevant, num_relevant: reciprocal_rank(relevant, num_relevant, k),
-    "ndcg": lambda k, relevant, num_relevant: ndcg(relevant, num_relevant, k),
+_AT_K: dict[str, Callable[[int, Relevant, Counts], Values]] = {
+    "mmp": lambda k, relevant, total: _found_within(relevant, np.minimum(total, k)),
+    "hit": lambda k, relevant, _: np.minimum(_found(relevant, k), 1.0),
+    "recall": lambda k, relevant, total: _found(relevant, k) / np.maximum(total, 1),
+    "precision": lambda k, relevant, _: _found(relevant, k) / k,
+    "mp": _mp_at,
+    "mrr": _reciprocal_rank,
+    "ndcg": _ndcg,
 }
 _WHOLE = {
-    "map@r": Metric("map@r", map_at_r, "relevant"),
-    "map": Metric("map", average_precision, "gallery"),
-    "r_precision": Metric("r_precision", r_precision, "relevant"),
-    "map_trapezoid": Metric("map_trapezoid", trapezoidal_average_precision, "gallery"),
-    "mrr": Metric("mrr", reciprocal_rank, "gallery"),
-    "ndcg": Metric("ndcg", ndcg, "gallery"),
+    metric.name: metric
+    for metric in (
+        Metric("map@r", lambda relevant, total: _precision_sum(relevant, total) / np.maximum(total, 1), "relevant"),
+        Metric("map", average_precision, "gallery"),
+        Metric("r_precision", _found_within, "relevant"),
+        Metric("map_trapezoid", _trapezoids, "gallery"),
+        Metric("mrr", partial(_reciprocal_rank, None), "gallery"),
+        Metric("ndcg", partial(_ndcg, None), "gallery"),
+    )
 }
 _NORMALISERS: dict[Normaliser, str] = {"r": "R", "min": "min(R, k)", "hits": "what was found up to k", "k": "k"}
 
@@ -268,11 +235,10 @@ def find_metric(name: str) -> Metric:
         stem, k, by = match[1], int(match[2]), match[3]
         for normaliser in _NORMALISERS:
             if (stem, by) == ("map", normaliser):
-                return Metric(name, partial(average_precision_at, k, normaliser), k)
-        if stem == "cmc" and by is None:
-            return Metric(name, partial(hit_at, k), k)
-        if stem in _AT_K and by is None:
-            return Metric(name, partial(_AT_K[stem], k), k)
+                return Metric(name, partial(_map_at, k, normaliser), k)
+        function = _AT_K.get("hit" if stem == "cmc" else stem)
+        if function is not None and by is None:
+            return Metric(name, partial(function, k), k)
         if stem == "map":
             choices = ", ".join(f"map@{k}/{by} (by {what})" for by, what in _NORMALISERS.items())
             raise ValueError(

@@ -23,7 +23,7 @@ Rows = npt.NDArray[np.int64]
 Similarity = npt.NDArray[np.float32]
 
 _SPARE = 4  # candidates beyond k, so that most queries are settled at the first attempt
-_SCAN_COSTS = 32  # comparing with the whole gallery costs as much as this share of it as candidates
+_SCAN_COSTS = 8  # comparing with the whole gallery costs as much as this share of it as candidates
 _NUMBERS = 2**22  # of the largest array held while searching: 32 MB in float64
 _FIRST_COLUMNS, _COLUMNS = 256, 4096  # gallery rows of the first and of the largest product
 
@@ -75,8 +75,9 @@ def nearest_rows(gallery: Vectors, queries: Vectors, k: int, exclude: Rows) -> R
         settled = np.zeros(len(unsettled), np.bool_)
         for block in query_blocks(len(unsettled), min(columns, len(gallery))):
             which = unsettled[block]
-            roughly, candidates = _candidates(gallery, queries[which], width, columns)
-            rows[which], settled[block] = _in_order(gallery, queries[which], roughly, candidates, exclude[which], k)
+            some = queries[which]
+            roughly, candidates = _candidates(gallery, some, width, columns)
+            rows[which], settled[block] = _in_order(gallery, some, roughly, candidates, exclude[which], k)
         unsettled, width = unsettled[~settled], width * 8
     for block in query_blocks(len(unsettled), len(gallery)):
         which = unsettled[block]
@@ -89,14 +90,14 @@ def _candidates(gallery: Vectors, queries: Vectors, width: int, columns: int) ->
     """The ``width`` rows (Q, W) of highest float32 product with each query, descending, and these products.
 
     ``least`` (Q,) is the W-th highest product so far, so that nearly all of a further block falls to one comparison:
-    blocks double up to ``columns`` rows, and of a block as large as all before it about W rows a query are left. Rows
-    that tie with the last candidate may be left out.
+    blocks double up to ``columns`` rows, and of a block as large as all before it about W rows a query are left. A
+    gallery of at most ``columns`` rows is one block. Rows that tie with the last candidate may be left out.
     """
     best, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     least = np.full(len(queries), -np.inf, np.float32)
     low = 0
     while low < len(gallery):
-        high = low + min(max(_FIRST_COLUMNS, 8 * width, low), columns)
+        high = len(gallery) if len(gallery) <= columns else low + min(max(_FIRST_COLUMNS, 8 * width, low), columns)
         products = queries @ gallery[low:high].T  # (Q, columns)
         if not low and products.shape[1] > width:
             least = np.partition(products, -width, axis=1)[:, -width]

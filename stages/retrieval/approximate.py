@@ -37,6 +37,12 @@ def evaluate_index(
 
     Images that failed are left out. A list that the index leaves short, and what a metric looks at beyond the first
     1,000, counts as not relevant. Raises as :func:`evaluate_ranking` does.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> from stages.retrieval import ScalarIndexConfig, index_gallery
+    >>> index = index_gallery(VECTORS, IMAGES, ScalarIndexConfig(stored="float16"))
+    >>> evaluate_index(VECTORS, index, queries=IMAGES, gallery=IMAGES, metrics=["hit@1"]).value("hit@1")
+    1.0
     """
     searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     rows, _ = index.search(
@@ -66,7 +72,14 @@ def evaluate_reranked(
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
 ) -> Scores:
-    """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`."""
+    """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> from stages.retrieval import QueryExpansionConfig
+    >>> sides = {"queries": IMAGES, "gallery": IMAGES, "train": IMAGES}
+    >>> evaluate_reranked(VECTORS, QueryExpansionConfig(n=2), **sides, metrics=["hit@1"]).value("hit@1")
+    1.0
+    """
     searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     learned = train.take(train.rows_in(vectors))
     rows = rerank.ranked(

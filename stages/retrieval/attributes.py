@@ -105,6 +105,11 @@ def evaluate_attributes(
         RecordsError: an attribute that the records have not.
         MissingRowsError: an image that has no row in ``vectors`` at all.
         NothingToScoreError: no gallery image or no query is left.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> scores = evaluate_attributes(VECTORS, queries=IMAGES, gallery=IMAGES, metrics=["graded_ndcg@3"])
+    >>> scores.value("graded_ndcg@3")
+    1.0
     """
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
@@ -143,6 +148,10 @@ def evaluate_legacy(
 
     Each of ``metrics`` comes with two scores more: its name with ``.ceiling`` and with ``.floor``. Every record whose
     image did not fail is a query. The other arguments, and what is raised, as for :func:`evaluate_attributes`.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> [score.metric for score in evaluate_legacy(VECTORS, IMAGES)]
+    ['legacy_map@10', 'legacy_map@10.ceiling', 'legacy_map@10.floor']
     """
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]

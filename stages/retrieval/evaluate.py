@@ -64,6 +64,11 @@ def evaluate(
             the protocol is for.
         MissingRowsError: an image that has no row in ``vectors`` at all.
         NothingToScoreError: no gallery image or no query is left.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> scores = evaluate(VECTORS, queries=IMAGES, gallery=IMAGES, metrics=["hit@1", "precision@5"])
+    >>> scores.value("hit@1"), round(scores.value("precision@5"), 3)
+    (1.0, 0.6)
     """
     check_policies(protocol, ties, unanswerable)
     if isinstance(protocol, MetConfig):

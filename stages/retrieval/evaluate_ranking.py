@@ -63,6 +63,12 @@ def evaluate_ranking(
             descend; a list too short for a metric; and what :func:`stages.retrieval.evaluate` refuses.
         RecordsError: as there.
         NothingToScoreError: as there.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> rows = np.array([[1, 2, 4], [0, 4, 2]])  # made by any program
+    >>> scores = evaluate_ranking(rows, queries=IMAGES.take([0, 1]), gallery=IMAGES, metrics=["precision@3"])
+    >>> scores.per_query["precision@3"].round(3).tolist()
+    [0.667, 0.667]
     """
     if not isinstance(protocol, RankedConfig):
         raise ValueError(f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()")

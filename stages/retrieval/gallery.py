@@ -30,6 +30,11 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
 
     The query itself (the same key) is left out. A query whose image failed, and the places past the end of a small
     gallery, have position -1 and similarity -inf. Raises as :func:`evaluate` does.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> rows, similarity = nearest(VECTORS, IMAGES.take([0]), IMAGES, k=2)
+    >>> [IMAGES.keys[row] for row in rows[0]], bool(similarity[0, 0] > 0.99)
+    (['bag/1', 'bag/2'], True)
     """
     searching, searched = rows_of(vectors, queries, "query"), rows_of(vectors, gallery, "gallery")
     rows = unit_length(vectors.read(gallery.take(searched).digests))
@@ -55,6 +60,12 @@ def index_gallery(
 
     With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
     budgets (``auto``) it is what :func:`choose_gallery_index` chooses.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> index = index_gallery(VECTORS, IMAGES)
+    >>> ids, _ = index.search(np.array([[1, 0]], np.float32), 2)
+    >>> index.keys_of(ids[0])
+    ['bag/0', 'bag/1']
     """
     if isinstance(config, AutoIndexConfig):
         return choose_gallery_index(vectors, gallery, config, folder=folder, queries=queries).index
@@ -83,6 +94,10 @@ def choose_gallery_index(
 
     Without queries, or where too few of them have something to find, gallery rows search the others. Raises as
     :func:`evaluate` and :func:`choose_index` do.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> choose_gallery_index(VECTORS, IMAGES, AutoIndexConfig(ms=1000)).tried[0].verdict
+    'chosen: exact, and within the budgets'
     """
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)

@@ -211,9 +211,11 @@ def test_what_is_known_of_a_backbone_is_read_and_its_network_not_loaded(
     first = known_backbones(CONFIGS[name], catalogue, tmp_path, on_load=messages.append)
     assert len(messages) == 1
     filled = extract_all(catalogue, first, tmp_path)
-    monkeypatch.setattr("stages.extraction.backbones._load", lambda *_: pytest.fail("a network was loaded"))
     again = known_backbones(CONFIGS[name], catalogue, tmp_path, on_load=messages.append)
     assert len(messages) == 1
+    place(again, "cpu")[0].features(pictures(again[0]))
+    assert messages[1:] == [f"loading {CONFIGS[name].name}"], "it loads where it runs, and says so there"
+    monkeypatch.setattr("stages.extraction.backbones._load", lambda *_: pytest.fail("a network was loaded"))
     assert [backbone.identity for backbone in again] == [backbone.identity for backbone in first]
     assert [done.computed for done in extract_all(catalogue, again, tmp_path)] == [0] * len(filled)
 

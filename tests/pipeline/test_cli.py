@@ -140,7 +140,7 @@ def test_a_misspelt_key_is_named_with_its_path_and_status_2(folder: Path) -> Non
     (folder / "bad.toml").write_text(RUN.replace("dim = 8", "dims = 8"))
     done = permafrost("run", "bad.toml", cwd=folder)
     assert done.returncode == 2
-    assert "heads[0].dims: unknown key; did you mean dim?" in done.stderr
+    assert "heads[0].dims: unknown key for kind = 'linear'; did you mean dim?" in done.stderr
     assert "Traceback" not in done.stderr
 
 

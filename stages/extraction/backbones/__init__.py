@@ -6,7 +6,7 @@ A new source is one file with a config and a ``load``, one name in ``BackboneCon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -22,7 +22,6 @@ from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.frozen import Backbone, Network, place
 from stages.extraction.backbones.open_clip import OpenClipConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
-from stages.extraction.backbones.pooling import poolings
 from stages.extraction.backbones.precision import resolve_precision
 from stages.extraction.backbones.timm import TimmConfig
 from stages.extraction.preprocess import Preprocess
@@ -86,14 +85,19 @@ def announced_backbones(
     *,
     device: str = "cpu",
     basis: PcaBasis | Path | str | None = None,
+    on_load: Callable[[], None] = lambda: None,
 ) -> tuple[Backbone, ...]:
-    """The backbones of ``config``, whose name, dim and identity were noted before: the network loads when it runs."""
+    """The backbones of ``config``, whose name, dim and identity were noted before: the network loads when it runs.
+
+    ``on_load`` is called before that.
+    """
     identities = [Identity(note["identity"]) for note in announced]
     if isinstance(config, PcaConfig):
         device = "cpu"
     else:
         config = replace(config, precision=announced[0]["identity"]["precision"])
-    network = Network(partial(_load, config, basis), device, [identity.fingerprint for identity in identities])
+    fingerprints = [identity.fingerprint for identity in identities]
+    network = Network(partial(_load, config, basis), device, fingerprints, on_load=on_load)
     ends = [0, *accumulate(note["dim"] for note in announced)]
     return tuple(
         Backbone(
@@ -124,21 +128,15 @@ def _load(config: BackboneConfig, basis: PcaBasis | Path | str | None, device: s
 def load_backbone(
     config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
 ) -> Backbone:
-    """:func:`load_backbones` for a config with one pooling, or the library's own. ValueError when it names several.
+    """:func:`load_backbones` for a config with one pooling and no blocks, or the library's own. ValueError otherwise.
 
     >>> import numpy as np
     >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])
     >>> load_backbone(PcaConfig(dim=2, size=1), basis=basis).features(np.full((1, 3, 1, 1), 255, np.uint8))
     array([[1., 1.]], dtype=float32)
     """
-    if isinstance(config, (BundledConfig, TimmConfig)) and config.blocks:
-        raise ValueError(
-            f"{config.name} has a feature for each of its blocks: call load_backbones, or leave blocks out"
-        )
-    if not isinstance(config, PcaConfig) and len(kinds := poolings(config.pooling)) > 1:
-        raise ValueError(
-            f"{config.name} has {len(kinds)} poolings ({', '.join(kinds)}) and so as many backbones: "
-            "call load_backbones, or name one pooling"
-        )
-    (backbone,) = load_backbones(config, device=device, basis=basis)
-    return backbone
+    backbones = load_backbones(config, device=device, basis=basis)
+    if len(backbones) > 1:
+        names = ", ".join(backbone.name for backbone in backbones)
+        raise ValueError(f"{config.name} gives the features {names}: call load_backbones, or name one pooling")
+    return backbones[0]

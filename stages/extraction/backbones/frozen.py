@@ -24,8 +24,7 @@ from stages.extraction.resize import DECODERS
 if TYPE_CHECKING:
     import torch
 
-    from stages.extraction.backbones.open_clip import OpenClipConfig
-    from stages.extraction.backbones.timm import TimmConfig
+    from stages.extraction.backbones.network_config import NetworkConfig
 
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -71,7 +70,8 @@ class Network:
         load: makes the backbones of the network on a device; picklable, as is everything in it.
         device: where the network runs.
         fingerprints: of the identities that the backbones must have.
-        forward: the loaded network, where there is one. It is not pickled.
+        forward: the loaded network, where there is one.
+        on_load: called before the network is loaded. Neither of the two is pickled.
     """
 
     def __init__(
@@ -80,11 +80,13 @@ class Network:
         device: str,
         fingerprints: Sequence[str],
         forward: Forward | None = None,
+        on_load: Callable[[], None] = lambda: None,
     ) -> None:
         self.device = device
         self._load = load
         self._fingerprints = tuple(fingerprints)
         self._forward = forward
+        self._on_load = on_load
         self._lock = threading.Lock()
 
     def __call__(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -95,6 +97,7 @@ class Network:
         """The network on its device. Raises WeightsError where it is not the one that was announced."""
         with self._lock:
             if self._forward is None:
+                self._on_load()
                 backbones = self._load(self.device)
                 if (loaded := tuple(backbone.identity.fingerprint for backbone in backbones)) != self._fingerprints:
                     raise WeightsError(
@@ -106,7 +109,7 @@ class Network:
 
     def on(self, device: str) -> Network:
         """The same network on ``device``, not loaded yet."""
-        return Network(self._load, device, self._fingerprints)
+        return Network(self._load, device, self._fingerprints, on_load=self._on_load)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Network, (self._load, self.device, self._fingerprints)
@@ -129,7 +132,7 @@ def _short(fingerprints: Sequence[str]) -> str:
 def freeze(
     network: torch.nn.Module,
     preprocess: Preprocess,
-    config: TimmConfig | OpenClipConfig,
+    config: NetworkConfig,
     *,
     name: str,
     library: str,

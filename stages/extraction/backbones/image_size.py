@@ -7,7 +7,6 @@ network takes any size: there only the preprocessing changes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +14,6 @@ from stages.extraction.preprocess import PreprocessConfig
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def check_image_size(
-    name: str, image_size: int | None, preprocess: PreprocessConfig, kwargs: Mapping[str, Any], same: Collection[str]
-) -> None:
-    """ValueError where the size is not positive, or set a second time: by ``preprocess`` or a keyword of ``same``."""
-    if image_size is None:
-        return
-    if image_size < 1:
-        raise ValueError(f"image_size is in pixels and must be at least 1, got {image_size}")
-    if preprocess.size not in (None, image_size):
-        raise ValueError(
-            f"image_size of {name} is {image_size} and preprocess.size {preprocess.size}: leave preprocess.size out"
-        )
-    if twice := sorted(set(same) & set(kwargs)):
-        raise ValueError(f"image_size of {name} is given, and kwargs.{twice[0]} too: leave one of them out")
 
 
 def sized(preprocess: PreprocessConfig, image_size: int | None) -> PreprocessConfig:

@@ -21,18 +21,17 @@ import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.extraction.backbones.frozen import Backbone, freeze
-from stages.extraction.backbones.image_size import check_image_size, resize_open_clip, sized
-from stages.extraction.backbones.pooling import GEM_P, Layer, Output, Pooling, check_pooling, pool_outputs
-from stages.extraction.backbones.precision import Precision
+from stages.extraction.backbones.image_size import resize_open_clip, sized
+from stages.extraction.backbones.network_config import NetworkConfig
+from stages.extraction.backbones.pooling import Output, pool_outputs
 from stages.extraction.backbones.taps import tap_open_clip
-from stages.extraction.backbones.timm import check_source
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
-from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
+from stages.extraction.preprocess import Preprocess, Resize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,61 +39,37 @@ if TYPE_CHECKING:
 _TOWER = "visual."
 _RESIZE: dict[str, Resize] = {"shortest": "shorter", "squash": "squash", "longest": "longest"}
 _LISTED = ("mean", "std", "interpolation", "resize_mode")  # what a tag's entry says about preprocessing
-_OURS = ("pretrained", "load_weights", "precision", "device", "jit", "text_cfg", "output_dict", "force_preprocess_cfg")
 # A text tower that costs nothing, where only the image tower is wanted.
 _SMALL_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
 
 
 @dataclass(frozen=True)
-class OpenClipConfig:
-    """An image tower of open_clip. Say where its weights come from: one of ``pretrained`` and ``weights``.
+class OpenClipConfig(NetworkConfig):
+    """An image tower of open_clip, as a :class:`~stages.extraction.backbones.network_config.NetworkConfig`.
 
-    Attributes:
-        name: open_clip's name of the architecture, ``ViT-SO400M-14-SigLIP-384``.
-        pretrained: a tag of open_clip's, ``webli``. Downloaded once.
-        weights: a file with a state dict in open_clip's own names, of the whole model or of the image tower alone
-            (OpenAI's belong to the ``-quickgelu`` names, which a file cannot say);
-            ``"random"`` draws them from ``seed``.
-        projection: give the vector of the space shared with text, as ``encode_image`` does, not the pooled output
-            before it.
-        pooling: one or several of ``cls``, ``mean``, ``cls+mean``, ``gem``, ``max``; see
-            :mod:`~stages.extraction.backbones.pooling`. Left out, open_clip's own. A list gives a backbone for each, of
-            one forward.
-        layer: of the pooling: the index of a block, from the end where negative, whose output is taken as it is. Left
-            out, the end of the network after its final norm.
-        gem_p: the exponent of ``gem``.
-        image_size: another input size than the network's own; its position embedding is interpolated.
-        kwargs: keyword arguments of ``open_clip.create_model``, ``{force_quick_gelu = true}``.
-        preprocess: what to change of the preprocessing that open_clip lists for the weights.
-        precision: of the forward: ``float32``, ``tf32`` (the same as float32 on a CPU) or ``bfloat16``; ``auto`` is
-            float32 on a CPU and tf32 on a card.
-        compiled: run through ``torch.compile``, which rounds differently and so has a store of its own.
-        seed: of random weights.
+    A file of ``weights`` holds the whole model or the image tower alone (OpenAI's belong to the ``-quickgelu`` names,
+    which a file cannot say). With ``projection`` a feature is the vector of the space shared with text, as
+    ``encode_image`` gives it, not the pooled output before it.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    ours = (
+        "pretrained",
+        "load_weights",
+        "precision",
+        "device",
+        "jit",
+        "text_cfg",
+        "output_dict",
+        "force_preprocess_cfg",
+    )
+    size_keyword = "force_image_size"
 
-    name: str
     kind: Literal["open_clip"] = "open_clip"
     pretrained: str | None = None
-    weights: str | None = None
     projection: bool = False
-    pooling: Pooling = None
-    layer: Layer = None
-    gem_p: float = GEM_P
-    image_size: int | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    preprocess: PreprocessConfig = PreprocessConfig()
-    precision: Precision = "auto"
-    compiled: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_source(self.name, self.pretrained, self.weights)
-        if reserved := sorted(set(_OURS) & set(self.kwargs)):
-            raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
-        check_pooling(self.name, self.pooling, self.layer, self.gem_p)
-        check_image_size(self.name, self.image_size, self.preprocess, self.kwargs, ("force_image_size",))
+        super().__post_init__()
         if self.projection and self.pooling is not None:
             raise ValueError(
                 f"projection of {self.name} belongs to open_clip's own pooling: leave out projection or pooling"

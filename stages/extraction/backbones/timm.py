@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.extraction.backbones.frozen import Backbone, freeze
-from stages.extraction.backbones.image_size import check_image_size, resize_timm, sized
-from stages.extraction.backbones.pooling import (
-    GEM_P,
-    Layer,
-    Output,
-    Pooling,
-    check_blocks,
-    check_pooling,
-    pool_outputs,
-)
-from stages.extraction.backbones.precision import Precision
+from stages.extraction.backbones.image_size import resize_timm, sized
+from stages.extraction.backbones.network_config import NetworkConfig
+from stages.extraction.backbones.pooling import Output, check_blocks, pool_outputs
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
@@ -27,71 +19,27 @@ from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
 if TYPE_CHECKING:
     from torch import nn
 
-_OURS = ("pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "pretrained_cfg")
 _RESIZE: dict[str, Resize] = {"center": "shorter", "squash": "squash", "border": "longest"}
 
 
 @dataclass(frozen=True)
-class TimmConfig:
-    """A network of timm. Say where its weights come from: one of ``pretrained`` and ``weights``.
+class TimmConfig(NetworkConfig):
+    """A network of timm, as a :class:`~stages.extraction.backbones.network_config.NetworkConfig`.
 
-    Attributes:
-        name: timm's name of the architecture, ``vit_base_patch16_224``, or ``hf-hub:owner/model``. With a file of
-            weights, ``vit_base_patch16_clip_224.openai`` names the tag whose preprocessing they need.
-        pretrained: a tag of timm's, ``augreg2_in21k_ft_in1k``, or true for its default one. Downloaded once.
-        weights: a ``.safetensors`` file or a PyTorch state dict in timm's own names; ``"random"`` draws them from
-            ``seed``, to measure speed or to test.
-        pooling: one or several of ``cls``, ``mean``, ``cls+mean``, ``gem``, ``max``; see
-            :mod:`~stages.extraction.backbones.pooling`. Left out, timm's own. A list gives a backbone for each, of one
-            forward.
-        layer: of the pooling: the index of a block, from the end where negative, whose output is taken as it is. Left
-            out, the end of the network after its final norm, which is ``"neck"`` in SAM's.
-        gem_p: the exponent of ``gem``.
-        blocks: further features from the same forward beside timm's own: the mean of the output of each of these
-            blocks, counted as ``layer`` is.
-        image_size: another input size than the network's own; its position embedding is interpolated.
-        kwargs: keyword arguments of the model, ``{global_pool = "avg"}``.
-        preprocess: what to change of the preprocessing that timm lists for the weights.
-        precision: of the forward: ``float32``, ``tf32`` (the same as float32 on a CPU) or ``bfloat16``; ``auto`` is
-            float32 on a CPU and tf32 on a card.
-        compiled: run through ``torch.compile``, which rounds differently and so has a store of its own.
-        seed: of random weights.
+    ``name`` can be ``hf-hub:owner/model``; with a file of weights, ``vit_base_patch16_clip_224.openai`` names the tag
+    whose preprocessing they need. ``pretrained`` true is the default tag. ``blocks`` are further features from the same
+    forward beside timm's own: the mean of the output of each of these blocks, counted as ``layer`` is.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    ours = ("pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "pretrained_cfg")
+    size_keyword = "img_size"
 
-    name: str
     kind: Literal["timm"] = "timm"
-    pretrained: str | bool | None = None
-    weights: str | None = None
-    pooling: Pooling = None
-    layer: Layer = None
-    gem_p: float = GEM_P
     blocks: tuple[int, ...] = ()
-    image_size: int | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    preprocess: PreprocessConfig = PreprocessConfig()
-    precision: Precision = "auto"
-    compiled: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_source(self.name, self.pretrained, self.weights)
-        if reserved := sorted(set(_OURS) & set(self.kwargs)):
-            raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
-        check_pooling(self.name, self.pooling, self.layer, self.gem_p)
+        super().__post_init__()
         check_blocks(self.name, self.blocks, self.pooling)
-        check_image_size(self.name, self.image_size, self.preprocess, self.kwargs, ("img_size",))
-
-
-def check_source(name: str, pretrained: str | bool | None, weights: str | None) -> None:
-    """ValueError unless exactly one source of weights is given."""
-    if bool(pretrained) == bool(weights):
-        given = f"pretrained = {pretrained!r} and weights = {weights!r}" if pretrained else "neither"
-        raise ValueError(
-            f'{name} needs one source of weights, pretrained = "TAG", weights = "FILE" or weights = "random"; '
-            f"got {given}"
-        )
 
 
 def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
@@ -111,7 +59,7 @@ def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
             path = Path(config.weights or "")
             fit_weights(network, read_weights(path), source=str(path), ignore=classifier_names(network))
     size, fitted = config.image_size, False
-    if size is not None and _own_size(network) != (size, size):
+    if size is not None and tuple(_listed(network)["input_size"][1:]) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_timm(network, size, name=config.name)
     return frozen_timm(network, config, name=name, image_size=size if fitted else None, device=device)
@@ -165,9 +113,7 @@ def classifier_names(network: nn.Module) -> set[str]:
 
 def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping[str, Any]) -> Preprocess:
     """The preprocessing that timm lists for ``network``, with what ``config`` changes."""
-    from timm.data.config import resolve_model_data_config
-
-    own: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    own = _listed(network)
     _, height, width = own["input_size"]
     if isinstance(kwargs.get("img_size"), int):
         height = width = kwargs["img_size"]
@@ -184,13 +130,12 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
     )
 
 
-def _own_size(network: nn.Module) -> tuple[int, int]:
-    """Height and width that timm lists for ``network``."""
+def _listed(network: nn.Module) -> dict[str, Any]:
+    """What timm lists of the images that ``network`` takes."""
     from timm.data.config import resolve_model_data_config
 
-    own: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    _, height, width = own["input_size"]
-    return height, width
+    listed: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    return listed
 
 
 def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int) -> nn.Module:

@@ -21,7 +21,7 @@ from cache.errors import NothingToScoreError
 from cache.fingerprint import JSON
 from cache.settings import Settings, changed_settings
 from cache.storage import Storage
-from stages.ranking.metrics import Metric, find_metric
+from stages.ranking.metrics import find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.gallery_index import GalleryIndex
@@ -136,6 +136,12 @@ def choose_index(
 
     Raises ValueError for vectors that cannot be indexed, and NothingToScoreError for fewer than 20 queries with
     something to find.
+
+    >>> vectors, keys = np.eye(32, dtype=np.float32), [str(row) for row in range(32)]
+    >>> evidence = Evidence.from_gallery(vectors, np.arange(32) // 2)  # two rows of each class
+    >>> choice = choose_index(vectors, keys, "made by this store", AutoIndexConfig(ms=1000), evidence=evidence)
+    >>> choice.index.config.kind, choice.tried[0].bytes > 4 * 32
+    ('flat', True)
     """
     vectors = check_unit(vectors, "gallery vectors")
     drawn = evidence.drawn(config.queries, config.seed)
@@ -144,118 +150,103 @@ def choose_index(
             f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
             f"there are {len(drawn.classes)}. Name a kind of index instead, such as flat."
         )
-    search = _Search(config, find_metric(config.metric))
-    exact = _Built.of(vectors, keys, embeddings, FlatIndexConfig())
-    flat = search.measured(exact, drawn, None)
-    if not (over := search.over(flat)):
-        return Choice(exact.made, (flat._replace(verdict="chosen: exact, and within the budgets"),))
+    exact, seconds = _build(vectors, keys, embeddings, FlatIndexConfig())
+    flat = _measured(config, exact, seconds, drawn, None)
+    if not (over := _over(config, flat)):
+        return Choice(exact, (flat._replace(verdict="chosen: exact, and within the budgets"),))
     tried = [flat._replace(verdict=f"exact; {over}")]
-    best = search.on_a_sample(vectors, drawn, tried)
+    best = _on_a_sample(config, vectors, drawn, tried)
     if best is not None:
-        built = _Built.of(vectors, keys, embeddings, best)
-        measured = search.fewest_probes(built, drawn, flat.value, least=best.probes)
-        why = search.over(measured) or ("" if measured.ms < flat.ms else "no faster than exact search")
+        index, seconds = _build(vectors, keys, embeddings, best)
+        _fewest_probes(config, index, drawn, flat.value, least=best.probes)
+        measured = _measured(config, index, seconds, drawn, flat.value)
+        why = _over(config, measured) or ("" if measured.ms < flat.ms else "no faster than exact search")
         tried.append(measured._replace(verdict=why or "chosen"))
         if not why:
-            return Choice(built.made, tuple(tried))
+            return Choice(index, tuple(tried))
     tried.append(flat._replace(verdict=f"chosen: nothing else keeps the budgets, and exact search does not: {over}"))
-    return Choice(exact.made, tuple(tried))
+    return Choice(exact, tuple(tried))
 
 
-class _Built(NamedTuple):
+def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:
     """An index, and the seconds it took."""
-
-    made: GalleryIndex
-    seconds: float
-
-    @classmethod
-    def of(cls, vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> _Built:
-        started = time.perf_counter()
-        index = GalleryIndex.build(vectors, keys, embeddings, config)
-        return cls(index, time.perf_counter() - started)
+    started = time.perf_counter()
+    index = GalleryIndex.build(vectors, keys, embeddings, config)
+    return index, time.perf_counter() - started
 
 
-@dataclass(frozen=True)
-class _Search:
-    """The search for an index by budgets."""
+def _measured(
+    config: AutoIndexConfig, index: GalleryIndex, seconds: float, evidence: Evidence, exact: float | None
+) -> Tried:
+    """What ``index`` costs, and what it loses against ``exact``, the value of exact search."""
+    metric = find_metric(config.metric)
+    value = value_of(index, evidence, metric)
+    depth = min(_DEEPEST, int(metric.depths(evidence.num_relevant, len(index)).max()))
+    ms, loss = milliseconds(index, evidence, depth, config.batch), 0.0 if exact is None else exact - value
+    return Tried(label_of(index.config), len(index), seconds, index.bytes_a_row, ms, value, loss, "")
 
-    config: AutoIndexConfig
-    metric: Metric
 
-    def measured(self, built: _Built, evidence: Evidence, exact: float | None) -> Tried:
-        """What ``built`` costs, and what it loses against ``exact``, the value of exact search."""
-        value = value_of(built.made, evidence, self.metric)
-        depth = min(_DEEPEST, int(self.metric.depths(evidence.num_relevant, len(built.made)).max()))
-        return Tried(
-            label_of(built.made.config),
-            len(built.made),
-            built.seconds,
-            built.made.bytes_a_row,
-            milliseconds(built.made, evidence, depth, self.config.batch),
-            value,
-            0.0 if exact is None else exact - value,
-            "",
-        )
+def _over(config: AutoIndexConfig, tried: Tried) -> str:
+    """Which budgets ``tried`` goes over, in words."""
+    over = []
+    if tried.loss > config.loss:
+        over.append(f"loses {tried.loss:.4f} of {config.metric}, {config.loss:g} may be lost")
+    if config.bytes is not None and tried.bytes > config.bytes:
+        over.append(f"takes {tried.bytes:.0f} bytes a row, {config.bytes:g} are allowed")
+    if tried.ms > config.ms:
+        over.append(f"takes {tried.ms:.3g} ms a query, {config.ms:g} are allowed")
+    return "; ".join(over)
 
-    def over(self, tried: Tried) -> str:
-        """Which budgets ``tried`` goes over, in words."""
-        config, over = self.config, []
-        if tried.loss > config.loss:
-            over.append(f"loses {tried.loss:.4f} of {config.metric}, {config.loss:g} may be lost")
-        if config.bytes is not None and tried.bytes > config.bytes:
-            over.append(f"takes {tried.bytes:.0f} bytes a row, {config.bytes:g} are allowed")
-        if tried.ms > config.ms:
-            over.append(f"takes {tried.ms:.3g} ms a query, {config.ms:g} are allowed")
-        return "; ".join(over)
 
-    def on_a_sample(self, vectors: Vectors, evidence: Evidence, tried: list[Tried]) -> Probed | None:
-        """The kind that is fastest on a sample of the gallery within loss and bytes; what was ``tried`` is added."""
-        rows = sample_of_classes(evidence.gallery, self.config.sample, self.config.seed)
-        some = evidence.within(rows)
-        if len(some.classes) < FEWEST_QUERIES:
-            rows, some = np.arange(len(vectors)), evidence
-        part, names = vectors[rows], [str(row) for row in rows.tolist()]
-        exact = value_of(GalleryIndex.build(part, names, ""), some, self.metric)
-        best: tuple[float, Probed] | None = None
-        for config in self.kinds(part.shape):
-            built = _Built.of(part, names, "", config)
-            measured = self.fewest_probes(built, some, exact, least=1)
-            fits = measured.loss <= self.config.loss and measured.bytes <= (self.config.bytes or np.inf)
-            tried.append(measured._replace(verdict="" if fits else self.over(measured)))
-            if fits and (best is None or measured.ms < best[0]):
-                # As many probes are a smaller share of the lists of the whole gallery: the least that may do there.
-                probes = faiss.extract_index_ivf(built.made.index).nprobe
-                best = measured.ms, replace(config, lists=number_of_lists(0, len(vectors)), probes=probes)
-        return None if best is None else best[1]
+def _on_a_sample(config: AutoIndexConfig, vectors: Vectors, evidence: Evidence, tried: list[Tried]) -> Probed | None:
+    """The kind that is fastest on a sample of the gallery within loss and bytes; what was ``tried`` is added."""
+    rows = sample_of_classes(evidence.gallery, config.sample, config.seed)
+    some = evidence.within(rows)
+    if len(some.classes) < FEWEST_QUERIES:
+        rows, some = np.arange(len(vectors)), evidence
+    part, names = vectors[rows], [str(row) for row in rows.tolist()]
+    exact = value_of(GalleryIndex.build(part, names, ""), some, find_metric(config.metric))
+    best: tuple[float, Probed] | None = None
+    for kind in _kinds(config, *part.shape):
+        index, seconds = _build(part, names, "", kind)
+        probes = _fewest_probes(config, index, some, exact, least=1)
+        measured = _measured(config, index, seconds, some, exact)
+        fits = measured.loss <= config.loss and measured.bytes <= (config.bytes or np.inf)
+        tried.append(measured._replace(verdict="" if fits else _over(config, measured)))
+        if fits and (best is None or measured.ms < best[0]):
+            # As many probes are a smaller share of the lists of the whole gallery: the least that may do there.
+            best = measured.ms, replace(kind, lists=number_of_lists(0, len(vectors)), probes=probes)
+    return None if best is None else best[1]
 
-    def kinds(self, shape: tuple[int, ...]) -> Iterator[Probed]:
-        """What is tried for a gallery of ``shape`` (G, E): kinds in lists whose bytes may fit."""
-        rows, dim = shape
-        lists, seed, allowed = number_of_lists(0, rows), self.config.seed, self.config.bytes or np.inf
-        every: list[tuple[float, Probed]] = [(4 * dim, IvfFlatIndexConfig(lists=lists, probes=1, seed=seed))]
-        if 4 * dim + _ID > allowed:  # else fewer bytes only lose
-            every = [
-                (2 * dim, ScalarIndexConfig(stored="float16", lists=lists, probes=1, seed=seed)),
-                (dim, ScalarIndexConfig(stored="int8", lists=lists, probes=1, seed=seed)),
-                (dim / 2, ScalarIndexConfig(stored="int4", lists=lists, probes=1, seed=seed)),
-                (dim / 8 + 8, RabitqIndexConfig(lists=lists, probes=1, seed=seed)),
-            ]
-            if rows >= PIECES and dim % 4 == 0:
-                every.append((dim / 4, IvfPqIndexConfig(bytes=dim // 4, lists=lists, probes=1, seed=seed)))
-        return (config for size, config in every if size + _ID <= allowed)
 
-    def fewest_probes(self, built: _Built, evidence: Evidence, exact: float, least: int) -> Tried:
-        """``built``, visiting as few lists as the allowed loss permits, from ``least`` and twice as many each time."""
-        inside = faiss.extract_index_ivf(built.made.index)
-        most = max(1, inside.nlist // _MOST_SHARE)
-        probes = min(least, most)
-        while True:
-            inside.nprobe = probes
-            if probes >= most or exact - value_of(built.made, evidence, self.metric) <= self.config.loss:
-                break
-            probes = min(2 * probes, most)
-        built.made.config = replace(built.made.config, probes=probes)  # type: ignore[arg-type]  # it is one in lists
-        return self.measured(built, evidence, exact)
+def _kinds(config: AutoIndexConfig, rows: int, dim: int) -> Iterator[Probed]:
+    """What is tried for a gallery of so many ``rows``: kinds in lists whose bytes may fit."""
+    lists, seed, allowed = number_of_lists(0, rows), config.seed, config.bytes or np.inf
+    every: list[tuple[float, Probed]] = [(4 * dim, IvfFlatIndexConfig(lists=lists, probes=1, seed=seed))]
+    if 4 * dim + _ID > allowed:  # else fewer bytes only lose
+        every = [
+            (2 * dim, ScalarIndexConfig(stored="float16", lists=lists, probes=1, seed=seed)),
+            (dim, ScalarIndexConfig(stored="int8", lists=lists, probes=1, seed=seed)),
+            (dim / 2, ScalarIndexConfig(stored="int4", lists=lists, probes=1, seed=seed)),
+            (dim / 8 + 8, RabitqIndexConfig(lists=lists, probes=1, seed=seed)),
+        ]
+        if rows >= PIECES and dim % 4 == 0:
+            every.append((dim / 4, IvfPqIndexConfig(bytes=dim // 4, lists=lists, probes=1, seed=seed)))
+    return (kind for size, kind in every if size + _ID <= allowed)
+
+
+def _fewest_probes(config: AutoIndexConfig, index: GalleryIndex, evidence: Evidence, exact: float, least: int) -> int:
+    """Let ``index`` visit as few lists as the allowed loss permits, from ``least`` and twice as many each time."""
+    inside = faiss.extract_index_ivf(index.index)
+    most = max(1, inside.nlist // _MOST_SHARE)
+    probes = min(least, most)
+    while True:
+        inside.nprobe = probes
+        if probes >= most or exact - value_of(index, evidence, find_metric(config.metric)) <= config.loss:
+            break
+        probes = min(2 * probes, most)
+    index.config = replace(index.config, probes=probes)  # type: ignore[arg-type]  # it is one in lists
+    return probes
 
 
 def sample_of_classes(classes: Rows, rows: int, seed: int) -> Rows:

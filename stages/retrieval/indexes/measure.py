@@ -10,7 +10,7 @@ import numpy as np
 from stages.ranking.metrics import Metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors
-from stages.ranking.relevance import ByClass
+from stages.ranking.relevance import ByClass, Judgement
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 
 _SECONDS = 0.4  # that a measurement of time takes, or until all queries were asked three times
@@ -38,9 +38,7 @@ class Evidence:
     @property
     def num_relevant(self) -> Rows:
         """How many gallery rows are relevant to each query, (Q,)."""
-        relevant = ByClass(self.classes, self.gallery)
-        own = relevant.among(np.arange(len(self.classes)), self.itself[:, None])[:, 0]
-        return np.where(self.classes >= 0, relevant.counts - own, 0)
+        return Judgement(ByClass(self.classes, self.gallery)).num_relevant(self.itself)
 
     def drawn(self, count: int, seed: int) -> Evidence:
         """At most ``count`` of the queries to which something is relevant, drawn from the ``seed``."""
