@@ -77,20 +77,14 @@ class FusedFeatures:
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The rows (n, D) of ``digests`` (n,), of the first view. MissingRowsError as a store raises it."""
-        return self.unite([store.read(digests) for store in self.stores], self._sizes_of(digests))
+        return fuse([store.read(digests) for store in self.stores], self.dtype, self._sizes_of(digests))
 
     def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The rows (n, V, D) of all views of ``digests`` (n,)."""
         parts = [store.read_views(digests).reshape(-1, store.dim) for store in self.stores]
         sizes = self._sizes_of(digests)
-        united = self.unite(parts, None if sizes is None else np.repeat(sizes, self.views, axis=0))
-        return united.reshape(len(digests), self.views, self.dim)
-
-    def unite(
-        self, parts: Sequence[npt.NDArray[np.generic]], sizes: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[np.generic]:
-        """Rows (n, D) from those of each store (n, D_i) and, with ``sizes``, the three numbers (n, 3) of each image."""
-        return fuse(parts, self.dtype, sizes)
+        fused = fuse(parts, self.dtype, None if sizes is None else np.repeat(sizes, self.views, axis=0))
+        return fused.reshape(len(digests), self.views, self.dim)
 
     def image_sizes(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """H / W, H / 224 and W / 224 of the images ``digests`` (n,), (n, 3).
