@@ -33,9 +33,7 @@ def plain_loss(
     rule, own = softmax.rule, places[:, None]
     factors = torch.bfloat16 if softmax.precision == "bfloat16" else dtype
     products = unit.to(factors) @ vectors.flatten(0, 1).to(factors).T  # as in a tile
-    cosines = (
-        products.view(len(unit), *vectors.shape[:2]).max(1).values.to(dtype)
-    )  # with the nearest, (B, C)
+    cosines = products.view(len(unit), *vectors.shape[:2]).max(1).values.to(dtype)  # with the nearest, (B, C)
     if softmax.observe:
         with torch.no_grad():
             rule.observe(cosine.detach(), norms.detach())
