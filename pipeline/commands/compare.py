@@ -18,8 +18,10 @@ import typer
 from cache.errors import ConfigError, StaleStoreError
 from pipeline.commands.options import Json, Quiet
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset, scored_data
+from pipeline.scores import scored_data
+from pipeline.vectors import find_vectors
 from pipeline.views.tables import aligned
 from stages.analysis import Change, Changes, Moved, changes
 from stages.records import Records

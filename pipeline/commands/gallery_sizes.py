@@ -15,9 +15,9 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import Vectors, find_vectors, read_dataset, rules_of
-from pipeline.vector_choice import choose_vectors
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from pipeline.views.tables import aligned
 from stages.analysis import SizeCurve, gallery_curve
 from stages.records import Records
@@ -76,7 +76,7 @@ def size_curve(
         sizes=sizes,
         metrics=metrics,
         further=further_distractors(records, distractors) if distractors else None,
-        rules=rules_of(config),
+        rules=config.retrieval.ranked.rules(),
         seed=config.seed,
     )
 

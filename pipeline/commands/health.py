@@ -10,11 +10,12 @@ import typer
 
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset, remarks
 from pipeline.progress import Display
-from pipeline.run import Vectors, bounds_of, find_vectors, read_dataset, remarks
-from pipeline.vector_choice import choose_vectors
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from pipeline.views.health_text import health_text
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
+from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
 
 
@@ -62,7 +63,7 @@ def health_of_run(
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
         remarks=remarks(records, records.counts()),
-        bounds=bounds_of(config, records, raw.store),
+        bounds=run_bounds(raw.store, records, config.retrieval, seed=config.seed),
         on_step=display.say,
     )
 

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline import run as stages_of
 from pipeline.commands.class_sizes import check_by, group_lines, group_table
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import RunConfig, read_config
+from pipeline.config import RunConfig
+from pipeline.dataset import open_run
 from pipeline.progress import Display
-from pipeline.run import Vectors
 from pipeline.score_rows import json_lines
+from pipeline.scores import score_run
+from pipeline.vectors import Vectors, find_vectors
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
 from stages.records import Records
@@ -32,9 +33,8 @@ def score(
 ) -> None:
     """Stage 3: search the gallery for every query, and score raw features beside every head."""
     check_by(by or [])
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = stages_of.read_dataset(config, display)
-    vectors = stages_of.find_vectors(config, records, display)
+    config, records, display = open_run(run_file, quiet=quiet)
+    vectors = find_vectors(config, records, display)
     picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
     display.say(f"some queries with their nearest images: {picture}")
     if by:
@@ -50,9 +50,9 @@ def print_scores(
 
     The picture is of the first backbone, raw and with each of its heads.
     """
-    rows = stages_of.score(config, name, records, vectors, display)
+    rows = score_run(config, name, records, vectors, display)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = vectors[0].backbone
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = Path(config.artifacts) / "scores" / f"{name}.png"
-    return draw_nearest(path, records, first, title=f"{name}: a fixed sample of queries, {backbone}")
+    return draw_nearest(path, records, first, title=f"{name}: queries sampled with a fixed seed, {backbone}")

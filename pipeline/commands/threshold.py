@@ -22,9 +22,9 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError, MissingRowsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import Vectors, find_vectors, read_dataset
-from pipeline.vector_choice import choose_vectors
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from pipeline.views.tables import aligned
 from stages.analysis.open_set import Kind, Rate, Rates
 from stages.analysis.threshold_choice import Decision, Ground, calibration_ground, decision_at
