@@ -179,6 +179,7 @@ class Searcher:
                 replace_text(folder / _FILE, json.dumps(described, indent=2) + "\n")
             except UnwritableError:
                 pass  # the artifacts are read-only: this one answers, and the next is described again
+        display.say(f"loading {vectors.backbone}")
         return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store, thresholds)
 
     @classmethod

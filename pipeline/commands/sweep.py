@@ -49,7 +49,7 @@ def sweep(
     train = records.split("train")
     folder = sweep_folder(config, settings, run_file.stem, sets, train)
     metric, keys = settings.objective, tuple(settings.axes())
-    with writer_lock(folder.with_name(f"{folder.name}.lock")):
+    with writer_lock(folder):
         places = run_sweep(config, settings, plan, sets, train, folder, display)
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))

@@ -41,7 +41,7 @@ def table(
     cells = {cell: grid.fingerprint(cell) for cell in grid.cells()}
     wanted = {name: cell for cell, name in cells.items()}
     scored: dict[str, Arrays] = {}
-    with writer_lock(folder.with_name(f"{folder.name}.lock")):
+    with writer_lock(folder):
         with display.bar("table", "cells") as update:
             for name, arrays in score_cells(run_file.resolve(), wanted, (folder / "cells").resolve(), workers):
                 scored[name] = arrays
