@@ -130,7 +130,7 @@ def _checks(device: str, scale: Scale, quick: bool, scratch: Path) -> Iterator[C
     from stages.records import read_records
 
     instances = max(4, scale.compared // 10)
-    table = draw_catalogue(scratch / "catalogue", instances=instances, size=scale.pixels // 2).table
+    table = draw_catalogue(scratch / "catalogue", instances=instances, size=scale.pixels // 2)
     records = read_records(table, label="label")
     steps: list[tuple[str, Callable[[], tuple[bool, dict[str, Any]]]]] = [
         ("features equal those of the CPU", lambda: features(device, quick, records, scratch)),

@@ -17,8 +17,9 @@ from pathlib import Path
 from benchmarks.measured import machine
 from cache import Features
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.vectors import find_vectors
 from stages.analysis import paired_difference
 from stages.records import Records
 from stages.retrieval import (

@@ -36,7 +36,7 @@ name = "efficientnet_lite0"
 
 def main(wanted: int) -> int:
     """Run the comparison with at least ``wanted`` kills; the exit status."""
-    table = draw_catalogue(Path("artifacts/demo/catalogue")).table.absolute()
+    table = draw_catalogue(Path("artifacts/demo/catalogue")).absolute()
     with tempfile.TemporaryDirectory() as scratch:
         peace, war = (_run_file(Path(scratch), name, table) for name in ("peace", "war"))
         started = time.monotonic()

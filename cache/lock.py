@@ -18,12 +18,13 @@ from cache.errors import StoreBusyError
 
 
 @contextmanager
-def writer_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file ``path``, or raise :class:`StoreBusyError`, which names the holder (host, process).
+def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock ``<folder>.lock``, or raise :class:`StoreBusyError`, which names the holder (host, process).
 
     With ``wait`` it waits for the holder instead. The lock is an ``flock``: it ends with the process that took it,
     however that ends. The file itself stays, so that two processes can never hold two files of one name.
     """
+    path = folder.with_name(f"{folder.name}.lock")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
@@ -34,7 +35,7 @@ def writer_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise StoreBusyError(
-                f"{path.with_suffix('')} is being written by {holder}. "
+                f"{folder} is being written by {holder}. "
                 "Wait for it, or stop it: what it has committed is kept, and a second run goes on from there."
             ) from None
         with suppress(OSError):  # who holds it is a courtesy, for which a full disk may have no room

@@ -17,7 +17,7 @@ nothing. A chunk without rows does not exist. Reading takes no lock and writes n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
@@ -122,13 +122,14 @@ class FeatureStore:
         path = Path(parent) / f"{name}-{full.short}"
         if (path / _IDENTITY).exists():
             return cls._opened(path, full)
-        near = [(len(differences), str(other), differences) for other, differences in _siblings(path, name, full)]
-        if not near:
+        others = [
+            cls.at(other) for other in sorted(path.parent.glob(f"{name}-????????")) if (other / _IDENTITY).exists()
+        ]
+        if not others:
             raise MissingRowsError(f"There is no store {path}. {remedy}")
-        _, other, differences = min(near)
-        raise StaleStoreError(
-            Path(other), differences, f"{remedy} The stored one stays. Or set these values back to the stored ones."
-        )
+        nearest = min(others, key=lambda other: len(other.identity.differences(full)))
+        way_out = f"{remedy} The stored one stays. Or set these values back to the stored ones."
+        raise StaleStoreError(nearest.path, nearest.identity.differences(full), way_out)
 
     @classmethod
     def at(cls, path: Path | str) -> FeatureStore:
@@ -297,9 +298,3 @@ def _read_identity(storage: Storage) -> Identity:
         raise StoreError(f"{storage.address()} is not a store: it has no {_IDENTITY}") from error
     except ValueError as error:
         raise DamagedStoreError(f"{storage.address(_IDENTITY)} is not JSON: {error}") from error
-
-
-def _siblings(path: Path, name: str, wanted: Identity) -> Iterator[tuple[Path, list[str]]]:
-    for other in sorted(path.parent.glob(f"{name}-????????")):
-        if (other / _IDENTITY).exists():
-            yield other, FeatureStore.at(other).identity.differences(wanted)

@@ -206,7 +206,6 @@ def _driving(storage: Storage, wait: bool) -> Iterator[None]:
     if not isinstance(storage, LocalStorage):
         yield
         return
-    path = storage.path()
-    with writer_lock(path.with_name(f"{path.name}.lock"), wait=wait):
-        clear_partials(path)
+    with writer_lock(storage.path(), wait=wait):
+        clear_partials(storage.path())
         yield

@@ -15,7 +15,6 @@ from pipeline.progress import Display
 from pipeline.views.tables import aligned
 from stages.records import Records
 from stages.retrieval import (
-    AttributeMetric,
     AutoIndexConfig,
     FlatIndexConfig,
     GalleryIndex,
@@ -27,7 +26,7 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.approximate import DEEPEST
-from stages.retrieval.protocols import ByLabelConfig, MetConfig, SmallDataConfig
+from stages.retrieval.protocols import MetConfig
 
 
 def approximate_scores(
@@ -40,16 +39,15 @@ def approximate_scores(
     retrieval = config.retrieval
     if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
-    metrics = [name for name in retrieval.metrics if AttributeMetric.find(name) is None]
+    metrics = retrieval.by_label
     if not metrics or isinstance(retrieval.protocol, MetConfig):
         raise ConfigError(
             "retrieval.index and retrieval.rerank are scored as rankings by label: name such a metric (and a protocol "
             "other than met), or leave them out"
         )
-    protocol = ByLabelConfig() if isinstance(retrieval.protocol, SmallDataConfig) else retrieval.protocol
     score: dict[str, Any] = {
         "metrics": metrics,
-        "protocol": protocol,
+        "protocol": retrieval.ranked,
         "unanswerable": retrieval.unanswerable,
     }
     queries, gallery = records.split("query"), records.split("gallery")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError
+from cache.settings import Settings
 from pipeline.config_errors import problem
 from pipeline.recipes import with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
@@ -23,12 +23,8 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.extraction.backbones import BackboneConfig, PcaConfig
 from stages.records.joined import check_names
-from stages.retrieval import AttributeMetric, FlatIndexConfig, IndexConfig, ProtocolConfig, RerankConfig
-from stages.retrieval.attribute_similarity import check_mixture
-from stages.retrieval.protocols import ByLabelConfig
-from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
-from stages.retrieval.scores import UnanswerablePolicy
-from stages.retrieval.scoring import TiePolicy
+from stages.retrieval import FlatIndexConfig, IndexConfig, RerankConfig
+from stages.retrieval.run_scores import ScoringConfig
 from stages.training import SweepConfig
 from stages.training.recipe import HeadRecipe
 
@@ -45,7 +41,7 @@ _PATHS = {"path", "root", "weights", "artifacts"}
 
 
 @dataclass(frozen=True)
-class ExtractionConfig:
+class ExtractionConfig(Settings):
     """``[extraction]``: how features are stored, and when failures are too many.
 
     ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
@@ -55,15 +51,13 @@ class ExtractionConfig:
     dtype: Literal["float16", "float32"] = "float16"
     max_failures: float = 0.01
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     def __post_init__(self) -> None:
         if not 0 <= self.max_failures <= 1:
             raise ValueError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
 
 
 @dataclass(frozen=True)
-class HeadRun:
+class HeadRun(Settings):
     """One of ``[[heads]]``: a recipe with a name, and the features that it takes.
 
     In the file the keys of the head itself and the parts of the recipe (``loss``, ``start``, ``optimizer``,
@@ -82,8 +76,6 @@ class HeadRun:
     backbones: tuple[str, ...] | Literal["all"] = ()
     sizes: bool = False
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name) or self.name == "raw":
             raise ValueError(
@@ -93,68 +85,29 @@ class HeadRun:
             raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
 
 
-ProtocolRun = Annotated[ProtocolConfig, Field(discriminator="kind")]
-USUAL = "usual"
-
-
 @dataclass(frozen=True)
-class RetrievalConfig:
-    """``[retrieval]``: the index, the protocol, and the metrics to score by.
+class RetrievalConfig(ScoringConfig):
+    """``[retrieval]``: the index, and the protocol and metrics to score by.
 
     Args:
         index: what is searched, or the budgets to choose it by. Scores through it stand beside those of exact search.
-        protocol: which gallery images are relevant, what is searched, and how scores are averaged.
-        metrics: names; ``usual`` stands for those of the protocol. That of a metric by attributes may end in ``:`` and
-            a name of ``similar``.
-        ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
-        unanswerable: queries to which nothing is relevant are left out of every mean, ``zero`` in it, or an ``error``.
-        similar: definitions of similar, by name: a weight for each attribute that counts.
         gallery_sizes: of ``permafrost gallery-sizes``: shares of the gallery up to 1, or numbers of distractors.
         distractors: there, values of the split column with further distractors.
         rerank: post-processing, each scored in a row of its own.
     """
 
     index: IndexConfig = FlatIndexConfig()
-    protocol: ProtocolRun = ByLabelConfig()
-    metrics: tuple[str, ...] = (USUAL,)
-    ties: TiePolicy = "row"
-    unanswerable: UnanswerablePolicy = "leave_out"
-    similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gallery_sizes: tuple[float, ...] = SIZES
     distractors: tuple[str, ...] = ()
     rerank: tuple[RerankConfig, ...] = ()
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     def __post_init__(self) -> None:
-        if not self.metrics:
-            raise ValueError("metrics must name at least one")
+        super().__post_init__()
         check_sizes(self.gallery_sizes)
-        named = [default_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
-        object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
-        for name, weights in self.similar.items():
-            try:
-                check_mixture(weights)
-            except ValueError as error:
-                raise ValueError(f"similar.{name}: {error}") from None
-        by_label = [metric for metric in self.metrics if AttributeMetric.find(metric) is None]
-        check_metrics(by_label, self.protocol, self.ties)
-        check_policies(self.protocol, self.ties, self.unanswerable)
-        for metric in self.metrics:
-            by_attributes = AttributeMetric.find(metric)
-            if (
-                by_attributes is not None
-                and (mixture := by_attributes.mixture) is not None
-                and mixture not in self.similar
-            ):
-                raise ValueError(
-                    f"{metric} names a definition of similar that is not there: [retrieval.similar] "
-                    f"{mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
-                )
 
 
 @dataclass(frozen=True)
-class RepeatConfig:
+class RepeatConfig(Settings):
     """``[repeat]``: the run as a table over seeds, with a learning curve.
 
     Args:
@@ -167,8 +120,6 @@ class RepeatConfig:
     rows: tuple[int, ...] = ()
     curve: tuple[str, ...] = ()
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
     def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
@@ -177,7 +128,7 @@ class RepeatConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Settings):
     """A whole run file. ``dataset`` is one, or several that are joined."""
 
     artifacts: str
@@ -190,8 +141,6 @@ class RunConfig:
     sweep: SweepConfig | None = None
     repeat: RepeatConfig | None = None
     seed: int = 0
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if not self.backbones:
@@ -227,7 +176,13 @@ class RunConfig:
 
 
 def read_config(path: Path | str) -> RunConfig:
-    """Read a run file. Raises :class:`ConfigError` naming the dotted path of what is wrong in it."""
+    """Read a run file. Raises :class:`ConfigError` naming the dotted path of what is wrong in it.
+
+    >>> from importlib.resources import as_file, files
+    >>> with as_file(files("pipeline") / "presets/demo.toml") as path:
+    ...     read_config(path).heads[0].name
+    'arcface128'
+    """
     path = Path(path)
     try:
         return parse_config(path.read_text(encoding="utf-8"), str(path))

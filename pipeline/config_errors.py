@@ -8,6 +8,16 @@ from typing import Any
 
 from stages.datasets import DEFAULT_KIND
 
+_REMOVED = {
+    ("repeat", "queries"): "the picture of a table shows 8 queries",
+    ("one_domain", "power"): "every domain comes as often as the others",
+    ("domain_weights", "step"): "the weights move at a step of 1",
+    ("domain_weights", "floor"): "all domains have 0.1 of the rows in equal parts",
+    ("multilabel", "dropout"): "the network has none",
+    ("folder", "label"): "the label of an image is its folder",
+}
+"""Keys of 0.1.0 by the kind of their table, or its name where it has no kind, and what holds without them."""
+
 
 def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Collection[str]) -> str:
     """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there.
@@ -21,9 +31,12 @@ def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Collectio
     message = str(details["msg"]).removeprefix("Value error, ")
     match details["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            message = (
-                "unknown key" + (f" for kind = {kind!r}" if kind else "") + _suggestion(path.rsplit(".", 1)[-1], known)
-            )
+            table, _, key = path.rpartition(".")
+            message = "unknown key" + (f" for kind = {kind!r}" if kind else "")
+            if holds := _REMOVED.get((kind or table, key)):
+                message += f": {holds}. Leave it out"
+            else:
+                message += _suggestion(key, known)
         case "missing" | "missing_argument":
             message = "this key is needed"
         case "union_tag_not_found":
@@ -65,6 +78,6 @@ def _path(places: Sequence[str | int], raw: Mapping[str, Any]) -> tuple[str, str
 
 def _suggestion(key: str, known: Collection[str]) -> str:
     if key in known:
-        return "; other kinds take it"
+        return "; other kinds take it, so leave it out"
     close = difflib.get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from cache import FeatureStore
 from cache.errors import ConfigError
-from pipeline.backbones import load_for_extraction
 from pipeline.config import RunConfig
 from pipeline.progress import Display
 from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
+from stages.extraction.known import known_backbones
 from stages.records import Records
 
 _NOTHING_OPENED = "all images are in the store already, so none was opened"
@@ -47,11 +47,11 @@ class Extracted(NamedTuple):
 
 def load_all(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Backbone]:
     """Every backbone of the run, in order."""
-    artifacts = Path(config.artifacts)
+    folder = Path(config.artifacts) / "features"
     backbones = [
         backbone
         for wanted in config.backbones
-        for backbone in load_for_extraction(wanted, records, artifacts, hardware.device, display)
+        for backbone in known_backbones(wanted, records, folder, device=hardware.device, on_load=display.say)
     ]
     identities = [backbone.identity.fingerprint for backbone in backbones]
     for at, backbone in enumerate(backbones):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 RAW = "raw"
 """The head of a row that scores the feature itself."""
@@ -31,12 +31,6 @@ class ScoreRow(NamedTuple):
     ceiling: float | None = None
 
 
-class _Flat(Protocol):
-    """A named tuple."""
-
-    def _asdict(self) -> dict[str, Any]: ...
-
-
-def json_lines(rows: Iterable[_Flat]) -> str:
+def json_lines(rows: Iterable[Any]) -> str:  # named tuples
     """A flat JSON object a line."""
     return "".join(json.dumps(row._asdict()) + "\n" for row in rows)

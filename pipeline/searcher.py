@@ -2,7 +2,7 @@
 
 ::
 
-    <artifacts>/searchers/<backbone>/<head>-<identity>/searcher.json     backbones, stores, head, index
+    <artifacts>/searchers/<backbone>/<head>-<identity>/searcher.json     backbones, stores, head, index, thresholds
     <artifacts>/searchers/<backbone>/<head>-<identity>/gallery.parquet   key, label, URI and digest of each row
 
     image bytes --Embedder--> the vector a store would hold --unit length--> index --row--> key, label, URI
@@ -31,10 +31,11 @@ from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, Stal
 from cache.fingerprint import JSON
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
-from pipeline.backbones import find_features
 from pipeline.config import RunConfig
+from pipeline.features import find_features
+from pipeline.heads import head_folder
 from pipeline.progress import Display
-from pipeline.run import Vectors, head_folder
+from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
 from stages.ranking import unit_length
@@ -64,6 +65,7 @@ class Searcher:
         index: of the gallery's vectors, each of unit length.
         gallery: a line for each row of the index, in its order, with the columns key, label, uri and digest.
         vectors: the store of the gallery's vectors. With an index of codes, exact similarities are read from it.
+        thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
 
     >>> from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -75,9 +77,15 @@ class Searcher:
     """
 
     def __init__(
-        self, embedder: Embedder, index: GalleryIndex, gallery: pa.Table, vectors: Features | None = None
+        self,
+        embedder: Embedder,
+        index: GalleryIndex,
+        gallery: pa.Table,
+        vectors: Features | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self._embedder, self._index, self._vectors = embedder, index, vectors
+        self.thresholds = dict(thresholds or {})
         self.keys, self.labels, self.uris, self._digests = (gallery[name].to_pylist() for name in _COLUMNS)
 
     def __len__(self) -> int:
@@ -127,6 +135,7 @@ class Searcher:
         display: Display,
         *,
         everything: bool = False,
+        thresholds: Mapping[str, float] | None = None,
         device: str = "cpu",
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
@@ -159,6 +168,8 @@ class Searcher:
             folder = head_folder(config, vectors.head, vectors.features, vectors.trained.identity)
             described["head"] = str(folder.relative_to(artifacts))
             described["embeddings"] = str(vectors.store.path.relative_to(artifacts))
+        if thresholds:
+            described["thresholds"] = dict(thresholds)
         name = f"{vectors.head}-{fingerprint(described)[:8]}"
         folder = artifacts / "searchers" / vectors.backbone / name
         stored = vectors.trained is None or isinstance(vectors.store, FeatureStore)
@@ -168,7 +179,8 @@ class Searcher:
                 replace_text(folder / _FILE, json.dumps(described, indent=2) + "\n")
             except UnwritableError:
                 pass  # the artifacts are read-only: this one answers, and the next is described again
-        return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store)
+        display.say(f"loading {vectors.backbone}")
+        return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store, thresholds)
 
     @classmethod
     def open(cls, folder: Path | str, *, device: str = "cpu") -> Searcher:
@@ -204,7 +216,7 @@ class Searcher:
             vectors = FeatureStore.at(artifacts / described["embeddings"])
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
-        return cls(_embedder(artifacts, described, None, device), index, gallery, vectors)
+        return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
 
 
 def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:

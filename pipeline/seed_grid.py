@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,11 +28,11 @@ import torch
 from cache import fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from pipeline.backbones import find_features
 from pipeline.config import HeadRun, RunConfig, read_config
-from pipeline.feature_sets import FeatureSet, feature_sets
+from pipeline.dataset import read_dataset
+from pipeline.features import FeatureSet, feature_sets
+from pipeline.heads import training_arguments
 from pipeline.progress import Display
-from pipeline.run import read_dataset, score_vectors, training_arguments
 from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import paired_difference
@@ -42,13 +42,12 @@ from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
 from stages.retrieval.query_values import QueryScores
+from stages.retrieval.run_scores import ScoringConfig, score
 from stages.retrieval.scores import VERSION
 from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.rows import rows_digest
-
-_SCORING = ("metrics", "protocol", "ties", "unanswerable", "similar")
 
 
 class Cell(NamedTuple):
@@ -117,11 +116,11 @@ class SeedGrid:
     @cached_property
     def _scoring(self) -> dict[str, JSON]:
         """What all cells are scored by: the settings, and the images with their labels and attributes."""
-        settings = changed_settings(self.config.retrieval)
+        settings, of_scores = changed_settings(self.config.retrieval), {field.name for field in fields(ScoringConfig)}
         sides = [self.records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
         return {
             "version": VERSION,
-            "settings": {name: settings[name] for name in _SCORING if name in settings},
+            "settings": {name: value for name, value in settings.items() if name in of_scores},
             "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
         }
 
@@ -134,7 +133,7 @@ class SeedGrid:
         features = self.sets[cell.backbone].features
         vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
         arrays: dict[str, Any] = {}  # of numbers or text
-        for part, scores in enumerate(score_vectors(self.config, self.records, vectors)):
+        for part, scores in enumerate(score(vectors, self.records, self.config.retrieval)):
             arrays[f"{part} "] = np.array(scores.query_keys)
             arrays |= {f"{part} {metric}": values for metric, values in scores.per_query.items()}
         return arrays
@@ -155,8 +154,7 @@ def open_grid(run_file: Path, display: Display) -> SeedGrid:
     """The records of ``run_file``, and its features as they were extracted."""
     config = read_config(run_file)
     records = read_dataset(config, display)
-    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
-    return SeedGrid(config, records, {part.name: part for part in feature_sets(stores, config.heads)})
+    return SeedGrid(config, records, {part.name: part for part in feature_sets(config, records, display)})
 
 
 def score_cells(

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cache import fingerprint
 from cache.errors import ConfigError
 from pipeline.config import HeadRun, RunConfig, parse_config
-from pipeline.feature_sets import FeatureSet
+from pipeline.features import FeatureSet
 from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
@@ -41,8 +41,7 @@ from stages.training.sweep.search_space import Family, SweepConfig, families
 from stages.training.sweep.search_strategy import search
 
 
-@dataclass(frozen=True)
-class HeadFamily:
+class HeadFamily(NamedTuple):
     """One of ``[[heads]]`` and one of the families of recipes that it spans."""
 
     head: str
@@ -100,8 +99,7 @@ def planned(config: RunConfig, sweep: SweepConfig) -> list[HeadFamily]:
     axes, plan = sweep.axes(), []
     for head in config.heads:
         if sweep.head in (None, head.name):
-            base = head.recipe
-            plan += [HeadFamily(head.name, family) for family in families(base, axes)]
+            plan += [HeadFamily(head.name, family) for family in families(head.recipe, axes)]
     if sweep.method == "grid":
         for part in plan:
             for settings in part.family.grid():
@@ -163,9 +161,11 @@ def ranked(entries: Sequence[Entry], metric: str) -> list[Place]:
     order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
     places = []
     for entry in order:
-        behind = None
-        if entry is not order[0]:
-            (behind,) = paired_difference(_queries(order[0], metric), _queries(entry, metric))
+        best, own = (
+            QueryScores(one.keys, one.classes, {metric: one.trial.values.astype(np.float64)})
+            for one in (order[0], entry)
+        )
+        behind = None if entry is order[0] else paired_difference(best, own)[0]
         places.append(Place(entry, *t_interval(entry.trial.scores.ravel()), behind))
     return places
 
@@ -180,7 +180,8 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
     )
     raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
     raw.pop("sweep")
-    parts = {part: _table(getattr(recipe, part)) for part in ("loss", "start", "optimizer", "training")}
+    settings_of = {part: getattr(recipe, part) for part in ("loss", "start", "optimizer", "training")}
+    parts = {part: settings if settings is None else asdict(settings) for part, settings in settings_of.items()}
     of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
     written = next(head for head in raw["heads"] if head["name"] == entry.head)
     raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | asdict(recipe.head) | parts]
@@ -207,49 +208,31 @@ def _search(
 ) -> list[Entry]:
     """The entries of the heads that learn from one set of features."""
     entries: dict[str, Entry] = {}
-    total = sum(_budget(sweep, part.family) for part in plan)
+    total = int(sum(_budget(sweep, part.family) for part in plan))
     with display.bar(f"sweeping on {backbone}", "trials") as update:
 
-        def add(entry: Entry, name: str) -> None:
-            entries.setdefault(name, entry)
-            best = max(one.trial.scores.mean() for one in entries.values())
-            update(len(entries), int(total), f"best {sweep.objective} {best:.4f}")
+        def score(part: HeadFamily, wanted: Sequence[Settings]) -> list[float]:
+            """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of ``entries``."""
+            recipes = [_recipe(part.family, settings) for settings in wanted]
+            names = [validation.fingerprint_of(recipe) for recipe in recipes]
+            new = {name: names.index(name) for name in names if name not in entries}
+
+            def run(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
+                order = list(unfinished)
+                for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
+                    yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
+
+            for name, arrays in run_once(new, folder / "trials", run):
+                trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
+                settings, method = wanted[new[name]], recipes[new[name]].method
+                entries[name] = Entry(backbone, part.head, method, settings, trial, *_of_queries(validation), name)
+                best = max(entry.trial.scores.mean() for entry in entries.values())
+                update(len(entries), total, f"best {sweep.objective} {best:.4f}")
+            return [float(entries[name].trial.scores.mean()) for name in names]
 
         for part in plan:
-            score = partial(_score, part, backbone, validation, folder / "trials", entries, add)
-            search(part.family, sweep.method, sweep.trials, config.seed, score)
+            search(part.family, sweep.method, sweep.trials, config.seed, partial(score, part))
     return list(entries.values())
-
-
-def _score(
-    part: HeadFamily,
-    backbone: str,
-    validation: CrossValidation,
-    folder: Path,
-    entries: Mapping[str, Entry],
-    add: Callable[[Entry, str], None],
-    wanted: Sequence[Settings],
-) -> list[float]:
-    """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of ``entries``."""
-    recipes = [_recipe(part.family, settings) for settings in wanted]
-    names = [validation.fingerprint_of(recipe) for recipe in recipes]
-    new: dict[str, int] = {}
-    for place, name in enumerate(names):
-        if name not in entries:
-            new.setdefault(name, place)
-
-    def run(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
-        order = list(unfinished)
-        for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
-            yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
-
-    for name, arrays in run_once(new, folder, run):
-        place = new[name]
-        trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
-        queries = _of_queries(validation)
-        entry = Entry(backbone, part.head, recipes[place].method, wanted[place], trial, *queries, name)
-        add(entry, name)
-    return [float(entries[name].trial.scores.mean()) for name in names]
 
 
 def _recipe(family: Family, settings: Settings) -> HeadRecipe:
@@ -266,11 +249,3 @@ def _budget(sweep: SweepConfig, family: Family) -> float:
 def _of_queries(validation: CrossValidation) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
     """The keys and the classes of the queries."""
     return validation.query_keys, tuple(validation.records.take(validation.queries).classes)
-
-
-def _queries(entry: Entry, metric: str) -> QueryScores:
-    return QueryScores(entry.keys, entry.classes, {metric: entry.trial.values.astype(np.float64)})
-
-
-def _table(config: Any) -> dict[str, Any] | None:  # any frozen dataclass of the stage, or None
-    return None if config is None else asdict(config)

@@ -15,7 +15,7 @@ def write_toml(table: Mapping[str, Any]) -> str:
 
 def _lines(table: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
     """Plain keys first: after the first ``[table]`` a key would belong to that."""
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not _own_lines(value)]
+    lines = [f"{_key(key)} = {toml_value(value)}" for key, value in table.items() if not _own_lines(value)]
     for key, value in table.items():
         if not _own_lines(value):
             continue
@@ -39,11 +39,12 @@ def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """``value`` as it stands behind a key."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + " }"
+        return "{ " + ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items() if v is not None) + " }"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(entry) for entry in value) + "]"
+        return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):

@@ -11,8 +11,8 @@ from cache import compact as compact_store
 from cache.errors import StoreError
 from pipeline.commands.options import RunFiles
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from pipeline.stores import stores_below
 
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +20,12 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError, PermafrostError
-from pipeline.backbones import find_features
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import read_config
-from pipeline.progress import Display
-from pipeline.run import read_dataset
-from pipeline.views.curated import curated_text
+from pipeline.dataset import open_run
+from pipeline.features import find_features
+from pipeline.views.tables import aligned
 from stages import curation
-from stages.curation.tables import dropped_table, tally, training_table
+from stages.curation.tables import Tally, dropped_table, tally, training_table
 from stages.datasets.table_writer import WRITERS, write_table
 from stages.records import Records
 
@@ -46,8 +45,7 @@ def curate(
         raise PermafrostError(
             f"{existing[0]} exists. Choose another name with --output, or write over it with --force."
         )
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     features = None
     if config.curate.near_duplicate is not None:
         features, *_ = find_features(config.backbones[0], config, records, display)
@@ -66,7 +64,7 @@ def curate(
     write_table(dropped, dropped_table(curated.dropped))
     replace_text(summary, json_module.dumps(report, indent=2) + "\n")
     write_table(output, training_table(curated.retained))
-    typer.echo(json_module.dumps(report) if json else curated_text(by_domain, total))
+    typer.echo(json_module.dumps(report) if json else _text(by_domain, total))
     display.say(f"{output} is written; {summary} has the counts, and {dropped} every dropped image with its reason")
 
 
@@ -74,3 +72,24 @@ def _fingerprint(records: Records) -> str:
     """Of what the table trains on: keys, bytes and labels, wherever the images lie."""
     digests = [digest.hex() for digest in records.digests]
     return fingerprint([list(row) for row in zip(records.keys, digests, records.labels, records.domains, strict=True)])
+
+
+def _text(by_domain: Mapping[str | None, Tally], total: Tally) -> str:
+    """The counts with a column for each domain: images and classes before and after, and those dropped by reason."""
+    tallies = [*by_domain.values(), total] if len(by_domain) > 1 else [total]
+    names = [*(domain or "-" for domain in by_domain), "all"] if len(by_domain) > 1 else ["all"]
+    table = [
+        ["", *names],
+        ["training images", *(f"{counts.images:,}" for counts in tallies)],
+        *(
+            [
+                f"  {reason}",
+                *(f"-{counts.dropped[reason]:,}" if reason in counts.dropped else "0" for counts in tallies),
+            ]
+            for reason in total.dropped
+        ),
+        ["images kept", *(f"{counts.images_kept:,}" for counts in tallies)],
+        ["classes", *(f"{counts.classes:,}" for counts in tallies)],
+        ["classes kept", *(f"{counts.classes_kept:,}" for counts in tallies)],
+    ]
+    return "\n".join(aligned(table, texts=1))

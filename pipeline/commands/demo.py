@@ -16,9 +16,10 @@ import typer
 from pipeline.commands.options import Json, Quiet
 from pipeline.commands.score import print_scores
 from pipeline.config import RunConfig, parse_config
+from pipeline.dataset import read_dataset
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.vectors import find_vectors
 from stages.datasets import DrawnConfig
 
 

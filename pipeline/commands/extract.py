@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import typer
 
 from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
-from pipeline.config import RunConfig, read_config
+from pipeline.config import RunConfig
+from pipeline.dataset import open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from stages.records import Records
 
 
@@ -26,8 +26,7 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
     for extracted in done:
         features, failures = extracted.features, extracted.failures

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import Vectors, find_vectors, read_dataset, rules_of
-from pipeline.vector_choice import choose_vectors
-from pipeline.views.tables import aligned
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
+from pipeline.views.gallery_sizes import curve_lines, curve_table
 from stages.analysis import SizeCurve, gallery_curve
+from stages.analysis.gallery_size import further_distractors
 from stages.records import Records
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig
@@ -76,51 +75,6 @@ def size_curve(
         sizes=sizes,
         metrics=metrics,
         further=further_distractors(records, distractors) if distractors else None,
-        rules=rules_of(config),
+        rules=config.retrieval.ranked.rules(),
         seed=config.seed,
     )
-
-
-def further_distractors(records: Records, values: Sequence[str]) -> Records:
-    """The records of these ``values`` of the split column. ConfigError for one that no record has."""
-    there = sorted({split for split in records.splits if split is not None})
-    if unknown := [value for value in values if value not in there]:
-        raise ConfigError(f"no record has the split {unknown[0]!r}; there are {', '.join(there)}")
-    mask = pc.is_in(records.table["split"], pa.array(list(values), pa.string()))
-    return Records(records.table.filter(mask), records.roles)
-
-
-def curve_lines(curve: SizeCurve, vectors: Vectors) -> list[dict[str, Any]]:
-    """A flat object for each size, domain and metric."""
-    return [
-        {"backbone": vectors.backbone, "head": vectors.head, "size": at.size, "distractors": at.distractors,
-         "searched": at.searched, "domain": at.score.domain, "metric": at.score.metric, "value": at.score.value,
-         "low": at.score.low, "high": at.score.high, "floor": at.floor, "ceiling": at.ceiling,
-         "queries": at.score.queries, "embeddings": vectors.store.fingerprint}
-        for at in curve.scores
-    ]  # fmt: skip
-
-
-def curve_table(lines: Sequence[dict[str, Any]]) -> str:
-    """A line for each backbone, head, domain and size; a column for each metric."""
-    metrics = list(dict.fromkeys(line["metric"] for line in lines))
-    cells: dict[tuple[str, str, str, int], dict[str, dict[str, Any]]] = {}
-    for line in lines:
-        place = line["backbone"], line["head"], line["domain"], line["distractors"]
-        cells.setdefault(place, {})[line["metric"]] = line
-    table = [["backbone", "head", "domain", "distractors", "searched", *metrics]]
-    for (backbone, head, domain, distractors), by_metric in sorted(
-        cells.items(), key=lambda cell: _place(cell[0], lines)
-    ):
-        numbers = [f"{line['value']:.3f} ±{(line['high'] - line['low']) / 2:.3f}" for line in by_metric.values()]
-        searched = next(iter(by_metric.values()))["searched"]
-        table.append([backbone, head, domain, f"{distractors:,}", f"{searched:,.0f}", *numbers])
-    note = "every query keeps its relevant rows; distractors sampled, those of a smaller gallery all in the larger"
-    return "\n".join([*aligned(table, texts=3), note])
-
-
-def _place(cell: tuple[str, str, str, int], lines: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
-    """Heads and domains in the order of the lines, sizes ascending."""
-    heads = list(dict.fromkeys((line["backbone"], line["head"]) for line in lines))
-    domains = list(dict.fromkeys(line["domain"] for line in lines))
-    return heads.index(cell[:2]), domains.index(cell[2]), cell[3]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset, remarks
 from pipeline.progress import Display
-from pipeline.run import Vectors, bounds_of, find_vectors, read_dataset, remarks
-from pipeline.vector_choice import choose_vectors
-from pipeline.views.health_text import health_text
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
+from pipeline.views.health_text import health_lines, health_text
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
+from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
 
 
@@ -37,7 +38,7 @@ def health(
     chosen = choose_vectors(config, run_file, vectors, head, backbone)
     report = health_of_run(config, records, vectors, chosen, near_duplicate or NEAR_DUPLICATE, display=display)
     if json:
-        for line in json_lines(report):
+        for line in health_lines(report):
             typer.echo(json_module.dumps(line))
     else:
         typer.echo(health_text(report, top))
@@ -62,35 +63,6 @@ def health_of_run(
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
         remarks=remarks(records, records.counts()),
-        bounds=bounds_of(config, records, raw.store),
+        bounds=run_bounds(raw.store, records, config.retrieval, seed=config.seed),
         on_step=display.say,
     )
-
-
-def json_lines(report: Health) -> list[dict[str, Any]]:
-    """A flat object a finding, distinguished by ``kind``."""
-    lines: list[dict[str, Any]] = [{"kind": "counts"} | dict(report.counts)]
-    lines += [{"kind": "remark", "text": text} for text in report.remarks]
-    for backbone, reasons in report.failed.items():
-        lines += [{"kind": "failed", "backbone": backbone, "reason": r, "images": n} for r, n in reasons.items()]
-        lines.append({"kind": "not_finite", "backbone": backbone, "rows": report.not_finite[backbone]})
-    lines += [{"kind": "copy"} | copy._asdict() for copy in report.copies]
-    lines += [{"kind": "conflict"} | copy._asdict() for copy in report.conflicts]
-    lines += [{"kind": "suspect"} | suspect._asdict() for suspect in report.suspects]
-    for each in report.vectors:
-        names = {"backbone": each.backbone, "head": each.head}
-        lines.append({"kind": "spread"} | names | each.spread._asdict())
-        numbers = {
-            "k": each.k,
-            "searching": each.searching,
-            "skewness": each.skewness,
-            "never": each.never,
-            "top_share": each.top_share,
-        }
-        lines.append({"kind": "hubs"} | names | numbers)
-        lines += [{"kind": "hub"} | names | hub._asdict() for hub in each.top]
-    lines += [
-        {"kind": "bounds", "metric": metric, "domain": domain, "floor": floor, "ceiling": ceiling}
-        for (metric, domain), (floor, ceiling) in report.bounds.items()
-    ]
-    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,8 @@ from cache.atomic import replace_text
 from cache.errors import PermafrostError, RecordsError
 from pipeline.config import parse_config
 from pipeline.progress import Display
-from stages.records.guess import Guess, comment, guess_dataset, toml_path
+from pipeline.toml import toml_value
+from stages.records.guess import Guess, guess_dataset
 
 
 def init(
@@ -56,9 +58,28 @@ def run_file(guess: Guess, counts: str, artifacts: str) -> str:
     """The text of the run file: ``presets/run_file.txt`` with the guess in its place."""
     template = files("pipeline").joinpath("presets/run_file.txt").read_text(encoding="utf-8")
     made = "" if "query" in guess.keys else _MADE if guess.keys["kind"] == "table" else _MADE_OF_FOLDERS
-    warnings = "".join(f"#   note: {comment(warning)}.\n" for warning in guess.warnings)
-    parts = {"counts": counts, "warnings": warnings, "artifacts": toml_path(artifacts)}
-    return template.format(**parts, dataset=guess.toml(), made=made)
+    warnings = "".join(f"#   note: {_comment(warning)}.\n" for warning in guess.warnings)
+    parts = {"counts": counts, "warnings": warnings, "artifacts": _toml_path(artifacts)}
+    return template.format(**parts, dataset=_keys(guess), made=made)
+
+
+def _keys(guess: Guess) -> str:
+    """The keys as lines of a run file, each with its remark as a comment."""
+    return "\n".join(
+        f"{key} = {_toml_path(str(value)) if key in ('path', 'root') else toml_value(value)}"
+        + (f"  # {_comment(guess.remarks[key])}" if key in guess.remarks else "")
+        for key, value in guess.keys.items()
+    )
+
+
+def _toml_path(path: str) -> str:
+    """``path`` as a run file has it: there ``$`` begins a variable, and ``$$`` is a dollar sign."""
+    return toml_value(path.replace("$", "$$"))
+
+
+def _comment(text: str) -> str:
+    """``text`` on one line, as a comment must be; names of columns may hold line breaks."""
+    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
 
 
 _MADE = """

@@ -10,8 +10,8 @@ import typer
 from cache import FeatureStore
 from pipeline.commands.options import Json, RunFileOrStore
 from pipeline.config import read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from pipeline.stores import find_stores
 
 

@@ -7,10 +7,8 @@ import json as json_module
 import typer
 
 from pipeline.commands.options import BatchSize, Device, Json, Quiet, RetryFailed, RunFile, Workers
-from pipeline.config import read_config
+from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, plan_features, planned_lines, planned_text
-from pipeline.progress import Display
-from pipeline.run import read_dataset
 
 
 def plan(
@@ -23,8 +21,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Say what `extract` would compute: images, bytes, and the time by a timed sample. Writes no feature."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     planned = plan_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
     if json:
         for line in planned_lines(planned):

@@ -13,8 +13,9 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
+from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.vectors import find_vectors
 from pipeline.views.report.contents import Contents, contents_of, report_page
 
 _LARGE = 10_000_000

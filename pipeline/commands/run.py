@@ -5,10 +5,9 @@ from __future__ import annotations
 from pipeline.commands.extract import fail_on_too_many
 from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
 from pipeline.commands.score import print_scores
-from pipeline.config import read_config
+from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, extract_features
-from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.vectors import find_vectors
 
 
 def run(
@@ -22,8 +21,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
     vectors = find_vectors(config, records, display, train=True, device=device)
     picture = print_scores(config, run_file.stem, records, vectors, display, json=json)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
-from pipeline import run as stages_of
-from pipeline.commands.class_sizes import check_by, group_lines, group_table
+from cache.atomic import replace_text
+from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import RunConfig, read_config
+from pipeline.config import RunConfig
+from pipeline.dataset import open_run
 from pipeline.progress import Display
-from pipeline.run import Vectors
 from pipeline.score_rows import json_lines
+from pipeline.scores import score_run
+from pipeline.vectors import Vectors, find_vectors
+from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
+from stages.analysis.class_size import ClassSize, stored_by_class_size
 from stages.records import Records
+from stages.retrieval.query_values import read_query_values
 
 
 def score(
@@ -31,16 +36,20 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Stage 3: search the gallery for every query, and score raw features beside every head."""
-    check_by(by or [])
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = stages_of.read_dataset(config, display)
-    vectors = stages_of.find_vectors(config, records, display)
+    for size in by or []:
+        if size not in get_args(ClassSize):
+            raise ConfigError(f"--by is one of {', '.join(get_args(ClassSize))}, got {size!r}")
+    config, records, display = open_run(run_file, quiet=quiet)
+    vectors = find_vectors(config, records, display)
     picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
     display.say(f"some queries with their nearest images: {picture}")
     if by:
-        lines = group_lines(config, run_file.stem, records, by)
-        text = "".join(json_module.dumps(line) + "\n" for line in lines) if json else f"\n{group_table(lines)}\n"
-        typer.echo(text, nl=False)
+        path = Path(config.artifacts) / "scores" / f"{run_file.stem}.groups.jsonl"
+        values = read_query_values(path.with_name(f"{run_file.stem}.parquet"))
+        lines = [line for size in by for line in stored_by_class_size(values, records, cast("ClassSize", size))]
+        text = "".join(json_module.dumps(line) + "\n" for line in lines)
+        replace_text(path, text)
+        typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
 
 
 def print_scores(
@@ -50,9 +59,9 @@ def print_scores(
 
     The picture is of the first backbone, raw and with each of its heads.
     """
-    rows = stages_of.score(config, name, records, vectors, display)
+    rows = score_run(config, name, records, vectors, display)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = vectors[0].backbone
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = Path(config.artifacts) / "scores" / f"{name}.png"
-    return draw_nearest(path, records, first, title=f"{name}: a fixed sample of queries, {backbone}")
+    return draw_nearest(path, records, first, title=f"{name}: queries sampled with a fixed seed, {backbone}")

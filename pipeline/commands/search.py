@@ -11,12 +11,10 @@ import typer
 from cache import parse_source
 from cache.errors import ConfigError, RecordsError
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.commands.threshold import Limit, limit_of
-from pipeline.config import read_config
-from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
-from pipeline.vector_choice import choose_vectors
+from pipeline.thresholds import Limit, kept_decisions, limit_of
+from pipeline.vectors import choose_vectors, find_vectors
 
 
 def search(
@@ -39,11 +37,15 @@ def search(
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     vectors = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
     limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
-    searcher = Searcher.of_run(config, records, vectors, display, everything=everything)
+    thresholds = {
+        f"{kept['kind']} {kept['wanted']:g}": float(kept["threshold"])
+        for kept in kept_decisions(config, run_file, vectors, records)
+        if kept["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
+    }
+    searcher = Searcher.of_run(config, records, vectors, display, everything=everything, thresholds=thresholds)
     part = (
         f"all {len(searcher):,} images" if everything else f"the gallery ({len(searcher):,} of {len(records):,} images)"
     )

@@ -11,12 +11,11 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
-from pipeline.backbones import find_features
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
-from pipeline.feature_sets import feature_sets
+from pipeline.dataset import read_dataset
+from pipeline.features import feature_sets
 from pipeline.progress import Display
-from pipeline.run import read_dataset
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, winner_run_file
 from pipeline.views.sweep import csv_text, sweep_page, sweep_rows, sweep_text
 from stages.training.sweep.search_strategy import check_method
@@ -45,12 +44,12 @@ def sweep(
     for remark in remarks(settings, plan):
         display.warn(f"note: {remark}")
     records = read_dataset(config, display)
-    stores = [store for backbone in config.backbones for store in find_features(backbone, config, records, display)]
     swept = {part.head for part in plan}
-    sets, train = feature_sets(stores, [h for h in config.heads if h.name in swept]), records.split("train")
+    sets = feature_sets(config, records, display, [head for head in config.heads if head.name in swept])
+    train = records.split("train")
     folder = sweep_folder(config, settings, run_file.stem, sets, train)
     metric, keys = settings.objective, tuple(settings.axes())
-    with writer_lock(folder.with_name(f"{folder.name}.lock")):
+    with writer_lock(folder):
         places = run_sweep(config, settings, plan, sets, train, folder, display)
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))

@@ -13,10 +13,10 @@ from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.progress import Display
-from pipeline.run import Vectors
 from pipeline.score_rows import RAW, json_lines
 from pipeline.seed_grid import Cell, SeedGrid, open_grid, score_cells, table_rows
 from pipeline.trials import Arrays
+from pipeline.vectors import Vectors
 from pipeline.views.nearest import draw_nearest
 from pipeline.views.table import table_page, table_text
 from stages.training.embed import Embedded
@@ -41,7 +41,7 @@ def table(
     cells = {cell: grid.fingerprint(cell) for cell in grid.cells()}
     wanted = {name: cell for cell, name in cells.items()}
     scored: dict[str, Arrays] = {}
-    with writer_lock(folder.with_name(f"{folder.name}.lock")):
+    with writer_lock(folder):
         with display.bar("table", "cells") as update:
             for name, arrays in score_cells(run_file.resolve(), wanted, (folder / "cells").resolve(), workers):
                 scored[name] = arrays
@@ -75,7 +75,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
             else Vectors(part.name, cell.head, Embedded(grid.train(cell), part.features), part.features)
             for cell in cells
         ]
-        title = f"{part.name}: a fixed sample of queries, before and after"
+        title = f"{part.name}: queries sampled with a fixed seed, before and after"
         draw_nearest(path, grid.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):
             if old != path:

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import Device, Json, Quiet, RunFile
-from pipeline.config import read_config
-from pipeline.progress import Display
-from pipeline.run import find_vectors, read_dataset
+from pipeline.dataset import open_run
 from pipeline.score_rows import RAW
+from pipeline.vectors import find_vectors
 
 
 def train_heads(
@@ -24,8 +23,7 @@ def train_heads(
     quiet: Quiet = False,
 ) -> None:
     """Stage 2: train the heads on stored features, and embed with them."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
+    config, records, display = open_run(run_file, quiet=quiet)
     for vectors in find_vectors(config, records, display, train=True, tensorboard=tensorboard, device=device):
         if vectors.head != RAW:
             path = str(vectors.store.path)

@@ -1,8 +1,9 @@
-"""The health of a run as text."""
+"""The health of a run as text and as JSON lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline.views.tables import aligned
 from stages.analysis.health import Copy, Health, VectorHealth
@@ -38,6 +39,35 @@ def health_text(report: Health, top: int) -> str:
         bounds = [[*place, f"{floor:.4f}", f"{ceiling:.4f}"] for place, (floor, ceiling) in report.bounds.items()]
         lines += _listed(["metric", "domain", "by chance", "perfect"], bounds, texts=2)
     return "\n".join(lines)
+
+
+def health_lines(report: Health) -> list[dict[str, Any]]:
+    """A flat object a finding, distinguished by ``kind``."""
+    lines: list[dict[str, Any]] = [{"kind": "counts"} | dict(report.counts)]
+    lines += [{"kind": "remark", "text": text} for text in report.remarks]
+    for backbone, reasons in report.failed.items():
+        lines += [{"kind": "failed", "backbone": backbone, "reason": r, "images": n} for r, n in reasons.items()]
+        lines.append({"kind": "not_finite", "backbone": backbone, "rows": report.not_finite[backbone]})
+    lines += [{"kind": "copy"} | copy._asdict() for copy in report.copies]
+    lines += [{"kind": "conflict"} | copy._asdict() for copy in report.conflicts]
+    lines += [{"kind": "suspect"} | suspect._asdict() for suspect in report.suspects]
+    for each in report.vectors:
+        names = {"backbone": each.backbone, "head": each.head}
+        lines.append({"kind": "spread"} | names | each.spread._asdict())
+        numbers = {
+            "k": each.k,
+            "searching": each.searching,
+            "skewness": each.skewness,
+            "never": each.never,
+            "top_share": each.top_share,
+        }
+        lines.append({"kind": "hubs"} | names | numbers)
+        lines += [{"kind": "hub"} | names | hub._asdict() for hub in each.top]
+    lines += [
+        {"kind": "bounds", "metric": metric, "domain": domain, "floor": floor, "ceiling": ceiling}
+        for (metric, domain), (floor, ceiling) in report.bounds.items()
+    ]
+    return lines
 
 
 def _vectors(vectors: VectorHealth, top: int) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import fingerprint
-from pipeline.run import Vectors
+from pipeline.vectors import Vectors
 from pipeline.views.contact_sheet import Neighbour, SheetRow, draw_contact_sheet
 from stages.records import Records
 from stages.retrieval import nearest

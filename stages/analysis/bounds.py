@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import digamma
 
 from stages.ranking.graded import Ties
 from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metric
@@ -76,6 +75,12 @@ def score_bounds(
 
     They are means over the queries that scores are means of, by ``rules`` and the policy for ``unanswerable`` ones.
     ``queries`` and ``gallery`` are those that were scored: without the images that failed.
+
+    >>> import pyarrow as pa
+    >>> columns = {"key": ["a", "b", "c"], "label": ["x", "x", "y"], "domain": pa.nulls(3, pa.string())}
+    >>> records = Records(pa.table(columns), {})
+    >>> score_bounds(records, records, ["hit@1"])
+    {('hit@1', 'all'): (0.5, 1.0)}
     """
     parts = QuerySet.by_rules(rules, queries, gallery)
     if unanswerable == "leave_out":
@@ -160,6 +165,8 @@ def _reciprocal_rank(relevant: int, searched: int, depth: int) -> float:
 def _average_precision(relevant: int, searched: int) -> float:
     """The sum over ranks i of (1 + (i - 1) b) / i, of N, where b of the ranks before a relevant one are."""
     before = (relevant - 1) / max(searched - 1, 1)
+    from scipy.special import digamma  # takes a third of a second to import
+
     harmonic = float(digamma(searched + 1) + np.euler_gamma)
     return (harmonic * (1 - before) + searched * before) / searched
 

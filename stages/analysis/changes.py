@@ -112,6 +112,13 @@ def changes(
     Raises:
         ValueError: a query twice in one of them, or no metric in both.
         NothingToScoreError: no query in both.
+
+    >>> from stages.retrieval.query_values import QueryScores
+    >>> first = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([0.0, 1.0])})
+    >>> second = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([1.0, 1.0])})
+    >>> compared = changes([first], [second], {"a": None, "b": None})
+    >>> compared.changes[0].value, [query.key for query in compared.moved("hit@1", 10)]
+    (0.5, ['a'])
     """
     one, other = ({name: scored for scored in side for name in scored.per_query} for side in (first, second))
     metrics = [name for name in one if name in other]

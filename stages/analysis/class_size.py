@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from stages.analysis.comparison import Scored
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.records import Records
+from stages.retrieval.query_values import QueryValues
 
+ClassSize: TypeAlias = Literal["class_size", "training_class_size"]
+"""Images of the query's class in the gallery, or among those that heads were trained on."""
 EDGES = (0, 1, 2, 5, 10, 20, 50, 100, 1000)
 """The first size of each bin."""
 
@@ -42,6 +45,11 @@ def by_class_size(
 
     Raises:
         ValueError: edges that do not ascend, or a query without a size.
+
+    >>> from stages.retrieval.query_values import QueryScores
+    >>> scored = QueryScores(("a", "b", "c"), ("cup", "cup", "mug"), {"hit@1": np.array([1.0, 0.0, 1.0])})
+    >>> [(group.group, group.value) for group in by_class_size(scored, {"a": 7, "b": 7, "c": 1})]
+    [('1', 1.0), ('5-9', 0.5)]
     """
     if list(edges) != sorted({*edges}) or not edges:
         raise ValueError(f"edges are different whole numbers, ascending, at least one; got {list(edges)}")
@@ -62,6 +70,19 @@ def by_class_size(
             for metric, mean, low, high in zip(scored.per_query, known.mean, *share_interval(known), strict=True)
         ]
     return tuple(groups)
+
+
+def stored_by_class_size(values: QueryValues, records: Records, by: ClassSize) -> list[dict[str, Any]]:
+    """The stored scores of every head by the size of the query's class: an object for each group and metric."""
+    in_gallery, queries = by == "class_size", records.split("query")
+    count = gallery_sizes if in_gallery else training_sizes
+    sizes = count(queries, records.split("gallery" if in_gallery else "train"))
+    return [
+        {"backbone": backbone, "head": head, "by": by} | group._asdict()
+        for backbone, head in values.heads()
+        for metric in values.of(backbone, head)
+        for group in by_class_size(metric, sizes)
+    ]
 
 
 def gallery_sizes(queries: Records, gallery: Records) -> dict[str, int]:

@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from cache.errors import NothingToScoreError
 from stages.ranking.intervals import class_numbers, difference_interval, estimate
@@ -108,6 +107,8 @@ def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tup
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, float("nan"), float("nan")
+    from scipy.special import stdtrit
+
     half = float(stdtrit(len(values) - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / len(values) ** 0.5)
     return mean, mean - half, mean + half
 

@@ -101,7 +101,12 @@ class Hubs(NamedTuple):
 
 
 def hubs(nearest: Rows, gallery: int) -> Hubs:
-    """The hubs by the ``nearest`` (Q, k) of ``gallery`` rows to each query, -1 for none."""
+    """The hubs by the ``nearest`` (Q, k) of ``gallery`` rows to each query, -1 for none.
+
+    >>> found = hubs(np.array([[0, 2], [0, 1], [0, -1]]), 4)
+    >>> found.top(1), found.never
+    ([0], 1)
+    """
     counts = np.bincount(nearest[nearest >= 0], minlength=gallery)
     centred = counts - counts.mean()
     deviation = counts.std()
@@ -130,6 +135,10 @@ def votes(
 
     A neighbour weighs as much as it is nearer than the k-th: similarity less that of the last, and a little. Those
     without a class say nothing; -1 stands for no neighbour.
+
+    >>> (vote,) = votes(["cup", "mug", "mug"], ["cup"], np.array([[1, 2, 0]]), np.array([[0.9, 0.8, 0.2]], np.float32))
+    >>> vote.name, vote.other > 0.9
+    ('mug', True)
     """
     ballots = []
     for own, rows, similar in zip(classes, nearest.tolist(), similarity.astype(np.float64).tolist(), strict=True):
@@ -162,6 +171,9 @@ def suspects(
 
     A ballot does where that class has more than half of the neighbours' weight. Certainty is its lead over the row's
     own class, in the mean over ballots. Rows of a class whose size, in ``sizes``, is below ``LEAST`` are not judged.
+
+    >>> suspects(["cup"], [[Vote(own=0.1, other=0.9, name="mug")]], {"cup": 5})
+    [Suspect(row=0, says='mug', certainty=0.8)]
     """
     doubtful = []
     for row, (own, ballot) in enumerate(zip(classes, zip(*ballots, strict=True), strict=True)):

@@ -19,9 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import Features
-from cache.errors import NothingToScoreError, RecordsError
+from cache.errors import ConfigError, NothingToScoreError, RecordsError
 from stages.analysis.bounds import metric_bounds
 from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows, compare_all, query_blocks
@@ -91,6 +92,21 @@ def gallery_curve(
         ValueError: a size that is not above 0, more distractors than there are, or a gallery for each domain.
         RecordsError: a further distractor that is in the gallery too.
         NothingToScoreError: as for :func:`stages.retrieval.evaluate`.
+
+    >>> import pyarrow as pa
+    >>> from types import SimpleNamespace
+    >>> angles = [0, 1, 30, 31]  # of the vectors, in degrees: two images of x, and two of y
+    >>> columns = {"key": list("abcd"), "label": list("xxyy"), "domain": pa.nulls(4, pa.string())}
+    >>> records = Records(pa.table(columns | {"digest": [bytes([angle]) for angle in angles]}), {})
+    >>> def read(digests):
+    ...     radians = np.radians([digest[0] for digest in digests])
+    ...     return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+    >>> def usable(digests):
+    ...     return np.ones(len(digests), np.bool_)
+    >>> store = SimpleNamespace(read=read, usable=usable, absent=lambda digests: [])
+    >>> curve = gallery_curve(store, queries=records, gallery=records, sizes=[2, 1.0], metrics=["hit@1"])
+    >>> [(sized.distractors, sized.score.value) for sized in curve.scores]
+    [(2, 1.0), (4, 1.0)]
     """
     wanted = [find_metric(name) for name in dict.fromkeys(metrics)]
     if not wanted:
@@ -120,6 +136,15 @@ def gallery_curve(
             ends = [float(np.mean([values_of[which].mean() for which in rows])) for values_of in bounds[score.metric]]
             scores.append(SizedScore(size, count, float(searched[:, at].mean()), score, ends[0], ends[1]))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
+
+
+def further_distractors(records: Records, values: Sequence[str]) -> Records:
+    """The records of these ``values`` of the split column. ConfigError for one that no record has."""
+    there = sorted({split for split in records.splits if split is not None})
+    if unknown := [value for value in values if value not in there]:
+        raise ConfigError(f"no record has the split {unknown[0]!r}; there are {', '.join(there)}")
+    mask = pc.is_in(records.table["split"], pa.array(list(values), pa.string()))
+    return Records(records.table.filter(mask), records.roles)
 
 
 def check_sizes(sizes: Sequence[float], most: float = np.inf) -> None:

@@ -45,8 +45,6 @@ Kind = Literal["fmr", "fpir"]
 STEPS = 2**15
 """Thresholds are whole multiples of 1 / STEPS: finer than any error rate tells apart."""
 
-_LEAST = 10  # errors that a wanted rate must allow among the trials, or there is too little to calibrate by
-
 
 class Rate(NamedTuple):
     """A share of ``trials``, between the ends of its interval."""
@@ -113,12 +111,12 @@ class Comparisons:
 
     def roc(self, points: int = 200) -> list[tuple[float, float, float]]:
         """(threshold, FMR, FNMR) from the highest threshold down, at FMRs evenly spaced on a logarithmic scale."""
-        above = [_at_least(counts) / max(1, counts.sum()) for counts in (self.non_mated, self.mated)]
+        above = [at_least(counts) / max(1, counts.sum()) for counts in (self.non_mated, self.mated)]
         wanted = np.geomspace(1 / max(1, self.non_mated.sum()), 1, points)
         # The lowest threshold of each wanted rate: the shares fall as the bin rises.
         bins = np.unique(len(above[0]) - np.searchsorted(above[0][::-1], wanted, side="right"))
         bins = bins[(bins < len(above[0]))][::-1]
-        return [(_edge(at), float(above[0][at]), float(1 - above[1][at])) for at in bins.tolist()]
+        return [(edge_of(at), float(above[0][at]), float(1 - above[1][at])) for at in bins.tolist()]
 
 
 def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
@@ -126,6 +124,19 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
 
     A gallery row without a class is nobody's mate. Raises NothingToScoreError where a query has no row of another
     class to be compared with.
+
+    >>> import pyarrow as pa
+    >>> from types import SimpleNamespace
+    >>> from stages.records import Records
+    >>> angles = [0, 1, 30, 31]  # of the vectors, in degrees: two images of x, and two of y
+    >>> columns = {"key": list("abcd"), "label": list("xxyy"), "domain": pa.nulls(4, pa.string())}
+    >>> records = Records(pa.table(columns | {"digest": [bytes([angle]) for angle in angles]}), {})
+    >>> def read(digests):
+    ...     radians = np.radians([digest[0] for digest in digests])
+    ...     return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+    >>> compared = comparisons(SimpleNamespace(read=read), QuerySet.of(records, records))
+    >>> compared.first_other.round(2).tolist()
+    [0.87, 0.87, 0.87, 0.87]
     """
     if None in searches.queries.classes:
         raise ValueError("a query without a label may have mates that are not known: leave it out")
@@ -136,7 +147,7 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     for block in query_blocks(len(queries), 4 * len(gallery)):
         similarity = compare_all(gallery, queries[block], searches.itself[block])
         relevant, others = searches.masks(block)
-        bins = _bins(similarity)
+        bins = bins_of(similarity)
         mated += np.bincount(bins[relevant], minlength=len(mated))
         non_mated += np.bincount(bins[others], minlength=len(non_mated))
         first_mate[block] = np.where(relevant, similarity, -np.inf).max(axis=1)
@@ -146,29 +157,6 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     if np.isneginf(first_other).any():
         raise NothingToScoreError("a query has no gallery row of another class to be compared with")
     return Comparisons(vectors, searches, mated, non_mated, first_mate, first_other, mate_first)
-
-
-def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
-    """The lowest threshold at which the rate of ``kind`` is at most ``wanted`` on ``calibration``.
-
-    Raises ValueError where ``wanted`` is no rate, or so small that fewer than ten errors would calibrate it: the
-    message says how many trials there are.
-    """
-    if not 0 < wanted < 1:
-        raise ValueError(f"{kind} is a rate between 0 and 1, such as 0.01, got {wanted:g}")
-    if kind == "fmr":
-        counts, what = calibration.non_mated, "non-mated comparisons"
-    else:
-        bins = _bins(calibration.first_other)
-        counts, what = np.bincount(bins, minlength=2 * STEPS + 2), "non-mated searches"
-    trials = int(counts.sum())
-    if trials * wanted < _LEAST:
-        raise ValueError(
-            f"{kind} = {wanted:g} cannot be calibrated on {trials:,} {what}: {_LEAST} errors need at least "
-            f"{_LEAST / wanted:,.0f}. Ask for {_LEAST / max(1, trials):.2g} or more, or add validation images."
-        )
-    enough = np.flatnonzero(_at_least(counts) <= wanted * trials)
-    return _edge(int(enough[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +184,22 @@ class Decisions:
 
 
 def decide(threshold: float, compared: Comparisons) -> Decisions:
-    """What ``threshold`` does to each query of ``compared``."""
+    """What ``threshold`` does to each query of ``compared``.
+
+    >>> import pyarrow as pa
+    >>> from types import SimpleNamespace
+    >>> from stages.records import Records
+    >>> angles = [0, 1, 30, 31]  # of the vectors, in degrees: two images of x, and two of y
+    >>> columns = {"key": list("abcd"), "label": list("xxyy"), "domain": pa.nulls(4, pa.string())}
+    >>> records = Records(pa.table(columns | {"digest": [bytes([angle]) for angle in angles]}), {})
+    >>> def read(digests):
+    ...     radians = np.radians([digest[0] for digest in digests])
+    ...     return np.stack([np.cos(radians), np.sin(radians)], axis=1)
+    >>> compared = comparisons(SimpleNamespace(read=read), QuerySet.of(records, records))
+    >>> rates = decide(0.9, compared).rates()
+    >>> rates.fmr.value, rates.fnmr.value, rates.fnir.value
+    (0.0, 0.0, 0.0)
+    """
     searches = compared.searches
     mates = searches.num_relevant.astype(np.float64)
     mated_above, others_above = _above(threshold, compared)
@@ -239,17 +242,17 @@ def _rate(errors: Values, trials: Values, classes: Rows) -> Rate:
     return Rate(float(known.mean[0]), low, high, int(trials.sum()))
 
 
-def _bins(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+def bins_of(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """The bin of each similarity; exact, as STEPS is a power of two."""
     bins: npt.NDArray[np.int64] = np.floor(np.clip(similarity, -1, 1 + 1 / STEPS) * STEPS).astype(np.int64) + STEPS
     return bins
 
 
-def _edge(at: int) -> float:
+def edge_of(at: int) -> float:
     """The lowest similarity in bin ``at``."""
     return (at - STEPS) / STEPS
 
 
-def _at_least(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def at_least(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many are in each bin or above it."""
     return counts[::-1].cumsum()[::-1]

@@ -8,7 +8,8 @@ import numpy as np
 
 from cache import Features
 from cache.errors import RecordsError
-from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide, threshold_at
+from stages.analysis.calibrated import threshold_at
+from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.query_set import QuerySet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from cache import FeatureStore
 from cache.errors import RecordsError
 from stages.curation.config import CurateConfig
 from stages.curation.duplicates import twins_among, twins_within
+from stages.datasets.columns import refuse_absent
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.records.splits import ROLES
@@ -57,17 +57,6 @@ class _Why(NamedTuple):
 _Reasons = dict[int, _Why]  # by row
 
 
-class _Train(NamedTuple):
-    """The training records, sorted by key, as plain columns."""
-
-    records: Records
-    keys: list[str]
-    digests: list[bytes]
-    domains: list[str | None]
-    labels: list[str | None]
-    classes: list[str | None]
-
-
 def curate(records: Records, config: CurateConfig, features: FeatureStore | None = None) -> Curated:
     """Choose among the training records of ``records``.
 
@@ -93,7 +82,7 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     near = config.near_duplicate
     if near is not None and features is None:
         raise ValueError("near_duplicate compares features: give the store that holds them")
-    train, test = _columns(_by_key(records.split("train"))), _by_key(_test_side(records))
+    train, test = _by_key(records.split("train")), _by_key(_test_side(records))
     if not train.keys:
         raise RecordsError("nothing trains, so there is nothing to curate: name the split that does, train = ...")
     _refuse_unknown_domains(config, train)
@@ -102,15 +91,18 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     def left() -> list[int]:
         return [row for row in range(len(train.keys)) if row not in why]
 
-    why |= _not_chosen(left(), train, config)
+    if config.domains:
+        why |= {row: _Why(NOT_CHOSEN) for row in left() if train.domains[row] not in config.domains}
     why |= _unreadable(left(), train, features)
-    why |= _bytes_in_test(left(), train, test)
+    tested = dict(zip(reversed(test.digests), reversed(test.keys), strict=True))  # of equal bytes the first key
+    why |= {row: _Why(TEST_BYTES, tested[train.digests[row]]) for row in left() if train.digests[row] in tested}
     if near is not None and features is not None:
         why |= _near_test(left(), train, test, features, near)
     why |= _copies(left(), train)
     if near is not None and features is not None:
         why |= _near_in_class(left(), train, features, near)
-    why |= _in_small_classes(left(), train, config)
+    small = [rows for rows in _grouped(left(), train.classes) if len(rows) < config.min_images]
+    why |= {row: _Why(SMALL) for rows in small for row in rows}
     why |= _classes_not_drawn(left(), train, config)
     why |= _images_not_drawn(left(), train, config)
     dropped = [Dropped(train.keys[r], train.domains[r], str(train.labels[r]), *why[r]) for r in sorted(why)]
@@ -118,7 +110,7 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
         counts = Counter(image.reason for image in dropped)
         summary = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
         raise RecordsError(f"none of {len(dropped):,} training images is kept ({summary}): ask for less under [curate]")
-    return Curated(train.records.take(left()), dropped)
+    return Curated(train.take(left()), dropped)
 
 
 def _by_key(records: Records) -> Records:
@@ -127,61 +119,36 @@ def _by_key(records: Records) -> Records:
     return records.take(sorted(range(len(keys)), key=keys.__getitem__))
 
 
-def _columns(train: Records) -> _Train:
-    return _Train(train, train.keys, train.digests, train.domains, train.labels, train.classes)
-
-
 def _test_side(records: Records) -> Records:
     """The records that search or are searched, in test or validation, and do not train."""
     tested = {value for role in ROLES for value in records.roles[role]} - set(records.roles["train"])
     return records.take([row for row, split in enumerate(records.splits) if split in tested])
 
 
-def _refuse_unknown_domains(config: CurateConfig, train: _Train) -> None:
+def _refuse_unknown_domains(config: CurateConfig, train: Records) -> None:
     known = sorted({domain for domain in train.domains if domain is not None})
-    limits = config.classes_per_domain
-    for key, names in (("domains", config.domains), ("classes_per_domain", limits if isinstance(limits, dict) else ())):
-        for name in names:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                there = f"There are: {', '.join(known)}." if known else "The dataset has no domains."
-                raise RecordsError(
-                    f"curate.{key} names the domain {name!r}, which no training image has.{hint} {there}"
-                )
+    limits = config.classes_per_domain if isinstance(config.classes_per_domain, dict) else ()
+    for key, names in (("domains", config.domains), ("classes_per_domain", limits)):
+        refuse_absent(f"curate.{key}: the training set", names, known, "domain")
 
 
 # Each of these looks at the rows that are left, ascending and hence by key, and says which are dropped and why.
 
 
-def _not_chosen(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
-    if not config.domains:
-        return {}
-    return {row: _Why(NOT_CHOSEN) for row in rows if train.domains[row] not in config.domains}
-
-
-def _unreadable(rows: Sequence[int], train: _Train, features: FeatureStore | None) -> _Reasons:
+def _unreadable(rows: Sequence[int], train: Records, features: FeatureStore | None) -> _Reasons:
     readable = [row for row in rows if train.digests[row]]
     if features is not None:
-        readable = [readable[at] for at in train.records.take(readable).rows_in(features)]
+        readable = [readable[at] for at in train.take(readable).rows_in(features)]
     return {row: _Why(UNREADABLE) for row in set(rows) - set(readable)}
 
 
-def _bytes_in_test(rows: Sequence[int], train: _Train, test: Records) -> _Reasons:
-    tested: dict[bytes, str] = {}
-    for digest, key in zip(test.digests, test.keys, strict=True):
-        tested.setdefault(digest, key)
-    return {row: _Why(TEST_BYTES, tested[train.digests[row]]) for row in rows if train.digests[row] in tested}
+def _near_test(rows: Sequence[int], train: Records, test: Records, store: FeatureStore, threshold: float) -> _Reasons:
+    test = test.take(test.rows_in(store))
+    twins = twins_among(store, [train.digests[row] for row in rows], test.digests, threshold)
+    return {rows[at]: _Why(TEST_TWIN, test.keys[twin.position], twin.similarity) for at, twin in twins.items()}
 
 
-def _near_test(rows: Sequence[int], train: _Train, test: Records, features: FeatureStore, threshold: float) -> _Reasons:
-    test = test.take(test.rows_in(features))
-    keys = test.keys
-    twins = twins_among(features, [train.digests[row] for row in rows], test.digests, threshold)
-    return {rows[at]: _Why(TEST_TWIN, keys[twin.position], twin.similarity) for at, twin in twins.items()}
-
-
-def _copies(rows: Sequence[int], train: _Train) -> _Reasons:
+def _copies(rows: Sequence[int], train: Records) -> _Reasons:
     reasons: _Reasons = {}
     for copies in _grouped(rows, train.digests):
         for row in copies:
@@ -193,7 +160,7 @@ def _copies(rows: Sequence[int], train: _Train) -> _Reasons:
     return reasons
 
 
-def _near_in_class(rows: Sequence[int], train: _Train, features: FeatureStore, threshold: float) -> _Reasons:
+def _near_in_class(rows: Sequence[int], train: Records, features: FeatureStore, threshold: float) -> _Reasons:
     reasons: _Reasons = {}
     for members in _grouped(rows, train.classes):
         for at, twin in twins_within(features, [train.digests[row] for row in members], threshold).items():
@@ -201,12 +168,7 @@ def _near_in_class(rows: Sequence[int], train: _Train, features: FeatureStore, t
     return reasons
 
 
-def _in_small_classes(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
-    groups = _grouped(rows, train.classes)
-    return {row: _Why(SMALL) for members in groups if len(members) < config.min_images for row in members}
-
-
-def _classes_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
+def _classes_not_drawn(rows: Sequence[int], train: Records, config: CurateConfig) -> _Reasons:
     limits, reasons = config.classes_per_domain, _Reasons()
     for in_domain in _grouped(rows, train.domains):
         domain = train.domains[in_domain[0]] or ""
@@ -218,7 +180,7 @@ def _classes_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig)
     return reasons
 
 
-def _images_not_drawn(rows: Sequence[int], train: _Train, config: CurateConfig) -> _Reasons:
+def _images_not_drawn(rows: Sequence[int], train: Records, config: CurateConfig) -> _Reasons:
     reasons: _Reasons = {}
     for members in _grouped(rows, train.classes) if config.max_images is not None else []:
         drawn = sorted(members, key=lambda row: seeded_order(config.seed, train.keys[row]))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Features
+from stages.ranking import unit_length
 
 BLOCK = 4096  # rows of a product at a time: 64 MB of similarities
 
@@ -66,6 +67,4 @@ def twins_within(store: Features, digests: Sequence[bytes], threshold: float, *,
 def _blocks(store: Features, digests: Sequence[bytes], block: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """The unit-length features (b, D), ``block`` rows at a time, each with the position of its first row."""
     for first in range(0, len(digests), block):
-        features = np.asarray(store.read(digests[first : first + block]), np.float32)
-        length = np.linalg.norm(features, axis=1, keepdims=True)
-        yield first, np.divide(features, np.where(length > 0, length, 1), dtype=np.float32)
+        yield first, unit_length(store.read(digests[first : first + block]))

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from cache.errors import RecordsError
 
 
-def refuse_absent(path: Path | str, wanted: Iterable[str | None], names: Sequence[str], what: str = "column") -> None:
+def refuse_absent(path: Path | str, wanted: Iterable[str], names: Sequence[str], what: str = "column") -> None:
     """Raise :class:`RecordsError` for the first of ``wanted`` that is not among ``names``, with the nearest one."""
     for column in wanted:
-        if column is not None and column not in names:
+        if column not in names:
             close = difflib.get_close_matches(column, names, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise RecordsError(f"{path} has no {what} {column!r}.{hint} It has: {', '.join(names) or 'none'}.")

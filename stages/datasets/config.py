@@ -116,31 +116,21 @@ class ColumnsConfig(SourceConfig):
                 f"a {self.kind} needs label: the {self._label_is} that names the instance or class, or a list"
             )
 
-    def domain_column(self, names: Collection[str]) -> str | None:
-        """The column with the domain, of those that there are."""
-        return self.domain or ("domain" if "domain" in names else None)
+    def named(self, names: Collection[str]) -> dict[str, str]:
+        """The columns of ``key``, ``domain``, ``split`` and ``tags`` where there are any, of a file with ``names``."""
+        split = None if self.split == CLASS_DISJOINT else self.split or ("split" if "split" in names else None)
+        domain = self.domain or ("domain" if "domain" in names else None)
+        columns = {"key": self.key, "domain": domain, "split": split, "tags": self.tags}
+        return {role: column for role, column in columns.items() if column}
 
-    def split_column(self, names: Collection[str]) -> str | None:
-        """The column with the split, of those that there are; None where the splits are made from the seed."""
-        return None if self.split == CLASS_DISJOINT else self.split or ("split" if "split" in names else None)
-
-    def source(
-        self, texts: pa.Table, made: Mapping[str, Iterable[str | None]], *, domain: str | None, split: str | None
-    ) -> Source:
-        """The source of N rows from their named columns ``texts``, and from the columns (N,) ``made`` by the reader.
-
-        ``domain`` and ``split`` are columns of ``texts``, or None. The reader makes ``uri``, ``key`` where the
-        configuration names no column, and ``split`` where the files name it.
-        """
-        named = {"domain": domain, "split": split, "tags": self.tags}
+    def source(self, texts: pa.Table, named: Mapping[str, str], made: Mapping[str, Iterable[str | None]]) -> Source:
+        """The source of N rows: their ``named`` columns in ``texts``, and the columns (N,) ``made`` by the reader."""
         table = {
             "label": joined(texts, as_names(self.label)),
-            **{name: texts[column] for name, column in named.items() if column},
+            **{role: texts[column] for role, column in named.items()},
             **{f"attributes.{name}": texts[name] for name in self.attributes},
             **{name: pa.array(values, pa.string()) for name, values in made.items()},
         }
-        if self.key:
-            table["key"] = texts[self.key]
         return Source(pa.table(table))
 
 

@@ -46,8 +46,8 @@ class FolderConfig(SourceConfig):
                 "that names its class. Where the classes are known otherwise, list the images in a table: "
                 "kind = 'table'."
             )
-        if odd := [path for path in paths if not is_utf8(str(path))]:
-            raise RecordsError(f"the file name {os.fsencode(odd[0])!r} in {root} is not UTF-8: rename it")
+        for path in paths:
+            refuse_not_utf8(root / path)
         by_folder = self.split == "folder"
         if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
             raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
@@ -76,14 +76,9 @@ def _images(root: Path) -> list[Path]:
     return images
 
 
-def is_utf8(name: str) -> bool:
-    r"""Whether a file name can be written in a table; one of other bytes cannot.
-
-    >>> is_utf8("é.jpg"), is_utf8("\udcff.jpg")
-    (True, False)
-    """
+def refuse_not_utf8(path: Path) -> None:
+    """Raise :class:`RecordsError` for a file name that no table can hold."""
     try:
-        name.encode("utf-8")
+        str(path).encode("utf-8")
     except UnicodeEncodeError:
-        return False
-    return True
+        raise RecordsError(f"the file name {os.fsencode(path)!r} is not UTF-8: rename it") from None

@@ -39,21 +39,27 @@ class ParquetConfig(ColumnsConfig):
         """List the rows; the bytes of the images are not read, so a row without them is found with its digest."""
         files = [_described(shard, self.image) for shard in find_shards(self.path, ".parquet")]
         names = files[0].columns
-        by_file = self.split == BY_FILE
-        domain, split = self.domain_column(names), None if by_file else self.split_column(names)
-        wanted = (self.key, domain, split, self.tags, *as_names(self.label), *self.attributes)
-        texts = pa.concat_tables([_texts(file, [name for name in wanted if name is not None]) for file in files])
+        named = self.named(names)
+        if self.split == BY_FILE:
+            del named["split"]
+        wanted = (*named.values(), *as_names(self.label), *self.attributes)
+        texts = pa.concat_tables([_texts(file, wanted) for file in files])
         if texts.num_rows == 0:
             raise RecordsError(f"{self.path} has no rows")
         made = {
-            "uri": [uri for file in files for uri in _uris(file)],
+            "uri": [
+                ImageSource(file.shard.path, cell=(group, row, file.image)).uri
+                for file in files
+                for group, rows in enumerate(file.groups)
+                for row in range(rows)
+            ],
             "place": [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)],
         }
         if not self.key:
             made["key"] = _keys(files)
-        if by_file:
+        if self.split == BY_FILE:
             made["split"] = [file.shard.split for file in files for _ in range(file.rows)]
-        return self.source(texts, made, domain=domain, split=split)
+        return self.source(texts, named, made)
 
 
 class _File(NamedTuple):
@@ -87,7 +93,7 @@ def _described(shard: Shard, image: str) -> _File:
     if pa.types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
         column = f"{image}.bytes"
-        path = f"{image}.path" if "path" in fields and _is_text(fields["path"]) else None
+        path = f"{image}.path" if fields.get("path") in (pa.string(), pa.large_string()) else None
         if "bytes" not in fields or not _is_bytes(fields["bytes"]):
             raise RecordsError(
                 f"{shard.path}: the column {image!r} is {kind}, without a field 'bytes' of bytes. {_OTHER}"
@@ -102,11 +108,7 @@ _OTHER = "Name another with image = '...'; a table of the paths of images is kin
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return kind in (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
@@ -120,14 +122,6 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
         }
     except (KeyError, TypeError, ValueError, AttributeError):  # none, or not as they write it
         return {}
-
-
-def _uris(file: _File) -> list[str]:
-    return [
-        ImageSource(file.shard.path, cell=(group, row, file.image)).uri
-        for group, rows in enumerate(file.groups)
-        for row in range(rows)
-    ]
 
 
 def _texts(file: _File, wanted: Sequence[str]) -> pa.Table:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import RecordsError
-from stages.datasets.folder import is_utf8
+from stages.datasets.folder import refuse_not_utf8
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _PACKED_TAR = (".tgz", ".tbz2", ".txz")
@@ -38,30 +37,29 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     """
     path = Path(where)
     if path.is_dir():
-        root, ends = path, (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
-        files = [file for file in path.rglob("*") if file.name.lower().endswith(ends) and file.is_file()]
-        files = [file for file in files if not _hidden(file.relative_to(root))]
-        if not files:
-            raise RecordsError(f"{where} holds no file that ends in {suffix}, nor does a folder in it")
+        ends = (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
+        root, none = path, f"holds no file that ends in {suffix}, nor does a folder in it"
+        files = [file for file in path.rglob("*") if file.name.lower().endswith(ends)]
     elif path.exists():
-        root, files = path.parent, [path]
+        return [_shard(path, path.parent, suffix)]
     elif glob.has_magic(where):
         above = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))
-        root = Path(*path.parts[:above])
-        files = [file for file in root.glob("/".join(path.parts[above:])) if file.is_file()]
-        files = [file for file in files if not _hidden(file.relative_to(root))]
-        if not files:
-            raise RecordsError(f"{where} matches no file, seen from {Path.cwd()}")
+        root, none = Path(*path.parts[:above]), f"matches no file, seen from {Path.cwd()}"
+        files = list(root.glob("/".join(path.parts[above:])))
     else:
         hint = " Braces are not expanded: write a pattern with * or ?." if "{" in where else ""
         raise RecordsError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
-    for file in files:
-        if file.name.lower().endswith(_PACKED + _PACKED_TAR):
-            raise RecordsError(f"{file} is compressed, so one image cannot be read without all before it: unpack it")
-        if not is_utf8(str(file)):
-            raise RecordsError(f"the file name {os.fsencode(file)!r} is not UTF-8: rename it")
-    shards = [(file, file.relative_to(root).as_posix().removesuffix(suffix)) for file in files]
-    return [Shard(str(file), name) for file, name in sorted(shards, key=lambda shard: shard[0].parts)]
+    files = [file for file in files if file.is_file() and not _hidden(file.relative_to(root))]
+    if not files:
+        raise RecordsError(f"{where} {none}")
+    return [_shard(file, root, suffix) for file in sorted(files, key=lambda file: file.parts)]
+
+
+def _shard(file: Path, root: Path, suffix: str) -> Shard:
+    if file.name.lower().endswith(_PACKED + _PACKED_TAR):
+        raise RecordsError(f"{file} is compressed, so one image cannot be read without all before it: unpack it")
+    refuse_not_utf8(file)
+    return Shard(str(file), file.relative_to(root).as_posix().removesuffix(suffix))
 
 
 def _hidden(path: Path) -> bool:

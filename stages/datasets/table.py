@@ -39,15 +39,13 @@ class TableConfig(ColumnsConfig):
         table = read_columns(path)
         root = Path(self.root) if self.root is not None else path.parent
         names = table.column_names
-        key = self.key or ("key" if "key" in names else self.image)
-        domain, split = self.domain_column(names), self.split_column(names)
-        refuse_absent(path, (self.image, key, domain, split, self.tags, *as_names(self.label), *self.attributes), names)
+        named = {"key": "key" if "key" in names else self.image} | self.named(names)
+        refuse_absent(path, (self.image, *named.values(), *as_names(self.label), *self.attributes), names)
         images = table[self.image].to_pylist()
         for row, image in enumerate(images, 1):
             if image is None:
                 raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
-        uris, keys = [_below(root, image) for image in images], table[key].to_pylist()
-        return self.source(table, {"key": keys, "uri": uris}, domain=domain, split=split)
+        return self.source(table, named, {"uri": [_below(root, image) for image in images]})
 
 
 def _below(root: Path, image: str) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,10 +32,6 @@ def _csv(table: pa.Table, delimiter: str = ",") -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def _tsv(table: pa.Table) -> bytes:
-    return _csv(table, "\t")
-
-
 def _parquet(table: pa.Table) -> bytes:
     content = io.BytesIO()
     pq.write_table(table, content)
@@ -48,7 +45,7 @@ def _jsonl(table: pa.Table) -> bytes:
 # By the end of the name.
 WRITERS: Mapping[str, Callable[[pa.Table], bytes]] = {
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
     ".jsonl": _jsonl,
 }

@@ -45,15 +45,15 @@ class WebDatasetConfig(ColumnsConfig):
 
         Raises :class:`RecordsError` naming the shard and its member or sample for whatever else is wrong.
         """
-        named = (self.key, self.tags, self.domain or "domain", self.split or "split")
-        wanted = {*as_names(self.label), *self.attributes, *filter(None, named)}
+        wanted = {*as_names(self.label), *self.attributes, *self.named({"domain", "split"}).values()}
         known: set[str] = set()
         samples = [sample for shard in find_shards(self.path, ".tar") for sample in _samples(shard, wanted, known)]
-        by_file = self.split == BY_FILE
-        domain, split = self.domain_column(known), None if by_file else self.split_column(known)
-        used = (self.key, domain, split, self.tags, *as_names(self.label), *self.attributes)
+        named = self.named(known)
+        if self.split == BY_FILE:
+            del named["split"]
+        used = (*named.values(), *as_names(self.label), *self.attributes)
         refuse_absent(self.path, used, sorted(known), "sample whose json (or cls, txt) says")
-        texts = {name: [sample.fields.get(name) for sample in samples] for name in used if name is not None}
+        texts = {name: [sample.fields.get(name) for sample in samples] for name in used}
         images = [_image(sample, self.image) for sample in samples]
         made: dict[str, list[str | None]] = {
             "uri": [uri for uri, _ in images],
@@ -62,9 +62,9 @@ class WebDatasetConfig(ColumnsConfig):
         }
         if not self.key:
             made["key"] = [f"{sample.shard.name}/{sample.key}" for sample in samples]
-        if by_file:
+        if self.split == BY_FILE:
             made["split"] = [sample.shard.split for sample in samples]
-        return self.source(text_table(texts), made, domain=domain, split=split)
+        return self.source(text_table(texts), named, made)
 
 
 class _Sample(NamedTuple):

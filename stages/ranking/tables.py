@@ -8,17 +8,18 @@ orders, from the whole ranking with its groups. From rows that somebody else ran
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.ranking.metrics import Counts, Metric, Relevant, Values
 from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
+from stages.ranking.normalize import Vectors, check_finite
 from stages.ranking.relevance import Judgement, Mask, Rows
 from stages.ranking.tie_averaging import Tied, averaged, tied_order
 
-Vectors = npt.NDArray[np.float32]
+T = TypeVar("T", np.int64, np.float64)
 
 _SHALLOW = 100  # up to this depth searching is faster than ranking the whole gallery
 _SCAN_COSTS = 64  # deeper too, where the gallery has this many times as many rows
@@ -57,7 +58,13 @@ def relevance_tables(
     -1. With ``tied`` the tables are whole rankings with the groups of equal similarity. Raises ValueError for rows
     with NaN or of two dimensions.
     """
-    _check(gallery, queries)
+    if gallery.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} numbers a row and the gallery {gallery.shape[1]}: both must come from "
+            "one store"
+        )
+    check_finite(gallery, "gallery vectors")
+    check_finite(queries, "queries")
     if tied:
         yield from _tied_tables(gallery, queries, judged, itself)
         return
@@ -73,21 +80,6 @@ def relevance_tables(
         relevant_rows = [rows[rows != itself_row] for rows, itself_row in zip(own, itself[block], strict=True)]
         junk = None if judged.junk is None else [judged.junk.rows(int(query)) for query in block]
         yield Table(block, relevant_ranks(gallery, queries[block], itself[block], relevant_rows, depth, junk))
-
-
-def _check(gallery: Vectors, queries: Vectors) -> None:
-    if gallery.shape[1] != queries.shape[1]:
-        raise ValueError(
-            f"queries have {queries.shape[1]} numbers a row and the gallery {gallery.shape[1]}: both must come from "
-            "one store"
-        )
-    for what, vectors in (("gallery vectors", gallery), ("queries", queries)):
-        squares = np.einsum("ne,ne->n", vectors, vectors)
-        if (bad := np.flatnonzero(~np.isfinite(squares))).size:
-            raise ValueError(
-                f"{what} must be finite numbers; {len(bad)} of {len(vectors)} rows hold NaN or infinity, the first is "
-                f"row {bad[0]}. A failed image has such a row: leave it out."
-            )
 
 
 def _tied_tables(gallery: Vectors, queries: Vectors, judged: Judgement, itself: Rows) -> Iterator[Table]:
@@ -119,9 +111,10 @@ def without(rows: Rows, dropped: Mask) -> tuple[Rows, Counts]:
     Returned with how many rows each list still has, (B,).
     """
     counts = rows.shape[1] - dropped.sum(axis=1)
-    if not dropped.any():
-        return rows, counts
+    return (moved_up(rows, dropped, -1) if dropped.any() else rows), counts
+
+
+def moved_up(values: npt.NDArray[T], dropped: Mask, end: float) -> npt.NDArray[T]:
+    """``values`` (B, K) without the ``dropped`` ones, those after them moved up, and ``end`` put in for them."""
     order = np.argsort(dropped, axis=1, kind="stable")
-    moved = np.take_along_axis(rows, order, axis=1)
-    moved[np.arange(rows.shape[1]) >= counts[:, None]] = -1
-    return moved, counts
+    return np.take_along_axis(np.where(dropped, values.dtype.type(end), values), order, axis=1)

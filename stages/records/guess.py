@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +28,6 @@ _ROLE_OF_VALUE = {
     "query": ("query", "queries", "probe", "test", "testing", "query_gallery"),
     "gallery": ("gallery", "index", "database", "distractor", "test", "testing", "query_gallery"),
 }
-_PATHS = ("path", "root")
 _WANTED_QUERIES = 200
 _MOST_ATTRIBUTE_VALUES = 200
 
@@ -54,38 +51,6 @@ class Guess:
     def config(self) -> SourceConfig:
         """The dataset that the keys describe."""
         return TypeAdapter[SourceConfig](DatasetConfig).validate_python(self.keys)
-
-    def toml(self) -> str:
-        r"""The keys as lines of a run file, each with its remark as a comment.
-
-        >>> print(Guess({"kind": "folder", "path": "a$b"}, {"path": "two\nlines"}).toml())
-        kind = "folder"
-        path = "a$$b"  # two lines
-        """
-        return "\n".join(
-            f"{key} = {toml_path(str(value)) if key in _PATHS else toml_value(value)}"
-            + (f"  # {comment(self.remarks[key])}" if key in self.remarks else "")
-            for key, value in self.keys.items()
-        )
-
-
-def toml_value(value: str | int | list[str]) -> str:
-    r"""``value`` as TOML, which writes text and lists as JSON does, but for one control character.
-
-    >>> print(toml_value(['say "a"', "b\n", "\x7f"]))
-    ["say \"a\"", "b\n", "\u007f"]
-    """
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def toml_path(path: str) -> str:
-    """``path`` as a run file has it: there ``$`` begins a variable, and ``$$`` is a dollar sign."""
-    return toml_value(path.replace("$", "$$"))
-
-
-def comment(text: str) -> str:
-    """``text`` on one line, as a comment must be; names of columns may hold line breaks."""
-    return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
 
 
 def guess_dataset(path: Path) -> tuple[Guess, Records]:

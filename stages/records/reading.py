@@ -31,9 +31,9 @@ def read_part(config: SourceConfig, seed: int) -> Part:
     """
     with _naming(config):
         source = config.read()
-        table, place = source.table, _places(source.table)
-        keys, labels = table["key"].to_pylist(), table["label"].to_pylist()
-        _refuse_bad_keys(config, keys, place)
+        table = source.table
+        keys = table["key"].to_pylist()
+        _refuse_bad_keys(config, table)
         has_split = "split" in table.column_names
         if not has_split and config.query is not None:
             raise RecordsError(
@@ -44,12 +44,11 @@ def read_part(config: SourceConfig, seed: int) -> Part:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(len(table), pa.string()))
         if not has_split:
-            made = class_disjoint_splits(keys, labels, table["domain"].to_pylist(), config, seed)
+            made = class_disjoint_splits(keys, table["label"].to_pylist(), table["domain"].to_pylist(), config, seed)
             table = table.append_column("split", pa.array(made, pa.string()))
-        splits = table["split"].to_pylist()
         try:
-            roles = named_roles(config, splits, keys, source.roles)
-            _refuse_missing_labels(keys, labels, splits, roles, place)
+            roles = named_roles(config, table["split"].to_pylist(), keys, source.roles)
+            _refuse_missing_labels(table, roles)
         except RecordsError as error:
             raise RecordsError(f"{config.path}: {error}") from None
         return Part(config, table, roles)
@@ -70,7 +69,7 @@ def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], N
     ]
     if missing and part.config.missing_images == "refuse":
         with _naming(part.config):
-            _refuse_missing_images(missing, table["key"].to_pylist(), uris, outcomes, _places(table))
+            _refuse_missing_images(part, missing, outcomes[missing[0]].error)
     return outcomes
 
 
@@ -85,11 +84,9 @@ def _naming(config: SourceConfig) -> Iterator[None]:
         raise RecordsError(f"dataset {config.name!r}: {error}") from None
 
 
-def _places(table: pa.Table) -> Callable[[int], str]:
-    """The name of a row in messages, by its position: the reader's ``place``, or its number from 1."""
-    if "place" in table.column_names:
-        return lambda row: str(table["place"][row])
-    return lambda row: f"row {row + 1}"
+def _place(table: pa.Table, row: int) -> str:
+    """What messages call a row: the reader's ``place``, or its number from 1."""
+    return str(table["place"][row]) if "place" in table.column_names else f"row {row + 1}"
 
 
 def _is_missing(uri: str, problem: str | None) -> bool:
@@ -99,50 +96,39 @@ def _is_missing(uri: str, problem: str | None) -> bool:
     return problem is not None or within or not os.path.lexists(source.path)
 
 
-def _refuse_bad_keys(config: SourceConfig, keys: Sequence[str | None], place: Callable[[int], str]) -> None:
+def _refuse_bad_keys(config: SourceConfig, table: pa.Table) -> None:
     seen: dict[str, int] = {}
-    for row, key in enumerate(keys):
+    for row, key in enumerate(table["key"].to_pylist()):
         if key is None:
-            raise RecordsError(f"{config.path}, {place(row)}: the key is empty; every record needs a name of its own")
+            raise RecordsError(f"{config.path}, {_place(table, row)}: the key is empty; every record needs its own")
         if (first := seen.setdefault(key, row)) != row:
             raise RecordsError(
-                f"{config.path}: {place(first)} and {place(row)} have the same key {key!r}. "
+                f"{config.path}: {_place(table, first)} and {_place(table, row)} have the same key {key!r}. "
                 "Keys must differ; name another column with key = '...' under [dataset] of the run file, or drop a row."
             )
 
 
-def _refuse_missing_labels(
-    keys: Sequence[str],
-    labels: Sequence[str | None],
-    splits: Sequence[str | None],
-    roles: Roles,
-    place: Callable[[int], str],
-) -> None:
+def _refuse_missing_labels(table: pa.Table, roles: Roles) -> None:
     needing = {value: role for role in ("train", "query") for value in roles[role]}
-    for row, (key, label, split) in enumerate(zip(keys, labels, splits, strict=True)):
+    columns = (table[name].to_pylist() for name in ("key", "label", "split"))
+    for row, (key, label, split) in enumerate(zip(*columns, strict=True)):
         if label is None and split in needing:
             raise RecordsError(
-                f"{place(row)} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
+                f"{_place(table, row)} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
                 "Only gallery images may lack one: label it, or move it to a split of its own."
             )
 
 
-def _refuse_missing_images(
-    missing: Sequence[int],
-    keys: Sequence[str],
-    uris: Sequence[str],
-    outcomes: Sequence[FileDigest],
-    place: Callable[[int], str],
-) -> None:
+def _refuse_missing_images(part: Part, missing: Sequence[int], error: str | None) -> None:
     first, more = missing[0], len(missing) - 1
-    path = parse_source(uris[first]).path
+    path, key = parse_source(str(part.table["uri"][first])).path, str(part.table["key"][first])
     if os.path.lexists(path):
-        what = f"has no image: {outcomes[first].error}" + (f"; nor have {more:,} rows more" if more else "")
+        what = f"has no image: {error}" + (f"; nor have {more:,} rows more" if more else "")
         mend = "Mend or drop it"
     else:
         what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")
         mend = "Correct the table (image paths are relative to root, by default the table's folder)"
     raise RecordsError(
-        f"{place(first)} (key {keys[first]!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] of the "
-        "run file to list such images as failed and go on."
+        f"{_place(part.table, first)} (key {key!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] "
+        "of the run file to list such images as failed and go on."
     )

@@ -46,7 +46,7 @@ class Records:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """The stable name of each record, (N,)."""
         return self._column("key")
@@ -61,7 +61,7 @@ class Records:
         """The sha256 of each image's bytes, (N,); ``b""`` where they could not be read."""
         return [digest or b"" for digest in self._column("digest")]
 
-    @property
+    @cached_property
     def labels(self) -> list[str | None]:
         """The instance or class of each record, (N,); None where it is not known."""
         return self._column("label")
@@ -74,7 +74,7 @@ class Records:
             for label, domain in zip(self.labels, self.domains, strict=True)
         ]
 
-    @property
+    @cached_property
     def domains(self) -> list[str | None]:
         """The domain of each record, (N,)."""
         return self._column("domain")

@@ -5,25 +5,21 @@ from stages.retrieval.attributes import AttributeMetric, attribute_metric_names,
 from stages.retrieval.evaluate import evaluate
 from stages.retrieval.evaluate_ranking import evaluate_ranking
 from stages.retrieval.gallery import choose_gallery_index, index_gallery, nearest
-from stages.retrieval.indexes import (
-    AutoIndexConfig,
+from stages.retrieval.indexes.auto import AutoIndexConfig, Choice, IndexConfig, Tried, choose_index
+from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.indexes.kinds import (
     BinaryIndexConfig,
-    Choice,
-    Evidence,
     FlatIndexConfig,
-    GalleryIndex,
     HnswIndexConfig,
-    IndexConfig,
     IvfFlatIndexConfig,
     IvfPqIndexConfig,
     OpqIndexConfig,
     RabitqIndexConfig,
     RefineConfig,
     ScalarIndexConfig,
-    Tried,
     build_index,
-    choose_index,
 )
+from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.protocols import ProtocolConfig
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.rerank import (

@@ -13,7 +13,7 @@ from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.evaluate_ranking import evaluate_ranking
 from stages.retrieval.gallery import with_row
-from stages.retrieval.indexes import GalleryIndex
+from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.protocols import ByLabelConfig, RankedConfig
 from stages.retrieval.relevance import by_class
 from stages.retrieval.rerank import RerankConfig

@@ -27,7 +27,7 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.attribute_similarity import AttributeGrades, attribute_names
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides, with_row
 from stages.retrieval.legacy import K, legacy_map
 from stages.retrieval.scores import Scores, UnanswerablePolicy, gather, to_score
 
@@ -90,21 +90,9 @@ def evaluate_attributes(
 
     Images that failed are left out. What ties counts as the mean over all of its orders.
 
-    Args:
-        vectors: features or embeddings of the images in both.
-        queries: what searches.
-        gallery: what is searched.
-        metrics: names of graded metrics as :meth:`AttributeMetric.find` takes them.
-        similar: the mixtures that the names of metrics end in.
-        unanswerable: queries without any of the attributes, or to which no gallery row is like at all: left out of
-            every mean, ``zero`` in it, or an ``error``.
-        confidence: how often ``low`` and ``high`` hold the mean over all classes, seen or not.
-
-    Raises:
-        ValueError: an unknown metric or mixture, or a number out of range.
-        RecordsError: an attribute that the records have not.
-        MissingRowsError: an image that has no row in ``vectors`` at all.
-        NothingToScoreError: no gallery image or no query is left.
+    ``similar`` has the mixtures that the names of ``metrics`` end in. ``unanswerable`` are queries without any of the
+    attributes, and those to which no gallery row is like at all. Otherwise as :func:`stages.retrieval.evaluate`, which
+    names what is raised; RecordsError also for an attribute that the records have not.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> scores = evaluate_attributes(VECTORS, queries=IMAGES, gallery=IMAGES, metrics=["graded_ndcg@3"])
@@ -113,7 +101,8 @@ def evaluate_attributes(
     """
     similar = similar or {}
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    sides = Sides.in_store(vectors, queries, gallery)
+    searching, searched = sides.searching, sides.searched
     names = attributes_of(searching)
     alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
     per_query = _graded(vectors, searching, searched, wanted, alike)
@@ -126,10 +115,7 @@ def evaluate_attributes(
     scored = to_score(answerable, unanswerable, searching)
     return gather(
         {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
-        queries=queries,
-        gallery=gallery,
-        searching=searching,
-        searched=searched,
+        sides,
         scored=scored,
         unanswerable=~answerable,
         confidence=confidence,
@@ -170,10 +156,7 @@ def evaluate_legacy(
     every = np.ones(len(searching), np.bool_)
     return gather(
         per_query,
-        queries=records,
-        gallery=records,
-        searching=searching,
-        searched=searching,
+        Sides(records, records, searching, searching),
         scored=every,
         unanswerable=~every,
         confidence=confidence,

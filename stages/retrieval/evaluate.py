@@ -21,7 +21,7 @@ from stages.ranking.tables import Table, relevance_tables
 from stages.ranking.tie_averaging import AVERAGED
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_policies
 from stages.retrieval.query_set import QuerySet
@@ -92,7 +92,7 @@ def evaluate(
     scoring = Scoring.of(metrics, rules, ties, unanswerable, confidence)
     domain_names(rules.groups(queries))
     rules.check(queries, gallery)
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    sides = Sides.in_store(vectors, queries, gallery)
 
     def tables(part: QuerySet, depth: int) -> Iterator[Table]:
         return relevance_tables(
@@ -104,7 +104,7 @@ def evaluate(
             tied=ties == AVERAGED,
         )
 
-    return scoring.score(tables, queries=queries, gallery=gallery, searching=searching, searched=searched)
+    return scoring.score(tables, sides)
 
 
 def _one_set(queries: Records, gallery: Records) -> Records:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from cache.errors import NothingToScoreError
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import Mask, Rows
-from stages.ranking.tables import Table, unwanted, without
+from stages.ranking.tables import Table, moved_up, unwanted, without
 from stages.ranking.tie_averaging import AVERAGED, tied_order
 from stages.records import Records
+from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, domain_names
@@ -46,23 +47,10 @@ def evaluate_ranking(
     deep as the metrics look (``map`` and ``mrr`` look at the whole gallery, ``map@r`` at R ranks), unless what lies
     ``beyond`` may count as not relevant.
 
-    Args:
-        rows: the rankings.
-        queries: what searched, in the order of ``rows``: only those that could (with a feature).
-        gallery: what was searched, in the order that positions count in.
-        metrics: names as :func:`find_metric` takes them; by default those of the protocol.
-        similarity: of each of ``rows``, (Q, K), descending; for ``ties = "expected"``, which ranks by nothing else.
-        protocol: who is relevant, what is searched, and by what groups scores are reported.
-        ties: as listed (``row``), or the mean over all orders of what ties.
-        unanswerable: as in :func:`stages.retrieval.evaluate`.
-        beyond: a metric that looks further than a list goes is refused, or the rest is ``not_relevant``.
-        confidence: how often ``low`` and ``high`` hold the mean over all classes, seen or not.
-
-    Raises:
-        ValueError: rows of another shape, no position in the gallery, or listed twice; similarities that do not
-            descend; a list too short for a metric; and what :func:`stages.retrieval.evaluate` refuses.
-        RecordsError: as there.
-        NothingToScoreError: as there.
+    ``queries`` are only those that could search (with a feature), in the order of ``rows``; ``gallery`` is in the order
+    that positions count in. ``ties = "expected"`` ranks by ``similarity`` (Q, K) alone, which descends. Otherwise as
+    :func:`stages.retrieval.evaluate`. Raises what that does, and ValueError for rows of another shape, positions that
+    are not in the gallery or listed twice, similarities that do not descend, and a list too short for a metric.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> rows = np.array([[1, 2, 4], [0, 4, 2]])  # made by any program
@@ -95,20 +83,20 @@ def evaluate_ranking(
             own = place[listed[rows_of_block]]
             dropped = (own == _ELSEWHERE) | unwanted(part.judged, block, own, part.itself[block])
             staying, counts = without(own, dropped)
-            ended = (listed[rows_of_block, -1:] == -1).any(axis=1) | (counts >= _all_there_is(part, block))
+            ended = (listed[rows_of_block, -1:] == -1).any(axis=1) | (counts >= part.num_searched[block])
             if beyond == "refuse":
                 _refuse_short(counts, limits[block], ended, rows_of_block, keys, listed.shape[1])
             relevant = part.judged.relevant.among(block, staying)
             if ties != AVERAGED or known is None:
                 yield Table(block, relevant[:, :depth])
                 continue
-            ranked = _moved(known[rows_of_block], dropped)
+            ranked = moved_up(known[rows_of_block], dropped, -np.inf)
             if beyond == "refuse":
                 _refuse_open_ties(ranked, counts, limits[block], ended, rows_of_block, keys)
             tied = tied_order(ranked, relevant, part.num_relevant[block])
             yield Table(block, tied.relevant, tied)
 
-    return scoring.score(tables, queries=queries, gallery=gallery, searching=queries, searched=gallery)
+    return scoring.score(tables, Sides(queries, gallery, queries, gallery))
 
 
 def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:
@@ -151,19 +139,6 @@ def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> n
             "are given with their sign turned."
         )
     return known
-
-
-def _all_there_is(part: QuerySet, block: Rows) -> Rows:
-    """How many rows a whole ranking has (B,), without the query itself and junk."""
-    junk = 0 if part.judged.junk is None else part.judged.junk.counts[block]
-    whole: Rows = len(part.gallery) - (part.itself[block] >= 0) - junk
-    return whole
-
-
-def _moved(similarity: npt.NDArray[np.float64], dropped: Mask) -> npt.NDArray[np.float64]:
-    """``similarity`` (B, K) with what was ``dropped`` at the end, at -inf."""
-    order = np.argsort(dropped, axis=1, kind="stable")
-    return np.take_along_axis(np.where(dropped, -np.inf, similarity), order, axis=1)
 
 
 def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str], width: int) -> None:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
-from stages.ranking.nearest import Rows, Similarity, nearest_rows, similarities
+from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
-from stages.retrieval.indexes import (
-    AutoIndexConfig,
-    Choice,
-    Evidence,
-    FlatIndexConfig,
-    GalleryIndex,
-    IndexConfig,
-    choose_index,
-)
-from stages.retrieval.indexes.auto import FEWEST_QUERIES
+from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
+from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.indexes.kinds import FlatIndexConfig
+from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.relevance import by_class
 
 
@@ -40,11 +35,11 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     rows = unit_length(vectors.read(gallery.take(searched).digests))
     itself = own_rows(queries.take(searching).keys, gallery.take(searched).keys)
     asking = unit_length(vectors.read(queries.take(searching).digests))
-    nearest = nearest_rows(rows, asking, k, itself)
+    nearest_rows, similarity = search(rows, asking, k, itself)
     positions = np.full((len(queries), k), -1, np.int64)
     similar = np.full((len(queries), k), -np.inf, np.float32)
-    positions[searching] = np.append(searched, -1)[nearest]  # row -1, past the end, is the one appended
-    similar[searching] = similarities(rows, asking, nearest)
+    positions[searching] = np.append(searched, -1)[nearest_rows]  # row -1, past the end, is the one appended
+    similar[searching] = similarity
     return positions, similar
 
 
@@ -118,6 +113,20 @@ def choose_gallery_index(
     if folder is not None:
         choice.save(folder, config)
     return choice
+
+
+class Sides(NamedTuple):
+    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
+
+    queries: Records
+    gallery: Records
+    searching: Records
+    searched: Records
+
+    @classmethod
+    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
+        """Raises NothingToScoreError where one side has no row."""
+        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
 
 def _fingerprint(vectors: Features, searched: Records) -> str:

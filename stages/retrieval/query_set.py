@@ -21,13 +21,8 @@ class QuerySet:
 
     A merged gallery makes one set; where every domain has a gallery of its own there is a set for each.
 
-    Attributes:
-        queries: the queries.
-        gallery: the rows they search.
-        judged: which gallery rows are relevant to each query, and which are junk.
-        itself: the gallery row (Q,) that is the query itself, which is not searched; -1 for none.
-        query_rows: positions (Q,) of the queries among all that the set was made from.
-        gallery_rows: positions (G,) of the gallery rows likewise.
+    ``itself`` (Q,) is the gallery row that is the query, which it does not search, or -1. ``query_rows`` (Q,) and
+    ``gallery_rows`` (G,) are positions among all that the set was made from.
     """
 
     queries: Records

@@ -28,7 +28,7 @@ from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides, with_row
 from stages.retrieval.protocols.kinds import MetConfig
 from stages.retrieval.relevance import by_class
 from stages.retrieval.scores import Scores, gather
@@ -61,21 +61,21 @@ class Answers(NamedTuple):
 
 def global_average_precision(answers: Answers) -> Values:
     """The share (Q,) of ``gap`` that each query brings: their mean is the whole. 0 for a wrong answer."""
-    correct = answers.correct[answers.order]
-    precision = np.cumsum(correct) / np.arange(1, len(correct) + 1)
-    shares = np.zeros(len(correct))
-    shares[answers.order] = precision * correct
-    return shares * (len(correct) / max(int(answers.has_object.sum()), 1))
+    return _precision_shares(answers, np.ones_like(answers.has_object))
 
 
 def without_distractors(answers: Answers) -> Values:
     """The share (Q,) of ``gap-`` that each query brings; their mean is the whole."""
-    counted = answers.has_object[answers.order]
-    correct = (answers.correct & answers.has_object)[answers.order]
-    precision = np.cumsum(correct) / np.maximum(np.cumsum(counted), 1)
+    return _precision_shares(answers, answers.has_object)
+
+
+def _precision_shares(answers: Answers, counted: Mask) -> Values:
+    """At each right answer, the precision up to it among those ``counted`` (Q,), of the queries with an object."""
+    correct = (answers.correct & counted)[answers.order]
+    precision = np.cumsum(correct) / np.maximum(np.cumsum(counted[answers.order]), 1)
     shares = np.zeros(len(correct))
     shares[answers.order] = precision * correct
-    return shares * (len(correct) / max(int(counted.sum()), 1))
+    return shares * (len(correct) / max(int(answers.has_object.sum()), 1))
 
 
 def accuracy(answers: Answers) -> Values:
@@ -146,27 +146,15 @@ def evaluate_recognition(
 ) -> Scores:
     """Score the answers of nearest neighbours to ``queries``, those without a label in the gallery among them.
 
-    Every query counts: ``unanswerable`` are the distractors. The values of one query are its shares of the whole.
-
-    Args:
-        vectors: features or embeddings of all images.
-        queries: those that show an object of the gallery, and those that do not.
-        gallery: the labelled images.
-        protocol: how many neighbours, and the temperature; what it leaves open is tuned.
-        validation: queries and gallery to tune on.
-        metrics: of ``gap``, ``gap-`` and ``acc``.
-        confidence: how often ``low`` and ``high`` hold the mean over all classes, seen or not.
-
-    Raises:
-        ValueError: an unknown metric, a number out of range, or something to tune and no ``validation``.
-        NothingToScoreError: no gallery image, no query, or no query whose class is in the gallery.
-        RecordsError: a gallery image without a label, or two of one key.
-        MissingRowsError: as :func:`stages.retrieval.evaluate`.
+    Every query counts: ``unanswerable`` are the distractors. The values of one query are its shares of the whole. What
+    ``protocol`` leaves open is tuned on the queries and gallery of ``validation``; ValueError where there is none.
+    Otherwise raises as :func:`stages.retrieval.evaluate`, and RecordsError for a gallery image without a label.
     """
     metrics = list(dict.fromkeys(metrics))
     check_recognition(metrics)
     neighbours, temperature = _tuned(vectors, protocol, validation)
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    sides = Sides.in_store(vectors, queries, gallery)
+    searching, searched = sides.searching, sides.searched
     nearest = find_neighbours(vectors, searching, searched, neighbours)
     answers = nearest.answers(neighbours, temperature)
     if not answers.has_object.any():
@@ -176,10 +164,7 @@ def evaluate_recognition(
         )
     return gather(
         {name: _METRICS[name](answers) for name in metrics},
-        queries=queries,
-        gallery=gallery,
-        searching=searching,
-        searched=searched,
+        sides,
         scored=np.ones(len(searching), np.bool_),
         unanswerable=~answers.has_object,
         confidence=confidence,

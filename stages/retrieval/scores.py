@@ -14,6 +14,7 @@ from cache.errors import NothingToScoreError, RecordsError
 from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
+from stages.retrieval.gallery import Sides
 
 ALL, MEAN = "all", "mean"
 
@@ -121,11 +122,8 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def gather(
     per_query: Mapping[str, Values],
+    sides: Sides,
     *,
-    queries: Records,
-    gallery: Records,
-    searching: Records,
-    searched: Records,
     scored: npt.NDArray[np.bool_],
     unanswerable: npt.NDArray[np.bool_],
     confidence: float,
@@ -135,22 +133,14 @@ def gather(
 ) -> Scores:
     """The :class:`Scores` of ``per_query`` values (S,) of the queries that were scored.
 
-    Args:
-        per_query: the value of each metric for each scored query.
-        queries: all queries, and those whose image failed.
-        gallery: all gallery records, and those whose image failed.
-        searching: the queries (Q,) whose image did not fail.
-        searched: the gallery records whose image did not fail.
-        scored: True for the queries (Q,) that have values.
-        unanswerable: True for the queries (Q,) to which nothing is relevant.
-        confidence: how often an interval holds the mean over all classes.
-        groups: the group of each record, by which scores are reported beside those of all.
-        sizes: how many gallery rows the queries of a group search, where that is not the whole gallery.
-        estimate_of: of metrics that are no mean over queries; their values in ``per_query`` are shares of the whole.
+    ``scored`` and ``unanswerable`` are True for the queries (Q,) that have values, and to which nothing is relevant.
+    ``groups`` names the group of each record by which scores are reported beside those of all, and ``sizes`` how many
+    gallery rows a group searches where that is not the whole gallery. Metrics that are no mean over queries come with
+    their own ``estimate_of``; their values in ``per_query`` are shares of the whole.
     """
-    part = searching.take(np.flatnonzero(scored))
-    names = domain_names(groups(queries))
-    of_kept, of_asked = groups(part), groups(searching)
+    part, searched = sides.searching.take(np.flatnonzero(scored)), len(sides.searched)
+    names = domain_names(groups(sides.queries))
+    of_kept, of_asked = groups(part), groups(sides.searching)
     own = np.array(of_kept, dtype=object)
     members = {name: np.flatnonzero(own == name) for name in names}
     nothing = Counter(name for name, empty in zip(of_asked, unanswerable, strict=True) if empty)
@@ -160,7 +150,7 @@ def gather(
             part.classes,
             {name: rows for name, rows in members.items() if len(rows)},
             {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
-            {ALL: len(searched), MEAN: len(searched)} | dict.fromkeys(names, len(searched)) | dict(sizes or {}),
+            dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {}),
             confidence,
             estimate_of,
         ),
@@ -168,8 +158,8 @@ def gather(
         query_domains=tuple(of_kept),
         query_classes=tuple(part.classes),
         per_query=per_query,
-        failed_queries=len(queries) - len(searching),
-        failed_gallery=len(gallery) - len(searched),
+        failed_queries=len(sides.queries) - len(sides.searching),
+        failed_gallery=len(sides.gallery) - searched,
         unanswerable=int(unanswerable.sum()),
         classes=len({name for name in part.classes if name is not None}),
         unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),

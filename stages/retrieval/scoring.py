@@ -13,7 +13,7 @@ from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.relevance import Rows
 from stages.ranking.tables import Table
 from stages.ranking.tie_averaging import AVERAGED, check_averaged
-from stages.records import Records
+from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols.rules import Rules
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, gather, to_score
@@ -60,22 +60,20 @@ class Scoring:
         deepest: Rows = np.max([metric.depths(num_relevant, gallery) for metric in self.metrics], axis=0)
         return deepest
 
-    def score(
-        self, tables: TablesOf, *, queries: Records, gallery: Records, searching: Records, searched: Records
-    ) -> Scores:
-        """The scores of what ``tables`` has of the queries ``searching``, out of all ``queries``."""
-        sets = QuerySet.by_rules(self.rules, searching, searched)
-        num_relevant = np.zeros(len(searching), np.int64)
+    def score(self, tables: TablesOf, sides: Sides) -> Scores:
+        """The scores of what ``tables`` has of the queries that search."""
+        sets = QuerySet.by_rules(self.rules, sides.searching, sides.searched)
+        num_relevant = np.zeros(len(sides.searching), np.int64)
         for one in sets:
             num_relevant[one.query_rows] = one.num_relevant
         answerable = num_relevant > 0
         if not answerable.any():
             raise NothingToScoreError(
-                f"none of the {len(searching):,} queries has another image of its label in the gallery of "
-                f"{len(searched):,}. Compare the labels of both (and the domains), or choose other splits."
+                f"none of the {len(sides.searching):,} queries has another image of its label in the gallery of "
+                f"{len(sides.searched):,}. Compare the labels of both (and the domains), or choose other splits."
             )
-        scored = to_score(answerable, self.unanswerable, searching)
-        per_query = {metric.name: np.zeros(len(searching)) for metric in self.metrics}
+        scored = to_score(answerable, self.unanswerable, sides.searching)
+        per_query = {metric.name: np.zeros(len(sides.searching)) for metric in self.metrics}
         sizes = {}
         for one in sets:
             sizes.update(dict.fromkeys(self.rules.groups(one.queries), len(one.gallery)))
@@ -87,10 +85,7 @@ class Scoring:
                     per_query[metric.name][part.query_rows[table.queries]] = table.value(metric, part.num_relevant)
         return gather(
             {name: values[scored] for name, values in per_query.items()},
-            queries=queries,
-            gallery=gallery,
-            searching=searching,
-            searched=searched,
+            sides,
             scored=scored,
             unanswerable=~answerable,
             confidence=self.confidence,

@@ -130,6 +130,12 @@ class _Run:
         self._optimizer = recipe.optimizer.build(self.network.parameters(), self.loss)
         self._dropout = _generator_on(inputs.device, member_seed(inputs.seed, job.member))
         self._average = WeightAverage(self.network, recipe.training.ema, recipe.training.soup_epochs)
+        self._parts: dict[str, Any] = {
+            "network": self.network,
+            "loss": self.loss,
+            "optimizer": self._optimizer,
+            "average": self._average,
+        }
         self._sizes = (*getattr(recipe.head, "nested", ()), recipe.head.dim or self.network.dim)
         self._sampler = build_sampler(
             recipe.training.sampling, rows.labels, rows.domains, recipe.training.batch_size, blocks=inputs.mapped
@@ -167,25 +173,17 @@ class _Run:
         if self.finished:
             return outcome
         weights = self._sampler.weights.tolist() if isinstance(self._sampler, DomainWeighted) else None
-        return outcome | {
-            "network": self.network.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "dropout": self._dropout.get_state(),
-            "average": self._average.state(),
-            "domain_weights": weights,
-        }
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        return outcome | states | {"dropout": self._dropout.get_state(), "domain_weights": weights}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken."""
         self.best, self.log = state["best"], [EpochLog(**epoch) for epoch in state["log"]]
         if self.finished:
             return
-        self.network.load_state_dict(state["network"])
-        self.loss.load_state_dict(state["loss"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         self._dropout.set_state(state["dropout"])
-        self._average.restore(state["average"])
         if isinstance(self._sampler, DomainWeighted):
             self._sampler.move_to(np.array(state["domain_weights"]))
 
@@ -240,19 +238,11 @@ class _Run:
     def _gradient(self, batch: Batch) -> Tensor:
         """The loss of a batch; its gradients are added to those of the weights."""
         embeddings = self._map(batch.features, self._dropout)
-        value = torch.stack([self._loss_of(embeddings[:, :size], batch) for size in self._sizes]).sum()
+        rest = [batch.records] if isinstance(self.loss, Objective) else [batch.labels]
+        rest += [batch.records] if isinstance(self.loss, PairLoss) else []
+        value = torch.stack([self.loss(embeddings[:, :size], *rest) for size in self._sizes]).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
-
-    def _loss_of(self, embeddings: Tensor, batch: Batch) -> Tensor:
-        match self.loss:
-            case Objective():
-                value: Tensor = self.loss(embeddings, batch.records)
-            case PairLoss():
-                value = self.loss(embeddings, batch.labels, batch.records)
-            case _:
-                value = self.loss(embeddings, batch.labels)
-        return value
 
     def _sharp_gradient(self, batch: Batch, rho: float) -> Tensor:
         states_of = (module for module in self.loss.modules() if isinstance(module, RandomState))

@@ -166,10 +166,9 @@ def _select_one(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoin
     """One head: train it, and select the weights that are kept by the validation score."""
     if not inputs.recipe.is_trained:
         return _posterior(inputs) if isinstance(inputs.recipe.head, PosteriorHeadConfig) else _closed_form(inputs)
-    epochs = inputs.training.epochs
     if inputs.validation is not None:
         searched = validation_set(inputs.features, *inputs.validation)
-        trained = _soup(_job(inputs, inputs.records, epochs, searched), on_epoch, checkpoint)
+        trained = _soup(_job(inputs, inputs.records, searched), on_epoch, checkpoint)
         share = _best_share(inputs, trained, searched)
         _mix(trained, share)
         best = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
@@ -185,13 +184,14 @@ def _select_one(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoin
     held_records = inputs.records.take(np.flatnonzero(held))
     rest = inputs.records.take(np.flatnonzero(~held))
     searched = validation_set(inputs.features, held_records, held_records)
-    first = train(replace(_job(inputs, rest, epochs, searched), phase="choose"), on_epoch, checkpoint)
+    first = train(replace(_job(inputs, rest, searched), phase="choose"), on_epoch, checkpoint)
     best, share = best_epoch(first.log), _best_share(inputs, first, searched)
     if isinstance(inputs.recipe.head, MultilabelHeadConfig) and not inputs.recipe.head.refit:
         reason = f"mMP@5 on {len(held_records):,} held-out images, which it did not learn"
         return Selection(first.network, best, reason, first.log)
     weights = [epoch.domain_weights for epoch in first.log]
-    trained = _soup(replace(_job(inputs, inputs.records, best, None), domain_weights=weights), on_epoch, checkpoint)
+    job = replace(_job(inputs, inputs.records), epochs=best, domain_weights=weights)
+    trained = _soup(job, on_epoch, checkpoint)
     _mix(trained, share)
     count = len(held_records) if unit == "images" else len(set(held_records.classes))
     reason = f"mMP@5 on {count:,} held-out {unit}; then all were trained on"
@@ -199,15 +199,13 @@ def _select_one(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoin
 
 
 def _closed_form(inputs: TrainingInputs) -> Selection:
-    """A closed form alone."""
-    job = _job(inputs, inputs.records, 0, None)
+    job = _job(inputs, inputs.records)
     assert job.fitted is not None
     network = start_network(inputs.recipe.head, job.fitted, job.rows, job.rows.blocks, torch.Generator())
     return Selection(network, 0, "a closed form: nothing is trained", ())
 
 
 def _posterior(inputs: TrainingInputs) -> Selection:
-    """A closed form on attributes."""
     assert isinstance(inputs.recipe.head, PosteriorHeadConfig)
     assert inputs.attribute_targets is not None
     rows = LabelledRows.of(inputs.features, inputs.records)
@@ -237,17 +235,17 @@ def _last(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> 
         raise RecordsError(f"the weights of domains move by a validation score, and there is none: {why}")
     if inputs.training.anchor:
         raise RecordsError(f"the anchor is chosen by a validation score, and there is none: {why}")
-    trained = _soup(_job(inputs, inputs.records, inputs.training.epochs, None), on_epoch, checkpoint)
+    trained = _soup(_job(inputs, inputs.records), on_epoch, checkpoint)
     return Selection(trained.network, inputs.training.epochs, f"it is the last: {why}", trained.log)
 
 
-def _job(inputs: TrainingInputs, records: Records, epochs: int, validation: ValidationSet | None) -> TrainingJob:
+def _job(inputs: TrainingInputs, records: Records, validation: ValidationSet | None = None) -> TrainingJob:
     rows = LabelledRows.of(inputs.features, records, mapped=inputs.mapped)
     fitted = None
     if inputs.closed_form is not None:
         labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
         fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
-    return TrainingJob(inputs, rows, fitted, epochs, validation=validation)
+    return TrainingJob(inputs, rows, fitted, inputs.training.epochs, validation=validation)
 
 
 def _soup(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:

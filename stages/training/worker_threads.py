@@ -45,11 +45,7 @@ def worker_count(device: torch.device) -> int:
 
 def in_worker_threads(work: Callable[[int], T], workers: int) -> list[T]:
     """The results of ``work`` for each worker from 0, in their order; nothing in it is differentiated."""
-
-    def without_gradient(worker: int) -> T:
-        with torch.no_grad():  # a setting of the thread
-            return work(worker)
-
+    without_gradient = torch.no_grad()(work)  # in each call: it is a setting of the thread
     if workers == 1:
         return [without_gradient(0)]
     return list(_pool(workers).map(without_gradient, range(workers)))

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cache.errors import NothingToScoreError
-from stages.analysis.open_set import comparisons, decide, threshold_at
+from stages.analysis.calibrated import threshold_at
+from stages.analysis.open_set import Kind, comparisons, decide
 from stages.ranking import unit_length
 from stages.ranking.intervals import estimate, share_interval
 from stages.retrieval import QuerySet
@@ -74,13 +78,43 @@ def store_and_searches(tmp_path: Path, classes: int = 20, each: int = 6) -> tupl
     return store_of(tmp_path, vectors), QuerySet.of(records, records)
 
 
-def test_the_threshold_is_the_lowest_with_at_most_the_wanted_rate(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "wanted"), [("fmr", 0.01), ("fmr", 0.2), ("fpir", 0.1), ("fpir", 0.5)])
+def test_the_threshold_is_that_of_classes_left_out_one_after_another(tmp_path: Path, kind: Kind, wanted: float) -> None:
     store, searches = store_and_searches(tmp_path)
     found = comparisons(store, searches)  # type: ignore[arg-type]
-    for kind, wanted in (("fmr", 0.01), ("fmr", 0.2), ("fpir", 0.1), ("fpir", 0.5)):
-        threshold = threshold_at(kind, wanted, found)  # type: ignore[arg-type]
-        at, below = (getattr(decide(t, found).rates(), kind).value for t in (threshold, threshold - 2**-15))
-        assert at <= wanted < below
+    threshold = threshold_at(kind, wanted, found)
+    rate = getattr(decide(threshold, found).rates(), kind).value
+    assert 0.6 * wanted < rate <= wanted
+    vectors = unit_length(store.read(searches.queries.digests))  # type: ignore[attr-defined]
+    similarity = np.where(np.equal.outer(found.group, found.group), -np.inf, vectors @ vectors.T)
+    values = similarity if kind == "fmr" else similarity.max(axis=1, keepdims=True)
+
+    def fresh(level: float) -> float:
+        errors = 0
+        for left_out in range(20):
+            others = np.sort(values[found.group != left_out], axis=None)[::-1]
+            others = others[np.isfinite(others)]
+            errors += (values[found.group == left_out] > others[int(level * len(others))]).sum()
+        return float(errors / np.isfinite(values).sum())
+
+    levels = [level for level in np.linspace(0, wanted, 400) if fresh(level) <= wanted]
+    assert rate == pytest.approx(max(levels) * 19 / 20, rel=0.05, abs=1 / 120)
+
+
+@pytest.mark.parametrize(("classes", "sizes"), [(45, [1]), (12, [5]), (40, [1, 2, 15])])
+@pytest.mark.parametrize("effect", [0.0, 0.5])
+def test_fresh_classes_pass_at_most_at_the_wanted_rate_in_the_mean(
+    classes: int, sizes: list[int], effect: float
+) -> None:
+    rng, rates = np.random.default_rng(classes), []
+    for _ in range(300):
+        group = np.repeat(np.arange(classes), rng.choice(sizes, classes))
+        first = np.sqrt(effect) * rng.normal(size=classes)[group] + np.sqrt(1 - effect) * rng.normal(size=len(group))
+        first = np.clip(0.2 * first, -1, 1)
+        searches = SimpleNamespace(num_searched=np.ones(len(group)), num_relevant=np.zeros(len(group)))
+        compared: Any = SimpleNamespace(first_other=first, group=group, searches=searches)
+        rates.append(stats.norm.sf(threshold_at("fpir", 0.25, compared) / 0.2))
+    assert 0.15 < np.mean(rates) < 0.25 + 2 * np.std(rates) / np.sqrt(len(rates))
 
 
 def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_path: Path) -> None:

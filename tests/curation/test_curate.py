@@ -303,11 +303,11 @@ def test_what_cannot_be_curated_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="near_duplicate compares features"):
         curate(test_only, CurateConfig(near_duplicate=0.9))
     shoes = make(trained({"a": 3}, "shoes"))
-    with pytest.raises(RecordsError, match=r"curate\.domains names the domain 'shoe', .*Did you mean 'shoes'"):
+    with pytest.raises(RecordsError, match=r"curate\.domains: .* has no domain 'shoe'.*Did you mean 'shoes'"):
         curate(shoes, CurateConfig(domains=("shoe",)))
-    with pytest.raises(RecordsError, match=r"curate\.classes_per_domain names the domain 'cars'.*There are: shoes"):
+    with pytest.raises(RecordsError, match=r"curate\.classes_per_domain: .* has no domain 'cars'.*It has: shoes"):
         curate(shoes, CurateConfig(classes_per_domain={"cars": 3}))
-    with pytest.raises(RecordsError, match="The dataset has no domains"):
+    with pytest.raises(RecordsError, match=r"the training set has no domain 'shoes'\. It has: none"):
         curate(make(trained({"a": 3})), CurateConfig(domains=("shoes",)))
 
 

@@ -11,8 +11,7 @@ from cache.errors import RecordsError
 from stages.datasets import drawn as catalogue
 from stages.datasets.drawn import COLUMNS, draw_catalogue
 from stages.datasets.drawn.families import FAMILIES
-from stages.datasets.drawn.product import COLOURS, MATERIALS, PATTERNS, SHAPES, invent, pattern
-from stages.datasets.drawn.view import MOST_HIDDEN, background, hidden
+from stages.datasets.drawn.painting import COLOURS, MATERIALS, PATTERNS, SHAPES, invent, pattern
 
 TINY = {"instances": 3, "views": 2, "size": 48}
 
@@ -31,8 +30,7 @@ def lines_of(table: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("catalogue")
-    made = draw_catalogue(folder, **TINY, workers=1)
-    assert made == (folder / "labels.csv", 6, True)
+    assert draw_catalogue(folder, **TINY, workers=1) == folder / "labels.csv"
     return folder
 
 
@@ -83,7 +81,7 @@ def test_a_second_call_draws_nothing(drawn: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(catalogue, "_draw_instance", refuse)
-    assert draw_catalogue(drawn, **TINY, workers=1) == (drawn / "labels.csv", 6, False)
+    assert draw_catalogue(drawn, **TINY, workers=1) == drawn / "labels.csv"
 
 
 def test_an_interrupted_catalogue_is_drawn_again_to_the_same_bytes(
@@ -102,15 +100,13 @@ def test_an_interrupted_catalogue_is_drawn_again_to_the_same_bytes(
             draw_catalogue(tmp_path, **TINY, workers=1)
     assert not (tmp_path / "labels.csv").exists()
     assert 0 < len(list(tmp_path.rglob("*.jpg"))) < 6
-    assert draw_catalogue(tmp_path, **TINY, workers=1).drawn
+    draw_catalogue(tmp_path, **TINY, workers=1)
     assert bytes_of(tmp_path) == bytes_of(drawn)
 
 
 def test_other_arguments_draw_anew(tmp_path: Path) -> None:
     draw_catalogue(tmp_path, instances=1, views=1, size=32, workers=1)
-    made = draw_catalogue(tmp_path, instances=1, views=2, size=32, workers=1)
-    assert made.drawn
-    assert len(lines_of(made.table)) == 2
+    assert len(lines_of(draw_catalogue(tmp_path, instances=1, views=2, size=32, workers=1))) == 2
     assert json.loads((tmp_path / "catalogue.json").read_text())["views"] == 2
 
 
@@ -154,17 +150,6 @@ def test_two_products_of_a_family_look_different(category: str) -> None:
     assert np.abs(one[:, :, :3].astype(int) - other[:, :, :3]).mean() > 3
 
 
-def test_the_hidden_fraction_counts_what_two_covers_share_once() -> None:
-    alpha, left, top = (np.zeros((10, 10), np.float32) for _ in range(3))
-    alpha[2:8, 2:8] = 1
-    left[:, :5] = 1
-    top[:5] = 1
-    assert hidden(alpha, []) == pytest.approx(0)
-    assert hidden(alpha, [left]) == pytest.approx(1 / 2)
-    assert hidden(alpha, [left, top]) == pytest.approx(3 / 4)
-    assert MOST_HIDDEN == 0.2
-
-
 @pytest.mark.parametrize("kind", PATTERNS)
 def test_a_pattern_is_a_share_between_none_and_all(kind: str) -> None:
     share = pattern(kind, 60, 0.2, 0.7)
@@ -178,10 +163,3 @@ def test_stripes_repeat_after_one_period_across_and_never_change_along() -> None
     share = pattern("stripes", 100, 0.25, 0.0)
     np.testing.assert_allclose(share[:, 25:], share[:, :-25], atol=1e-4)
     np.testing.assert_array_equal(share[10:], share[:-10])
-
-
-def test_backgrounds_are_colours_and_differ() -> None:
-    made = [background(40, np.random.default_rng(seed)) for seed in range(30)]
-    assert all(scene.shape == (3, 40, 40) for scene in made)
-    assert all(np.isfinite(scene).all() and -0.3 < scene.mean() < 1.3 for scene in made)
-    assert len({scene.tobytes() for scene in made}) == 30

@@ -201,6 +201,7 @@ def test_scores_are_told_by_class_size(folder: Path) -> None:
         ("class_size", "2-4", 36),
         ("training_class_size", "0", 36),
     }
+    assert lines_of((folder / "artifacts/scores/run.groups.jsonl").read_text()) == groups
     text = permafrost("score", "run.toml", "--by", "class_size", "-q", cwd=folder).stdout
     assert "by the number of images of the query's class in the gallery" in text
     wrong = permafrost("score", "run.toml", "--by", "size", cwd=folder)

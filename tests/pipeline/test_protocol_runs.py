@@ -9,9 +9,9 @@ import pytest
 
 from cache.errors import ConfigError
 from pipeline.config import RunConfig, parse_config
-from pipeline.run import score_vectors
 from stages.records import Records
 from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, RevisitedConfig
+from stages.retrieval.run_scores import score
 from tests.retrieval.test_evaluate import records_of, store_of
 
 RUN = """
@@ -80,7 +80,7 @@ def test_a_run_is_scored_by_its_protocol_and_policies(tmp_path: Path) -> None:
     splits = table.append_column("split", [["test"] * 5])
     records = Records(splits, {"query": ("test",), "gallery": ("test",)})
     text = 'protocol = { kind = "leave_one_out", ks = [1] }\nunanswerable = "zero"'
-    (scores,) = score_vectors(retrieval(text), records, store)
+    (scores,) = score(store, records, retrieval(text).retrieval)
     assert (scores.value("hit@1"), scores[0].queries, scores.unanswerable) == (4 / 5, 5, 1)
 
 
@@ -92,8 +92,8 @@ def test_met_asks_the_distractors_too_and_other_protocols_do_not(tmp_path: Path)
     records, store = Records(told, roles), store_of(tmp_path, vectors)
     config = retrieval('protocol = { kind = "met", neighbours = 1, temperature = 10 }')
     assert isinstance(config.retrieval.protocol, MetConfig)
-    (scores,) = score_vectors(config, records, store)
+    (scores,) = score(store, records, config.retrieval)
     assert scores[0].queries == 2
     assert scores.value("acc") == 1
-    (scores,) = score_vectors(retrieval('metrics = ["hit@1"]'), records, store)
+    (scores,) = score(store, records, retrieval('metrics = ["hit@1"]').retrieval)
     assert scores[0].queries == 1

@@ -16,9 +16,11 @@ import pytest
 from cache.errors import MissingRowsError
 from pipeline.commands.report import build_report
 from pipeline.config import RunConfig, parse_config
+from pipeline.dataset import read_dataset
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import Vectors, find_vectors, read_dataset, score
+from pipeline.scores import score_run
+from pipeline.vectors import Vectors, find_vectors
 from pipeline.views.report.contents import Contents, contents_of, report_page
 from pipeline.views.report.curves import TITLES, k_curves, pair_similarities
 from pipeline.views.report.embedding_map import map_view
@@ -103,7 +105,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     records = read_dataset(config, QUIET)
     extract_features(config, records, Hardware(), QUIET)
     vectors = find_vectors(config, records, QUIET, train=True)
-    score(config, "run", records, vectors, QUIET)
+    score_run(config, "run", records, vectors, QUIET)
     return Ran(folder, config, records, vectors)
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 from cache import parse_source
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, RecordsError
 from pipeline.config import HeadRun, parse_config, read_config
+from pipeline.dataset import read_dataset
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
-from pipeline.run import Vectors, find_vectors, read_dataset
 from pipeline.searcher import Searcher
+from pipeline.vectors import Vectors, find_vectors
 from stages.extraction import PcaConfig
 from stages.records import Records
 from stages.training.closed_form import PcaHeadConfig
@@ -124,6 +125,15 @@ def test_it_is_written_once_and_once_more_for_another_gallery(images: Path, tmp_
     written = sorted((tmp_path / "artifacts/searchers").rglob("searcher.json"))
     assert len(written) == 2
     assert {len(Searcher.open(path.parent)) for path in written} == {len(records), len(records.split("gallery"))}
+
+
+def test_the_thresholds_are_read_with_the_gallery(images: Path, tmp_path: Path) -> None:
+    config, records, vectors = embedded(RUNS["trained"], images, tmp_path)
+    for thresholds in ({}, {"fmr 0.001": 0.75}):
+        Searcher.of_run(config, records, vectors[-1], QUIET, thresholds=thresholds)  # type: ignore[arg-type]
+    written = (tmp_path / "artifacts/searchers").rglob("searcher.json")
+    opened = [Searcher.open(path.parent).thresholds for path in written]
+    assert sorted(opened, key=len) == [{}, {"fmr 0.001": 0.75}]
 
 
 def test_a_damaged_folder_and_an_empty_one_are_refused(images: Path, tmp_path: Path) -> None:

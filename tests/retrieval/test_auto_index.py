@@ -20,8 +20,7 @@ from stages.retrieval import (
     choose_index,
     index_gallery,
 )
-from stages.retrieval.indexes import Choice
-from stages.retrieval.indexes.auto import sample_of_classes
+from stages.retrieval.indexes.auto import Choice, sample_of_classes
 from stages.retrieval.indexes.measure import value_of
 from tests.oracles import retrieval as oracle
 from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of

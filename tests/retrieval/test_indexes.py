@@ -25,7 +25,7 @@ from stages.retrieval import (
     RefineConfig,
     ScalarIndexConfig,
 )
-from stages.retrieval.indexes import BuiltConfig
+from stages.retrieval.indexes.kinds import BuiltConfig
 from tests.retrieval.index_contract import IndexContract
 
 Vectors = npt.NDArray[np.float32]

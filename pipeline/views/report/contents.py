@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pipeline.commands.gallery_sizes import further_distractors
 from pipeline.commands.health import health_of_run
-from pipeline.commands.threshold import kept_decisions
 from pipeline.config import RunConfig
+from pipeline.dataset import remarks
 from pipeline.progress import Display
-from pipeline.run import Vectors, remarks, rules_of
 from pipeline.score_rows import ScoreRow
+from pipeline.thresholds import kept_decisions
+from pipeline.vectors import Vectors
 from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
 from pipeline.views.report.curves import (
@@ -36,9 +36,9 @@ from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
+from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import Health
 from stages.records import Records
-from stages.retrieval import AttributeMetric
 from stages.retrieval.scores import MEAN
 
 PICTURE, MAP_PICTURE = 128, 56
@@ -178,11 +178,11 @@ def _sizes(
     colours: Mapping[str, str],
 ) -> SizeChart | None:
     retrieval = config.retrieval
-    metric = retrieval.metrics[0]
-    if AttributeMetric.find(metric) is not None:
+    metric, rules = retrieval.metrics[0], retrieval.ranked.rules()
+    if metric not in retrieval.by_label:
         return None
     further = further_distractors(records, retrieval.distractors) if retrieval.distractors else None
-    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules_of(config), config.seed)
+    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules, config.seed)
 
 
 def _pairs(config: RunConfig, run_file: Path, side: Measured, records: Records) -> PairSection | None:

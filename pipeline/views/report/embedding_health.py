@@ -7,17 +7,9 @@ from typing import NamedTuple
 
 from pipeline.views.report.measured import Measured
 from stages.analysis import Hubs, Spread, hubs, spread
+from stages.analysis.health import Hub
 
 NEAREST = 10
-
-
-class Hub(NamedTuple):
-    """A gallery image, and for how many queries it is among the nearest."""
-
-    key: str
-    label: str
-    uri: str
-    queries: int
 
 
 class EmbeddingHealth(NamedTuple):
@@ -39,7 +31,7 @@ def embedding_health(shown: Sequence[Measured], top: int) -> list[EmbeddingHealt
         gallery = side.ranks.gallery
         counted = hubs(side.ranks.rows[:, :NEAREST], len(gallery))
         keys, labels, uris = gallery.keys, gallery.labels, gallery.uris
-        most = [Hub(keys[row], labels[row] or "", uris[row], int(counted.counts[row])) for row in counted.top(top)]
+        most = [Hub(keys[row], uris[row], labels[row] or "", int(counted.counts[row])) for row in counted.top(top)]
         measured = spread(side.vectors.store.read(gallery.digests))
         lines.append(EmbeddingHealth(side.name, measured, counted, len(side.ranks.rows), most))
     return lines

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pipeline.heads import summary_text
 from pipeline.views.charts import Line, line_chart, look
 from pipeline.views.report.measured import Measured
-from stages.training import EpochLog, TrainingSummary
+from stages.training import EpochLog
 
 _HEIGHT = 170
 
@@ -45,16 +46,8 @@ def learning_curves(shown: Sequence[Measured]) -> list[LearningCurves]:
         ]
         loss = _chart(losses, f"{side.name}: loss")
         validation = _chart(validated, f"{side.name}: mMP@5 on what was held out")
-        curves.append(LearningCurves(side.name, _summary(head.summary, closed=not head.log), loss, validation))
+        curves.append(LearningCurves(side.name, summary_text(head, seconds=False), loss, validation))
     return curves
-
-
-def _summary(summary: TrainingSummary, *, closed: bool) -> str:
-    epoch = "" if closed else f"epoch {summary.epoch} kept: "
-    anchor = ""
-    if summary.anchor is not None:
-        anchor = f"; {summary.anchor:g} of what was trained, {1 - summary.anchor:g} of the start"
-    return f"{summary.rows:,} images of {summary.classes:,} classes; {epoch}{summary.chosen_by}{anchor}"
 
 
 def _trainings(log: Sequence[EpochLog]) -> list[_Training]:

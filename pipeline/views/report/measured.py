@@ -12,8 +12,9 @@ import numpy as np
 from cache.errors import MissingRowsError
 from pipeline.config import RunConfig
 from pipeline.progress import Display
-from pipeline.run import Vectors, rules_of, score, scored_data
 from pipeline.score_rows import RAW, ScoreRow
+from pipeline.scores import score_run, scored_data
+from pipeline.vectors import Vectors
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
 from stages.records import Records
@@ -76,10 +77,10 @@ def measure(
     rows, values = _on_disk(path, config, records, vectors)
     if values is None:
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
-        rows, values = score(config, name, records, vectors, display), read_query_values(path)
+        rows, values = score_run(config, name, records, vectors, display), read_query_values(path)
     several = len({part.backbone for part in vectors}) > 1
     by_name = {(part.backbone, part.head): part for part in vectors}
-    queries, gallery, rules = records.split("query"), records.split("gallery"), rules_of(config)
+    queries, gallery, rules = records.split("query"), records.split("gallery"), config.retrieval.ranked.rules()
     measured = []
     with display.bar("searching", "heads") as update:
         scored = values.heads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -113,12 +114,10 @@ class M4d35kBenchmark(BenchmarkConfig):
 
     def _rows(self) -> Iterator[Row]:
         path = self.file("m4d-35k_train.csv", "data/m4d-35k_train.csv")
-        domains: set[str] = set()
+        check_folder = cache(self.folder)
         for row, (image, label) in enumerate(zip(*read_named_columns(path, "img_path", "label"), strict=True), 1):
             if image is None:
                 raise RecordsError(f"{path}, row {row}: img_path is empty")
             domain = image.split("/")[0]
-            if domain not in domains:
-                self.folder(domain)
-                domains.add(domain)
+            check_folder(domain)
             yield Row(image, str(self.root / image), label, "train", domain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
@@ -29,13 +30,11 @@ class SopBenchmark(BenchmarkConfig):
     origin: ClassVar[str] = "Stanford Online Products of Stanford (Deep Metric Learning via Lifted Structure)"
 
     def _rows(self) -> Iterator[Row]:
-        folders: set[str] = set()
+        check_folder = cache(self.folder)
         for split in ("train", "test"):
             for _, label, _, path in read_words(self.file(f"Ebay_{split}.txt"), 4, skip=1):
                 folder = path.split("/")[0]
-                if folder not in folders:
-                    self.folder(folder)
-                    folders.add(folder)
+                check_folder(folder)
                 attributes = {"super_class": folder.removesuffix("_final")}
                 yield Row(path, str(self.root / path), label, split, attributes=attributes)
 

@@ -6,7 +6,7 @@ and no file is read. A score on these images shows that the pipeline works; it s
 
 How a view is made::
 
-    (seed, instance)       --invent--> outlines, colours, pattern, material --paint--> colour and slope of each pixel
+    (seed, instance)       --invent-->     outlines, colours, pattern, material --> colour and height of each pixel
     (seed, instance, view) --photograph--> pose, light, background, clutter --> one JPEG
 """
 
@@ -15,12 +15,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +27,13 @@ import pyarrow as pa
 from cache.errors import RecordsError
 from stages.datasets.config import Names, Source, SourceConfig
 from stages.datasets.drawn.families import FAMILIES
-from stages.datasets.drawn.product import Product, invent
-from stages.datasets.drawn.view import photograph
+from stages.datasets.drawn.painting import Product, invent, photograph
 from stages.datasets.table import TableConfig
 from stages.datasets.table_writer import write_table
 
 COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
 
-_EDITION = 2
+_EDITION = 3
 """Part of what identifies a catalogue: raise it when the drawing changes, so that older ones are drawn again."""
 
 _CLUTTER = range(10**9, 10**9 + 60)
@@ -58,24 +56,14 @@ class DrawnConfig(SourceConfig):
 
     def read(self) -> Source:
         """The table of the catalogue."""
-        table = draw_catalogue(Path(self.path)).table
+        table = draw_catalogue(Path(self.path))
         return TableConfig(path=str(table), label=self.label, attributes=self.attributes).read()
-
-
-class Catalogue(NamedTuple):
-    """What ``draw_catalogue`` left in the folder."""
-
-    table: Path
-    """``labels.csv``; the paths in it are relative to its own folder."""
-    images: int
-    drawn: bool
-    """False when this very catalogue was there already."""
 
 
 def draw_catalogue(
     folder: Path, *, instances: int = 300, views: int = 10, size: int = 160, seed: int = 0, workers: int | None = None
-) -> Catalogue:
-    """Draw ``instances * views`` JPEG images of ``size`` by ``size`` pixels under ``folder``, then ``labels.csv``.
+) -> Path:
+    """Draw ``instances * views`` JPEG images of ``size`` pixels square under ``folder``, then its ``labels.csv``.
 
     The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a CPU, so
     a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
@@ -84,35 +72,35 @@ def draw_catalogue(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     draw_catalogue(Path(folder), instances=2, views=3, size=32, workers=1).images
-    6
+    ...     len(draw_catalogue(Path(folder), instances=2, views=3, size=32, workers=1).read_text().splitlines())
+    7
     """
     workers = os.cpu_count() or 1 if workers is None else workers
-    bounds = (("instances", instances, 1), ("views", views, 1), ("size", size, 32), ("seed", seed, 0))
-    for name, value, least in (*bounds, ("workers", workers, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    table, marker = folder / "labels.csv", folder / "catalogue.json"
-    wanted = {"edition": _EDITION, "instances": instances, "views": views, "size": size, "seed": seed}
+    settings = {"instances": instances, "views": views, "size": size, "seed": seed}
+    least = {"size": 32, "seed": 0}
+    for name, value in (settings | {"workers": workers}).items():
+        if value < least.get(name, 1):
+            raise ValueError(f"{name} must be at least {least.get(name, 1)}, got {value}")
+    table, marker, wanted = folder / "labels.csv", folder / "catalogue.json", {"edition": _EDITION} | settings
     if table.exists():
         if not marker.exists():
             raise RecordsError(
                 f"{table} was not drawn by this command, so it is left alone. Name another folder for the catalogue."
             )
         if json.loads(marker.read_text()) == wanted:
-            return Catalogue(table, instances * views, drawn=False)
+            return table
         table.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(wanted) + "\n")
     draw = partial(_draw_instance, folder, views, size, seed)
     if workers == 1:
-        drawn: Iterable[list[tuple[str, ...]]] = map(draw, range(instances))
+        drawn = list(map(draw, range(instances)))
     else:  # threads would wait for one another: most calls here are short and hold the interpreter's lock
         with ProcessPoolExecutor(min(workers, instances), multiprocessing.get_context("spawn")) as pool:
             drawn = list(pool.map(draw, range(instances), chunksize=4))
     rows = [row for rows in drawn for row in rows]
-    write_table(table, pa.table(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))))
-    return Catalogue(table, len(rows), drawn=True)
+    write_table(table, pa.table(list(map(pa.array, zip(*rows, strict=True))), COLUMNS))
+    return table
 
 
 def _draw_instance(folder: Path, views: int, size: int, seed: int, instance: int) -> list[tuple[str, ...]]:

@@ -149,6 +149,8 @@ def freeze(
     evaluation mode for good and moved to ``device``. ValueError when it does not take images of the preprocessing's
     size, or gives anything but one vector an image.
     """
+    import torch
+
     common: dict[str, JSON] = {
         "library": library,
         "model": config.name,
@@ -165,7 +167,9 @@ def freeze(
     size = preprocess.size
     try:
         compute = compute or (lambda images: [network(images)])
-        run = _runner(network, _compile(compute) if config.compiled else compute, preprocess, config.precision, device)
+        if config.compiled:  # once for batches of all sizes: a minute at the first batch
+            compute = torch.compile(compute, dynamic=True)
+        run = _runner(network, compute, preprocess, config.precision, device)
         if config.compiled:  # one image is a special case to the compiler: compile for several here too
             run(np.zeros((2, 3, size, size), np.uint8))
         shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
@@ -195,14 +199,6 @@ def freeze(
         )
         for output, (first, last) in zip(outputs, pairwise(ends), strict=True)
     )
-
-
-def _compile(compute: Compute) -> Compute:
-    """``compute`` by ``torch.compile``, once for batches of all sizes: a minute at the first batch."""
-    import torch
-
-    made: Compute = torch.compile(compute, dynamic=True)
-    return made
 
 
 def folder_name(name: str) -> str:

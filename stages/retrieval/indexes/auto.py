@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import faiss
 import numpy as np
+from pydantic import Field
 
 from cache.errors import NothingToScoreError
 from cache.fingerprint import JSON
@@ -122,6 +123,10 @@ class Choice:
             return None
         index = GalleryIndex.load(folder, embeddings=embeddings, keys=keys)
         return cls(index, tuple(Tried(**each) for each in choice["tried"]))
+
+
+IndexConfig: TypeAlias = Annotated[AutoIndexConfig | BuiltConfig, Field(discriminator="kind")]
+"""Any kind of index, distinguished by ``kind``, or the budgets that one is chosen by."""
 
 
 def choose_index(

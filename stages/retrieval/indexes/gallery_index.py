@@ -87,7 +87,7 @@ class GalleryIndex:
     ) -> GalleryIndex:
         """The index of ``vectors`` (G, E) of unit length. Raises ValueError as :func:`build_index` does."""
         index = build_index(vectors, config)
-        refine = _refine(config)
+        refine: RefineConfig | None = getattr(config, "refine", None)
         originals = None if refine is None else check_unit(vectors, "gallery vectors").astype(refine.stored)
         return cls(index, keys, embeddings, config, originals=originals)
 
@@ -119,7 +119,7 @@ class GalleryIndex:
             gallery = stored_vectors(self.index)
             rows = nearest_rows(gallery, queries, k, self._places(exclude))
             return self._ids(rows), similarities(gallery, queries, rows)
-        refine = _refine(self.config)
+        refine: RefineConfig | None = getattr(self.config, "refine", None)
         width = k if refine is None else k * refine.candidates
         counts_rows = not keeps_ids(self.index) and not self._buried
         left_out = self._places(exclude) if counts_rows else exclude
@@ -152,10 +152,9 @@ class GalleryIndex:
         ids = np.arange(self.next_id, self.next_id + len(keys))
         index = _copy(self.index)
         append(index, vectors, ids)
-        originals = (
-            None if self.originals is None else np.concatenate([self.originals, vectors.astype(self.originals.dtype)])
-        )
-        ids = np.concatenate([self.ids, ids])
+        originals, ids = self.originals, np.concatenate([self.ids, ids])
+        if originals is not None:
+            originals = np.concatenate([originals, vectors.astype(originals.dtype)])
         return GalleryIndex(
             index, every, self.embeddings, self.config, ids=ids, originals=originals, next_id=self.next_id + len(keys)
         )
@@ -266,10 +265,6 @@ class GalleryIndex:
         """Where ``ids`` are among the rows; -1 where they are not."""
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[at] == ids, at, -1)
-
-
-def _refine(config: BuiltConfig) -> RefineConfig | None:
-    return getattr(config, "refine", None)
 
 
 def _twice(keys: Sequence[str]) -> str:

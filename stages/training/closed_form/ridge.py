@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.training.closed_form.eigen import SINGULAR, descending
 from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim
-from stages.training.closed_form.statistics import Classes, Statistics
+from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
 
 _PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # four steps a decade
@@ -43,7 +43,9 @@ class RidgeHeadConfig(LinearMapConfig):
         statistics = rows.statistics(inputs)
         values, vectors = descending(statistics.covariance())
         values = values.clamp(min=0)
-        aimed = vectors.T @ _cross(statistics)  # X'Y / N in the eigenbasis, (D, C)
+        share = classes.sizes.double() / classes.rows
+        cross = ((statistics.means - share @ statistics.means) * share[:, None]).T  # X'Y / N, rows X less their mean
+        aimed = vectors.T @ cross  # in the eigenbasis, (D, C)
         penalty = _gcv(values, aimed, classes) if self.penalty == "gcv" else self.penalty * float(values.mean())
         coefficients = aimed / (values + penalty)[:, None]
         # In the eigenbasis of S = V diag(l) V' the coefficients are B = (diag(l) + penalty I)^-1 V'X'Y / N (D, C), and
@@ -55,12 +57,6 @@ class RidgeHeadConfig(LinearMapConfig):
         axes, spreads = axes[:, : self.dim], spreads[: self.dim]
         check_dim(self.dim, int((spreads > SINGULAR * spreads[0]).sum()), "the directions in which predictions vary")
         return inputs, (vectors @ square @ (root[:, None] * axes) / spreads.sqrt()).T
-
-
-def _cross(statistics: Statistics) -> Tensor:
-    """X'Y / N (D, C) of rows X less their mean and indicators Y."""
-    share = statistics.classes.sizes.double() / statistics.classes.rows
-    return ((statistics.means - share @ statistics.means) * share[:, None]).T
 
 
 def _gcv(values: Tensor, aimed: Tensor, classes: Classes) -> float:

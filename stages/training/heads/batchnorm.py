@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from stages.training.heads.dropout import check_shares, drop
+from stages.training.heads.dropout import check_shares
 from stages.training.heads.inputs import Inputs, InputsConfig, Rows, by_blocks
-from stages.training.heads.linear import check_dim, drawn_map
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.linear import LinearHead, check_dim, drawn_map
 
 _LEAST_VARIANCE = 1e-5
 
@@ -24,6 +23,8 @@ class BatchNormHeadConfig:
     In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
     each step and start at those of all training rows. There is no affine part: the map has it.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["batchnorm"] = "batchnorm"
     dim: int = 64
@@ -43,18 +44,15 @@ class BatchNormHeadConfig:
         return BatchNormHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.momentum)
 
 
-class BatchNormHead(HeadNetwork):
-    """``running_mean``, ``running_variance`` (D,), then ``weight`` (E, D) and ``bias`` (E,), all float32."""
+class BatchNormHead(LinearHead):
+    """A linear head of what ``running_mean`` and ``running_variance`` (D,), float32, normalize."""
 
     running_mean: Tensor
     running_variance: Tensor
 
     def __init__(self, inputs: Inputs, weight: Tensor, bias: Tensor, dropout: float, momentum: float) -> None:
-        super().__init__(inputs)
-        self.dropout = dropout
+        super().__init__(inputs, weight, bias, dropout)
         self.momentum = momentum
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(bias)
         self.register_buffer("running_mean", torch.zeros(inputs.dim))
         self.register_buffer("running_variance", torch.ones(inputs.dim))
 
@@ -76,4 +74,4 @@ class BatchNormHead(HeadNetwork):
             momentum=self.momentum,
             eps=_LEAST_VARIANCE,
         )
-        return nn.functional.linear(drop(normal, [self.dropout], dropout), self.weight, self.bias)
+        return super().transform(normal, dropout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class LinearHeadConfig:
             Representation Learning, NeurIPS 2022, the tied form).
         inputs: the steps before the map. UniFEx (arXiv 2409.13513) has none: center = false, rescale = "none".
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["linear"] = "linear"
     dim: int = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class MlpHeadConfig:
     With ``residual`` a linear map from the feature is added, and the last layer starts at zero: the untrained head is
     the linear one. In training, ``dropout`` acts before the first and the last map, and before the linear one.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["mlp"] = "mlp"
     dim: int = 64

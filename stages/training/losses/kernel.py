@@ -25,9 +25,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from stages.training.losses.angle import normalize
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.rule import Rule
 from stages.training.losses.sampled import ClassSampler, SampledConfig
@@ -122,12 +120,6 @@ class MarginSoftmax(nn.Module):
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
         self.scale = value_at(self.config.scale, share)
         self.rule.at(share)
-
-    def cosines(self, embeddings: Tensor) -> Tensor:
-        """The cosine (B, C) of ``embeddings`` (B, E), of any length, with each class; float32 or finer."""
-        cosine = functional.linear(normalize(embeddings.to(self.weight.dtype)), normalize(self.weight))
-        cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
-        return cosine.view(-1, self.subcenters, self.classes).amax(1)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C): a scalar.

@@ -31,7 +31,9 @@ def plain_loss(
     norms = torch.linalg.vector_norm(sorted_embeddings, dim=1)
     cosine = (vectors[:, places] * unit).sum(2).max(0).values  # with the nearest subcenter of the own class, (B,)
     rule, own = softmax.rule, places[:, None]
-    cosines = _products(unit, vectors, torch.bfloat16 if softmax.precision == "bfloat16" else dtype)
+    factors = torch.bfloat16 if softmax.precision == "bfloat16" else dtype
+    products = unit.to(factors) @ vectors.flatten(0, 1).to(factors).T  # as in a tile
+    cosines = products.view(len(unit), *vectors.shape[:2]).max(1).values.to(dtype)  # with the nearest, (B, C)
     if softmax.observe:
         with torch.no_grad():
             rule.observe(cosine.detach(), norms.detach())
@@ -47,9 +49,3 @@ def plain_loss(
     logits = (scale * others).scatter(1, own, scale * moved[:, None])
     loss = functional.cross_entropy(logits, places, label_smoothing=softmax.smoothing)
     return loss if penalty is None else loss + penalty
-
-
-def _products(unit: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
-    """The cosines (B, C) of ``unit`` (B, E) with the nearest subcenters of ``vectors`` (k, C, E), as in a tile."""
-    products = unit.to(dtype) @ vectors.flatten(0, 1).to(dtype).T
-    return products.view(len(unit), *vectors.shape[:2]).max(1).values.to(unit.dtype)

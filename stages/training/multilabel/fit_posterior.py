@@ -72,14 +72,9 @@ class _Task:
     axes: Tensor
     """The principal axes (D, R) that fill the rest, none where there is no room."""
 
-    @property
-    def width(self) -> int:
-        """S."""
-        return sum(len(regression.columns) for regression in self.regressions)
-
     def left_out(self, penalty: float, groups: Tensor | None) -> Tensor:
         """What each row (N, S) is predicted without itself, or its group; rows without a value by all that have one."""
-        every = torch.empty(len(self.regressed), self.width)
+        every = torch.empty(len(self.regressed), int(self.network.sizes.sum()))
         for ridge, known, targets, columns in self.regressions:
             predicted = torch.empty(len(every), len(columns), dtype=torch.float64)
             predicted[known] = ridge.left_out(targets, penalty, None if groups is None else groups[known])

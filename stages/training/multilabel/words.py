@@ -25,9 +25,10 @@ class Vocabulary:
         """Which words (N, W) each record has, 0 or 1; NaN where it has no tags at all."""
         table = torch.zeros(len(records), len(self.words))
         for row, sentence in enumerate(self._sentences(records)):
-            table[row, sentence or []] = 1 if sentence is not None else torch.nan
             if sentence is None:
                 table[row] = torch.nan
+            else:
+                table[row, sentence] = 1
         return table
 
     def sentences(self, records: Records) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,29 +69,8 @@ def _check_scale(name: str, value: float) -> None:
         raise ValueError(f"{name} is a factor, above 0 and finite, got {value}")
 
 
-class _Ranks(NamedTuple):
-    """Of T positive pairs: the number of the row, and the rank from 1, among all and among the row's positives."""
-
-    row: Tensor
-    among_all: Tensor
-    among_positives: Tensor
-
-
-def _smooth_ranks(block: Block, scale: float) -> _Ranks:
-    """1 + the sum over the other columns z of sigmoid(scale * (c_z - c)), for each positive of cosine c.
-
-    The row itself is left out, as a query is of its own results.
-    """
-    # The rank is 1 + sum_z [c_z > c], with sigmoid(scale x) in place of the step [x > 0]; (T, R) numbers at a time.
-    row, column = block.positives
-    own = block.differentiable(row, column)[:, None]
-    above = torch.sigmoid(scale * (block.all_cosines[row] - own))  # (T, R)
-    above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
-    return _Ranks(row, 1 + above.sum(1), 1 + torch.where(block.is_positive[row], above, 0.0).sum(1))
-
-
 class _RankRule(PairRule):
-    """A loss by the ranks of a row's positives: the mean over the rows that have any."""
+    """A loss by the smooth ranks of a row's positives: the mean over the rows that have any."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -101,23 +80,31 @@ class _RankRule(PairRule):
         return _POSITIVES * columns
 
     def sums(self, block: Block) -> Sums:
-        ranks = _smooth_ranks(block, self._scale)
+        # The rank of a positive of cosine c is 1 + sum_z [c_z > c] over the other columns z, with sigmoid(scale x) in
+        # place of the step [x > 0]; (T, R) numbers at a time. The row itself is left out, as a query is of its results.
+        row, column = block.positives
+        own = block.differentiable(row, column)[:, None]
+        above = torch.sigmoid(self._scale * (block.all_cosines[row] - own))  # (T, R)
+        above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
+        among_positives = 1 + torch.where(block.is_positive[row], above, 0.0).sum(1)
         positives = block.is_positive.sum(1)
         count = (positives > 0).sum()
-        gained = self.gain(ranks, positives.clamp(min=1)[ranks.row])
+        gained = self.gain(1 + above.sum(1), among_positives, positives.clamp(min=1)[row])
         rows = float(len(block.cosines))
         statistics = statistics_of_all(block, rows, rows - float(count))
         return Sums((count - gained)[None], count[None].to(block.cosines.dtype), statistics)
 
-    def gain(self, ranks: _Ranks, positives: Tensor) -> Tensor:
-        """The sum over all of T positive pairs, each row's at most 1; ``positives`` (T,) are how many its row has."""
+    def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
+        """The sum over all of T positive pairs, each row's at most 1.
+
+        Of each pair (T,) the ``rank`` from 1, that ``among_positives`` of its row, and how many ``positives`` that has.
+        """
         raise NotImplementedError
 
 
 class _SmoothAp(_RankRule):
-    def gain(self, ranks: _Ranks, positives: Tensor) -> Tensor:
-        # Precision at the rank of positive p is its rank among the row's positives over that among all.
-        return (ranks.among_positives / ranks.among_all / positives).sum()
+    def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
+        return (among_positives / rank / positives).sum()  # the precision at a rank is the first ratio
 
 
 class _Recall(_RankRule):
@@ -127,7 +114,7 @@ class _Recall(_RankRule):
         super().__init__(config.scale)
         self._config = config
 
-    def gain(self, ranks: _Ranks, positives: Tensor) -> Tensor:
+    def gain(self, rank: Tensor, _among_positives: Tensor, positives: Tensor) -> Tensor:
         ks = torch.tensor(self._config.ks, device=positives.device)
-        inside = torch.sigmoid(self._config.rank_scale * (ks - ranks.among_all[:, None]))  # (T, len(ks))
+        inside = torch.sigmoid(self._config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
         return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)

@@ -7,8 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cache import Failure, FeatureStore, Identity
 from cache.errors import StoreError
@@ -77,29 +75,20 @@ class FusedFeatures:
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The rows (n, D) of ``digests`` (n,), of the first view. MissingRowsError as a store raises it."""
-        return self.unite([store.read(digests) for store in self.stores], self._sizes_of(digests))
+        return fuse([store.read(digests) for store in self.stores], self.dtype, self._image_sizes(digests))
 
     def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The rows (n, V, D) of all views of ``digests`` (n,)."""
         parts = [store.read_views(digests).reshape(-1, store.dim) for store in self.stores]
-        sizes = self._sizes_of(digests)
-        united = self.unite(parts, None if sizes is None else np.repeat(sizes, self.views, axis=0))
-        return united.reshape(len(digests), self.views, self.dim)
+        sizes = self._image_sizes(digests)
+        fused = fuse(parts, self.dtype, None if sizes is None else np.repeat(sizes, self.views, axis=0))
+        return fused.reshape(len(digests), self.views, self.dim)
 
-    def unite(
-        self, parts: Sequence[npt.NDArray[np.generic]], sizes: npt.NDArray[np.float32] | None
-    ) -> npt.NDArray[np.generic]:
-        """Rows (n, D) from those of each store (n, D_i) and, with ``sizes``, the three numbers (n, 3) of each image."""
-        return fuse(parts, self.dtype, sizes)
-
-    def image_sizes(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """H / W, H / 224 and W / 224 of the images ``digests`` (n,), (n, 3).
-
-        Raises StoreError for an image whose size the first store does not know.
-        """
-        rows = pc.index_in(pa.array(digests, pa.binary(32)), self._known["digest"].combine_chunks())
-        size = [pc.take(self._known[name], rows).fill_null(0) for name in ("height", "width")]
-        height, width = (np.asarray(column, dtype=np.float32) for column in size)
+    def _image_sizes(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
+        """H / W, H / 224 and W / 224 of the images ``digests`` (n,), (n, 3), where they are part of a row."""
+        if not self.sizes:
+            return None
+        height, width = self._known[:, self.stores[0].row_numbers(digests)]
         if unknown := np.flatnonzero((height == 0) | (width == 0)).tolist():
             raise StoreError(
                 f"{self.path} does not know the size of {len(unknown):,} of {len(digests):,} images, the first of "
@@ -108,10 +97,11 @@ class FusedFeatures:
         return image_proportions(height, width)
 
     @cached_property
-    def _known(self) -> pa.Table:
-        chunks = self.stores[0].chunks().values()
-        table = pa.concat_tables([rows.select(["digest", "status", "width", "height"]) for rows in chunks])
-        return table.filter(pc.equal(table["status"], "ok"))
-
-    def _sizes_of(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32] | None:
-        return self.image_sizes(digests) if self.sizes else None
+    def _known(self) -> npt.NDArray[np.float32]:
+        """The heights and widths (2, rows + 1) in the first store by row number; 0 where unknown, and at the end."""
+        chunks, size = self.stores[0].chunks(), self.stores[0].chunk_rows
+        known = np.zeros((2, (max(chunks, default=-1) + 1) * size + 1), np.float32)
+        for number, rows in chunks.items():
+            for axis, name in enumerate(("height", "width")):
+                known[axis, number * size : number * size + len(rows)] = rows[name].fill_null(0)
+        return known

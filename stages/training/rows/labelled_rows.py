@@ -6,8 +6,7 @@ import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache import Features, FeatureStore
+from cache import Features
 from stages.records import Records
 from stages.training.rows.fusion import FusedFeatures
 
@@ -23,7 +22,6 @@ LARGE_BYTES = 8 * 2**30
 """Features of more bytes than this, as they are stored, stay on disk unless the settings say otherwise."""
 
 _BLOCK = 8192
-_OPEN_MAPS = 1024
 
 
 class RowSource(Protocol):
@@ -46,38 +44,19 @@ class InMemory:
 
 
 class Mapped:
-    """Features read from the memory maps of a store's chunk files, for sets larger than memory."""
+    """Features read from the memory maps of the chunk files when they are needed, for sets larger than memory."""
 
-    def __init__(self, store: FeatureStore, digests: Sequence[bytes]) -> None:
-        self._rows = store.row_numbers(digests)
-        self._shape, self._dtype, self._views = (store.chunk_rows * store.views, store.dim), store.dtype, store.views
-        self._chunk = lru_cache(_OPEN_MAPS)(lambda number: store.chunk(number).reshape(self._shape))
+    def __init__(self, features: Features, digests: Sequence[bytes]) -> None:
+        self._features, self._digests = features, digests
 
     def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """See :class:`RowSource`."""
-        stored = self._rows[places // self._views] * self._views + places % self._views
-        chunks = stored // self._shape[0]
-        features = np.empty((len(places), self._shape[1]), self._dtype)
-        order = np.argsort(stored, kind="stable")  # each file is read from its beginning to its end
-        bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
-        for low, high in pairwise(bounds):
-            rows = order[low:high]
-            features[rows] = self._chunk(int(chunks[rows[0]]))[stored[rows] % self._shape[0]]
+        """See :class:`RowSource`. Rows are read in the order of the records, each file from beginning to end."""
+        order = np.argsort(places, kind="stable")
+        records, views = np.divmod(places[order], self._features.views)
+        rows = self._features.read_views([self._digests[record] for record in records.tolist()])
+        features = np.empty((len(places), self._features.dim), rows.dtype)
+        features[order] = rows[np.arange(len(rows)), views]
         return features
-
-
-class MappedTogether:
-    """The rows of several :class:`Mapped`, fused as :class:`FusedFeatures` fuses them."""
-
-    def __init__(self, features: FusedFeatures, digests: Sequence[bytes]) -> None:
-        self._parts = [Mapped(store, digests) for store in features.stores]
-        self._features = features
-        self._sizes = features.image_sizes(digests) if features.sizes else None
-
-    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """See :class:`RowSource`."""
-        sizes = None if self._sizes is None else self._sizes[places // self._features.views]
-        return self._features.unite([part.take(places) for part in self._parts], sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,13 +116,7 @@ def gather(features: Features, records: Records) -> Tensor:
 
 def source_of(features: Features, digests: Sequence[bytes], *, mapped: bool) -> RowSource:
     """The rows of ``digests`` (N,), all views: gathered into memory, or read from disk when they are needed."""
-    if not mapped:
-        return InMemory(features.read_views(digests).reshape(-1, features.dim))
-    if isinstance(features, FusedFeatures):
-        return MappedTogether(features, digests)
-    if isinstance(features, FeatureStore):
-        return Mapped(features, digests)
-    raise TypeError(f"rows are mapped from a store or from fused ones, not from {type(features).__name__}")
+    return Mapped(features, digests) if mapped else InMemory(features.read_views(digests).reshape(-1, features.dim))
 
 
 def rows_digest(records: Records) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,12 @@ BLOCK_ROWS, WINDOW_BLOCKS = 1024, 64
 """A block shuffle of rows on disk: whole blocks are shuffled, and the rows within a window of so many blocks."""
 
 
-class Sampler(Protocol):
-    """Batches of rows, an epoch at a time. Every epoch has as many batches as the one before."""
+@dataclass
+class Sampler:
+    """``epoch`` gives the rows (B,) of each batch of an epoch; every epoch has ``steps`` batches."""
 
     steps: int
-    """Batches an epoch."""
-
-    def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        """The rows (B,) of each batch of one epoch."""
-        ...
+    epoch: Callable[[np.random.Generator], list[Rows]]
 
 
 @dataclass(frozen=True)
@@ -114,49 +112,34 @@ def build_sampler(
 
     ``blocks`` makes the order of ``shuffled`` one that reads rows from disk in long stretches (:func:`block_order`).
     """
+    steps = -(-len(labels) // batch_size)
     match config:
         case ByLossConfig():
             raise ValueError("the sampling by_loss must be replaced by what suits the loss first: HeadRecipe.sampling")
         case ShuffledConfig():
-            return _Shuffled(len(labels), batch_size, blocks=blocks)
+            order = block_order if blocks else lambda rows, rng: rng.permutation(rows)
+            return Sampler(steps, lambda rng: cut(order(len(labels), rng), batch_size))
         case BalancedConfig():
-            return _Grouped(labels, batch_size, powered(np.bincount(labels), config.power))
+            decks, shares = _Decks(labels), powered(np.bincount(labels), config.power)
+            return Sampler(steps, lambda rng: cut(decks.deal_shares(shares, rng), batch_size))
         case ClassesByImagesConfig():
-            return _ClassesByImages(labels, batch_size // config.images, config.images)
+            return _classes_by_images(_Decks(labels), batch_size // config.images, config.images)
         case OneDomainConfig():
-            return _OneDomain(domains, batch_size)
+            return _one_domain(_Decks(domains), batch_size)
         case DomainWeightsConfig():
             return DomainWeighted(domains, batch_size)
 
 
-class _Shuffled:
-    def __init__(self, rows: int, batch_size: int, *, blocks: bool) -> None:
-        self._rows, self._size, self._blocks = rows, batch_size, blocks
-        self.steps = -(-rows // batch_size)
-
-    def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        return cut(block_order(self._rows, rng) if self._blocks else rng.permutation(self._rows), self._size)
-
-
-class _Grouped:
-    """N rows an epoch, of each group (a class, a domain) the share that ``shares`` (groups,) says."""
-
-    def __init__(self, groups: Rows, batch_size: int, shares: Shares) -> None:
-        self._decks, self._size, self._rows = _Decks(groups), batch_size, len(groups)
-        self.shares = shares
-        self.steps = -(-len(groups) // batch_size)
-
-    def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        counts = apportion(self._rows, self.shares, rng)
-        return cut(rng.permutation(self._decks.deal(counts, rng)), self._size)
-
-
-class DomainWeighted(_Grouped):
+class DomainWeighted(Sampler):
     """See :class:`DomainWeightsConfig`. ``weights`` (domains,) are w, ``shares`` those of the next epoch."""
 
     def __init__(self, domains: Rows, batch_size: int) -> None:
-        super().__init__(domains, batch_size, powered(np.bincount(domains), 1.0))
-        self.move_to(self.shares)
+        decks = _Decks(domains)
+        super().__init__(
+            -(-len(domains) // batch_size), lambda rng: cut(decks.deal_shares(self.shares, rng), batch_size)
+        )
+        self.weights = self.shares = powered(np.bincount(domains), 1.0)
+        self.move_to(self.weights)
 
     def move_to(self, weights: Shares) -> None:
         """Set w."""
@@ -169,41 +152,37 @@ class DomainWeighted(_Grouped):
         self.move_to(grown / grown.sum())
 
 
-class _ClassesByImages:
-    def __init__(self, labels: Rows, classes: int, images: int) -> None:
-        self._decks = _Decks(labels)
-        self._classes = min(classes, self._decks.groups)  # a batch holds a class once
-        self._images = images
-        self.steps = -(-len(labels) // (self._classes * images))
+def _classes_by_images(decks: _Decks, classes: int, images: int) -> Sampler:
+    classes = min(classes, decks.groups)  # a batch holds a class once
+    steps = -(-decks.rows // (classes * images))
 
-    def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        wanted, chosen = self.steps * self._classes, np.empty(0, np.int64)
+    def epoch(rng: np.random.Generator) -> list[Rows]:
+        wanted, chosen = steps * classes, np.empty(0, np.int64)
         while len(chosen) < wanted:
-            deck = rng.permutation(self._decks.groups)
-            missing = -len(chosen) % self._classes
-            open_batch = chosen[len(chosen) - (self._classes - missing) :] if missing else chosen[:0]
+            deck = rng.permutation(decks.groups)
+            missing = -len(chosen) % classes
+            open_batch = chosen[len(chosen) - (classes - missing) :] if missing else chosen[:0]
             again = np.isin(deck, open_batch)  # not twice in the batch that two decks share
             chosen = np.concatenate([chosen, deck[~again][:missing], deck[again], deck[~again][missing:]])
         chosen = chosen[:wanted]
-        turns = np.bincount(chosen, minlength=self._decks.groups)
-        dealt = self._decks.deal(turns * self._images, rng)
-        starts = np.cumsum(turns * self._images) - turns * self._images
-        places = (starts[chosen] + occurrence(chosen) * self._images)[:, None] + np.arange(self._images)
-        return cut(dealt[places].reshape(-1), self._classes * self._images)
+        counts = np.bincount(chosen, minlength=decks.groups) * images
+        places = (np.cumsum(counts) - counts)[chosen] + occurrence(chosen) * images
+        dealt = decks.deal(counts, rng)[places[:, None] + np.arange(images)]
+        return cut(dealt.reshape(-1), classes * images)
+
+    return Sampler(steps, epoch)
 
 
-class _OneDomain:
-    def __init__(self, domains: Rows, batch_size: int) -> None:
-        self._decks, self._size = _Decks(domains), batch_size
-        self._turns = max(1, round(len(domains) / self._decks.groups / batch_size))  # batches of each domain
-        self.steps = self._turns * self._decks.groups
+def _one_domain(decks: _Decks, batch_size: int) -> Sampler:
+    turns = max(1, round(decks.rows / decks.groups / batch_size))  # batches of each domain
 
-    def epoch(self, rng: np.random.Generator) -> list[Rows]:
-        domains = self._decks.groups
-        dealt = self._decks.deal(np.full(domains, self._turns * self._size), rng)
-        batches = dealt.reshape(domains, self._turns, self._size)
-        order = np.argsort(rng.permutation(domains))  # of the domains within a round
-        return list(batches[order].swapaxes(0, 1).reshape(-1, self._size))
+    def epoch(rng: np.random.Generator) -> list[Rows]:
+        dealt = decks.deal(np.full(decks.groups, turns * batch_size), rng)
+        batches = dealt.reshape(decks.groups, turns, batch_size)
+        order = np.argsort(rng.permutation(decks.groups))  # of the domains within a round
+        return list(batches[order].swapaxes(0, 1).reshape(-1, batch_size))
+
+    return Sampler(turns * decks.groups, epoch)
 
 
 class _Decks:
@@ -213,13 +192,18 @@ class _Decks:
         self._sizes = np.bincount(groups)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._groups = groups
-        self.groups = len(self._sizes)
+        self.groups, self.rows = len(self._sizes), len(groups)
 
     def deal(self, counts: Rows, rng: np.random.Generator) -> Rows:
         """``counts`` (groups,) rows of each group, group after group, those of a group in random order."""
         order = np.lexsort((rng.random(len(self._groups)), self._groups))
         group = np.repeat(np.arange(self.groups), counts)
         return order[self._starts[group] + occurrence(group) % self._sizes[group]]
+
+    def deal_shares(self, shares: Shares, rng: np.random.Generator) -> Rows:
+        """As many rows as there are, in random order, of each group its share of ``shares`` (groups,)."""
+        counts = apportion(self.rows, shares, rng)
+        return rng.permutation(self.deal(counts, rng))
 
 
 def block_order(rows: int, rng: np.random.Generator) -> Rows:

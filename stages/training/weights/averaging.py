@@ -39,11 +39,11 @@ class WeightAverage:
         self._last = [*self._last, weights][-self._epochs :]
         return mean_of(self._last, names)
 
-    def state(self) -> dict[str, Any]:
-        """What :meth:`restore` takes."""
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes."""
         return {"average": self._average, "steps": self._steps, "last": self._last}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken."""
         self._average, self._steps, self._last = state["average"], state["steps"], state["last"]
 

@@ -1,0 +1,48 @@
+"""The records of a run file, and what about them bears on how far a score can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from cache import DigestCache
+from pipeline.config import RunConfig, read_config
+from pipeline.progress import Display
+from stages.records import Records, read_records
+
+_FEW_CLASSES = 5
+
+
+def open_run(run_file: Path, *, quiet: bool) -> tuple[RunConfig, Records, Display]:
+    """The run file, its records, and where a command says what it does."""
+    config, display = read_config(run_file), Display(quiet=quiet)
+    return config, read_dataset(config, display), display
+
+
+def read_dataset(config: RunConfig, display: Display) -> Records:
+    """The records of the run, each with the digest of its bytes."""
+    digests = DigestCache(Path(config.artifacts) / "digests.sqlite")
+    with display.bar("reading records", "files") as update:
+        records = read_records(
+            config.datasets, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
+        )
+    counts = records.counts()
+    display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+    for remark in remarks(records, counts):
+        display.warn(f"note: {remark}")
+    return records
+
+
+def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
+    """Notes on these records that bear on how far a score can be trusted."""
+    notes = []
+    tested = len(set(records.split("query").classes))
+    if tested < _FEW_CLASSES:
+        notes.append(f"only {tested} classes search: scores say little of others")
+    if leaked := counts["queries whose bytes are trained on"]:
+        are = "query is" if leaked == 1 else "queries are"
+        notes.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")
+    if nothing := counts["queries with nothing in the gallery"]:
+        have = "query has" if nothing == 1 else "queries have"
+        notes.append(f"{nothing:,} {have} nothing to find in the gallery, and no part in any mean")
+    return notes

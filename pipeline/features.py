@@ -1,0 +1,96 @@
+"""The features of a run, as they were extracted, and which of its heads learn from which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cache import FeatureStore
+from cache.errors import ConfigError, MissingRowsError, StaleStoreError
+from pipeline.config import HeadRun, RunConfig
+from pipeline.progress import Display
+from stages.extraction import BackboneConfig
+from stages.extraction.extract import find_store
+from stages.extraction.known import known_backbones, noted_backbones
+from stages.records import Records
+from stages.training import FusedFeatures
+
+_REMEDY = "Run `permafrost extract` with this run file to compute these features."
+
+
+class FeatureSet(NamedTuple):
+    """Features, the heads that learn from them, and whether they are scored raw."""
+
+    name: str
+    features: FeatureStore | FusedFeatures
+    heads: tuple[HeadRun, ...]
+    raw: bool
+
+
+def feature_sets(
+    config: RunConfig, records: Records, display: Display, heads: Sequence[HeadRun] | None = None
+) -> list[FeatureSet]:
+    """Each store of the run with the ``heads`` that learn from it alone, then the fused ones in the order of the heads.
+
+    Every store is scored raw, and every fusion of two or more. The sizes of images are no features: a fusion with
+    them is not scored raw.
+    """
+    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
+    names = _store_names(stores)
+    heads_of: dict[tuple[tuple[str, ...], bool], list[HeadRun]] = {((name,), False): [] for name in names}
+    for head in config.heads if heads is None else heads:
+        for sources in _sources(head, names):
+            if len(sources) > 1:
+                heads_of.setdefault((sources, False), [])
+            heads_of.setdefault((sources, head.sizes), []).append(head)
+    by_name = dict(zip(names, stores, strict=True))
+    sets = []
+    for (sources, sizes), learning in heads_of.items():
+        parts = [by_name[name] for name in sources]
+        features = FusedFeatures(parts, sizes=sizes) if len(parts) > 1 or sizes else parts[0]
+        name = "+".join([*sources, *(["sizes"] if sizes else [])])
+        sets.append(FeatureSet(name, features, tuple(learning), not sizes))
+    return sets
+
+
+def _store_names(stores: Sequence[FeatureStore]) -> list[str]:
+    """The name of each store; stores of one name go by their folders, which hold their fingerprints."""
+    names = [store.name for store in stores]
+    return [store.name if names.count(store.name) == 1 else store.path.name for store in stores]
+
+
+def _sources(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The backbones that each training of ``head`` learns from: every one alone, or several together."""
+    if not head.backbones:
+        return [(name,) for name in names]
+    if head.backbones == "all":
+        return [tuple(names)]
+    if unknown := [name for name in head.backbones if name not in names]:
+        raise ConfigError(f"the head {head.name!r} names the backbone {unknown[0]!r}; this run has {', '.join(names)}")
+    return [head.backbones]
+
+
+def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, display: Display) -> list[FeatureStore]:
+    """The stores that ``wanted`` filled, one a pooling. StaleStoreError or MissingRowsError where there is none.
+
+    With ``precision = "auto"`` a CPU and a card fill different stores: those with more of the images of ``records``.
+    """
+    folder = Path(config.artifacts) / "features"
+    noted = noted_backbones(wanted, records, folder)
+    if not noted:  # never extracted, or something changed since: then its identity says what
+        noted = [known_backbones(wanted, records, folder, on_load=display.say)]
+    errors: list[StaleStoreError | MissingRowsError] = []
+    matches: list[list[FeatureStore]] = []
+    for backbones in noted:
+        try:
+            matches.append(
+                [find_store(backbone, folder, dtype=config.extraction.dtype, remedy=_REMEDY) for backbone in backbones]
+            )
+        except (StaleStoreError, MissingRowsError) as error:
+            errors.append(error)
+    if not matches:
+        raise errors[0]
+    if len(matches) == 1:
+        return matches[0]
+    return max(matches, key=lambda stores: int(stores[0].usable(records.digests).sum()))

@@ -1,0 +1,130 @@
+"""The heads of a run: found as they were saved, or trained and saved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from cache import Features, Identity
+from cache.errors import ConfigError, MissingRowsError
+from pipeline.config import HeadRun, RunConfig
+from pipeline.progress import Display
+from stages.records import Records
+from stages.training import EpochLog, Head, epoch_events, head_identity, train_head
+from stages.training.training_inputs import check_device
+
+LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
+
+
+def find_head(
+    config: RunConfig,
+    wanted: HeadRun,
+    backbone: str,
+    features: Features,
+    records: Records,
+    display: Display,
+    *,
+    train: bool,
+    tensorboard: bool,
+    device: str,
+) -> Head:
+    """The head as it was saved; or, with ``train``, trained and saved. MissingRowsError where there is none."""
+    arguments = training_arguments(config, wanted, features, records)
+    identity = head_identity(**arguments)
+    folder = head_folder(config, wanted.name, features, identity)
+    title = f"train {wanted.name} on {backbone}"
+    if (folder / "head.safetensors").exists():
+        if train:
+            display.say(f"{title}: trained before, on the same features and settings")
+        return Head.load(folder, identity)
+    if not train:
+        raise MissingRowsError(
+            f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
+            "Run `permafrost train-heads` with this run file."
+        )
+    checkpoint = folder.with_name(f"{folder.name}.checkpoint")
+    if checkpoint.exists():
+        display.say(f"{title}: going on after the last epoch of the run that was stopped")
+    events = Path(config.artifacts, "tensorboard", features.name, folder.name) if tensorboard else None
+    device, training = device_for(wanted, device, display), wanted.recipe.training
+    with display.bar(title, "epochs") as update, epoch_events(events) as write:
+
+        def report(epoch: EpochLog) -> None:
+            update(epoch.epoch, training.epochs, _epoch_text(epoch, training.soup))
+            write(epoch)
+
+        head = train_head(**arguments, on_epoch=report, checkpoint=checkpoint, device=device)
+    if head.summary.left_out:
+        display.warn(
+            f"{wanted.name} on {backbone}: trained without {', '.join(head.summary.left_out)}, which cannot be learned"
+        )
+    display.say(f"{title}: {summary_text(head)}")
+    head.save(folder)
+    checkpoint.unlink(missing_ok=True)
+    return head
+
+
+def _epoch_text(epoch: EpochLog, soup: int) -> str:
+    score = "" if epoch.validation_mmp5 is None else f", validation mmp@5 {epoch.validation_mmp5:.3f}"
+    mined = "" if epoch.zero_share is None else f", {epoch.zero_share:.0%} of the pairs without loss"
+    member = f", head {epoch.member} of {soup}" if soup > 1 else ""
+    expert = "" if epoch.expert is None else f", expert of {epoch.expert or 'no domain'}"
+    return f"loss {epoch.loss:.3f}{score}{mined}{member}{expert}"
+
+
+def summary_text(head: Head, *, seconds: bool = True) -> str:
+    """What ``head`` was trained on, and which of its epochs was chosen how."""
+    summary, epochs = head.summary, ""
+    if head.log:
+        took = f"{len(head.log)} epochs in {sum(epoch.seconds for epoch in head.log):.1f} s; " if seconds else ""
+        epochs = f"{took}epoch {summary.epoch} kept: "
+    anchor = ""
+    if summary.anchor is not None:
+        anchor = f"; {summary.anchor:g} of what was trained, {1 - summary.anchor:g} of the start"
+    return f"{summary.rows:,} images of {summary.classes:,} classes; {epochs}{summary.chosen_by}{anchor}"
+
+
+def head_folder(config: RunConfig, name: str, features: Features, identity: Identity) -> Path:
+    """Where the head ``name`` of that ``identity`` is saved."""
+    return Path(config.artifacts) / "heads" / features.name / f"{name}-{identity.short}"
+
+
+def device_for(wanted: HeadRun, device: str, display: Display) -> str:
+    """Where ``wanted`` is trained: on ``device``, or on the CPU where that alone computes its steps."""
+    import torch
+
+    try:
+        check_device(wanted.recipe, torch.device(device))
+    except RuntimeError as error:
+        raise ConfigError(f"--device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
+    except ValueError:
+        display.say(f"train {wanted.name}: on the CPU, where alone its steps are computed")
+        return "cpu"
+    return device
+
+
+def training_arguments(
+    config: RunConfig, wanted: HeadRun, features: Features, records: Records, train: Records | None = None
+) -> dict[str, Any]:
+    """The arguments of ``head_identity`` and ``train_head``: everything that a head follows from.
+
+    It is trained on ``train``, by default the records of that role.
+    """
+    return {
+        "features": features,
+        "records": records.split("train") if train is None else train,
+        "recipe": wanted.recipe,
+        "validation": _validation(features, records),
+        "seed": config.seed,
+    }
+
+
+def _validation(features: Features, records: Records) -> tuple[Records, Records] | None:
+    """Query and gallery to choose the epoch on, or None where they are too few classes to choose by."""
+    queries, gallery = records.split("validation_query"), records.split("validation_gallery")
+    queries, gallery = (part.take(part.rows_in(features)) for part in (queries, gallery))
+    searched, keys = Counter(gallery.classes), set(gallery.keys)
+    pairs = zip(queries.keys, queries.classes, strict=True)
+    answerable = {name for key, name in pairs if searched[name] > (key in keys)}
+    return (queries, gallery) if len(answerable) >= LEAST_VALIDATION_CLASSES else None

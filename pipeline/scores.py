@@ -1,0 +1,67 @@
+"""Stage 3 of a run file: search and score, and what the scores follow from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from cache.atomic import replace_text
+from cache.settings import changed_settings
+from pipeline.approximate_scores import approximate_scores
+from pipeline.config import RunConfig
+from pipeline.progress import Display
+from pipeline.score_rows import ScoreRow, json_lines
+from pipeline.vectors import Vectors
+from stages.analysis.run_bounds import run_bounds
+from stages.records import Records
+from stages.retrieval import Scores
+from stages.retrieval.query_values import Scored, data_of, write_query_values
+from stages.retrieval.run_scores import score
+
+_NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
+
+
+def score_run(
+    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
+) -> list[ScoreRow]:
+    """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+    rows, scored = [], []
+    known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
+    for entry in vectors:
+        usable = entry.store.usable(records.digests).tobytes()
+        if usable not in known:
+            known[usable] = run_bounds(entry.store, records, config.retrieval, seed=config.seed)
+        bounds = known[usable]
+        exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))
+        others = approximate_scores(config, records, entry.backbone, entry.head, entry.store, display)
+        for head, scores in chain(exact, others):
+            scored.append(Scored(entry.backbone, head, entry.store.fingerprint, scores))
+            rows += [
+                ScoreRow(entry.backbone, head, one.domain, one.metric, one.value, one.low, one.high, one.queries,
+                         one.gallery, entry.store.fingerprint, *bounds.get((one.metric, one.domain), ()))
+                for one in scores
+            ]  # fmt: skip
+            if left_out := _left_out(scores):
+                display.warn(f"{entry.backbone} {head}: left out: {left_out}")
+    path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
+    replace_text(path, json_lines(rows))
+    return rows
+
+
+def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
+    """What the scores of a run follow from beside the embeddings."""
+    changed = changed_settings(config.retrieval)
+    settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
+    return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)
+
+
+def _left_out(scores: Scores) -> str:
+    counts = {
+        "failed queries": scores.failed_queries,
+        "failed gallery images": scores.failed_gallery,
+        "queries with nothing relevant in the gallery": scores.unanswerable,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

@@ -1,0 +1,118 @@
+"""Thresholds that ``permafrost threshold`` chose, with their error rates: stored for ``search`` and the report.
+
+``thresholds/<run>/<backbone>-<head>-<...>.json`` is of the embeddings and records that it names by fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cache import fingerprint
+from cache.atomic import replace_text
+from cache.errors import MissingRowsError
+from pipeline.config import RunConfig
+from pipeline.vectors import Vectors
+from stages.analysis.open_set import Rate, Rates
+from stages.analysis.threshold_choice import Decision, Ground
+from stages.records import Records
+from stages.retrieval.query_values import data_of
+
+
+class Limit(NamedTuple):
+    """From which similarity on there is a match; ``summary`` is how often that is wrong, for a person."""
+
+    threshold: float
+    summary: str
+    rate: dict[str, Any] | None
+
+
+def keep_decisions(
+    config: RunConfig, run_file: Path, vectors: Vectors, records: Records, decisions: Sequence[Decision], on: Ground
+) -> Path:
+    """Add ``decisions`` to those that are kept for the same embeddings and records; return the file."""
+    path, follows_from = _path(config, run_file, vectors), _follows_from(vectors, records)
+    stored = _kept(path)
+    lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
+    new = [(decision.kind, decision.wanted) for decision in decisions]
+    lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
+    lines += [
+        {
+            "kind": decision.kind,
+            "wanted": decision.wanted,
+            "threshold": decision.calibration.threshold,
+            "calibration": plain_rates(decision.calibration),
+            "test": {name: plain_rates(rates) for name, rates in decision.test.items()},
+        }
+        for decision in decisions
+    ]
+    content = {"follows_from": follows_from, "ground": on.summary, "decisions": lines, "roc": on.test.roc()}
+    replace_text(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def limit_of(
+    config: RunConfig, run_file: Path, vectors: Vectors, records: Records, wanted_rate: tuple[str, float]
+) -> Limit:
+    """The threshold that ``permafrost threshold`` kept for the embeddings and records as they are now.
+
+    ``wanted_rate`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
+    MissingRowsError, which says what to run, where none is kept.
+    """
+    kind, wanted = wanted_rate
+    if kind == "threshold":
+        return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
+    stored = _kept(_path(config, run_file, vectors))
+    command = f"permafrost threshold {run_file} --{kind} {wanted:g} --head {vectors.head}"
+    if stored.get("follows_from") != _follows_from(vectors, records):
+        why = "was chosen from other embeddings or records" if stored else "is not chosen yet"
+        raise MissingRowsError(f"the threshold of {vectors.backbone} {vectors.head} {why}. Run `{command}`.")
+    for line in stored["decisions"]:
+        if (line["kind"], line["wanted"]) == (kind, wanted):
+            rate = line["test"]["all"][kind]
+            interval = f"{rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}]"
+            summary = f"chosen for {kind.upper()} {wanted:g}, which was {interval} on test queries"
+            return Limit(line["threshold"], summary, {"kind": kind, "wanted": wanted, **rate})
+    there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in stored["decisions"])
+    raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}, only for {there}. Run `{command}`.")
+
+
+def kept_decisions(config: RunConfig, run_file: Path, vectors: Vectors, records: Records) -> list[dict[str, Any]]:
+    """Every decision that is kept for the embeddings and records as they are now; none where none is."""
+    stored = _kept(_path(config, run_file, vectors))
+    return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(vectors, records) else []
+
+
+def plain_rates(rates: Rates) -> dict[str, Any]:
+    """As JSON has it: NaN is null."""
+    plain: dict[str, Any] = {}
+    for name, value in rates._asdict().items():
+        if isinstance(value, Rate):
+            plain[name] = {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
+        else:
+            plain[name] = value
+    return plain
+
+
+def _path(config: RunConfig, run_file: Path, vectors: Vectors) -> Path:
+    name = f"{vectors.backbone}-{vectors.head}-{vectors.store.identity.short}.json"
+    return Path(config.artifacts) / "thresholds" / run_file.stem / name
+
+
+def _follows_from(vectors: Vectors, records: Records) -> str:
+    """The fingerprint of the embeddings and the records that a threshold follows from."""
+    parts = [
+        data_of(records.split(f"{role}query"), records.split(f"{role}gallery"), {}) for role in ("", "validation_")
+    ]
+    return fingerprint([vectors.store.fingerprint, *(part[side] for part in parts for side in ("queries", "gallery"))])
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}

@@ -1,0 +1,127 @@
+"""Every metric of a run in one call, whoever computes it.
+
+::
+
+    metrics --by name--> by label: evaluate; graded: evaluate_attributes; legacy: evaluate_legacy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from cache import Features
+from cache.errors import ConfigError
+from cache.settings import Settings
+from stages.records import Records
+from stages.retrieval.attribute_similarity import check_mixture
+from stages.retrieval.attributes import AttributeMetric, evaluate_attributes, evaluate_legacy
+from stages.retrieval.evaluate import evaluate
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
+from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
+from stages.retrieval.scores import Scores, UnanswerablePolicy
+from stages.retrieval.scoring import TiePolicy
+
+USUAL = "usual"
+
+
+@dataclass(frozen=True)
+class ScoringConfig(Settings):
+    """What embeddings are scored by.
+
+    Args:
+        protocol: which gallery images are relevant, what is searched, and how scores are averaged.
+        metrics: names; ``usual`` stands for those of the protocol. That of a metric by attributes may end in ``:`` and
+            a name of ``similar``.
+        ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
+        unanswerable: queries to which nothing is relevant are left out of every mean, ``zero`` in it, or an ``error``.
+        similar: definitions of similar, by name: a weight for each attribute that counts.
+
+    >>> config = ScoringConfig(metrics=("usual", "graded_map"))
+    >>> config.by_label, config.graded
+    (['mmp@5', 'map@r', 'hit@1', 'recall@10', 'map'], ['graded_map'])
+    """
+
+    protocol: Annotated[ProtocolConfig, Field(discriminator="kind")] = ByLabelConfig()
+    metrics: tuple[str, ...] = (USUAL,)
+    ties: TiePolicy = "row"
+    unanswerable: UnanswerablePolicy = "leave_out"
+    similar: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError("metrics must name at least one")
+        named = [default_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
+        for name, weights in self.similar.items():
+            try:
+                check_mixture(weights)
+            except ValueError as error:
+                raise ValueError(f"similar.{name}: {error}") from None
+        check_metrics(self.by_label, self.protocol, self.ties)
+        check_policies(self.protocol, self.ties, self.unanswerable)
+        for metric in filter(None, map(AttributeMetric.find, self.metrics)):
+            if metric.mixture is not None and metric.mixture not in self.similar:
+                raise ValueError(
+                    f"{metric.name} names a definition of similar that is not there: [retrieval.similar] "
+                    f"{metric.mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
+                )
+
+    @property
+    def by_label(self) -> list[str]:
+        """The metrics of which gallery images are relevant."""
+        return [name for name in self.metrics if AttributeMetric.find(name) is None]
+
+    @property
+    def graded(self) -> list[str]:
+        """The metrics of how alike the attributes are."""
+        return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and not metric.legacy]
+
+    @property
+    def legacy(self) -> list[str]:
+        """The metrics of :func:`evaluate_legacy`."""
+        return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and metric.legacy]
+
+    @property
+    def ranked(self) -> RankedConfig:
+        """The protocol that judges rankings: by label where the run's own ranks nothing."""
+        return ByLabelConfig() if isinstance(self.protocol, (MetConfig, SmallDataConfig)) else self.protocol
+
+
+def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
+    """The scores of ``vectors`` by label, by attributes and by the legacy measure, of those that ``config`` names."""
+    queries, gallery = records.split("query"), records.split("gallery")
+    if config.by_label:
+        of_nothing = isinstance(config.protocol, MetConfig)
+        yield evaluate(
+            vectors,
+            queries=records.split("query", "query_distractor") if of_nothing else queries,
+            gallery=gallery,
+            metrics=config.by_label,
+            protocol=config.protocol if of_nothing else config.ranked,
+            validation=(
+                records.split("validation_query", "validation_query_distractor"),
+                records.split("validation_gallery"),
+            ),
+            ties=config.ties,
+            unanswerable=config.unanswerable,
+        )
+    if config.graded:
+        yield evaluate_attributes(
+            vectors,
+            queries=queries,
+            gallery=gallery,
+            metrics=config.graded,
+            similar=config.similar,
+            unanswerable=config.unanswerable,
+        )
+    if config.legacy:
+        if queries.keys != gallery.keys:
+            raise ConfigError(
+                f"{config.legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same "
+                "splits"
+            )
+        yield evaluate_legacy(vectors, queries, metrics=config.legacy, similar=config.similar)
