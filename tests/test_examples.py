@@ -1,4 +1,4 @@
-"""The examples in docstrings run."""
+"""The examples in docstrings: each runs, and every public function has one."""
 
 import doctest
 import inspect
@@ -10,6 +10,7 @@ import pytest
 import cache
 import pipeline
 import stages
+from tests.test_house import PUBLIC
 
 MODULES = sorted(
     module.name
@@ -24,3 +25,10 @@ def test_the_examples_of_this_module_run(name: str) -> None:
     result = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.attempted
     assert not result.failed
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_every_public_function_has_an_example(package: str) -> None:
+    module = import_module(package)
+    functions = [name for name in PUBLIC[package] if inspect.isfunction(getattr(module, name))]
+    assert [name for name in functions if ">>>" not in (getattr(module, name).__doc__ or "")] == []

@@ -78,6 +78,18 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     Raises:
         RecordsError: nobody trains, nothing is kept, or the configuration names a domain that no training image has.
         MissingRowsError: an image has no row in ``features``.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from stages.records import read_records
+    >>> with TemporaryDirectory() as folder:
+    ...     for name, content in {"cup/0.jpg": b"0", "cup/1.jpg": b"1", "cup/2.jpg": b"1", "mug/0.jpg": b"2"}.items():
+    ...         path = Path(folder, "train", name)
+    ...         path.parent.mkdir(parents=True, exist_ok=True)
+    ...         _ = path.write_bytes(content)
+    ...     curated = curate(read_records(folder), CurateConfig(min_images=2))
+    >>> curated.retained.keys
+    ['train/cup/0.jpg', 'train/cup/1.jpg']
     """
     near = config.near_duplicate
     if near is not None and features is None:
