@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from cache import fingerprint
+from cache.errors import MissingRowsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from pipeline.config import HeadRun, RunConfig, read_config
@@ -135,6 +136,7 @@ class SeedGrid:
         arrays: dict[str, Any] = {}  # of numbers or text
         for part, scores in enumerate(score(vectors, self.records, self.config.retrieval)):
             arrays[f"{part} "] = np.array(scores.query_keys)
+            arrays[f"{part} class"] = np.array([name or "" for name in scores.query_classes])
             arrays |= {f"{part} {metric}": values for metric, values in scores.per_query.items()}
         return arrays
 
@@ -203,16 +205,19 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
 def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[QueryScores]:
     """The values by query that :meth:`SeedGrid.score` made, those of the same queries together.
 
-    ``classes`` has the class of each query, by key.
+    A cell of an earlier version does not hold the class of each query: ``classes`` has them by key.
     """
     parts: dict[str, dict[str, Any]] = {}
     for name, values in arrays.items():
         part, _, metric = name.partition(" ")
         parts.setdefault(part, {})[metric] = values
     scores = []
-    for values_of in parts.values():
-        keys = tuple(map(str, values_of.pop("")))
-        scores.append(QueryScores(keys, tuple(classes[key] for key in keys), values_of))
+    for by_name in parts.values():
+        keys = tuple(map(str, by_name.pop("")))
+        if unknown := [key for key in keys if "class" not in by_name and key not in classes]:
+            raise MissingRowsError(f"a finished cell has the query {unknown[0]!r}, since renamed: delete the cells.")
+        names = by_name.pop("class", [classes.get(key) for key in keys])
+        scores.append(QueryScores(keys, tuple(str(name) if name else None for name in names), by_name))
     return scores
 
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import NothingToScoreError
-from stages.analysis.comparison import Scored, places_of
+from stages.analysis.comparison import Scored, matched
 from stages.ranking.intervals import class_numbers, difference_interval, estimate, mean_of
 from stages.ranking.metrics import Values
 from stages.retrieval.scores import ALL, MEAN, domain_names
@@ -127,18 +126,9 @@ def changes(
     all_changes: list[Change] = []
     shared, values, left, right = {}, {}, {}, {}
     for metric in metrics:
-        places = places_of(one[metric].query_keys), places_of(other[metric].query_keys)
-        keys = tuple(key for key in places[0] if key in places[1])
-        if not keys:
-            raise NothingToScoreError(
-                f"none of the {len(places[0]):,} queries of A is among the {len(places[1]):,} of B: they were scored "
-                "on different data, or their keys changed"
-            )
-        rows = [np.array([place[key] for key in keys]) for place in places]
+        keys, rows, (left[metric], right[metric]) = matched(one[metric], other[metric], "A", "B")
         pair = one[metric].per_query[metric][rows[0]], other[metric].per_query[metric][rows[1]]
         shared[metric], values[metric] = keys, pair
-        left[metric] = tuple(key for key in places[0] if key not in places[1])
-        right[metric] = tuple(key for key in places[1] if key not in places[0])
         classes = class_numbers(one[metric].query_classes)[rows[0]]
         all_changes += _by_domain(metric, pair, [domains[key] for key in keys], classes)
     return Changes(tuple(all_changes), shared, domains, values, left, right)

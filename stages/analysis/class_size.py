@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,32 +34,27 @@ class GroupScore(NamedTuple):
 def by_class_size(
     scored: Scored,
     sizes: Mapping[str, int],
-    edges: Sequence[int] = EDGES,
 ) -> tuple[GroupScore, ...]:
-    """The mean of each metric over the queries whose class has a size between two of ``edges``, small classes first.
+    """The mean of each metric over the queries whose class has a size in one of the bins, small classes first.
 
     Args:
         scored: the value of each metric for each query.
         sizes: the size of each query's class, by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`.
-        edges: the first size of each bin, ascending; sizes below the first are in no group.
 
-    Raises:
-        ValueError: edges that do not ascend, or a query without a size.
+    Raises ValueError for a query without a size.
 
     >>> from stages.retrieval.query_values import QueryScores
     >>> scored = QueryScores(("a", "b", "c"), ("cup", "cup", "mug"), {"hit@1": np.array([1.0, 0.0, 1.0])})
     >>> [(group.group, group.value) for group in by_class_size(scored, {"a": 7, "b": 7, "c": 1})]
     [('1', 1.0), ('5-9', 0.5)]
     """
-    if list(edges) != sorted({*edges}) or not edges:
-        raise ValueError(f"edges are different whole numbers, ascending, at least one; got {list(edges)}")
     if missing := [key for key in scored.query_keys if key not in sizes]:
         raise ValueError(f"{len(missing):,} queries have no class size, the first is {missing[0]!r}")
     of_query = np.array([sizes[key] for key in scored.query_keys])
     units = class_numbers(scored.query_classes)
     groups = []
-    bins = np.searchsorted(edges, of_query, side="right") - 1
-    for number, (first, end) in enumerate(zip(edges, [*edges[1:], None], strict=True)):
+    bins = np.searchsorted(EDGES, of_query, side="right") - 1
+    for number, (first, end) in enumerate(zip(EDGES, [*EDGES[1:], None], strict=True)):
         rows = np.flatnonzero(bins == number)
         if not len(rows):
             continue

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError
 from stages.ranking.intervals import class_numbers, difference_interval, estimate
-from stages.ranking.metrics import Values
+from stages.ranking.relevance import Rows
+from stages.retrieval.query_values import QueryScores
+from stages.retrieval.scores import Scores
 
-
-class Scored(Protocol):
-    """What is compared: a value of each metric for each query. :class:`~stages.retrieval.Scores` is one."""
-
-    @property
-    def query_keys(self) -> Sequence[str]:
-        """The queries, (Q,)."""
-
-    @property
-    def query_classes(self) -> Sequence[str | None]:
-        """The class of each, (Q,); None where it is not known."""
-
-    @property
-    def per_query(self) -> Mapping[str, Values]:
-        """The values (Q,) of each metric."""
+Scored: TypeAlias = QueryScores | Scores
+"""What is compared: a value of each metric for each query."""
 
 
 class Difference(NamedTuple):
@@ -60,7 +49,6 @@ def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95
         ValueError: a query twice in one of them, no metric in both, or a number out of range.
         NothingToScoreError: no query in both.
 
-    >>> from stages.retrieval.query_values import QueryScores
     >>> keys, classes = ("a", "b", "c"), ("cup", "mug", "jug")
     >>> better = QueryScores(keys, classes, {"hit@1": np.array([1.0, 1.0, 0.0])})
     >>> worse = QueryScores(keys, classes, {"hit@1": np.array([1.0, 0.0, 0.0])})
@@ -73,22 +61,15 @@ def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95
         raise ValueError(
             f"the two have no metric in common: {', '.join(first.per_query)} and {', '.join(second.per_query)}"
         )
-    places = places_of(first.query_keys), places_of(second.query_keys)
-    shared = [key for key in places[0] if key in places[1]]
-    if not shared:
-        raise NothingToScoreError(
-            f"none of the {len(places[0]):,} queries of one is among the {len(places[1]):,} of the other: they were "
-            "scored on different data, or their keys changed"
-        )
-    rows = [np.array([place[key] for key in shared]) for place in places]
+    keys, rows, only = matched(first, second, "one", "the other")
     differences = np.stack(
         [first.per_query[name][rows[0]] - second.per_query[name][rows[1]] for name in metrics]
     )  # (M, Q)
     known = estimate(differences, class_numbers(first.query_classes)[rows[0]])
-    unmatched = len(places[0]) + len(places[1]) - 2 * len(shared)
+    unmatched = sum(map(len, only))
     columns = known.mean, *difference_interval(known, confidence)
     return tuple(
-        Difference(name, float(value), float(low), float(high), float(p_value), len(shared), unmatched)
+        Difference(name, float(value), float(low), float(high), float(p_value), len(keys), unmatched)
         for name, value, low, high, p_value in zip(metrics, *columns, strict=True)
     )
 
@@ -113,7 +94,30 @@ def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tup
     return mean, mean - half, mean + half
 
 
-def places_of(keys: Sequence[str]) -> dict[str, int]:
+def matched(
+    first: Scored, second: Scored, one: str, other: str
+) -> tuple[tuple[str, ...], tuple[Rows, Rows], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The queries of both by key, where each is in the two of them, and those that only one has.
+
+    Raises ValueError for a query that is in ``one`` or the ``other`` twice, and NothingToScoreError where none is in
+    both.
+    """
+    places = _places(first.query_keys), _places(second.query_keys)
+    keys = tuple(key for key in places[0] if key in places[1])
+    if not keys:
+        raise NothingToScoreError(
+            f"none of the {len(places[0]):,} queries of {one} is among the {len(places[1]):,} of {other}: they were "
+            "scored on different data, or their keys changed"
+        )
+    rows = np.array([places[0][key] for key in keys]), np.array([places[1][key] for key in keys])
+    only = (
+        tuple(key for key in places[0] if key not in places[1]),
+        tuple(key for key in places[1] if key not in places[0]),
+    )
+    return keys, rows, only
+
+
+def _places(keys: Sequence[str]) -> dict[str, int]:
     """Where each of ``keys`` is. ValueError where one is there twice."""
     places = {key: place for place, key in enumerate(keys)}
     if len(places) < len(keys):

@@ -177,34 +177,31 @@ def _roles(records: Records) -> list[str]:
     return ["+".join(sorted(of_value[split])) if split in of_value else "none" for split in records.splits]
 
 
-def _apart(one: str, other: str) -> bool:
-    return one != other and "none" not in (one, other)
+def _by_digest(records: Records, names: Sequence[str | None]) -> list[dict[str, int]]:
+    """For each image the first record (by row) of each of the ``names`` (N,) that its records have."""
+    groups: dict[bytes, dict[str, int]] = defaultdict(dict)
+    for row, (digest, name) in enumerate(zip(records.digests, names, strict=True)):
+        if digest and name is not None:
+            groups[digest].setdefault(name, row)
+    return list(groups.values())
 
 
 def _same_bytes(records: Records, roles: Sequence[str]) -> list[Copy]:
     """Images of the same bytes on different sides: the first of each side with the first of each other."""
-    groups: dict[bytes, dict[str, int]] = defaultdict(dict)
-    for row, (digest, role) in enumerate(zip(records.digests, roles, strict=True)):
-        if digest:
-            groups[digest].setdefault(role, row)
     pairs = [
         (one, other, 1.0)
-        for group in groups.values()
+        for group in _by_digest(records, roles)
         for one_role, one in group.items()
         for other_role, other in group.items()
-        if one < other and _apart(one_role, other_role)
+        if one < other and one_role != other_role and "none" not in (one_role, other_role)
     ]
     return _copies(records, roles, pairs, same_bytes=True)
 
 
 def _conflicts(records: Records, roles: Sequence[str]) -> list[Copy]:
     """Images of the same bytes with different classes: the first record of each class with that of the first class."""
-    groups: dict[bytes, dict[str, int]] = defaultdict(dict)
-    for row, (digest, name) in enumerate(zip(records.digests, records.classes, strict=True)):
-        if digest and name is not None:
-            groups[digest].setdefault(name, row)
-    pairs = [(rows[0], row, 1.0) for group in groups.values() for rows in [list(group.values())] for row in rows[1:]]
-    return _copies(records, roles, pairs, same_bytes=True)
+    groups = [list(group.values()) for group in _by_digest(records, records.classes)]
+    return _copies(records, roles, [(rows[0], row, 1.0) for rows in groups for row in rows[1:]], same_bytes=True)
 
 
 def _near(records: Records, roles: Sequence[str], store: Features, threshold: float) -> list[Copy]:

@@ -213,10 +213,8 @@ def decide(threshold: float, compared: Comparisons) -> Decisions:
         "answered": answered,
     }
     trials = {"fmr": searches.num_searched - mates, "fnmr": mates, "fpir": every, "fnir": mated, "answered": mated}
-    as_floats = {name: np.asarray(value, np.float64) for name, value in errors.items()}
-    return Decisions(
-        threshold, compared, as_floats, {name: np.asarray(value, np.float64) for name, value in trials.items()}
-    )
+    counts = ({name: np.asarray(count, np.float64) for name, count in part.items()} for part in (errors, trials))
+    return Decisions(threshold, compared, *counts)
 
 
 def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:

@@ -5,7 +5,8 @@ import pytest
 
 from cache.errors import NothingToScoreError
 from stages.analysis import changes, paired_difference
-from tests.analysis.test_comparison import Scored, scored
+from stages.retrieval.query_values import QueryScores
+from tests.analysis.test_comparison import scored
 
 NOWHERE: dict[str, str | None] = dict.fromkeys([f"q{n}" for n in range(40)])
 
@@ -53,8 +54,8 @@ def test_the_queries_that_changed_most_come_first_the_worse_of_equals_before() -
 
 
 def test_metrics_of_different_queries_are_compared_each_over_its_own() -> None:
-    by_label = Scored(("a", "b"), {"map": np.array([1.0, 0.0])})
-    graded = Scored(("a", "b", "c"), {"graded_map": np.array([0.2, 0.4, 0.6])})
+    by_label = QueryScores(("a", "b"), ("x", "y"), {"map": np.array([1.0, 0.0])})
+    graded = QueryScores(("a", "b", "c"), ("x", "y", "z"), {"graded_map": np.array([0.2, 0.4, 0.6])})
     found = changes([by_label, graded], [graded, by_label], dict.fromkeys("abc"))
     assert [(of.metric, of.queries, of.value) for of in found.changes] == [("map", 2, 0), ("graded_map", 3, 0)]
 
@@ -65,4 +66,4 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match=r"A and B have no metric in common: mmp@5 and map"):
         changes([scored({"a": 1.0})], [scored({"a": 1.0}, "map")], {})
     with pytest.raises(ValueError, match="the query 'a' is there twice"):
-        changes([Scored(("a", "a"), {"map": np.zeros(2)})], [scored({"a": 1.0}, "map")], {})
+        changes([QueryScores(("a", "a"), ("x", "x"), {"map": np.zeros(2)})], [scored({"a": 1.0}, "map")], {})

@@ -1,35 +1,25 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from stages.analysis import by_class_size
 from stages.analysis.class_size import gallery_sizes, training_sizes
+from stages.retrieval.query_values import QueryScores
 from tests.retrieval.test_evaluate import records_of
-
-
-@dataclass(frozen=True)
-class Scored:
-    query_keys: tuple[str, ...]
-    query_classes: tuple[str | None, ...]
-    per_query: dict[str, npt.NDArray[np.float64]]
 
 
 def test_queries_are_grouped_by_the_size_of_their_class() -> None:
     keys = tuple("abcdef")
-    scored = Scored(keys, ("x", "y", "z", "z", "v", "w"), {"map": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])})
+    scored = QueryScores(keys, ("x", "y", "z", "z", "v", "w"), {"map": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])})
     sizes = dict(zip(keys, [1, 1, 3, 4, 12, 0], strict=True))
-    groups = by_class_size(scored, sizes, edges=(1, 2, 5, 10))
-    assert [(of.group, of.queries, of.classes) for of in groups] == [("1", 2, 2), ("2-4", 2, 1), ("10+", 1, 1)]
-    assert [of.value for of in groups] == pytest.approx([0.15, 0.35, 0.5])
+    groups = by_class_size(scored, sizes)
+    assert [(of.group, of.queries, of.classes) for of in groups] == [
+        ("0", 1, 1), ("1", 2, 2), ("2-4", 2, 1), ("10-19", 1, 1),
+    ]  # fmt: skip
+    assert [of.value for of in groups] == pytest.approx([0.6, 0.15, 0.35, 0.5])
     assert all(of.low <= of.value <= of.high for of in groups)
-    assert (groups[1].low, groups[1].high) == (0, 1)  # one class says nothing of others
-    assert [of.group for of in by_class_size(scored, sizes)] == ["0", "1", "2-4", "10-19"]
-    with pytest.raises(ValueError, match="ascending, at least one; got"):
-        by_class_size(scored, sizes, edges=(5, 2))
+    assert (groups[2].low, groups[2].high) == (0, 1)  # one class says nothing of others
     with pytest.raises(ValueError, match="6 queries have no class size, the first is 'a'"):
         by_class_size(scored, {})
 

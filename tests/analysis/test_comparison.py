@@ -1,30 +1,19 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from scipy import stats
 
 from cache.errors import NothingToScoreError
 from stages.analysis import paired_difference, t_interval
+from stages.retrieval.query_values import QueryScores
 
 
-@dataclass(frozen=True)
-class Scored:
-    query_keys: tuple[str, ...]
-    per_query: dict[str, npt.NDArray[np.float64]]
-    classes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def query_classes(self) -> tuple[str | None, ...]:
-        return tuple(self.classes.get(key) for key in self.query_keys)
-
-
-def scored(values: dict[str, float], metric: str = "mmp@5", classes: dict[str, str] | None = None) -> Scored:
-    return Scored(tuple(values), {metric: np.array(list(values.values()))}, classes or {})
+def scored(values: dict[str, float], metric: str = "mmp@5", classes: dict[str, str] | None = None) -> QueryScores:
+    keys = tuple(values)
+    return QueryScores(keys, tuple(map((classes or {}).get, keys)), {metric: np.array(list(values.values()))})
 
 
 def test_queries_are_matched_by_key_whatever_their_order() -> None:
@@ -81,8 +70,8 @@ def test_a_constant_gain_has_no_spread_and_equal_runs_no_difference() -> None:
 
 
 def test_every_metric_that_both_have_is_compared() -> None:
-    first = Scored(("a", "b"), {"mmp@5": np.array([1.0, 0.0]), "map": np.array([1.0, 1.0])})
-    second = Scored(("a", "b"), {"map": np.array([0.5, 0.5]), "hit@1": np.array([1.0, 1.0])})
+    first = QueryScores(("a", "b"), ("x", "y"), {"mmp@5": np.array([1.0, 0.0]), "map": np.array([1.0, 1.0])})
+    second = QueryScores(("a", "b"), ("x", "y"), {"map": np.array([0.5, 0.5]), "hit@1": np.array([1.0, 1.0])})
     assert [found.metric for found in paired_difference(first, second)] == ["map"]
 
 
@@ -91,10 +80,10 @@ def test_every_metric_that_both_have_is_compared() -> None:
     [
         (scored({"x": 1.0}), NothingToScoreError, "none of the 2 queries of one is among the 1 of the other"),
         (scored({"a": 1.0}, "map"), ValueError, "no metric in common: mmp@5 and map"),
-        (Scored(("a", "a"), {"mmp@5": np.zeros(2)}), ValueError, "the query 'a' is there twice"),
+        (QueryScores(("a", "a"), ("x", "x"), {"mmp@5": np.zeros(2)}), ValueError, "the query 'a' is there twice"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(second: Scored, error: type[Exception], message: str) -> None:
+def test_what_cannot_be_compared_is_refused(second: QueryScores, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         paired_difference(scored({"a": 1.0, "b": 0.0}), second)
 
