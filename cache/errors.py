@@ -4,6 +4,7 @@
 
     PermafrostError
     ├── ConfigError            a run file that cannot be understood       (exit status 2)
+    ├── SettingsError          a setting or an argument that cannot be what it is; a ValueError too
     ├── RecordsError           a dataset that cannot be used as it is
     ├── MissingExtraError      an optional library that is not installed
     ├── WeightsError           weights that cannot be had or do not fit the network
@@ -32,6 +33,10 @@ class PermafrostError(Exception):
 
 class ConfigError(PermafrostError):
     """A run file that cannot be understood."""
+
+
+class SettingsError(PermafrostError, ValueError):
+    """A setting or an argument that cannot be what it is; in a run file it becomes a ConfigError."""
 
 
 class RecordsError(PermafrostError):

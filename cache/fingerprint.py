@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import TypeAlias
 
+from cache.errors import SettingsError
+
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 
@@ -59,6 +61,6 @@ def _refuse_ambiguous(value: JSON, where: str) -> None:
             _refuse_ambiguous(inner, f"{where}[{position}]")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{where or 'the value'} is {value}; a fingerprint takes finite numbers")
+            raise SettingsError(f"{where or 'the value'} is {value}; a fingerprint takes finite numbers")
     elif not (value is None or isinstance(value, (bool, int, str))):
         raise TypeError(f"{where or 'the value'} is {type(value).__name__}; a fingerprint takes plain JSON values")

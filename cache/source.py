@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.errors import SettingsError
 from cache.fingerprint import digest_bytes
 from cache.parquet_cells import read_cell
 
@@ -101,7 +102,7 @@ def parse_source(uri: str) -> ImageSource:
     """
     match = _PLACE.fullmatch(uri)
     if match is None:
-        raise ValueError("a URI must not be empty")
+        raise SettingsError("a URI must not be empty")
     box: Box | None = None
     if match["box"]:
         left, top, right, bottom = map(int, match["box"].split(","))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cache.atomic import PARTIAL, create_bytes, disk_errors, replace_bytes
+from cache.errors import SettingsError
 
 
 class Storage(Protocol):
@@ -63,7 +64,7 @@ class LocalStorage:
         """The path of ``key``. Raises ValueError if it is not a key."""
         parts = key.split("/")
         if key and (any(part in ("", ".", "..") for part in parts) or key.endswith(PARTIAL)):
-            raise ValueError(f"a key is a relative path like rows/3.parquet, not ending in {PARTIAL}; got {key!r}")
+            raise SettingsError(f"a key is a relative path like rows/3.parquet, not ending in {PARTIAL}; got {key!r}")
         return Path(self.root, key)
 
     def list(self, prefix: str = "") -> list[str]:  # noqa: D102

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cache import layout
 from cache.atomic import clear_partials
-from cache.errors import StoreBusyError, StoreError, UnwritableError
+from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
 from cache.identity import Provenance
 from cache.lock import writer_lock
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
@@ -123,7 +123,7 @@ class StoreWriter:
         """
         store, number = self.store, chunk.number
         if features.shape != (len(chunk.digests), *store.row_shape) or len(outcomes) != len(chunk.digests):
-            raise ValueError(
+            raise SettingsError(
                 f"chunk {number} has {len(chunk.digests)} rows of shape {store.row_shape}; "
                 f"got features {features.shape} and {len(outcomes)} outcomes"
             )

@@ -113,7 +113,7 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        text, status = _explain(error)
+        text, status = explain(error)
         _say(f"error: {text}")
     _exit(status)
 
@@ -139,13 +139,13 @@ def _leave_at_ctrl_c() -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def explain(error: Exception) -> tuple[str, int]:
     """The message for an error, and the exit status."""
     if isinstance(error, ImportError):  # perhaps another package has our name, and nothing of ours can be imported
         return str(error), 1
     from cache.errors import ConfigError, PermafrostError
 
-    if isinstance(error, (PermafrostError, ValueError, OSError)):
+    if isinstance(error, (PermafrostError, OSError)):
         return str(error), _WRONG_USAGE if isinstance(error, ConfigError) else 1
     return f"{type(error).__name__}: {error}. This should not happen; --debug shows where.", 1
 

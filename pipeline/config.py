@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
 from pipeline.config_errors import problem
 from pipeline.recipes import with_recipe
@@ -53,7 +53,7 @@ class ExtractionConfig(Settings):
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failures <= 1:
-            raise ValueError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
+            raise SettingsError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class HeadRun(Settings):
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name) or self.name == "raw":
-            raise ValueError(
+            raise SettingsError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
             )
         if self.backbones != "all" and len({*self.backbones}) < len(self.backbones):
-            raise ValueError(f"backbones are named once each, got {', '.join(self.backbones)}")
+            raise SettingsError(f"backbones are named once each, got {', '.join(self.backbones)}")
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ class RepeatConfig(Settings):
 
     def __post_init__(self) -> None:
         if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
+            raise SettingsError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
         if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
-            raise ValueError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
+            raise SettingsError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
 
 
 @dataclass(frozen=True)
@@ -144,30 +144,32 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         if not self.backbones:
-            raise ValueError("a run needs at least one of [[backbones]]")
+            raise SettingsError("a run needs at least one of [[backbones]]")
         if any(backbone in self.backbones[:at] for at, backbone in enumerate(self.backbones)):
-            raise ValueError("two of [[backbones]] are the same; drop one")
+            raise SettingsError("two of [[backbones]] are the same; drop one")
         check_names(self.datasets)
         learns = bool(self.heads) or any(isinstance(backbone, PcaConfig) for backbone in self.backbones)
         if learns and all(dataset.query is not None and not dataset.train for dataset in self.datasets):
-            raise ValueError("heads and pca learn from train: name its values of the split column, dataset.train = ...")
+            raise SettingsError(
+                "heads and pca learn from train: name its values of the split column, dataset.train = ..."
+            )
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+            raise SettingsError(f"seed must be 0 or more, got {self.seed}")
         if not self.artifacts:
-            raise ValueError("artifacts names the folder for everything that is made; it is empty")
+            raise SettingsError("artifacts names the folder for everything that is made; it is empty")
         inside = Path(self.artifacts).resolve()
         for dataset in self.datasets:
             inside_images = inside.is_relative_to(Path(dataset.path).resolve())
             if dataset.kind in ("folder", "parquet", "webdataset") and inside_images:
-                raise ValueError(
+                raise SettingsError(
                     f"artifacts ({self.artifacts}) lies in the folder of images ({dataset.path}): pictures made there "
                     "would become records. Name a folder outside."
                 )
         names = [head.name for head in self.heads]
         if self.repeat is not None and (unknown := [name for name in self.repeat.curve if name not in names]):
-            raise ValueError(f"repeat.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
+            raise SettingsError(f"repeat.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
         if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
+            raise SettingsError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
 
     @property
     def datasets(self) -> tuple[SourceConfig, ...]:

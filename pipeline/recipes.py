@@ -6,6 +6,8 @@ import tomllib
 from importlib.resources import files
 from typing import Any
 
+from cache.errors import SettingsError
+
 _RECIPE, _DIM = "recipe", 64
 
 
@@ -22,7 +24,7 @@ def with_recipe(head: dict[str, Any]) -> dict[str, Any]:
     if _RECIPE in head:
         known, name = recipes(), head[_RECIPE]
         if not isinstance(name, str) or name not in known:
-            raise ValueError(f"recipe must be one of {', '.join(sorted(known))}, got {name!r}")
+            raise SettingsError(f"recipe must be one of {', '.join(sorted(known))}, got {name!r}")
         head = _merged(known[name], {key: value for key, value in head.items() if key != _RECIPE})
     start = head.get("start")
     if isinstance(start, dict) and "dim" not in start:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from cache.errors import SettingsError
+
 
 def check_device(device: str) -> None:
     """ValueError unless ``device`` is ``cpu``, ``cuda`` or ``cuda:NUMBER``, and PyTorch has it.
@@ -13,14 +15,14 @@ def check_device(device: str) -> None:
     if device == "cpu":
         return
     if not re.fullmatch(r"cuda(:\d+)?", device):
-        raise ValueError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
+        raise SettingsError(f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
     import torch
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise SettingsError(
             f"device must be one that PyTorch has (cpu, cuda, cuda:1), got {device!r}: {reason}"
         ) from error
 

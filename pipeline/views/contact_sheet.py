@@ -20,6 +20,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from cache.atomic import replace_bytes
+from cache.errors import SettingsError
 from pipeline.views.thumbnails import fitted, open_picture
 
 RIGHT_COLOUR = (22, 135, 76)
@@ -64,7 +65,7 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
     opened is a grey tile. The file appears whole or not at all. Raises ValueError when there is nothing to draw.
     """
     if not rows or not all(row.rankings for row in rows):
-        raise ValueError("a contact sheet needs at least one query, and at least one ranking for each; give it some")
+        raise SettingsError("a contact sheet needs at least one query, and at least one ranking for each; give it some")
     most = max(len(ranking) for row in rows for ranking in row.rankings.values())
     width = 2 * _MARGIN + QUERY + _GAP + _NAME + max(most, 4) * (TILE + _GAP)
     sheet = Image.new("RGB", (width, _HEAD + sum(map(_band_height, rows)) + _MARGIN // 2), _PAPER)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.ranking.graded import Ties
 from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metric
 from stages.ranking.tie_averaging import Tied, averaged, check_averaged
@@ -49,7 +50,7 @@ def metric_bounds(metric: Metric | str, num_relevant: Counts, num_searched: Coun
     """
     metric = find_metric(metric) if isinstance(metric, str) else metric
     if len(num_relevant) != len(num_searched) or (num_relevant > num_searched).any() or (num_relevant < 0).any():
-        raise ValueError(
+        raise SettingsError(
             "each query searches at least as many rows as are relevant to it, and one count of each is needed"
         )
     pairs, which = np.unique(np.stack([num_relevant, num_searched], axis=1), axis=0, return_inverse=True)

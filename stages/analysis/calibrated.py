@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.analysis.open_set import STEPS, Comparisons, Kind, at_least, bins_of, edge_of
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import compare_all, query_blocks
@@ -38,7 +39,7 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
     0.45...
     """
     if not 0 < wanted < 1:
-        raise ValueError(f"{kind} is a rate between 0 and 1, such as 0.01, got {wanted:g}")
+        raise SettingsError(f"{kind} is a rate between 0 and 1, such as 0.01, got {wanted:g}")
     searches = calibration.searches
     if kind == "fmr":
         counts, what = calibration.non_mated, "non-mated comparisons"
@@ -48,7 +49,7 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
         by_query = np.ones(len(calibration.group))
     total = int(counts.sum())
     if total * wanted < _LEAST:
-        raise ValueError(
+        raise SettingsError(
             f"{kind} = {wanted:g} cannot be calibrated on {total:,} {what}: {_LEAST} errors need at least "
             f"{_LEAST / wanted:,.0f}. Ask for {_LEAST / max(1, total):.2g} or more, or add validation images."
         )
@@ -60,7 +61,7 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
     errors = _errors(kind, calibration, bins)
     level = _level(errors, trials, wanted)
     if level is None:
-        raise ValueError(
+        raise SettingsError(
             f"{kind} = {wanted:g} cannot be calibrated on {len(trials):,} classes: above whatever the others have lies "
             "more than that of each. Ask for more, or add validation classes."
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.analysis.comparison import Scored, matched
 from stages.ranking.intervals import class_numbers, difference_interval, estimate, mean_of
 from stages.ranking.metrics import Values
@@ -122,7 +123,7 @@ def changes(
     one, other = ({name: scored for scored in side for name in scored.per_query} for side in (first, second))
     metrics = [name for name in one if name in other]
     if not metrics:
-        raise ValueError(f"A and B have no metric in common: {', '.join(one)} and {', '.join(other)}")
+        raise SettingsError(f"A and B have no metric in common: {', '.join(one)} and {', '.join(other)}")
     all_changes: list[Change] = []
     shared, values, left, right = {}, {}, {}, {}
     for metric in metrics:

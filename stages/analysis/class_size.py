@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from cache.errors import SettingsError
 from stages.analysis.comparison import Scored
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.records import Records
@@ -49,7 +50,7 @@ def by_class_size(
     [('1', 1.0), ('5-9', 0.5)]
     """
     if missing := [key for key in scored.query_keys if key not in sizes]:
-        raise ValueError(f"{len(missing):,} queries have no class size, the first is {missing[0]!r}")
+        raise SettingsError(f"{len(missing):,} queries have no class size, the first is {missing[0]!r}")
     of_query = np.array([sizes[key] for key in scored.query_keys])
     units = class_numbers(scored.query_classes)
     groups = []

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import NothingToScoreError
+from cache.errors import NothingToScoreError, SettingsError
 from stages.ranking.intervals import class_numbers, difference_interval, estimate
 from stages.ranking.relevance import Rows
 from stages.retrieval.query_values import QueryScores
@@ -58,7 +58,7 @@ def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95
     """
     metrics = [name for name in first.per_query if name in second.per_query]
     if not metrics:
-        raise ValueError(
+        raise SettingsError(
             f"the two have no metric in common: {', '.join(first.per_query)} and {', '.join(second.per_query)}"
         )
     keys, rows, only = matched(first, second, "one", "the other")
@@ -82,9 +82,9 @@ def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tup
     (0.6, 0.352, 0.848)
     """
     if len(values) == 0:
-        raise ValueError("an interval needs at least one run, got none")
+        raise SettingsError("an interval needs at least one run, got none")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is a share between 0 and 1, such as 0.95, got {confidence}")
+        raise SettingsError(f"confidence is a share between 0 and 1, such as 0.95, got {confidence}")
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, float("nan"), float("nan")
@@ -122,5 +122,5 @@ def _places(keys: Sequence[str]) -> dict[str, int]:
     places = {key: place for place, key in enumerate(keys)}
     if len(places) < len(keys):
         twice = next(key for place, key in enumerate(keys) if places[key] != place)
-        raise ValueError(f"the query {twice!r} is there twice; queries are matched by key, so keys must differ")
+        raise SettingsError(f"the query {twice!r} is there twice; queries are matched by key, so keys must differ")
     return places

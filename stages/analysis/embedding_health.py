@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.ranking.nearest import Rows, Similarity
 
 _ROWS_AT_ONCE = 4096
@@ -47,13 +48,13 @@ def spread(vectors: npt.NDArray[np.generic]) -> Spread:
     """
     rows, dim = vectors.shape
     if rows < 2:
-        raise ValueError(f"a spread takes at least two rows, got shape {vectors.shape}")
+        raise SettingsError(f"a spread takes at least two rows, got shape {vectors.shape}")
     total, second, units = np.zeros(dim), np.zeros((dim, dim)), np.zeros(dim)
     least, most = np.full(dim, np.inf), np.full(dim, -np.inf)
     for low in range(0, rows, _ROWS_AT_ONCE):
         block = vectors[low : low + _ROWS_AT_ONCE].astype(np.float64)
         if not np.isfinite(block).all():
-            raise ValueError("rows must be finite numbers; leave failed images out")
+            raise SettingsError("rows must be finite numbers; leave failed images out")
         total += block.sum(axis=0)
         second += block.T @ block
         length = np.linalg.norm(block, axis=1, keepdims=True)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache import Features
-from cache.errors import ConfigError, NothingToScoreError, RecordsError
+from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
 from stages.analysis.bounds import metric_bounds
 from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows, compare_all, query_blocks
@@ -110,9 +110,9 @@ def gallery_curve(
     """
     wanted = [find_metric(name) for name in dict.fromkeys(metrics)]
     if not wanted:
-        raise ValueError("metrics must name at least one, got none")
+        raise SettingsError("metrics must name at least one, got none")
     if rules.searched != "merged":
-        raise ValueError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
+        raise SettingsError("a gallery-size curve takes one gallery that all search, and the protocol has one a domain")
     everything, left_out = _with_further(queries, gallery, further)
     sides = with_row(vectors, queries, "query"), with_row(vectors, everything, "gallery")
     part = QuerySet.by_rules(rules, *sides)[0].answerable()
@@ -152,11 +152,11 @@ def check_sizes(sizes: Sequence[float], most: float = np.inf) -> None:
     for size in sizes:
         if not 0 < size <= max(1, most) or (size > 1 and size % 1 != 0):
             up_to = f" up to {most:,}" if most < np.inf else ""
-            raise ValueError(
+            raise SettingsError(
                 f"a gallery size is a share above 0 and up to 1, or a whole number of distractors{up_to}; got {size:g}"
             )
     if not len(sizes):
-        raise ValueError("gallery_sizes must name at least one, got none")
+        raise SettingsError("gallery_sizes must name at least one, got none")
 
 
 def _with_further(queries: Records, gallery: Records, further: Records | None) -> tuple[Records, int]:

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Features
-from cache.errors import NothingToScoreError
+from cache.errors import NothingToScoreError, SettingsError
 from stages.ranking.intervals import ratio, share_interval
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import Rows, compare_all, query_blocks
@@ -139,7 +139,7 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     [0.87, 0.87, 0.87, 0.87]
     """
     if None in searches.queries.classes:
-        raise ValueError("a query without a label may have mates that are not known: leave it out")
+        raise SettingsError("a query without a label may have mates that are not known: leave it out")
     gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searches.gallery, searches.queries))
     mated, non_mated = (np.zeros(2 * STEPS + 2, np.int64) for _ in range(2))
     first_mate, first_other = (np.full(len(queries), -np.inf) for _ in range(2))

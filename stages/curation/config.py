@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from cache.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class CurateConfig:
@@ -32,20 +34,20 @@ class CurateConfig:
 
     def __post_init__(self) -> None:
         if self.min_images < 1:
-            raise ValueError(f"min_images must be at least 1, got {self.min_images}")
+            raise SettingsError(f"min_images must be at least 1, got {self.min_images}")
         if self.max_images is not None and self.max_images < self.min_images:
-            raise ValueError(
+            raise SettingsError(
                 f"max_images is the most that a class keeps, so at least min_images; got {self.max_images} "
                 f"and {self.min_images}"
             )
         limits = self.classes_per_domain
         for limit in limits.values() if isinstance(limits, dict) else [limits]:
             if limit is not None and limit < 1:
-                raise ValueError(
+                raise SettingsError(
                     f"classes_per_domain must be at least 1, got {limit}; to leave a domain out, list the others in "
                     "domains"
                 )
         if self.near_duplicate is not None and not 0 < self.near_duplicate <= 1:
-            raise ValueError(f"near_duplicate is a cosine similarity in (0, 1], got {self.near_duplicate}")
+            raise SettingsError(f"near_duplicate is a cosine similarity in (0, 1], got {self.near_duplicate}")
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+            raise SettingsError(f"seed must be 0 or more, got {self.seed}")

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from cache import FeatureStore
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from stages.curation.config import CurateConfig
 from stages.curation.duplicates import twins_among, twins_within
 from stages.datasets.columns import refuse_absent
@@ -93,7 +93,7 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     """
     near = config.near_duplicate
     if near is not None and features is None:
-        raise ValueError("near_duplicate compares features: give the store that holds them")
+        raise SettingsError("near_duplicate compares features: give the store that holds them")
     train, test = _by_key(records.split("train")), _by_key(_test_side(records))
     if not train.keys:
         raise RecordsError("nothing trains, so there is nothing to curate: name the split that does, train = ...")

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 
+from cache.errors import SettingsError
 from stages.datasets.columns import joined
 
 Names = str | tuple[str, ...]
@@ -68,17 +69,21 @@ class SourceConfig(ABC):
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
-            raise ValueError(f"a dataset's name is made of letters, digits and . _ -, got {self.name!r}")
+            raise SettingsError(f"a dataset's name is made of letters, digits and . _ -, got {self.name!r}")
         if (self.query is None) != (self.gallery is None):
-            raise ValueError("query and gallery are named together, or both left out (splits are made from the seed)")
+            raise SettingsError(
+                "query and gallery are named together, or both left out (splits are made from the seed)"
+            )
         if self.query is None and (self.train is not None or self.validation is not None):
-            raise ValueError("train and validation name values of the split column: query and gallery must too")
+            raise SettingsError("train and validation name values of the split column: query and gallery must too")
         if self.query is not None and self.split == CLASS_DISJOINT:
-            raise ValueError(f"split = {CLASS_DISJOINT!r} makes the splits itself: leave out train, query and gallery")
+            raise SettingsError(
+                f"split = {CLASS_DISJOINT!r} makes the splits itself: leave out train, query and gallery"
+            )
         if self.queries_per_class < 1:
-            raise ValueError(f"queries_per_class must be at least 1, got {self.queries_per_class}")
+            raise SettingsError(f"queries_per_class must be at least 1, got {self.queries_per_class}")
         if self.validation_share < 0 or self.test_share <= 0 or self.validation_share + self.test_share > 1:
-            raise ValueError(
+            raise SettingsError(
                 "validation_share and test_share are shares of the classes, together at most 1, test_share above 0; "
                 f"got {self.validation_share} and {self.test_share}"
             )
@@ -112,7 +117,7 @@ class ColumnsConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.label:
-            raise ValueError(
+            raise SettingsError(
                 f"a {self.kind} needs label: the {self._label_is} that names the instance or class, or a list"
             )
 

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cache import parse_source
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
 from stages.datasets.config import ColumnsConfig, Source, as_names
 
@@ -91,6 +91,6 @@ def _read_csv(path: Path) -> pa.Table:
 def _read_jsonl(path: Path) -> pa.Table:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("every line must be an object")
+        raise SettingsError("every line must be an object")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return text_table({name: [scalar(row.get(name)) for row in rows] for name in names})

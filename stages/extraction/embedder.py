@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import RowOutcome, digest_bytes
+from cache.errors import SettingsError
 from cache.fusion import fuse, image_proportions
 from cache.source import Box, ImageSource
 from stages.extraction.backbones import Backbone
@@ -74,7 +75,7 @@ class Embedder:
         batch_size: int = 32,
     ) -> None:
         if not backbones:
-            raise ValueError("an embedder needs one backbone or more, got none")
+            raise SettingsError("an embedder needs one backbone or more, got none")
         self._backbones = [_plain_or_averaged(backbone) for backbone in backbones]
         self._dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.extraction.resize import DECODERS, Decoder, Interpolation, squash
 from stages.extraction.views import ViewsConfig
 
@@ -62,16 +63,16 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"size is in pixels and must be at least 1, got {self.size}")
+            raise SettingsError(f"size is in pixels and must be at least 1, got {self.size}")
         if self.resize_to < self.size and self.resize != "longest":
-            raise ValueError(
+            raise SettingsError(
                 f"resize_to must be at least size ({self.size}), got {self.resize_to}: "
                 "the crop would reach outside the image. Only resize = 'longest' adds a border."
             )
         if self.resize_to < 1:
-            raise ValueError(f"resize_to is in pixels and must be at least 1, got {self.resize_to}")
+            raise SettingsError(f"resize_to is in pixels and must be at least 1, got {self.resize_to}")
         if not all(deviation > 0 for deviation in self.std):
-            raise ValueError(f"std must be positive, got {self.std}")
+            raise SettingsError(f"std must be positive, got {self.std}")
 
     def identity(self) -> dict[str, JSON]:
         """Everything here that changes a pixel, as plain JSON."""
@@ -132,7 +133,7 @@ class Preprocess:
     def square(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """``image`` (H, W, 3) uint8 as (S, S, 3) uint8, S being ``size``: the plain view."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+            raise SettingsError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
         width, height = self._resized(image.shape[1], image.shape[0])
         left, top = _offset(width, self.size), _offset(height, self.size)
         if width * height > _LARGEST:
@@ -219,9 +220,9 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         if self.crop_pct is not None and self.resize_to is not None:
-            raise ValueError(f"give crop_pct ({self.crop_pct}) or resize_to ({self.resize_to}), not both")
+            raise SettingsError(f"give crop_pct ({self.crop_pct}) or resize_to ({self.resize_to}), not both")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is a part of the image in (0, 1], got {self.crop_pct}")
+            raise SettingsError(f"crop_pct is a part of the image in (0, 1], got {self.crop_pct}")
 
     def resolve(
         self,

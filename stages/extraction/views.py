@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from cache.errors import SettingsError
 from cache.source import Box
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"count of views must be at least 1, got {self.count}")
+            raise SettingsError(f"count of views must be at least 1, got {self.count}")
         if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ValueError(f"area is two parts of the image in (0, 1], the smaller first; got {self.area}")
+            raise SettingsError(f"area is two parts of the image in (0, 1], the smaller first; got {self.area}")
         if self.ratio < 1:
-            raise ValueError(f"ratio is of the longer to the shorter side, at least 1; got {self.ratio}")
+            raise SettingsError(f"ratio is of the longer to the shorter side, at least 1; got {self.ratio}")
 
     @property
     def extra(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.ranking.metrics import Values, average_precision, find_metric
 from stages.ranking.nearest import ranks_by_similarity
 from stages.ranking.normalize import unit_length
@@ -78,5 +79,5 @@ def leave_one_out(vectors: npt.NDArray[np.generic], labels: Rows, metric: str) -
     array([ 1.,  1., nan])
     """
     if len(labels) != len(vectors) or (len(labels) and labels.min() < 0):
-        raise ValueError(f"labels are numbers from 0, one a row; got {len(labels)} for {len(vectors)} vectors")
+        raise SettingsError(f"labels are numbers from 0, one a row; got {len(labels)} for {len(vectors)} vectors")
     return values_by_class(metric, vectors, vectors, labels, labels, np.arange(len(labels)))

@@ -30,6 +30,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
+
 Values = npt.NDArray[np.float64]
 
 
@@ -57,7 +59,7 @@ def estimate(values: npt.NDArray[np.floating], classes: npt.NDArray[np.integer])
     True
     """
     if values.ndim != 2 or classes.shape != values.shape[1:] or not len(classes):
-        raise ValueError(
+        raise SettingsError(
             f"values must be (M, Q) and classes (Q,) with at least one query, got {values.shape} and {classes.shape}"
         )
     values = values.astype(np.float64)
@@ -177,7 +179,7 @@ def difference_interval(known: Estimate, confidence: float = 0.95) -> tuple[Valu
 
 def _quantile(known: Estimate, confidence: float) -> Values:
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is a share between 0 and 1, such as 0.95, got {confidence}")
+        raise SettingsError(f"confidence is a share between 0 and 1, such as 0.95, got {confidence}")
     from scipy.special import stdtrit
 
     quantile: Values = stdtrit(known.freedom, (1 + confidence) / 2)

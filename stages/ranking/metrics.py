@@ -46,6 +46,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
+
 Relevant: TypeAlias = npt.NDArray[np.bool_]
 Counts: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[np.float64]
@@ -241,7 +243,7 @@ def find_metric(name: str) -> Metric:
             return Metric(name, partial(function, k), k)
         if stem == "map":
             choices = ", ".join(f"map@{k}/{by} (by {what})" for by, what in _NORMALISERS.items())
-            raise ValueError(
+            raise SettingsError(
                 f"{name} does not say what it is divided by; choose {choices}. R is how many gallery images are "
                 f"relevant. Google Landmarks v2, UnED and ILIAS mean map@{k}/min."
             )
@@ -249,4 +251,4 @@ def find_metric(name: str) -> Metric:
     spelt = re.sub(r"@[0-9]+", "@k", name.lower())
     near = difflib.get_close_matches(spelt, [stem for stem in known if stem != "mp@k"], n=1)  # mmp@k is meant
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"metrics are {', '.join(known)} (k a whole number from 1), got {name!r}.{hint}")
+    raise SettingsError(f"metrics are {', '.join(known)} (k a whole number from 1), got {name!r}.{hint}")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.ranking.normalize import Vectors, check_unit
 
 Rows = npt.NDArray[np.int64]
@@ -51,15 +52,15 @@ def check_queries(queries: Vectors, gallery: tuple[int, ...], k: int, exclude: R
     queries = check_unit(queries, "queries")
     rows, dim = gallery
     if queries.shape[1] != dim:
-        raise ValueError(
+        raise SettingsError(
             f"queries have {queries.shape[1]} numbers a row, the gallery has {dim}: both must come from one store"
         )
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+        raise SettingsError(f"k must be at least 1, got {k}")
     if exclude is None:
         return queries, np.full(len(queries), -1, np.int64)
     if exclude.shape != (len(queries),) or (exclude >= rows).any():
-        raise ValueError(
+        raise SettingsError(
             f"exclude must give each of the {len(queries)} queries a gallery row below {rows} or -1, "
             f"got shape {exclude.shape} with largest {exclude.max(initial=-1)}"
         )

@@ -7,6 +7,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
+
 Vectors = npt.NDArray[np.float32]
 
 _STEPS = np.float32(2.0**26)  # in 1: a power of two, so that nothing but np.rint rounds
@@ -83,7 +85,7 @@ def check_finite(vectors: Vectors, what: str) -> Vectors:
     """The squared length (N,) of each of ``vectors`` (N, E). Raises ValueError for NaN and infinity."""
     squares: Vectors = np.einsum("ne,ne->n", vectors, vectors)  # both stay visible in the sum
     if (bad := np.flatnonzero(~np.isfinite(squares))).size:
-        raise ValueError(
+        raise SettingsError(
             f"{what} must be finite numbers; {len(bad)} of {len(vectors)} rows hold NaN or infinity, the first is row "
             f"{bad[0]}. A failed image has such a row: leave it out."
         )
@@ -93,11 +95,11 @@ def check_finite(vectors: Vectors, what: str) -> Vectors:
 def check_unit(vectors: npt.NDArray[np.generic], what: str) -> Vectors:
     """``vectors`` (N, E) as contiguous float32 on the grid. Raises ValueError naming what is wrong with them."""
     if vectors.ndim != 2 or vectors.shape[1] == 0:
-        raise ValueError(f"{what} must have shape (rows, E) with E of at least 1, got {vectors.shape}")
+        raise SettingsError(f"{what} must have shape (rows, E) with E of at least 1, got {vectors.shape}")
     narrow = np.ascontiguousarray(vectors, dtype=np.float32)
     squares = check_finite(narrow, what)
     if off := np.flatnonzero((np.abs(squares - 1) > 1e-3) & (squares != 0)).tolist():
-        raise ValueError(
+        raise SettingsError(
             f"{what} must have length 1 (or be zero); row {off[0]} has length {squares[off[0]] ** 0.5:.4g}. "
             f"Pass them through unit_length() first."
         )

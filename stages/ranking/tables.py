@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.ranking.metrics import Counts, Metric, Relevant, Values
 from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
 from stages.ranking.normalize import Vectors, check_finite
@@ -59,7 +60,7 @@ def relevance_tables(
     with NaN or of two dimensions.
     """
     if gallery.shape[1] != queries.shape[1]:
-        raise ValueError(
+        raise SettingsError(
             f"queries have {queries.shape[1]} numbers a row and the gallery {gallery.shape[1]}: both must come from "
             "one store"
         )

@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import SettingsError
 from stages.ranking.graded import Ties, averaged_precision
 from stages.ranking.metrics import Counts, Metric, Relevant, Values, best_gain, divisor
 
@@ -74,7 +75,7 @@ def averaged(metric: Metric, table: Tied) -> Values:
 def check_averaged(metric: Metric) -> None:
     """Raise ValueError unless the mean of ``metric`` over the orders of what ties has a closed form."""
     if metric.stem not in _FORMS or metric.divided_by == "hits":
-        raise ValueError(
+        raise SettingsError(
             f"{metric.name} divides by what depends on the order of what ties, so its mean over the orders has no "
             'closed form: score it with ties = "row"'
         )

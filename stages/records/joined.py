@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cache.errors import SettingsError
 from stages.datasets.config import Roles, SourceConfig
 from stages.records.reading import Part
 from stages.records.splits import DISTRACTORS, ROLES
@@ -27,15 +28,15 @@ from stages.records.splits import DISTRACTORS, ROLES
 def check_names(configs: Sequence[SourceConfig]) -> None:
     """Raise ValueError unless each of several datasets has a name of its own."""
     if not configs:
-        raise ValueError("a run needs a dataset: [dataset], or [[dataset]] where there are several")
+        raise SettingsError("a run needs a dataset: [dataset], or [[dataset]] where there are several")
     if len(configs) == 1:
         return
     places: dict[str, int] = {}
     for at, config in enumerate(configs):
         if config.name is None:
-            raise ValueError(f"dataset[{at}] ({config.path}) has no name; each of several needs one: name = '...'")
+            raise SettingsError(f"dataset[{at}] ({config.path}) has no name; each of several needs one: name = '...'")
         if config.name in places:
-            raise ValueError(
+            raise SettingsError(
                 f"dataset[{places[config.name]}] and dataset[{at}] are both called {config.name!r}; "
                 "every dataset needs a name of its own"
             )

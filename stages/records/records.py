@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.digests import DigestCache, FileDigest
-from cache.errors import MissingRowsError
+from cache.errors import MissingRowsError, SettingsError
 from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles, as_names
@@ -99,7 +99,7 @@ class Records:
         """
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):
-                raise ValueError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
+                raise SettingsError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
         splits = [value for role in roles for value in self.roles.get(role, ())]
         return replace(self, table=self.table.filter(pc.is_in(self.table["split"], pa.array(splits, pa.string()))))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from stages.records import Records
 
 SEPARATOR = "|"
@@ -94,9 +94,9 @@ def check_mixture(weights: Mapping[str, float]) -> None:
     """ValueError unless ``weights`` are finite, none below 0 and one above."""
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
-            raise ValueError(f"the weight of {name} is a number of at least 0, got {weight}")
+            raise SettingsError(f"the weight of {name} is a number of at least 0, got {weight}")
     if not any(weights.values()):
-        raise ValueError("a definition of similar needs an attribute with a weight above 0")
+        raise SettingsError("a definition of similar needs an attribute with a weight above 0")
 
 
 def _compared(queries: Records, gallery: Records, name: str, weight: float) -> _Compared:

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from cache import Features
-from cache.errors import NothingToScoreError, RecordsError
+from cache.errors import NothingToScoreError, RecordsError, SettingsError
 from stages.ranking.graded import Ties, graded_average_precision, graded_ndcg
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import compare_all, query_blocks
@@ -175,10 +175,10 @@ def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
     """The metric of that name. ValueError for an unknown one, or one that is not in ``similar``."""
     metric = AttributeMetric.find(name)
     if metric is None:
-        raise ValueError(f"metrics by attributes are {', '.join(attribute_metric_names())}, got {name!r}")
+        raise SettingsError(f"metrics by attributes are {', '.join(attribute_metric_names())}, got {name!r}")
     if metric.mixture is not None and metric.mixture not in similar:
         known = ", ".join(similar) or "none"
-        raise ValueError(f"{name}: there is no definition of similar called {metric.mixture!r}; there are {known}")
+        raise SettingsError(f"{name}: there is no definition of similar called {metric.mixture!r}; there are {known}")
     return metric
 
 

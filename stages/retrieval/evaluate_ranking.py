@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import NothingToScoreError
+from cache.errors import NothingToScoreError, SettingsError
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import Mask, Rows
 from stages.ranking.tables import Table, moved_up, unwanted, without
@@ -59,12 +59,16 @@ def evaluate_ranking(
     [0.667, 0.667]
     """
     if not isinstance(protocol, RankedConfig):
-        raise ValueError(f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()")
+        raise SettingsError(
+            f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()"
+        )
     rules = protocol.rules()
     scoring = Scoring.of(metrics, rules, ties, unanswerable, confidence)
     check_choice("beyond", beyond, get_args(BeyondPolicy))
     if ties == AVERAGED and similarity is None:
-        raise ValueError('ties = "expected" needs the similarity of each row: the order alone does not say what ties')
+        raise SettingsError(
+            'ties = "expected" needs the similarity of each row: the order alone does not say what ties'
+        )
     for role, records in (("query", queries), ("gallery", gallery)):
         if not len(records):
             raise NothingToScoreError(f"there is no {role} record. Name another split.")
@@ -101,14 +105,14 @@ def evaluate_ranking(
 
 def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:
     if rows.ndim != 2 or len(rows) != len(queries) or rows.shape[1] == 0 or not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(
+        raise SettingsError(
             f"rows must be whole numbers of shape (Q, K), a line for each of the {len(queries):,} queries and K of at "
             f"least 1; got {rows.dtype} of shape {rows.shape}"
         )
     listed = rows.astype(np.int64)
     if (wrong := (listed < -1) | (listed >= len(gallery))).any():
         query, place = np.argwhere(wrong)[0]
-        raise ValueError(
+        raise SettingsError(
             f"rows must be positions in the gallery, 0 to {len(gallery) - 1}, or -1 for none; query "
             f"{queries.keys[query]!r} lists {listed[query, place]} at rank {place + 1}"
         )
@@ -117,7 +121,7 @@ def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Reco
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
         if twice.any():
             query, place = np.argwhere(twice)[0]
-            raise ValueError(
+            raise SettingsError(
                 f"a row can be listed once in a ranking; query {queries.keys[block[query]]!r} lists row "
                 f"{ordered[query, place]} twice"
             )
@@ -126,15 +130,15 @@ def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Reco
 
 def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> npt.NDArray[np.float64]:
     if similarity.shape != listed.shape:
-        raise ValueError(f"similarity must have the shape of rows, {listed.shape}, got {similarity.shape}")
+        raise SettingsError(f"similarity must have the shape of rows, {listed.shape}, got {similarity.shape}")
     known = np.where(listed >= 0, similarity, -np.inf).astype(np.float64)
     if np.isnan(known).any():
-        raise ValueError("similarity holds NaN where a row is listed; a failed image has none: leave it out")
+        raise SettingsError("similarity holds NaN where a row is listed; a failed image has none: leave it out")
     there = np.where(listed >= 0, known, np.inf)  # an empty place says nothing about the order
     lowest = np.minimum.accumulate(there, axis=1)
     if (rising := (listed[:, 1:] >= 0) & (known[:, 1:] > lowest[:, :-1])).any():
         query, place = np.argwhere(rising)[0]
-        raise ValueError(
+        raise SettingsError(
             f"similarity must descend along each ranking; that of query {query} rises at rank {place + 2}. Distances "
             "are given with their sign turned."
         )
@@ -145,7 +149,7 @@ def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: 
     short = ~ended & (counts < limits)
     if short.any():
         at = int(np.argmax(short))
-        raise ValueError(
+        raise SettingsError(
             f"the list of query {keys[queries[at]]!r} has {counts[at]} rows once the query itself and junk are out, "
             f"and the metrics look at {limits[at]}. Search for at least {width + int((limits - counts)[short].max())} "
             "rows, score metrics that look less far, or count what is not listed as not relevant: beyond = "
@@ -161,7 +165,7 @@ def _refuse_open_ties(
     last = similarity[lines, np.maximum(counts - 1, 0)]
     deepest = similarity[lines, np.clip(limits - 1, 0, similarity.shape[1] - 1)]
     if (unclear := ~ended & (last >= deepest)).any():
-        raise ValueError(
+        raise SettingsError(
             f"the list of query {keys[queries[int(np.argmax(unclear))]]!r} ends within rows of one similarity, and "
             'more of them may not be listed: ties = "expected" needs the whole group. Search for more rows.'
         )

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import Features
-from cache.errors import NothingToScoreError, RecordsError
+from cache.errors import NothingToScoreError, RecordsError, SettingsError
 from stages.ranking.intervals import Estimate, class_numbers, estimate
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import search
@@ -53,7 +53,7 @@ class Answers(NamedTuple):
         """Answers in order. Raises ValueError for a confidence that is NaN."""
         if np.isnan(confidence).any():
             wrong = keys[int(np.argmax(np.isnan(confidence)))]
-            raise ValueError(f"confidence must be numbers, got NaN for query {wrong!r}")
+            raise SettingsError(f"confidence must be numbers, got NaN for query {wrong!r}")
         places = np.empty(len(keys), np.int64)
         places[np.argsort(np.array(keys, dtype=object), kind="stable")] = np.arange(len(keys))
         return cls(confidence, correct, has_object, np.lexsort((places, -confidence)))
@@ -94,12 +94,12 @@ _METRICS: dict[str, Callable[[Answers], Values]] = {
 def check_recognition(metrics: Sequence[str]) -> None:
     """Raise ValueError unless these are metrics of recognition, at least one."""
     if not metrics:
-        raise ValueError("metrics must name at least one, got none")
+        raise SettingsError("metrics must name at least one, got none")
     for name in metrics:
         if name not in _METRICS:
             near = difflib.get_close_matches(name.lower(), RECOGNITION, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"metrics of recognition are {', '.join(RECOGNITION)}, got {name!r}.{hint}")
+            raise SettingsError(f"metrics of recognition are {', '.join(RECOGNITION)}, got {name!r}.{hint}")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _tuned(vectors: Features, protocol: MetConfig, validation: tuple[Records, Re
     if protocol.neighbours is not None and protocol.temperature is not None:
         return protocol.neighbours, protocol.temperature
     if validation is None or not len(validation[0]) or not len(validation[1]):
-        raise ValueError(
+        raise SettingsError(
             "neighbours and temperature are tuned on validation queries, and there are none: give both numbers, "
             'protocol = { kind = "met", neighbours = 1, temperature = 10 }'
         )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.ranking.nearest import Rows, nearest_rows, query_blocks, similarities
 from stages.ranking.normalize import Vectors, unit_length
@@ -145,12 +146,12 @@ class KReciprocalConfig(Settings):
 
     def __post_init__(self) -> None:
         if not 1 <= self.k2 <= self.k1 <= self.candidates:
-            raise ValueError(
+            raise SettingsError(
                 f"k1, k2 and candidates are numbers of rows, 1 <= k2 <= k1 <= candidates, got k1 = {self.k1}, "
                 f"k2 = {self.k2} and candidates = {self.candidates}"
             )
         if not 0 <= self.original <= 1:
-            raise ValueError(f"original is the share of the original distance, in [0, 1], got {self.original}")
+            raise SettingsError(f"original is the share of the original distance, in [0, 1], got {self.original}")
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:  # noqa: ARG002
         """The rows (Q, k) of the ``gallery`` (G, E) for ``queries`` (Q, E), the first of them ordered again."""
@@ -200,14 +201,14 @@ class WhiteningConfig(Settings):
 
     def __post_init__(self) -> None:
         if not 0 <= self.power <= 1:
-            raise ValueError(f"power is how much is whitened, in [0, 1], got {self.power}")
+            raise SettingsError(f"power is how much is whitened, in [0, 1], got {self.power}")
         if self.dim < 0:
-            raise ValueError(f"dim is a number of axes, or 0 for all, got {self.dim}")
+            raise SettingsError(f"dim is a number of axes, or 0 for all, got {self.dim}")
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:
         """The rows (Q, k) of the ``gallery`` (G, E) nearest to ``queries`` (Q, E), whitened by ``train`` (n, E)."""
         if len(train) < 2:
-            raise ValueError(f"whitening is learned from training images, at least 2, got {len(train)}")
+            raise SettingsError(f"whitening is learned from training images, at least 2, got {len(train)}")
         mean = train.mean(axis=0, dtype=np.float64)
         variance, axes = np.linalg.eigh(np.cov(train, rowvar=False, dtype=np.float64).reshape(len(mean), len(mean)))
         axes_used = np.flatnonzero(variance > _LEAST * variance.max())[::-1][: self.dim or None]
@@ -226,9 +227,9 @@ RerankConfig: TypeAlias = Annotated[
 def _check_mean(n: int, alpha: float) -> None:
     """ValueError unless so many neighbours can be weighed so."""
     if n < 1:
-        raise ValueError(f"n is a number of neighbours, at least 1, got {n}")
+        raise SettingsError(f"n is a number of neighbours, at least 1, got {n}")
     if not 0 <= alpha < np.inf:
-        raise ValueError(f"alpha is a power of similarities, at least 0, got {alpha}")
+        raise SettingsError(f"alpha is a power of similarities, at least 0, got {alpha}")
 
 
 def _with_neighbours(vectors: Vectors, gallery: Vectors, rows: Rows, alpha: float) -> Vectors:

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cache import Features
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
 from stages.records import Records
 from stages.retrieval.attribute_similarity import check_mixture
@@ -53,19 +53,19 @@ class ScoringConfig(Settings):
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise ValueError("metrics must name at least one")
+            raise SettingsError("metrics must name at least one")
         named = [default_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
         for name, weights in self.similar.items():
             try:
                 check_mixture(weights)
             except ValueError as error:
-                raise ValueError(f"similar.{name}: {error}") from None
+                raise SettingsError(f"similar.{name}: {error}") from None
         check_metrics(self.by_label, self.protocol, self.ties)
         check_policies(self.protocol, self.ties, self.unanswerable)
         for metric in filter(None, map(AttributeMetric.find, self.metrics)):
             if metric.mixture is not None and metric.mixture not in self.similar:
-                raise ValueError(
+                raise SettingsError(
                     f"{metric.name} names a definition of similar that is not there: [retrieval.similar] "
                     f"{metric.mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
                 )

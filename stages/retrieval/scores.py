@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import NothingToScoreError, RecordsError
+from cache.errors import NothingToScoreError, RecordsError, SettingsError
 from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
@@ -117,7 +117,7 @@ def to_score(
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise SettingsError(f"{name} is one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def gather(

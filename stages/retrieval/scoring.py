@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cache.errors import NothingToScoreError
+from cache.errors import NothingToScoreError, SettingsError
 from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.relevance import Rows
 from stages.ranking.tables import Table
@@ -48,7 +48,7 @@ class Scoring:
         names = rules.metrics if metrics is None else metrics
         wanted = tuple(find_metric(name) for name in dict.fromkeys(names))
         if not wanted:
-            raise ValueError("metrics must name at least one, got none")
+            raise SettingsError("metrics must name at least one, got none")
         check_choice("ties", ties, get_args(TiePolicy))
         if ties == AVERAGED:
             for metric in wanted:

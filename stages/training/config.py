@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cache.errors import SettingsError
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
 
 
@@ -54,19 +55,21 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "minimum_class_size", "soup_epochs", "soup"):
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is at least 1, got {value}")
+                raise SettingsError(f"{name} is at least 1, got {value}")
         if not 0 <= self.holdout <= 0.5:
-            raise ValueError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
+            raise SettingsError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
         if self.patience < 0:
-            raise ValueError(f"patience is a number of epochs, at least 0, got {self.patience}")
+            raise SettingsError(f"patience is a number of epochs, at least 0, got {self.patience}")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is the share of the old average that is kept at a step, in [0, 1), got {self.ema}")
+            raise SettingsError(
+                f"ema is the share of the old average that is kept at a step, in [0, 1), got {self.ema}"
+            )
         if not 0 <= self.sam_rho < float("inf"):
-            raise ValueError(f"sam_rho is the length of a step, at least 0 and finite, got {self.sam_rho}")
+            raise SettingsError(f"sam_rho is the length of a step, at least 0 and finite, got {self.sam_rho}")
         if self.anchor and not (min(self.anchor) == 0 and max(self.anchor) <= 1):
-            raise ValueError(f"anchor is shares in [0, 1] with 0, the start, among them, got {list(self.anchor)}")
+            raise SettingsError(f"anchor is shares in [0, 1] with 0, the start, among them, got {list(self.anchor)}")
         if isinstance(self.sampling, ClassesByImagesConfig) and self.batch_size % self.sampling.images:
-            raise ValueError(
+            raise SettingsError(
                 f"batch_size is classes x images: a multiple of sampling.images ({self.sampling.images}), "
                 f"got {self.batch_size}"
             )

@@ -16,7 +16,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
 from cache import Identity, LocalStorage, Storage
-from cache.errors import DamagedStoreError, StaleStoreError, WeightsError
+from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
@@ -133,7 +133,7 @@ class Head:
     def __call__(self, features: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Embeddings (n, E), float32 and of unit length, of ``features`` (n, D) of any float dtype."""
         if features.ndim != 2 or features.shape[1] != self.features_dim:
-            raise ValueError(f"features have shape {features.shape}; this head takes (n, {self.features_dim})")
+            raise SettingsError(f"features have shape {features.shape}; this head takes (n, {self.features_dim})")
         with torch.inference_mode():
             embeddings: npt.NDArray[np.float32] = self.network(torch.from_numpy(features.astype(np.float32))).numpy()
         return embeddings

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from stages.training.closed_form import ClosedFormConfig
 from stages.training.closed_form.linear_map import LinearMapConfig
 from stages.training.config import TrainingConfig
@@ -70,9 +70,13 @@ class HeadRecipe:
         if self.start is not None:
             self._check_start(self.start)
         if self.loss is None and self.closed_form is None:
-            raise ValueError(f"a {self.head.kind} head is trained: it needs a loss, or a start that is a closed form")
+            raise SettingsError(
+                f"a {self.head.kind} head is trained: it needs a loss, or a start that is a closed form"
+            )
         if self.training.anchor and (self.loss is None or self.closed_form is None):
-            raise ValueError("anchor interpolates between a start and the trained weights: it needs a loss and a start")
+            raise SettingsError(
+                "anchor interpolates between a start and the trained weights: it needs a loss and a start"
+            )
 
     @property
     def closed_form(self) -> ClosedFormConfig | None:
@@ -155,32 +159,40 @@ class HeadRecipe:
     def _check_start(self, start: ClosedFormConfig) -> None:
         head = self.head
         if isinstance(head, LinearMapConfig):
-            raise ValueError(f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear")
+            raise SettingsError(
+                f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear"
+            )
         if not isinstance(head, LinearHeadConfig) and not (isinstance(head, MlpHeadConfig) and head.residual):
-            raise ValueError(
+            raise SettingsError(
                 f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}"
             )
         if start.dim != head.dim:
-            raise ValueError(f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts")
+            raise SettingsError(
+                f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts"
+            )
         if head.inputs != InputsConfig():
-            raise ValueError("the steps before the map are those of the start: set start.inputs, and leave inputs out")
+            raise SettingsError(
+                "the steps before the map are those of the start: set start.inputs, and leave inputs out"
+            )
 
     def _check_attribute_head(self, head: MultilabelHeadConfig | PosteriorHeadConfig) -> None:
         if self.start is not None or self.training.anchor:
-            raise ValueError(
+            raise SettingsError(
                 f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}"
             )
         if self.loss is not None and isinstance(head, PosteriorHeadConfig):
-            raise ValueError("a posterior head is a closed form and learns attributes: leave loss out")
+            raise SettingsError("a posterior head is a closed form and learns attributes: leave loss out")
         if isinstance(self.loss, PairLossConfig):
-            raise ValueError(
+            raise SettingsError(
                 "a multilabel head combines attributes with a margin loss, not with one on pairs: "
                 f"leave loss.kind = {self.loss.kind!r} out"
             )
         if self.training.experts:
-            raise ValueError(f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out")
+            raise SettingsError(
+                f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out"
+            )
         if getattr(self.loss, "sampled", None) is not None:
-            raise ValueError("a loss beside attributes compares with all classes: leave loss.sampled out")
+            raise SettingsError("a loss beside attributes compares with all classes: leave loss.sampled out")
 
 
 def as_recipe(head: HeadRecipe | HeadConfig, loss: LossConfig | None = None) -> HeadRecipe:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cache import Features, Identity
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
@@ -101,7 +101,7 @@ def prepare(
 ) -> TrainingInputs:
     """Check what :func:`stages.training.train_head` is given. Raises as it does."""
     if seed < 0:
-        raise ValueError(f"seed is at least 0, got {seed}")
+        raise SettingsError(f"seed is at least 0, got {seed}")
     recipe = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
     check_labels(records)
     extracted = records.take(records.rows_in(features))
@@ -139,7 +139,7 @@ def check_device(recipe: HeadRecipe, device: torch.device) -> None:
     on_pairs = isinstance(recipe.loss, PairLossConfig)
     if device.type != "cpu" and (on_pairs or isinstance(recipe.head, MultilabelHeadConfig)):
         what = f"a {recipe.head.kind} head" if not on_pairs else f"the loss {recipe.method}"
-        raise ValueError(
+        raise SettingsError(
             f"{what} is trained on the CPU, and margin losses alone on {device.type}: leave device out, or take one"
         )
 
@@ -147,7 +147,7 @@ def check_device(recipe: HeadRecipe, device: torch.device) -> None:
 def _check_domains(recipe: HeadRecipe, records: Records) -> None:
     weighted = isinstance(recipe.training.sampling, DomainWeightsConfig)
     if recipe.training.experts and (getattr(recipe.head, "nested", None) or weighted):
-        raise ValueError(
+        raise SettingsError(
             "experts are one head a domain: leave nested sizes out, and a sampling that weighs domains against each "
             "other, or set training.experts = false"
         )
@@ -165,7 +165,7 @@ def _check_pairs(recipe: HeadRecipe, records: Records) -> None:
     if not isinstance(loss, PairLossConfig) or not loss.of_pairs:
         return
     if isinstance(sampling, ClassesByImagesConfig) and sampling.images < 2:
-        raise ValueError(f"the loss {loss.kind} compares rows of a class: sampling.images is at least 2, got 1")
+        raise SettingsError(f"the loss {loss.kind} compares rows of a class: sampling.images is at least 2, got 1")
     sizes = Counter(records.classes)
     if max(sizes.values()) < 2:
         raise RecordsError(

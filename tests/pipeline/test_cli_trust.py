@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import PermafrostError
-from pipeline.cli import _explain, app
+from pipeline.cli import app, explain
 from stages.datasets import FolderConfig
 from stages.records import Records, read_records
 from stages.retrieval.query_values import read_query_values
@@ -63,7 +63,7 @@ def permafrost(*arguments: str, cwd: Path) -> Typed:
         try:
             status = app(args=list(arguments), standalone_mode=False) or 0
         except (PermafrostError, ValueError) as error:
-            text, status = _explain(error)
+            text, status = explain(error)
             err.write(text)
     return Typed(int(status), out.getvalue(), err.getvalue())
 

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from stages.datasets.config import Names, Source, SourceConfig
 from stages.datasets.drawn.families import FAMILIES
 from stages.datasets.drawn.painting import Product, invent, photograph
@@ -80,7 +80,7 @@ def draw_catalogue(
     least = {"size": 32, "seed": 0}
     for name, value in (settings | {"workers": workers}).items():
         if value < least.get(name, 1):
-            raise ValueError(f"{name} must be at least {least.get(name, 1)}, got {value}")
+            raise SettingsError(f"{name} must be at least {least.get(name, 1)}, got {value}")
     table, marker, wanted = folder / "labels.csv", folder / "catalogue.json", {"edition": _EDITION} | settings
     if table.exists():
         if not marker.exists():

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from cache import Identity
+from cache.errors import SettingsError
 from stages.device import check_device
 from stages.extraction.backbones import bundled, open_clip, pca, timm
 from stages.extraction.backbones.bundled import BundledConfig
@@ -138,5 +139,5 @@ def load_backbone(
     backbones = load_backbones(config, device=device, basis=basis)
     if len(backbones) > 1:
         names = ", ".join(backbone.name for backbone in backbones)
-        raise ValueError(f"{config.name} gives the features {names}: call load_backbones, or name one pooling")
+        raise SettingsError(f"{config.name} gives the features {names}: call load_backbones, or name one pooling")
     return backbones[0]

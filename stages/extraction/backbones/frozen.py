@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import WeightsError
+from cache.errors import SettingsError, WeightsError
 from cache.fingerprint import JSON
 from cache.identity import Identity
 from stages.extraction.backbones.pooling import Compute, Output
@@ -174,13 +174,13 @@ def freeze(
             run(np.zeros((2, 3, size, size), np.uint8))
         shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise SettingsError(
             f"{config.name} does not run on images of {size} x {size} on {device}: {error}. "
             "Its own size is the default; many networks take another as image_size, some in kwargs."
         ) from error
     for shape in shapes:
         if len(shape) != 2 or shape[0] != 1:
-            raise ValueError(f"{config.name} must give one vector an image, (1, D), got {shape}: choose a pooling")
+            raise SettingsError(f"{config.name} must give one vector an image, (1, D), got {shape}: choose a pooling")
 
     def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         values = run(batch)
@@ -220,7 +220,7 @@ def _runner(
     def run(batch: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         if batch.ndim != 4 or batch.shape[1:] != (3, preprocess.size, preprocess.size) or batch.dtype != np.uint8:
             wanted = f"(B, 3, {preprocess.size}, {preprocess.size}) uint8"
-            raise ValueError(f"a batch must be {wanted}, got {batch.shape} {batch.dtype}")
+            raise SettingsError(f"a batch must be {wanted}, got {batch.shape} {batch.dtype}")
         pixels = torch.from_numpy(np.require(batch, requirements=["W"]))
         if kind == "cuda":
             pixels = (pixels if pixels.is_pinned() else pixels.pin_memory()).to(device, non_blocking=True)

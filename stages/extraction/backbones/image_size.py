@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cache.errors import SettingsError
 from stages.extraction.preprocess import PreprocessConfig
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _check_multiple(size: int, step: int, name: str) -> None:
     """ValueError where ``size`` is no multiple of ``step``: the libraries would silently drop the border."""
     if size % step:
         near = f"{size // step * step} or {(size // step + 1) * step}" if size > step else str(step)
-        raise ValueError(f"image_size of {name} must be a multiple of its patch of {step}, got {size}: take {near}")
+        raise SettingsError(f"image_size of {name} must be a multiple of its patch of {step}, got {size}: take {near}")
 
 
 def _resampled(embedding: nn.Parameter, side: int) -> nn.Parameter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cache.errors import SettingsError
 from stages.extraction.backbones.pooling import GEM_P, Layer, Pooling, check_pooling
 from stages.extraction.backbones.precision import Precision
 from stages.extraction.preprocess import PreprocessConfig
@@ -56,23 +57,23 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if bool(self.pretrained) == bool(self.weights):
             given = f"pretrained = {self.pretrained!r} and weights = {self.weights!r}" if self.weights else "neither"
-            raise ValueError(
+            raise SettingsError(
                 f'{self.name} needs one source of weights, pretrained = "TAG", weights = "FILE" or '
                 f'weights = "random"; got {given}'
             )
         if reserved := sorted(set(self.ours) & set(self.kwargs)):
-            raise ValueError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
+            raise SettingsError(f"kwargs of {self.name} must leave {', '.join(reserved)} alone: Permafrost sets it")
         check_pooling(self.name, self.pooling, self.layer, self.gem_p)
         if self.image_size is None:
             return
         if self.image_size < 1:
-            raise ValueError(f"image_size is in pixels and must be at least 1, got {self.image_size}")
+            raise SettingsError(f"image_size is in pixels and must be at least 1, got {self.image_size}")
         if self.preprocess.size not in (None, self.image_size):
-            raise ValueError(
+            raise SettingsError(
                 f"image_size of {self.name} is {self.image_size} and preprocess.size {self.preprocess.size}: "
                 "leave preprocess.size out"
             )
         if self.size_keyword in self.kwargs:
-            raise ValueError(
+            raise SettingsError(
                 f"image_size of {self.name} is given, and kwargs.{self.size_keyword} too: leave one of them out"
             )

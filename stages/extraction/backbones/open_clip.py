@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cache.errors import SettingsError
 from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import resize_open_clip, sized
 from stages.extraction.backbones.network_config import NetworkConfig
@@ -71,7 +72,7 @@ class OpenClipConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection and self.pooling is not None:
-            raise ValueError(
+            raise SettingsError(
                 f"projection of {self.name} belongs to open_clip's own pooling: leave out projection or pooling"
             )
 
@@ -118,17 +119,19 @@ def check_name(config: OpenClipConfig) -> None:
         near = difflib.get_close_matches(config.name, open_clip.list_models(), n=3) or [
             "open_clip.list_models() lists all"
         ]
-        raise ValueError(f"open_clip has no model {config.name!r}: {', '.join(near)}?")
+        raise SettingsError(f"open_clip has no model {config.name!r}: {', '.join(near)}?")
     if not config.pretrained:
         return
     tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
     if not tag:
         tags = open_clip.list_pretrained_tags_by_model(config.name)
-        raise ValueError(f"open_clip has no weights {config.pretrained!r} for {config.name}; tags: {', '.join(tags)}")
+        raise SettingsError(
+            f"open_clip has no weights {config.pretrained!r} for {config.name}; tags: {', '.join(tags)}"
+        )
     quick = bool(settings.get("quick_gelu") or config.kwargs.get("force_quick_gelu"))
     if quick != bool(tag.get("quick_gelu")):
         other = config.name.removesuffix("-quickgelu") if quick else f"{config.name}-quickgelu"
-        raise ValueError(
+        raise SettingsError(
             f"the weights {config.pretrained!r} were trained {'without' if quick else 'with'} QuickGELU and "
             f"{config.name} runs {'with' if quick else 'without'} it: say name = {other!r}"
         )
@@ -210,14 +213,14 @@ def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
             if len(values) == 1:
                 own[setting] = values[0]
             elif values and config.weights != "random" and getattr(config.preprocess, ours) is None:
-                raise ValueError(
+                raise SettingsError(
                     f"weights of {config.name} were trained with {setting} {' or '.join(map(str, values))}, "
                     f"and a file does not say which: give preprocess.{ours}"
                 )
     height, width = _own_size(tower)
     changed = sized(config.preprocess, config.image_size)
     if height != width and changed.size is None:
-        raise ValueError(
+        raise SettingsError(
             f"{config.name} takes {height} x {width}; Permafrost's images are square: give preprocess.size"
         )
     return changed.resolve(

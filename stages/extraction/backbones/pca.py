@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.atomic import replace_bytes
-from cache.errors import WeightsError
+from cache.errors import SettingsError, WeightsError
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
 from stages.extraction.backbones.frozen import Backbone, folder_name
@@ -37,9 +37,9 @@ class PcaConfig:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"size is in pixels and must be at least 1, got {self.size}")
+            raise SettingsError(f"size is in pixels and must be at least 1, got {self.size}")
         if not 1 <= self.dim <= 3 * self.size**2:
-            raise ValueError(f"dim must be from 1 to 3 x {self.size} x {self.size}, got {self.dim}")
+            raise SettingsError(f"dim must be from 1 to 3 x {self.size} x {self.size}, got {self.dim}")
 
     @property
     def preprocess(self) -> Preprocess:
@@ -112,7 +112,9 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
 def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
     """The projection on ``basis``, as :func:`fit_pca_basis` returned it or as a file."""
     if basis is None:
-        raise ValueError("a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images")
+        raise SettingsError(
+            "a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images"
+        )
     fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
     wanted = (config.dim, 3 * config.size**2)
     if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:
@@ -121,7 +123,7 @@ def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
 
     def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         if batch.shape[1:] != (3, config.size, config.size) or batch.dtype != np.uint8:
-            raise ValueError(
+            raise SettingsError(
                 f"a batch must be (B, 3, {config.size}, {config.size}) uint8, got {batch.shape} {batch.dtype}"
             )
         values = np.divide(batch.reshape(len(batch), -1), 255, dtype=np.float32)

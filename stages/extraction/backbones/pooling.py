@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from cache.errors import SettingsError
+
 if TYPE_CHECKING:
     import torch
 
@@ -73,30 +75,32 @@ def check_pooling(name: str, pooling: Pooling, layer: Layer, gem_p: float) -> No
     """ValueError where the three contradict each other for any network."""
     kinds = poolings(pooling)
     if pooling is not None and not kinds:
-        raise ValueError(
+        raise SettingsError(
             f"pooling of {name} is an empty list: name at least one, or leave it out for the library's own"
         )
     if unknown := [kind for kind in kinds if kind not in POOLINGS]:
-        raise ValueError(f"pooling must be of {', '.join(POOLINGS)}, got {unknown[0]!r}; left out, the library's own")
+        raise SettingsError(
+            f"pooling must be of {', '.join(POOLINGS)}, got {unknown[0]!r}; left out, the library's own"
+        )
     if len(set(kinds)) < len(kinds):
-        raise ValueError(f"pooling of {name} names {max(kinds, key=kinds.count)!r} twice")
+        raise SettingsError(f"pooling of {name} names {max(kinds, key=kinds.count)!r} twice")
     if layer is not None and not kinds:
-        raise ValueError(
+        raise SettingsError(
             f"layer = {layer!r} of {name} needs a pooling, one or several of {', '.join(POOLINGS)}: "
             "the library's own belongs to the last layer"
         )
     if isinstance(layer, str) and layer != "neck":
-        raise ValueError(f"layer must be the index of a block or 'neck', got {layer!r}")
+        raise SettingsError(f"layer must be the index of a block or 'neck', got {layer!r}")
     if not gem_p > 0:
-        raise ValueError(f"gem_p must be above 0, got {gem_p}")
+        raise SettingsError(f"gem_p must be above 0, got {gem_p}")
     if gem_p != GEM_P and "gem" not in kinds:
-        raise ValueError(f"gem_p = {gem_p} is for pooling = 'gem' alone, got {pooling!r}")
+        raise SettingsError(f"gem_p = {gem_p} is for pooling = 'gem' alone, got {pooling!r}")
 
 
 def check_blocks(name: str, blocks: Sequence[int], pooling: Pooling) -> None:
     """ValueError where ``blocks``, which are added to the library's own pooling, come with another."""
     if blocks and pooling is not None:
-        raise ValueError(
+        raise SettingsError(
             f"blocks = {list(blocks)} of {name} are added to the library's own pooling: leave pooling out, or name one "
             "of them as layer"
         )
@@ -109,7 +113,7 @@ def pool_outputs(name: str, tap: Tap, pooling: Pooling, gem_p: float) -> tuple[l
     """
     kinds = poolings(pooling)
     if not tap.has_cls and (asking := [kind for kind in kinds if "cls" in kind]):
-        raise ValueError(
+        raise SettingsError(
             f"{name} has no class token for pooling = {asking[0]!r}: it has patches, for mean, gem and max, "
             "and the library's own pooling, which you get by leaving pooling out"
         )

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cache.errors import SettingsError
 from stages.extraction.backbones.pooling import Compute, Layer, Output, Tap, Tokens, output
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ def tap_timm(network: nn.Module, layer: Layer, *, name: str) -> Tap:
     own: Any = network
     has_cls = getattr(own, "cls_token", None) is not None
     if has_cls and not hasattr(own, "num_prefix_tokens"):
-        raise ValueError(f"{name}: timm does not say which of its tokens are patches; leave pooling and layer out")
+        raise SettingsError(f"{name}: timm does not say which of its tokens are patches; leave pooling and layer out")
     layer = _checked(layer, len(getattr(own, "feature_info", None) or ()), hasattr(own, "neck"), name)
     if layer is None:
         return Tap(_last_of_timm(own, name), _late_norm(own), has_cls, None)
     if not hasattr(own, "forward_intermediates"):
-        raise ValueError(f"{name}: timm gives its last layer only; leave layer out")
+        raise SettingsError(f"{name}: timm gives its last layer only; leave layer out")
     return Tap(_block_of_timm(own, layer), _as_it_is, has_cls, layer)
 
 
@@ -43,11 +44,11 @@ def own_and_blocks(network: nn.Module, blocks: Sequence[int], *, name: str) -> t
     """
     own: Any = network
     if not hasattr(own, "forward_intermediates"):
-        raise ValueError(f"{name}: timm gives its last layer only; leave blocks out")
+        raise SettingsError(f"{name}: timm gives its last layer only; leave blocks out")
     count = len(getattr(own, "feature_info", None) or ())
     indices = [index for block in blocks if (index := _checked(block, count, False, name)) is not None]
     if len(set(indices)) < len(indices):
-        raise ValueError(f"blocks of {name} name block {max(indices, key=indices.count)} twice")
+        raise SettingsError(f"blocks of {name} name block {max(indices, key=indices.count)} twice")
 
     def compute(images: torch.Tensor) -> list[torch.Tensor]:
         end, maps = own.forward_intermediates(images, indices=indices, output_fmt="NCHW")
@@ -101,12 +102,12 @@ def _checked(layer: Layer, blocks: int, has_neck: bool, name: str) -> int | None
     """``layer`` counted from the front, or None for the end of the network."""
     if layer == "neck":
         if not has_neck:
-            raise ValueError(f"{name} has no neck: layer is the index of a block, or left out for the end")
+            raise SettingsError(f"{name} has no neck: layer is the index of a block, or left out for the end")
         return None
     if layer is None:
         return None
     if not -blocks <= layer < blocks:
-        raise ValueError(f"layer of {name} must be in [{-blocks}, {blocks}), for its {blocks} blocks, got {layer}")
+        raise SettingsError(f"layer of {name} must be in [{-blocks}, {blocks}), for its {blocks} blocks, got {layer}")
     return layer % blocks
 
 
@@ -119,7 +120,7 @@ def _last_of_timm(network: Any, name: str) -> Callable[[torch.Tensor], Tokens]:
             return Tokens(given[:, 0] if prefix else None, given[:, prefix:])
         if given.ndim == 4:
             return Tokens(None, given.flatten(1, 2) if _channels_last(network, given) else _flat(given))
-        raise ValueError(f"{name} gives {tuple(given.shape)}, neither tokens nor a map; leave pooling and layer out")
+        raise SettingsError(f"{name} gives {tuple(given.shape)}, neither tokens nor a map; leave pooling and layer out")
 
     return read
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cache.errors import SettingsError
 from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import resize_timm, sized
 from stages.extraction.backbones.network_config import NetworkConfig
@@ -98,7 +99,7 @@ def build(name: str, kwargs: Mapping[str, Any], seed: int = 0, *, pretrained: bo
     architecture = name.partition(".")[0]
     if not name.startswith("hf-hub:") and not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["timm.list_models() lists all"]
-        raise ValueError(f"timm has no model {architecture!r}: {', '.join(near)}?")
+        raise SettingsError(f"timm has no model {architecture!r}: {', '.join(near)}?")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
@@ -118,7 +119,9 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
     if isinstance(kwargs.get("img_size"), int):
         height = width = kwargs["img_size"]
     if height != width and config.size is None:
-        raise ValueError(f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size")
+        raise SettingsError(
+            f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size"
+        )
     return config.resolve(
         size=height,
         mean=tuple(own["mean"]),
@@ -146,7 +149,7 @@ def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int
     if not name.startswith("hf-hub:"):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
         if full.partition(".")[2] not in [*tags, ""] or (timm.is_model(full.partition(".")[0]) and not tags):
-            raise ValueError(f"timm has no weights {full!r}; tags: {', '.join(tags) or 'none'}")
+            raise SettingsError(f"timm has no weights {full!r}; tags: {', '.join(tags) or 'none'}")
         listed = timm.get_pretrained_cfg(full)
         wanted = str((listed and (listed.hf_hub_id or listed.url)) or full)
     with fetching(f"the weights of {full}", wanted):

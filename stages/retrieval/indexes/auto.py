@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 from pydantic import Field
 
-from cache.errors import NothingToScoreError
+from cache.errors import NothingToScoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import Settings, changed_settings
 from cache.storage import Storage
@@ -73,13 +73,13 @@ class AutoIndexConfig(Settings):
 
     def __post_init__(self) -> None:
         if find_metric(self.metric).reach == "gallery":
-            raise ValueError(f"metric must look at the first ranks only, such as mmp@5 or map@r, got {self.metric}")
+            raise SettingsError(f"metric must look at the first ranks only, such as mmp@5 or map@r, got {self.metric}")
         if self.ms <= 0 or (self.bytes is not None and self.bytes <= 0):
-            raise ValueError(f"ms and bytes are budgets above 0, got {self.ms} and {self.bytes}")
+            raise SettingsError(f"ms and bytes are budgets above 0, got {self.ms} and {self.bytes}")
         if not 0 <= self.loss < 1:
-            raise ValueError(f"loss is how much of {self.metric} may be lost, in [0, 1), got {self.loss}")
+            raise SettingsError(f"loss is how much of {self.metric} may be lost, in [0, 1), got {self.loss}")
         if self.batch < 1 or self.queries < FEWEST_QUERIES or self.sample < 1000:
-            raise ValueError(
+            raise SettingsError(
                 f"batch is at least 1, queries at least {FEWEST_QUERIES} and sample at least 1,000; got {self.batch}, "
                 f"{self.queries} and {self.sample}"
             )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from cache import fingerprint
-from cache.errors import DamagedStoreError
+from cache.errors import DamagedStoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from cache.storage import Storage
@@ -77,9 +77,9 @@ class GalleryIndex:
         self._place = {key: place for place, key in enumerate(self.keys)}
         counted = index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0)
         if len(self.keys) != counted:
-            raise ValueError(f"an index takes one key per row: it has {counted} rows, got {len(self.keys)} keys")
+            raise SettingsError(f"an index takes one key per row: it has {counted} rows, got {len(self.keys)} keys")
         if len(self._place) < len(self.keys):
-            raise ValueError(f"keys must differ, got {_twice(self.keys)!r} twice")
+            raise SettingsError(f"keys must differ, got {_twice(self.keys)!r} twice")
 
     @classmethod
     def build(
@@ -142,13 +142,13 @@ class GalleryIndex:
         """
         vectors = check_unit(vectors, "vectors to add")
         if vectors.shape != (len(keys), self.index.d):
-            raise ValueError(
+            raise SettingsError(
                 f"vectors to add have shape {vectors.shape}; {len(keys)} keys in an index of {self.index.d} numbers a "
                 f"row take {(len(keys), self.index.d)}"
             )
         every = (*self.keys, *keys)
         if len({*every}) < len(every):
-            raise ValueError(f"keys must differ, and {_twice(every)!r} would be there twice. Remove it first.")
+            raise SettingsError(f"keys must differ, and {_twice(every)!r} would be there twice. Remove it first.")
         ids = np.arange(self.next_id, self.next_id + len(keys))
         index = _copy(self.index)
         append(index, vectors, ids)
@@ -170,7 +170,7 @@ class GalleryIndex:
         staying = np.ones(len(self), np.bool_)
         staying[[self._place[key] for key in keys]] = False
         if not staying.any():
-            raise ValueError("an index needs at least one row, and these are all it has")
+            raise SettingsError("an index needs at least one row, and these are all it has")
         index = self.index
         if not isinstance(index, faiss.IndexHNSW):
             index = _copy(index)

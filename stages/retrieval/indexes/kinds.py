@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from pydantic import Field
 
+from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.faiss_search import append
@@ -50,7 +51,7 @@ class RefineConfig(Settings):
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
-            raise ValueError(
+            raise SettingsError(
                 f"candidates is how many times k rows are compared again, at least 1, got {self.candidates}"
             )
 
@@ -165,9 +166,9 @@ class HnswIndexConfig(Settings):
 
     def __post_init__(self) -> None:
         if self.links < 2:
-            raise ValueError(f"links is how many neighbours a row has, at least 2, got {self.links}")
+            raise SettingsError(f"links is how many neighbours a row has, at least 2, got {self.links}")
         if self.effort < 1 or self.search_effort < 1:
-            raise ValueError(f"effort and search_effort are at least 1, got {self.effort} and {self.search_effort}")
+            raise SettingsError(f"effort and search_effort are at least 1, got {self.effort} and {self.search_effort}")
 
     def trained(self, vectors: Vectors) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -222,7 +223,7 @@ class BinaryIndexConfig(Settings):
 
     def __post_init__(self) -> None:
         if self.bits < 0 or self.bits % 8:
-            raise ValueError(f"bits is a multiple of 8, or 0 for one a number, got {self.bits}")
+            raise SettingsError(f"bits is a multiple of 8, or 0 for one a number, got {self.bits}")
 
     def trained(self, vectors: Vectors) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -245,7 +246,7 @@ class RabitqIndexConfig(Settings):
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 9:
-            raise ValueError(f"bits of each number are 1 to 9, got {self.bits}")
+            raise SettingsError(f"bits of each number are 1 to 9, got {self.bits}")
         check_lists(self.lists, self.probes)
 
     def trained(self, vectors: Vectors) -> faiss.Index:
@@ -283,7 +284,7 @@ def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> fa
     3
     """
     if len(vectors) == 0:
-        raise ValueError(f"an index needs at least one gallery row, got shape {vectors.shape}")
+        raise SettingsError(f"an index needs at least one gallery row, got shape {vectors.shape}")
     vectors = check_unit(vectors, "gallery vectors")
     index = config.trained(vectors)
     append(index, vectors, np.arange(len(vectors)))
@@ -292,7 +293,7 @@ def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> fa
 
 def _check_bytes(size: int) -> None:
     if size < 1:
-        raise ValueError(f"bytes is the size of a code, at least 1, got {size}")
+        raise SettingsError(f"bytes is the size of a code, at least 1, got {size}")
 
 
 def _visiting(index: faiss.IndexIVF, probes: int) -> faiss.IndexIVF:

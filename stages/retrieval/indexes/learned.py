@@ -5,6 +5,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
+from cache.errors import SettingsError
 from stages.ranking.normalize import Vectors
 
 PIECES = 256  # of a product code
@@ -25,15 +26,15 @@ def sample(vectors: Vectors, rows: int, seed: int) -> Vectors:
 def check_lists(lists: int, probes: int) -> None:
     """ValueError unless the numbers of lists, and of those that a query visits, can be."""
     if lists < 0:
-        raise ValueError(f"lists is a number of cells, at least 0, got {lists}")
+        raise SettingsError(f"lists is a number of cells, at least 0, got {lists}")
     if probes < 1 or 0 < lists < probes:
-        raise ValueError(f"probes is how many lists a query visits, from 1 to all {lists or ''}, got {probes}")
+        raise SettingsError(f"probes is how many lists a query visits, from 1 to all {lists or ''}, got {probes}")
 
 
 def number_of_lists(lists: int, rows: int) -> int:
     """``lists``, or where that is 0 what fits a gallery of ``rows``. ValueError for more lists than rows."""
     if lists > rows:
-        raise ValueError(f"an index of {lists:,} lists needs as many rows, got {rows:,}. Ask for fewer lists.")
+        raise SettingsError(f"an index of {lists:,} lists needs as many rows, got {rows:,}. Ask for fewer lists.")
     return lists or max(1, min(round(4 * rows**0.5), rows // _ROWS_A_LIST))
 
 
@@ -52,9 +53,11 @@ def check_codes(size: int, rows: int, dim: int, kind: str) -> None:
     """ValueError unless vectors of ``dim`` numbers can be ``size`` bytes, learned from so many ``rows``."""
     if dim % size:
         fit = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0)
-        raise ValueError(f"bytes must divide the {dim} numbers of a vector ({fit}), got {size}")
+        raise SettingsError(f"bytes must divide the {dim} numbers of a vector ({fit}), got {size}")
     if rows < PIECES:
-        raise ValueError(f"{kind} learns {PIECES} pieces and needs as many rows, got {rows}. A flat index fits here.")
+        raise SettingsError(
+            f"{kind} learns {PIECES} pieces and needs as many rows, got {rows}. A flat index fits here."
+        )
 
 
 def seeded(quantizer: faiss.ProductQuantizer, seed: int) -> faiss.ProductQuantizer:

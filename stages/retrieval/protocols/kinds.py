@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.retrieval.protocols.rules import (
     Names,
@@ -116,7 +117,7 @@ class ListedConfig(Settings):
 
     def __post_init__(self) -> None:
         if not self.relevant:
-            raise ValueError("relevant names the attributes that list relevant keys, at least one")
+            raise SettingsError("relevant names the attributes that list relevant keys, at least one")
 
     def rules(self) -> Rules:
         """By the lists."""
@@ -194,9 +195,9 @@ class MetConfig(Settings):
 
     def __post_init__(self) -> None:
         if self.neighbours is not None and self.neighbours < 1:
-            raise ValueError(f"neighbours is a number of images, at least 1, got {self.neighbours}")
+            raise SettingsError(f"neighbours is a number of images, at least 1, got {self.neighbours}")
         if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is a number above 0, got {self.temperature}")
+            raise SettingsError(f"temperature is a number above 0, got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -211,4 +212,4 @@ class SmallDataConfig(Settings):
 
 def _check_ks(ks: tuple[int, ...]) -> None:
     if not ks or min(ks) < 1 or len({*ks}) < len(ks):
-        raise ValueError(f"ks are ranks, different whole numbers from 1, at least one, got {list(ks)}")
+        raise SettingsError(f"ks are ranks, different whole numbers from 1, at least one, got {list(ks)}")

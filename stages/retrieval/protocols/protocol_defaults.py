@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cache.errors import SettingsError
 from stages.ranking.metrics import find_metric
 from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.retrieval.attributes import LEGACY
@@ -34,7 +35,7 @@ def check_metrics(metrics: Sequence[str], protocol: ProtocolConfig, ties: str) -
         return
     for name in metrics:
         if name in RECOGNITION:
-            raise ValueError(f'{name} is a metric of recognition: protocol = {{ kind = "met" }}')
+            raise SettingsError(f'{name} is a metric of recognition: protocol = {{ kind = "met" }}')
         metric = find_metric(name)
         if ties == AVERAGED:
             check_averaged(metric)
@@ -43,7 +44,7 @@ def check_metrics(metrics: Sequence[str], protocol: ProtocolConfig, ties: str) -
 def check_policies(protocol: ProtocolConfig, ties: str, unanswerable: str) -> None:
     """Raise ValueError where a policy would change nothing, because the protocol settles it."""
     if isinstance(protocol, MetConfig | SmallDataConfig) and (ties, unanswerable) != ("row", "leave_out"):
-        raise ValueError(
+        raise SettingsError(
             f"protocol {protocol.kind} says itself what counts where similarities tie or nothing is relevant: leave "
             "out ties and unanswerable"
         )

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.closed_form.cross_validation import Point, search
 from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim, check_within
 from stages.training.closed_form.scatters import Scatters, strengths
@@ -59,13 +60,15 @@ class DiscriminantHeadConfig(LinearMapConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.inputs.root != 1:
-            raise ValueError(f"a discriminant chooses among roots; set roots = [{self.inputs.root}], not inputs.root")
+            raise SettingsError(
+                f"a discriminant chooses among roots; set roots = [{self.inputs.root}], not inputs.root"
+            )
         _check_values("roots", self.roots, lambda a: 0 < a <= 1, "in (0, 1]")
         _check_values("shrinkage", self.shrinkage, lambda g: 0 < g <= 1, "in (0, 1]")
         _check_values("total", self.total, lambda b: 0 <= b <= 1, "in [0, 1]")
         _check_values("power", self.power, lambda p: 0 <= p < math.inf, "of at least 0")
         if self.folds < 2:
-            raise ValueError(f"folds is a number of parts to hold out in turn, at least 2, got {self.folds}")
+            raise SettingsError(f"folds is a number of parts to hold out in turn, at least 2, got {self.folds}")
 
     def choose(
         self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int
@@ -82,7 +85,7 @@ class DiscriminantHeadConfig(LinearMapConfig):
         dim, classes = sum(rows.blocks), rows.classes.count
         check_dim(self.dim, dim, f"features of {dim:,} dimensions")
         if classes < 2:
-            raise ValueError("a discriminant separates classes and takes two or more; the rows are of one")
+            raise SettingsError("a discriminant separates classes and takes two or more; the rows are of one")
         spanned = f"the means of {classes:,} classes, with total = 0 and power above 0,"
         if not any(self.total) and all(self.power):
             check_dim(self.dim, classes - 1, spanned)
@@ -105,4 +108,4 @@ class DiscriminantHeadConfig(LinearMapConfig):
 
 def _check_values(name: str, values: tuple[float, ...], good: Callable[[float], bool], which: str) -> None:
     if not values or len(set(values)) < len(values) or not all(map(good, values)):
-        raise ValueError(f"{name} holds one or more values {which} to choose from, each once, got {list(values)}")
+        raise SettingsError(f"{name} holds one or more values {which} to choose from, each once, got {list(values)}")

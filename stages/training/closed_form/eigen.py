@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
+
 SINGULAR = 1e-7  # of the largest eigenvalue: what rounding leaves of zero in sums of float32 products
 
 
@@ -30,5 +32,5 @@ def inverse_root(covariance: Tensor) -> Tensor:
     values, vectors = descending(covariance)
     if not values[-1] > SINGULAR * values[0]:
         flat = int((values <= SINGULAR * values[0]).sum())
-        raise ValueError(f"nothing varies within classes in {flat:,} of {len(values):,} directions; raise shrinkage")
+        raise SettingsError(f"nothing varies within classes in {flat:,} of {len(values):,} directions; raise shrinkage")
     return vectors * values.rsqrt()

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.closed_form.statistics import Classes, Statistics, gather_statistics
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.linear import LinearHead
@@ -33,12 +34,12 @@ class TrainingRows:
     def of(cls, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> TrainingRows:
         """Rows of ``labels`` (N,) and ``domains`` (N,), integers. Raises ValueError where the shapes do not agree."""
         if features.ndim != 2 or features.shape[1] != sum(blocks) or len(features) < 2:
-            raise ValueError(
+            raise SettingsError(
                 f"features have shape {tuple(features.shape)}; a closed form takes two or more rows of "
                 f"{' + '.join(map(str, blocks))} dimensions"
             )
         if not labels.shape == domains.shape == features.shape[:1]:
-            raise ValueError(
+            raise SettingsError(
                 f"{len(features):,} features have labels of shape {tuple(labels.shape)} and domains of shape "
                 f"{tuple(domains.shape)}; each takes one integer a row"
             )
@@ -73,9 +74,9 @@ class LinearMapConfig(ABC):
 
     def __post_init__(self) -> None:
         if self.dim < 1:
-            raise ValueError(f"dim is the size of an embedding, at least 1, got {self.dim}")
+            raise SettingsError(f"dim is the size of an embedding, at least 1, got {self.dim}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is the share of a feature set to zero, in [0, 1), got {self.dropout}")
+            raise SettingsError(f"dropout is the share of a feature set to zero, in [0, 1), got {self.dropout}")
 
     def fit(self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> LinearHead:
         """The head of training ``features`` (N, D), of any float dtype; they are read in blocks, never copied whole.
@@ -108,21 +109,21 @@ def check_dim(dim: int, most: int, why: str) -> None:
     """Raise ValueError where ``dim`` is more than ``most``, which ``why`` explains."""
     if dim > most:
         advice = f"set dim to {most:,} or less" if most > 0 else "there is nothing to fit"
-        raise ValueError(f"dim is {dim:,}, but {why} give at most {max(most, 0):,}: {advice}")
+        raise SettingsError(f"dim is {dim:,}, but {why} give at most {max(most, 0):,}: {advice}")
 
 
 def check_share(name: str, value: float) -> None:
     """Raise ValueError where ``value`` is not in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share in [0, 1], got {value}")
+        raise SettingsError(f"{name} is a share in [0, 1], got {value}")
 
 
 def check_within(classes: Classes, dim: int, shrinkage: float | None) -> None:
     """Raise ValueError where ``classes`` do not show how D = ``dim`` dimensions vary within, or too little unshrunk."""
     if classes.count == classes.rows:
-        raise ValueError(f"each of the {classes.count:,} classes has one row; how a class varies takes two or more")
+        raise SettingsError(f"each of the {classes.count:,} classes has one row; how a class varies takes two or more")
     if shrinkage == 0 and (known := classes.rows - classes.count) < dim:
-        raise ValueError(
+        raise SettingsError(
             f"{classes.rows:,} rows of {classes.count:,} classes vary within them in at most {known:,} of {dim:,} "
             'directions: shrink (kind = "within", "lda" or "discriminant", with shrinkage above 0), or take more rows'
         )

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.closed_form.eigen import SINGULAR, descending
 from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim
 from stages.training.closed_form.statistics import Classes
@@ -31,7 +32,7 @@ class RidgeHeadConfig(LinearMapConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.penalty != "gcv" and not self.penalty > 0:
-            raise ValueError(
+            raise SettingsError(
                 f"penalty is a number above 0, in units of the mean eigenvalue, or gcv, got {self.penalty}"
             )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.heads.inputs import Inputs
 
 _BLOCK = 4096  # rows at a time: of 4,096 dimensions, 64 MiB
@@ -92,7 +93,7 @@ class Statistics:
         # Of a class of mean m: sum w (x - m)(x - m)' = sum w xx' - (sum w) mm'.
         within = self.moment - _scatter(self.means, self._mass())
         if not within.trace() > _ALIKE * self.covariance().trace():
-            raise ValueError("the rows of each class are all alike; how a class varies cannot be seen from them")
+            raise SettingsError("the rows of each class are all alike; how a class varies cannot be seen from them")
         return within
 
     def between(self, weights: Tensor | None = None) -> Tensor:
@@ -123,7 +124,7 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
         sums.index_add_(0, of_row, rows.double())
         moment += (rows * weights[of_row, None].float()).T @ rows
     if not moment.isfinite().all():
-        raise ValueError("the features to fit hold a NaN or an infinite number; leave those rows out")
+        raise SettingsError("the features to fit hold a NaN or an infinite number; leave those rows out")
     means = sums / classes.sizes[:, None]
     return Statistics(classes, weights, shift.double(), means, (moment + moment.T) / 2)
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.heads.dropout import check_shares
 from stages.training.heads.inputs import Inputs, InputsConfig, Rows, by_blocks
 from stages.training.heads.linear import LinearHead, check_dim, drawn_map
@@ -36,7 +37,7 @@ class BatchNormHeadConfig:
         check_dim(self.dim)
         check_shares([self.dropout], "dropout")
         if not 0 < self.momentum <= 1:
-            raise ValueError(f"momentum is the share of a batch in the running mean, in (0, 1], got {self.momentum}")
+            raise SettingsError(f"momentum is the share of a batch in the running mean, in (0, 1], got {self.momentum}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 
 _BLOCK = 8192  # rows at a time, when statistics are taken
@@ -44,7 +45,7 @@ class InputsConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.root <= 1:
-            raise ValueError(f"root is an exponent in (0, 1], got {self.root}")
+            raise SettingsError(f"root is an exponent in (0, 1], got {self.root}")
 
 
 class Inputs(nn.Module):

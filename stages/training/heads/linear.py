@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.heads.dropout import check_shares, drop
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
@@ -44,7 +45,7 @@ class LinearHeadConfig:
         check_shares([self.dropout], "dropout")
         check_shares(self.dropouts, "dropouts")
         if list(self.nested) != sorted({*self.nested}) or not all(0 < size < self.dim for size in self.nested):
-            raise ValueError(
+            raise SettingsError(
                 f"nested are sizes below dim ({self.dim}), at least 1 and ascending, got {list(self.nested)}"
             )
 
@@ -81,4 +82,4 @@ def drawn_map(dim: int, inputs: int, generator: torch.Generator) -> tuple[Tensor
 def check_dim(dim: int) -> None:
     """ValueError unless an embedding can have ``dim`` dimensions."""
     if dim < 1:
-        raise ValueError(f"dim is the size of an embedding, at least 1, got {dim}")
+        raise SettingsError(f"dim is the size of an embedding, at least 1, got {dim}")

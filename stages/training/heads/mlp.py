@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.heads.dropout import check_shares, drop
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.linear import check_dim, drawn_map
@@ -40,9 +41,9 @@ class MlpHeadConfig:
         check_dim(self.dim)
         check_shares([self.dropout], "dropout")
         if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
+            raise SettingsError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation is one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+            raise SettingsError(f"activation is one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""

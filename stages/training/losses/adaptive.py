@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import add_angle, angle_of
 from stages.training.losses.fixed import AddAngle, AngularConfig
 from stages.training.losses.kernel import MarginSoftmaxConfig
@@ -38,7 +39,9 @@ class AdaCosConfig(MarginSoftmaxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scale != 1.0:
-            raise ValueError(f"adacos chooses its scale, got {self.scale}; leave scale out, or take kind = 'normface'")
+            raise SettingsError(
+                f"adacos chooses its scale, got {self.scale}; leave scale out, or take kind = 'normface'"
+            )
 
     def rule(self, class_sizes: Tensor, _generator: torch.Generator) -> Rule:
         """No margin; the scale of the rule."""
@@ -130,11 +133,11 @@ class AdaFaceConfig(MarginSoftmaxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(0 <= margin <= 1 for margin in extremes(self.margin)):
-            raise ValueError(f"margin is both radians and a difference of cosines, in [0, 1], got {self.margin}")
+            raise SettingsError(f"margin is both radians and a difference of cosines, in [0, 1], got {self.margin}")
         if not 0 <= self.concentration < math.inf:
-            raise ValueError(f"concentration is at least 0 and finite, got {self.concentration}")
+            raise SettingsError(f"concentration is at least 0 and finite, got {self.concentration}")
         if not 0 < self.statistics_rate <= 1:
-            raise ValueError(f"statistics_rate is the share of a new batch, in (0, 1], got {self.statistics_rate}")
+            raise SettingsError(f"statistics_rate is the share of a new batch, in (0, 1], got {self.statistics_rate}")
 
     def rule(self, class_sizes: Tensor, _generator: torch.Generator) -> Rule:
         """The target moved by the margin and the row's quality."""
@@ -199,17 +202,17 @@ class MagFaceConfig(MarginSoftmaxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.shortest_margin_rad <= self.longest_margin_rad < math.pi:
-            raise ValueError(
+            raise SettingsError(
                 "shortest_margin_rad and longest_margin_rad are angles in radians, the first not above the second, "
                 f"in [0, pi), got {self.shortest_margin_rad} and {self.longest_margin_rad}; degrees are * pi / 180"
             )
         if not 0 < self.shortest_norm < self.longest_norm < math.inf:
-            raise ValueError(
+            raise SettingsError(
                 "shortest_norm and longest_norm are lengths, 0 < shortest_norm < longest_norm, got "
                 f"{self.shortest_norm} and {self.longest_norm}"
             )
         if not 0 <= self.norm_weight < math.inf:
-            raise ValueError(f"norm_weight is at least 0 and finite, got {self.norm_weight}")
+            raise SettingsError(f"norm_weight is at least 0 and finite, got {self.norm_weight}")
 
     def rule(self, _class_sizes: Tensor, _generator: torch.Generator) -> Rule:
         """ArcFace's target with a margin by the length; the gradient reaches the length too."""

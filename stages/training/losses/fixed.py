@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import add_angle, angle_of, sine_of
 from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.margins import MarginRule, MarginSetting, extremes
@@ -47,7 +48,7 @@ class AngularConfig(MarginSoftmaxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(0 <= margin < math.pi for margin in extremes(self.margin_rad)):
-            raise ValueError(
+            raise SettingsError(
                 f"margin_rad is an angle in radians in [0, pi), got {self.margin_rad}; degrees are * pi / 180"
             )
 
@@ -83,7 +84,7 @@ class CosineConfig(MarginSoftmaxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(0 <= margin <= 1 for margin in extremes(self.margin_cos)):
-            raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class SphereFaceConfig(MarginSoftmaxConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(1 <= factor < math.inf for factor in extremes(self.margin_factor)):
-            raise ValueError(f"margin_factor multiplies the angle, at least 1 and finite, got {self.margin_factor}")
+            raise SettingsError(f"margin_factor multiplies the angle, at least 1 and finite, got {self.margin_factor}")
 
     def rule(self, class_sizes: Tensor, _generator: torch.Generator) -> Rule:
         """See :func:`multiply_angle`."""
@@ -168,7 +169,7 @@ class ElasticArcFaceConfig(AngularConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.deviation_rad < math.pi:
-            raise ValueError(f"deviation_rad is an angle in radians in [0, pi), got {self.deviation_rad}")
+            raise SettingsError(f"deviation_rad is an angle in radians in [0, pi), got {self.deviation_rad}")
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """ArcFace's target with a margin of its own for each row."""
@@ -185,7 +186,7 @@ class ElasticCosFaceConfig(CosineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.deviation_cos <= 1:
-            raise ValueError(f"deviation_cos is a difference of cosines in [0, 1], got {self.deviation_cos}")
+            raise SettingsError(f"deviation_cos is a difference of cosines in [0, 1], got {self.deviation_cos}")
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """CosFace's target with a margin of its own for each row."""

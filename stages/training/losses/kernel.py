@@ -26,6 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.rule import Rule
 from stages.training.losses.sampled import ClassSampler, SampledConfig
@@ -57,15 +58,15 @@ class MarginSoftmaxConfig:
 
     def __post_init__(self) -> None:
         if self.subcenters < 1:
-            raise ValueError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
+            raise SettingsError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
         if not all(0 < scale < math.inf for scale in ends(self.scale)):
-            raise ValueError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
+            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
+            raise SettingsError(
                 f"label_smoothing is the share spread over all classes, in [0, 1), got {self.label_smoothing}"
             )
         if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is float32 or bfloat16, got {self.precision!r}")
+            raise SettingsError(f"precision is float32 or bfloat16, got {self.precision!r}")
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """What distinguishes the loss; for classes of ``class_sizes`` (C,) training rows."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.rule import Rule
 from stages.training.losses.schedule import Scheduled, ends, value_at
 
@@ -35,7 +36,7 @@ class MarginByClassSize:
 
     def __post_init__(self) -> None:
         if self.map not in ("cosine", "quartic_root"):
-            raise ValueError(f"map is cosine or quartic_root, got {self.map!r}")
+            raise SettingsError(f"map is cosine or quartic_root, got {self.map!r}")
 
     def of_sizes(self, class_sizes: Tensor) -> Tensor:
         """The margins (C,), float32, of classes of ``class_sizes`` (C,) rows; the middle of the two if all are equal.
@@ -48,7 +49,7 @@ class MarginByClassSize:
         """
         if not (class_sizes > 0).all():
             empty = int((class_sizes <= 0).nonzero()[0])
-            raise ValueError(
+            raise SettingsError(
                 f"a margin by class size needs at least one row in each class, class {empty} has "
                 f"{int(class_sizes[empty])}; leave it out, or give one margin for all"
             )

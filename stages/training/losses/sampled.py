@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.losses.tiles import reciprocal
@@ -40,11 +41,11 @@ class SampledConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"share is the part of the classes that a step looks at, in (0, 1], got {self.share}")
+            raise SettingsError(f"share is the part of the classes that a step looks at, in (0, 1], got {self.share}")
         if self.least < 1:
-            raise ValueError(f"least is a number of classes, at least 1, got {self.least}")
+            raise SettingsError(f"least is a number of classes, at least 1, got {self.least}")
         if self.kind not in ("random", "hardest"):
-            raise ValueError(f"kind is random or hardest, got {self.kind!r}")
+            raise SettingsError(f"kind is random or hardest, got {self.kind!r}")
 
 
 class ClassSampler(nn.Module):

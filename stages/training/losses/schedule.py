@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Discriminator, Tag
 
+from cache.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class Ramp:
@@ -20,7 +22,7 @@ class Ramp:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise ValueError(f"a ramp goes from one finite number to another, got {self.start} to {self.end}")
+            raise SettingsError(f"a ramp goes from one finite number to another, got {self.start} to {self.end}")
 
 
 _NUMBER, _RAMP = "a number", "a ramp"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.ranking import mean_average_precision
 from stages.training.closed_form.eigen import descending
 from stages.training.closed_form.linear_map import check_dim
@@ -121,9 +122,9 @@ def fit_posterior(
     names = [attribute.name for attribute in attributes.learned]
     for name in config.weights:
         if name not in [*names, *attributes.left_out]:
-            raise ValueError(f"weights names {name!r}; the attributes that are learned are {', '.join(names)}")
+            raise SettingsError(f"weights names {name!r}; the attributes that are learned are {', '.join(names)}")
     if not any(config.weights.get(name, 1.0) for name in names):
-        raise ValueError(f"every attribute ({', '.join(names)}) has the weight 0: nothing would be similar")
+        raise SettingsError(f"every attribute ({', '.join(names)}) has the weight 0: nothing would be similar")
     most = attributes.width + min(features.shape)
     check_dim(config.dim, most, f"{attributes.width:,} values and {min(features.shape):,} principal axes")
     grid = [

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from stages.records import Records
 
 SEPARATOR = "|"
@@ -46,11 +46,11 @@ class AttributesConfig:
 
     def __post_init__(self) -> None:
         if self.minimum_count < 1:
-            raise ValueError(f"minimum_count is a number of records, at least 1, got {self.minimum_count}")
+            raise SettingsError(f"minimum_count is a number of records, at least 1, got {self.minimum_count}")
         if self.unusable not in ("refuse", "leave_out"):
-            raise ValueError(f"unusable is refuse or leave_out, got {self.unusable!r}")
+            raise SettingsError(f"unusable is refuse or leave_out, got {self.unusable!r}")
         if self.names and (outside := [name for name in self.several if name not in self.names]):
-            raise ValueError(f"several names {outside[0]!r}, which is not among names ({', '.join(self.names)})")
+            raise SettingsError(f"several names {outside[0]!r}, which is not among names ({', '.join(self.names)})")
 
 
 @dataclass(frozen=True)

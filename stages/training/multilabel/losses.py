@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 
 _LEAST = 1e-8
@@ -33,9 +34,9 @@ class AsymmetricConfig:
     def __post_init__(self) -> None:
         for name in ("negative", "positive"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is an exponent of at least 0, got {value}")
+                raise SettingsError(f"{name} is an exponent of at least 0, got {value}")
         if not 0 <= self.clip < 1:
-            raise ValueError(f"clip is a probability in [0, 1), got {self.clip}")
+            raise SettingsError(f"clip is a probability in [0, 1), got {self.clip}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ContrastiveConfig:
     def __post_init__(self) -> None:
         for name in ("weight", "temperature", "power"):
             if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is above 0 and finite, got {value}")
+                raise SettingsError(f"{name} is above 0 and finite, got {value}")
 
 
 def balanced_weights(counts: Tensor, beta: float) -> Tensor:

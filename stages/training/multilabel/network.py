@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.multilabel.labels import AttributesConfig
@@ -69,11 +70,11 @@ class MultilabelHeadConfig:
 
     def __post_init__(self) -> None:
         if self.dim < 0:
-            raise ValueError(f"dim is the size of the hidden layer, 0 for that of the feature, got {self.dim}")
+            raise SettingsError(f"dim is the size of the hidden layer, 0 for that of the feature, got {self.dim}")
         if not 0 <= self.balanced < 1:
-            raise ValueError(f"balanced is beta, in [0, 1), got {self.balanced}")
+            raise SettingsError(f"balanced is beta, in [0, 1), got {self.balanced}")
         if not 0 < self.instance_weight < math.inf:
-            raise ValueError(f"instance_weight is a factor above 0, got {self.instance_weight}")
+            raise SettingsError(f"instance_weight is a factor above 0, got {self.instance_weight}")
 
     @property
     def learns_attributes(self) -> bool:

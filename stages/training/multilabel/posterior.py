@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.heads.inputs import Inputs, InputsConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.losses.angle import normalize
@@ -73,34 +74,34 @@ class PosteriorHeadConfig:
 
     def __post_init__(self) -> None:
         if self.dim < 0:
-            raise ValueError(f"dim is the size of an embedding, 0 for that of the posteriors, got {self.dim}")
+            raise SettingsError(f"dim is the size of an embedding, 0 for that of the posteriors, got {self.dim}")
         if self.inputs.root != 1:
-            raise ValueError(f"a posterior chooses among roots; set roots = [{self.inputs.root}], not inputs.root")
+            raise SettingsError(f"a posterior chooses among roots; set roots = [{self.inputs.root}], not inputs.root")
         if self.inputs.rescale != "unit":
-            raise ValueError(
+            raise SettingsError(
                 f"a posterior takes rows of unit length: inputs.rescale = 'unit', got {self.inputs.rescale!r}"
             )
         for name in ("roots", "penalties", "temperatures"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values) or not all(0 < value < math.inf for value in values):
-                raise ValueError(f"{name} holds one or more numbers above 0, each once, got {list(values)}")
+                raise SettingsError(f"{name} holds one or more numbers above 0, each once, got {list(values)}")
         if max(self.roots) > 1:
-            raise ValueError(f"roots are exponents in (0, 1], got {list(self.roots)}")
+            raise SettingsError(f"roots are exponents in (0, 1], got {list(self.roots)}")
         if not 0 < self.width < math.inf:
-            raise ValueError(f"width is a distance above 0, got {self.width}")
+            raise SettingsError(f"width is a distance above 0, got {self.width}")
         if self.landmarks < 1:
-            raise ValueError(f"landmarks is a number of rows, at least 1, got {self.landmarks}")
+            raise SettingsError(f"landmarks is a number of rows, at least 1, got {self.landmarks}")
         if self.judged not in ("images", "classes"):
-            raise ValueError(f"judged is images or classes, got {self.judged!r}")
+            raise SettingsError(f"judged is images or classes, got {self.judged!r}")
         if not self.rest or len(set(self.rest)) < len(self.rest):
-            raise ValueError(f"rest holds one or more weights, each once, got {list(self.rest)}")
+            raise SettingsError(f"rest holds one or more weights, each once, got {list(self.rest)}")
         named = [
             *(("rest", weight) for weight in self.rest),
             *((f"weights.{name}", weight) for name, weight in self.weights.items()),
         ]
         for name, weight in named:
             if not 0 <= weight < math.inf:
-                raise ValueError(f"{name} is a weight of at least 0, got {weight}")
+                raise SettingsError(f"{name} is a weight of at least 0, got {weight}")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> PosteriorNetwork:
         """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""

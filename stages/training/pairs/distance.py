@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.schedule import Scheduled, ends
 
 FARTHEST = 2.0
@@ -19,4 +20,4 @@ def distance_of(cosine: Tensor) -> Tensor:
 def check_dist(name: str, setting: Scheduled) -> None:
     """Raise ValueError unless ``setting`` is a distance of vectors of unit length."""
     if not all(0 <= value <= FARTHEST for value in ends(setting)):
-        raise ValueError(f"{name} is a distance of embeddings of unit length, in [0, 2], got {setting}")
+        raise SettingsError(f"{name} is a distance of embeddings of unit length, in [0, 2], got {setting}")

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.pairs.block import PairStatistics
@@ -110,7 +111,7 @@ class RememberingConfig(RowWiseConfig):
 
     def __post_init__(self) -> None:
         if self.memory < 0:
-            raise ValueError(f"memory is a number of embeddings of earlier batches, at least 0, got {self.memory}")
+            raise SettingsError(f"memory is a number of embeddings of earlier batches, at least 0, got {self.memory}")
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
         """See :class:`PairLossConfig`."""

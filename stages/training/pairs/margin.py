@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.schedule import Scheduled, value_at
 from stages.training.pairs.block import Block, statistics_of
 from stages.training.pairs.distance import FARTHEST, check_dist
@@ -43,13 +44,15 @@ class MarginConfig(RememberingConfig):
         super().__post_init__()
         check_dist("margin_dist", self.margin_dist)
         if not 0 < self.beta_dist < FARTHEST:
-            raise ValueError(f"beta_dist is a distance of embeddings of unit length, in (0, 2), got {self.beta_dist}")
+            raise SettingsError(
+                f"beta_dist is a distance of embeddings of unit length, in (0, 2), got {self.beta_dist}"
+            )
         if self.beta not in ("one", "by_class", "fixed"):
-            raise ValueError(f"beta is one, by_class or fixed, got {self.beta!r}")
+            raise SettingsError(f"beta is one, by_class or fixed, got {self.beta!r}")
         if not 0 <= self.beta_weight < math.inf:
-            raise ValueError(f"beta_weight is at least 0 and finite, got {self.beta_weight}")
+            raise SettingsError(f"beta_weight is at least 0 and finite, got {self.beta_weight}")
         if self.beta_weight and self.beta == "fixed":
-            raise ValueError("beta_weight keeps a learned beta small; this one is fixed: leave beta_weight out")
+            raise SettingsError("beta_weight keeps a learned beta small; this one is fixed: leave beta_weight out")
 
     def _rule(self, classes: int) -> PairRule:
         return Margin(self, classes)

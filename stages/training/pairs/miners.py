@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.pairs.block import Block, Pairs, Triplets, place_in_row
 from stages.training.pairs.distance import FARTHEST, distance_of
 
@@ -50,7 +51,7 @@ class DistanceWeightedConfig(_Miner):
 
     def __post_init__(self) -> None:
         if not 0 < self.nearest_dist < self.farthest_dist < FARTHEST:
-            raise ValueError(
+            raise SettingsError(
                 "nearest_dist and farthest_dist are distances of embeddings of unit length, 0 < nearest_dist < "
                 f"farthest_dist < 2, got {self.nearest_dist} and {self.farthest_dist}"
             )
@@ -96,9 +97,11 @@ class HardConfig(_Miner):
 
     def __post_init__(self) -> None:
         if self.positives < 0:
-            raise ValueError(f"positives is how many of the farthest, at least 1, or 0 for all, got {self.positives}")
+            raise SettingsError(
+                f"positives is how many of the farthest, at least 1, or 0 for all, got {self.positives}"
+            )
         if self.negatives < 1:
-            raise ValueError(f"negatives is how many of the nearest, at least 1, got {self.negatives}")
+            raise SettingsError(f"negatives is how many of the nearest, at least 1, got {self.negatives}")
 
     def pick(self, block: Block, _margin_dist: float) -> Triplets:
         """The triplets of ``block``; the margin of the loss does not matter."""
@@ -149,7 +152,7 @@ class EasyPositivesConfig(_Miner):
 
     def __post_init__(self) -> None:
         if self.negatives not in ("semi_hard", "hard"):
-            raise ValueError(f"negatives is semi_hard or hard, got {self.negatives!r}")
+            raise SettingsError(f"negatives is semi_hard or hard, got {self.negatives!r}")
         _check_own_margin(self.margin_dist)
 
     def pick(self, block: Block, margin_dist: float) -> Triplets:
@@ -173,7 +176,7 @@ AllOrMinedConfig: TypeAlias = Annotated[
 
 def _check_own_margin(margin_dist: float | None) -> None:
     if margin_dist is not None and not 0 < margin_dist <= FARTHEST:
-        raise ValueError(f"margin_dist is a distance of embeddings of unit length, in (0, 2], got {margin_dist}")
+        raise SettingsError(f"margin_dist is a distance of embeddings of unit length, in (0, 2], got {margin_dist}")
 
 
 def _with_nearest_negatives(block: Block, places: Pairs, count: int) -> Triplets:

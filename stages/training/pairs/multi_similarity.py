@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cache.errors import SettingsError
 from stages.training.pairs.block import Block, Pairs, PairStatistics, place_in_row
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.rows import PairRule, Sums
@@ -42,11 +43,11 @@ class MultiSimilarityConfig(RememberingConfig):
         super().__post_init__()
         for name in ("positive_scale", "negative_scale"):
             if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is a factor on cosines, above 0 and finite, got {value}")
+                raise SettingsError(f"{name} is a factor on cosines, above 0 and finite, got {value}")
         if not -1 <= self.threshold_cos <= 1:
-            raise ValueError(f"threshold_cos is a cosine, in [-1, 1], got {self.threshold_cos}")
+            raise SettingsError(f"threshold_cos is a cosine, in [-1, 1], got {self.threshold_cos}")
         if not 0 <= self.slack_cos <= 2:
-            raise ValueError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
+            raise SettingsError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
 
     def _rule(self, _classes: int) -> PairRule:
         return _MultiSimilarity(self)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.losses.fixed import NormFaceConfig
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.pairs.loss import PairLoss, PairLossConfig
@@ -30,7 +31,9 @@ class ProxyConfig(PairLossConfig):
 
     def __post_init__(self) -> None:
         if not 0 < self.proxy_rate < math.inf:
-            raise ValueError(f"proxy_rate is a factor on the learning rate, above 0 and finite, got {self.proxy_rate}")
+            raise SettingsError(
+                f"proxy_rate is a factor on the learning rate, above 0 and finite, got {self.proxy_rate}"
+            )
 
 
 class _ProxyLoss(PairLoss):
@@ -79,9 +82,9 @@ class ProxyAnchorConfig(ProxyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.margin_cos <= 1:
-            raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
+            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
         """See :class:`PairLossConfig`."""
@@ -113,7 +116,7 @@ class ProxyNcaConfig(ProxyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale is a factor on the squared distances, above 0 and finite, got {self.scale}")
+            raise SettingsError(f"scale is a factor on the squared distances, above 0 and finite, got {self.scale}")
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
         """See :class:`PairLossConfig`."""
@@ -144,12 +147,12 @@ class SoftTripleConfig(ProxyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.subcenters < 1:
-            raise ValueError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
+            raise SettingsError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
         for name in ("subcenter_scale", "scale"):
             if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is a factor on the cosines, above 0 and finite, got {value}")
+                raise SettingsError(f"{name} is a factor on the cosines, above 0 and finite, got {value}")
         if not 0 <= self.margin_cos <= 1:
-            raise ValueError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
         """See :class:`PairLossConfig`."""

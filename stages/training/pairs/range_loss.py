@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 from stages.training.losses.schedule import Scheduled, value_at
 from stages.training.pairs.block import PairStatistics, place_in_row
@@ -39,12 +40,12 @@ class RangeConfig(PairLossConfig):
     def __post_init__(self) -> None:
         check_dist("margin_dist", self.margin_dist)
         if self.farthest < 1:
-            raise ValueError(f"farthest is how many distances of a class count, at least 1, got {self.farthest}")
+            raise SettingsError(f"farthest is how many distances of a class count, at least 1, got {self.farthest}")
         for name in ("within_weight", "between_weight"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} is at least 0 and finite, got {value}")
+                raise SettingsError(f"{name} is at least 0 and finite, got {value}")
         if self.within_weight == self.between_weight == 0:
-            raise ValueError("within_weight and between_weight are both 0: nothing is left of the loss")
+            raise SettingsError("within_weight and between_weight are both 0: nothing is left of the loss")
 
     def build(self, _dim: int, _class_sizes: Tensor, _generator: torch.Generator) -> PairLoss:
         """See :class:`PairLossConfig`."""

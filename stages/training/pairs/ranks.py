@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.pairs.block import Block, statistics_of_all
 from stages.training.pairs.loss import RowWiseConfig
 from stages.training.pairs.rows import PairRule, Sums
@@ -56,7 +57,7 @@ class RecallConfig(RowWiseConfig):
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1 or len({*self.ks}) < len(self.ks):
-            raise ValueError(f"ks are different ranks from 1, at least one, got {list(self.ks)}")
+            raise SettingsError(f"ks are different ranks from 1, at least one, got {list(self.ks)}")
         _check_scale("scale", self.scale)
         _check_scale("rank_scale", self.rank_scale)
 
@@ -66,7 +67,7 @@ class RecallConfig(RowWiseConfig):
 
 def _check_scale(name: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise ValueError(f"{name} is a factor, above 0 and finite, got {value}")
+        raise SettingsError(f"{name} is a factor, above 0 and finite, got {value}")
 
 
 class _RankRule(PairRule):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.pairs.block import Block, Pairs, statistics_of_all
 from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.rows import PairRule, Sums
@@ -28,7 +29,7 @@ class SupConConfig(RememberingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
+            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
 
     def _rule(self, _classes: int) -> PairRule:
         return _SupCon(self.scale)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
 from stages.training.losses.schedule import Scheduled, ends, value_at
 from stages.training.pairs.block import Block, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.distance import check_dist, distance_of
@@ -39,7 +40,7 @@ class TripletConfig(RememberingConfig):
         super().__post_init__()
         check_dist("margin_dist", self.margin_dist)
         if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
-            raise ValueError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
+            raise SettingsError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
 
     def _rule(self, _classes: int) -> PairRule:
         return _Triplet(self)

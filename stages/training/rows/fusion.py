@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Failure, FeatureStore, Identity
-from cache.errors import StoreError
+from cache.errors import SettingsError, StoreError
 from cache.fingerprint import JSON
 from cache.fusion import PROPORTIONS, fuse, image_proportions
 
@@ -35,9 +35,9 @@ class FusedFeatures:
 
     def __init__(self, stores: Sequence[FeatureStore], *, sizes: bool = False) -> None:
         if not stores:
-            raise ValueError("features are fused from at least one store, got none")
+            raise SettingsError("features are fused from at least one store, got none")
         if len({store.fingerprint for store in stores}) < len(stores):
-            raise ValueError(f"two of the stores are the same: {', '.join(store.path.name for store in stores)}")
+            raise SettingsError(f"two of the stores are the same: {', '.join(store.path.name for store in stores)}")
         if len({store.views for store in stores}) > 1:
             counts = ", ".join(f"{store.path.name} has {store.views}" for store in stores)
             raise StoreError(f"fused stores must hold the same views of each image, but {counts}")

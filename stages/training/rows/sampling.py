@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from cache.errors import SettingsError
+
 Rows = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 
@@ -53,7 +55,7 @@ class BalancedConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.power <= 1:
-            raise ValueError(f"power is 0 for equal shares to 1 for shares by size, in [0, 1], got {self.power}")
+            raise SettingsError(f"power is 0 for equal shares to 1 for shares by size, in [0, 1], got {self.power}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ClassesByImagesConfig:
 
     def __post_init__(self) -> None:
         if self.images < 1:
-            raise ValueError(f"images is the number of rows of a class in a batch, at least 1, got {self.images}")
+            raise SettingsError(f"images is the number of rows of a class in a batch, at least 1, got {self.images}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def build_sampler(
     steps = -(-len(labels) // batch_size)
     match config:
         case ByLossConfig():
-            raise ValueError("the sampling by_loss must be replaced by what suits the loss first: HeadRecipe.sampling")
+            raise SettingsError(
+                "the sampling by_loss must be replaced by what suits the loss first: HeadRecipe.sampling"
+            )
         case ShuffledConfig():
             order = block_order if blocks else lambda rows, rng: rng.permutation(rows)
             return Sampler(steps, lambda rng: cut(order(len(labels), rng), batch_size))

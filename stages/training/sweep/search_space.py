@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from stages.training.recipe import KINDS, HeadRecipe, Settings, nearest_key
 
 
@@ -65,15 +65,15 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if self.trials < 1:
-            raise ValueError(f"trials is how many configurations are tried, at least 1, got {self.trials}")
+            raise SettingsError(f"trials is how many configurations are tried, at least 1, got {self.trials}")
         if self.folds < 2:
-            raise ValueError(f"folds is how many parts the classes are cut into, at least 2, got {self.folds}")
+            raise SettingsError(f"folds is how many parts the classes are cut into, at least 2, got {self.folds}")
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
+            raise SettingsError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
         axes = self.axes()
         for key, axis in axes.items():
             if self.method == "grid" and isinstance(axis, Range) and axis.steps is None:
-                raise ValueError(
+                raise SettingsError(
                     f'over.{key}: a grid takes a number of steps of a range: steps = 5, or method = "optuna"'
                 )
 
@@ -91,25 +91,25 @@ def _axes(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Axis]]:
             yield from _axes(value, f"{key}.")
         elif isinstance(value, (list, tuple)):
             if not value:
-                raise ValueError(f"over.{key}: the list is empty; name the values to try, or drop the key")
+                raise SettingsError(f"over.{key}: the list is empty; name the values to try, or drop the key")
             yield key, tuple(v for at, v in enumerate(value) if v not in value[:at])
         else:
-            raise ValueError(f"over.{key}: a list of values or {{ low = ..., high = ... }}, got {value!r}")
+            raise SettingsError(f"over.{key}: a list of values or {{ low = ..., high = ... }}, got {value!r}")
 
 
 def _range(key: str, table: Mapping[str, Any]) -> Range:
     if unknown := sorted(table.keys() - {"low", "high", "log", "steps"}):
-        raise ValueError(f"over.{key}.{unknown[0]}: unknown key; a range has low, high, log and steps")
+        raise SettingsError(f"over.{key}.{unknown[0]}: unknown key; a range has low, high, log and steps")
     low, high, log, steps = (table.get(name) for name in ("low", "high", "log", "steps"))
     for name, end in (("low", low), ("high", high)):
         if isinstance(end, bool) or not isinstance(end, (int, float)) or not math.isfinite(end):
-            raise ValueError(f"over.{key}.{name} is a finite number, got {end!r}")
+            raise SettingsError(f"over.{key}.{name} is a finite number, got {end!r}")
     if not low < high:  # type: ignore[operator]  # checked above
-        raise ValueError(f"over.{key}: low is below high, got {low} and {high}")
+        raise SettingsError(f"over.{key}: low is below high, got {low} and {high}")
     if not isinstance(log or False, bool) or (log and low <= 0):  # type: ignore[operator]
-        raise ValueError(f"over.{key}: log is true or false, and true only above 0, got log = {log!r}, low = {low}")
+        raise SettingsError(f"over.{key}: log is true or false, and true only above 0, got log = {log!r}, low = {low}")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"over.{key}.steps is a whole number from 1, got {steps!r}")
+        raise SettingsError(f"over.{key}.steps is a whole number from 1, got {steps!r}")
     return Range(low, high, bool(log), steps)  # type: ignore[arg-type]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from cache.errors import SettingsError
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.pairs import PairLoss
 from stages.training.worker_threads import in_worker_threads, worker_count
@@ -35,17 +36,17 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("adam", "adamw", "sgd"):
-            raise ValueError(f"kind is one of adam, adamw and sgd, got {self.kind!r}")
+            raise SettingsError(f"kind is one of adam, adamw and sgd, got {self.kind!r}")
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is above 0 and finite, got {self.lr}")
+            raise SettingsError(f"lr is above 0 and finite, got {self.lr}")
         if not 0 <= self.final_lr <= self.lr:
-            raise ValueError(f"final_lr is what lr ({self.lr}) falls to, in [0, lr], got {self.final_lr}")
+            raise SettingsError(f"final_lr is what lr ({self.lr}) falls to, in [0, lr], got {self.final_lr}")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is at least 0 and finite, got {self.weight_decay}")
+            raise SettingsError(f"weight_decay is at least 0 and finite, got {self.weight_decay}")
         if not 0 <= self.warmup_epochs < math.inf:
-            raise ValueError(f"warmup_epochs is at least 0 and finite, got {self.warmup_epochs}")
+            raise SettingsError(f"warmup_epochs is at least 0 and finite, got {self.warmup_epochs}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is in [0, 1), got {self.momentum}")
+            raise SettingsError(f"momentum is in [0, 1), got {self.momentum}")
 
     def learning_rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         """The learning rate of ``step``, counted from 0; it is ``lr`` after the warm-up, ``final_lr`` at the last."""
@@ -123,7 +124,7 @@ class Optimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken, with the same weights in the same order."""
         if len(state["tables"]) != len(self.tables):
-            raise ValueError(
+            raise SettingsError(
                 f"the state has {len(state['tables'])} table(s) of sparse rows, this optimizer {len(self.tables)}; "
                 "it was taken from a loss with another setting of sampled"
             )
@@ -148,7 +149,7 @@ class _Table:
         if self.weight.grad is None:
             return
         if not self.weight.grad.is_sparse:
-            raise ValueError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
+            raise SettingsError("a sampled loss was evaluated, not trained: its prototypes have a dense gradient")
         sparse, workers = self.weight.grad, worker_count(self.weight.device)
         rows = sparse._indices()[0]
         if not (rows[1:] > rows[:-1]).all():  # several losses, added
