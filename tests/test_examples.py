@@ -10,7 +10,7 @@ import pytest
 import cache
 import pipeline
 import stages
-from tests.test_house import PUBLIC
+from tests.public_surface import PUBLIC
 
 MODULES = sorted(
     module.name

@@ -10,91 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.public_surface import FLAGS, PUBLIC
+
 ROOT = Path(__file__).parent.parent
-
-PUBLIC = {
-    "cache": [
-        "Chunk", "ChunkPlan", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
-        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "StoreWriter", "compact", "digest_bytes",
-        "digest_file", "fingerprint", "parse_source", "verify",
-    ],
-    "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
-    "stages.datasets": [
-        "DEFAULT_KIND", "Cars196Benchmark", "Cub200Benchmark", "DatasetConfig", "DrawnConfig", "FolderConfig",
-        "Food2kBenchmark", "Gldv2Benchmark", "Inat2018Benchmark", "InshopBenchmark", "InstreBenchmark",
-        "M4d35kBenchmark", "MetBenchmark", "ParquetConfig", "Products10kBenchmark", "RevisitedBenchmark",
-        "Rp2kBenchmark", "SopBenchmark", "Source", "SourceConfig", "TableConfig", "UnedBenchmark", "WebDatasetConfig",
-    ],
-    "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder",
-        "Executor", "Filled", "LocalExecutor", "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned",
-        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "ViewsConfig", "decode", "extract", "extract_all",
-        "fit_pca_basis", "load_backbone", "load_backbones", "plan_extraction",
-    ],
-    "stages.training": [
-        "AdaCosConfig", "AdaFaceConfig", "ArcFaceConfig", "AttributesConfig", "BatchNormHeadConfig",
-        "ClosedFormConfig", "CosFaceConfig", "CurricularFaceConfig", "ElasticArcFaceConfig", "ElasticCosFaceConfig",
-        "EpochLog", "FusedFeatures", "Head", "HeadConfig", "HeadRecipe", "InputsConfig", "LiArcFaceConfig",
-        "LinearHeadConfig", "LossConfig", "MagFaceConfig", "MarginByClassSize", "MlpHeadConfig", "MultilabelHeadConfig",
-        "NormFaceConfig", "OptimizerConfig", "PosteriorHeadConfig", "Ramp", "SampledConfig", "SamplingConfig",
-        "SphereFaceConfig", "SweepConfig", "TrainingConfig", "TrainingSummary", "embed", "epoch_events",
-        "head_identity", "train_head",
-    ],
-    "stages.training.pairs": [
-        "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",
-        "MarginConfig", "MinerConfig", "MultiSimilarityConfig", "PairLoss", "PairLossConfig", "PairLosses",
-        "ProxyAnchorConfig", "ProxyNcaConfig", "RangeConfig", "RecallConfig", "SemiHardConfig", "SmoothApConfig",
-        "SoftTripleConfig", "SupConConfig", "TripletConfig",
-    ],
-    "stages.retrieval.protocols": [
-        "ByLabelConfig", "Gldv2Config", "IliasConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
-        "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",
-        "SmallDataConfig", "UnedConfig",
-    ],
-    "stages.analysis": [
-        "Bounds", "Change", "Changes", "Comparisons", "Decisions", "Difference", "GroupScore", "Hubs",
-        "Moved", "Rate", "Rates", "SizeCurve", "SizedScore", "Spread", "Suspect", "Vote", "attribute_bounds",
-        "by_class_size", "changes", "comparisons", "decide", "gallery_curve", "hubs", "metric_bounds",
-        "paired_difference", "score_bounds", "spread", "suspects", "t_interval", "threshold_at", "votes",
-    ],
-    "stages.ranking": [
-        "Metric", "at_every_k", "class_folds", "deal_classes", "find_metric", "leave_one_out",
-        "mean_average_precision", "metric_names", "own_rows", "search", "unit_length", "values_by_class",
-    ],
-    "stages.records": ["COLUMNS", "Records", "read_records"],
-    "stages.retrieval": [
-        "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "Choice", "DatabaseAugmentationConfig",
-        "Evidence", "FlatIndexConfig", "GalleryIndex", "HnswIndexConfig", "IndexConfig", "IvfFlatIndexConfig",
-        "IvfPqIndexConfig", "KReciprocalConfig", "OpqIndexConfig", "ProtocolConfig", "QueryExpansionConfig", "QuerySet",
-        "RabitqIndexConfig", "RefineConfig", "RerankConfig", "ScalarIndexConfig", "Score", "Scores",
-        "Tried", "WhiteningConfig", "attribute_metric_names", "build_index",
-        "choose_gallery_index", "choose_index", "evaluate", "evaluate_attributes", "evaluate_index",
-        "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "index_gallery",
-        "nearest",
-    ],
-}  # fmt: skip
-
-FLAGS = {
-    "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
-    "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
-    "train-heads": {"--device", "--json", "--quiet", "--tensorboard"},
-    "score": {"--by", "--json", "--quiet"},
-    "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
-    "demo": {"--artifacts", "--json", "--quiet"},
-    "init": {"--force", "--output"},
-    "inspect": {"--json"},
-    "verify": {"--json"},
-    "compact": {"--yes"},
-    "curate": {"--force", "--json", "--output", "--quiet"},
-    "sweep": {"--force", "--json", "--quiet", "--write"},
-    "table": {"--json", "--quiet", "--workers"},
-    "report": {"--health", "--json", "--output", "--queries", "--quiet"},
-    "search": {"--all", "--fmr", "--fpir", "--head", "--json", "--quiet", "--threshold", "-k"},
-    "compare": {"--backbone", "--head", "--json", "--metric", "--other-gallery", "--quiet", "--top"},
-    "gallery-sizes": {"--backbone", "--distractors", "--head", "--json", "--quiet", "--size"},
-    "threshold": {"--backbone", "--fmr", "--fpir", "--head", "--json", "--quiet"},
-    "health": {"--backbone", "--head", "--json", "--near-duplicate", "--quiet", "--top"},
-}
 
 
 @pytest.mark.parametrize("package", PUBLIC)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config import parse_config
 from stages.datasets.drawn import draw_catalogue
-from tests.test_house import FLAGS
+from tests.public_surface import FLAGS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -40,6 +40,24 @@ metrics = ["mmp@5", "hit@1"]
 )
 
 
+SMALL_RUN = """
+artifacts = "artifacts/x"
+[dataset]
+path = "labels.csv"
+label = ["a", "b"]
+[[backbones]]
+kind = "bundled"
+name = "efficientnet_lite0"
+[[heads]]
+name = "small"
+dim = 32
+[heads.loss]
+kind = "arcface"
+subcenters = 3
+"""
+"""A run file that parses, of a table that is not there."""
+
+
 def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """What a typed command says."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}

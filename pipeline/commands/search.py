@@ -41,9 +41,9 @@ def search(
     vectors = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
     limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
     thresholds = {
-        f"{kept['kind']} {kept['wanted']:g}": float(kept["threshold"])
-        for kept in kept_decisions(config, run_file, vectors, records)
-        if kept["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
+        f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
+        for decision in kept_decisions(config, run_file, vectors, records)
+        if decision["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
     }
     searcher = Searcher.of_run(config, records, vectors, display, everything=everything, thresholds=thresholds)
     part = (

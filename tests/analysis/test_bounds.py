@@ -10,7 +10,7 @@ from stages.analysis import metric_bounds, score_bounds
 from stages.ranking import find_metric
 from stages.retrieval.protocols import UnedConfig
 from tests.oracles import retrieval as oracle
-from tests.retrieval.test_evaluate import records_of
+from tests.toys.rankings import records_of
 
 CLOSED = (
     "precision@3",

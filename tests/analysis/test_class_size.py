@@ -6,7 +6,7 @@ import pytest
 from stages.analysis import by_class_size
 from stages.analysis.class_size import gallery_sizes, training_sizes
 from stages.retrieval.query_values import QueryScores
-from tests.retrieval.test_evaluate import records_of
+from tests.toys.rankings import records_of
 
 
 def test_queries_are_grouped_by_the_size_of_their_class() -> None:

@@ -9,11 +9,7 @@ from scipy import stats
 from cache.errors import NothingToScoreError
 from stages.analysis import paired_difference, t_interval
 from stages.retrieval.query_values import QueryScores
-
-
-def scored(values: dict[str, float], metric: str = "mmp@5", classes: dict[str, str] | None = None) -> QueryScores:
-    keys = tuple(values)
-    return QueryScores(keys, tuple(map((classes or {}).get, keys)), {metric: np.array(list(values.values()))})
+from tests.toys.rankings import scored
 
 
 def test_queries_are_matched_by_key_whatever_their_order() -> None:

@@ -14,7 +14,7 @@ from stages.ranking.relevance import ByGroups, Judgement
 from stages.records import Records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import Rules, UnedConfig
-from tests.retrieval.test_evaluate import classes_of, loop_scores, random_vectors, records_of, store_of
+from tests.toys.rankings import classes_of, loop_scores, random_vectors, records_of, store_of
 
 METRICS = ("mmp@2", "map@r", "hit@1", "map")
 

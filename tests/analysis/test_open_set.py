@@ -19,7 +19,7 @@ from stages.ranking import unit_length
 from stages.ranking.intervals import estimate, share_interval
 from stages.retrieval import QuerySet
 from tests.oracles import retrieval as oracle
-from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
+from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 
 def pairs_of(

@@ -15,8 +15,8 @@ from stages.curation import CurateConfig, Curated, curate
 from stages.curation.duplicates import twins_among, twins_within
 from stages.records import Records
 from stages.records.splits import MADE
-from tests.pipeline.test_config import GOOD
 from tests.toys.training import digest_of, make_store
+from tests.typed import SMALL_RUN
 
 Row = tuple[str, str, str, str | None, str]  # key, image, label, domain, split
 
@@ -325,11 +325,11 @@ def test_what_cannot_be_curated_is_refused_with_the_reason() -> None:
 )
 def test_what_is_wrong_in_curate_is_named(line: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_config(f"{GOOD}[curate]\n{line}\n")
+        parse_config(f"{SMALL_RUN}[curate]\n{line}\n")
 
 
 def test_a_run_file_says_how_to_curate() -> None:
     text = '[curate]\ndomains = ["cars"]\nclasses_per_domain = { cars = 10 }\nmax_images = 20\nnear_duplicate = 0.98\n'
     expected = CurateConfig(domains=("cars",), classes_per_domain={"cars": 10}, max_images=20, near_duplicate=0.98)
-    assert parse_config(GOOD + text).curate == expected
-    assert parse_config(GOOD).curate == CurateConfig()
+    assert parse_config(SMALL_RUN + text).curate == expected
+    assert parse_config(SMALL_RUN).curate == CurateConfig()

@@ -11,7 +11,7 @@ import pytest
 from stages.records import Records
 from stages.retrieval import Scores, evaluate_ranking
 from stages.retrieval.protocols import Gldv2Config, ListedConfig, RankedConfig, RevisitedConfig, UnedConfig
-from tests.datasets.test_benchmark_truths import NAMES, QUERIES, TRUTHS, gldv2, instre, uned
+from tests.benchmark_truths import NAMES, QUERIES, TRUTHS, gldv2, instre, uned
 from tests.layouts import put, read
 
 

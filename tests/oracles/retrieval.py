@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise, permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -75,3 +76,9 @@ def trapezoids(ranks: Sequence[int], num_relevant: int) -> float:
         area += (new_recall - recall) * (precision + new_precision) / 2
         recall, precision = new_recall, new_precision
     return area
+
+
+def orders(similarity: list[int]) -> list[tuple[int, ...]]:
+    """Every order of the rows in which the similarity does not rise."""
+    rows = permutations(range(len(similarity)))
+    return [order for order in rows if all(similarity[a] >= similarity[b] for a, b in pairwise(order))]

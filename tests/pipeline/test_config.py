@@ -9,27 +9,13 @@ from pipeline.config import parse_config, read_config
 from stages.datasets import TableConfig
 from stages.extraction import BundledConfig, PcaConfig
 from stages.training import ArcFaceConfig, LinearHeadConfig
+from tests.typed import SMALL_RUN
 
 ROOT = Path(__file__).parent.parent.parent
-GOOD = """
-artifacts = "artifacts/x"
-[dataset]
-path = "labels.csv"
-label = ["a", "b"]
-[[backbones]]
-kind = "bundled"
-name = "efficientnet_lite0"
-[[heads]]
-name = "small"
-dim = 32
-[heads.loss]
-kind = "arcface"
-subcenters = 3
-"""
 
 
 def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None:
-    config = parse_config(GOOD + '[[backbones]]\nkind = "pca"\n')
+    config = parse_config(SMALL_RUN + '[[backbones]]\nkind = "pca"\n')
     assert config.datasets == (TableConfig(path="labels.csv", label=("a", "b")),)
     assert config.backbones == (BundledConfig(name="efficientnet_lite0"), PcaConfig())
     (head,) = config.heads
@@ -70,38 +56,38 @@ def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None
     ],
 )
 def test_what_is_wrong_is_named_by_its_dotted_path(change: tuple[str, str], message: str) -> None:
-    assert change[0] in GOOD
+    assert change[0] in SMALL_RUN
     with pytest.raises(ConfigError, match=message):
-        parse_config(GOOD.replace(*change))
+        parse_config(SMALL_RUN.replace(*change))
 
 
 def test_two_heads_of_one_name_are_refused() -> None:
-    again = GOOD[GOOD.index("[[heads]]") :]
+    again = SMALL_RUN[SMALL_RUN.index("[[heads]]") :]
     with pytest.raises(ConfigError, match="two heads are called 'small'"):
-        parse_config(GOOD + again)
+        parse_config(SMALL_RUN + again)
 
 
 def test_a_path_may_hold_two_variables_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERMAFROST_DATA", "/photos")
-    config = parse_config(GOOD.replace('"labels.csv"', '"${PERMAFROST_DATA}/labels.csv"'))
+    config = parse_config(SMALL_RUN.replace('"labels.csv"', '"${PERMAFROST_DATA}/labels.csv"'))
     assert config.datasets[0].path == "/photos/labels.csv"
     for other in ("${HOME}/labels.csv", "$PERMAFROST_DATA/labels.csv"):
         with pytest.raises(ConfigError, match="are the only variables that a path may hold"):
-            parse_config(GOOD.replace('"labels.csv"', f'"{other}"'))
+            parse_config(SMALL_RUN.replace('"labels.csv"', f'"{other}"'))
     monkeypatch.delenv("PERMAFROST_DATA")
     with pytest.raises(ConfigError, match=r"PERMAFROST_DATA is not set.*export PERMAFROST_DATA="):
-        parse_config(GOOD.replace('"labels.csv"', '"${PERMAFROST_DATA}/labels.csv"'))
+        parse_config(SMALL_RUN.replace('"labels.csv"', '"${PERMAFROST_DATA}/labels.csv"'))
 
 
 def test_two_dollars_in_a_path_are_one() -> None:
-    text = GOOD.replace('"labels.csv"', '"$$5/a$${b}$$/labels.csv"')
+    text = SMALL_RUN.replace('"labels.csv"', '"$$5/a$${b}$$/labels.csv"')
     assert parse_config(text).datasets[0].path == "$5/a${b}$/labels.csv"
     with pytest.raises(ConfigError, match=r"Write \$\$ for a dollar sign"):
-        parse_config(GOOD.replace('"labels.csv"', '"$5/labels.csv"'))
+        parse_config(SMALL_RUN.replace('"labels.csv"', '"$5/labels.csv"'))
 
 
 def test_a_dollar_outside_a_path_is_text() -> None:
-    config = parse_config(GOOD.replace('["a", "b"]', '"$price"'))
+    config = parse_config(SMALL_RUN.replace('["a", "b"]', '"$price"'))
     assert config.dataset == TableConfig(path="labels.csv", label="$price")
 
 

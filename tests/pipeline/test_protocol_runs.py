@@ -12,7 +12,7 @@ from pipeline.config import RunConfig, parse_config
 from stages.records import Records
 from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, RevisitedConfig
 from stages.retrieval.run_scores import score
-from tests.retrieval.test_evaluate import records_of, store_of
+from tests.toys.rankings import records_of, store_of
 
 RUN = """
 artifacts = "artifacts/x"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, permutations
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,18 +12,13 @@ from sklearn.metrics import ndcg_score
 from stages.ranking import find_metric
 from stages.ranking.tie_averaging import averaged, check_averaged, tied_order
 from tests.oracles import retrieval as oracle
+from tests.oracles.retrieval import orders
 
 NAMES = (
     *("precision@1", "precision@3", "recall@2", "recall@9", "hit@1", "hit@2", "hit@4", "cmc@3", "mmp@1", "mmp@3"),
     *("r_precision", "map@r", "map", "map_trapezoid", "map@3/r", "map@3/min", "map@3/k", "mrr", "mrr@2", "ndcg"),
     *("ndcg@3",),
 )
-
-
-def orders(similarity: list[int]) -> list[tuple[int, ...]]:
-    """Every order of the rows in which the similarity does not rise."""
-    rows = permutations(range(len(similarity)))
-    return [order for order in rows if all(similarity[a] >= similarity[b] for a, b in pairwise(order))]
 
 
 @st.composite

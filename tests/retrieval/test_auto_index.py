@@ -23,7 +23,7 @@ from stages.retrieval import (
 from stages.retrieval.indexes.auto import Choice, sample_of_classes
 from stages.retrieval.indexes.measure import value_of
 from tests.oracles import retrieval as oracle
-from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
+from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

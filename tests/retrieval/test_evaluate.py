@@ -2,17 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
 from cache.errors import MissingRowsError, NothingToScoreError, RecordsError
 from stages.ranking import unit_length
 from stages.ranking.intervals import estimate, mean_of, share_interval
@@ -20,75 +16,9 @@ from stages.records import Records
 from stages.retrieval import GalleryIndex, evaluate, index_gallery, nearest
 from stages.retrieval.scores import summarise
 from tests.oracles import retrieval as oracle
+from tests.toys.rankings import classes_of, digest_of, loop_scores, random_vectors, records_of, store_of
 
 METRICS = ("mmp@5", "map@r", "hit@1", "map", "recall@3", "precision@2", "r_precision")
-
-
-def digest_of(key: str) -> bytes:
-    return digest_bytes(key.encode())
-
-
-def records_of(
-    labels: Mapping[str, str | None],
-    *,
-    domains: Mapping[str, str] | None = None,
-    same_bytes: Mapping[str, str] | None = None,
-    unreadable: Sequence[str] = (),
-) -> Records:
-    """Records with the keys of ``labels``; ``same_bytes`` names the key whose image a key repeats."""
-    copied = same_bytes or {}
-    digests = [None if key in unreadable else digest_of(copied.get(key, key)) for key in labels]
-    table = pa.table(
-        {
-            "key": list(labels),
-            "digest": pa.array(digests, pa.binary(32)),
-            "label": pa.array(labels.values(), pa.string()),
-            "domain": pa.array([(domains or {}).get(key) for key in labels], pa.string()),
-        }
-    )
-    return Records(table, {})
-
-
-def store_of(
-    folder: Path, vectors: Mapping[str, npt.NDArray[np.floating]], *, failed: Sequence[str] = (), dtype: str = "float16"
-) -> FeatureStore:
-    """A store with a row for each key; those of ``failed`` have no feature."""
-    dim = len(next(iter(vectors.values())))
-    here = Provenance("cpu", {})
-    store = FeatureStore.open(folder, "toy", Identity({"toy": 1}), dim=dim, dtype=dtype, provenance=here, chunk_rows=64)
-    features = {digest_of(key): vector for key, vector in vectors.items()}
-    bad = {digest_of(key) for key in failed}
-    with StoreWriter(store) as writer:
-        for chunk in writer.plan([*features, *sorted(bad)]).chunks:
-            rows = np.stack([features.get(digest, np.full(dim, np.nan)) for digest in chunk.digests])
-            outcomes = [RowOutcome("failed", error="not an image") if d in bad else RowOutcome() for d in chunk.digests]
-            writer.commit(chunk, rows, outcomes, here)
-    return store
-
-
-def random_vectors(keys: Sequence[str], dim: int = 6, seed: int = 0) -> dict[str, npt.NDArray[np.floating]]:
-    return dict(zip(keys, np.random.default_rng(seed).normal(size=(len(keys), dim)), strict=True))
-
-
-def classes_of(classes: int, each: int) -> dict[str, str | None]:
-    return {f"{c}-{i}": f"class {c}" for i in range(each) for c in range(classes)}
-
-
-def loop_scores(
-    vectors: Mapping[str, npt.NDArray[np.floating]], queries: Records, gallery: Records, name: str
-) -> dict[str, float]:
-    """The metric ``name`` of every answerable query, by key, one query at a time over sorted lists."""
-    unit = dict(zip(vectors, unit_length(np.stack(list(vectors.values())).astype(np.float16)), strict=True))
-    keys = list(gallery.keys)
-    facts = dict(zip(keys, zip(gallery.labels, gallery.domains, strict=True), strict=True))
-    values = {}
-    for key, label, domain in zip(queries.keys, queries.labels, queries.domains, strict=True):
-        itself = keys.index(key) if key in keys else -1
-        order = oracle.ranking(np.stack([unit[k] for k in keys]), unit[key], itself)
-        hits = [label is not None and facts[keys[row]] == (label, domain) for row, _ in order]
-        if any(hits):
-            values[key] = oracle.metric(name, hits, sum(hits))
-    return values
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 from cache.errors import NothingToScoreError, RecordsError
 from stages.retrieval import evaluate, evaluate_ranking, nearest
 from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, UnedConfig
-from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
+from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 METRICS = ["mmp@5", "map@r", "hit@1", "map", "mrr", "ndcg@7", "map@10/min", "map_trapezoid"]
 

@@ -26,7 +26,7 @@ from stages.retrieval.protocols import (
     SmallDataConfig,
     UnedConfig,
 )
-from tests.retrieval.test_evaluate import records_of, store_of
+from tests.toys.rankings import records_of, store_of
 
 
 def listing(lists: Mapping[str, Mapping[str, Sequence[str] | None]], **columns: Sequence[str]) -> Records:

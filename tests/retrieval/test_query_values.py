@@ -9,7 +9,7 @@ import pytest
 from cache.errors import DamagedStoreError, MissingRowsError
 from stages.retrieval import evaluate, query_values
 from stages.retrieval.query_values import Scored, data_of, read_query_values, write_query_values
-from tests.retrieval.test_evaluate import classes_of, random_vectors, records_of, store_of
+from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 
 def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from stages.retrieval.recognition import (
     global_average_precision,
     without_distractors,
 )
-from tests.datasets.test_benchmark_truths import met
-from tests.retrieval.test_evaluate import records_of, store_of
+from tests.benchmark_truths import met
+from tests.toys.rankings import records_of, store_of
 
 
 def answers(confidence: Sequence[float], right: Sequence[bool | None], keys: Sequence[str] | None = None) -> Answers:

@@ -20,8 +20,8 @@ from stages.records import Records
 from stages.retrieval import evaluate
 from stages.retrieval.protocols import ByLabelConfig, ListedConfig
 from tests.oracles import retrieval as oracle
-from tests.ranking.test_tie_averaging import orders
-from tests.retrieval.test_evaluate import records_of, store_of
+from tests.oracles.retrieval import orders
+from tests.toys.rankings import records_of, store_of
 
 
 @settings(deadline=None, max_examples=60)
