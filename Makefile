@@ -123,6 +123,10 @@ bench-report: install  ## The report of 10,000 queries, the whole command (3 min
 check-gpu:  ## On a machine with a card: features, kills, memory, rates; installs nothing (15 minutes)
 	@$(if $(wildcard $(PY)),$(PY),python3) -m benchmarks.check_gpu
 
+.PHONY: check-search
+check-search: install  ## Photographs find themselves, with the backbones and views of every run file (10 minutes)
+	@PERMAFROST_EVERY_RUN=1 $(PY) -m pytest tests/pipeline/test_searcher.py -k photographs
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20
