@@ -209,12 +209,11 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
     )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("artifacts/features/*.lock")) and time.monotonic() < deadline:
+    while process.poll() is None and not list(tmp_path.glob("artifacts/features/*.lock")):
         time.sleep(0.05)
     time.sleep(1.0)  # in the middle of a forward
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate()
     assert process.returncode == 130
     assert "the same command goes on from there" in said
     assert not list(tmp_path.glob("artifacts/features/*/rows/*.parquet"))  # it did not wait for the end of the chunk
