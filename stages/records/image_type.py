@@ -21,10 +21,11 @@ _HEADS: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
 
 
 def image_type(first_bytes: bytes) -> str | None:
-    """What the file that begins with ``first_bytes``, 64 or more, is: ``jpeg``, ``png``, ``gif``, ``webp``, ``bmp``,
-    ``tiff``, ``jp2``, ``avif`` or ``heic``. None for what is no image, and for kinds that are not read, as camera raw.
+    r"""The kind of image that begins with ``first_bytes``, 64 or more; None for other files, camera raw among them.
 
-    >>> image_type(b"\\xff\\xd8\\xff\\xe0 and so on"), image_type(b"<html>")
+    It is one of ``jpeg``, ``png``, ``gif``, ``webp``, ``bmp``, ``tiff``, ``jp2``, ``avif`` and ``heic``.
+
+    >>> image_type(b"\xff\xd8\xff\xe0 and so on"), image_type(b"<html>")
     ('jpeg', None)
-    """  # noqa: D205
+    """
     return next((name for name, head in _HEADS if head.match(first_bytes)), None)
