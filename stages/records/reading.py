@@ -47,8 +47,8 @@ def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], 
         named = ", ".join(repr(configs[at].name) for at in group if configs[at].name is not None)
         notes.append(f"{named}: {note}" if named else note)
     separate = [group[0] for group in groups]
-    named = Counter(label for at in separate for label in set(sources[at].table["label"].to_pylist()) - {None})
-    if shared := sum(count > 1 for count in named.values()):
+    datasets = Counter(label for at in separate for label in set(sources[at].table["label"].to_pylist()) - {None})
+    if shared := sum(count > 1 for count in datasets.values()):
         notes.append(
             f"{shared:,} labels stand in several datasets, where they are classes apart: if a label is one class in "
             "all, say classes_across_domains = true in each"
