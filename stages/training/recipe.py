@@ -17,7 +17,7 @@ from stages.training.closed_form.linear_map import LinearMapConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
-from stages.training.losses import MarginLosses
+from stages.training.losses.kinds import MarginLosses
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.pairs import PairLossConfig, PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig

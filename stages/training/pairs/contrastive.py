@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.losses.settings import Scheduled, value_at
 from stages.training.pairs.block import Block, Pairs, statistics_of, statistics_of_all
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig

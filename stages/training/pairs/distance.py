@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import SettingsError
-from stages.training.losses.schedule import Scheduled, ends
+from stages.training.losses.settings import Scheduled, ends
 
 FARTHEST = 2.0
 """The distance of opposite vectors."""

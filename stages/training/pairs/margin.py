@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import SettingsError
-from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.losses.settings import Scheduled, value_at
 from stages.training.pairs.block import Block, statistics_of
 from stages.training.pairs.distance import FARTHEST, check_dist
 from stages.training.pairs.loss import RememberingConfig

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingsError
-from stages.training.losses.fixed import NormFaceConfig
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.kinds import NormFaceConfig
 from stages.training.pairs.loss import PairLoss, PairLossConfig
 from stages.training.pairs.metric_learning import library
 

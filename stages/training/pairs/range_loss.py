@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
-from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.losses.settings import Scheduled, value_at
 from stages.training.pairs.block import PairStatistics, place_in_row
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import PairLoss, PairLossConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import SettingsError
-from stages.training.losses.schedule import Scheduled, ends, value_at
+from stages.training.losses.settings import Scheduled, ends, value_at
 from stages.training.pairs.block import Block, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.distance import check_dist, distance_of
 from stages.training.pairs.loss import RememberingConfig
