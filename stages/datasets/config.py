@@ -49,6 +49,8 @@ class SourceConfig(ABC):
         queries_per_class: images of a class that search, where splits are made from the seed; the rest is gallery.
         validation_share: the share of classes for validation, where splits are made from the seed.
         test_share: the share of classes to test on, where splits are made from the seed.
+        classes_across_domains: where several datasets are joined, a label of this one is the same class in every other
+            that says so. Within one dataset a label is one class in all its domains.
         missing_images: ``refuse`` a dataset that lists images that do not exist, or ``record`` them as failed.
     """
 
@@ -63,6 +65,7 @@ class SourceConfig(ABC):
     queries_per_class: int = 1
     validation_share: float = 0.1
     test_share: float = 0.4
+    classes_across_domains: bool = False
     missing_images: Literal["refuse", "record"] = "refuse"
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

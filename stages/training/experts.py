@@ -52,7 +52,8 @@ def split(inputs: TrainingInputs) -> Split | str:
         return f"of {head.dim} dimensions {len(names)} domains leave {dim} to an expert, less than half"
     rows = LabelledRows.of(inputs.features, inputs.records, mapped=inputs.mapped)
     features, domain_of_row = rows.first_views(), torch.from_numpy(rows.domains)
-    held = held_out(inputs.records.classes, _HELD_OUT, np.random.default_rng((inputs.seed, 2)))
+    records = inputs.records
+    held = held_out(records.labels, records.domains, _HELD_OUT, np.random.default_rng((inputs.seed, 2)))
     assert held is not None  # every domain has classes enough
     test = torch.from_numpy(held)
     gate = _fit(features[~test], domain_of_row[~test], rows.blocks, inputs.seed)
