@@ -12,8 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
-from stages.training.closed_form import ClosedFormConfig
-from stages.training.closed_form.linear_map import LinearMapConfig
+from stages.training.closed_form.kinds import ClosedFormConfig, LinearMapConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
