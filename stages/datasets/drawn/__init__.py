@@ -97,7 +97,7 @@ def _draw_instance(folder: Path, views: int, size: int, seed: int, instance: int
     product = _product(seed, instance, size * 5 // 4)
     label = f"{product.category}-{instance:03d}"
     (folder / "images" / label).mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for view in range(views):
         # numpy seeds [s, i] and [s, i, 0] alike: count views from 1.
         rng = np.random.default_rng([seed, instance, 1 + view])
