@@ -62,8 +62,8 @@ def _hard(miner: HardConfig, block: Block) -> Triplets:
     if miner.positives == 0:
         return _with_nearest_negatives(block, block.positives, miner.negatives)
     cosines, columns = block.padded_positives(torch.inf)
-    farthest = cosines.topk(min(miner.positives, cosines.shape[1]), largest=False)
-    row, place = (farthest.values < torch.inf).nonzero(as_tuple=True)
+    farthest = cosines.sort(stable=True)  # the first of equals, which topk leaves open
+    row, place = (farthest.values[:, : miner.positives] < torch.inf).nonzero(as_tuple=True)
     return _with_nearest_negatives(block, Pairs(row, columns[row, farthest.indices[row, place]]), miner.negatives)
 
 
@@ -79,10 +79,10 @@ def _easy_positives(miner: EasyPositivesConfig, block: Block, margin_dist: float
 
 def _with_nearest_negatives(block: Block, places: Pairs, count: int) -> Triplets:
     """Each of ``places`` with each of the ``count`` nearest negatives of its row, or as many as there are."""
-    if count == 1:  # a maximum takes a third of the time of topk
+    if count == 1:  # a maximum is many times as fast
         cosines, columns = (part[:, None] for part in block.negative_cosines.max(1))
     else:
-        cosines, columns = block.negative_cosines.topk(min(count, block.cosines.shape[1]))
+        cosines, columns = (part[:, :count] for part in block.negative_cosines.sort(descending=True, stable=True))
     pair, place = (cosines > -torch.inf)[places.row].nonzero(as_tuple=True)
     row = places.row[pair]
     return Triplets(row, places.column[pair], columns[row, place])
