@@ -14,7 +14,8 @@ from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
-from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
+from stages.training.closed_form import DiscriminantHeadConfig
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets

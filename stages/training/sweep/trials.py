@@ -196,7 +196,7 @@ def cross_validation(
     check_labels(records)
     extracted = in_training_order(records.take(records.rows_in(features)))
     classes = [str(name) for name in extracted.classes]
-    held = class_folds(classes, extracted.domains, folds, seed)
+    held = class_folds([str(label) for label in extracted.labels], extracted.domains, folds, seed)
     _, labels = np.unique(np.array(classes, dtype=object), return_inverse=True)
     return CrossValidation(
         features, extracted, gather(features, extracted), labels.astype(np.int64), tuple(held), tuple(seeds), judge
