@@ -18,7 +18,8 @@ from stages.training.head import HeadConfig
 from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses.kinds import MarginLosses
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.pairs import PairLossConfig, PairLosses
+from stages.training.pairs import PairLossConfig
+from stages.training.pairs.kinds import PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig
 from stages.training.weights.optimizer import OptimizerConfig
 
