@@ -111,7 +111,7 @@ def unwanted(judged: Judgement, queries: Rows, rows: Rows, itself: Rows | None =
 
     Junk, the query itself, and rows of :data:`ELSEWHERE`.
     """
-    mask = rows == ELSEWHERE
+    mask: Mask = rows == ELSEWHERE
     if itself is not None:
         mask |= (rows == itself[:, None]) & (rows >= 0)
     if judged.junk is not None:

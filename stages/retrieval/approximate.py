@@ -56,14 +56,14 @@ def evaluate_index(
             "feature, in their order: build it of them, with index_gallery()"
         )
 
-    def tables(part: QuerySet, _: int) -> Iterator[Table]:
+    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
         place, depth = part.places(len(index)), depth_of(scoring.metrics, part)
         width = min(depth + part.judged.most_junk() + len(index) - len(part.gallery), len(index))
         unit = unit_length(vectors.read(part.queries.digests))
         itself = np.append(part.gallery_rows, -1)[part.itself]
         for block in query_blocks(len(part), 8 * width):
-            rows, _ = index.search(unit[block], width, itself[block])
-            yield table_of_rows(part.judged, block, place[rows], depth)
+            ids, _ = index.search(unit[block], width, itself[block])
+            yield table_of_rows(part.judged, block, place[ids], depth)
 
     return scoring.score(tables, sides)
 
@@ -94,7 +94,7 @@ def evaluate_reranked(
     learned = train.take(train.rows_in(vectors))
     trained = unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32)
 
-    def tables(part: QuerySet, _: int) -> Iterator[Table]:
+    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
         depth = depth_of(scoring.metrics, part)
         searched, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
         width = min(depth + part.judged.most_junk(), len(part.gallery))
