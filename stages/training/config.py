@@ -17,6 +17,8 @@ class TrainingConfig:
         epochs: how long; the schedules of learning rate, margin and scale reach their ends there.
         batch_size: rows a step.
         minimum_class_size: classes of fewer rows are left out.
+        keep: the weights of the ``best`` epoch by the validation score, or of the ``last``: then nothing is held out,
+            and the scores on validation records are only logged.
         holdout: without validation records, the share of the classes that chooses the epoch; 0 trains all epochs and
             keeps the last.
         patience: stop after so many epochs without a better validation score; 0 never does.
@@ -40,6 +42,7 @@ class TrainingConfig:
     epochs: int = 10
     batch_size: int = 128
     minimum_class_size: int = 2
+    keep: Literal["best", "last"] = "best"
     holdout: float = 0.2
     patience: int = 0
     sampling: SamplingConfig = ByLossConfig()
@@ -58,6 +61,10 @@ class TrainingConfig:
                 raise SettingsError(f"{name} is at least 1, got {value}")
         if not 0 <= self.holdout <= 0.5:
             raise SettingsError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
+        if self.keep not in ("best", "last"):
+            raise SettingsError(f"keep is best or last, the epoch whose weights are kept, got {self.keep!r}")
+        if self.keep == "last" and (self.patience or self.anchor):
+            raise SettingsError("patience and anchor choose by a validation score: leave them out, or keep = 'best'")
         if self.patience < 0:
             raise SettingsError(f"patience is a number of epochs, at least 0, got {self.patience}")
         if not 0 <= self.ema < 1:

@@ -39,7 +39,7 @@ _MEMBER = 1  # a head alone is the first member of a soup
 _TINY = torch.finfo(torch.float32).tiny
 # The settings that this loop implements: a recipe with any other setting is trained alone.
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
-_OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
+_OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "keep", "views", "memory")
 _SAMPLING = (ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 
