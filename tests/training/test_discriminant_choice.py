@@ -16,6 +16,7 @@ from stages.training.closed_form import DiscriminantHeadConfig, cross_validation
 from stages.training.closed_form.discriminant import choose
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
+from stages.training.rows import in_training_order
 from stages.training.rows.validation import mmp5
 from stages.training.training_inputs import prepare
 from tests.toys import training as toy_training
@@ -207,6 +208,7 @@ def test_validation_records_of_trained_classes_choose_by_rows_and_those_of_new_o
     assert start(config, (unseen, unseen)) == replace(config, over="classes")
     assert start(config, None) == config
     assert start(replace(config, over="classes"), (seen, gallery)) == replace(config, over="classes")
+    records = in_training_order(records)
     features = torch.from_numpy(store.read(records.digests))
     numbers = torch.tensor([int(str(label).split()[1]) for label in records.labels])
     zero = torch.zeros_like(numbers)
