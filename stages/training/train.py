@@ -15,12 +15,12 @@ from cache.errors import RecordsError
 from stages.device import check_device as check_available
 from stages.records import Records
 from stages.training.experts import split
-from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.network import HeadNetwork
 from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.recipe import HeadRecipe, LossConfig, as_recipe
+from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows import LabelledRows
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
 from stages.training.rows.sampling import DomainWeightsConfig
