@@ -16,7 +16,7 @@ from cache.settings import changed_settings
 from stages.records import Records
 from stages.training.closed_form import DiscriminantHeadConfig
 from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.labels import attributes_digest
@@ -26,7 +26,6 @@ from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
 from stages.training.rows.validation import validation_digest
-from stages.training.weights.optimizer import OptimizerConfig
 
 _VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
