@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.datasets.delimited import Dialect, EncodingError
-from stages.datasets.folder import EXTENSIONS
+from stages.datasets.folder_files import EXTENSIONS
 from stages.datasets.table import read_columns
 from stages.records.records import Records, read_records
 
