@@ -42,7 +42,8 @@ def float64_autograd(loss: MarginSoftmax, embeddings: Tensor, labels: Tensor) ->
     value = functional.cross_entropy(logits, labels, label_smoothing=loss.config.label_smoothing)
     if (penalty := loss.rule.penalty(norms)) is not None:
         value = value + penalty
-    return value.detach(), *torch.autograd.grad(value, (z, w))
+    on_rows, on_prototypes = torch.autograd.grad(value, (z, w))
+    return value.detach(), on_rows, on_prototypes
 
 
 def batch_at_the_edges() -> tuple[Tensor, Tensor]:
