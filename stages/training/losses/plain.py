@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses.angle import normalize
+from stages.training.losses.angle import lengths_of, normalize
 from stages.training.losses.streamed import Softmax
 
 
@@ -26,9 +26,10 @@ def plain_loss(
         table, places = rows.view(softmax.subcenters, -1, weight.shape[1]), torch.searchsorted(classes, labels)
     places, order = torch.sort(places, stable=True)  # the order in which the kernel shows rows to the rule
     sorted_embeddings, labels = embeddings[order].to(dtype), labels[order]
-    unit = normalize(sorted_embeddings)  # (B, E)
+    norms = lengths_of(sorted_embeddings)
+    near_one = sorted_embeddings / torch.where(norms > 0, norms, torch.inf).detach()[:, None]  # squares do not overflow
+    unit = normalize(near_one)  # (B, E)
     vectors = normalize(table[..., : embeddings.shape[1]].flatten(0, 1).to(dtype)).view(*table.shape[:2], -1)
-    norms = torch.linalg.vector_norm(sorted_embeddings, dim=1)
     cosine = (vectors[:, places] * unit).sum(2).max(0).values  # with the nearest subcenter of the own class, (B,)
     rule, own = softmax.rule, places[:, None]
     factors = torch.bfloat16 if softmax.precision == "bfloat16" else dtype

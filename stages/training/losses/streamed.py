@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from stages.training.losses.angle import lengths_of
 from stages.training.losses.rule import Rule
 from stages.training.losses.settings import Precision
 from stages.training.losses.tiles import LOG2E, Tiles, reciprocal
@@ -115,7 +116,7 @@ def _loss_and_gradients(
     dtype = torch.promote_types(table.dtype, torch.float32)
     places, order = torch.sort(places, stable=True)  # so that a block of classes knows its own rows
     sorted_embeddings = embeddings.index_select(0, order).to(dtype)
-    norms = torch.linalg.vector_norm(sorted_embeddings, dim=1)
+    norms = lengths_of(sorted_embeddings)
     inverse = reciprocal(norms)[:, None]
     unit = sorted_embeddings * inverse
     own, own_inverse, winner, cosine = _nearest_of_own(table, places, unit)
