@@ -23,7 +23,7 @@ from tests.toys.training import classes_of, toy
 GOLDEN = {
     "defaults": (
         HeadRecipe(LinearHeadConfig(), ArcFaceConfig()),
-        "b21e811e",
+        "23415e3c",
     ),
     "settings": (
         HeadRecipe(
@@ -33,15 +33,15 @@ GOLDEN = {
             optimizer=OptimizerConfig(lr=1e-3),
             training=TrainingConfig(epochs=3, soup=2),
         ),
-        "578a2065",
+        "78309230",
     ),
     "pairs": (
         HeadRecipe(LinearHeadConfig(dim=8), TripletConfig(memory=100)),
-        "58d96493",
+        "8ee308e5",
     ),
     "closed form": (
         HeadRecipe(LdaHeadConfig(dim=4)),
-        "8121c386",
+        "1894180d",
     ),
 }
 
