@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import pyarrow as pa
 
 from cache.errors import SettingsError
-from stages.datasets.columns import joined
+from stages.datasets.labels import label_column, trimmed
 
 Names = str | tuple[str, ...]
 Roles = Mapping[str, tuple[str, ...]]
@@ -30,6 +30,8 @@ class Source(NamedTuple):
     instead of its number). Empty cells are null."""
     roles: Roles | None = None
     """The roles of the splits in a benchmark's protocol, for a run file that names none."""
+    notes: tuple[str, ...] = ()
+    """What a person should know: files that were left out, labels that became one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class ColumnsConfig(SourceConfig):
         attributes: columns for the multi-label method.
         tags: a column of text for the multi-label method.
         split: the column with the split; by default ``split`` where there is one.
+        strip: take labels, domains, splits and attributes without spaces around them, and in one Unicode form.
     """
 
     label: Names = ()
@@ -114,6 +117,7 @@ class ColumnsConfig(SourceConfig):
     domain: str | None = None
     attributes: tuple[str, ...] = ()
     tags: str | None = None
+    strip: bool = True
 
     _label_is: ClassVar[str] = "column"
 
@@ -133,13 +137,17 @@ class ColumnsConfig(SourceConfig):
 
     def source(self, texts: pa.Table, named: Mapping[str, str], made: Mapping[str, Iterable[str | None]]) -> Source:
         """The source of N rows: their ``named`` columns in ``texts``, and the columns (N,) ``made`` by the reader."""
-        table = {
-            "label": joined(texts, as_names(self.label)),
-            **{role: texts[column] for role, column in named.items()},
-            **{f"attributes.{name}": texts[name] for name in self.attributes},
-            **{name: pa.array(values, pa.string()) for name, values in made.items()},
-        }
-        return Source(pa.table(table))
+        label, notes = label_column(texts, as_names(self.label), strip=self.strip)
+        columns = {role: texts[column] for role, column in named.items()}
+        columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
+        if self.strip:
+            columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
+        return Source(
+            pa.table(
+                {"label": label, **columns} | {name: pa.array(values, pa.string()) for name, values in made.items()}
+            ),
+            notes=notes,
+        )
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from cache import DigestCache, parse_source
 from cache.digests import FileDigest
 from cache.errors import RecordsError, SettingsError
 from stages.datasets.config import Roles, Source, SourceConfig
+from stages.datasets.labels import label_notes
 from stages.records.splits import class_disjoint_splits, describe_splits, named_roles
 
 
@@ -39,7 +41,7 @@ def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], 
     apart = [place for place, source in enumerate(sources) if "split" not in source.table.column_names]
     together = [place for place in apart if configs[place].classes_across_domains]
     groups = [[place] for place in apart if place not in together] + [together] * bool(together)
-    notes = []
+    notes = [note for config, source in zip(configs, sources, strict=True) for note in _notes(config, source)]
     for group in sorted(groups):
         tables, note = _with_splits([configs[at] for at in group], [sources[at].table for at in group], seed)
         for at, table in zip(group, tables, strict=True):
@@ -70,6 +72,11 @@ def _read(config: SourceConfig) -> Source:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), pa.string()))
     return source._replace(table=table)
+
+
+def _notes(config: SourceConfig, source: Source) -> list[str]:
+    begin = "" if config.name is None else f"{config.name!r}: "
+    return [f"{begin}{note}" for note in (*source.notes, *label_notes(source.table["label"].to_pylist()))]
 
 
 def _with_splits(configs: Sequence[SourceConfig], tables: Sequence[pa.Table], seed: int) -> tuple[list[pa.Table], str]:
@@ -107,8 +114,13 @@ def _part(config: SourceConfig, source: Source) -> Part:
     return Part(config, source.table, roles)
 
 
-def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None) -> list[FileDigest]:
+def digest_part(
+    part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None
+) -> tuple[Part, list[FileDigest]]:
     """The digest of each image (N,), or the problem that the reader, or reading the image, met.
+
+    A path that names no file, while the same name in the other Unicode form does (NFC, NFD), is taken for that file;
+    so the part comes back.
 
     Raises :class:`RecordsError` for an image that does not exist, unless the dataset records such images.
     """
@@ -120,10 +132,25 @@ def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], N
     missing = [
         row for row, outcome in enumerate(outcomes) if not outcome.digest and _is_missing(uris[row], problems[row])
     ]
+    if spelled := {row: other for row in missing if (other := _in_other_form(uris[row])) is not None}:
+        for (row, other), outcome in zip(spelled.items(), digests.digests([*spelled.values()]), strict=True):
+            uris[row], outcomes[row] = other, outcome
+        missing = [row for row in missing if row not in spelled]
+        at = table.column_names.index("uri")
+        part = part._replace(table=table.set_column(at, "uri", pa.array(uris, pa.string())))
     if missing and part.config.missing_images == "refuse":
         with _naming(part.config):
             _refuse_missing_images(part, missing, outcomes[missing[0]].error)
-    return outcomes
+    return part, outcomes
+
+
+def _in_other_form(uri: str) -> str | None:
+    """``uri`` with its path in the Unicode form in which there is such a file; None where there is none."""
+    source = parse_source(uri)
+    if source.path.isascii() or os.path.lexists(source.path):
+        return None
+    forms = (unicodedata.normalize("NFC", source.path), unicodedata.normalize("NFD", source.path))
+    return next((source._replace(path=form).uri for form in forms if os.path.lexists(form)), None)
 
 
 @contextmanager

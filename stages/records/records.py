@@ -192,8 +192,9 @@ def read_records(
     parts, notes = read_parts(configs, seed)
     digests = digests or DigestCache()
     outcomes: list[FileDigest] = []
-    for part in parts:
-        outcomes += digest_part(part, digests, _counting_from(len(outcomes), on_progress))
+    for at, part in enumerate(parts):
+        parts[at], read = digest_part(part, digests, _counting_from(len(outcomes), on_progress))
+        outcomes += read
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
     if "problem" in table.column_names:  # the outcomes have it
         table = table.drop_columns("problem")

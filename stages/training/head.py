@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
@@ -18,22 +18,16 @@ from safetensors.torch import save as to_safetensors
 from cache import Identity, LocalStorage, Storage, digest_bytes
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
-from stages.training.closed_form import ClosedFormConfig
-from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.heads import InputsConfig
 from stages.training.heads.experts import Experts, Gate, expert_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.network import HeadNetwork
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.recipe import HeadConfig
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
 _METADATA = "permafrost"  # one key: the order of several is not the same at every write
 _CHECKSUM = "sha256"
-
-TrainedHeadConfig: TypeAlias = LinearHeadConfig | BatchNormHeadConfig | MlpHeadConfig
-HeadConfig: TypeAlias = Annotated[
-    TrainedHeadConfig | ClosedFormConfig | MultilabelHeadConfig | PosteriorHeadConfig, Field(discriminator="kind")
-]
 
 
 @dataclass(frozen=True)

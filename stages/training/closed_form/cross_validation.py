@@ -19,7 +19,8 @@ from torch import Tensor
 from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.closed_form.scatters import Scatters, strengths
 from stages.training.closed_form.statistics import Classes, gather_statistics
-from stages.training.heads.inputs import Inputs, InputsConfig
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.kinds import InputsConfig
 from stages.training.losses.angle import normalize
 from stages.training.rows.validation import mmp5
 
