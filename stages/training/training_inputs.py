@@ -11,6 +11,7 @@ import torch
 
 from cache import Features, Identity
 from cache.errors import RecordsError, SettingsError
+from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
@@ -83,8 +84,11 @@ class TrainingInputs:
             identity["closed_form"] = changed_settings(self.closed_form)
         if self.attribute_targets is not None:
             identity["attributes"] = attributes_digest(self.records)
+        used = self.records.digests
         if recipe.is_trained and self.validation is not None:
             identity["validation"] = cast("JSON", validation_digest(*self.validation))
+            used = [*used, *(digest for side in self.validation for digest in side.digests)]
+        identity["numbers"] = numbers_fingerprint(self.features, used)
         return Identity(identity)
 
     @property
