@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from cache.atomic import replace_text
+from cache.errors import RecordsError
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
 from pipeline.config import RunConfig
@@ -26,6 +27,11 @@ def score_run(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
 ) -> list[ScoreRow]:
     """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+    if not any(records.labels):
+        raise RecordsError(
+            f"none of the {len(records):,} images has a label, and labels say which image is right for a query: "
+            "there is nothing to score by. `permafrost search` needs none."
+        )
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
     for entry in vectors:

@@ -38,19 +38,23 @@ def find_vectors(
     train: bool = False,
     tensorboard: bool = False,
     device: str = "cpu",
+    head: str | None = None,
 ) -> list[Vectors]:
     """Stage 2: the raw feature and the embeddings of each head, for each backbone and then for fused backbones.
 
     With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
     are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
-    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU.
+    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU. With ``head`` only
+    that one, or ``raw``, is asked for.
     """
     vectors = []
     for backbone, features, heads, raw in feature_sets(config, records, display):
-        if raw:
+        if raw and head in (None, RAW):
             vectors.append(Vectors(backbone, RAW, features, features))
         for wanted in heads:
-            head = find_head(
+            if head not in (None, wanted.name):
+                continue
+            trained = find_head(
                 config,
                 wanted,
                 backbone,
@@ -63,9 +67,29 @@ def find_vectors(
             )
             path = Path(config.artifacts) / "embeddings" / features.name
             embedded = embed if train else stored_embeddings
-            embeddings = embedded(head, features, path, name=wanted.name, digests=records.digests)
-            vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
+            embeddings = embedded(trained, features, path, name=wanted.name, digests=records.digests)
+            vectors.append(Vectors(backbone, wanted.name, embeddings, features, trained))
     return vectors
+
+
+def find_chosen(
+    config: RunConfig,
+    run_file: object,
+    records: Records,
+    display: Display,
+    head: str | None,
+    backbone: str | None = None,
+) -> Vectors:
+    """:func:`choose_vectors` where no other head is wanted: the others need not be trained."""
+    wanted = head or default_head(config)
+    known = {RAW, *(run.name for run in config.heads)}
+    vectors = find_vectors(config, records, display, head=wanted if wanted in known else None)
+    return choose_vectors(config, run_file, vectors, head, backbone)
+
+
+def default_head(config: RunConfig) -> str:
+    """The head that is searched with where none is named: the last of the run file."""
+    return config.heads[-1].name if config.heads else RAW
 
 
 def choose_vectors(
@@ -75,7 +99,7 @@ def choose_vectors(
 
     Raises ConfigError naming the heads (and backbones) of the run where there are no such vectors.
     """
-    name = head or (config.heads[-1].name if config.heads else RAW)
+    name = head or default_head(config)
     for candidate in vectors:
         if candidate.head == name and backbone in (None, candidate.backbone):
             return candidate

@@ -18,6 +18,7 @@ from pipeline.progress import Display
 from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
 from pipeline.vectors import Vectors, find_vectors
+from pipeline.verdict import no_surer_head
 from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
@@ -41,8 +42,7 @@ def score(
             raise ConfigError(f"--by is one of {', '.join(get_args(ClassSize))}, got {size!r}")
     config, records, display = open_run(run_file, quiet=quiet)
     vectors = find_vectors(config, records, display)
-    picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
-    display.say(f"some queries with their nearest images: {picture}")
+    say_scores(config, run_file.stem, records, vectors, display, json=json)
     if by:
         path = Path(config.artifacts) / "scores" / f"{run_file.stem}.groups.jsonl"
         values = read_query_values(path.with_name(f"{run_file.stem}.parquet"))
@@ -50,6 +50,16 @@ def score(
         text = "".join(json_module.dumps(line) + "\n" for line in lines)
         replace_text(path, text)
         typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
+
+
+def say_scores(
+    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display, *, json: bool
+) -> None:
+    """:func:`print_scores`, where its picture is, and last whether a head was worth it."""
+    picture = print_scores(config, name, records, vectors, display, json=json)
+    display.say(f"some queries with their nearest images: {picture}")
+    if (verdict := no_surer_head(config, name)) is not None:
+        display.say(verdict)
 
 
 def print_scores(

@@ -14,7 +14,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
-from pipeline.vectors import choose_vectors, find_vectors
+from pipeline.vectors import find_chosen
 
 
 def search(
@@ -38,7 +38,7 @@ def search(
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     config, records, display = open_run(run_file, quiet=quiet)
-    vectors = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
+    vectors = find_chosen(config, run_file, records, display, head)
     limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
     thresholds = {
         f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])

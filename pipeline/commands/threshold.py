@@ -20,7 +20,7 @@ from pipeline.config import read_config
 from pipeline.dataset import read_dataset
 from pipeline.progress import Display
 from pipeline.thresholds import keep_decisions
-from pipeline.vectors import choose_vectors, find_vectors
+from pipeline.vectors import find_chosen
 from pipeline.views.thresholds import threshold_lines, threshold_text
 from stages.analysis.open_set import Kind
 from stages.analysis.threshold_choice import calibration_ground, decision_at
@@ -50,7 +50,7 @@ def threshold(
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     records = read_dataset(config, display)
-    chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
+    chosen = find_chosen(config, run_file, records, display, head, backbone)
     on = calibration_ground(chosen.store, records, config.seed)
     decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
     path = keep_decisions(config, run_file, chosen, records, decisions, on)

@@ -77,7 +77,9 @@ def test_a_link_never_takes_the_place_of_the_folder_it_leads_to_and_is_said(tmp_
         (tmp_path / "set" / name).symlink_to(tmp_path / target, target_is_directory=True)
     source = read(tmp_path / "set")
     assert keys(source) == ["m/0.png", "m/1.png", "n/deep/0.png"]
-    assert source.notes == ("links left out, whose folders are listed under another name: a, n/over, n/up and 2 more",)
+    assert source.notes == (
+        "links left out, whose folders are listed under another name: a, n/deep/side, n/over and 2 more",
+    )
 
 
 def test_two_links_to_one_folder_outside_list_it_once(tmp_path: Path) -> None:
