@@ -31,7 +31,7 @@ def score_run(
     for entry in vectors:
         usable = entry.store.usable(records.digests).tobytes()
         if usable not in known:
-            known[usable] = run_bounds(entry.store, records, config.retrieval, seed=config.seed)
+            known[usable] = run_bounds(entry.store, records, config.retrieval)
         bounds = known[usable]
         numbers = scored_numbers(entry.store, records)
         exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))

@@ -20,6 +20,7 @@ from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.labels import attributes_digest
+from stages.training.own_code import own_code
 from stages.training.pairs import PairLossConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import in_large_classes
@@ -78,6 +79,8 @@ class TrainingInputs:
             "seed": self.seed,
             "rows": rows_digest(self.records),
         }
+        if code := own_code(recipe):
+            identity["code"] = code
         if self.closed_form is not None:
             identity["closed_form"] = changed_settings(self.closed_form)
         if self.attribute_targets is not None:
