@@ -178,8 +178,8 @@ class Head:
             log = [EpochLog(**json.loads(line)) for line in epochs.decode().splitlines()]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise DamagedStoreError(
-                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. Delete it, and `permafrost "
-                "train-heads` trains it again."
+                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. `permafrost train-heads` "
+                "trains it again."
             ) from error
         return cls(config, identity, network, summary, tuple(log))
 
