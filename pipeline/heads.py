@@ -102,7 +102,8 @@ def device_for(wanted: HeadRun, device: str, display: Display) -> str:
     import torch
 
     try:
-        check_device(wanted.recipe, torch.device(device))
+        torch.device(device)
+        check_device(wanted.recipe, device)
     except RuntimeError as error:
         raise ConfigError(f"--device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
     except ValueError:
