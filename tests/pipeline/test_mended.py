@@ -11,7 +11,6 @@ import pytest
 from cache import FeatureStore, StoreWriter
 from cache.plan import Chunk
 from cache.rows import RowOutcome
-from stages.training import Head
 from tests.pictures import draw_folder
 from tests.typed import RUN, in_process
 
@@ -53,13 +52,13 @@ def test_a_mended_chunk_makes_what_follows_from_it_anew(folder: Path) -> None:
 
 
 def test_a_damaged_head_is_trained_again(folder: Path) -> None:
-    path = next(folder.glob("artifacts/heads/*/*/head.safetensors"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    paths = [*folder.glob("artifacts/heads/*/*/head.safetensors")]  # of the numbers before the mend and after it
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     refused = in_process("score", "run.toml", "-q", cwd=folder)
     assert (refused.returncode, "`permafrost train-heads` trains it again" in refused.stderr) == (1, True)
     assert in_process("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
-    assert Head.load(path.parent).summary.rows
     assert in_process("score", "run.toml", "-q", cwd=folder).returncode == 0
 
 
