@@ -203,8 +203,8 @@ class Head:
                 head.network  # noqa: B018
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise DamagedStoreError(
-                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. Delete it, and `permafrost "
-                "train-heads` trains it again."
+                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. `permafrost train-heads` "
+                "trains it again."
             ) from error
         return head
 
