@@ -1,11 +1,11 @@
-"""timm and OpenCLIP, imported without ``torch._dynamo``, which is for ``torch.compile`` and takes 1.4 s of a processor."""
+"""timm and OpenCLIP, imported without ``torch._dynamo``, which only ``torch.compile`` needs and takes a second."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -34,7 +34,9 @@ def _without_dynamo() -> Iterator[None]:
     """
     stand_in, utils = _StandIn(_DYNAMO), _StandIn(f"{_DYNAMO}.utils")
     stand_in.__dict__.update(__path__=[], disable=_disable, utils=utils)
-    utils.__dict__.update(is_compile_supported=lambda device: import_module(utils.__name__).is_compile_supported(device))
+    utils.__dict__.update(
+        is_compile_supported=lambda device: import_module(utils.__name__).is_compile_supported(device)
+    )
     sys.modules |= {stand_in.__name__: stand_in, utils.__name__: utils}
     try:
         yield
@@ -44,6 +46,8 @@ def _without_dynamo() -> Iterator[None]:
 
 class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # as the import itself asks for: no module has to be there
+            raise AttributeError(name)
         self.leave()
         return getattr(import_module(self.__name__), name)
 
@@ -55,7 +59,10 @@ class _StandIn(ModuleType):
                 del sys.modules[name]
 
 
-def _disable(function: Callable[..., Any], recursive: bool = True, *, reason: str | None = None) -> Callable[..., Any]:
+def _disable(function: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
+    if function is None:
+        return partial(_disable, recursive=recursive, reason=reason)
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         dynamo = sys.modules.get(_DYNAMO)
