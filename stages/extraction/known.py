@@ -28,6 +28,7 @@ from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
 from stages.extraction.decode import DecodeError, decode
 from stages.extraction.resize import DECODERS
+from stages.extraction.sample import sample_of
 from stages.records import Records
 
 _NOTE = 2  # raised when the same configuration becomes another identity
@@ -62,12 +63,14 @@ def known_backbones(
     else:
         say_loading()
         backbones = load_backbones(config, device=device)
+    backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
     note = [
         {
             "name": backbone.name,
             "dim": backbone.dim,
             "views": backbone.preprocess.stored,
             "identity": dict(backbone.identity.fields),
+            "sample": list(backbone.sample),
         }
         for backbone in backbones
     ]

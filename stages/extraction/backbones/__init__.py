@@ -109,6 +109,7 @@ def announced_backbones(
             network,
             device,
             slice(first, last),
+            tuple(note.get("sample", ())),
         )
         for note, identity, (first, last) in zip(announced, identities, pairwise(ends), strict=True)
     )
