@@ -28,6 +28,8 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
         )
     counts = records.counts()
     display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+    for note in records.notes:
+        display.say(note)
     for remark in remarks(records, counts):
         display.warn(f"note: {remark}")
     return records
@@ -36,9 +38,17 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
 def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
     """Notes on these records that bear on how far a score can be trusted."""
     notes = []
-    tested = len(set(records.split("query").classes))
+    train, query = records.split("train"), records.split("query")
+    tested = len(set(query.classes))
     if tested < _FEW_CLASSES:
         notes.append(f"only {tested} classes search: scores say little of others")
+    learned, in_domain = set(train.labels), set(train.classes)
+    pairs = zip(query.labels, query.classes, strict=True)
+    if across := len({label for label, name in pairs if label in learned and name not in in_domain}):
+        notes.append(
+            f"{across:,} labels that search in one domain are trained on in another: no head has seen them only if the "
+            "name means something else there"
+        )
     if leaked := counts["queries whose bytes are trained on"]:
         are = "query is" if leaked == 1 else "queries are"
         notes.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")

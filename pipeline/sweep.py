@@ -35,7 +35,7 @@ from stages.records import Records
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import HeadRecipe, Settings, nearest_key
-from stages.training.rows import rows_digest
+from stages.training.rows import in_training_order, rows_digest
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
 from stages.training.sweep.search_space import Family, SweepConfig, families
 from stages.training.sweep.search_strategy import search
@@ -121,7 +121,7 @@ def sweep_folder(config: RunConfig, sweep: SweepConfig, name: str, sets: Sequenc
     identity = fingerprint(
         {
             "features": [part.features.fingerprint for part in sets],
-            "rows": rows_digest(train),
+            "rows": rows_digest(in_training_order(train)),
             "folds": sweep.folds,
             "seeds": list(sweep.seeds),
             "seed": config.seed,

@@ -46,7 +46,7 @@ PUBLIC = {
         "paired_difference", "score_bounds", "spread", "suspects", "t_interval", "threshold_at", "votes",
     ],
     "stages.ranking": [
-        "Metric", "at_every_k", "class_folds", "deal_classes", "find_metric", "leave_one_out",
+        "Metric", "at_every_k", "class_folds", "find_metric", "leave_one_out",
         "mean_average_precision", "metric_names", "own_rows", "search", "unit_length", "values_by_class",
     ],
     "stages.records": ["COLUMNS", "Records", "read_records"],

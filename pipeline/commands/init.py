@@ -40,6 +40,8 @@ def init(
         remark = f"  ({guess.remarks[key]})" if key in guess.remarks else ""
         display.say(f"{key} = {value}{remark}")
     display.say(f"records: {counts}")
+    for note in records.notes:
+        display.say(note)
     for warning in guess.warnings:
         display.warn(f"note: {warning}")
     typer.echo(f"{output} is written. Look at it, then: permafrost run {output}")

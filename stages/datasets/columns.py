@@ -23,10 +23,12 @@ def refuse_absent(path: Path | str, wanted: Iterable[str], names: Sequence[str],
 
 
 def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of an Arrow table as text, empty cells null; all null where its type has no text."""
+    """A column of an Arrow table as text, empty cells and NaN null; all null where its type has no text."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
+        if pa.types.is_floating(column.type):  # pandas writes missing values of numbers as NaN
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         text = column.cast(pa.string())
     except pa.ArrowException:  # lists, structs, bytes: no key, label or split
         return pa.chunked_array([pa.nulls(len(column), pa.string())])
@@ -34,13 +36,18 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def scalar(value: object) -> str | None:
-    """A value of a JSON object as text; None for lists and objects, which are no key, label or split.
+    """A value of a JSON object as text, as :func:`as_text` has it: 1.0 is 1, and NaN is None.
 
-    >>> scalar("007"), scalar(7), scalar(True), scalar([7])
-    ('007', '7', 'true', None)
+    Lists and objects, which are no key, label or split, are None too.
+
+    >>> scalar("007"), scalar(7), scalar(7.0), scalar(True), scalar([7])
+    ('007', '7', '7', 'true', None)
     """
     if value is None or isinstance(value, (list, dict)):
         return None
+    if isinstance(value, float):
+        text = as_text(pa.chunked_array([[value]]))[0].as_py()
+        return None if text is None else str(text)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import pyarrow as pa
 
 from cache.errors import SettingsError
-from stages.datasets.columns import joined
+from stages.datasets.labels import label_column, trimmed
 
 Names = str | tuple[str, ...]
 Roles = Mapping[str, tuple[str, ...]]
@@ -30,6 +30,8 @@ class Source(NamedTuple):
     instead of its number). Empty cells are null."""
     roles: Roles | None = None
     """The roles of the splits in a benchmark's protocol, for a run file that names none."""
+    notes: tuple[str, ...] = ()
+    """What a person should know: files that were left out, labels that became one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class SourceConfig(ABC):
         queries_per_class: images of a class that search, where splits are made from the seed; the rest is gallery.
         validation_share: the share of classes for validation, where splits are made from the seed.
         test_share: the share of classes to test on, where splits are made from the seed.
+        classes_across_domains: where several datasets are joined, a label of this one is the same class in every other
+            that says so. Within one dataset a label is one class in all its domains.
         missing_images: ``refuse`` a dataset that lists images that do not exist, or ``record`` them as failed.
     """
 
@@ -63,6 +67,7 @@ class SourceConfig(ABC):
     queries_per_class: int = 1
     validation_share: float = 0.1
     test_share: float = 0.4
+    classes_across_domains: bool = False
     missing_images: Literal["refuse", "record"] = "refuse"
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -104,6 +109,7 @@ class ColumnsConfig(SourceConfig):
         attributes: columns for the multi-label method.
         tags: a column of text for the multi-label method.
         split: the column with the split; by default ``split`` where there is one.
+        strip: take labels, domains, splits and attributes without spaces around them, and in one Unicode form.
     """
 
     label: Names = ()
@@ -111,6 +117,7 @@ class ColumnsConfig(SourceConfig):
     domain: str | None = None
     attributes: tuple[str, ...] = ()
     tags: str | None = None
+    strip: bool = True
 
     _label_is: ClassVar[str] = "column"
 
@@ -130,13 +137,17 @@ class ColumnsConfig(SourceConfig):
 
     def source(self, texts: pa.Table, named: Mapping[str, str], made: Mapping[str, Iterable[str | None]]) -> Source:
         """The source of N rows: their ``named`` columns in ``texts``, and the columns (N,) ``made`` by the reader."""
-        table = {
-            "label": joined(texts, as_names(self.label)),
-            **{role: texts[column] for role, column in named.items()},
-            **{f"attributes.{name}": texts[name] for name in self.attributes},
-            **{name: pa.array(values, pa.string()) for name, values in made.items()},
-        }
-        return Source(pa.table(table))
+        label, notes = label_column(texts, as_names(self.label), strip=self.strip)
+        columns = {role: texts[column] for role, column in named.items()}
+        columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
+        if self.strip:
+            columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
+        return Source(
+            pa.table(
+                {"label": label, **columns} | {name: pa.array(values, pa.string()) for name, values in made.items()}
+            ),
+            notes=notes,
+        )
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from cache.errors import RecordsError
 from cache.source import ImageSource
 from stages.datasets.columns import text_table
 from stages.datasets.config import Source, SourceConfig
+from stages.datasets.labels import label_column
 
 # The extensions of images in a folder; a table may name files of any extension, or none.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})
@@ -22,10 +23,12 @@ class FolderConfig(SourceConfig):
 
     Attributes:
         split: ``folder``: the first level of folders is the split and the rest the label.
+        strip: take labels without spaces around them, and in one Unicode form.
     """
 
     kind: Literal["folder"] = "folder"
     split: Literal["folder", "class-disjoint"] | None = None
+    strip: bool = True
 
     def read(self) -> Source:
         """List the images by path, whatever the file system's order; hidden files are left out."""
@@ -51,14 +54,15 @@ class FolderConfig(SourceConfig):
         by_folder = self.split == "folder"
         if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
             raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
+        folders = [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths]
+        label, notes = label_column(text_table({"label": folders}), ["label"], strip=self.strip)
         columns = {
             "key": [path.as_posix() for path in paths],
             "uri": [ImageSource(str(root / path)).uri for path in paths],
-            "label": [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths],
         }
         if by_folder:
             columns["split"] = [path.parts[0] for path in paths]
-        return Source(text_table(columns))
+        return Source(text_table(columns).append_column("label", label), notes=notes)
 
 
 def _images(root: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Nearest neighbours, metrics, ties, unit length and class folds: the arithmetic of ranking. Loads without torch."""
 
 from stages.ranking.by_class import leave_one_out, mean_average_precision, values_by_class
-from stages.ranking.class_folds import class_folds, deal_classes
+from stages.ranking.class_folds import class_folds
 from stages.ranking.metrics import Metric, at_every_k, find_metric, metric_names
 from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length
@@ -11,7 +11,6 @@ __all__ = [
     "Metric",
     "at_every_k",
     "class_folds",
-    "deal_classes",
     "find_metric",
     "leave_one_out",
     "mean_average_precision",

@@ -63,6 +63,8 @@ class ByClass:
 
     def among(self, queries: Rows, ranked: Rows) -> Mask:
         """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them."""
+        if not len(self.gallery):
+            return np.zeros(ranked.shape, np.bool_)
         wanted = self.queries[queries, None]
         mask: Mask = (self.gallery[ranked] == wanted) & (ranked >= 0) & (wanted >= 0)
         return mask

@@ -22,6 +22,9 @@ from stages.ranking.tie_averaging import Tied, averaged, tied_order
 
 T = TypeVar("T", np.int64, np.float64)
 
+ELSEWHERE = -2
+"""A row of another gallery than the query's own."""
+
 _SHALLOW = 100  # up to this depth searching is faster than ranking the whole gallery
 _SCAN_COSTS = 64  # deeper too, where the gallery has this many times as many rows
 _ARRAYS = 12  # of the size (block, G), held at once where ties count as all of their orders
@@ -72,9 +75,7 @@ def relevance_tables(
     listed = depth + judged.most_junk()
     if listed <= _SHALLOW or listed * _SCAN_COSTS < len(gallery):
         for block in query_blocks(len(queries), 8 * listed):
-            rows = nearest_rows(gallery, queries[block], listed, itself[block])
-            staying, _ = without(rows, unwanted(judged, block, rows))
-            yield Table(block, judged.relevant.among(block, staying[:, :depth]))
+            yield table_of_rows(judged, block, nearest_rows(gallery, queries[block], listed, itself[block]), depth)
         return
     for block in query_blocks(len(queries), len(gallery)):
         own = [judged.relevant.rows(int(query)) for query in block]
@@ -96,9 +97,21 @@ def _tied_tables(gallery: Vectors, queries: Vectors, judged: Judgement, itself: 
         yield Table(block, table.relevant, table)
 
 
+def table_of_rows(judged: Judgement, queries: Rows, rows: Rows, depth: int) -> Table:
+    """The table, ``depth`` ranks deep, of the ``rows`` (B, K) that somebody ranked for ``queries`` (B,).
+
+    Without junk and rows of :data:`ELSEWHERE`, those after them moved up. The query itself is not among the rows.
+    """
+    staying, _ = without(rows, unwanted(judged, queries, rows))
+    return Table(queries, judged.relevant.among(queries, staying[:, :depth]))
+
+
 def unwanted(judged: Judgement, queries: Rows, rows: Rows, itself: Rows | None = None) -> Mask:
-    """Which of the ``rows`` (B, K) are to be taken out of the rankings of ``queries`` (B,): junk, and the query."""
-    mask = np.zeros(rows.shape, np.bool_)
+    """Which of the ``rows`` (B, K) are to be taken out of the rankings of ``queries`` (B,).
+
+    Junk, the query itself, and rows of :data:`ELSEWHERE`.
+    """
+    mask: Mask = rows == ELSEWHERE
     if itself is not None:
         mask |= (rows == itself[:, None]) & (rows >= 0)
     if judged.junk is not None:

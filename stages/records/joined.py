@@ -9,7 +9,8 @@ attributes            the columns of all, null where a dataset has no such colum
 ====================  ==========================================================================================
 
 Two datasets may share a domain; their labels stay apart all the same, so an ``apple`` of one is no match for an
-``apple`` of the other. All galleries are one gallery, which every query searches.
+``apple`` of the other, unless both say ``classes_across_domains``: then their labels stay as they are. All galleries
+are one gallery, which every query searches.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def check_names(configs: Sequence[SourceConfig]) -> None:
 
 def join(parts: Sequence[Part]) -> tuple[pa.Table, Roles]:
     """The ``parts`` one below the other in their order, and the splits that each role takes in all of them."""
-    tables = [_renamed(part.table, str(part.config.name)) for part in parts]
+    tables = [_renamed(part) for part in parts]
     roles = {
         role: tuple(f"{part.config.name}/{value}" for part in parts for value in part.roles.get(role, ()))
         for role in (*ROLES, *DISTRACTORS)
@@ -54,9 +55,10 @@ def join(parts: Sequence[Part]) -> tuple[pa.Table, Roles]:
     return pa.concat_tables(tables, promote_options="default"), roles
 
 
-def _renamed(table: pa.Table, name: str) -> pa.Table:
+def _renamed(part: Part) -> pa.Table:
+    name, table = str(part.config.name), part.table
     columns = {column: table[column] for column in table.column_names}
-    for column in ("key", "label", "split"):
+    for column in ("key", "split") if part.config.classes_across_domains else ("key", "label", "split"):
         columns[column] = pc.binary_join_element_wise(name, columns[column], "/", null_handling="emit_null")
     columns["domain"] = pc.fill_null(columns["domain"], name)
     return pa.table(columns)

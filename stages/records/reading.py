@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,9 +13,10 @@ import pyarrow as pa
 
 from cache import DigestCache, parse_source
 from cache.digests import FileDigest
-from cache.errors import RecordsError
-from stages.datasets.config import Roles, SourceConfig
-from stages.records.splits import class_disjoint_splits, named_roles
+from cache.errors import RecordsError, SettingsError
+from stages.datasets.config import Roles, Source, SourceConfig
+from stages.datasets.labels import label_notes
+from stages.records.splits import class_disjoint_splits, describe_splits, named_roles
 
 
 class Part(NamedTuple):
@@ -24,38 +27,100 @@ class Part(NamedTuple):
     roles: Roles
 
 
-def read_part(config: SourceConfig, seed: int) -> Part:
-    """Read a dataset; ``seed`` makes the splits where it has none.
+def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], list[str]]:
+    """Read datasets, and what there is to say about their splits; ``seed`` makes those of datasets that have none.
+
+    Datasets with ``classes_across_domains`` have theirs made together, so that no class is on two sides.
 
     Raises :class:`RecordsError` for a duplicate key, a missing label in train or query, or an unknown split.
     """
+    sources = []
+    for config in configs:
+        with _naming(config):
+            sources.append(_read(config))
+    apart = [place for place, source in enumerate(sources) if "split" not in source.table.column_names]
+    together = [place for place in apart if configs[place].classes_across_domains]
+    groups = [[place] for place in apart if place not in together] + [together] * bool(together)
+    notes = [note for config, source in zip(configs, sources, strict=True) for note in _notes(config, source)]
+    for group in sorted(groups):
+        tables, note = _with_splits([configs[at] for at in group], [sources[at].table for at in group], seed)
+        for at, table in zip(group, tables, strict=True):
+            sources[at] = sources[at]._replace(table=table)
+        named = ", ".join(repr(configs[at].name) for at in group if configs[at].name is not None)
+        notes.append(f"{named}: {note}" if named else note)
+    separate = [group[0] for group in groups]
+    datasets = Counter(label for at in separate for label in set(sources[at].table["label"].to_pylist()) - {None})
+    if shared := sum(count > 1 for count in datasets.values()):
+        notes.append(
+            f"{shared:,} labels stand in several datasets, where they are classes apart: if a label is one class in "
+            "all, say classes_across_domains = true in each"
+        )
+    return [_part(config, source) for config, source in zip(configs, sources, strict=True)], notes
+
+
+def _read(config: SourceConfig) -> Source:
+    """The rows of a dataset with columns ``domain`` and ``tags``, and ``split`` unless its splits are to be made."""
+    source = config.read()
+    table = source.table
+    _refuse_bad_keys(config, table)
+    if "split" not in table.column_names and config.query is not None:
+        raise RecordsError(
+            f"query and gallery name splits, but {config.path} has no split column; name it: split = '...' "
+            "(of a folder: 'folder' for its first level; of shards: 'file' for the names of the files)"
+        )
+    for name in ("domain", "tags"):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    return source._replace(table=table)
+
+
+def _notes(config: SourceConfig, source: Source) -> list[str]:
+    begin = "" if config.name is None else f"{config.name!r}: "
+    return [f"{begin}{note}" for note in (*source.notes, *label_notes(source.table["label"].to_pylist()))]
+
+
+def _with_splits(configs: Sequence[SourceConfig], tables: Sequence[pa.Table], seed: int) -> tuple[list[pa.Table], str]:
+    """The tables with splits made as if they were one, and what was done."""
+    settings = [(config.queries_per_class, config.validation_share, config.test_share) for config in configs]
+    if differing := next((at for at, others in enumerate(settings) if others != settings[0]), None):
+        raise SettingsError(
+            f"datasets {configs[0].name!r} and {configs[differing].name!r} share their classes "
+            "(classes_across_domains), so their splits are made together: give both the same queries_per_class, "
+            "validation_share and test_share"
+        )
+    keys, labels, domains = (
+        [value for table in tables for value in table[name].to_pylist()] for name in ("key", "label", "domain")
+    )
+    if len(tables) > 1:
+        names = (name for config, table in zip(configs, tables, strict=True) for name in [config.name] * len(table))
+        domains = [domain or name for domain, name in zip(domains, names, strict=True)]
+    made = class_disjoint_splits(keys, labels, domains, configs[0], seed)
+    column, first, split = pa.array(made, pa.string()), 0, []
+    for table in tables:
+        split.append(table.append_column("split", column.slice(first, len(table))))
+        first += len(table)
+    return split, describe_splits(labels, domains, made)
+
+
+def _part(config: SourceConfig, source: Source) -> Part:
     with _naming(config):
-        source = config.read()
-        table = source.table
-        keys = table["key"].to_pylist()
-        _refuse_bad_keys(config, table)
-        has_split = "split" in table.column_names
-        if not has_split and config.query is not None:
-            raise RecordsError(
-                f"query and gallery name splits, but {config.path} has no split column; name it: split = '...' "
-                "(of a folder: 'folder' for its first level; of shards: 'file' for the names of the files)"
-            )
-        for name in ("domain", "tags"):
-            if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(len(table), pa.string()))
-        if not has_split:
-            made = class_disjoint_splits(keys, table["label"].to_pylist(), table["domain"].to_pylist(), config, seed)
-            table = table.append_column("split", pa.array(made, pa.string()))
         try:
-            roles = named_roles(config, table["split"].to_pylist(), keys, source.roles)
-            _refuse_missing_labels(table, roles)
+            roles = named_roles(
+                config, source.table["split"].to_pylist(), source.table["key"].to_pylist(), source.roles
+            )
+            _refuse_missing_labels(source.table, roles)
         except RecordsError as error:
             raise RecordsError(f"{config.path}: {error}") from None
-        return Part(config, table, roles)
+    return Part(config, source.table, roles)
 
 
-def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None) -> list[FileDigest]:
+def digest_part(
+    part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None
+) -> tuple[Part, list[FileDigest]]:
     """The digest of each image (N,), or the problem that the reader, or reading the image, met.
+
+    A path that names no file, while the same name in the other Unicode form does (NFC, NFD), is taken for that file;
+    so the part comes back.
 
     Raises :class:`RecordsError` for an image that does not exist, unless the dataset records such images.
     """
@@ -67,10 +132,25 @@ def digest_part(part: Part, digests: DigestCache, on_progress: Callable[[int], N
     missing = [
         row for row, outcome in enumerate(outcomes) if not outcome.digest and _is_missing(uris[row], problems[row])
     ]
+    if spelled := {row: other for row in missing if (other := _in_other_form(uris[row])) is not None}:
+        for (row, other), outcome in zip(spelled.items(), digests.digests([*spelled.values()]), strict=True):
+            uris[row], outcomes[row] = other, outcome
+        missing = [row for row in missing if row not in spelled]
+        at = table.column_names.index("uri")
+        part = part._replace(table=table.set_column(at, "uri", pa.array(uris, pa.string())))
     if missing and part.config.missing_images == "refuse":
         with _naming(part.config):
             _refuse_missing_images(part, missing, outcomes[missing[0]].error)
-    return outcomes
+    return part, outcomes
+
+
+def _in_other_form(uri: str) -> str | None:
+    """``uri`` with its path in the Unicode form in which there is such a file; None where there is none."""
+    source = parse_source(uri)
+    if source.path.isascii() or os.path.lexists(source.path):
+        return None
+    forms = (unicodedata.normalize("NFC", source.path), unicodedata.normalize("NFD", source.path))
+    return next((source._replace(path=form).uri for form in forms if os.path.lexists(form)), None)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles, as_names
 from stages.records.joined import check_names, join
-from stages.records.reading import digest_part, read_part
+from stages.records.reading import digest_part, read_parts
 from stages.records.splits import DISTRACTORS, ROLES
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
@@ -34,6 +34,7 @@ class Records:
     """N records: the columns of ``COLUMNS`` and one ``attributes.<name>`` for each attribute.
 
     ``digest`` is the sha256 of the image's bytes, null where they could not be read (``problem`` says why).
+    ``notes`` say what was decided as they were read, for people.
 
     >>> table = pa.table({"key": ["a", "b", "c"], "split": ["train", "test", "test"]})
     >>> Records(table, {"train": ("train",), "query": ("test",)}).split("query").keys
@@ -42,6 +43,7 @@ class Records:
 
     table: pa.Table
     roles: Roles
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -164,7 +166,8 @@ def read_records(
 
     Args:
         dataset: one of ``stages.datasets.DatasetConfig``; a path takes the defaults of a folder or table. Several are
-            joined as :mod:`stages.records.joined` says, each with the splits and roles that it has alone.
+            joined as :mod:`stages.records.joined` says, each with the splits and roles that it has alone; only splits
+            that are made for datasets with ``classes_across_domains`` are made together.
         label: with a path, the label column or columns.
         seed: makes the splits where a dataset has none.
         digests: remembers the digests of unchanged files; by default every file is read.
@@ -186,18 +189,19 @@ def read_records(
     """
     configs = _configs(dataset, label)
     check_names(configs)
-    parts = [read_part(config, seed) for config in configs]
+    parts, notes = read_parts(configs, seed)
     digests = digests or DigestCache()
     outcomes: list[FileDigest] = []
-    for part in parts:
-        outcomes += digest_part(part, digests, _counting_from(len(outcomes), on_progress))
+    for at, part in enumerate(parts):
+        parts[at], read = digest_part(part, digests, _counting_from(len(outcomes), on_progress))
+        outcomes += read
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
     if "problem" in table.column_names:  # the outcomes have it
         table = table.drop_columns("problem")
     table = table.append_column("digest", pa.array([outcome.digest for outcome in outcomes], pa.binary(32)))
     table = table.append_column("problem", pa.array([outcome.error for outcome in outcomes], pa.string()))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
-    return Records(table.select(names).combine_chunks(), roles)
+    return Records(table.select(names).combine_chunks(), roles, tuple(notes))
 
 
 def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:

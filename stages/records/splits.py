@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from cache.errors import RecordsError
@@ -70,15 +70,32 @@ def named_roles(
     return roles
 
 
+def label_domains(labels: Sequence[str | None], domains: Sequence[str | None]) -> dict[str, str]:
+    """The labels of N rows that can be searched for, each with the first domain where it has two rows, in that order.
+
+    A relevant image is of the query's domain: a label that has one row in each of its domains cannot be searched for.
+
+    >>> label_domains(["cat", "cat", "dog", "dog", "cat"], ["photo", "photo", "photo", "art", "art"])
+    {'cat': 'photo'}
+    """
+    sizes = Counter((domain or "", label) for label, domain in zip(labels, domains, strict=True) if label is not None)
+    first: dict[str, str] = {}
+    for domain, label in sorted(sizes):
+        if sizes[domain, label] > 1:
+            first.setdefault(label, domain)
+    return dict(sorted(first.items(), key=lambda item: (item[1], item[0])))
+
+
 def class_disjoint_splits(
     keys: Sequence[str], labels: Sequence[str | None], domains: Sequence[str | None], config: SourceConfig, seed: int
 ) -> list[str]:
     """A split value for each record (N,), whole classes to train, validation or test.
 
-    In validation and test each class gives ``queries_per_class`` images (fewer where it has no more than that) to
-    the query set and the rest to the gallery. Classes of one image, and records without a label, become distractors.
-    Classes are taken domain by domain in ``seeded_order``: which class goes where depends neither on the
-    order of the rows nor on how many images there are, and hardly on what other classes there are.
+    A label is one class in all its domains. In validation and test each class gives ``queries_per_class`` images of
+    each domain (fewer where it has no more than that) to the query set and the rest to the gallery. Classes that have
+    two images in no domain, and records without a label, become distractors. Classes are taken in ``seeded_order``,
+    those of one domain (the first where they have two images) after those of another: which class goes where depends
+    neither on the order of the rows nor on how many images there are, and hardly on what other classes there are.
 
     >>> from stages.datasets import FolderConfig
     >>> keys = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]
@@ -86,27 +103,46 @@ def class_disjoint_splits(
     >>> class_disjoint_splits(keys, list("aabbcc"), [None] * 6, config, seed=0)
     ['gallery', 'query', 'train', 'train', 'train', 'train']
     """
-    domain_classes: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    prefixes = _prefixes(label_domains(labels, domains), config, seed)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, (label, domain) in enumerate(zip(labels, domains, strict=True)):
-        if label is not None:
-            domain_classes[domain or ""][label].append(row)
+        if label in prefixes:
+            groups[str(label), domain or ""].append(row)
     splits = ["distractor"] * len(keys)
-    for domain, classes in domain_classes.items():
-        names = [name for name, rows in classes.items() if len(rows) > 1]
+    for (label, _), rows in groups.items():
+        if (prefix := prefixes[label]) is None:
+            values = ["train"] * len(rows)
+        else:
+            queries = min(config.queries_per_class, len(rows) - 1)
+            values = [f"{prefix}query"] * queries + [f"{prefix}gallery"] * (len(rows) - queries)
+        for row, split in zip(sorted(rows, key=lambda row: seeded_order(seed, keys[row])), values, strict=True):
+            splits[row] = split
+    return splits
+
+
+def _prefixes(domain_of: Mapping[str, str], config: SourceConfig, seed: int) -> dict[str, str | None]:
+    """For each class how its splits begin: None in training, ``""`` in test, ``"validation_"`` in validation."""
+    prefixes: dict[str, str | None] = {}
+    for domain in sorted({*domain_of.values()}):
+        names = [name for name, first in domain_of.items() if first == domain]
         names.sort(key=partial(seeded_order, seed, domain))
         tested = round(len(names) * config.test_share)
-        validated = round(len(names) * config.validation_share)
+        untrained = tested + round(len(names) * config.validation_share)
         for position, name in enumerate(names):
-            rows = sorted(classes[name], key=lambda row: seeded_order(seed, keys[row]))
-            if position >= tested + validated:
-                values = ["train"] * len(rows)
-            else:
-                prefix = "" if position < tested else "validation_"
-                queries = min(config.queries_per_class, len(rows) - 1)
-                values = [f"{prefix}query"] * queries + [f"{prefix}gallery"] * (len(rows) - queries)
-            for row, split in zip(rows, values, strict=True):
-                splits[row] = split
-    return splits
+            prefixes[name] = "" if position < tested else "validation_" if position < untrained else None
+    return prefixes
+
+
+def describe_splits(labels: Sequence[str | None], domains: Sequence[str | None], splits: Sequence[str]) -> str:
+    """What :func:`class_disjoint_splits` did with these records, for people to read.
+
+    >>> describe_splits(["a", "a", "b", "b"], ["art", "photo"] * 2, ["train", "train", "query", "gallery"])
+    'splits made by class from the seed: 1 train, 0 validate, 1 test; a label is one class in all 2 domains'
+    """
+    rows = set(zip(labels, splits, strict=True))
+    train, validate, test = (sum(split == role for _, split in rows) for role in ("train", "validation_query", "query"))
+    across = f"; a label is one class in all {count} domains" if (count := len({*domains})) > 1 else ""
+    return f"splits made by class from the seed: {train:,} train, {validate:,} validate, {test:,} test{across}"
 
 
 def _listed(counts: Counter[str]) -> str:

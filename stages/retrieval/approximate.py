@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from cache import Features
-from stages.ranking.metrics import find_metric
+from cache.errors import SettingsError
+from stages.ranking.metrics import Metric
+from stages.ranking.nearest import query_blocks
 from stages.ranking.normalize import unit_length
-from stages.ranking.relevance import own_rows
+from stages.ranking.tables import Table, table_of_rows
 from stages.records import Records
-from stages.retrieval.evaluate_ranking import evaluate_ranking
-from stages.retrieval.gallery import with_row
+from stages.retrieval.gallery import Sides
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.protocols import ByLabelConfig, RankedConfig
-from stages.retrieval.relevance import by_class
+from stages.retrieval.query_set import QuerySet
 from stages.retrieval.rerank import RerankConfig
 from stages.retrieval.scores import Scores, UnanswerablePolicy
+from stages.retrieval.scoring import Scoring
 
 DEEPEST = 1000
 """Rows that a ranking lists where a metric looks at the whole gallery: what is beyond counts as not relevant."""
@@ -32,11 +34,13 @@ def evaluate_index(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
+    confidence: float = 0.95,
 ) -> Scores:
     """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
 
-    Images that failed are left out. A list that the index leaves short, and what a metric looks at beyond the first
-    1,000, counts as not relevant. Raises as :func:`evaluate_ranking` does.
+    Equal similarities come by gallery row. What the index does not find, and what a metric of the whole gallery looks
+    at beyond the first 1,000, counts as not relevant; so an exact index scores what exact search does. Raises as
+    :func:`evaluate` does, and SettingsError for an index of other rows.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> from stages.retrieval import ScalarIndexConfig, index_gallery
@@ -44,21 +48,24 @@ def evaluate_index(
     >>> evaluate_index(VECTORS, index, queries=IMAGES, gallery=IMAGES, metrics=["hit@1"]).value("hit@1")
     1.0
     """
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
-    rows, _ = index.search(
-        unit_length(vectors.read(searching.digests)),
-        depth_of(metrics, protocol, searching, searched),
-        own_rows(searching.keys, searched.keys),
-    )
-    return evaluate_ranking(
-        rows,
-        queries=searching,
-        gallery=searched,
-        metrics=metrics,
-        protocol=protocol,
-        unanswerable=unanswerable,
-        beyond="not_relevant",
-    )
+    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable, confidence)
+    sides = Sides.in_store(vectors, queries, gallery)
+    if list(index.keys) != sides.searched.keys or index.next_id != len(index):
+        raise SettingsError(
+            f"the index has {len(index):,} rows, which are not the {len(sides.searched):,} gallery images with a "
+            "feature, in their order: build it of them, with index_gallery()"
+        )
+
+    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
+        place, depth = part.places(len(index)), depth_of(scoring.metrics, part)
+        width = min(depth + part.judged.most_junk() + len(index) - len(part.gallery), len(index))
+        unit = unit_length(vectors.read(part.queries.digests))
+        itself = np.append(part.gallery_rows, -1)[part.itself]
+        for block in query_blocks(len(part), 8 * width):
+            ids, _ = index.search(unit[block], width, itself[block])
+            yield table_of_rows(part.judged, block, place[ids], depth)
+
+    return scoring.score(tables, sides)
 
 
 def evaluate_reranked(
@@ -71,8 +78,11 @@ def evaluate_reranked(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
+    confidence: float = 0.95,
 ) -> Scores:
     """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`.
+
+    Where every domain has a gallery of its own, that is what is looked at.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> from stages.retrieval import QueryExpansionConfig
@@ -80,36 +90,28 @@ def evaluate_reranked(
     >>> evaluate_reranked(VECTORS, QueryExpansionConfig(n=2), **sides, metrics=["hit@1"]).value("hit@1")
     1.0
     """
-    searching, searched = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
+    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable, confidence)
     learned = train.take(train.rows_in(vectors))
-    rows = rerank.ranked(
-        unit_length(vectors.read(searched.digests)),
-        unit_length(vectors.read(searching.digests)),
-        own_rows(searching.keys, searched.keys),
-        depth_of(metrics, protocol, searching, searched),
-        unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32),
-    )
-    return evaluate_ranking(
-        rows,
-        queries=searching,
-        gallery=searched,
-        metrics=metrics,
-        protocol=protocol,
-        unanswerable=unanswerable,
-        beyond="not_relevant",
-    )
+    trained = unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32)
+
+    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
+        depth = depth_of(scoring.metrics, part)
+        searched, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
+        width = min(depth + part.judged.most_junk(), len(part.gallery))
+        rows = rerank.ranked(searched, searching, part.itself, width, trained)
+        for block in query_blocks(len(part), 8 * width):
+            yield table_of_rows(part.judged, block, rows[block], depth)
+
+    return scoring.score(tables, Sides.in_store(vectors, queries, gallery))
 
 
-def depth_of(metrics: Sequence[str], protocol: RankedConfig, queries: Records, gallery: Records) -> int:
-    """How many rows to search for: what the ``metrics`` look at, at most 1,000 where their name has no number.
+def depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:
+    """How many ranks the ``metrics`` look at for the queries of ``part``, by what the protocol calls relevant.
 
-    Where the protocol takes rows out of a ranking (junk, other domains), at least 1,000.
+    A metric that looks at the whole gallery counts for 1,000.
     """
-    most = int(by_class(queries, gallery).counts.max(initial=1))
-    depths = [
-        min(metric.depth(most, len(gallery)), len(gallery) if isinstance(metric.reach, int) else DEEPEST)
-        for metric in map(find_metric, metrics)
-    ]
-    rules = protocol.rules()
-    plain = isinstance(protocol, ByLabelConfig) and rules.searched == "merged"
-    return max(1, *depths, 0 if plain else min(DEEPEST, len(gallery)))
+    depths = (int(metric.depths(part.num_relevant, len(part.gallery)).max(initial=1)) for metric in metrics)
+    return max(
+        min(depth, DEEPEST) if metric.reach == "gallery" else depth
+        for metric, depth in zip(metrics, depths, strict=True)
+    )

@@ -26,7 +26,7 @@ from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig,
 from stages.retrieval.protocols.protocol_defaults import check_policies
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
-from stages.retrieval.scores import Scores, UnanswerablePolicy, domain_names
+from stages.retrieval.scores import Scores, UnanswerablePolicy
 from stages.retrieval.scoring import Scoring, TiePolicy
 
 
@@ -88,11 +88,7 @@ def evaluate(
             metrics=(LEGACY,) if metrics is None else metrics,
             confidence=confidence,
         )
-    rules = protocol.rules()
-    scoring = Scoring.of(metrics, rules, ties, unanswerable, confidence)
-    domain_names(rules.groups(queries))
-    rules.check(queries, gallery)
-    sides = Sides.in_store(vectors, queries, gallery)
+    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable, confidence)
 
     def tables(part: QuerySet, depth: int) -> Iterator[Table]:
         return relevance_tables(
@@ -104,7 +100,7 @@ def evaluate(
             tied=ties == AVERAGED,
         )
 
-    return scoring.score(tables, sides)
+    return scoring.score(tables, Sides.in_store(vectors, queries, gallery))
 
 
 def _one_set(queries: Records, gallery: Records) -> Records:

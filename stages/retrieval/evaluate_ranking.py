@@ -17,13 +17,11 @@ from stages.records import Records
 from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, domain_names
+from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice
 from stages.retrieval.scoring import Scoring, TiePolicy
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
 """A metric that looks further than a list goes: refused, or what is not listed counts as not relevant."""
-
-_ELSEWHERE = -2  # a row of another gallery than the query's own
 
 
 def evaluate_ranking(
@@ -62,8 +60,7 @@ def evaluate_ranking(
         raise SettingsError(
             f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()"
         )
-    rules = protocol.rules()
-    scoring = Scoring.of(metrics, rules, ties, unanswerable, confidence)
+    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable, confidence)
     check_choice("beyond", beyond, get_args(BeyondPolicy))
     if ties == AVERAGED and similarity is None:
         raise SettingsError(
@@ -74,18 +71,15 @@ def evaluate_ranking(
             raise NothingToScoreError(f"there is no {role} record. Name another split.")
     listed = _checked_rows(rows, queries, gallery)
     known = None if similarity is None else _checked_similarity(similarity, listed)
-    domain_names(rules.groups(queries))
-    rules.check(queries, gallery)
     keys = queries.keys
 
     def tables(part: QuerySet, depth: int) -> Iterator[Table]:
-        place = np.full(len(gallery) + 1, _ELSEWHERE, np.int64)  # of a gallery row in that of the part; -1 is the last
-        place[part.gallery_rows], place[-1] = np.arange(len(part.gallery)), -1
+        place = part.places(len(gallery))
         limits = scoring.depth(part.num_relevant, len(part.gallery))
         for block in query_blocks(len(part), 8 * max(listed.shape[1], 1)):
             rows_of_block = part.query_rows[block]
             own = place[listed[rows_of_block]]
-            dropped = (own == _ELSEWHERE) | unwanted(part.judged, block, own, part.itself[block])
+            dropped = unwanted(part.judged, block, own, part.itself[block])
             staying, counts = without(own, dropped)
             ended = (listed[rows_of_block, -1:] == -1).any(axis=1) | (counts >= part.num_searched[block])
             if beyond == "refuse":

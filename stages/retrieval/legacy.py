@@ -6,8 +6,10 @@ similar by the embeddings are judged: AP@10 of 10. As in the paper's code
 
 * both lists are the end of ``numpy.argsort``, backwards, whose first entry is dropped as if it were the query. Where
   others tie with it (the same words, the same photograph) the query can stay in, and another goes.
-* ties fall as that sort leaves them. Most queries have fewer than ten records with anything in common, so the truth is
-  filled with records of similarity 0: even a perfect ranking scores far below 1. That is what the ceiling says.
+* most queries have fewer than ten records with anything in common, so the truth is filled with records of similarity 0:
+  even a perfect ranking scores far below 1. That is what the ceiling says.
+
+In the paper's sort the order of ties depends on the processor. Here it is stable: of equals the last comes first.
 
 A missing value is a value like any other here, and text is compared in lower case.
 """
@@ -22,6 +24,8 @@ import numpy.typing as npt
 
 from cache.errors import RecordsError
 from stages.ranking.graded import Ties, averaged_precision
+from stages.ranking.nearest import compare_all
+from stages.ranking.normalize import unit_length
 from stages.records import Records
 
 K = 10
@@ -57,10 +61,9 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
     if not any(texts):
         raise RecordsError(f"legacy_map@{K} compares tags, and no record has any: name their column, dataset.tags")
     labels = label_similarity(texts, [records.attribute(name) for name in attributes])
-    unit = vectors.astype(np.float32)
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-    truth = first(labels)
-    return Legacy(average_precision(truth, first(unit.dot(unit.T))), *_bounds(labels, truth))
+    unit, truth = unit_length(vectors), first(labels)
+    pictures = compare_all(unit, unit, np.full(len(unit), -1))
+    return Legacy(average_precision(truth, first(pictures)), *_bounds(labels, truth))
 
 
 def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Table:
@@ -79,8 +82,12 @@ def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[
 
 
 def first(similarity: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """The list of each column (N, 10): the end of its argsort, backwards, without the first."""
-    return np.stack([np.flip(np.argsort(column))[1 : K + 1] for column in similarity.T])
+    """The list of each column (N, 10): the end of its stable argsort, backwards, without the first."""
+    lists = []
+    for column in similarity.T:
+        rows = np.flatnonzero(column >= np.partition(column, -K - 1)[-K - 1])  # a sort of these few is enough
+        lists.append(rows[np.argsort(column[rows], kind="stable")[::-1][1 : K + 1]])
+    return np.stack(lists)
 
 
 def average_precision(truth: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64]) -> Values:

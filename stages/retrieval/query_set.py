@@ -10,6 +10,7 @@ import numpy as np
 
 from cache import Features
 from stages.ranking.relevance import Judgement, Mask, Relevance, Rows, own_rows
+from stages.ranking.tables import ELSEWHERE
 from stages.records import Records
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols.rules import Rules, same_class
@@ -81,6 +82,15 @@ class QuerySet:
             return left
         own = self.judged.junk.among(np.arange(len(self.itself)), self.itself[:, None])[:, 0]
         return left - self.judged.junk.counts + own
+
+    def places(self, gallery: int) -> Rows:
+        """The place in this gallery of each of the ``gallery`` rows that the set was made from, and -1 for row -1.
+
+        Of shape (rows + 1,); ELSEWHERE for a row that these queries do not search.
+        """
+        place = np.full(gallery + 1, ELSEWHERE, np.int64)
+        place[self.gallery_rows], place[-1] = np.arange(len(self.gallery)), -1
+        return place
 
     def take(self, rows: Rows) -> QuerySet:
         """The queries at ``rows`` (n,), the gallery as it is."""

@@ -16,7 +16,7 @@ from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols.rules import Rules
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, gather, to_score
+from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, domain_names, gather, to_score
 
 TiePolicy: TypeAlias = Literal["row", "expected"]
 """Equal similarities: in the order of the gallery, or the mean over all of their orders."""
@@ -61,7 +61,12 @@ class Scoring:
         return deepest
 
     def score(self, tables: TablesOf, sides: Sides) -> Scores:
-        """The scores of what ``tables`` has of the queries that search."""
+        """The scores of what ``tables`` has of the queries that search.
+
+        Raises RecordsError where the records are not what the rules are for, and NothingToScoreError.
+        """
+        domain_names(self.rules.groups(sides.queries))
+        self.rules.check(sides.queries, sides.gallery)
         sets = QuerySet.by_rules(self.rules, sides.searching, sides.searched)
         num_relevant = np.zeros(len(sides.searching), np.int64)
         for one in sets:

@@ -1,6 +1,6 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
 
-from stages.training.closed_form import ClosedFormConfig
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.embed import embed
 from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary

@@ -12,7 +12,8 @@ from torch import Tensor
 from stages.records import Records
 from stages.training.closed_form import RidgeHeadConfig
 from stages.training.heads.experts import Gate, expert_dim
-from stages.training.heads.inputs import InputsConfig, in_blocks
+from stages.training.heads.inputs import in_blocks
+from stages.training.heads.kinds import InputsConfig
 from stages.training.rows import LabelledRows
 from stages.training.rows.held_out import HOLDABLE, held_out
 from stages.training.training_inputs import TrainingInputs
@@ -51,7 +52,8 @@ def split(inputs: TrainingInputs) -> Split | str:
         return f"of {head.dim} dimensions {len(names)} domains leave {dim} to an expert, less than half"
     rows = LabelledRows.of(inputs.features, inputs.records, mapped=inputs.mapped)
     features, domain_of_row = rows.first_views(), torch.from_numpy(rows.domains)
-    held = held_out(inputs.records.classes, _HELD_OUT, np.random.default_rng((inputs.seed, 2)))
+    records = inputs.records
+    held = held_out(records.labels, records.domains, _HELD_OUT, np.random.default_rng((inputs.seed, 2)))
     assert held is not None  # every domain has classes enough
     test = torch.from_numpy(held)
     gate = _fit(features[~test], domain_of_row[~test], rows.blocks, inputs.seed)

@@ -18,7 +18,7 @@ from safetensors.torch import save as to_safetensors
 from cache import Identity, LocalStorage, Storage
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
-from stages.training.closed_form import ClosedFormConfig
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.heads.experts import Experts, Gate, expert_dim
 from stages.training.heads.inputs import Inputs

@@ -12,14 +12,14 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
-from stages.training.closed_form import ClosedFormConfig
-from stages.training.closed_form.linear_map import LinearMapConfig
+from stages.training.closed_form.kinds import ClosedFormConfig, LinearMapConfig
 from stages.training.config import TrainingConfig
 from stages.training.head import HeadConfig
 from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
-from stages.training.losses import MarginLosses
+from stages.training.losses.kinds import MarginLosses
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.pairs import PairLossConfig, PairLosses
+from stages.training.pairs import PairLossConfig
+from stages.training.pairs.kinds import PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig
 from stages.training.weights.optimizer import OptimizerConfig
 

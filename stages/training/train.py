@@ -222,7 +222,7 @@ def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:
     rng, share = np.random.default_rng((inputs.seed, 1)), inputs.training.holdout
     if inputs.attribute_targets is not None:
         return held_rows(inputs.records.classes, share, rng), "images"
-    return held_out(inputs.records.classes, share, rng), "classes"
+    return held_out(inputs.records.labels, inputs.records.domains, share, rng), "classes"
 
 
 def _last(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:

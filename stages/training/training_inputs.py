@@ -14,7 +14,8 @@ from cache.errors import RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
-from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
+from stages.training.closed_form import DiscriminantHeadConfig
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.config import TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
@@ -22,12 +23,12 @@ from stages.training.multilabel.labels import attributes_digest
 from stages.training.pairs import PairLossConfig
 from stages.training.recipe import HeadRecipe
 from stages.training.rows.held_out import in_large_classes
-from stages.training.rows.labelled_rows import LARGE_BYTES, rows_digest
+from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
 from stages.training.rows.validation import validation_digest
 from stages.training.weights.optimizer import OptimizerConfig
 
-_VERSION = 4  # raised when the same settings train other weights, or when a default changes
+_VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
 Validation = tuple[Records, Records]
 
@@ -37,8 +38,8 @@ class TrainingInputs:
     """Everything that a head follows from, checked; made by :func:`prepare`.
 
     Attributes:
-        records: the training rows that have a feature and are in classes that are large enough.
-        validation: queries and gallery that have a feature.
+        records: the training rows that have a feature and are in classes that are large enough, in training order.
+        validation: queries and gallery that have a feature, in training order.
         recipe: with the sampling that suits the loss.
         closed_form: that of the recipe, with its choices that follow from the records made.
         failed: how many rows have no feature.
@@ -108,8 +109,8 @@ def prepare(
     used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
     closed_form = recipe.closed_form
     if validation is not None:
-        queries, gallery = validation
-        validation = queries.take(queries.rows_in(features)), gallery.take(gallery.rows_in(features))
+        queries, gallery = (side.take(side.rows_in(features)) for side in validation)
+        validation = in_training_order(queries), in_training_order(gallery)
         if isinstance(closed_form, DiscriminantHeadConfig) and closed_form.over == "auto":
             known = {*used.classes}
             seen = [name in known for name in validation[0].classes]
@@ -124,7 +125,8 @@ def prepare(
     _check_domains(recipe, used)
     _check_pairs(recipe, used)
     targets = read_attribute_targets(recipe.head, used)
-    return TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
+    inputs = TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
+    return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
 
 
 def check_labels(records: Records) -> None:

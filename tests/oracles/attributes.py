@@ -70,7 +70,7 @@ def paper_similarity(
 
 
 def paper_first(table: np.ndarray[tuple[int, int], np.dtype[np.floating]], query: int) -> list[int]:
-    order = [int(row) for row in np.argsort(table[:, query])]
+    order = sorted(range(len(table)), key=lambda row: (table[row, query], row))
     order.reverse()
     return order[:11][1:]
 

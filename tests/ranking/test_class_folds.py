@@ -41,3 +41,11 @@ def test_a_class_of_one_row_is_in_no_fold() -> None:
 def test_too_few_classes_are_refused_with_both_numbers() -> None:
     with pytest.raises(ConfigError, match=r"sweep\.folds = 3 needs at least 6 training classes .* there are 5"):
         class_folds([f"c{n // 2}" for n in range(10)], [None] * 10, 3, seed=0)
+
+
+def test_a_label_is_held_out_in_all_its_domains_together() -> None:
+    labels = [name[1] for name in CLASSES]  # the same six in both domains
+    for fold in class_folds(labels, DOMAINS, 3, seed=0):
+        held = {label for label, inside in zip(labels, fold, strict=True) if inside}
+        assert len(held) == 2
+        assert fold.tolist() == [label in held for label in labels]

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cache import digest_bytes
-from cache.errors import ConfigError, RecordsError
+from cache.errors import ConfigError, RecordsError, SettingsError
 from pipeline.config import parse_config
 from stages.curation import CurateConfig, curate
 from stages.curation.tables import training_table
@@ -110,6 +111,39 @@ def test_splits_made_from_the_seed_are_those_of_the_dataset_alone(tmp_path: Path
         for role in ROLES:
             expected = [f"{config.name}/{key}" for key in alone.split(role).keys]
             assert [key for key in joined.split(role).keys if key.startswith(f"{config.name}/")] == expected
+
+
+def sketches_and_photographs(folder: Path, **settings: Any) -> list[FolderConfig]:
+    """Two folders of the same twelve labels."""
+    classes = {f"c{number}": 3 for number in range(12)}
+    return [
+        FolderConfig(path=str(draw_folder(folder / name, classes, seed)), name=name, **settings)
+        for seed, name in enumerate(("photos", "sketches"))
+    ]
+
+
+def test_datasets_that_say_so_share_their_classes(tmp_path: Path) -> None:
+    apart = read_records(sketches_and_photographs(tmp_path))
+    assert apart.notes[-1].startswith("12 labels stand in several datasets, where they are classes apart")
+    configs = sketches_and_photographs(tmp_path, classes_across_domains=True)
+    records = read_records(configs)
+    trained, tested = set(records.split("train").labels), set(records.split("query").labels)
+    assert trained | tested < {f"c{number}" for number in range(12)}
+    assert trained
+    assert tested
+    assert not trained & tested
+    assert {(label, domain) for label in tested for domain in ("photos", "sketches")} == {
+        *zip(records.split("query").labels, records.split("query").domains, strict=True)
+    }
+    (note,) = records.notes
+    assert note.startswith("'photos', 'sketches': splits made by class from the seed: 6 train, 1 validate, 5 test; ")
+    assert note.endswith("a label is one class in all 2 domains")
+
+
+def test_datasets_that_share_classes_have_the_same_shares(tmp_path: Path) -> None:
+    photos, sketches = sketches_and_photographs(tmp_path, classes_across_domains=True)
+    with pytest.raises(SettingsError, match=r"'photos' and 'sketches' share their classes .* give both the same"):
+        read_records([photos, replace(sketches, test_share=0.2)])
 
 
 def test_one_dataset_of_a_sequence_is_read_as_it_is_alone(tmp_path: Path) -> None:

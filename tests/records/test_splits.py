@@ -81,6 +81,43 @@ def test_every_domain_is_split_for_itself() -> None:
         assert len(tested) == 4
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("uvwxyz"), st.sampled_from(["art", "photo", None])), max_size=60),
+    st.integers(0, 9),
+    st.integers(1, 2),
+)
+def test_a_label_is_on_one_side_in_all_its_domains_and_each_domain_searches(
+    rows: list[tuple[str, str | None]], seed: int, queries: int
+) -> None:
+    config = FolderConfig(path=".", queries_per_class=queries, test_share=0.5, validation_share=0.2)
+    labels, domains = [label for label, _ in rows], [domain for _, domain in rows]
+    splits = class_disjoint_splits([str(row) for row in range(len(rows))], labels, domains, config, seed)
+    for label in set(labels):
+        of_label = [split for split, name in zip(splits, labels, strict=True) if name == label]
+        assert len({"validation" in split if split != "train" else "train" for split in of_label}) == 1
+        sizes = Counter(domain for name, domain in rows if name == label)
+        if max(sizes.values()) == 1:
+            assert set(of_label) == {"distractor"}
+        elif "train" not in of_label:
+            for domain, size in sizes.items():
+                searching = Counter(
+                    split.removeprefix("validation_")
+                    for row, split in zip(rows, splits, strict=True)
+                    if row == (label, domain)
+                )
+                assert searching["query"] == min(queries, size - 1)
+                assert searching["query"] + searching["gallery"] == size
+
+
+def test_photographs_and_sketches_of_a_label_are_not_split_apart() -> None:
+    keys = [f"{domain}/{label}/{n}" for domain in ("photo", "sketch") for label in range(80) for n in range(4)]
+    domains, labels = [key.split("/")[0] for key in keys], [key.split("/")[1] for key in keys]
+    splits = class_disjoint_splits(keys, labels, domains, FOLDER, 0)
+    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    tested = {label for label, split in zip(labels, splits, strict=True) if split == "query"}
+    assert (len(trained), len(tested), trained & tested) == (40, 32, set())
+
+
 def test_a_record_without_a_label_is_a_distractor() -> None:
     splits = class_disjoint_splits(["a", "b", "c"], ["x", "x", None], [None] * 3, FOLDER, 0)
     assert splits[2] == "distractor"

@@ -8,7 +8,6 @@ import torch
 
 from stages.training.closed_form import (
     AveragePoolHeadConfig,
-    ClosedFormConfig,
     LdaHeadConfig,
     LearnedWhiteningHeadConfig,
     PcaHeadConfig,
@@ -16,6 +15,7 @@ from stages.training.closed_form import (
     WhiteningHeadConfig,
     WithinHeadConfig,
 )
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.heads import InputsConfig
 from stages.training.heads.linear import LinearHead
 

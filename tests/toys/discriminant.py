@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig
+from stages.training.closed_form import DiscriminantHeadConfig
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.heads import InputsConfig
 
 Floats = npt.NDArray[np.float64]

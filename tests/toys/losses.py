@@ -22,7 +22,8 @@ from stages.training.losses import (
     Ramp,
     SphereFaceConfig,
 )
-from stages.training.losses.kernel import MarginSoftmax, MarginSoftmaxConfig
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles.losses import Prototypes, Vector
 
 DIM, CLASSES, ROWS = 6, 7, 24

@@ -38,11 +38,8 @@ FAST = OptimizerConfig(lr=3e-2, final_lr=1e-3)
 def run_of(folder: Path, training: TrainingConfig, **changed: object) -> _Run:
     features, records = toy(folder, TRAIN)
     recipe = replace(HeadRecipe(HEAD, LOSS, optimizer=FAST, training=training), **changed)  # type: ignore[arg-type]
-    return _Run(
-        TrainingJob(
-            prepare(features, records, recipe), LabelledRows.of(features, records, mapped=False), None, training.epochs
-        )
-    )
+    inputs = prepare(features, records, recipe)
+    return _Run(TrainingJob(inputs, LabelledRows.of(features, inputs.records, mapped=False), None, training.epochs))
 
 
 def weights(run: _Run) -> list[Tensor]:

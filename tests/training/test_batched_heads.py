@@ -25,7 +25,7 @@ from stages.training.losses import (
     SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe, LossConfig
 from stages.training.rows import gather
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads

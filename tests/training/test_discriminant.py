@@ -11,7 +11,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages.training.closed_form import ClosedFormConfig, DiscriminantHeadConfig, WithinHeadConfig
+from stages.training.closed_form import DiscriminantHeadConfig, WithinHeadConfig
+from stages.training.closed_form.discriminant import choose
+from stages.training.closed_form.kinds import ClosedFormConfig
 from tests.toys.discriminant import DIM, PLAIN, SMALL, embedded, fixed, formula, similarities, stepped, toy, two_domains
 
 Floats = npt.NDArray[np.float64]
@@ -95,9 +97,9 @@ def test_what_cannot_be_fitted_is_refused(config: DiscriminantHeadConfig, sizes:
 def test_with_few_classes_only_powers_that_keep_all_dimensions_are_tried() -> None:
     rows, labels, domains = toy(sizes=(6,) * 6)
     config = replace(SMALL, dim=8, total=(0.0,))
-    assert config.choose(rows, labels, domains, [DIM], seed=0)[0].power == (0.0,)
+    assert choose(config, rows, labels, domains, [DIM], seed=0)[0].power == (0.0,)
     config = replace(SMALL, dim=8, power=(0.5,))
-    assert config.choose(rows, labels, domains, [DIM], seed=0)[0].total == (1.0,)
+    assert choose(config, rows, labels, domains, [DIM], seed=0)[0].total == (1.0,)
 
 
 def test_fewer_rows_than_dimensions_and_a_constant_column_are_fine() -> None:

@@ -13,8 +13,10 @@ import torch
 from stages.records import Records
 from stages.training import HeadRecipe, train_head
 from stages.training.closed_form import DiscriminantHeadConfig, cross_validation
+from stages.training.closed_form.discriminant import choose
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
+from stages.training.rows import in_training_order
 from stages.training.rows.validation import mmp5
 from stages.training.training_inputs import prepare
 from tests.toys import training as toy_training
@@ -51,7 +53,7 @@ def by_loops(
 @pytest.mark.parametrize("seed", range(3))
 def test_the_point_of_the_highest_score_over_the_folds_is_chosen(seed: int) -> None:
     rows, labels, domains = toy(seed, sizes=(6, 2, 9, 1, 7, 6, 6, 1, 3, 8, 5, 6, 4, 6))
-    chosen, score = SMALL.choose(rows, labels, domains, [DIM], seed=0)
+    chosen, score = choose(SMALL, rows, labels, domains, [DIM], seed=0)
     expected = by_loops(SMALL, rows, labels)
     assert score == pytest.approx(max(expected.values()), abs=1e-6)
     assert score == pytest.approx(
@@ -61,10 +63,10 @@ def test_the_point_of_the_highest_score_over_the_folds_is_chosen(seed: int) -> N
 
 def test_fitting_is_fitting_what_was_chosen_and_that_chooses_nothing() -> None:
     rows, labels, domains = toy()
-    chosen, score = DiscriminantHeadConfig(dim=4).choose(rows, labels, domains, [DIM], seed=0)
+    chosen, score = choose(DiscriminantHeadConfig(dim=4), rows, labels, domains, [DIM], seed=0)
     assert score is not None
     assert {len(values) for values in (chosen.roots, chosen.shrinkage, chosen.total, chosen.power)} == {1}
-    assert chosen.choose(rows, labels, domains, [DIM], seed=0) == (chosen, None)
+    assert choose(chosen, rows, labels, domains, [DIM], seed=0) == (chosen, None)
     whole, named = (
         config.fit(rows, labels, domains, [DIM], seed=0) for config in (DiscriminantHeadConfig(dim=4), chosen)
     )
@@ -78,9 +80,9 @@ def test_a_root_is_chosen_where_a_few_loud_numbers_drown_what_tells_the_class() 
     quiet = np.repeat(rng.random((18, 8)), 8, 0) + 0.05 * rng.random((144, 8))
     rows = torch.from_numpy(np.concatenate([quiet, rng.exponential(60.0, (144, 2))], 1)).float()
     config = DiscriminantHeadConfig(dim=6, roots=(1.0, 0.5), shrinkage=(0.9,), total=(1.0,), power=(0.0,))
-    chosen, _ = config.choose(rows, labels, labels * 0, [DIM], seed=0)
+    chosen, _ = choose(config, rows, labels, labels * 0, [DIM], seed=0)
     assert chosen.roots == (0.5,)
-    reversed_, _ = replace(config, roots=(0.5, 1.0)).choose(rows, labels, labels * 0, [DIM], seed=0)
+    reversed_, _ = choose(replace(config, roots=(0.5, 1.0)), rows, labels, labels * 0, [DIM], seed=0)
     assert reversed_.roots == (0.5,)
 
 
@@ -88,8 +90,8 @@ def test_choosing_is_the_same_for_any_order_of_rows_and_any_names() -> None:
     rows, labels, domains = two_domains()
     config = DiscriminantHeadConfig(dim=4)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(3))
-    first, score = config.choose(rows, labels, domains, [DIM], seed=0)
-    again, other = config.choose(rows[order], 7 * labels[order] + 5, domains[order] + 2, [DIM], seed=0)
+    first, score = choose(config, rows, labels, domains, [DIM], seed=0)
+    again, other = choose(config, rows[order], 7 * labels[order] + 5, domains[order] + 2, [DIM], seed=0)
     assert again == first
     assert other == pytest.approx(score, abs=1e-6)
 
@@ -97,14 +99,14 @@ def test_choosing_is_the_same_for_any_order_of_rows_and_any_names() -> None:
 @pytest.mark.parametrize("sizes", [(5, 5, 5), (5, 5, 5, 1, 1, 1, 1)])
 def test_with_fewer_than_four_classes_to_hold_out_the_middle_of_the_grid_is_taken(sizes: tuple[int, ...]) -> None:
     rows, labels, domains = toy(sizes=sizes)
-    chosen, score = DiscriminantHeadConfig(dim=4).choose(rows, labels, domains, [DIM], seed=0)
+    chosen, score = choose(DiscriminantHeadConfig(dim=4), rows, labels, domains, [DIM], seed=0)
     assert score is None
     assert (chosen.roots, chosen.shrinkage, chosen.total, chosen.power) == ((0.7,), (0.3,), (0.3,), (0.15,))
 
 
 def test_four_classes_are_held_out_in_two_folds() -> None:
     rows, labels, domains = toy(sizes=(5, 5, 5, 5))
-    assert DiscriminantHeadConfig(dim=4).choose(rows, labels, domains, [DIM], seed=0)[1] is not None
+    assert choose(DiscriminantHeadConfig(dim=4), rows, labels, domains, [DIM], seed=0)[1] is not None
 
 
 # Folds
@@ -149,7 +151,7 @@ def test_a_large_set_is_chosen_for_from_what_was_drawn(monkeypatch: pytest.Monke
     rows, labels, domains = toy(sizes=(8,) * 20)
     monkeypatch.setattr(cross_validation, "_ROWS", 80)
     monkeypatch.setattr(cross_validation, "_QUERIES", 20)
-    _, score = SMALL.choose(rows, labels, domains, [DIM], seed=0)
+    _, score = choose(SMALL, rows, labels, domains, [DIM], seed=0)
     assert score is not None
     assert 0 < score <= 1
 
@@ -169,10 +171,10 @@ def test_fewer_directions_than_numbers_choose_as_all_do_where_the_rest_is_quiet(
     rows, labels, domains = toy()
     wide = torch.cat([rows, 1e-4 * torch.randn(len(rows), 30, generator=torch.Generator().manual_seed(0))], 1)
     config = replace(SMALL, shrinkage=(0.3, 0.8))
-    whole = config.choose(wide, labels, domains, [40], seed=0)
+    whole = choose(config, wide, labels, domains, [40], seed=0)
     for name, value in (("_LEAST", 10), ("_MARGIN", 6)):
         monkeypatch.setattr(cross_validation, name, value)
-    few = config.choose(wide, labels, domains, [40], seed=0)
+    few = choose(config, wide, labels, domains, [40], seed=0)
     assert few[0] == whole[0]
     assert few[1] == pytest.approx(whole[1], abs=0.02)
 
@@ -206,10 +208,11 @@ def test_validation_records_of_trained_classes_choose_by_rows_and_those_of_new_o
     assert start(config, (unseen, unseen)) == replace(config, over="classes")
     assert start(config, None) == config
     assert start(replace(config, over="classes"), (seen, gallery)) == replace(config, over="classes")
+    records = in_training_order(records)
     features = torch.from_numpy(store.read(records.digests))
     numbers = torch.tensor([int(str(label).split()[1]) for label in records.labels])
     zero = torch.zeros_like(numbers)
-    by_rows, score = replace(config, over="rows").choose(features, numbers, zero, [store.dim], 0)
+    by_rows, score = choose(replace(config, over="rows"), features, numbers, zero, [store.dim], 0)
     assert score is not None
     head = train_head(store, records, config, validation=(seen, gallery))
     expected = by_rows.fit(features, numbers, zero, [store.dim], 0)(torch.from_numpy(store.read(seen.digests)))

@@ -23,7 +23,7 @@ from tests.toys.training import classes_of, toy
 GOLDEN = {
     "defaults": (
         HeadRecipe(LinearHeadConfig(), ArcFaceConfig()),
-        "b21e811e",
+        "0068ffce",
     ),
     "settings": (
         HeadRecipe(
@@ -33,15 +33,15 @@ GOLDEN = {
             optimizer=OptimizerConfig(lr=1e-3),
             training=TrainingConfig(epochs=3, soup=2),
         ),
-        "578a2065",
+        "53cc705b",
     ),
     "pairs": (
         HeadRecipe(LinearHeadConfig(dim=8), TripletConfig(memory=100)),
-        "58d96493",
+        "6ccf01a3",
     ),
     "closed form": (
         HeadRecipe(LdaHeadConfig(dim=4)),
-        "8121c386",
+        "00aeaac9",
     ),
 }
 

@@ -26,7 +26,7 @@ from stages.training import (
 from stages.training.closed_form import LdaHeadConfig, PcaHeadConfig
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.linear import LinearHead
-from stages.training.rows import validation
+from stages.training.rows import in_training_order, validation
 from stages.training.weights.initialization import start_network, start_prototypes
 from tests.toys.training import classes_of, make_records, toy
 
@@ -39,6 +39,7 @@ SHORT = TrainingConfig(epochs=3, batch_size=32)
 def test_a_closed_form_needs_no_loss_and_is_what_it_fits_to_the_training_rows(tmp_path: Path) -> None:
     features, records = toy(tmp_path, TRAIN)
     head = train_head(features, records, LDA)
+    records = in_training_order(records)
     rows = features.read(records.digests)
     classes = torch.tensor([sorted(set(records.classes), key=str).index(name) for name in records.classes])
     fitted = LDA.fit(torch.from_numpy(np.asarray(rows)), classes, torch.zeros_like(classes), [16], 0)

@@ -80,7 +80,7 @@ def test_without_warm_up_the_first_step_has_the_full_rate_and_a_warm_up_may_be_a
 
 def test_held_out_classes_are_whole_searchable_and_the_stated_share() -> None:
     labels = [f"c{n // 3}" for n in range(60)] + ["single 1", "single 2"]
-    mask = held_out(labels, 0.2, np.random.default_rng(0))
+    mask = held_out(labels, [None] * len(labels), 0.2, np.random.default_rng(0))
     assert mask is not None
     held = {label for label, apart in zip(labels, mask, strict=True) if apart}
     rest = {label for label, apart in zip(labels, mask, strict=True) if not apart}
@@ -89,9 +89,21 @@ def test_held_out_classes_are_whole_searchable_and_the_stated_share() -> None:
     assert {"single 1", "single 2"} <= rest
 
 
+def test_a_label_is_held_out_in_all_its_domains_together() -> None:
+    labels = [f"c{n // 3 % 20}" for n in range(120)] + ["lone"] * 2
+    domains = ["photo"] * 60 + ["art"] * 60 + ["photo", "art"]
+    mask = held_out(labels, domains, 0.2, np.random.default_rng(0))
+    assert mask is not None
+    held = {label for label, apart in zip(labels, mask, strict=True) if apart}
+    assert len(held) == 4
+    assert "lone" not in held  # one row in each domain has nothing to match
+    assert mask.tolist() == [label in held for label in labels]
+
+
 @pytest.mark.parametrize(("classes", "share"), [(4, 0.2), (0, 0.2), (20, 0.0)])
 def test_nothing_is_held_out_of_few_classes_or_on_request(classes: int, share: float) -> None:
-    assert held_out([f"c{n // 2}" for n in range(2 * classes)], share, np.random.default_rng(0)) is None
+    labels = [f"c{n // 2}" for n in range(2 * classes)]
+    assert held_out(labels, [None] * len(labels), share, np.random.default_rng(0)) is None
 
 
 def test_a_large_class_has_at_least_the_minimum() -> None:

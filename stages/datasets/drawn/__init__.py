@@ -3,11 +3,6 @@
 Every *instance* is one product (a mug of certain proportions, two colours, a pattern, a material). Every *view*
 shows it in another pose, on another background, under other light, and perhaps partly hidden. Nothing is downloaded
 and no file is read. A score on these images shows that the pipeline works; it says nothing about photographs.
-
-How a view is made::
-
-    (seed, instance)       --invent-->     outlines, colours, pattern, material --> colour and height of each pixel
-    (seed, instance, view) --photograph--> pose, light, background, clutter --> one JPEG
 """
 
 from __future__ import annotations
@@ -35,9 +30,6 @@ COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "ma
 
 _EDITION = 3
 """Part of what identifies a catalogue: raise it when the drawing changes, so that older ones are drawn again."""
-
-_CLUTTER = range(10**9, 10**9 + 60)
-"""Instance numbers of the things that lie about: the same few, whichever product a view shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +69,9 @@ def draw_catalogue(
     """
     workers = os.cpu_count() or 1 if workers is None else workers
     settings = {"instances": instances, "views": views, "size": size, "seed": seed}
-    least = {"size": 32, "seed": 0}
-    for name, value in (settings | {"workers": workers}).items():
-        if value < least.get(name, 1):
-            raise SettingsError(f"{name} must be at least {least.get(name, 1)}, got {value}")
+    for (name, value), least in zip((settings | {"workers": workers}).items(), (1, 1, 32, 0, 1), strict=True):
+        if value < least:
+            raise SettingsError(f"{name} must be at least {least}, got {value}")
     table, marker, wanted = folder / "labels.csv", folder / "catalogue.json", {"edition": _EDITION} | settings
     if table.exists():
         if not marker.exists():
@@ -93,12 +84,10 @@ def draw_catalogue(
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(wanted) + "\n")
     draw = partial(_draw_instance, folder, views, size, seed)
-    if workers == 1:
-        drawn = list(map(draw, range(instances)))
-    else:  # threads would wait for one another: most calls here are short and hold the interpreter's lock
-        with ProcessPoolExecutor(min(workers, instances), multiprocessing.get_context("spawn")) as pool:
-            drawn = list(pool.map(draw, range(instances), chunksize=4))
-    rows = [row for rows in drawn for row in rows]
+    # Processes, which start when work comes: threads would wait for the interpreter's lock, as most calls are short.
+    with ProcessPoolExecutor(min(workers, instances), multiprocessing.get_context("spawn")) as pool:
+        each = map if workers == 1 else partial(pool.map, chunksize=4)
+        rows = [row for drawn in each(draw, range(instances)) for row in drawn]
     write_table(table, pa.table(list(map(pa.array, zip(*rows, strict=True))), COLUMNS))
     return table
 
@@ -124,5 +113,5 @@ def _product(seed: int, instance: int, pixels: int) -> Product:
 
 @cache
 def _clutter(seed: int, pixels: int) -> tuple[Product, ...]:
-    """The things that may lie about in a view, painted once a process."""
-    return tuple(_product(seed, number, pixels) for number in _CLUTTER)
+    """The things that may lie about in a view: the same few, whichever product it shows; painted once a process."""
+    return tuple(_product(seed, 10**9 + number, pixels) for number in range(60))

@@ -8,21 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 Outline = npt.NDArray[np.float64]
-"""Points (P, 2)."""
 
 
 class Part(NamedTuple):
-    """One painted outline."""
+    """One painted outline (P, 2).
+
+    ``paint`` is ``main`` or ``second``, the product's two colours, ``dark`` or ``pale``. ``stroke`` is the width of a
+    line along the outline; 0 fills it. A part ``inside`` shows only on the parts painted ``main`` before it, and half
+    of the products of the family lack an ``optional`` one.
+    """
 
     paint: str
-    """``main`` or ``second`` (the product's two colours), ``dark`` or ``pale``."""
     outline: Outline
     stroke: float = 0.0
-    """Width of a line along the outline; 0 fills it."""
     inside: bool = False
-    """Keep only what lies on the parts painted ``main`` before it."""
     optional: bool = False
-    """Half of the products of the family lack it."""
 
 
 def _line(*points: tuple[float, float]) -> Outline:

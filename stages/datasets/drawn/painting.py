@@ -48,7 +48,10 @@ SURFACES = {
 
 
 class Product(NamedTuple):
-    """A painted product: its words, keys of the tables above, and its layers, S by S pixels."""
+    """A painted product: its words, keys of the tables above, and its layers, S by S pixels.
+
+    ``image`` is RGB and alpha, ``height`` how far the surface stands out, in product widths.
+    """
 
     category: str
     shape: str
@@ -56,9 +59,7 @@ class Product(NamedTuple):
     pattern: str
     material: str
     image: Image.Image
-    """RGB and alpha."""
     height: Image.Image
-    """How far the surface stands out, in product widths."""
 
 
 def invent(category: str, pixels: int, rng: np.random.Generator) -> Product:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.ranking import deal_classes
 from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.closed_form.scatters import Scatters, strengths
 from stages.training.closed_form.statistics import Classes, gather_statistics
-from stages.training.heads.inputs import Inputs, InputsConfig
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.kinds import InputsConfig
 from stages.training.losses.angle import normalize
 from stages.training.rows.validation import mmp5
 
@@ -159,8 +159,13 @@ def drawn_rows(classes: Classes, seed: int) -> Tensor | None:
 
 def fold_of_class(classes: Classes, folds: int, seed: int) -> Tensor:
     """The fold (C,) of each class, in [0, folds): every domain's classes are spread over all, as evenly as they go."""
+    sizes, domains = classes.sizes.numpy(), classes.domains.numpy()
     order = np.random.default_rng(seed).permutation(classes.count)
-    return torch.from_numpy(deal_classes(classes.sizes.numpy(), classes.domains.numpy(), order, folds))
+    # Those that can be searched for, of two rows or more, are dealt out first.
+    order = order[np.lexsort((domains[order], sizes[order] == 1))]
+    fold = np.empty(classes.count, np.int64)
+    fold[order] = np.arange(classes.count) % folds
+    return torch.from_numpy(fold)
 
 
 def row_folds(classes: Classes, folds: int, seed: int) -> Tensor:

@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from cache.errors import SettingsError
 from stages.training.closed_form.eigen import SINGULAR, descending
-from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim
+from stages.training.closed_form.kinds import RidgeHeadConfig
+from stages.training.closed_form.linear_map import TrainingRows, check_dim
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
 
 _PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # four steps a decade
 
 
-@dataclass(frozen=True)
-class RidgeHeadConfig(LinearMapConfig):
-    """(S + lambda I)^(-1) X'Y / N: covariance S, indicators Y (N, C); then the principal axes of the predictions.
-
-    ``penalty`` is lambda in units of the mean eigenvalue of S; ``gcv`` takes the one of the least generalised
-    cross-validation error (Golub, Heath and Wahba, 1979), from the same sums. With ``dim`` = C - 1 the similarities
-    are those of the predictions themselves, each less its mean.
-    """
-
-    penalty: float | Literal["gcv"] = "gcv"
-    kind: Literal["ridge"] = "ridge"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.penalty != "gcv" and not self.penalty > 0:
-            raise SettingsError(
-                f"penalty is a number above 0, in units of the mean eigenvalue, or gcv, got {self.penalty}"
-            )
-
-    def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
-        inputs = rows.observed(self.inputs)
-        classes = rows.classes
-        most = min(inputs.dim, classes.count - 1, classes.rows - 1)
-        check_dim(self.dim, most, f"{classes.rows:,} rows of {classes.count:,} classes in {inputs.dim:,} dimensions")
-        statistics = rows.statistics(inputs)
-        values, vectors = descending(statistics.covariance())
-        values = values.clamp(min=0)
-        share = classes.sizes.double() / classes.rows
-        cross = ((statistics.means - share @ statistics.means) * share[:, None]).T  # X'Y / N, rows X less their mean
-        aimed = vectors.T @ cross  # in the eigenbasis, (D, C)
-        penalty = _gcv(values, aimed, classes) if self.penalty == "gcv" else self.penalty * float(values.mean())
-        coefficients = aimed / (values + penalty)[:, None]
-        # In the eigenbasis of S = V diag(l) V' the coefficients are B = (diag(l) + penalty I)^-1 V'X'Y / N (D, C), and
-        # W = VB. Predictions x'W have the covariance W'SW = A'A with A = diag(l)^(1/2) B, of which C - 1 directions
-        # vary. A'A and AA' (D, D) share their eigenvalues e, and u of AA' belongs to A'u / sqrt(e) of A'A. So the
-        # embedding x'W A'u / sqrt(e) is the map V B B' diag(l)^(1/2) u / sqrt(e).
-        square, root = coefficients @ coefficients.T, values.sqrt()
-        spreads, axes = descending(root[:, None] * square * root)
-        axes, spreads = axes[:, : self.dim], spreads[: self.dim]
-        check_dim(self.dim, int((spreads > SINGULAR * spreads[0]).sum()), "the directions in which predictions vary")
-        return inputs, (vectors @ square @ (root[:, None] * axes) / spreads.sqrt()).T
+def ridge_map(config: RidgeHeadConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+    """See :class:`RidgeHeadConfig`."""
+    inputs = rows.observed(config.inputs)
+    classes = rows.classes
+    most = min(inputs.dim, classes.count - 1, classes.rows - 1)
+    check_dim(config.dim, most, f"{classes.rows:,} rows of {classes.count:,} classes in {inputs.dim:,} dimensions")
+    statistics = rows.statistics(inputs)
+    values, vectors = descending(statistics.covariance())
+    values = values.clamp(min=0)
+    share = classes.sizes.double() / classes.rows
+    cross = ((statistics.means - share @ statistics.means) * share[:, None]).T  # X'Y / N, rows X less their mean
+    aimed = vectors.T @ cross  # in the eigenbasis, (D, C)
+    penalty = _gcv(values, aimed, classes) if config.penalty == "gcv" else config.penalty * float(values.mean())
+    coefficients = aimed / (values + penalty)[:, None]
+    # In the eigenbasis of S = V diag(l) V' the coefficients are B = (diag(l) + penalty I)^-1 V'X'Y / N (D, C), and
+    # W = VB. Predictions x'W have the covariance W'SW = A'A with A = diag(l)^(1/2) B, of which C - 1 directions
+    # vary. A'A and AA' (D, D) share their eigenvalues e, and u of AA' belongs to A'u / sqrt(e) of A'A. So the
+    # embedding x'W A'u / sqrt(e) is the map V B B' diag(l)^(1/2) u / sqrt(e).
+    square, root = coefficients @ coefficients.T, values.sqrt()
+    spreads, axes = descending(root[:, None] * square * root)
+    axes, spreads = axes[:, : config.dim], spreads[: config.dim]
+    check_dim(config.dim, int((spreads > SINGULAR * spreads[0]).sum()), "the directions in which predictions vary")
+    return inputs, (vectors @ square @ (root[:, None] * axes) / spreads.sqrt()).T
 
 
 def _gcv(values: Tensor, aimed: Tensor, classes: Classes) -> float:

@@ -9,98 +9,61 @@ map is (RU)'.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from stages.training.closed_form.eigen import descending, inverse_root, shrunk
-from stages.training.closed_form.linear_map import LinearMapConfig, TrainingRows, check_dim, check_share, check_within
+from stages.training.closed_form.kinds import (
+    LdaHeadConfig,
+    LearnedWhiteningHeadConfig,
+    WithinHeadConfig,
+)
+from stages.training.closed_form.linear_map import TrainingRows, check_dim, check_within
 from stages.training.closed_form.statistics import ledoit_wolf
 from stages.training.heads.inputs import Inputs
 
 _FIRST = 1e-10  # of the mean eigenvalue; ten times as much until the matrix has a Cholesky factor
 
 
-@dataclass(frozen=True)
-class WithinHeadConfig(LinearMapConfig):
-    """S^(-1/2), S the covariance within classes, then the ``dim`` principal components of what it makes of the rows.
-
-    ``shrinkage`` s: S is (1 - s) S + s (tr S / D) I, with s in [0, 1] or after Ledoit and Wolf. Without shrinkage it is
-    relevant component analysis (Shental et al., ECCV 2002).
-    """
-
-    shrinkage: float | Literal["ledoit_wolf"] = "ledoit_wolf"
-    kind: Literal["within"] = "within"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shrinkage != "ledoit_wolf":
-            check_share("shrinkage", self.shrinkage)
-
-    def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
-        inputs = rows.observed(self.inputs)
-        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
-        given = None if self.shrinkage == "ledoit_wolf" else self.shrinkage
-        check_within(rows.classes, inputs.dim, given)
-        statistics = rows.statistics(inputs)
-        shrinkage = ledoit_wolf(statistics, inputs, rows.features) if given is None else given
-        root = inverse_root(shrunk(statistics.within(), shrinkage))
-        return inputs, _leading(root, statistics.covariance(), self.dim)
+def within_map(config: WithinHeadConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+    """See :class:`WithinHeadConfig`."""
+    inputs = rows.observed(config.inputs)
+    check_dim(config.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
+    given = None if config.shrinkage == "ledoit_wolf" else config.shrinkage
+    check_within(rows.classes, inputs.dim, given)
+    statistics = rows.statistics(inputs)
+    shrinkage = ledoit_wolf(statistics, inputs, rows.features) if given is None else given
+    root = inverse_root(shrunk(statistics.within(), shrinkage))
+    return inputs, _leading(root, statistics.covariance(), config.dim)
 
 
-@dataclass(frozen=True)
-class LdaHeadConfig(LinearMapConfig):
-    """The ``dim`` directions in which classes differ most for how much they vary within, each of unit variance within.
-
-    ``shrinkage`` s in [0, 1] is that of scikit-learn's ``LinearDiscriminantAnalysis(solver="eigen")``: the covariance
-    within classes and the one between them both become (1 - s) S + s (tr S / D) I.
-    """
-
-    shrinkage: float = 0.5
-    kind: Literal["lda"] = "lda"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("shrinkage", self.shrinkage)
-
-    def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
-        inputs = rows.observed(self.inputs)
-        check_dim(
-            self.dim,
-            min(inputs.dim, rows.classes.count - 1),
-            f"{rows.classes.count:,} classes in {inputs.dim:,} dimensions",
-        )
-        check_within(rows.classes, inputs.dim, self.shrinkage)
-        statistics = rows.statistics(inputs)
-        root = inverse_root(shrunk(statistics.within(), self.shrinkage))
-        between = shrunk(statistics.between(), self.shrinkage)
-        return inputs, _leading(root, between, self.dim)
+def lda_map(config: LdaHeadConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+    """See :class:`LdaHeadConfig`."""
+    inputs = rows.observed(config.inputs)
+    check_dim(
+        config.dim,
+        min(inputs.dim, rows.classes.count - 1),
+        f"{rows.classes.count:,} classes in {inputs.dim:,} dimensions",
+    )
+    check_within(rows.classes, inputs.dim, config.shrinkage)
+    statistics = rows.statistics(inputs)
+    root = inverse_root(shrunk(statistics.within(), config.shrinkage))
+    between = shrunk(statistics.between(), config.shrinkage)
+    return inputs, _leading(root, between, config.dim)
 
 
-@dataclass(frozen=True)
-class LearnedWhiteningHeadConfig(LinearMapConfig):
-    """Lw of Radenovic et al. (ECCV 2016; ``whitenlearn`` of cirtorch) over all pairs of rows of one class.
-
-    S is the mean of (x - y)(x - y)' over the pairs, P the inverse of its Cholesky factor, and the map the first
-    ``dim`` principal components of P x. A class of n rows has n (n - 1) / 2 pairs: large classes weigh more than in
-    ``within``, and nothing is shrunk.
-    """
-
-    kind: Literal["learned_whitening"] = "learned_whitening"
-
-    def _map(self, rows: TrainingRows) -> tuple[Inputs, Tensor]:
-        inputs = rows.observed(self.inputs)
-        check_dim(self.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
-        check_within(rows.classes, inputs.dim, 0.0)
-        # sum over x, y of (x - y)(x - y)' = 2 n sum xx' - 2 (sum x)(sum x)' = 2 n sum (x - m)(x - m)' in a class of n
-        # rows of mean m. So the mean over the sum of n (n - 1) ordered pairs is the scatter within classes with a row
-        # of each class weighing 2 n over that count.
-        sizes = rows.classes.sizes.double()
-        pairs = rows.statistics(inputs, 2 * sizes / (sizes * (sizes - 1)).sum()).within()
-        root = torch.linalg.inv(_cholesky(pairs)).T
-        return inputs, _leading(root, rows.statistics(inputs).covariance(), self.dim)
+def learned_whitening_map(config: LearnedWhiteningHeadConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+    """See :class:`LearnedWhiteningHeadConfig`."""
+    inputs = rows.observed(config.inputs)
+    check_dim(config.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
+    check_within(rows.classes, inputs.dim, 0.0)
+    # sum over x, y of (x - y)(x - y)' = 2 n sum xx' - 2 (sum x)(sum x)' = 2 n sum (x - m)(x - m)' in a class of n
+    # rows of mean m. So the mean over the sum of n (n - 1) ordered pairs is the scatter within classes with a row
+    # of each class weighing 2 n over that count.
+    sizes = rows.classes.sizes.double()
+    pairs = rows.statistics(inputs, 2 * sizes / (sizes * (sizes - 1)).sum()).within()
+    root = torch.linalg.inv(_cholesky(pairs)).T
+    return inputs, _leading(root, rows.statistics(inputs).covariance(), config.dim)
 
 
 def _leading(root: Tensor, scatter: Tensor, dim: int) -> Tensor:

@@ -1,11 +1,5 @@
-"""Trained heads, one kind a file, and the steps before their maps.
+"""Trained heads, one kind a file, and the steps before their maps: their settings. Networks are loaded when built."""
 
-A new kind is a file here and a name in ``HeadConfig`` (:mod:`stages.training.head`).
-"""
-
-from stages.training.heads.batchnorm import BatchNormHeadConfig
-from stages.training.heads.inputs import InputsConfig
-from stages.training.heads.linear import LinearHeadConfig
-from stages.training.heads.mlp import MlpHeadConfig
+from stages.training.heads.kinds import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 
 __all__ = ["BatchNormHeadConfig", "InputsConfig", "LinearHeadConfig", "MlpHeadConfig"]

@@ -7,16 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cache.errors import SettingsError
-
 _STEPS = 1 << 16  # a share is rounded to a multiple of 1 / _STEPS
-
-
-def check_shares(shares: Sequence[float], name: str) -> None:
-    """ValueError unless each of ``shares`` is in [0, 1)."""
-    for share in shares:
-        if not 0 <= share < 1:
-            raise SettingsError(f"{name} is the share of a feature set to zero, in [0, 1), got {share}")
 
 
 def drop(features: Tensor, shares: Sequence[float], generator: torch.Generator | None) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingsError
+from stages.training.heads.kinds import InputsConfig
 from stages.training.losses.angle import normalize
 
 _BLOCK = 8192  # rows at a time, when statistics are taken
@@ -24,28 +23,6 @@ class Blocks(Protocol):
 
 
 Rows: TypeAlias = Tensor | Blocks
-
-
-@dataclass(frozen=True)
-class InputsConfig:
-    """The steps, in this order.
-
-    Args:
-        root: x -> sign(x) |x|^root, in (0, 1]; 0.5 is the signed square root (Hellinger map) for features after a ReLU.
-        unit: the feature to unit length; of several features side by side, each.
-        center: less the mean of the training features.
-        rescale: ``spread`` divides by one number, the root mean square of the training features, so that a learning
-            rate means the same for every backbone; ``unit`` brings each row to unit length once more.
-    """
-
-    root: float = 1.0
-    unit: bool = False
-    center: bool = True
-    rescale: Literal["none", "spread", "unit"] = "spread"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.root <= 1:
-            raise SettingsError(f"root is an exponent in (0, 1], got {self.root}")
 
 
 class Inputs(nn.Module):

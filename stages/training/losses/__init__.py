@@ -1,34 +1,20 @@
-"""Margin losses on one shared kernel. Adding one is its configuration, its rule and its name in ``MarginLosses``."""
+"""Margin losses on one shared kernel: their settings. What computes a loss is loaded when it is built."""
 
-from typing import TypeAlias
-
-from stages.training.losses.adaptive import AdaCosConfig, AdaFaceConfig, CurricularFaceConfig, MagFaceConfig
-from stages.training.losses.fixed import (
+from stages.training.losses.kinds import (
+    AdaCosConfig,
+    AdaFaceConfig,
     ArcFaceConfig,
     CosFaceConfig,
+    CurricularFaceConfig,
     ElasticArcFaceConfig,
     ElasticCosFaceConfig,
     LiArcFaceConfig,
+    MagFaceConfig,
+    MarginLosses,
     NormFaceConfig,
     SphereFaceConfig,
 )
-from stages.training.losses.margins import MarginByClassSize
-from stages.training.losses.sampled import SampledConfig
-from stages.training.losses.schedule import Ramp
-
-MarginLosses: TypeAlias = (
-    AdaCosConfig
-    | AdaFaceConfig
-    | ArcFaceConfig
-    | CosFaceConfig
-    | CurricularFaceConfig
-    | ElasticArcFaceConfig
-    | ElasticCosFaceConfig
-    | LiArcFaceConfig
-    | MagFaceConfig
-    | NormFaceConfig
-    | SphereFaceConfig
-)
+from stages.training.losses.settings import MarginByClassSize, Ramp, SampledConfig
 
 __all__ = [
     "AdaCosConfig",

@@ -5,8 +5,8 @@
     embeddings (B, E) --unit length--> cosines (B, C*k) --best subcenter--> (B, C) --rule--> scalar
 
 On a processor nothing of the size B x C is ever in memory (``streamed.py``, ``tiles.py``); any other device computes
-the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`. Its
-configuration inherits the settings that all of them have, adds its own, and makes the rule::
+the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`. The
+configuration of your own inherits the settings that all of them have, adds its own, and makes the rule::
 
     @dataclass(frozen=True)
     class CosFaceConfig(MarginSoftmaxConfig):
@@ -19,70 +19,14 @@ configuration inherits the settings that all of them have, adds its own, and mak
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingsError
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.rule import Rule
-from stages.training.losses.sampled import ClassSampler, SampledConfig
-from stages.training.losses.schedule import Scheduled, ends, value_at
+from stages.training.losses.sampled import ClassSampler
+from stages.training.losses.settings import MarginSoftmaxConfig, value_at
 from stages.training.losses.streamed import Softmax, streamed_loss
-from stages.training.losses.tiles import Precision
-
-
-@dataclass(frozen=True)
-class MarginSoftmaxConfig:
-    """The settings of every margin-softmax loss; a loss is a subclass with a ``kind``, its margins and its rule.
-
-    Args:
-        subcenters: prototypes a class, k; a class is as near as its nearest (Deng et al., Sub-center ArcFace, 2020).
-        scale: the factor on the cosines, a number or a ramp over the training.
-        label_smoothing: the share of the target that is spread over all classes, in [0, 1).
-        sampled: compare with some of the classes only, for tens of thousands and more.
-        precision: of the factors of the matrix products, which are summed in float32. With bfloat16 cosines are right
-            to three digits, and half of the time is saved where the processor has instructions for it.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    subcenters: int = field(default=1, kw_only=True)
-    scale: Scheduled = field(default=30.0, kw_only=True)
-    label_smoothing: float = field(default=0.0, kw_only=True)
-    sampled: SampledConfig | None = field(default=None, kw_only=True)
-    precision: Precision = field(default="float32", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.subcenters < 1:
-            raise SettingsError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
-        if not all(0 < scale < math.inf for scale in ends(self.scale)):
-            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
-        if not 0 <= self.label_smoothing < 1:
-            raise SettingsError(
-                f"label_smoothing is the share spread over all classes, in [0, 1), got {self.label_smoothing}"
-            )
-        if self.precision not in ("float32", "bfloat16"):
-            raise SettingsError(f"precision is float32 or bfloat16, got {self.precision!r}")
-
-    def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
-        """What distinguishes the loss; for classes of ``class_sizes`` (C,) training rows."""
-        raise NotImplementedError(f"{type(self).__name__} has no rule: a loss is a subclass that gives one")
-
-    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> MarginSoftmax:
-        """The loss of embeddings (B, ``dim``); prototypes and what else is random are drawn from ``generator``.
-
-        ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them.
-
-        >>> from stages.training.losses import ArcFaceConfig
-        >>> loss = ArcFaceConfig(margin_rad=0.3).build(4, torch.tensor([5, 5, 5]), torch.Generator().manual_seed(0))
-        >>> loss(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])).shape, loss.prototypes.shape
-        (torch.Size([]), torch.Size([1, 3, 4]))
-        """
-        return MarginSoftmax(dim, len(class_sizes), self.rule(class_sizes, generator), self, generator)
 
 
 class MarginSoftmax(nn.Module):

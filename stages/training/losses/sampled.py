@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
+from stages.training.losses.settings import SampledConfig
 from stages.training.losses.tiles import reciprocal
 
 _BLOCK = 2048  # classes whose cosines are looked at together, to find the hardest
-
-
-@dataclass(frozen=True)
-class SampledConfig:
-    """Compare with the batch's own classes and a ``share`` of all classes, in (0, 1]; all subcenters of each.
-
-    Args:
-        share: in (0, 1]; of 34,800 classes a tenth makes a step about six times as fast.
-        least: never fewer classes than these, or all there are. With a few hundred, sampling saves little and costs
-            accuracy: with a tenth of 340 classes test mMP@5 was lower by 0.011 (eight seeds), of 98 and of 945 by
-            less than 0.002.
-        kind: which others. ``random`` ones take no time to find. The ``hardest`` are those whose nearest subcenter is
-            nearest to any embedding of the batch; finding them takes one matrix product of the batch with the whole
-            table, in blocks: a third of the exact softmax's products, none of its exponentials, gradients or step.
-
-    Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    share: float = 0.1
-    least: int = 1000
-    kind: Literal["random", "hardest"] = "random"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise SettingsError(f"share is the part of the classes that a step looks at, in (0, 1], got {self.share}")
-        if self.least < 1:
-            raise SettingsError(f"least is a number of classes, at least 1, got {self.least}")
-        if self.kind not in ("random", "hardest"):
-            raise SettingsError(f"kind is random or hardest, got {self.kind!r}")
 
 
 class ClassSampler(nn.Module):

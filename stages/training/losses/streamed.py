@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from stages.training.losses.rule import Rule
-from stages.training.losses.tiles import LOG2E, Precision, Tiles, reciprocal
+from stages.training.losses.settings import Precision
+from stages.training.losses.tiles import LOG2E, Tiles, reciprocal
 from stages.training.worker_threads import in_worker_threads, worker_count
 
 

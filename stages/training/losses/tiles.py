@@ -14,15 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from stages.training.losses.rule import Rule
+from stages.training.losses.settings import Precision
 from stages.training.worker_threads import in_worker_threads, worker_count
-
-Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 LOG2E = 1 / math.log(2)
 

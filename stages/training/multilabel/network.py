@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingsError
-from stages.training.heads.inputs import Inputs, InputsConfig
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.kinds import InputsConfig
 from stages.training.heads.network import HeadNetwork
 from stages.training.multilabel.labels import AttributesConfig
 from stages.training.multilabel.losses import AsymmetricConfig, ContrastiveConfig

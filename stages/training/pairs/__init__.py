@@ -1,4 +1,4 @@
-"""Losses on pairs and proxies, and miners. Adding a loss is its configuration, its rule and its name in ``PairLosses``.
+"""Losses on pairs and proxies, and miners: their settings. What computes a loss is loaded when it is built.
 
 ::
 
@@ -7,12 +7,24 @@
 PyTorch Metric Learning (extra ``pairs``) supplies what a loss makes of its pairs, where it has the loss.
 """
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from stages.training.pairs.contrastive import ContrastiveConfig
-from stages.training.pairs.loss import PairLoss, PairLossConfig
-from stages.training.pairs.margin import MarginConfig
-from stages.training.pairs.miners import (
+from stages.training.pairs.kinds import (
+    ContrastiveConfig,
+    MarginConfig,
+    MultiSimilarityConfig,
+    PairLossConfig,
+    PairLosses,
+    ProxyAnchorConfig,
+    ProxyNcaConfig,
+    RangeConfig,
+    RecallConfig,
+    SmoothApConfig,
+    SoftTripleConfig,
+    SupConConfig,
+    TripletConfig,
+)
+from stages.training.pairs.miner_kinds import (
     AllConfig,
     DistanceWeightedConfig,
     EasyPositivesConfig,
@@ -20,26 +32,9 @@ from stages.training.pairs.miners import (
     MinerConfig,
     SemiHardConfig,
 )
-from stages.training.pairs.multi_similarity import MultiSimilarityConfig
-from stages.training.pairs.proxies import ProxyAnchorConfig, ProxyNcaConfig, SoftTripleConfig
-from stages.training.pairs.range_loss import RangeConfig
-from stages.training.pairs.ranks import RecallConfig, SmoothApConfig
-from stages.training.pairs.supcon import SupConConfig
-from stages.training.pairs.triplet import TripletConfig
 
-PairLosses: TypeAlias = (
-    ContrastiveConfig
-    | MarginConfig
-    | MultiSimilarityConfig
-    | ProxyAnchorConfig
-    | ProxyNcaConfig
-    | RangeConfig
-    | RecallConfig
-    | SmoothApConfig
-    | SoftTripleConfig
-    | SupConConfig
-    | TripletConfig
-)
+if TYPE_CHECKING:
+    from stages.training.pairs.loss import PairLoss
 
 __all__ = [
     "AllConfig",
@@ -63,3 +58,12 @@ __all__ = [
     "SupConConfig",
     "TripletConfig",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``PairLoss``, imported when it is asked for: it needs torch."""
+    if name != "PairLoss":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from stages.training.pairs.loss import PairLoss
+
+    return PairLoss

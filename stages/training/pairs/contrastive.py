@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, Pairs, statistics_of, statistics_of_all
-from stages.training.pairs.distance import check_dist, distance_of
-from stages.training.pairs.loss import RememberingConfig
+from stages.training.pairs.distance import distance_of
+from stages.training.pairs.kinds import ContrastiveConfig
 from stages.training.pairs.metric_learning import library
-from stages.training.pairs.miners import AllConfig, AllOrMinedConfig
+from stages.training.pairs.miner_kinds import AllConfig
+from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 
 _ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin is looked at too
 
 
-@dataclass(frozen=True)
-class ContrastiveConfig(RememberingConfig):
-    """Contrastive loss: the mean of the positive pairs' losses and that of the negative ones', each of those above 0.
-
-    Args:
-        margin_dist: negatives are pushed to this distance.
-        positive_margin_dist: positives are drawn to this distance.
-        miner: which pairs.
-    """
-
-    kind: Literal["contrastive"] = "contrastive"
-    margin_dist: Scheduled = 1.2
-    positive_margin_dist: Scheduled = 0.0
-    miner: AllOrMinedConfig = AllConfig()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_dist("margin_dist", self.margin_dist)
-        check_dist("positive_margin_dist", self.positive_margin_dist)
-
-    def _rule(self, _classes: int) -> PairRule:
-        return _Contrastive(self)
-
-
-class _Contrastive(PairRule):
+class Contrastive(PairRule):
     """Two parts: positive pairs and negative pairs."""
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -52,10 +28,12 @@ class _Contrastive(PairRule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
         self._loss.pos_margin = value_at(self.config.positive_margin_dist, share)
         self._loss.neg_margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
         with torch.no_grad():
             positive, negative = self._chosen(block)
         cosines = block.differentiable(*positive), block.differentiable(*negative)
@@ -74,7 +52,7 @@ class _Contrastive(PairRule):
     def _chosen(self, block: Block) -> tuple[Pairs, Pairs]:
         """Pairs by the miner; of all pairs, those that can have a loss."""
         if not isinstance(self.config.miner, AllConfig):
-            row, positive, negative = self.config.miner.pick(block, self._loss.neg_margin)
+            row, positive, negative = pick(self.config.miner, block, self._loss.neg_margin)
             return Pairs(row, positive), Pairs(row, negative)
         near = block.cosines > 1 - self._loss.neg_margin**2 / 2 - _ROUNDING  # d^2 = 2 - 2 c
         row, column = near.nonzero(as_tuple=True)

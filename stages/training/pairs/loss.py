@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
 from stages.training.losses.random_state import RandomState
 from stages.training.pairs.block import PairStatistics
 from stages.training.pairs.cross_batch_memory import CrossBatchMemory
 from stages.training.pairs.rows import Compared, PairRule, loss_of_rows
-
-
-@dataclass(frozen=True)
-class PairLossConfig:
-    """The settings of a loss on pairs or proxies: a subclass with a ``kind`` and what is its own.
-
-    ``of_pairs`` says that the loss needs several rows of a class in a batch: with the sampling ``by_loss`` batches are
-    classes x images.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    of_pairs: ClassVar[bool] = True
-
-    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
-        """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) training rows."""
-        raise NotImplementedError(f"{type(self).__name__} builds no loss: a loss is a subclass that does")
 
 
 class PairLoss(nn.Module):
@@ -83,39 +62,6 @@ class PairLoss(nn.Module):
         """Statistics of the pairs since the last call."""
         statistics, self._statistics = self._statistics, PairStatistics()
         return statistics
-
-
-@dataclass(frozen=True)
-class RowWiseConfig(PairLossConfig):
-    """The settings of a loss that is a sum over rows: a subclass that gives a rule."""
-
-    def _rule(self, classes: int) -> PairRule:
-        """What distinguishes the loss."""
-        raise NotImplementedError(f"{type(self).__name__} has no rule: a loss is a subclass that gives one")
-
-    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
-        """See :class:`PairLossConfig`."""
-        return RowWise(self._rule(len(class_sizes)), CrossBatchMemory(0, dim), generator)
-
-
-@dataclass(frozen=True)
-class RememberingConfig(RowWiseConfig):
-    """The settings of a loss that is a sum over rows and can look beyond the batch.
-
-    Args:
-        memory: how many embeddings of earlier batches each batch is compared with besides itself, without gradient
-            (cross-batch memory); 0 for none.
-    """
-
-    memory: int = field(default=0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.memory < 0:
-            raise SettingsError(f"memory is a number of embeddings of earlier batches, at least 0, got {self.memory}")
-
-    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> RowWise:
-        """See :class:`PairLossConfig`."""
-        return RowWise(self._rule(len(class_sizes)), CrossBatchMemory(self.memory, dim), generator)
 
 
 class RowWise(PairLoss):

@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cache.errors import SettingsError
 from stages.training.pairs.block import Block, Pairs, PairStatistics, place_in_row
-from stages.training.pairs.loss import RememberingConfig
+from stages.training.pairs.kinds import MultiSimilarityConfig
 from stages.training.pairs.rows import PairRule, Sums
 
 _NOTHING = -1e30  # an exponent that adds nothing; with an infinite one a row of nothing has no gradient
 
 
-@dataclass(frozen=True)
-class MultiSimilarityConfig(RememberingConfig):
-    """Multi-similarity loss: the mean over the rows of
-
-    log(1 + sum_p exp(-a (c_p - t))) / a + log(1 + sum_n exp(b (c_n - t))) / b, over cosines with positives and
-    negatives.
-
-    Args:
-        positive_scale: a.
-        negative_scale: b.
-        threshold_cos: t, a cosine.
-        slack_cos: a negative counts where its cosine plus this is above that of the farthest positive of the row, a
-            positive where its cosine minus this is below that of the nearest negative; with 2 all pairs do.
-    """  # noqa: D415  # a formula
-
-    kind: Literal["multi_similarity"] = "multi_similarity"
-    positive_scale: float = 2.0
-    negative_scale: float = 50.0
-    threshold_cos: float = 0.5
-    slack_cos: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("positive_scale", "negative_scale"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is a factor on cosines, above 0 and finite, got {value}")
-        if not -1 <= self.threshold_cos <= 1:
-            raise SettingsError(f"threshold_cos is a cosine, in [-1, 1], got {self.threshold_cos}")
-        if not 0 <= self.slack_cos <= 2:
-            raise SettingsError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
-
-    def _rule(self, _classes: int) -> PairRule:
-        return _MultiSimilarity(self)
-
-
-class _MultiSimilarity(PairRule):
+class MultiSimilarity(PairRule):
     """A row's loss by its positives and negatives. PyTorch Metric Learning's takes several times as long."""
 
     def __init__(self, config: MultiSimilarityConfig) -> None:
@@ -61,6 +21,7 @@ class _MultiSimilarity(PairRule):
         self.config = config
 
     def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
         config = self.config
         with torch.no_grad():
             (row, column), far = self._chosen(block)

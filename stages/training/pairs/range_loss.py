@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
-from stages.training.losses.schedule import Scheduled, value_at
+from stages.training.losses.settings import value_at
 from stages.training.pairs.block import PairStatistics, place_in_row
-from stages.training.pairs.distance import check_dist, distance_of
-from stages.training.pairs.loss import PairLoss, PairLossConfig
+from stages.training.pairs.distance import distance_of
+from stages.training.pairs.kinds import RangeConfig
+from stages.training.pairs.loss import PairLoss
 
 
-@dataclass(frozen=True)
-class RangeConfig(PairLossConfig):
-    """Range loss: within + between, over the classes of a batch.
-
-    ``within`` is the mean over the classes with two rows of the harmonic mean of the largest distances in the class;
-    ``between`` is [margin - the least distance of two class centres]_+.
-
-    Args:
-        margin_dist: class centres are pushed to this distance.
-        farthest: how many of a class's distances, the largest, count; k in the paper.
-        within_weight: of the first part.
-        between_weight: of the second.
-    """
-
-    kind: Literal["range"] = "range"
-    margin_dist: Scheduled = 1.4
-    farthest: int = 2
-    within_weight: float = 1.0
-    between_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_dist("margin_dist", self.margin_dist)
-        if self.farthest < 1:
-            raise SettingsError(f"farthest is how many distances of a class count, at least 1, got {self.farthest}")
-        for name in ("within_weight", "between_weight"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is at least 0 and finite, got {value}")
-        if self.within_weight == self.between_weight == 0:
-            raise SettingsError("within_weight and between_weight are both 0: nothing is left of the loss")
-
-    def build(self, _dim: int, _class_sizes: Tensor, _generator: torch.Generator) -> PairLoss:
-        """See :class:`PairLossConfig`."""
-        return _RangeLoss(self)
-
-
-class _RangeLoss(PairLoss):
+class RangeLoss(PairLoss):
     """See :class:`RangeConfig`. Its distances are those of embeddings of unit length; the paper squares them."""
 
     def __init__(self, config: RangeConfig) -> None:
@@ -61,9 +22,11 @@ class _RangeLoss(PairLoss):
         self.at(0.0)
 
     def at(self, share: float) -> None:
+        """See :class:`PairLoss`."""
         self._margin = value_at(self.config.margin_dist, share)
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See :class:`PairLoss`."""
         unit = normalize(embeddings)
         rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
         _, class_of_row, sizes = torch.unique(labels, return_inverse=True, return_counts=True)

@@ -7,67 +7,14 @@ has as many classes as images a class, so this one is our own.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from cache.errors import SettingsError
 from stages.training.pairs.block import Block, statistics_of_all
-from stages.training.pairs.loss import RowWiseConfig
+from stages.training.pairs.kinds import RecallConfig
 from stages.training.pairs.rows import PairRule, Sums
 
 _POSITIVES = 8  # about so many a row
-
-
-@dataclass(frozen=True)
-class SmoothApConfig(RowWiseConfig):
-    """Smooth-AP: 1 - the mean over the rows of the average precision with which each finds its class in the batch.
-
-    Args:
-        scale: of the sigmoid that stands for a step, on a difference of cosines; one over its temperature.
-    """
-
-    kind: Literal["smooth_ap"] = "smooth_ap"
-    scale: float = 100.0
-
-    def __post_init__(self) -> None:
-        _check_scale("scale", self.scale)
-
-    def _rule(self, _classes: int) -> PairRule:
-        return _SmoothAp(self.scale)
-
-
-@dataclass(frozen=True)
-class RecallConfig(RowWiseConfig):
-    """Recall@k surrogate: 1 - the mean over rows and k of sum_p sigmoid(rank_scale (k - rank_p)) / min(k, positives).
-
-    Args:
-        ks: at which ranks.
-        scale: of the sigmoid in a rank, on a difference of cosines; one over its temperature.
-        rank_scale: of the sigmoid on a difference of ranks.
-    """
-
-    kind: Literal["recall"] = "recall"
-    ks: tuple[int, ...] = (1, 2, 4, 8, 16)
-    scale: float = 100.0
-    rank_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1 or len({*self.ks}) < len(self.ks):
-            raise SettingsError(f"ks are different ranks from 1, at least one, got {list(self.ks)}")
-        _check_scale("scale", self.scale)
-        _check_scale("rank_scale", self.rank_scale)
-
-    def _rule(self, _classes: int) -> PairRule:
-        return _Recall(self)
-
-
-def _check_scale(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise SettingsError(f"{name} is a factor, above 0 and finite, got {value}")
 
 
 class _RankRule(PairRule):
@@ -78,9 +25,11 @@ class _RankRule(PairRule):
         self._scale = scale
 
     def row_size(self, columns: int) -> int:
+        """See :class:`PairRule`."""
         return _POSITIVES * columns
 
     def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
         # The rank of a positive of cosine c is 1 + sum_z [c_z > c] over the other columns z, with sigmoid(scale x) in
         # place of the step [x > 0]; (T, R) numbers at a time. The row itself is left out, as a query is of its results.
         row, column = block.positives
@@ -103,12 +52,15 @@ class _RankRule(PairRule):
         raise NotImplementedError
 
 
-class _SmoothAp(_RankRule):
+class SmoothAp(_RankRule):
+    """See :class:`SmoothApConfig`."""
+
     def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
+        """See :class:`PairRule`."""
         return (among_positives / rank / positives).sum()  # the precision at a rank is the first ratio
 
 
-class _Recall(_RankRule):
+class Recall(_RankRule):
     """Whether each positive is among the first k, for several k."""
 
     def __init__(self, config: RecallConfig) -> None:
@@ -116,6 +68,7 @@ class _Recall(_RankRule):
         self._config = config
 
     def gain(self, rank: Tensor, _among_positives: Tensor, positives: Tensor) -> Tensor:
+        """See :class:`PairRule`."""
         ks = torch.tensor(self._config.ks, device=positives.device)
         inside = torch.sigmoid(self._config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
         return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cache.errors import SettingsError
 from stages.training.pairs.block import Block, Pairs, statistics_of_all
-from stages.training.pairs.loss import RememberingConfig
 from stages.training.pairs.rows import PairRule, Sums
 
 
-@dataclass(frozen=True)
-class SupConConfig(RememberingConfig):
-    """SupCon: of each row the mean over its positives of -log softmax(scale * cosines); the mean over such rows.
-
-    Args:
-        scale: the factor on the cosines, one over the temperature.
-    """
-
-    kind: Literal["supcon"] = "supcon"
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.scale < math.inf:
-            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
-
-    def _rule(self, _classes: int) -> PairRule:
-        return _SupCon(self.scale)
-
-
-class _SupCon(PairRule):
+class SupCon(PairRule):
     """A row's loss by all its pairs. PyTorch Metric Learning's takes twice the time for the same value."""
 
     def __init__(self, scale: float) -> None:
@@ -43,6 +19,7 @@ class _SupCon(PairRule):
         self.scale = scale
 
     def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
         row, _ = block.positives
         positives = torch.bincount(row, minlength=len(block.cosines))
         own = block.differentiable(*block.positives) / positives[row]
@@ -61,6 +38,7 @@ class _LogOfSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cosines: Tensor, scale: float, itself: Pairs) -> Tensor:
+        """See :class:`PairRule`."""
         logits = cosines * scale
         logits[itself.row, itself.column] = -torch.inf
         largest, at = logits.max(1, keepdim=True)

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cache.errors import SettingsError
-from stages.training.losses.schedule import Scheduled, ends, value_at
+from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, place_in_row, statistics_of, statistics_of_all
-from stages.training.pairs.distance import check_dist, distance_of
-from stages.training.pairs.loss import RememberingConfig
+from stages.training.pairs.distance import distance_of
+from stages.training.pairs.kinds import TripletConfig
 from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
-from stages.training.pairs.miners import AllConfig, AllOrMinedConfig, DistanceWeightedConfig
+from stages.training.pairs.miner_kinds import AllConfig
+from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 
 
-@dataclass(frozen=True)
-class TripletConfig(RememberingConfig):
-    """Triplet loss: the mean of [d(a, p) - d(a, n) + margin]_+ over the triplets where it is above 0.
-
-    Args:
-        margin_dist: the margin, a distance.
-        miner: which triplets; ``all`` are added up by a sort of each row's negatives, without listing them.
-
-    >>> loss = TripletConfig(margin_dist=0.2, miner=AllConfig()).build(2, torch.tensor([2, 1]), torch.Generator())
-    >>> embeddings = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
-    >>> round(float(loss(embeddings, torch.tensor([0, 0, 1]))), 3)
-    0.637
-    """
-
-    kind: Literal["triplet"] = "triplet"
-    margin_dist: Scheduled = 0.2
-    miner: AllOrMinedConfig = DistanceWeightedConfig()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_dist("margin_dist", self.margin_dist)
-        if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
-            raise SettingsError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
-
-    def _rule(self, _classes: int) -> PairRule:
-        return _Triplet(self)
-
-
-class _Triplet(PairRule):
+class Triplet(PairRule):
     """All triplets, or those of a miner."""
 
     def __init__(self, config: TripletConfig) -> None:
@@ -56,13 +27,15 @@ class _Triplet(PairRule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
         self._loss.margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
         if isinstance(self.config.miner, AllConfig):
             return all_triplets(block, self._loss.margin)
         with torch.no_grad():
-            chosen = self.config.miner.pick(block, self._loss.margin)
+            chosen = pick(self.config.miner, block, self._loss.margin)
         if not len(chosen.row):
             losses = block.cosines.new_zeros(0)
         else:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from stages.records.splits import label_domains
+
 _SHARED = 4  # rows of a class of which some can be held out: two search each other, two are trained on
 HOLDABLE = 5
 """With fewer classes none is held out: too few would be left on one side."""
@@ -37,12 +39,14 @@ def held_rows(labels: Sequence[str | None], share: float, rng: np.random.Generat
     return held if held.any() else None
 
 
-def held_out(labels: Sequence[str | None], share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_] | None:
-    """True for all rows of ``share`` of the classes of ``labels`` (N,), of at least two classes.
+def held_out(
+    labels: Sequence[str | None], domains: Sequence[str | None], share: float, rng: np.random.Generator
+) -> npt.NDArray[np.bool_] | None:
+    """True for all rows (N,) of ``share`` of the classes, of at least two; a label is one class in all its domains.
 
-    Only classes of two rows or more are held out: one row has nothing to match. None where fewer than five have two.
+    Only classes of two rows in one domain are held out: one row has nothing to match. None where fewer than five have.
     """
-    searchable = sorted(label for label, size in Counter(labels).items() if label is not None and size > 1)
+    searchable = list(label_domains(labels, domains))
     if share == 0 or len(searchable) < HOLDABLE:
         return None
     count = max(2, round(share * len(searchable)))

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -95,6 +97,27 @@ class LabelledRows:
         if isinstance(self.source, InMemory) and self.views == 1:
             return torch.from_numpy(self.source.features)
         return torch.from_numpy(self.source.take(np.arange(len(self)) * self.views))
+
+
+def in_training_order(records: Records, on_disk: Features | None = None) -> Records:
+    """``records`` by digest, then label, so that a head does not depend on the order of a table's rows.
+
+    Copies of one image with one label come by attributes, tags and key. With ``on_disk``, rows come in the order in
+    which it stores them instead: a block shuffle reads neighbouring rows together.
+
+    >>> table = pa.table({"key": ["a", "b"], "digest": [bytes([2] * 32), bytes([1] * 32)], "label": ["x", "y"]})
+    >>> in_training_order(Records(table, {})).keys
+    ['b', 'a']
+    """
+    table = records.table
+    attributes = sorted(name for name in table.column_names if name.startswith("attributes."))
+    columns = ["digest", "domain", "label", *attributes, "tags", "key"]
+    columns = [name for name in columns if name in table.column_names]
+    if on_disk is not None:
+        stored = pa.array(on_disk.digests(), pa.binary(32))
+        table = table.append_column("place", pc.index_in(table["digest"].cast(pa.binary(32)), value_set=stored))
+        columns = ["place", *columns]
+    return records.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in columns]).to_numpy())
 
 
 def _numbered(names: Sequence[str | None]) -> tuple[npt.NDArray[np.int64], list[str]]:

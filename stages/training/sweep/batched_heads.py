@@ -23,9 +23,10 @@ from torch.nn import functional
 from stages.training.config import TrainingConfig
 from stages.training.heads.dropout import drop
 from stages.training.heads.inputs import in_blocks
-from stages.training.heads.linear import LinearHead, LinearHeadConfig
+from stages.training.heads.kinds import LinearHeadConfig
+from stages.training.heads.linear import LinearHead
 from stages.training.loop import member_seed
-from stages.training.losses.kernel import MarginSoftmaxConfig
+from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe
 from stages.training.rows.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep.batched_losses import BatchedLoss, can_be_batched

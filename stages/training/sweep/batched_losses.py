@@ -16,9 +16,8 @@ from dataclasses import fields, is_dataclass
 import torch
 from torch import Tensor, nn
 
-from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.rule import Rule
-from stages.training.losses.schedule import Ramp, value_at
+from stages.training.losses.settings import MarginSoftmaxConfig, Ramp, value_at
 
 _OF_MODULES = vars(nn.Module()).keys()
 _MOVES_TARGETS_ONLY = ("observe", "observe_sums", "scale", "others", "penalty")

@@ -30,7 +30,7 @@ from stages.records import Records
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.recipe import HeadRecipe
-from stages.training.rows import blocks_of, gather, rows_digest
+from stages.training.rows import blocks_of, gather, in_training_order, rows_digest
 from stages.training.rows.held_out import in_large_classes
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.train import train_head
@@ -194,9 +194,9 @@ def cross_validation(
         MissingRowsError: an image that was never extracted.
     """
     check_labels(records)
-    extracted = records.take(records.rows_in(features))
+    extracted = in_training_order(records.take(records.rows_in(features)))
     classes = [str(name) for name in extracted.classes]
-    held = class_folds(classes, extracted.domains, folds, seed)
+    held = class_folds([str(label) for label in extracted.labels], extracted.domains, folds, seed)
     _, labels = np.unique(np.array(classes, dtype=object), return_inverse=True)
     return CrossValidation(
         features, extracted, gather(features, extracted), labels.astype(np.int64), tuple(held), tuple(seeds), judge

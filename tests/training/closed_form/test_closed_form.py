@@ -15,7 +15,6 @@ from sklearn.linear_model import Ridge
 
 from stages.training.closed_form import (
     AveragePoolHeadConfig,
-    ClosedFormConfig,
     LdaHeadConfig,
     LearnedWhiteningHeadConfig,
     PcaHeadConfig,
@@ -24,6 +23,7 @@ from stages.training.closed_form import (
     WithinHeadConfig,
     statistics,
 )
+from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.heads import InputsConfig
 from tests.toys.closed_form import (
     ALL,

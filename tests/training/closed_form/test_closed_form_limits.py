@@ -11,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from stages.training.closed_form import (
     AveragePoolHeadConfig,
-    ClosedFormConfig,
     LdaHeadConfig,
     LearnedWhiteningHeadConfig,
     PcaHeadConfig,
@@ -19,6 +18,7 @@ from stages.training.closed_form import (
     WhiteningHeadConfig,
     WithinHeadConfig,
 )
+from stages.training.closed_form.kinds import ClosedFormConfig
 from tests.toys.closed_form import ALL, CENTERED, CLASSES, DIM, TURNABLE, fit, name_of, projected, toy
 
 

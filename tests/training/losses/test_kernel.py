@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.training.losses import tiles
-from stages.training.losses.kernel import MarginSoftmax, MarginSoftmaxConfig
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.rule import Rule
-from stages.training.losses.schedule import Ramp
+from stages.training.losses.settings import MarginSoftmaxConfig, Ramp
 from tests.oracles import losses as oracle
 
 DIM, CLASSES, ROWS = 6, 23, 17

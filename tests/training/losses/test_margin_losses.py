@@ -27,7 +27,8 @@ from stages.training.losses import (
 from stages.training.losses.adaptive import Curriculum, Quality
 from stages.training.losses.angle import add_angle
 from stages.training.losses.fixed import multiply_angle
-from stages.training.losses.kernel import MarginSoftmax, MarginSoftmaxConfig
+from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, DIM, FAMILY, batch, build, by_class, central_differences, gradients
 

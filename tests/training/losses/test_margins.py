@@ -18,8 +18,8 @@ from stages.training.losses import (
     Ramp,
     SphereFaceConfig,
 )
-from stages.training.losses.kernel import MarginSoftmaxConfig
 from stages.training.losses.margins import MarginRule
+from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import DIM, batch, by_class

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from stages.training.losses import ArcFaceConfig, CosFaceConfig, SampledConfig, streamed
 from stages.training.losses import kernel as of_losses
-from stages.training.losses.kernel import MarginSoftmax, MarginSoftmaxConfig
+from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.plain import plain_loss
+from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.toys.losses import CLASSES, FAMILY, batch, build
 
 SAMPLED = [

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from stages.training import ArcFaceConfig, OptimizerConfig
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.sampled import SampledConfig
+from stages.training.losses.settings import SampledConfig
 
 DIM, CLASSES, ROWS, SUBCENTERS = 8, 120, 16, 3
 

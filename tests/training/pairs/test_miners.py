@@ -11,7 +11,7 @@ import torch
 
 from stages.training.pairs import DistanceWeightedConfig, EasyPositivesConfig, HardConfig, SemiHardConfig, miners
 from tests.oracles import pairs as oracle
-from tests.toys.pairs import ALONE, BATCHES, FEW, ONE_CLASS, REMEMBERED, as_set, draw
+from tests.toys.pairs import ALONE, BATCHES, FEW, ONE_CLASS, REMEMBERED, Batch, as_set, draw
 
 every_batch = pytest.mark.parametrize("name", BATCHES)
 
@@ -21,7 +21,7 @@ every_batch = pytest.mark.parametrize("name", BATCHES)
 def test_hard_pairs_are_the_farthest_positives_and_the_nearest_negatives(
     name: str, positives: int, negatives: int
 ) -> None:
-    picked = HardConfig(positives=positives, negatives=negatives).pick(BATCHES[name].block(), 0.2)
+    picked = miners.pick(HardConfig(positives=positives, negatives=negatives), BATCHES[name].block(), 0.2)
     assert as_set(picked) == oracle.hard(BATCHES[name].plain(), positives, negatives)
 
 
@@ -31,8 +31,8 @@ def test_semi_hard_negatives_are_the_nearest_beyond_the_positive_and_within_the_
     name: str, margin: float
 ) -> None:
     wanted = oracle.semi_hard(BATCHES[name].plain(), margin)
-    assert as_set(SemiHardConfig().pick(BATCHES[name].block(), margin)) == wanted
-    assert as_set(SemiHardConfig(margin_dist=margin).pick(BATCHES[name].block(), 1.0)) == wanted
+    assert as_set(miners.pick(SemiHardConfig(), BATCHES[name].block(), margin)) == wanted
+    assert as_set(miners.pick(SemiHardConfig(margin_dist=margin), BATCHES[name].block(), 1.0)) == wanted
 
 
 @every_batch
@@ -40,16 +40,16 @@ def test_semi_hard_negatives_are_the_same_by_passes_and_by_sorting(name: str, mo
     picked = []
     for passes in (0, 100):
         monkeypatch.setattr(miners, "_PASSES", passes)
-        picked.append(as_set(SemiHardConfig().pick(BATCHES[name].block(), 0.3)))
+        picked.append(as_set(miners.pick(SemiHardConfig(), BATCHES[name].block(), 0.3)))
     assert picked[0] == picked[1]
 
 
 @every_batch
 def test_an_easy_positive_is_the_nearest(name: str) -> None:
     block, plain = BATCHES[name].block(), BATCHES[name].plain()
-    assert as_set(EasyPositivesConfig().pick(block, 0.3)) == oracle.easy_positives(plain, 0.3)
-    assert as_set(EasyPositivesConfig(margin_dist=0.1).pick(block, 0.3)) == oracle.easy_positives(plain, 0.1)
-    assert as_set(EasyPositivesConfig(negatives="hard").pick(block, 0.3)) == oracle.easy_positives(plain, None)
+    assert as_set(miners.pick(EasyPositivesConfig(), block, 0.3)) == oracle.easy_positives(plain, 0.3)
+    assert as_set(miners.pick(EasyPositivesConfig(margin_dist=0.1), block, 0.3)) == oracle.easy_positives(plain, 0.1)
+    assert as_set(miners.pick(EasyPositivesConfig(negatives="hard"), block, 0.3)) == oracle.easy_positives(plain, None)
 
 
 @every_batch
@@ -58,7 +58,7 @@ def test_weights_of_distances_are_one_over_their_density(name: str, dim: int) ->
     labels, memory = BATCHES[name].labels.tolist(), BATCHES[name].memory_labels.tolist()
     batch = draw(labels, memory, dim=dim, seed=7, spread=0.5)
     config = DistanceWeightedConfig(nearest_dist=0.5, farthest_dist=1.41)
-    weights = config.weights(batch.block())
+    weights = miners.negative_weights(config, batch.block())
     assert weights.isfinite().all()
     share = weights / weights.sum(1, keepdim=True).clamp(min=1e-300)
     for row in range(len(labels)):
@@ -71,7 +71,7 @@ def test_at_1152_dimensions_in_float32_every_row_with_a_negative_in_reach_gets_o
     batch = draw([place // 4 for place in range(64)], dim=1152, seed=8, spread=2.0)
     block = batch.block()
     block = replace(block, cosines=block.cosines.float())
-    row, _, negative = DistanceWeightedConfig().pick(block, 0.2)
+    row, _, negative = miners.pick(DistanceWeightedConfig(), block, 0.2)
     inside = ~block.same_label & ((2 - 2 * block.cosines).sqrt() <= 1.4)
     assert 0 < inside.any(1).sum() <= 64
     assert Counter(row.tolist()) == {place: 3 for place in range(64) if inside[place].any()}
@@ -84,7 +84,7 @@ def test_each_positive_pair_gets_one_drawn_negative_as_often_as_its_weight_says(
     drawn: Counter[tuple[int, int]] = Counter()
     times = 1500
     for seed in range(times):
-        row, positive, negative = config.pick(REMEMBERED.block(seed=seed), 0.2)
+        row, positive, negative = miners.pick(config, REMEMBERED.block(seed=seed), 0.2)
         assert sorted(zip(row.tolist(), positive.tolist(), strict=True)) == sorted(wanted)
         drawn.update(zip(row.tolist(), negative.tolist(), strict=True))
     for a in range(plain.batch):
@@ -95,14 +95,14 @@ def test_each_positive_pair_gets_one_drawn_negative_as_often_as_its_weight_says(
 
 def test_the_same_seed_draws_the_same() -> None:
     config = DistanceWeightedConfig(farthest_dist=1.9)
-    one, again, other = (config.pick(FEW.block(seed=seed), 0.2).negative.tolist() for seed in (1, 1, 2))
+    one, again, other = (miners.pick(config, FEW.block(seed=seed), 0.2).negative.tolist() for seed in (1, 1, 2))
     assert one == again != other
 
 
 @pytest.mark.parametrize("config", [HardConfig(), SemiHardConfig(), DistanceWeightedConfig(), EasyPositivesConfig()])
 @pytest.mark.parametrize("batch", [ALONE, ONE_CLASS], ids=["no positives", "no negatives"])
-def test_where_there_is_nothing_to_find_nothing_is_found(config: HardConfig, batch: type[ALONE]) -> None:  # type: ignore[valid-type]
-    assert as_set(config.pick(batch.block(), 0.2)) == set()  # type: ignore[attr-defined]
+def test_where_there_is_nothing_to_find_nothing_is_found(config: HardConfig, batch: Batch) -> None:
+    assert as_set(miners.pick(config, batch.block(), 0.2)) == set()
 
 
 @pytest.mark.parametrize(

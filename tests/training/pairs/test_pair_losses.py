@@ -31,6 +31,7 @@ from stages.training.pairs import (
 from stages.training.pairs import rows as rows_module
 from stages.training.pairs.loss import PairLoss, RowWise
 from stages.training.pairs.margin import Margin
+from stages.training.pairs.miners import pick
 from tests.oracles import pairs as oracle
 from tests.toys.losses import central_differences
 from tests.toys.pairs import ALONE, BATCHES, FEW, ONE_CLASS, REMEMBERED, Batch, as_set
@@ -244,7 +245,7 @@ def test_the_margin_loss_learns_beta_as_the_library_does(beta: Any) -> None:
     other = peer.MarginLoss(
         0.2, weight, 1.2, learn_beta=beta != "fixed", num_classes=5 if beta == "by_class" else None
     ).double()
-    chosen = miner.pick(FEW.block(), 0.2)
+    chosen = pick(miner, FEW.block(), 0.2)
     wanted = other(embeddings, FEW.labels, tuple(chosen))
     wanted.backward()
     torch.testing.assert_close(value, wanted.detach().squeeze())
@@ -327,7 +328,7 @@ def test_what_the_miner_found_is_counted(miner: MinerConfig) -> None:
     loss = built(TripletConfig(margin_dist=0.2, miner=miner), FEW)
     for _ in range(2):
         value_and_gradient(loss, FEW)
-    plain, chosen = FEW.plain(), sorted(as_set(miner.pick(FEW.block(), 0.2)))
+    plain, chosen = FEW.plain(), sorted(as_set(pick(miner, FEW.block(), 0.2)))
     results = loss.take_statistics()
     zero = [plain.d(a, p) - plain.d(a, n) + 0.2 <= 0 for a, p, n in chosen]
     hardness = [plain.c(a, n) - plain.c(a, p) for a, p, n in chosen]

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from stages.training.pairs import HardConfig, SemiHardConfig, TripletConfig, rows
+from stages.training.pairs.loss import RowWise
 
 
 @pytest.mark.parametrize("remembered", [0, 40])
@@ -22,6 +23,7 @@ def test_the_gradient_is_the_same_through_few_pairs_and_through_products_of_all(
     for sparse in (0, 10**9):  # always one by one; never
         monkeypatch.setattr(rows, "_SPARSE", sparse)
         loss = TripletConfig(margin_dist=0.5, miner=miner, memory=remembered).build(6, torch.full((24,), 4), drawn)
+        assert isinstance(loss, RowWise)
         if remembered:
             loss.memory.store(memory, torch.arange(40) % 24, torch.arange(40) + 1000)
         value = loss(embeddings, labels, torch.arange(96))

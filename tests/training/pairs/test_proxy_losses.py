@@ -9,7 +9,7 @@ import pytorch_metric_learning.losses as peer
 import torch
 
 from stages.training import LinearHeadConfig, OptimizerConfig
-from stages.training.heads.inputs import InputsConfig
+from stages.training.heads.kinds import InputsConfig
 from stages.training.pairs import ProxyAnchorConfig, ProxyNcaConfig, SoftTripleConfig
 from stages.training.pairs.loss import PairLoss
 from stages.training.weights.initialization import start_prototypes

@@ -1,0 +1,103 @@
+"""Labels as they are compared: what differs only in spaces around it or in its Unicode form is one class."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cache.errors import RecordsError
+from stages.datasets.columns import joined
+
+_LIKE_NOTHING = frozenset({"nan", "null", "none", "na", "n/a", "<na>", "nat", "nil"})
+_EXAMPLES = 3
+
+
+def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of text without spaces around its values, in Unicode's composed form (NFC); null where nothing is left.
+
+    >>> trimmed(pa.chunked_array([["cat ", "cafe\u0301", " "]])).to_pylist()
+    ['cat', 'café', None]
+    """
+    text = pc.utf8_normalize(pc.utf8_trim_whitespace(column), form="NFC")
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def label_column(table: pa.Table, columns: Sequence[str], *, strip: bool) -> tuple[pa.ChunkedArray, tuple[str, ...]]:
+    """The label of each row, its ``columns`` joined by ``/``, and notes on labels that became one by being stripped.
+
+    Raises :class:`RecordsError` where the values of two different classes join to one label.
+    """
+    raw = table.select(columns)
+    parts = pa.table([trimmed(raw[name]) if strip else raw[name] for name in columns], names=list(columns))
+    label = joined(parts, columns)
+    if len(columns) > 1:
+        _refuse_merged(parts.filter(pc.is_valid(label)), columns)
+    merged = [spellings for name in columns if strip for spellings in _merged(raw[name])]
+    if not merged:
+        return label, ()
+    examples = _listed([" and ".join(_shown(spelling) for spelling in spellings) for spellings in merged])
+    note = f"labels that differ only in spaces around them or in Unicode form are one class: {examples}"
+    return label, (f"{note}. strip = false keeps them apart",)
+
+
+def _shown(text: str) -> str:
+    """With escapes where its Unicode form differs from the usual one, which looks the same."""
+    return repr(text) if unicodedata.is_normalized("NFC", text) else ascii(text)
+
+
+def _merged(column: pa.ChunkedArray) -> list[list[str]]:
+    """The spellings of each value that has several, in their order."""
+    raw = pc.unique(column)
+    return _groups(zip(trimmed(pa.chunked_array([raw])).to_pylist(), raw.to_pylist(), strict=True))
+
+
+def _groups(pairs: Iterable[tuple[str | None, str | None]]) -> list[list[str]]:
+    spellings: dict[Hashable, list[str]] = defaultdict(list)
+    for form, text in pairs:
+        if form is not None and text is not None:
+            spellings[form].append(text)
+    return [sorted(group) for group in spellings.values() if len(group) > 1]
+
+
+def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
+    classes: dict[str, tuple[str, ...]] = {}
+    for values in zip(*parts.group_by(list(columns)).aggregate([]).to_pydict().values(), strict=True):
+        if (first := classes.setdefault("/".join(values), values)) != values:
+            raise RecordsError(
+                f"two classes have the label {'/'.join(values)!r}: {first} and {values} of the columns "
+                f"{', '.join(columns)}, joined by '/'. Make one column of them that tells them apart."
+            )
+
+
+def label_notes(labels: Iterable[str | None]) -> list[str]:
+    """Notes on labels (N,) that look like missing values, and on classes whose names are nearly the same.
+
+    >>> label_notes(["nan", "Cat", "cat", "cat", None])[1]
+    "labels that differ only in case, spaces or the form of a number are classes apart: 'Cat' (1) and 'cat' (2)"
+    """
+    counts = Counter(label for label in labels if label is not None)
+    notes = [
+        f"{count:,} images have the label {label!r}, which looks like a missing value, and is a class like any other: "
+        "leave the cell empty where an image has no label"
+        for label, count in sorted(counts.items())
+        if not _LIKE_NOTHING.isdisjoint({label.casefold(), *label.casefold().split("/")})
+    ]
+    if alike := _groups((_nearly(label), label) for label in counts):
+        examples = _listed([" and ".join(f"{label!r} ({counts[label]:,})" for label in group) for group in alike])
+        notes.append(f"labels that differ only in case, spaces or the form of a number are classes apart: {examples}")
+    return notes
+
+
+def _listed(examples: Sequence[str]) -> str:
+    more = len(examples) - _EXAMPLES
+    return "; ".join(examples[:_EXAMPLES]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _nearly(label: str) -> str:
+    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    return re.sub(r"(?<![.\d])(\d+)\.0+(?!\d)", r"\1", text)

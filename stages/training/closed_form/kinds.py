@@ -1,0 +1,247 @@
+"""The closed forms, a class of settings for each. Loads without torch.
+
+Adding one is its class here, its name in ``ClosedFormConfig``, and its map in ``fit.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from cache.errors import SettingsError
+from cache.settings import Settings
+from stages.training.heads.kinds import InputsConfig, check_dim, check_shares
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from stages.training.heads.linear import LinearHead
+
+
+UNIT_CENTERED = InputsConfig(unit=True, center=True, rescale="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMapConfig(Settings):
+    """A linear map (E, D) that is computed from the features, not trained.
+
+    Args:
+        dim: E, the size of an embedding.
+        dropout: the share of a feature set to zero before the map where it is trained on; alone it changes nothing.
+        inputs: the steps before the map.
+    """
+
+    dim: int = 64
+    dropout: float = 0.2
+    inputs: InputsConfig = UNIT_CENTERED
+
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+        check_shares([self.dropout], "dropout")
+
+    def fit(self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> LinearHead:
+        """The head of training ``features`` (N, D), of any float dtype; they are read in blocks, never copied whole.
+
+        Args:
+            features: (N, D).
+            labels: integers (N,); one label in two domains is two classes.
+            domains: integers (N,).
+            blocks: sizes of the features that stand side by side; their sum is D.
+            seed: of what is drawn, where a method draws.
+
+        Raises:
+            ValueError: ``dim`` is more than the method can give, or there are too few rows or classes.
+        """
+        from stages.training.closed_form.fit import fit
+        from stages.training.closed_form.linear_map import TrainingRows
+
+        return fit(self, TrainingRows.of(features, labels, domains, blocks, seed))
+
+    def build(self, blocks: Sequence[int], _generator: torch.Generator) -> LinearHead:
+        """A head of the right shape for features of the sizes ``blocks`` side by side, its weights zero."""
+        import torch
+
+        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.linear import LinearHead
+
+        inputs = Inputs(self.inputs, blocks)
+        return LinearHead(inputs, torch.zeros(self.dim, inputs.dim), torch.zeros(self.dim), self.dropout)
+
+
+@dataclass(frozen=True)
+class PcaHeadConfig(LinearMapConfig):
+    """The ``dim`` directions in which the features vary most, as they are.
+
+    >>> import torch
+    >>> features = torch.tensor([[3.0, 0.1], [-3.0, 0.1], [0.1, -1.0], [-0.1, 1.0]])
+    >>> nothing = torch.zeros(4, dtype=torch.int64)
+    >>> head = PcaHeadConfig(dim=1, inputs=InputsConfig(rescale="none")).fit(features, nothing, nothing, [2], seed=0)
+    >>> head.weight.shape, bool(head.weight[0, 0] > 0.99)
+    (torch.Size([1, 2]), True)
+    """
+
+    kind: Literal["pca"] = "pca"
+
+
+@dataclass(frozen=True)
+class WhiteningHeadConfig(LinearMapConfig):
+    """diag(l)^(-strength/2) V': eigenvalues l and eigenvectors V of the covariance.
+
+    ``strength`` in [0, 1]: 1 whitens, 0 is PCA (PCAw of the Met dataset: Ypsilantis et al., NeurIPS 2021).
+    """
+
+    strength: float = 1.0
+    kind: Literal["whitening"] = "whitening"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("strength", self.strength)
+
+
+@dataclass(frozen=True)
+class AveragePoolHeadConfig(LinearMapConfig):
+    """Dimension e is the mean of the dimensions floor(e D / E) to ceil((e + 1) D / E) - 1 of the feature.
+
+    It is the neck of UniFEx (arXiv 2409.13513) before any training: nothing is learned.
+    """
+
+    inputs: InputsConfig = InputsConfig(center=False, rescale="none")
+    kind: Literal["average_pool"] = "average_pool"
+
+
+@dataclass(frozen=True)
+class WithinHeadConfig(LinearMapConfig):
+    """S^(-1/2), S the covariance within classes, then the ``dim`` principal components of what it makes of the rows.
+
+    ``shrinkage`` s: S is (1 - s) S + s (tr S / D) I, with s in [0, 1] or after Ledoit and Wolf. Without shrinkage it is
+    relevant component analysis (Shental et al., ECCV 2002).
+    """
+
+    shrinkage: float | Literal["ledoit_wolf"] = "ledoit_wolf"
+    kind: Literal["within"] = "within"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shrinkage != "ledoit_wolf":
+            check_share("shrinkage", self.shrinkage)
+
+
+@dataclass(frozen=True)
+class LdaHeadConfig(LinearMapConfig):
+    """The ``dim`` directions in which classes differ most for how much they vary within, each of unit variance within.
+
+    ``shrinkage`` s in [0, 1] is that of scikit-learn's ``LinearDiscriminantAnalysis(solver="eigen")``: the covariance
+    within classes and the one between them both become (1 - s) S + s (tr S / D) I.
+    """
+
+    shrinkage: float = 0.5
+    kind: Literal["lda"] = "lda"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("shrinkage", self.shrinkage)
+
+
+@dataclass(frozen=True)
+class LearnedWhiteningHeadConfig(LinearMapConfig):
+    """Lw of Radenovic et al. (ECCV 2016; ``whitenlearn`` of cirtorch) over all pairs of rows of one class.
+
+    S is the mean of (x - y)(x - y)' over the pairs, P the inverse of its Cholesky factor, and the map the first
+    ``dim`` principal components of P x. A class of n rows has n (n - 1) / 2 pairs: large classes weigh more than in
+    ``within``, and nothing is shrunk.
+    """
+
+    kind: Literal["learned_whitening"] = "learned_whitening"
+
+
+@dataclass(frozen=True)
+class RidgeHeadConfig(LinearMapConfig):
+    """(S + lambda I)^(-1) X'Y / N: covariance S, indicators Y (N, C); then the principal axes of the predictions.
+
+    ``penalty`` is lambda in units of the mean eigenvalue of S; ``gcv`` takes the one of the least generalised
+    cross-validation error (Golub, Heath and Wahba, 1979), from the same sums. With ``dim`` = C - 1 the similarities
+    are those of the predictions themselves, each less its mean.
+    """
+
+    penalty: float | Literal["gcv"] = "gcv"
+    kind: Literal["ridge"] = "ridge"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.penalty != "gcv" and not self.penalty > 0:
+            raise SettingsError(
+                f"penalty is a number above 0, in units of the mean eigenvalue, or gcv, got {self.penalty}"
+            )
+
+
+@dataclass(frozen=True)
+class DiscriminantHeadConfig(LinearMapConfig):
+    """Whitens what varies within classes, turns to where their means vary, keeps the first ``dim`` axes.
+
+    S_w is the covariance within classes, S_b that of their means, S_t the second moment of all rows; every domain has
+    the same weight in S_b and S_t. P = ((1 - g) S_w + g tr(S_w) / D I)^(-1/2); V and l are the eigenvectors and
+    eigenvalues of (1 - b) P S_b P + b c P S_t P, c such that the traces agree; the map is
+    x -> diag((l / l_1)^p) V'P x. Few classes span few directions: b fills in the rest.
+
+    Each of the four settings lists the values to choose from; with one value each, nothing is chosen. They are chosen
+    together, in ``folds`` folds: the rows of each fold are searched leave-one-out with the discriminant of the others,
+    and the highest mMP@5 wins, the mean over folds of the mean over domains.
+
+    Args:
+        roots: a, exponents of the signed root, in place of ``inputs.root``.
+        shrinkage: g, in (0, 1].
+        total: b, in [0, 1].
+        power: p, at least 0.
+        folds: at least 2.
+        over: what a fold holds out: whole ``classes``, since those that will be searched are new, or ``rows`` of every
+            class. ``auto`` is rows where :func:`~stages.training.train_head` is given validation records of trained
+            classes, and classes otherwise.
+    """
+
+    inputs: InputsConfig = InputsConfig(unit=True, center=True, rescale="unit")
+    roots: tuple[float, ...] = (1.0, 0.7, 0.5)
+    shrinkage: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.8)
+    total: tuple[float, ...] = (0.0, 0.3, 1.0)
+    power: tuple[float, ...] = (0.0, 0.15, 0.3)
+    folds: int = 3
+    over: Literal["auto", "classes", "rows"] = "auto"
+    kind: Literal["discriminant"] = "discriminant"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inputs.root != 1:
+            raise SettingsError(
+                f"a discriminant chooses among roots; set roots = [{self.inputs.root}], not inputs.root"
+            )
+        _check_values("roots", self.roots, lambda a: 0 < a <= 1, "in (0, 1]")
+        _check_values("shrinkage", self.shrinkage, lambda g: 0 < g <= 1, "in (0, 1]")
+        _check_values("total", self.total, lambda b: 0 <= b <= 1, "in [0, 1]")
+        _check_values("power", self.power, lambda p: 0 <= p < math.inf, "of at least 0")
+        if self.folds < 2:
+            raise SettingsError(f"folds is a number of parts to hold out in turn, at least 2, got {self.folds}")
+
+
+def _check_values(name: str, values: tuple[float, ...], good: Callable[[float], bool], which: str) -> None:
+    if not values or len(set(values)) < len(values) or not all(map(good, values)):
+        raise SettingsError(f"{name} holds one or more values {which} to choose from, each once, got {list(values)}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError where ``value`` is not in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise SettingsError(f"{name} is a share in [0, 1], got {value}")
+
+
+ClosedFormConfig: TypeAlias = (
+    AveragePoolHeadConfig
+    | DiscriminantHeadConfig
+    | LdaHeadConfig
+    | LearnedWhiteningHeadConfig
+    | PcaHeadConfig
+    | RidgeHeadConfig
+    | WhiteningHeadConfig
+    | WithinHeadConfig
+)

@@ -1,0 +1,158 @@
+"""The trained heads and the steps before their maps, a class of settings for each. Loads without torch.
+
+A new kind is a class here, its network in a file beside this one, and a name in ``HeadConfig``
+(:mod:`stages.training.recipe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cache.errors import SettingsError
+from cache.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.training.heads.batchnorm import BatchNormHead
+    from stages.training.heads.linear import LinearHead
+    from stages.training.heads.mlp import MlpHead
+
+
+@dataclass(frozen=True)
+class InputsConfig(Settings):
+    """The steps, in this order.
+
+    Args:
+        root: x -> sign(x) |x|^root, in (0, 1]; 0.5 is the signed square root (Hellinger map) for features after a ReLU.
+        unit: the feature to unit length; of several features side by side, each.
+        center: less the mean of the training features.
+        rescale: ``spread`` divides by one number, the root mean square of the training features, so that a learning
+            rate means the same for every backbone; ``unit`` brings each row to unit length once more.
+    """
+
+    root: float = 1.0
+    unit: bool = False
+    center: bool = True
+    rescale: Literal["none", "spread", "unit"] = "spread"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.root <= 1:
+            raise SettingsError(f"root is an exponent in (0, 1], got {self.root}")
+
+
+@dataclass(frozen=True)
+class LinearHeadConfig(Settings):
+    """One linear map from the feature to ``dim`` dimensions, then unit length.
+
+    Args:
+        dim: E.
+        dropout: in training, the share of the feature that is set to zero before the map.
+        dropouts: several shares instead: the mean of the map over one dropout of each, with one product of matrices
+            (Inoue, Multi-Sample Dropout, 2019).
+        nested: smaller sizes, ascending: the first so many dimensions are an embedding too. The loss is the sum over
+            these sizes and ``dim``, with the first dimensions of one set of prototypes (Kusupati et al., Matryoshka
+            Representation Learning, NeurIPS 2022, the tied form).
+        inputs: the steps before the map. UniFEx (arXiv 2409.13513) has none: center = false, rescale = "none".
+    """
+
+    kind: Literal["linear"] = "linear"
+    dim: int = 64
+    dropout: float = 0.2
+    dropouts: tuple[float, ...] = ()
+    nested: tuple[int, ...] = ()
+    inputs: InputsConfig = InputsConfig()
+
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+        check_shares([self.dropout], "dropout")
+        check_shares(self.dropouts, "dropouts")
+        if list(self.nested) != sorted({*self.nested}) or not all(0 < size < self.dim for size in self.nested):
+            raise SettingsError(
+                f"nested are sizes below dim ({self.dim}), at least 1 and ascending, got {list(self.nested)}"
+            )
+
+    def build(self, blocks: Sequence[int], generator: torch.Generator) -> LinearHead:
+        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
+        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.linear import LinearHead, drawn_map
+
+        inputs = Inputs(self.inputs, blocks)
+        return LinearHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.dropouts)
+
+
+@dataclass(frozen=True)
+class BatchNormHeadConfig(Settings):
+    """Batch normalization of the feature, then dropout, then a linear map to ``dim``.
+
+    In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
+    each step and start at those of all training rows. There is no affine part: the map has it.
+    """
+
+    kind: Literal["batchnorm"] = "batchnorm"
+    dim: int = 64
+    dropout: float = 0.0
+    momentum: float = 0.1
+    inputs: InputsConfig = InputsConfig(center=False, rescale="none")
+
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+        check_shares([self.dropout], "dropout")
+        if not 0 < self.momentum <= 1:
+            raise SettingsError(f"momentum is the share of a batch in the running mean, in (0, 1], got {self.momentum}")
+
+    def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
+        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
+        from stages.training.heads.batchnorm import BatchNormHead
+        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.linear import drawn_map
+
+        inputs = Inputs(self.inputs, blocks)
+        return BatchNormHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.momentum)
+
+
+@dataclass(frozen=True)
+class MlpHeadConfig(Settings):
+    """Hidden layers of the sizes ``hidden``, each a linear map and ``activation``, then a linear map to ``dim``.
+
+    With ``residual`` a linear map from the feature is added, and the last layer starts at zero: the untrained head is
+    the linear one. In training, ``dropout`` acts before the first and the last map, and before the linear one.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    dim: int = 64
+    hidden: tuple[int, ...] = (1024,)
+    residual: bool = True
+    activation: Literal["relu", "gelu"] = "gelu"
+    dropout: float = 0.2
+    inputs: InputsConfig = InputsConfig()
+
+    def __post_init__(self) -> None:
+        check_dim(self.dim)
+        check_shares([self.dropout], "dropout")
+        if not self.hidden or min(self.hidden) < 1:
+            raise SettingsError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
+        if self.activation not in ("relu", "gelu"):
+            raise SettingsError(f"activation is one of relu, gelu, got {self.activation!r}")
+
+    def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
+        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
+        from stages.training.heads.inputs import Inputs
+        from stages.training.heads.mlp import MlpHead
+
+        return MlpHead(self, Inputs(self.inputs, blocks), generator)
+
+
+def check_shares(shares: Sequence[float], name: str) -> None:
+    """ValueError unless each of ``shares`` is in [0, 1)."""
+    for share in shares:
+        if not 0 <= share < 1:
+            raise SettingsError(f"{name} is the share of a feature set to zero, in [0, 1), got {share}")
+
+
+def check_dim(dim: int) -> None:
+    """ValueError unless an embedding can have ``dim`` dimensions."""
+    if dim < 1:
+        raise SettingsError(f"dim is the size of an embedding, at least 1, got {dim}")

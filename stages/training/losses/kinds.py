@@ -1,0 +1,231 @@
+"""The margin losses, a class of settings for each. Loads without torch.
+
+Adding one is its class here, its name in ``MarginLosses``, and its rule in ``rules.py``. With t the angle between an
+embedding and the prototype of its class, and m the margin, cos t of the target becomes::
+
+    NormFace      cos t                                       Wang et al., ACM Multimedia 2017
+    ArcFace       cos(t + m)                                  Deng et al., CVPR 2019
+    CosFace       cos t - m                                   Wang et al., CVPR 2018
+    SphereFace    cos(m t), continued so that it falls        Liu et al., CVPR 2017; fixed scale: SphereFace-R, 2022
+    Li-ArcFace    1 - 2 (t + m) / pi, and of the others too   Li et al., AirFace, ICCV workshops 2019
+    ElasticFace   as ArcFace or CosFace, m drawn              Boutros et al., CVPR workshops 2022
+
+AdaCos, CurricularFace, AdaFace and MagFace follow what they see: a scale or a margin by the batches so far, or by the
+length of the embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from cache.errors import SettingsError
+from stages.training.losses.settings import MarginSetting, MarginSoftmaxConfig, Scheduled, extremes
+
+
+@dataclass(frozen=True)
+class NormFaceConfig(MarginSoftmaxConfig):
+    """NormFace: what every other loss here is when its margin is 0."""
+
+    kind: Literal["normface"] = "normface"
+
+
+@dataclass(frozen=True)
+class AngularConfig(MarginSoftmaxConfig):
+    """A loss whose ``margin_rad`` is an angle in radians: a number, a ramp over the training, or by class size."""
+
+    margin_rad: MarginSetting = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0 <= margin < math.pi for margin in extremes(self.margin_rad)):
+            raise SettingsError(
+                f"margin_rad is an angle in radians in [0, pi), got {self.margin_rad}; degrees are * pi / 180"
+            )
+
+
+@dataclass(frozen=True)
+class ArcFaceConfig(AngularConfig):
+    """ArcFace; with ``subcenters`` above 1, Sub-center ArcFace (Deng et al., ECCV 2020), as UniFEx trains with 3.
+
+    ``margin_rad`` by the size of the class is what UniFEx calls dynamic margins.
+    """
+
+    kind: Literal["arcface"] = "arcface"
+
+
+@dataclass(frozen=True)
+class CosineConfig(MarginSoftmaxConfig):
+    """A loss whose ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size."""
+
+    margin_cos: MarginSetting = 0.35
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0 <= margin <= 1 for margin in extremes(self.margin_cos)):
+            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+
+
+@dataclass(frozen=True)
+class CosFaceConfig(CosineConfig):
+    """CosFace."""
+
+    kind: Literal["cosface"] = "cosface"
+
+
+@dataclass(frozen=True)
+class SphereFaceConfig(MarginSoftmaxConfig):
+    """SphereFace. ``margin_factor``, at least 1, is what the target's angle is multiplied by; 1 is no margin.
+
+    The target is that of the 2017 paper, whose factor was 4; embeddings are of unit length times ``scale``, as in
+    SphereFace-R (Liu et al., TPAMI 2022), whose factor is about 1.5. A ramp from 1 does the work of their annealing.
+    """
+
+    kind: Literal["sphereface"] = "sphereface"
+    margin_factor: MarginSetting = 1.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(1 <= factor < math.inf for factor in extremes(self.margin_factor)):
+            raise SettingsError(f"margin_factor multiplies the angle, at least 1 and finite, got {self.margin_factor}")
+
+
+@dataclass(frozen=True)
+class LiArcFaceConfig(AngularConfig):
+    """Li-ArcFace, made for small embeddings: logits fall in a straight line with the angle."""
+
+    kind: Literal["li_arcface"] = "li_arcface"
+    margin_rad: MarginSetting = 0.45
+
+
+@dataclass(frozen=True)
+class ElasticArcFaceConfig(AngularConfig):
+    """ArcFace; each row draws its margin, every step, normal around ``margin_rad`` with ``deviation_rad`` radians."""
+
+    kind: Literal["elastic_arcface"] = "elastic_arcface"
+    deviation_rad: float = 0.0125
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.deviation_rad < math.pi:
+            raise SettingsError(f"deviation_rad is an angle in radians in [0, pi), got {self.deviation_rad}")
+
+
+@dataclass(frozen=True)
+class ElasticCosFaceConfig(CosineConfig):
+    """CosFace; each row draws its margin, every step, normal around ``margin_cos`` with ``deviation_cos``."""
+
+    kind: Literal["elastic_cosface"] = "elastic_cosface"
+    deviation_cos: float = 0.0125
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.deviation_cos <= 1:
+            raise SettingsError(f"deviation_cos is a difference of cosines in [0, 1], got {self.deviation_cos}")
+
+
+@dataclass(frozen=True)
+class AdaCosConfig(MarginSoftmaxConfig):
+    """AdaCos (Zhang et al., CVPR 2019): no margin, and a scale that training chooses.
+
+    The scale begins at sqrt(2) log(C - 1) and follows the batches; ``dynamic`` = false keeps it there. There is nothing
+    to choose, and a ``scale`` is refused. It is never below ``SMALLEST_SCALE``, 0.98.
+    """
+
+    kind: Literal["adacos"] = "adacos"
+    dynamic: bool = True
+    scale: Scheduled = field(default=1.0, kw_only=True)  # unused: the rule has the scale
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale != 1.0:
+            raise SettingsError(
+                f"adacos chooses its scale, got {self.scale}; leave scale out, or take kind = 'normface'"
+            )
+
+
+@dataclass(frozen=True)
+class CurricularFaceConfig(AngularConfig):
+    """CurricularFace (Huang et al., CVPR 2020): ArcFace, and hard other classes count for more as training succeeds."""
+
+    kind: Literal["curricularface"] = "curricularface"
+
+
+@dataclass(frozen=True)
+class AdaFaceConfig(MarginSoftmaxConfig):
+    """AdaFace (Kim et al., CVPR 2022): the margin follows the embedding's length, taken for the image's quality.
+
+    It reads the length of the head's output: see the caution in docs/losses.md.
+
+    Args:
+        margin: an angle in radians for the shortest embeddings, a difference of cosines for those of mean length.
+        concentration: the margin moves over norms within 1 / ``concentration`` deviations of the mean.
+        statistics_rate: the share of a new batch in the running mean and deviation of the norms, in (0, 1].
+    """
+
+    kind: Literal["adaface"] = "adaface"
+    margin: MarginSetting = 0.4
+    concentration: float = 0.333
+    statistics_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0 <= margin <= 1 for margin in extremes(self.margin)):
+            raise SettingsError(f"margin is both radians and a difference of cosines, in [0, 1], got {self.margin}")
+        if not 0 <= self.concentration < math.inf:
+            raise SettingsError(f"concentration is at least 0 and finite, got {self.concentration}")
+        if not 0 < self.statistics_rate <= 1:
+            raise SettingsError(f"statistics_rate is the share of a new batch, in (0, 1], got {self.statistics_rate}")
+
+
+@dataclass(frozen=True)
+class MagFaceConfig(MarginSoftmaxConfig):
+    """MagFace (Meng et al., CVPR 2021): longer embeddings get a larger margin, and are rewarded for being long.
+
+    It reads the length of the head's output: see the caution in docs/losses.md.
+
+    Args:
+        shortest_margin_rad: the margin, an angle in radians, of embeddings of ``shortest_norm`` and less.
+        longest_margin_rad: that of embeddings of ``longest_norm`` and more; a straight line between.
+        shortest_norm: lengths are cut to this,
+        longest_norm: and to this.
+        norm_weight: of the penalty 1 / a + a / longest_norm^2 for a length a between the two.
+    """
+
+    kind: Literal["magface"] = "magface"
+    shortest_margin_rad: float = 0.45
+    longest_margin_rad: float = 0.8
+    shortest_norm: float = 10.0
+    longest_norm: float = 110.0
+    norm_weight: float = 35.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.shortest_margin_rad <= self.longest_margin_rad < math.pi:
+            raise SettingsError(
+                "shortest_margin_rad and longest_margin_rad are angles in radians, the first not above the second, "
+                f"in [0, pi), got {self.shortest_margin_rad} and {self.longest_margin_rad}; degrees are * pi / 180"
+            )
+        if not 0 < self.shortest_norm < self.longest_norm < math.inf:
+            raise SettingsError(
+                "shortest_norm and longest_norm are lengths, 0 < shortest_norm < longest_norm, got "
+                f"{self.shortest_norm} and {self.longest_norm}"
+            )
+        if not 0 <= self.norm_weight < math.inf:
+            raise SettingsError(f"norm_weight is at least 0 and finite, got {self.norm_weight}")
+
+
+MarginLosses: TypeAlias = (
+    AdaCosConfig
+    | AdaFaceConfig
+    | ArcFaceConfig
+    | CosFaceConfig
+    | CurricularFaceConfig
+    | ElasticArcFaceConfig
+    | ElasticCosFaceConfig
+    | LiArcFaceConfig
+    | MagFaceConfig
+    | NormFaceConfig
+    | SphereFaceConfig
+)

@@ -1,0 +1,186 @@
+"""What the settings of all margin losses share: schedules, margins by class size, sampled classes.
+
+Loads without torch: what computes a loss is imported where it is built.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Tag
+
+from cache.errors import SettingsError
+from cache.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from stages.training.losses.kernel import MarginSoftmax
+    from stages.training.losses.rule import Rule
+
+
+@dataclass(frozen=True)
+class Ramp(Settings):
+    """From ``start`` to ``end`` in a straight line over the whole training: ``scale = { start = 16, end = 30 }``."""
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise SettingsError(f"a ramp goes from one finite number to another, got {self.start} to {self.end}")
+
+
+_NUMBER, _RAMP = "a number", "a ramp"
+
+
+def _which(value: Any) -> str:
+    return _RAMP if isinstance(value, (dict, Ramp)) else _NUMBER
+
+
+# The tags stand in pydantic's paths, where those with a space are not keys.
+Scheduled: TypeAlias = Annotated[Annotated[float, Tag(_NUMBER)] | Annotated[Ramp, Tag(_RAMP)], Discriminator(_which)]
+
+
+def value_at(setting: float | Ramp, share: float) -> float:
+    """What ``setting`` is after ``share`` of the training, in [0, 1]; a plain number is always itself."""
+    if not isinstance(setting, Ramp):
+        return setting
+    return setting.start + (setting.end - setting.start) * share
+
+
+def ends(setting: float | Ramp) -> tuple[float, float]:
+    """Both ends of ``setting``, to be checked: a ramp between two allowed numbers passes allowed ones only."""
+    return (setting.start, setting.end) if isinstance(setting, Ramp) else (setting, setting)
+
+
+@dataclass(frozen=True)
+class MarginByClassSize(Settings):
+    """A larger margin for small classes: ``margin_rad = { smallest_class = 0.6, largest_class = 0.2 }``.
+
+    Args:
+        smallest_class: the margin of the class with the fewest training rows, in the unit of the setting it stands for.
+        largest_class: the margin of the class with the most.
+        map: between the two, ``cosine`` is half a cosine over the number of rows n (Schall et al., UniFEx), so that
+            most classes of a long tail keep the large margin; ``quartic_root`` is a straight line over n^(-1/4) (Ha et
+            al., Google landmark recognition 2020), which falls fast for the first rows.
+    """
+
+    smallest_class: float
+    largest_class: float
+    map: Literal["cosine", "quartic_root"] = "cosine"
+    kind: Literal["by_class_size"] = "by_class_size"
+
+    def __post_init__(self) -> None:
+        if self.map not in ("cosine", "quartic_root"):
+            raise SettingsError(f"map is cosine or quartic_root, got {self.map!r}")
+
+
+_SCHEDULED, _BY_CLASS_SIZE = "a number or a ramp", "by class size"
+
+
+def _which_margin(value: Any) -> str:
+    """Which of the two ``value`` means: the one that has a key of it."""
+    ramp = not isinstance(value, dict) or "start" in value or "end" in value
+    return _SCHEDULED if ramp and not isinstance(value, MarginByClassSize) else _BY_CLASS_SIZE
+
+
+MarginSetting: TypeAlias = Annotated[
+    Annotated[Scheduled, Tag(_SCHEDULED)] | Annotated[MarginByClassSize, Tag(_BY_CLASS_SIZE)],
+    Discriminator(_which_margin),
+]
+
+
+def extremes(setting: MarginSetting) -> tuple[float, float]:
+    """The two numbers that every margin of ``setting`` lies between."""
+    if isinstance(setting, MarginByClassSize):
+        return setting.smallest_class, setting.largest_class
+    return ends(setting)
+
+
+@dataclass(frozen=True)
+class SampledConfig(Settings):
+    """Compare with the batch's own classes and a ``share`` of all classes, in (0, 1]; all subcenters of each.
+
+    Args:
+        share: in (0, 1]; of 34,800 classes a tenth makes a step about six times as fast.
+        least: never fewer classes than these, or all there are. With a few hundred, sampling saves little and costs
+            accuracy: with a tenth of 340 classes test mMP@5 was lower by 0.011 (eight seeds), of 98 and of 945 by
+            less than 0.002.
+        kind: which others. ``random`` ones take no time to find. The ``hardest`` are those whose nearest subcenter is
+            nearest to any embedding of the batch; finding them takes one matrix product of the batch with the whole
+            table, in blocks: a third of the exact softmax's products, none of its exponentials, gradients or step.
+
+    Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
+    """
+
+    share: float = 0.1
+    least: int = 1000
+    kind: Literal["random", "hardest"] = "random"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise SettingsError(f"share is the part of the classes that a step looks at, in (0, 1], got {self.share}")
+        if self.least < 1:
+            raise SettingsError(f"least is a number of classes, at least 1, got {self.least}")
+        if self.kind not in ("random", "hardest"):
+            raise SettingsError(f"kind is random or hardest, got {self.kind!r}")
+
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class MarginSoftmaxConfig(Settings):
+    """The settings of every margin-softmax loss; a loss is a subclass with a ``kind``, its margins and its rule.
+
+    Args:
+        subcenters: prototypes a class, k; a class is as near as its nearest (Deng et al., Sub-center ArcFace, 2020).
+        scale: the factor on the cosines, a number or a ramp over the training.
+        label_smoothing: the share of the target that is spread over all classes, in [0, 1).
+        sampled: compare with some of the classes only, for tens of thousands and more.
+        precision: of the factors of the matrix products, which are summed in float32. With bfloat16 cosines are right
+            to three digits, and half of the time is saved where the processor has instructions for it.
+    """
+
+    subcenters: int = field(default=1, kw_only=True)
+    scale: Scheduled = field(default=30.0, kw_only=True)
+    label_smoothing: float = field(default=0.0, kw_only=True)
+    sampled: SampledConfig | None = field(default=None, kw_only=True)
+    precision: Precision = field(default="float32", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.subcenters < 1:
+            raise SettingsError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
+        if not all(0 < scale < math.inf for scale in ends(self.scale)):
+            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
+        if not 0 <= self.label_smoothing < 1:
+            raise SettingsError(
+                f"label_smoothing is the share spread over all classes, in [0, 1), got {self.label_smoothing}"
+            )
+        if self.precision not in ("float32", "bfloat16"):
+            raise SettingsError(f"precision is float32 or bfloat16, got {self.precision!r}")
+
+    def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
+        """What distinguishes the loss, for classes of ``class_sizes`` (C,) training rows; your own loss has its own."""
+        from stages.training.losses.rules import rule_of
+
+        return rule_of(self, class_sizes, generator)
+
+    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> MarginSoftmax:
+        """The loss of embeddings (B, ``dim``); prototypes and what else is random are drawn from ``generator``.
+
+        ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them.
+
+        >>> import torch
+        >>> from stages.training.losses import ArcFaceConfig
+        >>> loss = ArcFaceConfig(margin_rad=0.3).build(4, torch.tensor([5, 5, 5]), torch.Generator().manual_seed(0))
+        >>> loss(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])).shape, loss.prototypes.shape
+        (torch.Size([]), torch.Size([1, 3, 4]))
+        """
+        from stages.training.losses.kernel import MarginSoftmax
+
+        return MarginSoftmax(dim, len(class_sizes), self.rule(class_sizes, generator), self, generator)

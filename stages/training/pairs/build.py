@@ -1,0 +1,70 @@
+"""Build a loss on pairs or proxies: what computes which kind."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stages.training.losses.kinds import NormFaceConfig
+from stages.training.pairs.contrastive import Contrastive
+from stages.training.pairs.cross_batch_memory import CrossBatchMemory
+from stages.training.pairs.kinds import (
+    ContrastiveConfig,
+    MarginConfig,
+    MultiSimilarityConfig,
+    PairLossConfig,
+    ProxyAnchorConfig,
+    ProxyNcaConfig,
+    RangeConfig,
+    RecallConfig,
+    RememberingConfig,
+    SmoothApConfig,
+    SoftTripleConfig,
+    SupConConfig,
+    TripletConfig,
+)
+from stages.training.pairs.loss import PairLoss, RowWise
+from stages.training.pairs.margin import Margin
+from stages.training.pairs.multi_similarity import MultiSimilarity
+from stages.training.pairs.proxies import ProxyLoss, proxy_anchor, soft_triple
+from stages.training.pairs.range_loss import RangeLoss
+from stages.training.pairs.ranks import Recall, SmoothAp
+from stages.training.pairs.rows import PairRule
+from stages.training.pairs.supcon import SupCon
+from stages.training.pairs.triplet import Triplet
+
+
+def build(config: PairLossConfig, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
+    """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) training rows."""
+    match config:
+        case ProxyAnchorConfig():
+            return proxy_anchor(config, dim, len(class_sizes), generator)
+        case ProxyNcaConfig():
+            softmax = NormFaceConfig(scale=2 * config.scale).build(dim, class_sizes, generator)
+            return ProxyLoss(softmax, softmax.weight, lambda weight: weight[None], config.proxy_rate)
+        case RangeConfig():
+            return RangeLoss(config)
+        case SoftTripleConfig():
+            return soft_triple(config, dim, len(class_sizes), generator)
+    memory = config.memory if isinstance(config, RememberingConfig) else 0
+    return RowWise(_rule(config, len(class_sizes)), CrossBatchMemory(memory, dim), generator)
+
+
+def _rule(config: PairLossConfig, classes: int) -> PairRule:
+    match config:
+        case ContrastiveConfig():
+            return Contrastive(config)
+        case MarginConfig():
+            return Margin(config, classes)
+        case MultiSimilarityConfig():
+            return MultiSimilarity(config)
+        case RecallConfig():
+            return Recall(config)
+        case SmoothApConfig():
+            return SmoothAp(config.scale)
+        case SupConConfig():
+            return SupCon(config.scale)
+        case TripletConfig():
+            return Triplet(config)
+        case _:
+            raise NotImplementedError(f"{type(config).__name__} builds no loss: a loss is a subclass that does")
