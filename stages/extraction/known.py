@@ -26,7 +26,7 @@ from stages.extraction.backbones import Backbone, BackboneConfig, announced_back
 from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.resize import DECODERS
 from stages.extraction.sample import sample_of
 from stages.records import Records
@@ -152,5 +152,7 @@ def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
             content = source.read()
             if source.digest(content) == digest:
                 yield decode(content, box=source.box)
+        except NoDecoderError:
+            raise  # the basis would depend on what is installed
         except (OSError, DecodeError):
             continue  # extraction lists it as failed
