@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cache.fingerprint import digest_bytes
 from cache.identity import Identity
 from cache.reader import Failure
 
@@ -50,6 +51,9 @@ class Features(Protocol):
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a feature."""
 
+    def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+        """A checksum (n,) of the feature of each of ``digests`` (n,), 0 where there is none."""
+
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images without a feature among ``digests`` (by default all), each once."""
 
@@ -61,3 +65,22 @@ class Features(Protocol):
 
     def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The features (n, V, D) of all views of ``digests`` (n,)."""
+
+
+def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
+    """The fingerprint of the numbers that ``features`` holds for ``digests``: of their checksums, nothing is read.
+
+    What is computed from these rows has it in its identity. Their order, their chunks and other rows do not change it.
+
+    >>> import tempfile
+    >>> from tests.toys.training import classes_of, toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     features, records = toy(folder, classes_of(2, 2))
+    ...     forward, backward = records.digests, records.digests[::-1]
+    ...     numbers_fingerprint(features, forward) == numbers_fingerprint(features, backward)
+    True
+    """
+    known = [digest for digest in digests if digest]
+    names = np.frombuffer(b"".join(known), np.uint64).reshape(-1, 4)[:, 0]  # the first 8 bytes
+    _, first = np.unique(names, return_index=True)
+    return digest_bytes(names[first].tobytes() + features.checksums(known)[first].tobytes()).hex()

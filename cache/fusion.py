@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,16 @@ def fuse(
     if proportions is not None:
         fused[:, low:] = proportions
     return fused
+
+
+def fused_checksums(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    """One checksum (n,) of rows whose parts have the checksums ``parts``, each (n,): it changes when one of them does.
+
+    >>> int(fused_checksums([np.array([1], np.uint32), np.array([2], np.uint32)])[0])
+    2654435763
+    """
+    odd = np.uint32(2654435761)  # a bijection modulo 2**32 at each step
+    return reduce(lambda mixed, part: mixed * odd + part, parts)
 
 
 def image_proportions(height: npt.NDArray[np.generic], width: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

@@ -22,6 +22,10 @@ from cache.storage import Storage
 ARRAY = "features"
 _CHUNKS = f"{ARRAY}/c/"
 _DESCRIPTION = f"{ARRAY}/zarr.json"
+MEND_METADATA = (
+    "Delete every zarr.json and identity.json of the store, and extract again: they are written anew, and no row is "
+    "computed."
+)
 _CHECKSUM_BYTES = 4
 _verified: set[tuple[str, int]] = set()
 """Address and checksum of every chunk that this process has verified."""
@@ -51,9 +55,14 @@ def metadata_files(
         serializer=BytesCodec(endian="little"),
         compressors=zarr.codecs.Crc32cCodec(),
         filters=None,
-        dimension_names=("row", "feature") if len(row_shape) == 1 else ("row", "view", "feature"),
+        dimension_names=dimension_names(len(row_shape)),
     )
     return {key: written[key].to_bytes() for key in (_DESCRIPTION, "zarr.json")}
+
+
+def dimension_names(row_axes: int) -> tuple[str, ...]:
+    """What the axes of the array are called, where a row has ``row_axes`` of them."""
+    return ("row", "feature") if row_axes == 1 else ("row", "view", "feature")
 
 
 def read_shape(storage: Storage) -> tuple[int, tuple[int, ...], np.dtype[np.generic], int]:
@@ -65,7 +74,9 @@ def read_shape(storage: Storage) -> tuple[int, tuple[int, ...], np.dtype[np.gene
         return rows, tuple(row_shape), np.dtype(metadata["data_type"]), chunk_rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         address = storage.address(_DESCRIPTION)
-        raise DamagedStoreError(f"{address} should describe the array of the store, but: {error}") from error
+        raise DamagedStoreError(
+            f"{address} should describe the array of the store, but: {error}. {MEND_METADATA}"
+        ) from error
 
 
 def resize(storage: Storage, rows: int) -> None:
@@ -85,6 +96,15 @@ def chunk_numbers(storage: Storage) -> list[int]:
     """The numbers of all chunks with data, committed or not, ascending."""
     names = {key.removeprefix(_CHUNKS).partition("/")[0] for key in storage.list(_CHUNKS)}
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def stored_checksum(storage: Storage, number: int, row_shape: tuple[int, ...]) -> int | None:
+    """The crc32c at the end of the data of chunk ``number``, not verified; None where there are no data."""
+    key = chunk_key(number, row_shape)
+    try:
+        return int.from_bytes(storage.read(key, max(0, storage.size(key) - _CHECKSUM_BYTES)), "little")
+    except OSError:
+        return None
 
 
 def delete_chunk(storage: Storage, number: int) -> None:
@@ -107,15 +127,17 @@ def map_chunk(
     dtype: np.dtype[np.generic],
     *,
     committed: int | None,
+    mend: str,
     verify_again: bool = False,
 ) -> npt.NDArray[np.generic]:
     """The array of chunk ``number``, of ``shape`` (chunk rows, ...), read-only; a memory map where there is one.
 
     The first time that this process reads the chunk (each time with ``verify_again``) its bytes are verified: they
-    must have the crc32c at their end, and that must be the one ``committed`` with the rows, where it is known.
+    must have the crc32c at their end, and that must be the one ``committed`` with the rows, where it is known. An error
+    ends with the sentence ``mend``.
     """
     key = chunk_key(number, shape[1:])
-    address, mend = storage.address(key), how_to_mend(number)
+    address = storage.address(key)
     try:
         content = storage.map(key)
         if content is None:
@@ -132,8 +154,3 @@ def map_chunk(
             raise DamagedStoreError(f"{address} does not hold the bytes that were committed: wrong crc32c. {mend}")
         _verified.add((address, written))
     return np.frombuffer(content, dtype.newbyteorder("<"), count=math.prod(shape)).reshape(shape)
-
-
-def how_to_mend(number: int) -> str:
-    """What to do about a damaged chunk."""
-    return f"Delete rows/{number}.parquet in the store, and extract again: only this chunk is computed anew."

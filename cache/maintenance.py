@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,19 @@ import pyarrow.compute as pc
 
 from cache import layout
 from cache.errors import DamagedStoreError
+from cache.fusion import fused_checksums
 from cache.identity import Provenance
 from cache.plan import Chunk
-from cache.reader import FeatureStore
+from cache.reader import FORMAT, FeatureStore
 from cache.rows import RowOutcome
 from cache.writer import StoreWriter
 
 
-def verify(store: FeatureStore) -> list[str]:
+def verify(store: FeatureStore, made_from: Sequence[FeatureStore] = ()) -> list[str]:
     """Check the store against itself, every checksum and every row; return one line for each thing that is wrong.
 
-    The array is read through Zarr, not by the memory maps that training uses: each checks the other.
+    The array is read through Zarr, not by the memory maps that training uses: each checks the other. Embeddings are
+    compared with the features that they are ``made_from`` too, of one store or several that were fused.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance
@@ -30,27 +32,24 @@ def verify(store: FeatureStore) -> list[str]:
     ...     verify(FeatureStore.open(folder, "toy", Identity({}), dim=3, provenance=Provenance("cpu", {})))
     []
     """
-    return list(_problems(store))
+    return [*_problems(store), *_outdated(store, made_from)]
 
 
 def _problems(store: FeatureStore) -> Iterator[str]:
-    import zarr
-
     if not store.path.name.endswith(f"-{store.identity.short}"):
         yield f"identity.json has the fingerprint {store.identity.short}..., the folder is called {store.path.name}"
-    array = zarr.open_array(store.path / layout.ARRAY, mode="r")
-    stated = store.identity.fields["store"]
-    assert isinstance(stated, dict)
-    wanted = (*([stated["views"]] if "views" in stated else []), stated["dim"]), stated["dtype"]
-    if (array.shape[1:], str(array.dtype)) != wanted:
-        yield f"the array has rows of {array.shape[1:]} {array.dtype}, the identity says {wanted[0]} {wanted[1]}"
+    try:
+        array = _described_array(store)
+    except Exception as error:  # noqa: BLE001 (Zarr has many, for whatever it cannot read)
+        yield f"{store.storage.address(layout.ARRAY)} is not as it was written: {error}. {layout.MEND_METADATA}"
+        return
     on_disk = layout.chunk_numbers(store.storage)
     for number in on_disk:
         if number not in store.chunks():
             yield f"chunk {number} has data and no rows: it is not committed, and the next extraction clears it"
     for number, rows in store.chunks().items():
         if number not in on_disk:
-            yield f"chunk {number} has rows and no data. {layout.how_to_mend(number)}"
+            yield f"chunk {number} has rows and no data. {store.how_to_mend(number)}"
             continue
         try:
             mapped = store.chunk(number, verify_again=True)
@@ -63,20 +62,61 @@ def _problems(store: FeatureStore) -> Iterator[str]:
             continue
         through_zarr = np.asarray(array[first : first + rows.num_rows])
         if not np.array_equal(through_zarr, mapped[: rows.num_rows], equal_nan=True):
-            yield f"chunk {number}: Zarr reads other numbers than the memory map. {layout.how_to_mend(number)}"
-        yield from _wrong_rows(number, np.asarray(pc.equal(rows["status"], "ok")), np.asarray(mapped))
+            yield f"chunk {number}: Zarr reads other numbers than the memory map. {store.how_to_mend(number)}"
+        yield from _wrong_rows(store, number, np.asarray(pc.equal(rows["status"], "ok")), np.asarray(mapped))
 
 
-def _wrong_rows(number: int, ok: npt.NDArray[np.bool_], block: npt.NDArray[np.generic]) -> Iterator[str]:
+def _described_array(store: FeatureStore) -> Any:
+    """The Zarr array. Raises where ``zarr.json`` says other than the identity."""
+    import zarr
+
+    group = zarr.open_group(store.path, mode="r")
+    array, stated = group[layout.ARRAY], store.identity.fields["store"]
+    assert isinstance(array, zarr.Array)
+    assert isinstance(stated, dict)
+    axes = getattr(array.metadata, "dimension_names", None)
+    row_shape = (*([stated["views"]] if "views" in stated else []), stated["dim"])
+    described = {
+        "attributes": (
+            {"name": store.path.name.rpartition("-")[0], "fingerprint": store.fingerprint, "format": FORMAT},
+            dict(group.attrs),
+        ),
+        "rows": ((row_shape, stated["dtype"]), (array.shape[1:], str(array.dtype))),
+        "chunks": ((store.chunk_rows, *row_shape), array.chunks),
+        "fill_value": (True, bool(np.isnan(array.fill_value))),
+        "dimension_names": (layout.dimension_names(len(row_shape)), axes),
+    }
+    for what, (wanted, stored) in described.items():
+        if stored != wanted:
+            raise ValueError(f"{what}: stored {stored!r}, wanted {wanted!r}")
+    return array
+
+
+def _outdated(store: FeatureStore, made_from: Sequence[FeatureStore]) -> Iterator[str]:
+    digests = store.digests()
+    if made_from and digests:
+        now = fused_checksums([features.checksums(digests) for features in made_from])
+        there = np.all([features.usable(digests) for features in made_from], axis=0)
+        if outdated := np.count_nonzero(there & (store.checksums(digests) != now)):
+            yield (
+                f"{outdated:,} rows are of features that have been computed anew since. `permafrost train-heads` "
+                "computes those that a run file names again, and `permafrost gc` removes the others."
+            )
+
+
+def _wrong_rows(
+    store: FeatureStore, number: int, ok: npt.NDArray[np.bool_], block: npt.NDArray[np.generic]
+) -> Iterator[str]:
+    mend = store.how_to_mend(number)
     values = block.reshape(len(block), -1).astype(np.float64)
     finite = np.asarray(np.isfinite(values).all(axis=1))
     empty = np.asarray(np.isnan(values).all(axis=1))
     for row in np.flatnonzero(ok & ~finite[: len(ok)]):
-        yield f"chunk {number}, row {row}: recorded as ok and not finite. {layout.how_to_mend(number)}"
+        yield f"chunk {number}, row {row}: recorded as ok and not finite. {mend}"
     for row in np.flatnonzero(~ok & ~empty[: len(ok)]):
-        yield f"chunk {number}, row {row}: recorded without a feature and holds numbers. {layout.how_to_mend(number)}"
+        yield f"chunk {number}, row {row}: recorded without a feature and holds numbers. {mend}"
     if not empty[len(ok) :].all():
-        yield f"chunk {number}: numbers past its last row. {layout.how_to_mend(number)}"
+        yield f"chunk {number}: numbers past its last row. {mend}"
 
 
 class Compaction(NamedTuple):
@@ -113,8 +153,9 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
         for number in rewritten:
             block, lines = store.chunk(number), before[number].to_pylist()
             for position in np.flatnonzero(stays[number]):
-                digest, *outcome = lines[position].values()
-                stay.append(_Row(digest, block[position], RowOutcome(*outcome), number))
+                line = lines[position]
+                outcome = RowOutcome(*(line[field] for field in RowOutcome._fields))
+                stay.append(_Row(line["digest"], block[position], outcome, number))
         free = (number for number in count() if number not in before)
         for low in range(0, len(stay), store.chunk_rows):
             piece = stay[low : low + store.chunk_rows]

@@ -7,15 +7,14 @@ plan can be computed by any process that has the images.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Sequence
 from itertools import count, islice
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import Storage
 
 PLAN_KEY = "plan.parquet"
@@ -65,7 +64,7 @@ def make_plan(
 def read_plan(storage: Storage) -> ChunkPlan:
     """The plan that is pending in a store; an empty one where there is none, or where it cannot be read."""
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(PLAN_KEY)), page_checksum_verification=True)
+        table = read_parquet(storage.read(PLAN_KEY))
         settings = json.loads(table.schema.metadata[_SETTINGS])
         chunks: dict[int, list[bytes]] = {}
         for number, digest in zip(table["chunk"].to_pylist(), table["digest"].to_pylist(), strict=True):
@@ -82,7 +81,5 @@ def write_plan(storage: Storage, plan: ChunkPlan) -> None:
     digests = [digest for chunk in plan.chunks for digest in chunk.digests]
     settings = json.dumps({"batch_size": plan.batch_size, "fits": plan.fits})
     table = pa.table([pa.array(numbers, pa.int64()), pa.array(digests, pa.binary(32))], schema=_SCHEMA)
-    buffer = io.BytesIO()
-    table = table.replace_schema_metadata({_SETTINGS: settings})
-    pq.write_table(table, buffer, compression="none", use_dictionary=["chunk"], write_page_checksum=True)
-    storage.put(PLAN_KEY, buffer.getbuffer())
+    content = parquet_bytes(table, {_SETTINGS: settings}, compression="none", use_dictionary=["chunk"])
+    storage.put(PLAN_KEY, content)

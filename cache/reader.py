@@ -18,7 +18,7 @@ nothing. A chunk without rows does not exist. Reading takes no lock and writes n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
@@ -34,7 +34,7 @@ from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, S
 from cache.fingerprint import JSON
 from cache.identity import Identity, Provenance
 from cache.row_index import RowIndex
-from cache.rows import RowOutcome, checksum_of, fragment_numbers, provenance_of, read_fragment
+from cache.rows import RowOutcome, checksum_of, fragment_key, fragment_numbers, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage
 
 FORMAT = 1
@@ -92,14 +92,18 @@ class FeatureStore:
         """
         full = store_identity(identity, dim, dtype, views)
         path = Path(parent) / f"{name}-{full.short}"
-        if not (path / _IDENTITY).exists():  # of several processes that begin it the first one's files count
+        begun = (path / _IDENTITY).exists()
+        if not begun:  # of several processes that begin it the first one's files count
             attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
             row_shape = (dim,) if views == 1 else (views, dim)
             files = layout.metadata_files(0, row_shape, np.dtype(dtype), chunk_rows, attributes)
             files |= {"provenance.json": f"{provenance.to_json()}\n".encode(), _IDENTITY: full.to_json().encode()}
             for key, content in files.items():
                 LocalStorage(path).put_new(key, content)
-        return cls._opened(path, full)
+        store = cls._opened(path, full)
+        if not begun:  # there are rows where only the descriptions were deleted
+            layout.resize(store.storage, store.array_rows({}))
+        return store
 
     @classmethod
     def find(
@@ -170,9 +174,17 @@ class FeatureStore:
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
         numbers = fragment_numbers(self.storage)
         with ThreadPoolExecutor(4) as pool:  # a million rows are a thousand small files
-            tables = pool.map(lambda n: read_fragment(self.storage, n, layout.how_to_mend(n)), numbers)
-            self._chunks = dict(zip(numbers, tables, strict=True))
+            self._chunks = dict(zip(numbers, pool.map(self._rows, numbers), strict=True))
         self.__dict__.pop("_index", None)
+
+    def _rows(self, number: int) -> pa.Table:
+        """The rows of a committed chunk; where rows have no checksum of their own (0.1.0) they have the chunk's."""
+        rows = read_fragment(self.storage, number, self.how_to_mend(number))
+        if not rows["crc32c"].null_count:
+            return rows
+        checksum = layout.stored_checksum(self.storage, number, self.row_shape)
+        place, field = rows.schema.get_field_index("crc32c"), rows.schema.field("crc32c")
+        return rows.set_column(place, field, pa.array([checksum] * len(rows), field.type))
 
     @cached_property
     def _index(self) -> RowIndex:
@@ -183,6 +195,11 @@ class FeatureStore:
     def chunks(self) -> dict[int, pa.Table]:
         """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
         return dict(self._chunks)
+
+    def array_rows(self, planned: Mapping[int, int]) -> int:
+        """The rows that the array needs for the committed chunks and those ``planned``, lengths by number."""
+        lengths = {number: rows.num_rows for number, rows in self._chunks.items()} | dict(planned)
+        return max((number * self.chunk_rows + length for number, length in lengths.items()), default=0)
 
     def provenance(self, number: int) -> Provenance:
         """Where chunk ``number`` was computed."""
@@ -230,6 +247,15 @@ class FeatureStore:
         """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""
         return self._index.rows(self._index.find(digests))
 
+    def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+        """A checksum (n,) of the feature of each of ``digests`` (n,), 0 where there is none.
+
+        It does not depend on the chunk that a row lies in. That of an embedding is the one of the feature that it was
+        computed from; that of a row of version 0.1.0 the one of its chunk.
+        """
+        places = self._index.find(digests)
+        return np.where(self._index.good(places), self._index.checksums(places), np.uint32(0))
+
     def counts(self) -> Counter[str]:
         """How many images have each status."""
         return Counter({"ok": len(self)}) + Counter(failure.outcome.status for failure in self.failures())
@@ -276,7 +302,22 @@ class FeatureStore:
         :class:`DamagedStoreError` where it is wrong.
         """
         shape, committed = (self.chunk_rows, *self.row_shape), checksum_of(self._chunks[number])
-        return layout.map_chunk(self.storage, number, shape, self.dtype, committed=committed, verify_again=verify_again)
+        return layout.map_chunk(
+            self.storage,
+            number,
+            shape,
+            self.dtype,
+            committed=committed,
+            mend=self.how_to_mend(number),
+            verify_again=verify_again,
+        )
+
+    def how_to_mend(self, number: int) -> str:
+        """What to do about a damaged chunk."""
+        path, command = self.storage.address(fragment_key(number)), "extract"
+        if "head" in self.identity.fields:
+            command = "train-heads"
+        return f"Delete {path}, and run `permafrost {command}` again: only this chunk is computed anew."
 
     def _why_missing(self, digest: bytes, place: int) -> str:
         image = f"the image {digest.hex()[:16]}..."
@@ -298,4 +339,4 @@ def _read_identity(storage: Storage) -> Identity:
     except FileNotFoundError as error:
         raise StoreError(f"{storage.address()} is not a store: it has no {_IDENTITY}") from error
     except ValueError as error:
-        raise DamagedStoreError(f"{storage.address(_IDENTITY)} is not JSON: {error}") from error
+        raise DamagedStoreError(f"{storage.address(_IDENTITY)} is not JSON: {error}. {layout.MEND_METADATA}") from error

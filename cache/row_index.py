@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.rows import SCHEMA, RowOutcome
+from cache.rows import SCHEMA, Checksums, RowOutcome
 
 _DIGEST_BYTES = 32
 _WORDS = _DIGEST_BYTES // 8
@@ -39,6 +39,8 @@ class RowIndex:
         self._rows: npt.NDArray[np.int64] = np.append(rows, -1)
         self._ok: npt.NDArray[np.bool_] = np.append(rank == 0, False)
         self._settled: npt.NDArray[np.bool_] = np.append(rank < 2, False)
+        checksums = pc.fill_null(pc.coalesce(table["made_from"], table["crc32c"]), 0)
+        self._checksums: Checksums = np.append(checksums.to_numpy(), np.uint32(0))
         # A digest is four words of 64 bits. The first is as good as random, so it is what is sorted and searched; rows
         # that share it stand together in the order of the table, and the other words decide.
         self._digests = _column_words(table["digest"])  # (N, 4)
@@ -100,6 +102,10 @@ class RowIndex:
     def digests(self, places: Places) -> list[bytes]:
         """The digest at each of ``places`` (n,)."""
         return self._digests[places].view(f"V{_DIGEST_BYTES}").ravel().tolist()
+
+    def checksums(self, places: Places) -> Checksums:
+        """What the row at each of ``places`` (n,) was made from, or where that is not recorded its own checksum."""
+        return self._checksums[places]
 
     def outcome(self, place: int) -> RowOutcome:
         """The outcome at ``place`` of :attr:`table`."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cache.errors import DamagedStoreError
 from cache.identity import Provenance
+from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import Storage
 
 Status = Literal["ok", "failed", "unread"]
@@ -22,8 +24,11 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
+        pa.field("made_from", pa.uint32()),
+        pa.field("crc32c", pa.uint32()),
     ]
 )
+Checksums = npt.NDArray[np.uint32]
 _FOLDER = "rows/"
 _SUFFIX = ".parquet"
 _PROVENANCE = b"provenance"
@@ -35,17 +40,19 @@ class RowOutcome(NamedTuple):
 
     ``ok``: its feature is stored. ``failed``: these bytes give no feature, and will not next time (``error`` says
     why). ``unread``: the bytes could not be read this time (gone, or changed meanwhile), so the next run tries again.
+    ``made_from`` is, in a store of embeddings, the checksum of the feature that the row was computed from.
     """
 
     status: Status = "ok"
     width: int = 0
     height: int = 0
     error: str = ""
+    made_from: int | None = None
 
 
-def rows_table(digests: Sequence[bytes], outcomes: Sequence[RowOutcome]) -> pa.Table:
+def rows_table(digests: Sequence[bytes], outcomes: Sequence[RowOutcome], checksums: Checksums) -> pa.Table:
     """The rows (n) of a chunk as a table with the columns of ``SCHEMA``."""
-    columns = [list(digests), *(list(column) for column in zip(*outcomes, strict=True))]
+    columns = [list(digests), *(list(column) for column in zip(*outcomes, strict=True)), checksums]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
@@ -60,22 +67,25 @@ def fragment_numbers(storage: Storage) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def fragment_bytes(rows: pa.Table, provenance: Provenance, checksum: int) -> memoryview:
+def row_checksums(block: npt.NDArray[np.generic]) -> Checksums:
+    """The crc32c (n,) of the bytes of each row of ``block`` (n, ...), little-endian."""
+    rows = np.ascontiguousarray(block, block.dtype.newbyteorder("<")).reshape(len(block), -1).view(np.uint8)
+    return np.fromiter(map(google_crc32c.value, rows), np.uint32, len(rows))
+
+
+def fragment_bytes(rows: pa.Table, provenance: Provenance, checksum: int) -> bytes:
     """The Parquet file that commits a chunk whose data have the crc32c ``checksum``."""
-    buffer = io.BytesIO()
-    table = rows.replace_schema_metadata({_PROVENANCE: provenance.to_json(), _CHECKSUM: str(checksum)})
-    pq.write_table(table, buffer, compression="none", use_dictionary=["status"], write_page_checksum=True)
-    return buffer.getbuffer()
+    metadata = {_PROVENANCE: provenance.to_json(), _CHECKSUM: str(checksum)}
+    return parquet_bytes(rows, metadata, compression="none", use_dictionary=["status"], write_page_checksum=True)
 
 
 def read_fragment(storage: Storage, number: int, mend: str) -> pa.Table:
     """The rows of one committed chunk. Raises :class:`DamagedStoreError` with the sentence ``mend``."""
     key = fragment_key(number)
     try:
-        content = pa.BufferReader(storage.read(key))
-        with pq.ParquetFile(content, page_checksum_verification=True) as file:
-            table = file.read()
-        table.validate(full=True)
+        table = read_parquet(storage.read(key))
+        for field in [field for field in SCHEMA if field.name not in table.column_names and field.nullable]:
+            table = table.append_column(field, pa.nulls(len(table), field.type))  # of version 0.1.0
         if not table.schema.equals(SCHEMA) or set(table["status"].unique().to_pylist()) - set(get_args(Status)):
             raise DamagedStoreError("it does not have the columns of a store's rows")
         checksum_of(table)

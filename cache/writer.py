@@ -21,7 +21,15 @@ from cache.identity import Provenance
 from cache.lock import writer_lock
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
 from cache.reader import FeatureStore
-from cache.rows import RowOutcome, fragment_bytes, fragment_key, fragment_numbers, read_fragment, rows_table
+from cache.rows import (
+    RowOutcome,
+    fragment_bytes,
+    fragment_key,
+    fragment_numbers,
+    read_fragment,
+    row_checksums,
+    rows_table,
+)
 from cache.storage import LocalStorage, Storage
 
 
@@ -94,7 +102,7 @@ class StoreWriter:
             write_plan(self._storage, plan)
         self._plan = plan
         lengths = {chunk.number: len(chunk.digests) for chunk in plan.chunks}
-        layout.resize(self._storage, self._rows_of(lengths))
+        layout.resize(self._storage, self.store.array_rows(lengths))
         return plan
 
     @property
@@ -129,7 +137,7 @@ class StoreWriter:
             )
         block, outcomes = _as_stored(store, features, outcomes)
         content, checksum = layout.chunk_bytes(block)
-        rows = rows_table(chunk.digests, outcomes)
+        rows = rows_table(chunk.digests, outcomes, row_checksums(block[: len(outcomes)]))
         key = layout.chunk_key(number, store.row_shape)
         first = self._storage.put_new(key, content)
         if not first and self._storage.read(key) != content:
@@ -156,17 +164,12 @@ class StoreWriter:
         """Drop the plan, and let the array end at its last row in the snapshot of ``store``."""
         self._storage.delete(PLAN_KEY)
         self._plan = ChunkPlan()
-        layout.resize(self._storage, self._rows_of({}))
-
-    def _rows_of(self, planned: dict[int, int]) -> int:
-        """The rows that the array needs for its chunks and those ``planned``, lengths by number."""
-        lengths = {number: rows.num_rows for number, rows in self.store.chunks().items()} | planned
-        return max((number * self.store.chunk_rows + length for number, length in lengths.items()), default=0)
+        layout.resize(self._storage, self.store.array_rows({}))
 
     def _committed(self, chunk: Chunk) -> list[RowOutcome]:
         """The outcomes of ``chunk`` that another process has committed."""
-        rows = read_fragment(self._storage, chunk.number, layout.how_to_mend(chunk.number))
-        digests, *columns = (rows[name].to_pylist() for name in rows.column_names)
+        rows = read_fragment(self._storage, chunk.number, self.store.how_to_mend(chunk.number))
+        digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if tuple(digests) != chunk.digests:
             raise StoreBusyError(
                 f"chunk {chunk.number} of {self.store.path} holds other images than this plan says: another run has "

@@ -16,7 +16,7 @@ from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
 from stages.retrieval import Scores
-from stages.retrieval.query_values import Scored, data_of, write_query_values
+from stages.retrieval.query_values import Scored, data_of, scored_numbers, write_query_values
 from stages.retrieval.run_scores import score
 
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -33,13 +33,14 @@ def score_run(
         if usable not in known:
             known[usable] = run_bounds(entry.store, records, config.retrieval, seed=config.seed)
         bounds = known[usable]
+        numbers = scored_numbers(entry.store, records)
         exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))
         others = approximate_scores(config, records, entry.backbone, entry.head, entry.store, display)
         for head, scores in chain(exact, others):
-            scored.append(Scored(entry.backbone, head, entry.store.fingerprint, scores))
+            scored.append(Scored(entry.backbone, head, numbers, scores))
             rows += [
                 ScoreRow(entry.backbone, head, one.domain, one.metric, one.value, one.low, one.high, one.queries,
-                         one.gallery, entry.store.fingerprint, *bounds.get((one.metric, one.domain), ()))
+                         one.gallery, numbers, *bounds.get((one.metric, one.domain), ()))
                 for one in scores
             ]  # fmt: skip
             if left_out := _left_out(scores):

@@ -29,6 +29,7 @@ from cache import Features, FeatureStore, digest_bytes, fingerprint
 from cache.atomic import replace_bytes, replace_text
 from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError, UnwritableError
 from cache.fingerprint import JSON
+from cache.sealed import json_text, read_json
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
 from pipeline.config import RunConfig
@@ -38,6 +39,7 @@ from pipeline.progress import Display
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
+from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex
@@ -176,7 +178,7 @@ class Searcher:
         if stored and not (folder / _FILE).exists():
             try:
                 replace_bytes(folder / _GALLERY, content.getbuffer())
-                replace_text(folder / _FILE, json.dumps(described, indent=2) + "\n")
+                replace_text(folder / _FILE, json_text(described))
             except UnwritableError:
                 pass  # the artifacts are read-only: this one answers, and the next is described again
         display.say(f"loading {vectors.backbone}")
@@ -192,7 +194,7 @@ class Searcher:
         folder = Path(folder)
         artifacts = folder.resolve().parents[2]
         try:
-            described = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            described = read_json((folder / _FILE).read_bytes())
             content = (folder / _GALLERY).read_bytes()
         except FileNotFoundError:
             raise MissingRowsError(
@@ -200,7 +202,7 @@ class Searcher:
             ) from None
         except ValueError as error:
             raise DamagedStoreError(
-                f"{folder / _FILE} is not JSON ({error}). Delete {folder} and search again."
+                f"{folder / _FILE} is not as it was written: {error}. Delete {folder} and search again."
             ) from error
         if described.get("version") != _VERSION or digest_bytes(content).hex() != described["gallery"]:
             raise DamagedStoreError(f"{folder} is not as it was written. Delete it and search again.")
@@ -269,6 +271,7 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
     fields = store.identity.fields
     for backbone in backbones:
         if all(fields.get(key) == value for key, value in backbone.identity.fields.items()):
+            check_sample(store, backbone, sample_of(backbone))
             return backbone
     raise StaleStoreError(
         store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."

@@ -42,7 +42,7 @@ from stages.ranking.metrics import Values
 from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
-from stages.retrieval.query_values import QueryScores
+from stages.retrieval.query_values import QueryScores, scored_numbers
 from stages.retrieval.run_scores import ScoringConfig, score
 from stages.retrieval.scores import VERSION
 from stages.training import Head, head_identity, train_head
@@ -111,7 +111,7 @@ class SeedGrid:
     def fingerprint(self, cell: Cell) -> str:
         """The fingerprint of everything that the scores of ``cell`` follow from."""
         head = None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint
-        features = self.sets[cell.backbone].features.fingerprint
+        features = scored_numbers(self.sets[cell.backbone].features, self.records)
         return fingerprint({"head": head, "features": features, "scoring": self._scoring})
 
     @cached_property

@@ -34,7 +34,7 @@ from stages.ranking import leave_one_out
 from stages.records import Records
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
-from stages.training.recipe import HeadRecipe, Settings, nearest_key
+from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows import in_training_order, rows_digest
 from stages.training.sweep import CrossValidation, Trial, cross_validation, run_trials
 from stages.training.sweep.search_space import Family, SweepConfig, families
@@ -211,7 +211,7 @@ def _search(
     total = int(sum(_budget(sweep, part.family) for part in plan))
     with display.bar(f"sweeping on {backbone}", "trials") as update:
 
-        def score(part: HeadFamily, wanted: Sequence[Settings]) -> list[float]:
+        def score(part: HeadFamily, wanted: Sequence[DottedSettings]) -> list[float]:
             """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of ``entries``."""
             recipes = [_recipe(part.family, settings) for settings in wanted]
             names = [validation.fingerprint_of(recipe) for recipe in recipes]
@@ -235,7 +235,7 @@ def _search(
     return list(entries.values())
 
 
-def _recipe(family: Family, settings: Settings) -> HeadRecipe:
+def _recipe(family: Family, settings: DottedSettings) -> HeadRecipe:
     try:
         return family.recipe(settings)
     except ConfigError as error:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any, NamedTuple
 
 from cache import fingerprint
 from cache.atomic import replace_text
-from cache.errors import MissingRowsError
+from cache.errors import DamagedStoreError, MissingRowsError
+from cache.features import numbers_fingerprint
+from cache.sealed import json_text, read_json
 from pipeline.config import RunConfig
 from pipeline.vectors import Vectors
 from stages.analysis.open_set import Rate, Rates
@@ -50,7 +51,7 @@ def keep_decisions(
         for decision in decisions
     ]
     content = {"follows_from": follows_from, "ground": on.summary, "decisions": lines, "roc": on.test.roc()}
-    replace_text(path, json.dumps(content, indent=1) + "\n")
+    replace_text(path, json_text(content))
     return path
 
 
@@ -107,12 +108,16 @@ def _follows_from(vectors: Vectors, records: Records) -> str:
     parts = [
         data_of(records.split(f"{role}query"), records.split(f"{role}gallery"), {}) for role in ("", "validation_")
     ]
-    return fingerprint([vectors.store.fingerprint, *(part[side] for part in parts for side in ("queries", "gallery"))])
+    sides = [part[side] for part in parts for side in ("queries", "gallery")]
+    return fingerprint([vectors.store.fingerprint, numbers_fingerprint(vectors.store, records.digests), *sides])
 
 
 def _kept(path: Path) -> dict[str, Any]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_json(path.read_bytes())
+    except FileNotFoundError:
         return {}
-    return stored if isinstance(stored, dict) else {}
+    except ValueError as error:
+        raise DamagedStoreError(
+            f"{path} is not as it was written: {error}. Delete it, and choose again: `permafrost threshold`."
+        ) from error

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+from cache.errors import PermafrostError
+from pipeline.cli import app, explain
 from tests.pictures import draw_folder
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +68,26 @@ def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "pipeline", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+class Typed(NamedTuple):
+    """What a command printed and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def in_process(*arguments: str, cwd: Path) -> Typed:
+    """Type a command into this process: a new one takes seconds to begin."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = app(args=list(arguments), standalone_mode=False) or 0
+        except (PermafrostError, ValueError) as error:
+            text, status = explain(error)
+            err.write(text)
+    return Typed(int(status), out.getvalue(), err.getvalue())
 
 
 def finished(folder: Path, run: str) -> Path:

@@ -23,7 +23,7 @@ from pipeline.views.comparison import comparison_json, comparison_text
 from stages.analysis import changes
 from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
 from stages.retrieval.protocols import MetConfig
-from stages.retrieval.query_values import read_query_values
+from stages.retrieval.query_values import read_query_values, scored_numbers
 
 _SIDE = "RUN.TOML[:HEAD]"
 
@@ -75,7 +75,10 @@ def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun
         raise ConfigError(f"{name}: scores of recognition are of all queries together, and cannot be compared by query")
     records = read_dataset(config, display)
     values = read_query_values(Path(config.artifacts) / "scores" / f"{Path(name).stem}.parquet")
-    stores = {(each.backbone, each.head): each.store.fingerprint for each in find_vectors(config, records, display)}
+    stores = {
+        (each.backbone, each.head): scored_numbers(each.store, records)
+        for each in find_vectors(config, records, display)
+    }
     if differences := outdated(values, scored_data(config, records), stores):
         raise StaleStoreError(values.path, differences, f"Score again: `permafrost score {name}`.")
     return ScoredRun(name, own or head, records, values)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json as json_module
+from itertools import chain
+from pathlib import Path
 
 import typer
 
-from cache import verify as verify_store
 from pipeline.commands.options import Json, RunFileOrStore
+from pipeline.config import read_config
 from pipeline.stores import find_stores
+from pipeline.verification import verify_files, verify_stores
 
 
 def verify(path: RunFileOrStore, json: Json = False) -> None:
-    """Check every checksum and every row of the stores."""
+    """Check every checksum and every row of the stores, and with a run file every head, index and score too."""
     sound = True
-    for store in find_stores(path):
-        problems = verify_store(store)
+    files = verify_files(Path(read_config(path).artifacts)) if path.suffix == ".toml" else ()
+    for verified in chain(verify_stores(find_stores(path)), files):
+        problems, store = verified.problems, verified.store
         sound &= not problems
-        if json:
+        verdict = f"{len(problems):,} problems" if problems else "every checksum and row is right"
+        if store is None:
+            if problems:
+                typer.echo(
+                    json_module.dumps({"file": str(verified.path), "problems": problems}) if json else problems[0]
+                )
+        elif json:
             line = {"store": str(store.path), "chunks": len(store.chunks()), "images": len(store), "problems": problems}
             typer.echo(json_module.dumps(line))
         else:
-            verdict = f"{len(problems):,} problems" if problems else "every checksum and row is right"
             typer.echo(f"{store.path}: {len(store.chunks()):,} chunks, {len(store):,} images: {verdict}")
             for problem in problems:
                 typer.echo(f"  {problem}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import json
 import os
 from dataclasses import dataclass
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cache import parse_source
 from cache.errors import RecordsError, SettingsError
 from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
 from stages.datasets.config import ColumnsConfig, Source, as_names
+from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
+
+_DETECTED = Dialect()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +29,34 @@ class TableConfig(ColumnsConfig):
         image: the column with the image's path, relative to ``root``, or another URI of :mod:`cache.source`.
         root: what image paths are relative to; by default the table's folder.
         key: by default ``key`` where there is such a column, else the image's path.
+        delimiter: what separates the cells of a csv or tsv; detected where it is left out.
+        encoding: of a csv, tsv or jsonl; UTF-16 is detected, all else taken for UTF-8.
+        quoted: false where quotes in a csv or tsv are letters like any other.
     """
 
     kind: Literal["table"] = "table"
     image: str = "path"
     root: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    quoted: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise SettingsError(f"delimiter is one character, and no quote or line break; got {self.delimiter!r}")
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise SettingsError(
+                    f"encoding names an encoding of Python, as 'utf-8', 'utf-16', 'cp1252'; got {self.encoding!r}"
+                ) from None
 
     def read(self) -> Source:
         """Read the named columns; which files exist is not looked at."""
         path = Path(self.path)
-        table = read_columns(path)
+        table, notes = read_columns(path, Dialect(self.delimiter, self.encoding, self.quoted))
         root = Path(self.root) if self.root is not None else path.parent
         names = table.column_names
         named = {"key": "key" if "key" in names else self.image} | self.named(names)
@@ -45,7 +65,8 @@ class TableConfig(ColumnsConfig):
         for row, image in enumerate(images, 1):
             if image is None:
                 raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
-        return self.source(table, named, {"uri": [_below(root, image) for image in images]})
+        source = self.source(table, named, {"uri": [_below(root, image) for image in images]})
+        return source._replace(notes=(*notes, *source.notes))
 
 
 def _below(root: Path, image: str) -> str:
@@ -54,43 +75,53 @@ def _below(root: Path, image: str) -> str:
     return source._replace(path=os.path.normpath(root / source.path)).uri
 
 
-def read_columns(path: Path) -> pa.Table:
-    """All columns of a csv, parquet or jsonl file as text, empty cells null."""
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": pq.read_table, ".jsonl": _read_jsonl}
+def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tuple[str, ...]]:
+    """All columns of a csv, tsv, parquet or jsonl file as text, empty cells null; and notes on how it was read."""
+    readers = {".csv": read_delimited, ".tsv": read_delimited, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RecordsError(
             f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
         )
     try:
-        table = reader(path)
+        table, notes = reader(path, dialect)
     except FileNotFoundError:
         raise RecordsError(f"{path} does not exist") from None
     except (pa.ArrowException, ValueError, OSError) as error:
         raise RecordsError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
+    names = table.column_names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise RecordsError(f"{path} has the column {repeated[0]!r} more than once")
     if table.num_rows == 0:
         raise RecordsError(f"{path} has no rows")
-    return pa.table({name: as_text(table[name]) for name in table.column_names})
+    return pa.table({name: as_text(table[name]) for name in names}), notes
 
 
-def _read_csv(path: Path) -> pa.Table:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
-        raise RecordsError(f"{path} has the column {repeated[0]!r} more than once")
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
-        ),
-    )
+def _read_parquet(path: Path, _: Dialect) -> tuple[pa.Table, tuple[str, ...]]:
+    with pq.ParquetFile(path) as file:
+        return file.read(), ()
 
 
-def _read_jsonl(path: Path) -> pa.Table:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise SettingsError("every line must be an object")
+def _read_jsonl(path: Path, dialect: Dialect) -> tuple[pa.Table, tuple[str, ...]]:
+    """A line ends with a line feed; within a text JSON allows every other character that Unicode ends lines with."""
+    text = path.read_bytes().decode(dialect.encoding or detect_encoding(path)).removeprefix("\ufeff")
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line, object_pairs_hook=_object))
+        except ValueError as error:
+            raise SettingsError(f"line {number}: {error}") from None
+        if not isinstance(rows[-1], dict):
+            raise SettingsError(f"line {number}: every line must be an object, got {line:.50}")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return text_table({name: [scalar(row.get(name)) for row in rows] for name in names})
+    return text_table({name: [scalar(row.get(name)) for row in rows] for name in names}), ()
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise SettingsError(f"it names {next(name for name in names if names.count(name) > 1)!r} more than once")
+    return entries

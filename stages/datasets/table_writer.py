@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,10 +26,12 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def _csv(table: pa.Table, delimiter: str = ",") -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(table.column_names)
-    writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    rows = [table.column_names, *zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    # Python's writer quotes a cell with a line feed, and not one with a carriage return, which ends a line as well.
+    returns = any("\r" in str(cell) for row in rows for cell in row)
+    text = io.StringIO(newline="")
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=quoting).writerows(rows)
     return text.getvalue().encode("utf-8")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +21,9 @@ import numpy.typing as npt
 
 from cache import digest_file, fingerprint, parse_source
 from cache.atomic import replace_text
+from cache.errors import UnwritableError
 from cache.fingerprint import JSON
+from cache.sealed import json_text, read_json
 from stages.device import check_device
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
 from stages.extraction.backbones.bundled import BundledConfig
@@ -31,7 +34,7 @@ from stages.extraction.resize import DECODERS
 from stages.extraction.sample import sample_of
 from stages.records import Records
 
-_NOTE = 2  # raised when the same configuration becomes another identity
+_NOTE = 3  # raised when the same configuration becomes another identity
 
 
 def known_backbones(
@@ -64,19 +67,18 @@ def known_backbones(
         say_loading()
         backbones = load_backbones(config, device=device)
     backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
-    note = [
+    note: list[JSON] = [
         {
             "name": backbone.name,
             "dim": backbone.dim,
             "views": backbone.preprocess.stored,
             "identity": dict(backbone.identity.fields),
-            "sample": list(backbone.sample),
+            "sample": [*backbone.sample],
         }
         for backbone in backbones
     ]
-    path = _note_path(config, records, features)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(note, indent=2, sort_keys=True) + "\n")
+    with suppress(UnwritableError):  # it only saves time: a folder to be read alone has no need of it
+        replace_text(_note_path(config, records, features), json_text({"backbones": note}))
     return backbones
 
 
@@ -99,7 +101,7 @@ def _noted(
     if not path.exists() or (basis is not None and not basis.exists()):
         return None
     try:
-        note: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        note: list[dict[str, Any]] = read_json(path.read_bytes())["backbones"]
         return announced_backbones(config, note, device=device, basis=basis, on_load=on_load) or None
     except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
         return None
@@ -134,7 +136,6 @@ def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callab
     if not path.exists():
         train = records.split("train")
         on_load(f"fitting {config.name} to {len(train):,} training images")
-        path.parent.mkdir(parents=True, exist_ok=True)
         fit_pca_basis(config, _images(train)).save(path)
     return path
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig, SourceConfig
+from stages.datasets.delimited import Dialect, EncodingError
 from stages.datasets.folder import EXTENSIONS
 from stages.datasets.table import read_columns
 from stages.records.records import Records, read_records
@@ -28,6 +29,7 @@ _ROLE_OF_VALUE = {
     "query": ("query", "queries", "probe", "test", "testing", "query_gallery"),
     "gallery": ("gallery", "index", "database", "distractor", "test", "testing", "query_gallery"),
 }
+_OLD_ENCODING = "cp1252"  # Windows, Western Europe: what most tables are that are not UTF-8
 _WANTED_QUERIES = 200
 _MOST_ATTRIBUTE_VALUES = 200
 
@@ -99,14 +101,22 @@ def _of_folder(root: Path) -> Guess:
 
 
 def _of_table(path: Path) -> Guess:
-    table = read_columns(path)
-    columns = {name: table[name].to_pylist() for name in table.column_names}
+    guess = Guess({"kind": "table", "path": str(path)})
+    try:
+        table, _ = read_columns(path)
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+    except EncodingError:
+        table, _ = read_columns(path, Dialect(encoding=_OLD_ENCODING))
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+        odd = next(
+            value for name, values in columns.items() for value in (name, *values) if value and not value.isascii()
+        )
+        guess.set("encoding", _OLD_ENCODING, f"the table is not UTF-8; check that {odd!r} reads as it should")
     if images := [name for name in columns if Path(name).suffix.lower() in EXTENSIONS]:
         raise RecordsError(
             f"the first line of {path} names an image, {images[0]!r}: a table needs a line of column names"
         )
     image, split = _image_column(columns), _first_of(_SPLIT_NAMES, columns)
-    guess = Guess({"kind": "table", "path": str(path)})
     if image != "path":
         guess.set("image", image)
     others = {name: values for name, values in columns.items() if name not in {image, split, "key", "domain"}}

@@ -9,6 +9,7 @@ import numpy as np
 
 from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
+from cache.features import numbers_fingerprint
 from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
@@ -131,7 +132,8 @@ class Sides(NamedTuple):
 
 def _fingerprint(vectors: Features, searched: Records) -> str:
     """Of the rows: of the store they are read from, and of the images they belong to."""
-    return fingerprint([vectors.fingerprint, *(digest.hex() for digest in searched.digests)])
+    numbers = numbers_fingerprint(vectors, searched.digests)
+    return fingerprint([vectors.fingerprint, numbers, *(digest.hex() for digest in searched.digests)])
 
 
 def rows_of(vectors: Features, records: Records, role: str) -> Rows:

@@ -7,7 +7,6 @@ changed since is refused.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,16 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cache import fingerprint
+from cache import Features, fingerprint
 from cache.atomic import replace_bytes
 from cache.errors import DamagedStoreError, MissingRowsError
+from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
+from cache.sealed import parquet_bytes, read_parquet
 from stages.ranking.metrics import Values
 from stages.records import Records
+from stages.records.splits import DISTRACTORS, ROLES
 from stages.retrieval.scores import VERSION, Scores
 
 _NAMED = pa.dictionary(pa.int32(), pa.string())
@@ -110,6 +111,12 @@ def data_of(queries: Records, gallery: Records, settings: Mapping[str, JSON]) ->
     }
 
 
+def scored_numbers(vectors: Features, records: Records) -> str:
+    """The fingerprint of the numbers that scores of ``vectors`` follow from: of the store, and of all searched rows."""
+    searched = records.split(*(role for role in (*ROLES, *DISTRACTORS) if role != "train"))
+    return fingerprint([vectors.fingerprint, numbers_fingerprint(vectors, searched.digests)])
+
+
 def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> None:
     """Write the values of ``scored`` to ``path``, whole or not at all."""
     parts = []
@@ -129,9 +136,7 @@ def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, 
             columns = [[one] * count if isinstance(one, str) else one for one in fields]
             parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_DATA: json.dumps(dict(data))}), buffer, compression="zstd")
-    replace_bytes(path, buffer.getbuffer())
+    replace_bytes(path, parquet_bytes(table, {_DATA: json.dumps(dict(data))}, compression="zstd"))
 
 
 def read_query_values(path: Path) -> QueryValues:
@@ -143,8 +148,7 @@ def read_query_values(path: Path) -> QueryValues:
     if not path.exists():
         raise MissingRowsError(f"There is no {path}. `permafrost score` with this run file writes it.")
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
+        table = read_parquet(path.read_bytes())
         data = json.loads(table.schema.metadata[_DATA])
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DamagedStoreError(f"{path} cannot be read: {error}. Score again: `permafrost score`.") from error

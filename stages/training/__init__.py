@@ -1,9 +1,9 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
 
 from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.embed import embed
-from stages.training.head import EpochLog, Head, HeadConfig, TrainingSummary
+from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses import (
     AdaCosConfig,
@@ -22,13 +22,12 @@ from stages.training.losses import (
     SphereFaceConfig,
 )
 from stages.training.multilabel import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.recipe import HeadRecipe, LossConfig
+from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig
 from stages.training.rows.fusion import FusedFeatures
 from stages.training.rows.sampling import SamplingConfig
 from stages.training.sweep.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
 from stages.training.train import head_identity, train_head
-from stages.training.weights.optimizer import OptimizerConfig
 
 __all__ = [
     "AdaCosConfig",

@@ -1,22 +1,32 @@
-"""How a head is trained: how long, on which rows, and which weights are kept."""
+"""How a head is trained: how long, on which rows, by which optimizer; which weights are kept. Needs no torch."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stages.training.weights.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """How long, how many rows a step, which classes, and which weights are kept.
 
     Args:
         epochs: how long; the schedules of learning rate, margin and scale reach their ends there.
         batch_size: rows a step.
         minimum_class_size: classes of fewer rows are left out.
+        keep: the weights of the ``best`` epoch by the validation score, or of the ``last``: then nothing is held out,
+            and the scores on validation records are only logged.
         holdout: without validation records, the share of the classes that chooses the epoch; 0 trains all epochs and
             keeps the last.
         patience: stop after so many epochs without a better validation score; 0 never does.
@@ -40,6 +50,7 @@ class TrainingConfig:
     epochs: int = 10
     batch_size: int = 128
     minimum_class_size: int = 2
+    keep: Literal["best", "last"] = "best"
     holdout: float = 0.2
     patience: int = 0
     sampling: SamplingConfig = ByLossConfig()
@@ -58,6 +69,10 @@ class TrainingConfig:
                 raise SettingsError(f"{name} is at least 1, got {value}")
         if not 0 <= self.holdout <= 0.5:
             raise SettingsError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
+        if self.keep not in ("best", "last"):
+            raise SettingsError(f"keep is best or last, the epoch whose weights are kept, got {self.keep!r}")
+        if self.keep == "last" and (self.patience or self.anchor):
+            raise SettingsError("patience and anchor choose by a validation score: leave them out, or keep = 'best'")
         if self.patience < 0:
             raise SettingsError(f"patience is a number of epochs, at least 0, got {self.patience}")
         if not 0 <= self.ema < 1:
@@ -73,3 +88,65 @@ class TrainingConfig:
                 f"batch_size is classes x images: a multiple of sampling.images ({self.sampling.images}), "
                 f"got {self.batch_size}"
             )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """The optimizer and its schedule of the learning rate.
+
+    ``warmup_epochs`` may be a fraction of an epoch. ``weight_decay`` acts on every weight, prototypes included;
+    ``momentum`` is that of sgd, and has no effect on the other kinds. With W steps of warm-up of T in all, a
+    ``schedule`` gives step t, from 0, the learning rate::
+
+        warmup_then_cosine     lr (t + 1) / W before step W; then a half cosine from lr to final_lr at the last step
+        warmup_times_cosine    min(1, (t + 1) / W) times the half cosine from lr at t = 0 to final_lr at t = T
+    """
+
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 2e-3
+    final_lr: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    momentum: float = 0.9
+    schedule: Literal["warmup_then_cosine", "warmup_times_cosine"] = "warmup_then_cosine"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("adam", "adamw", "sgd"):
+            raise SettingsError(f"kind is one of adam, adamw and sgd, got {self.kind!r}")
+        if not 0 < self.lr < math.inf:
+            raise SettingsError(f"lr is above 0 and finite, got {self.lr}")
+        if not 0 <= self.final_lr <= self.lr:
+            raise SettingsError(f"final_lr is what lr ({self.lr}) falls to, in [0, lr], got {self.final_lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise SettingsError(f"weight_decay is at least 0 and finite, got {self.weight_decay}")
+        if not 0 <= self.warmup_epochs < math.inf:
+            raise SettingsError(f"warmup_epochs is at least 0 and finite, got {self.warmup_epochs}")
+        if not 0 <= self.momentum < 1:
+            raise SettingsError(f"momentum is in [0, 1), got {self.momentum}")
+        if self.schedule not in ("warmup_then_cosine", "warmup_times_cosine"):
+            raise SettingsError(f"schedule is warmup_then_cosine or warmup_times_cosine, got {self.schedule!r}")
+
+    def learning_rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        """The learning rate of ``step``, counted from 0: see ``schedule``.
+
+        >>> config = OptimizerConfig(lr=1.0, final_lr=0.0, schedule="warmup_times_cosine")
+        >>> [round(config.learning_rate(step, steps_per_epoch=2, epochs=2), 3) for step in range(4)]
+        [0.5, 0.854, 0.5, 0.146]
+        """
+        warmup, steps = round(self.warmup_epochs * steps_per_epoch), steps_per_epoch * epochs
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        if self.schedule == "warmup_times_cosine":
+            return rise * self._cosine(step / steps)
+        if step < warmup:
+            return rise * self.lr
+        left = steps - warmup - 1
+        return self._cosine((step - warmup) / left if left > 0 else 1.0)
+
+    def _cosine(self, share: float) -> float:
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
+
+    def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
+        """The optimizer of ``weights`` and those of ``loss``; a sampled loss's prototypes are a table of rows."""
+        from stages.training.weights.optimizer import build
+
+        return build(self, weights, loss)

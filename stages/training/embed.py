@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ def embed(
 ) -> FeatureStore:
     """Fill a store below ``path`` with the embeddings (rows, E), float32 and of unit length, of ``features``.
 
-    Rows that are there already are not computed again; an image without a feature has none here either, and the same
-    reason, until it gets one.
+    Rows that are there already are not computed again, unless their feature has been; an image without a feature has
+    none here either, and the same reason, until it gets one.
 
     Args:
         head: a trained head.
@@ -63,14 +63,21 @@ def embed(
         provenance=provenance,
     )
     good, failed = _by_outcome(features, digests)
-    wanted = [*embeddings.missing(good, retry_failed=True), *embeddings.absent([*failed])]
-    if wanted:
+    if _incomplete(embeddings, features, good, failed):
         with StoreWriter(embeddings, wait=True) as writer:
+            dropped = _drop_outdated(writer, features, [*good, *failed])
+            wanted = [
+                *embeddings.missing([*good, *dropped], retry_failed=True),
+                *embeddings.absent([*failed]),
+            ]
             for chunk in writer.plan(wanted, retry_failed=True).chunks:
                 outcomes = [failed.get(digest, RowOutcome()) for digest in chunk.digests]
                 rows = [row for row, outcome in enumerate(outcomes) if outcome.status == "ok"]
+                usable = [chunk.digests[row] for row in rows]
                 vectors = np.full((len(outcomes), head.dim), np.nan, np.float32)
-                vectors[rows] = head(features.read([chunk.digests[row] for row in rows]))
+                vectors[rows] = head(features.read(usable))
+                for row, checksum in zip(rows, features.checksums(usable).tolist(), strict=True):
+                    outcomes[row] = outcomes[row]._replace(made_from=checksum)
                 writer.commit(chunk, vectors, outcomes, provenance)
     return embeddings
 
@@ -88,12 +95,36 @@ def stored_embeddings(
     except (MissingRowsError, StaleStoreError):
         return Embedded(head, features)
     good, failed = _by_outcome(features, digests)
-    complete = not (store.missing(good, retry_failed=True) or store.absent([*failed]))
-    return store if complete else Embedded(head, features)
+    return Embedded(head, features) if _incomplete(store, features, good, failed) else store
 
 
 def _identity(head: Head, features: Features) -> Identity:
-    return Identity({"head": head.fingerprint, "features": features.fingerprint})
+    fused = {key: value for key, value in features.identity.fields.items() if key == "fused"}
+    return Identity({"head": head.fingerprint, "features": features.fingerprint, **fused})
+
+
+def _outdated(embeddings: FeatureStore, features: Features, digests: Sequence[bytes]) -> list[int]:
+    """The chunks of ``embeddings`` with a row of another feature than ``features`` has now for one of ``digests``."""
+    rows = embeddings.row_numbers(digests)
+    changed = embeddings.usable(digests) & (embeddings.checksums(digests) != features.checksums(digests))
+    return sorted({*(rows[changed] // embeddings.chunk_rows).tolist()})
+
+
+def _drop_outdated(writer: StoreWriter, features: Features, digests: Sequence[bytes]) -> list[bytes]:
+    """Take the outdated chunks out, and return the digests in them that have a feature."""
+    store, dropped = writer.store, []
+    for number in _outdated(store, features, digests):
+        dropped += store.chunks()[number]["digest"].to_pylist()
+        writer.remove(number)
+    store.reload()
+    return [digest for digest, usable in zip(dropped, features.usable(dropped), strict=True) if usable]
+
+
+def _incomplete(
+    embeddings: FeatureStore, features: Features, good: Sequence[bytes], failed: Mapping[bytes, RowOutcome]
+) -> bool:
+    missing = embeddings.missing(good, retry_failed=True) or embeddings.absent([*failed])
+    return bool(missing or _outdated(embeddings, features, [*good, *failed]))
 
 
 def _by_outcome(features: Features, digests: Sequence[bytes] | None) -> tuple[Sequence[bytes], dict[bytes, RowOutcome]]:
@@ -120,7 +151,7 @@ class Embedded:
         self.identity = store_identity(_identity(head, features), head.dim, "float32")
         self.fingerprint = self.identity.fingerprint
         self.digests, self.usable = features.digests, features.usable
-        self.failures, self.absent = features.failures, features.absent
+        self.failures, self.absent, self.checksums = features.failures, features.absent, features.checksums
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The embeddings (n, E) of ``digests`` (n,)."""

@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
-from cache import Identity, LocalStorage, Storage
+from cache import Identity, LocalStorage, Storage, digest_bytes
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
-from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.heads import InputsConfig
 from stages.training.heads.experts import Experts, Gate, expert_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.network import HeadNetwork
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.recipe import HeadConfig
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
 _METADATA = "permafrost"  # one key: the order of several is not the same at every write
-
-TrainedHeadConfig: TypeAlias = LinearHeadConfig | BatchNormHeadConfig | MlpHeadConfig
-HeadConfig: TypeAlias = Annotated[
-    TrainedHeadConfig | ClosedFormConfig | MultilabelHeadConfig | PosteriorHeadConfig, Field(discriminator="kind")
-]
+_CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -141,17 +136,17 @@ class Head:
     def save(self, where: Storage | Path | str) -> None:
         """Write ``head.safetensors`` to a storage or a folder, and ``log.jsonl`` before it."""
         storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
-        storage.put(_LOG, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log).encode())
-        described = canonical_json(
-            {
-                "identity": dict(self.identity.fields),
-                "config": TypeAdapter(HeadConfig).dump_python(self.config, mode="json"),
-                "summary": asdict(self.summary),
-                **_described(self.network),
-            }
-        )
+        log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log).encode()
+        storage.put(_LOG, log)
+        described: dict[str, JSON] = {
+            "identity": dict(self.identity.fields),
+            "config": TypeAdapter(HeadConfig).dump_python(self.config, mode="json"),
+            "summary": asdict(self.summary),
+            **_described(self.network),
+        }
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        storage.put(_FILE, to_safetensors(tensors, {_METADATA: described}))
+        checksum = digest_bytes(_content(tensors, described) + log).hex()
+        storage.put(_FILE, _content(tensors, described | {_CHECKSUM: checksum}))
 
     @classmethod
     def load(cls, where: Storage | Path | str, wanted: Identity | None = None) -> Head:
@@ -169,6 +164,10 @@ class Head:
             ) from None
         try:
             tensors, described = from_safetensors(content), _metadata(content)
+            epochs = storage.read(_LOG)
+            checksum = described.pop(_CHECKSUM, None)
+            if checksum not in (None, digest_bytes(_content(tensors, described) + epochs).hex()):
+                raise ValueError("wrong checksum")
             identity = Identity(described["identity"])
             if wanted is not None and (differences := identity.differences(wanted)):
                 raise StaleStoreError(Path(path), differences, "Delete it and train the head again.")
@@ -176,10 +175,17 @@ class Head:
             network = _built(config, described)
             network.load_state_dict(tensors)
             summary = TrainingSummary(**described["summary"])
-            log = [EpochLog(**json.loads(line)) for line in storage.read(_LOG).decode().splitlines()]
+            log = [EpochLog(**json.loads(line)) for line in epochs.decode().splitlines()]
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-            raise DamagedStoreError(f"{path} is not a head as it was saved: {error}. Train it again.") from error
+            raise DamagedStoreError(
+                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. Delete it, and `permafrost "
+                "train-heads` trains it again."
+            ) from error
         return cls(config, identity, network, summary, tuple(log))
+
+
+def _content(tensors: dict[str, torch.Tensor], described: dict[str, JSON]) -> bytes:
+    return to_safetensors(tensors, {_METADATA: canonical_json(described)})
 
 
 def _metadata(content: bytes) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TrainingJob:
 
 
 def train(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:
-    """The network with the weights of the best epoch, or of the last where nothing is validated, and the log."""
+    """The network with the weights of the epoch that is kept, the last where nothing is validated, and the log."""
     keep_freed_memory()
     name = f"{job.phase} {job.member}"
     run = _Run(job)
@@ -164,7 +164,8 @@ class _Run:
             pairs = taken.chosen / self._sampler.steps if taken.chosen else None
             entry = replace(entry, pairs=pairs, zero_share=taken.zero_share, hardness=taken.hardness)
         self.log.append(entry)
-        if score is None or best_epoch(self.log) == number + 1:
+        last = score is None or job.inputs.training.keep == "last"
+        if last or best_epoch(self.log) == number + 1:
             self.best = weights
 
     def state(self) -> dict[str, Any]:

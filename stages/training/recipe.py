@@ -7,34 +7,37 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import reduce
 from operator import getitem
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
+from cache.settings import Settings
 from stages.training.closed_form.kinds import ClosedFormConfig, LinearMapConfig
-from stages.training.config import TrainingConfig
-from stages.training.head import HeadConfig
-from stages.training.heads import InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.config import OptimizerConfig, TrainingConfig
+from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses.kinds import MarginLosses
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.pairs import PairLossConfig
 from stages.training.pairs.kinds import PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig
-from stages.training.weights.optimizer import OptimizerConfig
 
 KINDS = ("kind", "loss.kind", "start.kind")
 """The keys whose values decide which other keys exist."""
 
 _PARTS = ("loss", "start", "optimizer", "training")  # every other key is one of the head itself, as in a run file
 
-Settings = Mapping[str, Any]
+DottedSettings: TypeAlias = Mapping[str, Any]
+TrainedHeadConfig: TypeAlias = LinearHeadConfig | BatchNormHeadConfig | MlpHeadConfig
+HeadConfig: TypeAlias = Annotated[
+    TrainedHeadConfig | ClosedFormConfig | MultilabelHeadConfig | PosteriorHeadConfig, Field(discriminator="kind")
+]
 LossConfig: TypeAlias = Annotated[MarginLosses | PairLosses, Field(discriminator="kind")]
 Start: TypeAlias = Annotated[ClosedFormConfig, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
-class HeadRecipe:
+class HeadRecipe(Settings):
     """A head, the loss that trains it, and how.
 
     Its settings have the dotted keys of ``[[heads]]`` in a run file: ``dim``, ``inputs.root``, ``loss.scale``,
@@ -54,8 +57,6 @@ class HeadRecipe:
     >>> recipe.with_settings({"loss.scale": 16.0, "training.epochs": 3}).value("loss.scale")
     16.0
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     head: HeadConfig
     loss: LossConfig | None = None
@@ -113,7 +114,7 @@ class HeadRecipe:
             raise KeyError(key)
         return reduce(getattr, _path(key), self)
 
-    def with_settings(self, settings: Settings) -> HeadRecipe:
+    def with_settings(self, settings: DottedSettings) -> HeadRecipe:
         """This recipe with other ``settings``, by dotted key; a table replaces a whole part, ``inputs`` or ``start``.
 
         A new ``kind`` takes over what was set for the old one (what differs from its defaults) where it has that key,
@@ -135,7 +136,7 @@ class HeadRecipe:
         changed: HeadRecipe = _validated(HeadRecipe, described, settings)
         return changed
 
-    def _dependent(self, settings: Settings) -> Settings:
+    def _dependent(self, settings: DottedSettings) -> DottedSettings:
         """The settings that change with ``settings`` and are not among them."""
         dependent: dict[str, Any] = {}
         lr, dim = settings.get("optimizer.lr"), settings.get("dim", self.head.dim)
@@ -147,7 +148,7 @@ class HeadRecipe:
             dependent["start.dim"] = dim
         return dependent
 
-    def _with_kinds(self, kinds: Settings) -> HeadRecipe:
+    def _with_kinds(self, kinds: DottedSettings) -> HeadRecipe:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         unions = {"kind": ("head", HeadConfig), "loss.kind": ("loss", LossConfig), "start.kind": ("start", Start)}
         for key, kind in kinds.items():
@@ -240,7 +241,7 @@ def _recast(union: Any, config: Any, kind: object, key: str) -> Any:
     return _validated(union, asdict(new) | changed, {key: kind})
 
 
-def _validated(kind: Any, described: Mapping[str, Any], settings: Settings) -> Any:
+def _validated(kind: Any, described: Mapping[str, Any], settings: DottedSettings) -> Any:
     try:
         return TypeAdapter(kind).validate_python(described)
     except ValidationError as error:

@@ -11,12 +11,13 @@ import torch
 
 from cache import Features, Identity
 from cache.errors import RecordsError, SettingsError
+from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
 from stages.training.closed_form import DiscriminantHeadConfig
 from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.config import TrainingConfig
+from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.labels import attributes_digest
@@ -26,7 +27,6 @@ from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
 from stages.training.rows.validation import validation_digest
-from stages.training.weights.optimizer import OptimizerConfig
 
 _VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
@@ -84,8 +84,11 @@ class TrainingInputs:
             identity["closed_form"] = changed_settings(self.closed_form)
         if self.attribute_targets is not None:
             identity["attributes"] = attributes_digest(self.records)
+        used = self.records.digests
         if recipe.is_trained and self.validation is not None:
             identity["validation"] = cast("JSON", validation_digest(*self.validation))
+            used = [*used, *(digest for side in self.validation for digest in side.digests)]
+        identity["numbers"] = numbers_fingerprint(self.features, used)
         return Identity(identity)
 
     @property

@@ -6,7 +6,7 @@ import pytest
 from cache import Compaction, FeatureStore, StoreWriter, compact, verify
 from cache.identity import Identity, Provenance
 from cache.layout import chunk_bytes
-from cache.rows import RowOutcome, fragment_bytes, rows_table
+from cache.rows import RowOutcome, fragment_bytes, row_checksums, rows_table
 from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store, value_of
 
 
@@ -25,7 +25,8 @@ def test_one_flipped_bit_anywhere_in_a_chunk_is_found(tmp_path: Path, offset: in
     content[offset] ^= 1
     path.write_bytes(content)
     (problem,) = verify(store)
-    assert "features/c/1/0 does not hold the bytes that were committed: wrong crc32c. Delete rows/1" in problem
+    assert "features/c/1/0 does not hold the bytes that were committed: wrong crc32c. Delete " in problem
+    assert "rows/1.parquet, and run `permafrost extract` again" in problem
 
 
 def test_missing_data_uncommitted_data_and_a_renamed_folder_are_found(tmp_path: Path) -> None:
@@ -49,7 +50,9 @@ def test_a_row_said_to_be_ok_that_is_not_finite_is_found(tmp_path: Path) -> None
     data, checksum = chunk_bytes(block)
     (store.path / "features/c/0/0").write_bytes(data)
     digests, outcomes = names(*range(4)), [RowOutcome("failed" if row == 1 else "ok") for row in range(4)]
-    (store.path / "rows/0.parquet").write_bytes(fragment_bytes(rows_table(digests, outcomes), PROVENANCE, checksum))
+    (store.path / "rows/0.parquet").write_bytes(
+        fragment_bytes(rows_table(digests, outcomes, row_checksums(block)), PROVENANCE, checksum)
+    )
     problems = verify(FeatureStore.at(store.path))
     assert any("row 2: recorded as ok and not finite" in problem for problem in problems)
     assert any("row 1: recorded without a feature and holds numbers" in problem for problem in problems)

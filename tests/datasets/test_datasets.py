@@ -74,7 +74,7 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) ->
     [
         ("t.csv", "path,label\n", "has no rows"),
         ("t.csv", "path,label,label\na,b,c\n", "column 'label' more than once"),
-        ("t.csv", "path,label\na\n", "cannot be read as csv"),
+        ("t.csv", "path,label\na\n", "row 1 .line 2. has 1 cells"),
         ("t.csv", "path,label\n,x\n", "row 1: the column 'path', which names the image, is empty"),
         ("t.jsonl", "{not json\n", "cannot be read as jsonl"),
         ("t.parquet", "PAR1", "cannot be read as parquet"),

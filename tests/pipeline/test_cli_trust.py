@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from cache.errors import PermafrostError
-from pipeline.cli import app, explain
 from stages.datasets import FolderConfig
 from stages.records import Records, read_records
 from stages.retrieval.query_values import read_query_values
 from tests.pictures import draw_folder
+from tests.typed import in_process as permafrost
 from tests.typed import permafrost as in_a_process
 
 RUN = """
@@ -46,26 +43,6 @@ dim = 4
 [retrieval]
 metrics = ["mmp@5", "hit@1", "mrr"]
 """
-
-
-class Typed(NamedTuple):
-    """What a command printed and its exit status."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def permafrost(*arguments: str, cwd: Path) -> Typed:
-    """Type a command into this process: a new one takes seconds to begin."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = app(args=list(arguments), standalone_mode=False) or 0
-        except (PermafrostError, ValueError) as error:
-            text, status = explain(error)
-            err.write(text)
-    return Typed(int(status), out.getvalue(), err.getvalue())
 
 
 def records_in(folder: Path) -> Records:

@@ -47,7 +47,8 @@ def test_unifex_is_as_published() -> None:
     assert recipe.loss == ArcFaceConfig(margin_rad=0.5, subcenters=3, scale=30.0)
     optimizer, training = recipe.optimizer, recipe.training
     assert (optimizer.kind, optimizer.lr, optimizer.final_lr) == ("adam", 2e-2, 1e-3)
-    assert (optimizer.warmup_epochs, training.batch_size, training.epochs) == (1.0, 128, 10)
+    assert (optimizer.weight_decay, optimizer.warmup_epochs, optimizer.schedule) == (1e-4, 1.0, "warmup_times_cosine")
+    assert (training.batch_size, training.epochs, training.minimum_class_size, training.keep) == (128, 10, 3, "last")
 
 
 def test_keys_of_the_head_come_before_those_of_the_recipe() -> None:

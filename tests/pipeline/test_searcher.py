@@ -147,7 +147,7 @@ def test_a_damaged_folder_and_an_empty_one_are_refused(images: Path, tmp_path: P
     with pytest.raises(DamagedStoreError, match="not as it was written"):
         Searcher.open(path.parent)
     path.write_text("{")
-    with pytest.raises(DamagedStoreError, match="not JSON"):
+    with pytest.raises(DamagedStoreError, match="is not as it was written: Expecting"):
         Searcher.open(path.parent)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cache import fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
+from cache.sealed import read_json
 from cache.storage import LocalStorage
 from stages.ranking import search, unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex, IndexConfig, build_index
@@ -107,11 +107,11 @@ def test_a_saved_index_is_loaded_with_the_same_answers(tmp_path: Path) -> None:
 
 def test_the_sidecar_says_what_the_index_was_made_from(tmp_path: Path) -> None:
     gallery_index().save(tmp_path)
-    sidecar = json.loads((tmp_path / "gallery.json").read_text())
+    sidecar = read_json((tmp_path / "gallery.json").read_bytes())
     snapshot = sidecar.pop("snapshot")
     assert sorted(sidecar.pop("sha256")) == sorted(path.name for path in (tmp_path / snapshot).iterdir())
     made_from = {"embeddings": "a" * 64, "keys": fingerprint(list(KEYS)), "rows": 30, "dim": 6}
-    assert sidecar == made_from | {"next": 30, "index": {"kind": "flat"}, "choice": None, "version": 2}
+    assert sidecar == made_from | {"next": 30, "index": {"kind": "flat"}, "choice": None, "version": 3}
 
 
 def test_an_index_of_other_embeddings_or_another_gallery_is_stale(tmp_path: Path) -> None:
@@ -145,6 +145,25 @@ def test_a_damaged_sidecar_is_named(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "gallery.json").write_text(text)
     with pytest.raises(DamagedStoreError, match=message):
         GalleryIndex.load(tmp_path, embeddings="a" * 64, keys=KEYS)
+
+
+def test_a_flipped_bit_at_any_byte_of_the_sidecar_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    index = gallery_index()
+    index.save(tmp_path)
+    path = tmp_path / "gallery.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            read = GalleryIndex.load(tmp_path, embeddings="a" * 64)
+        except (DamagedStoreError, StaleStoreError):
+            continue
+        assert (read.keys, read.config, read.next_id, read.ids.tolist()) == (
+            index.keys,
+            index.config,
+            index.next_id,
+            index.ids.tolist(),
+        ), place
 
 
 def test_an_index_without_its_sidecar_does_not_exist(tmp_path: Path) -> None:

@@ -4,11 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import pytest
 
-from cache import FeatureStore, RowOutcome, StoreWriter
+from cache import FeatureStore, RowOutcome, StoreWriter, compact, verify
 from cache.errors import StaleStoreError
-from stages.training import ArcFaceConfig, Head, HeadRecipe, LinearHeadConfig, TrainingConfig, embed, train_head
+from stages.records import Records
+from stages.training import (
+    ArcFaceConfig,
+    Head,
+    HeadRecipe,
+    LinearHeadConfig,
+    TrainingConfig,
+    embed,
+    head_identity,
+    train_head,
+)
+from stages.training.embed import Embedded, stored_embeddings
 from tests.toys.training import HERE, add_to_store, classes_of, digest_of, make_store, toy, toy_features
 
 LABELS = classes_of(8, 20)
@@ -121,3 +133,68 @@ def test_features_of_another_store_are_refused_with_both_fingerprints(tmp_path: 
     assert features.fingerprint in str(caught.value)
     assert other.fingerprint in str(caught.value)
     assert not (tmp_path / "embeddings").exists()
+
+
+def recompute(features: FeatureStore, keys: list[str], change: float) -> None:
+    """As after a mend: the chunk that holds ``keys`` is deleted, and computed again with their numbers changed."""
+    numbers = {int(row) // features.chunk_rows for row in features.row_numbers([digest_of(key) for key in keys])}
+    for number in numbers:
+        (features.path / f"rows/{number}.parquet").unlink()
+    features.reload()
+    values = dict(zip(LABELS, toy_features(LABELS), strict=True))
+    for key in keys:
+        values[key] = values[key] + np.float16(change)
+    add_to_store(features, values)
+
+
+def head_of(features: FeatureStore, records: Records) -> str:
+    return head_identity(features, records, LinearHeadConfig(dim=5), ArcFaceConfig()).short
+
+
+def test_features_that_were_computed_anew_are_embedded_again_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, head = trained(tmp_path)
+    stored = embed(head, features, tmp_path / "embeddings")
+    key = "7-19"
+    before = stored.read([digest_of("0-0"), digest_of(key)])
+    recompute(features, [key], 0.0)  # the same numbers: nothing is outdated
+    monkeypatch.setattr(Head, "__call__", never)
+    embed(head, features, tmp_path / "embeddings")
+    monkeypatch.undo()
+    recompute(features, [key], 1.0)
+    assert "1 rows are of features that have been computed anew" in verify(stored, [features])[0]
+    assert isinstance(
+        stored_embeddings(head, features, stored.path.parent, name=stored.name, digests=[digest_of(key)]), Embedded
+    )
+    again = embed(head, features, tmp_path / "embeddings")
+    assert verify(again, [features]) == []
+    np.testing.assert_array_equal(again.read([digest_of("0-0")])[0], before[0])
+    assert np.allclose(again.read([digest_of(key)]).astype(float), head(features.read([digest_of(key)])), atol=1e-6)
+    assert not np.array_equal(again.read([digest_of(key)])[0], before[1])
+    assert {number: rows.num_rows for number, rows in again.chunks().items()} == {0: 160}
+
+
+def test_a_head_is_of_the_numbers_it_was_trained_on_and_of_no_others(tmp_path: Path) -> None:
+    features, records = toy(tmp_path, LABELS)
+    part = records.take(range(64))  # the first chunk
+    whole, first = head_of(features, records), head_of(features, part)
+    new = classes_of(2, 5, first=90)
+    add_to_store(features, dict(zip(new, toy_features(new), strict=True)))
+    compact(features, [*map(digest_of, new), *records.digests])
+    assert (head_of(features, records), head_of(features, part)) == (whole, first)
+    recompute(features, ["7-19"], 1.0)
+    assert head_of(features, part) == first
+    assert head_of(features, records) != whole
+
+
+def test_embeddings_without_a_record_of_their_features_are_computed_once_again(tmp_path: Path) -> None:
+    features, head = trained(tmp_path)
+    stored = embed(head, features, tmp_path / "embeddings")
+    for number, rows in stored.chunks().items():  # as 0.1.0 wrote them
+        old = rows.drop_columns(["made_from", "crc32c"]).replace_schema_metadata(
+            {"provenance": stored.provenance(number).to_json()}
+        )
+        pq.write_table(old, stored.path / f"rows/{number}.parquet")
+    assert verify(FeatureStore.at(stored.path), [features]) != []
+    assert verify(embed(head, features, tmp_path / "embeddings"), [features]) == []

@@ -93,14 +93,14 @@ def test_batch_norm_standardizes_by_the_batch_in_training_and_by_the_running_sta
     mean, variance = ROWS.double().mean(0), ROWS.double().var(0, unbiased=False)
     torch.testing.assert_close(network.running_mean.double(), mean, atol=1e-6, rtol=1e-6)
     batch = ROWS[:10] + 5
-    normal = (batch - batch.mean(0)) / (batch.var(0, unbiased=False) + 1e-5).sqrt()
+    normal = (batch - batch.mean(0)) / (batch.var(0, unbiased=False) + 1e-6).sqrt()
     torch.testing.assert_close(
         network.project(batch, drawn()), torch.nn.functional.linear(normal, network.weight, network.bias)
     )
     moved = 0.75 * mean + 0.25 * batch.double().mean(0)
     torch.testing.assert_close(network.running_mean.double(), moved, atol=1e-5, rtol=1e-5)
     spread = 0.75 * variance + 0.25 * batch.double().var(0)
-    settled = ((batch - moved) / (spread + 1e-5).sqrt()).float()
+    settled = ((batch - moved) / (spread + 1e-6).sqrt()).float()
     torch.testing.assert_close(
         network.project(batch), torch.nn.functional.linear(settled, network.weight, network.bias), atol=1e-4, rtol=1e-4
     )

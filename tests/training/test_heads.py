@@ -143,8 +143,31 @@ def test_a_head_cut_short_is_damaged(tmp_path: Path, length: int) -> None:
     make_head().save(tmp_path)
     path = tmp_path / "head.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DamagedStoreError, match=r"is not a head as it was saved.*Train it again"):
+    with pytest.raises(
+        DamagedStoreError, match=r"is not a head as it was saved.*`permafrost train-heads` trains it again"
+    ):
         Head.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "log.jsonl"])
+def test_a_flipped_bit_at_any_byte_of_a_head_is_noticed_or_changes_nothing(tmp_path: Path, name: str) -> None:
+    head = make_head()
+    head.save(tmp_path)
+    path, wanted = tmp_path / name, head(features())
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            read = Head.load(tmp_path)
+        except DamagedStoreError:
+            continue
+        assert (read.identity, read.config, read.summary, read.log) == (
+            head.identity,
+            head.config,
+            head.summary,
+            head.log,
+        ), place
+        np.testing.assert_array_equal(read(features()), wanted)
 
 
 def test_a_head_goes_through_any_storage(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.toys.training import classes_of, toy
 GOLDEN = {
     "defaults": (
         HeadRecipe(LinearHeadConfig(), ArcFaceConfig()),
-        "0068ffce",
+        "62bff886",
     ),
     "settings": (
         HeadRecipe(
@@ -33,15 +33,15 @@ GOLDEN = {
             optimizer=OptimizerConfig(lr=1e-3),
             training=TrainingConfig(epochs=3, soup=2),
         ),
-        "53cc705b",
+        "c9142fa5",
     ),
     "pairs": (
         HeadRecipe(LinearHeadConfig(dim=8), TripletConfig(memory=100)),
-        "6ccf01a3",
+        "94709c09",
     ),
     "closed form": (
         HeadRecipe(LdaHeadConfig(dim=4)),
-        "00aeaac9",
+        "17f57d56",
     ),
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from cache.errors import MissingExtraError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
-from stages.training.recipe import HeadRecipe, Settings
+from stages.training.recipe import DottedSettings, HeadRecipe
 from stages.training.sweep.search_space import Family, families
 from stages.training.sweep.search_strategy import check_method, search
 
@@ -24,7 +24,7 @@ def family(over: Mapping[str, object]) -> Family:
     return family
 
 
-def near_twenty(proposed: Sequence[Settings]) -> list[float]:
+def near_twenty(proposed: Sequence[DottedSettings]) -> list[float]:
     """The best scale is 20, the best root 0.5."""
     return [-abs(settings["loss.scale"] - 20) - 10 * (settings["inputs"]["root"] != 0.5) for settings in proposed]
 
@@ -53,9 +53,9 @@ def test_a_smaller_budget_is_the_beginning_of_a_larger_one() -> None:
 
 
 def test_a_family_that_the_budget_covers_is_tried_whole() -> None:
-    proposed: list[Settings] = []
+    proposed: list[DottedSettings] = []
 
-    def count(settings: Sequence[Settings]) -> list[float]:
+    def count(settings: Sequence[DottedSettings]) -> list[float]:
         proposed.extend(settings)
         return [0.0] * len(settings)
 

@@ -75,6 +75,22 @@ def test_without_warm_up_the_first_step_has_the_full_rate_and_a_warm_up_may_be_a
     assert [rising.learning_rate(step, 1, 2) for step in range(2)] == [0.25, 0.5]
 
 
+def test_the_product_of_warm_up_and_cosine_is_that_of_pytorch_and_a_linear_dampening() -> None:
+    """As pytorch_warmup dampens PyTorch's own schedule: the cosine runs over all steps, also those of the warm-up."""
+    steps, epochs, warmup = 7, 4, 7
+    config = OptimizerConfig(lr=2e-2, final_lr=1e-3, warmup_epochs=1.0, schedule="warmup_times_cosine")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([weight], lr=2e-2)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=steps * epochs, eta_min=1e-3)
+    for step in range(steps * epochs):
+        dampened = cosine.get_last_lr()[0] * min(1.0, (step + 1) / warmup)
+        assert config.learning_rate(step, steps, epochs) == pytest.approx(dampened, rel=1e-9)
+        theirs.step()
+        cosine.step()
+    flat = replace(config, warmup_epochs=0.0)
+    assert flat.learning_rate(0, steps, epochs) == pytest.approx(2e-2)
+
+
 # Which rows
 
 
@@ -183,8 +199,8 @@ def test_the_recipe_of_unifex_is_expressible(tmp_path: Path) -> None:
         HeadRecipe(
             LinearHeadConfig(dim=64, dropout=0.2, inputs=InputsConfig(center=False, rescale="none")),
             ArcFaceConfig(subcenters=3, margin_rad=0.5, scale=30.0),
-            optimizer=OptimizerConfig(kind="adam", lr=2e-2, final_lr=1e-3, weight_decay=1e-4, warmup_epochs=1.0),
-            training=TrainingConfig(epochs=2, batch_size=128, minimum_class_size=3, holdout=0.0),
+            optimizer=OptimizerConfig(lr=2e-2, final_lr=1e-3, weight_decay=1e-4, schedule="warmup_times_cosine"),
+            training=TrainingConfig(epochs=2, batch_size=128, minimum_class_size=3, keep="last"),
         ),
     )
     assert head(features.read(records.digests)).shape == (160, 64)
@@ -212,6 +228,21 @@ def test_the_best_epoch_on_the_validation_records_is_the_one_kept(tmp_path: Path
     assert scores.index(max(scores)) + 1 == head.summary.epoch
     assert validation.validation_set(features, held, held).score(head.network) == max(scores)
     assert head.summary.chosen_by == "mMP@5 on the validation records"
+
+
+def test_the_last_epoch_is_kept_where_the_settings_say_so_and_validation_only_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, records, held = toy_with_validation(tmp_path)
+    monkeypatch.setattr(validation.ValidationSet, "score", lambda *_: 0.4)
+    recipe = HeadRecipe(HEAD, LOSS, training=replace(SHORT, epochs=3, keep="last"))
+    alone = train_head(features, records, recipe)
+    assert [epoch.phase for epoch in alone.log] == ["train"] * 3  # nothing is held out
+    validated = train_head(features, records, recipe, validation=(held, held))
+    assert [epoch.validation_mmp5 for epoch in validated.log] == [0.4] * 3
+    for head in (alone, validated):
+        assert (head.summary.epoch, head.summary.chosen_by) == (3, "it is the last: keep is last")
+        assert torch.equal(head.network.state_dict()["weight"], alone.network.state_dict()["weight"])
 
 
 def test_of_epochs_with_equal_scores_the_first_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

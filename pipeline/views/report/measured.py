@@ -18,7 +18,7 @@ from pipeline.vectors import Vectors
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.query_values import QueryScores, QueryValues, read_query_values
+from stages.retrieval.query_values import QueryScores, QueryValues, read_query_values, scored_numbers
 from stages.retrieval.scores import ALL, MEAN
 
 _SEARCHED = " + "  # between a head and how it was searched
@@ -86,7 +86,7 @@ def measure(
         scored = values.heads()
         for done, (backbone, head) in enumerate(scored):
             part = by_name.get((backbone, head.partition(_SEARCHED)[0]))
-            if part is None or values.embeddings(backbone, head) != part.store.fingerprint:
+            if part is None or values.embeddings(backbone, head) != scored_numbers(part.store, records):
                 continue  # of a head that the run file no longer names
             update(done, len(scored), head)
             by_query = {metric: one for one in values.of(backbone, head) for metric in one.per_query}
@@ -118,7 +118,7 @@ def _on_disk(
         rows = [ScoreRow(**json.loads(line)) for line in lines]
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None
-    wanted = {(part.backbone, part.head): part.store.fingerprint for part in vectors}
+    wanted = {(part.backbone, part.head): scored_numbers(part.store, records) for part in vectors}
     metrics = set(config.retrieval.metrics)
     present = {key: values.embeddings(*key) for key in values.heads() if key in wanted}
     scored: dict[tuple[str, str, str], set[str]] = {}

@@ -14,7 +14,6 @@ instant, a save leaves the index that was there before.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +21,12 @@ from pathlib import Path
 from cache import digest_bytes, fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
+from cache.sealed import json_text, read_json
 from cache.storage import LocalStorage, Storage
 
 INDEX, KEPT, KEYS, SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
-_VERSION = 2
+_VERSION = 3
+_MEND = "Build the index again: `permafrost score` or `search` does."
 _FOLDER = re.compile(r"([0-9a-f]{16})?")  # of a snapshot, or of the layout before there were any
 
 
@@ -41,7 +42,7 @@ def write_snapshot(storage: Storage, contents: Mapping[str, memoryview], made_fr
     for name, content in contents.items():
         storage.put(f"{snapshot}/{name}", content)
     sidecar = dict(made_from) | {"version": _VERSION, "snapshot": snapshot, "sha256": digests}
-    storage.put(SIDECAR, (json.dumps(sidecar, indent=2) + "\n").encode())
+    storage.put(SIDECAR, json_text(sidecar).encode())
     for key in storage.list():
         folder, _, name = key.rpartition("/")
         if name in (INDEX, KEPT, KEYS) and folder != snapshot and _FOLDER.fullmatch(folder):
@@ -52,17 +53,15 @@ def read_sidecar(storage: Storage) -> dict[str, JSON]:
     """What ``gallery.json`` holds. Raises DamagedStoreError where there is none of this version."""
     where = storage.address(SIDECAR)
     try:
-        sidecar = json.loads(storage.read(SIDECAR))
+        sidecar = read_json(storage.read(SIDECAR))
     except FileNotFoundError as error:
         raise DamagedStoreError(
             f"{storage.address()} holds no finished index: there is no {SIDECAR}. Build it."
         ) from error
     except ValueError as error:
-        raise DamagedStoreError(f"{where} is not JSON ({error}). Build the index again.") from error
-    if not isinstance(sidecar, dict):
-        raise DamagedStoreError(f"{where} must hold an object, got {type(sidecar).__name__}. Build the index again.")
+        raise DamagedStoreError(f"{where} is not JSON as it was written: {error}. {_MEND}") from error
     if sidecar.get("version") != _VERSION or not isinstance(sidecar.get("sha256"), dict):
-        raise DamagedStoreError(f"{where} is not what save() of this version writes. Build the index again.")
+        raise DamagedStoreError(f"{where} is not what save() of this version writes. {_MEND}")
     return sidecar
 
 
@@ -89,7 +88,5 @@ def read_snapshot(storage: Storage, wanted: Mapping[str, JSON]) -> tuple[dict[st
                 return read_snapshot(storage, wanted)  # it was swapped while it was read
             contents[name] = memoryview(b"")
         if digest_bytes(contents[name]).hex() != digest:
-            raise DamagedStoreError(
-                f"{storage.address(key)} is not the file that {SIDECAR} describes. Build the index again."
-            )
+            raise DamagedStoreError(f"{storage.address(key)} is not the file that {SIDECAR} describes. {_MEND}")
     return sidecar, contents

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stages.training.heads.inputs import Inputs, Rows, by_blocks
 from stages.training.heads.linear import LinearHead
 
-_LEAST_VARIANCE = 1e-5
+_LEAST_VARIANCE = 1e-6  # as published
 
 
 class BatchNormHead(LinearHead):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stages.training.losses.angle import add_angle, angle_of, sine_of
+from stages.training.losses.angle import INSIDE, add_angle, angle_of, sine_of
 from stages.training.losses.margins import MarginRule
 from stages.training.losses.random_state import RandomState
 from stages.training.losses.settings import MarginSetting
@@ -56,8 +56,9 @@ class LinearAngle(MarginRule):
 
     def others(self, cosine: Tensor, _own: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Rule`."""
-        # dt/dc = -1 / sin t
-        return 1 - angle_of(cosine) * (2 / math.pi), (2 / math.pi) / sine_of(cosine)
+        # dt/dc = -1 / sin t, and 0 where the angle is cut: there a cosine rounded to 1 would have a slope of 1,300.
+        inside = cosine.abs() <= INSIDE
+        return 1 - angle_of(cosine) * (2 / math.pi), (2 / math.pi) * inside / sine_of(cosine)
 
 
 class Elastic(MarginRule):

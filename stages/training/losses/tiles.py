@@ -122,25 +122,29 @@ class Tiles:
         """
         # A tile P (c, b) holds exp2(a - offset). With f = exp2(offset - log_sum) s / B (b,) for each row,
         #
-        #     dloss/dc = s/B (p - smoothed) = f (P - less) = f G,  less = smoothed s / (B f)         (c, b)
-        #     dloss/dv = (f G) u = G (f u)     a product of G (c, b) and ``weighted`` (b, E)
-        #     dloss/du = (f G)' v = f (G' v)   a product of G' (b, c) and v (c, E), times f at the very end
+        #     dloss/dc = s/B p = f P           (c, b)
+        #     dloss/dv = (f P) u = P (f u)     a product of P (c, b) and ``weighted`` (b, E)
+        #     dloss/du = (f P)' v = f (P' v)   a product of P' (b, c) and v (c, E), times f at the very end
         #
-        # so that no tile is multiplied by f. G is 0 at the rows' own classes, and multiplied by the rule's slope. A
+        # so that no tile is multiplied by f. Smoothed, dloss/dc is s/B (p - smoothed), and f may be 0: then the tile
+        # becomes p - smoothed, and f is s/B. It is 0 at the rows' own classes, and multiplied by the rule's slope. A
         # prototype w = |w| v gets dloss/dw = (dloss/dv - (v dloss/dv) v) / |w|.
-        factor = torch.exp2(self.offset - log_sum).clamp_(max=1e30).mul_(self.scale / len(log_sum))
-        less = (smoothed * self.scale / len(log_sum) / factor).to(self.dtype) if smoothed else None
+        factor, share = torch.exp2(self.offset - log_sum).clamp_(max=1e30), None
+        if smoothed:
+            share, factor = factor.to(self.dtype), torch.ones_like(factor)
+        factor.mul_(self.scale / len(log_sum))
         weighted = (self.unit * factor[:, None]).to(self.dtype)
         on_table = torch.empty_like(self.table, dtype=self.unit.dtype)
         parts = in_worker_threads(
-            lambda worker: self._worker_gradients(worker, own, weighted, less, on_table), self.workers
+            lambda worker: self._worker_gradients(worker, own, weighted, (share, smoothed), on_table), self.workers
         )
         return sum(parts[1:], parts[0]).mul_(factor[:, None]), on_table
 
     def _worker_gradients(
-        self, worker: int, own: Tensor, weighted: Tensor, less: Tensor | None, on_table: Tensor
+        self, worker: int, own: Tensor, weighted: Tensor, smoothing: tuple[Tensor | None, float], on_table: Tensor
     ) -> Tensor:
         """Write the gradient of a worker's blocks into ``on_table``; return the embeddings' (B, E) / factor."""
+        share, smoothed = smoothing
         on_unit, on_vectors = torch.zeros_like(self.unit), torch.empty_like(self.vectors[worker])
         for low, high in self._blocks(worker):
             vectors = self._vectors(worker, low, high)
@@ -148,8 +152,8 @@ class Tiles:
             passed = on_vectors[: vectors.numel()].view(vectors.shape)
             for rows in self._rows():
                 tile = self._probabilities(worker, low, operand, rows, own)
-                if less is not None:
-                    tile.values.sub_(less[rows])
+                if share is not None:
+                    tile.values.mul_(share[rows]).sub_(smoothed)
                 tile.values[self._targets(low, rows)] = 0
                 if tile.slope is not None:
                     tile.values.mul_(tile.slope)

@@ -5,12 +5,10 @@
     multilabel (trained)      feature -> hidden layer (the embedding) -> a classifier for each attribute, words
     posterior (closed form)   feature -> the posterior of each attribute, side by side (the embedding)
 
-``labels.py`` and ``words.py`` read the targets. ``network.py`` is the network, trained by ``tasks.py``.
- ``posterior.py`` is the closed form, fitted by ``fit_posterior.py`` with ``ridge.py``.
+``kinds.py`` has their settings. ``labels.py`` and ``words.py`` read the targets. ``network.py`` is the network, trained
+by ``tasks.py``. ``posterior.py`` is the closed form, fitted by ``fit_posterior.py`` with ``ridge.py``.
 """
 
-from stages.training.multilabel.labels import AttributesConfig
-from stages.training.multilabel.network import MultilabelHeadConfig
-from stages.training.multilabel.posterior import PosteriorHeadConfig
+from stages.training.multilabel.kinds import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 
 __all__ = ["AttributesConfig", "MultilabelHeadConfig", "PosteriorHeadConfig"]

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from stages.records import Records
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.multilabel.fit_posterior import Fitted, fit_posterior
+from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import Attributes, read_attributes
-from stages.training.multilabel.network import MultilabelHeadConfig
-from stages.training.multilabel.posterior import PosteriorHeadConfig
 from stages.training.multilabel.tasks import (
     AttributeClassifiers,
     ByInstance,

@@ -15,8 +15,9 @@ from stages.ranking import mean_average_precision
 from stages.training.closed_form.eigen import descending
 from stages.training.closed_form.linear_map import check_dim
 from stages.training.heads.inputs import Inputs
+from stages.training.multilabel.kinds import PosteriorHeadConfig
 from stages.training.multilabel.labels import Attribute, Attributes
-from stages.training.multilabel.posterior import FITTED, PosteriorHeadConfig, PosteriorNetwork
+from stages.training.multilabel.posterior import FITTED, PosteriorNetwork
 from stages.training.multilabel.ridge import Ridge, likeness, spread_rows, whitening_of
 
 _JUDGED = 1024  # rows, at equal distances, that search each other when a point is judged

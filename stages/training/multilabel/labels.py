@@ -8,49 +8,19 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from cache.errors import RecordsError, SettingsError
+from cache.errors import RecordsError
 from stages.records import Records
+from stages.training.multilabel.kinds import AttributesConfig
 
 SEPARATOR = "|"
 """Between the values of an attribute that has several."""
 
 _STEM = "attributes."
 _SHOWN = 3  # values named in a message
-
-
-@dataclass(frozen=True)
-class AttributesConfig:
-    """Which attributes are learned, and what becomes of one that cannot be.
-
-    Args:
-        names: of the attributes; by default all that the dataset names.
-        several: those with several values in a cell, with ``|`` between them: each value is there or not (a sigmoid),
-            where the others have one value of all (a softmax).
-        minimum_count: in how many training records a value must be seen; 1 allows for values seen once.
-        unusable: an attribute of one value, or with values seen too seldom, is an error (``refuse``), and so are
-            records without any attribute; ``leave_out`` trains without that attribute, and lets such records train
-            what else they can.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    names: tuple[str, ...] = ()
-    several: tuple[str, ...] = ()
-    minimum_count: int = 2
-    unusable: Literal["refuse", "leave_out"] = "refuse"
-
-    def __post_init__(self) -> None:
-        if self.minimum_count < 1:
-            raise SettingsError(f"minimum_count is a number of records, at least 1, got {self.minimum_count}")
-        if self.unusable not in ("refuse", "leave_out"):
-            raise SettingsError(f"unusable is refuse or leave_out, got {self.unusable!r}")
-        if self.names and (outside := [name for name in self.several if name not in self.names]):
-            raise SettingsError(f"several names {outside[0]!r}, which is not among names ({', '.join(self.names)})")
 
 
 @dataclass(frozen=True)

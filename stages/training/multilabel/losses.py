@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cache.errors import SettingsError
 from stages.training.losses.angle import normalize
+from stages.training.multilabel.kinds import AsymmetricConfig, ContrastiveConfig
 
 _LEAST = 1e-8
-
-
-@dataclass(frozen=True)
-class AsymmetricConfig:
-    """The asymmetric loss of values that are there or not (Ridnik et al., ICCV 2021); all 0 is the cross entropy.
-
-    With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
-    not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    negative: float = 4.0
-    positive: float = 1.0
-    clip: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("negative", "positive"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is an exponent of at least 0, got {value}")
-        if not 0 <= self.clip < 1:
-            raise SettingsError(f"clip is a probability in [0, 1), got {self.clip}")
-
-
-@dataclass(frozen=True)
-class ContrastiveConfig:
-    """Supervised contrast by the overlap of labels (MultiSupCon).
-
-    Of a record i, each other record j of the batch is a positive of the weight s_ij = overlap^power, the overlap being
-    the share of i's attributes that j has too: the mean by these weights of -log softmax(z_i z_j / temperature).
-
-    Args:
-        weight: the factor of this loss.
-        temperature: in units of the cosine.
-        power: above 1, records that share a little are hardly positives.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    weight: float = 1.0
-    temperature: float = 0.1
-    power: float = 4.0
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "temperature", "power"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is above 0 and finite, got {value}")
 
 
 def balanced_weights(counts: Tensor, beta: float) -> Tensor:

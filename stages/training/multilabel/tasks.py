@@ -14,14 +14,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.losses import (
-    AsymmetricConfig,
-    ContrastiveConfig,
-    balanced_weights,
-    binary,
-    contrast,
-    overlap,
-)
+from stages.training.multilabel.kinds import AsymmetricConfig, ContrastiveConfig
+from stages.training.multilabel.losses import balanced_weights, binary, contrast, overlap
 from stages.training.multilabel.network import kaiming_map
 
 HIDDEN = 512

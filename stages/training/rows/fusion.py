@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cache import Failure, FeatureStore, Identity
 from cache.errors import SettingsError, StoreError
 from cache.fingerprint import JSON
-from cache.fusion import PROPORTIONS, fuse, image_proportions
+from cache.fusion import PROPORTIONS, fuse, fused_checksums, image_proportions
 
 
 class FusedFeatures:
@@ -67,6 +67,10 @@ class FusedFeatures:
             for failure in store.failures(digests):
                 failures.setdefault(failure.digest, failure)
         return list(failures.values())
+
+    def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+        """A checksum (n,) of the rows of ``digests`` (n,) in all stores."""
+        return fused_checksums([store.checksums(digests) for store in self.stores])
 
     def absent(self, digests: Sequence[bytes]) -> list[bytes]:
         """Those of ``digests`` that have no row of any kind in some store, each once."""

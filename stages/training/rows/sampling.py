@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 
 Rows = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -29,21 +30,21 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class ShuffledConfig:
+class ShuffledConfig(Settings):
     """Every row once an epoch, in random order."""
 
     kind: Literal["shuffled"] = "shuffled"
 
 
 @dataclass(frozen=True)
-class ByLossConfig:
+class ByLossConfig(Settings):
     """``classes_by_images`` for a loss on pairs of rows, ``shuffled`` for others."""
 
     kind: Literal["by_loss"] = "by_loss"
 
 
 @dataclass(frozen=True)
-class BalancedConfig:
+class BalancedConfig(Settings):
     """As many rows an epoch as there are, of a class of n rows in proportion to n ** ``power``.
 
     0 is class-balanced, 0.5 square-root, 1 by rows. The rows of a class come in random order, without replacement
@@ -59,7 +60,7 @@ class BalancedConfig:
 
 
 @dataclass(frozen=True)
-class ClassesByImagesConfig:
+class ClassesByImagesConfig(Settings):
     """P classes of K = ``images`` rows each in every batch, P * K = batch_size.
 
     Classes come in random order, without replacement until all have come, and so do the rows of a class. A class of
@@ -75,7 +76,7 @@ class ClassesByImagesConfig:
 
 
 @dataclass(frozen=True)
-class OneDomainConfig:
+class OneDomainConfig(Settings):
     """Every batch from one domain, the domains round robin: a row of a small domain is visited more often.
 
     The rows of a domain come in random order, without replacement until all have come. With a single domain this is
@@ -86,7 +87,7 @@ class OneDomainConfig:
 
 
 @dataclass(frozen=True)
-class DomainWeightsConfig:
+class DomainWeightsConfig(Settings):
     """Mixed batches; the share of a domain grows after an epoch in which its validation score is below the others'.
 
     With l_d = 1 - mMP@5 on the validation queries of domain d (0 where there is none)::

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.training.config import TrainingConfig
+from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.heads.dropout import drop
 from stages.training.heads.inputs import in_blocks
 from stages.training.heads.kinds import LinearHeadConfig
@@ -30,7 +30,7 @@ from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe
 from stages.training.rows.sampling import BalancedConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep.batched_losses import BatchedLoss, can_be_batched
-from stages.training.weights.optimizer import Optimizer, OptimizerConfig
+from stages.training.weights.optimizer import Optimizer
 
 _LOGITS = 2**22  # elements (B, C*k) of one head: above, its products are large enough by themselves
 _NUMBERS = 2**26  # elements of logits and weights of all heads together: 256 MiB in float32, a few times over
@@ -39,7 +39,7 @@ _MEMBER = 1  # a head alone is the first member of a soup
 _TINY = torch.finfo(torch.float32).tiny
 # The settings that this loop implements: a recipe with any other setting is trained alone.
 _SAME_FOR_ALL = ("epochs", "batch_size", "minimum_class_size", "sampling")
-_OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "views", "memory")
+_OF_TRAINING = (*_SAME_FOR_ALL, "holdout", "keep", "views", "memory")
 _SAMPLING = (ShuffledConfig, BalancedConfig, ClassesByImagesConfig)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from cache.errors import ConfigError, SettingsError
-from stages.training.recipe import KINDS, HeadRecipe, Settings, nearest_key
+from stages.training.recipe import KINDS, DottedSettings, HeadRecipe, nearest_key
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Family:
     """The recipes of one kind of head, one loss and one start; ``fixed`` are the settings that chose these kinds."""
 
     base: HeadRecipe
-    fixed: Settings
+    fixed: DottedSettings
     axes: Mapping[str, Axis]
 
     def whole(self, key: str) -> bool:
@@ -131,14 +131,14 @@ class Family:
         axes = self.axes.values()
         return math.prod((axis.steps or math.inf) if isinstance(axis, Range) else len(axis) for axis in axes)
 
-    def grid(self) -> list[Settings]:
+    def grid(self) -> list[DottedSettings]:
         """The settings of every combination, the last key changing fastest."""
         values = [
             axis.points(whole=self.whole(key)) if isinstance(axis, Range) else axis for key, axis in self.axes.items()
         ]
         return [dict(self.fixed) | dict(zip(self.axes, chosen, strict=True)) for chosen in itertools.product(*values)]
 
-    def recipe(self, settings: Settings) -> HeadRecipe:
+    def recipe(self, settings: DottedSettings) -> HeadRecipe:
         """The recipe of ``settings``. Raises ConfigError for a value that its key cannot have."""
         return self.base.with_settings({key: value for key, value in settings.items() if key not in self.fixed})
 
@@ -178,7 +178,7 @@ def _values(axis: Axis) -> Sequence[Any]:
     return (axis.low, axis.high) if isinstance(axis, Range) else axis
 
 
-def _checked(base: HeadRecipe, settings: Settings) -> HeadRecipe:
+def _checked(base: HeadRecipe, settings: DottedSettings) -> HeadRecipe:
     try:
         return base.with_settings(settings)
     except ConfigError as error:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from cache.errors import MissingExtraError
-from stages.training.recipe import Settings
+from stages.training.recipe import DottedSettings
 from stages.training.sweep.search_space import Family, Range
 
-Evaluate = Callable[[Sequence[Settings]], Sequence[float]]
+Evaluate = Callable[[Sequence[DottedSettings]], Sequence[float]]
 
 _PROPOSED = 8  # at a time, so that small heads can be trained together
 
 
 def search(
     family: Family, method: Literal["grid", "optuna"], trials: int, seed: int, evaluate: Evaluate
-) -> list[Settings]:
+) -> list[DottedSettings]:
     """Score the settings that ``method`` chooses with ``evaluate`` (higher is better), and return them in their order.
 
     Either method tries a family of at most ``trials`` recipes completely. The same seed and scores give the same
@@ -29,7 +29,7 @@ def search(
         evaluate(settings)
         return settings
     study = _study(seed)
-    tried: list[Settings] = []
+    tried: list[DottedSettings] = []
     while len(tried) < trials:
         proposed = [study.ask() for _ in range(min(_PROPOSED, trials - len(tried)))]
         settings = [proposal(family, trial) for trial in proposed]
@@ -39,7 +39,7 @@ def search(
     return tried
 
 
-def proposal(family: Family, trial: Any) -> Settings:
+def proposal(family: Family, trial: Any) -> DottedSettings:
     """The settings of ``family`` that an Optuna ``trial`` suggests."""
     settings = dict(family.fixed)
     for key, axis in family.axes.items():

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cache import Features, digest_bytes, fingerprint
 from cache.errors import DivergedError
+from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.ranking.class_folds import class_folds
@@ -101,6 +102,7 @@ class CrossValidation:
                 "trial": _VERSION,
                 "recipe": changed_settings(recipe),
                 "features": self.features.fingerprint,
+                "numbers": numbers_fingerprint(self.features, self.records.digests),
                 "rows": self.rows,
                 "folds": folds,
                 "seeds": list(self.seeds),

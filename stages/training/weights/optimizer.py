@@ -1,16 +1,15 @@
-"""The optimizer: the learning rate of every step, and the step, dense or of the rows that have a gradient."""
+"""The optimizer: the step, dense or of the rows that have a gradient."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cache.errors import SettingsError
+from stages.training.config import OptimizerConfig
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.pairs import PairLoss
 from stages.training.worker_threads import in_worker_threads, worker_count
@@ -19,51 +18,13 @@ _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer and its schedule: linear warm-up, then a half cosine from ``lr`` down to ``final_lr``.
-
-    ``warmup_epochs`` may be a fraction of an epoch. ``weight_decay`` acts on every weight, prototypes included;
-    ``momentum`` is that of sgd, and has no effect on the other kinds.
-    """
-
-    kind: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 2e-3
-    final_lr: float = 1e-4
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("adam", "adamw", "sgd"):
-            raise SettingsError(f"kind is one of adam, adamw and sgd, got {self.kind!r}")
-        if not 0 < self.lr < math.inf:
-            raise SettingsError(f"lr is above 0 and finite, got {self.lr}")
-        if not 0 <= self.final_lr <= self.lr:
-            raise SettingsError(f"final_lr is what lr ({self.lr}) falls to, in [0, lr], got {self.final_lr}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise SettingsError(f"weight_decay is at least 0 and finite, got {self.weight_decay}")
-        if not 0 <= self.warmup_epochs < math.inf:
-            raise SettingsError(f"warmup_epochs is at least 0 and finite, got {self.warmup_epochs}")
-        if not 0 <= self.momentum < 1:
-            raise SettingsError(f"momentum is in [0, 1), got {self.momentum}")
-
-    def learning_rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
-        """The learning rate of ``step``, counted from 0; it is ``lr`` after the warm-up, ``final_lr`` at the last."""
-        warmup = round(self.warmup_epochs * steps_per_epoch)
-        if step < warmup:
-            return self.lr * (step + 1) / warmup
-        left = steps_per_epoch * epochs - warmup - 1
-        share = (step - warmup) / left if left > 0 else 1.0
-        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
-
-    def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
-        """The optimizer of ``weights`` and those of ``loss``; a sampled loss's prototypes are a table of rows."""
-        tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
-        fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
-        apart = [*tables, *fast]
-        rest = [weight for weight in loss.parameters() if not any(weight is other for other in apart)]
-        return Optimizer(self, [*weights, *rest], tables, fast, factor)
+def build(config: OptimizerConfig, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
+    """The optimizer of ``weights`` and those of ``loss``; a sampled loss's prototypes are a table of rows."""
+    tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
+    fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
+    apart = [*tables, *fast]
+    rest = [weight for weight in loss.parameters() if not any(weight is other for other in apart)]
+    return Optimizer(config, [*weights, *rest], tables, fast, factor)
 
 
 class Optimizer:

@@ -22,8 +22,7 @@ from stages.training import (
     head_identity,
     train_head,
 )
-from stages.training.multilabel.labels import AttributesConfig
-from stages.training.multilabel.losses import AsymmetricConfig, ContrastiveConfig
+from stages.training.multilabel.kinds import AsymmetricConfig, AttributesConfig, ContrastiveConfig
 from stages.training.rows.held_out import held_rows
 from tests.toys.attributes import toy_attributes, with_columns
 

@@ -9,14 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.training.multilabel.losses import (
-    AsymmetricConfig,
-    ContrastiveConfig,
-    balanced_weights,
-    binary,
-    contrast,
-    overlap,
-)
+from stages.training.multilabel.kinds import AsymmetricConfig, ContrastiveConfig
+from stages.training.multilabel.losses import balanced_weights, binary, contrast, overlap
 from stages.training.multilabel.tasks import AttributeClassifiers, Objective, TagGenerator, WordClassifier
 
 

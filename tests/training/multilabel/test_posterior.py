@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.training import Head, PosteriorHeadConfig, train_head
-from stages.training.multilabel.labels import AttributesConfig
+from stages.training.multilabel.kinds import AttributesConfig
 from stages.training.multilabel.posterior import PosteriorNetwork
 from stages.training.multilabel.ridge import Ridge, likeness, spread_rows, whitening_of
 from tests.toys.attributes import toy_attributes, with_columns

@@ -1,0 +1,235 @@
+"""The heads that learn attributes, a class of settings for each. Loads without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from cache.errors import SettingsError
+from cache.settings import Settings
+from stages.training.heads.kinds import InputsConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.training.multilabel.network import MultilabelNetwork
+    from stages.training.multilabel.posterior import PosteriorNetwork
+
+
+@dataclass(frozen=True)
+class AttributesConfig(Settings):
+    """Which attributes are learned, and what becomes of one that cannot be.
+
+    Args:
+        names: of the attributes; by default all that the dataset names.
+        several: those with several values in a cell, with ``|`` between them: each value is there or not (a sigmoid),
+            where the others have one value of all (a softmax).
+        minimum_count: in how many training records a value must be seen; 1 allows for values seen once.
+        unusable: an attribute of one value, or with values seen too seldom, is an error (``refuse``), and so are
+            records without any attribute; ``leave_out`` trains without that attribute, and lets such records train
+            what else they can.
+    """
+
+    names: tuple[str, ...] = ()
+    several: tuple[str, ...] = ()
+    minimum_count: int = 2
+    unusable: Literal["refuse", "leave_out"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.minimum_count < 1:
+            raise SettingsError(f"minimum_count is a number of records, at least 1, got {self.minimum_count}")
+        if self.unusable not in ("refuse", "leave_out"):
+            raise SettingsError(f"unusable is refuse or leave_out, got {self.unusable!r}")
+        if self.names and (outside := [name for name in self.several if name not in self.names]):
+            raise SettingsError(f"several names {outside[0]!r}, which is not among names ({', '.join(self.names)})")
+
+
+@dataclass(frozen=True)
+class AsymmetricConfig(Settings):
+    """The asymmetric loss of values that are there or not (Ridnik et al., ICCV 2021); all 0 is the cross entropy.
+
+    With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
+    not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
+    """
+
+    negative: float = 4.0
+    positive: float = 1.0
+    clip: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("negative", "positive"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise SettingsError(f"{name} is an exponent of at least 0, got {value}")
+        if not 0 <= self.clip < 1:
+            raise SettingsError(f"clip is a probability in [0, 1), got {self.clip}")
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(Settings):
+    """Supervised contrast by the overlap of labels (MultiSupCon).
+
+    Of a record i, each other record j of the batch is a positive of the weight s_ij = overlap^power, the overlap being
+    the share of i's attributes that j has too: the mean by these weights of -log softmax(z_i z_j / temperature).
+
+    Args:
+        weight: the factor of this loss.
+        temperature: in units of the cosine.
+        power: above 1, records that share a little are hardly positives.
+    """
+
+    weight: float = 1.0
+    temperature: float = 0.1
+    power: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "temperature", "power"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise SettingsError(f"{name} is above 0 and finite, got {value}")
+
+
+@dataclass(frozen=True)
+class MultilabelHeadConfig(Settings):
+    """ReLU layers that learn attributes, words, or both; the embedding is the last layer, brought to unit length.
+
+    Weights are Kaiming uniform, biases 0.01. A missing value trains nothing.
+
+    >>> import torch
+    >>> network = MultilabelHeadConfig(dim=3).build([8], torch.Generator().manual_seed(0))
+    >>> network.transform(torch.ones(2, 8)).shape
+    torch.Size([2, 3])
+
+    Args:
+        dim: E, the size of the hidden layer; 0 is the size of the feature, D.
+        layers: ``single``, or ``double`` with a layer of D before it.
+        task: ``attributes``, a classifier for each; ``tags``, the words of the record's tags; or ``both``.
+        tags: ``gru`` generates the words in their order, ``bag`` predicts which there are, whatever their order.
+        task_weights: ``equal`` adds the losses of the tasks up; ``learned`` weighs each by a noise that is learned
+            (Kendall, Gal and Cipolla, CVPR 2018).
+        instance_weight: the factor of the head's own loss, on labels, where it has one.
+        balanced: beta of class-balanced losses (Cui et al., CVPR 2019), in [0, 1): a value of n records weighs
+            (1 - beta) / (1 - beta^n). 0 weighs all records the same.
+        asymmetric: of what has several values, and of bags of words, in place of the binary cross entropy.
+        contrastive: pulls records together by the share of attributes that they have in common.
+        attributes: which, and what becomes of those that cannot be learned.
+        refit: once held-out images have chosen the epoch, train a network on all images up to it; else the one that
+            did not learn them remains, in half of the time.
+        inputs: the steps before the network; by default none, as in the paper.
+    """
+
+    kind: Literal["multilabel"] = "multilabel"
+    dim: int = 0
+    layers: Literal["single", "double"] = "single"
+    task: Literal["attributes", "tags", "both"] = "attributes"
+    tags: Literal["gru", "bag"] = "gru"
+    task_weights: Literal["equal", "learned"] = "equal"
+    instance_weight: float = 1.0
+    balanced: float = 0.0
+    asymmetric: AsymmetricConfig | None = None
+    contrastive: ContrastiveConfig | None = None
+    attributes: AttributesConfig = AttributesConfig()
+    refit: bool = True
+    inputs: InputsConfig = InputsConfig(center=False, rescale="none")
+
+    def __post_init__(self) -> None:
+        if self.dim < 0:
+            raise SettingsError(f"dim is the size of the hidden layer, 0 for that of the feature, got {self.dim}")
+        if not 0 <= self.balanced < 1:
+            raise SettingsError(f"balanced is beta, in [0, 1), got {self.balanced}")
+        if not 0 < self.instance_weight < math.inf:
+            raise SettingsError(f"instance_weight is a factor above 0, got {self.instance_weight}")
+
+    @property
+    def learns_attributes(self) -> bool:
+        """Whether the values of attributes are needed."""
+        return self.task != "tags" or self.contrastive is not None
+
+    def build(self, blocks: Sequence[int], generator: torch.Generator) -> MultilabelNetwork:
+        """The untrained network of features of the sizes ``blocks`` side by side."""
+        from stages.training.heads.inputs import Inputs
+        from stages.training.multilabel.network import MultilabelNetwork, kaiming_map
+
+        inputs = Inputs(self.inputs, blocks)
+        sizes = [inputs.dim, *([inputs.dim] if self.layers == "double" else []), self.dim or inputs.dim]
+        maps = [kaiming_map(after, before, generator) for before, after in pairwise(sizes)]
+        return MultilabelNetwork(inputs, maps)
+
+
+@dataclass(frozen=True)
+class PosteriorHeadConfig(Settings):
+    """Ridge regressions onto the values of each attribute; see :mod:`stages.training.multilabel.posterior`.
+
+    Of ``roots``, ``penalties``, ``temperatures`` and ``rest``, the values to choose from; of one value nothing is
+    chosen. A point is judged on the training rows, which search each other by what is predicted of each without it:
+    the mean average precision with the label as truth.
+
+    Args:
+        dim: E. Posteriors take as many dimensions as the attributes have values; the others are principal axes of the
+            feature. Where they have more, the posteriors' own leading axes are kept. 0 keeps them as they are.
+        weights: of attributes in the similarity, 1 where none is given; 0 leaves one out.
+        rest: weights of the principal axes, as of one attribute.
+        judged: ``images`` predicts each training row by all the others; ``classes``, by those of other labels, for
+            queries whose labels, or combinations of attributes, were never seen.
+        kernel: ``linear``, or ``rbf``: a regression on the likeness to training rows.
+        width: of ``rbf``, in units of the distance of features of unit length.
+        landmarks: of ``rbf``, how many training rows, at most.
+        roots: exponents of the signed root, in place of ``inputs.root``.
+        penalties: of the regression, for rows of unit length.
+        temperatures: predictions, of which 1 means there, are divided by it before the softmax.
+        attributes: which, and what becomes of those that cannot be learned.
+        inputs: the steps before the regression; rows of unit length.
+    """
+
+    kind: Literal["posterior"] = "posterior"
+    dim: int = 64
+    weights: Mapping[str, float] = field(default_factory=dict)
+    rest: tuple[float, ...] = (0.1,)
+    judged: Literal["images", "classes"] = "images"
+    kernel: Literal["linear", "rbf"] = "rbf"
+    width: float = 1.0
+    landmarks: int = 2048
+    roots: tuple[float, ...] = (1.0, 0.5)
+    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    temperatures: tuple[float, ...] = (0.1, 0.15, 0.2)
+    attributes: AttributesConfig = AttributesConfig()
+    inputs: InputsConfig = InputsConfig(unit=True, center=True, rescale="unit")
+
+    def __post_init__(self) -> None:
+        if self.dim < 0:
+            raise SettingsError(f"dim is the size of an embedding, 0 for that of the posteriors, got {self.dim}")
+        if self.inputs.root != 1:
+            raise SettingsError(f"a posterior chooses among roots; set roots = [{self.inputs.root}], not inputs.root")
+        if self.inputs.rescale != "unit":
+            raise SettingsError(
+                f"a posterior takes rows of unit length: inputs.rescale = 'unit', got {self.inputs.rescale!r}"
+            )
+        for name in ("roots", "penalties", "temperatures"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values) or not all(0 < value < math.inf for value in values):
+                raise SettingsError(f"{name} holds one or more numbers above 0, each once, got {list(values)}")
+        if max(self.roots) > 1:
+            raise SettingsError(f"roots are exponents in (0, 1], got {list(self.roots)}")
+        if not 0 < self.width < math.inf:
+            raise SettingsError(f"width is a distance above 0, got {self.width}")
+        if self.landmarks < 1:
+            raise SettingsError(f"landmarks is a number of rows, at least 1, got {self.landmarks}")
+        if self.judged not in ("images", "classes"):
+            raise SettingsError(f"judged is images or classes, got {self.judged!r}")
+        if not self.rest or len(set(self.rest)) < len(self.rest):
+            raise SettingsError(f"rest holds one or more weights, each once, got {list(self.rest)}")
+        named = [
+            *(("rest", weight) for weight in self.rest),
+            *((f"weights.{name}", weight) for name, weight in self.weights.items()),
+        ]
+        for name, weight in named:
+            if not 0 <= weight < math.inf:
+                raise SettingsError(f"{name} is a weight of at least 0, got {weight}")
+
+    def build(self, blocks: Sequence[int], _generator: torch.Generator) -> PosteriorNetwork:
+        """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""
+        from stages.training.heads.inputs import Inputs
+        from stages.training.multilabel.posterior import PosteriorNetwork
+
+        return PosteriorNetwork(Inputs(self.inputs, blocks), self.width)

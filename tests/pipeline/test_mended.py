@@ -1,0 +1,73 @@
+"""Features that were computed anew after damage: what was made of the old numbers is outdated, and made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import FeatureStore, StoreWriter
+from cache.plan import Chunk
+from cache.rows import RowOutcome
+from tests.pictures import draw_folder
+from tests.typed import RUN, in_process
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
+    (folder / "run.toml").write_text(RUN)
+    assert in_process("run", "run.toml", "-q", cwd=folder).returncode == 0
+    return folder
+
+
+def test_a_mended_chunk_makes_what_follows_from_it_anew(folder: Path) -> None:
+    assert in_process("verify", "run.toml", cwd=folder).returncode == 0
+    before = in_process("score", "run.toml", "--json", "-q", cwd=folder).stdout
+    (path,) = folder.glob("artifacts/features/test_resnet-????????")
+    store = FeatureStore.at(path)
+    digests = store.digests()
+    features = np.random.default_rng(0).normal(size=(len(digests), store.dim))
+    with StoreWriter(store) as writer:
+        writer.remove(0)
+        writer.commit(Chunk(0, tuple(digests)), features, [RowOutcome()] * len(digests), store.provenance(0))
+    verified = in_process("verify", "run.toml", cwd=folder)
+    assert verified.returncode == 1
+    assert f"{len(digests)} rows are of features that have been computed anew since" in verified.stdout
+    refused = in_process("score", "run.toml", "-q", cwd=folder)
+    assert refused.returncode == 1
+    assert "small is not trained on test_resnet as the run file and the data are now" in refused.stderr
+    stale = in_process("compare", "run.toml:raw", "run.toml:raw", "-q", cwd=folder)
+    assert (stale.returncode, "not trained" in stale.stderr) == (1, True)
+    assert in_process("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
+    stale = in_process("compare", "run.toml:raw", "run.toml:raw", "-q", cwd=folder)
+    assert (stale.returncode, "Score again" in stale.stderr) == (1, True)
+    after = in_process("score", "run.toml", "--json", "-q", cwd=folder).stdout
+    lines = [[json.loads(line) for line in text.splitlines()] for text in (before, after)]
+    assert {line["embeddings"] for line in lines[0]}.isdisjoint(line["embeddings"] for line in lines[1])
+    assert [line["value"] for line in lines[0]] != [line["value"] for line in lines[1]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("artifacts/heads/*/*/head.safetensors", "trains it again"),
+        ("artifacts/scores/run.parquet", "Score again: `permafrost score`"),
+        ("artifacts/features/known/*.json", "Delete it"),
+        ("artifacts/embeddings/*/*/rows/0.parquet", "rows/0.parquet, and run `permafrost train-heads` again"),
+    ],
+)
+def test_verify_names_a_damaged_file_and_how_to_mend_it(folder: Path, pattern: str, message: str) -> None:
+    path = next(folder.glob(pattern))
+    whole = path.read_bytes()
+    place = len(whole) // 2
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    verified = in_process("verify", "run.toml", cwd=folder)
+    path.write_bytes(whole)
+    assert verified.returncode == 1
+    said = verified.stdout + verified.stderr
+    assert str(path.relative_to(folder)) in said
+    assert message in said
