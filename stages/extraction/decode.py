@@ -66,8 +66,8 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
     With ``at_least`` a JPEG without a box may be decoded at a half, a quarter or an eighth of its size, as long as no
     side falls below so many pixels: several times faster, for pictures to look at. Features never come from these.
 
-    An image of more than 178,956,970 pixels is refused before it is decoded. Raises :class:`DecodeError` for whatever is wrong with the bytes, and MemoryError, which is not the image's fault, as it
-    comes.
+    An image of more than 178,956,970 pixels is refused before it is decoded. Raises :class:`DecodeError` for whatever
+    is wrong with the bytes, and MemoryError, which is not the image's fault, as it comes.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()

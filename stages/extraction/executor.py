@@ -185,8 +185,8 @@ class _Rows:
 
 def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock) -> Iterator[Advance]:
     """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
-    for store, backbone, fits in zip(job.stores, job.backbones, job.fits, strict=True):
-        remember_sample(store, backbone)
+    for features, backbone, fits in zip(job.stores, job.backbones, job.fits, strict=True):
+        remember_sample(features, backbone)
         if fits is not None:
             limit_memory(backbone.forward, fits)
     numbers = {id(backbone): number for number, backbone in enumerate(job.backbones)}

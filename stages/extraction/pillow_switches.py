@@ -34,7 +34,7 @@ def own_switches() -> Iterator[None]:
     The first of several threads sets the switches that others have set otherwise, and the last one puts them back,
     unless somebody has set them anew meanwhile. Whoever decodes with Pillow in another thread shares them.
     """
-    global _decoding  # noqa: PLW0603
+    global _decoding
     with _lock:
         if not _decoding:
             for module, name, wanted in _ours():

@@ -9,7 +9,6 @@ beside the identity, which stays what it was: a store keeps the sample of the ne
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from cache import FeatureStore, Provenance
 from cache.errors import DamagedStoreError, WeightsError
+from cache.sealed import json_text, read_json
 from stages.device import device_name
 from stages.extraction.backbones import Backbone
 
@@ -43,25 +43,26 @@ def sample_of(backbone: Backbone) -> Sample:
 def _image() -> npt.NDArray[np.uint8]:
     """A picture (240, 320, 3) with slow and fast changes in each colour, drawn of integers."""
     y, x, colour = np.ogrid[:240, :320, :3]
-    return ((y * y // 9 + 3 * x + 31 * colour * (x // 16) + x * y // 40) % 256).astype(np.uint8)
+    levels: npt.NDArray[np.int64] = y * y // 9 + 3 * x + 31 * colour * (x // 16) + x * y // 40
+    return (levels % 256).astype(np.uint8)
 
 
 def remember_sample(store: FeatureStore, backbone: Backbone) -> None:
     """Check ``backbone`` against the sample of ``store``, which keeps this one where it has none yet."""
     if sample := sample_of(backbone):
-        store.storage.put_new(_KEY, f"{json.dumps(sample)}\n".encode())
+        store.storage.put_new(_KEY, json_text({"sample": sample}).encode())
         check_sample(store, backbone, sample)
 
 
 def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> None:
     """Raise WeightsError where the sample that ``store`` keeps is not ``sample``, but for rounding."""
     try:
-        stored = np.array(json.loads(store.storage.read(_KEY)), np.float64)
+        stored = np.array(read_json(store.storage.read(_KEY))["sample"], np.float64)
         if stored.shape != (1 + _MIXES,) or not np.isfinite(stored).all():
             raise ValueError(f"{1 + _MIXES} numbers are expected")
     except FileNotFoundError:  # of version 0.1.0
         return
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise DamagedStoreError(
             f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
         ) from error

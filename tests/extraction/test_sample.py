@@ -124,7 +124,9 @@ def test_a_store_without_a_sample_opens_and_has_one_once_it_is_extended(
     assert sample.read_bytes() == written
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "{}", "[NaN" + ", 1" * 16 + "]", '["x"]'])
+@pytest.mark.parametrize(
+    "content", ["", "[1, 2]", "{}", '{"sample": [1, 2]}', f'{{"sample": [NaN{", 1" * 16}]}}', '{"sample": ["x"]}']
+)
 def test_a_damaged_sample_names_the_file_and_what_to_do(
     content: str, two: Records, four: Records, tmp_path: Path
 ) -> None:
@@ -132,6 +134,18 @@ def test_a_damaged_sample_names_the_file_and_what_to_do(
     store = extract(two, backbone, tmp_path)
     (store.path / "network.json").write_text(content)
     with pytest.raises(DamagedStoreError, match=r"network\.json cannot be read: .*Delete it"):
+        extract(four, backbone, tmp_path)
+
+
+def test_a_flipped_digit_of_a_sample_is_damage_and_no_other_network(
+    two: Records, four: Records, tmp_path: Path
+) -> None:
+    backbone = load_backbone(SMALL)
+    sample = extract(two, backbone, tmp_path).path / "network.json"
+    written = sample.read_text()
+    at = next(place for place, letter in enumerate(written) if letter.isdigit())
+    sample.write_text(written[:at] + str((int(written[at]) + 1) % 10) + written[at + 1 :])
+    with pytest.raises(DamagedStoreError, match="wrong crc32c"):
         extract(four, backbone, tmp_path)
 
 

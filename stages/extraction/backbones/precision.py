@@ -38,9 +38,9 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
 def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
     """Around the launch of a forward on a device of ``kind`` (``cpu`` or ``cuda``): the same numbers in any process.
 
-    PyTorch's switches of float32 products, and the default dtype, belong to the process, so they are set to what the
-    identity says and then put back, by one thread at a time. On a card a launch returns before the card has computed, so threads wait little. A
-    network is compiled inside its first launches, and so by one thread at a time too.
+    PyTorch's switches of float32 products, and its default dtype, belong to the process, so they are set to what the
+    identity says and then put back, by one thread at a time. On a card a launch returns before the card has computed,
+    so threads wait little. A network is compiled inside its first launches, and so by one thread at a time too.
     """
     import torch
 
