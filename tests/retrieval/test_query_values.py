@@ -14,7 +14,7 @@ from stages.analysis.compared_runs import outdated
 from stages.records import Records
 from stages.retrieval import evaluate, query_values
 from stages.retrieval.protocols import ByLabelConfig, Gldv2Config, ListedConfig, RevisitedConfig, UnedConfig
-from stages.retrieval.query_values import Scored, data_of, read_query_values, write_query_values
+from stages.retrieval.query_values import Scored, data_of, read_query_values, values_of
 from stages.retrieval.run_scores import ScoringConfig
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
@@ -27,7 +27,8 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     records = records_of(labels, domains={key: "toys" if key < "2" else "cars" for key in labels})
     scores = evaluate(store, queries=records, gallery=records, metrics=["map", "hit@1"])
     path, data = tmp_path / "scores/run.parquet", data_of(records, records, {"index": "flat"})
-    write_query_values(path, [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)], data)
+    scored = [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)]
+    values_of(path, scored, data).write()
     read = read_query_values(path)
     assert read.heads() == [("net", "raw"), ("net", "small")]
     assert read.embeddings("net", "small") == "e" * 64
@@ -94,7 +95,7 @@ def test_the_domain_of_a_row_without_a_label_is_part_of_the_data() -> None:
 
 def test_what_changed_since_scores_were_made_is_named(tmp_path: Path) -> None:
     records = records_of(classes_of(3, 3))
-    write_query_values(tmp_path / "run.parquet", [], data_of(records, records, {}, ["tags"], [records]))
+    values_of(tmp_path / "run.parquet", [], data_of(records, records, {}, ["tags"], [records])).write()
     values = read_query_values(tmp_path / "run.parquet")
     assert outdated(values, values.data, {}) == []
     truth, tuned = outdated(values, data_of(records, records, {}), {})
