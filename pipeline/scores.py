@@ -15,14 +15,9 @@ from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
-<<<<<<< HEAD
 from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
 from stages.retrieval.protocols import MetConfig
-from stages.retrieval.query_values import Scored, data_of, scored_numbers, write_query_values
-=======
-from stages.retrieval import Scores
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
->>>>>>> main
 from stages.retrieval.run_scores import score
 
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
