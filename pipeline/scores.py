@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
 from pipeline.config import RunConfig
@@ -16,7 +16,7 @@ from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
 from stages.retrieval import Scores
-from stages.retrieval.query_values import Scored, data_of, scored_numbers, write_query_values
+from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
 from stages.retrieval.run_scores import score
 
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -24,14 +24,17 @@ _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: wh
 
 def score_run(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
-) -> list[ScoreRow]:
-    """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+) -> tuple[list[ScoreRow], QueryValues]:
+    """Stage 3: search and score, the means and the value of every query.
+
+    They are written to ``scores/<name>.jsonl`` and ``<name>.parquet`` too, unless the folder is read-only.
+    """
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
     for entry in vectors:
         usable = entry.store.usable(records.digests).tobytes()
         if usable not in known:
-            known[usable] = run_bounds(entry.store, records, config.retrieval, seed=config.seed)
+            known[usable] = run_bounds(entry.store, records, config.retrieval)
         bounds = known[usable]
         numbers = scored_numbers(entry.store, records)
         exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))
@@ -46,10 +49,11 @@ def score_run(
             if left_out := _left_out(scores):
                 display.warn(f"{entry.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
-    replace_text(path, json_lines(rows))
-    return rows
+    values = values_of(path.with_suffix(".parquet"), scored, scored_data(config, records))
+    with unless_read_only(display.warn):
+        values.write()
+        replace_text(path, json_lines(rows))
+    return rows, values
 
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:

@@ -63,6 +63,6 @@ def health_of_run(
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
         remarks=remarks(records, records.counts()),
-        bounds=run_bounds(raw.store, records, config.retrieval, seed=config.seed),
+        bounds=run_bounds(raw.store, records, config.retrieval),
         on_step=display.say,
     )

@@ -24,6 +24,5 @@ def run(
     config, records, display = open_run(run_file, quiet=quiet)
     done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
     vectors = find_vectors(config, records, display, train=True, device=device)
-    picture = print_scores(config, run_file.stem, records, vectors, display, json=json)
-    display.say(f"some queries with their nearest images: {picture}")
+    print_scores(config, run_file.stem, records, vectors, display, json=json)
     fail_on_too_many(config, records, done, max_failures)

@@ -14,7 +14,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
-from pipeline.vectors import choose_vectors, find_vectors
+from pipeline.vectors import choose_vectors, find_vectors, with_rows
 
 
 def search(
@@ -39,6 +39,7 @@ def search(
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     config, records, display = open_run(run_file, quiet=quiet)
     vectors = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
+    records = with_rows(records, [vectors], display)
     limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
     thresholds = {
         f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])

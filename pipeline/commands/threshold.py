@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from cache.atomic import unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import read_config
@@ -53,11 +54,12 @@ def threshold(
     chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
     on = calibration_ground(chosen.store, records, config.seed)
     decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
-    path = keep_decisions(config, run_file, chosen, records, decisions, on)
     if json:
         for decision in decisions:
             for line in threshold_lines(decision, chosen, on):
                 typer.echo(json_module.dumps(line))
     else:
         typer.echo(threshold_text(decisions, chosen, on))
-    display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
+    with unless_read_only(display.warn):
+        path = keep_decisions(config, run_file, chosen, records, decisions, on)
+        display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")

@@ -4,7 +4,7 @@ A score says little without them: with 40 relevant rows in a gallery of 80 a ran
 with 3 relevant rows no order has more than 0.6.
 
 The floor is the mean over all orders of the rows that a query searches: what :mod:`stages.ranking.tie_averaging` gives
-for rows that are all equally similar, in closed form; for a metric that has none, over orders drawn from a fixed seed.
+for rows that are all equally similar, or a closed form of its own where what a metric divides by depends on the order.
 The ceiling is the metric itself, of the order that has the R relevant rows first.
 """
 
@@ -16,19 +16,17 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cache.errors import SettingsError
 from stages.ranking.graded import Ties
 from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metric
-from stages.ranking.tie_averaging import Tied, averaged, check_averaged
+from stages.ranking.tie_averaging import Tied, averaged
 from stages.records import Records
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names
 
 _CERTAIN = 45
-DRAWS = 400  # orders, where there is no closed form: the mean over queries is then good to about 0.001
 
 
 class Bounds(NamedTuple):
@@ -38,11 +36,11 @@ class Bounds(NamedTuple):
     ceiling: Values
 
 
-def metric_bounds(metric: Metric | str, num_relevant: Counts, num_searched: Counts, seed: int = 0) -> Bounds:
+def metric_bounds(metric: Metric | str, num_relevant: Counts, num_searched: Counts) -> Bounds:
     """The bounds of ``metric`` for queries with ``num_relevant`` of ``num_searched`` gallery rows relevant, (Q,) each.
 
-    ``seed`` is of the orders that are drawn where there is no closed form. A query without anything relevant gets 0
-    and 0. Raises ValueError for an unknown metric, and where more rows are relevant than are searched.
+    A query without anything relevant gets 0 and 0. Raises ValueError for an unknown metric, and where more rows are
+    relevant than are searched.
 
     >>> floor, ceiling = metric_bounds("precision@5", np.array([3]), np.array([10]))
     >>> floor.round(3).tolist(), ceiling.tolist()
@@ -59,7 +57,7 @@ def metric_bounds(metric: Metric | str, num_relevant: Counts, num_searched: Coun
         if relevant:
             perfect = np.ones((1, relevant), np.bool_)
             ceiling[at] = metric.function(perfect, np.array([relevant]))[0]
-            floor[at] = _floor(metric, relevant, searched, seed)
+            floor[at] = _floor(metric, relevant, searched)
     return Bounds(floor[which.ravel()], ceiling[which.ravel()])
 
 
@@ -70,7 +68,6 @@ def score_bounds(
     rules: Rules = ByLabelConfig().rules(),
     *,
     unanswerable: UnanswerablePolicy = "leave_out",
-    seed: int = 0,
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
     """Floor and ceiling of each of ``metrics`` by (metric, domain): ``all``, each domain, and their ``mean``.
 
@@ -91,7 +88,7 @@ def score_bounds(
     ends_of: dict[tuple[str, str], tuple[float, float]] = {}
     for name in metrics if len(relevant) else ():
         groups = [group for part in parts for group in rules.groups(part.queries)]
-        of_metric = told(metric_bounds(name, relevant, searched, seed), groups, domain_names(rules.groups(queries)))
+        of_metric = told(metric_bounds(name, relevant, searched), groups, domain_names(rules.groups(queries)))
         ends_of |= {(name, domain): ends for domain, ends in of_metric.items()}
     return ends_of
 
@@ -140,17 +137,17 @@ class _AnyOrder(Tied):
         return np.broadcast_to(self.num_relevant[:, None], self.relevant.shape)
 
 
-def _floor(metric: Metric, relevant: int, searched: int, seed: int) -> float:
+def _floor(metric: Metric, relevant: int, searched: int) -> float:
     """The mean over all orders: that of rows which are all equally similar."""
     depth = metric.depth(relevant, searched)
     if metric.name in _WHOLE:  # of every rank: in a large gallery too many to go through for each R
         return _WHOLE[metric.name](relevant, searched)
     if metric.stem == "mrr":
         return _reciprocal_rank(relevant, searched, depth)
-    try:
-        check_averaged(metric)
-    except ValueError:
-        return _drawn(metric, relevant, searched, seed)
+    if metric.stem == "mp":
+        return _mean_precision(relevant, searched, metric.k or 1)
+    if metric.divided_by == "hits":
+        return _precision_of_hits(relevant, searched, depth)
     return float(averaged(metric, _AnyOrder.of(relevant, searched, depth))[0])
 
 
@@ -172,6 +169,32 @@ def _average_precision(relevant: int, searched: int) -> float:
     return (harmonic * (1 - before) + searched * before) / searched
 
 
+def _precision_of_hits(relevant: int, searched: int, depth: int) -> float:
+    """Of ``map@k/hits``, k = ``depth``: where h of the first k are relevant, any h are, as in a ranking of k rows."""
+    # P(h + 1) / P(h) = (k - h) (R - h) / ((h + 1) (N - k - R + h + 1)), hypergeometric
+    hits = np.arange(max(0, depth + relevant - searched), min(depth, relevant) + 1)
+    low = hits[:-1]
+    ratios = (depth - low) * (relevant - low) / ((low + 1.0) * (searched - depth - relevant + low + 1))
+    logarithms = np.append(0.0, np.cumsum(np.log(ratios)))
+    chances = np.exp(logarithms - logarithms.max())
+    values = [_average_precision(count, depth) if count else 0.0 for count in hits.tolist()]
+    return float(chances @ values / chances.sum())
+
+
+def _mean_precision(relevant: int, searched: int, k: int) -> float:
+    """Of ``mp@k``: R / l where the last relevant rank l is at most k, and else what the first k have, of k."""
+    # All R are among the first l with F(l) = l (l - 1) ... / (N (N - 1) ...), R factors each; l is the last with
+    # F(l) - F(l - 1) = F(l) R / l.
+    depth, factors = min(k, searched), np.arange(relevant)
+    if depth < relevant:
+        return relevant / searched
+    all_found = float(np.prod((depth - factors) / (searched - factors)))
+    ranks = np.arange(depth, relevant - 1, -1)  # downwards: F(l - 1) = F(l) (l - R) / l
+    within = all_found * np.append(1.0, np.cumprod((ranks[:-1] - relevant) / ranks[:-1]))
+    rest = relevant * depth / searched - relevant * all_found
+    return float((within * (relevant / ranks) ** 2).sum() + rest / k)
+
+
 def _discounted_gain(relevant: int, searched: int) -> float:
     return relevant / searched * _discounts(searched) / float(best_gain(np.array([relevant]), None)[0])
 
@@ -182,18 +205,3 @@ def _discounts(ranks: int) -> float:
 
 
 _WHOLE: dict[str, Callable[[int, int], float]] = {"map": _average_precision, "ndcg": _discounted_gain}
-
-
-def _drawn(metric: Metric, relevant: int, searched: int, seed: int) -> float:
-    """The mean over sampled orders, which depend on the seed and the counts alone: not on what else is scored."""
-    rng = np.random.default_rng([seed, relevant, searched])
-    depth = metric.depth(relevant, searched)
-    rows = max(1, 2**22 // depth)
-    total = 0.0
-    for low in range(0, DRAWS, rows):
-        table: npt.NDArray[np.bool_] = np.zeros((min(rows, DRAWS - low), depth), np.bool_)
-        for order in table:
-            ranks = rng.choice(searched, relevant, replace=False, shuffle=False)
-            order[ranks[ranks < depth]] = True
-        total += float(metric.function(table, np.full(len(table), relevant)).sum())
-    return total / DRAWS

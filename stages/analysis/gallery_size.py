@@ -127,7 +127,7 @@ def gallery_curve(
     scores = []
     for at, (count, size) in enumerate(counts.items()):
         values = per_query[count]
-        bounds = {metric.name: metric_bounds(metric, part.num_relevant, searched[:, at], seed) for metric in wanted}
+        bounds = {metric.name: metric_bounds(metric, part.num_relevant, searched[:, at]) for metric in wanted}
         unanswerable = dict.fromkeys([ALL, *members], 0)
         rows_searched = round(float(searched[:, at].mean()))
         for score in summarise(values, part.queries.classes, members, unanswerable, rows_searched):

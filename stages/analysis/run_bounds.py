@@ -13,7 +13,7 @@ from stages.retrieval.run_scores import ScoringConfig
 
 
 def run_bounds(
-    vectors: Features, records: Records, config: ScoringConfig, *, seed: int = 0
+    vectors: Features, records: Records, config: ScoringConfig
 ) -> Mapping[tuple[str, str], tuple[float, float]]:
     """Floor and ceiling by metric and domain, for the images that have a row in ``vectors``.
 
@@ -24,7 +24,7 @@ def run_bounds(
     sides = (records.split(role) for role in ("query", "gallery"))
     queries, gallery = (side.take(side.rows_in(vectors)) for side in sides)
     policy, rules = config.unanswerable, config.ranked.rules()
-    by_label = score_bounds(queries, gallery, config.by_label, rules, unanswerable=policy, seed=seed)
+    by_label = score_bounds(queries, gallery, config.by_label, rules, unanswerable=policy)
     if not config.graded:
         return by_label
     return dict(attribute_bounds(queries, gallery, config.graded, config.similar, unanswerable=policy)) | dict(by_label)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -20,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import digest_file, fingerprint, parse_source
-from cache.atomic import replace_text
-from cache.errors import UnwritableError
+from cache.atomic import replace_text, unless_read_only
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
 from stages.device import check_device
@@ -74,7 +72,7 @@ def known_backbones(
         }
         for backbone in backbones
     ]
-    with suppress(UnwritableError):  # it only saves time: a folder to be read alone has no need of it
+    with unless_read_only():
         replace_text(_note_path(config, records, features), json_text({"backbones": note}))
     return backbones
 

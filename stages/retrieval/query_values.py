@@ -91,6 +91,11 @@ class QueryValues:
             parts.append(QueryScores(keys, classes, {metric: part["value"].to_numpy().astype(np.float64)}))
         return parts
 
+    def write(self) -> None:
+        """Write the values for :func:`read_query_values`, whole or not at all."""
+        content = parquet_bytes(self.table, {_DATA: json.dumps(dict(self.data))}, compression="zstd")
+        replace_bytes(self.path, content)
+
     def _rows(self, backbone: str, head: str) -> pa.Table:
         columns = (pc.cast(self.table[name], pa.string()) for name in ("backbone", "head"))
         masks = [pc.equal(column, wanted) for column, wanted in zip(columns, (backbone, head), strict=True)]
@@ -117,8 +122,8 @@ def scored_numbers(vectors: Features, records: Records) -> str:
     return fingerprint([vectors.fingerprint, numbers_fingerprint(vectors, searched.digests)])
 
 
-def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> None:
-    """Write the values of ``scored`` to ``path``, whole or not at all."""
+def values_of(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> QueryValues:
+    """The values of ``scored``, to be written to ``path``."""
     parts = []
     for part in scored:
         for metric, values in part.scores.per_query.items():
@@ -136,11 +141,11 @@ def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, 
             columns = [[one] * count if isinstance(one, str) else one for one in fields]
             parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
-    replace_bytes(path, parquet_bytes(table, {_DATA: json.dumps(dict(data))}, compression="zstd"))
+    return QueryValues(path, table, dict(data))
 
 
 def read_query_values(path: Path) -> QueryValues:
-    """Read what :func:`write_query_values` wrote.
+    """Read what :meth:`QueryValues.write` wrote.
 
     Raises MissingRowsError where there is none, or one without classes, of an earlier version; and DamagedStoreError
     where it cannot be read.

@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import DamagedStoreError, MissingRowsError
 from stages.retrieval import evaluate, query_values
-from stages.retrieval.query_values import Scored, data_of, read_query_values, write_query_values
+from stages.retrieval.query_values import Scored, data_of, read_query_values, values_of
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
 
@@ -18,7 +18,8 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     records = records_of(labels, domains={key: "toys" if key < "2" else "cars" for key in labels})
     scores = evaluate(store, queries=records, gallery=records, metrics=["map", "hit@1"])
     path, data = tmp_path / "scores/run.parquet", data_of(records, records, {"index": "flat"})
-    write_query_values(path, [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)], data)
+    scored = [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)]
+    values_of(path, scored, data).write()
     read = read_query_values(path)
     assert read.heads() == [("net", "raw"), ("net", "small")]
     assert read.embeddings("net", "small") == "e" * 64

@@ -98,7 +98,8 @@ class Quality(MarginRule):
         """See :class:`Rule`."""
         if norms.shape[-1] < 2:
             return
-        deviation, mean = torch.std_mean(norms, -1, keepdim=True)
+        # in float64: the square of a norm of 1e30 is no float32
+        deviation, mean = (moment.to(norms.dtype) for moment in torch.std_mean(norms.double(), -1, keepdim=True))
         first, rate = self.deviation.isinf(), self.config.statistics_rate
         self.mean = torch.where(first, mean, self.mean.to(mean.dtype).lerp(mean, rate))
         self.deviation = torch.where(first, deviation, self.deviation.to(mean.dtype).lerp(deviation, rate))

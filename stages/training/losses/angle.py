@@ -11,6 +11,12 @@ from torch import Tensor
 INSIDE = 1 - torch.finfo(torch.float32).eps
 
 
+def lengths_of(vectors: Tensor) -> Tensor:
+    """The lengths (n,) of ``vectors`` (n, E), in their dtype; right also where a square would overflow or vanish."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    return lengths.clamp(max=torch.finfo(vectors.dtype).max).to(vectors.dtype)
+
+
 def normalize(vectors: Tensor) -> Tensor:
     """``vectors`` (n, E) divided by their lengths; a zero vector stays zero and gets a zero gradient."""
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -31,7 +31,9 @@ class ProxyLoss(PairLoss):
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
         """See :class:`PairLoss`."""
         del rows
-        value: Tensor = self.module(embeddings, labels)
+        # A zero vector has no direction: the library divides it by 1e-12, and its gradient with it.
+        empty = (embeddings == 0).all(1, keepdim=True)
+        value: Tensor = self.module(torch.where(empty, embeddings.detach(), embeddings), labels)
         return value
 
     @property

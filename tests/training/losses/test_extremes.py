@@ -100,3 +100,22 @@ def test_values_and_gradients_are_those_of_float64_at_every_scale_and_precision(
                 error = float((tensor.double() - wanted).abs().max())
                 allowed = step * max(1.0, reach) * 4 + step * float(wanted.abs().max())
                 assert error <= allowed, (name, scale, precision, dtype, function.__name__, error, allowed)
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e30])
+@pytest.mark.parametrize("config", FAMILY)
+def test_embeddings_of_any_length_have_the_value_of_float64_and_leave_a_finite_state(
+    config: MarginSoftmaxConfig, length: float
+) -> None:
+    rows, labels = batch_at_the_edges()
+    rows[5] *= length
+    loss = with_prototypes(config).train()
+    assert loss(rows, labels).isfinite()
+    assert all(buffer.isfinite().all() for buffer in loss.rule.buffers())
+    loss.eval()
+    expected, *_ = float64_autograd(loss, rows, labels)
+    for function in (streamed_loss, plain_loss):
+        z = rows.clone().requires_grad_()
+        value = function(z, loss.weight, labels, softmax_of(loss))
+        assert value.item() == pytest.approx(float(expected), rel=1e-5)
+        assert torch.autograd.grad(value, z)[0].isfinite().all()

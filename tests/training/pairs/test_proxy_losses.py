@@ -71,6 +71,16 @@ def test_the_first_numbers_of_embeddings_meet_the_first_of_the_proxies(config: A
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
+def test_a_zero_embedding_has_no_direction_and_no_gradient(config: Any) -> None:
+    embeddings = FEW.embeddings.clone()
+    embeddings[0] = 0
+    embeddings.requires_grad_()
+    (gradient,) = torch.autograd.grad(built(config)(embeddings, FEW.labels), embeddings)
+    assert gradient[0].eq(0).all()
+    assert gradient[1:].ne(0).any(1).all()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 def test_proxies_are_drawn_from_the_generator_that_is_given(config: Any) -> None:
     torch.manual_seed(0)
     state = torch.get_rng_state()
