@@ -29,6 +29,7 @@ from stages.device import device_name
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import Features, limit_memory
 from stages.extraction.flow import Batch, Clock, Done, flow
+from stages.extraction.sample import remember_sample
 from stages.extraction.threads import processors
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
@@ -209,7 +210,8 @@ class _Rows:
 
 def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit_seconds: float) -> Iterator[Advance]:
     """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
-    for backbone, fits in zip(job.backbones, job.fits, strict=True):
+    for features, backbone, fits in zip(job.stores, job.backbones, job.fits, strict=True):
+        remember_sample(features, backbone)
         if fits is not None:
             limit_memory(backbone.forward, fits)
     numbers = {id(backbone): number for number, backbone in enumerate(job.backbones)}

@@ -15,6 +15,7 @@ from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
+from stages.extraction.sample import check_sample
 from stages.malloc import keep_freed_memory
 from stages.records import Records
 
@@ -186,8 +187,11 @@ def open_store(
 
 
 def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str) -> FeatureStore:
-    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`."""
-    return FeatureStore.find(
+    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`.
+
+    WeightsError where the code around the weights computes other numbers now.
+    """
+    store = FeatureStore.find(
         path,
         backbone.name,
         backbone.identity,
@@ -196,6 +200,8 @@ def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str)
         views=backbone.preprocess.stored,
         remedy=remedy,
     )
+    check_sample(store, backbone, backbone.sample)
+    return store
 
 
 def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
