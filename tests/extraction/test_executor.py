@@ -103,9 +103,10 @@ def test_what_is_computed_of_a_chunk_is_committed_by_time_and_the_rest_ends_with
     ran: list[int] = []
 
     def interrupted(batch: Pixels) -> Features:
-        if sum(ran) == 12:
+        if len(batch) == 4:  # of the images, not of the sample that knows a network again
+            ran.append(4)
+        if sum(ran) > 12:
             raise KeyboardInterrupt
-        ran.append(len(batch))
         return toy_backbone().forward(batch)
 
     executor = LocalExecutor(workers=2, commit_seconds=0)  # after every batch
