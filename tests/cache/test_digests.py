@@ -52,7 +52,7 @@ def test_what_cannot_be_read_says_why_and_holds_nobody_up(tmp_path: Path, files:
     digests = DigestCache().digests([str(tmp_path / "absent"), str(tmp_path), files[0]])
     assert [entry.digest is None for entry in digests] == [True, True, False]
     assert "No such file" in digests[0].error
-    assert "directory" in digests[1].error
+    assert "it is a folder" in digests[1].error
 
 
 def test_swapped_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> None:
