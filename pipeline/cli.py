@@ -36,7 +36,7 @@ COMMANDS = {
     "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
     "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",
     "verify": "Check every checksum and every row of the stores.",
-    "compact": "Drop the rows that none of the run files lists.",
+    "compact": "Drop the rows that none of the run files lists, and heads and scores that none names.",
     "compare": "Say how much better one run or head is than another, and which queries changed most.",
     "gallery-sizes": "Score the same queries in galleries of several sizes.",
     "threshold": "Choose the similarity below which there is no match, and say how often that is wrong.",
