@@ -108,7 +108,7 @@ def extract_all(
             where there are none yet, found by trial; what a killed run began is finished with its own.
         workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
-        chunk_rows: images a chunk, for a store that is begun now. A kill costs at most the chunk in work.
+        chunk_rows: images a chunk, for a store that is begun now. A kill costs at most a minute's work.
         retry_failed: compute failed images again too.
         on_progress: called after every batch.
         executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.

@@ -143,11 +143,11 @@ def test_a_real_network_gives_what_it_gives_alone(tmp_path: Path, images: Path) 
 _EXTRACTING = """
 import sys
 from pathlib import Path
-from stages.extraction import extract
+from stages.extraction import LocalExecutor, extract_all
 from tests.toys.extraction import records_of, toy_backbone
-backbone = toy_backbone(delay=0.01)
+backbone, executor = toy_backbone(delay=0.01), LocalExecutor(commit_seconds=0.02)
 print("ready", flush=True)
-extract(records_of(Path(sys.argv[1])), backbone, sys.argv[2], batch_size=2, chunk_rows=4)
+extract_all(records_of(Path(sys.argv[1])), [backbone], sys.argv[2], batch_size=2, chunk_rows=8, executor=executor)
 """
 
 
