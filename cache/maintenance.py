@@ -100,7 +100,7 @@ def _outdated(store: FeatureStore, made_from: Sequence[FeatureStore]) -> Iterato
         if outdated := np.count_nonzero(there & (store.checksums(digests) != now)):
             yield (
                 f"{outdated:,} rows are of features that have been computed anew since. `permafrost train-heads` "
-                "computes those that a run file names again, and `permafrost gc` removes the others."
+                "computes those that a run file names again, and `permafrost compact` removes the others."
             )
 
 
@@ -116,7 +116,10 @@ def _wrong_rows(
     for row in np.flatnonzero(~ok & ~empty[: len(ok)]):
         yield f"chunk {number}, row {row}: recorded without a feature and holds numbers. {mend}"
     if not empty[len(ok) :].all():
-        yield f"chunk {number}: numbers past its last row. {mend}"
+        yield (
+            f"chunk {number}: numbers past its last row. They are not committed, and the next extraction writes over "
+            f"them; or else: {mend}"
+        )
 
 
 class Compaction(NamedTuple):

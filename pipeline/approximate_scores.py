@@ -77,7 +77,9 @@ def find_index(
     folder = index_folder(config, gallery, backbone, head, store)
     try:
         return _built_index(config, records, gallery, f"{backbone} {head}", store, folder, display)
-    except (UnwritableError, PermissionError):
+    except UnwritableError as error:
+        if not error.read_only:
+            raise
         return _built_index(config, records, gallery, f"{backbone} {head}", store, None, display)
 
 

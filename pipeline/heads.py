@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cache import Features, Identity
-from cache.errors import ConfigError, MissingRowsError
+from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
 from pipeline.config import HeadRun, RunConfig
 from pipeline.progress import Display
 from stages.records import Records
-from stages.training import EpochLog, Head, epoch_events, head_identity, train_head
+from stages.training import EpochLog, Head, epoch_events, head_identity
 from stages.training.training_inputs import check_device
 
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
@@ -35,14 +35,23 @@ def find_head(
     folder = head_folder(config, wanted.name, features, identity)
     title = f"train {wanted.name} on {backbone}"
     if (folder / "head.safetensors").exists():
-        if train:
-            display.say(f"{title}: trained before, on the same features and settings")
-        return Head.load(folder, identity)
+        try:
+            head = Head.load(folder, identity)
+        except DamagedStoreError as error:
+            if not train:
+                raise
+            display.warn(f"{title}: again, as {error}")
+        else:
+            if train:
+                display.say(f"{title}: trained before, on the same features and settings")
+            return head
     if not train:
         raise MissingRowsError(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
             "Run `permafrost train-heads` with this run file."
         )
+    from stages.training import train_head  # which imports PyTorch
+
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     if checkpoint.exists():
         display.say(f"{title}: going on after the last epoch of the run that was stopped")
@@ -95,7 +104,8 @@ def device_for(wanted: HeadRun, device: str, display: Display) -> str:
     import torch
 
     try:
-        check_device(wanted.recipe, torch.device(device))
+        torch.device(device)
+        check_device(wanted.recipe, device)
     except RuntimeError as error:
         raise ConfigError(f"--device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
     except ValueError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.errors import RecordsError
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
@@ -16,8 +16,9 @@ from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
-from stages.retrieval import Scores
-from stages.retrieval.query_values import Scored, data_of, scored_numbers, write_query_values
+from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
+from stages.retrieval.protocols import MetConfig
+from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
 from stages.retrieval.run_scores import score
 
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
@@ -25,8 +26,12 @@ _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: wh
 
 def score_run(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
-) -> list[ScoreRow]:
-    """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+) -> tuple[list[ScoreRow], QueryValues]:
+    """Stage 3: search and score, the means and the value of every query.
+
+    They are written to ``scores/<name>.jsonl`` and ``<name>.parquet`` too, unless the folder is read-only. Raises
+    RecordsError where no image has a label.
+    """
     if not any(records.labels):
         raise RecordsError(
             f"none of the {len(records):,} images has a label, and labels say which image is right for a query: "
@@ -52,17 +57,31 @@ def score_run(
             if left_out := _left_out(scores):
                 display.warn(f"{entry.backbone} {head}: left out: {left_out}")
     path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
-    replace_text(path, json_lines(rows))
-    return rows
+    values = values_of(path.with_suffix(".parquet"), scored, scored_data(config, records))
+    with unless_read_only(display.warn):
+        values.write()
+        replace_text(path, json_lines(rows))
+    return rows, values
 
 
 def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
     changed = changed_settings(config.retrieval)
     settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
-    return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)
+    roles: list[str] = []
+    if isinstance(config.retrieval.protocol, MetConfig):
+        roles += ["validation_query", "validation_query_distractor", "validation_gallery"]
+    if isinstance(config.retrieval.index, AutoIndexConfig):
+        roles.append("validation_query")
+    if any(isinstance(rerank, WhiteningConfig) for rerank in config.retrieval.rerank):
+        roles.append("train")
+    return data_of(
+        records.split("query", "query_distractor"),
+        records.split("gallery"),
+        settings,
+        config.retrieval.columns(records),
+        [records.split(role) for role in roles],
+    )
 
 
 def _left_out(scores: Scores) -> str:

@@ -92,6 +92,21 @@ def default_head(config: RunConfig) -> str:
     return config.heads[-1].name if config.heads else RAW
 
 
+def with_rows(records: Records, vectors: Sequence[Vectors], display: Display) -> Records:
+    """The ``records`` that all of ``vectors`` know, as a feature or as failed; how many are left out is said."""
+    digests = records.digests
+    absent = {digest for entry in vectors for digest in entry.features.absent(digests)}
+    if not absent:
+        return records
+    rows = [row for row, digest in enumerate(digests) if digest not in absent]
+    first = next(key for key, digest in zip(records.keys, digests, strict=True) if digest in absent)
+    display.warn(
+        f"note: {len(records) - len(rows):,} of {len(records):,} images have no row yet, the first of key {first!r}: "
+        "left out of this search. `permafrost extract` computes them."
+    )
+    return records.take(rows)
+
+
 def choose_vectors(
     config: RunConfig, run_file: object, vectors: Sequence[Vectors], head: str | None, backbone: str | None
 ) -> Vectors:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.config import RunConfig
 from pipeline.score_rows import RAW
 from stages.analysis import paired_difference
-from stages.retrieval.query_values import read_query_values
+from stages.retrieval.query_values import QueryValues
 
 _TO_TRY = (
     'To try: recipe = "default" on blocks = [-2, -1], mirror images (preprocess.views), a stronger backbone, or more '
@@ -15,12 +13,11 @@ _TO_TRY = (
 )
 
 
-def no_surer_head(config: RunConfig, name: str) -> str | None:
-    """What to say where no head of the run ``name`` is surely above the best raw feature; None where one is.
+def no_surer_head(config: RunConfig, values: QueryValues) -> str | None:
+    """What to say where no head of the run is surely above the best raw feature; None where one is.
 
     By the first metric, query by query: surely above is where the 95 % interval of the difference is above 0.
     """
-    values = read_query_values(Path(config.artifacts) / "scores" / f"{name}.parquet")
     heads = {head.name for head in config.heads}
     first = {entry: values.of(*entry)[0] for entry in values.heads() if entry[1] == RAW or entry[1] in heads}
     means = {entry: next(iter(scores.per_query.values())).mean() for entry, scores in first.items()}

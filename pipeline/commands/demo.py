@@ -36,7 +36,8 @@ def demo(
     records = read_dataset(config, display)
     computed = extract_features(config, records, Hardware(), display)
     vectors = find_vectors(config, records, display, train=True)
-    picture = print_scores(config, "demo", records, vectors, display, json=json)
+    print_scores(config, "demo", records, vectors, display, json=json)
+    picture = Path(config.artifacts) / "scores" / "demo.png"
     seconds = time.monotonic() - started
     again = "" if any(filled.computed for filled in computed) else ": images, features and heads were there already"
     if not json:

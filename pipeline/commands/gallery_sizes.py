@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
@@ -56,9 +56,10 @@ def gallery_sizes(
         lines += curve_lines(curve, each)
     text = "".join(json_module.dumps(line) + "\n" for line in lines)
     path = Path(config.artifacts) / "scores" / f"{run_file.stem}.gallery_sizes.jsonl"
-    replace_text(path, text)
     typer.echo(text if json else curve_table(lines), nl=not json)
-    display.say(f"also in {path}")
+    with unless_read_only(display.warn):
+        replace_text(path, text)
+        display.say(f"also in {path}")
 
 
 def size_curve(

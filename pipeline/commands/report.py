@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from cache.atomic import replace_text
-from cache.errors import ConfigError
+from cache.errors import ConfigError, UnwritableError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig, read_config
 from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.vectors import find_vectors
+from pipeline.vectors import find_vectors, with_rows
 from pipeline.views.report.contents import Contents, contents_of, report_page
 
 _LARGE = 10_000_000
@@ -40,7 +40,14 @@ def report(
     config = read_config(run_file)
     path = output or Path(config.artifacts) / "reports" / f"{run_file.stem}.html"
     contents, text = build_report(config, run_file, queries, health=health, display=display)
-    replace_text(path, text)
+    try:
+        replace_text(path, text)
+    except UnwritableError as error:
+        if output is not None or not error.read_only:
+            raise
+        display.warn(f"note: {path} is read-only, so the page is here; --output names another place")
+        path = Path(path.name)
+        replace_text(path, text)
     size, seconds = len(text.encode()), time.monotonic() - started
     best = contents.best
     if json:
@@ -62,5 +69,6 @@ def build_report(
     """The contents and the page of the run as it is on disk. Raises MissingRowsError where something is missing."""
     records = read_dataset(config, display)
     vectors = find_vectors(config, records, display)
+    records = with_rows(records, vectors, display)
     contents = contents_of(config, run_file, records, vectors, queries, health=health, display=display)
     return contents, report_page(contents)

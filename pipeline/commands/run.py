@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.commands.extract import fail_on_too_many
 from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
-from pipeline.commands.score import say_scores
+from pipeline.commands.score import print_scores
 from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, extract_features
 from pipeline.vectors import find_vectors
@@ -25,9 +25,7 @@ def run(
     done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
     vectors = find_vectors(config, records, display, train=True, device=device)
     if any(records.labels) or config.heads:
-        say_scores(config, run_file.stem, records, vectors, display, json=json)
+        print_scores(config, run_file.stem, records, vectors, display, json=json)
     else:
-        display.say(
-            f"no image has a label, so nothing is scored; search with `permafrost search {run_file} IMAGE --all`"
-        )
+        display.say(f"no image has a label, so nothing is scored. To search: permafrost search {run_file} IMAGE --all")
     fail_on_too_many(config, records, done, max_failures)

@@ -9,7 +9,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import RunConfig
@@ -17,14 +17,14 @@ from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
-from pipeline.vectors import Vectors, find_vectors
+from pipeline.vectors import Vectors, find_vectors, with_rows
 from pipeline.verdict import no_surer_head
 from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
 from stages.analysis.class_size import ClassSize, stored_by_class_size
 from stages.records import Records
-from stages.retrieval.query_values import read_query_values
+from stages.retrieval.query_values import QueryValues
 
 
 def score(
@@ -42,36 +42,33 @@ def score(
             raise ConfigError(f"--by is one of {', '.join(get_args(ClassSize))}, got {size!r}")
     config, records, display = open_run(run_file, quiet=quiet)
     vectors = find_vectors(config, records, display)
-    say_scores(config, run_file.stem, records, vectors, display, json=json)
+    records = with_rows(records, vectors, display)
+    values = print_scores(config, run_file.stem, records, vectors, display, json=json)
     if by:
         path = Path(config.artifacts) / "scores" / f"{run_file.stem}.groups.jsonl"
-        values = read_query_values(path.with_name(f"{run_file.stem}.parquet"))
         lines = [line for size in by for line in stored_by_class_size(values, records, cast("ClassSize", size))]
         text = "".join(json_module.dumps(line) + "\n" for line in lines)
-        replace_text(path, text)
+        with unless_read_only(display.warn):
+            replace_text(path, text)
         typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
-
-
-def say_scores(
-    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display, *, json: bool
-) -> None:
-    """:func:`print_scores`, where its picture is, and last whether a head was worth it."""
-    picture = print_scores(config, name, records, vectors, display, json=json)
-    display.say(f"some queries with their nearest images: {picture}")
-    if (verdict := no_surer_head(config, name)) is not None:
-        display.say(verdict)
 
 
 def print_scores(
     config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display, *, json: bool
-) -> Path:
-    """Score ``vectors``, print the table or JSON lines; return a picture of queries with their nearest images.
+) -> QueryValues:
+    """Score ``vectors``, print the table or JSON lines, and draw a picture of queries with their nearest images.
 
-    The picture is of the first backbone, raw and with each of its heads.
+    The picture is of the first backbone, raw and with each of its heads. Last it says where no head is surely above
+    the raw feature. Returns the value of every query.
     """
-    rows = score_run(config, name, records, vectors, display)
+    rows, values = score_run(config, name, records, vectors, display)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = vectors[0].backbone
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = Path(config.artifacts) / "scores" / f"{name}.png"
-    return draw_nearest(path, records, first, title=f"{name}: queries sampled with a fixed seed, {backbone}")
+    with unless_read_only(display.warn):
+        draw_nearest(path, records, first, title=f"{name}: queries sampled with a fixed seed, {backbone}")
+        display.say(f"some queries with their nearest images: {path}")
+    if (verdict := no_surer_head(config, values)) is not None:
+        display.say(verdict)
+    return values

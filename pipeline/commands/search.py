@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
-from pipeline.vectors import find_chosen
+from pipeline.vectors import find_chosen, with_rows
 
 
 def search(
@@ -30,6 +31,7 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
     limits = [
         (kind, value) for kind, value in (("fmr", fmr), ("fpir", fpir), ("threshold", threshold)) if value is not None
     ]
@@ -39,6 +41,7 @@ def search(
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     config, records, display = open_run(run_file, quiet=quiet)
     vectors = find_chosen(config, run_file, records, display, head)
+    records = with_rows(records, [vectors], display)
     limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
     thresholds = {
         f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])

@@ -77,7 +77,7 @@ def measure(
     rows, values = _on_disk(path, config, records, vectors)
     if values is None:
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
-        rows, values = score_run(config, name, records, vectors, display), read_query_values(path)
+        rows, values = score_run(config, name, records, vectors, display)
     several = len({part.backbone for part in vectors}) > 1
     by_name = {(part.backbone, part.head): part for part in vectors}
     queries, gallery, rules = records.split("query"), records.split("gallery"), config.retrieval.ranked.rules()
