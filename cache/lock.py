@@ -40,8 +40,8 @@ def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise StoreBusyError(
-                f"{folder} is being written by {holder}. Wait for it (--wait does), or stop it: what it has committed is "
-                "kept, and a second run goes on from there."
+                f"{folder} is being written by {holder}. Wait for it (--wait does), or stop it: what it has "
+                "committed is kept, and a second run goes on from there."
             ) from None
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
