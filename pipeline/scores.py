@@ -15,7 +15,8 @@ from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
 from stages.records import Records
-from stages.retrieval import Scores
+from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
+from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
 from stages.retrieval.run_scores import score
 
@@ -60,7 +61,20 @@ def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
     changed = changed_settings(config.retrieval)
     settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
-    return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)
+    roles: list[str] = []
+    if isinstance(config.retrieval.protocol, MetConfig):
+        roles += ["validation_query", "validation_query_distractor", "validation_gallery"]
+    if isinstance(config.retrieval.index, AutoIndexConfig):
+        roles.append("validation_query")
+    if any(isinstance(rerank, WhiteningConfig) for rerank in config.retrieval.rerank):
+        roles.append("train")
+    return data_of(
+        records.split("query", "query_distractor"),
+        records.split("gallery"),
+        settings,
+        config.retrieval.columns(records),
+        [records.split(role) for role in roles],
+    )
 
 
 def _left_out(scores: Scores) -> str:

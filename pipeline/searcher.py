@@ -39,6 +39,7 @@ from pipeline.progress import Display
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
+from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex
@@ -268,6 +269,7 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
     fields = store.identity.fields
     for backbone in backbones:
         if all(fields.get(key) == value for key, value in backbone.identity.fields.items()):
+            check_sample(store, backbone, sample_of(backbone))
             return backbone
     raise StaleStoreError(
         store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."

@@ -108,7 +108,7 @@ def _follows_from(vectors: Vectors, records: Records) -> str:
     parts = [
         data_of(records.split(f"{role}query"), records.split(f"{role}gallery"), {}) for role in ("", "validation_")
     ]
-    sides = [part[side] for part in parts for side in ("queries", "gallery")]
+    sides = [part[side] for part in parts for side in ("queries", "gallery", "scoring")]
     return fingerprint([vectors.store.fingerprint, numbers_fingerprint(vectors.store, records.digests), *sides])
 
 

@@ -73,6 +73,7 @@ FLAGS = {
     "inspect": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
+    "keys": set(),
     "curate": {"--force", "--json", "--output", "--quiet"},
     "sweep": {"--force", "--json", "--quiet", "--write"},
     "table": {"--json", "--quiet", "--workers"},

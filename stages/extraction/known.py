@@ -27,8 +27,9 @@ from stages.extraction.backbones import Backbone, BackboneConfig, announced_back
 from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.resize import DECODERS
+from stages.extraction.sample import sample_of
 from stages.records import Records
 
 _NOTE = 3  # raised when the same configuration becomes another identity
@@ -63,12 +64,14 @@ def known_backbones(
     else:
         say_loading()
         backbones = load_backbones(config, device=device)
+    backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
     note: list[JSON] = [
         {
             "name": backbone.name,
             "dim": backbone.dim,
             "views": backbone.preprocess.stored,
             "identity": dict(backbone.identity.fields),
+            "sample": [*backbone.sample],
         }
         for backbone in backbones
     ]
@@ -148,5 +151,7 @@ def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
             content = source.read()
             if source.digest(content) == digest:
                 yield decode(content, box=source.box)
+        except NoDecoderError:
+            raise  # the basis would depend on what is installed
         except (OSError, DecodeError):
             continue  # extraction lists it as failed

@@ -19,6 +19,7 @@ from safetensors.numpy import save as to_safetensors
 from cache import Identity, LocalStorage, Storage, digest_bytes
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
+from stages.training.own_code import own_code
 from stages.training.recipe import HeadConfig
 
 if TYPE_CHECKING:
@@ -160,7 +161,15 @@ class Head:
         return embeddings
 
     def save(self, where: Storage | Path | str) -> None:
-        """Write ``head.safetensors`` to a storage or a folder, and ``log.jsonl`` before it."""
+        """Write ``head.safetensors`` to a storage or a folder, and ``log.jsonl`` before it.
+
+        Raises ValueError for a head of a user's own kind, which :meth:`load` could not make again.
+        """
+        if own_code(self.config):
+            raise SettingsError(
+                f"{type(self.config).__name__} is a head of your own, which loading does not know: embed with it while "
+                "it is in memory, or train it again"
+            )
         storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
         storage.put(_LOG, _lines([asdict(epoch) for epoch in self.log]).encode())
         described: dict[str, JSON] = {

@@ -6,12 +6,21 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stages.training import ArcFaceConfig, HeadRecipe, LinearHeadConfig, TrainingConfig, head_identity, train_head
+from stages.training import (
+    ArcFaceConfig,
+    HeadRecipe,
+    LinearHeadConfig,
+    TrainingConfig,
+    embed,
+    head_identity,
+    train_head,
+)
 from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.sweep.trials import cross_validation
 from tests.toys.training import classes_of, toy
@@ -38,6 +47,13 @@ class MineConfig(MarginSoftmaxConfig):
         return Lower()
 """
 MARGINS = "def MARGIN():\n    return {value}\n"
+
+
+@dataclass(frozen=True)
+class OwnHeadConfig(LinearHeadConfig):
+    kind: str = "own"  # type: ignore[assignment]
+
+
 Edited = Callable[..., MarginSoftmaxConfig]
 
 
@@ -92,6 +108,16 @@ def test_the_loss_of_the_documents_trains(tmp_path: Path, monkeypatch: pytest.Mo
     head = train_head(features, records, HeadRecipe(LinearHeadConfig(dim=4), loss, training=TrainingConfig(epochs=2)))
     assert head.identity.fields["recipe"]["loss"] == {"kind": "lowered", "margin_cos": 0.2, "scale": 16.0}  # type: ignore[index, call-overload]
     assert head.log[-1].loss < head.log[0].loss
+
+
+def test_a_head_of_ones_own_embeds_and_is_refused_where_it_could_not_be_loaded(tmp_path: Path) -> None:
+    features, records = toy(tmp_path / "store", classes_of(8, 4))
+    head = train_head(features, records, OwnHeadConfig(dim=4), ArcFaceConfig())
+    assert head.identity.fields["code"]
+    assert embed(head, features, tmp_path / "embeddings").dim == 4
+    with pytest.raises(ValueError, match="OwnHeadConfig is a head of your own, which loading does not know"):
+        head.save(tmp_path / "head")
+    assert not (tmp_path / "head").exists()
 
 
 def test_a_loss_without_a_file_is_refused(tmp_path: Path) -> None:

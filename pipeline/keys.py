@@ -1,0 +1,195 @@
+"""The reference of the run file: every table and key with its type and default, from the configuration classes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+from cache.settings import changed_settings
+from pipeline.config import HeadRun, RunConfig
+from pipeline.recipes import recipes
+from stages.training.recipe import HeadRecipe
+
+_INTRODUCTION = """# The run file
+
+Every table and key, as `permafrost keys` prints it; `permafrost keys heads.loss` prints one table and those inside it.
+A table with a `kind` takes the keys of this kind alone; an unknown key is an error. A table inside another has its path
+for a heading, `[heads.loss]`, or stands in place: `loss = { kind = "arcface" }`."""
+
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+
+
+class Key(NamedTuple):
+    """A key of a table: its type and default as a run file has them, and what it means. A needed key has no default."""
+
+    name: str
+    type: str
+    default: str | None
+    meaning: str
+
+
+class Table(NamedTuple):
+    """A table of the run file, such as ``heads.loss`` of the kind ``arcface``; ``kind`` is empty where it has none."""
+
+    path: str
+    several: bool
+    kind: str
+    meaning: str
+    keys: tuple[Key, ...]
+
+
+def tables() -> list[Table]:
+    """Every table that a run file can have, those inside another after it; a set of kinds is described once.
+
+    >>> [key.default for table in tables() if table.path == "extraction" for key in table.keys]
+    ['"float16"', '0.01']
+    """
+    return list(_tables(RunConfig, "", several=False, described={}))
+
+
+def reference(section: str = "") -> str:
+    """The tables at or below the path ``section``, by default all, as Markdown; empty where there is none.
+
+    >>> print(reference("extraction").splitlines()[0])
+    ## `[extraction]`
+    """
+    wanted = [table for table in tables() if not section or f"{table.path}.".startswith(f"{section}.")]
+    return "\n\n".join([*([] if section else [_INTRODUCTION]), *map(_markdown, wanted)])
+
+
+def _markdown(table: Table) -> str:
+    title = f"`[[{table.path}]]`" if table.several else f"`[{table.path}]`" if table.path else "Outside of any table"
+    kind = f", `kind = {json.dumps(table.kind)}`" if table.kind else ""
+    lines = [f"## {title}{kind}", "", *([table.meaning, ""] if table.meaning else [])]
+    for key in table.keys:
+        default = "needed" if key.default is None else f"default `{key.default}`" if key.default else "may be left out"
+        lines.append(f"- `{key.name}`: {key.type}; {default}. {key.meaning}".rstrip())
+    return "\n".join(lines).rstrip()
+
+
+def _tables(config: type, path: str, *, several: bool, described: dict[frozenset[type], str]) -> Iterator[Table]:
+    """The table of ``config`` at ``path`` and those inside; ``described`` is where each set of classes stands."""
+    meaning, of_keys = _documented(config)
+    kind, keys = "", []
+    inside: list[tuple[list[type], str, bool]] = []
+    for field, hint in _fields(config):
+        flat = field.name == "head"  # its keys stand in the table of the run's head
+        of_one_kind = field.name == "kind" and len(get_args(hint)) == 1
+        place = path if flat else f"{path}.{field.name}".lstrip(".")
+        configs = [part for part in dict.fromkeys(_parts(hint)) if isinstance(part, type) and is_dataclass(part)]
+        if configs and frozenset(configs) not in described:
+            described[frozenset(configs)] = place
+            inside.append((configs, place, several if flat else _is_several(hint)))
+        if of_one_kind:
+            kind = get_args(hint)[0]
+        if of_one_kind or flat:
+            continue
+        of_type = _type(hint, described.get(frozenset(configs), place))
+        keys.append(Key(field.name, of_type, _default(field), of_keys.get(field.name, "")))
+    if config is HeadRun:
+        names = " or ".join(json.dumps(name) for name in sorted(recipes()))
+        keys.insert(1, Key("recipe", names, "", "Fills in the keys that the head does not have itself."))
+    yield Table(path, several, kind, meaning, tuple(keys))
+    for kinds, place, many in inside:
+        of_kinds = [[*_tables(kind, place, several=many, described=described)] for kind in kinds]
+        shared = [
+            key for key in of_kinds[0][0].keys if len(kinds) > 1 and all(key in of_kind[0].keys for of_kind in of_kinds)
+        ]
+        if shared:
+            yield Table(place, many, "", "Every kind has these keys.", tuple(shared))
+        for first, *others in of_kinds:
+            yield first._replace(keys=tuple(key for key in first.keys if key not in shared))
+            yield from others
+
+
+def _fields(config: type) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields of ``config`` with their types; in a run file the recipe of a head is not a table of its own."""
+    hints = get_type_hints(config, include_extras=True)
+    for field in fields(config):
+        if config is HeadRun and field.name == "recipe":
+            yield from _fields(HeadRecipe)
+        else:
+            yield field, hints[field.name]
+
+
+def _parts(hint: Any) -> list[Any]:
+    """The types that a value of ``hint`` can have, lists taken apart."""
+    if isinstance(hint, TypeVar) or get_origin(hint) is Literal or not get_args(hint):
+        return [hint]
+    inner = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
+    return [part for entry in inner if entry is not Ellipsis for part in _parts(entry)]
+
+
+def _is_several(hint: Any) -> bool:
+    """Whether tables of ``hint`` are written with two brackets."""
+    return get_origin(hint) is tuple or (get_origin(hint) is Annotated and _is_several(get_args(hint)[0]))
+
+
+def _type(hint: Any, place: str) -> str:
+    """A type in words; ``place`` is where the tables among its parts are described."""
+    return " or ".join(dict.fromkeys(_types(hint, place)))
+
+
+def _types(hint: Any, place: str) -> Iterator[str]:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        yield from (f"`{json.dumps(value)}`" for value in inner)
+    elif origin is tuple:
+        parts = list(dict.fromkeys(_type(part, place) for part in inner if part is not Ellipsis))
+        yield "list of " + " and ".join(f"{part}s" if part.endswith("number") else part for part in parts)
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield "table"
+    elif inner:
+        for part in inner[:1] if origin is Annotated else inner:
+            yield from _types(part, place)
+    elif is_dataclass(hint):
+        yield f"table `[{place}]`"
+    elif hint is not NoneType:
+        yield _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _default(field: Field[Any]) -> str | None:
+    """The default as TOML; empty for one that TOML has no word for, None where the key is needed."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    if value is MISSING:
+        return None
+    if value is None:
+        return ""
+    return _toml(changed_settings(value) if is_dataclass(value) and not isinstance(value, type) else value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
+
+
+def _documented(config: type) -> tuple[str, dict[str, str]]:
+    """The first paragraph of a class's docstring, and what it and those of the classes it extends say of each key."""
+    keys: dict[str, str] = {}
+    for part in reversed(config.__mro__):
+        text = inspect.cleandoc(part.__dict__.get("__doc__") or "")
+        arguments = re.search(r"^(?:Args|Attributes):\n((?:[ ].*\n?|\n)+)", text, re.MULTILINE)
+        if arguments:
+            entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {5,}.*\n?)*)", arguments[1], re.MULTILINE)
+            keys |= {name: _sentence(meaning) for name, meaning in entries}
+    first, _, _ = (inspect.getdoc(config) or "").partition("\n\n")
+    return _sentence(re.sub(r"^``kind = .*?``: ", "", first)), keys
+
+
+def _prose(text: str) -> str:
+    """Docstring markup as Markdown, a paragraph a line."""
+    text = re.sub(r":\w+:`[~.]*([^`<]*?)(?: <[^`]*>)?`", r"`\1`", text).replace("``", "`")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))
+
+
+def _sentence(text: str) -> str:
+    text = _prose(text)
+    return text[:1].upper() + text[1:]
