@@ -101,7 +101,7 @@ def _outdated(store: FeatureStore, made_from: Sequence[FeatureStore]) -> Iterato
         if outdated := np.count_nonzero(there & (store.checksums(digests) != now)):
             yield (
                 f"{outdated:,} rows are of features that have been computed anew since. `permafrost train-heads` "
-                "computes those that a run file names again, and `permafrost gc` removes the others."
+                "computes those that a run file names again, and `permafrost compact` removes the others."
             )
 
 

@@ -11,35 +11,60 @@ from cache import compact as compact_store
 from cache.errors import StoreError
 from pipeline.commands.options import RunFiles
 from pipeline.config import read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import read_dataset, recalled
 from pipeline.progress import Display
 from pipeline.stores import stores_below
+from pipeline.unnamed import Run, remove, size_of, unnamed
 
 
 def compact(
     run_files: RunFiles,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be dropped.")] = False,
 ) -> None:
-    """Drop the rows that none of the run files lists, from the stores in their artifacts folders."""
-    display, listed, folders = Display(quiet=True), set[bytes](), set[Path]()
+    """Drop the rows that none of the run files lists, and heads, embeddings, indexes and scores that none names."""
+    display = Display(quiet=True)
+    runs: dict[Path, list[Run]] = {}
     for run_file in run_files:
         config = read_config(run_file)
         records = read_dataset(config, display)
-        if unread := len(records.unreadable()):
-            raise StoreError(
-                f"{unread:,} images of {run_file} cannot be read now, so their rows cannot be told from those that no "
-                "dataset lists. Bring them back (is a disk missing?), or drop them from the table."
-            )
-        listed |= set(records.digests)
-        folders.add(Path(config.artifacts))
-    for store in (store for folder in sorted(folders) for store in stores_below(folder)):
-        if yes:
-            done = compact_store(store, listed)
-            chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"
-            typer.echo(f"{store.path}: {done.dropped:,} rows dropped, {chunks}")
-        else:
-            digests = (digest for rows in store.chunks().values() for digest in rows["digest"].to_pylist())
-            unlisted = sum(digest not in listed for digest in digests)
-            typer.echo(f"{store.path}: {unlisted:,} rows would be dropped")
+        as_it_was = recalled(config, records)
+        _say_unread(run_file, records.unreadable().uris, as_it_was.unreadable().uris)
+        versions = [records, as_it_was] if len(records.unreadable()) else [records]
+        runs.setdefault(Path(config.artifacts), []).append(Run(run_file.stem, config, versions))
+    listed = {digest for named in runs.values() for run in named for part in run.records for digest in part.digests}
+    for folder, named in sorted(runs.items()):
+        for path in unnamed(folder, named, display):
+            megabytes = f"{size_of(path) / 1e6:,.1f} MB"
+            if yes:
+                remove(path)
+            typer.echo(f"{path}: {megabytes} {'removed' if yes else 'would be removed'}, as no run file names it")
+        for store in stores_below(folder):
+            if yes:
+                done = compact_store(store, listed)
+                chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"
+                typer.echo(f"{store.path}: {done.dropped:,} rows dropped, {chunks}")
+            else:
+                digests = (digest for rows in store.chunks().values() for digest in rows["digest"].to_pylist())
+                unlisted = sum(digest not in listed for digest in digests)
+                typer.echo(f"{store.path}: {unlisted:,} rows would be dropped")
     if not yes:
-        typer.echo("Nothing was changed. Other run files may share these stores: name them all, then add --yes.")
+        typer.echo("Nothing was changed. Other run files may share these folders: name them all, then add --yes.")
+
+
+def _say_unread(run_file: Path, uris: list[str], unknown: list[str]) -> None:
+    """Name what cannot be read. StoreError where an image may have a row that is not known to be its own.
+
+    A dangling link whose image was never read has none.
+    """
+    if not uris:
+        return
+    if lost := [uri for uri in unknown if not Path(uri).is_symlink()]:
+        raise StoreError(
+            f"{len(lost):,} images of {run_file} cannot be read now, the first of them {lost[0]}, so their rows cannot "
+            "be told from those that no dataset lists. Bring them back (is a disk missing?), or drop them from the "
+            "table."
+        )
+    typer.echo(
+        f"{len(uris):,} images of {run_file} cannot be read now, the first of them {uris[0]}: "
+        "rows of what they were when they were read last stay"
+    )

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from cache.atomic import unless_read_only
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.config import read_config
 from pipeline.dataset import read_dataset
@@ -53,7 +53,14 @@ def threshold(
     records = read_dataset(config, display)
     chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
     on = calibration_ground(chosen.store, records, config.seed)
-    decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
+    decisions, refused = [], []
+    for kind, rate in wanted or WANTED:
+        try:
+            decisions.append(decision_at(kind, rate, on))
+        except SettingsError as error:  # the others are chosen all the same
+            refused.append(str(error))
+    if not decisions:
+        raise SettingsError("\n".join(refused))
     if json:
         for decision in decisions:
             for line in threshold_lines(decision, chosen, on):
@@ -63,3 +70,7 @@ def threshold(
     with unless_read_only(display.warn):
         path = keep_decisions(config, run_file, chosen, records, decisions, on)
         display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
+    if refused and wanted:
+        raise SettingsError("\n".join(refused))
+    for reason in refused:  # of the rates that are tried when none is named
+        display.warn(f"note: {reason}")

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
+from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import resize_open_clip, sized
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Output, pool_outputs
 from stages.extraction.backbones.taps import tap_open_clip
-from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
+from stages.extraction.backbones.weights import fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, Resize
 
 if TYPE_CHECKING:
