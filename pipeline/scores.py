@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
 from cache.atomic import replace_text
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
-from pipeline.config import RunConfig
-from pipeline.progress import Display
+from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
-from stages.records import Records
 from stages.retrieval import Scores
 from stages.retrieval.query_values import Scored, data_of, scored_numbers, write_query_values
 from stages.retrieval.run_scores import score
@@ -22,21 +19,19 @@ from stages.retrieval.run_scores import score
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 
 
-def score_run(
-    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
-) -> list[ScoreRow]:
-    """Stage 3: search and score; also written to ``scores/<name>.jsonl``, and query by query to ``<name>.parquet``."""
+def score_run(run: Run, vectors: Sequence[Vectors]) -> list[ScoreRow]:
+    """Stage 3: search and score; also written to ``scores/<run>.jsonl``, and query by query to ``<run>.parquet``."""
+    records, retrieval = run.records, run.config.retrieval
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
     for entry in vectors:
         usable = entry.store.usable(records.digests).tobytes()
         if usable not in known:
-            known[usable] = run_bounds(entry.store, records, config.retrieval)
+            known[usable] = run_bounds(entry.store, records, retrieval)
         bounds = known[usable]
         numbers = scored_numbers(entry.store, records)
-        exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))
-        others = approximate_scores(config, records, entry.backbone, entry.head, entry.store, display)
-        for head, scores in chain(exact, others):
+        exact = ((entry.head, scores) for scores in score(entry.store, records, retrieval))
+        for head, scores in chain(exact, approximate_scores(run, entry)):
             scored.append(Scored(entry.backbone, head, numbers, scores))
             rows += [
                 ScoreRow(entry.backbone, head, one.domain, one.metric, one.value, one.low, one.high, one.queries,
@@ -44,19 +39,19 @@ def score_run(
                 for one in scores
             ]  # fmt: skip
             if left_out := _left_out(scores):
-                display.warn(f"{entry.backbone} {head}: left out: {left_out}")
-    path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
+                run.display.warn(f"{entry.backbone} {head}: left out: {left_out}")
+    path = run.artifacts / "scores" / f"{run.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_query_values(path.with_suffix(".parquet"), scored, scored_data(config, records))
+    write_query_values(path.with_suffix(".parquet"), scored, scored_data(run))
     replace_text(path, json_lines(rows))
     return rows
 
 
-def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
+def scored_data(run: Run) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
-    changed = changed_settings(config.retrieval)
+    changed = changed_settings(run.config.retrieval)
     settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
-    return data_of(records.split("query", "query_distractor"), records.split("gallery"), settings)
+    return data_of(run.records.split("query", "query_distractor"), run.records.split("gallery"), settings)
 
 
 def _left_out(scores: Scores) -> str:

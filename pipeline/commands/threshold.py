@@ -16,9 +16,7 @@ import typer
 
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
-from pipeline.config import read_config
-from pipeline.dataset import read_dataset
-from pipeline.progress import Display
+from pipeline.dataset import open_run
 from pipeline.thresholds import keep_decisions
 from pipeline.vectors import choose_vectors, find_vectors
 from pipeline.views.thresholds import threshold_lines, threshold_text
@@ -43,21 +41,20 @@ def threshold(
     quiet: Quiet = False,
 ) -> None:
     """Choose the similarity below which there is no match, and say how often that is wrong. `search` uses it."""
-    config, display = read_config(run_file), Display(quiet=quiet)
     wanted: list[tuple[Kind, float]] = [("fmr", rate) for rate in fmr or []]
     wanted += [("fpir", rate) for rate in fpir or []]
     for kind, rate in wanted:
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
-    records = read_dataset(config, display)
-    chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
-    on = calibration_ground(chosen.store, records, config.seed)
+    run = open_run(run_file, quiet=quiet)
+    chosen = choose_vectors(run, find_vectors(run), head, backbone)
+    on = calibration_ground(chosen.store, run.records, run.config.seed)
     decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
-    path = keep_decisions(config, run_file, chosen, records, decisions, on)
+    path = keep_decisions(run, chosen, decisions, on)
     if json:
         for decision in decisions:
             for line in threshold_lines(decision, chosen, on):
                 typer.echo(json_module.dumps(line))
     else:
         typer.echo(threshold_text(decisions, chosen, on))
-    display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
+    run.display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
