@@ -44,8 +44,9 @@ _PATHS = {"path", "root", "weights", "artifacts"}
 class ExtractionConfig(Settings):
     """``[extraction]``: how features are stored, and when failures are too many.
 
-    ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
-    exit status says so.
+    Args:
+        dtype: of the stored features; a part of the identity of the store.
+        max_failures: the share of images that may fail before the exit status says so.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
@@ -129,7 +130,20 @@ class RepeatConfig(Settings):
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """A whole run file. ``dataset`` is one, or several that are joined."""
+    """A whole run file.
+
+    Args:
+        artifacts: the folder for everything that is made.
+        dataset: the images; one, or several that are joined.
+        backbones: the frozen networks whose features are stored.
+        heads: what is trained on the features.
+        extraction: how features are stored.
+        retrieval: what scores are of.
+        curate: of `permafrost curate`.
+        sweep: of `permafrost sweep`.
+        repeat: of `permafrost table`.
+        seed: of splits that are made, of heads, of everything that is sampled.
+    """
 
     artifacts: str
     dataset: Datasets
@@ -218,16 +232,11 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
     try:
         return TypeAdapter(RunConfig).validate_python(expanded)
     except ValidationError as error:
-        known = _known_keys()
+        from pipeline.keys import every_key
+
+        known = every_key()
         problems = [problem(dict(details), expanded, known) for details in error.errors()]
         raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
-
-
-def _known_keys() -> set[str]:
-    """Every key that a run file can have."""
-    schema = TypeAdapter(RunConfig).json_schema()
-    names = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
-    return names - {"head"}
 
 
 def _nest(head: dict[str, Any], where: str) -> dict[str, Any]:

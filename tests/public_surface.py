@@ -71,6 +71,7 @@ FLAGS = {
     "demo": {"--artifacts", "--json", "--quiet"},
     "init": {"--force", "--output"},
     "inspect": {"--json"},
+    "keys": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
     "curate": {"--force", "--json", "--output", "--quiet"},
