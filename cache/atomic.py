@@ -24,6 +24,20 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UnwritableError(path, error) from error
 
 
+@contextmanager
+def unless_read_only(on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Go on, with a note, where what only spares work cannot be written as its folder is to be read alone.
+
+    A full disk is an :class:`UnwritableError` still.
+    """
+    try:
+        yield
+    except UnwritableError as error:
+        if not error.read_only:
+            raise
+        on_note(f"note: {error.path} is read-only, so it is not written")
+
+
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
     """Make ``path`` hold ``content``: after a crash at any instant it holds the old bytes or the new, never a mix.
 

@@ -23,6 +23,7 @@ Every message says what must hold, what came, and what to do.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,8 @@ class UnwritableError(StoreError):
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.path = path
+        self.read_only = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        """It is to be read alone; otherwise, say, full."""
         super().__init__(
             f"{path} cannot be written: {error.strerror or error}. Nothing is half done: what was committed before is "
             "kept, and the same command goes on from there. Make room first (or make the folder writable)."

@@ -14,9 +14,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cache.errors import DamagedStoreError
 from cache.fingerprint import JSON
+from cache.rows import checksum_of, row_checksums
 from cache.storage import Storage
 
 ARRAY = "features"
@@ -126,15 +128,15 @@ def map_chunk(
     shape: tuple[int, ...],
     dtype: np.dtype[np.generic],
     *,
-    committed: int | None,
+    rows: pa.Table,
     mend: str,
     verify_again: bool = False,
 ) -> npt.NDArray[np.generic]:
     """The array of chunk ``number``, of ``shape`` (chunk rows, ...), read-only; a memory map where there is one.
 
     The first time that this process reads the chunk (each time with ``verify_again``) its bytes are verified: they
-    must have the crc32c at their end, and that must be the one ``committed`` with the rows, where it is known. An error
-    ends with the sentence ``mend``.
+    must have the crc32c at their end, and that must be the one committed with the ``rows``, where it is known; or each
+    row must have its own, where the data hold more rows that are being committed. An error ends with ``mend``.
     """
     key = chunk_key(number, shape[1:])
     address = storage.address(key)
@@ -147,10 +149,13 @@ def map_chunk(
     wanted = math.prod(shape) * dtype.itemsize + _CHECKSUM_BYTES
     if len(content) != wanted:
         raise DamagedStoreError(f"{address} should have {wanted:,} bytes and has {len(content):,}. {mend}")
-    written = int.from_bytes(content[-_CHECKSUM_BYTES:], "little")
+    block = np.frombuffer(content, dtype.newbyteorder("<"), count=math.prod(shape)).reshape(shape)
+    written, committed = int.from_bytes(content[-_CHECKSUM_BYTES:], "little"), checksum_of(rows)
     if verify_again or (address, written) not in _verified or committed not in (None, written):
-        computed = google_crc32c.value(np.frombuffer(content, np.uint8)[:-_CHECKSUM_BYTES])
-        if computed != written or committed not in (None, written):
+        right = written == google_crc32c.value(np.frombuffer(content, np.uint8)[:-_CHECKSUM_BYTES])
+        if right and committed not in (None, written):
+            right = np.array_equal(row_checksums(block[: len(rows)]), rows["crc32c"])
+        if not right:
             raise DamagedStoreError(f"{address} does not hold the bytes that were committed: wrong crc32c. {mend}")
         _verified.add((address, written))
-    return np.frombuffer(content, dtype.newbyteorder("<"), count=math.prod(shape)).reshape(shape)
+    return block

@@ -116,7 +116,10 @@ def _wrong_rows(
     for row in np.flatnonzero(~ok & ~empty[: len(ok)]):
         yield f"chunk {number}, row {row}: recorded without a feature and holds numbers. {mend}"
     if not empty[len(ok) :].all():
-        yield f"chunk {number}: numbers past its last row. {mend}"
+        yield (
+            f"chunk {number}: numbers past its last row. They are not committed, and the next extraction writes over "
+            f"them; or else: {mend}"
+        )
 
 
 class Compaction(NamedTuple):

@@ -8,8 +8,8 @@ plan can be computed by any process that has the images.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from itertools import count, islice
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -23,10 +23,11 @@ _SETTINGS = b"plan"
 
 
 class Chunk(NamedTuple):
-    """A unit of work: the chunk's number and the digests of its rows, in order."""
+    """A unit of work: the chunk's number, the digests of rows in order, and how many rows it has before them."""
 
     number: int
     digests: tuple[bytes, ...]
+    start: int = 0
 
 
 class ChunkPlan(NamedTuple):
@@ -42,23 +43,35 @@ class ChunkPlan(NamedTuple):
 
 
 def make_plan(
-    old: ChunkPlan, missing: Sequence[bytes], *, taken: Collection[int], chunk_rows: int, batch_size: int | None
+    old: ChunkPlan, missing: Sequence[bytes], *, rows: Mapping[int, int], chunk_rows: int, batch_size: int | None
 ) -> ChunkPlan:
     """The plan for the digests ``missing`` (each once), with as many chunks of the plan ``old`` as can stay.
 
-    A chunk of ``old`` stays if all of its images are missing and can be computed now. The rest of ``missing`` fills
-    new chunks, which take the lowest numbers that are neither ``taken`` nor planned.
+    ``rows`` is how many rows each chunk has. What is left of a chunk of ``old`` stays if all of its images are missing
+    and can be computed now. The rest of ``missing`` fills the chunks that are not full, then new ones, which take the
+    lowest numbers that are free.
     """
-    wanted = set(missing)
-    stay = [chunk for chunk in old.chunks if chunk.number not in taken and wanted.issuperset(chunk.digests)]
-    planned = {digest for chunk in stay for digest in chunk.digests}
+    wanted, chunks = set(missing), list[Chunk]()
+    for number, digests, start in old.chunks:
+        there = rows.get(number, 0)
+        left = digests[there - start :] if there >= start else ()
+        if left and wanted.issuperset(left):
+            chunks.append(Chunk(number, left, there))
+    planned = {digest for chunk in chunks for digest in chunk.digests}
     rest = [digest for digest in missing if digest not in planned]
-    used = {*taken, *(chunk.number for chunk in stay)}
-    pieces = [tuple(rest[low : low + chunk_rows]) for low in range(0, len(rest), chunk_rows)]
-    free = islice((number for number in count() if number not in used), len(pieces))
-    chunks = sorted([*stay, *(Chunk(number, piece) for number, piece in zip(free, pieces, strict=True))])
+    used = {*rows, *(chunk.number for chunk in chunks)}
+    short = [
+        number for number in sorted(rows) if rows[number] < chunk_rows and number not in {c.number for c in chunks}
+    ]
+    places = chain(short, (number for number in count() if number not in used))
+    low = 0
+    while low < len(rest):
+        number = next(places)
+        start = rows.get(number, 0)
+        chunks.append(Chunk(number, tuple(rest[low : low + chunk_rows - start]), start))
+        low += chunk_rows - start
     size = batch_size or old.batch_size
-    return ChunkPlan(tuple(chunks), size, old.fits if size == old.batch_size else None)
+    return ChunkPlan(tuple(sorted(chunks)), size, old.fits if size == old.batch_size else None)
 
 
 def read_plan(storage: Storage) -> ChunkPlan:
@@ -69,7 +82,8 @@ def read_plan(storage: Storage) -> ChunkPlan:
         chunks: dict[int, list[bytes]] = {}
         for number, digest in zip(table["chunk"].to_pylist(), table["digest"].to_pylist(), strict=True):
             chunks.setdefault(number, []).append(digest)
-        planned = tuple(Chunk(number, tuple(digests)) for number, digests in chunks.items())
+        starts = settings.get("starts", {})
+        planned = tuple(Chunk(number, tuple(ds), starts.get(str(number), 0)) for number, ds in chunks.items())
         return ChunkPlan(planned, settings["batch_size"], settings["fits"])
     except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError):
         return ChunkPlan()
@@ -79,7 +93,8 @@ def write_plan(storage: Storage, plan: ChunkPlan) -> None:
     """Persist ``plan``."""
     numbers = [chunk.number for chunk in plan.chunks for _ in chunk.digests]
     digests = [digest for chunk in plan.chunks for digest in chunk.digests]
-    settings = json.dumps({"batch_size": plan.batch_size, "fits": plan.fits})
+    starts = {str(chunk.number): chunk.start for chunk in plan.chunks if chunk.start}
+    settings = json.dumps({"batch_size": plan.batch_size, "fits": plan.fits, "starts": starts})
     table = pa.table([pa.array(numbers, pa.int64()), pa.array(digests, pa.binary(32))], schema=_SCHEMA)
     content = parquet_bytes(table, {_SETTINGS: settings}, compression="none", use_dictionary=["chunk"])
     storage.put(PLAN_KEY, content)

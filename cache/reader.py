@@ -5,6 +5,7 @@
     <parent>/<name>-<first 8 of the fingerprint>/
         identity.json          everything that changes the numbers; a mismatch is an error
         provenance.json        where the store was begun; recorded, never compared
+        network.json           of features: what the network computed of a fixed image, compared whenever it is opened
         zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
         rows/<chunk>.parquet   digest, status, width, height, error of the chunk's rows: *this* commits the chunk
         plan.parquet           the chunks still to compute; gone when the store is complete
@@ -33,7 +34,7 @@ from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, S
 from cache.fingerprint import JSON
 from cache.identity import Identity, Provenance
 from cache.row_index import RowIndex
-from cache.rows import RowOutcome, checksum_of, fragment_key, fragment_numbers, provenance_of, read_fragment
+from cache.rows import RowOutcome, fragment_key, fragment_numbers, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage
 
 FORMAT = 1
@@ -300,13 +301,16 @@ class FeatureStore:
         Its checksum is verified the first time that this process maps it, or each time with ``verify_again``. Raises
         :class:`DamagedStoreError` where it is wrong.
         """
-        shape, committed = (self.chunk_rows, *self.row_shape), checksum_of(self._chunks[number])
+        return self.block(number, self._chunks[number], verify_again=verify_again)
+
+    def block(self, number: int, rows: pa.Table, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
+        """:meth:`chunk` with the ``rows`` that are committed now, which a snapshot may not have yet."""
         return layout.map_chunk(
             self.storage,
             number,
-            shape,
+            (self.chunk_rows, *self.row_shape),
             self.dtype,
-            committed=committed,
+            rows=rows,
             mend=self.how_to_mend(number),
             verify_again=verify_again,
         )

@@ -3,6 +3,9 @@
 The driver holds a lock, makes the plan and persists it. A chunk is computed from the digests that the plan lists, its
 data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes count, and
 no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
+
+A chunk that is not full can grow: its data are replaced by data that begin with the same rows, then its rows. Between
+the two the rows are right, each by its own checksum. One process at a time appends to a chunk.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cache import layout
 from cache.atomic import clear_partials
@@ -26,6 +30,7 @@ from cache.rows import (
     fragment_bytes,
     fragment_key,
     fragment_numbers,
+    provenance_of,
     read_fragment,
     row_checksums,
     rows_table,
@@ -80,7 +85,8 @@ class StoreWriter:
                     self.store.reload()
                 return
             self.store.reload()
-            if all(chunk.number in self.store.chunks() for chunk in self._plan.chunks):
+            chunks = self.store.chunks()
+            if all(len(chunks.get(c.number, ())) >= c.start + len(c.digests) for c in self._plan.chunks):
                 self.finish()
 
     def pending(self) -> ChunkPlan:
@@ -91,17 +97,18 @@ class StoreWriter:
         """Fix and persist the chunks that computing the missing of ``digests`` takes, all that are pending in one.
 
         What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given;
-        only what cannot be computed from ``digests`` is planned anew. New chunks take the lowest free numbers. Then
-        chunks can be computed and committed in any order, by any process. Raises :class:`UnwritableError`.
+        only what cannot be computed from ``digests`` is planned anew. Chunks that are not full are filled first, and
+        new ones take the lowest free numbers. Then chunks can be computed and committed in any order, by any process.
+        Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
-        taken, chunk_rows = self.store.chunks(), self.store.chunk_rows
+        rows = {number: rows.num_rows for number, rows in self.store.chunks().items()}
         old = self.pending()
-        plan = make_plan(old, missing, taken=taken, chunk_rows=chunk_rows, batch_size=batch_size)
+        plan = make_plan(old, missing, rows=rows, chunk_rows=self.store.chunk_rows, batch_size=batch_size)
         if plan.chunks and plan != old:
             write_plan(self._storage, plan)
         self._plan = plan
-        lengths = {chunk.number: len(chunk.digests) for chunk in plan.chunks}
+        lengths = {chunk.number: chunk.start + len(chunk.digests) for chunk in plan.chunks}
         layout.resize(self._storage, self.store.array_rows(lengths))
         return plan
 
@@ -120,6 +127,7 @@ class StoreWriter:
     ) -> list[RowOutcome]:
         """Commit ``chunk``: its features (n, D), or (n, V, D), first, then the rows that say it is there.
 
+        What is planned can be committed in pieces, from its beginning: a piece is a chunk with a later ``start``.
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
         Returns the outcomes as committed: those of another process where that was first. No lock is needed, and a
         reader sees the chunk once it reloads.
@@ -135,10 +143,25 @@ class StoreWriter:
                 f"chunk {number} has {len(chunk.digests)} rows of shape {store.row_shape}; "
                 f"got features {features.shape} and {len(outcomes)} outcomes"
             )
-        block, outcomes = _as_stored(store, features, outcomes)
-        content, checksum = layout.chunk_bytes(block)
-        rows = rows_table(chunk.digests, outcomes, row_checksums(block[: len(outcomes)]))
+        stored, outcomes = _as_stored(store, features, outcomes)
+        block = np.full((store.chunk_rows, *store.row_shape), np.nan, store.dtype)
+        block[chunk.start : chunk.start + len(stored)] = stored
+        rows = rows_table(chunk.digests, outcomes, row_checksums(stored))
         key = layout.chunk_key(number, store.row_shape)
+        if chunk.start:
+            before = read_fragment(self._storage, number, store.how_to_mend(number))
+            if len(before) != chunk.start:
+                return self._committed(chunk)
+            block[: chunk.start] = store.block(number, before)[: chunk.start]
+            content, checksum = layout.chunk_bytes(block)
+            self._storage.put(key, content)
+            origin = Provenance.merged([provenance_of(before), provenance])
+            place, own = before.schema.get_field_index("crc32c"), row_checksums(block[: chunk.start])
+            before = before.set_column(place, rows.schema.field("crc32c"), pa.array(own))  # 0.1.0 has none
+            grown = pa.concat_tables([before, rows])
+            self._storage.put(fragment_key(number), fragment_bytes(grown, origin, checksum))
+            return list(outcomes)
+        content, checksum = layout.chunk_bytes(block)
         first = self._storage.put_new(key, content)
         if not first and self._storage.read(key) != content:
             if number in fragment_numbers(self._storage):
@@ -169,6 +192,7 @@ class StoreWriter:
     def _committed(self, chunk: Chunk) -> list[RowOutcome]:
         """The outcomes of ``chunk`` that another process has committed."""
         rows = read_fragment(self._storage, chunk.number, self.store.how_to_mend(chunk.number))
+        rows = rows.slice(chunk.start, len(chunk.digests))
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if tuple(digests) != chunk.digests:
             raise StoreBusyError(
@@ -181,11 +205,10 @@ class StoreWriter:
 def _as_stored(
     store: FeatureStore, features: npt.NDArray[np.generic], outcomes: Sequence[RowOutcome]
 ) -> tuple[npt.NDArray[np.generic], list[RowOutcome]]:
-    """The block (chunk rows, ...) to store for ``features`` (n, ...), and the outcomes that are true of it."""
-    block = np.full((store.chunk_rows, *store.row_shape), np.nan, store.dtype)
+    """``features`` (n, ...) as they are stored, and the outcomes that are true of them."""
     with np.errstate(over="ignore"):  # an overflow is named and refused just below
-        block[: len(features)] = features
-    finite = np.asarray(np.isfinite(block[: len(features)]).all(axis=tuple(range(1, block.ndim))))
+        block = features.astype(store.dtype)
+    finite = np.asarray(np.isfinite(block).all(axis=tuple(range(1, block.ndim))))
     stored = [
         outcome._replace(status="failed", error=_why_not_finite(store, features[row]))
         if outcome.status == "ok" and not finite[row]

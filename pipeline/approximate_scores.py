@@ -74,7 +74,9 @@ def find_index(run: Run, gallery: Records, vectors: Vectors) -> GalleryIndex:
     """
     try:
         return _built_index(run, gallery, vectors, index_folder(run, gallery, vectors))
-    except (UnwritableError, PermissionError):
+    except UnwritableError as error:
+        if not error.read_only:
+            raise
         return _built_index(run, gallery, vectors, None)
 
 
@@ -97,9 +99,8 @@ def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Path | No
     choice = choose_gallery_index(
         vectors.store, gallery, wanted, folder=folder, queries=validation if len(validation) else None
     )
-    run.display.say(
-        f"index of {vectors.backbone} {vectors.head}, by budgets:\n{tried_text(choice.tried, wanted.metric)}"
-    )
+    table = tried_text(choice.tried, wanted.metric)
+    run.display.say(f"index of {vectors.backbone} {vectors.head}, by budgets:\n{table}")
     return choice.index
 
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "run": "All three stages: extract, train-heads, score.",
     "demo": "Draw a catalogue of products, extract, train, score, and show one picture.",
     "init": "Look at your images and write a commented run file that works as it is.",
-    "keys": "Print every key of a run file with its table, type and default.",
+    "keys": "Print every key of a run file: its type, its default, what it means.",
     "curate": "Write a compact table of training images without duplicates.",
     "sweep": "Try many configurations of the heads on held-out training classes, and rank them.",
     "table": "Train the heads of a run with several seeds, and print a table with intervals.",

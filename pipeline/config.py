@@ -17,7 +17,7 @@ from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
 from pipeline.config_errors import problem
-from pipeline.recipes import with_recipe
+from pipeline.recipes import recipes, with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
@@ -44,9 +44,8 @@ _PATHS = {"path", "root", "weights", "artifacts"}
 class ExtractionConfig(Settings):
     """``[extraction]``: how features are stored, and when failures are too many.
 
-    Args:
-        dtype: of the stored features; a part of the identity of the store.
-        max_failures: the share of images that may fail before the exit status says so.
+    ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
+    exit status says so.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
@@ -130,20 +129,7 @@ class RepeatConfig(Settings):
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """A whole run file.
-
-    Args:
-        artifacts: the folder for everything that is made.
-        dataset: the images; one, or several that are joined.
-        backbones: the frozen networks whose features are stored.
-        heads: what is trained on the features.
-        extraction: how features are stored.
-        retrieval: what scores are of.
-        curate: of `permafrost curate`.
-        sweep: of `permafrost sweep`.
-        repeat: of `permafrost table`.
-        seed: of splits that are made, of heads, of everything that is sampled.
-    """
+    """A whole run file. ``dataset`` is one, or several that are joined."""
 
     artifacts: str
     dataset: Datasets
@@ -224,25 +210,40 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
     expanded = _expand(raw, "", name)
+    own = _own_recipes(expanded.pop("recipes", {}), name)
     if isinstance(expanded.get("heads"), list):
         expanded["heads"] = [
-            _nest(head, f"{name}: heads[{at}]") if isinstance(head, dict) else head
+            _nest(head, own, f"{name}: heads[{at}]") if isinstance(head, dict) else head
             for at, head in enumerate(expanded["heads"])
         ]
     try:
         return TypeAdapter(RunConfig).validate_python(expanded)
     except ValidationError as error:
-        from pipeline.keys import every_key
-
-        known = every_key()
+        known = _known_keys()
         problems = [problem(dict(details), expanded, known) for details in error.errors()]
         raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
 
 
-def _nest(head: dict[str, Any], where: str) -> dict[str, Any]:
+def _known_keys() -> set[str]:
+    """Every key that a run file can have."""
+    schema = TypeAdapter(RunConfig).json_schema()
+    names = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    return names - {"head"}
+
+
+def _own_recipes(own: Any, name: str) -> dict[str, Any]:
+    """The ``[recipes.NAME]`` of a run file: keys of ``[[heads]]`` to be used under one word."""
+    if not isinstance(own, dict) or not all(isinstance(recipe, dict) for recipe in own.values()):
+        raise ConfigError(f"{name}: recipes is a table of tables, one a recipe: [recipes.mine]")
+    if taken := sorted(recipes().keys() & own.keys()):
+        raise ConfigError(f"{name}: recipes.{taken[0]} has the name of a recipe that is there: take another")
+    return own
+
+
+def _nest(head: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, Any]:
     """One of ``[[heads]]`` as :class:`HeadRun` has it: the preset filled in, the recipe and the head as own tables."""
     try:
-        flat = with_recipe(head)
+        flat = with_recipe(head, own)
     except ValueError as error:
         raise ConfigError(f"{where}.{error}") from error
     of_run = {field.name for field in fields(HeadRun)} - {"recipe"}

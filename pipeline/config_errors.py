@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from stages.datasets import DEFAULT_KIND
-
-if TYPE_CHECKING:
-    from pipeline.keys import Key
 
 _REMOVED = {
     ("repeat", "queries"): "the picture of a table shows 8 queries",
@@ -23,7 +19,7 @@ _REMOVED = {
 """Keys of 0.1.0 by the kind of their table, or its name where it has no kind, and what holds without them."""
 
 
-def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Sequence[Key]) -> str:
+def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Collection[str]) -> str:
     """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there.
 
     Args:
@@ -40,7 +36,7 @@ def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Sequence[
             if holds := _REMOVED.get((kind or table, key)):
                 message += f": {holds}. Leave it out"
             else:
-                message += _suggestion(table, kind, key, known)
+                message += _suggestion(key, known)
         case "missing" | "missing_argument":
             message = "this key is needed"
         case "union_tag_not_found":
@@ -80,19 +76,8 @@ def _path(places: Sequence[str | int], raw: Mapping[str, Any]) -> tuple[str, str
     return path, kind
 
 
-def _suggestion(table: str, kind: str, name: str, known: Sequence[Key]) -> str:
-    """Where the key ``name`` belongs, or the key nearest to it: in this table, or else in another."""
-    section = re.sub(r"\[\d+\]", "", table)
-    own = {key.name for key in known if key.section == section and kind in ("", key.kind)}
-    there = list(dict.fromkeys(key.section for key in known if key.name == name))
-    if section in there:
+def _suggestion(key: str, known: Collection[str]) -> str:
+    if key in known:
         return "; other kinds take it, so leave it out"
-    if close := difflib.get_close_matches(name, sorted(own), n=1):
-        return f"; did you mean {close[0]}?"
-    if there:
-        return f"; it belongs {' or '.join(f'in [{other}]' if other else 'above every table' for other in there[:3])}"
-    if close := difflib.get_close_matches(name, sorted({key.name for key in known}), n=1):
-        other = next(key.section for key in known if key.name == close[0])
-        where = "" if other == section else f" in [{other}]" if other else " above every table"
-        return f"; did you mean {close[0]}{where}?"
-    return ""
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

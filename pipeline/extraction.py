@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
+
 from cache import FeatureStore
 from cache.errors import ConfigError
 from pipeline.dataset import Run
 from pipeline.progress import Display
 from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
+from stages.extraction.embedder import ONE_COLOUR
 from stages.extraction.known import known_backbones
 from stages.records import Records
 
@@ -98,7 +101,7 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
         for filled in done
     ]
     for extracted in summaries:
-        _say(extracted, len(records), display)
+        _say(extracted, records, display)
     return summaries
 
 
@@ -114,14 +117,26 @@ def bottleneck(clock: Clock) -> str:
     return f"{share:.0%} of the network's own rate; waits for {waits}"
 
 
-def _say(extracted: Extracted, total: int, display: Display) -> None:
-    computed, failures = extracted.computed, extracted.failures
+def _say(extracted: Extracted, records: Records, display: Display) -> None:
+    computed, failures, total = extracted.computed, extracted.failures, len(records)
     opened = f"{computed:,} images computed, {extracted.present:,} were there" if computed else _NOTHING_OPENED
     display.say(f"extract {extracted.features.name}: {opened}; {len(failures):,} of {total:,} records failed")
     for failed in failures[:_SHOWN]:
         display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
     if len(failures) > _SHOWN:
         display.warn(f"  and {len(failures) - _SHOWN:,} more; `permafrost extract --json` lists them")
+    if computed and (flat := _of_one_colour(extracted.features, records)):
+        display.warn(f"  {len(flat):,} images decode to one colour, and say nothing: {', '.join(flat[:_SHOWN])}")
+
+
+def _of_one_colour(features: FeatureStore, records: Records) -> list[str]:
+    """The keys of the records whose images were noted to have one colour."""
+    noted = {
+        digest
+        for rows in features.chunks().values()
+        for digest in rows.filter(pc.equal(rows["error"], ONE_COLOUR))["digest"].to_pylist()
+    }
+    return [key for key, digest in zip(records.keys, records.digests, strict=True) if digest in noted]
 
 
 def _failed(features: FeatureStore, records: Records) -> list[Failed]:

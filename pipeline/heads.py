@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import Features, Identity
-from cache.errors import ConfigError, MissingRowsError
+from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
 from pipeline.config import HeadRun
 from pipeline.dataset import Run
 from pipeline.progress import Display
@@ -27,9 +27,16 @@ def find_head(
     folder = head_folder(run, wanted.name, features, identity)
     title = f"train {wanted.name} on {backbone}"
     if (folder / "head.safetensors").exists():
-        if train:
-            display.say(f"{title}: trained before, on the same features and settings")
-        return Head.load(folder, identity)
+        try:
+            head = Head.load(folder, identity)
+        except DamagedStoreError as error:
+            if not train:
+                raise
+            display.warn(f"{title}: again, as {error}")
+        else:
+            if train:
+                display.say(f"{title}: trained before, on the same features and settings")
+            return head
     if not train:
         raise MissingRowsError(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
@@ -87,7 +94,8 @@ def device_for(wanted: HeadRun, device: str, display: Display) -> str:
     import torch
 
     try:
-        check_device(wanted.recipe, torch.device(device))
+        torch.device(device)
+        check_device(wanted.recipe, device)
     except RuntimeError as error:
         raise ConfigError(f"--device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
     except ValueError:

@@ -1,149 +1,195 @@
-"""Every key of a run file with its type and default, read off the configuration classes."""
+"""The reference of the run file: every table and key with its type and default, from the configuration classes."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
+from cache.settings import changed_settings
 from pipeline.config import HeadRun, RunConfig
-from pipeline.toml import toml_value
+from pipeline.recipes import recipes
 from stages.training.recipe import HeadRecipe
 
-_FLAT = {(HeadRun, "recipe"), (HeadRecipe, "head")}
-"""Fields whose own fields stand beside them in the file."""
-_PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false"}
+_INTRODUCTION = """# The run file
+
+Every table and key, as `permafrost keys` prints it; `permafrost keys heads.loss` prints one table and those inside it.
+A table with a `kind` takes the keys of this kind alone; an unknown key is an error. A table inside another has its path
+for a heading, `[heads.loss]`, or stands in place: `loss = { kind = "arcface" }`."""
+
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
 class Key(NamedTuple):
-    """A key: the table that it is in, the ``kind`` of table that has it (none: every kind), and what it takes.
+    """A key of a table: its type and default as a run file has them, and what it means. A needed key has no default."""
 
-    ``default`` is as TOML has it; empty where the key is needed, ``-`` where leaving it out is a choice of its own.
-    """
-
-    section: str
-    kind: str
     name: str
     type: str
-    default: str
+    default: str | None
     meaning: str
 
 
-def every_key() -> list[Key]:
-    """Every key, table by table. A table that several others hold alike is listed in the first.
+class Table(NamedTuple):
+    """A table of the run file, such as ``heads.loss`` of the kind ``arcface``; ``kind`` is empty where it has none."""
 
-    >>> [key.type for key in every_key() if (key.section, key.name) == ("extraction", "dtype")]
-    ['"float16" or "float32"']
+    path: str
+    several: bool
+    kind: str
+    meaning: str
+    keys: tuple[Key, ...]
+
+
+def tables() -> list[Table]:
+    """Every table that a run file can have, those inside another after it; a set of kinds is described once.
+
+    >>> [key.default for table in tables() if table.path == "extraction" for key in table.keys]
+    ['"float16"', '0.01']
     """
-    keys = dict.fromkeys(_keys_of(RunConfig, "", "", set()))
-    return [*keys, Key("heads", "", "recipe", "text", "-", "a preset whose settings stand before this head's own")]
+    return list(_tables(RunConfig, "", several=False, described={}))
 
 
-def reference() -> str:
-    """Every key as Markdown, a heading a table and a line a key."""
-    keys = every_key()
-    lines = []
-    for section in dict.fromkeys(key.section for key in keys):
-        lines += [f"## {f'`[{section}]`' if section else 'Above every table'}", ""]
-        kinds_of: dict[Key, list[str]] = {}
-        for key in keys:
-            if key.section == section:
-                kinds_of.setdefault(key._replace(kind=""), []).append(key.kind)
-        tables: dict[tuple[str, ...], list[Key]] = {}
-        for key, kinds in kinds_of.items():
-            tables.setdefault(tuple(kinds), []).append(key)
-        every = {key.kind for key in keys if key.section == section} - {""}
-        for place, listed in tables.items():
-            named = "every kind" if len(every) > 1 and {*place} >= every else ", ".join(f"`{kind}`" for kind in place)
-            lines += [f"kind: {named}", ""] if any(place) else []
-            lines += ["| key | takes | default | |", "|---|---|---|---|"]
-            for key in listed:
-                cells = (f"`{key.name}`", key.type, f"`{key.default}`" if key.default else "needed", key.meaning)
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-            lines.append("")
-    return "\n".join(lines)
+def reference(section: str = "") -> str:
+    """The tables at or below the path ``section``, by default all, as Markdown; empty where there is none.
+
+    >>> print(reference("extraction").splitlines()[0])
+    ## `[extraction]`
+    """
+    wanted = [table for table in tables() if not section or f"{table.path}.".startswith(f"{section}.")]
+    return "\n\n".join([*([] if section else [_INTRODUCTION]), *map(_markdown, wanted)])
 
 
-def _keys_of(config: type[Any], section: str, kind: str, listed: set[type[Any]]) -> Iterator[Key]:
-    hints, meanings, inside = get_type_hints(config, include_extras=True), _meanings(config), []
+def _markdown(table: Table) -> str:
+    title = f"`[[{table.path}]]`" if table.several else f"`[{table.path}]`" if table.path else "Outside of any table"
+    kind = f", `kind = {json.dumps(table.kind)}`" if table.kind else ""
+    lines = [f"## {title}{kind}", "", *([table.meaning, ""] if table.meaning else [])]
+    for key in table.keys:
+        default = "needed" if key.default is None else f"default `{key.default}`" if key.default else "may be left out"
+        lines.append(f"- `{key.name}`: {key.type}; {default}. {key.meaning}".rstrip())
+    return "\n".join(lines).rstrip()
+
+
+def _tables(config: type, path: str, *, several: bool, described: dict[frozenset[type], str]) -> Iterator[Table]:
+    """The table of ``config`` at ``path`` and those inside; ``described`` is where each set of classes stands."""
+    meaning, of_keys = _documented(config)
+    kind, keys = "", []
+    inside: list[tuple[list[type], str, bool]] = []
+    for field, hint in _fields(config):
+        flat = field.name == "head"  # its keys stand in the table of the run's head
+        of_one_kind = field.name == "kind" and len(get_args(hint)) == 1
+        place = path if flat else f"{path}.{field.name}".lstrip(".")
+        configs = [part for part in dict.fromkeys(_parts(hint)) if isinstance(part, type) and is_dataclass(part)]
+        if configs and frozenset(configs) not in described:
+            described[frozenset(configs)] = place
+            inside.append((configs, place, several if flat else _is_several(hint)))
+        if of_one_kind:
+            kind = get_args(hint)[0]
+        if of_one_kind or flat:
+            continue
+        of_type = _type(hint, described.get(frozenset(configs), place))
+        keys.append(Key(field.name, of_type, _default(field), of_keys.get(field.name, "")))
+    if config is HeadRun:
+        names = " or ".join(json.dumps(name) for name in sorted(recipes()))
+        keys.insert(1, Key("recipe", names, "", "Fills in the keys that the head does not have itself."))
+    yield Table(path, several, kind, meaning, tuple(keys))
+    for kinds, place, many in inside:
+        of_kinds = [[*_tables(kind, place, several=many, described=described)] for kind in kinds]
+        shared = [
+            key for key in of_kinds[0][0].keys if len(kinds) > 1 and all(key in of_kind[0].keys for of_kind in of_kinds)
+        ]
+        if shared:
+            yield Table(place, many, "", "Every kind has these keys.", tuple(shared))
+        for first, *others in of_kinds:
+            yield first._replace(keys=tuple(key for key in first.keys if key not in shared))
+            yield from others
+
+
+def _fields(config: type) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields of ``config`` with their types; in a run file the recipe of a head is not a table of its own."""
+    hints = get_type_hints(config, include_extras=True)
     for field in fields(config):
-        parts = list(_parts(hints[field.name]))
-        classes = [part for part in dict.fromkeys(parts) if isinstance(part, type) and is_dataclass(part)]
-        if (config, field.name) in _FLAT:
-            inside += [(own, section, _kind(own)) for own in classes]
-        elif field.name != "kind":
-            below = f"{section}.{field.name}" if section else field.name
-            takes = _takes(parts, classes)
-            yield Key(section, kind, field.name, takes, _default(field), meanings.get(field.name, ""))
-            inside += [(own, below, _kind(own)) for own in classes]
-    for own, below, its_kind in inside:
-        if own not in listed:
-            listed.add(own)
-            yield from _keys_of(own, below, its_kind, listed)
+        if config is HeadRun and field.name == "recipe":
+            yield from _fields(HeadRecipe)
+        else:
+            yield field, hints[field.name]
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
-    """The types and literals that ``annotation`` allows; those of a list's entries for a list."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from _parts(get_args(annotation)[0])
-    elif origin in (Union, UnionType):
-        for part in get_args(annotation):
-            yield from _parts(part)
+def _parts(hint: Any) -> list[Any]:
+    """The types that a value of ``hint`` can have, lists taken apart."""
+    if isinstance(hint, TypeVar) or get_origin(hint) is Literal or not get_args(hint):
+        return [hint]
+    inner = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
+    return [part for entry in inner if entry is not Ellipsis for part in _parts(entry)]
+
+
+def _is_several(hint: Any) -> bool:
+    """Whether tables of ``hint`` are written with two brackets."""
+    return get_origin(hint) is tuple or (get_origin(hint) is Annotated and _is_several(get_args(hint)[0]))
+
+
+def _type(hint: Any, place: str) -> str:
+    """A type in words; ``place`` is where the tables among its parts are described."""
+    return " or ".join(dict.fromkeys(_types(hint, place)))
+
+
+def _types(hint: Any, place: str) -> Iterator[str]:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        yield from (f"`{json.dumps(value)}`" for value in inner)
     elif origin is tuple:
-        for part in get_args(annotation):
-            for entry in () if part is Ellipsis else _parts(part):
-                yield entry if is_dataclass(entry) else (tuple, entry)
-    elif annotation is not NoneType:
-        yield annotation
+        parts = list(dict.fromkeys(_type(part, place) for part in inner if part is not Ellipsis))
+        yield "list of " + " and ".join(f"{part}s" if part.endswith("number") else part for part in parts)
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield "table"
+    elif inner:
+        for part in inner[:1] if origin is Annotated else inner:
+            yield from _types(part, place)
+    elif is_dataclass(hint):
+        yield f"table `[{place}]`"
+    elif hint is not NoneType:
+        yield _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _takes(parts: Sequence[Any], tables: Sequence[type[Any]]) -> str:
-    words = []
-    for part in parts:
-        entry, several = (part[1], "list of ") if isinstance(part, tuple) else (part, "")
-        origin: Any = get_origin(entry)
-        if origin is Literal:
-            words += [several + toml_value(value) for value in get_args(entry)]
-        elif origin is not None and issubclass(origin, Mapping):
-            words.append("table")
-        elif not is_dataclass(entry):
-            words.append(several + _PLAIN[entry])
-    kinds = [kind for own in tables if (kind := _kind(own))]
-    if kinds:
-        words.append("table of kind " + ", ".join(f"`{kind}`" for kind in kinds))
-    elif tables:
-        words.append("table")
-    return " or ".join(dict.fromkeys(words))
-
-
-def _default(field: Field[Any]) -> str:
-    value = field.default_factory() if field.default_factory is not MISSING else field.default
+def _default(field: Field[Any]) -> str | None:
+    """The default as TOML; empty for one that TOML has no word for, None where the key is needed."""
+    value = field.default if field.default_factory is MISSING else field.default_factory()
     if value is MISSING:
-        return ""
+        return None
     if value is None:
-        return "-"
-    if is_dataclass(value):
-        return f'{{ kind = "{kind}" }}' if (kind := getattr(value, "kind", "")) else "{}"
-    return toml_value(list(value) if isinstance(value, tuple) else value)
+        return ""
+    return _toml(changed_settings(value) if is_dataclass(value) and not isinstance(value, type) else value)
 
 
-def _kind(config: type[Any]) -> str:
-    hint = get_type_hints(config).get("kind")
-    return str(get_args(hint)[0]) if get_origin(hint) is Literal else ""
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
-def _meanings(config: type[Any]) -> dict[str, str]:
-    """What the ``Args`` of the class's docstring say of each field, on one line; of a base where it says nothing."""
-    meanings: dict[str, str] = {}
-    for base in reversed(config.__mro__):
-        text = inspect.cleandoc(base.__doc__ or "")
-        arguments = re.search(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
-        for name, meaning in re.findall(
-            r"^    (\w+): ((?:.+\n?(?:     .*\n?)*))", arguments[1] if arguments else "", re.MULTILINE
-        ):
-            meanings[name] = re.sub(r":\w+:`", "`", " ".join(meaning.replace("``", "`").split()))
-    return meanings
+def _documented(config: type) -> tuple[str, dict[str, str]]:
+    """The first paragraph of a class's docstring, and what it and those of the classes it extends say of each key."""
+    keys: dict[str, str] = {}
+    for part in reversed(config.__mro__):
+        text = inspect.cleandoc(part.__dict__.get("__doc__") or "")
+        arguments = re.search(r"^(?:Args|Attributes):\n((?:[ ].*\n?|\n)+)", text, re.MULTILINE)
+        if arguments:
+            entries = re.findall(r"^ {4}(\w+): ((?:.*\n?)(?:^ {5,}.*\n?)*)", arguments[1], re.MULTILINE)
+            keys |= {name: _sentence(meaning) for name, meaning in entries}
+    first, _, _ = (inspect.getdoc(config) or "").partition("\n\n")
+    return _sentence(re.sub(r"^``kind = .*?``: ", "", first)), keys
+
+
+def _prose(text: str) -> str:
+    """Docstring markup as Markdown, a paragraph a line."""
+    text = re.sub(r":\w+:`[~.]*([^`<]*?)(?: <[^`]*>)?`", r"`\1`", text).replace("``", "`")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.strip()))
+
+
+def _sentence(text: str) -> str:
+    text = _prose(text)
+    return text[:1].upper() + text[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -16,13 +17,16 @@ def recipes() -> dict[str, dict[str, Any]]:
     return tomllib.loads(files("pipeline").joinpath("presets/recipes.toml").read_text(encoding="utf-8"))
 
 
-def with_recipe(head: dict[str, Any]) -> dict[str, Any]:
+def with_recipe(head: dict[str, Any], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One of ``[[heads]]`` with what its ``recipe`` says; a start without ``dim`` gets the head's.
 
-    Raises ValueError for an unknown recipe.
+    ``own`` are the recipes of the run file, by name. Raises ValueError for an unknown recipe.
+
+    >>> with_recipe({"recipe": "small", "dropout": 0.0}, {"small": {"dim": 8, "dropout": 0.5}})
+    {'dim': 8, 'dropout': 0.0}
     """
     if _RECIPE in head:
-        known, name = recipes(), head[_RECIPE]
+        known, name = recipes() | dict(own or {}), head[_RECIPE]
         if not isinstance(name, str) or name not in known:
             raise SettingsError(f"recipe must be one of {', '.join(sorted(known))}, got {name!r}")
         head = _merged(known[name], {key: value for key, value in head.items() if key != _RECIPE})

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
 from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
-from stages.retrieval import Scores
-from stages.retrieval.query_values import Scored, data_of, scored_numbers, write_query_values
+from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
+from stages.retrieval.protocols import MetConfig
+from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
 from stages.retrieval.run_scores import score
 
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 
 
-def score_run(run: Run, vectors: Sequence[Vectors]) -> list[ScoreRow]:
-    """Stage 3: search and score; also written to ``scores/<run>.jsonl``, and query by query to ``<run>.parquet``."""
+def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues]:
+    """Stage 3: search and score, the means and the value of every query.
+
+    They are written to ``scores/<run>.jsonl`` and ``<run>.parquet`` too, unless the folder is read-only.
+    """
     records, retrieval = run.records, run.config.retrieval
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
@@ -41,17 +45,32 @@ def score_run(run: Run, vectors: Sequence[Vectors]) -> list[ScoreRow]:
             if left_out := _left_out(scores):
                 run.display.warn(f"{entry.backbone} {head}: left out: {left_out}")
     path = run.artifacts / "scores" / f"{run.name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_query_values(path.with_suffix(".parquet"), scored, scored_data(run))
-    replace_text(path, json_lines(rows))
-    return rows
+    values = values_of(path.with_suffix(".parquet"), scored, scored_data(run))
+    with unless_read_only(run.display.warn):
+        values.write()
+        replace_text(path, json_lines(rows))
+    return rows, values
 
 
 def scored_data(run: Run) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
-    changed = changed_settings(run.config.retrieval)
+    records, retrieval = run.records, run.config.retrieval
+    changed = changed_settings(retrieval)
     settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
-    return data_of(run.records.split("query", "query_distractor"), run.records.split("gallery"), settings)
+    roles: list[str] = []
+    if isinstance(retrieval.protocol, MetConfig):
+        roles += ["validation_query", "validation_query_distractor", "validation_gallery"]
+    if isinstance(retrieval.index, AutoIndexConfig):
+        roles.append("validation_query")
+    if any(isinstance(rerank, WhiteningConfig) for rerank in retrieval.rerank):
+        roles.append("train")
+    return data_of(
+        records.split("query", "query_distractor"),
+        records.split("gallery"),
+        settings,
+        retrieval.columns(records),
+        [records.split(role) for role in roles],
+    )
 
 
 def _left_out(scores: Scores) -> str:

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from cache import Features, FeatureStore, digest_bytes, fingerprint
-from cache.atomic import replace_bytes, replace_text
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError, UnwritableError
+from cache.atomic import replace_bytes, replace_text, unless_read_only
+from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
 from cache.source import Box
@@ -38,6 +38,7 @@ from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
+from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.training import FusedFeatures, Head
@@ -169,11 +170,9 @@ class Searcher:
         folder = artifacts / "searchers" / vectors.backbone / name
         stored = vectors.trained is None or isinstance(vectors.store, FeatureStore)
         if stored and not (folder / _FILE).exists():
-            try:
+            with unless_read_only():  # this one answers, and the next is described again
                 replace_bytes(folder / _GALLERY, content.getbuffer())
                 replace_text(folder / _FILE, json_text(described))
-            except UnwritableError:
-                pass  # the artifacts are read-only: this one answers, and the next is described again
         run.display.say(f"loading {vectors.backbone}")
         return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store, thresholds)
 
@@ -264,6 +263,7 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
     fields = store.identity.fields
     for backbone in backbones:
         if all(fields.get(key) == value for key, value in backbone.identity.fields.items()):
+            check_sample(store, backbone, sample_of(backbone))
             return backbone
     raise StaleStoreError(
         store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."

@@ -104,7 +104,7 @@ def _follows_from(run: Run, vectors: Vectors) -> str:
     parts = [
         data_of(records.split(f"{role}query"), records.split(f"{role}gallery"), {}) for role in ("", "validation_")
     ]
-    sides = [part[side] for part in parts for side in ("queries", "gallery")]
+    sides = [part[side] for part in parts for side in ("queries", "gallery", "scoring")]
     return fingerprint([vectors.store.fingerprint, numbers_fingerprint(vectors.store, records.digests), *sides])
 
 

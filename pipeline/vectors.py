@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from cache import Features, FeatureStore
@@ -45,6 +46,21 @@ def find_vectors(run: Run, *, train: bool = False, tensorboard: bool = False, de
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)
             vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return vectors
+
+
+def with_rows(run: Run, vectors: Sequence[Vectors]) -> Run:
+    """The ``run`` of the records that all of ``vectors`` know, with a feature or as failed; others are counted."""
+    records, digests = run.records, run.records.digests
+    absent = {digest for entry in vectors for digest in entry.features.absent(digests)}
+    if not absent:
+        return run
+    rows = [row for row, digest in enumerate(digests) if digest not in absent]
+    first = next(key for key, digest in zip(records.keys, digests, strict=True) if digest in absent)
+    run.display.warn(
+        f"note: {len(records) - len(rows):,} of {len(records):,} images have no row yet, the first of key {first!r}: "
+        "left out of this search. `permafrost extract` computes them."
+    )
+    return replace(run, records=records.take(rows))
 
 
 def choose_vectors(run: Run, vectors: Sequence[Vectors], head: str | None, backbone: str | None = None) -> Vectors:

@@ -35,7 +35,8 @@ def demo(
         display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
     run = run_of(config, display, Path("demo.toml"))
     computed = extract_features(run, Hardware())
-    picture = print_scores(run, find_vectors(run, train=True), json=json)
+    print_scores(run, find_vectors(run, train=True), json=json)
+    picture = run.artifacts / "scores" / "demo.png"
     seconds = time.monotonic() - started
     again = "" if any(filled.computed for filled in computed) else ": images, features and heads were there already"
     if not json:

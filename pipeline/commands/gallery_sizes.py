@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import Run, open_run
@@ -51,9 +51,10 @@ def gallery_sizes(
         lines += curve_lines(curve, each)
     text = "".join(json_module.dumps(line) + "\n" for line in lines)
     path = run.artifacts / "scores" / f"{run.name}.gallery_sizes.jsonl"
-    replace_text(path, text)
     typer.echo(text if json else curve_table(lines), nl=not json)
-    run.display.say(f"also in {path}")
+    with unless_read_only(run.display.warn):
+        replace_text(path, text)
+        run.display.say(f"also in {path}")
 
 
 def size_curve(run: Run, vectors: Vectors, sizes: Sequence[float], distractors: Sequence[str]) -> SizeCurve:

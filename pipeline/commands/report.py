@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from cache.atomic import replace_text
-from cache.errors import ConfigError
+from cache.errors import ConfigError, UnwritableError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import Run, open_run
-from pipeline.vectors import find_vectors
+from pipeline.vectors import find_vectors, with_rows
 from pipeline.views.report.contents import Contents, contents_of, report_page
 
 _LARGE = 10_000_000
@@ -38,7 +38,14 @@ def report(
     run = open_run(run_file, quiet=quiet)
     display, path = run.display, output or run.artifacts / "reports" / f"{run.name}.html"
     contents, text = build_report(run, queries, health=health)
-    replace_text(path, text)
+    try:
+        replace_text(path, text)
+    except UnwritableError as error:
+        if output is not None or not error.read_only:
+            raise
+        display.warn(f"note: {path} is read-only, so the page is here; --output names another place")
+        path = Path(path.name)
+        replace_text(path, text)
     size, seconds = len(text.encode()), time.monotonic() - started
     best = contents.best
     if json:
@@ -56,5 +63,6 @@ def report(
 
 def build_report(run: Run, queries: int, *, health: bool) -> tuple[Contents, str]:
     """The contents and the page of the run as it is on disk. Raises MissingRowsError where something is missing."""
-    contents = contents_of(run, find_vectors(run), queries, health=health)
+    vectors = find_vectors(run)
+    contents = contents_of(with_rows(run, vectors), vectors, queries, health=health)
     return contents, report_page(contents)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 
-from cache.atomic import replace_text
+from cache.atomic import replace_text, unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import Run, open_run
 from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
-from pipeline.vectors import Vectors, find_vectors
+from pipeline.vectors import Vectors, find_vectors, with_rows
 from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
 from stages.analysis.class_size import ClassSize, stored_by_class_size
-from stages.retrieval.query_values import read_query_values
+from stages.retrieval.query_values import QueryValues
 
 
 def score(
@@ -37,26 +36,29 @@ def score(
         if size not in get_args(ClassSize):
             raise ConfigError(f"--by is one of {', '.join(get_args(ClassSize))}, got {size!r}")
     run = open_run(run_file, quiet=quiet)
-    print_scores(run, find_vectors(run), json=json)
+    vectors = find_vectors(run)
+    run = with_rows(run, vectors)
+    values = print_scores(run, vectors, json=json)
     if by:
         path = run.artifacts / "scores" / f"{run.name}.groups.jsonl"
-        values = read_query_values(path.with_name(f"{run.name}.parquet"))
         lines = [line for size in by for line in stored_by_class_size(values, run.records, cast("ClassSize", size))]
         text = "".join(json_module.dumps(line) + "\n" for line in lines)
-        replace_text(path, text)
+        with unless_read_only(run.display.warn):
+            replace_text(path, text)
         typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
 
 
-def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> Path:
-    """Score ``vectors``, print the table or JSON lines; return a picture of queries with their nearest images.
+def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryValues:
+    """Score ``vectors``, print the table or JSON lines, and draw a picture of queries with their nearest images.
 
-    The picture is of the first backbone, raw and with each of its heads.
+    The picture is of the first backbone, raw and with each of its heads. Returns the value of every query.
     """
-    rows = score_run(run, vectors)
+    rows, values = score_run(run, vectors)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = vectors[0].backbone
     first = [entry for entry in vectors if entry.backbone == backbone]
-    picture = run.artifacts / "scores" / f"{run.name}.png"
-    draw_nearest(picture, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
-    run.display.say(f"some queries with their nearest images: {picture}")
-    return picture
+    path = run.artifacts / "scores" / f"{run.name}.png"
+    with unless_read_only(run.display.warn):
+        draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
+        run.display.say(f"some queries with their nearest images: {path}")
+    return values

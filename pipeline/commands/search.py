@@ -14,7 +14,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
-from pipeline.vectors import choose_vectors, find_vectors
+from pipeline.vectors import choose_vectors, find_vectors, with_rows
 
 
 def search(
@@ -38,7 +38,8 @@ def search(
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     run = open_run(run_file, quiet=quiet)
-    display, vectors = run.display, choose_vectors(run, find_vectors(run), head)
+    vectors = choose_vectors(run, find_vectors(run), head)
+    run, display = with_rows(run, [vectors]), run.display
     limit = limit_of(run, vectors, limits[0]) if limits else None
     thresholds = {
         f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
@@ -46,11 +47,8 @@ def search(
         if decision["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
     }
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
-    part = (
-        f"all {len(searcher):,} images"
-        if everything
-        else f"the gallery ({len(searcher):,} of {len(run.records):,} images)"
-    )
+    count = f"{len(searcher):,}"
+    part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
     display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")

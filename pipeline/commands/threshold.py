@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from cache.atomic import unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import open_run
@@ -50,11 +51,12 @@ def threshold(
     chosen = choose_vectors(run, find_vectors(run), head, backbone)
     on = calibration_ground(chosen.store, run.records, run.config.seed)
     decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
-    path = keep_decisions(run, chosen, decisions, on)
     if json:
         for decision in decisions:
             for line in threshold_lines(decision, chosen, on):
                 typer.echo(json_module.dumps(line))
     else:
         typer.echo(threshold_text(decisions, chosen, on))
-    run.display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
+    with unless_read_only(run.display.warn):
+        path = keep_decisions(run, chosen, decisions, on)
+        run.display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")

@@ -76,7 +76,6 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
         pen.line((_MARGIN, top, width - _MARGIN, top), fill=_RULE)
         _draw_band(sheet, pen, row, top + _MARGIN // 2)
         top += _band_height(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     sheet.save(content, format="PNG", optimize=True)
     replace_bytes(path, content.getbuffer())

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 from pipeline.score_rows import RAW, ScoreRow
+from pipeline.views.pages import pieces
 from pipeline.views.tables import aligned
 from stages.analysis import Change, Difference
 from stages.retrieval.attributes import CEILING, FLOOR
@@ -20,6 +21,9 @@ from stages.retrieval.scores import ALL
 
 GAIN, BEHIND = "gain over raw", "behind the best"
 """The titles of the column of paired differences."""
+
+_LETTER, _SMALL, _PADDING, _BAR = 0.52, 0.43, 0.8, 7.0
+"""Widths on a page, in rem: of a letter, a small one, the room between columns, and the axis of the intervals."""
 
 
 class Interval(NamedTuple):
@@ -113,6 +117,22 @@ class Leaderboard:
         ends = [end for score in scores for end in (score.low, score.high)] or [0.0, 1.0]
         room = 0.03 * (max(ends) - min(ends))
         return min(ends) - room, max(ends) + room
+
+    @cached_property
+    def width(self) -> int:
+        """How wide the table is on a page, about, in rem: where there is less room, each row is a card."""
+        names = zip(self.columns, *(row.names for row in self.rows), strict=True)
+        widths = [_LETTER * max(len(part) for name in column for part in pieces(name)) for column in names]
+        score = _LETTER * (2 * self.digits + 8)  # "0.123 ±0.012"
+        ends = _SMALL * (2 * self.digits + 10)  # "[-0.012, -0.001]"
+        gains = any(metric in row.gains for row in self.rows for metric in self.metrics[1:])
+        widths += [_LETTER * max(len(title), 6) for title in (*self.counts, *(["#"] if self.ranked else []))]
+        widths += [score, _BAR, *([max(_LETTER * len(self.change), ends)] if self.change else [])]
+        widths += [
+            max(ends if gains else score, *(_LETTER * len(part) for part in pieces(metric)))
+            for metric in self.metrics[1:]
+        ]
+        return round(sum(widths) + _PADDING * len(widths))
 
     def across(self, value: float) -> float:
         """Where ``value`` is on the axis, in percent."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import jinja2
+from markupsafe import Markup
 
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("pipeline", "presets"),
@@ -11,8 +14,30 @@ _PAGES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
+_BREAKS = re.compile(r"(?<=\w[_/\\·:])(?=\w)|(?<=\w[.-])(?=[^\W\d_])")
 
 
 def render(template: str, **values: object) -> str:
     """The page that ``template``, a path below ``presets``, makes of ``values``; every text in them is escaped."""
     return _PAGES.get_template(template).render(**values)
+
+
+def pieces(text: str) -> list[str]:
+    """The parts of ``text`` between which a page may break a line: behind the punctuation of a name.
+
+    >>> pieces("red_dress/maxi-2 1e-3")
+    ['red_', 'dress/', 'maxi-2 1e-3']
+    """
+    return _BREAKS.split(text)
+
+
+def breakable(text: str) -> Markup:
+    """``text``, escaped, with its places to break a line.
+
+    >>> breakable("A&B_1")
+    Markup('A&amp;B_<wbr>1')
+    """
+    return Markup("<wbr>").join(pieces(text))
+
+
+_PAGES.filters["breakable"] = breakable

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from cache.errors import ConfigError
 from stages.records import Records
-from stages.retrieval.query_values import QueryValues
+from stages.retrieval.query_values import TRUTH, QueryValues
 
 HeadName: TypeAlias = tuple[str, str]
 """A backbone and a head."""
@@ -36,9 +36,9 @@ class ScoredRun(NamedTuple):
 def outdated(values: QueryValues, data: Mapping[str, str], embeddings: Mapping[tuple[str, str], str]) -> list[str]:
     """How ``values`` differ from the ``data`` and the ``embeddings`` (by backbone and head) as they are now."""
     differences = [
-        f"{key}: scored {_short(values.data.get(key))}, now {_short(value)}"
-        for key, value in data.items()
-        if values.data.get(key) != value
+        f"{key}: scored {_short(values.data.get(key))}, now {_short(data.get(key))}"
+        for key in {**data, **values.data}
+        if values.data.get(key) != data.get(key)
     ]
     for backbone, head in values.heads():
         scored = values.embeddings(backbone, head)
@@ -62,6 +62,9 @@ def data_notes(one: ScoredRun, other: ScoredRun, *, other_gallery: bool) -> list
     if one.values.data["retrieval"] != other.values.data["retrieval"]:
         first, second = one.values.data["retrieval"], other.values.data["retrieval"]
         notes.append(f"A and B were searched or scored in different ways ([retrieval]): {first} and {second}")
+    truths = [side.values.data.get(TRUTH, "labels") for side in (one, other)]
+    if truths[0] != truths[1]:
+        notes.append(f"A and B are scored by different ground truths: {' and '.join(truths)}")
     if one.values.data["queries"] != other.values.data["queries"]:
         summary = _difference(one.records.split("query"), other.records.split("query"))
         notes.append(f"A and B have different queries: {summary}. Those of both are compared")

@@ -108,8 +108,6 @@ def _places(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], 
 
 
 def _within(places: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """``places`` (N, 2) moved and scaled into [0, 1], both ways by the same factor."""
-    low, span = places.min(axis=0), float(np.ptp(places, axis=0).max()) or 1.0
-    room = (1 - np.ptp(places, axis=0) / span) / 2
-    within: npt.NDArray[np.float64] = (places.astype(np.float64) - low) / span + room
-    return within
+    """``places`` (N, 2) moved and scaled to fill [0, 1] both ways; in the middle where they do not differ."""
+    low, span = places.min(axis=0).astype(np.float64), np.ptp(places, axis=0).astype(np.float64)
+    return np.where(span > 0, (places - low) / np.where(span > 0, span, 1), 0.5)

@@ -3,12 +3,14 @@
 The policy, which ``DECODER`` names in every store's identity:
 
 * the first frame or page, turned as its EXIF orientation says;
-* 16-bit grey divided by 257 (Pillow's own conversion clips it to white); 32-bit integers and floats only where their
-  range says what they mean;
+* grey of 16 or 32 bits, whole numbers or floats, by the smallest of these ranges that holds all of its values: 0..1
+  (floats only), 0..255, 0..65535. Other values are refused;
 * transparency, of a palette or of a channel, laid on white;
-* colour profiles not applied, as in the training of the backbones.
+* colour profiles not applied, as in the training of the backbones;
+* whatever else stands beside the pixels (comments, profiles, EXIF, XMP) fails no image, however damaged.
 
-Sizes are checked before pixels are decoded, so a decompression bomb costs nothing.
+Sizes are checked before pixels are decoded, so a decompression bomb costs nothing. Pillow's switches of the process
+are set to what this policy wants while an image is decoded, and put back.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +27,9 @@ import numpy.typing as npt
 
 from cache.errors import PermafrostError
 from cache.source import Box
+from stages.extraction.pillow_switches import own_switches
+from stages.extraction.without_metadata import without_metadata
+from stages.records.image_type import image_type
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,15 +52,22 @@ class DecodeError(PermafrostError):
         super().__init__(self.reason)
 
 
+class TooLargeError(DecodeError):
+    """More pixels than are ever decoded: it may be a bomb."""
+
+
+class NoDecoderError(DecodeError):
+    """An image of a kind that an optional library reads, which is not installed: not the fault of the bytes."""
+
+
 def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) -> npt.NDArray[np.uint8]:
     """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB.
 
     With ``at_least`` a JPEG without a box may be decoded at a half, a quarter or an eighth of its size, as long as no
     side falls below so many pixels: several times faster, for pictures to look at. Features never come from these.
 
-    An image of more pixels than Pillow's limit, 178,956,970, is refused before it is decoded. Raises
-    :class:`DecodeError` for whatever is wrong with the bytes, and MemoryError, which is not the image's fault, as it
-    comes.
+    An image of more than 178,956,970 pixels is refused before it is decoded. Raises :class:`DecodeError` for whatever
+    is wrong with the bytes, and MemoryError, which is not the image's fault, as it comes.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
@@ -63,18 +77,36 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
     """
     if not data:
         raise DecodeError("empty file")
+    _hide_warnings_of_pillow()
+    with own_switches():
+        try:
+            pixels = _decoded(data, at_least if box is None else None)
+        except (TooLargeError, NoDecoderError):
+            raise
+        except DecodeError:
+            for bare in without_metadata(data):
+                with suppress(DecodeError):
+                    pixels = _decoded(bare, at_least if box is None else None)
+                    break
+            else:
+                raise
+    return _cropped(pixels, box)
+
+
+def _decoded(data: bytes, at_least: int | None) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
-    _hide_warnings_of_pillow()
+    if image_type(data[:64]) == "heic":
+        _register_heic()
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _cropped(_pixels(image, at_least if box is None else None), box)
+            return _pixels(image, at_least)
     except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise DecodeError(_what_instead(data)) from None
     except Image.DecompressionBombError as error:
-        raise DecodeError(f"too large: {str(error).partition(',')[0]}") from None
+        raise TooLargeError(f"too large: {str(error).partition(',')[0]}") from None
     except Exception as error:
         # Pillow's readers raise OSError, SyntaxError, ValueError, EOFError, struct.error, KeyError, ...
         raise DecodeError(_why(error)) from error
@@ -105,10 +137,8 @@ def _cropped(pixels: npt.NDArray[np.uint8], box: Box | None) -> npt.NDArray[np.u
 def _as_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode.startswith("I;16"):
-        return _grey((np.asarray(image).astype(np.uint32) + 128) // 257)
-    if image.mode in ("I", "F"):
-        return _grey(_eight_bits(np.asarray(image)))
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.replace("a", "A"))
     if image.has_transparency_data:
@@ -117,21 +147,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey(levels: npt.NDArray[np.generic]) -> Image.Image:
-    from PIL import Image
-
-    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-
-
-def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Grey ``values`` (H, W) of 32 bits as levels in [0, 255], by the range they lie in."""
+def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Grey ``values`` (H, W) of 16 or 32 bits as levels in [0, 255], by the range they lie in."""
     low, high = float(values.min()), float(values.max())
-    ranges = {1.0: 255.0, 255.0: 1.0} if values.dtype.kind == "f" else {65535.0: 1 / 257}
-    for top, factor in ranges.items():
+    ranges = {1.0: 255.0} if values.dtype.kind == "f" else {}
+    for top, factor in (ranges | {255.0: 1.0, 65535.0: 1 / 257}).items():
         if low >= 0 and high <= top:
-            return np.rint(values.astype(np.float64) * factor)
-    spans = " or ".join(f"0..{top:.0f}" for top in ranges)
-    raise DecodeError(f"grey values from {low:g} to {high:g}: expected {spans}")
+            return np.rint(values.astype(np.float64) * factor).astype(np.uint8)
+    raise DecodeError(f"grey values from {low:g} to {high:g}: expected 0..255 or 0..65535, or floats in 0..1")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -156,6 +179,15 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+@cache
+def _register_heic() -> None:
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:
+        raise NoDecoderError("HEIC is read with pip install 'permafrost-retrieval[heic]'; then extract again") from None
+    register_heif_opener(decode_threads=1)
 
 
 def _what_instead(data: bytes) -> str:

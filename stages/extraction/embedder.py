@@ -25,13 +25,16 @@ from cache.fusion import fuse, image_proportions
 from cache.source import Box, ImageSource
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Forward
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.preprocess import Preprocess
 
 Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
 Head = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
 """A trained head: features (n, D) as a store gives them to embeddings (n, E)."""
+
+ONE_COLOUR = "all of its pixels have one colour"
+"""The note of an image with a feature that says nothing."""
 
 _NO_MEMORY = "can't allocate memory"  # in the RuntimeError that PyTorch raises on a CPU
 
@@ -150,15 +153,19 @@ def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
 def prepare(
     content: bytes, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
 ) -> RowOutcome:
-    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, ok or failed."""
+    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note."""
     try:
         image = decode(content, box=box)
+    except NoDecoderError as error:
+        return RowOutcome("unread", error=str(error))
     except DecodeError as error:
         return RowOutcome("failed", error=str(error))
     for preprocess, target in pixels.items():
         for view, square in enumerate(preprocess.squares(image, digest)):
             target[row, view] = square
-    return RowOutcome("ok", image.shape[1], image.shape[0])
+    plain = next(iter(pixels.values()))[row, 0]
+    flat = (plain[0] == plain[0, 0]).all() and (plain == plain[0, 0]).all()  # most differ in the first line already
+    return RowOutcome("ok", image.shape[1], image.shape[0], ONE_COLOUR if flat else "")
 
 
 def compute(

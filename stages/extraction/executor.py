@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from stages.device import device_name
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import Features, limit_memory
 from stages.extraction.flow import Batch, Clock, Done, flow
+from stages.extraction.sample import remember_sample
 from stages.extraction.threads import processors
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
@@ -93,6 +95,7 @@ class LocalExecutor:
         workers: threads that read and decode, for all devices together; by default one for each processor.
         devices: where the networks run; each takes whole units. By default where the backbones are, and all cards of
             the machine for ``cuda`` without a number.
+        commit_seconds: what is computed of a chunk is committed so often; a kill loses no more than that.
 
     >>> job = Job([], [], {}, units_of([]), 32, [])
     >>> list(LocalExecutor(workers=1).execute(job, Clock()))
@@ -101,6 +104,7 @@ class LocalExecutor:
 
     workers: int | None = None
     devices: tuple[str, ...] = ()
+    commit_seconds: float = 60.0
 
     def execute(self, job: Job, clock: Clock) -> Iterator[Advance]:
         """See :class:`Executor`."""
@@ -108,14 +112,14 @@ class LocalExecutor:
         workers = max(1, (self.workers or processors()) // max(1, len(devices)))
         if len(devices) < 2:
             placed = job if not devices else job._replace(backbones=_placed(job.backbones, devices[0]))
-            yield from _compute(placed, iter(job.units), workers, clock)
+            yield from _compute(placed, iter(job.units), workers, clock, self.commit_seconds)
             return
         units, advances = deque(job.units), queue.SimpleQueue[Advance | BaseException | None]()
 
         def work(device: str) -> None:
             try:
                 placed = job._replace(backbones=_placed(job.backbones, device))
-                for advance in _compute(placed, _taken(units), workers, clock):
+                for advance in _compute(placed, _taken(units), workers, clock, self.commit_seconds):
                     advances.put(advance)
                 advances.put(None)
             except BaseException as error:  # noqa: BLE001 (raised where the job was asked for)
@@ -165,36 +169,62 @@ def _placed(backbones: Sequence[Backbone], device: str) -> list[Backbone]:
     return [moved.get(id(backbone), backbone) for backbone in backbones]
 
 
+class _Piece(NamedTuple):
+    """Rows of a chunk to commit."""
+
+    chunk: Chunk
+    features: Features
+    outcomes: list[RowOutcome]
+
+
 class _Rows:
-    """The rows of a chunk as they are computed."""
+    """The rows of a chunk as they are computed, and how many are committed: from the first, without a gap."""
 
     def __init__(self, store: FeatureStore, chunk: Chunk) -> None:
-        self.chunk = chunk
+        self.store, self.chunk = store, chunk
         self.features = np.full((len(chunk.digests), *store.row_shape), np.nan, np.float32)
-        self.outcomes = [RowOutcome("unread")] * len(chunk.digests)
-        self.missing = len(chunk.digests)
+        self.outcomes: dict[int, RowOutcome] = {}
+        self.committed = 0
 
-    def take(self, row: int, outcome: RowOutcome, feature: Features) -> bool:
-        """Set one row; whether the chunk is complete now."""
+    def take(self, row: int, outcome: RowOutcome, feature: Features) -> None:
+        """Set one row."""
         self.features[row] = feature.reshape(self.features.shape[1:])
         self.outcomes[row] = outcome
-        self.missing -= 1
-        return not self.missing
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are there."""
+        return len(self.outcomes) == len(self.chunk.digests)
+
+    def piece(self) -> _Piece | None:
+        """The rows to commit next; None where there are none, or none that says anything new."""
+        low, (number, digests, start) = self.committed, self.chunk
+        outcomes = [self.outcomes[row] for row in takewhile(self.outcomes.__contains__, range(low, len(digests)))]
+        high = low + len(outcomes)
+        failed_again = low == 0 and all(one.status != "ok" for one in outcomes)
+        if not outcomes or (failed_again and not self.store.absent(digests[:high])):
+            return None  # every image has a row already, and gave no feature this time either
+        self.committed = high
+        return _Piece(Chunk(number, digests[low:high], start + low), self.features[low:high], outcomes)
 
 
-def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock) -> Iterator[Advance]:
+def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit_seconds: float) -> Iterator[Advance]:
     """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
-    for backbone, fits in zip(job.backbones, job.fits, strict=True):
+    for features, backbone, fits in zip(job.stores, job.backbones, job.fits, strict=True):
+        remember_sample(features, backbone)
         if fits is not None:
             limit_memory(backbone.forward, fits)
     numbers = {id(backbone): number for number, backbone in enumerate(job.backbones)}
     places: list[dict[bytes, tuple[_Rows, int]]] = [{} for _ in job.stores]  # where a row belongs, of each open chunk
+    opened: list[list[_Rows]] = [[] for _ in job.stores]
     writing: list[Future[int] | None] = [None] * len(job.stores)
+    last_commit = time.perf_counter()
 
     def batches() -> Iterator[Batch]:
         for unit in units:
             for store, chunk in unit:
                 rows = _Rows(job.stores[store], chunk)
+                opened[store].append(rows)
                 places[store].update((digest, (rows, row)) for row, digest in enumerate(chunk.digests))
             yield from _batches(job, unit)
 
@@ -208,9 +238,17 @@ def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock) -> Ite
         for through in flow(batches(), workers=workers, clock=clock, device=device):
             began = time.perf_counter()
             failed = sum(outcome.status != "ok" for outcome in through.outcomes)
-            for store, rows in _completed(through, numbers, places):
-                failed += settle(store)
-                writing[store] = writer.submit(_commit, job.stores[store], job.backbones[store], job.batch_size, rows)
+            _take(through, numbers, places)
+            due = began - last_commit >= commit_seconds
+            last_commit = began if due else last_commit
+            for store, chunks in enumerate(opened):
+                for rows in [rows for rows in chunks if rows.complete or (due and rows.outcomes)]:
+                    if rows.complete:
+                        chunks.remove(rows)
+                    if (piece := rows.piece()) is not None:
+                        failed += settle(store)
+                        where = job.stores[store], job.backbones[store], job.batch_size
+                        writing[store] = writer.submit(_commit, *where, piece)
             clock.writing += time.perf_counter() - began
             yield Advance(len(through.outcomes), failed)
         if refused := sum(settle(store) for store in range(len(job.stores))):
@@ -219,25 +257,20 @@ def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock) -> Ite
         writer.shutdown()  # no store is let go while it is being written
 
 
-def _completed(
-    through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple[_Rows, int]]]
-) -> Iterator[tuple[int, _Rows]]:
-    """Put the rows of a batch where they belong; the chunks that are complete with them."""
+def _take(through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple[_Rows, int]]]) -> None:
+    """Put the rows of a batch where they belong."""
     for backbone, features in zip(through.batch.backbones, through.features, strict=True):
         store = numbers[id(backbone)]
         for digest, outcome, feature in zip(through.batch.digests, through.outcomes, features, strict=True):
             rows, row = places[store].pop(digest)
-            if rows.take(row, outcome, feature):
-                yield store, rows
+            rows.take(row, outcome, feature)
 
 
-def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, rows: _Rows) -> int:
-    """Commit a chunk. How many of its features turned out not to fit the store's dtype."""
-    if all(outcome.status != "ok" for outcome in rows.outcomes) and not store.absent(rows.chunk.digests):
-        return 0  # every image has a row already and gave no feature this time either
+def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, piece: _Piece) -> int:
+    """Commit rows of a chunk. How many of their features turned out not to fit the store's dtype."""
     provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
-    committed = StoreWriter(store).commit(rows.chunk, rows.features, rows.outcomes, provenance)
-    return sum(one.status == "ok" != other.status for one, other in zip(rows.outcomes, committed, strict=True))
+    committed = StoreWriter(store).commit(*piece, provenance)
+    return sum(one.status == "ok" != other.status for one, other in zip(piece.outcomes, committed, strict=True))
 
 
 def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
@@ -249,7 +282,7 @@ def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
     """
     wanting: dict[bytes, tuple[int, ...]] = {}
     last = {chunk.digests[-1] for _, chunk in unit}
-    for store, chunk in unit:
+    for store, chunk in sorted(unit, key=lambda item: -len(item[1].digests)):  # a kill can leave them unequally far
         for digest in chunk.digests:
             wanting[digest] = (*wanting.get(digest, ()), store)
     piece: list[bytes] = []

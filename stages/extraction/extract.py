@@ -15,6 +15,7 @@ from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
+from stages.extraction.sample import check_sample
 from stages.malloc import keep_freed_memory
 from stages.records import Records
 
@@ -107,7 +108,7 @@ def extract_all(
             where there are none yet, found by trial; what a killed run began is finished with its own.
         workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
-        chunk_rows: images a chunk, for a store that is begun now. A kill costs at most the chunk in work.
+        chunk_rows: images a chunk, for a store that is begun now. A kill costs at most a minute's work.
         retry_failed: compute failed images again too.
         on_progress: called after every batch.
         executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.
@@ -186,8 +187,11 @@ def open_store(
 
 
 def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str) -> FeatureStore:
-    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`."""
-    return FeatureStore.find(
+    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`.
+
+    WeightsError where the code around the weights computes other numbers now.
+    """
+    store = FeatureStore.find(
         path,
         backbone.name,
         backbone.identity,
@@ -196,6 +200,8 @@ def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str)
         views=backbone.preprocess.stored,
         remedy=remedy,
     )
+    check_sample(store, backbone, backbone.sample)
+    return store
 
 
 def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -20,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import digest_file, fingerprint, parse_source
-from cache.atomic import replace_text
-from cache.errors import UnwritableError
+from cache.atomic import replace_text, unless_read_only
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
 from stages.device import check_device
@@ -29,8 +27,9 @@ from stages.extraction.backbones import Backbone, BackboneConfig, announced_back
 from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.resize import DECODERS
+from stages.extraction.sample import sample_of
 from stages.records import Records
 
 _NOTE = 3  # raised when the same configuration becomes another identity
@@ -65,16 +64,18 @@ def known_backbones(
     else:
         say_loading()
         backbones = load_backbones(config, device=device)
+    backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
     note: list[JSON] = [
         {
             "name": backbone.name,
             "dim": backbone.dim,
             "views": backbone.preprocess.stored,
             "identity": dict(backbone.identity.fields),
+            "sample": [*backbone.sample],
         }
         for backbone in backbones
     ]
-    with suppress(UnwritableError):  # it only saves time: a folder to be read alone has no need of it
+    with unless_read_only():
         replace_text(_note_path(config, records, features), json_text({"backbones": note}))
     return backbones
 
@@ -150,5 +151,7 @@ def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
             content = source.read()
             if source.digest(content) == digest:
                 yield decode(content, box=source.box)
+        except NoDecoderError:
+            raise  # the basis would depend on what is installed
         except (OSError, DecodeError):
             continue  # extraction lists it as failed

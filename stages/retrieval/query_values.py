@@ -42,11 +42,13 @@ SCHEMA = pa.schema(
     ]
 )
 _DATA = b"permafrost.data"
+TRUTH = "ground truth"
+"""What :func:`data_of` calls the fingerprint of the columns that say what is relevant."""
 _INTERVALS = "over classes"  # how they are made: raised like VERSION, where the values themselves stay
 
 
 class Scored(NamedTuple):
-    """The scores of one backbone and head, and the fingerprint of what was scored."""
+    """The scores of one backbone and head, and the fingerprint of what was scored (:func:`scored_numbers`)."""
 
     backbone: str
     head: str
@@ -91,24 +93,43 @@ class QueryValues:
             parts.append(QueryScores(keys, classes, {metric: part["value"].to_numpy().astype(np.float64)}))
         return parts
 
+    def write(self) -> None:
+        """Write the values for :func:`read_query_values`, whole or not at all."""
+        content = parquet_bytes(self.table, {_DATA: json.dumps(dict(self.data))}, compression="zstd")
+        replace_bytes(self.path, content)
+
     def _rows(self, backbone: str, head: str) -> pa.Table:
         columns = (pc.cast(self.table[name], pa.string()) for name in ("backbone", "head"))
         masks = [pc.equal(column, wanted) for column, wanted in zip(columns, (backbone, head), strict=True)]
         return self.table.filter(pc.and_(*masks))
 
 
-def data_of(queries: Records, gallery: Records, settings: Mapping[str, JSON]) -> dict[str, str]:
+def data_of(
+    queries: Records,
+    gallery: Records,
+    settings: Mapping[str, JSON],
+    columns: Sequence[str] = (),
+    tuned_on: Sequence[Records] = (),
+) -> dict[str, str]:
     """What scores follow from besides the embeddings, each as text.
 
-    Fingerprints of both sides, how they were searched (the settings that differ from their defaults), and the version
-    of the code that scored: scores of another version are not read, but computed anew.
+    Fingerprints of both sides, of the ground truth in ``columns``, and of the records that something was ``tuned_on``;
+    how they were searched (the settings that differ from their defaults); and the version of the code that scored:
+    scores of another version are not read, but computed anew.
     """
-    return {
+    data = {
         "queries": _fingerprint(queries),
         "gallery": _fingerprint(gallery),
         "retrieval": json.dumps(settings, sort_keys=True),
         "scoring": f"{VERSION}, intervals {_INTERVALS}",
     }
+    if columns:
+        data[TRUTH] = (
+            f"{', '.join(columns)}: {fingerprint([_fingerprint(side, columns) for side in (queries, gallery)])}"
+        )
+    if tuned_on:
+        data["tuned on"] = fingerprint([_fingerprint(part) for part in tuned_on])
+    return data
 
 
 def scored_numbers(vectors: Features, records: Records) -> str:
@@ -117,8 +138,8 @@ def scored_numbers(vectors: Features, records: Records) -> str:
     return fingerprint([vectors.fingerprint, numbers_fingerprint(vectors, searched.digests)])
 
 
-def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> None:
-    """Write the values of ``scored`` to ``path``, whole or not at all."""
+def values_of(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> QueryValues:
+    """The values of ``scored``, to be written to ``path``."""
     parts = []
     for part in scored:
         for metric, values in part.scores.per_query.items():
@@ -136,11 +157,11 @@ def write_query_values(path: Path, scored: Sequence[Scored], data: Mapping[str, 
             columns = [[one] * count if isinstance(one, str) else one for one in fields]
             parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
-    replace_bytes(path, parquet_bytes(table, {_DATA: json.dumps(dict(data))}, compression="zstd"))
+    return QueryValues(path, table, dict(data))
 
 
 def read_query_values(path: Path) -> QueryValues:
-    """Read what :func:`write_query_values` wrote.
+    """Read what :meth:`QueryValues.write` wrote.
 
     Raises MissingRowsError where there is none, or one without classes, of an earlier version; and DamagedStoreError
     where it cannot be read.
@@ -157,8 +178,9 @@ def read_query_values(path: Path) -> QueryValues:
     return QueryValues(path, table.cast(SCHEMA), data)
 
 
-def _fingerprint(records: Records) -> str:
-    """Of the key, the image and the class of each record, whatever their order."""
-    columns = records.keys, [digest.hex() for digest in records.digests], records.classes
-    lines = ("\t".join((key, digest, name or "")) for key, digest, name in zip(*columns, strict=True))
-    return fingerprint("\n".join(sorted(lines)))
+def _fingerprint(records: Records, columns: Sequence[str] = ()) -> str:
+    """Of the key, the image, label, domain and ``columns`` of each record, whatever their order."""
+    known = [name for name in columns if name in records.table.column_names]
+    cells = (records.table[name].to_pylist() for name in ("label", "domain", *known))
+    rows = zip(records.keys, (digest.hex() for digest in records.digests), *cells, strict=True)
+    return fingerprint(json.dumps([known, sorted(map(json.dumps, rows))]))

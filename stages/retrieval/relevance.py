@@ -80,16 +80,17 @@ def json_list(text: str, column: str, key: str) -> list[str]:
 
 def has_labels(records: Records, names: str) -> bool:
     """Whether the records have the column that :func:`by_labels` would look for."""
-    return _column(names) in records.table.column_names
+    return column_of(names) in records.table.column_names
 
 
-def _column(names: str) -> str:
+def column_of(names: str) -> str:
+    """The column of the records that an attribute, or ``tags``, is in."""
     return names if names == "tags" else f"attributes.{names}"
 
 
 def _labels(records: Records, names: str) -> list[list[str]]:
     """The labels of each record, (N,), within its domain."""
-    column = _column(names)
+    column = column_of(names)
     texts = records.table[column].to_pylist() if has_labels(records, names) else [None] * len(records)
     all_labels = []
     for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):

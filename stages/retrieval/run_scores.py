@@ -17,11 +17,12 @@ from cache import Features
 from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
 from stages.records import Records
-from stages.retrieval.attribute_similarity import check_mixture
+from stages.retrieval.attribute_similarity import attribute_names, check_mixture
 from stages.retrieval.attributes import AttributeMetric, evaluate_attributes, evaluate_legacy
 from stages.retrieval.evaluate import evaluate
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
+from stages.retrieval.relevance import column_of
 from stages.retrieval.scores import Scores, UnanswerablePolicy
 from stages.retrieval.scoring import TiePolicy
 
@@ -84,6 +85,15 @@ class ScoringConfig(Settings):
     def legacy(self) -> list[str]:
         """The metrics of :func:`evaluate_legacy`."""
         return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and metric.legacy]
+
+    def columns(self, records: Records) -> tuple[str, ...]:
+        """The columns of ``records`` that the scores follow from, beside labels and domains."""
+        columns = list(self.ranked.rules().columns) if self.by_label else []
+        names = attribute_names(records)
+        for metric in filter(None, map(AttributeMetric.find, self.metrics)):
+            columns += [column_of(name) for name, weight in metric.weights(self.similar, names).items() if weight]
+            columns += ["tags"] * metric.legacy
+        return tuple(sorted({*columns}))
 
     @property
     def ranked(self) -> RankedConfig:

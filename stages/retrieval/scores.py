@@ -22,7 +22,7 @@ UnanswerablePolicy: TypeAlias = Literal["leave_out", "zero", "error"]
 """Queries to which nothing is relevant: left out of every mean and counted, 0 in every mean, or refused."""
 
 
-VERSION = 1
+VERSION = 2
 """Of the code that scores: raised when it gives another value for the same vectors, records and settings."""
 
 

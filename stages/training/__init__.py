@@ -1,4 +1,9 @@
-"""Stage 2: features -> head -> embeddings. No image is opened and no backbone is run."""
+"""Stage 2: features -> head -> embeddings. No image is opened and no backbone is run.
+
+Settings, identities and saved heads load without torch; ``train_head`` imports it.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from stages.training.closed_form.kinds import ClosedFormConfig
 from stages.training.config import OptimizerConfig, TrainingConfig
@@ -27,7 +32,10 @@ from stages.training.rows.fusion import FusedFeatures
 from stages.training.rows.sampling import SamplingConfig
 from stages.training.sweep.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
-from stages.training.train import head_identity, train_head
+from stages.training.training_inputs import head_identity
+
+if TYPE_CHECKING:
+    from stages.training.train import train_head
 
 __all__ = [
     "AdaCosConfig",
@@ -68,3 +76,12 @@ __all__ = [
     "head_identity",
     "train_head",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``train_head``, imported when it is asked for."""
+    if name != "train_head":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from stages.training.train import train_head
+
+    return train_head

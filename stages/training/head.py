@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
 
 from cache import Identity, LocalStorage, Storage, digest_bytes
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
-from stages.training.heads import InputsConfig
-from stages.training.heads.experts import Experts, Gate, expert_dim
-from stages.training.heads.inputs import Inputs
-from stages.training.heads.network import HeadNetwork
+from stages.training.own_code import own_code
 from stages.training.recipe import HeadConfig
+
+if TYPE_CHECKING:
+    from stages.training.heads.network import HeadNetwork
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
 _METADATA = "permafrost"  # one key: the order of several is not the same at every write
 _CHECKSUM = "sha256"
+_STRUCTURE = ("inputs", "blocks", "experts")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Head:
     """A trained head: call it on features (n, D) for embeddings (n, E).
 
     ``identity`` is everything that its weights follow from: the recipe, the seed, the feature store, and the digests
-    and labels that it was trained and validated on.
+    and labels that it was trained and validated on. ``structure`` is what its network has beside the settings, and
+    ``weights`` are its tensors by name.
 
     >>> import tempfile
     >>> from stages.training import train_head
@@ -101,9 +104,31 @@ class Head:
 
     config: HeadConfig
     identity: Identity
-    network: HeadNetwork
+    structure: Mapping[str, Any] = field(repr=False)
+    weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False)
     summary: TrainingSummary
     log: tuple[EpochLog, ...]
+
+    @classmethod
+    def of(
+        cls,
+        config: HeadConfig,
+        identity: Identity,
+        network: HeadNetwork,
+        summary: TrainingSummary,
+        log: Sequence[EpochLog] = (),
+    ) -> Head:
+        """The head whose network is ``network``."""
+        from stages.training.heads.stored import structure_of, weights_of
+
+        return cls(config, identity, structure_of(network), weights_of(network), summary, tuple(log))
+
+    @cached_property
+    def network(self) -> HeadNetwork:
+        """The network, built when it is first asked for: only that takes PyTorch."""
+        from stages.training.heads.stored import build_network
+
+        return build_network(self.config, self.structure, self.weights)
 
     @property
     def fingerprint(self) -> str:
@@ -118,7 +143,7 @@ class Head:
     @property
     def features_dim(self) -> int:
         """D, the size of the features that it takes."""
-        return self.network.inputs.dim
+        return int(sum(self.structure["blocks"]))
 
     @property
     def dim(self) -> int:
@@ -129,24 +154,32 @@ class Head:
         """Embeddings (n, E), float32 and of unit length, of ``features`` (n, D) of any float dtype."""
         if features.ndim != 2 or features.shape[1] != self.features_dim:
             raise SettingsError(f"features have shape {features.shape}; this head takes (n, {self.features_dim})")
+        import torch
+
         with torch.inference_mode():
             embeddings: npt.NDArray[np.float32] = self.network(torch.from_numpy(features.astype(np.float32))).numpy()
         return embeddings
 
     def save(self, where: Storage | Path | str) -> None:
-        """Write ``head.safetensors`` to a storage or a folder, and ``log.jsonl`` before it."""
+        """Write ``head.safetensors`` to a storage or a folder, and ``log.jsonl`` before it.
+
+        Raises ValueError for a head of a user's own kind, which :meth:`load` could not make again.
+        """
+        if own_code(self.config):
+            raise SettingsError(
+                f"{type(self.config).__name__} is a head of your own, which loading does not know: embed with it while "
+                "it is in memory, or train it again"
+            )
         storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
-        log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in self.log).encode()
-        storage.put(_LOG, log)
+        storage.put(_LOG, _lines([asdict(epoch) for epoch in self.log]).encode())
         described: dict[str, JSON] = {
             "identity": dict(self.identity.fields),
             "config": TypeAdapter(HeadConfig).dump_python(self.config, mode="json"),
             "summary": asdict(self.summary),
-            **_described(self.network),
+            **self.structure,
         }
-        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        checksum = digest_bytes(_content(tensors, described) + log).hex()
-        storage.put(_FILE, _content(tensors, described | {_CHECKSUM: checksum}))
+        checksum = digest_bytes(_content(self.weights, described)).hex()
+        storage.put(_FILE, _content(self.weights, described | {_CHECKSUM: checksum}))
 
     @classmethod
     def load(cls, where: Storage | Path | str, wanted: Identity | None = None) -> Head:
@@ -163,29 +196,30 @@ class Head:
                 f"{storage.address()} holds no {_FILE}. Train the head, or name the folder it was saved in."
             ) from None
         try:
-            tensors, described = from_safetensors(content), _metadata(content)
-            epochs = storage.read(_LOG)
+            weights, described = from_safetensors(content), _metadata(content)
             checksum = described.pop(_CHECKSUM, None)
-            if checksum not in (None, digest_bytes(_content(tensors, described) + epochs).hex()):
+            if checksum not in (None, digest_bytes(_content(weights, described)).hex()):
                 raise ValueError("wrong checksum")
             identity = Identity(described["identity"])
             if wanted is not None and (differences := identity.differences(wanted)):
                 raise StaleStoreError(Path(path), differences, "Delete it and train the head again.")
             config = TypeAdapter(HeadConfig).validate_python(described["config"])
-            network = _built(config, described)
-            network.load_state_dict(tensors)
+            structure = {key: described[key] for key in _STRUCTURE if key in described}
             summary = TrainingSummary(**described["summary"])
-            log = [EpochLog(**json.loads(line)) for line in epochs.decode().splitlines()]
+            log = [EpochLog(**line) for line in _read_lines(storage.read(_LOG).decode())]
+            head = cls(config, identity, structure, weights, summary, tuple(log))
+            if checksum is None:  # of a version that wrote none: what its network does not take is damage
+                head.network  # noqa: B018
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise DamagedStoreError(
-                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. Delete it, and `permafrost "
-                "train-heads` trains it again."
+                f"{path} (with {_LOG} beside it) is not a head as it was saved: {error}. `permafrost train-heads` "
+                "trains it again."
             ) from error
-        return cls(config, identity, network, summary, tuple(log))
+        return head
 
 
-def _content(tensors: dict[str, torch.Tensor], described: dict[str, JSON]) -> bytes:
-    return to_safetensors(tensors, {_METADATA: canonical_json(described)})
+def _content(weights: Mapping[str, npt.NDArray[np.generic]], described: Mapping[str, JSON]) -> bytes:
+    return to_safetensors(dict(weights), {_METADATA: canonical_json(dict(described))})
 
 
 def _metadata(content: bytes) -> dict[str, Any]:
@@ -195,23 +229,16 @@ def _metadata(content: bytes) -> dict[str, Any]:
     return described
 
 
-def _described(network: HeadNetwork) -> dict[str, JSON]:
-    """What ``network`` has beside its settings and its tensors."""
-    described: dict[str, JSON] = {
-        "inputs": asdict(network.inputs.config),  # of a head that started at a closed form: its steps
-        "blocks": list(network.inputs.blocks),
-    }
-    if isinstance(network, Experts):
-        described["experts"] = [_described(expert) for expert in network.heads]
-    return described
+def _lines(epochs: list[dict[str, Any]]) -> str:
+    """A line of JSON for each of ``epochs``, and in the last the checksum of all."""
+    checksum = digest_bytes(json.dumps(epochs).encode()).hex()
+    lines = [*epochs[:-1], *(last | {_CHECKSUM: checksum} for last in epochs[-1:])]
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def _built(config: HeadConfig, described: dict[str, Any]) -> HeadNetwork:
-    """The network that :func:`_described` described, ready to load its tensors."""
-    inputs = Inputs(InputsConfig(**described["inputs"]), described["blocks"])
-    if experts := described.get("experts"):
-        single = replace(config, dim=expert_dim(config.dim, len(experts)))
-        return Experts(Gate.zero(inputs, len(experts)), [_built(single, expert) for expert in experts])
-    network: HeadNetwork = config.build(described["blocks"], torch.Generator())
-    network.inputs = inputs
-    return network
+def _read_lines(text: str) -> list[dict[str, Any]]:
+    epochs: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+    checksum = epochs[-1].pop(_CHECKSUM, None) if epochs else None
+    if checksum is not None and text != _lines(epochs):
+        raise ValueError(f"{_LOG} has a wrong checksum")
+    return epochs

@@ -128,7 +128,7 @@ class _Run:
         self.network.to(inputs.device)
         self.loss.to(inputs.device)
         self._optimizer = recipe.optimizer.build(self.network.parameters(), self.loss)
-        self._dropout = _generator_on(inputs.device, member_seed(inputs.seed, job.member))
+        self._dropout = _generator_on(torch.device(inputs.device), member_seed(inputs.seed, job.member))
         self._average = WeightAverage(self.network, recipe.training.ema, recipe.training.soup_epochs)
         self._parts: dict[str, Any] = {
             "network": self.network,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cache import Features, Identity
+from cache import Features
 from cache.errors import RecordsError
 from stages.device import check_device as check_available
 from stages.records import Records
@@ -29,28 +29,6 @@ from stages.training.training_inputs import TrainingInputs, Validation, check_de
 from stages.training.weights.averaging import between, mean_of
 from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network
-
-
-def head_identity(
-    features: Features,
-    records: Records,
-    recipe: HeadRecipe | HeadConfig,
-    loss: LossConfig | None = None,
-    *,
-    validation: Validation | None = None,
-    seed: int = 0,
-) -> Identity:
-    """The identity of the head that :func:`train_head` would train: a saved head that has it need not be trained.
-
-    >>> import tempfile
-    >>> from stages.training import ArcFaceConfig, LinearHeadConfig
-    >>> from tests.toys.training import classes_of, toy
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     features, records = toy(folder, classes_of(6, 4))
-    ...     head_identity(features, records, LinearHeadConfig(dim=4), ArcFaceConfig()).fields["recipe"]
-    {'head': {'kind': 'linear', 'dim': 4}, 'loss': {'kind': 'arcface'}, 'training': {'sampling': {'kind': 'shuffled'}}}
-    """
-    return prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed).identity()
 
 
 def train_head(
@@ -110,9 +88,9 @@ def train_head(
     check_available(str(device))
     inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
     identity, device = inputs.identity(), torch.device(device)
-    check_device(inputs.recipe, device)
+    check_device(inputs.recipe, str(device))
     saved = Checkpoint(checkpoint, f"{identity.fingerprint} {device.type}")
-    selected = _select(replace(inputs, device=device), on_epoch or (lambda _: None), saved)
+    selected = _select(replace(inputs, device=str(device)), on_epoch or (lambda _: None), saved)
     summary = TrainingSummary(
         rows=len(inputs.records),
         classes=len(set(inputs.records.classes)),
@@ -125,7 +103,7 @@ def train_head(
         device=device.type,
         left_out=[] if inputs.attribute_targets is None else [*inputs.attribute_targets.left_out],
     )
-    return Head(inputs.recipe.head, identity, selected.network, summary, tuple(selected.log))
+    return Head.of(inputs.recipe.head, identity, selected.network, summary, selected.log)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
-import torch
 
 from cache import Features, Identity
 from cache.errors import RecordsError, SettingsError
@@ -21,12 +20,12 @@ from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.labels import attributes_digest
+from stages.training.own_code import own_code
 from stages.training.pairs import PairLossConfig
-from stages.training.recipe import HeadRecipe
+from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import in_large_classes
-from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest
+from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest, validation_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
-from stages.training.rows.validation import validation_digest
 
 _VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
@@ -57,7 +56,7 @@ class TrainingInputs:
     failed: int
     small: int
     attribute_targets: AttributeTargets | None = None
-    device: torch.device = torch.device("cpu")
+    device: str = "cpu"
 
     @property
     def training(self) -> TrainingConfig:
@@ -80,6 +79,8 @@ class TrainingInputs:
             "seed": self.seed,
             "rows": rows_digest(self.records),
         }
+        if code := own_code(recipe):
+            identity["code"] = code
         if self.closed_form is not None:
             identity["closed_form"] = changed_settings(self.closed_form)
         if self.attribute_targets is not None:
@@ -132,6 +133,28 @@ def prepare(
     return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
 
 
+def head_identity(
+    features: Features,
+    records: Records,
+    recipe: HeadRecipe | HeadConfig,
+    loss: LossConfig | None = None,
+    *,
+    validation: Validation | None = None,
+    seed: int = 0,
+) -> Identity:
+    """The identity of the head that :func:`train_head` would train: a saved head that has it need not be trained.
+
+    >>> import tempfile
+    >>> from stages.training import ArcFaceConfig, LinearHeadConfig
+    >>> from tests.toys.training import classes_of, toy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     features, records = toy(folder, classes_of(6, 4))
+    ...     head_identity(features, records, LinearHeadConfig(dim=4), ArcFaceConfig()).fields["recipe"]
+    {'head': {'kind': 'linear', 'dim': 4}, 'loss': {'kind': 'arcface'}, 'training': {'sampling': {'kind': 'shuffled'}}}
+    """
+    return prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed).identity()
+
+
 def check_labels(records: Records) -> None:
     """Raise RecordsError for the first training record without a label."""
     if None in (classes := records.classes):
@@ -139,13 +162,13 @@ def check_labels(records: Records) -> None:
         raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
 
 
-def check_device(recipe: HeadRecipe, device: torch.device) -> None:
+def check_device(recipe: HeadRecipe, device: str) -> None:
     """Raise ValueError where steps of ``recipe`` cannot be computed on ``device``."""
     on_pairs = isinstance(recipe.loss, PairLossConfig)
-    if device.type != "cpu" and (on_pairs or isinstance(recipe.head, MultilabelHeadConfig)):
+    if device != "cpu" and (on_pairs or isinstance(recipe.head, MultilabelHeadConfig)):
         what = f"a {recipe.head.kind} head" if not on_pairs else f"the loss {recipe.method}"
         raise SettingsError(
-            f"{what} is trained on the CPU, and margin losses alone on {device.type}: leave device out, or take one"
+            f"{what} is trained on the CPU, and margin losses alone on {device}: leave device out, or take one"
         )
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,18 +58,20 @@ def test_what_can_no_longer_be_computed_is_planned_anew(tmp_path: Path) -> None:
 @given(
     st.lists(st.integers(0, 30), unique=True),
     st.lists(st.integers(0, 30), unique=True),
-    st.sets(st.integers(0, 5)),
+    st.dictionaries(st.integers(0, 5), st.integers(1, 4)),
 )
-def test_a_plan_holds_each_missing_image_once_in_numbers_that_are_free(
-    before: list[int], missing: list[int], taken: set[int]
+def test_a_plan_holds_each_missing_image_once_in_places_that_are_free(
+    before: list[int], missing: list[int], rows: dict[int, int]
 ) -> None:
-    old = make_plan(ChunkPlan(), names(*before), taken=(), chunk_rows=4, batch_size=8)
-    plan = make_plan(old, names(*missing), taken=taken, chunk_rows=4, batch_size=None)
+    old = make_plan(ChunkPlan(), names(*before), rows={}, chunk_rows=4, batch_size=8)
+    plan = make_plan(old, names(*missing), rows=rows, chunk_rows=4, batch_size=None)
     planned = [digest for chunk in plan.chunks for digest in chunk.digests]
     assert sorted(planned) == sorted(names(*missing))
     numbers = [chunk.number for chunk in plan.chunks]
     assert numbers == sorted(set(numbers))
-    assert not taken.intersection(numbers)
+    for chunk in plan.chunks:
+        assert chunk.start == rows.get(chunk.number, 0)
+        assert chunk.start + len(chunk.digests) <= 4
 
 
 def test_a_plan_is_read_as_it_was_written_and_gone_when_all_is_committed(tmp_path: Path) -> None:
@@ -139,6 +142,44 @@ def test_a_reader_needs_no_lock_and_keeps_its_snapshot(tmp_path: Path) -> None:
         assert not reader.usable(names(3)).any()
         reader.reload()
         assert reader.usable(names(3)).all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_images_that_come_in_any_portions_end_with_the_bytes_of_all_at_once(
+    tmp_path_factory: pytest.TempPathFactory, portions: list[int]
+) -> None:
+    parent, total = tmp_path_factory.mktemp("stores"), sum(portions)
+    whole, grown = open_store(parent / "whole"), open_store(parent / "grown")
+    fill(whole, names(*range(total)))
+    for place in range(1, len(portions) + 1):
+        fill(grown, names(*range(sum(portions[:place]))))
+        assert verify(grown) == []
+    assert contents(grown.path) == contents(whole.path)
+
+
+def test_a_chunk_that_is_killed_while_it_grows_keeps_its_rows_and_ends_the_same(tmp_path: Path) -> None:
+    whole, cut = open_store(tmp_path / "whole"), open_store(tmp_path / "cut")
+    fill(cut, names(0, 1))
+    reader = FeatureStore.at(cut.path)
+    before = reader.read(names(0, 1))
+    fill(whole, names(0, 1, 2))
+    shutil.copy(whole.path / "features/c/0/0", cut.path / "features/c/0/0")  # its rows are not written yet
+    for store in (reader, FeatureStore.at(cut.path)):
+        np.testing.assert_array_equal(store.read(names(0, 1)), before)
+        assert not store.usable(names(2)).any()
+    assert "They are not committed, and the next extraction writes over them" in verify(cut)[0]
+    fill(cut, names(0, 1, 2))
+    assert contents(cut.path) == contents(whole.path)
+
+
+def test_a_reader_of_an_earlier_snapshot_reads_the_rows_it_knows_of_a_chunk_that_has_grown(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(0, 1))
+    reader = FeatureStore.at(store.path)
+    fill(store, names(2, 3, 4))
+    assert reader.read(names(1)).shape == (1, DIM)
+    assert not reader.usable(names(2)).any()
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import os
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import GifImagePlugin, Image, ImageFile
 
-from stages.extraction.decode import DecodeError, decode
+from stages.extraction import PreprocessConfig, pillow_switches
+from stages.extraction.decode import DecodeError, NoDecoderError, _register_heic, decode
+from stages.extraction.embedder import ONE_COLOUR, prepare
+from stages.extraction.pillow_switches import own_switches
 
 
 def _hostile() -> Path:
@@ -116,14 +121,18 @@ def test_16_bit_grey_equals_its_8_bit_twin() -> None:
     assert np.abs(decode(_bytes(Image.fromarray(between)))[:, :, 0] - exact).max() <= 0.5 + 1e-9
 
 
-def test_32_bit_grey_is_read_by_its_range_or_refused() -> None:
+def test_grey_of_16_and_32_bits_is_read_by_its_range_whatever_its_type_or_refused() -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for values in (
+        grey.astype(np.uint16),
+        grey.astype(np.uint16) * 257,
+        grey.astype(np.int32),
         grey.astype(np.int32) * 257,
         (grey / 255).astype(np.float32),
         grey.astype(np.float32),
+        grey.astype(np.float32) * 257,
     ):
-        assert np.array_equal(decode(_bytes(Image.fromarray(values), "TIFF"))[:, :, 1], grey)
+        assert np.array_equal(decode(_bytes(Image.fromarray(values), "TIFF"))[:, :, 1], grey), values.dtype
     for hopeless in (grey.astype(np.int32) * 100_000, grey.astype(np.float32) - 1, np.full((4, 4), np.nan, np.float32)):
         with pytest.raises(DecodeError, match=r"grey values from .* expected 0\.\."):
             decode(_bytes(Image.fromarray(hopeless), "TIFF"))
@@ -153,6 +162,48 @@ def test_other_modes_are_what_pillow_makes_of_them(mode: str) -> None:
     assert np.array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
+# 48 x 32 pixels: the left half red, the lower right quarter blue, the upper right one black.
+_HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAAAAAERAAAEA"
+    "AQAAAAABoQABAAAAAAAAADoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmND"
+    "AQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAA"
+    "AAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAADAAAAABAAAAIAAAAAH////wAAAA"
+    "Av///+AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAEJtZGF0AAAANigBr1j5Et3/0Yv/XpIZ9ac77/QohNDPpaoWnlUq"
+    "aPH4M2IS4fi/iUf2jJ61d6NW5ZYC4mM7fA=="
+)
+
+
+def test_heic_is_read_where_the_extra_is_installed() -> None:
+    pytest.importorskip("pi_heif", reason="the extra 'heic' is not installed")
+    pixels = decode(_HEIC).astype(int)
+    assert pixels.shape == (32, 48, 3)
+    for (row, column), colour in {(16, 10): (200, 30, 30), (8, 36): (0, 0, 0), (24, 36): (30, 30, 200)}.items():
+        assert np.abs(pixels[row, column] - colour).max() < 12
+    with pytest.raises(DecodeError, match=r"damaged|not an image"):
+        decode(_HEIC[:-40])
+
+
+def test_heic_without_the_extra_names_it_and_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    _register_heic.cache_clear()
+    with pytest.raises(NoDecoderError, match=r"pip install 'permafrost-retrieval\[heic\]'"):
+        decode(_HEIC)
+    assert prepare(_HEIC, bytes(32), None, 0, {}).status == "unread"
+    _register_heic.cache_clear()
+
+
+def test_an_image_of_one_colour_is_noted() -> None:
+    preprocess = PreprocessConfig().resolve(size=8, mean=(0, 0, 0), std=(1, 1, 1))
+    dot = Image.new("RGB", (24, 16), "white")
+    dot.putpixel((12, 8), (0, 0, 0))
+    notes = [
+        prepare(_bytes(image), bytes(32), None, 0, {preprocess: np.empty((1, 1, 8, 8, 3), np.uint8)})
+        for image in (_photo(), dot, Image.new("RGB", (24, 16), "white"), Image.new("I;16", (9, 9)))
+    ]
+    assert [outcome.status for outcome in notes] == ["ok"] * 4
+    assert [outcome.error for outcome in notes] == ["", "", ONE_COLOUR, ONE_COLOUR]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -178,29 +229,49 @@ def test_a_bomb_is_refused_by_its_size_before_it_is_decoded(monkeypatch: pytest.
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", never)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many
+    monkeypatch.setattr(pillow_switches, "MOST_PIXELS", 200)
     with pytest.raises(DecodeError, match=r"too large: Image size \(384 pixels\) exceeds limit of 200 pixels$"):
         decode(_bytes(_photo()))
 
 
-def test_an_image_at_the_limit_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 // 2)
-    assert decode(_bytes(_photo())).shape == (16, 24, 3)
-
-
-def test_a_large_image_decodes_without_a_warning_and_leaves_pillow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 - 1)
-    data = _bytes(_photo())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        Image.open(io.BytesIO(data)).close()
-        assert len(caught) == 1, "Pillow itself warns"
-        assert decode(data).shape == (16, 24, 3)
-        assert len(caught) == 1
+def test_an_image_at_the_limit_is_decoded_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pillow_switches, "MOST_PIXELS", 24 * 16)
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert decode(data).shape == (16, 24, 3)
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES
-    assert Image.MAX_IMAGE_PIXELS == 24 * 16 - 1
+        assert decode(_bytes(_photo())).shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+def test_what_others_set_of_pillow_changes_no_pixel_and_no_failure(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gif = _bytes(_photo(), "GIF")
+    cut, whole, palette = _bytes(_photo(), "JPEG")[:-300], decode(_bytes(_photo())), decode(gif)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    monkeypatch.setattr(GifImagePlugin, "LOADING_STRATEGY", GifImagePlugin.LoadingStrategy.RGB_ALWAYS)
+    with pytest.raises(DecodeError, match="truncated: "):
+        decode(cut)
+    assert np.array_equal(decode(_bytes(_photo())), whole)
+    assert np.array_equal(decode(gif), palette)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+    assert vars(Image)["MAX_IMAGE_PIXELS"] == limit
+    assert GifImagePlugin.LOADING_STRATEGY == GifImagePlugin.LoadingStrategy.RGB_ALWAYS
+
+
+def test_switches_are_ours_until_the_last_thread_has_decoded_and_what_is_set_meanwhile_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    first, second = own_switches(), own_switches()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    meanwhile = vars(ImageFile)["LOAD_TRUNCATED_IMAGES"]
+    Image.MAX_IMAGE_PIXELS = 8
+    second.__exit__(None, None, None)
+    assert (meanwhile, vars(ImageFile)["LOAD_TRUNCATED_IMAGES"], vars(Image)["MAX_IMAGE_PIXELS"]) == (False, True, 8)
 
 
 def test_filters_that_another_thread_sets_while_images_are_decoded_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +299,7 @@ def test_filters_that_another_thread_sets_while_images_are_decoded_stay(monkeypa
 
 
 def test_any_damage_is_a_decode_error_or_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    monkeypatch.setattr(pillow_switches, "MOST_PIXELS", 1_000_000)
     rng = np.random.default_rng(2)
     outcomes: set[str] = set()
     for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):

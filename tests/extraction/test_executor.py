@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache import Chunk, ChunkPlan, FeatureStore, StoreWriter
-from stages.extraction import LocalExecutor, extract, extract_all
+from cache import Chunk, ChunkPlan, FeatureStore, StoreWriter, verify
+from stages.extraction import LocalExecutor, Progress, extract, extract_all
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.embedder import Features, Pixels
 from stages.extraction.executor import units_of
@@ -93,3 +93,43 @@ def test_a_size_that_fits_is_remembered_by_the_plan(tmp_path: Path) -> None:
     ran.clear()
     extract(records, replace(toy_backbone(), forward=again), tmp_path / "f")
     assert max(ran) == 2
+
+
+def test_what_is_computed_of_a_chunk_is_committed_by_time_and_the_rest_ends_with_the_bytes_of_one_run(
+    tmp_path: Path,
+) -> None:
+    records = records_of(draw_folder(tmp_path / "images", {"a": 9, "b": 8, "c": 6}))
+    alone = extract(records, toy_backbone(), tmp_path / "alone", batch_size=4, chunk_rows=16)
+    ran: list[int] = []
+
+    def interrupted(batch: Pixels) -> Features:
+        if len(batch) == 4:  # of the images, not of the sample that knows a network again
+            ran.append(4)
+        if sum(ran) > 12:
+            raise KeyboardInterrupt
+        return toy_backbone().forward(batch)
+
+    executor = LocalExecutor(workers=2, commit_seconds=0)  # after every batch
+    stopped = replace(toy_backbone(), forward=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract_all(records, [stopped], tmp_path / "f", batch_size=4, chunk_rows=16, executor=executor)
+    (path,) = (tmp_path / "f").glob("toy-????????")
+    assert len(FeatureStore.at(path)) == 12
+    assert verify(FeatureStore.at(path)) == []
+    seen: list[Progress] = []
+    (filled,) = extract_all(
+        records, [toy_backbone()], tmp_path / "f", batch_size=4, executor=executor, on_progress=seen.append
+    )
+    assert (filled.computed, seen[-1][:3]) == (11, (11, 11, 0))
+    assert contents(path) == contents(alone.path)
+
+
+def test_ten_images_more_make_no_chunk_more(tmp_path: Path) -> None:
+    images = draw_folder(tmp_path / "images", {"a": 9})
+    store = extract(records_of(images), toy_backbone(), tmp_path / "f")
+    size = (store.path / "features/c/0/0").stat().st_size
+    for number in range(10):
+        draw(images / "b" / f"{number}.png", 5000 + number)
+    extract(records_of(images), toy_backbone(), tmp_path / "f")
+    assert [path.stat().st_size for path in store.path.glob("features/c/*/0")] == [size]
+    assert len(FeatureStore.at(store.path)) == 19

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from cache.errors import WeightsError
 from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_basis, load_backbone
+from stages.extraction.known import known_backbones
+from stages.records import read_records
 
 CONFIG = PcaConfig(dim=5, size=4)
 
@@ -47,6 +50,22 @@ def test_a_large_fit_repeats_bit_for_bit_and_its_components_are_orthonormal() ->
     first, again = (fit_pca_basis(config, _images(600, 16)) for _ in range(2))
     assert first.digest == again.digest
     np.testing.assert_allclose(first.components @ first.components.T, np.eye(8), atol=1e-4)
+
+
+def test_the_order_of_the_rows_and_their_names_change_no_basis(tmp_path: Path) -> None:
+    images = [Image.fromarray(image) for image in _images(12, 8)]
+    identities = []
+    for folder, order in (("one", range(12)), ("other", reversed(range(12)))):
+        (tmp_path / folder).mkdir()
+        for place, number in enumerate(order):
+            images[number].save(tmp_path / folder / f"{place:02}.png")
+        table = tmp_path / folder / "labels.csv"
+        rows = [f"{place:02}.png,{place % 3},train" for place in range(12)]
+        table.write_text("\n".join(["path,label,split", *rows]))
+        records = read_records(table, label="label")
+        (backbone,) = known_backbones(CONFIG, records, tmp_path / folder / "features")
+        identities.append(backbone.identity)
+    assert identities[0] == identities[1]
 
 
 def test_a_saved_basis_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -156,6 +156,20 @@ def test_a_precision_set_elsewhere_changes_no_feature_and_stays_set(basis: PcaBa
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
 
 
+def test_a_default_dtype_or_device_set_elsewhere_changes_no_identity_and_no_feature(basis: PcaBasis) -> None:
+    (backbone,) = load("timm kwargs", basis)
+    expected = backbone.features(pictures(backbone))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            (other,) = load("timm kwargs", basis)
+        assert other.identity == backbone.identity
+        assert np.array_equal(other.features(pictures(other)), expected)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize(("precision", "products"), [("float32", "ieee"), ("tf32", "tf32")])
 def test_on_a_card_the_switches_are_those_of_the_identity_and_are_put_back(precision: Any, products: str) -> None:

@@ -1,65 +1,85 @@
-"""The reference of the run file's keys, and what it says of a key that is in the wrong place."""
+"""The reference of the run file: it lists every key that the parser takes, with the default that the parser gives."""
 
-from dataclasses import fields, is_dataclass
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from cache.errors import ConfigError
-from pipeline.config import ExtractionConfig, RunConfig, parse_config
-from pipeline.keys import every_key, reference
-from stages.training import ArcFaceConfig, TrainingConfig
-from tests.typed import RUN, in_process
+from pipeline.cli import explain
+from pipeline.commands.keys import keys
+from pipeline.config import RunConfig, parse_config
+from pipeline.keys import reference, tables
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def test_the_page_of_keys_is_that_of_the_configuration() -> None:
-    page = (ROOT / "docs/run-file.md").read_text(encoding="utf-8")
-    assert page.partition("## ")[1:] != ("", "")
-    made = "## " + page.partition("## ")[2]
-    assert made.strip() == reference().strip(), "permafrost keys prints what follows the introduction"
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    ("config", "section", "kind"),
-    [
-        (ExtractionConfig(), "extraction", ""),
-        (TrainingConfig(), "heads.training", ""),
-        (ArcFaceConfig(), "heads.loss", "arcface"),
-    ],
-)
-def test_every_field_is_listed_with_its_default(config: object, section: str, kind: str) -> None:
-    listed = {key.name: key for key in every_key() if (key.section, key.kind) == (section, kind)}
-    assert is_dataclass(config)
-    assert {field.name for field in fields(config)} - {"kind"} == listed.keys()
-    for name, key in listed.items():
-        value = getattr(config, name)
-        if isinstance(value, (bool, int, float)):
-            assert key.default == (str(value).lower() if isinstance(value, bool) else repr(value))
+def test_the_document_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    keys()
+    printed = capsys.readouterr().out
+    assert (ROOT / "docs/run-file.md").read_text(encoding="utf-8") == printed, "permafrost keys > docs/run-file.md"
 
 
-def test_every_key_of_a_run_file_is_listed() -> None:
-    tables = {key.section for key in every_key()}
-    assert {"", "dataset", "backbones", "heads", "heads.loss", "heads.optimizer", "heads.training"} <= tables
-    assert {field.name for field in fields(RunConfig)} == {key.name for key in every_key() if not key.section}
-    assert {"name", "recipe", "dim", "loss"} <= {key.name for key in every_key() if key.section == "heads"}
+def test_every_key_of_the_schema_is_listed() -> None:
+    schema = TypeAdapter(RunConfig).json_schema()
+    names = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    listed = {key.name for table in tables() for key in table.keys}
+    assert names - {"kind", "head"} <= listed  # kind stands in the headings; the keys of a head in [[heads]]
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("max_failures = 0.5", r"max_failures: unknown key; it belongs in \[extraction\]"),
-        ("max_failure = 0.5", r"max_failure: unknown key; did you mean max_failures in \[extraction\]\?"),
-        ("epochs = 3", r"epochs: unknown key; it belongs in \[heads.training\]"),
-        ("extraction = { seed = 0 }", r"extraction.seed: unknown key; it belongs above every table"),
-    ],
-)
-def test_a_key_in_the_wrong_table_is_sent_to_its_own(line: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_config(line + RUN)
+def test_every_kind_of_the_schema_has_a_heading() -> None:
+    definitions = TypeAdapter(RunConfig).json_schema()["$defs"].values()
+    kinds = {part["properties"].get("kind", {}).get("const") for part in definitions if "properties" in part}
+    assert kinds - {None} <= {table.kind for table in tables()}
 
 
-def test_the_command_finds_keys_by_a_word(tmp_path: Path) -> None:
-    done = in_process("keys", "max_failures", cwd=tmp_path)
-    assert done.stdout.splitlines()[1].split() == ["[extraction]", "max_failures", "number", "0.01"]
+FREE = ("sweep.over", "backbones.kwargs", "retrieval.similar")  # tables of any keys
+
+
+def _used(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    for entry in value if isinstance(value, list) else [value]:
+        if not isinstance(entry, dict) or path in FREE:
+            continue
+        for key, inner in entry.items():
+            yield path, key
+            yield from _used(inner, f"{path}.{key}".lstrip("."))
+
+
+@pytest.mark.parametrize("run_file", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.stem)
+def test_what_the_run_files_say_is_listed(run_file: Path) -> None:
+    listed = {(table.path, key.name) for table in tables() for key in table.keys}
+    used = {pair for pair in _used(tomllib.loads(run_file.read_text(encoding="utf-8")), "") if pair[1] != "kind"}
+    assert used <= listed
+
+
+def test_defaults_are_those_of_a_file_that_names_none() -> None:
+    config = parse_config(
+        'artifacts = "out"\ndataset = { kind = "folder", path = "images" }\nbackbones = [{ kind = "pca" }]'
+    )
+    for table, parsed in (("extraction", config.extraction), ("curate", config.curate)):
+        (listed,) = (entry for entry in tables() if entry.path == table)
+        for key in listed.keys:
+            if key.default:
+                assert tomllib.loads(f"value = {key.default}")["value"] == _plain(getattr(parsed, key.name))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_one_section_with_what_is_inside() -> None:
+    assert "# The run file" not in reference("heads.loss")
+    assert reference("heads.loss").startswith('## `[heads.loss]`, `kind = "adacos"`')
+    assert "[heads.loss.miner]" in reference("heads.loss")
+    assert "[heads.optimizer]" not in reference("heads.loss")
+
+
+def test_a_section_that_does_not_exist_names_those_that_do() -> None:
+    with pytest.raises(ConfigError, match=r"no table 'head.loss'; there are dataset, .*heads.loss") as raised:
+        keys("head.loss")
+    assert explain(raised.value)[1] == 2

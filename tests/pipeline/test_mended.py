@@ -51,10 +51,21 @@ def test_a_mended_chunk_makes_what_follows_from_it_anew(folder: Path) -> None:
     assert [line["value"] for line in lines[0]] != [line["value"] for line in lines[1]]
 
 
+def test_a_damaged_head_is_trained_again(folder: Path) -> None:
+    paths = [*folder.glob("artifacts/heads/*/*/head.safetensors")]  # of the numbers before the mend and after it
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = in_process("score", "run.toml", "-q", cwd=folder)
+    assert (refused.returncode, "`permafrost train-heads` trains it again" in refused.stderr) == (1, True)
+    assert in_process("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
+    assert in_process("score", "run.toml", "-q", cwd=folder).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("artifacts/heads/*/*/head.safetensors", "trains it again"),
+        ("artifacts/heads/*/*/head.safetensors", "train-heads` trains it again"),
         ("artifacts/scores/run.parquet", "Score again: `permafrost score`"),
         ("artifacts/features/known/*.json", "Delete it"),
         ("artifacts/embeddings/*/*/rows/0.parquet", "rows/0.parquet, and run `permafrost train-heads` again"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from cache.errors import ConfigError
 from pipeline.config import RunConfig, parse_config
+from pipeline.dataset import Run
+from pipeline.progress import Display
+from pipeline.scores import scored_data
 from stages.records import Records
 from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, RevisitedConfig
 from stages.retrieval.run_scores import score
@@ -40,6 +44,29 @@ def test_a_protocol_brings_its_metrics_and_usual_stands_for_them() -> None:
     assert sop.retrieval.metrics == ("hit@1", "hit@10", "map@r", "map@100/min")
     assert retrieval('protocol = { kind = "met" }').retrieval.metrics == ("gap", "gap-", "acc")
     assert retrieval('protocol = { kind = "small_data" }').retrieval.metrics == ("legacy_map@10",)
+
+
+@pytest.mark.parametrize(
+    ("text", "roles"),
+    [
+        ("", set()),
+        ('protocol = { kind = "met" }', {"validation_query", "validation_gallery"}),
+        ('index = { kind = "auto" }', {"validation_query"}),
+        ('rerank = [{ kind = "whitening" }]', {"train"}),
+    ],
+)
+def test_scores_follow_from_the_records_that_something_was_tuned_on(text: str, roles: set[str]) -> None:
+    config, keys = retrieval(text), ["train", "validation_query", "validation_gallery", "query", "gallery"]
+    table = records_of(dict.fromkeys(keys, "x")).table.append_column("split", [keys])
+    records = Records(table, {key: (key,) for key in keys})
+    run = Run(Path("run.toml"), config, records, Display(quiet=True))
+    data, changed = scored_data(run), set()
+    for place, key in enumerate(keys[:3]):
+        labels = ["x"] * place + ["y"] + ["x"] * (4 - place)
+        other = Records(table.set_column(table.column_names.index("label"), "label", [labels]), records.roles)
+        if scored_data(replace(run, records=other)) != data:
+            changed.add(key)
+    assert changed == roles
 
 
 @pytest.mark.parametrize("kind", ["by_label", "query_gallery", "products10k", "uned", "gldv2", "ilias", "listed"])

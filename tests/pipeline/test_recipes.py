@@ -70,5 +70,29 @@ def test_an_unknown_recipe_is_named_with_those_there_are() -> None:
         head('recipe = "best"')
 
 
+OWN = 'recipe = "mine"\ndropout = 0.1\n[recipes.mine]\ndim = 8\ndropout = 0.5\nloss = { kind = "cosface", scale = 8.0 }'
+
+
+def test_a_run_file_has_recipes_of_its_own() -> None:
+    recipe = head(OWN)
+    assert isinstance(recipe.head, LinearHeadConfig)
+    assert (recipe.head.dim, recipe.head.dropout) == (8, 0.1)
+    assert recipe.loss == CosFaceConfig(scale=8.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN.replace("recipes.mine", "recipes.other"), "recipe must be one of default, .*other, unifex, got 'mine'"),
+        (OWN.replace("recipes.mine", "recipes.unifex"), "recipes.unifex has the name of a recipe that is there"),
+        (OWN.replace("scale", "scael"), r"scael: unknown key"),
+        ('recipe = "default"\n[recipes]\nmine = 3', r"recipes is a table of tables, one a recipe: \[recipes.mine\]"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_of_ones_own_is_said(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        head(text)
+
+
 def test_without_a_recipe_nothing_is_added() -> None:
     assert with_recipe({"name": "a", "dim": 8}) == {"name": "a", "dim": 8}

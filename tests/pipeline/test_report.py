@@ -29,6 +29,7 @@ from pipeline.views.report.learning import learning_curves
 from pipeline.views.report.measured import Measured, measure
 from pipeline.views.report.queries import NEAREST, shown_queries
 from stages.analysis.first_ranks import DEPTH, first_ranks
+from stages.analysis.health import Mislabelled
 from stages.ranking import find_metric, unit_length
 from stages.ranking.metrics import at_every_k
 from stages.records import Records
@@ -122,7 +123,7 @@ def measured(ran: Ran) -> list[Measured]:
 class Reader(HTMLParser):
     """Reads a page, and notes everything that a browser would: unclosed tags, links, images, scripts, text."""
 
-    _VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
+    _VOID = frozenset({"meta", "img", "br", "hr", "link", "input", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,7 +292,7 @@ def test_marks_are_those_of_a_loop_over_the_gallery(ran: Ran, contents: Contents
 def test_the_worst_queries_come_first_and_domains_take_turns(ran: Ran, measured: list[Measured]) -> None:
     best, raw = measured[0], next(side for side in measured if side.raw)
     other = raw if best is not raw else None
-    queries = shown_queries(best, other, "mmp@5", 10)
+    queries = shown_queries(best, best, other, "mmp@5", 10)
     scored = best.by_query["mmp@5"]
     value = dict(zip(scored.query_keys, scored.per_query["mmp@5"], strict=True))
     worst = [query for query in queries if query.list == "worst"]
@@ -396,13 +397,14 @@ def test_the_roc_area_is_how_often_a_matching_pair_is_the_more_similar_one(measu
         assert pairs.roc_auc == pytest.approx(wins, abs=1e-3)  # bins are 1/32768 wide
 
 
-def test_the_map_is_the_same_every_time_and_stays_inside_its_frame(measured: list[Measured]) -> None:
+def test_the_map_is_the_same_every_time_and_fills_its_frame(measured: list[Measured]) -> None:
     first, second = (map_view(measured[0], seed=0) for _ in range(2))
     assert first is not None
     assert first == second
     assert first.by == "domain"
     assert sum(count for _, _, count in first.groups) == len(first.images)
-    assert all(0 <= image.x <= 1 and 0 <= image.y <= 1 for image in first.images)
+    for across in ([image.x for image in first.images], [image.y for image in first.images]):
+        assert (min(across), max(across)) == (0, 1)
     assert set(first.pictured) <= set(range(len(first.images)))
 
 
@@ -489,3 +491,34 @@ def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6
     assert read(page_text).wrong == []
+
+
+def test_where_raw_wins_the_best_head_is_still_shown_beside_it(ran: Ran) -> None:
+    text = re.sub(
+        r'\[\[heads\]\]\nname = "lda8".*?(?=\[retrieval\])', "", RUN.format(folder=ran.folder), flags=re.DOTALL
+    )
+    contents, page_text = build_report(run_of(parse_config(text), QUIET, Path("lost.toml")), 12, health=False)
+    assert contents.best is contents.raw
+    assert contents.head is not None
+    assert contents.head.name == "cosface8"
+    assert {tuple(query.results) for query in contents.queries} == {("raw", "cosface8")}
+    assert {query.list for query in contents.queries} == {"worst", "lost", "gained", "sample"}
+    by_raw = {query.key: query.results["raw"].value for query in contents.queries}
+    raw, head = (side.values("mmp@5", list(by_raw)) for side in (contents.best, contents.head))
+    assert list(by_raw.values()) == pytest.approx(raw)
+    change = dict(zip(by_raw, head - raw, strict=True))
+    assert all(change[query.key] < 0 for query in contents.queries if query.list == "lost")
+    assert all(change[query.key] > 0 for query in contents.queries if query.list == "gained")
+    shown = read(page_text)
+    assert "No head is above the raw feature" in shown.text
+    assert "its gain over raw, query by query" in shown.text
+
+
+def test_a_doubtful_label_names_its_file(contents: Contents) -> None:
+    assert contents.health is not None
+    uri = contents.queries[0].uri
+    doubt = Mislabelled("a key", uri, HOSTILE[0], "cup", 0.9, "train")
+    shown = read(report_page(replace(contents, health=replace(contents.health, suspects=(doubt,)))))
+    assert [attributes["title"] for attributes in shown.of("small") if attributes.get("class") == "file"] == [uri]
+    assert "/".join(Path(uri).parts[-2:]) in shown.text
+    assert HOSTILE[0] in shown.text

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cache.errors import DamagedStoreError, MissingRowsError
+from stages.analysis.compared_runs import outdated
+from stages.records import Records
 from stages.retrieval import evaluate, query_values
-from stages.retrieval.query_values import Scored, data_of, read_query_values, write_query_values
+from stages.retrieval.protocols import ByLabelConfig, Gldv2Config, ListedConfig, RevisitedConfig, UnedConfig
+from stages.retrieval.query_values import Scored, data_of, read_query_values, values_of
+from stages.retrieval.run_scores import ScoringConfig
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
+
+ATTRIBUTES = ("relevant", "landmarks", "usage", "easy", "hard", "junk")
 
 
 def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Path) -> None:
@@ -18,7 +27,8 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     records = records_of(labels, domains={key: "toys" if key < "2" else "cars" for key in labels})
     scores = evaluate(store, queries=records, gallery=records, metrics=["map", "hit@1"])
     path, data = tmp_path / "scores/run.parquet", data_of(records, records, {"index": "flat"})
-    write_query_values(path, [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)], data)
+    scored = [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)]
+    values_of(path, scored, data).write()
     read = read_query_values(path)
     assert read.heads() == [("net", "raw"), ("net", "small")]
     assert read.embeddings("net", "small") == "e" * 64
@@ -39,6 +49,58 @@ def test_the_fingerprint_of_the_data_follows_bytes_and_labels_and_not_the_order(
     for changed in (relabelled, other_bytes, records.take(np.arange(8))):
         assert data_of(records, changed, {})["gallery"] != data_of(records, records, {})["gallery"]
         assert data_of(records, changed, {})["queries"] == data_of(records, records, {})["queries"]
+
+
+TRUTHS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "by_label": ({}, set()),
+    "labels": ({"protocol": ByLabelConfig(labels="relevant")}, {"attributes.relevant"}),
+    "tags": ({"protocol": ByLabelConfig(labels="tags")}, {"tags"}),
+    "uned": ({"protocol": UnedConfig()}, {"attributes.landmarks"}),
+    "gldv2": ({"protocol": Gldv2Config()}, {"attributes.relevant", "attributes.usage"}),
+    "listed": ({"protocol": ListedConfig(junk=("junk",))}, {"attributes.relevant", "attributes.junk"}),
+    "revisited": ({"protocol": RevisitedConfig()}, {"attributes.easy", "attributes.hard", "attributes.junk"}),
+    "a mixture": ({"metrics": ("graded_map:a",), "similar": {"a": {"easy": 1, "hard": 0}}}, {"attributes.easy"}),
+    "graded": ({"metrics": ("graded_map",)}, {f"attributes.{name}" for name in ATTRIBUTES}),
+    "legacy": ({"metrics": ("legacy_map@10",)}, {"tags", *(f"attributes.{name}" for name in ATTRIBUTES)}),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_scores_follow_from_the_columns_that_say_what_is_relevant_and_from_no_others(name: str) -> None:
+    settings, expected = TRUTHS[name]
+    table = records_of(classes_of(2, 2)).table
+    for column in ("tags", *(f"attributes.{attribute}" for attribute in ATTRIBUTES)):
+        table = table.append_column(column, pa.array(["[]", None, "[]", "[]"]))
+    columns = ScoringConfig(**settings).columns(Records(table, {}))
+
+    def data(table: pa.Table) -> dict[str, str]:
+        records = Records(table, {})
+        return data_of(records, records, {}, columns)
+
+    changed = set()
+    for place, column in enumerate(table.column_names):
+        if column in ("key", "digest", "label", "domain"):
+            continue
+        after = data(table.set_column(place, column, pa.array(["[]", "[]", "[]", "[]"])))
+        if after != data(table):
+            assert {key for key in after if after[key] != data(table)[key]} == {"ground truth"}
+            changed.add(column)
+    assert changed == expected
+
+
+def test_the_domain_of_a_row_without_a_label_is_part_of_the_data() -> None:
+    one, other = (records_of({"a": "x", "b": None}, domains={"a": "cars", "b": where}) for where in ("cars", "toys"))
+    assert data_of(one, one, {})["gallery"] != data_of(one, other, {})["gallery"]
+
+
+def test_what_changed_since_scores_were_made_is_named(tmp_path: Path) -> None:
+    records = records_of(classes_of(3, 3))
+    values_of(tmp_path / "run.parquet", [], data_of(records, records, {}, ["tags"], [records])).write()
+    values = read_query_values(tmp_path / "run.parquet")
+    assert outdated(values, values.data, {}) == []
+    truth, tuned = outdated(values, data_of(records, records, {}), {})
+    assert re.fullmatch("ground truth: scored tags: [0-9a-f]{64}, now .absent.", truth)
+    assert re.fullmatch("tuned on: scored [0-9a-f]{8}, now .absent.", tuned)
 
 
 def test_scores_of_another_version_of_the_code_are_of_other_data(monkeypatch: pytest.MonkeyPatch) -> None:

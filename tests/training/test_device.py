@@ -52,7 +52,9 @@ def test_a_gradient_mixes_no_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: HeadConfig, loss: LossConfig
 ) -> None:
     features, records = toy(tmp_path, classes_of(6, 4))
-    inputs = replace(prepare(features, records, HeadRecipe(replace(head, dim=4), loss, training=SHORT)), device=CARD)
+    inputs = replace(
+        prepare(features, records, HeadRecipe(replace(head, dim=4), loss, training=SHORT)), device=str(CARD)
+    )
     monkeypatch.setattr(loop, "_generator_on", lambda *_: None)  # there is none on meta: nothing is dropped
     run = loop._Run(TrainingJob(inputs, LabelledRows.of(features, records), None, 1))
     batch = Batch(
@@ -80,8 +82,8 @@ def test_what_is_trained_on_the_cpu_alone_is_refused(tmp_path: Path, recipe: Hea
     from stages.training.training_inputs import check_device
 
     with pytest.raises(ValueError, match=message):
-        check_device(recipe, torch.device("cuda"))
-    check_device(recipe, torch.device("cpu"))
+        check_device(recipe, "cuda")
+    check_device(recipe, "cpu")
 
 
 def test_the_device_is_recorded_and_is_not_part_of_the_identity(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_the_device_is_recorded_and_is_not_part_of_the_identity(tmp_path: Path) 
     head = train_head(features, records, recipe, device="cpu")
     assert head.summary.device == "cpu"
     assert head.identity == prepare(features, records, recipe).identity()
-    assert replace(prepare(features, records, recipe), device=CARD).identity() == head.identity
+    assert replace(prepare(features, records, recipe), device=str(CARD)).identity() == head.identity
 
 
 def test_a_device_that_does_not_exist_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_head_without_a_file_for_its_steps_before_the_map_keeps_those_it_was_m
     described["head"] = {**described["head"], "dropouts": [], "nested": []}  # type: ignore[dict-item]
     canonical_json(described)  # type: ignore[arg-type]
     summary = TrainingSummary(40, 4, 0, 0, 0, "a start whose steps are its own")
-    head = Head(LinearHeadConfig(dim=3), Identity(described), network, summary, ())  # type: ignore[arg-type]
+    head = Head.of(LinearHeadConfig(dim=3), Identity(described), network, summary, ())  # type: ignore[arg-type]
     head.save(tmp_path)
     loaded = Head.load(tmp_path)
     assert loaded.network.inputs.config == steps

@@ -43,7 +43,7 @@ def make_head(config: LinearHeadConfig | None = None, *, seed: int = 0) -> Head:
     }
     identity = Identity({"head": settings, "features": "f" * 64})
     log = (EpochLog("choose", 1, 2.5, 1e-3, 0.25, 0.1), EpochLog("train", 1, 2.25, 1e-3, None, 0.1))
-    return Head(config, identity, network, TrainingSummary(20, 4, 1, 0, 1, "it is the last"), log)
+    return Head.of(config, identity, network, TrainingSummary(20, 4, 1, 0, 1, "it is the last"), log)
 
 
 def test_an_embedding_is_the_linear_map_of_the_standardized_feature_at_unit_length() -> None:

@@ -27,7 +27,8 @@ from stages.ranking import leave_one_out
 from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
 from stages.training.losses import CosFaceConfig, CurricularFaceConfig
 from stages.training.recipe import HeadRecipe
-from stages.training.sweep import CrossValidation, cross_validation, run_trials, trials
+from stages.training.sweep import trials
+from stages.training.sweep.trials import CrossValidation, cross_validation, run_trials
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toys.training import classes_of, make_records, toy

@@ -57,7 +57,9 @@ class Contents:
     """The contents of the page. What a run does not have is empty or None.
 
     Attributes:
-        raw: the raw feature that the best head is made from; None where the raw feature is the best.
+        best: what won, searched exactly.
+        head: the best head; None where there is none.
+        raw: the raw feature that the best head is made from; None where it was not scored.
         map_pictures: some images of the map, by their place in it.
         pictures: all other images, by URI.
     """
@@ -70,6 +72,7 @@ class Contents:
     domain: str
     remarks: Sequence[str]
     best: Measured
+    head: Measured | None
     raw: Measured | None
     board: Leaderboard
     curves: KCurves
@@ -94,18 +97,18 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
     metric, colours = metrics[0], looks(measured)
     exact = [side for side in measured if side.exact]
     best = exact[0]
-    raw = next((side for side in exact if side.raw and side.vectors.backbone == best.vectors.backbone), None)
-    raw = None if raw is best else raw
-    both = [side for side in (best, raw) if side is not None]
+    head = next((side for side in exact if not side.raw), None)
+    raw = next((side for side in exact if head and side.raw and side.vectors.backbone == head.vectors.backbone), None)
+    compared = [side for side in dict.fromkeys((best, head, raw)) if side is not None]
     display.say("drawing curves")
     curves = k_curves(exact, domain)
-    sizes = _sizes(run, both, domain, colours)
-    sections = [section for side in both if (section := _pairs(run, side)) is not None]
+    sizes = _sizes(run, compared, domain, colours)
+    sections = [section for side in compared if (section := _pairs(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
-    sound = embedding_health(both, _HUBS)
+    sound = embedding_health(compared, _HUBS)
     checked = health_of_run(run, vectors, best.vectors) if health else None
-    queries = shown_queries(best, raw, metric, count)
+    queries = shown_queries(best, head, raw, metric, count)
     uris = [query.uri for query in queries]
     uris += [image.uri for query in queries for result in query.results.values() for image in result.images]
     uris += [hub.uri for line in sound for hub in line.top]
@@ -126,6 +129,7 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         domain,
         remarks(records, records.counts()),
         best,
+        head,
         raw,
         report_leaderboard(measured, metrics, domain, colours, records),
         curves,

@@ -74,7 +74,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
     rows, values = _on_disk(path, run, vectors)
     if values is None:
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
-        rows, values = score_run(run, vectors), read_query_values(path)
+        rows, values = score_run(run, vectors)
     several = len({part.backbone for part in vectors}) > 1
     by_name = {(part.backbone, part.head): part for part in vectors}
     queries, gallery, rules = records.split("query"), records.split("gallery"), retrieval.ranked.rules()
@@ -83,7 +83,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
         scored = values.heads()
         for done, (backbone, head) in enumerate(scored):
             part = by_name.get((backbone, head.partition(_SEARCHED)[0]))
-            if part is None or values.embeddings(backbone, head) != scored_numbers(part.store, records):
+            if part is None or values.embeddings(backbone, head) != scored_numbers(part.store, run.records):
                 continue  # of a head that the run file no longer names
             update(done, len(scored), head)
             by_query = {metric: one for one in values.of(backbone, head) for metric in one.per_query}

@@ -1,7 +1,7 @@
-"""Queries with their nearest images, by the raw feature and by the best head: what it gets wrong, and what it mended.
+"""Queries with their nearest images, by the raw feature and by the best head: what is wrong, and what the head mended.
 
-Four lists: the *worst* by the head, those that it *lost* and *gained* most against the raw feature, and a *sample*,
-which was not chosen for looking well or badly. Each takes the domains by turns.
+Four lists: the *worst* by what won, those that the head *lost* and *gained* most against the raw feature, and a
+*sample*, which was not chosen for looking well or badly. Each takes the domains by turns.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Query:
     results: Mapping[str, Result]
 
 
-def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int) -> list[Query]:
+def shown_queries(best: Measured, head: Measured | None, raw: Measured | None, metric: str, count: int) -> list[Query]:
     """About ``count`` queries, list by list; each query is in the first list that takes it.
 
-    The worst are those of the lowest value of ``metric``; of equals the one whose first right image comes latest, then
-    the one that is surest of a wrong image. Without ``raw`` there is nothing to gain or lose.
+    The worst are those of the lowest value of ``metric`` by ``best``; of equals the one whose first right image comes
+    latest, then the one that is surest of a wrong image. Without ``head`` and ``raw`` there is nothing to gain or lose.
     """
     if best.ranks is None:
         return []
@@ -72,8 +72,8 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
     keys, domains = queries.keys, queries.domains
     values = best.values(metric, keys)
     orders = {"worst": _worst_first(best.ranks, values)}
-    if raw is not None and raw.ranks is not None:
-        change = values - raw.values(metric, keys)
+    if head is not None and raw is not None:
+        change = head.values(metric, keys) - raw.values(metric, keys)
         orders["lost"] = [at for at in np.argsort(change, kind="stable").tolist() if change[at] < 0]
         orders["gained"] = [at for at in np.argsort(-change, kind="stable").tolist() if change[at] > 0]
     orders["sample"] = sorted(range(len(keys)), key=lambda at: fingerprint(keys[at]))
@@ -83,7 +83,8 @@ def shown_queries(best: Measured, raw: Measured | None, metric: str, count: int)
         share = count - len(list_of) if name == "sample" else round(count * _SHARES[name] / total)
         for at in _by_turns([at for at in order if at not in list_of], domains)[:share]:
             list_of[at] = name
-    results = {side.name: _results(side, metric, [keys[at] for at in list_of]) for side in (raw, best) if side}
+    shown = dict.fromkeys(side for side in (raw, best, head) if side)
+    results = {side.name: _results(side, metric, [keys[at] for at in list_of]) for side in shown}
     labels, uris, relevant = queries.labels, queries.uris, best.ranks.num_relevant
     return [
         Query(

@@ -23,7 +23,7 @@ from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.frozen import Backbone, Network, place
 from stages.extraction.backbones.open_clip import OpenClipConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
-from stages.extraction.backbones.precision import resolve_precision
+from stages.extraction.backbones.precision import default_float32, resolve_precision
 from stages.extraction.backbones.timm import TimmConfig
 from stages.extraction.preprocess import Preprocess
 
@@ -109,21 +109,25 @@ def announced_backbones(
             network,
             device,
             slice(first, last),
+            tuple(note.get("sample", ())),
         )
         for note, identity, (first, last) in zip(announced, identities, pairwise(ends), strict=True)
     )
 
 
 def _load(config: BackboneConfig, basis: PcaBasis | Path | str | None, device: str) -> tuple[Backbone, ...]:
-    match config:
-        case BundledConfig():
-            return bundled.load(config, device)
-        case OpenClipConfig():
-            return open_clip.load(config, device)
-        case PcaConfig():
-            return (pca.load(config, basis),)
-        case TimmConfig():
-            return timm.load(config, device)
+    if isinstance(config, PcaConfig):
+        return (pca.load(config, basis),)
+    import torch
+
+    with default_float32(), torch.device("cpu"):  # whatever the process has set
+        match config:
+            case BundledConfig():
+                return bundled.load(config, device)
+            case OpenClipConfig():
+                return open_clip.load(config, device)
+            case TimmConfig():
+                return timm.load(config, device)
 
 
 def load_backbone(

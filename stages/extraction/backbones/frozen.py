@@ -38,7 +38,8 @@ class Backbone:
     recorded.
 
     Several poolings of one network are several backbones with the same ``forward`` object and the same ``preprocess``:
-    ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's.
+    ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's. ``sample``
+    is what :func:`stages.extraction.sample.sample_of` has computed before, where it has.
 
     A backbone pickles in about two kilobytes: its :class:`Network` travels as the configuration that it is loaded from.
 
@@ -57,6 +58,7 @@ class Backbone:
     forward: Forward
     device: str = "cpu"
     columns: slice = field(default_factory=lambda: slice(None))
+    sample: tuple[float, ...] = ()
 
     def features(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """The features (B, ``dim``) float32 of ``batch`` (B, 3, S, S) uint8."""

@@ -38,13 +38,13 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
 def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
     """Around the launch of a forward on a device of ``kind`` (``cpu`` or ``cuda``): the same numbers in any process.
 
-    PyTorch's switches of float32 products belong to the process, so they are set to what the identity says and then put
-    back, by one thread at a time. On a card a launch returns before the card has computed, so threads wait little. A
-    network is compiled inside its first launches, and so by one thread at a time too.
+    PyTorch's switches of float32 products, and its default dtype, belong to the process, so they are set to what the
+    identity says and then put back, by one thread at a time. On a card a launch returns before the card has computed,
+    so threads wait little. A network is compiled inside its first launches, and so by one thread at a time too.
     """
     import torch
 
-    with _switches:
+    with default_float32():
         restore = _set_products("tf32" if precision == "tf32" and kind == "cuda" else "ieee", kind)
         try:
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
@@ -52,6 +52,20 @@ def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
         finally:
             for owner, name, value in reversed(restore):
                 setattr(owner, name, value)
+
+
+@contextmanager
+def default_float32() -> Iterator[None]:
+    """Let tensors that a library makes without saying how be float32, whatever the process has set."""
+    import torch
+
+    with _switches:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _set_products(wanted: str, kind: str) -> list[tuple[Any, str, Any]]:

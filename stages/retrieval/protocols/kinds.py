@@ -17,6 +17,7 @@ from stages.retrieval.protocols.rules import (
     not_in_the_gallery,
     sharing,
 )
+from stages.retrieval.relevance import column_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class ByLabelConfig(Settings):
         metrics = ("mmp@5", "map@r", "hit@1", "map")
         if self.labels is None:
             return Rules(metrics)
-        return Rules(metrics, judge=partial(sharing, self.labels), check=partial(has_attribute, self.labels))
+        judge, check = partial(sharing, self.labels), partial(has_attribute, self.labels)
+        return Rules(metrics, judge=judge, check=check, columns=(column_of(self.labels),))
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class UnedConfig(Settings):
     def rules(self) -> Rules:
         """By label or landmark, in one gallery or in that of the domain."""
         searched: Literal["merged", "own"] = "merged" if self.gallery == "merged" else "own"
-        return Rules(("hit@1", "mmp@5"), judge=partial(sharing, "landmarks"), searched=searched)
+        judge, columns = partial(sharing, "landmarks"), (column_of("landmarks"),)
+        return Rules(("hit@1", "mmp@5"), judge=judge, searched=searched, columns=columns)
 
 
 @dataclass(frozen=True)

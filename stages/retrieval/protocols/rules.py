@@ -11,7 +11,7 @@ from cache.errors import RecordsError
 from stages.ranking.relevance import Judgement
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names
-from stages.retrieval.relevance import by_class, by_keys, by_labels, has_labels, json_lists
+from stages.retrieval.relevance import by_class, by_keys, by_labels, column_of, has_labels, json_lists
 
 Names = tuple[str, ...]
 
@@ -31,6 +31,7 @@ class Rules:
         check: raises RecordsError where the queries and the gallery, all of them, are not those of the protocol.
         searched: ``merged``: every query searches the whole gallery; ``own``: that of its own domain.
         reported_by: ``domain``, or the attribute by whose values scores are reported.
+        columns: of the records, what the rules read beside labels and domains.
     """
 
     metrics: Names
@@ -38,6 +39,7 @@ class Rules:
     check: Callable[[Records, Records], None] = lambda queries, gallery: None  # noqa: ARG005
     searched: Literal["merged", "own"] = "merged"
     reported_by: str = "domain"
+    columns: Names = ()
 
     def groups(self, records: Records) -> Sequence[str | None]:
         """The group of each record (N,) by which its score is reported."""
@@ -85,7 +87,9 @@ def sharing(attribute: str, queries: Records, gallery: Records) -> Judgement:
 def listing(metrics: Names, relevant: Names, junk: Names = (), reported_by: str = "domain") -> Rules:
     """Rules by the lists of keys in the attributes ``relevant`` and ``junk`` of the queries."""
     judge, check = partial(_judge_lists, relevant, junk), partial(_check_lists, relevant, junk)
-    return Rules(metrics, judge=judge, check=check, reported_by=reported_by)
+    grouped = () if reported_by == "domain" else (reported_by,)
+    columns = tuple(column_of(name) for name in (*relevant, *junk, *grouped))
+    return Rules(metrics, judge=judge, check=check, reported_by=reported_by, columns=columns)
 
 
 def _judge_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> Judgement:

@@ -74,6 +74,7 @@ class MarginSoftmax(nn.Module):
         In training a sampled loss sees some of the classes, and the gradient of its ``weight`` is a sparse tensor; in
         evaluation it sees all of them, as any other.
         """
+        sampler = self.sampler if self.training else None
         softmax = Softmax(
             rule=self.rule,
             scale=self.scale,
@@ -82,9 +83,10 @@ class MarginSoftmax(nn.Module):
             precision=self.config.precision,
             learn=torch.is_grad_enabled(),
             observe=self.training,
+            rate=1.0 if sampler is None else sampler.rate,
         )
         classes = None
-        if self.sampler is not None and self.training:
-            classes = self.sampler(labels, embeddings, self.weight[:, : embeddings.shape[1]])
+        if sampler is not None:
+            classes = sampler(labels, embeddings, self.weight[:, : embeddings.shape[1]])
         loss_of = streamed_loss if self.weight.device.type == "cpu" else plain_loss
         return loss_of(embeddings, self.weight, labels, softmax, classes)

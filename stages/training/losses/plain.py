@@ -31,7 +31,7 @@ def plain_loss(
     unit = normalize(near_one)  # (B, E)
     vectors = normalize(table[..., : embeddings.shape[1]].flatten(0, 1).to(dtype)).view(*table.shape[:2], -1)
     cosine = (vectors[:, places] * unit).sum(2).max(0).values  # with the nearest subcenter of the own class, (B,)
-    rule, own = softmax.rule, places[:, None]
+    rule, own, weights = softmax.rule, places[:, None], softmax.weights(places, table.shape[1])
     factors = torch.bfloat16 if softmax.precision == "bfloat16" else dtype
     products = unit.to(factors) @ vectors.flatten(0, 1).to(factors).T  # as in a tile
     cosines = products.view(len(unit), *vectors.shape[:2]).max(1).values.to(dtype)  # with the nearest, (B, C)
@@ -40,6 +40,7 @@ def plain_loss(
             rule.observe(cosine.detach(), norms.detach())
             if rule.needs_sums:
                 logits = rule.scale(softmax.scale) * rule.others(cosines.detach(), cosine.detach())[0]
+                logits = logits if weights is None else logits + weights
                 rule.observe_sums(cosine.detach(), logits.scatter(1, own, -torch.inf).logsumexp(1))
     scale = rule.scale(softmax.scale)
     moved, penalty = rule.target(cosine, norms, labels), rule.penalty(norms)
@@ -48,5 +49,9 @@ def plain_loss(
     # The rule gives values and slopes: (c - c.detach()) is 0, and has the gradient of c.
     others = value + (cosines - cosines.detach()) * (1 if slope is None else slope)
     logits = (scale * others).scatter(1, own, scale * moved[:, None])
+    if weights is not None:
+        logits = logits + weights
     loss = functional.cross_entropy(logits, places, label_smoothing=softmax.smoothing)
+    if weights is not None:  # which the mean of the logits does not count
+        loss = loss + softmax.smoothing * weights.mean()
     return loss if penalty is None else loss + penalty

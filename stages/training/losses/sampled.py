@@ -16,12 +16,21 @@ _BLOCK = 2048  # classes whose cosines are looked at together, to find the harde
 
 
 class ClassSampler(nn.Module):
-    """Which classes a step looks at. The state of its random numbers is in ``state_dict``."""
+    """Which classes a step looks at. The state of its random numbers is in ``state_dict``.
+
+    A class that no row of a batch has is looked at with the probability ``rate``; of the hardest there is none, and 1.
+    """
 
     def __init__(self, config: SampledConfig, classes: int, subcenters: int, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.classes, self.subcenters = config, classes, subcenters
         self.wanted = min(classes, max(config.least, math.ceil(config.share * classes)))
+        self.draws, self.rate = 0, 1.0
+        if config.kind == "random" and self.wanted < classes:
+            # After n draws of C classes, a class is missing with probability (1 - 1/C)^n. So C (1 - (1 - 1/C)^n)
+            # different ones are expected, which is w for n = log(1 - w/C) / log(1 - 1/C).
+            self.draws = math.ceil(math.log1p(-self.wanted / classes) / math.log1p(-1 / classes))
+            self.rate = -math.expm1(self.draws * math.log1p(-1 / classes))
         self.random_state = RandomState(generator)
 
     def forward(self, labels: Tensor, embeddings: Tensor, weight: Tensor) -> Tensor:
@@ -40,10 +49,7 @@ class ClassSampler(nn.Module):
 
         Drawn with replacement, in time that grows with the draws and not, as a permutation's, with the classes.
         """
-        # After n draws of C classes, a class is missing with probability (1 - 1/C)^n. So C (1 - (1 - 1/C)^n) different
-        # ones are expected, which is w for n = log(1 - w/C) / log(1 - 1/C).
-        count = math.ceil(math.log1p(-self.wanted / self.classes) / math.log1p(-1 / self.classes))
-        return torch.randint(self.classes, (count,), generator=self.random_state.generator, device="cpu")
+        return torch.randint(self.classes, (self.draws,), generator=self.random_state.generator, device="cpu")
 
     def _hardest(self, embeddings: Tensor, weight: Tensor) -> Tensor:
         with torch.no_grad():

@@ -108,11 +108,12 @@ class SampledConfig(Settings):
     Args:
         share: in (0, 1]; of 34,800 classes a tenth makes a step about six times as fast.
         least: never fewer classes than these, or all there are. With a few hundred, sampling saves little and costs
-            accuracy: with a tenth of 340 classes test mMP@5 was lower by 0.011 (eight seeds), of 98 and of 945 by
-            less than 0.002.
-        kind: which others. ``random`` ones take no time to find. The ``hardest`` are those whose nearest subcenter is
-            nearest to any embedding of the batch; finding them takes one matrix product of the batch with the whole
-            table, in blocks: a third of the exact softmax's products, none of its exponentials, gradients or step.
+            accuracy: with a tenth of 340 classes test mMP@5 was lower by 0.002 to 0.010 (docs/losses.md).
+        kind: which others. ``random`` ones take no time to find; each counts for one over the probability with which it
+            is looked at, so that the loss is that of all classes but for noise. The ``hardest`` are those whose
+            nearest subcenter is nearest to any embedding of the batch; finding them takes one matrix product of the
+            batch with the whole table, in blocks: a third of the exact softmax's products, none of its exponentials,
+            gradients or step.
 
     Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
     """

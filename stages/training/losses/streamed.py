@@ -25,7 +25,10 @@ from stages.training.worker_threads import in_worker_threads, worker_count
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """What the loss is, apart from its vectors. ``learn`` asks for gradients, ``observe`` lets the rule learn."""
+    """What the loss is, apart from its vectors. ``learn`` asks for gradients, ``observe`` lets the rule learn.
+
+    ``rate`` is the probability with which a class that no row of the batch has is among the classes looked at.
+    """
 
     rule: Rule
     scale: float
@@ -34,6 +37,17 @@ class Softmax:
     precision: Precision
     learn: bool
     observe: bool
+    rate: float = 1.0
+
+    def weights(self, places: Tensor, classes: int) -> Tensor | None:
+        """The logarithm (S,) of what each of ``classes`` counts for, 1 / rate but for the rows' own; None where all 1.
+
+        Of a fixed batch and a random choice of classes, the mean of the sum so weighted is the sum over all classes.
+        """
+        if self.rate == 1:
+            return None
+        weights = torch.full((classes,), -math.log(self.rate), device=places.device)
+        return weights.index_fill_(0, places, 0.0)
 
 
 def streamed_loss(
@@ -120,7 +134,8 @@ def _loss_and_gradients(
     inverse = reciprocal(norms)[:, None]
     unit = sorted_embeddings * inverse
     own, own_inverse, winner, cosine = _nearest_of_own(table, places, unit)
-    tiles = Tiles(unit, table, places, rule, softmax.precision)
+    weights = softmax.weights(places, classes)
+    tiles = Tiles(unit, table, places, rule, softmax.precision, None if weights is None else weights * LOG2E)
     if softmax.observe:
         rule.observe(cosine, norms)
         if rule.needs_sums:

@@ -53,12 +53,22 @@ class Tiles:
         places: (B,), which class of the table is each row's own; ascending.
         rule: moves the other classes' cosines.
         precision: of the factors of a matrix product, and of a tile.
+        weights: (C,), log2 of what a class counts for in a sum of exponentials; None: each for 1.
     """
 
-    def __init__(self, unit: Tensor, table: Tensor, places: Tensor, rule: Rule, precision: Precision) -> None:
+    def __init__(
+        self,
+        unit: Tensor,
+        table: Tensor,
+        places: Tensor,
+        rule: Rule,
+        precision: Precision,
+        weights: Tensor | None = None,
+    ) -> None:
         self.unit, self.table, self.places, self.rule = unit, table, places, rule
         self.moves = type(rule).others is not Rule.others
         self.dtype = torch.bfloat16 if precision == "bfloat16" else unit.dtype
+        self.weights = None if weights is None else weights[:, None].to(self.dtype)
         subcenters, classes, dim = table.shape
         self.workers = worker_count(table.device)
         self.rows = min(_ROWS, len(unit))
@@ -72,7 +82,7 @@ class Tiles:
         self.kept: dict[tuple[int, int], _Tile] = {}
 
     def sums(self, scale: float, own: Tensor, *, logits: bool = False, keep: bool = False) -> tuple[Tensor, Tensor]:
-        """For each row, log2 of the sum over the other classes of exp(scale * cosine), and their ``logits``' sum.
+        """For each row, log2 of the weighted sum over the other classes of exp(scale * cosine), and ``logits``' sum.
 
         ``own`` (B,) is the moved target, for the rule. Sums that are not requested are zero.
         ``keep`` for :meth:`gradients`, which comes next.
@@ -103,6 +113,8 @@ class Tiles:
                 if logits:
                     values[targets] = 0
                     total[rows] += values.sum(0, dtype=total.dtype)
+                if self.weights is not None:
+                    values.add_(self.weights[low:high])
                 values[targets] = -math.inf
                 if not self.bounded:
                     # With S = sum 2^(a - o) over the tiles so far, a larger maximum o' makes it S 2^(o - o').
@@ -118,7 +130,8 @@ class Tiles:
     def gradients(self, log_sum: Tensor, own: Tensor, smoothed: float) -> tuple[Tensor, Tensor]:
         """The gradients by ``unit`` and by ``table`` through the other classes, at the scale of the last :meth:`sums`.
 
-        A cosine's gradient is scale * (probability - ``smoothed``) / B, the probability exp2(logit - ``log_sum`` (B,)).
+        A cosine's gradient is scale * (probability - ``smoothed``) / B, the probability exp2(logit - ``log_sum`` (B,))
+        times the weight of the class.
         """
         # A tile P (c, b) holds exp2(a - offset). With f = exp2(offset - log_sum) s / B (b,) for each row,
         #
@@ -207,6 +220,8 @@ class Tiles:
         tile = self.kept.pop((low, rows.start), None)
         if tile is None:
             tile = self._tile(operand, rows, own, self.scratch[worker])
+            if self.weights is not None:
+                tile.values.add_(self.weights[low : low + len(tile.values)])
             if not self.bounded:
                 tile.values.sub_(self.offset[rows])
             tile.values.exp2_()

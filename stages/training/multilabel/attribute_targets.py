@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from stages.records import Records
-from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.fit_posterior import Fitted, fit_posterior
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import Attributes, read_attributes
-from stages.training.multilabel.tasks import (
-    AttributeClassifiers,
-    ByInstance,
-    ByOverlap,
-    Objective,
-    TagGenerator,
-    WordClassifier,
-)
 from stages.training.multilabel.words import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from stages.training.losses.kernel import MarginSoftmax
+    from stages.training.multilabel.fit_posterior import Fitted
+    from stages.training.multilabel.tasks import Objective
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,15 @@ class AttributeTargets:
 
         ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
         """
+        from stages.training.multilabel.tasks import (
+            AttributeClassifiers,
+            ByInstance,
+            ByOverlap,
+            Objective,
+            TagGenerator,
+            WordClassifier,
+        )
+
         tasks: dict[str, nn.Module] = {}
         words = self.vocabulary
         targets = [] if self.attributes is None else self.attributes.targets(records)
@@ -68,6 +73,8 @@ class AttributeTargets:
         self, head: PosteriorHeadConfig, features: Tensor, records: Records, labels: Tensor, blocks: Sequence[int]
     ) -> Fitted:
         """The posterior head of training ``features`` (N, D) of ``records`` with ``labels`` (N,)."""
+        from stages.training.multilabel.fit_posterior import fit_posterior
+
         assert self.attributes is not None
         return fit_posterior(head, features, self.attributes, self.attributes.targets(records), labels, blocks)
 

@@ -8,13 +8,15 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cache.errors import RecordsError
 from stages.records import Records
 from stages.training.multilabel.kinds import AttributesConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 SEPARATOR = "|"
 """Between the values of an attribute that has several."""
@@ -33,6 +35,8 @@ class Attribute:
 
     def targets(self, records: Records) -> Tensor:
         """What the records are: numbers (N,), -1 where missing; of several values 0 or 1 (N, C), NaN where missing."""
+        import torch
+
         places = {value: place for place, value in enumerate(self.values)}
         texts = records.attribute(self.name)
         if not self.several:

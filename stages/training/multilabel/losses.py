@@ -25,8 +25,9 @@ def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Te
     if config is None:
         return functional.binary_cross_entropy_with_logits(logits, there, reduction="none")
     probability = logits.sigmoid()
-    absent = (probability - config.clip).clamp(min=0)
-    positive = (1 - probability) ** config.positive * probability.clamp(min=_LEAST).log()
+    # Exponents below 1 have an infinite slope at 0: no power is taken of less than _LEAST.
+    absent = (probability - config.clip).clamp(min=_LEAST)
+    positive = (1 - probability).clamp(min=_LEAST) ** config.positive * probability.clamp(min=_LEAST).log()
     negative = absent**config.negative * (1 - absent).clamp(min=_LEAST).log()
     return -(there * positive + (1 - there) * negative)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cache.errors import RecordsError
 from stages.records import Records
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MORE_THAN = 5
 """A word of the vocabulary is in more training records than this."""
@@ -23,6 +24,8 @@ class Vocabulary:
 
     def bags(self, records: Records) -> Tensor:
         """Which words (N, W) each record has, 0 or 1; NaN where it has no tags at all."""
+        import torch
+
         table = torch.zeros(len(records), len(self.words))
         for row, sentence in enumerate(self._sentences(records)):
             if sentence is None:
@@ -36,6 +39,8 @@ class Vocabulary:
 
         A record without tags has the count -1.
         """
+        import torch
+
         sentences = self._sentences(records)
         longest = max(len(sentence or []) for sentence in sentences)
         table = torch.full((len(sentences), longest), -1, dtype=torch.int64)

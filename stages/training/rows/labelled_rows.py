@@ -7,18 +7,21 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
 from cache import Features
+from cache.fingerprint import digest_bytes
+from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.training.rows.fusion import FusedFeatures
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGE_BYTES = 8 * 2**30
 """Features of more bytes than this, as they are stored, stay on disk unless the settings say otherwise."""
@@ -88,12 +91,16 @@ class LabelledRows:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:
+        import torch
+
         for low in range(0, len(self), _BLOCK):
             places = np.arange(low, min(low + _BLOCK, len(self))) * self.views
             yield torch.from_numpy(self.source.take(places))
 
     def first_views(self) -> Tensor:
         """The first view of all records (N, D), in memory."""
+        import torch
+
         if isinstance(self.source, InMemory) and self.views == 1:
             return torch.from_numpy(self.source.features)
         return torch.from_numpy(self.source.take(np.arange(len(self)) * self.views))
@@ -134,6 +141,8 @@ def blocks_of(features: Features) -> tuple[int, ...]:
 
 def gather(features: Features, records: Records) -> Tensor:
     """The features (N, D) of ``records``, in the stored dtype, in memory."""
+    import torch
+
     return torch.from_numpy(np.asarray(features.read(records.digests)))
 
 
@@ -152,3 +161,9 @@ def rows_digest(records: Records) -> str:
     labels = {label: struct.pack("<Q", len(name)) + name for label, name in names.items()}
     pairs = zip(records.digests, map(labels.__getitem__, classes), strict=True)
     return hashlib.sha256(b"".join(chain.from_iterable(pairs))).hexdigest()
+
+
+def validation_digest(queries: Records, gallery: Records) -> list[str]:
+    """What a validation score follows from besides the weights: both sets of rows, and which query is which row."""
+    own = own_rows(queries.keys, gallery.keys).tolist()
+    return [rows_digest(queries), rows_digest(gallery), digest_bytes(repr(own).encode()).hex()]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cache import Features, digest_bytes
+from cache import Features
 from cache.errors import NothingToScoreError
 from stages.ranking import own_rows, values_by_class
 from stages.records import Records
-from stages.training.rows.labelled_rows import gather, rows_digest
+from stages.training.rows.labelled_rows import gather
 
 _ROWS = 16_384  # that a network is given at once
 
@@ -70,12 +70,6 @@ def validation_set(features: Features, queries: Records, gallery: Records) -> Va
     query_features = gallery_features if same else gather(features, queries)
     domains = tuple(domain or "" for domain in queries.domains)
     return ValidationSet(query_features, gallery_features, query_labels, gallery_labels, own, domains)
-
-
-def validation_digest(queries: Records, gallery: Records) -> list[str]:
-    """What a validation score follows from besides the weights: both sets of rows, and which query is which row."""
-    own = own_rows(queries.keys, gallery.keys).tolist()
-    return [rows_digest(queries), rows_digest(gallery), digest_bytes(repr(own).encode()).hex()]
 
 
 def mmp5(queries: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor, own: Tensor) -> Tensor:

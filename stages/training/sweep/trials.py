@@ -30,6 +30,7 @@ from stages.ranking.class_folds import class_folds
 from stages.records import Records
 from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import attributes_digest
+from stages.training.own_code import own_code
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import blocks_of, gather, in_training_order, rows_digest
 from stages.training.rows.held_out import in_large_classes
@@ -96,6 +97,8 @@ class CrossValidation:
         learned: dict[str, JSON] = {}
         if isinstance(recipe.head, (MultilabelHeadConfig, PosteriorHeadConfig)):
             learned = {"attributes": attributes_digest(self.records)}
+        if code := own_code(recipe):
+            learned["code"] = code
         return fingerprint(
             learned
             | {

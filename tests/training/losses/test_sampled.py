@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -9,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training import ArcFaceConfig, OptimizerConfig
+from stages.training import ArcFaceConfig, NormFaceConfig, OptimizerConfig
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.plain import plain_loss
 from stages.training.losses.settings import SampledConfig
+from stages.training.losses.streamed import Softmax, streamed_loss
 
 DIM, CLASSES, ROWS, SUBCENTERS = 8, 120, 16, 3
 
@@ -52,11 +57,8 @@ def test_a_share_of_1_is_the_exact_softmax(kind: Literal["random", "hardest"]) -
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["random", "hardest"])
-def test_the_loss_and_its_gradients_are_those_of_a_softmax_over_the_classes_looked_at(
-    kind: Literal["random", "hardest"],
-) -> None:
-    loss = build(SampledConfig(least=1, share=0.2, kind=kind))
+def test_the_loss_and_its_gradients_are_those_of_a_softmax_over_the_hardest_classes() -> None:
+    loss = build(SampledConfig(least=1, share=0.2, kind="hardest"))
     embeddings, labels = batch()
     leaf = embeddings.clone().requires_grad_()
     value = loss(leaf, labels)
@@ -73,6 +75,61 @@ def test_the_loss_and_its_gradients_are_those_of_a_softmax_over_the_classes_look
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(leaf.grad, other.grad)
     torch.testing.assert_close(loss.weight.grad.coalesce().values(), small.weight.grad)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("scale", [16.0, 64.0])  # summed as they are, and less the largest
+def test_random_classes_count_for_one_over_the_rate_at_which_they_are_looked_at(
+    scale: float, smoothing: float, precision: Literal["float32", "bfloat16"]
+) -> None:
+    config = NormFaceConfig(scale=scale, label_smoothing=smoothing, precision=precision, subcenters=SUBCENTERS)
+    loss = replace(config, sampled=SampledConfig(least=1, share=0.2)).build(DIM, torch.ones(CLASSES), torch.Generator())
+    assert loss.sampler is not None
+    embeddings, labels = batch()
+    classes = copy.deepcopy(loss.sampler)(labels, embeddings, loss.weight)
+    values = []
+    for function in (streamed_loss, plain_loss):
+        z = embeddings.clone().requires_grad_()
+        softmax = Softmax(loss.rule, scale, smoothing, SUBCENTERS, precision, learn=True, observe=False, rate=0.25)
+        value = function(z, loss.weight, labels, softmax, classes)
+        values.append((value.detach(), *torch.autograd.grad(value, z)))
+    z = embeddings.clone().requires_grad_()
+    vectors = functional.normalize(loss.weight.detach()).view(SUBCENTERS, CLASSES, DIM)[:, classes]
+    logits = scale * (functional.normalize(z) @ vectors.transpose(1, 2)).amax(0)
+    own = torch.searchsorted(classes, labels)
+    others = torch.ones(len(classes)).index_fill(0, own, 0.0)
+    expected = functional.cross_entropy(logits + others * math.log(1 / 0.25), own, reduction="none")
+    chosen = logits.gather(1, own[:, None])[:, 0]
+    expected = (expected + smoothing * (chosen - logits.mean(1))).mean()
+    wanted = expected.detach(), *torch.autograd.grad(expected, z)
+    tolerance = 1e-4 if precision == "float32" else scale * 2.0**-7
+    for given in values:
+        for one, other in zip(given, wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=tolerance, rtol=1e-4)
+
+
+def test_over_many_draws_the_gradient_of_a_sampled_loss_is_that_of_all_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact, sampled = (
+        NormFaceConfig(scale=16.0, sampled=sampled).build(64, torch.ones(2000), torch.Generator().manual_seed(1))
+        for sampled in (None, SampledConfig(least=1, share=0.1))
+    )
+    labels = torch.randint(2000, (32,), generator=generator)
+    own = functional.normalize(exact.weight.detach()[labels])
+    rows = own + 0.15 * torch.randn(32, 64, generator=generator)  # half trained
+
+    def gradient(loss: MarginSoftmax) -> tuple[Tensor, Tensor]:
+        z = rows.clone().requires_grad_()
+        value = loss(z, labels)
+        return value.detach(), torch.autograd.grad(value, z)[0]
+
+    value, whole = gradient(exact)
+    values, gradients = (torch.stack(part) for part in zip(*(gradient(sampled) for _ in range(200)), strict=True))
+    mean = gradients.mean(0)
+    assert values.mean().item() == pytest.approx(value.item(), rel=0.02)
+    assert mean.norm().item() == pytest.approx(whole.norm().item(), rel=0.02)
+    assert functional.cosine_similarity(mean.flatten(), whole.flatten(), 0) > 0.998
 
 
 @pytest.mark.parametrize("kind", ["random", "hardest"])

@@ -67,6 +67,17 @@ def test_rare_values_weigh_more_and_weights_have_the_mean_1() -> None:
     assert weights[0] > weights[1] > weights[2]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_the_asymmetric_loss_is_finite_for_every_logit(exponent: float, clip: float, dtype: torch.dtype) -> None:
+    logits = torch.tensor([-300.0, -20.0, -3.0, 0.0, 3.0, 20.0, 300.0]).to(dtype).repeat(2, 1).requires_grad_()
+    there = torch.tensor([0.0, 1.0])[:, None].expand(2, 7).to(dtype)
+    losses = binary(logits, there, AsymmetricConfig(negative=exponent, positive=exponent, clip=clip))
+    assert losses.isfinite().all()
+    assert torch.autograd.grad(losses.sum(), logits)[0].isfinite().all()
+
+
 def test_the_asymmetric_loss_is_its_formula_and_with_zeros_the_cross_entropy() -> None:
     logits, there = torch.randn(6, 5, generator=drawn()) * 3, (torch.rand(6, 5, generator=drawn(1)) < 0.4).float()
     config = AsymmetricConfig(negative=4.0, positive=1.0, clip=0.05)

@@ -49,8 +49,8 @@ from stages.training.pairs.loss import RowWise
 from stages.training.recipe import HeadRecipe
 from stages.training.rows import LabelledRows
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
-from stages.training.sweep import cross_validation, run_trials
 from stages.training.sweep.batched_heads import batch_key
+from stages.training.sweep.trials import cross_validation, run_trials
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 

@@ -1,0 +1,53 @@
+"""A network as plain data and back: what it has beside its settings, and its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cache.fingerprint import JSON
+from stages.training.heads.experts import Experts, Gate, expert_dim
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.kinds import InputsConfig
+from stages.training.heads.network import HeadNetwork
+from stages.training.recipe import HeadConfig
+
+
+def structure_of(network: HeadNetwork) -> dict[str, JSON]:
+    """What ``network`` has beside its settings and its tensors."""
+    structure: dict[str, JSON] = {
+        "inputs": asdict(network.inputs.config),  # of a head that started at a closed form: its steps
+        "blocks": list(network.inputs.blocks),
+    }
+    if isinstance(network, Experts):
+        structure["experts"] = [structure_of(expert) for expert in network.heads]
+    return structure
+
+
+def weights_of(network: HeadNetwork) -> dict[str, npt.NDArray[np.generic]]:
+    """The tensors of ``network`` by name."""
+    return {name: tensor.contiguous().numpy() for name, tensor in network.state_dict().items()}
+
+
+def build_network(
+    config: HeadConfig, structure: Mapping[str, Any], weights: Mapping[str, npt.NDArray[np.generic]]
+) -> HeadNetwork:
+    """The network of ``config`` that :func:`structure_of` and :func:`weights_of` described."""
+    network = _built(config, structure)
+    network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return network
+
+
+def _built(config: HeadConfig, structure: Mapping[str, Any]) -> HeadNetwork:
+    inputs = Inputs(InputsConfig(**structure["inputs"]), structure["blocks"])
+    if experts := structure.get("experts"):
+        single = replace(config, dim=expert_dim(config.dim, len(experts)))
+        return Experts(Gate.zero(inputs, len(experts)), [_built(single, expert) for expert in experts])
+    network: HeadNetwork = config.build(structure["blocks"], torch.Generator())
+    network.inputs = inputs
+    return network
