@@ -41,6 +41,8 @@ class DigestCache:
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = Path(path) if path is not None else None
         self.files_read = 0
+        self.notes: list[str] = []
+        """What a person should know: that the file was damaged and was begun anew."""
         if self.path is not None:
             with disk_errors(self.path.parent):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,11 +53,11 @@ class DigestCache:
         """The digest of each of ``uris`` (n,), in their order; ``on_progress`` is called with how many are done."""
         digests: list[FileDigest] = []
         holders: dict[str, Version] = {}
-        with closing(self._connect()) as connection, ThreadPoolExecutor(workers) as pool:
+        with closing(_Memory(self.path, self.notes)) as memory, ThreadPoolExecutor(workers) as pool:
             for low in range(0, len(uris), _AT_ONCE):
                 sources = [parse_source(uri) for uri in uris[low : low + _AT_ONCE]]
                 names = [_name(source) for source in sources]
-                known = _known(connection, names)
+                known = memory.known(names)
                 fresh: list[_Entry] = []
                 try:
                     old = map(known.get, names)
@@ -70,20 +72,66 @@ class DigestCache:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
                 finally:  # also when interrupted: what was read need not be read again
-                    _remember(connection, fresh)
+                    memory.remember(fresh)
         return digests
 
-    def _connect(self) -> sqlite3.Connection:
-        """The file of digests. It is only a saving of time: where it cannot be had, one in memory stands in."""
-        if self.path is None:
-            return _opened(":memory:")
+    def remembered(self, uris: Sequence[str]) -> list[bytes | None]:
+        """The digest that each of ``uris`` (n,) had when it was read last, None where that is not known."""
+        names = [_name(parse_source(uri)) for uri in uris]
+        with closing(_Memory(self.path, self.notes)) as memory:
+            known = {
+                name: entry
+                for low in range(0, len(names), _AT_ONCE)
+                for name, entry in memory.known(names[low : low + _AT_ONCE]).items()
+            }
+        return [entry.digest if (entry := known.get(name)) else None for name in names]
+
+
+class _Memory:
+    """The file of digests. It is only a saving of time: where it cannot be had, one in memory stands in."""
+
+    def __init__(self, path: Path | None, notes: list[str]) -> None:
+        self._path, self._notes = path, notes
         try:
-            return _opened(self.path)
-        except sqlite3.OperationalError:  # a full disk, or one that cannot be written
-            return _opened(":memory:")
-        except sqlite3.DatabaseError:  # not a database
-            self.path.unlink()
-            return _opened(self.path)
+            self._connection = _opened(path or ":memory:")
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._connection.close()
+
+    def known(self, names: Sequence[bytes]) -> dict[bytes, _Entry]:
+        """What is remembered of the images ``names``."""
+        places = ", ".join("?" * len(names))
+        try:
+            rows = self._connection.execute(f"SELECT * FROM files WHERE path IN ({places})", names)  # noqa: S608 (only ? in it)
+            entries = [_Entry(*row) for row in rows]
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            self._begin_anew(error)
+            return {}
+        return {entry.path: entry for entry in entries if len(entry.digest or b"") == 32}
+
+    def remember(self, entries: Sequence[_Entry]) -> None:
+        """Keep ``entries`` whose file is old enough; on a full disk nothing is."""
+        now = time.time_ns()
+        settled = [entry for entry in entries if now - entry.changed_ns > _tick(entry.changed_ns)]
+        with suppress(sqlite3.DatabaseError), self._connection as connection:
+            connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", settled)
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        """Replace a file that is damaged or not ours, with a note; one that cannot be had is left alone."""
+        place: Path | str = ":memory:"
+        if self._path is not None and not isinstance(error, sqlite3.OperationalError):
+            with suppress(OSError):
+                self._path.unlink()
+                place = self._path
+            self._notes.append(f"note: {self._path} is damaged or not a file of digests ({error}): begun anew")
+        try:
+            self._connection = _opened(place)
+        except sqlite3.DatabaseError:
+            self._connection = _opened(":memory:")
 
 
 def _opened(path: Path | str) -> sqlite3.Connection:
@@ -92,6 +140,9 @@ def _opened(path: Path | str) -> sqlite3.Connection:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, status TEXT, changed_ns INTEGER, digest BLOB)"
         )
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(files)")]
+        if columns != ["path", "status", "changed_ns", "digest"]:
+            raise sqlite3.DatabaseError(f"its table has the columns {', '.join(columns)}")
     except sqlite3.DatabaseError:
         connection.close()
         raise
@@ -108,13 +159,6 @@ class _Entry(NamedTuple):
 def _name(source: ImageSource) -> bytes:
     """What an image is remembered by: its URI, with an absolute path."""
     return os.fsencode(source._replace(path=os.path.abspath(source.path)).uri)
-
-
-def _known(connection: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, _Entry]:
-    """What is remembered of the images ``names``."""
-    places = ", ".join("?" * len(names))
-    rows = connection.execute(f"SELECT * FROM files WHERE path IN ({places})", names)  # noqa: S608 (only ? in it)
-    return {row[0]: _Entry(*row) for row in rows}
 
 
 def _digest(
@@ -135,13 +179,6 @@ def _digest(
     except OSError as error:
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), None
     return FileDigest(digest), _Entry(name, *version, digest)
-
-
-def _remember(connection: sqlite3.Connection, entries: Sequence[_Entry]) -> None:
-    now = time.time_ns()
-    settled = [entry for entry in entries if now - entry.changed_ns > _tick(entry.changed_ns)]
-    with suppress(sqlite3.OperationalError), connection:  # on a full disk nothing is remembered
-        connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", settled)
 
 
 def _tick(changed_ns: int) -> int:

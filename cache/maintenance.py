@@ -70,7 +70,7 @@ def _described_array(store: FeatureStore) -> Any:
     """The Zarr array. Raises where ``zarr.json`` says other than the identity."""
     import zarr
 
-    group = zarr.open_group(store.path, mode="r")
+    group = zarr.open_group(store.path, mode="r", use_consolidated=False)
     array, stated = group[layout.ARRAY], store.identity.fields["store"]
     assert isinstance(array, zarr.Array)
     assert isinstance(stated, dict)
@@ -85,6 +85,7 @@ def _described_array(store: FeatureStore) -> Any:
         "chunks": ((store.chunk_rows, *row_shape), array.chunks),
         "fill_value": (True, bool(np.isnan(array.fill_value))),
         "dimension_names": (layout.dimension_names(len(row_shape)), axes),
+        "description in the group": (True, layout.group_is_right(store.storage)),
     }
     for what, (wanted, stored) in described.items():
         if stored != wanted:
@@ -100,7 +101,7 @@ def _outdated(store: FeatureStore, made_from: Sequence[FeatureStore]) -> Iterato
         if outdated := np.count_nonzero(there & (store.checksums(digests) != now)):
             yield (
                 f"{outdated:,} rows are of features that have been computed anew since. `permafrost train-heads` "
-                "computes those that a run file names again, and `permafrost gc` removes the others."
+                "computes those that a run file names again, and `permafrost compact` removes the others."
             )
 
 

@@ -13,7 +13,9 @@ A box stands before any of the others. A relative path that itself begins like o
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ _PLACE = re.compile(
     r"(?P<path>.+)",
     re.DOTALL,
 )
+_OTHER_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 _LIKE_A_KIND = re.compile(r"(?:\./)*(?:box|bytes|parquet):")
 
 
@@ -71,7 +74,8 @@ class ImageSource(NamedTuple):
         return box + path
 
     def read(self) -> bytes:
-        """The bytes of the (whole) image. Raises OSError where they cannot be read."""
+        """The bytes of the (whole) image. Raises OSError where they cannot be read: a pipe is not waited for."""
+        _regular(self.path)
         if self.stretch is not None:
             return _read_stretch(self.path, *self.stretch)
         if self.cell is not None:
@@ -84,9 +88,9 @@ class ImageSource(NamedTuple):
         Files of equal size and mtime that are swapped, or unpacked over one another with their old times, differ in
         the other two.
         """
-        stat = Path(self.path).stat()
-        text = f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-        return Version(text, max(stat.st_mtime_ns, stat.st_ctime_ns))
+        now = _regular(self.path)
+        text = f"{now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
+        return Version(text, max(now.st_mtime_ns, now.st_ctime_ns))
 
     def digest(self, content: bytes) -> bytes:
         """What a row of the image is keyed by: the sha256 of its bytes, and of the box where there is one."""
@@ -115,6 +119,15 @@ def parse_source(uri: str) -> ImageSource:
     if path.startswith("./") and _LIKE_A_KIND.match(path):
         path = path[2:]
     return ImageSource(path, stretch, cell, box)
+
+
+def _regular(path: str) -> os.stat_result:
+    """What the system says of the file ``path``; OSError where opening it could wait for somebody, or never end."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((kind for is_kind, kind in _OTHER_KINDS if is_kind(status.st_mode)), "a device")
+        raise OSError(f"it is {kind}, not a file")
+    return status
 
 
 def _read_stretch(path: str, offset: int, size: int) -> bytes:

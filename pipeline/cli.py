@@ -1,7 +1,7 @@
 """The command ``permafrost``: results on stdout, everything else on stderr.
 
 Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, 130 stopped
-by Ctrl-C.
+by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.import_guard import check_siblings
+from pipeline.streams import lost_output, open_streams
 
 COMMANDS = {
     "plan": "Say what `extract` would compute: images, bytes, time. Writes no feature.",
@@ -36,7 +37,7 @@ COMMANDS = {
     "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
     "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",
     "verify": "Check every checksum and every row of the stores.",
-    "compact": "Drop the rows that none of the run files lists.",
+    "compact": "Drop the rows that none of the run files lists, and heads and scores that none names.",
     "compare": "Say how much better one run or head is than another, and which queries changed most.",
     "gallery-sizes": "Score the same queries in galleries of several sizes.",
     "threshold": "Choose the similarity below which there is no match, and say how often that is wrong.",
@@ -46,7 +47,7 @@ COMMANDS = {
 ``pipeline/commands/gallery_sizes.py``."""
 
 _WRONG_USAGE, _INTERRUPTED = 2, 130
-_STOPPED = "\nStopped. What was committed (1,024 images at a time) is kept: the same command goes on from there."
+_STOPPED = "Stopped. What was committed (1,024 images at a time) is kept: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -86,16 +87,39 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("permafrost-retrieval"))
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,  # noqa: ARG001
+    log_format: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            envvar="PERMAFROST_LOG_FORMAT",
+            help="Lines on stderr: plain, time (before each line) or json. Stands before the command.",
+        ),
+    ] = "plain",
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Image retrieval on frozen backbones: features once, heads in seconds, scores that name their bytes."""
+    from pipeline.progress import LogFormat, set_log_format
+
+    if log_format not in {*LogFormat}:
+        raise typer.BadParameter(f"--log-format is one of {', '.join(LogFormat)}, got {log_format!r}")
+    set_log_format(LogFormat(log_format))
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    _leave_at_ctrl_c()
+    open_streams()
+    stopped = _leave_when_stopped()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -104,40 +128,51 @@ def main() -> NoReturn:
         if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        _say(_STOPPED)
-        status = _INTERRUPTED
+        _say(_STOPPED, "warning")
+        status = 128 + (stopped[0] if stopped else signal.SIGINT)
     except typer.TyperException as error:
         if message := error.format_message().rstrip("."):  # none: no command was typed, and the help was printed
             stop = "" if message.endswith("?") else "."
-            _say(f"error: {message}{stop} `permafrost --help` and `permafrost COMMAND --help` say what there is.")
+            _say(f"{message}{stop} `permafrost --help` and `permafrost COMMAND --help` say what there is.")
         status = _WRONG_USAGE
     except Exception as error:
         if debug:
             raise
         text, status = explain(error)
-        _say(f"error: {text}")
+        _say(text)
     _exit(status)
 
 
-def _leave_at_ctrl_c() -> None:
-    """Leave soon after Ctrl-C even while the main thread is in a network, where Python does not handle signals.
+def _leave_when_stopped() -> list[int]:
+    """Leave soon after Ctrl-C or SIGTERM even while the main thread is in a network, where Python handles no signals.
 
     What is committed stays committed whenever the process ends, so nothing has to be waited for.
+    Returns what will hold the number of the signal.
     """
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # not nohup
+            signal.signal(number, stop)
     signals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def leave() -> None:
-        while os.read(signals, 1) != bytes([signal.SIGINT]):
+        while (number := os.read(signals, 1)[0]) not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             continue
         time.sleep(_GRACE_SECONDS)  # for the main thread, if it can
         if sys.stderr.isatty():  # a progress bar hides it
             sys.stderr.write(_SHOW_CURSOR)
-        _say(_STOPPED)
-        _exit(_INTERRUPTED)
+        _say(_STOPPED, "warning")
+        _exit(128 + number)
 
     threading.Thread(target=leave, daemon=True).start()
+    return stopped
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -151,12 +186,17 @@ def explain(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error}. This should not happen; --debug shows where.", 1
 
 
-def _say(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+def _say(text: str, level: str = "error") -> None:
+    from pipeline.progress import log_format
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(log_format.line(text, level), markup=False)
 
 
 def _exit(status: int) -> NoReturn:
     """Leave at once: a forward that is still in the network is not waited for."""
     sys.stdout.flush()
+    if not status and (error := lost_output()):
+        _say(f"stdout: {error.strerror}. All is done but for what was to be printed: give the command again.")
+        status = 1
     sys.stderr.flush()
     os._exit(status)

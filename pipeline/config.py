@@ -219,16 +219,10 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
     try:
         return TypeAdapter(RunConfig).validate_python(expanded)
     except ValidationError as error:
-        known = _known_keys()
-        problems = [problem(dict(details), expanded, known) for details in error.errors()]
+        from pipeline.keys import tables  # which imports this module
+
+        problems = [problem(dict(details), expanded, tables()) for details in error.errors()]
         raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
-
-
-def _known_keys() -> set[str]:
-    """Every key that a run file can have."""
-    schema = TypeAdapter(RunConfig).json_schema()
-    names = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
-    return names - {"head"}
 
 
 def _own_recipes(own: Any, name: str) -> dict[str, Any]:

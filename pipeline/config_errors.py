@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from stages.datasets import DEFAULT_KIND
+
+if TYPE_CHECKING:
+    from pipeline.keys import Table
 
 _REMOVED = {
     ("repeat", "queries"): "the picture of a table shows 8 queries",
@@ -19,13 +23,13 @@ _REMOVED = {
 """Keys of 0.1.0 by the kind of their table, or its name where it has no kind, and what holds without them."""
 
 
-def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Collection[str]) -> str:
+def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Sequence[Table]) -> str:
     """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there.
 
     Args:
         details: the error, one of ``ValidationError.errors()``.
         raw: what was validated.
-        known: every key that a run file can have, to suggest the nearest.
+        known: every table that a run file can have, to suggest the nearest key or the table that has it.
     """
     path, kind = _path(details["loc"], raw)
     message = str(details["msg"]).removeprefix("Value error, ")
@@ -36,7 +40,7 @@ def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Collectio
             if holds := _REMOVED.get((kind or table, key)):
                 message += f": {holds}. Leave it out"
             else:
-                message += _suggestion(key, known)
+                message += _suggestion(key, re.sub(r"\[\d+\]", "", table), known)
         case "missing" | "missing_argument":
             message = "this key is needed"
         case "union_tag_not_found":
@@ -76,8 +80,15 @@ def _path(places: Sequence[str | int], raw: Mapping[str, Any]) -> tuple[str, str
     return path, kind
 
 
-def _suggestion(key: str, known: Collection[str]) -> str:
-    if key in known:
-        return "; other kinds take it, so leave it out"
-    close = difflib.get_close_matches(key, sorted(known), n=1)
+def _suggestion(key: str, table: str, known: Sequence[Table]) -> str:
+    """Where ``key`` belongs, or the key of ``table`` that looks most like it, or of any."""
+    here = {entry.name for each in known if each.path == table for entry in each.keys}
+    if key in here:
+        kinds = [each.kind for each in known if each.path == table and key in {entry.name for entry in each.keys}]
+        return f"; other kinds take it ({', '.join(dict.fromkeys(kinds))}), so leave it out" if all(kinds) else ""
+    there = dict.fromkeys(f"[{each.path}]" for each in known if key in {entry.name for entry in each.keys})
+    if there:
+        return f"; it belongs in {' or '.join(there)}" if "[]" not in there else "; it stands above all tables"
+    every = {entry.name for each in known for entry in each.keys}
+    close = difflib.get_close_matches(key, sorted(here), n=1) or difflib.get_close_matches(key, sorted(every), n=1)
     return f"; did you mean {close[0]}?" if close else ""

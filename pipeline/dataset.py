@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from cache import DigestCache
 from pipeline.config import RunConfig, read_config
@@ -51,6 +53,8 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
         records = read_records(
             config.datasets, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
         )
+    for note in digests.notes:
+        display.warn(note)
     counts = records.counts()
     display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
     for note in records.notes:
@@ -58,6 +62,16 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
     for remark in remarks(records, counts):
         display.warn(f"note: {remark}")
     return records
+
+
+def recalled(config: RunConfig, records: Records) -> Records:
+    """``records`` with the digests that the images that cannot be read now had when they were read last."""
+    unread = records.unreadable().uris
+    digests = DigestCache(Path(config.artifacts) / "digests.sqlite").remembered(unread)
+    known = dict(zip(unread, digests, strict=True))
+    column = [digest or known.get(uri) for uri, digest in zip(records.uris, records.digests, strict=True)]
+    place, field = records.table.schema.get_field_index("digest"), records.table.schema.field("digest")
+    return replace(records, table=records.table.set_column(place, field, pa.array(column, field.type)))
 
 
 def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:

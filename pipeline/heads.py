@@ -12,7 +12,7 @@ from pipeline.config import HeadRun
 from pipeline.dataset import Run
 from pipeline.progress import Display
 from stages.records import Records
-from stages.training import EpochLog, Head, epoch_events, head_identity, train_head
+from stages.training import EpochLog, Head, epoch_events, head_identity
 from stages.training.training_inputs import check_device
 
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
@@ -42,6 +42,8 @@ def find_head(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
             "Run `permafrost train-heads` with this run file."
         )
+    from stages.training import train_head  # which imports PyTorch
+
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     if checkpoint.exists():
         display.say(f"{title}: going on after the last epoch of the run that was stopped")

@@ -93,7 +93,15 @@ def _tables(config: type, path: str, *, several: bool, described: dict[frozenset
         keys.append(Key(field.name, of_type, _default(field), of_keys.get(field.name, "")))
     if config is HeadRun:
         names = " or ".join(json.dumps(name) for name in sorted(recipes()))
-        keys.insert(1, Key("recipe", names, "", "Fills in the keys that the head does not have itself."))
+        keys.insert(
+            1,
+            Key(
+                "recipe",
+                names,
+                "",
+                "Fills in the keys that the head lacks; or a name of [recipes.NAME], a table of such keys.",
+            ),
+        )
     yield Table(path, several, kind, meaning, tuple(keys))
     for kinds, place, many in inside:
         of_kinds = [[*_tables(kind, place, several=many, described=described)] for kind in kinds]

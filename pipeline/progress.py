@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -12,6 +15,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 Update = Callable[[int, int | None, str], None]
 
 _LOG_SECONDS = 30  # seconds
+
+
+class LogFormat(StrEnum):
+    """How the lines on stderr look: for a person, with the time before each, or as JSON objects."""
+
+    plain = "plain"
+    time = "time"
+    json = "json"
+
+    def line(self, text: str, level: str) -> str:
+        """``text`` of the ``level`` info, warning or error, at this time.
+
+        >>> LogFormat.plain.line("2 images failed", "warning")
+        '2 images failed'
+        """
+        if self is LogFormat.plain:
+            return f"error: {text}" if level == "error" else text
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self is LogFormat.json:
+            return json.dumps({"time": now, "level": level, "message": text})
+        return f"{now} {level}: {text}"
+
+
+log_format = LogFormat.plain
+"""Of this process: the command line sets it."""
+
+
+def set_log_format(wanted: LogFormat) -> None:
+    """Print lines on stderr in the format ``wanted`` from now on."""
+    global log_format
+    log_format = wanted
 
 
 class Display:
@@ -24,11 +58,12 @@ class Display:
     def say(self, text: str) -> None:
         """Print one line about what was done; nothing with ``quiet``."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(log_format.line(text, "info"), markup=False)
 
     def warn(self, text: str) -> None:
         """Print one line that should be read, in yellow."""
-        self.console.print(text, markup=False, style="yellow")
+        style = "yellow" if log_format is LogFormat.plain else None
+        self.console.print(log_format.line(text, "warning"), markup=False, style=style)
 
     @contextmanager
     def bar(self, what: str, unit: str) -> Iterator[Update]:
@@ -44,17 +79,25 @@ class Display:
         )
         started = logged = time.monotonic()
         with Progress(
-            *columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True
+            *columns, console=self.console, disable=self.quiet or not self._has_bars(), transient=True
         ) as progress:
             task = progress.add_task(what, total=None, rate="", remark="")
 
             def update(done: int, total: int | None, remark: str = "") -> None:
                 nonlocal logged
-                rate = done / max(1e-3, time.monotonic() - started)
+                rate = f"{_number(done / max(1e-3, time.monotonic() - started))} {unit}/s"
                 if progress.disable and time.monotonic() - logged > _LOG_SECONDS:  # a log file gets lines, not a bar
                     logged = time.monotonic()
                     whole = "" if total is None else f" of {total:,}"
-                    self.say(f"{what}: {done:,}{whole}, {rate:,.0f} {unit}/s {remark}")
-                progress.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s", remark=remark)
+                    self.say(f"{what}: {done:,}{whole}, {rate} {remark}")
+                progress.update(task, completed=done, total=total, rate=rate, remark=remark)
 
             yield update
+
+    def _has_bars(self) -> bool:
+        return self.console.is_terminal and log_format is LogFormat.plain
+
+
+def _number(rate: float) -> str:
+    """Two digits at least: a slow rate is not none."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

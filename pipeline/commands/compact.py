@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,36 +11,56 @@ import typer
 from cache import compact as compact_store
 from cache.errors import StoreError
 from pipeline.commands.options import RunFiles
-from pipeline.config import read_config
-from pipeline.dataset import read_dataset
-from pipeline.progress import Display
+from pipeline.dataset import Run, open_run, recalled
 from pipeline.stores import stores_below
+from pipeline.unnamed import remove, size_of, unnamed
 
 
 def compact(
     run_files: RunFiles,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be dropped.")] = False,
 ) -> None:
-    """Drop the rows that none of the run files lists, from the stores in their artifacts folders."""
-    display, listed, folders = Display(quiet=True), set[bytes](), set[Path]()
+    """Drop the rows that none of the run files lists, and heads, embeddings, indexes and scores that none names."""
+    runs: dict[Path, list[Run]] = {}
     for run_file in run_files:
-        config = read_config(run_file)
-        records = read_dataset(config, display)
-        if unread := len(records.unreadable()):
-            raise StoreError(
-                f"{unread:,} images of {run_file} cannot be read now, so their rows cannot be told from those that no "
-                "dataset lists. Bring them back (is a disk missing?), or drop them from the table."
-            )
-        listed |= set(records.digests)
-        folders.add(Path(config.artifacts))
-    for store in (store for folder in sorted(folders) for store in stores_below(folder)):
-        if yes:
-            done = compact_store(store, listed)
-            chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"
-            typer.echo(f"{store.path}: {done.dropped:,} rows dropped, {chunks}")
-        else:
-            digests = (digest for rows in store.chunks().values() for digest in rows["digest"].to_pylist())
-            unlisted = sum(digest not in listed for digest in digests)
-            typer.echo(f"{store.path}: {unlisted:,} rows would be dropped")
+        run = open_run(run_file, quiet=True)
+        unread, as_it_was = run.records.unreadable().uris, recalled(run.config, run.records)
+        _say_unread(run_file, unread, as_it_was.unreadable().uris)
+        runs.setdefault(run.artifacts, []).extend([run, *([replace(run, records=as_it_was)] if unread else [])])
+    listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
+    for folder, named in sorted(runs.items()):
+        for path in unnamed(folder, named):
+            megabytes = f"{size_of(path) / 1e6:,.1f} MB"
+            if yes:
+                remove(path)
+            typer.echo(f"{path}: {megabytes} {'removed' if yes else 'would be removed'}, as no run file names it")
+        for store in stores_below(folder):
+            if yes:
+                done = compact_store(store, listed)
+                chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"
+                typer.echo(f"{store.path}: {done.dropped:,} rows dropped, {chunks}")
+            else:
+                digests = (digest for rows in store.chunks().values() for digest in rows["digest"].to_pylist())
+                unlisted = sum(digest not in listed for digest in digests)
+                typer.echo(f"{store.path}: {unlisted:,} rows would be dropped")
     if not yes:
-        typer.echo("Nothing was changed. Other run files may share these stores: name them all, then add --yes.")
+        typer.echo("Nothing was changed. Other run files may share these folders: name them all, then add --yes.")
+
+
+def _say_unread(run_file: Path, uris: list[str], unknown: list[str]) -> None:
+    """Name what cannot be read. StoreError where an image may have a row that is not known to be its own.
+
+    A dangling link whose image was never read has none.
+    """
+    if not uris:
+        return
+    if lost := [uri for uri in unknown if not Path(uri).is_symlink()]:
+        raise StoreError(
+            f"{len(lost):,} images of {run_file} cannot be read now, the first of them {lost[0]}, so their rows cannot "
+            "be told from those that no dataset lists. Bring them back (is a disk missing?), or drop them from the "
+            "table."
+        )
+    typer.echo(
+        f"{len(uris):,} images of {run_file} cannot be read now, the first of them {uris[0]}: "
+        "rows of what they were when they were read last stay"
+    )

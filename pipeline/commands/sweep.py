@@ -17,7 +17,7 @@ from pipeline.dataset import run_of
 from pipeline.features import feature_sets
 from pipeline.progress import Display
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, winner_run_file
-from pipeline.views.sweep import csv_text, sweep_page, sweep_rows, sweep_text
+from pipeline.views.sweep import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text
 from stages.training.sweep.search_strategy import check_method
 
 
@@ -58,4 +58,5 @@ def sweep(
     if write is not None:
         winner = next(place for place in places if not place.entry.raw)
         replace_text(write, winner_run_file(winner, plan, run_file, settings))
-        display.say(f"the best configuration: {write}")
+        below = f", though {verdict}" if (verdict := raw_verdict(places)) else ""
+        display.say(f"the best configuration{below}: {write}")

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from cache.atomic import unless_read_only
-from cache.errors import ConfigError
+from cache.errors import ConfigError, SettingsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.thresholds import keep_decisions
@@ -50,7 +50,14 @@ def threshold(
     run = open_run(run_file, quiet=quiet)
     chosen = choose_vectors(run, find_vectors(run), head, backbone)
     on = calibration_ground(chosen.store, run.records, run.config.seed)
-    decisions = [decision_at(kind, rate, on) for kind, rate in wanted or WANTED]
+    decisions, refused = [], []
+    for kind, rate in wanted or WANTED:
+        try:
+            decisions.append(decision_at(kind, rate, on))
+        except SettingsError as error:  # the others are chosen all the same
+            refused.append(str(error))
+    if not decisions:
+        raise SettingsError("\n".join(refused))
     if json:
         for decision in decisions:
             for line in threshold_lines(decision, chosen, on):
@@ -60,3 +67,7 @@ def threshold(
     with unless_read_only(run.display.warn):
         path = keep_decisions(run, chosen, decisions, on)
         run.display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
+    if refused and wanted:
+        raise SettingsError("\n".join(refused))
+    for reason in refused:  # of the rates that are tried when none is named
+        run.display.warn(f"note: {reason}")

@@ -82,7 +82,7 @@ def _vectors(vectors: VectorHealth, top: int) -> list[str]:
     return [
         f"  {spread.dim:,} dimensions, {dead}: {rank}",
         f"  {variance}; mean cosine of two images {spread.mean_similarity:.3f}",
-        f"  hubs: {often}; {share}, {vectors.never:,} images are never found",
+        f"  hubs: {often}; {share}, {vectors.never:,} images are among the {vectors.k} nearest of none",
         *_listed(["image", "label", "file", "found by"], rows, texts=3),
     ]
 

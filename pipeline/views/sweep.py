@@ -56,10 +56,11 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 def sweep_text(places: Sequence[Place], metric: str, keys: Sequence[str]) -> str:
     """The first places, the raw feature, and the best of each method, for the terminal."""
     shown = {at for at, place in enumerate(places) if at < _PRINTED or place.entry.raw} | {*_leaders(places).values()}
-    folds, seeds = places[0].entry.trial.scores.shape
     legend = [f"{hidden:,} more in leaderboard.csv"] if (hidden := len(places) - len(shown)) else []
+    if verdict := raw_verdict(places):
+        legend.append(verdict)
     legend.append(
-        f"± half of the 95 % t interval over {folds} folds x {seeds} seeds; behind: the mean over the same "
+        f"± half of the 95 % t interval over {_trainings(places)}; behind: the mean over the same "
         f"{len(places[0].entry.keys):,} queries and its 95 % interval over classes; ~ could be as good as the best"
     )
     return text(_leaderboard(places, metric, keys), legend, shown)
@@ -69,7 +70,6 @@ def sweep_page(places: Sequence[Place], metric: str, keys: Sequence[str], name: 
     """The leaderboard as one HTML page that loads nothing."""
     board = _leaderboard(places, metric, keys)
     methods = [place.entry.method for place in places]
-    folds, seeds = places[0].entry.trial.scores.shape
     return render(
         "sweep.html",
         name=name,
@@ -77,10 +77,25 @@ def sweep_page(places: Sequence[Place], metric: str, keys: Sequence[str], name: 
         methods=[
             (method, methods.count(method), board.rows[at]) for method, at in _leaders(places).items() if method != RAW
         ],
-        folds=folds,
-        seeds=seeds,
+        trainings=_trainings(places),
+        verdict=raw_verdict(places),
         queries=len(places[0].entry.keys),
     )
+
+
+def raw_verdict(places: Sequence[Place]) -> str:
+    """What to say where no configuration is above the raw feature of its backbone; empty where one is."""
+    raws = {place.entry.backbone: place.value for place in places if place.entry.raw}
+    if any(not place.entry.raw and place.value > raws.get(place.entry.backbone, -np.inf) for place in places):
+        return ""
+    return "no configuration is above the raw feature"
+
+
+def _trainings(places: Sequence[Place]) -> str:
+    """How often a configuration is trained; what draws nothing is scored once a fold."""
+    folds, seeds = np.max([place.entry.trial.scores.shape for place in places], 0)
+    once = any(place.entry.trial.scores.shape[1] < seeds for place in places)
+    return f"{folds} folds x {seeds} seed{'s'[: seeds > 1]}{' (1 where nothing is drawn)' if once else ''}"
 
 
 def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> Leaderboard:

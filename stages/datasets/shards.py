@@ -41,6 +41,8 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
         root, none = path, f"holds no file that ends in {suffix}, nor does a folder in it"
         files = [file for file in path.rglob("*") if file.name.lower().endswith(ends)]
     elif path.exists():
+        if not path.is_file():
+            raise RecordsError(f"{where} is no regular file: copy what it gives into one")
         return [_shard(path, path.parent, suffix)]
     elif glob.has_magic(where):
         above = next(at for at, part in enumerate(path.parts) if glob.has_magic(part))

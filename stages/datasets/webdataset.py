@@ -139,9 +139,11 @@ def _image(sample: _Sample, wanted: str | None) -> tuple[str, str | None]:
         raise RecordsError(f"{sample.place} has the images {names}: say which it is, image = {extensions[0]!r}")
     if not extensions:
         held = ", ".join(sorted(sample.members))
+        double = [name for name in sorted(sample.members) if f".{name.rpartition('.')[2]}" in EXTENSIONS]
         return ImageSource(sample.shard.path).uri, (
             f"the sample has no member {wanted or 'with the extension of an image'}, only {held} "
-            "(the extension is all behind the first dot of a name)"
+            "(the extension is all behind the first dot of a name"
+            + (f": say image = {double[0]!r}, or rename without other dots)" if double and not wanted else ")")
         )
     member = sample.members[extensions[0]]
     return ImageSource(sample.shard.path, (member.offset, member.size)).uri, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,16 +101,30 @@ def check_mixture(weights: Mapping[str, float]) -> None:
 
 
 def _compared(queries: Records, gallery: Records, name: str, weight: float) -> _Compared:
-    searching, searched = queries.attribute(name), gallery.attribute(name)
+    searching, searched = (
+        [None if lists_nothing(value) else value for value in side.attribute(name)] for side in (queries, gallery)
+    )
     numbers: dict[str, int] = {}
     of_queries, of_gallery = (
-        np.array([-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+        np.array(
+            [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values],
+            np.int64,
+        )
         for values in (searching, searched)
     )
     if not any(SEPARATOR in value for value in numbers):
         return _Compared(weight, of_queries, of_gallery)
     values = {value: at for at, value in enumerate(sorted({v for text in numbers for v in several(text)}))}
     return _Compared(weight, of_queries, of_gallery, _sets(searching, values), _sets(searched, values))
+
+
+def lists_nothing(text: str | None) -> bool:
+    """Whether ``text`` is as good as missing: empty, ``[]``, or nothing but ``|``.
+
+    >>> [lists_nothing(text) for text in (None, " ", "[]", "|", "a|")]
+    [True, True, True, True, False]
+    """
+    return re.sub(rf"[\s{SEPARATOR}]", "", text or "") in ("", "[]")
 
 
 def several(text: str) -> list[str]:

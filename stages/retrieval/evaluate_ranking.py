@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError, SettingsError
+from stages.ranking.metrics import Values
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import Mask, Rows
 from stages.ranking.tables import Table, moved_up, unwanted, without
@@ -73,7 +74,7 @@ def evaluate_ranking(
     known = None if similarity is None else _checked_similarity(similarity, listed)
     keys = queries.keys
 
-    def tables(part: QuerySet, depth: int) -> Iterator[Table]:
+    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
         place = part.places(len(gallery))
         limits = scoring.depth(part.num_relevant, len(part.gallery))
         for block in query_blocks(len(part), 8 * max(listed.shape[1], 1)):
@@ -86,12 +87,13 @@ def evaluate_ranking(
                 _refuse_short(counts, limits[block], ended, rows_of_block, keys, listed.shape[1])
             relevant = part.judged.relevant.among(block, staying)
             if ties != AVERAGED or known is None:
-                yield Table(block, relevant[:, :depth])
+                yield Table(block, relevant)  # not cut at the size of the gallery: empty places keep their rank
                 continue
             ranked = moved_up(known[rows_of_block], dropped, -np.inf)
+            levels = _levels(ranked, staying, rows_of_block, keys)
             if beyond == "refuse":
-                _refuse_open_ties(ranked, counts, limits[block], ended, rows_of_block, keys)
-            tied = tied_order(ranked, relevant, part.num_relevant[block])
+                _refuse_open_ties(levels, counts, limits[block], ended, rows_of_block, keys)
+            tied = tied_order(levels, relevant, part.num_relevant[block])
             yield Table(block, tied.relevant, tied)
 
     return scoring.score(tables, Sides(queries, gallery, queries, gallery))
@@ -149,6 +151,26 @@ def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: 
             "rows, score metrics that look less far, or count what is not listed as not relevant: beyond = "
             '"not_relevant"'
         )
+
+
+def _levels(similarity: npt.NDArray[np.float64], rows: Rows, queries: Rows, keys: Sequence[str]) -> Values:
+    """What stands for ``similarity`` (B, K) of ``rows`` (B, K): one number a group of ties, and one an empty place.
+
+    So an empty place keeps its rank. Within a group it would be one of the ranks that the others share: refused.
+    """
+    empty = rows < 0
+    before = np.minimum.accumulate(np.where(empty, np.inf, similarity), axis=1)
+    after = np.maximum.accumulate(np.where(empty, -np.inf, similarity)[:, ::-1], axis=1)[:, ::-1]
+    if (inside := empty & (before == after)).any():
+        query, place = np.argwhere(inside)[0]
+        raise SettingsError(
+            f"the list of query {keys[queries[query]]!r} has an empty place, -1, at rank {place + 1}, between rows of "
+            'one similarity: where they tie is not known. Put it at the end, or score with ties = "row".'
+        )
+    starts = np.ones(rows.shape, np.bool_)
+    starts[:, 1:] = empty[:, 1:] | empty[:, :-1] | (similarity[:, 1:] != similarity[:, :-1])
+    levels: Values = -np.cumsum(starts, axis=1, dtype=np.float64)
+    return levels
 
 
 def _refuse_open_ties(

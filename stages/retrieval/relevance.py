@@ -11,7 +11,7 @@ import pyarrow as pa
 from cache.errors import RecordsError
 from stages.ranking.relevance import ByClass, ByGroups, Relevance, Rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import several
+from stages.retrieval.attribute_similarity import lists_nothing, several
 
 
 def by_class(queries: Records, gallery: Records) -> ByClass:
@@ -55,16 +55,16 @@ def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) ->
     position: Mapping[str, int] = {key: row for row, key in enumerate(keys)}
     listed = [json_lists(queries, name) for name in attributes]
     together = zip(*listed, strict=True)
-    return ByGroups.listed([[position[n] for rows in lists for n in rows or () if n in position] for lists in together])
+    return ByGroups.listed([[position[n] for rows in lists for n in rows if n in position] for lists in together])
 
 
-def json_lists(records: Records, attribute: str) -> list[list[str] | None]:
-    """The lists that an attribute holds as JSON, (N,), None where a record has none or the attribute is not there."""
+def json_lists(records: Records, attribute: str) -> list[list[str]]:
+    """The lists that an attribute holds as JSON, (N,), empty where a record has none or the attribute is not there."""
     column = f"attributes.{attribute}"
     if column not in records.table.column_names:
-        return [None] * len(records)
+        return [[] for _ in range(len(records))]
     texts = zip(records.keys, records.table[column].to_pylist(), strict=True)
-    return [None if text is None else json_list(text, column, key) for key, text in texts]
+    return [[] if lists_nothing(text) else json_list(text, column, key) for key, text in texts]
 
 
 def json_list(text: str, column: str, key: str) -> list[str]:
@@ -94,7 +94,7 @@ def _labels(records: Records, names: str) -> list[list[str]]:
     texts = records.table[column].to_pylist() if has_labels(records, names) else [None] * len(records)
     all_labels = []
     for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
-        if text:
+        if not lists_nothing(text):
             own = json_list(text, column, key) if text.startswith("[") else several(text)
         else:
             own = [] if label is None else [label]

@@ -1,6 +1,8 @@
 import os
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import overload
 
@@ -50,7 +52,7 @@ def test_what_cannot_be_read_says_why_and_holds_nobody_up(tmp_path: Path, files:
     digests = DigestCache().digests([str(tmp_path / "absent"), str(tmp_path), files[0]])
     assert [entry.digest is None for entry in digests] == [True, True, False]
     assert "No such file" in digests[0].error
-    assert "directory" in digests[1].error
+    assert "it is a folder" in digests[1].error
 
 
 def test_swapped_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> None:
@@ -68,9 +70,48 @@ def test_swapped_files_of_equal_size_and_time_are_told_apart(tmp_path: Path) -> 
     assert [entry.digest for entry in again] == [digest_bytes(b"2"), digest_bytes(b"1")]
 
 
-def test_a_damaged_file_of_digests_is_begun_anew(tmp_path: Path, files: list[str]) -> None:
-    (tmp_path / "d.sqlite").write_text("this is no database, and it is longer than its header would be")
-    assert DigestCache(tmp_path / "d.sqlite").digests(files[:1])[0].digest == digest_bytes(bytes(100))
+def foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE files (name TEXT, size INTEGER)")
+
+
+def torn(path: Path) -> None:
+    """Pages past the first are overwritten: found only when they are read."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE files (path BLOB PRIMARY KEY, status TEXT, changed_ns INTEGER, digest BLOB)")
+        rows = [(f"/{number}".encode(), "", 0, bytes(32)) for number in range(2000)]
+        connection.executemany("INSERT INTO files VALUES (?, ?, ?, ?)", rows)
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+
+
+def text(path: Path) -> None:
+    path.write_text("this is no database, and it is longer than its header would be")
+
+
+@pytest.mark.parametrize("damage", [text, foreign, torn])
+def test_a_file_that_is_damaged_or_of_others_is_begun_anew_with_a_note(
+    tmp_path: Path, files: list[str], damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "d.sqlite"
+    damage(path)
+    time.sleep(0.1)  # past a tick of the file system's clock
+    cache = DigestCache(path)
+    digests = cache.digests(files)
+    assert digests[0].digest == digest_bytes(bytes(100))
+    assert [f"{path} is damaged or not a file of digests" in note for note in cache.notes] == [True]
+    again = DigestCache(path)
+    assert again.digests(files) == digests
+    assert (again.files_read, again.notes) == (0, [])
+
+
+def test_what_an_image_was_is_known_when_it_is_gone(tmp_path: Path, files: list[str]) -> None:
+    time.sleep(0.1)  # past a tick of the file system's clock
+    cache = DigestCache(tmp_path / "d.sqlite")
+    digest = cache.digests(files[:1])[0].digest
+    Path(files[0]).unlink()
+    assert cache.digests(files[:1])[0].digest is None
+    assert cache.remembered([files[0], "never seen"]) == [digest, None]
 
 
 def test_images_in_one_file_are_remembered_each_by_its_place_and_box(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """URIs taken apart and put together; bytes from files, from stretches of files, from cells of Parquet tables."""
 
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cache import ImageSource, digest_bytes, parquet_cells, parse_source
+from cache import DigestCache, ImageSource, digest_bytes, parquet_cells, parse_source
 
 PATHS = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
@@ -198,3 +199,25 @@ def test_a_damaged_page_is_an_error_of_its_cell_alone(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be read as Parquet"):
         ImageSource(path, cell=(1, 5, "image.bytes")).read()
     assert ImageSource(path, cell=(0, 5, "image.bytes")).read() == contents[5]
+
+
+def test_a_path_that_is_no_regular_file_is_an_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.jpg"))
+        (tmp_path / "folder.jpg").mkdir()
+        (tmp_path / "link.jpg").symlink_to("/dev/zero")
+        kinds = {"pipe.jpg": "a pipe", "socket.jpg": "a socket", "folder.jpg": "a folder", "link.jpg": "a device"}
+        for name, kind in kinds.items():
+            path = str(tmp_path / name)
+            for source in (
+                ImageSource(path),
+                ImageSource(path, stretch=(0, 9)),
+                ImageSource(path, cell=(0, 0, "image")),
+                ImageSource(path, box=(0, 0, 9, 9)),
+            ):
+                for call in (source.read, source.version):
+                    with pytest.raises(OSError, match=f"it is {kind}, not a file"):
+                        call()
+                (digest,) = DigestCache().digests([source.uri])
+                assert digest == (None, f"cannot be read: it is {kind}, not a file")

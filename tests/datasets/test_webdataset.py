@@ -143,6 +143,13 @@ def test_a_sample_without_an_image_is_refused_or_recorded(tmp_path: Path) -> Non
     assert records.digests == [digest_bytes(b"jpeg"), b"", digest_bytes(b"more")]
 
 
+def test_an_extension_of_two_parts_is_named_with_what_to_say(tmp_path: Path) -> None:
+    tar(tmp_path / "s.tar", [("a.v2.jpg", b"jpeg"), ("a.json", b'{"label": "x"}')])
+    with pytest.raises(RecordsError, match=r"only json, v2\.jpg \(.*: say image = 'v2\.jpg', or rename"):
+        read_records(config(tmp_path))
+    assert read_records(config(tmp_path, image="v2.jpg")).digests == [digest_bytes(b"jpeg")]
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -227,6 +229,23 @@ def test_without_a_network_the_error_names_the_file_on_the_hub(monkeypatch: pyte
     for config, source in cases:
         with pytest.raises(WeightsError, match=f'could not be fetched from {source}: .*no route.*weights = "FILE"'):
             load_backbone(config)
+
+
+def test_where_nothing_answers_no_download_waits_to_try_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def never(_: float) -> None:
+        raise AssertionError("waited")
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", never)
+    for config in (
+        TimmConfig("test_vit", pretrained=True),
+        OpenClipConfig("ViT-B-32-quickgelu", pretrained="openai", kwargs={"cache_dir": str(tmp_path)}),
+    ):
+        with pytest.raises(WeightsError, match=r'127\.0\.0\.1 cannot be reached, .*weights = "FILE"'):
+            load_backbone(config)
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_pretrained_tag_is_what_timm_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

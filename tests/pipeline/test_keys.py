@@ -83,3 +83,34 @@ def test_a_section_that_does_not_exist_names_those_that_do() -> None:
     with pytest.raises(ConfigError, match=r"no table 'head.loss'; there are dataset, .*heads.loss") as raised:
         keys("head.loss")
     assert explain(raised.value)[1] == 2
+
+
+RUN_FILE = """
+artifacts = "out"
+max_failures = 0.5
+[dataset]
+kind = "folder"
+path = "images"
+[[backbones]]
+kind = "pca"
+pretrained = true
+[[heads]]
+name = "a"
+dim = 3
+loss = { kind = "arcface", margin_cos = 0.2 }
+[extraction]
+max_failure = 0.5
+"""
+
+
+def test_a_key_in_the_wrong_place_is_told_the_table_or_the_kinds_that_have_it() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(RUN_FILE)
+    message = str(raised.value)
+    for problem in (
+        "  max_failures: unknown key; it belongs in [extraction]",
+        "  extraction.max_failure: unknown key; did you mean max_failures?",
+        "  backbones[0].pretrained: unknown key for kind = 'pca'; other kinds take it (open_clip, timm)",
+        "  heads[0].loss.margin_cos: unknown key for kind = 'arcface'; other kinds take it (cosface, elastic_cosface,",
+    ):
+        assert problem in message

@@ -12,6 +12,7 @@ from cache import FeatureStore, StoreWriter
 from cache.plan import Chunk
 from cache.rows import RowOutcome
 from tests.pictures import draw_folder
+from tests.toys.stores import contents
 from tests.typed import RUN, in_process
 
 
@@ -82,3 +83,48 @@ def test_verify_names_a_damaged_file_and_how_to_mend_it(folder: Path, pattern: s
     said = verified.stdout + verified.stderr
     assert str(path.relative_to(folder)) in said
     assert message in said
+
+
+def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) -> None:
+    """Last: by now there are a head and embeddings of the numbers before the mend."""
+    assert in_process("search", "run.toml", "images/class 0/0.png", "-q", cwd=folder).returncode == 0
+    before = contents(folder / "artifacts")
+    named = {key for key in before if "/small-" not in key}
+    for name in ("old.jsonl", "old.png"):
+        (folder / "artifacts/scores" / name).write_bytes(b"0" * 2_000_000)
+    asked = in_process("compact", "run.toml", cwd=folder)
+    assert asked.returncode == 0, asked.stderr
+    assert "scores/old.jsonl: 2.0 MB would be removed, as no run file names it" in asked.stdout
+    assert asked.stdout.count("would be removed") == 4
+    assert contents(folder / "artifacts").keys() == before.keys() | {"scores/old.jsonl", "scores/old.png"}
+    assert in_process("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 4
+    after = contents(folder / "artifacts")
+    assert named <= after.keys() < before.keys()
+    assert in_process("verify", "run.toml", cwd=folder).returncode == 0
+    for command in (["train-heads", "run.toml"], ["score", "run.toml"]):
+        done = in_process(*command, cwd=folder)
+        assert (done.returncode, "trained before" in done.stderr) == (0, command[0] == "train-heads")
+    assert "0 rows would be dropped" in in_process("compact", "run.toml", cwd=folder).stdout
+
+
+def test_a_dangling_link_is_named_and_stops_no_compaction(folder: Path) -> None:
+    lines = [
+        f"images/{path.relative_to(folder / 'images')},{path.parent.name}"
+        for path in sorted((folder / "images").glob("*/*"))
+    ]
+    link = folder / "images/class 1/gone.png"
+    link.symlink_to("nowhere.png")
+    (folder / "table.csv").write_text("\n".join(["path,label", *lines, f"images/class 1/{link.name},class 1"]) + "\n")
+    kind = 'kind = "folder"\npath = "images"\nqueries_per_class = 2'
+    (folder / "table.toml").write_text(
+        RUN.replace(kind, 'kind = "table"\npath = "table.csv"\nlabel = "label"\nmissing_images = "record"')
+    )
+    compacted = in_process("compact", "table.toml", cwd=folder)
+    assert compacted.returncode == 0, compacted.stderr
+    assert "1 images of table.toml cannot be read now, the first of them images/class 1/gone.png" in compacted.stdout
+    assert "0 rows would be dropped" in compacted.stdout
+    image = folder / "images/class 2/0.png"
+    image.rename(folder / "aside.png")  # was read before: its row stays
+    assert "0 rows would be dropped" in in_process("compact", "table.toml", cwd=folder).stdout
+    (folder / "aside.png").rename(image)
+    link.unlink()

@@ -82,6 +82,20 @@ def test_what_ties_scores_the_mean_over_all_orders() -> None:
     assert scores.value("hit@2") == pytest.approx(2 / 3)
 
 
+def test_an_empty_place_keeps_its_rank_whatever_ties() -> None:
+    queries = records_of({"q": "x"})
+    gallery = records_of({"a": "y", "b": "x", "c": "y", "d": "x"})
+    rows, similarity = np.array([[-1, 0, 1, -1, 3]]), np.array([[9.0, 0.5, 0.5, 9.0, 0.1]])
+    sides = {"queries": queries, "gallery": gallery, "metrics": ["mrr", "map", "hit@2", "hit@1", "recall@4"]}
+    scores = evaluate_ranking(rows, similarity=similarity, ties="expected", **sides)  # type: ignore[arg-type]
+    orders = [evaluate_ranking(np.array([[-1, *two, -1, 3]]), **sides) for two in ((0, 1), (1, 0))]  # type: ignore[arg-type]
+    for metric in ("mrr", "map", "hit@2", "hit@1", "recall@4"):
+        assert scores.value(metric) == pytest.approx(np.mean([one.value(metric) for one in orders]))
+    inside = np.array([[0, -1, 1, 3, -1]])
+    with pytest.raises(ValueError, match="'q' has an empty place, -1, at rank 2, between rows of one similarity"):
+        evaluate_ranking(inside, similarity=np.array([[0.5, 0, 0.5, 0.1, 0]]), ties="expected", **sides)  # type: ignore[arg-type]
+
+
 def test_a_list_that_ends_within_a_tie_has_no_expected_value() -> None:
     queries, gallery = records_of({"q": "x"}), records_of({"a": "x", "b": "y", "c": "y", "d": "y"})
     rows = np.array([[0, 1, 2]])

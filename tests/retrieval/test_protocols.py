@@ -240,7 +240,7 @@ def test_lists_that_are_not_those_of_the_gallery_are_refused() -> None:
     refused(
         "query 'q' lists 'z' as relevant, which is no key of the gallery", {"q": {"relevant": ["z"]}}, ListedConfig()
     )
-    refused("none of the 1 queries has attributes.relevant", {"q": {"other": ["a"]}}, ListedConfig())
+    refused("none of the 1 queries lists anything in attributes.relevant", {"q": {"other": ["a"]}}, ListedConfig())
     refused(
         "lists 'a' both as relevant and as junk",
         {"q": {"easy": ["a"], "hard": ["b"], "junk": ["a"]}},

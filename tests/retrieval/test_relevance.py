@@ -121,7 +121,7 @@ def test_labels_are_a_json_list_or_have_bars_between_them_or_are_the_label(tmp_p
         metrics=["precision@4", "recall@4"],
         protocol=ByLabelConfig(labels=column.removeprefix("attributes.")),
     )
-    assert (scores.value("precision@4"), scores.value("recall@4")) == (2 / 4, 1)  # a, and c by its label
+    assert (scores.value("precision@4"), scores.value("recall@4")) == (3 / 4, 1)  # a, and c and d by their label
 
 
 def test_an_attribute_of_labels_that_is_not_there_or_no_list_is_refused(tmp_path: Path) -> None:

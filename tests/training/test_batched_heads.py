@@ -27,7 +27,7 @@ from stages.training.losses import (
 )
 from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe, LossConfig
-from stages.training.rows import gather
+from stages.training.rows import gather, in_training_order
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.sweep.batched_losses import BatchedLoss
 from tests.toys.training import classes_of, toy
@@ -48,7 +48,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureStore, Records]:
-    return toy(tmp_path_factory.mktemp("toy"), classes_of(CLASSES, 7))
+    features, records = toy(tmp_path_factory.mktemp("toy"), classes_of(CLASSES, 7))
+    return features, in_training_order(records)
 
 
 def rows_of(learned: tuple[FeatureStore, Records]) -> tuple[Tensor, Tensor]:

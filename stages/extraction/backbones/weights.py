@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,20 +81,6 @@ def fit_weights(
         )
     counters = {name: tensor for name, tensor in network.state_dict().items() if name not in own}
     network.load_state_dict({**counters, **given}, strict=True)
-
-
-@contextmanager
-def fetching(what: str, source: str) -> Iterator[None]:
-    """Around a library's download: any error but that of a wrong argument becomes a :class:`WeightsError`."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
-            raise
-        raise WeightsError(
-            f"{what} could not be fetched from {source}: {_first_line(error)} "
-            'Without a network, copy the file here and say weights = "FILE".'
-        ) from error
 
 
 def digest_weights(network: torch.nn.Module) -> str:

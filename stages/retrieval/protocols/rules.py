@@ -100,20 +100,21 @@ def _judge_lists(relevant: Names, junk: Names, queries: Records, gallery: Record
 def _check_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> None:
     """Raise RecordsError where the lists are not there, or not of this gallery."""
     lists = [json_lists(queries, name) for name in relevant]
-    if not any(values is not None for column in lists for values in column):
+    if not any(values for column in lists for values in column):
         raise RecordsError(
-            f"none of the {len(queries):,} queries has attributes.{' or attributes.'.join(relevant)}, a JSON list of "
-            'keys of the gallery, by which this protocol judges. By labels judges protocol = { kind = "by_label" }.'
+            f"none of the {len(queries):,} queries lists anything in attributes.{' or attributes.'.join(relevant)}, a "
+            "JSON list of keys of the gallery, by which this protocol judges. By labels judges protocol = "
+            '{ kind = "by_label" }.'
         )
     known = set(gallery.keys)
     ignored = [json_lists(queries, name) for name in junk]
     for at, key in enumerate(queries.keys):
-        names = [name for column in lists for name in column[at] or ()]
+        names = [name for column in lists for name in column[at]]
         if unknown := [name for name in names if name not in known]:
             raise RecordsError(
                 f"query {key!r} lists {unknown[0]!r} as relevant, which is no key of the gallery ({len(known):,} "
                 "images). Score against all of the benchmark's gallery, as the one dataset of a run: where several are "
                 "joined, keys are others."
             )
-        if both := {*names}.intersection(name for column in ignored for name in column[at] or ()):
+        if both := {*names}.intersection(name for column in ignored for name in column[at]):
             raise RecordsError(f"query {key!r} lists {min(both)!r} both as relevant and as junk")
