@@ -28,6 +28,7 @@ class Hardware(NamedTuple):
     batch_size: int | None = None
     workers: int | None = None
     retry_failed: bool = False
+    wait: bool = False
 
 
 class Failed(NamedTuple):
@@ -73,9 +74,12 @@ def plan_features(run: Run, hardware: Hardware) -> Plan:
 
 def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
     """How an extraction is planned and done."""
-    settings = hardware._asdict() | {"dtype": run.config.extraction.dtype}
-    del settings["device"]
-    return settings
+    return {
+        "batch_size": hardware.batch_size,
+        "workers": hardware.workers,
+        "dtype": run.config.extraction.dtype,
+        "retry_failed": hardware.retry_failed,
+    }
 
 
 def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
@@ -92,6 +96,7 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
             records,
             backbones,
             run.artifacts / "features",
+            wait=hardware.wait,
             on_progress=report,
             **_settings(run, hardware),
         )

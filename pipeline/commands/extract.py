@@ -19,12 +19,13 @@ def extract(
     workers: Workers = None,
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
+    wait: Wait = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
     run = open_run(run_file, quiet=quiet)
-    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed))
+    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait))
     for extracted in done:
         features, failures = extracted.features, extracted.failures
         line = {
