@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
+from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
 from pipeline.dataset import Run, open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
 
