@@ -11,7 +11,7 @@ from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
 from pipeline.config import HeadRun, RunConfig
 from pipeline.progress import Display
 from stages.records import Records
-from stages.training import EpochLog, Head, epoch_events, head_identity, train_head
+from stages.training import EpochLog, Head, epoch_events, head_identity
 from stages.training.training_inputs import check_device
 
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
@@ -50,6 +50,8 @@ def find_head(
             f"{wanted.name} is not trained on {backbone} as the run file and the data are now. "
             "Run `permafrost train-heads` with this run file."
         )
+    from stages.training import train_head  # which imports PyTorch
+
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     if checkpoint.exists():
         display.say(f"{title}: going on after the last epoch of the run that was stopped")

@@ -1,5 +1,6 @@
 """The house itself: what is public, which way imports point, what is pinned."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.pictures import draw_folder
 from tests.public_surface import FLAGS, PUBLIC
+from tests.typed import in_process
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +41,39 @@ def test_the_commands_and_their_flags_are_these() -> None:
 def test_this_loads_without_torch(package: str) -> None:
     script = f"import sys, {package}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
+HEAVY = ("torch", "timm", "open_clip", "sklearn", "faiss")
+LOADS = f"""
+import contextlib, io, sys
+from pathlib import Path
+from pipeline.cli import app
+from pipeline.config import read_config
+runs = sorted(Path({str(ROOT)!r}, "runs").glob("*.toml"))
+assert len(runs) > 9
+for run in runs:
+    read_config(run)
+print("parsing:", *sorted({{*{HEAVY}}} & {{*sys.modules}}))
+for command in (["run"], ["score"], ["inspect"], ["report", "--queries", "2"]):
+    with contextlib.redirect_stdout(io.StringIO()):
+        app(args=[command[0], "run.toml", *command[1:]], standalone_mode=False)
+    print(f"{{command[0]}}:", *sorted({{"torch", "timm", "open_clip"}} & {{*sys.modules}}))
+"""
+
+
+def test_run_files_are_parsed_and_finished_runs_read_without_the_heavy_libraries(tmp_path: Path) -> None:
+    run = '[[backbones]]\nkind = "pca"\ndim = 8\nsize = 16\n[[heads]]\nname = "lda"\nkind = "lda"\ndim = 4\n'
+    trained = '[[heads]]\nname = "small"\ndim = 4\nloss = { kind = "cosface" }\ntraining = { epochs = 1 }\n'
+    draw_folder(tmp_path / "images", {f"class {number}": 6 for number in range(12)})
+    (tmp_path / "run.toml").write_text(
+        f'artifacts = "out"\n[dataset]\nkind = "folder"\npath = "images"\nqueries_per_class = 2\n{run}{trained}'
+    )
+    assert in_process("run", "run.toml", cwd=tmp_path).returncode == 0
+    variables = {"PYTHONPATH": str(ROOT), "PERMAFROST_DATA": "/data", "PERMAFROST_WEIGHTS": "/weights"}
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADS], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True
+    )
+    assert loaded.stdout == "parsing:\nrun:\nscore:\ninspect:\nreport:\n", loaded.stderr
 
 
 def test_the_lock_names_packages_and_versions_only_and_is_what_is_installed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
     limits = [
         (kind, value) for kind, value in (("fmr", fmr), ("fpir", fpir), ("threshold", threshold)) if value is not None
     ]

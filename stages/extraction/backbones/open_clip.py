@@ -29,6 +29,7 @@ from cache.errors import SettingsError
 from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import resize_open_clip, sized
+from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Output, pool_outputs
 from stages.extraction.backbones.taps import tap_open_clip
@@ -113,7 +114,7 @@ def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
 
 def check_name(config: OpenClipConfig) -> None:
     """Refuse what open_clip does not know, or would only warn about."""
-    import open_clip
+    open_clip = library("open_clip")
 
     settings = None if ":" in config.name else open_clip.get_model_config(config.name)
     if settings is None:
@@ -139,10 +140,10 @@ def check_name(config: OpenClipConfig) -> None:
 
 
 def _tower(config: OpenClipConfig) -> nn.Module:
-    import open_clip
     import torch
     from open_clip.convert import convert_state_dict
 
+    open_clip = library("open_clip")
     with torch.random.fork_rng(devices=[]), _quiet_root_logger():
         torch.manual_seed(config.seed)
         if config.pretrained:
@@ -243,7 +244,7 @@ def _own_size(tower: nn.Module) -> tuple[int, int]:
 
 def _listed_for(name: str) -> dict[str, list[Any]]:
     """For each setting of the preprocessing, the different values that the tags of a model list."""
-    import open_clip
+    open_clip = library("open_clip")
 
     entries = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
     return {setting: sorted({entry[setting] for entry in entries}) for setting in _LISTED}

@@ -12,6 +12,7 @@ from cache.errors import SettingsError
 from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.frozen import Backbone, freeze
 from stages.extraction.backbones.image_size import resize_timm, sized
+from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Output, check_blocks, pool_outputs
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
@@ -94,16 +95,17 @@ def frozen_timm(
 
 def build(name: str, kwargs: Mapping[str, Any], seed: int = 0, *, pretrained: bool = False) -> nn.Module:
     """The model ``name`` of timm without classifier; weights that are not pretrained are drawn from ``seed``."""
-    import timm
     import torch
 
+    timm = library("timm")
     architecture = name.partition(".")[0]
     if not name.startswith("hf-hub:") and not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3) or ["timm.list_models() lists all"]
         raise SettingsError(f"timm has no model {architecture!r}: {', '.join(near)}?")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
+    return network
 
 
 def classifier_names(network: nn.Module) -> set[str]:
@@ -143,7 +145,7 @@ def _listed(network: nn.Module) -> dict[str, Any]:
 
 
 def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
-    import timm
+    timm = library("timm")
 
     full = f"{name}.{tag}" if isinstance(tag, str) else name
     wanted = full

@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
-import faiss
 import numpy as np
 from pydantic import Field
 
@@ -37,6 +36,11 @@ from stages.retrieval.indexes.kinds import (
 from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
 from stages.retrieval.indexes.snapshots import read_sidecar, storage_of
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    from stages.retrieval.indexes import lazy_faiss as faiss
 
 FEWEST_QUERIES = 20
 _DEEPEST = 1000

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from stages.ranking.nearest import Rows, Similarity, query_blocks
 from stages.ranking.normalize import Vectors
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    from stages.retrieval.indexes import lazy_faiss as faiss
 
 
 def index_inside(index: faiss.Index) -> faiss.Index:

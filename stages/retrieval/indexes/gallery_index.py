@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -32,6 +31,11 @@ from stages.retrieval.indexes.snapshots import (
     storage_of,
     write_snapshot,
 )
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    from stages.retrieval.indexes import lazy_faiss as faiss
 
 _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 

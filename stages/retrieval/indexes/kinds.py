@@ -10,9 +10,8 @@ Everything learned follows from ``seed``. Two settings are those of several kind
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import faiss
 import numpy as np
 from pydantic import Field
 
@@ -31,14 +30,18 @@ from stages.retrieval.indexes.learned import (
     turned,
 )
 
-_PRODUCT = faiss.METRIC_INNER_PRODUCT
+if TYPE_CHECKING:
+    import faiss
+else:
+    from stages.retrieval.indexes import lazy_faiss as faiss
+
 _TURNS, _ROUNDS_A_TURN, _FIRST_ROUNDS = 10, 3, 15  # of OPQ: a fifth of the work that faiss does by default
 _STORED = {
-    "float16": faiss.ScalarQuantizer.QT_fp16,
-    "bfloat16": faiss.ScalarQuantizer.QT_bf16,
-    "int8": faiss.ScalarQuantizer.QT_8bit,
-    "int6": faiss.ScalarQuantizer.QT_6bit,
-    "int4": faiss.ScalarQuantizer.QT_4bit,
+    "float16": "QT_fp16",
+    "bfloat16": "QT_bf16",
+    "int8": "QT_8bit",
+    "int6": "QT_6bit",
+    "int4": "QT_4bit",
 }
 
 
@@ -82,7 +85,7 @@ class IvfFlatIndexConfig(Settings):
     def trained(self, vectors: Vectors) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         quantizer = centres(vectors, self.lists, self.seed)
-        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], quantizer.ntotal, _PRODUCT)
+        index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], quantizer.ntotal, faiss.METRIC_INNER_PRODUCT)
         index.is_trained = True  # centres are all there is to learn
         return _visiting(index, self.probes)
 
@@ -110,7 +113,7 @@ class IvfPqIndexConfig(Settings):
         rows, dim = vectors.shape
         check_codes(self.bytes, rows, dim, self.kind)
         quantizer = centres(vectors, self.lists, self.seed)
-        index = faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, self.bytes, 8, _PRODUCT)
+        index = faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, self.bytes, 8, faiss.METRIC_INNER_PRODUCT)
         seeded(index.pq, self.seed)
         index.train(sample(vectors, SAMPLE, self.seed))  # the codes: the centres are trained already
         return _visiting(index, self.probes)
@@ -141,7 +144,7 @@ class OpqIndexConfig(Settings):
         codes = seeded(faiss.ProductQuantizer(dim, self.bytes, 8), self.seed)  # faiss holds no reference to it
         turn.pq = codes
         turn.train(learned)
-        inner = faiss.IndexPQ(dim, self.bytes, 8, _PRODUCT)
+        inner = faiss.IndexPQ(dim, self.bytes, 8, faiss.METRIC_INNER_PRODUCT)
         seeded(inner.pq, self.seed)
         return turned(learned, turn, inner)
 
@@ -172,7 +175,7 @@ class HnswIndexConfig(Settings):
 
     def trained(self, vectors: Vectors) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
-        index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, _PRODUCT)
+        index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = self.effort, self.search_effort
         return index
 
@@ -196,14 +199,17 @@ class ScalarIndexConfig(Settings):
 
     def trained(self, vectors: Vectors) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
-        dim, stored, learned = vectors.shape[1], _STORED[self.stored], sample(vectors, SAMPLE, self.seed)
+        dim, learned = vectors.shape[1], sample(vectors, SAMPLE, self.seed)
+        stored = getattr(faiss.ScalarQuantizer, _STORED[self.stored])
         if not self.lists:
-            every = faiss.IndexScalarQuantizer(dim, stored, _PRODUCT)
+            every = faiss.IndexScalarQuantizer(dim, stored, faiss.METRIC_INNER_PRODUCT)
             every.train(learned)
             return every
         quantizer = centres(vectors, self.lists, self.seed)
         # Levels of the vectors themselves: differences to a centre have no smaller range where lists are many.
-        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, quantizer.ntotal, stored, _PRODUCT, False)
+        index = faiss.IndexIVFScalarQuantizer(
+            quantizer, dim, quantizer.ntotal, stored, faiss.METRIC_INNER_PRODUCT, False
+        )
         index.train(learned)
         return _visiting(index, self.probes)
 
@@ -254,9 +260,9 @@ class RabitqIndexConfig(Settings):
         dim = vectors.shape[1]
         turn, learned = random_turn(dim, dim, self.seed), sample(vectors, SAMPLE, self.seed)
         if not self.lists:
-            return turned(learned, turn, faiss.IndexRaBitQ(dim, _PRODUCT, self.bits))
+            return turned(learned, turn, faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, self.bits))
         quantizer = centres(turn.apply(vectors), self.lists, self.seed)
-        inner = faiss.IndexIVFRaBitQ(quantizer, dim, quantizer.ntotal, _PRODUCT, True, self.bits)
+        inner = faiss.IndexIVFRaBitQ(quantizer, dim, quantizer.ntotal, faiss.METRIC_INNER_PRODUCT, True, self.bits)
         return turned(learned, turn, _visiting(inner, self.probes))
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import faiss
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cache.errors import SettingsError
 from stages.ranking.normalize import Vectors
+
+if TYPE_CHECKING:
+    import faiss
+else:
+    from stages.retrieval.indexes import lazy_faiss as faiss
 
 PIECES = 256  # of a product code
 SAMPLE = 256 * PIECES  # rows that codes are learned from
