@@ -22,11 +22,13 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
-    config, records, display = open_run(run_file, quiet=quiet)
-    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed, wait), display)
-    vectors = find_vectors(config, records, display, train=True, device=device)
-    if any(records.labels) or config.heads:
-        print_scores(config, run_file.stem, records, vectors, display, json=json)
+    opened = open_run(run_file, quiet=quiet)
+    done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait))
+    vectors = find_vectors(opened, train=True, device=device)
+    if any(opened.records.labels) or opened.config.heads:
+        print_scores(opened, vectors, json=json)
     else:
-        display.say(f"no image has a label, so nothing is scored. To search: permafrost search {run_file} IMAGE --all")
-    fail_on_too_many(config, records, done, max_failures)
+        opened.display.say(
+            f"no image has a label, so nothing is scored. Search: permafrost search {run_file} IMAGE --all"
+        )
+    fail_on_too_many(opened, done, max_failures)

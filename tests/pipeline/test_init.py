@@ -5,6 +5,7 @@ import pytest
 from cache.errors import PermafrostError, RecordsError
 from pipeline.commands.init import init
 from pipeline.config import read_config
+from pipeline.dataset import run_of
 from pipeline.progress import Display
 from pipeline.recipes import with_recipe
 from pipeline.scores import score_run
@@ -170,7 +171,7 @@ def test_images_without_labels_get_a_run_file_without_heads(
     assert len(records.split("gallery")) == 6
     assert "# Heads learn from labels" in Path("run.toml").read_text()
     with pytest.raises(RecordsError, match="none of the 6 images has a label"):
-        score_run(config, "run", records, [], Display(quiet=True))
+        score_run(run_of(config, Display(quiet=True)), [])
 
 
 def test_init_takes_the_default_recipe_on_the_blocks_of_one_forward(
