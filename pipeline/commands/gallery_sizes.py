@@ -44,7 +44,7 @@ def gallery_sizes(
     records = read_dataset(config, display)
     vectors = [each for each in find_vectors(config, records, display) if backbone in (None, each.backbone)]
     if head is not None or not vectors:
-        vectors = [choose_vectors(config, run_file, vectors, head, backbone)]
+        vectors = [choose_vectors(config, run_file, vectors, records, head, backbone)]
     wanted = tuple(size or ()) or config.retrieval.gallery_sizes
     values = tuple(distractors or ()) or config.retrieval.distractors
     lines: list[dict[str, Any]] = []

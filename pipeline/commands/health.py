@@ -35,7 +35,7 @@ def health(
     config, display = read_config(run_file), Display(quiet=quiet)
     records = read_dataset(config, Display(quiet=True))
     vectors = find_vectors(config, records, display)
-    chosen = choose_vectors(config, run_file, vectors, head, backbone)
+    chosen = choose_vectors(config, run_file, vectors, records, head, backbone)
     report = health_of_run(config, records, vectors, chosen, near_duplicate or NEAR_DUPLICATE, display=display)
     if json:
         for line in health_lines(report):

@@ -51,7 +51,7 @@ def threshold(
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     records = read_dataset(config, display)
-    chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
+    chosen = choose_vectors(config, run_file, find_vectors(config, records, display), records, head, backbone)
     on = calibration_ground(chosen.store, records, config.seed)
     decisions, refused = [], []
     for kind, rate in wanted or WANTED:
