@@ -250,7 +250,7 @@ def small_memory(device: str, scale: Scale) -> tuple[bool, dict[str, Any]]:
 
 def decoding(device: str, scale: Scale) -> tuple[bool, dict[str, Any]]:
     """Images a second that all processors decode and resize to 224 pixels, and what one does."""
-    from stages.extraction.threads import processors
+    from stages.processes import processors
 
     one, every = decode_rate(scale, 1), decode_rate(scale, processors())
     figures = {"processors": processors(), "pixels": f"{scale.pixels} x {scale.pixels * 3 // 4}"}
@@ -265,7 +265,7 @@ def throughput(device: str, scale: Scale, name: str, precision: str, scratch: Pa
     """
     from cache import FeatureStore
     from stages.extraction import extract_all
-    from stages.extraction.threads import processors
+    from stages.processes import processors
 
     backbone = random_backbone(name, precision, device)
     few = copies(scale, 64, scratch / f"{name}-{precision}-few")

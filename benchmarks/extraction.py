@@ -144,7 +144,8 @@ def reading(arguments: argparse.Namespace) -> float:
     from concurrent.futures import ThreadPoolExecutor
 
     from stages.extraction.decode import decode
-    from stages.extraction.threads import compute_with, processors
+    from stages.extraction.threads import compute_with
+    from stages.processes import processors
 
     preprocess = _trivial().preprocess
 
@@ -165,7 +166,7 @@ def read_in_processes(arguments: argparse.Namespace) -> float:
     from torch.utils.data import DataLoader, Dataset
 
     from stages.extraction.decode import decode
-    from stages.extraction.threads import processors
+    from stages.processes import processors
 
     preprocess = _trivial().preprocess
 

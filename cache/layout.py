@@ -23,11 +23,12 @@ from cache.storage import Storage
 
 ARRAY = "features"
 _CHUNKS = f"{ARRAY}/c/"
-_DESCRIPTION = f"{ARRAY}/zarr.json"
+_GROUP, _DESCRIPTION = "zarr.json", f"{ARRAY}/zarr.json"
 MEND_METADATA = (
     "Delete every zarr.json and identity.json of the store, and extract again: they are written anew, and no row is "
     "computed."
 )
+_CONSOLIDATED = "consolidated_metadata"
 _CHECKSUM_BYTES = 4
 _verified: set[tuple[str, int]] = set()
 """Address and checksum of every chunk that this process has verified."""
@@ -59,7 +60,8 @@ def metadata_files(
         filters=None,
         dimension_names=dimension_names(len(row_shape)),
     )
-    return {key: written[key].to_bytes() for key in (_DESCRIPTION, "zarr.json")}
+    described, array = (json.loads(written[key].to_bytes()) for key in (_GROUP, _DESCRIPTION))
+    return {_DESCRIPTION: written[_DESCRIPTION].to_bytes(), _GROUP: _group_with(described, array)}
 
 
 def dimension_names(row_axes: int) -> tuple[str, ...]:
@@ -82,11 +84,29 @@ def read_shape(storage: Storage) -> tuple[int, tuple[int, ...], np.dtype[np.gene
 
 
 def resize(storage: Storage, rows: int) -> None:
-    """Make the array ``rows`` rows long."""
+    """Make the array ``rows`` rows long; in the group first, as the array's own description is what counts."""
     if rows != read_shape(storage)[0]:
         metadata = json.loads(storage.read(_DESCRIPTION))
         metadata["shape"][0] = rows
+        group = json.loads(storage.read(_GROUP))
+        if _CONSOLIDATED in group:
+            storage.put(_GROUP, _group_with(group, metadata))
         storage.put(_DESCRIPTION, json.dumps(metadata, indent=2).encode())
+
+
+def group_is_right(storage: Storage) -> bool:
+    """Whether the group describes the array as the array does; a group of version 0.1.0 does not describe it."""
+    consolidated = json.loads(storage.read(_GROUP)).get(_CONSOLIDATED)
+    return consolidated is None or consolidated == _consolidated(json.loads(storage.read(_DESCRIPTION)))
+
+
+def _consolidated(array: dict[str, JSON]) -> dict[str, JSON]:
+    return {"kind": "inline", "must_understand": False, "metadata": {ARRAY: array}}
+
+
+def _group_with(group: dict[str, JSON], array: dict[str, JSON]) -> bytes:
+    """The group with the description of its ``array``: Zarr then lists no folder, where our files would be strange."""
+    return json.dumps(group | {_CONSOLIDATED: _consolidated(array)}, indent=2).encode()
 
 
 def chunk_key(number: int, row_shape: tuple[int, ...]) -> str:

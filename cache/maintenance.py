@@ -70,7 +70,7 @@ def _described_array(store: FeatureStore) -> Any:
     """The Zarr array. Raises where ``zarr.json`` says other than the identity."""
     import zarr
 
-    group = zarr.open_group(store.path, mode="r")
+    group = zarr.open_group(store.path, mode="r", use_consolidated=False)
     array, stated = group[layout.ARRAY], store.identity.fields["store"]
     assert isinstance(array, zarr.Array)
     assert isinstance(stated, dict)
@@ -85,6 +85,7 @@ def _described_array(store: FeatureStore) -> Any:
         "chunks": ((store.chunk_rows, *row_shape), array.chunks),
         "fill_value": (True, bool(np.isnan(array.fill_value))),
         "dimension_names": (layout.dimension_names(len(row_shape)), axes),
+        "description in the group": (True, layout.group_is_right(store.storage)),
     }
     for what, (wanted, stored) in described.items():
         if stored != wanted:
@@ -158,7 +159,7 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
             for position in np.flatnonzero(stays[number]):
                 line = lines[position]
                 outcome = RowOutcome(*(line[field] for field in RowOutcome._fields))
-                stay.append(_Row(line["digest"], block[position], outcome, number))
+                stay.append(_Row(line["digest"], block[position].copy(), outcome, number))  # a view keeps its map open
         free = (number for number in count() if number not in before)
         for low in range(0, len(stay), store.chunk_rows):
             piece = stay[low : low + store.chunk_rows]

@@ -1,7 +1,7 @@
 """The command ``permafrost``: results on stdout, everything else on stderr.
 
 Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, 130 stopped
-by Ctrl-C.
+by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.import_guard import check_siblings
+from pipeline.streams import lost_output, open_streams
 
 COMMANDS = {
     "plan": "Say what `extract` would compute: images, bytes, time. Writes no feature.",
@@ -117,7 +118,8 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    _leave_at_ctrl_c()
+    open_streams()
+    stopped = _leave_when_stopped()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
@@ -127,7 +129,7 @@ def main() -> NoReturn:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         _say(_STOPPED, "warning")
-        status = _INTERRUPTED
+        status = 128 + (stopped[0] if stopped else signal.SIGINT)
     except typer.TyperException as error:
         if message := error.format_message().rstrip("."):  # none: no command was typed, and the help was printed
             stop = "" if message.endswith("?") else "."
@@ -141,25 +143,36 @@ def main() -> NoReturn:
     _exit(status)
 
 
-def _leave_at_ctrl_c() -> None:
-    """Leave soon after Ctrl-C even while the main thread is in a network, where Python does not handle signals.
+def _leave_when_stopped() -> list[int]:
+    """Leave soon after Ctrl-C or SIGTERM even while the main thread is in a network, where Python handles no signals.
 
     What is committed stays committed whenever the process ends, so nothing has to be waited for.
+    Returns what will hold the number of the signal.
     """
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # not nohup
+            signal.signal(number, stop)
     signals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def leave() -> None:
-        while os.read(signals, 1) != bytes([signal.SIGINT]):
+        while (number := os.read(signals, 1)[0]) not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             continue
         time.sleep(_GRACE_SECONDS)  # for the main thread, if it can
         if sys.stderr.isatty():  # a progress bar hides it
             sys.stderr.write(_SHOW_CURSOR)
         _say(_STOPPED, "warning")
-        _exit(_INTERRUPTED)
+        _exit(128 + number)
 
     threading.Thread(target=leave, daemon=True).start()
+    return stopped
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -182,5 +195,8 @@ def _say(text: str, level: str = "error") -> None:
 def _exit(status: int) -> NoReturn:
     """Leave at once: a forward that is still in the network is not waited for."""
     sys.stdout.flush()
+    if not status and (error := lost_output()):
+        _say(f"stdout: {error.strerror}. All is done but for what was to be printed: give the command again.")
+        status = 1
     sys.stderr.flush()
     os._exit(status)

@@ -29,6 +29,7 @@ class Hardware(NamedTuple):
     batch_size: int | None = None
     workers: int | None = None
     retry_failed: bool = False
+    wait: bool = False
 
 
 class Failed(NamedTuple):
@@ -98,6 +99,7 @@ def extract_features(config: RunConfig, records: Records, hardware: Hardware, di
             workers=hardware.workers,
             dtype=config.extraction.dtype,
             retry_failed=hardware.retry_failed,
+            wait=hardware.wait,
             on_progress=report,
         )
     images = len(set(records.digests) - {b""})

@@ -13,12 +13,10 @@ Cells are run in processes of one thread each, so that as many heads train at on
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +35,7 @@ from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import paired_difference
+from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
@@ -228,14 +227,11 @@ def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
 
 
 def _in_processes(run_file: Path, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
-    count = min(workers or os.cpu_count() or 1, len(cells))
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=partial(torch.set_num_threads, 1)) as pool:
+    count = min(workers or processors(), len(cells))
+    with worker_processes(count, partial(torch.set_num_threads, 1)) as pool:
         waiting = {pool.submit(_score, run_file, cell): name for name, cell in cells.items()}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
 
 
 def _score(run_file: Path, cell: Cell) -> Arrays:

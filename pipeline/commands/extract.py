@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
+from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
 from pipeline.config import RunConfig
 from pipeline.dataset import open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
@@ -22,12 +22,13 @@ def extract(
     workers: Workers = None,
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
+    wait: Wait = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
     config, records, display = open_run(run_file, quiet=quiet)
-    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
+    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed, wait), display)
     for extracted in done:
         features, failures = extracted.features, extracted.failures
         line = {

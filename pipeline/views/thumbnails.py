@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from PIL import Image
 
 from cache import parse_source
 from stages.extraction import DecodeError, decode
+from stages.processes import processors
 
 _QUALITY = 70
 
@@ -32,7 +32,7 @@ def thumbnails(
     """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason."""
     wanted = list(dict.fromkeys(uris))
     pictures = {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes outside the interpreter's lock
+    with ThreadPoolExecutor(processors()) as threads:  # Pillow decodes outside the interpreter's lock
         made = threads.map(lambda uri: _thumbnail(uri, side), wanted)
         for done, (uri, thumbnail) in enumerate(zip(wanted, made, strict=True), 1):
             pictures[uri] = thumbnail

@@ -30,7 +30,7 @@ from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import Features, limit_memory
 from stages.extraction.flow import Batch, Clock, Done, flow
 from stages.extraction.sample import remember_sample
-from stages.extraction.threads import processors
+from stages.processes import processors
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
 

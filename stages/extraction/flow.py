@@ -25,7 +25,8 @@ from cache import ImageSource, RowOutcome
 from stages.extraction.backbones import Backbone
 from stages.extraction.embedder import Features, Pixels, compute, pixel_buffers, prepare
 from stages.extraction.preprocess import Preprocess
-from stages.extraction.threads import compute_with, own_stream, processors
+from stages.extraction.threads import compute_with, own_stream
+from stages.processes import processors
 
 _BATCHES_AHEAD = 3
 _IMAGES_A_TASK = 8

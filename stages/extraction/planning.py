@@ -17,8 +17,8 @@ from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.extract import find_store
 from stages.extraction.flow import Batch, Clock, flow
-from stages.extraction.threads import processors
 from stages.malloc import keep_freed_memory
+from stages.processes import processors
 from stages.records import Records
 
 _LEAST_BATCHES = 4

@@ -6,21 +6,6 @@ other in a circle, and have been measured 20 times slower than one.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def processors() -> int:
-    """The processors that this process may use: of its affinity mask, and of its container's share."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return min(allowed, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return allowed
-
 
 def compute_with(threads: int) -> None:
     """Let PyTorch use so many threads for what the calling thread computes."""

@@ -5,7 +5,17 @@ Settings, identities and saved heads load without torch; ``train_head`` imports 
 
 from typing import TYPE_CHECKING, Any
 
-from stages.training.closed_form.kinds import ClosedFormConfig
+from stages.training.closed_form.kinds import (
+    AveragePoolHeadConfig,
+    ClosedFormConfig,
+    DiscriminantHeadConfig,
+    LdaHeadConfig,
+    LearnedWhiteningHeadConfig,
+    PcaHeadConfig,
+    RidgeHeadConfig,
+    WhiteningHeadConfig,
+    WithinHeadConfig,
+)
 from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.embed import embed
 from stages.training.head import EpochLog, Head, TrainingSummary
@@ -26,10 +36,42 @@ from stages.training.losses import (
     SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.multilabel import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel import (
+    AsymmetricConfig,
+    AttributeContrastConfig,
+    AttributesConfig,
+    MultilabelHeadConfig,
+    PosteriorHeadConfig,
+)
+from stages.training.pairs import (
+    AllConfig,
+    ContrastiveConfig,
+    DistanceWeightedConfig,
+    EasyPositivesConfig,
+    HardConfig,
+    MarginConfig,
+    MultiSimilarityConfig,
+    ProxyAnchorConfig,
+    ProxyNcaConfig,
+    RangeConfig,
+    RecallConfig,
+    SemiHardConfig,
+    SmoothApConfig,
+    SoftTripleConfig,
+    SupConConfig,
+    TripletConfig,
+)
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig
 from stages.training.rows.fusion import FusedFeatures
-from stages.training.rows.sampling import SamplingConfig
+from stages.training.rows.sampling import (
+    BalancedConfig,
+    ByLossConfig,
+    ClassesByImagesConfig,
+    DomainWeightsConfig,
+    OneDomainConfig,
+    SamplingConfig,
+    ShuffledConfig,
+)
 from stages.training.sweep.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
 from stages.training.training_inputs import head_identity
@@ -40,37 +82,69 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaCosConfig",
     "AdaFaceConfig",
+    "AllConfig",
     "ArcFaceConfig",
+    "AsymmetricConfig",
+    "AttributeContrastConfig",
     "AttributesConfig",
+    "AveragePoolHeadConfig",
+    "BalancedConfig",
     "BatchNormHeadConfig",
+    "ByLossConfig",
+    "ClassesByImagesConfig",
     "ClosedFormConfig",
+    "ContrastiveConfig",
     "CosFaceConfig",
     "CurricularFaceConfig",
+    "DiscriminantHeadConfig",
+    "DistanceWeightedConfig",
+    "DomainWeightsConfig",
+    "EasyPositivesConfig",
     "ElasticArcFaceConfig",
     "ElasticCosFaceConfig",
     "EpochLog",
     "FusedFeatures",
+    "HardConfig",
     "Head",
     "HeadConfig",
     "HeadRecipe",
     "InputsConfig",
+    "LdaHeadConfig",
+    "LearnedWhiteningHeadConfig",
     "LiArcFaceConfig",
     "LinearHeadConfig",
     "LossConfig",
     "MagFaceConfig",
     "MarginByClassSize",
+    "MarginConfig",
     "MlpHeadConfig",
+    "MultiSimilarityConfig",
     "MultilabelHeadConfig",
     "NormFaceConfig",
+    "OneDomainConfig",
     "OptimizerConfig",
+    "PcaHeadConfig",
     "PosteriorHeadConfig",
+    "ProxyAnchorConfig",
+    "ProxyNcaConfig",
     "Ramp",
+    "RangeConfig",
+    "RecallConfig",
+    "RidgeHeadConfig",
     "SampledConfig",
     "SamplingConfig",
+    "SemiHardConfig",
+    "ShuffledConfig",
+    "SmoothApConfig",
+    "SoftTripleConfig",
     "SphereFaceConfig",
+    "SupConConfig",
     "SweepConfig",
     "TrainingConfig",
     "TrainingSummary",
+    "TripletConfig",
+    "WhiteningHeadConfig",
+    "WithinHeadConfig",
     "embed",
     "epoch_events",
     "head_identity",

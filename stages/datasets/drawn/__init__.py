@@ -8,9 +8,6 @@ and no file is read. A score on these images shows that the pipeline works; it s
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,6 +22,7 @@ from stages.datasets.drawn.families import FAMILIES
 from stages.datasets.drawn.painting import Product, invent, photograph
 from stages.datasets.table import TableConfig
 from stages.datasets.table_writer import write_table
+from stages.processes import processors, worker_processes
 
 COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
 
@@ -57,8 +55,8 @@ def draw_catalogue(
 ) -> Path:
     """Draw ``instances * views`` JPEG images of ``size`` pixels square under ``folder``, then its ``labels.csv``.
 
-    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a CPU, so
-    a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
+    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a processor,
+    so a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
     folder without it is half drawn and is drawn again.
     Raises RecordsError when the folder holds a ``labels.csv`` that was not drawn here.
 
@@ -67,7 +65,7 @@ def draw_catalogue(
     ...     len(draw_catalogue(Path(folder), instances=2, views=3, size=32, workers=1).read_text().splitlines())
     7
     """
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = processors() if workers is None else workers
     settings = {"instances": instances, "views": views, "size": size, "seed": seed}
     for (name, value), least in zip((settings | {"workers": workers}).items(), (1, 1, 32, 0, 1), strict=True):
         if value < least:
@@ -85,7 +83,7 @@ def draw_catalogue(
     marker.write_text(json.dumps(wanted) + "\n")
     draw = partial(_draw_instance, folder, views, size, seed)
     # Processes, which start when work comes: threads would wait for the interpreter's lock, as most calls are short.
-    with ProcessPoolExecutor(min(workers, instances), multiprocessing.get_context("spawn")) as pool:
+    with worker_processes(min(workers, instances)) as pool:
         each = map if workers == 1 else partial(pool.map, chunksize=4)
         rows = [row for drawn in each(draw, range(instances)) for row in drawn]
     write_table(table, pa.table(list(map(pa.array, zip(*rows, strict=True))), COLUMNS))

@@ -9,6 +9,18 @@
 by ``tasks.py``. ``posterior.py`` is the closed form, fitted by ``fit_posterior.py`` with ``ridge.py``.
 """
 
-from stages.training.multilabel.kinds import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel.kinds import (
+    AsymmetricConfig,
+    AttributeContrastConfig,
+    AttributesConfig,
+    MultilabelHeadConfig,
+    PosteriorHeadConfig,
+)
 
-__all__ = ["AttributesConfig", "MultilabelHeadConfig", "PosteriorHeadConfig"]
+__all__ = [
+    "AsymmetricConfig",
+    "AttributeContrastConfig",
+    "AttributesConfig",
+    "MultilabelHeadConfig",
+    "PosteriorHeadConfig",
+]

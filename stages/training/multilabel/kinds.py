@@ -68,7 +68,7 @@ class AsymmetricConfig(Settings):
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig(Settings):
+class AttributeContrastConfig(Settings):
     """Supervised contrast by the overlap of labels (MultiSupCon).
 
     Of a record i, each other record j of the batch is a positive of the weight s_ij = overlap^power, the overlap being
@@ -128,7 +128,7 @@ class MultilabelHeadConfig(Settings):
     instance_weight: float = 1.0
     balanced: float = 0.0
     asymmetric: AsymmetricConfig | None = None
-    contrastive: ContrastiveConfig | None = None
+    contrastive: AttributeContrastConfig | None = None
     attributes: AttributesConfig = AttributesConfig()
     refit: bool = True
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")

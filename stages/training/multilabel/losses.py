@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.training.losses.angle import normalize
-from stages.training.multilabel.kinds import AsymmetricConfig, ContrastiveConfig
+from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig
 
 _LEAST = 1e-8
 
@@ -54,7 +54,7 @@ def overlap(targets: Sequence[Tensor]) -> Tensor:
     return shared / known.clamp(min=1)
 
 
-def contrast(hidden: Tensor, shared: Tensor, config: ContrastiveConfig) -> Tensor:
+def contrast(hidden: Tensor, shared: Tensor, config: AttributeContrastConfig) -> Tensor:
     """The mean contrastive loss of ``hidden`` (B, E), of any length, whose labels overlap by ``shared`` (B, B).
 
     A row that has nothing in common with any other of its batch has no part in the mean; of a batch of such rows the

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.kinds import AsymmetricConfig, ContrastiveConfig
+from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig
 from stages.training.multilabel.losses import balanced_weights, binary, contrast, overlap
 from stages.training.multilabel.network import kaiming_map
 
@@ -189,7 +189,7 @@ class ByInstance(nn.Module):
 class ByOverlap(nn.Module):
     """The contrastive loss by what the attributes of two records share."""
 
-    def __init__(self, targets: list[Tensor], config: ContrastiveConfig) -> None:
+    def __init__(self, targets: list[Tensor], config: AttributeContrastConfig) -> None:
         super().__init__()
         self.targets, self.config = fixed(targets), config
 

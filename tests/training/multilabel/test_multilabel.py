@@ -22,7 +22,7 @@ from stages.training import (
     head_identity,
     train_head,
 )
-from stages.training.multilabel.kinds import AsymmetricConfig, AttributesConfig, ContrastiveConfig
+from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig, AttributesConfig
 from stages.training.rows.held_out import held_rows
 from tests.toys.attributes import toy_attributes, with_columns
 
@@ -88,7 +88,7 @@ KINDS = {
     "words in order": MultilabelHeadConfig(dim=8, task="tags"),
     "bag of words": MultilabelHeadConfig(dim=8, task="tags", tags="bag", asymmetric=AsymmetricConfig()),
     "both, weighed": MultilabelHeadConfig(dim=8, task="both", task_weights="learned", balanced=0.9),
-    "contrast": MultilabelHeadConfig(dim=8, contrastive=ContrastiveConfig(), refit=False),
+    "contrast": MultilabelHeadConfig(dim=8, contrastive=AttributeContrastConfig(), refit=False),
 }
 
 

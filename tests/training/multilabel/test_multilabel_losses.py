@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.training.multilabel.kinds import AsymmetricConfig, ContrastiveConfig
+from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig
 from stages.training.multilabel.losses import balanced_weights, binary, contrast, overlap
 from stages.training.multilabel.tasks import AttributeClassifiers, Objective, TagGenerator, WordClassifier
 
@@ -110,7 +110,7 @@ def test_records_overlap_by_the_share_of_the_first_ones_attributes() -> None:
 
 
 def test_the_contrastive_loss_weighs_every_other_record_by_what_it_shares() -> None:
-    hidden, config = torch.randn(5, 3, generator=drawn()), ContrastiveConfig(temperature=0.2, power=2.0)
+    hidden, config = torch.randn(5, 3, generator=drawn()), AttributeContrastConfig(temperature=0.2, power=2.0)
     shared = torch.rand(5, 5, generator=drawn(1))
     shared[4] = 0  # has nothing in common with any
     given = float(contrast(hidden, shared, config))
