@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,7 +179,9 @@ class RunConfig(Settings):
 
 
 def read_config(path: Path | str) -> RunConfig:
-    """Read a run file. Raises :class:`ConfigError` naming the dotted path of what is wrong in it.
+    """Read a run file; its relative paths are relative to its folder.
+
+    Raises :class:`ConfigError` naming the dotted path of what is wrong in it.
 
     >>> from importlib.resources import as_file, files
     >>> with as_file(files("pipeline") / "presets/demo.toml") as path:
@@ -187,7 +190,7 @@ def read_config(path: Path | str) -> RunConfig:
     """
     path = Path(path)
     try:
-        return parse_config(path.read_text(encoding="utf-8"), str(path))
+        return parse_config(path.read_text(encoding="utf-8-sig"), str(path), path.parent)
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist. `permafrost init FOLDER` writes a run file for your images."
@@ -198,8 +201,10 @@ def read_config(path: Path | str) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def parse_config(text: str, name: str = "the run file") -> RunConfig:
-    """:func:`read_config` for the text of a run file; ``name`` begins its messages.
+def parse_config(text: str, name: str = "the run file", folder: Path | None = None) -> RunConfig:
+    """:func:`read_config` for the text of a run file in ``folder``, by default where one stands.
+
+    ``name`` begins its messages.
 
     >>> text = 'artifacts = "out"; dataset = { kind = "folder", path = "images" }; backbones = [{ kind = "pca" }]'
     >>> parse_config(text.replace("; ", chr(10))).backbones[0].name
@@ -209,7 +214,7 @@ def parse_config(text: str, name: str = "the run file") -> RunConfig:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
-    expanded = _expand(raw, "", name)
+    expanded = map_paths(raw, lambda key, path: _resolved(_expanded(key, path, name), key, name, folder))
     own = _own_recipes(expanded.pop("recipes", {}), name)
     if isinstance(expanded.get("heads"), list):
         expanded["heads"] = [
@@ -247,15 +252,41 @@ def _nest(head: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, An
     return nested | {"recipe": recipe | {"head": {"kind": "linear"} | flat}}
 
 
-def _expand(value: Any, key: str, name: str) -> Any:
-    """``value`` with the variables in paths replaced; lists of one type become tuples by pydantic later."""
+def map_paths(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:
+    """``value`` of a run file with its paths as ``change(key, path)`` has them.
+
+    >>> map_paths({"dataset": {"path": "a"}, "seed": 0}, lambda key, path: f"{key} {path}")
+    {'dataset': {'path': 'path a'}, 'seed': 0}
+    """
     if isinstance(value, dict):
-        return {inner: _expand(entry, inner, name) for inner, entry in value.items()}
+        return {inner: map_paths(entry, change, inner) for inner, entry in value.items()}
     if isinstance(value, list):
-        return [_expand(entry, key, name) for entry in value]
-    if isinstance(value, str) and key in _PATHS:
-        return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
-    return value
+        return [map_paths(entry, change, key) for entry in value]
+    return change(key, value) if isinstance(value, str) and key in _PATHS else value
+
+
+def _expanded(key: str, value: str, name: str) -> str:
+    """The path ``value`` with its variables replaced."""
+    return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
+
+
+def _resolved(path: str, key: str, name: str, folder: Path | None) -> str:
+    """``path`` seen from the ``folder`` of the run file.
+
+    In run files of 0.1.0 it was seen from where one stood: what is there only from there is an error that says so, as
+    features must not be computed a second time beside those that are there.
+    """
+    if folder is None or not path or Path(path).is_absolute():
+        return path
+    resolved = os.path.normpath(folder / path)
+    if not Path(resolved).exists() and Path(path).exists():
+        mended = os.path.relpath(path, folder)
+        raise ConfigError(
+            f"{name}: {key} = {path!r} is relative to the folder of the run file, and {resolved} does not exist, while "
+            f"{Path(path).absolute()} does. If that is meant, as by versions before 0.2, write {key} = {mended!r}; if "
+            f"not, make {resolved} first."
+        )
+    return resolved
 
 
 def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:

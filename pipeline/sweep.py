@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,7 +24,7 @@ import numpy as np
 
 from cache import fingerprint
 from cache.errors import ConfigError
-from pipeline.config import HeadRun, RunConfig, parse_config
+from pipeline.config import HeadRun, RunConfig, map_paths, parse_config
 from pipeline.dataset import Run
 from pipeline.features import FeatureSet
 from pipeline.score_rows import RAW
@@ -163,8 +164,8 @@ def ranked(entries: Sequence[Entry], metric: str) -> list[Place]:
     return places
 
 
-def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, sweep: SweepConfig) -> str:
-    """The text of ``run_file`` without ``[sweep]`` and with one head: the ``winner``."""
+def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, sweep: SweepConfig, folder: Path) -> str:
+    """The text of ``run_file`` without ``[sweep]`` and with one head, the ``winner``, for a run file in ``folder``."""
     entry = winner.entry
     recipe = next(
         part.family.recipe(entry.settings)
@@ -173,6 +174,7 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
     )
     raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
     raw.pop("sweep")
+    raw = map_paths(raw, lambda _, path: _moved(path, run_file.parent, folder))
     settings_of = {part: getattr(recipe, part) for part in ("loss", "start", "optimizer", "training")}
     parts = {part: settings if settings is None else asdict(settings) for part, settings in settings_of.items()}
     of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
@@ -186,8 +188,14 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
         f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
     )
     text = "".join(f"# {line}\n" for line in heading) + "\n" + write_toml(raw)
-    parse_config(text, "the winner's run file")  # what is written can be read
+    parse_config(text, "the winner's run file", folder)  # what is written can be read
     return text
+
+
+def _moved(path: str, old: Path, new: Path) -> str:
+    """The relative ``path`` of a run file in the folder ``old`` as one in ``new`` has it."""
+    stays = path.startswith("${") or Path(path).is_absolute() or old.resolve() == new.resolve()
+    return path if stays else os.path.relpath(old.resolve() / path, new.resolve())
 
 
 def _search(

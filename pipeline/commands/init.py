@@ -33,8 +33,11 @@ def init(
     display = Display()
     guess, records = guess_dataset(images)
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in records.counts().items() if count)
-    text = run_file(guess, counts, _artifacts(images), labelled=any(records.labels))
-    parse_config(text, str(output))  # what is written works
+    for key in ("path", "root"):
+        if key in guess.keys:
+            guess.keys[key] = _seen_from(str(guess.keys[key]), output.parent)
+    text = run_file(guess, counts, _artifacts(images, output.parent), labelled=any(records.labels))
+    parse_config(text, str(output), output.parent)  # what is written works
     replace_text(output, text)
     for key, value in guess.keys.items():
         remark = f"  ({guess.remarks[key]})" if key in guess.remarks else ""
@@ -47,12 +50,18 @@ def init(
     typer.echo(f"{output} is written. Look at it, then: permafrost run {output}")
 
 
-def _artifacts(images: Path) -> str:
-    """Where the run's files go: outside the folder of images, whose pictures they would join."""
+def _seen_from(path: str, folder: Path) -> str:
+    """``path`` as a run file in ``folder`` has it."""
+    stays = Path(path).is_absolute() or folder.resolve() == Path.cwd()
+    return path if stays else os.path.relpath(Path(path).resolve(), folder.resolve())
+
+
+def _artifacts(images: Path, run_files: Path) -> str:
+    """Where the run's files go: beside the run file, and outside the folder of images, which they would join."""
     folder = images.resolve() if images.is_dir() else images.resolve().parent
     artifacts = Path("artifacts", folder.name)
-    if images.is_dir() and artifacts.resolve().is_relative_to(folder):
-        return os.path.relpath(folder.parent / "artifacts" / folder.name)
+    if images.is_dir() and (run_files / artifacts).resolve().is_relative_to(folder):
+        return os.path.relpath(folder.parent / "artifacts" / folder.name, run_files.resolve())
     return str(artifacts)
 
 

@@ -57,6 +57,6 @@ def sweep(
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:
         winner = next(place for place in places if not place.entry.raw)
-        replace_text(write, winner_run_file(winner, plan, run_file, settings))
+        replace_text(write, winner_run_file(winner, plan, run_file, settings, write.parent))
         below = f", though {verdict}" if (verdict := raw_verdict(places)) else ""
         display.say(f"the best configuration{below}: {write}")
