@@ -62,7 +62,7 @@ def replace_text(path: Path, text: str) -> None:
 def clear_partials(folder: Path) -> None:
     """Delete the temporary files that dead writers left below ``folder``; a live writer holds a lock on its own."""
     for partial in folder.rglob(f"*{PARTIAL}"):
-        with suppress(FileNotFoundError, BlockingIOError), partial.open("rb") as file:
+        with suppress(OSError), partial.open("rb") as file:  # gone, locked, or on a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             partial.unlink()
 

@@ -6,6 +6,7 @@ work; what is committed is safe without it (:meth:`cache.Storage.put_new`).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -14,7 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.atomic import disk_errors
-from cache.errors import StoreBusyError
+from cache.errors import StoreBusyError, StoreError
+
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_SWITCH = "PERMAFROST_LOCKS"
 
 
 @contextmanager
@@ -22,7 +26,8 @@ def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock ``<folder>.lock``, or raise :class:`StoreBusyError`, which names the holder (host, process).
 
     With ``wait`` it waits for the holder instead. The lock is an ``flock``: it ends with the process that took it,
-    however that ends. The file itself stays, so that two processes can never hold two files of one name.
+    however that ends. The file itself stays, so that two processes can never hold two files of one name. Raises
+    StoreError on a file system without locks, unless the environment says ``PERMAFROST_LOCKS=off``.
     """
     path = folder.with_name(f"{folder.name}.lock")
     with disk_errors(path):
@@ -35,9 +40,18 @@ def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise StoreBusyError(
-                f"{folder} is being written by {holder}. "
-                "Wait for it, or stop it: what it has committed is kept, and a second run goes on from there."
+                f"{folder} is being written by {holder}. Wait for it (--wait does), or stop it: what it has "
+                "committed is kept, and a second run goes on from there."
             ) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            if os.environ.get(_SWITCH) != "off":
+                raise StoreError(
+                    f"{path} cannot be locked: {error.strerror}. The lock keeps two runs from writing to one store at "
+                    "once, and this file system has none. Put the artifacts on one that locks (a local disk, or a "
+                    f"network share mounted with locks); or, where no other run writes, set {_SWITCH}=off."
+                ) from error
         with suppress(OSError):  # who holds it is a courtesy, for which a full disk may have no room
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())

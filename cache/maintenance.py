@@ -159,7 +159,7 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
             for position in np.flatnonzero(stays[number]):
                 line = lines[position]
                 outcome = RowOutcome(*(line[field] for field in RowOutcome._fields))
-                stay.append(_Row(line["digest"], block[position], outcome, number))
+                stay.append(_Row(line["digest"], block[position].copy(), outcome, number))  # a view keeps its map open
         free = (number for number in count() if number not in before)
         for low in range(0, len(stay), store.chunk_rows):
             piece = stay[low : low + store.chunk_rows]

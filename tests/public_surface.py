@@ -70,11 +70,20 @@ PUBLIC = {
 }  # fmt: skip
 
 FLAGS = {
-    "extract": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
+    "extract": {
+        "--batch-size",
+        "--device",
+        "--json",
+        "--max-failures",
+        "--quiet",
+        "--retry-failed",
+        "--wait",
+        "--workers",
+    },
     "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
     "train-heads": {"--device", "--json", "--quiet", "--tensorboard"},
     "score": {"--by", "--json", "--quiet"},
-    "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--workers"},
+    "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--wait", "--workers"},
     "demo": {"--artifacts", "--json", "--quiet"},
     "init": {"--force", "--output"},
     "inspect": {"--json"},

@@ -20,6 +20,7 @@ BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Images in one forward; by default 32, on a GPU found by trial.")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; by default one a processor.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for another run on the same stores, and do not refuse.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Compute images that failed before again.")]
 MaxFailures = Annotated[
     float | None, typer.Option(min=0, max=1, help="Share of images that may fail; by default the run file's.")

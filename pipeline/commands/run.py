@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.commands.extract import fail_on_too_many
-from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Workers
+from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
 from pipeline.commands.score import print_scores
 from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, extract_features
@@ -17,12 +17,12 @@ def run(
     workers: Workers = None,
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
+    wait: Wait = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
-    config, records, display = open_run(run_file, quiet=quiet)
-    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
-    vectors = find_vectors(config, records, display, train=True, device=device)
-    print_scores(config, run_file.stem, records, vectors, display, json=json)
-    fail_on_too_many(config, records, done, max_failures)
+    opened = open_run(run_file, quiet=quiet)
+    done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait))
+    print_scores(opened, find_vectors(opened, train=True, device=device), json=json)
+    fail_on_too_many(opened, done, max_failures)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import Features
-from stages.ranking import unit_length
+from stages.ranking import search, unit_length
+from stages.ranking.nearest import compare_all
 
-BLOCK = 4096  # rows of a product at a time: 64 MB of similarities
+BLOCK = 2048  # rows of both sides at a time: 16 MB of similarities
 
 
 class Twin(NamedTuple):
@@ -32,13 +33,9 @@ def twins_among(
     nearest = np.zeros(len(digests), np.int64)
     for first, theirs in _blocks(store, others, block):
         for start, mine in _blocks(store, digests, block):
-            similarity = mine @ theirs.T  # (b, c)
-            position = similarity.argmax(axis=1)
-            highest = np.take_along_axis(similarity, position[:, None], axis=1)[:, 0]
-            rows = slice(start, start + len(mine))
-            closer = highest > best[rows]
-            nearest[rows][closer] = first + position[closer]
-            best[rows][closer] = highest[closer]
+            rows, highest = search(theirs, mine, 1)
+            place = np.arange(start, start + len(mine))[highest[:, 0] > best[start : start + len(mine)]]
+            nearest[place], best[place] = first + rows[place - start, 0], highest[place - start, 0]
     return {int(row): Twin(int(nearest[row]), float(best[row])) for row in np.flatnonzero(best >= threshold)}
 
 
@@ -49,18 +46,26 @@ def twins_within(store: Features, digests: Sequence[bytes], threshold: float, *,
     most similar of those stands for it. So of a chain whose ends are unlike, more than one can be kept.
     """
     dropped: dict[int, Twin] = {}
-    staying = np.zeros(len(digests), np.bool_)
+    staying: list[int] = []
     for start, mine in _blocks(store, digests, block):
-        similarity = np.concatenate(  # (b, start + b): to all that stand before, and to each other
-            [mine @ theirs.T for _, theirs in _blocks(store, digests[: start + len(mine)], block)], axis=1
+        earlier = twins_among(
+            store, digests[start : start + len(mine)], [digests[row] for row in staying], threshold, block=block
         )
+        similarity = compare_all(mine, mine, np.full(len(mine), -1))
+        inside: list[int] = []  # of this block, those that stay
         for row in range(len(mine)):
-            before = np.where(staying[: start + row], similarity[row, : start + row], -np.inf)
-            position = int(before.argmax()) if len(before) else -1
-            if position >= 0 and before[position] >= threshold:
-                dropped[start + row] = Twin(position, float(before[position]))
+            twin = earlier.get(row)
+            best = None if twin is None else Twin(staying[twin.position], twin.similarity)
+            if inside:
+                nearest = inside[int(similarity[row, inside].argmax())]
+                value = float(similarity[row, nearest])
+                if value >= threshold and (best is None or value > best.similarity):
+                    best = Twin(start + nearest, value)
+            if best is None:
+                inside.append(row)
             else:
-                staying[start + row] = True
+                dropped[start + row] = best
+        staying += [start + row for row in inside]
     return dropped
 
 

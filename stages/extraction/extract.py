@@ -92,6 +92,7 @@ def extract_all(
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     executor: Executor | None = None,
+    wait: bool = False,
 ) -> list[Filled]:
     """Fill the feature stores of ``backbones`` below ``path`` with the images of ``records`` that they lack.
 
@@ -112,12 +113,13 @@ def extract_all(
         retry_failed: compute failed images again too.
         on_progress: called after every batch.
         executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.
+        wait: for another process that is writing to one of the stores.
 
     Returns:
         A :class:`Filled` for each of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
 
     Raises:
-        StoreBusyError: another process is writing to one of the stores.
+        StoreBusyError: another process is writing to one of the stores, and ``wait`` is False.
 
     >>> import tempfile
     >>> import numpy as np
@@ -147,7 +149,10 @@ def extract_all(
         return [Filled(store, 0) for store in stores]
     keep_freed_memory(one_arena=all(backbones[n].device == "cpu" for n in lacking))
     with ExitStack() as drivers:
-        writers = [drivers.enter_context(StoreWriter(stores[n])) for n in lacking]
+        entered = {  # in one order in every process: two that wait do not wait for each other
+            n: drivers.enter_context(StoreWriter(stores[n], wait=wait)) for n in sorted(lacking, key=lambda n: paths[n])
+        }
+        writers = [entered[n] for n in lacking]
         filled, networks = [stores[n] for n in lacking], [backbones[n] for n in lacking]
         planned = [writer.pending().batch_size for writer in writers]
         size = batch_size or next(filter(None, planned), None) or _batch_size(networks, filled)

@@ -1,11 +1,14 @@
 """The plan of chunks, and commits that need no lock."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier as BarrierType
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, verify
-from cache.errors import StoreBusyError
+from cache.errors import StoreBusyError, StoreError
 from cache.plan import make_plan, read_plan
 from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store
 from tests.typed import ROOT
@@ -266,3 +269,35 @@ def test_any_order_of_planning_and_committing_loses_and_doubles_nothing(
     assert sorted(store.digests()) == sorted(wanted)
     assert sum(rows.num_rows for rows in store.chunks().values()) == len(wanted)
     assert verify(store) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    store = open_store(tmp_path)
+    with pytest.raises(StoreError, match=rf"{store.path}\.lock cannot be locked: .*PERMAFROST_LOCKS=off"):
+        fill(store, names(1, 2))
+    monkeypatch.setenv("PERMAFROST_LOCKS", "off")
+    assert fill(store, names(1, 2)) == 2
+
+
+def test_a_writer_that_waits_goes_on_when_the_first_has_ended(tmp_path: Path) -> None:
+    store, other = open_store(tmp_path), open_store(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with StoreWriter(store) as writer:
+            waiting = pool.submit(_fill_after_waiting, other)
+            with pytest.raises(StoreBusyError, match="--wait does"), StoreWriter(open_store(tmp_path)):
+                pass
+            commit(writer, *writer.plan(names(1)).chunks)
+        assert waiting.result() == names(1, 2)
+
+
+def _fill_after_waiting(store: FeatureStore) -> list[bytes]:
+    with StoreWriter(store, wait=True) as writer:
+        commit(writer, *writer.plan(names(1, 2)).chunks)
+    return store.digests()

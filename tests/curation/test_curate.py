@@ -1,8 +1,11 @@
 """What a training table is made of: each rule by hand, near-duplicates against plain loops."""
 
 import math
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -268,6 +271,21 @@ def test_near_duplicates_do_not_depend_on_the_block(tmp_path: Path, block: int) 
             kept.append(row)
     assert {row: t.position for row, t in twins_within(store, digests, 0.98, block=block).items()} == stands
     assert 5 < len(stands) < 55
+
+
+def test_looking_for_near_duplicates_takes_no_more_memory_for_more_rows() -> None:
+    def peak(rows: int) -> int:
+        features = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float16)
+        digests = [row.to_bytes(4, "big") for row in range(rows)]
+        store: Any = SimpleNamespace(read=lambda some: features[[int.from_bytes(one, "big") for one in some]])
+        tracemalloc.start()
+        assert len(twins_within(store, digests, 0.999, block=256)) < rows / 10
+        assert len(twins_among(store, digests, digests[:500], 0.999, block=256)) >= 500
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(4000) < 1.5 * peak(1000)
 
 
 def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
