@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.measured import machine
 from cache import Features
 from pipeline.config import read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import run_of
 from pipeline.progress import Display
 from pipeline.vectors import find_vectors
 from stages.analysis import paired_difference
@@ -51,8 +51,9 @@ def _rows(run_file: Path) -> list[dict[str, object]]:
     config, display = read_config(run_file), Display()
     heads = tuple(head for head in config.heads if head.name in _HEADS)
     config = replace(config, backbones=config.backbones[:1], heads=heads)
-    records = read_dataset(config, display)
-    found = {of.head: of.store for of in find_vectors(config, records, display, train=True)}
+    run = run_of(config, display, run_file)
+    records = run.records
+    found = {of.head: of.store for of in find_vectors(run, train=True)}
     scored: dict[str, tuple[float, Scores]] = {}
     for head, store in found.items():
         scored[f"{head}, exact, float32"] = 4.0 * store.dim, _exact(records, store)

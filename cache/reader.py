@@ -7,7 +7,7 @@
         provenance.json        where the store was begun; recorded, never compared
         network.json           of features: what the network computed of a fixed image, compared whenever it is opened
         zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
-        rows/<chunk>.parquet   digest, status, width, height, error of the chunk's rows: *this* commits the chunk
+        rows/<chunk>.parquet   digest, status, width, height, error, checksum of the chunk's rows: *this* commits them
         plan.parquet           the chunks still to compute; gone when the store is complete
     <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
 
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,30 @@ class Failure(NamedTuple):
 
     digest: bytes
     outcome: RowOutcome
+
+
+class Listed(Protocol):
+    """Images with names and labels, such as :class:`stages.records.Records`."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The name of each, (N,)."""
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The label of each, (N,)."""
+
+    @property
+    def digests(self) -> list[bytes]:
+        """The sha256 of the bytes of each, (N,)."""
+
+
+class Arrays(NamedTuple):
+    """Features (n, D), labels (n,) and keys (n,); where some have no label, ``labels`` holds None for them."""
+
+    features: npt.NDArray[np.generic]
+    labels: npt.NDArray[Any]
+    keys: npt.NDArray[np.str_]
 
 
 class FeatureStore:
@@ -190,6 +214,11 @@ class FeatureStore:
     def _index(self) -> RowIndex:
         return RowIndex(self._chunks, self.chunk_rows)
 
+    def __repr__(self) -> str:
+        shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
+        failed = self.counts().total() - len(self)
+        return f"FeatureStore({self.path}: {shape} {self.dtype}, {failed:,} images without a feature)"
+
     # What is there
 
     def chunks(self) -> dict[int, pa.Table]:
@@ -278,6 +307,19 @@ class FeatureStore:
         """The features (n, V, D) of all views of ``digests`` (n,), as :meth:`read` gives those of the first."""
         features = self._gather(digests, np.s_[...])
         return features.reshape(len(digests), self.views, self.dim)
+
+    def to_numpy(self, records: Listed) -> Arrays:
+        """Features, labels and keys of those of ``records`` whose image has a feature, in their order.
+
+        Images that failed are left out. Raises :class:`MissingRowsError` for one that nobody has tried to compute.
+        """
+        digests = records.digests
+        if absent := self.absent(digests):
+            raise MissingRowsError(self._why_missing(absent[0], -1))
+        rows = np.flatnonzero(self.usable(digests)).tolist()
+        labels, keys = ([column[row] for row in rows] for column in (records.labels, records.keys))
+        names = np.array(labels, np.str_ if None not in labels else object)
+        return Arrays(self.read([digests[row] for row in rows]), names, np.array(keys, np.str_))
 
     def _gather(self, digests: Sequence[bytes], part: Any) -> npt.NDArray[np.generic]:
         """``part`` of each chunk's array, for the rows of ``digests``."""

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache import Features, fingerprint
+from cache import fingerprint
 from cache.errors import ConfigError, UnwritableError
 from cache.fingerprint import JSON
-from pipeline.config import RunConfig
-from pipeline.progress import Display
+from pipeline.dataset import Run
+from pipeline.vectors import Vectors
 from pipeline.views.tables import aligned
 from stages.records import Records
 from stages.retrieval import (
@@ -29,14 +29,12 @@ from stages.retrieval.approximate import DEEPEST
 from stages.retrieval.protocols import MetConfig
 
 
-def approximate_scores(
-    config: RunConfig, records: Records, backbone: str, head: str, store: Features, display: Display
-) -> Iterator[tuple[str, Scores]]:
+def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
     """The scores through the index and after each post-processing, each with its row's name.
 
     A row is named by the head and what was done: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``.
     """
-    retrieval = config.retrieval
+    retrieval, records, (head, store) = run.config.retrieval, run.records, (vectors.head, vectors.store)
     if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
     metrics = retrieval.by_label
@@ -52,7 +50,7 @@ def approximate_scores(
     }
     queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(retrieval.index, FlatIndexConfig):
-        index = find_index(config, records, gallery, backbone, head, store, display)
+        index = find_index(run, gallery, vectors)
         kind = index.config.kind
         name = f"auto: {kind}" if isinstance(retrieval.index, AutoIndexConfig) else kind
         yield (
@@ -64,53 +62,45 @@ def approximate_scores(
         scores = evaluate_reranked(store, rerank, queries=queries, gallery=gallery, train=train, **score)
         yield f"{head} + {rerank.label}", scores
     if any(name in ("map", "mrr", "ndcg", "map_trapezoid") for name in metrics) and len(gallery) > DEEPEST:
-        display.say(f"{backbone} {head}: other rankings list {DEEPEST:,} rows; what is beyond counts as not relevant")
+        run.display.say(
+            f"{vectors.backbone} {head}: other rankings list {DEEPEST:,} rows; what is beyond counts as not relevant"
+        )
 
 
-def find_index(
-    config: RunConfig, records: Records, gallery: Records, backbone: str, head: str, store: Features, display: Display
-) -> GalleryIndex:
+def find_index(run: Run, gallery: Records, vectors: Vectors) -> GalleryIndex:
     """The index of the ``gallery``, stored in the artifacts folder; with budgets, what was tried is shown.
 
     Where the folder cannot be written, the index is built and not stored.
     """
-    folder = index_folder(config, gallery, backbone, head, store)
     try:
-        return _built_index(config, records, gallery, f"{backbone} {head}", store, folder, display)
+        return _built_index(run, gallery, vectors, index_folder(run, gallery, vectors))
     except UnwritableError as error:
         if not error.read_only:
             raise
-        return _built_index(config, records, gallery, f"{backbone} {head}", store, None, display)
+        return _built_index(run, gallery, vectors, None)
 
 
-def index_folder(config: RunConfig, gallery: Records, backbone: str, head: str, store: Features) -> Path:
+def index_folder(run: Run, gallery: Records, vectors: Vectors) -> Path:
     """Where the index of ``gallery`` is: named by all it follows from, so that it never changes under a reader."""
     identity: list[JSON] = [
-        store.fingerprint,
-        asdict(config.retrieval.index),
+        vectors.store.fingerprint,
+        asdict(run.config.retrieval.index),
         list[JSON](gallery.keys),
         [digest.hex() for digest in gallery.digests],
     ]
-    return Path(config.artifacts) / "indexes" / backbone / f"{head}-{fingerprint(identity)[:8]}"
+    return run.artifacts / "indexes" / vectors.backbone / f"{vectors.head}-{fingerprint(identity)[:8]}"
 
 
-def _built_index(
-    config: RunConfig,
-    records: Records,
-    gallery: Records,
-    name: str,
-    store: Features,
-    folder: Path | None,
-    display: Display,
-) -> GalleryIndex:
-    wanted = config.retrieval.index
+def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Path | None) -> GalleryIndex:
+    wanted = run.config.retrieval.index
     if not isinstance(wanted, AutoIndexConfig):
-        return index_gallery(store, gallery, wanted, folder=folder)
-    validation = records.split("validation_query")
+        return index_gallery(vectors.store, gallery, wanted, folder=folder)
+    validation = run.records.split("validation_query")
     choice = choose_gallery_index(
-        store, gallery, wanted, folder=folder, queries=validation if len(validation) else None
+        vectors.store, gallery, wanted, folder=folder, queries=validation if len(validation) else None
     )
-    display.say(f"index of {name}, by budgets:\n{tried_text(choice.tried, wanted.metric)}")
+    table = tried_text(choice.tried, wanted.metric)
+    run.display.say(f"index of {vectors.backbone} {vectors.head}, by budgets:\n{table}")
     return choice.index
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,10 +16,34 @@ from stages.records import Records, read_records
 _FEW_CLASSES = 5
 
 
-def open_run(run_file: Path, *, quiet: bool) -> tuple[RunConfig, Records, Display]:
-    """The run file, its records, and where a command says what it does."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    return config, read_dataset(config, display), display
+@dataclass(frozen=True)
+class Run:
+    """A run file with its records, and where a command says what it does."""
+
+    file: Path
+    config: RunConfig
+    records: Records
+    display: Display
+
+    @property
+    def name(self) -> str:
+        """Of the files that are made of it."""
+        return self.file.stem
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of everything that is made."""
+        return Path(self.config.artifacts)
+
+
+def open_run(run_file: Path, *, quiet: bool = False) -> Run:
+    """The run of ``run_file``, with its records."""
+    return run_of(read_config(run_file), Display(quiet=quiet), run_file)
+
+
+def run_of(config: RunConfig, display: Display, run_file: Path = Path("run.toml")) -> Run:
+    """The run of ``config``, which ``run_file`` holds, with its records."""
+    return Run(run_file, config, read_dataset(config, display), display)
 
 
 def read_dataset(config: RunConfig, display: Display) -> Records:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from cache import FeatureStore
 from cache.errors import ConfigError
-from pipeline.config import RunConfig
+from pipeline.dataset import Run
 from pipeline.progress import Display
 from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
 from stages.extraction.embedder import ONE_COLOUR
@@ -49,13 +48,13 @@ class Extracted(NamedTuple):
     failures: list[Failed]
 
 
-def load_all(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Backbone]:
+def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
     """Every backbone of the run, in order."""
-    folder = Path(config.artifacts) / "features"
+    folder, on_load = run.artifacts / "features", run.display.say
     backbones = [
         backbone
-        for wanted in config.backbones
-        for backbone in known_backbones(wanted, records, folder, device=hardware.device, on_load=display.say)
+        for wanted in run.config.backbones
+        for backbone in known_backbones(wanted, run.records, folder, device=hardware.device, on_load=on_load)
     ]
     identities = [backbone.identity.fingerprint for backbone in backbones]
     for at, backbone in enumerate(backbones):
@@ -66,24 +65,26 @@ def load_all(config: RunConfig, records: Records, hardware: Hardware, display: D
     return backbones
 
 
-def plan_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> Plan:
+def plan_features(run: Run, hardware: Hardware) -> Plan:
     """What stage 1 would compute, with the time it would take by a timed sample."""
-    backbones = load_all(config, records, hardware, display)
-    display.say("timing a sample of the images")
-    return plan_extraction(
-        records,
-        backbones,
-        Path(config.artifacts) / "features",
-        batch_size=hardware.batch_size,
-        workers=hardware.workers,
-        dtype=config.extraction.dtype,
-        retry_failed=hardware.retry_failed,
-    )
+    backbones = load_all(run, hardware)
+    run.display.say("timing a sample of the images")
+    return plan_extraction(run.records, backbones, run.artifacts / "features", **_settings(run, hardware))
 
 
-def extract_features(config: RunConfig, records: Records, hardware: Hardware, display: Display) -> list[Extracted]:
+def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
+    """How an extraction is planned and done."""
+    return {
+        "batch_size": hardware.batch_size,
+        "workers": hardware.workers,
+        "dtype": run.config.extraction.dtype,
+        "retry_failed": hardware.retry_failed,
+    }
+
+
+def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
     """Stage 1: fill the feature stores of all backbones."""
-    backbones = load_all(config, records, hardware, display)
+    backbones, records, display = load_all(run, hardware), run.records, run.display
     what = backbones[0].name if len(backbones) == 1 else f"{len(backbones)} backbones in one pass"
     with display.bar(f"extracting {what}", "images") as update:
 
@@ -94,13 +95,10 @@ def extract_features(config: RunConfig, records: Records, hardware: Hardware, di
         done = extract_all(
             records,
             backbones,
-            Path(config.artifacts) / "features",
-            batch_size=hardware.batch_size,
-            workers=hardware.workers,
-            dtype=config.extraction.dtype,
-            retry_failed=hardware.retry_failed,
+            run.artifacts / "features",
             wait=hardware.wait,
             on_progress=report,
+            **_settings(run, hardware),
         )
     images = len(set(records.digests) - {b""})
     summaries = [

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from cache import FeatureStore
 from cache.errors import ConfigError, MissingRowsError, StaleStoreError
-from pipeline.config import HeadRun, RunConfig
-from pipeline.progress import Display
+from pipeline.config import HeadRun
+from pipeline.dataset import Run
 from stages.extraction import BackboneConfig
 from stages.extraction.extract import find_store
 from stages.extraction.known import known_backbones, noted_backbones
-from stages.records import Records
 from stages.training import FusedFeatures
 
 _REMEDY = "Run `permafrost extract` with this run file to compute these features."
@@ -28,18 +26,16 @@ class FeatureSet(NamedTuple):
     raw: bool
 
 
-def feature_sets(
-    config: RunConfig, records: Records, display: Display, heads: Sequence[HeadRun] | None = None
-) -> list[FeatureSet]:
+def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[FeatureSet]:
     """Each store of the run with the ``heads`` that learn from it alone, then the fused ones in the order of the heads.
 
     Every store is scored raw, and every fusion of two or more. The sizes of images are no features: a fusion with
     them is not scored raw.
     """
-    stores = [store for wanted in config.backbones for store in find_features(wanted, config, records, display)]
+    stores = [store for wanted in run.config.backbones for store in find_features(run, wanted)]
     names = _store_names(stores)
     heads_of: dict[tuple[tuple[str, ...], bool], list[HeadRun]] = {((name,), False): [] for name in names}
-    for head in config.heads if heads is None else heads:
+    for head in run.config.heads if heads is None else heads:
         for sources in _sources(head, names):
             if len(sources) > 1:
                 heads_of.setdefault((sources, False), [])
@@ -71,21 +67,24 @@ def _sources(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     return [head.backbones]
 
 
-def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, display: Display) -> list[FeatureStore]:
+def find_features(run: Run, wanted: BackboneConfig) -> list[FeatureStore]:
     """The stores that ``wanted`` filled, one a pooling. StaleStoreError or MissingRowsError where there is none.
 
-    With ``precision = "auto"`` a CPU and a card fill different stores: those with more of the images of ``records``.
+    With ``precision = "auto"`` a CPU and a card fill different stores: those with more of the run's images.
     """
-    folder = Path(config.artifacts) / "features"
-    noted = noted_backbones(wanted, records, folder)
+    folder = run.artifacts / "features"
+    noted = noted_backbones(wanted, run.records, folder)
     if not noted:  # never extracted, or something changed since: then its identity says what
-        noted = [known_backbones(wanted, records, folder, on_load=display.say)]
+        noted = [known_backbones(wanted, run.records, folder, on_load=run.display.say)]
     errors: list[StaleStoreError | MissingRowsError] = []
     matches: list[list[FeatureStore]] = []
     for backbones in noted:
         try:
             matches.append(
-                [find_store(backbone, folder, dtype=config.extraction.dtype, remedy=_REMEDY) for backbone in backbones]
+                [
+                    find_store(backbone, folder, dtype=run.config.extraction.dtype, remedy=_REMEDY)
+                    for backbone in backbones
+                ]
             )
         except (StaleStoreError, MissingRowsError) as error:
             errors.append(error)
@@ -93,4 +92,4 @@ def find_features(wanted: BackboneConfig, config: RunConfig, records: Records, d
         raise errors[0]
     if len(matches) == 1:
         return matches[0]
-    return max(matches, key=lambda stores: int(stores[0].usable(records.digests).sum()))
+    return max(matches, key=lambda stores: int(stores[0].usable(run.records.digests).sum()))

@@ -8,7 +8,8 @@ from typing import Any
 
 from cache import Features, Identity
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
-from pipeline.config import HeadRun, RunConfig
+from pipeline.config import HeadRun
+from pipeline.dataset import Run
 from pipeline.progress import Display
 from stages.records import Records
 from stages.training import EpochLog, Head, epoch_events, head_identity
@@ -18,21 +19,12 @@ LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out trainin
 
 
 def find_head(
-    config: RunConfig,
-    wanted: HeadRun,
-    backbone: str,
-    features: Features,
-    records: Records,
-    display: Display,
-    *,
-    train: bool,
-    tensorboard: bool,
-    device: str,
+    run: Run, wanted: HeadRun, backbone: str, features: Features, *, train: bool, tensorboard: bool, device: str
 ) -> Head:
     """The head as it was saved; or, with ``train``, trained and saved. MissingRowsError where there is none."""
-    arguments = training_arguments(config, wanted, features, records)
+    arguments, display = training_arguments(run, wanted, features), run.display
     identity = head_identity(**arguments)
-    folder = head_folder(config, wanted.name, features, identity)
+    folder = head_folder(run, wanted.name, features, identity)
     title = f"train {wanted.name} on {backbone}"
     if (folder / "head.safetensors").exists():
         try:
@@ -55,7 +47,7 @@ def find_head(
     checkpoint = folder.with_name(f"{folder.name}.checkpoint")
     if checkpoint.exists():
         display.say(f"{title}: going on after the last epoch of the run that was stopped")
-    events = Path(config.artifacts, "tensorboard", features.name, folder.name) if tensorboard else None
+    events = run.artifacts / "tensorboard" / features.name / folder.name if tensorboard else None
     device, training = device_for(wanted, device, display), wanted.recipe.training
     with display.bar(title, "epochs") as update, epoch_events(events) as write:
 
@@ -94,9 +86,9 @@ def summary_text(head: Head, *, seconds: bool = True) -> str:
     return f"{summary.rows:,} images of {summary.classes:,} classes; {epochs}{summary.chosen_by}{anchor}"
 
 
-def head_folder(config: RunConfig, name: str, features: Features, identity: Identity) -> Path:
+def head_folder(run: Run, name: str, features: Features, identity: Identity) -> Path:
     """Where the head ``name`` of that ``identity`` is saved."""
-    return Path(config.artifacts) / "heads" / features.name / f"{name}-{identity.short}"
+    return run.artifacts / "heads" / features.name / f"{name}-{identity.short}"
 
 
 def device_for(wanted: HeadRun, device: str, display: Display) -> str:
@@ -114,19 +106,17 @@ def device_for(wanted: HeadRun, device: str, display: Display) -> str:
     return device
 
 
-def training_arguments(
-    config: RunConfig, wanted: HeadRun, features: Features, records: Records, train: Records | None = None
-) -> dict[str, Any]:
+def training_arguments(run: Run, wanted: HeadRun, features: Features, train: Records | None = None) -> dict[str, Any]:
     """The arguments of ``head_identity`` and ``train_head``: everything that a head follows from.
 
     It is trained on ``train``, by default the records of that role.
     """
     return {
         "features": features,
-        "records": records.split("train") if train is None else train,
+        "records": run.records.split("train") if train is None else train,
         "recipe": wanted.recipe,
-        "validation": _validation(features, records),
-        "seed": config.seed,
+        "validation": _validation(features, run.records),
+        "seed": run.config.seed,
     }
 
 

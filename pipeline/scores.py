@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
 from cache.atomic import replace_text, unless_read_only
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
-from pipeline.config import RunConfig
-from pipeline.progress import Display
+from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
-from stages.records import Records
 from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
@@ -23,24 +20,22 @@ from stages.retrieval.run_scores import score
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 
 
-def score_run(
-    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
-) -> tuple[list[ScoreRow], QueryValues]:
+def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues]:
     """Stage 3: search and score, the means and the value of every query.
 
-    They are written to ``scores/<name>.jsonl`` and ``<name>.parquet`` too, unless the folder is read-only.
+    They are written to ``scores/<run>.jsonl`` and ``<run>.parquet`` too, unless the folder is read-only.
     """
+    records, retrieval = run.records, run.config.retrieval
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
     for entry in vectors:
         usable = entry.store.usable(records.digests).tobytes()
         if usable not in known:
-            known[usable] = run_bounds(entry.store, records, config.retrieval)
+            known[usable] = run_bounds(entry.store, records, retrieval)
         bounds = known[usable]
         numbers = scored_numbers(entry.store, records)
-        exact = ((entry.head, scores) for scores in score(entry.store, records, config.retrieval))
-        others = approximate_scores(config, records, entry.backbone, entry.head, entry.store, display)
-        for head, scores in chain(exact, others):
+        exact = ((entry.head, scores) for scores in score(entry.store, records, retrieval))
+        for head, scores in chain(exact, approximate_scores(run, entry)):
             scored.append(Scored(entry.backbone, head, numbers, scores))
             rows += [
                 ScoreRow(entry.backbone, head, one.domain, one.metric, one.value, one.low, one.high, one.queries,
@@ -48,31 +43,32 @@ def score_run(
                 for one in scores
             ]  # fmt: skip
             if left_out := _left_out(scores):
-                display.warn(f"{entry.backbone} {head}: left out: {left_out}")
-    path = Path(config.artifacts) / "scores" / f"{name}.jsonl"
-    values = values_of(path.with_suffix(".parquet"), scored, scored_data(config, records))
-    with unless_read_only(display.warn):
+                run.display.warn(f"{entry.backbone} {head}: left out: {left_out}")
+    path = run.artifacts / "scores" / f"{run.name}.jsonl"
+    values = values_of(path.with_suffix(".parquet"), scored, scored_data(run))
+    with unless_read_only(run.display.warn):
         values.write()
         replace_text(path, json_lines(rows))
     return rows, values
 
 
-def scored_data(config: RunConfig, records: Records) -> dict[str, str]:
+def scored_data(run: Run) -> dict[str, str]:
     """What the scores of a run follow from beside the embeddings."""
-    changed = changed_settings(config.retrieval)
+    records, retrieval = run.records, run.config.retrieval
+    changed = changed_settings(retrieval)
     settings = {key: value for key, value in changed.items() if key not in _NOT_OF_A_SCORE}
     roles: list[str] = []
-    if isinstance(config.retrieval.protocol, MetConfig):
+    if isinstance(retrieval.protocol, MetConfig):
         roles += ["validation_query", "validation_query_distractor", "validation_gallery"]
-    if isinstance(config.retrieval.index, AutoIndexConfig):
+    if isinstance(retrieval.index, AutoIndexConfig):
         roles.append("validation_query")
-    if any(isinstance(rerank, WhiteningConfig) for rerank in config.retrieval.rerank):
+    if any(isinstance(rerank, WhiteningConfig) for rerank in retrieval.rerank):
         roles.append("train")
     return data_of(
         records.split("query", "query_distractor"),
         records.split("gallery"),
         settings,
-        config.retrieval.columns(records),
+        retrieval.columns(records),
         [records.split(role) for role in roles],
     )
 

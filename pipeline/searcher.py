@@ -32,16 +32,14 @@ from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
-from pipeline.config import RunConfig
+from pipeline.dataset import Run
 from pipeline.features import find_features
 from pipeline.heads import head_folder
-from pipeline.progress import Display
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
-from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.training import FusedFeatures, Head
 
@@ -131,10 +129,8 @@ class Searcher:
     @classmethod
     def of_run(
         cls,
-        config: RunConfig,
-        records: Records,
+        run: Run,
         vectors: Vectors,
-        display: Display,
         *,
         everything: bool = False,
         thresholds: Mapping[str, float] | None = None,
@@ -145,29 +141,27 @@ class Searcher:
         It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
         or the embeddings are not stored.
         """
-        artifacts = Path(config.artifacts)
-        part = records if everything else records.split("gallery")
-        index = find_index(config, records, part, vectors.backbone, vectors.head, vectors.store, display)
+        artifacts = run.artifacts
+        part = run.records if everything else run.records.split("gallery")
+        index = find_index(run, part, vectors)
         gallery = part.take(part.rows_in(vectors.store)).table.select(_COLUMNS)
         content = io.BytesIO()
         pq.write_table(gallery, content)
         described: dict[str, JSON] = {
             "version": _VERSION,
-            "backbones": _described_backbones(config, records, vectors, display),
+            "backbones": _described_backbones(run, vectors),
             "stores": [str(store.path.relative_to(artifacts)) for store in _feature_stores(vectors)],
             "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
             "head": None,
             "embeddings": None,
             "index": {
-                "folder": str(
-                    index_folder(config, part, vectors.backbone, vectors.head, vectors.store).relative_to(artifacts)
-                ),
+                "folder": str(index_folder(run, part, vectors).relative_to(artifacts)),
                 "embeddings": index.embeddings,
             },
             "gallery": digest_bytes(content.getvalue()).hex(),
         }
         if vectors.trained is not None:
-            folder = head_folder(config, vectors.head, vectors.features, vectors.trained.identity)
+            folder = head_folder(run, vectors.head, vectors.features, vectors.trained.identity)
             described["head"] = str(folder.relative_to(artifacts))
             described["embeddings"] = str(vectors.store.path.relative_to(artifacts))
         if thresholds:
@@ -179,7 +173,7 @@ class Searcher:
             with unless_read_only():  # this one answers, and the next is described again
                 replace_bytes(folder / _GALLERY, content.getbuffer())
                 replace_text(folder / _FILE, json_text(described))
-        display.say(f"loading {vectors.backbone}")
+        run.display.say(f"loading {vectors.backbone}")
         return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store, thresholds)
 
     @classmethod
@@ -224,18 +218,18 @@ def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
     return features.stores if isinstance(features, FusedFeatures) else (features,)
 
 
-def _described_backbones(config: RunConfig, records: Records, vectors: Vectors, display: Display) -> list[JSON]:
+def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
-    artifacts = Path(config.artifacts)
+    artifacts = run.artifacts
     needed = {store.fingerprint for store in _feature_stores(vectors)}
     described: list[JSON] = []
-    for wanted in config.backbones:
-        stores = find_features(wanted, config, records, display)
+    for wanted in run.config.backbones:
+        stores = find_features(run, wanted)
         if needed.isdisjoint(store.fingerprint for store in stores):
             continue
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
-            basis = str(basis_path(wanted, records, artifacts / "features").relative_to(artifacts))
+            basis = str(basis_path(wanted, run.records, artifacts / "features").relative_to(artifacts))
         else:  # "auto" is what it was when the store was filled, wherever the searcher is opened
             settings["precision"] = stores[0].identity.fields["precision"]
         if (weights := settings.get("weights")) is not None and Path(weights).is_file():

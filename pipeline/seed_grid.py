@@ -27,18 +27,16 @@ from cache import fingerprint
 from cache.errors import MissingRowsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from pipeline.config import HeadRun, RunConfig, read_config
-from pipeline.dataset import read_dataset
+from pipeline.config import HeadRun
+from pipeline.dataset import Run, open_run
 from pipeline.features import FeatureSet, feature_sets
 from pipeline.heads import training_arguments
-from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import paired_difference
 from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Values
-from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
 from stages.retrieval.query_values import QueryScores, scored_numbers
@@ -86,13 +84,12 @@ class TableRow(NamedTuple):
 class SeedGrid:
     """What cells are computed on: ``sets`` are the features and the heads that learn from them, by name."""
 
-    config: RunConfig
-    records: Records
+    run: Run
     sets: Mapping[str, FeatureSet]
 
     def cells(self) -> list[Cell]:
         """Every cell of the table, and those of the learning curve, which is that of the first features."""
-        table = self.config.repeat
+        table = self.run.config.repeat
         assert table is not None
         cells: dict[Cell, None] = {}
         for place, part in enumerate(self.sets.values()):
@@ -110,14 +107,17 @@ class SeedGrid:
     def fingerprint(self, cell: Cell) -> str:
         """The fingerprint of everything that the scores of ``cell`` follow from."""
         head = None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint
-        features = scored_numbers(self.sets[cell.backbone].features, self.records)
+        features = scored_numbers(self.sets[cell.backbone].features, self.run.records)
         return fingerprint({"head": head, "features": features, "scoring": self._scoring})
 
     @cached_property
     def _scoring(self) -> dict[str, JSON]:
         """What all cells are scored by: the settings, and the images with their labels and attributes."""
-        settings, of_scores = changed_settings(self.config.retrieval), {field.name for field in fields(ScoringConfig)}
-        sides = [self.records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
+        settings, of_scores = (
+            changed_settings(self.run.config.retrieval),
+            {field.name for field in fields(ScoringConfig)},
+        )
+        sides = [self.run.records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
         return {
             "version": VERSION,
             "settings": {name: value for name, value in settings.items() if name in of_scores},
@@ -133,7 +133,7 @@ class SeedGrid:
         features = self.sets[cell.backbone].features
         vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
         arrays: dict[str, Any] = {}  # of numbers or text
-        for part, scores in enumerate(score(vectors, self.records, self.config.retrieval)):
+        for part, scores in enumerate(score(vectors, self.run.records, self.run.config.retrieval)):
             arrays[f"{part} "] = np.array(scores.query_keys)
             arrays[f"{part} class"] = np.array([name or "" for name in scores.query_classes])
             arrays |= {f"{part} {metric}": values for metric, values in scores.per_query.items()}
@@ -143,19 +143,19 @@ class SeedGrid:
         """What the head of a cell follows from; from fewer rows it makes about as many steps as from all."""
         part = self.sets[cell.backbone]
         head: HeadRun = next(head for head in part.heads if head.name == cell.head)
-        every = self.records.split("train")
+        every = self.run.records.split("train")
         train = balanced_subset(every, cell.rows, cell.seed)
         training = head.recipe.training
         training = replace(training, epochs=round(training.epochs * len(every) / len(train)))
         head = replace(head, recipe=replace(head.recipe, training=training))
-        return training_arguments(replace(self.config, seed=cell.seed), head, part.features, self.records, train)
+        config = replace(self.run.config, seed=cell.seed)
+        return training_arguments(replace(self.run, config=config), head, part.features, train)
 
 
-def open_grid(run_file: Path, display: Display) -> SeedGrid:
-    """The records of ``run_file``, and its features as they were extracted."""
-    config = read_config(run_file)
-    records = read_dataset(config, display)
-    return SeedGrid(config, records, {part.name: part for part in feature_sets(config, records, display)})
+def open_grid(run_file: Path, *, quiet: bool = False) -> SeedGrid:
+    """The run of ``run_file``, and its features as they were extracted."""
+    run = open_run(run_file, quiet=quiet)
+    return SeedGrid(run, {part.name: part for part in feature_sets(run)})
 
 
 def score_cells(
@@ -168,10 +168,10 @@ def score_cells(
 def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
     """The rows of every metric, in the order of the cells."""
     groups: dict[tuple[str, str, int | None], list[list[QueryScores]]] = {}
-    classes = dict(zip(grid.records.keys, grid.records.classes, strict=True))
+    classes = dict(zip(grid.run.records.keys, grid.run.records.classes, strict=True))
     for cell, arrays in scored.items():
         groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays, classes))
-    trained, rows = len(grid.records.split("train")), []
+    trained, rows = len(grid.run.records.split("train")), []
     for (backbone, head, count), by_seed in groups.items():
         raw = None if head == RAW else groups.get((backbone, RAW, None))
         for at, parts in enumerate(zip(*by_seed, strict=True)):
@@ -241,4 +241,4 @@ def _score(run_file: Path, cell: Cell) -> Arrays:
 @lru_cache(maxsize=1)
 def _opened(run_file: Path) -> SeedGrid:
     """The grid of ``run_file``, read once a process."""
-    return open_grid(run_file, Display(quiet=True))
+    return open_grid(run_file, quiet=True)

@@ -24,14 +24,13 @@ import numpy as np
 from cache import fingerprint
 from cache.errors import ConfigError
 from pipeline.config import HeadRun, RunConfig, parse_config
+from pipeline.dataset import Run
 from pipeline.features import FeatureSet
-from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
-from stages.records import Records
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
@@ -116,43 +115,37 @@ def remarks(sweep: SweepConfig, plan: Sequence[HeadFamily]) -> list[str]:
     return []
 
 
-def sweep_folder(config: RunConfig, sweep: SweepConfig, name: str, sets: Sequence[FeatureSet], train: Records) -> Path:
+def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> Path:
     """The folder of all trials that can be compared: of the same data, folds, seeds and metric."""
     identity = fingerprint(
         {
             "features": [part.features.fingerprint for part in sets],
-            "rows": rows_digest(in_training_order(train)),
+            "rows": rows_digest(in_training_order(run.records.split("train"))),
             "folds": sweep.folds,
             "seeds": list(sweep.seeds),
-            "seed": config.seed,
+            "seed": run.config.seed,
             "objective": sweep.objective,
             "version": VERSION,
         }
     )
-    return Path(config.artifacts) / "sweeps" / f"{name}-{identity[:8]}"
+    return run.artifacts / "sweeps" / f"{run.name}-{identity[:8]}"
 
 
 def run_sweep(
-    config: RunConfig,
-    sweep: SweepConfig,
-    plan: Sequence[HeadFamily],
-    sets: Sequence[FeatureSet],
-    train: Records,
-    folder: Path,
-    display: Display,
+    run: Run, sweep: SweepConfig, plan: Sequence[HeadFamily], sets: Sequence[FeatureSet], folder: Path
 ) -> list[Place]:
     """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run."""
     entries: list[Entry] = []
-    judge = partial(leave_one_out, metric=sweep.objective)
+    train, judge = run.records.split("train"), partial(leave_one_out, metric=sweep.objective)
     for part in sets:
         validation = cross_validation(
-            part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=config.seed
+            part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=run.config.seed
         )
         if part.raw:
             entries.append(Entry(part.name, RAW, RAW, {}, validation.raw(), *_of_queries(validation)))
         names = {head.name for head in part.heads}
         own = [one for one in plan if one.head in names]
-        entries += _search(config, sweep, own, part.name, validation, folder, display)
+        entries += _search(run, sweep, own, part.name, validation, folder)
     return ranked(entries, sweep.objective)
 
 
@@ -198,18 +191,17 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
 
 
 def _search(
-    config: RunConfig,
+    run: Run,
     sweep: SweepConfig,
     plan: Sequence[HeadFamily],
     backbone: str,
     validation: CrossValidation,
     folder: Path,
-    display: Display,
 ) -> list[Entry]:
     """The entries of the heads that learn from one set of features."""
     entries: dict[str, Entry] = {}
     total = int(sum(_budget(sweep, part.family) for part in plan))
-    with display.bar(f"sweeping on {backbone}", "trials") as update:
+    with run.display.bar(f"sweeping on {backbone}", "trials") as update:
 
         def score(part: HeadFamily, wanted: Sequence[DottedSettings]) -> list[float]:
             """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of ``entries``."""
@@ -217,12 +209,12 @@ def _search(
             names = [validation.fingerprint_of(recipe) for recipe in recipes]
             new = {name: names.index(name) for name in names if name not in entries}
 
-            def run(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
+            def run_new(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
                 order = list(unfinished)
                 for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
                     yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
 
-            for name, arrays in run_once(new, folder / "trials", run):
+            for name, arrays in run_once(new, folder / "trials", run_new):
                 trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
                 settings, method = wanted[new[name]], recipes[new[name]].method
                 entries[name] = Entry(backbone, part.head, method, settings, trial, *_of_queries(validation), name)
@@ -231,7 +223,7 @@ def _search(
             return [float(entries[name].trial.scores.mean()) for name in names]
 
         for part in plan:
-            search(part.family, sweep.method, sweep.trials, config.seed, partial(score, part))
+            search(part.family, sweep.method, sweep.trials, run.config.seed, partial(score, part))
     return list(entries.values())
 
 

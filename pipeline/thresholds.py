@@ -15,11 +15,10 @@ from cache.atomic import replace_text
 from cache.errors import DamagedStoreError, MissingRowsError
 from cache.features import numbers_fingerprint
 from cache.sealed import json_text, read_json
-from pipeline.config import RunConfig
+from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from stages.analysis.open_set import Rate, Rates
 from stages.analysis.threshold_choice import Decision, Ground
-from stages.records import Records
 from stages.retrieval.query_values import data_of
 
 
@@ -31,11 +30,9 @@ class Limit(NamedTuple):
     rate: dict[str, Any] | None
 
 
-def keep_decisions(
-    config: RunConfig, run_file: Path, vectors: Vectors, records: Records, decisions: Sequence[Decision], on: Ground
-) -> Path:
+def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on: Ground) -> Path:
     """Add ``decisions`` to those that are kept for the same embeddings and records; return the file."""
-    path, follows_from = _path(config, run_file, vectors), _follows_from(vectors, records)
+    path, follows_from = _path(run, vectors), _follows_from(run, vectors)
     stored = _kept(path)
     lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
     new = [(decision.kind, decision.wanted) for decision in decisions]
@@ -55,9 +52,7 @@ def keep_decisions(
     return path
 
 
-def limit_of(
-    config: RunConfig, run_file: Path, vectors: Vectors, records: Records, wanted_rate: tuple[str, float]
-) -> Limit:
+def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limit:
     """The threshold that ``permafrost threshold`` kept for the embeddings and records as they are now.
 
     ``wanted_rate`` is ``fmr`` or ``fpir`` with the wanted rate; or ``threshold`` with the similarity itself. Raises
@@ -66,9 +61,9 @@ def limit_of(
     kind, wanted = wanted_rate
     if kind == "threshold":
         return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
-    stored = _kept(_path(config, run_file, vectors))
-    command = f"permafrost threshold {run_file} --{kind} {wanted:g} --head {vectors.head}"
-    if stored.get("follows_from") != _follows_from(vectors, records):
+    stored = _kept(_path(run, vectors))
+    command = f"permafrost threshold {run.file} --{kind} {wanted:g} --head {vectors.head}"
+    if stored.get("follows_from") != _follows_from(run, vectors):
         why = "was chosen from other embeddings or records" if stored else "is not chosen yet"
         raise MissingRowsError(f"the threshold of {vectors.backbone} {vectors.head} {why}. Run `{command}`.")
     for line in stored["decisions"]:
@@ -81,10 +76,10 @@ def limit_of(
     raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}, only for {there}. Run `{command}`.")
 
 
-def kept_decisions(config: RunConfig, run_file: Path, vectors: Vectors, records: Records) -> list[dict[str, Any]]:
+def kept_decisions(run: Run, vectors: Vectors) -> list[dict[str, Any]]:
     """Every decision that is kept for the embeddings and records as they are now; none where none is."""
-    stored = _kept(_path(config, run_file, vectors))
-    return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(vectors, records) else []
+    stored = _kept(_path(run, vectors))
+    return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(run, vectors) else []
 
 
 def plain_rates(rates: Rates) -> dict[str, Any]:
@@ -98,13 +93,14 @@ def plain_rates(rates: Rates) -> dict[str, Any]:
     return plain
 
 
-def _path(config: RunConfig, run_file: Path, vectors: Vectors) -> Path:
+def _path(run: Run, vectors: Vectors) -> Path:
     name = f"{vectors.backbone}-{vectors.head}-{vectors.store.identity.short}.json"
-    return Path(config.artifacts) / "thresholds" / run_file.stem / name
+    return run.artifacts / "thresholds" / run.name / name
 
 
-def _follows_from(vectors: Vectors, records: Records) -> str:
+def _follows_from(run: Run, vectors: Vectors) -> str:
     """The fingerprint of the embeddings and the records that a threshold follows from."""
+    records = run.records
     parts = [
         data_of(records.split(f"{role}query"), records.split(f"{role}gallery"), {}) for role in ("", "validation_")
     ]

@@ -7,38 +7,28 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 from cache import FeatureStore
 from cache.errors import RecordsError
 from cache.lock import writer_lock
 from pipeline.approximate_scores import index_folder
-from pipeline.config import RunConfig
+from pipeline.dataset import Run
 from pipeline.features import feature_sets
 from pipeline.heads import head_folder, training_arguments
-from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.stores import stores_below
-from stages.records import Records
+from pipeline.vectors import Vectors
 
 _GONE = ".removed"
 
 
-class Run(NamedTuple):
-    """A run file that names what it needs: ``records`` are the dataset, as it is and as it was last readable."""
-
-    name: str
-    config: RunConfig
-    records: Sequence[Records]
-
-
-def unnamed(folder: Path, runs: Sequence[Run], display: Display) -> list[Path]:
+def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
     """The files and folders below the artifacts ``folder`` that none of ``runs`` would use, by path.
 
     Raises MissingRowsError where the features of a run are not extracted, as its heads cannot be told then.
     """
     embeddings = stores_below(folder / "embeddings")
-    named = {path for run in runs for records in run.records for path in _named(run, records, embeddings, display)}
+    named = {path for run in runs for path in _named(run, embeddings)}
     names = [run.name for run in runs]
     candidates = [
         path
@@ -56,25 +46,25 @@ def unnamed(folder: Path, runs: Sequence[Run], display: Display) -> list[Path]:
     return sorted(candidates)
 
 
-def _named(run: Run, records: Records, embeddings: Sequence[FeatureStore], display: Display) -> Iterator[Path]:
+def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
     """The heads, embeddings and indexes of ``run``."""
     from stages.training import head_identity
 
-    parts = [records.split("gallery"), records]
-    for backbone, features, heads, _ in feature_sets(run.config, records, display):
+    parts = [run.records.split("gallery"), run.records]
+    for backbone, features, heads, _ in feature_sets(run):
         for part in parts:
-            yield index_folder(run.config, part, backbone, RAW, features)
+            yield index_folder(run, part, Vectors(backbone, RAW, features, features))
         for head in heads:
             try:
-                identity = head_identity(**training_arguments(run.config, head, features, records))
+                identity = head_identity(**training_arguments(run, head, features))
             except RecordsError:  # it cannot be trained on these records, so it was not
                 continue
-            yield head_folder(run.config, head.name, features, identity)
+            yield head_folder(run, head.name, features, identity)
             for store in embeddings:
                 if store.identity.fields.get("head") == identity.fingerprint:
                     yield store.path
                     for part in parts:
-                        yield index_folder(run.config, part, backbone, head.name, store)
+                        yield index_folder(run, part, Vectors(backbone, head.name, store, features))
 
 
 def _used(path: Path, folder: Path, named: set[Path]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,9 @@ import typer
 from cache import compact as compact_store
 from cache.errors import StoreError
 from pipeline.commands.options import RunFiles
-from pipeline.config import read_config
-from pipeline.dataset import read_dataset, recalled
-from pipeline.progress import Display
+from pipeline.dataset import Run, open_run, recalled
 from pipeline.stores import stores_below
-from pipeline.unnamed import Run, remove, size_of, unnamed
+from pipeline.unnamed import remove, size_of, unnamed
 
 
 def compact(
@@ -22,18 +21,15 @@ def compact(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be dropped.")] = False,
 ) -> None:
     """Drop the rows that none of the run files lists, and heads, embeddings, indexes and scores that none names."""
-    display = Display(quiet=True)
     runs: dict[Path, list[Run]] = {}
     for run_file in run_files:
-        config = read_config(run_file)
-        records = read_dataset(config, display)
-        as_it_was = recalled(config, records)
-        _say_unread(run_file, records.unreadable().uris, as_it_was.unreadable().uris)
-        versions = [records, as_it_was] if len(records.unreadable()) else [records]
-        runs.setdefault(Path(config.artifacts), []).append(Run(run_file.stem, config, versions))
-    listed = {digest for named in runs.values() for run in named for part in run.records for digest in part.digests}
+        run = open_run(run_file, quiet=True)
+        unread, as_it_was = run.records.unreadable().uris, recalled(run.config, run.records)
+        _say_unread(run_file, unread, as_it_was.unreadable().uris)
+        runs.setdefault(run.artifacts, []).extend([run, *([replace(run, records=as_it_was)] if unread else [])])
+    listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
     for folder, named in sorted(runs.items()):
-        for path in unnamed(folder, named, display):
+        for path in unnamed(folder, named):
             megabytes = f"{size_of(path) / 1e6:,.1f} MB"
             if yes:
                 remove(path)

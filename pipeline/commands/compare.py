@@ -15,7 +15,7 @@ import typer
 from cache.errors import ConfigError, StaleStoreError
 from pipeline.commands.options import Json, Quiet
 from pipeline.config import read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import run_of
 from pipeline.progress import Display
 from pipeline.scores import scored_data
 from pipeline.vectors import find_vectors
@@ -73,12 +73,9 @@ def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun
     config = read_config(name)
     if isinstance(config.retrieval.protocol, MetConfig):
         raise ConfigError(f"{name}: scores of recognition are of all queries together, and cannot be compared by query")
-    records = read_dataset(config, display)
-    values = read_query_values(Path(config.artifacts) / "scores" / f"{Path(name).stem}.parquet")
-    stores = {
-        (each.backbone, each.head): scored_numbers(each.store, records)
-        for each in find_vectors(config, records, display)
-    }
-    if differences := outdated(values, scored_data(config, records), stores):
+    run = run_of(config, display, Path(name))
+    values = read_query_values(run.artifacts / "scores" / f"{run.name}.parquet")
+    stores = {(each.backbone, each.head): scored_numbers(each.store, run.records) for each in find_vectors(run)}
+    if differences := outdated(values, scored_data(run), stores):
         raise StaleStoreError(values.path, differences, f"Score again: `permafrost score {name}`.")
-    return ScoredRun(name, own or head, records, values)
+    return ScoredRun(name, own or head, run.records, values)

@@ -45,10 +45,11 @@ def curate(
         raise PermafrostError(
             f"{existing[0]} exists. Choose another name with --output, or write over it with --force."
         )
-    config, records, display = open_run(run_file, quiet=quiet)
+    run = open_run(run_file, quiet=quiet)
+    config, records, display = run.config, run.records, run.display
     features = None
     if config.curate.near_duplicate is not None:
-        features, *_ = find_features(config.backbones[0], config, records, display)
+        features, *_ = find_features(run, config.backbones[0])
         display.say(f"near-duplicates: cosine similarity {config.curate.near_duplicate:g} or more in {features.name}")
     curated = curation.curate(records, config.curate, features)
     by_domain, total = tally(curated)

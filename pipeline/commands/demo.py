@@ -16,7 +16,7 @@ import typer
 from pipeline.commands.options import Json, Quiet
 from pipeline.commands.score import print_scores
 from pipeline.config import RunConfig, parse_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.vectors import find_vectors
@@ -33,11 +33,10 @@ def demo(
     config = demo_config(artifacts)
     if not (artifacts / "catalogue/labels.csv").exists():
         display.say("drawing 3,000 images of 300 made-up products (drawn, not photographs)")
-    records = read_dataset(config, display)
-    computed = extract_features(config, records, Hardware(), display)
-    vectors = find_vectors(config, records, display, train=True)
-    print_scores(config, "demo", records, vectors, display, json=json)
-    picture = Path(config.artifacts) / "scores" / "demo.png"
+    run = run_of(config, display, Path("demo.toml"))
+    computed = extract_features(run, Hardware())
+    print_scores(run, find_vectors(run, train=True), json=json)
+    picture = run.artifacts / "scores" / "demo.png"
     seconds = time.monotonic() - started
     again = "" if any(filled.computed for filled in computed) else ": images, features and heads were there already"
     if not json:

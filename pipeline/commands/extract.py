@@ -8,11 +8,8 @@ from collections.abc import Sequence
 import typer
 
 from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
-from pipeline.config import RunConfig
-from pipeline.dataset import open_run
+from pipeline.dataset import Run, open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
-from pipeline.progress import Display
-from stages.records import Records
 
 
 def extract(
@@ -27,8 +24,8 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
-    config, records, display = open_run(run_file, quiet=quiet)
-    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed, wait), display)
+    run = open_run(run_file, quiet=quiet)
+    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait))
     for extracted in done:
         features, failures = extracted.features, extracted.failures
         line = {
@@ -42,18 +39,16 @@ def extract(
         }
         text = f"{extracted.computed:,} computed, {extracted.present:,} present, {len(failures):,} failed"
         typer.echo(json_module.dumps(line) if json else f"{features.path}: {text}")
-    fail_on_too_many(config, records, done, max_failures)
+    fail_on_too_many(run, done, max_failures)
 
 
-def fail_on_too_many(
-    config: RunConfig, records: Records, done: Sequence[Extracted], max_failures: float | None
-) -> None:
+def fail_on_too_many(run: Run, done: Sequence[Extracted], max_failures: float | None) -> None:
     """Exit with status 1 when the share of images that failed is above the allowed one."""
-    allowed = config.extraction.max_failures if max_failures is None else max_failures
+    allowed = run.config.extraction.max_failures if max_failures is None else max_failures
     for extracted in done:
-        if len(extracted.failures) > allowed * len(records):
-            Display().warn(
-                f"{len(extracted.failures):,} of {len(records):,} images failed with {extracted.features.name}, more "
-                f"than max_failures = {allowed:g} allows. Mend or drop them, or allow more: --max-failures."
+        if len(extracted.failures) > allowed * len(run.records):
+            run.display.warn(
+                f"{len(extracted.failures):,} of {len(run.records):,} images failed with {extracted.features.name}, "
+                f"more than max_failures = {allowed:g} allows. Mend or drop them, or allow more: --max-failures."
             )
             raise typer.Exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +11,11 @@ import typer
 from cache.atomic import replace_text, unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
-from pipeline.config import RunConfig, read_config
-from pipeline.dataset import read_dataset
-from pipeline.progress import Display
+from pipeline.dataset import Run, open_run
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from pipeline.views.gallery_sizes import curve_lines, curve_table
 from stages.analysis import SizeCurve, gallery_curve
 from stages.analysis.gallery_size import further_distractors
-from stages.records import Records
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig
 
@@ -40,32 +36,30 @@ def gallery_sizes(
     quiet: Quiet = False,
 ) -> None:
     """Score the same queries in galleries of several sizes: what a small gallery hides."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, display)
-    vectors = [each for each in find_vectors(config, records, display) if backbone in (None, each.backbone)]
+    run = open_run(run_file, quiet=quiet)
+    vectors = [each for each in find_vectors(run) if backbone in (None, each.backbone)]
     if head is not None or not vectors:
-        vectors = [choose_vectors(config, run_file, vectors, head, backbone)]
-    wanted = tuple(size or ()) or config.retrieval.gallery_sizes
-    values = tuple(distractors or ()) or config.retrieval.distractors
+        vectors = [choose_vectors(run, vectors, head, backbone)]
+    wanted = tuple(size or ()) or run.config.retrieval.gallery_sizes
+    values = tuple(distractors or ()) or run.config.retrieval.distractors
     lines: list[dict[str, Any]] = []
     for each in vectors:
-        display.say(f"searching galleries of {len(wanted)} sizes with {each.backbone} {each.head}")
-        curve = size_curve(config, records, each, wanted, values)
+        run.display.say(f"searching galleries of {len(wanted)} sizes with {each.backbone} {each.head}")
+        curve = size_curve(run, each, wanted, values)
         if curve.left_out:
-            display.warn(f"{curve.left_out:,} further distractors are of a class that searches: left out")
+            run.display.warn(f"{curve.left_out:,} further distractors are of a class that searches: left out")
         lines += curve_lines(curve, each)
     text = "".join(json_module.dumps(line) + "\n" for line in lines)
-    path = Path(config.artifacts) / "scores" / f"{run_file.stem}.gallery_sizes.jsonl"
+    path = run.artifacts / "scores" / f"{run.name}.gallery_sizes.jsonl"
     typer.echo(text if json else curve_table(lines), nl=not json)
-    with unless_read_only(display.warn):
+    with unless_read_only(run.display.warn):
         replace_text(path, text)
-        display.say(f"also in {path}")
+        run.display.say(f"also in {path}")
 
 
-def size_curve(
-    config: RunConfig, records: Records, vectors: Vectors, sizes: Sequence[float], distractors: Sequence[str]
-) -> SizeCurve:
+def size_curve(run: Run, vectors: Vectors, sizes: Sequence[float], distractors: Sequence[str]) -> SizeCurve:
     """The curve of the metrics by label. ConfigError where the run has none, or a split is unknown."""
+    config, records = run.config, run.records
     metrics = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
     if not metrics or isinstance(config.retrieval.protocol, MetConfig):
         raise ConfigError("a gallery-size curve takes a metric of rankings by label: [retrieval] metrics names none")

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
-from pipeline.config import RunConfig, read_config
-from pipeline.dataset import read_dataset, remarks
+from pipeline.config import read_config
+from pipeline.dataset import Run, read_dataset, remarks
 from pipeline.progress import Display
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from pipeline.views.health_text import health_lines, health_text
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
 from stages.analysis.run_bounds import run_bounds
-from stages.records import Records
 
 
 def health(
@@ -32,11 +31,10 @@ def health(
     quiet: Quiet = False,
 ) -> None:
     """Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions, failed images."""
-    config, display = read_config(run_file), Display(quiet=quiet)
-    records = read_dataset(config, Display(quiet=True))
-    vectors = find_vectors(config, records, display)
-    chosen = choose_vectors(config, run_file, vectors, head, backbone)
-    report = health_of_run(config, records, vectors, chosen, near_duplicate or NEAR_DUPLICATE, display=display)
+    config = read_config(run_file)
+    run = Run(run_file, config, read_dataset(config, Display(quiet=True)), Display(quiet=quiet))
+    vectors = find_vectors(run)
+    report = health_of_run(run, vectors, choose_vectors(run, vectors, head, backbone), near_duplicate or NEAR_DUPLICATE)
     if json:
         for line in health_lines(report):
             typer.echo(json_module.dumps(line))
@@ -45,24 +43,18 @@ def health(
 
 
 def health_of_run(
-    config: RunConfig,
-    records: Records,
-    vectors: Sequence[Vectors],
-    chosen: Vectors,
-    near_duplicate: float = NEAR_DUPLICATE,
-    *,
-    display: Display,
+    run: Run, vectors: Sequence[Vectors], chosen: Vectors, near_duplicate: float = NEAR_DUPLICATE
 ) -> Health:
-    """The health of ``records``, and of ``chosen`` beside the raw feature that it is made from."""
+    """The health of the records, and of ``chosen`` beside the raw feature that it is made from."""
     features = {each.backbone: each for each in vectors if each.trained is None}
     raw = features.get(chosen.backbone, chosen)
     return check_health(
-        records,
+        run.records,
         raw,
         None if raw is chosen else chosen,
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
-        remarks=remarks(records, records.counts()),
-        bounds=run_bounds(raw.store, records, config.retrieval),
-        on_step=display.say,
+        remarks=remarks(run.records, run.records.counts()),
+        bounds=run_bounds(raw.store, run.records, run.config.retrieval),
+        on_step=run.display.say,
     )

@@ -21,8 +21,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Say what `extract` would compute: images, bytes, and the time by a timed sample. Writes no feature."""
-    config, records, display = open_run(run_file, quiet=quiet)
-    planned = plan_features(config, records, Hardware(device, batch_size, workers, retry_failed), display)
+    planned = plan_features(open_run(run_file, quiet=quiet), Hardware(device, batch_size, workers, retry_failed))
     if json:
         for line in planned_lines(planned):
             typer.echo(json_module.dumps(line))

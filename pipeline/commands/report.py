@@ -12,9 +12,7 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError, UnwritableError
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import RunConfig, read_config
-from pipeline.dataset import read_dataset
-from pipeline.progress import Display
+from pipeline.dataset import Run, open_run
 from pipeline.vectors import find_vectors, with_rows
 from pipeline.views.report.contents import Contents, contents_of, report_page
 
@@ -34,12 +32,12 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write one HTML page about a run: leaderboard, curves, a map, and queries with right and wrong images."""
-    started, display = time.monotonic(), Display(quiet=quiet)
+    started = time.monotonic()
     if output is not None and output.is_dir():
         raise ConfigError(f"--output names the file to write, got the folder {output}")
-    config = read_config(run_file)
-    path = output or Path(config.artifacts) / "reports" / f"{run_file.stem}.html"
-    contents, text = build_report(config, run_file, queries, health=health, display=display)
+    run = open_run(run_file, quiet=quiet)
+    display, path = run.display, output or run.artifacts / "reports" / f"{run.name}.html"
+    contents, text = build_report(run, queries, health=health)
     try:
         replace_text(path, text)
     except UnwritableError as error:
@@ -63,12 +61,8 @@ def report(
         display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
 
 
-def build_report(
-    config: RunConfig, run_file: Path, queries: int, *, health: bool, display: Display
-) -> tuple[Contents, str]:
+def build_report(run: Run, queries: int, *, health: bool) -> tuple[Contents, str]:
     """The contents and the page of the run as it is on disk. Raises MissingRowsError where something is missing."""
-    records = read_dataset(config, display)
-    vectors = find_vectors(config, records, display)
-    records = with_rows(records, vectors, display)
-    contents = contents_of(config, run_file, records, vectors, queries, health=health, display=display)
+    vectors = find_vectors(run)
+    contents = contents_of(with_rows(run, vectors), vectors, queries, health=health)
     return contents, report_page(contents)

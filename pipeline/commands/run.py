@@ -22,8 +22,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
-    config, records, display = open_run(run_file, quiet=quiet)
-    done = extract_features(config, records, Hardware(device, batch_size, workers, retry_failed, wait), display)
-    vectors = find_vectors(config, records, display, train=True, device=device)
-    print_scores(config, run_file.stem, records, vectors, display, json=json)
-    fail_on_too_many(config, records, done, max_failures)
+    opened = open_run(run_file, quiet=quiet)
+    done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait))
+    print_scores(opened, find_vectors(opened, train=True, device=device), json=json)
+    fail_on_too_many(opened, done, max_failures)

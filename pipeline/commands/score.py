@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
@@ -12,9 +11,7 @@ import typer
 from cache.atomic import replace_text, unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.config import RunConfig
-from pipeline.dataset import open_run
-from pipeline.progress import Display
+from pipeline.dataset import Run, open_run
 from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
 from pipeline.vectors import Vectors, find_vectors, with_rows
@@ -22,7 +19,6 @@ from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
 from stages.analysis.class_size import ClassSize, stored_by_class_size
-from stages.records import Records
 from stages.retrieval.query_values import QueryValues
 
 
@@ -39,32 +35,30 @@ def score(
     for size in by or []:
         if size not in get_args(ClassSize):
             raise ConfigError(f"--by is one of {', '.join(get_args(ClassSize))}, got {size!r}")
-    config, records, display = open_run(run_file, quiet=quiet)
-    vectors = find_vectors(config, records, display)
-    records = with_rows(records, vectors, display)
-    values = print_scores(config, run_file.stem, records, vectors, display, json=json)
+    run = open_run(run_file, quiet=quiet)
+    vectors = find_vectors(run)
+    run = with_rows(run, vectors)
+    values = print_scores(run, vectors, json=json)
     if by:
-        path = Path(config.artifacts) / "scores" / f"{run_file.stem}.groups.jsonl"
-        lines = [line for size in by for line in stored_by_class_size(values, records, cast("ClassSize", size))]
+        path = run.artifacts / "scores" / f"{run.name}.groups.jsonl"
+        lines = [line for size in by for line in stored_by_class_size(values, run.records, cast("ClassSize", size))]
         text = "".join(json_module.dumps(line) + "\n" for line in lines)
-        with unless_read_only(display.warn):
+        with unless_read_only(run.display.warn):
             replace_text(path, text)
         typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
 
 
-def print_scores(
-    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display, *, json: bool
-) -> QueryValues:
+def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryValues:
     """Score ``vectors``, print the table or JSON lines, and draw a picture of queries with their nearest images.
 
     The picture is of the first backbone, raw and with each of its heads. Returns the value of every query.
     """
-    rows, values = score_run(config, name, records, vectors, display)
+    rows, values = score_run(run, vectors)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = vectors[0].backbone
     first = [entry for entry in vectors if entry.backbone == backbone]
-    path = Path(config.artifacts) / "scores" / f"{name}.png"
-    with unless_read_only(display.warn):
-        draw_nearest(path, records, first, title=f"{name}: queries sampled with a fixed seed, {backbone}")
-        display.say(f"some queries with their nearest images: {path}")
+    path = run.artifacts / "scores" / f"{run.name}.png"
+    with unless_read_only(run.display.warn):
+        draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
+        run.display.say(f"some queries with their nearest images: {path}")
     return values

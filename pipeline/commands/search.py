@@ -39,19 +39,18 @@ def search(
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
-    config, records, display = open_run(run_file, quiet=quiet)
-    vectors = choose_vectors(config, run_file, find_vectors(config, records, display), head, None)
-    records = with_rows(records, [vectors], display)
-    limit = limit_of(config, run_file, vectors, records, limits[0]) if limits else None
+    run = open_run(run_file, quiet=quiet)
+    vectors = choose_vectors(run, find_vectors(run), head)
+    run, display = with_rows(run, [vectors]), run.display
+    limit = limit_of(run, vectors, limits[0]) if limits else None
     thresholds = {
         f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
-        for decision in kept_decisions(config, run_file, vectors, records)
+        for decision in kept_decisions(run, vectors)
         if decision["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
     }
-    searcher = Searcher.of_run(config, records, vectors, display, everything=everything, thresholds=thresholds)
-    part = (
-        f"all {len(searcher):,} images" if everything else f"the gallery ({len(searcher):,} of {len(records):,} images)"
-    )
+    searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
+    count = f"{len(searcher):,}"
+    part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
     display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")

@@ -13,7 +13,7 @@ from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.config import read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import run_of
 from pipeline.features import feature_sets
 from pipeline.progress import Display
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, winner_run_file
@@ -43,14 +43,13 @@ def sweep(
     check_method(settings.method)
     for remark in remarks(settings, plan):
         display.warn(f"note: {remark}")
-    records = read_dataset(config, display)
+    run = run_of(config, display, run_file)
     swept = {part.head for part in plan}
-    sets = feature_sets(config, records, display, [head for head in config.heads if head.name in swept])
-    train = records.split("train")
-    folder = sweep_folder(config, settings, run_file.stem, sets, train)
+    sets = feature_sets(run, [head for head in config.heads if head.name in swept])
+    folder = sweep_folder(run, settings, sets)
     metric, keys = settings.objective, tuple(settings.axes())
     with writer_lock(folder):
-        places = run_sweep(config, settings, plan, sets, train, folder, display)
+        places = run_sweep(run, settings, plan, sets, folder)
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))
         replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run_file.stem))

@@ -12,7 +12,6 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.commands.options import Json, Quiet, RunFile
-from pipeline.progress import Display
 from pipeline.score_rows import RAW, json_lines
 from pipeline.seed_grid import Cell, SeedGrid, open_grid, score_cells, table_rows
 from pipeline.trials import Arrays
@@ -33,11 +32,11 @@ def table(
     quiet: Quiet = False,
 ) -> None:
     """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
-    display = Display(quiet=quiet)
-    grid = open_grid(run_file, display)
-    if grid.config.repeat is None:
+    grid = open_grid(run_file, quiet=quiet)
+    run, display = grid.run, grid.run.display
+    if run.config.repeat is None:
         raise ConfigError(f"{run_file} has no [repeat]. Add one, such as:\n[repeat]\nseeds = [0, 1, 2, 3, 4]")
-    folder = Path(grid.config.artifacts) / "tables" / run_file.stem
+    folder = run.artifacts / "tables" / run.name
     cells = {cell: grid.fingerprint(cell) for cell in grid.cells()}
     wanted = {name: cell for cell, name in cells.items()}
     scored: dict[str, Arrays] = {}
@@ -49,7 +48,7 @@ def table(
         rows = table_rows(grid, {cell: scored[name] for cell, name in cells.items()})
         backbone, picture = draw_picture(grid, folder)
         replace_text(folder / "table.jsonl", json_lines(rows))
-        replace_text(folder / "table.html", table_page(run_file.stem, rows, {backbone: picture.name}))
+        replace_text(folder / "table.html", table_page(run.name, rows, {backbone: picture.name}))
     typer.echo(json_lines(rows) if json else table_text(rows) + "\n", nl=False)
     display.say(f"also in {folder}: table.html, table.jsonl, {picture.name}")
 
@@ -60,10 +59,10 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     The heads are the first and the last of those on that backbone alone, with the first seed. The name of the file
     holds the fingerprint of all that it shows, so that it is drawn anew when that changes; the old one is deleted.
     """
-    assert grid.config.repeat is not None
+    assert grid.run.config.repeat is not None
     part = next(iter(grid.sets.values()))
     ends = [
-        Cell(part.name, head.name, None, grid.config.repeat.seeds[0]) for head in (part.heads[:1] + part.heads[-1:])
+        Cell(part.name, head.name, None, grid.run.config.repeat.seeds[0]) for head in (part.heads[:1] + part.heads[-1:])
     ]
     cells = [Cell(part.name, RAW, None, 0), *dict.fromkeys(ends)]
     shown = fingerprint([grid.fingerprint(cell) for cell in cells])
@@ -76,7 +75,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
             for cell in cells
         ]
         title = f"{part.name}: queries sampled with a fixed seed, before and after"
-        draw_nearest(path, grid.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
+        draw_nearest(path, grid.run.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):
             if old != path:
                 old.unlink()

@@ -17,9 +17,7 @@ import typer
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError, SettingsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
-from pipeline.config import read_config
-from pipeline.dataset import read_dataset
-from pipeline.progress import Display
+from pipeline.dataset import open_run
 from pipeline.thresholds import keep_decisions
 from pipeline.vectors import choose_vectors, find_vectors
 from pipeline.views.thresholds import threshold_lines, threshold_text
@@ -44,15 +42,14 @@ def threshold(
     quiet: Quiet = False,
 ) -> None:
     """Choose the similarity below which there is no match, and say how often that is wrong. `search` uses it."""
-    config, display = read_config(run_file), Display(quiet=quiet)
     wanted: list[tuple[Kind, float]] = [("fmr", rate) for rate in fmr or []]
     wanted += [("fpir", rate) for rate in fpir or []]
     for kind, rate in wanted:
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
-    records = read_dataset(config, display)
-    chosen = choose_vectors(config, run_file, find_vectors(config, records, display), head, backbone)
-    on = calibration_ground(chosen.store, records, config.seed)
+    run = open_run(run_file, quiet=quiet)
+    chosen = choose_vectors(run, find_vectors(run), head, backbone)
+    on = calibration_ground(chosen.store, run.records, run.config.seed)
     decisions, refused = [], []
     for kind, rate in wanted or WANTED:
         try:
@@ -67,10 +64,10 @@ def threshold(
                 typer.echo(json_module.dumps(line))
     else:
         typer.echo(threshold_text(decisions, chosen, on))
-    with unless_read_only(display.warn):
-        path = keep_decisions(config, run_file, chosen, records, decisions, on)
-        display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
+    with unless_read_only(run.display.warn):
+        path = keep_decisions(run, chosen, decisions, on)
+        run.display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
     if refused and wanted:
         raise SettingsError("\n".join(refused))
     for reason in refused:  # of the rates that are tried when none is named
-        display.warn(f"note: {reason}")
+        run.display.warn(f"note: {reason}")

@@ -23,8 +23,8 @@ def train_heads(
     quiet: Quiet = False,
 ) -> None:
     """Stage 2: train the heads on stored features, and embed with them."""
-    config, records, display = open_run(run_file, quiet=quiet)
-    for vectors in find_vectors(config, records, display, train=True, tensorboard=tensorboard, device=device):
+    run = open_run(run_file, quiet=quiet)
+    for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=device):
         if vectors.head != RAW:
             path = str(vectors.store.path)
             line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}

@@ -29,7 +29,7 @@ from stages.records.splits import DISTRACTORS, ROLES
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Records:
     """N records: the columns of ``COLUMNS`` and one ``attributes.<name>`` for each attribute.
 
@@ -47,6 +47,15 @@ class Records:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def __repr__(self) -> str:
+        columns = set(self.table.column_names)
+        facts = [f"{len(self):,} images"]
+        if "label" in columns:
+            facts.append(f"{pc.count_distinct(self.table['label']).as_py():,} labels")
+        roles = self.roles if "split" in columns else ()
+        facts += [f"{count:,} {role}" for role in roles if (count := len(self.split(role)))]
+        return f"Records({', '.join(facts)})"
 
     @cached_property
     def keys(self) -> list[str]:

@@ -82,7 +82,7 @@ class TrainingSummary:
     left_out: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head:
     """A trained head: call it on features (n, D) for embeddings (n, E).
 
@@ -104,8 +104,8 @@ class Head:
 
     config: HeadConfig
     identity: Identity
-    structure: Mapping[str, Any] = field(repr=False)
-    weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False)
+    structure: Mapping[str, Any]
+    weights: Mapping[str, npt.NDArray[np.generic]]
     summary: TrainingSummary
     log: tuple[EpochLog, ...]
 
@@ -122,6 +122,11 @@ class Head:
         from stages.training.heads.stored import structure_of, weights_of
 
         return cls(config, identity, structure_of(network), weights_of(network), summary, tuple(log))
+
+    def __repr__(self) -> str:
+        sizes = f"{self.features_dim:,} -> {self.dim:,}" if self.config.dim else f"{self.features_dim:,}"
+        trained = f"of {self.summary.rows:,} images of {self.summary.classes:,} classes"
+        return f"Head({self.config.kind} {sizes}, {trained}, {self.identity.short})"
 
     @cached_property
     def network(self) -> HeadNetwork:

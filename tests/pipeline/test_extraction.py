@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import parse_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from tests.pictures import draw_folder
@@ -21,8 +21,8 @@ def test_images_of_one_colour_are_named_once(tmp_path: Path, capsys: pytest.Capt
         f'artifacts = "{tmp_path}/artifacts"\n[dataset]\nkind = "folder"\npath = "{images}"\n'
         '[[backbones]]\nkind = "pca"\ndim = 2\nsize = 4\n'
     )
-    records = read_dataset(config, Display(quiet=True))
+    run = run_of(config, Display(quiet=True))
     for expected in ("1 images decode to one colour, and say nothing: b/black.png", ""):
         capsys.readouterr()
-        extract_features(config, records, Hardware(), Display(quiet=True))
+        extract_features(run, Hardware())
         assert capsys.readouterr().err.strip() == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from cache.errors import ConfigError
 from pipeline.config import RunConfig, parse_config
+from pipeline.dataset import Run
+from pipeline.progress import Display
 from pipeline.scores import scored_data
 from stages.records import Records
 from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, RevisitedConfig
@@ -56,11 +59,12 @@ def test_scores_follow_from_the_records_that_something_was_tuned_on(text: str, r
     config, keys = retrieval(text), ["train", "validation_query", "validation_gallery", "query", "gallery"]
     table = records_of(dict.fromkeys(keys, "x")).table.append_column("split", [keys])
     records = Records(table, {key: (key,) for key in keys})
-    data, changed = scored_data(config, records), set()
+    run = Run(Path("run.toml"), config, records, Display(quiet=True))
+    data, changed = scored_data(run), set()
     for place, key in enumerate(keys[:3]):
         labels = ["x"] * place + ["y"] + ["x"] * (4 - place)
         other = Records(table.set_column(table.column_names.index("label"), "label", [labels]), records.roles)
-        if scored_data(config, other) != data:
+        if scored_data(replace(run, records=other)) != data:
             changed.add(key)
     assert changed == roles
 

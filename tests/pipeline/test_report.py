@@ -16,8 +16,8 @@ import pytest
 
 from cache.errors import MissingRowsError
 from pipeline.commands.report import build_report
-from pipeline.config import RunConfig, parse_config
-from pipeline.dataset import read_dataset
+from pipeline.config import parse_config
+from pipeline.dataset import Run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.scores import score_run
@@ -81,8 +81,7 @@ class Ran(NamedTuple):
     """A run whose stages are done."""
 
     folder: Path
-    config: RunConfig
-    records: Records
+    run: Run
     vectors: Sequence[Vectors]
 
 
@@ -104,21 +103,21 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     write_table(folder / "labels.csv", rows)
     (folder / "run.toml").write_text(RUN.format(folder=folder))
     config = parse_config((folder / "run.toml").read_text())
-    records = read_dataset(config, QUIET)
-    extract_features(config, records, Hardware(), QUIET)
-    vectors = find_vectors(config, records, QUIET, train=True)
-    score_run(config, "run", records, vectors, QUIET)
-    return Ran(folder, config, records, vectors)
+    run = run_of(config, QUIET, folder / "run.toml")
+    extract_features(run, Hardware())
+    vectors = find_vectors(run, train=True)
+    score_run(run, vectors)
+    return Ran(folder, run, vectors)
 
 
 @pytest.fixture(scope="module")
 def contents(ran: Ran) -> Contents:
-    return contents_of(ran.config, ran.folder / "run.toml", ran.records, ran.vectors, 12, health=True, display=QUIET)
+    return contents_of(ran.run, ran.vectors, 12, health=True)
 
 
 @pytest.fixture(scope="module")
 def measured(ran: Ran) -> list[Measured]:
-    return measure(ran.config, "run", ran.records, ran.vectors, QUIET)
+    return measure(ran.run, ran.vectors)
 
 
 class Reader(HTMLParser):
@@ -244,7 +243,7 @@ def test_the_gain_over_raw_is_the_mean_difference_of_the_domains(
     ran: Ran, contents: Contents, measured: list[Measured]
 ) -> None:
     raw = next(side for side in measured if side.raw)
-    domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
+    domains = dict(zip(ran.run.records.keys, ran.run.records.domains, strict=True))
     for row in contents.board.rows:
         head = next(side for side in measured if (side.name,) == row.names)
         if row.raw:
@@ -273,14 +272,14 @@ def nearest_by_loops(vectors: Vectors, records: Records, key: str) -> list[tuple
 
 
 def test_marks_are_those_of_a_loop_over_the_gallery(ran: Ran, contents: Contents) -> None:
-    labels = dict(zip(ran.records.keys, ran.records.labels, strict=True))
-    domains = dict(zip(ran.records.keys, ran.records.domains, strict=True))
+    labels = dict(zip(ran.run.records.keys, ran.run.records.labels, strict=True))
+    domains = dict(zip(ran.run.records.keys, ran.run.records.domains, strict=True))
     by_name = {vectors.head: vectors for vectors in ran.vectors}
     assert len(contents.queries) == 12
     for query in contents.queries:
         assert len(query.results) == 2
         for name, result in query.results.items():
-            expected = nearest_by_loops(by_name[name], ran.records, query.key)[:NEAREST]
+            expected = nearest_by_loops(by_name[name], ran.run.records, query.key)[:NEAREST]
             assert [image.key for image in result.images] == [key for key, _ in expected]
             assert [image.similarity for image in result.images] == pytest.approx(
                 [one for _, one in expected], abs=1e-6
@@ -332,26 +331,28 @@ def test_the_curve_in_numbers_starts_at_the_score_of_the_leaderboard(measured: l
 def test_scores_that_are_still_true_are_read_and_others_are_computed_anew(ran: Ran) -> None:
     path = ran.folder / "artifacts/scores/run.parquet"
     before = path.stat().st_mtime_ns
-    measure(ran.config, "run", ran.records, ran.vectors, QUIET)
+    measure(ran.run, ran.vectors)
     assert path.stat().st_mtime_ns == before
-    labels = ran.records.table["label"].to_pylist()
-    changed = [label if split != "query" else "x" for label, split in zip(labels, ran.records.splits, strict=True)]
-    place = ran.records.table.column_names.index("label")
-    table = ran.records.table.set_column(place, "label", [changed])
-    changed_rows = measure(ran.config, "other", Records(table, ran.records.roles), ran.vectors, QUIET)
+    labels = ran.run.records.table["label"].to_pylist()
+    changed = [label if split != "query" else "x" for label, split in zip(labels, ran.run.records.splits, strict=True)]
+    place = ran.run.records.table.column_names.index("label")
+    table = ran.run.records.table.set_column(place, "label", [changed])
+    changed_rows = measure(
+        replace(ran.run, file=Path("other.toml"), records=Records(table, ran.run.records.roles)), ran.vectors
+    )
     path.with_name("other.parquet").replace(path)
     path.with_name("other.jsonl").replace(path.with_suffix(".jsonl"))
-    again = measure(ran.config, "run", ran.records, ran.vectors, QUIET)
+    again = measure(ran.run, ran.vectors)
     assert [side.rows for side in again] != [side.rows for side in changed_rows]
     assert path.stat().st_mtime_ns > before
 
 
 def test_scores_of_another_version_of_the_code_are_computed_anew(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ran.folder / "artifacts/scores/run.parquet"
-    measure(ran.config, "run", ran.records, ran.vectors, QUIET)
+    measure(ran.run, ran.vectors)
     before = path.stat().st_mtime_ns
     monkeypatch.setattr(query_values, "VERSION", 10**6)
-    measure(ran.config, "run", ran.records, ran.vectors, QUIET)
+    measure(ran.run, ran.vectors)
     assert path.stat().st_mtime_ns > before
 
 
@@ -369,7 +370,7 @@ def test_a_missing_image_is_a_placeholder_with_its_reason(ran: Ran, contents: Co
     content = gone.read_bytes()
     gone.unlink()
     try:
-        without = contents_of(ran.config, Path("run.toml"), ran.records, ran.vectors, 12, health=False, display=QUIET)
+        without = contents_of(ran.run, ran.vectors, 12, health=False)
     finally:
         gone.write_bytes(content)
     shown = read(report_page(without))
@@ -437,13 +438,13 @@ def test_a_head_that_is_not_trained_is_named_with_the_command_that_trains_it(ran
     more = RUN.format(folder=ran.folder) + '[[heads]]\nname = "new"\ndim = 4\nloss = { kind = "cosface" }\n'
     config = parse_config(more.replace("[retrieval]", "[retrieval]", 1))
     with pytest.raises(MissingRowsError, match=r"new is not trained on test_resnet.*permafrost train-heads"):
-        build_report(config, ran.folder / "run.toml", 4, health=False, display=QUIET)
+        build_report(run_of(config, QUIET), 4, health=False)
 
 
 def test_a_run_without_heads_has_a_report_too(ran: Ran, tmp_path: Path) -> None:
     text = re.sub(r"\[\[heads\]\].*?(?=\[retrieval\])", "", RUN.format(folder=ran.folder), flags=re.DOTALL)
     config = parse_config(text.replace('"map@r", "hit@1"', '"map"'))
-    contents, page_text = build_report(config, tmp_path / "bare.toml", 6, health=False, display=QUIET)
+    contents, page_text = build_report(run_of(config, QUIET, Path("bare.toml")), 6, health=False)
     shown = read(page_text)
     assert shown.wrong == shown.open == []
     assert contents.raw is None
@@ -458,7 +459,7 @@ def test_an_output_that_is_a_folder_is_refused(ran: Ran) -> None:
 
 
 def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) -> None:
-    vectors, records = ran.vectors[0], ran.records
+    vectors, records = ran.vectors[0], ran.run.records
     rules = UnedConfig(gallery="separate").rules()
     ranks = first_ranks(vectors.store, records.split("query"), records.split("gallery"), rules)
     assert ranks is not None
@@ -474,7 +475,7 @@ def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) ->
         assert ranks.num_relevant[at] == sum(labels[name] == labels[key] for name in expected)
     text = RUN.format(folder=ran.folder) + 'protocol = { kind = "uned", gallery = "separate" }\n'
     contents, page_text = build_report(
-        parse_config(text.replace('"map@r"', '"map"')), ran.folder / "apart.toml", 6, health=False, display=QUIET
+        run_of(parse_config(text.replace('"map@r"', '"map"')), QUIET, Path("apart.toml")), 6, health=False
     )
     assert read(page_text).wrong == []
     assert contents.sizes is None
@@ -485,7 +486,7 @@ def test_domains_that_search_by_themselves_are_ranked_by_themselves(ran: Ran) ->
 
 def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     text = RUN.format(folder=ran.folder) + 'rerank = [{ kind = "query_expansion" }]\n'
-    contents, page_text = build_report(parse_config(text), ran.folder / "expanded.toml", 6, health=False, display=QUIET)
+    contents, page_text = build_report(run_of(parse_config(text), QUIET, Path("expanded.toml")), 6, health=False)
     heads = {name for row in contents.board.rows for name in row.names}
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6
@@ -496,7 +497,7 @@ def test_where_raw_wins_the_best_head_is_still_shown_beside_it(ran: Ran) -> None
     text = re.sub(
         r'\[\[heads\]\]\nname = "lda8".*?(?=\[retrieval\])', "", RUN.format(folder=ran.folder), flags=re.DOTALL
     )
-    contents, page_text = build_report(parse_config(text), ran.folder / "lost.toml", 12, health=False, display=QUIET)
+    contents, page_text = build_report(run_of(parse_config(text), QUIET, Path("lost.toml")), 12, health=False)
     assert contents.best is contents.raw
     assert contents.head is not None
     assert contents.head.name == "cosface8"

@@ -15,7 +15,7 @@ from PIL import Image
 from cache import parse_source
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, RecordsError
 from pipeline.config import HeadRun, parse_config, read_config
-from pipeline.dataset import read_dataset
+from pipeline.dataset import Run, read_dataset, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
@@ -57,13 +57,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("images"), {f"class {number}": 6 for number in range(10)})
 
 
-def embedded(run: str, images: Path, folder: Path) -> tuple[object, Records, list[Vectors]]:
-    config = parse_config(
-        f'artifacts = "{folder}/artifacts"\n[dataset]\nkind = "folder"\npath = "{images}"\nqueries_per_class = 2\n{run}'
-    )
-    records = read_dataset(config, QUIET)
-    extract_features(config, records, Hardware(), QUIET)
-    return config, records, find_vectors(config, records, QUIET, train=True)
+def embedded(text: str, images: Path, folder: Path) -> tuple[Run, list[Vectors]]:
+    dataset = f'[dataset]\nkind = "folder"\npath = "{images}"\nqueries_per_class = 2\n'
+    config = parse_config(f'artifacts = "{folder}/artifacts"\n{dataset}{text}')
+    run = run_of(config, QUIET)
+    extract_features(run, Hardware())
+    return run, find_vectors(run, train=True)
 
 
 def check_finds_itself(searcher: Searcher, records: Records, *, exact: bool = False) -> None:
@@ -78,11 +77,11 @@ def check_finds_itself(searcher: Searcher, records: Records, *, exact: bool = Fa
 
 @pytest.mark.parametrize("name", RUNS)
 def test_an_image_of_the_store_finds_itself(name: str, images: Path, tmp_path: Path) -> None:
-    config, records, vectors = embedded(RUNS[name], images, tmp_path)
+    run, vectors = embedded(RUNS[name], images, tmp_path)
     assert len(vectors) >= 2
     for entry in vectors:
-        searcher = Searcher.of_run(config, records, entry, QUIET)  # type: ignore[arg-type]
-        check_finds_itself(searcher, records.split("gallery"), exact=name == "codes")
+        searcher = Searcher.of_run(run, entry)
+        check_finds_itself(searcher, run.records.split("gallery"), exact=name == "codes")
 
 
 def test_an_image_finds_itself_through_its_domains_expert(tmp_path: Path) -> None:
@@ -100,19 +99,19 @@ def test_an_image_finds_itself_through_its_domains_expert(tmp_path: Path) -> Non
         f'artifacts = "{tmp_path}/artifacts"\n[dataset]\npath = "{tmp_path}/labels.csv"\nlabel = "label"\n'
         f'domain = "domain"\ntrain = "train"\nquery = "test"\ngallery = "test"\n{PCA}{head}'
     )
-    records = read_dataset(config, QUIET)
-    extract_features(config, records, Hardware(), QUIET)
-    vectors = find_vectors(config, records, QUIET, train=True)[-1]
+    run = run_of(config, QUIET)
+    extract_features(run, Hardware())
+    vectors = find_vectors(run, train=True)[-1]
     assert vectors.trained is not None
     assert type(vectors.trained.network).__name__ == "Experts"
-    check_finds_itself(Searcher.of_run(config, records, vectors, QUIET), records.split("gallery"))
+    check_finds_itself(Searcher.of_run(run, vectors), run.records.split("gallery"))
 
 
 def test_a_searcher_opens_from_its_folder_and_reads_no_dataset(images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "images")
-    config, records, vectors = embedded(RUNS["two blocks fused"], tmp_path / "images", tmp_path)
+    run, vectors = embedded(RUNS["two blocks fused"], tmp_path / "images", tmp_path)
     wanted = (tmp_path / "images/class 1/0.png").read_bytes()
-    answers = [Searcher.of_run(config, records, entry, QUIET).search([wanted]) for entry in vectors]  # type: ignore[arg-type]
+    answers = [Searcher.of_run(run, entry).search([wanted]) for entry in vectors]
     shutil.rmtree(tmp_path / "images")
     (tmp_path / "artifacts").rename(tmp_path / "moved")
     folders = sorted((tmp_path / "moved/searchers").rglob("searcher.json"), key=os.path.getmtime)
@@ -120,26 +119,29 @@ def test_a_searcher_opens_from_its_folder_and_reads_no_dataset(images: Path, tmp
 
 
 def test_it_is_written_once_and_once_more_for_another_gallery(images: Path, tmp_path: Path) -> None:
-    config, records, vectors = embedded(RUNS["trained"], images, tmp_path)
+    run, vectors = embedded(RUNS["trained"], images, tmp_path)
     for everything in (False, False, True):
-        Searcher.of_run(config, records, vectors[-1], QUIET, everything=everything)  # type: ignore[arg-type]
+        Searcher.of_run(run, vectors[-1], everything=everything)
     written = sorted((tmp_path / "artifacts/searchers").rglob("searcher.json"))
     assert len(written) == 2
-    assert {len(Searcher.open(path.parent)) for path in written} == {len(records), len(records.split("gallery"))}
+    assert {len(Searcher.open(path.parent)) for path in written} == {
+        len(run.records),
+        len(run.records.split("gallery")),
+    }
 
 
 def test_the_thresholds_are_read_with_the_gallery(images: Path, tmp_path: Path) -> None:
-    config, records, vectors = embedded(RUNS["trained"], images, tmp_path)
+    run, vectors = embedded(RUNS["trained"], images, tmp_path)
     for thresholds in ({}, {"fmr 0.001": 0.75}):
-        Searcher.of_run(config, records, vectors[-1], QUIET, thresholds=thresholds)  # type: ignore[arg-type]
+        Searcher.of_run(run, vectors[-1], thresholds=thresholds)
     written = (tmp_path / "artifacts/searchers").rglob("searcher.json")
     opened = [Searcher.open(path.parent).thresholds for path in written]
     assert sorted(opened, key=len) == [{}, {"fmr 0.001": 0.75}]
 
 
 def test_a_damaged_folder_and_an_empty_one_are_refused(images: Path, tmp_path: Path) -> None:
-    config, records, vectors = embedded(PCA, images, tmp_path)
-    Searcher.of_run(config, records, vectors[0], QUIET)  # type: ignore[arg-type]
+    run, vectors = embedded(PCA, images, tmp_path)
+    Searcher.of_run(run, vectors[0])
     (path,) = (tmp_path / "artifacts/searchers").rglob("searcher.json")
     with pytest.raises(MissingRowsError, match="holds no searcher"):
         Searcher.open(tmp_path)
@@ -152,8 +154,8 @@ def test_a_damaged_folder_and_an_empty_one_are_refused(images: Path, tmp_path: P
 
 
 def test_bytes_that_are_no_image_are_refused(images: Path, tmp_path: Path) -> None:
-    config, records, vectors = embedded(PCA, images, tmp_path)
-    searcher = Searcher.of_run(config, records, vectors[0], QUIET)  # type: ignore[arg-type]
+    run, vectors = embedded(PCA, images, tmp_path)
+    searcher = Searcher.of_run(run, vectors[0])
     with pytest.raises(RecordsError, match="image 2 of 2 to search for cannot be read"):
         searcher.search([(images / "class 1/0.png").read_bytes(), b"no image"])
 
@@ -189,10 +191,10 @@ def test_photographs_find_themselves_with_the_backbones_of_every_run_file(
     digests = tmp_path_factory.getbasetemp() / "digests"  # files that several runs list are read once
     every = read_dataset(replace(config, artifacts=str(digests)), QUIET)
     rows = [row for role in ("train", "gallery") for row in _some_of(every, every.split(role), 40)]
-    records = every.take(sorted({*rows}))
-    extract_features(config, records, Hardware(), QUIET)
-    for entry in find_vectors(config, records, QUIET, train=True):
-        check_finds_itself(Searcher.of_run(config, records, entry, QUIET), records.split("gallery").take(range(20)))
+    run = Run(path, config, every.take(sorted({*rows})), QUIET)
+    extract_features(run, Hardware())
+    for entry in find_vectors(run, train=True):
+        check_finds_itself(Searcher.of_run(run, entry), run.records.split("gallery").take(range(20)))
 
 
 def _some_of(every: Records, part: Records, count: int) -> list[int]:

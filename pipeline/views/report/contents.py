@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from pipeline.commands.health import health_of_run
-from pipeline.config import RunConfig
-from pipeline.dataset import remarks
-from pipeline.progress import Display
+from pipeline.dataset import Run, remarks
 from pipeline.score_rows import ScoreRow
 from pipeline.thresholds import kept_decisions
 from pipeline.vectors import Vectors
@@ -38,7 +35,6 @@ from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
 from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import Health
-from stages.records import Records
 from stages.retrieval.scores import MEAN
 
 PICTURE, MAP_PICTURE = 128, 56
@@ -93,18 +89,10 @@ class Contents:
     origins: Origins
 
 
-def contents_of(
-    config: RunConfig,
-    run_file: Path,
-    records: Records,
-    vectors: Sequence[Vectors],
-    count: int,
-    *,
-    health: bool,
-    display: Display,
-) -> Contents:
+def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: bool) -> Contents:
     """Gather all of it from ``vectors``; ``count`` queries are shown, and with ``health`` their images checked too."""
-    measured = measure(config, run_file.stem, records, vectors, display)
+    config, records, display = run.config, run.records, run.display
+    measured = measure(run, vectors)
     metrics, domain = config.retrieval.metrics, overall(measured[0].rows)
     metric, colours = metrics[0], looks(measured)
     exact = [side for side in measured if side.exact]
@@ -114,12 +102,12 @@ def contents_of(
     compared = [side for side in dict.fromkeys((best, head, raw)) if side is not None]
     display.say("drawing curves")
     curves = k_curves(exact, domain)
-    sizes = _sizes(config, records, compared, domain, colours)
-    sections = [section for side in compared if (section := _pairs(config, run_file, side, records)) is not None]
+    sizes = _sizes(run, compared, domain, colours)
+    sections = [section for side in compared if (section := _pairs(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
     sound = embedding_health(compared, _HUBS)
-    checked = health_of_run(config, records, vectors, best.vectors, display=display) if health else None
+    checked = health_of_run(run, vectors, best.vectors) if health else None
     queries = shown_queries(best, head, raw, metric, count)
     uris = [query.uri for query in queries]
     uris += [image.uri for query in queries for result in query.results.values() for image in result.images]
@@ -133,8 +121,8 @@ def contents_of(
         small = thumbnails([mapped.images[at].uri for at in places] if mapped is not None else [], MAP_PICTURE)
     over_all = measured[0].row(metric, domain)
     return Contents(
-        run_file.stem,
-        str(run_file),
+        run.name,
+        str(run.file),
         over_all.queries if over_all is not None else 0,
         over_all.gallery if over_all is not None else 0,
         metric,
@@ -155,7 +143,7 @@ def contents_of(
         {at: small[mapped.images[at].uri] for at in places} if mapped is not None else {},
         queries,
         pictures,
-        origins(exact, records, f"permafrost report {run_file}{' --health' if health else ''}"),
+        origins(exact, records, f"permafrost report {run.file}{' --health' if health else ''}"),
     )
 
 
@@ -174,25 +162,19 @@ def report_page(contents: Contents) -> str:
     )
 
 
-def _sizes(
-    config: RunConfig,
-    records: Records,
-    shown: Sequence[Measured],
-    domain: str,
-    colours: Mapping[str, str],
-) -> SizeChart | None:
-    retrieval = config.retrieval
+def _sizes(run: Run, shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> SizeChart | None:
+    retrieval = run.config.retrieval
     metric, rules = retrieval.metrics[0], retrieval.ranked.rules()
     if metric not in retrieval.by_label:
         return None
-    further = further_distractors(records, retrieval.distractors) if retrieval.distractors else None
-    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules, config.seed)
+    further = further_distractors(run.records, retrieval.distractors) if retrieval.distractors else None
+    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules, run.config.seed)
 
 
-def _pairs(config: RunConfig, run_file: Path, side: Measured, records: Records) -> PairSection | None:
-    pairs = pair_similarities(side, config.seed)
+def _pairs(run: Run, side: Measured) -> PairSection | None:
+    pairs = pair_similarities(side, run.config.seed)
     if pairs is None:
         return None
-    decisions = kept_decisions(config, run_file, side.vectors, records)
+    decisions = kept_decisions(run, side.vectors)
     threshold = float(decisions[0]["threshold"]) if decisions else None
     return PairSection(side.name, pairs.roc_auc, pair_chart(pairs, side.name, threshold), decisions)

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import MissingRowsError
-from pipeline.config import RunConfig
-from pipeline.progress import Display
+from pipeline.dataset import Run
 from pipeline.score_rows import RAW, ScoreRow
 from pipeline.scores import score_run, scored_data
 from pipeline.vectors import Vectors
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
-from stages.records import Records
 from stages.retrieval.query_values import QueryScores, QueryValues, read_query_values, scored_numbers
 from stages.retrieval.scores import ALL, MEAN
 
@@ -65,28 +63,27 @@ class Measured:
         return np.array([value.get(key, 0.0) for key in keys])
 
 
-def measure(
-    config: RunConfig, name: str, records: Records, vectors: Sequence[Vectors], display: Display
-) -> list[Measured]:
+def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
     """Every one of ``vectors`` with its scores, best first by the first metric of the run file.
 
-    The scores are those that ``permafrost score`` wrote for the run file called ``name`` where they are of these very
+    The scores are those that ``permafrost score`` wrote for the run file where they are of these very
     embeddings, images and settings; otherwise they are computed, and written.
     """
-    path = Path(config.artifacts) / "scores" / f"{name}.parquet"
-    rows, values = _on_disk(path, config, records, vectors)
+    records, retrieval, display = run.records, run.config.retrieval, run.display
+    path = run.artifacts / "scores" / f"{run.name}.parquet"
+    rows, values = _on_disk(path, run, vectors)
     if values is None:
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
-        rows, values = score_run(config, name, records, vectors, display)
+        rows, values = score_run(run, vectors)
     several = len({part.backbone for part in vectors}) > 1
     by_name = {(part.backbone, part.head): part for part in vectors}
-    queries, gallery, rules = records.split("query"), records.split("gallery"), config.retrieval.ranked.rules()
+    queries, gallery, rules = records.split("query"), records.split("gallery"), retrieval.ranked.rules()
     measured = []
     with display.bar("searching", "heads") as update:
         scored = values.heads()
         for done, (backbone, head) in enumerate(scored):
             part = by_name.get((backbone, head.partition(_SEARCHED)[0]))
-            if part is None or values.embeddings(backbone, head) != scored_numbers(part.store, records):
+            if part is None or values.embeddings(backbone, head) != scored_numbers(part.store, run.records):
                 continue  # of a head that the run file no longer names
             update(done, len(scored), head)
             by_query = {metric: one for one in values.of(backbone, head) for metric in one.per_query}
@@ -94,7 +91,7 @@ def measure(
             title = f"{head} · {backbone}" if several else head
             ranks = first_ranks(part.store, queries, gallery, rules) if head == part.head else None
             measured.append(Measured(part, head, title, own, by_query, ranks))
-    metric, domain = config.retrieval.metrics[0], overall(rows)
+    metric, domain = retrieval.metrics[0], overall(rows)
 
     def value(side: Measured) -> float:
         row = side.row(metric, domain)
@@ -108,9 +105,7 @@ def overall(rows: Sequence[ScoreRow]) -> str:
     return MEAN if any(row.domain == MEAN for row in rows) else ALL
 
 
-def _on_disk(
-    path: Path, config: RunConfig, records: Records, vectors: Sequence[Vectors]
-) -> tuple[list[ScoreRow], QueryValues | None]:
+def _on_disk(path: Path, run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
     """The scores at ``path`` if they are of just this; a run file that names fewer heads now reads those it names."""
     try:
         values = read_query_values(path)
@@ -118,14 +113,14 @@ def _on_disk(
         rows = [ScoreRow(**json.loads(line)) for line in lines]
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None
-    wanted = {(part.backbone, part.head): scored_numbers(part.store, records) for part in vectors}
-    metrics = set(config.retrieval.metrics)
+    wanted = {(part.backbone, part.head): scored_numbers(part.store, run.records) for part in vectors}
+    metrics = set(run.config.retrieval.metrics)
     present = {key: values.embeddings(*key) for key in values.heads() if key in wanted}
     scored: dict[tuple[str, str, str], set[str]] = {}
     for row in rows:
         scored.setdefault((row.backbone, row.head, row.embeddings), set()).add(row.metric)
     fresh = (
-        values.data == scored_data(config, records)
+        values.data == scored_data(run)
         and present == wanted
         and all(metrics <= scored.get((*key, mark), set()) for key, mark in wanted.items())
     )
