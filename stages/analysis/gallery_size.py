@@ -120,7 +120,8 @@ def gallery_curve(
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
     place = _sampling_order(part.gallery, seed)
     counts = _numbers(sizes, len(place))
-    domains = np.array(rules.groups(part.queries), dtype=object)
+    groups = rules.groups(part.queries)
+    domains = np.array(groups, dtype=object)
     names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
     members = {name: np.flatnonzero(domains == name) for name in names}
     per_query, searched = _values(vectors, part, place, list(counts), wanted)
@@ -128,7 +129,7 @@ def gallery_curve(
     for at, (count, size) in enumerate(counts.items()):
         values = per_query[count]
         bounds = {
-            metric.name: mean_bounds(metric_bounds(metric, part.num_relevant, searched[:, at]), domains, names)
+            metric.name: mean_bounds(metric_bounds(metric, part.num_relevant, searched[:, at]), groups, names)
             for metric in wanted
         }
         unanswerable = dict.fromkeys([ALL, *members], 0)
