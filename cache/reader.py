@@ -7,7 +7,7 @@
         provenance.json        where the store was begun; recorded, never compared
         network.json           of features: what the network computed of a fixed image, compared whenever it is opened
         zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
-        rows/<chunk>.parquet   digest, status, width, height, error of the chunk's rows: *this* commits the chunk
+        rows/<chunk>.parquet   digest, status, width, height, error, checksum of the chunk's rows: *this* commits them
         plan.parquet           the chunks still to compute; gone when the store is complete
     <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
 

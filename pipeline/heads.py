@@ -115,12 +115,12 @@ def training_arguments(run: Run, wanted: HeadRun, features: Features, train: Rec
         "features": features,
         "records": run.records.split("train") if train is None else train,
         "recipe": wanted.recipe,
-        "validation": _validation(features, run.records),
+        "validation": validation_records(features, run.records),
         "seed": run.config.seed,
     }
 
 
-def _validation(features: Features, records: Records) -> tuple[Records, Records] | None:
+def validation_records(features: Features, records: Records) -> tuple[Records, Records] | None:
     """Query and gallery to choose the epoch on, or None where they are too few classes to choose by."""
     queries, gallery = records.split("validation_query"), records.split("validation_gallery")
     queries, gallery = (part.take(part.rows_in(features)) for part in (queries, gallery))

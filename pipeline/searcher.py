@@ -107,7 +107,8 @@ class Searcher:
         """
         embedded = self._embedder.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
-            raise RecordsError(f"image {row + 1} of {len(images)} to search for cannot be read: {problem}")
+            which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
+            raise RecordsError(f"{which}{problem}")
         queries = unit_length(embedded.vectors)
         ids, similarity = self._index.search(queries, k)
         if exact and self._vectors is not None and not isinstance(self._index.config, FlatIndexConfig):

@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from cache import Features, FeatureStore
 from cache.errors import ConfigError
 from pipeline.dataset import Run
 from pipeline.features import feature_sets
-from pipeline.heads import find_head
+from pipeline.heads import find_head, validation_records
 from pipeline.score_rows import RAW
+from stages.ranking import own_rows, unit_length, values_by_class
+from stages.records import Records
 from stages.training import FusedFeatures, Head, embed
 from stages.training.embed import stored_embeddings
+
+_QUERIES = 2_000  # are enough to tell heads apart
 
 
 class Vectors(NamedTuple):
@@ -28,24 +34,35 @@ class Vectors(NamedTuple):
     """None for the raw feature."""
 
 
-def find_vectors(run: Run, *, train: bool = False, tensorboard: bool = False, device: str = "cpu") -> list[Vectors]:
+def find_vectors(
+    run: Run, *, train: bool = False, tensorboard: bool = False, device: str = "cpu", only: str | None = None
+) -> list[Vectors]:
     """Stage 2: the raw feature and the embeddings of each head, for each backbone and then for fused backbones.
 
     With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
     are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
-    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU.
+    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU. With ``only`` that head
+    alone, or ``raw``, is asked for.
     """
     vectors = []
     for backbone, features, heads, raw in feature_sets(run):
-        if raw:
+        if raw and only in (None, RAW):
             vectors.append(Vectors(backbone, RAW, features, features))
         for wanted in heads:
+            if only not in (None, wanted.name):
+                continue
             head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
             path = run.artifacts / "embeddings" / features.name
             embedded = embed if train else stored_embeddings
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)
             vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return vectors
+
+
+def find_chosen(run: Run, head: str | None, backbone: str | None = None) -> Vectors:
+    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained."""
+    known = {RAW, *(each.name for each in run.config.heads)}
+    return choose_vectors(run, find_vectors(run, only=head if head in known else None), head, backbone)
 
 
 def with_rows(run: Run, vectors: Sequence[Vectors]) -> Run:
@@ -64,10 +81,16 @@ def with_rows(run: Run, vectors: Sequence[Vectors]) -> Run:
 
 
 def choose_vectors(run: Run, vectors: Sequence[Vectors], head: str | None, backbone: str | None = None) -> Vectors:
-    """The vectors of ``head``, by default the last of the run file, on ``backbone``, by default the first that has it.
+    """The vectors of ``head`` on ``backbone``, by default the first backbone that has it.
 
-    Raises ConfigError naming the heads (and backbones) of the run where there are no such vectors.
+    By default it is the head that is best on the validation records, or the last of the run file where these are too
+    few to choose by, or raw where there is no head. Raises ConfigError naming the heads (and backbones) of the run
+    where there are no such vectors.
     """
+    if head is None:
+        heads = [entry for entry in vectors if entry.head != RAW and backbone in (None, entry.backbone)]
+        if len(heads) > 1 and (best := _best_on_validation(heads, run.records)) is not None:
+            return best
     name = head or (run.config.heads[-1].name if run.config.heads else RAW)
     for candidate in vectors:
         if candidate.head == name and backbone in (None, candidate.backbone):
@@ -76,3 +99,22 @@ def choose_vectors(run: Run, vectors: Sequence[Vectors], head: str | None, backb
     backbones = ", ".join(dict.fromkeys(candidate.backbone for candidate in vectors))
     where = "" if backbone is None else f" on {backbone!r} (of {backbones})"
     raise ConfigError(f"{run.file} has no head {name!r}{where}; it has {known}")
+
+
+def _best_on_validation(heads: Sequence[Vectors], records: Records) -> Vectors | None:
+    """The one of the highest mMP@5 of validation queries, at most ``_QUERIES`` of them; None where they are too few."""
+    scores = []
+    for entry in heads:
+        sides = validation_records(entry.store, records)
+        if sides is None:
+            return None
+        queries, gallery = sides[0].take(range(0, len(sides[0]), -(-len(sides[0]) // _QUERIES))), sides[1]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(gallery.classes)) if name is not None}
+        asking, searched = (unit_length(entry.store.read(side.digests)) for side in (queries, gallery))
+        wanted, classes = (
+            np.array([-1 if name is None else numbers.get(name, -1) for name in side.classes])
+            for side in (queries, gallery)
+        )
+        values = values_by_class("mmp@5", asking, searched, wanted, classes, own_rows(queries.keys, gallery.keys))
+        scores.append(float(np.nanmean(values)))
+    return heads[int(np.argmax(scores))]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache import FeatureStore, verify
-from cache.errors import DamagedStoreError, PermafrostError
+from cache.errors import DamagedStoreError, PermafrostError, StoreError
 
 
 class Verified(NamedTuple):
@@ -18,8 +18,17 @@ class Verified(NamedTuple):
     store: FeatureStore | None = None
 
 
-def verify_stores(stores: Sequence[FeatureStore]) -> Iterator[Verified]:
-    """Each of ``stores``; embeddings are compared with the features that they were made from, where these are there."""
+def verify_stores(folders: Sequence[Path]) -> Iterator[Verified]:
+    """The store in each of ``folders``; one that cannot be opened is named, and the others are verified.
+
+    Embeddings are compared with the features that they were made from, where these are among them.
+    """
+    stores: list[FeatureStore] = []
+    for folder in folders:
+        try:
+            stores.append(FeatureStore.at(folder))
+        except StoreError as error:
+            yield Verified(folder, [str(error)])
     by_fingerprint = {store.fingerprint: store for store in stores}
     for store in stores:
         fields = store.identity.fields

@@ -7,12 +7,12 @@ from typing import Any
 
 import typer
 
-from cache import FeatureStore
+from cache import FeatureStore, Provenance
 from pipeline.commands.options import Json, RunFileOrStore
 from pipeline.config import read_config
 from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.stores import find_stores
+from pipeline.stores import find_folders
 
 
 def inspect(path: RunFileOrStore, json: Json = False) -> None:
@@ -21,8 +21,8 @@ def inspect(path: RunFileOrStore, json: Json = False) -> None:
     if path.suffix == ".toml":
         records = read_dataset(read_config(path), Display(quiet=True, warnings=False))
         uris = dict(zip(records.digests, records.uris, strict=True))
-    for store in find_stores(path):
-        facts = store_facts(store, uris)
+    for folder in find_folders(path):
+        facts = store_facts(FeatureStore.at(folder), uris)
         typer.echo(json_module.dumps(facts) if json else _text(facts))
 
 
@@ -37,7 +37,7 @@ def store_facts(store: FeatureStore, uris: dict[bytes, str]) -> dict[str, Any]:
         "dtype": str(store.dtype),
         "bytes": store.size_bytes(),
         "identity": dict(store.identity.fields),
-        "provenance": json_module.loads((store.path / "provenance.json").read_text(encoding="utf-8")),
+        "provenance": json_module.loads(Provenance.merged([*map(store.provenance, store.chunks())]).to_json()),
         "failures": [
             {
                 "digest": failure.digest.hex(),

@@ -15,13 +15,15 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
-from pipeline.vectors import choose_vectors, find_vectors, with_rows
+from pipeline.vectors import find_chosen, with_rows
 
 
 def search(
     run_file: RunFile,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],
-    head: Annotated[str | None, typer.Option(help="A head of the run, or raw; by default its last head.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
     fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
@@ -40,7 +42,7 @@ def search(
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     run = open_run(run_file, quiet=quiet)
-    vectors = choose_vectors(run, find_vectors(run), head)
+    vectors = find_chosen(run, head)
     run, display = with_rows(run, [vectors]), run.display
     limit = limit_of(run, vectors, limits[0]) if limits else None
     thresholds = {
@@ -54,15 +56,17 @@ def search(
     display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
-    sources = [parse_source(image) for image in images]
-    try:
-        contents = [source.read() for source in sources]
-    except OSError as error:
-        raise RecordsError(f"an image to search for cannot be read: {error}") from error
-    answers = searcher.search(contents, k, boxes=[source.box for source in sources], exact=limit is not None)
-    for image, matches in zip(images, answers, strict=True):
-        lines = _json_lines(image, matches, limit) if json else _text_lines(image, matches, limit)
-        typer.echo("\n".join(lines))
+    unread = []
+    for image in images:
+        try:
+            source = parse_source(image)
+            matches = searcher.search([source.read()], k, boxes=[source.box], exact=limit is not None)[0]
+        except (OSError, RecordsError) as error:
+            unread.append(f"{image}: {error}")
+            continue
+        typer.echo("\n".join((_json_lines if json else _text_lines)(image, matches, limit)))
+    if unread:
+        raise RecordsError(f"{len(unread)} of {len(images)} images to search for cannot be read:\n" + "\n".join(unread))
 
 
 def _text_lines(image: str, matches: Sequence[Match], limit: Limit | None) -> list[str]:

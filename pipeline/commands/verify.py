@@ -10,7 +10,7 @@ import typer
 
 from pipeline.commands.options import Json, RunFileOrStore
 from pipeline.config import read_config
-from pipeline.stores import find_stores
+from pipeline.stores import find_folders
 from pipeline.verification import verify_files, verify_stores
 
 
@@ -18,7 +18,7 @@ def verify(path: RunFileOrStore, json: Json = False) -> None:
     """Check every checksum and every row of the stores, and with a run file every head, index and score too."""
     sound = True
     files = verify_files(Path(read_config(path).artifacts)) if path.suffix == ".toml" else ()
-    for verified in chain(verify_stores(find_stores(path)), files):
+    for verified in chain(verify_stores(find_folders(path)), files):
         problems, store = verified.problems, verified.store
         sound &= not problems
         verdict = f"{len(problems):,} problems" if problems else "every checksum and row is right"

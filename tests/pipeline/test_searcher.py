@@ -19,12 +19,13 @@ from pipeline.dataset import Run, read_dataset, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
-from pipeline.vectors import Vectors, find_vectors
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from stages.extraction import PcaConfig
 from stages.records import Records
 from stages.training.closed_form import PcaHeadConfig
 from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
+from tests.typed import in_process
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET = Display(quiet=True)
@@ -208,3 +209,32 @@ def _some_of(every: Records, part: Records, count: int) -> list[int]:
     names = part.classes
     order = sorted(range(len(part)), key=lambda row: (seen[names[row]] < 2, earlier[row] > 1, str(names[row]), row))
     return [place[part.keys[row]] for row in order[:count]]
+
+
+def test_the_head_that_is_best_on_validation_is_searched_with_and_not_the_last(tmp_path: Path) -> None:
+    images = tmp_path / "images"  # each class has a colour of its own
+    for number in range(60):
+        (images / str(number)).mkdir(parents=True)
+        colour = np.random.default_rng(number).integers(20, 235, 3)
+        for place in range(4):
+            noise = np.random.default_rng((number, place)).integers(-9, 9, (16, 16, 3))
+            Image.fromarray((colour + noise).astype(np.uint8)).save(images / f"{number}/{place}.png")
+    poor = '[[heads]]\nname = "poor"\nkind = "average_pool"\ndim = 1\n'
+    for text, best in ((PCA + LDA + poor, "lda"), (PCA + poor + LDA, "lda"), (PCA + poor, "poor"), (PCA, "raw")):
+        run, vectors = embedded(text, images, tmp_path)
+        assert len(set(run.records.split("validation_query").classes)) >= 5
+        assert choose_vectors(run, vectors, None).head == best
+
+
+def test_of_several_images_those_that_can_be_read_are_answered_and_the_others_named(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(f'artifacts = "out"\n[dataset]\nkind = "folder"\npath = "{images}"\n{PCA}')
+    assert in_process("run", "run.toml", cwd=tmp_path).returncode == 0
+    (tmp_path / "text.jpg").write_text("no image")
+    good = [str(path) for path in sorted(images.rglob("*.png"))[:2]]
+    done = in_process("search", "run.toml", good[0], "gone.png", "text.jpg", good[1], "-k", "1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == good
+    assert "2 of 4 images to search for cannot be read:\ngone.png: " in done.stderr
+    assert "\ntext.jpg: not an image that Pillow can read" in done.stderr
