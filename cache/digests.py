@@ -12,6 +12,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
+import google_crc32c
+
 from cache.atomic import disk_errors
 from cache.fingerprint import digest_file
 from cache.source import ImageSource, Version, parse_source
@@ -111,14 +113,15 @@ class _Memory:
             self._connection.close()
             self._begin_anew(error)
             return {}
-        return {entry.path: entry for entry in entries if len(entry.digest or b"") == 32}
+        return {entry.path: whole for entry in entries if (whole := _opened_entry(entry)) is not None}
 
     def remember(self, entries: Sequence[_Entry]) -> None:
         """Keep ``entries`` whose file is old enough; on a full disk nothing is."""
         now = time.time_ns()
         settled = [entry for entry in entries if now - entry.changed_ns > _tick(entry.changed_ns)]
         with suppress(sqlite3.DatabaseError), self._connection as connection:
-            connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", settled)
+            sealed = [entry._replace(digest=entry.digest + _checksum(entry)) for entry in settled]
+            connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", sealed)
 
     def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
         """Replace a file that is damaged or not ours, with a note; one that cannot be had is left alone."""
@@ -154,6 +157,19 @@ class _Entry(NamedTuple):
     version: str
     changed_ns: int
     digest: bytes
+
+
+def _checksum(entry: _Entry) -> bytes:
+    """Of everything in ``entry``: four bytes that are stored behind its digest."""
+    checksum: int = google_crc32c.value(repr(entry).encode())
+    return checksum.to_bytes(4, "little")
+
+
+def _opened_entry(entry: _Entry) -> _Entry | None:
+    """An entry as it was before it was stored, None where its bytes are not those; 0.1.0 wrote no checksum."""
+    digest = bytes(entry.digest or b"")
+    whole = entry._replace(digest=digest[:32])
+    return whole if len(digest) == 32 or digest[32:] == _checksum(whole) else None
 
 
 def _name(source: ImageSource) -> bytes:

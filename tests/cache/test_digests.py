@@ -105,6 +105,20 @@ def test_a_file_that_is_damaged_or_of_others_is_begun_anew_with_a_note(
     assert (again.files_read, again.notes) == (0, [])
 
 
+def test_a_flipped_bit_of_what_is_remembered_is_noticed_and_the_file_read_again(
+    tmp_path: Path, files: list[str]
+) -> None:
+    path, wanted = tmp_path / "d.sqlite", digest_bytes(bytes(100))
+    DigestCache(path).digests(files[:1])
+    whole = path.read_bytes()
+    first = whole.index(wanted)
+    for place in range(first, first + 32 + 4):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        cache = DigestCache(path)
+        assert cache.digests(files[:1])[0].digest == wanted
+        assert cache.files_read == 1
+
+
 def test_what_an_image_was_is_known_when_it_is_gone(tmp_path: Path, files: list[str]) -> None:
     time.sleep(0.1)  # past a tick of the file system's clock
     cache = DigestCache(tmp_path / "d.sqlite")
