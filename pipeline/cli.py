@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
@@ -120,7 +121,11 @@ def main() -> NoReturn:
     """Run the command line and exit with its status."""
     open_streams()
     stopped = _leave_when_stopped()
-    arguments = sys.argv[1:]
+    _exit(run_typed(sys.argv[1:], stopped))
+
+
+def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
+    """Run a command as it is typed, and return its exit status; ``stopped`` holds the signal that ended it, if any."""
     debug = "--debug" in arguments
     try:
         check_siblings()
@@ -140,7 +145,7 @@ def main() -> NoReturn:
             raise
         text, status = explain(error)
         _say(text)
-    _exit(status)
+    return int(status)
 
 
 def _leave_when_stopped() -> list[int]:

@@ -183,7 +183,7 @@ def read_config(path: Path | str) -> RunConfig:
     >>> from importlib.resources import as_file, files
     >>> with as_file(files("pipeline") / "presets/demo.toml") as path:
     ...     read_config(path).heads[0].name
-    'arcface128'
+    'default128'
     """
     path = Path(path)
     try:

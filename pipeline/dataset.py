@@ -79,7 +79,7 @@ def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
     notes = []
     train, query = records.split("train"), records.split("query")
     tested = len(set(query.classes))
-    if tested < _FEW_CLASSES:
+    if tested < _FEW_CLASSES and any(records.labels):
         notes.append(f"only {tested} classes search: scores say little of others")
     learned, in_domain = set(train.labels), set(train.classes)
     pairs = zip(query.labels, query.classes, strict=True)

@@ -49,10 +49,11 @@ def set_log_format(wanted: LogFormat) -> None:
 
 
 class Display:
-    """Messages and progress bars on stderr; with ``quiet``, warnings alone."""
+    """Messages and progress bars on stderr; with ``quiet`` only warnings, each once, and none without ``warnings``."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, warnings: bool = True) -> None:
         self.quiet = quiet
+        self._warnings, self._warned = warnings, set[str]()
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -61,7 +62,10 @@ class Display:
             self.console.print(log_format.line(text, "info"), markup=False)
 
     def warn(self, text: str) -> None:
-        """Print one line that should be read, in yellow."""
+        """Print one line that should be read, in yellow, unless it was printed before."""
+        if not self._warnings or text in self._warned:
+            return
+        self._warned.add(text)
         style = "yellow" if log_format is LogFormat.plain else None
         self.console.print(log_format.line(text, "warning"), markup=False, style=style)
 

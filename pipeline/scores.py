@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from cache.atomic import replace_text, unless_read_only
+from cache.errors import RecordsError
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
 from pipeline.dataset import Run
@@ -23,9 +24,15 @@ _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: wh
 def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues]:
     """Stage 3: search and score, the means and the value of every query.
 
-    They are written to ``scores/<run>.jsonl`` and ``<run>.parquet`` too, unless the folder is read-only.
+    They are written to ``scores/<run>.jsonl`` and ``<run>.parquet`` too, unless the folder is read-only. Raises
+    RecordsError where no image has a label.
     """
     records, retrieval = run.records, run.config.retrieval
+    if not any(records.labels):
+        raise RecordsError(
+            f"none of the {len(records):,} images has a label, and labels say which image is right for a query: "
+            "there is nothing to score by. `permafrost search` needs none."
+        )
     rows, scored = [], []
     known: dict[bytes, Mapping[tuple[str, str], tuple[float, float]]] = {}  # bounds, by which images there are
     for entry in vectors:

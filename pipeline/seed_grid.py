@@ -24,13 +24,14 @@ import numpy as np
 import torch
 
 from cache import fingerprint
-from cache.errors import MissingRowsError
+from cache.errors import MissingRowsError, RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from pipeline.config import HeadRun
-from pipeline.dataset import Run, open_run
+from pipeline.config import HeadRun, read_config
+from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
 from pipeline.heads import training_arguments
+from pipeline.progress import Display
 from pipeline.score_rows import RAW
 from pipeline.trials import Arrays, run_once
 from stages.analysis import paired_difference
@@ -46,6 +47,9 @@ from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.rows import rows_digest
+
+_REFUSED = "refused"
+"""The array of a cell whose rows are too few to train on: why."""
 
 
 class Cell(NamedTuple):
@@ -106,7 +110,12 @@ class SeedGrid:
 
     def fingerprint(self, cell: Cell) -> str:
         """The fingerprint of everything that the scores of ``cell`` follow from."""
-        head = None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint
+        try:
+            head = None if cell.head == RAW else head_identity(**self._setup(cell)).fingerprint
+        except (RecordsError, SettingsError) as error:
+            if cell.rows is None:
+                raise
+            head = f"{_REFUSED}: {cell.head} with {cell.rows}, seed {cell.seed}: {error}"
         features = scored_numbers(self.sets[cell.backbone].features, self.run.records)
         return fingerprint({"head": head, "features": features, "scoring": self._scoring})
 
@@ -129,9 +138,17 @@ class SeedGrid:
         return train_head(**self._setup(cell))
 
     def score(self, cell: Cell) -> Arrays:
-        """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes."""
+        """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes.
+
+        A point of the learning curve whose rows are too few to train on has the reason instead: :func:`refusals`.
+        """
         features = self.sets[cell.backbone].features
-        vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
+        try:
+            vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
+        except (RecordsError, SettingsError) as error:
+            if cell.rows is None:
+                raise
+            return {_REFUSED: np.array(str(error))}
         arrays: dict[str, Any] = {}  # of numbers or text
         for part, scores in enumerate(score(vectors, self.run.records, self.run.config.retrieval)):
             arrays[f"{part} "] = np.array(scores.query_keys)
@@ -152,9 +169,9 @@ class SeedGrid:
         return training_arguments(replace(self.run, config=config), head, part.features, train)
 
 
-def open_grid(run_file: Path, *, quiet: bool = False) -> SeedGrid:
+def open_grid(run_file: Path, display: Display) -> SeedGrid:
     """The run of ``run_file``, and its features as they were extracted."""
-    run = open_run(run_file, quiet=quiet)
+    run = run_of(read_config(run_file), display, run_file)
     return SeedGrid(run, {part.name: part for part in feature_sets(run)})
 
 
@@ -165,8 +182,19 @@ def score_cells(
     return run_once(cells, folder, partial(_in_processes, run_file, workers))
 
 
+def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:
+    """Why a head cannot be trained on so few rows, by its first such cell of each point of the learning curve."""
+    reasons: dict[Cell, str] = {}
+    for cell, arrays in scored.items():
+        if _REFUSED in arrays:
+            reasons.setdefault(cell._replace(seed=0), str(arrays[_REFUSED]))
+    return reasons
+
+
 def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
-    """The rows of every metric, in the order of the cells."""
+    """The rows of every metric, in the order of the cells; none of a point that some seed refused."""
+    refused = refusals(scored)
+    scored = {cell: arrays for cell, arrays in scored.items() if cell._replace(seed=0) not in refused}
     groups: dict[tuple[str, str, int | None], list[list[QueryScores]]] = {}
     classes = dict(zip(grid.run.records.keys, grid.run.records.classes, strict=True))
     for cell, arrays in scored.items():
@@ -241,4 +269,4 @@ def _score(run_file: Path, cell: Cell) -> Arrays:
 @lru_cache(maxsize=1)
 def _opened(run_file: Path) -> SeedGrid:
     """The grid of ``run_file``, read once a process."""
-    return open_grid(run_file, quiet=True)
+    return open_grid(run_file, Display(quiet=True, warnings=False))

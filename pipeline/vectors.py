@@ -34,24 +34,35 @@ class Vectors(NamedTuple):
     """None for the raw feature."""
 
 
-def find_vectors(run: Run, *, train: bool = False, tensorboard: bool = False, device: str = "cpu") -> list[Vectors]:
+def find_vectors(
+    run: Run, *, train: bool = False, tensorboard: bool = False, device: str = "cpu", only: str | None = None
+) -> list[Vectors]:
     """Stage 2: the raw feature and the embeddings of each head, for each backbone and then for fused backbones.
 
     With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
     are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
-    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU.
+    written as events too. Heads that cannot be trained on ``device`` are trained on the CPU. With ``only`` that head
+    alone, or ``raw``, is asked for.
     """
     vectors = []
     for backbone, features, heads, raw in feature_sets(run):
-        if raw:
+        if raw and only in (None, RAW):
             vectors.append(Vectors(backbone, RAW, features, features))
         for wanted in heads:
+            if only not in (None, wanted.name):
+                continue
             head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
             path = run.artifacts / "embeddings" / features.name
             embedded = embed if train else stored_embeddings
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)
             vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return vectors
+
+
+def find_chosen(run: Run, head: str | None, backbone: str | None = None) -> Vectors:
+    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained."""
+    known = {RAW, *(each.name for each in run.config.heads)}
+    return choose_vectors(run, find_vectors(run, only=head if head in known else None), head, backbone)
 
 
 def with_rows(run: Run, vectors: Sequence[Vectors]) -> Run:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.pictures import draw_folder
 from tests.public_surface import FLAGS, PUBLIC
-from tests.typed import in_process
+from tests.typed import permafrost
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +68,7 @@ def test_run_files_are_parsed_and_finished_runs_read_without_the_heavy_libraries
     (tmp_path / "run.toml").write_text(
         f'artifacts = "out"\n[dataset]\nkind = "folder"\npath = "images"\nqueries_per_class = 2\n{run}{trained}'
     )
-    assert in_process("run", "run.toml", cwd=tmp_path).returncode == 0
+    assert permafrost("run", "run.toml", cwd=tmp_path).returncode == 0
     variables = {"PYTHONPATH": str(ROOT), "PERMAFROST_DATA": "/data", "PERMAFROST_WEIGHTS": "/weights"}
     loaded = subprocess.run(
         [sys.executable, "-c", LOADS], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True

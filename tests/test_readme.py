@@ -69,7 +69,7 @@ def test_the_library_example_runs_and_its_head_beats_nothing_less_than_chance(tm
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     values = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
-    assert set(values) == {"mmp@5", "map@r", "hit@1", "map"}
+    assert set(values) == {"mmp@5", "map@r", "hit@1", "recall@10", "map"}
     assert values["hit@1"] > 3 / 47  # 16 classes, 3 gallery images each, chance of one draw
 
 

@@ -7,11 +7,14 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import PermafrostError
-from pipeline.cli import app, explain
+import torch
+
+from pipeline.cli import run_typed
+from pipeline.progress import LogFormat, set_log_format
 from tests.pictures import draw_folder
 
 ROOT = Path(__file__).parent.parent
@@ -63,13 +66,6 @@ subcenters = 3
 """A run file that parses, of a table that is not there."""
 
 
-def permafrost(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """What a typed command says."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "pipeline", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
-
 class Typed(NamedTuple):
     """What a command printed and its exit status."""
 
@@ -78,16 +74,27 @@ class Typed(NamedTuple):
     stderr: str
 
 
-def in_process(*arguments: str, cwd: Path) -> Typed:
-    """Type a command into this process: a new one takes seconds to begin."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = app(args=list(arguments), standalone_mode=False) or 0
-        except (PermafrostError, ValueError) as error:
-            text, status = explain(error)
-            err.write(text)
-    return Typed(int(status), out.getvalue(), err.getvalue())
+def permafrost(*arguments: str, cwd: Path) -> Typed:
+    """Type a command into this process, whose settings stay: a new one takes seconds to begin."""
+    out, err, threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        status = run_typed(arguments)
+    torch.set_num_threads(threads)
+    set_log_format(LogFormat.plain)
+    return Typed(status, out.getvalue(), err.getvalue())
+
+
+def in_new_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Type a command into a process of its own, where it matters that it is one."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def finished(folder: Path, run: str) -> Path:

@@ -32,7 +32,7 @@ def health(
 ) -> None:
     """Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions, failed images."""
     config = read_config(run_file)
-    run = Run(run_file, config, read_dataset(config, Display(quiet=True)), Display(quiet=quiet))
+    run = Run(run_file, config, read_dataset(config, Display(quiet=True, warnings=False)), Display(quiet=quiet))
     vectors = find_vectors(run)
     report = health_of_run(run, vectors, choose_vectors(run, vectors, head, backbone), near_duplicate or NEAR_DUPLICATE)
     if json:

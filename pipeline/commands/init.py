@@ -33,7 +33,7 @@ def init(
     display = Display()
     guess, records = guess_dataset(images)
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in records.counts().items() if count)
-    text = run_file(guess, counts, _artifacts(images))
+    text = run_file(guess, counts, _artifacts(images), labelled=any(records.labels))
     parse_config(text, str(output))  # what is written works
     replace_text(output, text)
     for key, value in guess.keys.items():
@@ -56,13 +56,19 @@ def _artifacts(images: Path) -> str:
     return str(artifacts)
 
 
-def run_file(guess: Guess, counts: str, artifacts: str) -> str:
-    """The text of the run file: ``presets/run_file.txt`` with the guess in its place."""
+def run_file(guess: Guess, counts: str, artifacts: str, *, labelled: bool) -> str:
+    """The text of the run file: ``presets/run_file.txt`` with the guess in its place; heads for labelled images."""
     template = files("pipeline").joinpath("presets/run_file.txt").read_text(encoding="utf-8")
     made = "" if "query" in guess.keys else _MADE if guess.keys["kind"] == "table" else _MADE_OF_FOLDERS
     warnings = "".join(f"#   note: {_comment(warning)}.\n" for warning in guess.warnings)
     parts = {"counts": counts, "warnings": warnings, "artifacts": _toml_path(artifacts)}
-    return template.format(**parts, dataset=_keys(guess), made=made)
+    text = template.format(**parts, dataset=_keys(guess), made=made if labelled else "")
+    if labelled:
+        return text
+    above, heads = text.split("[[heads]]", 1)
+    heads, below = heads.rsplit("[retrieval]", 1)
+    lines = f"[[heads]]{heads}".rstrip().splitlines()
+    return f"{above}{_NO_HEADS}{''.join(f'# {line}'.rstrip() + chr(10) for line in lines)}\n[retrieval]{below}"
 
 
 def _keys(guess: Guess) -> str:
@@ -83,6 +89,8 @@ def _comment(text: str) -> str:
     """``text`` on one line, as a comment must be; names of columns may hold line breaks."""
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text)
 
+
+_NO_HEADS = "# Heads learn from labels, of which these images have none.\n"
 
 _MADE = """
 # No split is named, so whole classes go to train, validation or test, by the seed and their names: the score is of

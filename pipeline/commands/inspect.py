@@ -19,7 +19,7 @@ def inspect(path: RunFileOrStore, json: Json = False) -> None:
     """Print what a store holds: identity, provenance, rows, failures, bytes."""
     uris: dict[bytes, str] = {}  # with a run file, failures are named by their images
     if path.suffix == ".toml":
-        records = read_dataset(read_config(path), Display(quiet=True))
+        records = read_dataset(read_config(path), Display(quiet=True, warnings=False))
         uris = dict(zip(records.digests, records.uris, strict=True))
     for folder in find_folders(path):
         facts = store_facts(FeatureStore.at(folder), uris)

@@ -24,5 +24,11 @@ def run(
     """All three stages: extract, train-heads, score."""
     opened = open_run(run_file, quiet=quiet)
     done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait))
-    print_scores(opened, find_vectors(opened, train=True, device=device), json=json)
+    vectors = find_vectors(opened, train=True, device=device)
+    if any(opened.records.labels) or opened.config.heads:
+        print_scores(opened, vectors, json=json)
+    else:
+        opened.display.say(
+            f"no image has a label, so nothing is scored. Search: permafrost search {run_file} IMAGE --all"
+        )
     fail_on_too_many(opened, done, max_failures)

@@ -15,6 +15,7 @@ from pipeline.dataset import Run, open_run
 from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
 from pipeline.vectors import Vectors, find_vectors, with_rows
+from pipeline.verdict import no_surer_head
 from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
@@ -51,7 +52,8 @@ def score(
 def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryValues:
     """Score ``vectors``, print the table or JSON lines, and draw a picture of queries with their nearest images.
 
-    The picture is of the first backbone, raw and with each of its heads. Returns the value of every query.
+    The picture is of the first backbone, raw and with each of its heads. Last it says where no head is surely above
+    the raw feature. Returns the value of every query.
     """
     rows, values = score_run(run, vectors)
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
@@ -61,4 +63,6 @@ def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryVa
     with unless_read_only(run.display.warn):
         draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
         run.display.say(f"some queries with their nearest images: {path}")
+    if (verdict := no_surer_head(run.config, values)) is not None:
+        run.display.say(verdict)
     return values

@@ -15,7 +15,7 @@ from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.searcher import Match, Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
-from pipeline.vectors import choose_vectors, find_vectors, with_rows
+from pipeline.vectors import find_chosen, with_rows
 
 
 def search(
@@ -42,7 +42,7 @@ def search(
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
     run = open_run(run_file, quiet=quiet)
-    vectors = choose_vectors(run, find_vectors(run), head)
+    vectors = find_chosen(run, head)
     run, display = with_rows(run, [vectors]), run.display
     limit = limit_of(run, vectors, limits[0]) if limits else None
     thresholds = {

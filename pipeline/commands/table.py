@@ -12,8 +12,9 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.progress import Display
 from pipeline.score_rows import RAW, json_lines
-from pipeline.seed_grid import Cell, SeedGrid, open_grid, score_cells, table_rows
+from pipeline.seed_grid import Cell, SeedGrid, open_grid, refusals, score_cells, table_rows
 from pipeline.trials import Arrays
 from pipeline.vectors import Vectors
 from pipeline.views.nearest import draw_nearest
@@ -32,7 +33,7 @@ def table(
     quiet: Quiet = False,
 ) -> None:
     """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
-    grid = open_grid(run_file, quiet=quiet)
+    grid = open_grid(run_file, Display(quiet=quiet))
     run, display = grid.run, grid.run.display
     if run.config.repeat is None:
         raise ConfigError(f"{run_file} has no [repeat]. Add one, such as:\n[repeat]\nseeds = [0, 1, 2, 3, 4]")
@@ -45,7 +46,10 @@ def table(
             for name, arrays in score_cells(run_file.resolve(), wanted, (folder / "cells").resolve(), workers):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
-        rows = table_rows(grid, {cell: scored[name] for cell, name in cells.items()})
+        by_cell = {cell: scored[name] for cell, name in cells.items()}
+        for cell, reason in refusals(by_cell).items():
+            display.warn(f"{cell.head} on {cell.rows:,} images with {cell.backbone} is left out of the curve: {reason}")
+        rows = table_rows(grid, by_cell)
         backbone, picture = draw_picture(grid, folder)
         replace_text(folder / "table.jsonl", json_lines(rows))
         replace_text(folder / "table.html", table_page(run.name, rows, {backbone: picture.name}))

@@ -19,7 +19,7 @@ from cache.errors import ConfigError, SettingsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.thresholds import keep_decisions
-from pipeline.vectors import choose_vectors, find_vectors
+from pipeline.vectors import find_chosen
 from pipeline.views.thresholds import threshold_lines, threshold_text
 from stages.analysis.open_set import Kind
 from stages.analysis.threshold_choice import calibration_ground, decision_at
@@ -48,7 +48,7 @@ def threshold(
         if not 0 < rate < 1:
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     run = open_run(run_file, quiet=quiet)
-    chosen = choose_vectors(run, find_vectors(run), head, backbone)
+    chosen = find_chosen(run, head, backbone)
     on = calibration_ground(chosen.store, run.records, run.config.seed)
     decisions, refused = [], []
     for kind, rate in wanted or WANTED:

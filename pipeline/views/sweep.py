@@ -93,9 +93,9 @@ def raw_verdict(places: Sequence[Place]) -> str:
 
 def _trainings(places: Sequence[Place]) -> str:
     """How often a configuration is trained; what draws nothing is scored once a fold."""
-    folds, seeds = np.max([place.entry.trial.scores.shape for place in places], 0)
+    folds, seeds = map(max, zip(*(place.entry.trial.scores.shape for place in places), strict=True))
     once = any(place.entry.trial.scores.shape[1] < seeds for place in places)
-    return f"{folds} folds x {seeds} seed{'s'[: seeds > 1]}{' (1 where nothing is drawn)' if once else ''}"
+    return f"{folds} folds x {seeds} {'seeds' if seeds > 1 else 'seed'}{' (1 where nothing is drawn)' if once else ''}"
 
 
 def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> Leaderboard:

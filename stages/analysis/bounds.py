@@ -88,12 +88,12 @@ def score_bounds(
     ends_of: dict[tuple[str, str], tuple[float, float]] = {}
     for name in metrics if len(relevant) else ():
         groups = [group for part in parts for group in rules.groups(part.queries)]
-        of_metric = told(metric_bounds(name, relevant, searched), groups, domain_names(rules.groups(queries)))
+        of_metric = mean_bounds(metric_bounds(name, relevant, searched), groups, domain_names(rules.groups(queries)))
         ends_of |= {(name, domain): ends for domain, ends in of_metric.items()}
     return ends_of
 
 
-def told(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
+def mean_bounds(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
     """The mean floor and ceiling of all queries, of each group of ``names`` (that of each query in ``groups``, (Q,)).
 
     And the mean of the groups where there are any, every group the same weight.

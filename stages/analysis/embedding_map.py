@@ -87,6 +87,8 @@ def _largest(names: Sequence[str | None], seed: int) -> tuple[str, ...]:
 
 def _places(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], str]:
     """Places (N, 2) in [0, 1], and how they were computed."""
+    if not np.ptp(vectors, axis=0).any():
+        return np.full((len(vectors), 2), 0.5), "one place: the images do not differ"
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from cache import Features
 from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
-from stages.analysis.bounds import metric_bounds
+from stages.analysis.bounds import mean_bounds, metric_bounds
 from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
@@ -71,7 +71,7 @@ def gallery_curve(
     queries: Records,
     gallery: Records,
     sizes: Sequence[float] = SIZES,
-    metrics: Sequence[str] = ("mmp@5", "map@r", "hit@1", "map"),
+    metrics: Sequence[str] | None = None,
     further: Records | None = None,
     rules: Rules = ByLabelConfig().rules(),
     seed: int = 0,
@@ -83,7 +83,7 @@ def gallery_curve(
         queries: what searches.
         gallery: what is searched.
         sizes: each a share of the rows that can be distractors where it is at most 1, else a number of them.
-        metrics: names as :func:`find_metric` takes them.
+        metrics: names as :func:`find_metric` takes them; by default those of the rules.
         further: more rows to search, relevant to nobody: those of a class that a query has are left out.
         rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
         seed: of the order in which rows are sampled.
@@ -108,7 +108,7 @@ def gallery_curve(
     >>> [(sized.distractors, sized.score.value) for sized in curve.scores]
     [(2, 1.0), (4, 1.0)]
     """
-    wanted = [find_metric(name) for name in dict.fromkeys(metrics)]
+    wanted = [find_metric(name) for name in dict.fromkeys(rules.metrics if metrics is None else metrics)]
     if not wanted:
         raise SettingsError("metrics must name at least one, got none")
     if rules.searched != "merged":
@@ -120,21 +120,23 @@ def gallery_curve(
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
     place = _sampling_order(part.gallery, seed)
     counts = _numbers(sizes, len(place))
-    domains = np.array(rules.groups(part.queries), dtype=object)
+    groups = rules.groups(part.queries)
+    domains = np.array(groups, dtype=object)
     names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
     members = {name: np.flatnonzero(domains == name) for name in names}
     per_query, searched = _values(vectors, part, place, list(counts), wanted)
     scores = []
     for at, (count, size) in enumerate(counts.items()):
         values = per_query[count]
-        bounds = {metric.name: metric_bounds(metric, part.num_relevant, searched[:, at]) for metric in wanted}
+        bounds = {
+            metric.name: mean_bounds(metric_bounds(metric, part.num_relevant, searched[:, at]), groups, names)
+            for metric in wanted
+        }
         unanswerable = dict.fromkeys([ALL, *members], 0)
         rows_searched = round(float(searched[:, at].mean()))
         for score in summarise(values, part.queries.classes, members, unanswerable, rows_searched):
-            groups = [members[score.domain]] if score.domain in members else list(members.values())
-            rows = [np.arange(len(domains))] if score.domain == ALL else groups
-            ends = [float(np.mean([values_of[which].mean() for which in rows])) for values_of in bounds[score.metric]]
-            scores.append(SizedScore(size, count, float(searched[:, at].mean()), score, ends[0], ends[1]))
+            ends = bounds[score.metric][score.domain]
+            scores.append(SizedScore(size, count, float(searched[:, at].mean()), score, *ends))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stages.analysis.bounds import Bounds, told
+from stages.analysis.bounds import Bounds, mean_bounds
 from stages.ranking.graded import Ties
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import own_rows
@@ -61,6 +61,8 @@ def attribute_bounds(
     domains = queries.take(scored).domains
     ends: dict[tuple[str, str], tuple[float, float]] = {}
     for name, each in bounds.items() if len(scored) else ():
-        by_domain = told(Bounds(each.floor[scored], each.ceiling[scored]), domains, domain_names(queries.domains))
+        by_domain = mean_bounds(
+            Bounds(each.floor[scored], each.ceiling[scored]), domains, domain_names(queries.domains)
+        )
         ends |= {(name, domain): both for domain, both in by_domain.items()}
     return ends

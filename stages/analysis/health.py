@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from cache import Features
+from cache.errors import NothingToScoreError
 from stages.analysis.embedding_health import LEAST, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.curation.duplicates import twins_among
 from stages.records import Records
@@ -293,6 +294,11 @@ def _asking(records: Records) -> Records:
 def _vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
     gallery = records.split("gallery")
     rows = gallery.rows_in(vectors.store)
+    if len(rows) < 2:
+        raise NothingToScoreError(
+            f"health takes at least two gallery images with a feature; {len(rows)} of {len(gallery):,} has one. Name "
+            f"another split as gallery, or see the failures of {vectors.store.path}."
+        )
     searching = _asking(records)
     hub_counts = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels

@@ -102,7 +102,7 @@ class ColumnsConfig(SourceConfig):
     """The keys of a dataset whose labels are columns with names (of a ``webdataset``: fields of a sample's json).
 
     Attributes:
-        label: the column that names the instance or class, or several, joined by ``/``.
+        label: the column that names the instance or class, or several, joined by ``/``; ``[]`` where images have none.
         key: the column with each row's stable name.
         domain: the column with the domain; by default ``domain`` where there is one.
         attributes: columns for the multi-label method.
@@ -111,7 +111,7 @@ class ColumnsConfig(SourceConfig):
         strip: take labels, domains, splits and attributes without spaces around them, and in one Unicode form.
     """
 
-    label: Names = ()
+    label: Names | None = None
     key: str | None = None
     domain: str | None = None
     attributes: tuple[str, ...] = ()
@@ -122,9 +122,10 @@ class ColumnsConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.label:
+        if self.label is None:
             raise SettingsError(
-                f"a {self.kind} needs label: the {self._label_is} that names the instance or class, or a list"
+                f"a {self.kind} needs label: the {self._label_is} that names the instance or class, or a list "
+                "([] where images have no label)"
             )
 
     def named(self, names: Collection[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A folder of images: the folder that an image lies in is its class."""
+"""A folder of images: the folder that an image lies in is its class. Images in no folder below it have no label."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from cache.errors import RecordsError
 from cache.source import ImageSource
 from stages.datasets.columns import text_table
 from stages.datasets.config import Source, SourceConfig
+from stages.datasets.folder_files import EXTENSIONS, list_files
 from stages.datasets.labels import label_column
-
-# The extensions of images in a folder; a table may name files of any extension, or none.
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +20,8 @@ class FolderConfig(SourceConfig):
     """``kind = "folder"``: images below ``path``, labelled by their folder, ``fruit/apple`` for nested ones.
 
     Attributes:
-        split: ``folder``: the first level of folders is the split and the rest the label.
+        split: ``folder``: the first level of folders is the split and the rest the label. An image directly in one has
+            no label.
         strip: take labels without spaces around them, and in one Unicode form.
     """
 
@@ -31,53 +30,41 @@ class FolderConfig(SourceConfig):
     strip: bool = True
 
     def read(self) -> Source:
-        """List the images by path, whatever the file system's order; hidden files are left out."""
+        """List the images by path, and say what else is there."""
         root = Path(self.path)
         if not root.exists():
             raise RecordsError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
         if not root.is_dir():
             raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
-        paths = sorted(_images(root), key=lambda path: path.parts)
-        if not paths:
+        files = list_files(root)
+        if not files.images:
+            skipped = f" {files.notes()[0]}." if files.skipped else ""
             raise RecordsError(
-                f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it). "
+                f"{root} holds no image (looked for {', '.join(sorted(EXTENSIONS))} in it and below it).{skipped} "
                 "Images within .tar shards are kind = 'webdataset', images within Parquet files kind = 'parquet'."
             )
-        if direct := [path for path in paths if len(path.parts) == 1]:
+        direct = [path for path in files.images if len(path.parts) == 1]
+        if 0 < len(direct) < len(files.images):
             raise RecordsError(
-                f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}); each must lie in a folder "
-                "that names its class. Where the classes are known otherwise, list the images in a table: "
-                "kind = 'table'."
+                f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}), and others in folders that "
+                "name their classes; all must, or none. Where the classes are known otherwise, list the images in a "
+                "table: kind = 'table'."
             )
-        for path in paths:
+        for path in files.images:
             refuse_not_utf8(root / path)
         by_folder = self.split == "folder"
-        if by_folder and (shallow := [path for path in paths if len(path.parts) == 2]):
-            raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / shallow[0]} has no class folder")
-        folders = [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in paths]
-        label, notes = label_column(text_table({"label": folders}), ["label"], strip=self.strip)
+        if by_folder and direct:
+            raise RecordsError(f"split = 'folder' takes SPLIT/CLASS/IMAGE, but {root / direct[0]} is in no folder")
+        folders = [path.parent.relative_to(path.parts[0] if by_folder else ".").as_posix() for path in files.images]
+        labels = [None if folder == "." else folder for folder in folders]
+        label, notes = label_column(text_table({"label": labels}), ["label"], strip=self.strip)
         columns = {
-            "key": [path.as_posix() for path in paths],
-            "uri": [ImageSource(str(root / path)).uri for path in paths],
+            "key": [path.as_posix() for path in files.images],
+            "uri": [ImageSource(str(root / path)).uri for path in files.images],
         }
         if by_folder:
-            columns["split"] = [path.parts[0] for path in paths]
-        return Source(text_table(columns).append_column("label", label), notes=notes)
-
-
-def _images(root: Path) -> list[Path]:
-    images: list[Path] = []
-    visited: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in visited:  # a link to a folder that was listed already, or to a parent
-            subfolders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        below = Path(folder).relative_to(root)
-        images += [below / n for n in names if Path(n).suffix.lower() in EXTENSIONS and not n.startswith(".")]
-    return images
+            columns["split"] = [path.parts[0] for path in files.images]
+        return Source(text_table(columns).append_column("label", label), notes=(*files.notes(), *notes))
 
 
 def refuse_not_utf8(path: Path) -> None:

@@ -15,7 +15,7 @@ from cache.errors import RecordsError
 from cache.source import ImageSource
 from stages.datasets.columns import refuse_absent, scalar, text_table
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
-from stages.datasets.folder import EXTENSIONS
+from stages.datasets.folder_files import EXTENSIONS
 from stages.datasets.shards import Shard, find_shards
 from stages.datasets.tar import Member, list_members
 

@@ -35,7 +35,7 @@ class _Part(NamedTuple):
 def without_metadata(data: bytes) -> Iterator[bytes]:
     r"""Image files with the pixels of ``data`` and less beside them, in the order in which to try them.
 
-    >>> list(without_metadata(b"\xff\xd8\xff\xfe\0\x0aa comment\xff\xda..."))
+    >>> list(without_metadata(b"\xff\xd8\xff\xfe\0\x0ba comment\xff\xda..."))
     [b'\xff\xd8\xff\xda...']
     """
     match image_type(data[:64]):

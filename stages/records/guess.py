@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +13,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from cache import parse_source
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.datasets.delimited import Dialect, EncodingError
-from stages.datasets.folder import EXTENSIONS
+from stages.datasets.folder_files import EXTENSIONS, LITTER
 from stages.datasets.table import read_columns
 from stages.records.records import Records, read_records
 
@@ -32,6 +36,10 @@ _ROLE_OF_VALUE = {
 _OLD_ENCODING = "cp1252"  # Windows, Western Europe: what most tables are that are not UTF-8
 _WANTED_QUERIES = 200
 _MOST_ATTRIBUTE_VALUES = 200
+
+_UNLABELLED = "no image has a label: extract and search work, and score has nothing to score by"
+
+_WHERE = re.compile(r" (<.*|'.*')$")  # the file, in a message of Pillow
 
 Columns = Mapping[str, Sequence[str | None]]
 
@@ -57,7 +65,7 @@ class Guess:
 
 def guess_dataset(path: Path) -> tuple[Guess, Records]:
     """Guess how the images at ``path``, a folder or a table, are labelled and split, and read them by that guess."""
-    guess = _of_folder(path) if path.is_dir() else _of_table(path)
+    guess = _guess_folder(path) if path.is_dir() else _guess_table(path)
     records = read_records(guess.config())
     if "query" not in guess.keys and guess.keys.get("split") != "split":
         queries = _queries_per_class(records)
@@ -65,7 +73,9 @@ def guess_dataset(path: Path) -> tuple[Guess, Records]:
             remark = "few classes: several images of each search, for enough queries"
             guess.set("queries_per_class", queries, remark)
             records = read_records(guess.config())
-    guess.warnings += _warnings(records)
+    guess.warnings += _warnings(records) if any(records.labels) else [_UNLABELLED]
+    if (problem := _header_problem(records)) is not None:
+        guess.warnings.append(problem)
     return guess, records
 
 
@@ -90,17 +100,48 @@ def _warnings(records: Records) -> list[str]:
     return [f"{count:,} {text}" for count, text in warnings if count] + few * (len(tested) < 5)
 
 
-def _of_folder(root: Path) -> Guess:
+def _header_problem(records: Records) -> str | None:
+    """How many files are there that do not begin as an image does, and the first of them."""
+    from PIL import Image
+
+    problems = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large images and odd metadata: that is for extraction to judge
+        for key, uri, digest in zip(records.keys, records.uris, records.digests, strict=True):
+            source = parse_source(uri)
+            within = source.stretch is not None or source.cell is not None
+            try:
+                if digest:
+                    Image.open(io.BytesIO(source.read()) if within else source.path).close()
+            except Exception as error:  # noqa: BLE001  # Pillow's readers raise all kinds
+                problems.append(f"{key!r} ({_WHERE.sub('', str(error))})")
+    return f"{len(problems):,} files do not open as images; the first is {problems[0]}" if problems else None
+
+
+def _guess_folder(root: Path) -> Guess:
+    """Folders that are called as splits are, with class folders in them, are the splits, whatever lies beside them."""
     guess = Guess({"kind": "folder", "path": str(root)})
-    first = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = sorted((entry for entry in root.iterdir() if entry.is_dir() and _is_visible(entry)), key=str)
     known = {value for values in _ROLE_OF_VALUE.values() for value in values}
-    if len(first) > 1 and all(name.lower() in known for name in first):
+    splits = [folder for folder in folders if folder.name.lower() in known]
+    trial = Guess({})
+    if len(splits) > 1 and _set_roles(trial, [folder.name for folder in splits]) and all(map(_has_folders, splits)):
         guess.set("split", "folder", "the first level of folders")
-        _set_roles(guess, first)
+        _set_roles(guess, [folder.name for folder in splits])
+        if others := [folder.name for folder in folders if folder not in splits]:
+            guess.warnings.append(f"images in {', '.join(others)}, beside the splits, take no part in the run")
     return guess
 
 
-def _of_table(path: Path) -> Guess:
+def _is_visible(entry: Path) -> bool:
+    return not entry.name.startswith(".") and entry.name not in LITTER
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir() and _is_visible(entry) for entry in folder.iterdir())
+
+
+def _guess_table(path: Path) -> Guess:
     guess = Guess({"kind": "table", "path": str(path)})
     try:
         table, _ = read_columns(path)
@@ -120,11 +161,15 @@ def _of_table(path: Path) -> Guess:
     if image != "path":
         guess.set("image", image)
     others = {name: values for name, values in columns.items() if name not in {image, split, "key", "domain"}}
-    label = _label_column(others)
-    classes = Counter(value for value in others[label] if value is not None)
+    label = _label_column(others) if others else None
     rivals = [name for name in others if name != label and _could_be_label(others[name])]
-    also = f"; other columns that could be it: {', '.join(rivals[:6])}" if rivals else ""
-    guess.set("label", label, f"{len(classes):,} classes, {sum(classes.values()) / len(classes):.1f} images each{also}")
+    if label is None:
+        guess.set("label", [], "no column is left that could be it")
+    else:
+        classes = Counter(value for value in others[label] if value is not None)
+        also = f"; other columns that could be it: {', '.join(rivals[:6])}" if rivals else ""
+        mean = sum(classes.values()) / len(classes)
+        guess.set("label", label, f"{len(classes):,} classes, {mean:.1f} images each{also}")
     if attributes := [name for name in rivals if len(set(others[name])) <= _MOST_ATTRIBUTE_VALUES]:
         guess.set("attributes", attributes, "columns with few values, kept with the records; drop what is of no use")
     root = _root(path, columns[image])
@@ -176,7 +221,8 @@ def _label_column(columns: Columns) -> str:
     if not candidates:
         raise RecordsError(
             "no column can be the label: one is needed whose values repeat. "
-            f"Beside the image and the split there is {', '.join(columns) or 'no column'}."
+            f"Beside the image and the split there is {', '.join(columns)}. For images without labels write a run "
+            "file with label = [], or leave those columns out."
         )
     named = [candidates[name] for name in _LABEL_NAMES if name in candidates]
     return named[0] if named else max(candidates.values(), key=lambda name: len(set(columns[name])))
@@ -205,4 +251,6 @@ def _queries_per_class(records: Records) -> int:
     """How many images a class should give to the queries: enough of them, yet at most a fifth of a class."""
     tested = len(set(records.split("query").classes))
     sizes = sorted(Counter(name for name in records.classes if name is not None).values())
+    if not sizes:
+        return 1
     return max(1, min(math.ceil(_WANTED_QUERIES / max(1, tested)), sizes[len(sizes) // 2] // 5))

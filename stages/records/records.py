@@ -21,7 +21,7 @@ from cache.digests import DigestCache, FileDigest
 from cache.errors import MissingRowsError, SettingsError
 from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
-from stages.datasets.config import Names, Roles, as_names
+from stages.datasets.config import Names, Roles
 from stages.records.joined import check_names, join
 from stages.records.reading import digest_part, read_parts
 from stages.records.splits import DISTRACTORS, ROLES
@@ -224,5 +224,5 @@ def _configs(
         return (dataset,)
     if isinstance(dataset, (Path, str)):
         path = str(dataset)
-        return (FolderConfig(path=path) if Path(dataset).is_dir() else TableConfig(path=path, label=as_names(label)),)
+        return (FolderConfig(path=path) if Path(dataset).is_dir() else TableConfig(path=path, label=label),)
     return tuple(dataset)

@@ -31,5 +31,6 @@ VECTORS: Any = SimpleNamespace(  # as much of cache.Features as searching takes
     fingerprint="0" * 64,
     absent=lambda digests: [],  # noqa: ARG005
     usable=lambda digests: np.ones(len(digests), np.bool_),
+    checksums=lambda digests: np.zeros(len(digests), np.uint32),
     read=lambda digests: np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)[[digest[0] for digest in digests]],
 )

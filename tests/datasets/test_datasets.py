@@ -127,6 +127,7 @@ def test_a_folder_without_classes_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="holds no image"):
         FolderConfig(path=str(tmp_path)).read()
     draw(tmp_path / "loose.png", 0)
+    draw(tmp_path / "class/1.png", 1)
     with pytest.raises(RecordsError, match=r"1 images lie directly in .* kind = 'table'"):
         FolderConfig(path=str(tmp_path)).read()
     with pytest.raises(RecordsError, match="is not a folder"):

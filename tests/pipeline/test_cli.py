@@ -17,7 +17,7 @@ from stages.records import read_records
 from tests.interrupts import hear_interrupts
 from tests.pictures import draw_folder
 from tests.toys.stores import contents
-from tests.typed import ROOT, RUN, finished, permafrost
+from tests.typed import ROOT, RUN, finished, in_new_process, permafrost
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_too_many_failures_are_status_1_and_each_is_listed(folder: Path, tmp_pat
 
 def test_a_traceback_comes_only_when_asked_for(folder: Path) -> None:
     assert "Traceback" not in permafrost("inspect", "nowhere", cwd=folder).stderr
-    assert "Traceback" in permafrost("inspect", "nowhere", "--debug", cwd=folder).stderr
+    assert "Traceback" in in_new_process("inspect", "nowhere", "--debug", cwd=folder).stderr
 
 
 def test_a_plan_says_what_is_to_do_and_that_nothing_is(folder: Path, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_compact_says_what_it_would_drop_and_drops_it_when_told(tmp_path: Path) 
 def test_a_foreign_cache_where_one_stands_is_refused_by_the_command(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/__init__.py").write_text("")
-    done = permafrost("run", "run.toml", cwd=tmp_path)
+    done = in_new_process("run", "run.toml", cwd=tmp_path)
     assert done.returncode == 1
     assert "another file or distribution has the same name" in done.stderr
     assert "Traceback" not in done.stderr

@@ -40,7 +40,7 @@ kind = "posterior"
 dim = 5
 [repeat]
 seeds = [0, 1]
-rows = [24]
+rows = [1, 24]
 [retrieval]
 metrics = ["map", "graded_map", "graded_ndcg@5:colour", "legacy_map@10"]
 [retrieval.similar]
@@ -92,6 +92,7 @@ def test_a_run_scores_by_label_by_attributes_and_by_the_legacy_measure_with_its_
 def test_a_table_trains_with_every_seed_draws_a_curve_and_goes_on_from_what_is_there(folder: Path) -> None:
     done = permafrost("table", "run.toml", "--json", "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("network on 1 images with test_resnet is left out of the curve: ") == 1
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     seeds = {(line["head"], line["rows"]): line["seeds"] for line in lines}
     assert seeds == {
@@ -137,7 +138,7 @@ def test_what_cannot_be_is_refused_with_one_clear_message(folder: Path, change: 
 
 
 def test_a_run_without_a_table_is_told_what_to_add(folder: Path) -> None:
-    (folder / "plain.toml").write_text(RUN.replace("[repeat]\nseeds = [0, 1]\nrows = [24]\n", ""))
+    (folder / "plain.toml").write_text(RUN.replace("[repeat]\nseeds = [0, 1]\nrows = [1, 24]\n", ""))
     done = permafrost("table", "plain.toml", cwd=folder)
     assert done.returncode == 2
     assert "plain.toml has no [repeat]" in done.stderr

@@ -14,7 +14,7 @@ from stages.datasets import FolderConfig
 from stages.records import Records, read_records
 from stages.retrieval.query_values import read_query_values
 from tests.pictures import draw_folder
-from tests.typed import in_process as permafrost
+from tests.typed import permafrost
 from tests.typed import permafrost as in_a_process
 
 RUN = """

@@ -5,6 +5,10 @@ import pytest
 from cache.errors import PermafrostError, RecordsError
 from pipeline.commands.init import init
 from pipeline.config import read_config
+from pipeline.dataset import run_of
+from pipeline.progress import Display
+from pipeline.recipes import with_recipe
+from pipeline.scores import score_run
 from stages.records import read_records
 from stages.records.guess import guess_dataset
 from tests.pictures import draw, draw_folder, write_table
@@ -125,3 +129,58 @@ def test_names_with_dollars_quotes_and_line_breaks_get_a_run_file_that_reads_the
     records = read_records(config.datasets)
     assert set(records.labels) == {f"p{n}" for n in range(10)}
     assert 'label = "the \\"label\\"\\nof it"' in Path("run.toml").read_text()
+
+
+def test_split_folders_win_over_what_lies_beside_them_and_it_is_said(tmp_path: Path) -> None:
+    layout = {f"{part}/{name}": 4 for part in ("train", "test") for name in ("a" if part == "train" else "b")}
+    draw_folder(tmp_path / "s", layout | {"__MACOSX/train/a": 1, "annotations/a": 1})
+    guess, records = guess_dataset(tmp_path / "s")
+    assert (guess.keys["split"], guess.keys["train"], guess.keys["query"]) == ("folder", "train", "test")
+    assert sorted(set(records.labels)) == ["a", "b"]  # type: ignore[type-var]
+    assert len(records.split("train", "query")) == 8
+    assert "images in annotations, beside the splits, take no part in the run" in guess.warnings
+
+
+def test_classes_that_are_called_like_splits_are_classes(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "toys", {"train": 3, "test": 3, "car": 3})
+    guess, records = guess_dataset(tmp_path / "toys")
+    assert "split" not in guess.keys
+    assert sorted(set(records.labels)) == ["car", "test", "train"]  # type: ignore[type-var]
+
+
+def test_init_opens_every_image_and_says_which_do_not_open(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "s", {"a": 3, "b": 3})
+    (tmp_path / "s/a/page.jpg").write_bytes(b"<html>")
+    guess, _ = guess_dataset(tmp_path / "s")
+    assert "1 files do not open as images; the first is 'a/page.jpg' (cannot identify image file)" in guess.warnings
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_images_without_labels_get_a_run_file_without_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for number in range(6):
+        draw(tmp_path / f"images/{number}.png", number)
+    rows = [{"path": f"images/{number}.png"} for number in range(6)]
+    images = Path("images") if kind == "folder" else write_table(tmp_path / "t.csv", rows).relative_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    init(images, Path("run.toml"))
+    config = read_config("run.toml")
+    records = read_records(config.datasets)
+    assert config.heads == ()
+    assert len(records.split("gallery")) == 6
+    assert "# Heads learn from labels" in Path("run.toml").read_text()
+    with pytest.raises(RecordsError, match="none of the 6 images has a label"):
+        score_run(run_of(config, Display(quiet=True)), [])
+
+
+def test_init_takes_the_default_recipe_on_the_blocks_of_one_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_folder(tmp_path / "shop", {f"c{number}": 3 for number in range(6)})
+    monkeypatch.chdir(tmp_path)
+    init(Path("shop"), Path("run.toml"))
+    config, preset = read_config("run.toml"), with_recipe({"name": "x", "recipe": "default", "dim": 64})
+    assert getattr(config.backbones[0], "blocks", None) == (-2, -1)
+    assert [(head.name, head.backbones) for head in config.heads] == [("default64", "all"), ("default512", "all")]
+    assert config.heads[0].recipe.head.kind == preset["kind"]

@@ -13,7 +13,7 @@ from cache.plan import Chunk
 from cache.rows import RowOutcome
 from tests.pictures import draw_folder
 from tests.toys.stores import contents
-from tests.typed import RUN, in_process
+from tests.typed import RUN, permafrost
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
     (folder / "run.toml").write_text(RUN)
-    assert in_process("run", "run.toml", "-q", cwd=folder).returncode == 0
+    assert permafrost("run", "run.toml", "-q", cwd=folder).returncode == 0
     return folder
 
 
 def test_a_mended_chunk_makes_what_follows_from_it_anew(folder: Path) -> None:
-    assert in_process("verify", "run.toml", cwd=folder).returncode == 0
-    before = in_process("score", "run.toml", "--json", "-q", cwd=folder).stdout
+    assert permafrost("verify", "run.toml", cwd=folder).returncode == 0
+    before = permafrost("score", "run.toml", "--json", "-q", cwd=folder).stdout
     (path,) = folder.glob("artifacts/features/test_resnet-????????")
     store = FeatureStore.at(path)
     digests = store.digests()
@@ -35,18 +35,18 @@ def test_a_mended_chunk_makes_what_follows_from_it_anew(folder: Path) -> None:
     with StoreWriter(store) as writer:
         writer.remove(0)
         writer.commit(Chunk(0, tuple(digests)), features, [RowOutcome()] * len(digests), store.provenance(0))
-    verified = in_process("verify", "run.toml", cwd=folder)
+    verified = permafrost("verify", "run.toml", cwd=folder)
     assert verified.returncode == 1
     assert f"{len(digests)} rows are of features that have been computed anew since" in verified.stdout
-    refused = in_process("score", "run.toml", "-q", cwd=folder)
+    refused = permafrost("score", "run.toml", "-q", cwd=folder)
     assert refused.returncode == 1
     assert "small is not trained on test_resnet as the run file and the data are now" in refused.stderr
-    stale = in_process("compare", "run.toml:raw", "run.toml:raw", "-q", cwd=folder)
+    stale = permafrost("compare", "run.toml:raw", "run.toml:raw", "-q", cwd=folder)
     assert (stale.returncode, "not trained" in stale.stderr) == (1, True)
-    assert in_process("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
-    stale = in_process("compare", "run.toml:raw", "run.toml:raw", "-q", cwd=folder)
+    assert permafrost("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
+    stale = permafrost("compare", "run.toml:raw", "run.toml:raw", "-q", cwd=folder)
     assert (stale.returncode, "Score again" in stale.stderr) == (1, True)
-    after = in_process("score", "run.toml", "--json", "-q", cwd=folder).stdout
+    after = permafrost("score", "run.toml", "--json", "-q", cwd=folder).stdout
     lines = [[json.loads(line) for line in text.splitlines()] for text in (before, after)]
     assert {line["embeddings"] for line in lines[0]}.isdisjoint(line["embeddings"] for line in lines[1])
     assert [line["value"] for line in lines[0]] != [line["value"] for line in lines[1]]
@@ -57,10 +57,10 @@ def test_a_damaged_head_is_trained_again(folder: Path) -> None:
     for path in paths:
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refused = in_process("score", "run.toml", "-q", cwd=folder)
+    refused = permafrost("score", "run.toml", "-q", cwd=folder)
     assert (refused.returncode, "`permafrost train-heads` trains it again" in refused.stderr) == (1, True)
-    assert in_process("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
-    assert in_process("score", "run.toml", "-q", cwd=folder).returncode == 0
+    assert permafrost("train-heads", "run.toml", "-q", cwd=folder).returncode == 0
+    assert permafrost("score", "run.toml", "-q", cwd=folder).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_verify_names_a_damaged_file_and_how_to_mend_it(folder: Path, pattern: s
     whole = path.read_bytes()
     place = len(whole) // 2
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    verified = in_process("verify", "run.toml", cwd=folder)
+    verified = permafrost("verify", "run.toml", cwd=folder)
     path.write_bytes(whole)
     assert verified.returncode == 1
     said = verified.stdout + verified.stderr
@@ -87,24 +87,24 @@ def test_verify_names_a_damaged_file_and_how_to_mend_it(folder: Path, pattern: s
 
 def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) -> None:
     """Last: by now there are a head and embeddings of the numbers before the mend."""
-    assert in_process("search", "run.toml", "images/class 0/0.png", "-q", cwd=folder).returncode == 0
+    assert permafrost("search", "run.toml", "images/class 0/0.png", "-q", cwd=folder).returncode == 0
     before = contents(folder / "artifacts")
     named = {key for key in before if "/small-" not in key}
     for name in ("old.jsonl", "old.png"):
         (folder / "artifacts/scores" / name).write_bytes(b"0" * 2_000_000)
-    asked = in_process("compact", "run.toml", cwd=folder)
+    asked = permafrost("compact", "run.toml", cwd=folder)
     assert asked.returncode == 0, asked.stderr
     assert "scores/old.jsonl: 2.0 MB would be removed, as no run file names it" in asked.stdout
     assert asked.stdout.count("would be removed") == 4
     assert contents(folder / "artifacts").keys() == before.keys() | {"scores/old.jsonl", "scores/old.png"}
-    assert in_process("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 4
+    assert permafrost("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 4
     after = contents(folder / "artifacts")
     assert named <= after.keys() < before.keys()
-    assert in_process("verify", "run.toml", cwd=folder).returncode == 0
+    assert permafrost("verify", "run.toml", cwd=folder).returncode == 0
     for command in (["train-heads", "run.toml"], ["score", "run.toml"]):
-        done = in_process(*command, cwd=folder)
+        done = permafrost(*command, cwd=folder)
         assert (done.returncode, "trained before" in done.stderr) == (0, command[0] == "train-heads")
-    assert "0 rows would be dropped" in in_process("compact", "run.toml", cwd=folder).stdout
+    assert "0 rows would be dropped" in permafrost("compact", "run.toml", cwd=folder).stdout
 
 
 def test_a_dangling_link_is_named_and_stops_no_compaction(folder: Path) -> None:
@@ -119,12 +119,12 @@ def test_a_dangling_link_is_named_and_stops_no_compaction(folder: Path) -> None:
     (folder / "table.toml").write_text(
         RUN.replace(kind, 'kind = "table"\npath = "table.csv"\nlabel = "label"\nmissing_images = "record"')
     )
-    compacted = in_process("compact", "table.toml", cwd=folder)
+    compacted = permafrost("compact", "table.toml", cwd=folder)
     assert compacted.returncode == 0, compacted.stderr
     assert "1 images of table.toml cannot be read now, the first of them images/class 1/gone.png" in compacted.stdout
     assert "0 rows would be dropped" in compacted.stdout
     image = folder / "images/class 2/0.png"
     image.rename(folder / "aside.png")  # was read before: its row stays
-    assert "0 rows would be dropped" in in_process("compact", "table.toml", cwd=folder).stdout
+    assert "0 rows would be dropped" in permafrost("compact", "table.toml", cwd=folder).stdout
     (folder / "aside.png").rename(image)
     link.unlink()

@@ -33,6 +33,14 @@ def test_lines_with_their_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert (message, second.partition(" ")[2]) == ("info: extracting", "warning: 2 images failed")
 
 
+def test_a_warning_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(quiet=True)
+    for text in ("a note", "another", "a note"):
+        display.warn(text)
+    Display(quiet=True, warnings=False).warn("a note")
+    assert capsys.readouterr().err.splitlines() == ["a note", "another"]
+
+
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     set_log_format(LogFormat.json)
     Display().say('a "quoted" name')

@@ -11,7 +11,7 @@ from cache import DigestCache
 from tests.pictures import draw, draw_folder
 from tests.read_only import read_only
 from tests.toys.stores import contents
-from tests.typed import RUN, Typed, in_process
+from tests.typed import RUN, Typed, permafrost
 
 INDEX = RUN + 'index = { kind = "ivf_flat", lists = 2, probes = 2 }\n'
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     draw_folder(folder / "images", {f"class {number:02}": 6 for number in range(30)})
     (folder / "run.toml").write_text(RUN)
     (folder / "index.toml").write_text(INDEX)
-    assert in_process("run", "run.toml", "-q", cwd=folder).returncode == 0
+    assert permafrost("run", "run.toml", "-q", cwd=folder).returncode == 0
     before = contents(folder / "artifacts")
     with read_only(folder / "artifacts"):
         with pytest.raises(OSError, match=r"Read-only|Permission"):
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def typed(folder: Path, *arguments: str) -> Typed:
-    done = in_process(*arguments, cwd=folder)
+    done = permafrost(*arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -25,7 +25,7 @@ from stages.records import Records
 from stages.training.closed_form import PcaHeadConfig
 from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
-from tests.typed import in_process
+from tests.typed import permafrost
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET = Display(quiet=True)
@@ -230,10 +230,10 @@ def test_of_several_images_those_that_can_be_read_are_answered_and_the_others_na
     images: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run.toml").write_text(f'artifacts = "out"\n[dataset]\nkind = "folder"\npath = "{images}"\n{PCA}')
-    assert in_process("run", "run.toml", cwd=tmp_path).returncode == 0
+    assert permafrost("run", "run.toml", cwd=tmp_path).returncode == 0
     (tmp_path / "text.jpg").write_text("no image")
     good = [str(path) for path in sorted(images.rglob("*.png"))[:2]]
-    done = in_process("search", "run.toml", good[0], "gone.png", "text.jpg", good[1], "-k", "1", cwd=tmp_path)
+    done = permafrost("search", "run.toml", good[0], "gone.png", "text.jpg", good[1], "-k", "1", cwd=tmp_path)
     assert done.returncode == 1
     assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == good
     assert "2 of 4 images to search for cannot be read:\ngone.png: " in done.stderr

@@ -33,7 +33,7 @@ class ByLabelConfig(Settings):
 
     def rules(self) -> Rules:
         """By label, or by any of several labels."""
-        metrics = ("mmp@5", "map@r", "hit@1", "map")
+        metrics = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
         if self.labels is None:
             return Rules(metrics)
         judge, check = partial(sharing, self.labels), partial(has_attribute, self.labels)

@@ -8,17 +8,13 @@ from cache.errors import SettingsError
 from stages.ranking.metrics import find_metric
 from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.retrieval.attributes import LEGACY
-from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
+from stages.retrieval.protocols import MetConfig, ProtocolConfig, SmallDataConfig
 from stages.retrieval.recognition import RECOGNITION, check_recognition
-
-BY_LABEL = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
 
 
 def default_metrics(protocol: ProtocolConfig) -> tuple[str, ...]:
-    """The metrics of a run file that names none."""
+    """The metrics of a run file, or a call, that names none."""
     match protocol:
-        case ByLabelConfig():
-            return BY_LABEL
         case MetConfig():
             return RECOGNITION
         case SmallDataConfig():
