@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 
 
 @dataclass(frozen=True)
-class CurateConfig:
+class CurateConfig(Settings):
     """The ``[curate]`` of a run file: which training images make a compact, clean training table.
 
     Attributes:
@@ -29,8 +29,6 @@ class CurateConfig:
     classes_per_domain: int | dict[str, int] | None = None
     near_duplicate: float | None = None
     seed: int = 0
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if self.min_images < 1:

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import pyarrow as pa
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 from stages.datasets.labels import label_column, trimmed
 
 Names = str | tuple[str, ...]
@@ -35,7 +36,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig(ABC):
+class SourceConfig(Settings, ABC):
     """The keys of ``[dataset]`` that every kind takes.
 
     Attributes:
@@ -69,8 +70,6 @@ class SourceConfig(ABC):
     test_share: float = 0.4
     classes_across_domains: bool = False
     missing_images: Literal["refuse", "record"] = "refuse"
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):

@@ -18,12 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 from stages.extraction.resize import DECODERS, Decoder, Interpolation, squash
 from stages.extraction.views import ViewsConfig
 
@@ -198,15 +199,13 @@ def _offset(length: int, size: int) -> int:
 
 
 @dataclass(frozen=True)
-class PreprocessConfig:
+class PreprocessConfig(Settings):
     """What a run file may set of the preprocessing; None, the default, is the backbone's own value.
 
     ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
     of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
     adds further views of each image, whose features are averaged or stored beside the plain one's.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     size: int | None = None
     resize: Resize | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 from cache.source import Box
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _TRIES = 10
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
+class ViewsConfig(Settings):
     """Views of each image besides the plain one, which is always the first.
 
     Attributes:
@@ -34,8 +35,6 @@ class ViewsConfig:
     >>> list(ViewsConfig("crops", count=1, area=(1, 1), ratio=1).boxes(64, 64, digest=bytes(32)))
     [(0, 0, 64, 64)]
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Literal["flip", "crops"]
     count: int = 4

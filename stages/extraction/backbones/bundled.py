@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cache.errors import MissingExtraError
+from cache.settings import Settings
 from stages.extraction.backbones import timm
 from stages.extraction.backbones.frozen import Backbone
 from stages.extraction.backbones.pooling import GEM_P, Pooling, check_blocks, check_pooling
@@ -35,15 +36,13 @@ _FLAT = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"
 
 
 @dataclass(frozen=True)
-class BundledConfig:
+class BundledConfig(Settings):
     """A network whose weights an installed package carries (the extra ``bundled``).
 
     Features have 1,280 values. The input is 224, 240 or 260 pixels, cut out of 256, 272 or 292. ``pooling`` is one or
     several of ``mean``, which is the network's own, ``gem`` with exponent ``gem_p``, and ``max``. ``blocks`` are those
     whose mean is a feature too, of the same forward, counted from the end where negative: ``[-2, -1]``.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = "efficientnet_lite0"
     kind: Literal["bundled"] = "bundled"

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cache.errors import SettingsError
+from cache.settings import Settings
 from stages.extraction.backbones.pooling import GEM_P, Layer, Pooling, check_pooling
 from stages.extraction.backbones.precision import Precision
 from stages.extraction.preprocess import PreprocessConfig
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Settings):
     """A network of a library, by its name there, with weights from one of ``pretrained`` and ``weights``.
 
     Attributes:
@@ -35,7 +36,6 @@ class NetworkConfig:
         seed: of random weights.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     ours: ClassVar[tuple[str, ...]]
     """Keyword arguments of the library that Permafrost sets."""
     size_keyword: ClassVar[str]

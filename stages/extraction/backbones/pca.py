@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,18 @@ from cache.atomic import replace_bytes
 from cache.errors import SettingsError, WeightsError
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
+from cache.settings import Settings
 from stages.extraction.backbones.frozen import Backbone, folder_name
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
 from stages.extraction.resize import DECODERS
 
 
 @dataclass(frozen=True)
-class PcaConfig:
+class PcaConfig(Settings):
     """Images squashed to ``size`` x ``size`` pixels and projected on their first ``dim`` principal components.
 
     The components are fitted to the training images; ``seed`` is of the randomised solver that large sets need.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str = "pca"
     kind: Literal["pca"] = "pca"

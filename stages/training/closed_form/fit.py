@@ -5,18 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stages.training.closed_form import kinds
 from stages.training.closed_form.discriminant import discriminant_map
-from stages.training.closed_form.kinds import (
-    AveragePoolHeadConfig,
-    DiscriminantHeadConfig,
-    LdaHeadConfig,
-    LearnedWhiteningHeadConfig,
-    LinearMapConfig,
-    PcaHeadConfig,
-    RidgeHeadConfig,
-    WhiteningHeadConfig,
-    WithinHeadConfig,
-)
 from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.closed_form.ridge import ridge_map
 from stages.training.closed_form.unsupervised import average_pool_map, principal_axes
@@ -25,31 +15,31 @@ from stages.training.heads.inputs import Inputs
 from stages.training.heads.linear import LinearHead
 
 
-def fit(config: LinearMapConfig, rows: TrainingRows) -> LinearHead:
-    """The head of ``config``. See :meth:`LinearMapConfig.fit`."""
+def fit(config: kinds.LinearMapConfig, rows: TrainingRows) -> LinearHead:
+    """The head of ``config``. See :meth:`kinds.LinearMapConfig.fit`."""
     with torch.no_grad():
         inputs, weight = _map(config, rows)
     return LinearHead(inputs, weight.float().contiguous(), torch.zeros(len(weight)), config.dropout)
 
 
-def _map(config: LinearMapConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+def _map(config: kinds.LinearMapConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
     """The steps before the map, and the map (E, D)."""
     match config:
-        case AveragePoolHeadConfig():
+        case kinds.AveragePoolHeadConfig():
             return average_pool_map(config, rows)
-        case DiscriminantHeadConfig():
+        case kinds.DiscriminantHeadConfig():
             return discriminant_map(config, rows)
-        case LdaHeadConfig():
+        case kinds.LdaHeadConfig():
             return lda_map(config, rows)
-        case LearnedWhiteningHeadConfig():
+        case kinds.LearnedWhiteningHeadConfig():
             return learned_whitening_map(config, rows)
-        case PcaHeadConfig():
+        case kinds.PcaHeadConfig():
             return principal_axes(config, rows, strength=0.0)
-        case RidgeHeadConfig():
+        case kinds.RidgeHeadConfig():
             return ridge_map(config, rows)
-        case WhiteningHeadConfig():
+        case kinds.WhiteningHeadConfig():
             return principal_axes(config, rows, config.strength)
-        case WithinHeadConfig():
+        case kinds.WithinHeadConfig():
             return within_map(config, rows)
         case _:
             raise NotImplementedError(f"{type(config).__name__} has no map")

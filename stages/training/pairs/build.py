@@ -6,23 +6,9 @@ import torch
 from torch import Tensor
 
 from stages.training.losses.kinds import NormFaceConfig
+from stages.training.pairs import kinds
 from stages.training.pairs.contrastive import Contrastive
 from stages.training.pairs.cross_batch_memory import CrossBatchMemory
-from stages.training.pairs.kinds import (
-    ContrastiveConfig,
-    MarginConfig,
-    MultiSimilarityConfig,
-    PairLossConfig,
-    ProxyAnchorConfig,
-    ProxyNcaConfig,
-    RangeConfig,
-    RecallConfig,
-    RememberingConfig,
-    SmoothApConfig,
-    SoftTripleConfig,
-    SupConConfig,
-    TripletConfig,
-)
 from stages.training.pairs.loss import PairLoss, RowWise
 from stages.training.pairs.margin import Margin
 from stages.training.pairs.multi_similarity import MultiSimilarity
@@ -34,37 +20,37 @@ from stages.training.pairs.supcon import SupCon
 from stages.training.pairs.triplet import Triplet
 
 
-def build(config: PairLossConfig, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
+def build(config: kinds.PairLossConfig, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
     """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) training rows."""
     match config:
-        case ProxyAnchorConfig():
+        case kinds.ProxyAnchorConfig():
             return proxy_anchor(config, dim, len(class_sizes), generator)
-        case ProxyNcaConfig():
+        case kinds.ProxyNcaConfig():
             softmax = NormFaceConfig(scale=2 * config.scale).build(dim, class_sizes, generator)
             return ProxyLoss(softmax, softmax.weight, lambda weight: weight[None], config.proxy_rate)
-        case RangeConfig():
+        case kinds.RangeConfig():
             return RangeLoss(config)
-        case SoftTripleConfig():
+        case kinds.SoftTripleConfig():
             return soft_triple(config, dim, len(class_sizes), generator)
-    memory = config.memory if isinstance(config, RememberingConfig) else 0
+    memory = config.memory if isinstance(config, kinds.RememberingConfig) else 0
     return RowWise(_rule(config, len(class_sizes)), CrossBatchMemory(memory, dim), generator)
 
 
-def _rule(config: PairLossConfig, classes: int) -> PairRule:
+def _rule(config: kinds.PairLossConfig, classes: int) -> PairRule:
     match config:
-        case ContrastiveConfig():
+        case kinds.ContrastiveConfig():
             return Contrastive(config)
-        case MarginConfig():
+        case kinds.MarginConfig():
             return Margin(config, classes)
-        case MultiSimilarityConfig():
+        case kinds.MultiSimilarityConfig():
             return MultiSimilarity(config)
-        case RecallConfig():
+        case kinds.RecallConfig():
             return Recall(config)
-        case SmoothApConfig():
+        case kinds.SmoothApConfig():
             return SmoothAp(config.scale)
-        case SupConConfig():
+        case kinds.SupConConfig():
             return SupCon(config.scale)
-        case TripletConfig():
+        case kinds.TripletConfig():
             return Triplet(config)
         case _:
             raise NotImplementedError(f"{type(config).__name__} builds no loss: a loss is a subclass that does")
