@@ -10,12 +10,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from cache.errors import RecordsError
 
 # The extensions of images in a folder; a table may name files of any extension, or none.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})
+_HEIC = frozenset({".heic", ".heif"})  # with the extra that reads them
 LITTER = frozenset(
     {"__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN",
      "System Volume Information", "lost+found"}
@@ -54,8 +56,10 @@ class FolderFiles:
         if self.skipped:
             counts = sorted(self.skipped.items(), key=lambda entry: (-entry[1], entry[0]))
             listed = ", ".join(f"{count:,} {extension or 'without extension'}" for extension, count in counts)
-            convert = sorted(extension for extension in self.skipped if extension in _RAW | {".heic", ".heif"})
+            convert = sorted(extension for extension in self.skipped if extension in _RAW | _HEIC)
             hint = f". Convert {', '.join(convert)} to JPEG, PNG or TIFF to have them" if convert else ""
+            if _HEIC & self.skipped.keys():
+                hint += "; HEIC is read with pip install 'permafrost-retrieval[heic]'"
             notes.append(f"{_files(self.skipped.total())} skipped: {listed}{hint}")
         if self.recognised:
             what = f"{_files(len(self.recognised))} recognised as images by the first bytes, whatever the name says"
@@ -82,9 +86,9 @@ def list_files(root: Path) -> FolderFiles:
             extension = path.suffix.lower()
             if not entry.is_file(follow_symlinks=False) and not _leads_to_a_file(entry):
                 files.special.append(path)
-            elif extension in EXTENSIONS:
+            elif extension in EXTENSIONS or (extension in _HEIC and _reads_heic()):
                 files.images.append(path)
-            elif extension in _RAW:
+            elif extension in _RAW | _HEIC:
                 files.skipped[extension] += 1
             elif extension not in _BESIDE:
                 if _is_image(entry.path):
@@ -143,7 +147,11 @@ def _is_image(path: str) -> bool:
             kind = image_type(file.read(64))
     except OSError:
         return False
-    return kind not in (None, "heic")
+    return _reads_heic() if kind == "heic" else kind is not None
+
+
+def _reads_heic() -> bool:
+    return find_spec("pi_heif") is not None
 
 
 def _files(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def keys(source: Source) -> list[str]:
     return [str(key) for key in source.table["key"].to_pylist()]
 
 
+@pytest.fixture
+def no_heic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation without the extra."""
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+
+
+@pytest.mark.usefixtures("no_heic")
 def test_files_that_are_no_images_are_counted_by_extension_with_what_to_do(tmp_path: Path) -> None:
     draw_folder(tmp_path, {"a": 2, "b": 1})
     for number in range(3):
@@ -34,10 +42,23 @@ def test_files_that_are_no_images_are_counted_by_extension_with_what_to_do(tmp_p
     source = read(tmp_path)
     assert keys(source) == ["a/0.png", "a/1.png", "b/0.png"]
     assert source.notes == (
-        "5 files skipped: 3 .heic, 1 without extension, 1 .nef. Convert .heic, .nef to JPEG, PNG or TIFF to have them",
+        (
+            "5 files skipped: 3 .heic, 1 without extension, 1 .nef. Convert .heic, .nef to JPEG, PNG or TIFF to have them; "
+            "HEIC is read with pip install 'permafrost-retrieval[heic]'"
+        ),
     )
 
 
+def test_heic_is_an_image_where_the_extra_reads_it(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif", reason="the extra heic is not installed")
+    draw_folder(tmp_path, {"a": 1})
+    for name in ("IMG_1.HEIC", "IMG_2"):
+        (tmp_path / "a" / name).write_bytes(HEIC)
+    source = read(tmp_path)
+    assert keys(source) == ["a/0.png", "a/IMG_1.HEIC", "a/IMG_2"]
+
+
+@pytest.mark.usefixtures("no_heic")
 def test_a_folder_with_nothing_else_says_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/0.heic").write_bytes(HEIC)
