@@ -43,8 +43,8 @@ def test_files_that_are_no_images_are_counted_by_extension_with_what_to_do(tmp_p
     assert keys(source) == ["a/0.png", "a/1.png", "b/0.png"]
     assert source.notes == (
         (
-            "5 files skipped: 3 .heic, 1 without extension, 1 .nef. Convert .heic, .nef to JPEG, PNG or TIFF to have them; "
-            "HEIC is read with pip install 'permafrost-retrieval[heic]'"
+            "5 files skipped: 3 .heic, 1 without extension, 1 .nef. Convert .heic, .nef to JPEG, PNG or TIFF to have "
+            "them; HEIC is read with pip install 'permafrost-retrieval[heic]'"
         ),
     )
 
