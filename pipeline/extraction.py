@@ -124,8 +124,11 @@ def bottleneck(clock: Clock) -> str:
 
 def _say(extracted: Extracted, records: Records, display: Display) -> None:
     computed, failures, total = extracted.computed, extracted.failures, len(records)
+    images = computed + extracted.present
+    of_images = f" of {images:,} different images" if images < total else ""
     opened = f"{computed:,} images computed, {extracted.present:,} were there" if computed else _NOTHING_OPENED
-    display.say(f"extract {extracted.features.name}: {opened}; {len(failures):,} of {total:,} records failed")
+    failed_of = f"{len(failures):,} of {total:,} records{of_images} failed"
+    display.say(f"extract {extracted.features.name}: {opened}; {failed_of}")
     for failed in failures[:_SHOWN]:
         display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
     if len(failures) > _SHOWN:

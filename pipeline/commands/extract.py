@@ -37,7 +37,8 @@ def extract(
             "failed": len(failures),
             "failures": [failed._asdict() for failed in failures],
         }
-        text = f"{extracted.computed:,} computed, {extracted.present:,} present, {len(failures):,} failed"
+        counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
+        text = f"{counts}; {len(failures):,} of {len(run.records):,} records failed"
         typer.echo(json_module.dumps(line) if json else f"{features.path}: {text}")
     fail_on_too_many(run, done, max_failures)
 
@@ -48,7 +49,7 @@ def fail_on_too_many(run: Run, done: Sequence[Extracted], max_failures: float | 
     for extracted in done:
         if len(extracted.failures) > allowed * len(run.records):
             run.display.warn(
-                f"{len(extracted.failures):,} of {len(run.records):,} images failed with {extracted.features.name}, "
+                f"{len(extracted.failures):,} of {len(run.records):,} records failed with {extracted.features.name}, "
                 f"more than max_failures = {allowed:g} allows. Mend or drop them, or allow more: --max-failures."
             )
             raise typer.Exit(1)

@@ -173,7 +173,7 @@ def test_too_many_failures_are_status_1_and_each_is_listed(folder: Path, tmp_pat
     done = permafrost("run", "run.toml", cwd=tmp_path)
     assert done.returncode == 1
     assert "class 3/0.png" in done.stderr
-    assert "1 of 72 images failed" in done.stderr
+    assert "1 of 72 records failed" in done.stderr
     assert "small" in done.stdout  # the run went on to its table
     allowed = permafrost("run", "run.toml", "--max-failures", "0.05", cwd=tmp_path)
     assert allowed.returncode == 0, allowed.stderr
