@@ -35,6 +35,16 @@ def fuse(
     return fused
 
 
+def fused_name(names: Sequence[str], *, sizes: bool = False) -> str:
+    """What the features of several stores together are called: what a name has in common with the first is left out.
+
+    >>> fused_name(["net", "net-block3-mean", "other"], sizes=True)
+    'net+block3-mean+other+sizes'
+    """
+    first, *others = names
+    return "+".join([first, *(name.removeprefix(f"{first}-") for name in others), *(["sizes"] if sizes else [])])
+
+
 def fused_checksums(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
     """One checksum (n,) of rows whose parts have the checksums ``parts``, each (n,): it changes when one of them does.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cache import FeatureStore
 from cache.errors import ConfigError, MissingRowsError, StaleStoreError
+from cache.fusion import fused_name
 from pipeline.config import HeadRun
 from pipeline.dataset import Run
 from stages.extraction import BackboneConfig
@@ -45,7 +46,7 @@ def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[Featu
     for (sources, sizes), learning in heads_of.items():
         parts = [by_name[name] for name in sources]
         features = FusedFeatures(parts, sizes=sizes) if len(parts) > 1 or sizes else parts[0]
-        name = "+".join([*sources, *(["sizes"] if sizes else [])])
+        name = fused_name(sources, sizes=sizes)
         sets.append(FeatureSet(name, features, tuple(learning), not sizes))
     return sets
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cache import Failure, FeatureStore, Identity
 from cache.errors import SettingsError, StoreError
 from cache.fingerprint import JSON
-from cache.fusion import PROPORTIONS, fuse, fused_checksums, image_proportions
+from cache.fusion import PROPORTIONS, fuse, fused_checksums, fused_name, image_proportions
 
 
 class FusedFeatures:
@@ -42,7 +42,7 @@ class FusedFeatures:
             counts = ", ".join(f"{store.path.name} has {store.views}" for store in stores)
             raise StoreError(f"fused stores must hold the same views of each image, but {counts}")
         self.stores, self.sizes = tuple(stores), sizes
-        self.name = "+".join([*(store.name for store in stores), *(["sizes"] if sizes else [])])
+        self.name = fused_name([store.name for store in stores], sizes=sizes)
         self.path = stores[0].path  # for messages
         fused: list[JSON] = [store.fingerprint for store in stores]
         self.identity = Identity({"fused": fused, "sizes": sizes})
