@@ -39,6 +39,7 @@ Datasets = Annotated[
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
 _PATHS = {"path", "root", "weights", "artifacts"}
+_NO_PATH = ("weights", "random")
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,8 @@ def map_paths(value: Any, change: Callable[[str, str], str], key: str = "") -> A
         return {inner: map_paths(entry, change, inner) for inner, entry in value.items()}
     if isinstance(value, list):
         return [map_paths(entry, change, key) for entry in value]
-    return change(key, value) if isinstance(value, str) and key in _PATHS else value
+    is_path = isinstance(value, str) and key in _PATHS and (key, value) != _NO_PATH
+    return change(key, value) if is_path else value
 
 
 def _expanded(key: str, value: str, name: str) -> str:

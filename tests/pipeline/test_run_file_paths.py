@@ -9,6 +9,7 @@ import pytest
 from cache.errors import ConfigError
 from pipeline.commands.init import init
 from pipeline.config import read_config
+from stages.extraction import TimmConfig
 from stages.records import read_records
 from tests.pictures import draw_folder
 
@@ -54,3 +55,11 @@ def test_init_writes_paths_as_its_run_file_has_them(tmp_path: Path, monkeypatch:
     assert (config.datasets[0].path, config.artifacts) == ("shop", "runs/artifacts/shop")
     monkeypatch.chdir(tmp_path / "runs")
     assert len(read_records(read_config("run.toml").datasets)) == 18
+
+
+def test_random_weights_are_no_path(tmp_path: Path) -> None:
+    text = RUN.replace('kind = "bundled"', 'kind = "timm", name = "test_resnet", weights = "random"')
+    (tmp_path / "run.toml").write_text(text)
+    (backbone,) = read_config((tmp_path / "run.toml").absolute()).backbones
+    assert isinstance(backbone, TimmConfig)
+    assert backbone.weights == "random"
