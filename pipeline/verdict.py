@@ -7,10 +7,18 @@ from pipeline.score_rows import RAW
 from stages.analysis import paired_difference
 from stages.retrieval.query_values import QueryValues
 
-_TO_TRY = (
-    'To try: recipe = "default" on blocks = [-2, -1], mirror images (preprocess.views), a stronger backbone, or more '
-    "classes to train on. `--head raw` searches with the feature itself."
-)
+
+def _to_try(config: RunConfig) -> str:
+    """What this run does not do yet."""
+    ideas = []
+    if not any(getattr(head.recipe.start, "kind", "") == "discriminant" for head in config.heads):
+        ideas.append('recipe = "default"')
+    if not any(getattr(backbone, "blocks", ()) for backbone in config.backbones):
+        ideas.append("blocks = [-2, -1]")
+    if all(getattr(backbone.preprocess, "views", None) is None for backbone in config.backbones):
+        ideas.append("mirror images (preprocess.views)")
+    ideas.append("a stronger backbone, or more classes to train on")
+    return f"To try: {', '.join(ideas)}. `--head raw` searches with the feature itself."
 
 
 def no_surer_head(config: RunConfig, values: QueryValues) -> str | None:
@@ -32,4 +40,6 @@ def no_surer_head(config: RunConfig, values: QueryValues) -> str | None:
     best = max(trained, key=lambda entry: gains[entry].value)
     gain = gains[best]
     interval = f"{gain.value:+.3f} {gain.metric} (95 % interval {gain.low:+.3f} to {gain.high:+.3f})"
-    return f"no head is surely above the raw feature of {raw[0]}: {best[1]} on {best[0]} has {interval}. {_TO_TRY}"
+    return (
+        f"no head is surely above the raw feature of {raw[0]}: {best[1]} on {best[0]} has {interval}. {_to_try(config)}"
+    )

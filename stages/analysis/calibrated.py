@@ -51,7 +51,7 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
     if total * wanted < _LEAST:
         raise SettingsError(
             f"{kind} = {wanted:g} cannot be calibrated on {total:,} {what}: {_LEAST} errors need at least "
-            f"{_LEAST / wanted:,.0f}. Ask for {_LEAST / max(1, total):.2g} or more, or add validation images."
+            f"{_LEAST / wanted:,.0f}. {_way_on(_LEAST / max(1, total))}"
         )
     trials: Values = np.bincount(calibration.group, by_query).astype(np.float64)
     # Below the first bin even the errors without one class are too many, whichever it is.
@@ -106,3 +106,8 @@ def _level(errors: Values, trials: Values, wanted: float) -> float | None:
         middle = (low + high) / 2
         low, high = (middle, high) if fresh(middle) <= wanted else (low, middle)
     return low
+
+
+def _way_on(least: float) -> str:
+    add = "more images that search and validate (dataset.validation_share, dataset.queries_per_class)"
+    return f"Ask for {least:.2g} or more, or add {add}." if least < 1 else f"No rate can be: it takes {add}."

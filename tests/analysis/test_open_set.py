@@ -128,6 +128,11 @@ def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_p
         threshold_at("fmr", 1e-6, found)
     with pytest.raises(ValueError, match="fmr is a rate between 0 and 1"):
         threshold_at("fmr", 1.0, found)
+    few: Any = SimpleNamespace(first_other=np.full(8, 0.5), group=np.arange(8), searches=None)
+    with pytest.raises(
+        ValueError, match=r"8 non-mated searches: .* at least 20\. No rate can be: it takes more images"
+    ):
+        threshold_at("fpir", 0.5, few)
 
 
 def test_the_interval_is_about_that_of_classes_drawn_anew_with_all_their_queries(tmp_path: Path) -> None:
