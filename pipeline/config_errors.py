@@ -40,7 +40,7 @@ def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Sequence[
             if holds := _REMOVED.get((kind or table, key)):
                 message += f": {holds}. Leave it out"
             else:
-                message += _suggestion(key, re.sub(r"\[\d+\]", "", table), known)
+                message += _suggestion(key, re.sub(r"\[\d+\]", "", table), kind, known)
         case "missing" | "missing_argument":
             message = "this key is needed"
         case "union_tag_not_found":
@@ -80,15 +80,20 @@ def _path(places: Sequence[str | int], raw: Mapping[str, Any]) -> tuple[str, str
     return path, kind
 
 
-def _suggestion(key: str, table: str, known: Sequence[Table]) -> str:
-    """Where ``key`` belongs, or the key of ``table`` that looks most like it, or of any."""
-    here = {entry.name for each in known if each.path == table for entry in each.keys}
-    if key in here:
-        kinds = [each.kind for each in known if each.path == table and key in {entry.name for entry in each.keys}]
-        return f"; other kinds take it ({', '.join(dict.fromkeys(kinds))}), so leave it out" if all(kinds) else ""
-    there = dict.fromkeys(f"[{each.path}]" for each in known if key in {entry.name for entry in each.keys})
-    if there:
-        return f"; it belongs in {' or '.join(there)}" if "[]" not in there else "; it stands above all tables"
-    every = {entry.name for each in known for entry in each.keys}
-    close = difflib.get_close_matches(key, sorted(here), n=1) or difflib.get_close_matches(key, sorted(every), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _suggestion(key: str, table: str, kind: str, known: Sequence[Table]) -> str:
+    """The key of ``table`` that looks most like ``key``, and the kinds or tables that do have it."""
+    own = {
+        entry.name for each in known if (each.path, each.kind) in ((table, kind), (table, "")) for entry in each.keys
+    }
+    close = difflib.get_close_matches(key, sorted(own), n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    having = [each for each in known if key in {entry.name for entry in each.keys}]
+    if kinds := dict.fromkeys(each.kind for each in having if each.path == table):
+        others = f"({', '.join(kinds)})"
+        return (
+            f"{meant} {key} is of other kinds {others}" if meant else f"; other kinds take it {others}, so leave it out"
+        )
+    if having and not meant:
+        places = dict.fromkeys(f"[{each.path}]" for each in having)
+        return "; it stands above all tables" if "[]" in places else f"; it belongs in {' or '.join(places)}"
+    return meant

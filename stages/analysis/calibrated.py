@@ -13,6 +13,8 @@ up to the wanted rate with fresh(l) at most the wanted rate; it counts all C cla
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -110,4 +112,6 @@ def _level(errors: Values, trials: Values, wanted: float) -> float | None:
 
 def _way_on(least: float) -> str:
     add = "more images that search and validate (dataset.validation_share, dataset.queries_per_class)"
+    step = 10.0 ** (math.floor(math.log10(least)) - 1)  # two digits, rounded up, so that what is advised can be had
+    least = math.ceil(least / step - 1e-9) * step
     return f"Ask for {least:.2g} or more, or add {add}." if least < 1 else f"No rate can be: it takes {add}."

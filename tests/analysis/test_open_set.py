@@ -128,6 +128,12 @@ def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_p
         threshold_at("fmr", 1e-6, found)
     with pytest.raises(ValueError, match="fmr is a rate between 0 and 1"):
         threshold_at("fmr", 1.0, found)
+    for total in (6_630, 953):  # what is advised is not refused
+        many: Any = SimpleNamespace(first_other=np.full(total, 0.5), group=np.arange(total), searches=None)
+        with pytest.raises(ValueError, match="Ask for") as refused:
+            threshold_at("fpir", 1e-4, many)
+        advised = float(str(refused.value).partition("Ask for ")[2].split()[0])
+        assert total * advised >= 10
     few: Any = SimpleNamespace(first_other=np.full(8, 0.5), group=np.arange(8), searches=None)
     with pytest.raises(
         ValueError, match=r"8 non-mated searches: .* at least 20\. No rate can be: it takes more images"
