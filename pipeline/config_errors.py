@@ -82,17 +82,15 @@ def _path(places: Sequence[str | int], raw: Mapping[str, Any]) -> tuple[str, str
 
 def _suggestion(key: str, table: str, kind: str, known: Sequence[Table]) -> str:
     """The key of ``table`` that looks most like ``key``, and the kinds or tables that do have it."""
-    own = {
-        entry.name for each in known if (each.path, each.kind) in ((table, kind), (table, "")) for entry in each.keys
-    }
-    close = difflib.get_close_matches(key, sorted(own), n=1)
+    names = {each: {entry.name for entry in each.keys} for each in known}
+    own = set[str]().union(*(names[each] for each in known if each.path == table and each.kind in (kind, "")))
+    every = set[str]().union(*names.values())  # for a table that is described at another path
+    close = difflib.get_close_matches(key, sorted(own or every), n=1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    having = [each for each in known if key in {entry.name for entry in each.keys}]
+    having = [each for each in known if key in names[each]]
     if kinds := dict.fromkeys(each.kind for each in having if each.path == table):
-        others = f"({', '.join(kinds)})"
-        return (
-            f"{meant} {key} is of other kinds {others}" if meant else f"; other kinds take it {others}, so leave it out"
-        )
+        others = ", ".join(kinds)
+        return f"{meant} {key} is of {others}" if meant else f"; other kinds take it ({others}), so leave it out"
     if having and not meant:
         places = dict.fromkeys(f"[{each.path}]" for each in having)
         return "; it stands above all tables" if "[]" in places else f"; it belongs in {' or '.join(places)}"

@@ -111,6 +111,6 @@ def test_a_key_in_the_wrong_place_is_told_the_table_or_the_kinds_that_have_it() 
         "  max_failures: unknown key; it belongs in [extraction]",
         "  extraction.max_failure: unknown key; did you mean max_failures?",
         "  backbones[0].pretrained: unknown key for kind = 'pca'; other kinds take it (open_clip, timm)",
-        "unknown key for kind = 'arcface'; did you mean margin_rad? margin_cos is of other kinds (cosface, elastic_cosface,",
+        "unknown key for kind = 'arcface'; did you mean margin_rad? margin_cos is of cosface, elastic",
     ):
         assert problem in message
