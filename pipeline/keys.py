@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 from cache.settings import changed_settings
 from pipeline.config import HeadRun, RunConfig
 from pipeline.recipes import recipes
+from pipeline.toml import toml_value
 from stages.training.recipe import HeadRecipe
 
 _INTRODUCTION = """# The run file
@@ -168,15 +169,7 @@ def _default(field: Field[Any]) -> str | None:
         return None
     if value is None:
         return ""
-    return _toml(changed_settings(value) if is_dataclass(value) and not isinstance(value, type) else value)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }" if value else "{}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
+    return toml_value(changed_settings(value) if is_dataclass(value) and not isinstance(value, type) else value)
 
 
 def _documented(config: type) -> tuple[str, dict[str, str]]:

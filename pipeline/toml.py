@@ -42,7 +42,8 @@ def _key(name: str) -> str:
 def toml_value(value: Any) -> str:
     """``value`` as it stands behind a key."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items() if v is not None) + " }"
+        entries = ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items() if v is not None)
+        return f"{{ {entries} }}" if entries else "{}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(entry) for entry in value) + "]"
     if isinstance(value, bool):

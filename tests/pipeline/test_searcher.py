@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cache import parse_source
-from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, RecordsError
+from cache.errors import DamagedStoreError, MissingRowsError, RecordsError
 from pipeline.config import HeadRun, parse_config, read_config
 from pipeline.dataset import Run, read_dataset, run_of
 from pipeline.extraction import Hardware, extract_features
@@ -176,10 +176,9 @@ def test_photographs_find_themselves_with_the_backbones_of_every_run_file(
     path: Path, photographs: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Some photographs of each run, its backbones and their fusions, and a head on each that is quick to fit."""
-    try:
-        config = replace(read_config(path), artifacts=str(tmp_path))
-    except ConfigError as error:
-        pytest.skip(str(error))
+    if "PERMAFROST_WEIGHTS" in path.read_text(encoding="utf-8") and not os.environ.get("PERMAFROST_WEIGHTS"):
+        pytest.skip("PERMAFROST_WEIGHTS names no folder with weights")
+    config = replace(read_config(path), artifacts=str(tmp_path))
     if not all(Path(dataset.path).exists() for dataset in config.datasets):
         pytest.skip("its photographs are not here")
     sets = dict.fromkeys((head.backbones, head.sizes) for head in config.heads)
