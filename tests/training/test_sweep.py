@@ -7,7 +7,6 @@ import html.parser
 import json
 import signal
 import tomllib
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from cache import Features
 from cache.atomic import replace_bytes
@@ -33,15 +31,6 @@ from tests.typed import RUN, permafrost
 SHORT = TrainingConfig(epochs=2, batch_size=32)
 BASE = HeadRecipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
 JUDGE = partial(leave_one_out, metric="mmp@5")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on several threads, many times so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def ground_of(folder: Path, *, failed: tuple[str, ...] = (), seeds: tuple[int, ...] = (0, 1)) -> CrossValidation:
