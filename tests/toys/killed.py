@@ -1,11 +1,9 @@
-"""A training in a process of its own, which kills itself where it hears of an epoch."""
+"""A training that kills itself where it hears of an epoch: for :class:`tests.forks.Forks`."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +26,6 @@ from stages.training.pairs import MarginConfig
 from tests.toys.attributes import toy_attributes, toy_records
 from tests.toys.training import classes_of, make_records, toy
 
-ROOT = Path(__file__).parent.parent.parent
 LABELS = classes_of(20, 8)
 LEARNED: dict[str, tuple[HeadConfig, LossConfig | None]] = {
     "margin loss": (LinearHeadConfig(dim=4), ArcFaceConfig(subcenters=2)),
@@ -52,18 +49,13 @@ def train_and_save(store: Path, folder: Path, what: str, on_epoch: Callable[[Epo
     train_head(FeatureStore.at(store), records, recipe, on_epoch=on_epoch, checkpoint=checkpoint).save(folder)
 
 
-def train_until_killed(store: Path, folder: Path, what: str, epochs: int) -> int:
-    """The exit status of a process that trains, and kills itself as it hears of the last of ``epochs``."""
-    command = [sys.executable, "-W", "ignore", "-m", __name__, str(store), str(folder), what, str(epochs)]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False).returncode
-
-
-if __name__ == "__main__":
+def train_until_killed(store: str, folder: str, what: str, epochs: int) -> None:
+    """Train as :func:`train_and_save`, and die on hearing of the last of ``epochs``."""
     torch.set_num_threads(1)
-    left = iter(range(int(sys.argv[4]) - 1))
-    train_and_save(
-        Path(sys.argv[1]),
-        Path(sys.argv[2]),
-        sys.argv[3],
-        lambda epoch: None if next(left, None) is not None else os.kill(os.getpid(), signal.SIGKILL),
-    )
+    left = iter(range(epochs - 1))
+
+    def listen(epoch: EpochLog) -> None:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train_and_save(Path(store), Path(folder), what, listen)

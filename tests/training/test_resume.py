@@ -33,7 +33,8 @@ from stages.training.closed_form import LdaHeadConfig
 from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.weights.checkpoint import Checkpoint
-from tests.toys.killed import make_features, train_and_save, train_until_killed
+from tests.forks import Forks
+from tests.toys.killed import make_features, train_and_save
 from tests.toys.training import classes_of, make_records, toy
 
 TRAIN, HELD = classes_of(20, 8), classes_of(8, 6, first=50)
@@ -178,18 +179,18 @@ def test_training_stops_early_when_validation_gets_no_better(tmp_path: Path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "kills"), [("margin loss", (2, -1)), ("pair loss", (2,)), ("attributes", (-2,))])
-def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(
-    tmp_path: Path, what: str, kills: tuple[int, ...]
-) -> None:
-    store = make_features(tmp_path / "features", what)
-    whole: list[EpochLog] = []
-    train_and_save(store, tmp_path / "whole", what, whole.append)
-    for kill in kills:
-        folder, epochs = tmp_path / f"killed {kill}", range(1, len(whole) + 1)[kill]
-        assert train_until_killed(store, folder, what, epochs) == -signal.SIGKILL
-        assert not (folder / "head.safetensors").exists()
-        rest: list[EpochLog] = []
-        train_and_save(store, folder, what, rest.append)
-        assert timeless(tuple(rest)) == timeless(tuple(whole[epochs:]))
-        assert (folder / "head.safetensors").read_bytes() == (tmp_path / "whole/head.safetensors").read_bytes()
+def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(tmp_path: Path) -> None:
+    with Forks("tests.toys.killed:train_until_killed") as forks:
+        for what, kills in {"margin loss": (2, -1), "pair loss": (2,), "attributes": (-2,)}.items():
+            folder = tmp_path / what
+            store = make_features(folder / "features", what)
+            whole: list[EpochLog] = []
+            train_and_save(store, folder / "whole", what, whole.append)
+            for kill in kills:
+                killed, epochs = folder / f"killed {kill}", range(1, len(whole) + 1)[kill]
+                assert forks.run(str(store), str(killed), what, epochs) == -signal.SIGKILL
+                assert not (killed / "head.safetensors").exists()
+                rest: list[EpochLog] = []
+                train_and_save(store, killed, what, rest.append)
+                assert timeless(tuple(rest)) == timeless(tuple(whole[epochs:]))
+                assert (killed / "head.safetensors").read_bytes() == (folder / "whole/head.safetensors").read_bytes()
