@@ -56,18 +56,18 @@ class Forks:
 
 
 def serve(function: str) -> None:
-    """For each line of arguments fork a process that calls ``function``; print its id, and how it ended."""
+    """For each line of arguments fork a process that prints its id and calls ``function``; print how it ended."""
     module, _, name = function.partition(":")
     called = getattr(import_module(module), name)
     for line in sys.stdin:
         if not (process := os.fork()):
+            os.write(1, f"{os.getpid()}\n".encode())
             try:
                 called(*json.loads(line))
             except BaseException:  # noqa: BLE001 (whatever it is, this process must not go on as the server)
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        os.write(1, f"{process}\n".encode())  # at once, as the process writes there too
         os.write(1, f"{os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])}\n".encode())
 
 
