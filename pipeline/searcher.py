@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
+from pipeline.bundle.layout import Bundle, is_bundle
+from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import find_features
 from pipeline.heads import head_folder
@@ -48,6 +50,10 @@ from stages.training import FusedFeatures, Head
 
 _FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
 _BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
+
+
+class _Stored(Protocol):
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]: ...
 
 
 class Searcher:
@@ -75,7 +81,7 @@ class Searcher:
         embedder: Embedder,
         index: GalleryIndex,
         gallery: pa.Table,
-        vectors: Features | None = None,
+        vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self._embedder, self._index, self._vectors = embedder, index, vectors
@@ -225,12 +231,15 @@ class Searcher:
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
-        """The searcher that :meth:`of_run` wrote into ``folder``, with its networks on ``device``.
+        """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
 
         With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
         Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
         written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
         """
+        if artifacts is None and is_bundle(Path(folder)):
+            bundle = Bundle.open(folder)
+            return cls.of_snapshot(read_snapshot(bundle), bundle.embedder(device), bundle.thresholds)
         own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
         artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
@@ -260,6 +269,13 @@ class Searcher:
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
         return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
+
+    @classmethod
+    def of_snapshot(
+        cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float] | None = None
+    ) -> Searcher:
+        """The searcher of a snapshot of a bundle, with the bundle's ``embedder``, which several of them can share."""
+        return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds)
 
 
 def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
