@@ -29,7 +29,7 @@ from stages.extraction import PcaConfig
 from stages.records import Records
 from stages.retrieval.gallery_rows import Match
 from stages.retrieval.query_values import read_query_values
-from stages.training.closed_form import PcaHeadConfig
+from stages.training import PcaHeadConfig
 from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
 from tests.toys.storage import MemoryStorage
