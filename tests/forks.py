@@ -43,6 +43,7 @@ class Forks:
 
     def prints_within(self, seconds: float) -> bool:
         """Whether there is a line, or the process has ended."""
+        assert self._server.stdout is not None
         return bool(select.select([self._server.stdout], [], [], seconds)[0])
 
     def status(self) -> int:

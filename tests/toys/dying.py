@@ -30,8 +30,8 @@ def fill_until_killed(folder: str, after: int) -> None:
 
         return until_killed
 
-    storage.replace_bytes = dying(atomic.replace_bytes)  # type: ignore[assignment]
-    storage.create_bytes = dying(atomic.create_bytes)  # type: ignore[assignment]
+    storage.replace_bytes = dying(atomic.replace_bytes)  # type: ignore[attr-defined, assignment]
+    storage.create_bytes = dying(atomic.create_bytes)  # type: ignore[attr-defined, assignment]
     fill(open_store(Path(folder)), names(*range(10)))
 
 
