@@ -83,7 +83,7 @@ class Embedder:
         self._dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1
         self._sizes = sizes
-        self._head = head
+        self.head = head
         self._batch_size = batch_size
 
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
@@ -105,10 +105,10 @@ class Embedder:
             outcomes += read
         vectors = np.concatenate(parts)
         problems = {row: outcome.error for row, outcome in enumerate(outcomes) if outcome.status != "ok"}
-        if self._head is None:
+        if self.head is None:
             return Embedded(vectors, problems)
         good = [row for row in range(len(images)) if row not in problems]
-        embeddings = self._head(vectors[good])
+        embeddings = self.head(vectors[good])
         embedded = np.full((len(images), embeddings.shape[1]), np.nan, embeddings.dtype)
         embedded[good] = embeddings
         return Embedded(embedded, problems)
