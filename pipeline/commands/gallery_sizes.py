@@ -13,7 +13,7 @@ from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import Run, open_run
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
-from pipeline.views.gallery_sizes import curve_lines, curve_table
+from pipeline.views.sizes import curve_lines, curve_table
 from stages.analysis import SizeCurve, gallery_curve
 from stages.analysis.gallery_size import further_distractors
 from stages.retrieval import AttributeMetric

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from cache.errors import MissingRowsError
+from pipeline.commands.health import health_of_run
 from pipeline.commands.report import build_report
 from pipeline.config import parse_config
 from pipeline.dataset import Run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.scores import score_run
-from pipeline.vectors import Vectors, find_vectors
+from pipeline.vectors import Vectors, choose_vectors, find_vectors
 from pipeline.views.report.contents import Contents, contents_of, report_page
-from pipeline.views.report.curves import TITLES, k_curves, pair_similarities
+from pipeline.views.report.curves import TITLES, k_curves, looks, pair_similarities
 from pipeline.views.report.embedding_map import map_view
 from pipeline.views.report.learning import learning_curves
 from pipeline.views.report.measured import Measured, measure
@@ -319,7 +320,7 @@ def test_curves_are_the_metrics_at_every_k(measured: list[Measured]) -> None:
 
 
 def test_the_curve_in_numbers_starts_at_the_score_of_the_leaderboard(measured: list[Measured]) -> None:
-    curves = k_curves(measured, "mean")
+    curves = k_curves(measured, "mean", looks(measured))
     assert len(curves.charts) == len(TITLES)
     assert [name for name, _ in curves.hits] == [side.name for side in measured]
     for name, values in curves.hits:
@@ -491,6 +492,10 @@ def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6
     assert read(page_text).wrong == []
+    colours = {row.names[0]: row.look for row in contents.board.rows}
+    for _, chart in contents.curves.charts:  # a head has one colour on the whole page
+        drawn = dict(re.findall(r'class="name (?P<look>\S+)"[^>]*>(\w+)<', chart))
+        assert {name: look for look, name in drawn.items()} == {n: colours[n] for n in ("raw", "lda8", "cosface8")}
 
 
 def test_where_raw_wins_the_best_head_is_still_shown_beside_it(ran: Ran) -> None:
@@ -512,6 +517,23 @@ def test_where_raw_wins_the_best_head_is_still_shown_beside_it(ran: Ran) -> None
     shown = read(page_text)
     assert "No head is above the raw feature" in shown.text
     assert "its gain over raw, query by query" in shown.text
+
+
+def test_the_health_on_the_page_is_that_of_the_command(ran: Ran, contents: Contents) -> None:
+    own = health_of_run(ran.run, ran.vectors)
+    chosen = choose_vectors(ran.run, ran.vectors, None)
+    assert (own.backbone, own.head) == (chosen.backbone, chosen.head)
+    assert contents.health == own
+    measured = {(line.backbone, line.head): line for line in own.vectors}
+    shown = {(line.backbone, line.head): line for line in contents.soundness.values()}
+    assert measured.keys() & shown.keys()
+    assert all(shown[key] == measured[key] for key in measured.keys() & shown.keys())
+
+
+def test_the_raw_feature_of_a_gain_is_named_where_there_are_several(contents: Contents) -> None:
+    assert contents.raw is not None
+    raw = replace(contents.raw, name="raw · net")
+    assert "gain over raw · net, query by query" in read(report_page(replace(contents, raw=raw))).text
 
 
 def test_a_doubtful_label_names_its_file(contents: Contents) -> None:
