@@ -63,7 +63,9 @@ def _by_metric(lines: Sequence[dict[str, Any]], columns: Mapping[str, str], coun
     for place, by_metric in cells.items():
         first = next(iter(by_metric.values()))
         scores = [
-            f"{line['value']:.3f} ±{(line['high'] - line['low']) / 2:.3f}" if (line := by_metric.get(metric)) else "-"
+            f"{score['value']:.3f} ±{(score['high'] - score['low']) / 2:.3f}"
+            if (score := by_metric.get(metric))
+            else "-"
             for metric in metrics
         ]
         table.append([*place, *scores, *(_cell(first[key]) for key in counts)])
