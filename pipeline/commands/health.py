@@ -58,7 +58,7 @@ def health_of_run(
         None if raw is chosen else chosen,
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
-        remarks=remarks(run.records, run.records.counts()),
+        remarks=remarks(run.config, run.records, run.records.counts()),
         bounds=run_bounds(raw.store, run.records, run.config.retrieval),
         on_step=run.display.say,
     )

@@ -127,7 +127,7 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         over_all.gallery if over_all is not None else 0,
         metric,
         domain,
-        remarks(records, records.counts()),
+        remarks(config, records, records.counts()),
         best,
         head,
         raw,
@@ -143,7 +143,7 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         {at: small[mapped.images[at].uri] for at in places} if mapped is not None else {},
         queries,
         pictures,
-        origins(exact, records, f"permafrost report {run.file}{' --health' if health else ''}"),
+        origins(exact, records, config.retrieval, f"permafrost report {run.file}{' --health' if health else ''}"),
     )
 
 
