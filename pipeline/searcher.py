@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from cache import Features, FeatureStore, LocalStorage, Storage, digest_bytes, fingerprint
 from cache.atomic import unless_read_only
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError
+from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
@@ -38,6 +38,7 @@ from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
+from stages.extraction.precomputed import PrecomputedConfig
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex
@@ -225,6 +226,11 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     described: list[JSON] = []
     for wanted in run.config.backbones:
         stores = find_features(run, wanted)
+        if isinstance(wanted, PrecomputedConfig) and stores[0].fingerprint in needed:
+            raise ConfigError(
+                f"the features {wanted.name} come from {wanted.path}: no network here gives an image "
+                "such a feature. Search with a backbone that runs, or score: permafrost score."
+            )
         if needed.isdisjoint(store.fingerprint for store in stores):
             continue
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
