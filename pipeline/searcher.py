@@ -18,9 +18,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
@@ -32,6 +33,8 @@ from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
+from pipeline.bundle.layout import Bundle, is_bundle
+from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import find_features
 from pipeline.heads import head_folder
@@ -58,6 +61,10 @@ class Match(NamedTuple):
     similarity: float
 
 
+class _Stored(Protocol):
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]: ...
+
+
 class Searcher:
     """The gallery of one backbone and head; finds the images nearest to images that are given as bytes.
 
@@ -82,7 +89,7 @@ class Searcher:
         embedder: Embedder,
         index: GalleryIndex,
         gallery: pa.Table,
-        vectors: Features | None = None,
+        vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self._embedder, self._index, self._vectors = embedder, index, vectors
@@ -112,6 +119,7 @@ class Searcher:
             raise RecordsError(f"{which}{problem}")
         queries = unit_length(embedded.vectors)
         ids, similarity = self._index.search(queries, k)
+        ids = np.where(ids < 0, -1, np.searchsorted(self._index.ids, ids))  # rows of the gallery
         if exact and self._vectors is not None and not isinstance(self._index.config, FlatIndexConfig):
             for query, row_ids, scores in zip(queries, ids, similarity, strict=True):
                 places = np.flatnonzero(row_ids >= 0)
@@ -182,12 +190,15 @@ class Searcher:
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
-        """The searcher that :meth:`of_run` wrote into ``folder``, with its networks on ``device``.
+        """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
 
         With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
         Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
         written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
         """
+        if artifacts is None and is_bundle(Path(folder)):
+            bundle = Bundle.open(folder)
+            return cls.of_snapshot(read_snapshot(bundle), bundle.embedder(device), bundle.thresholds)
         own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
         artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
@@ -212,6 +223,13 @@ class Searcher:
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
         return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
+
+    @classmethod
+    def of_snapshot(
+        cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float] | None = None
+    ) -> Searcher:
+        """The searcher of a snapshot of a bundle, with the bundle's ``embedder``, which several of them can share."""
+        return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds)
 
 
 def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
