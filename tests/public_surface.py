@@ -70,7 +70,7 @@ PUBLIC = {
 }  # fmt: skip
 
 FLAGS = {
-    "features": {"--backbone", "--head", "--output", "--quiet", "-o", "-q"},
+    "features": {"--backbone", "--head", "--output", "--quiet"},
     "extract": {
         "--batch-size",
         "--device",
