@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import MissingExtraError, RecordsError, SettingsError, StaleStoreError
-from cache.fingerprint import fingerprint
+from cache.fingerprint import JSON, fingerprint
 from cache.settings import Settings
 from stages.extraction.extract import Filled
 from stages.records import Records
@@ -145,7 +145,7 @@ def _lance(path: Path, first: bool) -> pa.Table:
     try:
         import lance
     except ImportError:
-        raise MissingExtraError(f"{path} is a Lance dataset: pip install 'permafrost-retrieval[lance]'") from None
+        raise MissingExtraError(f"Lance, which {path} is a dataset of,", "lance") from None
     table: pa.Table = lance.dataset(str(path)).to_table(limit=1 if first else None)
     return table
 
@@ -280,7 +280,7 @@ def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     if path.suffix == ".npy":
         files.append(Path(config.keys) if config.keys is not None else path.with_suffix(".keys.txt"))
-    digests = []
+    digests: list[JSON] = []
     for file, read in zip(files, (cache or DigestCache()).digests([str(file) for file in files]), strict=True):
         if read.digest is None:
             raise RecordsError(f"{file}, which the features {config.name} are read from, {read.error}")

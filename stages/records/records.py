@@ -141,7 +141,7 @@ class Records:
         try:
             return self.table.to_pandas()
         except ImportError:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'permafrost-retrieval[pandas]'") from None
+            raise MissingExtraError("pandas", "pandas") from None
 
     def unreadable(self) -> Records:
         """The records whose bytes could not be read."""

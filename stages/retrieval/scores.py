@@ -81,7 +81,7 @@ class Scores:
         try:
             import pandas as pd
         except ImportError:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'permafrost-retrieval[pandas]'") from None
+            raise MissingExtraError("pandas", "pandas") from None
         return pd.DataFrame(self.scores, columns=Score._fields)
 
     def value(self, metric: str, domain: str = ALL) -> float:
