@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cache import DigestCache, FeatureStore
@@ -10,6 +10,7 @@ from cache.errors import ConfigError, MissingRowsError, StaleStoreError
 from cache.fusion import fused_name
 from pipeline.config import FeaturesConfig, HeadRun
 from pipeline.dataset import Run
+from stages.extraction import BackboneConfig
 from stages.extraction.extract import find_store
 from stages.extraction.known import known_backbones, noted_backbones
 from stages.extraction.precomputed import PrecomputedConfig, find_imported
@@ -66,6 +67,24 @@ def _sources(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     if unknown := [name for name in head.backbones if name not in names]:
         raise ConfigError(f"the head {head.name!r} names the backbone {unknown[0]!r}; this run has {', '.join(names)}")
     return [head.backbones]
+
+
+def networks_of(run: Run, stores: Sequence[FeatureStore]) -> Iterator[tuple[BackboneConfig, list[FeatureStore]]]:
+    """The networks of the run that filled any of ``stores``, each with all stores it fills.
+
+    Raises ConfigError where one of ``stores`` was read from a file: no network gives an image such a feature.
+    """
+    needed = {store.fingerprint for store in stores}
+    for wanted in run.config.backbones:
+        filled = find_features(run, wanted)
+        if needed.isdisjoint(store.fingerprint for store in filled):
+            continue
+        if isinstance(wanted, PrecomputedConfig):
+            raise ConfigError(
+                f"the features {wanted.name} come from {wanted.path}: no network here gives an image such a feature. "
+                "Take a backbone that runs, or score: permafrost score."
+            )
+        yield wanted, filled
 
 
 def find_features(run: Run, wanted: FeaturesConfig) -> list[FeatureStore]:
