@@ -217,7 +217,7 @@ def test_images_without_labels_have_a_card_too(images: Path, tmp_path: Path) -> 
         picture = Image.open(io.BytesIO(bundle.thumbnail(digest) or b""))
         assert picture.format == "JPEG"
         with Image.open(uri) as image:
-        assert picture.size == image.size  # smaller than a thumbnail may be
+            assert picture.size == image.size  # smaller than a thumbnail may be
     assert bundle.thumbnail(b"another image") is None
 
 
