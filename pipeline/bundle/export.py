@@ -19,7 +19,9 @@ from cache.errors import SettingsError, StoreError, WeightsError
 from cache.lock import writer_lock
 from cache.sealed import json_text
 from pipeline.approximate_scores import find_index
+from pipeline.bundle.card import model_card
 from pipeline.bundle.layout import (
+    CARD,
     FILE,
     FORMAT,
     HEAD,
@@ -30,8 +32,9 @@ from pipeline.bundle.layout import (
     is_bundle,
 )
 from pipeline.bundle.snapshots import Snapshot, make_current, write_snapshot
+from pipeline.bundle.thumbnails import SIDE, write_thumbnails
 from pipeline.dataset import Run
-from pipeline.features import find_features
+from pipeline.features import networks_of
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
@@ -50,6 +53,7 @@ def export_bundle(
     *,
     everything: bool = False,
     weights: bool = True,
+    thumbnails: bool = False,
     decisions: Sequence[dict[str, Any]] = (),
 ) -> Bundle:
     """Write the gallery of ``run``, or with ``everything`` all its records, as a bundle of ``vectors`` into ``path``.
@@ -60,6 +64,7 @@ def export_bundle(
         path: a folder that is not there yet, or is empty.
         everything: export every record, not only the gallery.
         weights: write the weights of the networks too; otherwise they are named, with their digests.
+        thumbnails: write a small picture of each image too.
         decisions: the thresholds that are kept for the same embeddings and records.
 
     Raises:
@@ -71,11 +76,18 @@ def export_bundle(
     partial = path.absolute().with_name(f".{path.name}.partial")
     with writer_lock(partial / "export"):
         _clear(partial)
-        _write_parts(run, vectors, partial, weights=weights, decisions=decisions)
+        _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, decisions=decisions)
         part = run.records if everything else run.records.split("gallery")
-        write_snapshot(partial, _first_snapshot(run, part, vectors))
+        snapshot = _first_snapshot(run, part, vectors)
+        write_snapshot(partial, snapshot)
         make_current(partial, 1)
-        Bundle.open(partial).backbones()  # what cannot be loaded again is refused now, and not on another machine
+        if thumbnails:
+            with run.display.bar("drawing thumbnails", "images") as update:
+                for problem in write_thumbnails(partial, snapshot.rows, update):
+                    run.display.warn(f"no thumbnail of {problem}")
+        bundle = Bundle.open(partial)
+        bundle.backbones()  # what cannot be loaded again is refused now, and not on another machine
+        replace_text(partial / CARD, model_card(run, vectors, bundle, len(snapshot.rows)))
         check_free(path, vectors.store.fingerprint)
         (partial / "export.lock").unlink()
         partial.rename(path)
@@ -101,17 +113,21 @@ def _clear(partial: Path) -> None:
 
 
 def _write_parts(
-    run: Run, vectors: Vectors, folder: Path, *, weights: bool, decisions: Sequence[dict[str, Any]]
+    run: Run,
+    vectors: Vectors,
+    folder: Path,
+    *,
+    weights: bool,
+    thumbnails: bool,
+    decisions: Sequence[dict[str, Any]],
 ) -> None:
     """Write everything but the snapshot and the card, ``bundle.json`` last."""
     stores = feature_stores(vectors)
     entries: list[dict[str, Any]] = []
     features: dict[str, tuple[int, int]] = {}
-    for wanted in run.config.backbones:
-        filled = find_features(run, wanted)
-        if not {store.fingerprint for store in stores}.isdisjoint(store.fingerprint for store in filled):
-            features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
-            entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
+    for wanted, filled in networks_of(run, stores):
+        features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
+        entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
     if vectors.trained is not None:
         vectors.trained.save(folder / HEAD)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]
@@ -133,6 +149,7 @@ def _write_parts(
             "dim": vectors.store.dim,
         },
         "thresholds": [*decisions],
+        "thumbnails": SIDE if thumbnails else None,
         "files": describe_files(folder, [name for name in names if name != "export.lock"]),
     }
     replace_text(folder / FILE, json_text(described))

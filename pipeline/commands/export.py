@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.bundle import export_bundle
+from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
 from pipeline.commands.options import Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import open_run
@@ -27,6 +27,7 @@ def export(
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Name the weights with their digests, and do not copy them.")
     ] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Write a small picture of each image too.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,7 +38,9 @@ def export(
     decisions = [
         decision for decision in kept_decisions(run, vectors) if decision["kind"] == "fmr" or not everything
     ]  # an FPIR holds for one gallery
-    bundle = export_bundle(run, vectors, output, everything=everything, weights=not no_weights, decisions=decisions)
+    bundle = export_bundle(
+        run, vectors, output, everything=everything, weights=not no_weights, thumbnails=thumbnails, decisions=decisions
+    )
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)
     line = {

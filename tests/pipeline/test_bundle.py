@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
-from pipeline.bundle import Bundle, export_bundle, read_snapshot
+from pipeline.bundle import Bundle, read_snapshot
+from pipeline.bundle.export import export_bundle
 from pipeline.config import parse_config
 from pipeline.dataset import Run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
+from pipeline.scores import score_run
 from pipeline.searcher import Searcher
 from pipeline.vectors import Vectors, find_vectors
-from tests.pictures import draw_folder
+from tests.pictures import draw, draw_folder
 
 NETWORK = '[[backbones]]\nkind = "timm"\nname = "test_resnet"\nweights = "random"\n'
 SMALL = "preprocess = { size = 64 }\n"
@@ -165,3 +172,59 @@ def test_what_a_killed_export_left_is_not_in_the_next_one(exported: tuple[Run, V
     one, other = ({str(file.relative_to(at)): file.read_bytes() for file in at.rglob("*.*")} for at in folders)
     assert one == other
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bundle"]
+
+
+def test_the_lines_of_the_card_search_it_without_permafrost(exported: tuple[Run, Vectors, Path]) -> None:
+    _, _, path = exported
+    (lines,) = re.findall(r"^```python\n(.*?)^```$", (path / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(lines.splitlines()) <= 10
+    typed = [sys.executable, "-I", "-c", f"{lines}\nimport sys\nassert 'pipeline' not in sys.modules"]
+    printed = subprocess.run(typed, cwd=path, capture_output=True, text=True, check=True).stdout
+    vectors = np.load(path / "snapshots/1/vectors.npy").astype(np.float64)
+    similarity = [sum(a * b for a, b in zip(vectors[0], row, strict=True)) for row in vectors]
+    rows = pq.read_table(path / "snapshots/1/rows.parquet").to_pylist()
+    best = sorted(range(len(rows)), key=lambda row: -similarity[row])[:5]
+    assert printed.splitlines() == [f"{similarity[at]:.3f} {rows[at]['key']} {rows[at]['label']}" for at in best]
+
+
+def test_the_card_has_the_scores_of_the_run_and_what_it_gets_wrong(exported: tuple[Run, Vectors, Path]) -> None:
+    run, vectors, path = exported
+    rows, values = score_run(run, [vectors])
+    card = (path / "README.md").read_text()
+    for row in rows:
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        assert f"| {row.metric} | {row.domain} | {row.value:.3f} | {interval} | {row.queries} | {row.gallery} |" in card
+    first = values.of(vectors.backbone, vectors.head)[0]
+    metric = rows[0].metric
+    of_class: dict[str, list[float]] = {}
+    for name, value in zip(first.query_classes, first.per_query[metric], strict=True):
+        of_class.setdefault(str(name), []).append(float(value))
+    worst = min(of_class, key=lambda name: (sum(of_class[name]) / len(of_class[name]), name))
+    listed = card.split(f"The classes of the lowest {metric}:")[1].splitlines()[4]
+    assert listed == f"| {worst} | {sum(of_class[worst]) / len(of_class[worst]):.3f} | {len(of_class[worst])} |"
+    for fingerprint in (vectors.store.fingerprint, vectors.features.fingerprint):
+        assert fingerprint in card
+
+
+def test_images_without_labels_have_a_card_too(images: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    for number in range(12):
+        draw(flat / f"{number}.png", number)
+    run, vectors = finished(NETWORK + SMALL, flat, tmp_path)
+    bundle = export_bundle(run, vectors[0], tmp_path / "bundle", everything=True, thumbnails=True)
+    assert "The images have no labels" in (bundle.path / "README.md").read_text()
+    for digest, uri in zip(run.records.digests, run.records.uris, strict=True):
+        picture = Image.open(io.BytesIO(bundle.thumbnail(digest) or b""))
+        assert picture.format == "JPEG"
+        with Image.open(uri) as image:
+            assert picture.size == image.size  # smaller than a thumbnail may be
+    assert bundle.thumbnail(b"another image") is None
+
+
+def test_weights_that_are_named_are_loaded_by_name(images: Path, tmp_path: Path) -> None:
+    run, vectors = finished(NETWORK + SMALL, images, tmp_path)
+    bundle = export_bundle(run, vectors[0], tmp_path / "bundle", weights=False)
+    assert not (bundle.path / "weights").exists()
+    content = [path.read_bytes() for path in sorted(images.rglob("*.png"))[:3]]
+    given = Searcher.of_run(run, vectors[0]).search(content)
+    assert Searcher.open(bundle.path).search(content) == given
