@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from cache import FeatureStore
 from cache.errors import ConfigError
 from pipeline.dataset import Run
-from pipeline.progress import Display
+from pipeline.progress import Display, duration_text
 from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
 from stages.extraction.embedder import ONE_COLOUR
 from stages.extraction.known import known_backbones
@@ -184,15 +184,8 @@ def planned_text(plan: Plan) -> str:
     if not plan.images:
         return "\n".join([*rows, "nothing to do: no image would be opened"])
     pace = f"{plan.images / plan.seconds:,.0f} images/s; {bottleneck(plan.clock)}"
-    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {_duration(plan.seconds)} ({pace})"])
+    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {duration_text(plan.seconds)} ({pace})"])
 
 
 def _mega(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
