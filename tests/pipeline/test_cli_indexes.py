@@ -40,9 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
     (folder / "run.toml").write_text(RUN)
     (folder / "others.toml").write_text(RUN + OTHERS)
-    (folder / "auto.toml").write_text(
-        RUN.replace('"mmp@5", "hit@1"', '"map", "hit@1"') + 'index = { kind = "auto", ms = 1e9 }\n'
-    )
+    metrics = RUN.replace('"mmp@5", "hit@1"', '"map", "hit@1"')
+    (folder / "auto.toml").write_text(metrics + 'index = { kind = "auto", ms = 1e9 }\n')
     done = permafrost("run", "run.toml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "first.jsonl").write_text(done.stdout)
