@@ -25,18 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from cache import Features, FeatureStore, digest_bytes, fingerprint
-from cache.atomic import replace_bytes, replace_text, unless_read_only
+from cache import Features, FeatureStore, LocalStorage, Storage, digest_bytes, fingerprint
+from cache.atomic import unless_read_only
 from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError
 from cache.fingerprint import JSON
-from cache.sealed import json_text, read_json
+from cache.sealed import json_text, read_sealed
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
 from pipeline.dataset import Run
 from pipeline.features import find_features
 from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
-from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
+from stages.extraction import Backbone, BackboneConfig, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
@@ -168,47 +168,46 @@ class Searcher:
         if thresholds:
             described["thresholds"] = dict(thresholds)
         name = f"{vectors.head}-{fingerprint(described)[:8]}"
-        folder = artifacts / "searchers" / vectors.backbone / name
+        own = run.storage.below(f"searchers/{vectors.backbone}/{name}")
         stored = vectors.trained is None or isinstance(vectors.store, FeatureStore)
-        if stored and not (folder / _FILE).exists():
+        if stored and not own.list(_FILE):
             with unless_read_only():  # this one answers, and the next is described again
-                replace_bytes(folder / _GALLERY, content.getbuffer())
-                replace_text(folder / _FILE, json_text(described))
+                own.put(_GALLERY, content.getbuffer())
+                own.put(_FILE, json_text(described).encode())
         run.display.say(f"loading {vectors.backbone}")
-        return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store, thresholds)
+        return cls(
+            _embedder(run.storage, described, vectors.trained, device), index, gallery, vectors.store, thresholds
+        )
 
     @classmethod
-    def open(cls, folder: Path | str, *, device: str = "cpu") -> Searcher:
+    def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
         """The searcher that :meth:`of_run` wrote into ``folder``, with its networks on ``device``.
 
+        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
         Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
         written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
         """
-        folder = Path(folder)
-        artifacts = folder.resolve().parents[2]
+        own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
+        artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
-            described = read_json((folder / _FILE).read_bytes())
-            content = (folder / _GALLERY).read_bytes()
+            described = read_sealed(own, _FILE, f"Delete {own.address()} and search again.")
+            content = own.read(_GALLERY)
         except FileNotFoundError:
             raise MissingRowsError(
-                f"{folder} holds no searcher. `permafrost search` with a run file writes it."
+                f"{own.address()} holds no searcher. `permafrost search` with a run file writes it."
             ) from None
-        except ValueError as error:
-            raise DamagedStoreError(
-                f"{folder / _FILE} is not as it was written: {error}. Delete {folder} and search again."
-            ) from error
         if described.get("version") != _VERSION or digest_bytes(content).hex() != described["gallery"]:
-            raise DamagedStoreError(f"{folder} is not as it was written. Delete it and search again.")
+            raise DamagedStoreError(f"{own.address()} is not as it was written. Delete it and search again.")
         gallery = pq.read_table(io.BytesIO(content))
         index = GalleryIndex.load(
-            artifacts / described["index"]["folder"],
+            artifacts.below(described["index"]["folder"]),
             embeddings=described["index"]["embeddings"],
             keys=gallery["key"].to_pylist(),
         )
-        stores = [FeatureStore.at(artifacts / path) for path in described["stores"]]
+        stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
         vectors: Features = stores[0]
         if described["embeddings"] is not None:
-            vectors = FeatureStore.at(artifacts / described["embeddings"])
+            vectors = FeatureStore(artifacts.below(described["embeddings"]))
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
         return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
@@ -239,7 +238,7 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     return described
 
 
-def _embedder(artifacts: Path, described: Mapping[str, Any], head: Head | None, device: str) -> Embedder:
+def _embedder(artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str) -> Embedder:
     """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
     loaded = [
         backbone
@@ -247,12 +246,12 @@ def _embedder(artifacts: Path, described: Mapping[str, Any], head: Head | None, 
         for backbone in load_backbones(
             _BACKBONE.validate_python(entry["config"]),
             device=device,
-            basis=None if entry["basis"] is None else artifacts / entry["basis"],
+            basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
         )
     ]
-    stores = [FeatureStore.at(artifacts / path) for path in described["stores"]]
+    stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
     if head is None and described["head"] is not None:
-        head = Head.load(artifacts / described["head"])
+        head = Head.load(artifacts.below(described["head"]))
     dtype = np.result_type(*(store.dtype for store in stores))
     return Embedder(
         [_filled_by(loaded, store) for store in stores], dtype=str(dtype), sizes=described["sizes"], head=head

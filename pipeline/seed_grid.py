@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cache import fingerprint
+from cache import Storage, fingerprint
 from cache.errors import MissingRowsError, RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
@@ -204,10 +204,10 @@ def open_grid(run_file: Path, display: Display) -> SeedGrid:
 
 
 def score_cells(
-    run_file: Path, cells: Mapping[str, Cell], folder: Path, workers: int | None
+    run_file: Path, cells: Mapping[str, Cell], storage: Storage, workers: int | None
 ) -> Iterator[tuple[str, Arrays]]:
-    """The arrays of each of ``cells``, by fingerprint, as they finish; those with a file in ``folder`` are not run."""
-    return run_once(cells, folder, partial(_in_processes, run_file, workers))
+    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run."""
+    return run_once(cells, storage, partial(_in_processes, run_file, workers))
 
 
 def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:

@@ -38,12 +38,13 @@ def table(
     if run.config.repeat is None:
         raise ConfigError(f"{run_file} has no [repeat]. Add one, such as:\n[repeat]\nseeds = [0, 1, 2, 3, 4]")
     folder = run.artifacts / "tables" / run.name
+    finished = run.storage.below(f"tables/{run.name}/cells")
     cells = {cell: grid.fingerprint(cell) for cell in grid.cells()}
     wanted = {name: cell for cell, name in cells.items()}
     scored: dict[str, Arrays] = {}
     with writer_lock(folder):
         with display.bar("table", "cells") as update:
-            for name, arrays in score_cells(run_file.resolve(), wanted, (folder / "cells").resolve(), workers):
+            for name, arrays in score_cells(run_file.resolve(), wanted, finished, workers):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
         by_cell = {cell: scored[name] for cell, name in cells.items()}

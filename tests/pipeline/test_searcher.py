@@ -12,19 +12,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache import parse_source
+from cache import LocalStorage, Storage, parse_source
 from cache.errors import DamagedStoreError, MissingRowsError, RecordsError
 from pipeline.config import HeadRun, parse_config, read_config
 from pipeline.dataset import Run, read_dataset, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
+from pipeline.score_rows import json_lines
+from pipeline.scores import rows_key, score_run, values_key
 from pipeline.searcher import Searcher
+from pipeline.thresholds import keep_decisions, kept_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
+from stages.analysis.threshold_choice import calibration_ground, decision_at
 from stages.extraction import PcaConfig
 from stages.records import Records
+from stages.retrieval.query_values import read_query_values
 from stages.training.closed_form import PcaHeadConfig
 from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
+from tests.toys.storage import MemoryStorage
 from tests.typed import permafrost
 
 ROOT = Path(__file__).parent.parent.parent
@@ -117,6 +123,50 @@ def test_a_searcher_opens_from_its_folder_and_reads_no_dataset(images: Path, tmp
     (tmp_path / "artifacts").rename(tmp_path / "moved")
     folders = sorted((tmp_path / "moved/searchers").rglob("searcher.json"), key=os.path.getmtime)
     assert [Searcher.open(path.parent).search([wanted]) for path in folders] == answers
+
+
+def test_a_searcher_opens_where_there_are_no_folders(images: Path, tmp_path: Path) -> None:
+    run, vectors = embedded(PCA + LDA + "sizes = true\n", images, tmp_path)
+    wanted = (images / "class 1/0.png").read_bytes()
+    answers = [Searcher.of_run(run, entry).search([wanted]) for entry in vectors]
+    local, remote = LocalStorage(run.artifacts), MemoryStorage()
+    keys = sorted(local.list("searchers/"), key=lambda key: local.path(key).stat().st_mtime_ns)
+    for key in local.list():
+        remote.put(key, local.read(key))
+    shutil.rmtree(run.artifacts)
+    folders = [key.rpartition("/")[0] for key in keys if key.endswith("searcher.json")]
+    assert [Searcher.open(folder, artifacts=remote).search([wanted]) for folder in folders] == answers
+
+
+class Elsewhere(Run):
+    """A run whose scores, thresholds, trials and searchers are kept in memory."""
+
+    memory = MemoryStorage()
+
+    @property
+    def storage(self) -> Storage:
+        return self.memory
+
+
+def test_what_is_read_again_is_written_to_the_storage_and_to_no_folder(tmp_path: Path) -> None:
+    images = draw_folder(tmp_path / "images", {f"class {number}": 4 for number in range(30)})
+    local, vectors = embedded(PCA + LDA, images, tmp_path)
+    run = Elsewhere(local.file, local.config, local.records, local.display)
+    before = LocalStorage(run.artifacts).list()
+    for key in before:
+        run.storage.put(key, LocalStorage(run.artifacts).read(key))
+    head = vectors[-1]
+    rows, values = score_run(run, vectors)
+    limits = calibration_ground(head.store, run.records, seed=0)
+    keep_decisions(run, head, [decision_at("fmr", 0.1, limits)], limits)
+    Searcher.of_run(run, head)
+    written = {key.partition("/")[0] for key in set(run.storage.list()) - set(before)}
+    assert written == {"scores", "searchers", "thresholds"}
+    assert read_query_values(run.storage, values_key(run)).table.equals(values.table)
+    assert run.storage.read(rows_key(run)).decode() == json_lines(rows)
+    assert [decision["wanted"] for decision in kept_decisions(run, head)] == [0.1]
+    added = {key.partition("/")[0] for key in set(LocalStorage(run.artifacts).list()) - set(before)}
+    assert added <= {"indexes"}
 
 
 def test_it_is_written_once_and_once_more_for_another_gallery(images: Path, tmp_path: Path) -> None:

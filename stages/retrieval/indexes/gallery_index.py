@@ -17,7 +17,7 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from cache.storage import Storage
+from cache.storage import Storage, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, similarities
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.faiss_search import append, compare_again, keeps_ids, search_index, stored_vectors
@@ -28,7 +28,6 @@ from stages.retrieval.indexes.snapshots import (
     KEYS,
     SIDECAR,
     read_snapshot,
-    storage_of,
     write_snapshot,
 )
 
