@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cache import fingerprint
-from cache.errors import ConfigError, UnwritableError
+from cache.errors import UnwritableError
 from cache.fingerprint import JSON
+from pipeline.checks import check_by_label
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from pipeline.views.tables import aligned
@@ -28,7 +29,6 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.approximate import DEEPEST
-from stages.retrieval.protocols import MetConfig
 
 
 def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
@@ -40,11 +40,7 @@ def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores
     if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
     metrics = retrieval.by_label
-    if not metrics or isinstance(retrieval.protocol, MetConfig):
-        raise ConfigError(
-            "retrieval.index and retrieval.rerank are scored as rankings by label: name such a metric (and a protocol "
-            "other than met), or leave them out"
-        )
+    check_by_label(run)
     score: dict[str, Any] = {
         "metrics": metrics,
         "protocol": retrieval.ranked,

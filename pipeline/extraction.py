@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from cache import FeatureStore
 from cache.errors import ConfigError
+from pipeline.checks import check_backbones, check_run
 from pipeline.dataset import Run
 from pipeline.progress import Display, duration_text
 from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
@@ -49,7 +50,8 @@ class Extracted(NamedTuple):
 
 
 def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
-    """Every backbone of the run, in order."""
+    """Every backbone of the run, in order; raises what training and scoring would where it can be seen before."""
+    check_run(run)
     folder, on_load = run.artifacts / "features", run.display.say
     backbones = [
         backbone
@@ -62,6 +64,7 @@ def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
             raise ConfigError(
                 f"{backbones[first].name} and {backbone.name} of [[backbones]] compute the same numbers: drop one"
             )
+    check_backbones(run, backbones)
     return backbones
 
 

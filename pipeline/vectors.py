@@ -10,6 +10,7 @@ import numpy as np
 
 from cache import Features, FeatureStore
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, StaleStoreError
+from pipeline.checks import of_head
 from pipeline.config import HeadRun
 from pipeline.dataset import Run
 from pipeline.features import FeatureSet, feature_sets
@@ -52,7 +53,8 @@ def find_vectors(
         for wanted in heads:
             if only not in (None, wanted.name):
                 continue
-            head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
+            with of_head(f"{wanted.name} on {backbone}"):
+                head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
             path = run.artifacts / "embeddings" / features.name
             embedded = embed if train else stored_embeddings
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)

@@ -160,10 +160,7 @@ def choose_index(
     vectors = check_unit(vectors, "gallery vectors")
     drawn = evidence.drawn(config.queries, config.seed)
     if len(drawn) < FEWEST_QUERIES:
-        raise NothingToScoreError(
-            f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
-            f"there are {len(drawn)}. Name a kind of index instead, such as flat."
-        )
+        raise NothingToScoreError(too_few_queries(len(drawn)))
     exact, seconds = _build(vectors, keys, embeddings, FlatIndexConfig())
     flat = _measured(config, exact, seconds, drawn, None)
     if not (over := _over(config, flat)):
@@ -184,6 +181,14 @@ def choose_index(
             return Choice(index, tuple(tried))
     tried.append(flat._replace(verdict=f"chosen: nothing else keeps the budgets, and exact search does not: {over}"))
     return Choice(exact, tuple(tried))
+
+
+def too_few_queries(count: int) -> str:
+    """Why no index is chosen by ``count`` queries with something to find."""
+    return (
+        f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
+        f"there are {count}. Name a kind of index instead, such as flat."
+    )
 
 
 def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:

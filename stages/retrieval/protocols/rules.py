@@ -45,7 +45,14 @@ class Rules:
 
     def groups(self, records: Records) -> Sequence[str | None]:
         """The group of each record (N,) by which its score is reported."""
-        return records.domains if self.reported_by == "domain" else records.attribute(self.reported_by)
+        if self.reported_by == "domain":
+            return records.domains
+        if self.reported_by not in attribute_names(records):
+            raise RecordsError(
+                f"the protocol reports scores by the attribute {self.reported_by!r}, which the records have not: "
+                "dataset.attributes = [...] lists the columns"
+            )
+        return records.attribute(self.reported_by)
 
 
 def in_the_gallery(queries: Records, gallery: Records) -> None:
