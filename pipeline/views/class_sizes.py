@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.views.tables import aligned
+from pipeline.views.tables import aligned, interval_text
 
 
 def group_table(lines: Sequence[dict[str, Any]]) -> str:
@@ -19,14 +19,14 @@ def group_table(lines: Sequence[dict[str, Any]]) -> str:
             cells.setdefault((line["backbone"], line["head"], line["group"]), {})[line["metric"]] = line
         table = [["backbone", "head", "images", *metrics, "queries", "classes"]]
         for place, by_metric in cells.items():
-            numbers = [
-                f"{by_metric[metric]['value']:.3f} ±{(by_metric[metric]['high'] - by_metric[metric]['low']) / 2:.3f}"
-                if metric in by_metric
-                else "-"
-                for metric in metrics
-            ]
+            numbers = [interval_text(by_metric[metric]) if metric in by_metric else "-" for metric in metrics]
             first = next(iter(by_metric.values()))
             table.append([*place, *numbers, f"{first['queries']:,}", f"{first['classes']:,}"])
         where = "in the gallery, itself not counted" if by == "class_size" else "that heads were trained on"
-        tables += [f"by the number of images of the query's class {where}", *aligned(table, texts=3), ""]
+        where += "; [95 % interval over classes]"
+        tables += [
+            f"by the number of images of the query's class {where}",
+            *aligned(table, texts=3),
+            "",
+        ]
     return "\n".join(tables).rstrip()

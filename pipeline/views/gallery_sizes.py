@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.vectors import Vectors
-from pipeline.views.tables import aligned
+from pipeline.views.tables import aligned, interval_text
 from stages.analysis import SizeCurve
 
 
 def curve_lines(curve: SizeCurve, vectors: Vectors) -> list[dict[str, Any]]:
     """A flat object for each size, domain and metric."""
     return [
-        {"backbone": vectors.backbone, "head": vectors.head, "size": at.size, "distractors": at.distractors,
-         "searched": at.searched, "domain": at.score.domain, "metric": at.score.metric, "value": at.score.value,
+        {"backbone": vectors.backbone, "head": vectors.head, "size": at.size, "sampled": at.sampled,
+         "distractors": at.distractors, "searched": at.searched, "domain": at.score.domain,
+         "metric": at.score.metric, "value": at.score.value,
          "low": at.score.low, "high": at.score.high, "floor": at.floor, "ceiling": at.ceiling,
          "queries": at.score.queries, "embeddings": vectors.store.fingerprint}
         for at in curve.scores
@@ -26,17 +27,18 @@ def curve_table(lines: Sequence[dict[str, Any]]) -> str:
     metrics = list(dict.fromkeys(line["metric"] for line in lines))
     cells: dict[tuple[str, str, str, int], dict[str, dict[str, Any]]] = {}
     for line in lines:
-        place = line["backbone"], line["head"], line["domain"], line["distractors"]
+        place = line["backbone"], line["head"], line["domain"], line["sampled"]
         cells.setdefault(place, {})[line["metric"]] = line
     table = [["backbone", "head", "domain", "distractors", "searched", *metrics]]
-    for (backbone, head, domain, distractors), by_metric in sorted(
-        cells.items(), key=lambda cell: _place(cell[0], lines)
-    ):
-        numbers = [f"{line['value']:.3f} ±{(line['high'] - line['low']) / 2:.3f}" for line in by_metric.values()]
-        searched = next(iter(by_metric.values()))["searched"]
-        table.append([backbone, head, domain, f"{distractors:,}", f"{searched:,.0f}", *numbers])
-    note = "every query keeps its relevant rows; distractors sampled, those of a smaller gallery all in the larger"
-    return "\n".join([*aligned(table, texts=3), note])
+    for (backbone, head, domain, _), by_metric in sorted(cells.items(), key=lambda cell: _place(cell[0], lines)):
+        numbers = [interval_text(line) for line in by_metric.values()]
+        one = next(iter(by_metric.values()))
+        table.append([backbone, head, domain, f"{one['distractors']:,.0f}", f"{one['searched']:,.0f}", *numbers])
+    notes = [
+        "every query keeps its relevant rows; distractors are sampled, those of a smaller gallery all in the larger,",
+        "and counted in the mean over queries; [95 % interval over classes]",
+    ]
+    return "\n".join([*aligned(table, texts=3), *notes])
 
 
 def _place(cell: tuple[str, str, str, int], lines: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
