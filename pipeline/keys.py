@@ -112,7 +112,7 @@ def _tables(config: type, path: str, *, several: bool, described: dict[frozenset
             key for key in of_kinds[0][0].keys if len(kinds) > 1 and all(key in of_kind[0].keys for of_kind in of_kinds)
         ]
         if len(kinds) > 1:
-            own = [first.kind or [key.type for key in first.keys if key.name == "kind"][0] for first, *_ in of_kinds]
+            own = [first.kind or next(key.type for key in first.keys if key.name == "kind") for first, *_ in of_kinds]
             names = ", ".join(name if "`" in name else f"`{name}`" for name in own)
             every = " Every kind has these keys." if shared else ""
             yield Table(place, many, "", f"Kinds: {names}.{every}", tuple(shared))

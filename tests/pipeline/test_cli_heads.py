@@ -17,8 +17,7 @@ import pytest
 
 from pipeline.config import parse_config
 from pipeline.heads import summary_text
-from stages.training import TrainingSummary
-from stages.training.closed_form import PcaHeadConfig
+from stages.training import PcaHeadConfig, TrainingSummary
 from stages.training.rows.sampling import OneDomainConfig
 from tests.typed import CATALOGUE, ROOT, finished, permafrost
 

@@ -69,7 +69,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
     embeddings, images and settings; otherwise they are computed, and written.
     """
     records, retrieval, display = run.records, run.config.retrieval, run.display
-    rows, values = _on_disk(run, vectors)
+    rows, values = stored_scores(run, vectors)
     if values is None:
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
         rows, values = score_run(run, vectors)
@@ -103,8 +103,11 @@ def overall(rows: Sequence[ScoreRow]) -> str:
     return MEAN if any(row.domain == MEAN for row in rows) else ALL
 
 
-def _on_disk(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
-    """The stored scores if they are of just this; a run file that names fewer heads now reads those it names."""
+def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
+    """The scores that the run has, if they are of just these embeddings, images and settings; none otherwise.
+
+    A run file that names fewer heads now reads those it names.
+    """
     try:
         values = read_query_values(run.storage, values_key(run))
         lines = run.storage.read(rows_key(run)).decode().splitlines()

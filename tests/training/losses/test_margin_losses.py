@@ -10,7 +10,7 @@ import torch
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss, SphereFaceLoss
 from torch.nn import functional
 
-from stages.training.losses import (
+from stages.training import (
     AdaCosConfig,
     AdaFaceConfig,
     ArcFaceConfig,
@@ -24,10 +24,9 @@ from stages.training.losses import (
     SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.losses.adaptive import Curriculum, Quality
 from stages.training.losses.angle import add_angle
-from stages.training.losses.fixed import multiply_angle
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.rules import Curriculum, Quality, multiply_angle
 from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, DIM, FAMILY, batch, build, by_class, central_differences, gradients
@@ -349,9 +348,12 @@ def refused(made: Callable[[], object], message: str) -> None:
 
 
 def test_a_setting_out_of_range_is_refused_with_what_must_hold() -> None:
-    refused(lambda: LiArcFaceConfig(margin_rad=26.0), r"margin_rad is an angle in radians in \[0, pi\), got 26.0")
+    refused(lambda: LiArcFaceConfig(margin_rad=26.0), r"margin_rad is an angle in radians .*, in \[0, pi\), got 26.0")
     refused(lambda: CurricularFaceConfig(margin_rad=-0.1), "margin_rad is an angle")
-    refused(lambda: SphereFaceConfig(margin_factor=0.9), "margin_factor multiplies the angle, at least 1")
+    refused(
+        lambda: SphereFaceConfig(margin_factor=0.9),
+        "margin_factor is what the angle is multiplied by, at least 1 and finite, got 0.9",
+    )
     refused(lambda: AdaFaceConfig(margin=1.5), r"margin is both radians and a difference of cosines, in \[0, 1\]")
     refused(lambda: AdaFaceConfig(concentration=-1.0), "concentration is at least 0")
     refused(lambda: AdaFaceConfig(statistics_rate=0.0), "statistics_rate is the share of a new batch")

@@ -29,8 +29,8 @@ from stages.training.pairs import (
     TripletConfig,
 )
 from stages.training.pairs import rows as rows_module
+from stages.training.pairs.distance_losses import Margin
 from stages.training.pairs.loss import PairLoss, RowWise
-from stages.training.pairs.margin import Margin
 from stages.training.pairs.miners import pick
 from tests.oracles import pairs as oracle
 from tests.toys.losses import central_differences
@@ -312,7 +312,7 @@ def test_drawn_negatives_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatc
 
 
 def test_margins_move_as_scheduled() -> None:
-    from stages.training.losses import Ramp
+    from stages.training import Ramp
 
     every: dict[str, Any] = {"miner": AllConfig()}
     losses: list[tuple[Any, dict[str, Any]]] = [(ContrastiveConfig, every), (TripletConfig, every), (RangeConfig, {})]
@@ -361,13 +361,13 @@ BAD: list[tuple[Any, dict[str, object], str]] = [
     (MarginConfig, {"beta": "both"}, "beta is one, by_class or fixed, got 'both'"),
     (MarginConfig, {"beta_weight": -1.0}, "beta_weight is at least 0 and finite, got -1"),
     (MarginConfig, {"beta": "fixed", "beta_weight": 1.0}, "this one is fixed: leave beta_weight out"),
-    (MultiSimilarityConfig, {"negative_scale": 0.0}, "negative_scale is a factor on cosines, above 0 and finite"),
+    (MultiSimilarityConfig, {"negative_scale": 0.0}, "negative_scale is a factor, above 0 and finite"),
     (MultiSimilarityConfig, {"threshold_cos": 2.0}, r"threshold_cos is a cosine, in \[-1, 1\], got 2.0"),
-    (MultiSimilarityConfig, {"slack_cos": -0.1}, r"slack_cos is a difference of cosines in \[0, 2\], got -0.1"),
-    (SupConConfig, {"scale": 0.0}, "scale is a factor on the cosines, above 0 and finite, got 0.0"),
+    (MultiSimilarityConfig, {"slack_cos": -0.1}, r"slack_cos is a difference of cosines, in \[0, 2\], got -0.1"),
+    (SupConConfig, {"scale": 0.0}, "scale is a factor, above 0 and finite, got 0.0"),
     (SmoothApConfig, {"scale": float("inf")}, "scale is a factor, above 0 and finite, got inf"),
-    (RecallConfig, {"ks": ()}, r"ks are different ranks from 1, at least one, got \[\]"),
-    (RecallConfig, {"ks": (0, 2)}, r"ks are different ranks from 1, at least one, got \[0, 2\]"),
+    (RecallConfig, {"ks": ()}, r"ks is one or more ranks, each once, at least 1, got \[\]"),
+    (RecallConfig, {"ks": (0, 2)}, r"ks is one or more ranks, .* got \[0, 2\]"),
     (RangeConfig, {"farthest": 0}, "farthest is how many distances of a class count, at least 1, got 0"),
     (RangeConfig, {"within_weight": 0.0, "between_weight": 0.0}, "both 0: nothing is left of the loss"),
     (RangeConfig, {"within_weight": -1.0}, "within_weight is at least 0 and finite, got -1"),
