@@ -112,10 +112,13 @@ def _tables(config: type, path: str, *, several: bool, described: dict[frozenset
             key for key in of_kinds[0][0].keys if len(kinds) > 1 and all(key in of_kind[0].keys for of_kind in of_kinds)
         ]
         if len(kinds) > 1:
-            own = [first.kind or next(key.type for key in first.keys if key.name == "kind") for first, *_ in of_kinds]
-            names = ", ".join(name if "`" in name else f"`{name}`" for name in own)
+            own = [
+                next((key.type for key in first.keys if key.name == "kind"), f"`{first.kind}`")
+                for first, *_ in of_kinds
+            ]
+            names = ", ".join(name for name in own if name != "``")
             every = " Every kind has these keys." if shared else ""
-            yield Table(place, many, "", f"Kinds: {names}.{every}", tuple(shared))
+            yield Table(place, many, "", (f"Kinds: {names}." if names else "") + every, tuple(shared))
         for first, *others in of_kinds:
             yield first._replace(keys=tuple(key for key in first.keys if key not in shared))
             yield from others

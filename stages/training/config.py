@@ -91,6 +91,7 @@ class OptimizerConfig(Settings):
         warmup_times_cosine    min(1, (t + 1) / W) times the half cosine from lr at t = 0 to final_lr at t = T
 
     Args:
+        kind: ``adamw`` takes the weight decay apart from the gradient; ``sgd`` has ``momentum``.
         lr: the highest learning rate.
         final_lr: the learning rate that the schedule ends at.
         weight_decay: of every weight, prototypes included.
