@@ -81,7 +81,7 @@ def _plain(value: Any) -> Any:
 
 def test_one_section_with_what_is_inside() -> None:
     assert "# The run file" not in reference("heads.loss")
-    assert reference("heads.loss").startswith('## `[heads.loss]`, `kind = "adacos"`')
+    assert reference("heads.loss").startswith("## `[heads.loss]`\n\nKinds: `adacos`, ")
     assert "[heads.loss.miner]" in reference("heads.loss")
     assert "[heads.optimizer]" not in reference("heads.loss")
 
