@@ -14,12 +14,12 @@ from typing import Annotated
 from pydantic import Field
 
 from cache import Features
-from cache.errors import ConfigError, SettingsError
+from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names, check_mixture, check_weights
 from stages.retrieval.attributes import AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
-from stages.retrieval.evaluate import evaluate
+from stages.retrieval.evaluate import evaluate, one_set
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
 from stages.retrieval.recognition import check_tuning
@@ -113,7 +113,8 @@ def check_scores(records: Records, config: ScoringConfig) -> None:
         domain_names(rules.groups(queries))
     for metric in filter(None, map(AttributeMetric.find, config.metrics)):
         check_weights(metric.weights(config.similar, attributes_of(queries)), attribute_names(queries))
-    _check_legacy(queries, gallery, config)
+    if config.legacy:
+        one_set(queries, gallery)
 
 
 def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
@@ -144,13 +145,4 @@ def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterato
             unanswerable=config.unanswerable,
         )
     if config.legacy:
-        _check_legacy(queries, gallery, config)
-        yield evaluate_legacy(vectors, queries, metrics=config.legacy, similar=config.similar)
-
-
-def _check_legacy(queries: Records, gallery: Records, config: ScoringConfig) -> None:
-    if config.legacy and queries.keys != gallery.keys:
-        raise ConfigError(
-            f"{config.legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same "
-            "splits, which made splits do not: name those of a split column (or train and test folders)"
-        )
+        yield evaluate_legacy(vectors, one_set(queries, gallery), metrics=config.legacy, similar=config.similar)

@@ -70,7 +70,7 @@ def heads(text: str) -> str:
         ('[retrieval]\nindex = { kind = "auto" }', "with something to find in the gallery; there are 12"),
         (
             '[retrieval]\nprotocol = { kind = "by_label" }\nmetrics = ["legacy_map@10"]\n',
-            "must name the same splits",
+            "must be the same records",
         ),
     ],
 )

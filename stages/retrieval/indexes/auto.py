@@ -192,7 +192,6 @@ def too_few_queries(count: int) -> str:
 
 
 def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:
-    """An index, and the seconds it took."""
     started = time.perf_counter()
     index = GalleryIndex.build(vectors, keys, embeddings, config)
     return index, time.perf_counter() - started
@@ -215,7 +214,6 @@ def _depth(metric: Metric, evidence: Evidence, index: GalleryIndex) -> int:
 
 
 def _over(config: AutoIndexConfig, tried: Tried) -> str:
-    """Which budgets ``tried`` goes over, in words."""
     over = []
     if tried.loss > config.loss:
         over.append(f"loses {tried.loss:.4f} of {config.judged_by}, {config.loss:g} may be lost")
