@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from cache.errors import SettingsError
-from cache.settings import Settings, Within
+from cache.settings import Choices, Settings, Within
 from stages.training.heads.kinds import InputsConfig
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from stages.training.text.network import TextNetwork
 
-_Grid: TypeAlias = Annotated[tuple[float, ...], Within("(0, inf)")]
+_Grid: TypeAlias = Annotated[tuple[float, ...], Choices("(0, inf)")]
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class TextHeadConfig(Settings):
         image_ridges: the same of features.
         powers: of the correlation that a direction is weighed by, to choose among.
         folds: of the combinations, each predicted without its own, that the three are chosen by.
+        inputs: the steps before the map of images.
     """
 
     kind: Literal["text"] = "text"
@@ -42,11 +42,6 @@ class TextHeadConfig(Settings):
     powers: _Grid = (0.5, 1.0, 2.0)
     folds: Annotated[int, Within("[2, inf]", "into how many parts combinations are divided")] = 4
     inputs: InputsConfig = InputsConfig(unit=True, center=False, rescale="none")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.text_ridges and self.image_ridges and self.powers):
-            raise SettingsError("text_ridges, image_ridges and powers are chosen among: each needs a number at least")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> TextNetwork:
         """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""
