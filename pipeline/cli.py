@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "Write one HTML page about a run.",
     "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
     "export": "Write a head with its networks and gallery as one folder that opens on another machine.",
+    "encode": "Write the vectors of a folder of images as a Parquet file; killed and started again, it goes on.",
     "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",
     "verify": "Check every checksum and every row of the stores.",
     "compact": "Drop the rows that none of the run files lists, and heads and scores that none names.",

@@ -91,7 +91,7 @@ class Searcher:
         vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        self._embedder, self._index, self._vectors = embedder, index, vectors
+        self.embedder, self._index, self._vectors = embedder, index, vectors
         self.thresholds = dict(thresholds or {})
         self.keys, self.labels, self.uris, self._digests = (gallery[name].to_pylist() for name in _COLUMNS)
 
@@ -112,7 +112,7 @@ class Searcher:
 
         Raises RecordsError for an image that cannot be embedded.
         """
-        embedded = self._embedder.embed(images, boxes=boxes)
+        embedded = self.embedder.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
             which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
             raise RecordsError(f"{which}{problem}")

@@ -95,6 +95,7 @@ FLAGS = {
     "table": {"--json", "--quiet", "--workers"},
     "report": {"--health", "--json", "--output", "--queries", "--quiet"},
     "search": {"--all", "--fmr", "--fpir", "--head", "--json", "--quiet", "--threshold", "-k"},
+    "encode": {"--device", "--json", "--max-failures", "--output", "--quiet", "--workers"},
     "export": {"--all", "--backbone", "--head", "--json", "--no-weights", "--output", "--quiet", "--thumbnails"},
     "compare": {"--backbone", "--head", "--json", "--metric", "--other-gallery", "--quiet", "--top"},
     "gallery-sizes": {"--backbone", "--distractors", "--head", "--json", "--quiet", "--size"},
