@@ -47,8 +47,7 @@ from stages.retrieval.scores import VERSION
 from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.rows import rows_digest
-from stages.training.rows.labelled_rows import in_training_order
+from stages.training.rows.labelled_rows import in_training_order, rows_digest
 
 _REFUSED = "refused"
 """The array of a cell whose rows are too few to train on: why."""

@@ -35,7 +35,7 @@ from stages.ranking import leave_one_out
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
-from stages.training.rows import in_training_order, rows_digest
+from stages.training.rows.labelled_rows import in_training_order, rows_digest
 from stages.training.sweep.search_space import Family, SweepConfig, families
 from stages.training.sweep.search_strategy import search
 from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_trials

@@ -13,9 +13,10 @@ from cache import parse_source
 from cache.errors import ConfigError, RecordsError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
-from pipeline.searcher import Match, Searcher
+from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, limit_of
 from pipeline.vectors import find_chosen, with_rows
+from stages.retrieval.gallery_rows import Match
 
 
 def search(

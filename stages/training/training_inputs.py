@@ -14,11 +14,10 @@ from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
-from stages.training.closed_form import DiscriminantHeadConfig
-from stages.training.closed_form.kinds import ClosedFormConfig
+from stages.training.closed_form.kinds import ClosedFormConfig, DiscriminantHeadConfig
 from stages.training.config import OptimizerConfig, TrainingConfig
-from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
+from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.own_code import own_code
 from stages.training.pairs import PairLossConfig

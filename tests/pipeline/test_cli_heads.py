@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import parse_config
-from stages.training.closed_form import PcaHeadConfig
+from stages.training import PcaHeadConfig
 from stages.training.rows.sampling import OneDomainConfig
 from tests.typed import CATALOGUE, ROOT, finished, permafrost
 

@@ -13,21 +13,23 @@ from torch import Tensor
 
 from cache import FeatureStore
 from stages.records import Records
-from stages.training import LinearHeadConfig, TrainingConfig, train_head
-from stages.training.losses import (
+from stages.training import (
     AdaCosConfig,
     ArcFaceConfig,
     CosFaceConfig,
     CurricularFaceConfig,
     ElasticArcFaceConfig,
+    LinearHeadConfig,
     MagFaceConfig,
     MarginByClassSize,
     SampledConfig,
     SphereFaceConfig,
+    TrainingConfig,
+    train_head,
 )
 from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe, LossConfig
-from stages.training.rows import gather, in_training_order
+from stages.training.rows.labelled_rows import gather, in_training_order
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.sweep.batched_losses import BatchedLoss
 from tests.toys.training import classes_of, toy

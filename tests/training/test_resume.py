@@ -27,6 +27,7 @@ from stages.training import (
     Head,
     HeadConfig,
     HeadRecipe,
+    LdaHeadConfig,
     LinearHeadConfig,
     LossConfig,
     OptimizerConfig,
@@ -34,7 +35,6 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.closed_form import LdaHeadConfig
 from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.weights.checkpoint import Checkpoint

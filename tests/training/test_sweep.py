@@ -24,8 +24,14 @@ import torch
 from cache import Features
 from cache.errors import ConfigError, PermafrostError, RecordsError
 from stages.ranking import leave_one_out
-from stages.training import LinearHeadConfig, OptimizerConfig, TrainingConfig, train_head
-from stages.training.losses import CosFaceConfig, CurricularFaceConfig
+from stages.training import (
+    CosFaceConfig,
+    CurricularFaceConfig,
+    LinearHeadConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    train_head,
+)
 from stages.training.recipe import HeadRecipe
 from stages.training.sweep import trials
 from stages.training.sweep.trials import CrossValidation, cross_validation, run_trials

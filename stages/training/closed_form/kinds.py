@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from stages.training.heads.linear import LinearHead
+    from stages.training.heads.networks import LinearHead
 
 _SHARE = Within("[0, 1]", "a share")
 UNIT_CENTERED = InputsConfig(unit=True, center=True, rescale="none")
@@ -60,7 +60,7 @@ class LinearMapConfig(Settings):
         import torch
 
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.linear import LinearHead
+        from stages.training.heads.networks import LinearHead
 
         inputs = Inputs(self.inputs, blocks)
         return LinearHead(inputs, torch.zeros(self.dim, inputs.dim), torch.zeros(self.dim), self.dropout)

@@ -16,9 +16,7 @@ from cache.settings import Settings, Within
 if TYPE_CHECKING:
     import torch
 
-    from stages.training.heads.batchnorm import BatchNormHead
-    from stages.training.heads.linear import LinearHead
-    from stages.training.heads.mlp import MlpHead
+    from stages.training.heads.networks import BatchNormHead, LinearHead, MlpHead
 
 _DROPPED = Within("[0, 1)", "the share of a feature set to zero")
 Dim: TypeAlias = Annotated[int, Within("[1, inf]", "the size of an embedding")]
@@ -75,7 +73,7 @@ class LinearHeadConfig(Settings):
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> LinearHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.linear import LinearHead, drawn_map
+        from stages.training.heads.networks import LinearHead, drawn_map
 
         inputs = Inputs(self.inputs, blocks)
         return LinearHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.dropouts)
@@ -97,9 +95,8 @@ class BatchNormHeadConfig(Settings):
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
-        from stages.training.heads.batchnorm import BatchNormHead
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.linear import drawn_map
+        from stages.training.heads.networks import BatchNormHead, drawn_map
 
         inputs = Inputs(self.inputs, blocks)
         return BatchNormHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.momentum)
@@ -129,6 +126,6 @@ class MlpHeadConfig(Settings):
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.mlp import MlpHead
+        from stages.training.heads.networks import MlpHead
 
         return MlpHead(self, Inputs(self.inputs, blocks), generator)

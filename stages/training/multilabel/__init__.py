@@ -8,19 +8,3 @@
 ``kinds.py`` has their settings. ``labels.py`` and ``words.py`` read the targets. ``network.py`` is the network, trained
 by ``tasks.py``. ``posterior.py`` is the closed form, fitted by ``fit_posterior.py`` with ``ridge.py``.
 """
-
-from stages.training.multilabel.kinds import (
-    AsymmetricConfig,
-    AttributeContrastConfig,
-    AttributesConfig,
-    MultilabelHeadConfig,
-    PosteriorHeadConfig,
-)
-
-__all__ = [
-    "AsymmetricConfig",
-    "AttributeContrastConfig",
-    "AttributesConfig",
-    "MultilabelHeadConfig",
-    "PosteriorHeadConfig",
-]

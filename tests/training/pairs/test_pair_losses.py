@@ -29,8 +29,8 @@ from stages.training.pairs import (
     TripletConfig,
 )
 from stages.training.pairs import rows as rows_module
+from stages.training.pairs.distance_losses import Margin
 from stages.training.pairs.loss import PairLoss, RowWise
-from stages.training.pairs.margin import Margin
 from stages.training.pairs.miners import pick
 from tests.oracles import pairs as oracle
 from tests.toys.losses import central_differences
@@ -312,7 +312,7 @@ def test_drawn_negatives_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatc
 
 
 def test_margins_move_as_scheduled() -> None:
-    from stages.training.losses import Ramp
+    from stages.training import Ramp
 
     every: dict[str, Any] = {"miner": AllConfig()}
     losses: list[tuple[Any, dict[str, Any]]] = [(ContrastiveConfig, every), (TripletConfig, every), (RangeConfig, {})]
