@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
@@ -22,7 +22,8 @@ from pipeline.recipes import recipes, with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
-from stages.extraction.backbones import BackboneConfig, PcaConfig
+from stages.extraction.backbones import BundledConfig, OpenClipConfig, PcaConfig, TimmConfig
+from stages.extraction.precomputed import PrecomputedConfig
 from stages.records.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, RerankConfig
 from stages.retrieval.run_scores import ScoringConfig
@@ -37,8 +38,13 @@ Datasets = Annotated[
     Discriminator(lambda value: _SEVERAL if isinstance(value, (list, tuple)) else _ONE),
 ]
 
+FeaturesConfig = Annotated[
+    BundledConfig | OpenClipConfig | PcaConfig | PrecomputedConfig | TimmConfig, Field(discriminator="kind")
+]
+"""Where features are from: a network that runs over the images, or a file."""
+
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
-_PATHS = {"path", "root", "weights", "artifacts"}
+_PATHS = {"path", "root", "weights", "artifacts", "keys"}
 _NO_PATH = ("weights", "random")
 
 
@@ -136,7 +142,7 @@ class RunConfig(Settings):
 
     artifacts: str
     dataset: Datasets
-    backbones: tuple[BackboneConfig, ...]
+    backbones: tuple[FeaturesConfig, ...]
     heads: tuple[HeadRun, ...] = ()
     extraction: ExtractionConfig = ExtractionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()

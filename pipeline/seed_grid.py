@@ -284,6 +284,14 @@ def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
 
 def _in_processes(run_file: Path, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
     count = min(workers or processors(), len(cells))
+    if count == 1:  # here: another process takes seconds to begin
+        grid, threads = open_grid(run_file, Display(quiet=True, warnings=False)), torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from ((name, grid.score(cell)) for name, cell in cells.items())
+        finally:
+            torch.set_num_threads(threads)
+        return
     with worker_processes(count, partial(torch.set_num_threads, 1)) as pool:
         waiting = {pool.submit(_score, run_file, cell): name for name, cell in cells.items()}
         for done in as_completed(waiting):

@@ -59,9 +59,10 @@ def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryVa
     backbone = next((entry.backbone for entry in vectors if entry.trained is not None), vectors[0].backbone)
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = run.artifacts / "scores" / f"{run.name}.png"
-    with unless_read_only(run.display.warn):
-        draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
-        run.display.say(f"some queries with their nearest images: {path}")
+    if any(run.records.uris):
+        with unless_read_only(run.display.warn):
+            draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
+            run.display.say(f"some queries with their nearest images: {path}")
     if (verdict := no_surer_head(run.config, values)) is not None:
         run.display.say(verdict)
     return values

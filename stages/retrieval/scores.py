@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import NothingToScoreError, RecordsError, SettingsError
+from cache.errors import MissingExtraError, NothingToScoreError, RecordsError, SettingsError
 from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
@@ -75,6 +75,14 @@ class Scores:
 
     def __getitem__(self, position: int) -> Score:
         return self.scores[position]
+
+    def to_pandas(self) -> Any:  # a pandas.DataFrame
+        """The scores as a pandas DataFrame, a row each. MissingExtraError where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise MissingExtraError("pandas", "pandas") from None
+        return pd.DataFrame(self.scores, columns=Score._fields)
 
     def value(self, metric: str, domain: str = ALL) -> float:
         """The value of one metric. Raises KeyError naming what was scored."""

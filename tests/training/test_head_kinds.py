@@ -26,8 +26,7 @@ from stages.training import (
     TrainingSummary,
     train_head,
 )
-from stages.training.heads.dropout import drop
-from stages.training.heads.networks import BatchNormHead, MlpHead
+from stages.training.heads.networks import BatchNormHead, MlpHead, drop
 from stages.training.loop import Batch, TrainingJob, _Run
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.rows.labelled_rows import LabelledRows

@@ -15,8 +15,7 @@ from torch.nn import functional
 from stages.training.closed_form import kinds
 from stages.training.closed_form.discriminant import discriminant_map
 from stages.training.closed_form.eigen import SINGULAR, descending, inverse_root, shrunk
-from stages.training.closed_form.linear_map import TrainingRows, check_dim, check_within
-from stages.training.closed_form.statistics import Classes, ledoit_wolf
+from stages.training.closed_form.statistics import Classes, TrainingRows, check_dim, check_within, ledoit_wolf
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.networks import LinearHead
 

@@ -51,7 +51,7 @@ class LinearMapConfig(Settings):
             ValueError: ``dim`` is more than the method can give, or there are too few rows or classes.
         """
         from stages.training.closed_form.fit import fit
-        from stages.training.closed_form.linear_map import TrainingRows
+        from stages.training.closed_form.statistics import TrainingRows
 
         return fit(self, TrainingRows.of(features, labels, domains, blocks, seed))
 

@@ -66,7 +66,6 @@ class PairLoss(nn.Module):
     (1.099, 4, 4)
     """
 
-    sparse = False
     uses_worker_threads = True
     """Whether it shares its work out to worker threads, rather than leave that to PyTorch."""
 
