@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def encode_folder(
         for number, low in enumerate(range(0, len(keys), size)):
             wanted = keys[low : low + size]
             if _read(parts / f"{number}.parquet") is None:
-                table = _encoded(encoder, folder, wanted, lambda done, low=low: on_progress(low + done, len(keys), ""))
+                table = _encoded(encoder, folder, wanted, partial(_report, on_progress, low, len(keys)))
                 replace_bytes(parts / f"{number}.parquet", parquet_bytes(table, {}))
                 computed += len(wanted)
             on_progress(low + len(wanted), len(keys), "")
@@ -98,6 +99,10 @@ def encode_folder(
         failed = _join([*tables], output, made_from)
         shutil.rmtree(parts)
     return Written(len(keys), computed, failed)
+
+
+def _report(on_progress: Callable[[int, int, str], None], before: int, total: int, done: int) -> None:
+    on_progress(before + done, total, "")
 
 
 def _encoded(encoder: Encoder, folder: Path, keys: list[str], on_done: Callable[[int], None]) -> pa.Table:
@@ -125,10 +130,10 @@ def _encoded(encoder: Encoder, folder: Path, keys: list[str], on_done: Callable[
 def _join(parts: list[Path], output: Path, made_from: str) -> dict[str, str]:
     """Write the ``parts`` to ``output``, and return why images have no vector."""
     failed: dict[str, str] = {}
-    partial = parts[0].parent / output.name
+    unnamed = parts[0].parent / output.name
     schema = pq.read_schema(parts[0]).with_metadata({_MADE_FROM: made_from})
     with disk_errors(output):
-        with partial.open("wb") as file:
+        with unnamed.open("wb") as file:
             with pq.ParquetWriter(file, schema) as writer:
                 for part in parts:
                     table = _read(part)
@@ -138,7 +143,7 @@ def _join(parts: list[Path], output: Path, made_from: str) -> dict[str, str]:
                     failed |= _failed(table)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(output)
+        unnamed.rename(output)
         sync_folder(output.parent)
     return failed
 
@@ -159,7 +164,7 @@ def _version(path: Path) -> str:
 def _made_from(output: Path) -> str:
     """What ``output`` was made from; empty where this did not write it."""
     try:
-        return (pq.read_schema(output).metadata or {}).get(_MADE_FROM, b"").decode()
+        return str((pq.read_schema(output).metadata or {}).get(_MADE_FROM, b""), "utf-8")
     except (pa.ArrowException, OSError):
         return ""
 
