@@ -275,7 +275,6 @@ def map_paths(value: Any, change: Callable[[str, str], str], key: str = "") -> A
 
 
 def _expanded(key: str, value: str, name: str) -> str:
-    """The path ``value`` with its variables replaced."""
     return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
 
 

@@ -76,7 +76,6 @@ def plan_features(run: Run, hardware: Hardware) -> Plan:
 
 
 def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
-    """How an extraction is planned and done."""
     return {
         "batch_size": hardware.batch_size,
         "workers": hardware.workers,

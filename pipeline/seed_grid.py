@@ -277,7 +277,6 @@ def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[Query
 
 
 def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
-    """The value of each query (Q,) in the mean over the seeds."""
     mean: Values = np.stack([part.per_query[metric] for part in parts]).mean(0)
     return mean
 

@@ -247,5 +247,4 @@ def _budget(sweep: SweepConfig, family: Family) -> float:
 
 
 def _of_queries(validation: CrossValidation) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
-    """The keys and the classes of the queries."""
     return validation.query_keys, tuple(validation.records.take(validation.queries).classes)

@@ -16,9 +16,9 @@ from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
 from pipeline.vectors import Vectors, find_vectors, with_rows
 from pipeline.verdict import no_surer_head
-from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
+from pipeline.views.sizes import group_table
 from stages.analysis.class_size import ClassSize, stored_by_class_size
 from stages.retrieval.query_values import QueryValues
 

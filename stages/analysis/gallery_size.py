@@ -93,20 +93,10 @@ def gallery_curve(
         RecordsError: a further distractor that is in the gallery too.
         NothingToScoreError: as for :func:`stages.retrieval.evaluate`.
 
-    >>> import pyarrow as pa
-    >>> from types import SimpleNamespace
-    >>> angles = [0, 1, 30, 31]  # of the vectors, in degrees: two images of x, and two of y
-    >>> columns = {"key": list("abcd"), "label": list("xxyy"), "domain": pa.nulls(4, pa.string())}
-    >>> records = Records(pa.table(columns | {"digest": [bytes([angle]) for angle in angles]}), {})
-    >>> def read(digests):
-    ...     radians = np.radians([digest[0] for digest in digests])
-    ...     return np.stack([np.cos(radians), np.sin(radians)], axis=1)
-    >>> def usable(digests):
-    ...     return np.ones(len(digests), np.bool_)
-    >>> store = SimpleNamespace(read=read, usable=usable, absent=lambda digests: [])
-    >>> curve = gallery_curve(store, queries=records, gallery=records, sizes=[2, 1.0], metrics=["hit@1"])
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> curve = gallery_curve(VECTORS, queries=IMAGES, gallery=IMAGES, sizes=[2, 1.0], metrics=["hit@1"])
     >>> [(sized.distractors, sized.score.value) for sized in curve.scores]
-    [(2, 1.0), (4, 1.0)]
+    [(2, 1.0), (24, 1.0)]
     """
     wanted = [find_metric(name) for name in dict.fromkeys(rules.metrics if metrics is None else metrics)]
     if not wanted:

@@ -163,7 +163,7 @@ def check_health(
         conflicts=tuple(_conflicts(records, roles)),
         suspects=tuple(wrong),
         judged=judged,
-        vectors=tuple(_vector_health(each, records) for each in both),
+        vectors=tuple(vector_health(each, records) for each in both),
         bounds=bounds or {},
     )
 
@@ -291,7 +291,8 @@ def _asking(records: Records) -> Records:
     return records.take(sorted(rows[:_SEARCHING]))
 
 
-def _vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
+def vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
+    """The spread of the gallery by ``vectors``, and its hubs. NothingToScoreError with fewer than two images of it."""
     gallery = records.split("gallery")
     rows = gallery.rows_in(vectors.store)
     if len(rows) < 2:

@@ -50,12 +50,11 @@ def index_gallery(
     config: IndexConfig = FlatIndexConfig(),
     *,
     folder: Path | str | None = None,
-    queries: Records | None = None,
 ) -> GalleryIndex:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
     With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
-    budgets (``auto``) it is what :func:`choose_gallery_index` chooses.
+    budgets (``auto``) it is what :func:`choose_gallery_index` chooses by the gallery alone.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> index = index_gallery(VECTORS, IMAGES)
@@ -64,7 +63,7 @@ def index_gallery(
     ['bag/0', 'bag/1']
     """
     if isinstance(config, AutoIndexConfig):
-        return choose_gallery_index(vectors, gallery, config, folder=folder, queries=queries).index
+        return choose_gallery_index(vectors, gallery, config, folder=folder).index
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
     if folder is not None:

@@ -142,7 +142,6 @@ def evaluate_recognition(
     protocol: MetConfig = MetConfig(),
     validation: tuple[Records, Records] | None = None,
     metrics: Sequence[str] = RECOGNITION,
-    confidence: float = 0.95,
 ) -> Scores:
     """Score the answers of nearest neighbours to ``queries``, those without a label in the gallery among them.
 
@@ -167,7 +166,6 @@ def evaluate_recognition(
         sides,
         scored=np.ones(len(searching), np.bool_),
         unanswerable=~answers.has_object,
-        confidence=confidence,
         estimate_of=partial(_estimated, answers, metrics, class_numbers(searching.classes)),
     )
 
@@ -239,7 +237,6 @@ def _estimated(answers: Answers, metrics: Sequence[str], classes: Rows, rows: Ro
 
 
 def _of_some(answers: Answers, name: str, rows: Rows) -> float:
-    """A metric of the queries at ``rows`` alone."""
     ranks = np.empty(len(answers.order), np.int64)
     ranks[answers.order] = np.arange(len(ranks))
     order = np.argsort(ranks[rows], kind="stable")

@@ -14,12 +14,12 @@ from typing import Annotated
 from pydantic import Field
 
 from cache import Features
-from cache.errors import ConfigError, SettingsError
+from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names, check_mixture
 from stages.retrieval.attributes import AttributeMetric, evaluate_attributes, evaluate_legacy
-from stages.retrieval.evaluate import evaluate
+from stages.retrieval.evaluate import evaluate, one_set
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
 from stages.retrieval.relevance import column_of
@@ -129,9 +129,4 @@ def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterato
             unanswerable=config.unanswerable,
         )
     if config.legacy:
-        if queries.keys != gallery.keys:
-            raise ConfigError(
-                f"{config.legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same "
-                "splits"
-            )
-        yield evaluate_legacy(vectors, queries, metrics=config.legacy, similar=config.similar)
+        yield evaluate_legacy(vectors, one_set(queries, gallery), metrics=config.legacy, similar=config.similar)

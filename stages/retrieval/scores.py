@@ -134,7 +134,6 @@ def gather(
     *,
     scored: npt.NDArray[np.bool_],
     unanswerable: npt.NDArray[np.bool_],
-    confidence: float,
     groups: Callable[[Records], Sequence[str | None]] = lambda records: records.domains,
     sizes: Mapping[str, int] | None = None,
     estimate_of: EstimateOf | None = None,
@@ -159,7 +158,6 @@ def gather(
             {name: rows for name, rows in members.items() if len(rows)},
             {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
             dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {}),
-            confidence,
             estimate_of,
         ),
         query_keys=tuple(part.keys),
@@ -180,7 +178,6 @@ def summarise(
     members: Mapping[str, npt.NDArray[np.int64]],
     unanswerable: Mapping[str, int],
     gallery: int | Mapping[str, int],
-    confidence: float = 0.95,
     estimate_of: EstimateOf | None = None,
 ) -> tuple[Score, ...]:
     """The scores of ``per_query`` values (Q,) over all queries, over the ``members`` of each domain, and their mean.
@@ -203,5 +200,5 @@ def summarise(
     return tuple(
         Score(metric, name, float(value), float(low), float(high), sizes[name], searched[name], left_out[name])
         for name, means in known.items()
-        for metric, value, low, high in zip(per_query, means.mean, *share_interval(means, confidence), strict=True)
+        for metric, value, low, high in zip(per_query, means.mean, *share_interval(means), strict=True)
     )

@@ -238,7 +238,6 @@ def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
 
 
 def _own_size(tower: nn.Module) -> tuple[int, int]:
-    """Height and width that open_clip lists for ``tower``."""
     size = getattr(tower, "preprocess_cfg")["size"]  # noqa: B009 - set by open_clip, unknown to nn.Module
     height, width = (size, size) if isinstance(size, int) else size
     return height, width

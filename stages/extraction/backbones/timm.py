@@ -144,7 +144,6 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
 
 
 def _listed(network: nn.Module) -> dict[str, Any]:
-    """What timm lists of the images that ``network`` takes."""
     from timm.data.config import resolve_model_data_config
 
     listed: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]

@@ -178,7 +178,6 @@ def choose_index(
 
 
 def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:
-    """An index, and the seconds it took."""
     started = time.perf_counter()
     index = GalleryIndex.build(vectors, keys, embeddings, config)
     return index, time.perf_counter() - started
@@ -196,7 +195,6 @@ def _measured(
 
 
 def _over(config: AutoIndexConfig, tried: Tried) -> str:
-    """Which budgets ``tried`` goes over, in words."""
     over = []
     if tried.loss > config.loss:
         over.append(f"loses {tried.loss:.4f} of {config.metric}, {config.loss:g} may be lost")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.views.report.contents import Contents
-from pipeline.views.report.curves import TITLES, k_curves, pair_similarities
+from pipeline.views.report.curves import TITLES, k_curves, looks, pair_similarities
 from pipeline.views.report.embedding_map import map_view
 from pipeline.views.report.learning import learning_curves
 from pipeline.views.report.measured import Measured
@@ -101,7 +101,7 @@ def test_curves_are_the_metrics_at_every_k(measured: list[Measured]) -> None:
 
 
 def test_the_curve_in_numbers_starts_at_the_score_of_the_leaderboard(measured: list[Measured]) -> None:
-    curves = k_curves(measured, "mean")
+    curves = k_curves(measured, "mean", looks(measured))
     assert len(curves.charts) == len(TITLES)
     assert [name for name, _ in curves.hits] == [side.name for side in measured]
     for name, values in curves.hits:

@@ -99,6 +99,10 @@ def test_other_ways_of_searching_stand_in_the_leaderboard(ran: Ran) -> None:
     assert {"raw", "lda8", "cosface8"} < heads
     assert len(heads) == 6
     assert read(page_text).wrong == []
+    colours = {row.names[0]: row.look for row in contents.board.rows}
+    for _, chart in contents.curves.charts:  # a head has one colour on the whole page
+        drawn = dict(re.findall(r'class="name (?P<look>\S+)"[^>]*>(\w+)<', chart))
+        assert {name: look for look, name in drawn.items()} == {n: colours[n] for n in ("raw", "lda8", "cosface8")}
 
 
 def test_where_raw_wins_the_best_head_is_still_shown_beside_it(ran: Ran) -> None:

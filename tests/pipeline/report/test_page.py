@@ -7,6 +7,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.commands.health import health_of_run
+from pipeline.vectors import choose_vectors
 from pipeline.views.report.contents import Contents, contents_of, report_page
 from stages.analysis.health import Mislabelled
 from tests.toys.reports import HOSTILE, Ran, Reader, read
@@ -104,6 +106,23 @@ def test_an_output_that_is_a_folder_is_refused(ran: Ran) -> None:
     done = permafrost("report", "run.toml", "-o", ".", cwd=ran.folder)
     assert done.returncode == 2
     assert "--output names the file to write" in done.stderr
+
+
+def test_the_health_on_the_page_is_that_of_the_command(ran: Ran, contents: Contents) -> None:
+    own = health_of_run(ran.run, ran.vectors)
+    chosen = choose_vectors(ran.run, ran.vectors, None)
+    assert (own.backbone, own.head) == (chosen.backbone, chosen.head)
+    assert contents.health == own
+    measured = {(line.backbone, line.head): line for line in own.vectors}
+    shown = {(line.backbone, line.head): line for line in contents.soundness.values()}
+    assert measured.keys() & shown.keys()
+    assert all(shown[key] == measured[key] for key in measured.keys() & shown.keys())
+
+
+def test_the_raw_feature_of_a_gain_is_named_where_there_are_several(contents: Contents) -> None:
+    assert contents.raw is not None
+    raw = replace(contents.raw, name="raw · net")
+    assert "gain over raw · net, query by query" in read(report_page(replace(contents, raw=raw))).text
 
 
 def test_a_doubtful_label_names_its_file(contents: Contents) -> None:
