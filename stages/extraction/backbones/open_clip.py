@@ -53,6 +53,9 @@ class OpenClipConfig(NetworkConfig):
     A file of ``weights`` holds the whole model or the image tower alone (OpenAI's belong to the ``-quickgelu`` names,
     which a file cannot say). With ``projection`` a feature is the vector of the space shared with text, as
     ``encode_image`` gives it, not the pooled output before it.
+
+    Args:
+        projection: take the vector of the space shared with text, not the pooled output before it.
     """
 
     ours = (
