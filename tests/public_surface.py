@@ -30,9 +30,9 @@ PUBLIC = {
         "MultiSimilarityConfig", "MultilabelHeadConfig", "NormFaceConfig", "OneDomainConfig", "OptimizerConfig",
         "PcaHeadConfig", "PosteriorHeadConfig", "ProxyAnchorConfig", "ProxyNcaConfig", "Ramp", "RangeConfig",
         "RecallConfig", "RidgeHeadConfig", "SampledConfig", "SamplingConfig", "SemiHardConfig", "ShuffledConfig",
-        "SmoothApConfig", "SoftTripleConfig", "SphereFaceConfig", "SupConConfig", "SweepConfig", "TrainingConfig",
-        "TrainingSummary", "TripletConfig", "WhiteningHeadConfig", "WithinHeadConfig", "embed", "epoch_events",
-        "head_identity", "train_head",
+        "SmoothApConfig", "SoftTripleConfig", "SphereFaceConfig", "SupConConfig", "SweepConfig", "TextHeadConfig",
+        "TrainingConfig", "TrainingSummary", "TripletConfig", "WhiteningHeadConfig", "WithinHeadConfig", "embed",
+        "epoch_events", "head_identity", "train_head",
     ],
     "stages.training.pairs": [
         "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",

@@ -83,7 +83,7 @@ class Embedder:
         self._dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1
         self._sizes = sizes
-        self._head = head
+        self.head = head
         self._batch_size = batch_size
 
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
@@ -121,10 +121,10 @@ class Embedder:
         return fuse(rows, self._dtype, proportions)
 
     def _with_head(self, vectors: npt.NDArray[np.generic], problems: dict[int, str]) -> Embedded:
-        if self._head is None:
+        if self.head is None:
             return Embedded(vectors, problems)
         good = [row for row in range(len(vectors)) if row not in problems]
-        embeddings = self._head(vectors[good])
+        embeddings = self.head(vectors[good])
         embedded = np.full((len(vectors), embeddings.shape[1]), np.nan, embeddings.dtype)
         embedded[good] = embeddings
         return Embedded(embedded, problems)
