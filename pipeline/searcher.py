@@ -122,9 +122,9 @@ class Searcher:
 
     def embed_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors (n, E) of ``sentences``, of unit length. Raises SettingsError where the head knows no text."""
-        if not isinstance(self._embedder.head, Head):
+        if not isinstance(self.embedder.head, Head):
             raise SettingsError("a feature of images alone knows no text: search by a head of kind text")
-        return unit_length(embed_text(self._embedder.head, sentences))
+        return unit_length(embed_text(self.embedder.head, sentences))
 
     def find(
         self,
