@@ -91,7 +91,7 @@ class Searcher:
         vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        self._embedder, self._index, self._vectors = embedder, index, vectors
+        self.embedder, self._index, self._vectors = embedder, index, vectors
         self.thresholds = dict(thresholds or {})
         self.gallery = GalleryRows.from_table(gallery)
         if self.gallery.keys != list(index.keys):
@@ -110,7 +110,7 @@ class Searcher:
             images: the bytes of image files.
             boxes: the part of each image that counts, None for the whole.
         """
-        embedded = self._embedder.embed(images, boxes=boxes)
+        embedded = self.embedder.embed(images, boxes=boxes)
         return Embedded(unit_length(embedded.vectors), embedded.problems)
 
     def vectors_of(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -122,9 +122,9 @@ class Searcher:
 
     def embed_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors (n, E) of ``sentences``, of unit length. Raises SettingsError where the head knows no text."""
-        if not isinstance(self._embedder.head, Head):
+        if not isinstance(self.embedder.head, Head):
             raise SettingsError("a feature of images alone knows no text: search by a head of kind text")
-        return unit_length(embed_text(self._embedder.head, sentences))
+        return unit_length(embed_text(self.embedder.head, sentences))
 
     def find(
         self,
