@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +47,8 @@ from pipeline.features import networks_of
 from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
+from stages.extraction.backbones.open_clip import OpenClipConfig
+from stages.extraction.backbones.open_clip_text import OpenClipText
 from stages.extraction.known import basis_path
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
@@ -72,6 +74,7 @@ class Searcher:
         gallery: a line for each row of the index, in its order, with the columns of :class:`GalleryRows`.
         vectors: the store of the gallery's vectors. With an index of codes, exact similarities are read from it.
         thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
+        text: gives words the vectors that are beside those of images, where the backbone has a text tower of its own.
 
     >>> from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -90,9 +93,10 @@ class Searcher:
         gallery: pa.Table,
         vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
+        text: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         self.embedder, self._index, self._vectors = embedder, index, vectors
-        self.thresholds = dict(thresholds or {})
+        self.thresholds, self._text = dict(thresholds or {}), text
         self.gallery = GalleryRows.from_table(gallery)
         if self.gallery.keys != list(index.keys):
             raise SettingsError(
@@ -122,6 +126,8 @@ class Searcher:
 
     def embed_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors (n, E) of ``sentences``, of unit length. Raises SettingsError where the head knows no text."""
+        if self._text is not None:
+            return unit_length(self._text(sentences))
         if not isinstance(self.embedder.head, Head):
             raise SettingsError("a feature of images alone knows no text: search by a head of kind text")
         return unit_length(embed_text(self.embedder.head, sentences))
@@ -239,7 +245,12 @@ class Searcher:
                 own.put(_FILE, json_text(described).encode())
         run.display.say(f"loading {vectors.backbone}")
         return cls(
-            _embedder(run.storage, described, vectors.trained, device), index, gallery, vectors.store, thresholds
+            _embedder(run.storage, described, vectors.trained, device),
+            index,
+            gallery,
+            vectors.store,
+            thresholds,
+            _own_text(described, device),
         )
 
     @classmethod
@@ -281,7 +292,8 @@ class Searcher:
             vectors = FeatureStore(artifacts.below(described["embeddings"]))
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
-        return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
+        embedder, text = _embedder(artifacts, described, None, device), _own_text(described, device)
+        return cls(embedder, index, gallery, vectors, described.get("thresholds"), text)
 
     @classmethod
     def of_snapshot(
@@ -330,6 +342,15 @@ def _embedder(artifacts: Storage, described: Mapping[str, Any], head: Head | Non
     return Embedder(
         [_filled_by(loaded, store) for store in stores], dtype=str(dtype), sizes=described["sizes"], head=head
     )
+
+
+def _own_text(described: Mapping[str, Any], device: str) -> OpenClipText | None:
+    """The text tower of the described features, where they are those of one open_clip model and no head's."""
+    (first, *others), stores = described["backbones"], described["stores"]
+    if others or len(stores) > 1 or described["sizes"] or described["head"] is not None:
+        return None
+    config = _BACKBONE.validate_python(first["config"])
+    return OpenClipText(config, device) if isinstance(config, OpenClipConfig) else None
 
 
 def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
