@@ -63,7 +63,7 @@ def search(
     It works on at most 20,000 rows, and in at most 1,024 of their leading directions (512, or 256 more than ``dim``).
     """
     classes = rows.classes
-    held = len(classes.labels[classes.sizes > 1].unique()) if whole_classes else int(classes.sizes.max())
+    held = len(set(classes.labels[classes.sizes > 1].tolist())) if whole_classes else int(classes.sizes.max())
     folds = min(folds, held // 2)
     middle = Point(*(values[len(values) // 2] for values in grid))
     if folds < 2 or all(len(values) == 1 for values in grid):
