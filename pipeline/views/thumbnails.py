@@ -26,6 +26,14 @@ class Thumbnail(NamedTuple):
     reason: str = ""
 
 
+class Picture(NamedTuple):
+    """The bytes of a JPEG, and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+
 def thumbnails(
     uris: Iterable[str], side: int, on_progress: Callable[[int, int], None] | None = None
 ) -> Mapping[str, Thumbnail]:
@@ -58,11 +66,20 @@ def fitted(image: Image.Image, ratio: float, filter_: Image.Resampling) -> Image
     return image.resize(size, filter_, reducing_gap=2.0)
 
 
-def _thumbnail(uri: str, side: int) -> Thumbnail:
+def small_jpeg(uri: str, side: int) -> Picture | str:
+    """The image at ``uri`` within a square of ``side`` pixels; or the reason why there is none."""
     image = open_picture(uri, side)
     if isinstance(image, str):
-        return Thumbnail(None, side, side, image)
+        return image
     small = fitted(image, min(1.0, side / max(image.size)), Image.Resampling.BICUBIC)
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_QUALITY, optimize=True)
-    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii"), *small.size)
+    return Picture(content.getvalue(), *small.size)
+
+
+def _thumbnail(uri: str, side: int) -> Thumbnail:
+    picture = small_jpeg(uri, side)
+    if isinstance(picture, str):
+        return Thumbnail(None, side, side, picture)
+    data = base64.b64encode(picture.content).decode("ascii")
+    return Thumbnail("data:image/jpeg;base64," + data, picture.width, picture.height)
