@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.service import gallery as served
 from pipeline.service.batching import Batcher
-from pipeline.service.gallery import Filters, Gallery, Page, ServedHead, Upload, Vector, filters_of
+from pipeline.service.gallery import Gallery, Page, ServedHead, Upload, Vector, filters_of
 from pipeline.service.guard import COOKIE, Guard, refusal, session_of
 from pipeline.service.limits import IMAGE_FIELD, Limits, read_image
 from pipeline.service.metrics import Metrics
@@ -69,7 +69,9 @@ class Search(Chosen):
     k: int = Field(10, ge=1, le=Limits.max_k, description="Matches in the answer.")
     offset: int = Field(0, ge=0, le=Limits.max_depth - Limits.max_k, description="Matches to leave out before them.")
     where: list[str] = Field(
-        [], max_length=100, description="name=value: label, domain or an attribute. Values of one name are alternatives."
+        [],
+        max_length=100,
+        description="name=value: label, domain or an attribute. Values of one name are alternatives.",
     )
 
 
@@ -143,6 +145,7 @@ def create_app(
         lifespan=lifespan,
         responses=_ERRORS,
     )
+    app.state.close = service.close
     app.add_middleware(Guard, token=token, metrics=metrics)
     app.add_exception_handler(Refused, lambda _, error: refusal(error))  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
@@ -163,9 +166,7 @@ def create_app(
     async def embed(request: Request, wanted: Annotated[Chosen, Query()]) -> Response:
         """The embedding of an image, which is sent, of a gallery image or of a text."""
         gallery, heads, vectors = await service.vectors(wanted, request)
-        results = [
-            {"head": head.name, "vector": vector.tolist()} for head, vector in zip(heads, vectors, strict=True)
-        ]
+        results = [{"head": head.name, "vector": vector.tolist()} for head, vector in zip(heads, vectors, strict=True)]
         return JSONResponse({"snapshot": gallery.snapshot, "results": results})
 
     @app.get("/images/{key:path}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
@@ -206,7 +207,7 @@ def create_app(
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def measured() -> Response:
         """What was counted, in the text format of Prometheus."""
-        metrics.rows.set(snapshots.current.described["images"])
+        metrics.rows.set(len(snapshots.current))
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, (content, media_type) in page_files().items():
@@ -271,9 +272,9 @@ class _Service:
         return gallery, heads, [by_head[head] for head in heads]
 
     async def picture(self, key: str, side: int) -> Picture:
-        uri = self._snapshots.current.uri_of(key)
+        source = self._snapshots.current.source_of(key)
         async with self._in_time():
-            return await self._thumbnails.picture(uri, side)
+            return await self._thumbnails.picture(source, side)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:

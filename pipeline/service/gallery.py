@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from stages.ranking import unit_length
 
 _LISTED_VALUES = 200
 """Of a filter, those that the page offers; of one with more, any can be typed."""
+_EXAMPLES = 24
 
 Filters = tuple[tuple[str, tuple[str, ...]], ...]
 Vector = npt.NDArray[np.float32]
@@ -61,12 +62,22 @@ class Query(NamedTuple):
     itself: str | None
 
 
+class Source(NamedTuple):
+    """Where the picture of a gallery image comes from."""
+
+    uri: str
+    digest: bytes
+    thumbnail: Callable[[bytes], bytes | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Gallery:
     """Heads over one gallery, best first, and the snapshot that they are of."""
 
     snapshot: str
     heads: tuple[ServedHead, ...]
+    thumbnail: Callable[[bytes], bytes | None]
+    """The small picture that is kept of the image of a digest."""
     _by_name: Mapping[str, ServedHead] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,11 +100,15 @@ class Gallery:
                 raise Refused(404, "unknown_head", message)
         return tuple(dict.fromkeys(self._by_name[name] for name in names))
 
-    def uri_of(self, key: str) -> str:
+    def __len__(self) -> int:
+        return len(self.heads[0].searcher)
+
+    def source_of(self, key: str) -> Source:
         """Where the gallery image of ``key`` is. Raises Refused where there is none."""
         for head in self.heads:
             if (row := head.searcher.row_of(key)) is not None:
-                return str(head.searcher.gallery["uri"][row].as_py())
+                table = head.searcher.gallery.table
+                return Source(table["uri"][row].as_py(), table["digest"][row].as_py(), self.thumbnail)
         raise Refused(404, "unknown_key", f"the gallery has no image of key {key[:200]!r}")
 
     def vectors_of(self, key: str, heads: Sequence[ServedHead]) -> list[Vector]:
@@ -106,31 +121,30 @@ class Gallery:
     @cached_property
     def described(self) -> dict[str, Any]:
         """What there is to search, for a program and for the page."""
-        best = self.heads[0].searcher
-        keys = best.gallery["key"]
-        places = np.unique(np.linspace(0, len(keys) - 1, min(24, len(keys)), dtype=np.int64))
+        rows = self.heads[0].searcher.gallery
+        places = np.unique(np.linspace(0, len(self) - 1, min(_EXAMPLES, len(self)), dtype=np.int64))
+        heads = [
+            {
+                "name": head.name,
+                "backbone": head.backbone,
+                "head": head.head,
+                "score": head.score,
+                "thresholds": head.searcher.thresholds,
+            }
+            for head in self.heads
+        ]
+        filters: dict[str, Any] = {}
+        for name in rows.filters:
+            values = rows.values(name)
+            filters[name] = {"count": len(values), "values": values[:_LISTED_VALUES]}
         return {
             "snapshot": self.snapshot,
-            "images": len(best),
-            "heads": [
-                {
-                    "name": head.name,
-                    "backbone": head.backbone,
-                    "head": head.head,
-                    "score": head.score,
-                    "thresholds": head.searcher.thresholds,
-                }
-                for head in self.heads
-            ],
-            "filters": {name: _values(best, name) for name in best.filters},
-            "examples": [keys[row].as_py() for row in places.tolist()],
+            "images": len(self),
+            "text": False,
+            "heads": heads,
+            "filters": filters,
+            "examples": rows.table["key"].take(places).to_pylist(),
         }
-
-
-def _values(searcher: Searcher, name: str) -> dict[str, Any]:
-    """How many different values the filter ``name`` has, and the first of them in their order."""
-    values = sorted(searcher.values_of(name))
-    return {"count": len(values), "values": values[:_LISTED_VALUES]}
 
 
 def filters_of(where: Sequence[str]) -> Filters:
@@ -190,7 +204,7 @@ def find(queries: Sequence[Query]) -> list[Page | Exception]:
     for (head, depth, filters), places in together.items():
         vectors = np.stack([queries[place].vector for place in places])
         try:
-            where = head.searcher.allowed(dict(filters)) if filters else None
+            where = head.searcher.gallery.allowed(dict(filters)) if filters else None
             every = head.searcher.find(vectors, depth, where=where, exact=bool(head.searcher.thresholds))
         except SettingsError as error:
             refused = Refused(422, "bad_filter", str(error))

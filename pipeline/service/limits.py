@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +107,11 @@ async def _in_form(request: Request, most: int, limits: Limits) -> bytes:
     except MultiPartException as error:
         raise Refused(400, "no_form", f"the form cannot be read: {error.message}") from None
     field = form.get(IMAGE_FIELD)
-    if field is None or isinstance(field, str):
+    content = None if field is None or isinstance(field, str) else await field.read()
+    await form.close()
+    if content is None:
         raise Refused(400, "no_image", f"the form has no file in the field {IMAGE_FIELD}")
-    return await field.read()
+    return content
 
 
 async def _bounded(request: Request, most: int, limits: Limits) -> Any:  # AsyncGenerator, as the parser wants it

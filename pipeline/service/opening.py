@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.bundle import Bundle, is_bundle, read_snapshot
+from pipeline.bundle import Bundle, read_snapshot
 from pipeline.bundle.snapshots import CURRENT
 from pipeline.dataset import Run, open_run
-from pipeline.score_rows import RAW, ScoreRow
-from pipeline.searcher import Searcher, searchers_of_run
+from pipeline.score_rows import ScoreRow
+from pipeline.searcher import Searcher
 from pipeline.service.gallery import Gallery, ServedHead
 from pipeline.service.snapshots import Snapshots
 from pipeline.thresholds import kept_thresholds
-from pipeline.vectors import Vectors, choose_vectors, find_vectors, with_rows
-from stages.extraction import Embedder
+from pipeline.vectors import choose_vectors, find_vectors, with_rows
+from stages.extraction import Backbone, Embedder
 from stages.retrieval.query_values import scored_numbers
 
 
@@ -25,7 +25,7 @@ def open_snapshots(
     device: str = "cpu",
     everything: bool = False,
     quiet: bool = False,
-    on_change: Callable[[str], None] = lambda outcome: None,
+    on_change: Callable[[str], object],
 ) -> Snapshots:
     """What to serve of the bundle or the run file at ``path``. Raises what opening it raises."""
     if path.is_dir():
@@ -53,15 +53,38 @@ class _BundleOpener:
 
 
 def gallery_of_run(run: Run, *, device: str = "cpu", everything: bool = False) -> Gallery:
-    """The raw feature and every head of ``run``, best first by the scores of the run that are of these embeddings."""
+    """The raw feature and every head of ``run``, best first by the scores that the run has of these embeddings."""
     every = find_vectors(run)
     run = with_rows(run, every)
-    searchers = searchers_of_run(run, every, everything=everything, device=device)
-    best = choose_vectors(run, every, None)
-    scores = _scores(run)
-    heads = []
-    for vectors, searcher in zip(every, searchers, strict=True):
-        row = scores.get((vectors.backbone, vectors.head, scored_numbers(vectors.store, run.records)))
-        heads.append((row, vectors is not best, vectors.head == RAW, ServedHead(vectors.backbone, vectors.head, searcher, _score_text(row))))
-    heads.sort(key=lambda entry: (-entry[0].value if entry[0] else 0.0, *entry[1:3]))
-    return Gallery(heads[0][3].searcher.name, tuple(entry[3] for entry in heads))
+    best, scores = choose_vectors(run, every, None), _scores(run)
+    loaded: dict[str, Backbone] = {}
+    ranked = []
+    for vectors in every:
+        thresholds = kept_thresholds(run, vectors, everything=everything)
+        searcher = Searcher.of_run(
+            run, vectors, everything=everything, thresholds=thresholds, device=device, loaded=loaded
+        )
+        metric, value = scores.get(
+            (vectors.backbone, vectors.head, scored_numbers(vectors.store, run.records)), ("", 0.0)
+        )
+        score = f"{metric} {value:.3f}" if metric else ""
+        ranked.append((-value, vectors is not best, ServedHead(vectors.backbone, vectors.head, searcher, score)))
+    ranked.sort(key=lambda entry: entry[:2])
+    return Gallery(run.name, tuple(head for _, _, head in ranked), _no_thumbnail)
+
+
+def _scores(run: Run) -> dict[tuple[str, str, str], tuple[str, float]]:
+    """The first metric of the run with its value, by backbone, head and the numbers that were scored."""
+    try:
+        lines = (run.artifacts / "scores" / f"{run.name}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [ScoreRow(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError):  # not scored, or by another version: then validation orders them
+        return {}
+    scores: dict[tuple[str, str, str], tuple[str, float]] = {}
+    for row in rows:
+        scores.setdefault((row.backbone, row.head, row.embeddings), (row.metric, row.value))
+    return scores
+
+
+def _no_thumbnail(_: bytes) -> None:
+    """A run keeps no small pictures."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - it is an answer
     """A request that is not answered, and why.
 
     >>> Refused(404, "unknown_key", "there is no such image").status

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HEADER_SECONDS = 10.0
+_IDLE_SECONDS = 75  # of a connection between two requests
 _LAST_SECONDS = 10  # for what is being answered when the service is ended
 
 
@@ -67,6 +68,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     return uvicorn.Server(config)

@@ -10,7 +10,6 @@ deleted) is refused: the old one serves on, and is tried again later.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ class Snapshots:
     Args:
         open_gallery: opens what ``pointer`` names now.
         pointer: the file that is replaced when there is another snapshot; None where there is never another.
-        on_change: called with ``opened`` or ``refused``.
+        on_change: called with ``opened`` or ``refused`` when there was another.
         seconds: how long to wait between two looks at the file.
 
     Raises what ``open_gallery`` raises for the first one.
@@ -40,7 +39,7 @@ class Snapshots:
         open_gallery: Callable[[], Gallery],
         pointer: Path | None = None,
         *,
-        on_change: Callable[[str], None] = lambda outcome: None,
+        on_change: Callable[[str], object],
         seconds: float = _SECONDS,
     ) -> None:
         self._open, self._pointer, self._on_change, self._seconds = open_gallery, pointer, on_change, seconds
@@ -85,7 +84,7 @@ class Snapshots:
         if self._pointer is None:
             return None
         try:
-            status = os.stat(self._pointer)
+            status = self._pointer.stat()
         except OSError:
             return None
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

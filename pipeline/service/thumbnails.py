@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cache import digest_bytes
 from pipeline.service.batching import Batcher
+from pipeline.service.gallery import Source
 from pipeline.service.metrics import Metrics
 from pipeline.service.refused import Refused
 from pipeline.views.thumbnails import small_jpeg
@@ -27,19 +28,19 @@ class Thumbnails:
     """Makes the pictures that are asked for."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._made: OrderedDict[tuple[str, int], Picture] = OrderedDict()
+        self._made: OrderedDict[tuple[bytes, int], Picture] = OrderedDict()
         self._size = 0
         self._making = Batcher(
             _make, capacity=_WAITING, largest=8, on_batch=metrics.watch("pictures", lambda: len(self._making))
         )
 
-    async def picture(self, uri: str, side: int) -> Picture:
-        """The picture of the image at ``uri``, of ``side`` pixels at most. Raises Refused where there is none."""
-        place = uri, side
+    async def picture(self, source: Source, side: int) -> Picture:
+        """The picture of the image at ``source``, of ``side`` pixels at most. Raises Refused where there is none."""
+        place = source.digest, side
         if place in self._made:
             self._made.move_to_end(place)
             return self._made[place]
-        picture = await self._making.ask(place)
+        picture = await self._making.ask((source, side))
         if place not in self._made:
             self._made[place] = picture
             self._size += len(picture.content)
@@ -53,12 +54,15 @@ class Thumbnails:
         self._making.close()
 
 
-def _make(places: Sequence[tuple[str, int]]) -> list[Picture | Exception]:
-    pictures: list[Picture | Exception] = []
-    for uri, side in places:
-        made = small_jpeg(uri, side)
+def _make(wanted: Sequence[tuple[Source, int]]) -> list[Picture | Exception]:
+    return [_made(*each) for each in wanted]
+
+
+def _made(source: Source, side: int) -> Picture | Exception:
+    content = source.thumbnail(source.digest)
+    if content is None:
+        made = small_jpeg(source.uri, side)
         if isinstance(made, str):
-            pictures.append(Refused(404, "no_picture", f"there is no picture of this image: it {made}"))
-        else:
-            pictures.append(Picture(made.content, f'"{digest_bytes(made.content).hex()[:16]}"'))
-    return pictures
+            return Refused(404, "no_picture", f"there is no picture of this image: it {made}")
+        content = made.content
+    return Picture(content, f'"{digest_bytes(content).hex()[:16]}"')
