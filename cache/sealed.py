@@ -16,6 +16,9 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cache.errors import DamagedStoreError
+from cache.storage import Storage
+
 _SEAL = b"crc32c:"
 _BLANK = b"0" * 8
 _MEMBER = "crc32c"
@@ -72,6 +75,17 @@ def read_json(content: str | bytes) -> dict[str, Any]:
     if value.pop(_MEMBER, None) not in (None, _checksum(value)):
         raise ValueError("wrong crc32c")
     return value
+
+
+def read_sealed(storage: Storage, key: str, mend: str) -> dict[str, Any]:
+    """The object that is stored at ``key`` as :func:`json_text` has it.
+
+    Raises FileNotFoundError where there is none, and DamagedStoreError, which says how to ``mend`` it.
+    """
+    try:
+        return read_json(storage.read(key))
+    except ValueError as error:
+        raise DamagedStoreError(f"{storage.address(key)} is not as it was written: {error}. {mend}") from error
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

@@ -42,6 +42,9 @@ class Storage(Protocol):
     def map(self, key: str) -> memoryview | None:
         """The bytes as a read-only memory map, or None where the storage has no memory maps."""
 
+    def below(self, prefix: str) -> Storage:
+        """The keys that start with ``prefix/``, without it, as a storage."""
+
     def address(self, key: str = "") -> str:
         """Where ``key`` is, for messages: a path or a URL."""
 
@@ -102,5 +105,13 @@ class LocalStorage:
             empty = not file.seek(0, 2)
             return memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
+    def below(self, prefix: str) -> LocalStorage:  # noqa: D102
+        return LocalStorage(self.path(prefix))
+
     def address(self, key: str = "") -> str:  # noqa: D102
         return str(self.path(key))
+
+
+def storage_of(where: Storage | Path | str) -> Storage:
+    """``where`` itself, or the folder that it names."""
+    return LocalStorage(where) if isinstance(where, (str, Path)) else where

@@ -114,7 +114,8 @@ class RepeatConfig(Settings):
 
     Args:
         seeds: every head is trained with each; a closed form, which draws nothing, once.
-        rows: numbers of training images for the learning curve, one of each class by turns; all come last.
+        rows: numbers of training images for the learning curve, one of each class by turns; all come last. A
+            class comes in with as many as the head's training.minimum_class_size.
         curve: the heads in it, by name; by default all. The curve is of the first backbone.
     """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cache import DigestCache
+from cache import DigestCache, LocalStorage, Storage
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from stages.records import Records, read_records
@@ -34,6 +34,14 @@ class Run:
     def artifacts(self) -> Path:
         """The folder of everything that is made."""
         return Path(self.config.artifacts)
+
+    @property
+    def storage(self) -> Storage:
+        """That folder, for what is read again: scores, thresholds, trials, descriptions of searchers.
+
+        Pages, pictures and leaderboards are outputs for people: files of the folder.
+        """
+        return LocalStorage(self.artifacts)
 
 
 def open_run(run_file: Path, *, quiet: bool = False) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from cache.atomic import replace_text, unless_read_only
+from cache.atomic import unless_read_only
 from cache.errors import RecordsError
 from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
@@ -51,12 +51,21 @@ def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], Que
             ]  # fmt: skip
             if left_out := _left_out(scores):
                 run.display.warn(f"{entry.backbone} {head}: left out: {left_out}")
-    path = run.artifacts / "scores" / f"{run.name}.jsonl"
-    values = values_of(path.with_suffix(".parquet"), scored, scored_data(run))
+    values = values_of(scored, scored_data(run))
     with unless_read_only(run.display.warn):
-        values.write()
-        replace_text(path, json_lines(rows))
+        values.write(run.storage, values_key(run))
+        run.storage.put(rows_key(run), json_lines(rows).encode())
     return rows, values
+
+
+def values_key(run: Run) -> str:
+    """Where the value of every query is stored."""
+    return f"scores/{run.name}.parquet"
+
+
+def rows_key(run: Run) -> str:
+    """Where the means are stored, as lines of JSON."""
+    return f"scores/{run.name}.jsonl"
 
 
 def scored_data(run: Run) -> dict[str, str]:

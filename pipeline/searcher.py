@@ -3,9 +3,10 @@
 ::
 
     <artifacts>/searchers/<backbone>/<head>-<identity>/searcher.json     backbones, stores, head, index, thresholds
-    <artifacts>/searchers/<backbone>/<head>-<identity>/gallery.parquet   key, label, URI and digest of each row
+    <artifacts>/searchers/<backbone>/<head>-<identity>/gallery.parquet   key, label, URI, digest, ... of each row
 
-    image bytes --Embedder--> the vector a store would hold --unit length--> index --row--> key, label, URI
+    image bytes --embed--> the vector a store would hold, unit length --find--> matches
+    key ---------vectors_of--> the vector that is stored ----------------^
 
 The folder is named by the fingerprint of everything in it, so it is written once and never changes under a reader.
 Paths in it are relative to the artifacts folder.
@@ -18,43 +19,41 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from cache import Features, FeatureStore, digest_bytes, fingerprint
-from cache.atomic import replace_bytes, replace_text, unless_read_only
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, StaleStoreError
+from cache import Features, FeatureStore, LocalStorage, Storage, digest_bytes, fingerprint
+from cache.atomic import unless_read_only
+from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON
-from cache.sealed import json_text, read_json
+from cache.sealed import json_text, read_sealed
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_folder
+from pipeline.bundle.layout import Bundle, is_bundle
+from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import find_features
 from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
-from stages.extraction import Backbone, BackboneConfig, Embedder, PcaConfig, load_backbones
+from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.known import basis_path
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex
+from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.training import FusedFeatures, Head
 
-_FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 1
-_COLUMNS = ["key", "label", "uri", "digest"]
+_FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
 _BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
 
 
-class Match(NamedTuple):
-    """A gallery image, and its similarity to the image that was searched for: the cosine of their vectors."""
-
-    key: str
-    label: str | None
-    uri: str
-    similarity: float
+class _Stored(Protocol):
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]: ...
 
 
 class Searcher:
@@ -63,7 +62,7 @@ class Searcher:
     Args:
         embedder: gives an image the vector that ``vectors`` would hold for it.
         index: of the gallery's vectors, each of unit length.
-        gallery: a line for each row of the index, in its order, with the columns key, label, uri and digest.
+        gallery: a line for each row of the index, in its order, with the columns of :class:`GalleryRows`.
         vectors: the store of the gallery's vectors. With an index of codes, exact similarities are read from it.
         thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
 
@@ -72,8 +71,9 @@ class Searcher:
     >>> embedder = Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)])
     >>> index = GalleryIndex.build(np.eye(2, dtype=np.float32), ["a", "b"], "the fingerprint of the vectors")
     >>> gallery = pa.table({"key": ["a", "b"], "label": ["x", "y"], "uri": ["a.png", "b.png"], "digest": [b"", b""]})
-    >>> len(Searcher(embedder, index, gallery))
-    2
+    >>> searcher = Searcher(embedder, index, gallery)
+    >>> [match.key for match in searcher.find(searcher.vectors_of(["b"]), k=5, where={"label": ["y"]})[0]]
+    ['b']
     """
 
     def __init__(
@@ -81,51 +81,108 @@ class Searcher:
         embedder: Embedder,
         index: GalleryIndex,
         gallery: pa.Table,
-        vectors: Features | None = None,
+        vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
     ) -> None:
-        self._embedder, self._index, self._vectors = embedder, index, vectors
+        self.embedder, self._index, self._vectors = embedder, index, vectors
         self.thresholds = dict(thresholds or {})
-        self.keys, self.labels, self.uris, self._digests = (gallery[name].to_pylist() for name in _COLUMNS)
+        self.gallery = GalleryRows.from_table(gallery)
+        if self.gallery.table["key"].to_pylist() != list(index.keys):
+            raise SettingsError(
+                f"the gallery must have a line for each of the {len(index):,} rows of the index, in its order; it has "
+                f"{len(gallery):,}, or they differ"
+            )
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._index)
 
-    def search(
-        self, images: Sequence[bytes], k: int = 10, *, boxes: Sequence[Box | None] | None = None, exact: bool = False
-    ) -> list[list[Match]]:
-        """The ``k`` gallery images nearest to each of ``images``, best first; an approximate index may find fewer.
+    def row_of(self, key: str) -> int | None:
+        """The place of ``key`` in the gallery; None where it is not in it."""
+        try:
+            return int(self._index.rows_of([key])[0])
+        except KeyError:
+            return None
+
+    def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
+        """The vectors (n, E) of image files, of unit length, and the reason for each that has none: its row is NaN.
 
         Args:
             images: the bytes of image files.
-            k: how many matches to return for each, at least 1.
             boxes: the part of each image that counts, None for the whole.
+        """
+        embedded = self.embedder.embed(images, boxes=boxes)
+        return Embedded(unit_length(embedded.vectors), embedded.problems)
+
+    def vectors_of(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The vectors (n, E) of gallery images, of unit length. Raises MissingRowsError for a key that is not there."""
+        try:
+            return self._vectors_at(self._index.rows_of(keys))
+        except KeyError as error:
+            raise MissingRowsError(f"{error.args[0]}; the gallery has {len(self):,} others") from None
+
+    def find(
+        self,
+        vectors: npt.NDArray[np.generic],
+        k: int = 10,
+        *,
+        where: Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_] | None = None,
+        offset: int = 0,
+        exact: bool = False,
+    ) -> list[list[Match]]:
+        """The ``k`` gallery images nearest to each of ``vectors`` (Q, E), best first, after the first ``offset``.
+
+        Args:
+            vectors: of queries, as :meth:`embed` and :meth:`vectors_of` give them.
+            k: how many matches to return for each, at least 1; an approximate index may find fewer.
+            where: values by column, as :meth:`GalleryRows.allowed` takes them, or which rows (G,) may be found. Every
+                row that may be is ranked, by an approximate index too.
+            offset: how many matches to leave out, of pages that were seen before.
             exact: compute the similarities of the matches from their stored vectors. A threshold holds for these, not
                 for what an index of codes estimates.
-
-        Raises RecordsError for an image that cannot be embedded.
         """
-        embedded = self._embedder.embed(images, boxes=boxes)
+        if k < 1 or offset < 0:
+            raise SettingsError(f"k must be at least 1 and offset at least 0, got {k} and {offset}")
+        queries, allowed = unit_length(vectors), self.gallery.allowed(where) if isinstance(where, Mapping) else where
+        last = min(offset + k, len(self))
+        if offset >= last:
+            return [[] for _ in queries]
+        ids, similarity = self._index.search(queries, last, allowed=allowed)
+        rows = self._index.places(ids)
+        if exact and not isinstance(self._index.config, FlatIndexConfig):
+            for query, places, scores in zip(queries, rows, similarity, strict=True):
+                there = np.flatnonzero(places >= 0)
+                scores[there] = self._vectors_at(places[there]) @ query
+            order = np.argsort(-similarity, axis=1, kind="stable")
+            rows, similarity = np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
+        return [
+            self.gallery.matches(places[places >= 0], scores[places >= 0])
+            for places, scores in zip(rows[:, offset:], similarity[:, offset:], strict=True)
+        ]
+
+    def search(
+        self,
+        images: Sequence[bytes],
+        k: int = 10,
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        where: Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_] | None = None,
+        offset: int = 0,
+        exact: bool = False,
+    ) -> list[list[Match]]:
+        """:meth:`find` for the vectors of :meth:`embed`. Raises RecordsError for an image that cannot be embedded."""
+        embedded = self.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
             which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
             raise RecordsError(f"{which}{problem}")
-        queries = unit_length(embedded.vectors)
-        ids, similarity = self._index.search(queries, k)
-        if exact and self._vectors is not None and not isinstance(self._index.config, FlatIndexConfig):
-            for query, row_ids, scores in zip(queries, ids, similarity, strict=True):
-                places = np.flatnonzero(row_ids >= 0)
-                stored = self._vectors.read([self._digests[row] for row in row_ids[places]])
-                scores[places] = unit_length(stored) @ query
-            order = np.argsort(-similarity, axis=1, kind="stable")
-            ids, similarity = np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarity, order, axis=1)
-        return [
-            [
-                Match(self.keys[row], self.labels[row], self.uris[row], score)
-                for row, score in zip(row_ids, scores, strict=True)
-                if row >= 0
-            ]
-            for row_ids, scores in zip(ids.tolist(), similarity.tolist(), strict=True)
-        ]
+        return self.find(embedded.vectors, k, where=where, offset=offset, exact=exact)
+
+    def _vectors_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The vectors of gallery ``rows`` (n,): of the index where it has them, and of the store where it has codes."""
+        if (vectors := self._index.vectors_at(rows)) is not None:
+            return vectors
+        if self._vectors is None:
+            raise MissingRowsError("the index holds codes alone, and no store of the vectors is beside it")
+        return unit_length(self._vectors.read(self.gallery.table["digest"].take(pa.array(rows)).to_pylist()))
 
     @classmethod
     def of_run(
@@ -136,8 +193,12 @@ class Searcher:
         everything: bool = False,
         thresholds: Mapping[str, float] | None = None,
         device: str = "cpu",
+        loaded: dict[str, Backbone] | None = None,
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
+
+        Several searchers share networks by ``loaded``, the backbones by the fingerprints of the stores that they fill;
+        what is loaded here is added to it.
 
         It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
         or the embeddings are not stored.
@@ -145,7 +206,7 @@ class Searcher:
         artifacts = run.artifacts
         part = run.records if everything else run.records.split("gallery")
         index = find_index(run, part, vectors)
-        gallery = part.take(part.rows_in(vectors.store)).table.select(_COLUMNS)
+        gallery = GalleryRows.from_table(part.take(part.rows_in(vectors.store)).table).table
         content = io.BytesIO()
         pq.write_table(gallery, content)
         described: dict[str, JSON] = {
@@ -168,50 +229,64 @@ class Searcher:
         if thresholds:
             described["thresholds"] = dict(thresholds)
         name = f"{vectors.head}-{fingerprint(described)[:8]}"
-        folder = artifacts / "searchers" / vectors.backbone / name
+        own = run.storage.below(f"searchers/{vectors.backbone}/{name}")
         stored = vectors.trained is None or isinstance(vectors.store, FeatureStore)
-        if stored and not (folder / _FILE).exists():
+        if stored and not own.list(_FILE):
             with unless_read_only():  # this one answers, and the next is described again
-                replace_bytes(folder / _GALLERY, content.getbuffer())
-                replace_text(folder / _FILE, json_text(described))
-        run.display.say(f"loading {vectors.backbone}")
-        return cls(_embedder(artifacts, described, vectors.trained, device), index, gallery, vectors.store, thresholds)
+                own.put(_GALLERY, content.getbuffer())
+                own.put(_FILE, json_text(described).encode())
+        run.display.say(f"loading {vectors.backbone} {vectors.head}")
+        embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
+        return cls(embedder, index, gallery, vectors.store, thresholds)
 
     @classmethod
-    def open(cls, folder: Path | str, *, device: str = "cpu") -> Searcher:
-        """The searcher that :meth:`of_run` wrote into ``folder``, with its networks on ``device``.
+    def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
+        """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
 
+        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
         Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
         written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
         """
-        folder = Path(folder)
-        artifacts = folder.resolve().parents[2]
+        if artifacts is None and is_bundle(Path(folder)):
+            bundle = Bundle.open(folder)
+            return cls.of_snapshot(read_snapshot(bundle), bundle.embedder(device), bundle.thresholds)
+        own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
+        artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
-            described = read_json((folder / _FILE).read_bytes())
-            content = (folder / _GALLERY).read_bytes()
+            described = read_sealed(own, _FILE, f"Delete {own.address()} and search again.")
+            content = own.read(_GALLERY)
         except FileNotFoundError:
             raise MissingRowsError(
-                f"{folder} holds no searcher. `permafrost search` with a run file writes it."
+                f"{own.address()} holds no searcher. `permafrost search` with a run file writes it."
             ) from None
-        except ValueError as error:
+        if (version := described.get("version")) != _VERSION:
             raise DamagedStoreError(
-                f"{folder / _FILE} is not as it was written: {error}. Delete {folder} and search again."
-            ) from error
-        if described.get("version") != _VERSION or digest_bytes(content).hex() != described["gallery"]:
-            raise DamagedStoreError(f"{folder} is not as it was written. Delete it and search again.")
+                f"{own.address()} is of version {version}, and this reads version {_VERSION}. Delete it and search "
+                "again."
+            )
+        if digest_bytes(content).hex() != described["gallery"]:
+            raise DamagedStoreError(f"{own.address()} is not as it was written. Delete it and search again.")
         gallery = pq.read_table(io.BytesIO(content))
         index = GalleryIndex.load(
-            artifacts / described["index"]["folder"],
+            artifacts.below(described["index"]["folder"]),
             embeddings=described["index"]["embeddings"],
             keys=gallery["key"].to_pylist(),
         )
-        stores = [FeatureStore.at(artifacts / path) for path in described["stores"]]
+        stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
         vectors: Features = stores[0]
         if described["embeddings"] is not None:
-            vectors = FeatureStore.at(artifacts / described["embeddings"])
+            vectors = FeatureStore(artifacts.below(described["embeddings"]))
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
-        return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
+        embedder = _embedder(artifacts, described, None, device, {})
+        return cls(embedder, index, gallery, vectors, described.get("thresholds"))
+
+    @classmethod
+    def of_snapshot(
+        cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float] | None = None
+    ) -> Searcher:
+        """The searcher of a snapshot of a bundle, with the bundle's ``embedder``, which several of them can share."""
+        return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds)
 
 
 def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
@@ -239,24 +314,27 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     return described
 
 
-def _embedder(artifacts: Path, described: Mapping[str, Any], head: Head | None, device: str) -> Embedder:
+def _embedder(
+    artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str, filling: dict[str, Backbone]
+) -> Embedder:
     """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
-    loaded = [
-        backbone
-        for entry in described["backbones"]
-        for backbone in load_backbones(
-            _BACKBONE.validate_python(entry["config"]),
-            device=device,
-            basis=None if entry["basis"] is None else artifacts / entry["basis"],
-        )
-    ]
-    stores = [FeatureStore.at(artifacts / path) for path in described["stores"]]
+    stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
+    if missing := [store for store in stores if store.fingerprint not in filling]:
+        loaded = [
+            backbone
+            for entry in described["backbones"]
+            for backbone in load_backbones(
+                _BACKBONE.validate_python(entry["config"]),
+                device=device,
+                basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
+            )
+        ]
+        filling |= {store.fingerprint: _filled_by(loaded, store) for store in missing}
     if head is None and described["head"] is not None:
-        head = Head.load(artifacts / described["head"])
+        head = Head.load(artifacts.below(described["head"]))
+    backbones = [filling[store.fingerprint] for store in stores]
     dtype = np.result_type(*(store.dtype for store in stores))
-    return Embedder(
-        [_filled_by(loaded, store) for store in stores], dtype=str(dtype), sizes=described["sizes"], head=head
-    )
+    return Embedder(backbones, dtype=str(dtype), sizes=described["sizes"], head=head)
 
 
 def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:

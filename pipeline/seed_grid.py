@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cache import fingerprint
+from cache import Storage, fingerprint
 from cache.errors import MissingRowsError, RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
@@ -38,6 +38,7 @@ from stages.analysis import paired_difference
 from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Values
+from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
 from stages.retrieval.query_values import QueryScores, scored_numbers
@@ -47,6 +48,7 @@ from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.rows import rows_digest
+from stages.training.rows.labelled_rows import in_training_order
 
 _REFUSED = "refused"
 """The array of a cell whose rows are too few to train on: why."""
@@ -120,13 +122,18 @@ class SeedGrid:
         return fingerprint({"head": head, "features": features, "scoring": self._scoring})
 
     @cached_property
+    def _records(self) -> Records:
+        """The records by digest: the scores of a cell do not depend on the order of a table's rows."""
+        return in_training_order(self.run.records)
+
+    @cached_property
     def _scoring(self) -> dict[str, JSON]:
         """What all cells are scored by: the settings, and the images with their labels and attributes."""
         settings, of_scores = (
             changed_settings(self.run.config.retrieval),
             {field.name for field in fields(ScoringConfig)},
         )
-        sides = [self.run.records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
+        sides = [self._records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
         return {
             "version": VERSION,
             "settings": {name: value for name, value in settings.items() if name in of_scores},
@@ -150,7 +157,7 @@ class SeedGrid:
                 raise
             return {_REFUSED: np.array(str(error))}
         arrays: dict[str, Any] = {}  # of numbers or text
-        for part, scores in enumerate(score(vectors, self.run.records, self.run.config.retrieval)):
+        for part, scores in enumerate(score(vectors, self._records, self.run.config.retrieval)):
             arrays[f"{part} "] = np.array(scores.query_keys)
             arrays[f"{part} class"] = np.array([name or "" for name in scores.query_classes])
             arrays |= {f"{part} {metric}": values for metric, values in scores.per_query.items()}
@@ -158,15 +165,36 @@ class SeedGrid:
 
     def _setup(self, cell: Cell) -> dict[str, Any]:
         """What the head of a cell follows from; from fewer rows it makes about as many steps as from all."""
-        part = self.sets[cell.backbone]
-        head: HeadRun = next(head for head in part.heads if head.name == cell.head)
-        every = self.run.records.split("train")
-        train = balanced_subset(every, cell.rows, cell.seed)
-        training = head.recipe.training
-        training = replace(training, epochs=round(training.epochs * len(every) / len(train)))
-        head = replace(head, recipe=replace(head.recipe, training=training))
+        part, head = self.sets[cell.backbone], self._head(cell)
+        if cell.rows is None:
+            train = None
+        else:
+            train, training, every = self._rows(cell), head.recipe.training, len(self._rows(cell._replace(rows=None)))
+            if cell.rows >= every:
+                raise RecordsError(f"{every:,} images can be trained on, and the curve ends with all of them")
+            if len(train) < 2 * training.minimum_class_size:
+                raise RecordsError(
+                    f"a head needs two classes of {training.minimum_class_size} images or more: name "
+                    f"{2 * training.minimum_class_size} rows or more"
+                )
+            training = replace(training, epochs=round(training.epochs * every / len(train)))
+            head = replace(head, recipe=replace(head.recipe, training=training))
         config = replace(self.run.config, seed=cell.seed)
         return training_arguments(replace(self.run, config=config), head, part.features, train)
+
+    def rows(self, cell: Cell) -> int:
+        """How many images the head of ``cell`` learns from; 0 for the raw feature."""
+        return 0 if cell.head == RAW else len(self._rows(cell))
+
+    def _rows(self, cell: Cell) -> Records:
+        """The training images of ``cell`` that have a feature and are in classes as large as its head wants them."""
+        every = self.run.records.split("train")
+        every = every.take(every.rows_in(self.sets[cell.backbone].features))
+        least = self._head(cell).recipe.training.minimum_class_size
+        return balanced_subset(every, cell.rows, cell.seed, least=least)
+
+    def _head(self, cell: Cell) -> HeadRun:
+        return next(head for head in self.sets[cell.backbone].heads if head.name == cell.head)
 
 
 def open_grid(run_file: Path, display: Display) -> SeedGrid:
@@ -176,10 +204,10 @@ def open_grid(run_file: Path, display: Display) -> SeedGrid:
 
 
 def score_cells(
-    run_file: Path, cells: Mapping[str, Cell], folder: Path, workers: int | None
+    run_file: Path, cells: Mapping[str, Cell], storage: Storage, workers: int | None
 ) -> Iterator[tuple[str, Arrays]]:
-    """The arrays of each of ``cells``, by fingerprint, as they finish; those with a file in ``folder`` are not run."""
-    return run_once(cells, folder, partial(_in_processes, run_file, workers))
+    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run."""
+    return run_once(cells, storage, partial(_in_processes, run_file, workers))
 
 
 def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:
@@ -199,8 +227,9 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
     classes = dict(zip(grid.run.records.keys, grid.run.records.classes, strict=True))
     for cell, arrays in scored.items():
         groups.setdefault((cell.backbone, cell.head, cell.rows), []).append(read_scores(arrays, classes))
-    trained, rows = len(grid.run.records.split("train")), []
+    rows = []
     for (backbone, head, count), by_seed in groups.items():
+        trained = grid.rows(Cell(backbone, head, count, grid.run.config.seed))
         raw = None if head == RAW else groups.get((backbone, RAW, None))
         for at, parts in enumerate(zip(*by_seed, strict=True)):
             means = replace(parts[0], per_query={metric: _mean(parts, metric) for metric in parts[0].per_query})
@@ -215,7 +244,7 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
                     TableRow(
                         backbone,
                         head,
-                        0 if head == RAW else count or trained,
+                        trained,
                         metric,
                         float(values.mean()),
                         low,

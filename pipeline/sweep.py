@@ -116,8 +116,8 @@ def remarks(sweep: SweepConfig, plan: Sequence[HeadFamily]) -> list[str]:
     return []
 
 
-def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> Path:
-    """The folder of all trials that can be compared: of the same data, folds, seeds and metric."""
+def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> str:
+    """Where, below the artifacts, all trials are that can be compared: of the same data, folds, seeds and metric."""
     identity = fingerprint(
         {
             "features": [part.features.fingerprint for part in sets],
@@ -129,11 +129,11 @@ def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> Pa
             "version": VERSION,
         }
     )
-    return run.artifacts / "sweeps" / f"{run.name}-{identity[:8]}"
+    return f"sweeps/{run.name}-{identity[:8]}"
 
 
 def run_sweep(
-    run: Run, sweep: SweepConfig, plan: Sequence[HeadFamily], sets: Sequence[FeatureSet], folder: Path
+    run: Run, sweep: SweepConfig, plan: Sequence[HeadFamily], sets: Sequence[FeatureSet], folder: str
 ) -> list[Place]:
     """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run."""
     entries: list[Entry] = []
@@ -204,7 +204,7 @@ def _search(
     plan: Sequence[HeadFamily],
     backbone: str,
     validation: CrossValidation,
-    folder: Path,
+    folder: str,
 ) -> list[Entry]:
     """The entries of the heads that learn from one set of features."""
     entries: dict[str, Entry] = {}
@@ -222,7 +222,7 @@ def _search(
                 for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
                     yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
 
-            for name, arrays in run_once(new, folder / "trials", run_new):
+            for name, arrays in run_once(new, run.storage.below(f"{folder}/trials"), run_new):
                 trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
                 settings, method = wanted[new[name]], recipes[new[name]].method
                 entries[name] = Entry(backbone, part.head, method, settings, trial, *_of_queries(validation), name)

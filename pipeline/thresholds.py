@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache import fingerprint
-from cache.atomic import replace_text
-from cache.errors import DamagedStoreError, MissingRowsError
+from cache.errors import MissingRowsError
 from cache.features import numbers_fingerprint
-from cache.sealed import json_text, read_json
+from cache.sealed import json_text, read_sealed
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from stages.analysis.open_set import Rate, Rates
@@ -30,10 +28,10 @@ class Limit(NamedTuple):
     rate: dict[str, Any] | None
 
 
-def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on: Ground) -> Path:
-    """Add ``decisions`` to those that are kept for the same embeddings and records; return the file."""
-    path, follows_from = _path(run, vectors), _follows_from(run, vectors)
-    stored = _kept(path)
+def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on: Ground) -> str:
+    """Add ``decisions`` to those that are kept for the same embeddings and records; return where that is."""
+    key, follows_from = _key(run, vectors), _follows_from(run, vectors)
+    stored = _kept(run, key)
     lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
     new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
@@ -48,8 +46,8 @@ def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on
         for decision in decisions
     ]
     content = {"follows_from": follows_from, "ground": on.summary, "decisions": lines, "roc": on.test.roc()}
-    replace_text(path, json_text(content))
-    return path
+    run.storage.put(key, json_text(content).encode())
+    return run.storage.address(key)
 
 
 def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limit:
@@ -61,7 +59,7 @@ def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limi
     kind, wanted = wanted_rate
     if kind == "threshold":
         return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
-    stored = _kept(_path(run, vectors))
+    stored = _kept(run, _key(run, vectors))
     command = f"permafrost threshold {run.file} --{kind} {wanted:g} --head {vectors.head}"
     if stored.get("follows_from") != _follows_from(run, vectors):
         why = "was chosen from other embeddings or records" if stored else "is not chosen yet"
@@ -78,7 +76,7 @@ def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limi
 
 def kept_decisions(run: Run, vectors: Vectors) -> list[dict[str, Any]]:
     """Every decision that is kept for the embeddings and records as they are now; none where none is."""
-    stored = _kept(_path(run, vectors))
+    stored = _kept(run, _key(run, vectors))
     return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(run, vectors) else []
 
 
@@ -105,9 +103,8 @@ def plain_rates(rates: Rates) -> dict[str, Any]:
     return plain
 
 
-def _path(run: Run, vectors: Vectors) -> Path:
-    name = f"{vectors.backbone}-{vectors.head}-{vectors.store.identity.short}.json"
-    return run.artifacts / "thresholds" / run.name / name
+def _key(run: Run, vectors: Vectors) -> str:
+    return f"thresholds/{run.name}/{vectors.backbone}-{vectors.head}-{vectors.store.identity.short}.json"
 
 
 def _follows_from(run: Run, vectors: Vectors) -> str:
@@ -120,12 +117,8 @@ def _follows_from(run: Run, vectors: Vectors) -> str:
     return fingerprint([vectors.store.fingerprint, numbers_fingerprint(vectors.store, records.digests), *sides])
 
 
-def _kept(path: Path) -> dict[str, Any]:
+def _kept(run: Run, key: str) -> dict[str, Any]:
     try:
-        return read_json(path.read_bytes())
+        return read_sealed(run.storage, key, "Delete it, and choose again: `permafrost threshold`.")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise DamagedStoreError(
-            f"{path} is not as it was written: {error}. Delete it, and choose again: `permafrost threshold`."
-        ) from error

@@ -2,7 +2,7 @@
 
 ::
 
-    trials, by fingerprint --those without a file--> run --> <folder>/<fingerprint>.npz --> arrays of every trial
+    trials, by fingerprint --those without a file--> run --> <fingerprint>.npz in a storage --> arrays of every trial
 
 A file appears whole or not at all, so a run that is killed loses only the trials in progress.
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import replace_bytes
+from cache import Storage
 from cache.errors import DamagedStoreError
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -28,13 +27,13 @@ T = TypeVar("T")
 
 
 def run_once(
-    trials: Mapping[str, T], folder: Path, run: Callable[[Mapping[str, T]], Iterator[tuple[str, Arrays]]]
+    trials: Mapping[str, T], storage: Storage, run: Callable[[Mapping[str, T]], Iterator[tuple[str, Arrays]]]
 ) -> Iterator[tuple[str, Arrays]]:
     """Yield the fingerprint and the arrays of each of ``trials``: those with a file first, the others as they finish.
 
     Args:
         trials: by fingerprint, which stands for everything that the arrays follow from.
-        folder: holds the files of finished trials; it is made where it is missing.
+        storage: holds the files of finished trials.
         run: runs the trials that have no file, and yields the fingerprint and the arrays of each as it is done.
 
     Raises:
@@ -42,26 +41,31 @@ def run_once(
     """
     unfinished = {}
     for name, trial in trials.items():
-        path = _path(folder, name)
-        if path.exists():
-            yield name, _read(path)
-        else:
+        try:
+            arrays = _read(storage, _key(name))
+        except FileNotFoundError:
             unfinished[name] = trial
+        else:
+            yield name, arrays
     if unfinished:
         for name, arrays in run(unfinished):
             content = io.BytesIO()
             np.savez(content, **arrays)  # type: ignore[arg-type]
-            replace_bytes(_path(folder, name), content.getbuffer())
+            storage.put(_key(name), content.getbuffer())
             yield name, arrays
 
 
-def _path(folder: Path, name: str) -> Path:
-    return folder / f"{name[:32]}.npz"
+def _key(name: str) -> str:
+    return f"{name[:32]}.npz"
 
 
-def _read(path: Path) -> Arrays:
+def _read(storage: Storage, key: str) -> Arrays:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(storage.read(key)), allow_pickle=False) as arrays:
             return dict(arrays)
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DamagedStoreError(f"{path} cannot be read: {error}. Delete it: its trial is run again.") from error
+        raise DamagedStoreError(
+            f"{storage.address(key)} cannot be read: {error}. Delete it: its trial is run again."
+        ) from error

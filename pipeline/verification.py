@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cache import FeatureStore, verify
-from cache.errors import DamagedStoreError, PermafrostError, StoreError
+from cache import FeatureStore, LocalStorage, Storage, verify
+from cache.errors import PermafrostError, StoreError
+from cache.sealed import read_sealed
 
 
 class Verified(NamedTuple):
@@ -40,44 +42,39 @@ def verify_stores(folders: Sequence[Path]) -> Iterator[Verified]:
 
 def verify_files(folder: Path) -> Iterator[Verified]:
     """Every head, index, searcher, note, and file of scores and thresholds below an artifacts ``folder``."""
+    storage = LocalStorage(folder)
     for pattern, read in _READERS.items():
-        for path in sorted(folder.glob(pattern)):
+        for key in storage.list(pattern.partition("*")[0]):
+            if not PurePosixPath(key).match(pattern):
+                continue
             problems = []
             try:
-                read(path)
+                read(storage, key)
             except (PermafrostError, OSError) as error:
                 problems.append(str(error))
-            yield Verified(path, problems)
+            yield Verified(storage.path(key), problems)
 
 
-def _read_head(path: Path) -> object:
+def _read_head(storage: Storage, key: str) -> object:
     from stages.training import Head
 
-    return Head.load(path.parent)
+    return Head.load(storage.below(key.rpartition("/")[0]))
 
 
-def _read_index(path: Path) -> object:
-    from stages.retrieval.indexes.snapshots import read_snapshot, storage_of
+def _read_index(storage: Storage, key: str) -> object:
+    from stages.retrieval.indexes.snapshots import read_snapshot
 
-    return read_snapshot(storage_of(path.parent), {})
+    return read_snapshot(storage.below(key.rpartition("/")[0]), {})
 
 
-def _read_scores(path: Path) -> object:
+def _read_scores(storage: Storage, key: str) -> object:
     from stages.retrieval.query_values import read_query_values
 
-    return read_query_values(path)
+    return read_query_values(storage, key)
 
 
-def _read_sealed(path: Path) -> object:
-    from cache.sealed import read_json
-
-    try:
-        return read_json(path.read_bytes())
-    except ValueError as error:
-        raise DamagedStoreError(f"{path} is not as it was written: {error}. Delete it: it is written anew.") from error
-
-
-_READERS: dict[str, Callable[[Path], object]] = {
+_read_sealed = partial(read_sealed, mend="Delete it: it is written anew.")
+_READERS: dict[str, Callable[[Storage, str], object]] = {
     "heads/*/*/head.safetensors": _read_head,
     "indexes/*/*/gallery.json": _read_index,
     "searchers/*/*/searcher.json": _read_sealed,

@@ -95,6 +95,7 @@ FLAGS = {
     "table": {"--json", "--quiet", "--workers"},
     "report": {"--health", "--json", "--output", "--queries", "--quiet"},
     "search": {"--all", "--fmr", "--fpir", "--head", "--json", "--quiet", "--threshold", "-k"},
+    "export": {"--all", "--backbone", "--head", "--json", "--no-weights", "--output", "--quiet", "--thumbnails"},
     "serve": {
         "--all",
         "--device",

@@ -17,7 +17,7 @@ from pipeline.commands.options import Json, Quiet
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.progress import Display
-from pipeline.scores import scored_data
+from pipeline.scores import scored_data, values_key
 from pipeline.vectors import find_vectors
 from pipeline.views.comparison import comparison_json, comparison_text
 from stages.analysis import changes
@@ -74,8 +74,10 @@ def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun
     if isinstance(config.retrieval.protocol, MetConfig):
         raise ConfigError(f"{name}: scores of recognition are of all queries together, and cannot be compared by query")
     run = run_of(config, display, Path(name))
-    values = read_query_values(run.artifacts / "scores" / f"{run.name}.parquet")
+    values = read_query_values(run.storage, values_key(run))
     stores = {(each.backbone, each.head): scored_numbers(each.store, run.records) for each in find_vectors(run)}
     if differences := outdated(values, scored_data(run), stores):
-        raise StaleStoreError(values.path, differences, f"Score again: `permafrost score {name}`.")
+        raise StaleStoreError(
+            Path(run.storage.address(values_key(run))), differences, f"Score again: `permafrost score {name}`."
+        )
     return ScoredRun(name, own or head, run.records, values)

@@ -8,7 +8,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from cache.atomic import replace_text, unless_read_only
+from cache.atomic import unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import Run, open_run
@@ -41,11 +41,10 @@ def score(
     run = with_rows(run, vectors)
     values = print_scores(run, vectors, json=json)
     if by:
-        path = run.artifacts / "scores" / f"{run.name}.groups.jsonl"
         lines = [line for size in by for line in stored_by_class_size(values, run.records, cast("ClassSize", size))]
         text = "".join(json_module.dumps(line) + "\n" for line in lines)
         with unless_read_only(run.display.warn):
-            replace_text(path, text)
+            run.storage.put(f"scores/{run.name}.groups.jsonl", text.encode())
         typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
 
 

@@ -13,9 +13,10 @@ from cache import parse_source
 from cache.errors import ConfigError, RecordsError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
-from pipeline.searcher import Match, Searcher
-from pipeline.thresholds import Limit, kept_decisions, limit_of
+from pipeline.searcher import Searcher
+from pipeline.thresholds import Limit, kept_thresholds, limit_of
 from pipeline.vectors import find_chosen, with_rows
+from stages.retrieval.gallery_rows import Match
 
 
 def search(
@@ -45,11 +46,7 @@ def search(
     vectors = find_chosen(run, head)
     run, display = with_rows(run, [vectors]), run.display
     limit = limit_of(run, vectors, limits[0]) if limits else None
-    thresholds = {
-        f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
-        for decision in kept_decisions(run, vectors)
-        if decision["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
-    }
+    thresholds = kept_thresholds(run, vectors, everything=everything)
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"

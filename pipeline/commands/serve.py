@@ -39,13 +39,13 @@ def serve(
     """Serve search over HTTP: a page for people, and answers in JSON for programs."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
     try:
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
 
         from pipeline.service.app import create_app
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "starlette", "uvicorn", "multipart", "prometheus_client"):
+        if error.name not in ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"):
             raise
         raise MissingExtraError(error.name, "serve") from None
     from pipeline.service.guard import is_loopback

@@ -46,10 +46,11 @@ def sweep(
     run = run_of(config, display, run_file)
     swept = {part.head for part in plan}
     sets = feature_sets(run, [head for head in config.heads if head.name in swept])
-    folder = sweep_folder(run, settings, sets)
+    trials = sweep_folder(run, settings, sets)
+    folder = run.artifacts / trials
     metric, keys = settings.objective, tuple(settings.axes())
     with writer_lock(folder):
-        places = run_sweep(run, settings, plan, sets, folder)
+        places = run_sweep(run, settings, plan, sets, trials)
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))
         replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run_file.stem))

@@ -38,21 +38,26 @@ def table(
     if run.config.repeat is None:
         raise ConfigError(f"{run_file} has no [repeat]. Add one, such as:\n[repeat]\nseeds = [0, 1, 2, 3, 4]")
     folder = run.artifacts / "tables" / run.name
+    finished = run.storage.below(f"tables/{run.name}/cells")
     cells = {cell: grid.fingerprint(cell) for cell in grid.cells()}
     wanted = {name: cell for cell, name in cells.items()}
     scored: dict[str, Arrays] = {}
     with writer_lock(folder):
         with display.bar("table", "cells") as update:
-            for name, arrays in score_cells(run_file.resolve(), wanted, (folder / "cells").resolve(), workers):
+            for name, arrays in score_cells(run_file.resolve(), wanted, finished, workers):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
         by_cell = {cell: scored[name] for cell, name in cells.items()}
-        for cell, reason in refusals(by_cell).items():
-            display.warn(f"{cell.head} on {cell.rows:,} images with {cell.backbone} is left out of the curve: {reason}")
+        left_out = [
+            f"{cell.head} on {cell.rows:,} images with {cell.backbone} is left out of the curve: {reason}"
+            for cell, reason in refusals(by_cell).items()
+        ]
+        for text in left_out:
+            display.warn(text)
         rows = table_rows(grid, by_cell)
         backbone, picture = draw_picture(grid, folder)
         replace_text(folder / "table.jsonl", json_lines(rows))
-        replace_text(folder / "table.html", table_page(run.name, rows, {backbone: picture.name}))
+        replace_text(folder / "table.html", table_page(run.name, rows, {backbone: picture.name}, left_out))
     typer.echo(json_lines(rows) if json else table_text(rows) + "\n", nl=False)
     display.say(f"also in {folder}: table.html, table.jsonl, {picture.name}")
 

@@ -147,7 +147,7 @@ def create_app(
     )
     app.state.close = service.close
     app.add_middleware(Guard, token=token, metrics=metrics)
-    app.add_exception_handler(Refused, lambda _, error: refusal(error))  # type: ignore[arg-type]
+    app.add_exception_handler(Refused, lambda _, error: refusal(error))
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _broken)

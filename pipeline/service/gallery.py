@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import PermafrostError, SettingsError
-from pipeline.searcher import Match, Searcher
+from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, check_pixels
 from pipeline.service.refused import Refused
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
+from stages.retrieval.gallery_rows import Match
 
 _LISTED_VALUES = 200
 """Of a filter, those that the page offers; of one with more, any can be typed."""

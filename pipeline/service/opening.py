@@ -76,7 +76,7 @@ def gallery_of_run(run: Run, *, device: str = "cpu", everything: bool = False) -
 def _scores(run: Run) -> dict[tuple[str, str, str], tuple[str, float]]:
     """The first metric of the run with its value, by backbone, head and the numbers that were scored."""
     try:
-        lines = (run.artifacts / "scores" / f"{run.name}.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = run.storage.read(f"scores/{run.name}.jsonl").decode().splitlines()
         rows = [ScoreRow(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError):  # not scored, or by another version: then validation orders them
         return {}

@@ -19,13 +19,17 @@ def table_text(rows: Sequence[TableRow]) -> str:
     return text(_leaderboard(rows), legend)
 
 
-def table_page(name: str, rows: Sequence[TableRow], pictures: Mapping[str, str]) -> str:
-    """The page as HTML, without the heads of fewer rows; ``pictures`` are files beside it, by backbone."""
-    most = max(row.rows for row in rows)
-    board = _leaderboard([row for row in rows if row.rows in (0, most)])
-    return render(
-        "table.html", name=name, board=board, curve=learning_curve(rows, board.metric), pictures=dict(pictures)
-    )
+def table_page(name: str, rows: Sequence[TableRow], pictures: Mapping[str, str], left_out: Sequence[str] = ()) -> str:
+    """The page as HTML, without the heads of fewer rows; ``pictures`` are files beside it, by backbone.
+
+    ``left_out`` says which points the curve lacks, and why.
+    """
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        most[row.backbone, row.head] = max(row.rows, most.get((row.backbone, row.head), 0))
+    board = _leaderboard([row for row in rows if row.rows == most[row.backbone, row.head]])
+    curve = learning_curve(rows, board.metric)
+    return render("table.html", name=name, board=board, curve=curve, pictures=dict(pictures), left_out=left_out)
 
 
 def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:

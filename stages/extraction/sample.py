@@ -66,11 +66,8 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         raise DamagedStoreError(
             f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
         ) from error
-    if not sample:
-        return
-    # A sum of values with such weights is, on average over the weights, as long as the values are.
-    apart = math.sqrt(np.mean((stored - sample)[1:] ** 2)) / max(stored[0], sample[0], np.finfo(np.float64).tiny)
-    if apart <= _ROUNDING[str(backbone.identity.fields.get("precision", "float32"))]:
+    apart = beyond_rounding(backbone, stored, sample)
+    if not apart:
         return
     then = _versions(store)
     now = Provenance.here(device_name(backbone.device), list(then)).versions
@@ -80,6 +77,19 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         f"fixed image is {apart:.1%} of its length away from what it was ({'; '.join(changed) or 'same versions'}). "
         "Install the versions of then to go on with this store, or move it away to compute all of it anew."
     )
+
+
+def beyond_rounding(backbone: Backbone, one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """How far two samples of ``backbone`` are apart, as a share of the feature's length.
+
+    0 where that is rounding, or one of them is empty.
+    """
+    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if not first.size or not second.size:
+        return 0.0
+    # A sum of values with such weights is, on average over the weights, as long as the values are.
+    apart = math.sqrt(np.mean((first - second)[1:] ** 2)) / max(first[0], second[0], np.finfo(np.float64).tiny)
+    return 0.0 if apart <= _ROUNDING[str(backbone.identity.fields.get("precision", "float32"))] else apart
 
 
 def _versions(store: FeatureStore) -> dict[str, str]:

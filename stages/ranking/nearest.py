@@ -47,6 +47,30 @@ def search(gallery: Vectors, queries: Vectors, k: int, exclude: Rows | None = No
     return rows, similarities(gallery, queries, rows)
 
 
+def search_among(
+    gallery: Vectors, among: Rows, queries: Vectors, k: int, exclude: Rows | None = None
+) -> tuple[Rows, Similarity]:
+    """:func:`search`, but of the rows ``among`` (n,) of the gallery alone, ascending; they are copied block by block.
+
+    >>> gallery = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    >>> search_among(gallery, np.array([1, 2]), gallery[:1], 2)[0]
+    array([[2, 1]])
+    """
+    queries, exclude = check_queries(queries, gallery.shape, k, exclude)
+    nearest = np.full((len(queries), k), -1, np.int64)
+    similarity = np.full((len(queries), k), -np.inf, np.float32)
+    step = max(1, _NUMBERS // gallery.shape[1])
+    for low in range(0, len(among), step):
+        block = among[low : low + step]
+        some = gallery[block]
+        itself = np.where(np.isin(exclude, block), np.searchsorted(block, exclude), -1)
+        rows = nearest_rows(some, queries, min(k, len(block)), itself)
+        both = np.hstack([similarity, similarities(some, queries, rows)])
+        columns, similarity = _first(both, k)  # equal ones stay in gallery order
+        nearest = np.take_along_axis(np.hstack([nearest, np.where(rows < 0, -1, block[rows])]), columns, axis=1)
+    return nearest, similarity
+
+
 def check_queries(queries: Vectors, gallery: tuple[int, ...], k: int, exclude: Rows | None) -> tuple[Vectors, Rows]:
     """``queries`` and ``exclude``, ready to search a gallery of shape (G, E). Raises ValueError as :func:`search`."""
     queries = check_unit(queries, "queries")

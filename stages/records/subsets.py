@@ -8,17 +8,22 @@ from stages.records.records import Records
 from stages.records.seeded_order import seeded_order
 
 
-def balanced_subset(records: Records, count: int | None, seed: int) -> Records:
+def balanced_subset(records: Records, count: int | None, seed: int, *, least: int = 1) -> Records:
     """``count`` of ``records`` (None: all), one of each class by turns, in the order of ``records``.
 
-    With one seed, a smaller subset is a part of every larger one.
+    A class comes in with ``least`` rows at once, and smaller classes do not: of less than ``least`` of every class, a
+    remainder that is no class is left. With one seed, a smaller subset is a part of every larger one.
     """
-    if count is None or count >= len(records):
-        return records
     keys, classes = records.keys, [str(name) for name in records.classes]
+    sizes = Counter(classes)
+    large = [row for row in range(len(records)) if sizes[classes[row]] >= least]
+    if count is None or count >= len(large):
+        return records.take(large)
+    if count < least * sum(size >= least for size in sizes.values()):
+        count -= count % least
     counts = Counter[str]()
     turns = []
-    for row in sorted(range(len(records)), key=lambda row: seeded_order(seed, "row", keys[row])):
+    for row in sorted(large, key=lambda row: seeded_order(seed, "row", keys[row])):
         counts[classes[row]] += 1
-        turns.append((counts[classes[row]], seeded_order(seed, "class", classes[row]), row))
+        turns.append((max(counts[classes[row]], least), seeded_order(seed, "class", classes[row]), row))
     return records.take(sorted(row for _, _, row in sorted(turns)[:count]))

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache import Features, fingerprint
-from cache.atomic import replace_bytes
+from cache import Features, Storage, fingerprint
 from cache.errors import DamagedStoreError, MissingRowsError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
@@ -69,7 +67,6 @@ class QueryScores:
 class QueryValues:
     """The last scores of a run, query by query."""
 
-    path: Path
     table: pa.Table
     data: Mapping[str, str]
     """What was scored: see :func:`data_of`."""
@@ -93,10 +90,9 @@ class QueryValues:
             parts.append(QueryScores(keys, classes, {metric: part["value"].to_numpy().astype(np.float64)}))
         return parts
 
-    def write(self) -> None:
+    def write(self, storage: Storage, key: str) -> None:
         """Write the values for :func:`read_query_values`, whole or not at all."""
-        content = parquet_bytes(self.table, {_DATA: json.dumps(dict(self.data))}, compression="zstd")
-        replace_bytes(self.path, content)
+        storage.put(key, parquet_bytes(self.table, {_DATA: json.dumps(dict(self.data))}, compression="zstd"))
 
     def _rows(self, backbone: str, head: str) -> pa.Table:
         columns = (pc.cast(self.table[name], pa.string()) for name in ("backbone", "head"))
@@ -138,8 +134,8 @@ def scored_numbers(vectors: Features, records: Records) -> str:
     return fingerprint([vectors.fingerprint, numbers_fingerprint(vectors, searched.digests)])
 
 
-def values_of(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> QueryValues:
-    """The values of ``scored``, to be written to ``path``."""
+def values_of(scored: Sequence[Scored], data: Mapping[str, str]) -> QueryValues:
+    """The values of ``scored``, which follow from ``data``."""
     parts = []
     for part in scored:
         for metric, values in part.scores.per_query.items():
@@ -157,25 +153,26 @@ def values_of(path: Path, scored: Sequence[Scored], data: Mapping[str, str]) -> 
             columns = [[one] * count if isinstance(one, str) else one for one in fields]
             parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
-    return QueryValues(path, table, dict(data))
+    return QueryValues(table, dict(data))
 
 
-def read_query_values(path: Path) -> QueryValues:
+def read_query_values(storage: Storage, key: str) -> QueryValues:
     """Read what :meth:`QueryValues.write` wrote.
 
     Raises MissingRowsError where there is none, or one without classes, of an earlier version; and DamagedStoreError
     where it cannot be read.
     """
-    if not path.exists():
-        raise MissingRowsError(f"There is no {path}. `permafrost score` with this run file writes it.")
+    path = storage.address(key)
     try:
-        table = read_parquet(path.read_bytes())
+        table = read_parquet(storage.read(key))
         data = json.loads(table.schema.metadata[_DATA])
+    except FileNotFoundError:
+        raise MissingRowsError(f"There is no {path}. `permafrost score` with this run file writes it.") from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DamagedStoreError(f"{path} cannot be read: {error}. Score again: `permafrost score`.") from error
     if "class" not in table.column_names:
         raise MissingRowsError(f"{path} is of an earlier version, without the class of each query. Score again.")
-    return QueryValues(path, table.cast(SCHEMA), data)
+    return QueryValues(table.cast(SCHEMA), data)
 
 
 def _fingerprint(records: Records, columns: Sequence[str] = ()) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from stages.training.weights.optimizer import Optimizer
+
+Count: TypeAlias = Annotated[int, Within("[1, inf]")]
+Factor: TypeAlias = Annotated[float, Within("[0, inf)")]
 
 
 @dataclass(frozen=True)
@@ -47,40 +50,26 @@ class TrainingConfig(Settings):
             (:mod:`stages.training.experts`).
     """
 
-    epochs: int = 10
-    batch_size: int = 128
-    minimum_class_size: int = 2
+    epochs: Count = 10
+    batch_size: Count = 128
+    minimum_class_size: Count = 2
     keep: Literal["best", "last"] = "best"
-    holdout: float = 0.2
-    patience: int = 0
+    holdout: Annotated[float, Within("[0, 0.5]", "a share of the classes")] = 0.2
+    patience: Annotated[int, Within("[0, inf]", "a number of epochs")] = 0
     sampling: SamplingConfig = ByLossConfig()
     views: Literal["random", "first"] = "random"
     memory: Literal["auto", "ram", "map"] = "auto"
-    ema: float = 0.0
-    soup_epochs: int = 1
-    soup: int = 1
-    sam_rho: float = 0.0
+    ema: Annotated[float, Within("[0, 1)", "the share of the old average that is kept at a step")] = 0.0
+    soup_epochs: Count = 1
+    soup: Count = 1
+    sam_rho: Annotated[float, Within("[0, inf)", "the length of a step")] = 0.0
     anchor: tuple[float, ...] = ()
     experts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "minimum_class_size", "soup_epochs", "soup"):
-            if (value := getattr(self, name)) < 1:
-                raise SettingsError(f"{name} is at least 1, got {value}")
-        if not 0 <= self.holdout <= 0.5:
-            raise SettingsError(f"holdout is a share of the classes in [0, 0.5], got {self.holdout}")
-        if self.keep not in ("best", "last"):
-            raise SettingsError(f"keep is best or last, the epoch whose weights are kept, got {self.keep!r}")
+        super().__post_init__()
         if self.keep == "last" and (self.patience or self.anchor):
             raise SettingsError("patience and anchor choose by a validation score: leave them out, or keep = 'best'")
-        if self.patience < 0:
-            raise SettingsError(f"patience is a number of epochs, at least 0, got {self.patience}")
-        if not 0 <= self.ema < 1:
-            raise SettingsError(
-                f"ema is the share of the old average that is kept at a step, in [0, 1), got {self.ema}"
-            )
-        if not 0 <= self.sam_rho < float("inf"):
-            raise SettingsError(f"sam_rho is the length of a step, at least 0 and finite, got {self.sam_rho}")
         if self.anchor and not (min(self.anchor) == 0 and max(self.anchor) <= 1):
             raise SettingsError(f"anchor is shares in [0, 1] with 0, the start, among them, got {list(self.anchor)}")
         if isinstance(self.sampling, ClassesByImagesConfig) and self.batch_size % self.sampling.images:
@@ -103,28 +92,17 @@ class OptimizerConfig(Settings):
     """
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 2e-3
+    lr: Annotated[float, Within("(0, inf)")] = 2e-3
     final_lr: float = 1e-4
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
+    weight_decay: Factor = 1e-4
+    warmup_epochs: Factor = 1.0
+    momentum: Annotated[float, Within("[0, 1)")] = 0.9
     schedule: Literal["warmup_then_cosine", "warmup_times_cosine"] = "warmup_then_cosine"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("adam", "adamw", "sgd"):
-            raise SettingsError(f"kind is one of adam, adamw and sgd, got {self.kind!r}")
-        if not 0 < self.lr < math.inf:
-            raise SettingsError(f"lr is above 0 and finite, got {self.lr}")
+        super().__post_init__()
         if not 0 <= self.final_lr <= self.lr:
             raise SettingsError(f"final_lr is what lr ({self.lr}) falls to, in [0, lr], got {self.final_lr}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise SettingsError(f"weight_decay is at least 0 and finite, got {self.weight_decay}")
-        if not 0 <= self.warmup_epochs < math.inf:
-            raise SettingsError(f"warmup_epochs is at least 0 and finite, got {self.warmup_epochs}")
-        if not 0 <= self.momentum < 1:
-            raise SettingsError(f"momentum is in [0, 1), got {self.momentum}")
-        if self.schedule not in ("warmup_then_cosine", "warmup_times_cosine"):
-            raise SettingsError(f"schedule is warmup_then_cosine or warmup_times_cosine, got {self.schedule!r}")
 
     def learning_rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         """The learning rate of ``step``, counted from 0: see ``schedule``.

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from cache import Identity, LocalStorage, Storage, digest_bytes
+from cache import Identity, Storage, digest_bytes
 from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, WeightsError
 from cache.fingerprint import JSON, canonical_json
+from cache.storage import storage_of
 from stages.training.own_code import own_code
 from stages.training.recipe import HeadConfig
 
@@ -175,7 +176,7 @@ class Head:
                 f"{type(self.config).__name__} is a head of your own, which loading does not know: embed with it while "
                 "it is in memory, or train it again"
             )
-        storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
+        storage = storage_of(where)
         storage.put(_LOG, _lines([asdict(epoch) for epoch in self.log]).encode())
         described: dict[str, JSON] = {
             "identity": dict(self.identity.fields),
@@ -192,7 +193,7 @@ class Head:
 
         Raises WeightsError where there is none, DamagedStoreError on bad bytes, StaleStoreError for another identity.
         """
-        storage = where if not isinstance(where, (Path, str)) else LocalStorage(where)
+        storage = storage_of(where)
         path = storage.address(_FILE)
         try:
             content = storage.read(_FILE)

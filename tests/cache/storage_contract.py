@@ -1,4 +1,7 @@
-"""What every storage must hold. Inherit :class:`StorageContract` and give it a fixture ``storage``."""
+"""What every storage must hold: inherit a contract and give it a fixture ``storage``.
+
+A storage that several processes can open inherits :class:`SharedStorageContract`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from hypothesis import strategies as st
 from cache.storage import Storage
 
 _SPAWN = multiprocessing.get_context("spawn")
-UNTIMED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+# The last: each implementation inherits the tests, and examples do not depend on which one runs them.
+UNTIMED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 _KEYS = st.sampled_from(["a", "b", "c/a", "c/b", "c/d/a", "cc/a"])
 _STEPS = st.tuples(st.sampled_from(["put", "put_new", "delete"]), _KEYS, st.binary(max_size=20))
 
@@ -101,6 +105,20 @@ class StorageContract:
         mapped = storage.map("a")
         storage.put("a", b"new")
         assert mapped is None or bytes(mapped) == b"old"
+
+    def test_what_is_below_a_prefix_is_a_storage_of_its_own(self, storage: Storage) -> None:
+        for key in ("a/b/c", "a/bc", "a/d"):
+            storage.put(key, key.encode())
+        inner = storage.below("a").below("b")
+        inner.put("new", b"1")
+        assert (storage.below("a").list(), inner.list()) == (["b/c", "b/new", "bc", "d"], ["c", "new"])
+        assert (inner.read("c"), storage.read("a/b/new")) == (b"a/b/c", b"1")
+        assert inner.address("c") == storage.address("a/b/c")
+        assert storage.below("none").list() == []
+
+
+class SharedStorageContract(StorageContract):
+    """The tests of a storage whose bytes other processes read and write too."""
 
     @pytest.mark.slow
     def test_of_processes_that_race_exactly_one_wins_each_key(self, storage: Storage) -> None:

@@ -7,13 +7,20 @@ import pytest
 from cache import LocalStorage
 from cache.atomic import clear_partials
 from cache.storage import Storage
-from tests.cache.storage_contract import StorageContract
+from tests.cache.storage_contract import SharedStorageContract, StorageContract
+from tests.toys.storage import MemoryStorage
 
 
-class TestLocalStorage(StorageContract):
+class TestLocalStorage(SharedStorageContract):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
         return LocalStorage(tmp_path / "root")
+
+
+class TestMemoryStorage(StorageContract):
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return MemoryStorage()
 
 
 def test_without_hard_links_put_new_still_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

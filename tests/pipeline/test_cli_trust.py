@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from cache import LocalStorage
 from stages.datasets import FolderConfig
 from stages.records import Records, read_records
 from stages.retrieval.query_values import read_query_values
@@ -74,7 +75,7 @@ def test_the_value_of_every_query_is_kept_and_scores_are_their_means_between_bou
     path = folder / "artifacts/scores/run.parquet"
     names = ["backbone", "head", "domain", "class", "metric", "query", "value", "embeddings"]
     assert pq.read_schema(path).names == names
-    values = read_query_values(path)
+    values = read_query_values(LocalStorage(path.parent), path.name)
     assert [head for _, head in values.heads()] == ["raw", "small", "pca"]
     rows = {(row["head"], row["metric"]): row for row in lines_of((folder / "first.jsonl").read_text())}
     for backbone, head in values.heads():
@@ -103,7 +104,7 @@ def test_compare_says_how_two_heads_of_a_run_differ_query_by_query(folder: Path)
         assert line["low"] <= line["value"] <= line["high"]
     moved = [line for line in lines if line["kind"] == "moved"]
     assert 0 < len(moved) <= 3
-    kept = read_query_values(folder / "artifacts/scores/run.parquet")
+    kept = read_query_values(LocalStorage(folder / "artifacts"), "scores/run.parquet")
     raw, small = (kept.of("test_resnet", head)[0] for head in ("raw", "small"))  # the first metric
     for line in moved:
         for side, of in (("first", raw), ("second", small)):

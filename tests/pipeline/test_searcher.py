@@ -12,19 +12,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache import parse_source
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError
+from cache import LocalStorage, Storage, parse_source
+from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, SettingsError
+from cache.sealed import json_text, read_json
 from pipeline.config import HeadRun, parse_config, read_config
 from pipeline.dataset import Run, read_dataset, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
+from pipeline.score_rows import json_lines
+from pipeline.scores import rows_key, score_run, values_key
 from pipeline.searcher import Searcher
+from pipeline.thresholds import keep_decisions, kept_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
+from stages.analysis.threshold_choice import calibration_ground, decision_at
 from stages.extraction import PcaConfig
 from stages.records import Records
+from stages.retrieval.gallery_rows import Match
+from stages.retrieval.query_values import read_query_values
 from stages.training.closed_form import PcaHeadConfig
 from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
+from tests.toys.storage import MemoryStorage
 from tests.typed import permafrost
 
 ROOT = Path(__file__).parent.parent.parent
@@ -117,6 +125,162 @@ def test_a_searcher_opens_from_its_folder_and_reads_no_dataset(images: Path, tmp
     (tmp_path / "artifacts").rename(tmp_path / "moved")
     folders = sorted((tmp_path / "moved/searchers").rglob("searcher.json"), key=os.path.getmtime)
     assert [Searcher.open(path.parent).search([wanted]) for path in folders] == answers
+
+
+@pytest.fixture(scope="module")
+def coloured(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Searcher]]:
+    """Searchers of 60 records with attributes, through a flat index and through one of codes."""
+    folder = tmp_path_factory.mktemp("coloured")
+    rows = [
+        {
+            "path": str(path),
+            "label": path.parent.name,
+            "colour": ("red", "blue", "")[place % 3],
+            "shop": ("north", "south")[place % 2],
+            "split": "test",
+        }
+        for place, path in enumerate(sorted(images.rglob("*.png")))
+    ]
+    write_table(folder / "labels.csv", rows)
+    dataset = (
+        f'[dataset]\npath = "{folder}/labels.csv"\nlabel = "label"\nattributes = ["colour"]\ndomain = "shop"\n'
+        'query = "test"\ngallery = "test"\n'
+    )
+    searchers = {}
+    for kind in ("flat", "scalar"):
+        config = parse_config(
+            f'artifacts = "{folder}/{kind}"\n{dataset}{network()}[retrieval]\nindex = {{ kind = "{kind}" }}\n'
+        )
+        run = run_of(config, QUIET)
+        extract_features(run, Hardware())
+        Searcher.of_run(run, find_vectors(run)[0])
+        (path,) = (folder / kind / "searchers").rglob("searcher.json")
+        searchers[kind] = Searcher.open(path.parent)
+    return run, searchers
+
+
+@pytest.mark.parametrize("kind", ["flat", "scalar"])
+def test_a_filtered_search_is_the_whole_ranking_without_what_is_filtered_out(
+    kind: str, coloured: tuple[Run, dict[str, Searcher]]
+) -> None:
+    run, searcher = coloured[0], coloured[1][kind]
+    wanted = run.records.keys[7]
+    ranking = searcher.find(searcher.vectors_of([wanted]), 60, exact=True)[0]
+    assert ranking[0].key == wanted
+    assert len(ranking) == 60
+    filters: list[tuple[dict[str, list[str | None]], list[Match]]] = [
+        ({"colour": ["red"]}, [m for m in ranking if m.attributes["colour"] == "red"]),
+        ({"colour": ["red", None]}, [m for m in ranking if m.attributes["colour"] in ("red", None)]),
+        ({"label": ["class 3", "class 4"]}, [m for m in ranking if m.label in ("class 3", "class 4")]),
+        ({"domain": ["north"], "colour": ["blue"]}, [m for m in ranking if m[4:] == ("north", {"colour": "blue"})]),
+    ]
+    for where, expected in filters:
+        assert 5 < len(expected) < 60
+        for size in (3, 1000):
+            matches = searcher.find(searcher.vectors_of([wanted]), size, where=where, exact=True)[0]
+            similar = pytest.approx([match.similarity for match in expected[:size]], abs=1e-6)
+            assert [match.similarity for match in matches] == similar
+            assert {m.key for m in matches} == {m.key for m in expected[:size]} or kind == "scalar"
+        mask = np.isin(np.array(searcher.gallery.table["key"]), [match.key for match in expected])
+        assert (
+            searcher.find(searcher.vectors_of([wanted]), 9, where=mask)[0]
+            == (searcher.find(searcher.vectors_of([wanted]), 9, where=where)[0])
+        )
+
+
+@pytest.mark.parametrize("kind", ["flat", "scalar"])
+def test_pages_follow_one_another(kind: str, coloured: tuple[Run, dict[str, Searcher]]) -> None:
+    searcher = coloured[1][kind]
+    query = searcher.vectors_of(coloured[0].records.keys[:2])
+    whole = searcher.find(query, 60)
+    for row in (0, 1):
+        pages = [searcher.find(query, 25, offset=offset)[row] for offset in (0, 25, 50, 75)]
+        assert [len(page) for page in pages] == [25, 25, 10, 0]
+        assert [match for page in pages for match in page] == whole[row]
+
+
+@pytest.mark.parametrize("kind", ["flat", "scalar"])
+def test_the_vector_of_a_key_is_that_of_its_image(kind: str, coloured: tuple[Run, dict[str, Searcher]]) -> None:
+    run, searcher = coloured[0], coloured[1][kind]
+    records = run.records.take([5, 2])
+    embedded = searcher.embed([*(parse_source(uri).read() for uri in records.uris), b"no image"])
+    stored = searcher.vectors_of(records.keys)
+    np.testing.assert_allclose(np.asarray(embedded.vectors[:2], np.float32), stored, atol=2e-3)
+    np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-6)
+    assert np.isnan(embedded.vectors[2]).all()
+    assert embedded.problems == {2: "not an image that Pillow can read"}
+
+
+def test_a_question_that_cannot_be_answered_names_what_can(coloured: tuple[Run, dict[str, Searcher]]) -> None:
+    searcher = coloured[1]["flat"]
+    query = searcher.vectors_of(coloured[0].records.keys[:1])
+    for where, message in (
+        ({"color": ["red"]}, "no column 'color'; did you mean 'colour'\\?; filter by colour, label, domain"),
+        ({"colour": ["rad"]}, "no gallery image has the colour 'rad'; did you mean 'red'\\?"),
+        ({"label": ["zzz"]}, "no gallery image has the label 'zzz'$"),
+        ({"colour": "red"}, "the values of colour to filter by are a list, got 'red' alone"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            searcher.find(query, where=where)
+    for k, offset in ((0, 0), (-3, 0), (1, -1)):
+        with pytest.raises(SettingsError, match=f"k must be at least 1 and offset at least 0, got {k} and {offset}"):
+            searcher.find(query, k, offset=offset)
+    with pytest.raises(MissingRowsError, match="no row of key 'nobody'; the gallery has 60 others"):
+        searcher.vectors_of(["nobody"])
+
+
+def test_a_searcher_of_an_earlier_version_is_refused(images: Path, tmp_path: Path) -> None:
+    run, vectors = embedded(PCA, images, tmp_path)
+    Searcher.of_run(run, vectors[0])
+    (path,) = (tmp_path / "artifacts/searchers").rglob("searcher.json")
+    described = read_json(path.read_bytes())
+    path.write_text(json_text({**described, "version": 1}))
+    with pytest.raises(DamagedStoreError, match="is of version 1, and this reads version 2"):
+        Searcher.open(path.parent)
+
+
+def test_a_searcher_opens_where_there_are_no_folders(images: Path, tmp_path: Path) -> None:
+    run, vectors = embedded(PCA + LDA + "sizes = true\n", images, tmp_path)
+    wanted = (images / "class 1/0.png").read_bytes()
+    answers = [Searcher.of_run(run, entry).search([wanted]) for entry in vectors]
+    local, remote = LocalStorage(run.artifacts), MemoryStorage()
+    keys = sorted(local.list("searchers/"), key=lambda key: local.path(key).stat().st_mtime_ns)
+    for key in local.list():
+        remote.put(key, local.read(key))
+    shutil.rmtree(run.artifacts)
+    folders = [key.rpartition("/")[0] for key in keys if key.endswith("searcher.json")]
+    assert [Searcher.open(folder, artifacts=remote).search([wanted]) for folder in folders] == answers
+
+
+class Elsewhere(Run):
+    """A run whose scores, thresholds, trials and searchers are kept in memory."""
+
+    memory = MemoryStorage()
+
+    @property
+    def storage(self) -> Storage:
+        return self.memory
+
+
+def test_what_is_read_again_is_written_to_the_storage_and_to_no_folder(tmp_path: Path) -> None:
+    images = draw_folder(tmp_path / "images", {f"class {number}": 4 for number in range(30)})
+    local, vectors = embedded(PCA + LDA, images, tmp_path)
+    run = Elsewhere(local.file, local.config, local.records, local.display)
+    before = LocalStorage(run.artifacts).list()
+    for key in before:
+        run.storage.put(key, LocalStorage(run.artifacts).read(key))
+    head = vectors[-1]
+    rows, values = score_run(run, vectors)
+    limits = calibration_ground(head.store, run.records, seed=0)
+    keep_decisions(run, head, [decision_at("fmr", 0.1, limits)], limits)
+    Searcher.of_run(run, head)
+    written = {key.partition("/")[0] for key in set(run.storage.list()) - set(before)}
+    assert written == {"scores", "searchers", "thresholds"}
+    assert read_query_values(run.storage, values_key(run)).table.equals(values.table)
+    assert run.storage.read(rows_key(run)).decode() == json_lines(rows)
+    assert [decision["wanted"] for decision in kept_decisions(run, head)] == [0.1]
+    added = {key.partition("/")[0] for key in set(LocalStorage(run.artifacts).list()) - set(before)}
+    assert added <= {"indexes"}
 
 
 def test_it_is_written_once_and_once_more_for_another_gallery(images: Path, tmp_path: Path) -> None:

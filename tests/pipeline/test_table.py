@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import pairwise
@@ -17,7 +18,7 @@ from pipeline.config import RepeatConfig
 from pipeline.seed_grid import TableRow, read_scores
 from pipeline.views.table import learning_curve
 from stages.records.subsets import balanced_subset
-from tests.pictures import draw_folder
+from tests.pictures import draw_folder, write_table
 from tests.toys.training import classes_of, make_records
 from tests.typed import RUN, permafrost
 
@@ -32,6 +33,14 @@ def test_some_rows_are_drawn_from_every_class_by_turns_and_fewer_are_among_more(
     assert max(sizes.values()) - min(count for name, count in sizes.items() if name not in ("class 7", "class 8")) <= 1
     assert set(some.keys) < set(balanced_subset(TRAIN, rows + 5, seed=1).keys)
     assert set(some.keys) != set(balanced_subset(TRAIN, rows, seed=2).keys)
+
+
+def test_a_class_comes_in_with_as_many_rows_as_a_head_wants_of_it_and_smaller_ones_do_not() -> None:
+    singles = make_records(classes_of(4, 1) | classes_of(6, 5, first=4))
+    for count, wanted in [(2, [2]), (5, [2, 2]), (12, [2] * 6), (14, [3, 3, 2, 2, 2, 2]), (34, [5] * 6)]:
+        some = balanced_subset(singles, count, seed=1, least=2)
+        assert sorted(Counter(some.labels).values(), reverse=True) == wanted
+        assert {*some.keys} <= {*balanced_subset(singles, count + 3, seed=1, least=2).keys}
 
 
 def test_all_rows_are_the_records_themselves() -> None:
@@ -104,6 +113,41 @@ def table(folder: Path, run: str) -> None:
     (folder / "run.toml").write_text(run + "[repeat]\nseeds = [0]\n")
     done = permafrost("table", "run.toml", "--quiet", "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_point_of_the_curve_is_called_by_the_images_that_are_learned_from_and_the_page_names_those_left_out(
+    tmp_path: Path,
+) -> None:
+    sizes = {"a": 1, "b": 1, "c": 3, "d": 3, "e": 3, "x": 3, "y": 3}
+    draw_folder(tmp_path / "images", sizes)
+    images = [
+        {"path": f"images/{name}/{number}.png", "label": name, "split": "test" if name in "xy" else "train"}
+        for name, count in sizes.items()
+        for number in range(count)
+    ]
+    write_table(tmp_path / "labels.csv", images)
+    table_run = RUN.replace('"folder"', '"table"').replace('"images"\nqueries_per_class = 2', '"labels.csv"')
+    table_run += "[repeat]\nseeds = [0]\nrows = [3, 5, 8, 10]\n"
+    table_run = table_run.replace(
+        '"labels.csv"', '"labels.csv"\nlabel = "label"\ntrain = "train"\nquery = "test"\ngallery = "test"'
+    )
+    (tmp_path / "run.toml").write_text(table_run)
+    assert permafrost("extract", "run.toml", "--quiet", cwd=tmp_path).returncode == 0
+    done = permafrost("table", "run.toml", "--json", "--workers", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {json.loads(text)["rows"] for text in done.stdout.splitlines()}
+    assert rows == {0, 4, 8, 9}  # three classes of three are learned from: of 5 rows two classes of two
+    page = (tmp_path / "artifacts/tables/run/table.html").read_text(encoding="utf-8")
+    for reason in (
+        "two classes of 2 images or more: name 4 rows or more",
+        "9 images can be trained on, and the curve ends",
+    ):
+        assert reason in done.stderr
+        assert reason in page
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts/tables/run/cells").iterdir()}
+    write_table(tmp_path / "labels.csv", images[::-1])
+    assert permafrost("table", "run.toml", "--quiet", "--workers", "1", cwd=tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts/tables/run/cells").iterdir()} == cells
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache import LocalStorage
 from cache.errors import DamagedStoreError
 from pipeline.trials import Arrays, run_once
 
@@ -35,34 +36,34 @@ def plain(results: Iterator[tuple[str, Arrays]]) -> dict[str, tuple[list[float],
 
 def test_a_trial_is_run_once_and_read_after_that(tmp_path: Path) -> None:
     first, second = Runner(), Runner()
-    results = plain(run_once(TRIALS, tmp_path, first))
+    results = plain(run_once(TRIALS, LocalStorage(tmp_path), first))
     assert results == {name: ([float(number), 0.5], ["x", "ü"]) for name, number in TRIALS.items()}
-    assert plain(run_once(TRIALS, tmp_path, second)) == results
+    assert plain(run_once(TRIALS, LocalStorage(tmp_path), second)) == results
     assert second.ran == []
 
 
 def test_a_run_that_is_killed_goes_on_with_the_trials_that_it_had_not_finished(tmp_path: Path) -> None:
     names = list(TRIALS)
     with pytest.raises(RuntimeError, match="killed"):
-        list(run_once(TRIALS, tmp_path, Runner(fails=names[2])))
+        list(run_once(TRIALS, LocalStorage(tmp_path), Runner(fails=names[2])))
     rest = Runner()
-    assert list(plain(run_once(TRIALS, tmp_path, rest))) == names
+    assert list(plain(run_once(TRIALS, LocalStorage(tmp_path), rest))) == names
     assert rest.ran == names[2:]
 
 
 def test_trials_that_are_all_finished_start_no_runner(tmp_path: Path) -> None:
-    list(run_once(TRIALS, tmp_path, Runner()))
+    list(run_once(TRIALS, LocalStorage(tmp_path), Runner()))
 
     def refuse(_: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
         raise AssertionError("a runner was started")
 
-    assert len(list(run_once(TRIALS, tmp_path, refuse))) == 3
+    assert len(list(run_once(TRIALS, LocalStorage(tmp_path), refuse))) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, content: bytes | None) -> None:
-    list(run_once(TRIALS, tmp_path, Runner()))
+    list(run_once(TRIALS, LocalStorage(tmp_path), Runner()))
     (path,) = tmp_path.glob("b*.npz")
     path.write_bytes(path.read_bytes()[:-40] if content is None else content)
     with pytest.raises(DamagedStoreError, match=r"b{32}\.npz cannot be read: .* Delete it: its trial is run again"):
-        list(run_once(TRIALS, tmp_path, Runner()))
+        list(run_once(TRIALS, LocalStorage(tmp_path), Runner()))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.ranking import search, unit_length
-from stages.ranking.nearest import query_blocks, relevant_ranks
+from stages.ranking.nearest import query_blocks, relevant_ranks, search_among
 from tests.oracles import retrieval as oracle
 
 Vectors = npt.NDArray[np.float32]
@@ -64,6 +64,22 @@ def test_candidates_of_a_large_gallery_give_the_same_as_comparing_with_all(ties:
     expected_rows, expected_similarity = expected(vectors, queries, 20, exclude)
     assert rows.tolist() == expected_rows
     assert similarity.tolist() == expected_similarity
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_search_among_some_rows_is_the_search_of_a_gallery_of_them(
+    ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, queries = ((coarse_unit if ties else random_unit)(rows, 8, rows) for rows in (900, 20))
+    monkeypatch.setattr(sys.modules["stages.ranking.nearest"], "_NUMBERS", 8 * 64)  # blocks of 64 rows
+    for share, k in ((0.01, 30), (0.3, 7), (1, 5)):
+        among = np.flatnonzero(np.random.default_rng(1).random(900) < share)
+        exclude = np.where(np.arange(20) % 2, among[np.arange(20) % len(among)], -1)
+        rows, similarity = search_among(vectors, among, queries, k, exclude)
+        places = np.where(exclude < 0, -1, np.searchsorted(among, exclude))
+        expected_rows, expected_similarity = expected(vectors[among], queries, k, places)
+        assert rows.tolist() == [[int(among[row]) if row >= 0 else -1 for row in line] for line in expected_rows]
+        assert similarity.tolist() == expected_similarity
 
 
 @pytest.mark.parametrize("dim", [3, 40])

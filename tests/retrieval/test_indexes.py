@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -115,6 +116,52 @@ def test_the_query_itself_is_left_out_by_id(index: GalleryIndex) -> None:
     assert ids.shape == (3, 8)
 
 
+@pytest.mark.parametrize("share", [0.02, 0.6])
+def test_only_allowed_rows_are_found_and_every_one_of_them_can_be(kind: str, index: GalleryIndex, share: float) -> None:
+    gallery, queries = clustered(ROWS, 0), clustered(12, 6)
+    removed = index.without(keys_of(ROWS)[::7])
+    for searched in (index, removed):
+        allowed = np.random.default_rng(5).random(len(searched)) < share
+        own = np.where(np.arange(12) == 3, searched.ids[np.flatnonzero(allowed)[0]], -1)
+        may = np.setdiff1d(searched.ids[allowed], [])
+        ids, similarity = searched.search(queries, 8, own, allowed=allowed)
+        if kind in ("flat", "hnsw", "ivf_flat") or (kind == "refined" and len(may) < 64):  # brute force
+            expected = may[brute(gallery[may], queries, 9)]
+        else:  # the whole ranking, without what may not be
+            ranked, _ = searched.search(queries, ROWS)
+            expected = np.array([[row for row in line if row in set(may.tolist())][:9] for line in ranked.tolist()])
+            expected = expected if kind != "refined" else np.empty((0, 0))
+        for row, line in enumerate(expected.tolist()):
+            wanted = [each for each in line if each != own[row]][:8]
+            assert ids[row].tolist() == wanted + [-1] * (8 - len(wanted))
+        assert np.isin(ids[ids >= 0], may).all()
+        assert ((ids >= 0).sum(axis=1) == np.minimum(8, len(may) - (own >= 0))).all()
+        assert (np.diff(similarity[:, : (ids >= 0).sum(axis=1).min()]) <= 0).all()
+
+
+def test_what_is_allowed_is_one_truth_value_a_row(index: GalleryIndex) -> None:
+    wrong: list[Any] = [np.ones(5, np.bool_), np.ones(ROWS, np.int64)]
+    for allowed in wrong:
+        with pytest.raises(ValueError, match="allowed must be true or false for each of the 600 rows"):
+            index.search(clustered(1, 6), 3, allowed=allowed)
+    ids, similarity = index.search(clustered(2, 6), 3, allowed=np.zeros(ROWS, np.bool_))
+    assert (ids == -1).all()
+    assert np.isneginf(similarity).all()
+
+
+def test_the_vectors_of_keys_are_those_that_were_added_where_they_are_held_whole() -> None:
+    gallery = clustered(ROWS, 0)
+    for name in ("flat", "hnsw", "opq"):
+        index = fresh(name).without(["image 3"])
+        vectors = index.vectors_at(index.rows_of(["image 9", "image 2"]))
+        if name == "opq":
+            assert vectors is None
+        else:
+            np.testing.assert_array_equal(vectors, gallery[[9, 2]])
+        with pytest.raises(KeyError, match="no row of key 'image 3'"):
+            index.rows_of(["image 2", "image 3"])
+
+
 def test_a_list_that_is_short_ends_in_minus_one(kind: str, index: GalleryIndex) -> None:
     ids, similarity = index.search(clustered(4, 3), ROWS + 5)
     assert (ids[:, -5:] == -1).all()
@@ -218,7 +265,7 @@ def test_what_does_not_fit_is_refused_by_cause() -> None:
         index.with_rows(["image 5"], clustered(1, 0))
     with pytest.raises(ValueError, match=r"vectors to add have shape \(1, 8\); 1 keys in an index of 16 numbers"):
         index.with_rows(["new"], clustered(1, 0, dim=8))
-    with pytest.raises(KeyError, match="no row of key 'nobody'; nothing was removed"):
+    with pytest.raises(KeyError, match="no row of key 'nobody'"):
         index.without(["image 1", "nobody"])
     with pytest.raises(ValueError, match="these are all it has"):
         index.without(index.keys)

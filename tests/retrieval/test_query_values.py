@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cache import LocalStorage
 from cache.errors import DamagedStoreError, MissingRowsError
 from stages.analysis.compared_runs import outdated
 from stages.records import Records
@@ -26,17 +27,17 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     store = store_of(tmp_path / "store", random_vectors(list(labels)))
     records = records_of(labels, domains={key: "toys" if key < "2" else "cars" for key in labels})
     scores = evaluate(store, queries=records, gallery=records, metrics=["map", "hit@1"])
-    path, data = tmp_path / "scores/run.parquet", data_of(records, records, {"index": "flat"})
+    storage, data = LocalStorage(tmp_path), data_of(records, records, {"index": "flat"})
     scored = [Scored("net", "raw", "f" * 64, scores), Scored("net", "small", "e" * 64, scores)]
-    values_of(path, scored, data).write()
-    read = read_query_values(path)
+    values_of(scored, data).write(storage, "scores/run.parquet")
+    read = read_query_values(storage, "scores/run.parquet")
     assert read.heads() == [("net", "raw"), ("net", "small")]
     assert read.embeddings("net", "small") == "e" * 64
     assert read.data == data
     for kept, metric in zip(read.of("net", "raw"), ("map", "hit@1"), strict=True):
         assert (kept.query_keys, kept.query_classes) == (scores.query_keys, scores.query_classes)
         np.testing.assert_array_equal(kept.per_query[metric], scores.per_query[metric])
-    assert [p.name for p in path.parent.iterdir()] == ["run.parquet"]
+    assert storage.list("scores/") == ["scores/run.parquet"]
 
 
 def test_the_fingerprint_of_the_data_follows_bytes_and_labels_and_not_the_order() -> None:
@@ -95,8 +96,9 @@ def test_the_domain_of_a_row_without_a_label_is_part_of_the_data() -> None:
 
 def test_what_changed_since_scores_were_made_is_named(tmp_path: Path) -> None:
     records = records_of(classes_of(3, 3))
-    values_of(tmp_path / "run.parquet", [], data_of(records, records, {}, ["tags"], [records])).write()
-    values = read_query_values(tmp_path / "run.parquet")
+    storage = LocalStorage(tmp_path)
+    values_of([], data_of(records, records, {}, ["tags"], [records])).write(storage, "run.parquet")
+    values = read_query_values(storage, "run.parquet")
     assert outdated(values, values.data, {}) == []
     truth, tuned = outdated(values, data_of(records, records, {}), {})
     assert re.fullmatch("ground truth: scored tags: [0-9a-f]{64}, now .absent.", truth)
@@ -113,11 +115,11 @@ def test_scores_of_another_version_of_the_code_are_of_other_data(monkeypatch: py
 
 def test_a_file_that_is_not_there_or_not_whole_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(MissingRowsError, match=r"There is no .*run\.parquet\. `permafrost score`"):
-        read_query_values(tmp_path / "run.parquet")
+        read_query_values(LocalStorage(tmp_path), "run.parquet")
     old = query_values.SCHEMA.remove(query_values.SCHEMA.get_field_index("class"))
     pq.write_table(old.empty_table().replace_schema_metadata({b"permafrost.data": "{}"}), tmp_path / "run.parquet")
     with pytest.raises(MissingRowsError, match=r"without the class of each query\. Score again"):
-        read_query_values(tmp_path / "run.parquet")
+        read_query_values(LocalStorage(tmp_path), "run.parquet")
     (tmp_path / "run.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DamagedStoreError, match=r"cannot be read: .*Score again"):
-        read_query_values(tmp_path / "run.parquet")
+        read_query_values(LocalStorage(tmp_path), "run.parquet")

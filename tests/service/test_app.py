@@ -19,7 +19,7 @@ from pipeline.service.app import create_app
 from pipeline.service.gallery import Gallery
 from pipeline.service.limits import Limits
 from pipeline.service.snapshots import Snapshots
-from tests.service.serving import COLOURS, ask, draw_gallery, first_three, embedder, gallery_of, picture
+from tests.service.serving import COLOURS, ask, draw_gallery, embedder, first_three, gallery_of, picture
 
 LIMITS = Limits(max_bytes=50_000, max_pixels=10_000, body_seconds=0.2)
 

@@ -102,7 +102,7 @@ def test_a_job_whose_client_left_is_not_computed() -> None:
         gone.cancel()
         await asyncio.sleep(0)
         may_end.set()
-        assert await asyncio.gather(first, stays) == [0, 2]
+        assert [*await asyncio.gather(first, stays)] == [0, 2]
 
     batcher = Batcher(note)
     asyncio.run(leave())
@@ -111,7 +111,7 @@ def test_a_job_whose_client_left_is_not_computed() -> None:
 
 
 def test_a_closed_queue_answers_what_waits_and_refuses_what_comes() -> None:
-    batcher = Batcher(lambda jobs: list(jobs))
+    batcher: Batcher[int, int] = Batcher(list)
     assert asyncio.run(batcher.ask(1)) == 1
     batcher.close()
     with pytest.raises(Refused, match="stopping"):

@@ -173,13 +173,13 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (LinearHeadConfig, {"dropouts": (0.5, 1.0)}, r"dropouts is the share .* in \[0, 1\), got 1.0"),
+        (LinearHeadConfig, {"dropouts": (0.5, 1.0)}, r"dropouts is the share .* in \[0, 1\), got \[0.5, 1.0\]"),
         (LinearHeadConfig, {"dim": 8, "nested": (4, 2)}, r"nested are sizes below dim \(8\).* ascending, got \[4, 2\]"),
         (LinearHeadConfig, {"dim": 8, "nested": (8,)}, r"nested are sizes below dim \(8\)"),
         (BatchNormHeadConfig, {"momentum": 0.0}, r"momentum is the share of a batch"),
         (BatchNormHeadConfig, {"dim": 0}, "dim is the size of an embedding"),
         (MlpHeadConfig, {"hidden": ()}, "hidden are the sizes of the hidden layers"),
-        (MlpHeadConfig, {"activation": "tanh"}, "activation is one of relu, gelu, got 'tanh'"),
+        (MlpHeadConfig, {"activation": "tanh"}, "activation is relu or gelu, got 'tanh'"),
     ],
 )
 def test_a_bad_setting_is_refused(config: type, settings: dict[str, object], message: str) -> None:

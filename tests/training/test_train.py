@@ -352,10 +352,10 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_what_to_change(tmp_path: 
     [
         (TrainingConfig, {"epochs": 0}, "epochs is at least 1, got 0"),
         (TrainingConfig, {"batch_size": 0}, "batch_size is at least 1, got 0"),
-        (TrainingConfig, {"holdout": 0.9}, r"holdout is a share of the classes in \[0, 0.5\], got 0.9"),
+        (TrainingConfig, {"holdout": 0.9}, r"holdout is a share of the classes, in \[0, 0.5\], got 0.9"),
         (OptimizerConfig, {"lr": 0.0}, "lr is above 0 and finite, got 0.0"),
         (OptimizerConfig, {"lr": 0.1, "final_lr": 0.2}, r"final_lr is what lr \(0.1\) falls to, in \[0, lr\], got 0.2"),
-        (OptimizerConfig, {"kind": "lion"}, "kind is one of adam, adamw and sgd, got 'lion'"),
+        (OptimizerConfig, {"kind": "lion"}, "kind is adam, adamw or sgd, got 'lion'"),
         (OptimizerConfig, {"momentum": 1.0}, r"momentum is in \[0, 1\), got 1.0"),
     ],
 )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from cache.errors import MissingRowsError
 from pipeline.dataset import Run
 from pipeline.score_rows import RAW, ScoreRow
-from pipeline.scores import score_run, scored_data
+from pipeline.scores import rows_key, score_run, scored_data, values_key
 from pipeline.vectors import Vectors
 from stages.analysis.first_ranks import FirstRanks, first_ranks
 from stages.ranking.metrics import Values
@@ -70,8 +69,7 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
     embeddings, images and settings; otherwise they are computed, and written.
     """
     records, retrieval, display = run.records, run.config.retrieval, run.display
-    path = run.artifacts / "scores" / f"{run.name}.parquet"
-    rows, values = _on_disk(path, run, vectors)
+    rows, values = stored_scores(run, vectors)
     if values is None:
         display.say("scoring: there are no scores of these embeddings, images and settings yet")
         rows, values = score_run(run, vectors)
@@ -105,11 +103,14 @@ def overall(rows: Sequence[ScoreRow]) -> str:
     return MEAN if any(row.domain == MEAN for row in rows) else ALL
 
 
-def _on_disk(path: Path, run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
-    """The scores at ``path`` if they are of just this; a run file that names fewer heads now reads those it names."""
+def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
+    """The scores that the run has, if they are of just these embeddings, images and settings; none otherwise.
+
+    A run file that names fewer heads now reads those it names.
+    """
     try:
-        values = read_query_values(path)
-        lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+        values = read_query_values(run.storage, values_key(run))
+        lines = run.storage.read(rows_key(run)).decode().splitlines()
         rows = [ScoreRow(**json.loads(line)) for line in lines]
     except (MissingRowsError, OSError, ValueError, TypeError):
         return [], None

@@ -20,7 +20,7 @@ from cache.errors import SettingsError
 from stages.device import check_device
 from stages.extraction.backbones import bundled, open_clip, pca, timm
 from stages.extraction.backbones.bundled import BundledConfig
-from stages.extraction.backbones.frozen import Backbone, Network, place
+from stages.extraction.backbones.frozen import Backbone, Network, StoredNetwork, place
 from stages.extraction.backbones.open_clip import OpenClipConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import default_float32, resolve_precision
@@ -86,19 +86,22 @@ def announced_backbones(
     *,
     device: str = "cpu",
     basis: PcaBasis | Path | str | None = None,
+    weights: Path | None = None,
     on_load: Callable[[], None] = lambda: None,
 ) -> tuple[Backbone, ...]:
     """The backbones of ``config``, whose name, dim and identity were noted before: the network loads when it runs.
 
-    ``on_load`` is called before that.
+    ``on_load`` is called before that. ``weights`` is a file of the network as it was frozen
+    (:func:`stages.extraction.backbones.frozen.network_bytes`): then nothing that ``config`` names is looked for.
     """
     identities = [Identity(note["identity"]) for note in announced]
+    stored = None if weights is None else StoredNetwork(weights, Preprocess.of_identity(identities[0].fields))
     if isinstance(config, PcaConfig):
         device = "cpu"
     else:
         config = replace(config, precision=announced[0]["identity"]["precision"])
     fingerprints = [identity.fingerprint for identity in identities]
-    network = Network(partial(_load, config, basis), device, fingerprints, on_load=on_load)
+    network = Network(partial(_load, config, basis, stored=stored), device, fingerprints, on_load=on_load)
     ends = [0, *accumulate(note["dim"] for note in announced)]
     return tuple(
         Backbone(
@@ -115,7 +118,9 @@ def announced_backbones(
     )
 
 
-def _load(config: BackboneConfig, basis: PcaBasis | Path | str | None, device: str) -> tuple[Backbone, ...]:
+def _load(
+    config: BackboneConfig, basis: PcaBasis | Path | str | None, device: str, stored: StoredNetwork | None = None
+) -> tuple[Backbone, ...]:
     if isinstance(config, PcaConfig):
         return (pca.load(config, basis),)
     import torch
@@ -123,11 +128,11 @@ def _load(config: BackboneConfig, basis: PcaBasis | Path | str | None, device: s
     with default_float32(), torch.device("cpu"):  # whatever the process has set
         match config:
             case BundledConfig():
-                return bundled.load(config, device)
+                return bundled.load(config, device, stored)
             case OpenClipConfig():
-                return open_clip.load(config, device)
+                return open_clip.load(config, device, stored)
             case TimmConfig():
-                return timm.load(config, device)
+                return timm.load(config, device, stored)
 
 
 def load_backbone(

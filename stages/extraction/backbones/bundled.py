@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from cache.errors import MissingExtraError
 from cache.settings import Settings
 from stages.extraction.backbones import timm
-from stages.extraction.backbones.frozen import Backbone
+from stages.extraction.backbones.frozen import Backbone, StoredNetwork
 from stages.extraction.backbones.pooling import GEM_P, Pooling, check_blocks, check_pooling
 from stages.extraction.backbones.precision import Precision
 from stages.extraction.backbones.weights import fit_weights, read_weights
@@ -58,9 +58,11 @@ class BundledConfig(Settings):
         check_blocks(self.name, self.blocks, self.pooling)
 
 
-def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
-    """The network of ``config`` on ``device``. MissingExtraError when its package is not installed."""
-    weights = read_weights(_weights_file(config.name))
+def load(config: BundledConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
+    """The network of ``config`` on ``device``. MissingExtraError when its package is not installed.
+
+    A ``stored`` network takes no package.
+    """
     ported = timm.TimmConfig(
         f"tf_{config.name}",
         weights="random",  # replaced just below
@@ -72,9 +74,11 @@ def load(config: BundledConfig, device: str) -> tuple[Backbone, ...]:
         compiled=config.compiled,
     )
     network = timm.build(ported.name, {})
-    renamed = {_timm_name(name, network): tensor for name, tensor in weights.items()}
-    fit_weights(network, renamed, source=config.name, ignore=timm.classifier_names(network))
-    return timm.frozen_timm(network, ported, name=config.name, device=device)
+    if stored is None:
+        weights = read_weights(_weights_file(config.name))
+        renamed = {_timm_name(name, network): tensor for name, tensor in weights.items()}
+        fit_weights(network, renamed, source=config.name, ignore=timm.classifier_names(network))
+    return timm.frozen_timm(network, ported, name=config.name, device=device, stored=stored)
 
 
 def _weights_file(name: str) -> str:

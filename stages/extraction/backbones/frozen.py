@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from cache.fingerprint import JSON
 from cache.identity import Identity
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
-from stages.extraction.backbones.weights import digest_weights
+from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess
 from stages.extraction.resize import DECODERS
 
@@ -131,6 +132,28 @@ def _short(fingerprints: Sequence[str]) -> str:
     return ", ".join(fingerprint[:8] for fingerprint in fingerprints)
 
 
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A network as it was once frozen: the file that :func:`network_bytes` made, and its preprocessing.
+
+    It takes the place of the weights and of the listed preprocessing that a config names, none of which is looked for.
+    """
+
+    weights: Path
+    preprocess: Preprocess
+
+
+def network_bytes(backbone: Backbone) -> bytes:
+    """A safetensors file of all that the network of ``backbone`` computes with, as it was frozen."""
+    from safetensors.torch import save
+
+    forward = backbone.forward.load() if isinstance(backbone.forward, Network) else backbone.forward
+    if not isinstance(forward, _Frozen):
+        raise SettingsError(f"{backbone.name} is no network of a library: its weights cannot be written to a file")
+    state = forward.network.state_dict()
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
+
+
 def freeze(
     network: torch.nn.Module,
     preprocess: Preprocess,
@@ -142,17 +165,22 @@ def freeze(
     compute: Compute | None,
     image_size: int | None,
     device: str,
+    stored: StoredNetwork | None = None,
 ) -> tuple[Backbone, ...]:
     """Make backbones of a ``network``, one for each of ``outputs``.
 
     ``config`` gives the library's name of the model, its keyword arguments, the precision and whether it is compiled.
     ``compute`` maps normalised images (B, 3, S, S) to the outputs, each (B, D); None for the network's own.
-    ``image_size`` is the size that the network was fitted to, where that is not its own. The network is put into
+    ``image_size`` is the size that the network was fitted to, where that is not its own. A ``stored`` network gives its
+    weights and the preprocessing in place of those at hand. The network is put into
     evaluation mode for good and moved to ``device``. ValueError when it does not take images of the preprocessing's
     size, or gives anything but one vector an image.
     """
     import torch
 
+    if stored is not None:
+        preprocess = stored.preprocess
+        fit_weights(network, read_weights(stored.weights), source=str(stored.weights))
     common: dict[str, JSON] = {
         "library": library,
         "model": config.name,
@@ -184,10 +212,7 @@ def freeze(
         if len(shape) != 2 or shape[0] != 1:
             raise SettingsError(f"{config.name} must give one vector an image, (1, D), got {shape}: choose a pooling")
 
-    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        values = run(batch)
-        return values[0] if len(values) == 1 else np.concatenate(values, axis=1)
-
+    forward = _Frozen(network, run)
     ends = [0, *np.cumsum([width for _, width in shapes]).tolist()]
     return tuple(
         Backbone(
@@ -201,6 +226,18 @@ def freeze(
         )
         for output, (first, last) in zip(outputs, pairwise(ends), strict=True)
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Frozen:
+    """The forward of a ``network``: the features (B, D) of all of its outputs side by side."""
+
+    network: torch.nn.Module
+    run: Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]
+
+    def __call__(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        values = self.run(batch)
+        return values[0] if len(values) == 1 else np.concatenate(values, axis=1)
 
 
 def folder_name(name: str) -> str:

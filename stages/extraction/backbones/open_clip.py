@@ -21,13 +21,13 @@ import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
 from stages.extraction.backbones.fetching import fetching
-from stages.extraction.backbones.frozen import Backbone, freeze
+from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.image_size import resize_open_clip, sized
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
@@ -79,16 +79,17 @@ class OpenClipConfig(NetworkConfig):
             )
 
 
-def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
-    """The image tower of ``config`` on ``device``, a backbone for each pooling.
+def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
+    """The image tower of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one.
 
     Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
     layer, or a pooling of what is not there.
     """
     check_name(config)
-    tower = _tower(config)
+    tower = _tower(config if stored is None else replace(config, pretrained=None, weights="random"))
     name = f"{config.name}.{config.pretrained}" if config.pretrained else config.name
-    preprocess, size, fitted = own_preprocess(config, tower), config.image_size, False
+    preprocess = own_preprocess(config, tower) if stored is None else stored.preprocess
+    size, fitted = config.image_size, False
     if size is not None and _own_size(tower) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_open_clip(tower, size, name=config.name)
@@ -109,6 +110,7 @@ def load(config: OpenClipConfig, device: str) -> tuple[Backbone, ...]:
         compute=compute,
         image_size=size if fitted else None,
         device=device,
+        stored=stored,
     )
 
 

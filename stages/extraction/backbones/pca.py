@@ -16,6 +16,7 @@ from cache.errors import SettingsError, WeightsError
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
 from cache.settings import Settings
+from cache.storage import LocalStorage, Storage
 from stages.extraction.backbones.frozen import Backbone, folder_name
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
 from stages.extraction.resize import DECODERS
@@ -73,15 +74,20 @@ class PcaBasis:
     @classmethod
     def load(cls, path: Path | str) -> PcaBasis:
         """The basis that :meth:`save` wrote. Raises :class:`WeightsError`."""
+        return cls.read(LocalStorage(Path(path).parent), Path(path).name)
+
+    @classmethod
+    def read(cls, storage: Storage, key: str) -> PcaBasis:
+        """:meth:`load` from a storage."""
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         try:
-            content = load_file(path)
+            content = load(storage.read(key))
             return cls(content["mean"], content["components"])
         except (OSError, SafetensorError, KeyError) as error:
             raise WeightsError(
-                f"{path} cannot be read as a PCA basis: {error}. Delete it to have it fitted again."
+                f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it to have it fitted again."
             ) from error
 
 

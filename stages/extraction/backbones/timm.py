@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
 from stages.extraction.backbones.fetching import fetching
-from stages.extraction.backbones.frozen import Backbone, freeze
+from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.image_size import resize_timm, sized
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
@@ -45,31 +45,37 @@ class TimmConfig(NetworkConfig):
         check_blocks(self.name, self.blocks, self.pooling)
 
 
-def load(config: TimmConfig, device: str) -> tuple[Backbone, ...]:
-    """The network of ``config`` on ``device``, a backbone for each pooling.
+def load(config: TimmConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
+    """The network of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one.
 
     Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
     layer, or a pooling of what is not there.
     """
     name = config.name
     if config.pretrained:
-        network = _pretrained(name, config.pretrained, config.kwargs, config.seed)
-        if isinstance(config.pretrained, str):
-            name = f"{name}.{config.pretrained}"
+        full = f"{name}.{config.pretrained}" if isinstance(config.pretrained, str) else name
+        network = _pretrained(name, full, config) if stored is None else build(full, config.kwargs)
+        name = full
     else:
         network = build(name, config.kwargs, config.seed)
-        if config.weights != "random":
+        if config.weights != "random" and stored is None:
             path = Path(config.weights or "")
             fit_weights(network, read_weights(path), source=str(path), ignore=classifier_names(network))
     size, fitted = config.image_size, False
     if size is not None and tuple(_listed(network)["input_size"][1:]) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_timm(network, size, name=config.name)
-    return frozen_timm(network, config, name=name, image_size=size if fitted else None, device=device)
+    return frozen_timm(network, config, name=name, image_size=size if fitted else None, device=device, stored=stored)
 
 
 def frozen_timm(
-    network: nn.Module, config: TimmConfig, *, name: str, image_size: int | None = None, device: str
+    network: nn.Module,
+    config: TimmConfig,
+    *,
+    name: str,
+    image_size: int | None = None,
+    device: str,
+    stored: StoredNetwork | None = None,
 ) -> tuple[Backbone, ...]:
     """The backbones of a ``network`` of timm with its weights in it: one a pooling or block of ``config``."""
     outputs: list[Output]
@@ -90,6 +96,7 @@ def frozen_timm(
         compute=compute,
         image_size=image_size,
         device=device,
+        stored=stored,
     )
 
 
@@ -144,10 +151,8 @@ def _listed(network: nn.Module) -> dict[str, Any]:
     return listed
 
 
-def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int) -> nn.Module:
+def _pretrained(name: str, full: str, config: TimmConfig) -> nn.Module:
     timm = library("timm")
-
-    full = f"{name}.{tag}" if isinstance(tag, str) else name
     wanted = full
     if not name.startswith("hf-hub:"):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
@@ -156,4 +161,4 @@ def _pretrained(name: str, tag: str | bool, kwargs: Mapping[str, Any], seed: int
         listed = timm.get_pretrained_cfg(full)
         wanted = str((listed and (listed.hf_hub_id or listed.url)) or full)
     with fetching(f"the weights of {full}", wanted):
-        return build(full, kwargs, seed, pretrained=True)
+        return build(full, config.kwargs, config.seed, pretrained=True)

@@ -20,7 +20,7 @@ from pydantic import Field
 from cache.errors import NothingToScoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import Settings, changed_settings
-from cache.storage import Storage
+from cache.storage import Storage, storage_of
 from stages.ranking.metrics import find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
@@ -35,7 +35,7 @@ from stages.retrieval.indexes.kinds import (
 )
 from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
-from stages.retrieval.indexes.snapshots import read_sidecar, storage_of
+from stages.retrieval.indexes.snapshots import read_sidecar
 
 if TYPE_CHECKING:
     import faiss

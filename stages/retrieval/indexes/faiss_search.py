@@ -48,6 +48,29 @@ def stored_vectors(index: faiss.Index) -> Vectors:
     return cast("Vectors", faiss.rev_swig_ptr(flat.get_xb(), size)).reshape(index.ntotal, index.d)
 
 
+def selecting(index: faiss.Index, allowed: npt.NDArray[np.bool_]) -> faiss.SearchParameters | None:
+    """Parameters by which ``index`` finds rows alone whose id, as it has them, is ``allowed`` (ids,).
+
+    Every inverted list is visited, and a graph searched as it always is. None where faiss has no such search of a kind.
+    """
+    inside = index_inside(index)
+    if isinstance(inside, (faiss.IndexPQ, faiss.IndexLSH)):
+        return None
+    bits = np.zeros(-(-len(allowed) // 8) * 8, np.bool_)
+    bits[: len(allowed)] = allowed
+    sel = faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))  # type: ignore[call-arg,arg-type]
+    how: faiss.SearchParameters
+    if isinstance(inside, faiss.IndexIVF):
+        how = faiss.SearchParametersIVF(sel=sel, nprobe=inside.nlist)  # type: ignore[call-arg]
+    elif isinstance(inside, faiss.IndexHNSW):
+        how = faiss.SearchParametersHNSW(sel=sel, efSearch=inside.hnsw.efSearch)  # type: ignore[attr-defined]
+    else:
+        how = faiss.SearchParameters(sel=sel)  # type: ignore[call-arg]
+    if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+        how = faiss.SearchParametersPreTransform(index_params=how)  # type: ignore[call-arg]
+    return how
+
+
 def search_index(
     index: faiss.Index, queries: Vectors, k: int, exclude: Rows, how: faiss.SearchParameters | None = None
 ) -> tuple[Rows, Similarity]:
@@ -64,7 +87,7 @@ def search_index(
         similarity = np.cos(np.pi / inside.nbits * similarity)  # bits that differ -> cosine of the angle
     similarity[(ids < 0) | (ids == exclude[:, None])] = -np.inf
     ids[np.isneginf(similarity)] = -1
-    return _best(ids, similarity, k)
+    return best_of(ids, similarity, k)
 
 
 def compare_again(
@@ -78,10 +101,10 @@ def compare_again(
     for block in query_blocks(len(queries), places.shape[1] * originals.shape[1]):
         exact[block] = np.einsum("qwe,qe->qw", originals[places[block]], queries[block], dtype=np.float64)
     exact[places < 0] = -np.inf
-    return _best(places, exact, k)
+    return best_of(places, exact, k)
 
 
-def _best(ids: Rows, similarity: Similarity, k: int) -> tuple[Rows, Similarity]:
+def best_of(ids: Rows, similarity: Similarity, k: int) -> tuple[Rows, Similarity]:
     """The first ``k`` of ``ids`` (Q, W) by ``similarity`` (Q, W), then by id; both (Q, k), at the end -1 and -inf."""
     columns = np.lexsort((ids, -similarity))[:, :k]
     shape = len(ids), k

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,18 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from cache.storage import Storage
-from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, similarities
+from cache.storage import Storage, storage_of
+from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, search_among, similarities
 from stages.ranking.normalize import Vectors, check_unit
-from stages.retrieval.indexes.faiss_search import append, compare_again, keeps_ids, search_index, stored_vectors
+from stages.retrieval.indexes.faiss_search import (
+    append,
+    best_of,
+    compare_again,
+    keeps_ids,
+    search_index,
+    selecting,
+    stored_vectors,
+)
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index
 from stages.retrieval.indexes.snapshots import (
     INDEX,
@@ -28,7 +36,6 @@ from stages.retrieval.indexes.snapshots import (
     KEYS,
     SIDECAR,
     read_snapshot,
-    storage_of,
     write_snapshot,
 )
 
@@ -110,33 +117,62 @@ class GalleryIndex:
         faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
         return (written + (0 if self.originals is None else self.originals.nbytes)) / len(self)
 
-    def search(self, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        exclude: Rows | None = None,
+        *,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[Rows, Similarity]:
         """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
 
-        ``queries`` (Q, E) are float32 of unit length; ``exclude`` (Q,) is the id that is the query itself, or -1. A
-        flat index gives the exact answer. Another may find fewer than k: the rest is id -1 with similarity -inf.
+        ``queries`` (Q, E) are float32 of unit length; ``exclude`` (Q,) is the id that is the query itself, or -1;
+        ``allowed`` (G,) says which rows may be found, by default all. A flat index gives the exact answer. Another may
+        find fewer than k: the rest is id -1 with similarity -inf. With ``allowed`` no list is passed over and a graph's
+        vectors are compared one by one, so that every allowed row can be found, however few there are.
 
         Raises ValueError when shapes do not agree, a query holds NaN, or ``k`` is below 1.
         """
         queries, exclude = check_queries(queries, (self.next_id, self.index.d), k, exclude)
-        if isinstance(faiss.downcast_index(self.index), faiss.IndexFlat):
-            gallery = stored_vectors(self.index)
-            rows = nearest_rows(gallery, queries, k, self._places(exclude))
-            return self._ids(rows), similarities(gallery, queries, rows)
+        if allowed is not None and (allowed.shape != (len(self),) or allowed.dtype != np.bool_):
+            raise SettingsError(
+                f"allowed must be true or false for each of the {len(self)} rows, got {allowed.dtype} of shape "
+                f"{allowed.shape}"
+            )
+        counts_rows = not keeps_ids(self.index) and not self._buried
+        left_out = self.places(exclude) if counts_rows else exclude
+        whole = self._whole_vectors()
+        if whole is not None and allowed is not None:
+            among = np.flatnonzero(allowed) if counts_rows else self.ids[allowed]
+            rows, similarity = search_among(whole, among, queries, k, left_out)
+            return (self._ids(rows) if counts_rows else rows), similarity
+        if whole is not None and not isinstance(self.index, faiss.IndexHNSW):
+            rows = nearest_rows(whole, queries, k, left_out)
+            return self._ids(rows), similarities(whole, queries, rows)
         refine: RefineConfig | None = getattr(self.config, "refine", None)
         width = k if refine is None else k * refine.candidates
-        counts_rows = not keeps_ids(self.index) and not self._buried
-        left_out = self._places(exclude) if counts_rows else exclude
-        ids, similarity = search_index(self.index, queries, width, left_out, self._selected())
+        ids, similarity = self._found(queries, width, left_out, allowed)
         if self.originals is not None:
-            places = ids if counts_rows else self._places(ids)
+            places = ids if counts_rows else self.places(ids)
             ids, similarity = compare_again(self.originals, queries, places, k)
             counts_rows = True
         return (self._ids(ids) if counts_rows else ids), similarity
 
+    def rows_of(self, keys: Sequence[str]) -> Rows:
+        """Where ``keys`` (n,) are among the rows. Raises KeyError for one that is not there."""
+        if unknown := [key for key in keys if key not in self._place]:
+            raise KeyError(f"the index has no row of key {unknown[0]!r}")
+        return np.array([self._place[key] for key in keys], np.int64)
+
+    def vectors_at(self, places: Rows) -> Vectors | None:
+        """The vectors (n, E) of the rows at ``places``, as they were added; None where there are only codes."""
+        whole = self._whole_vectors()
+        return None if whole is None else whole[self.ids[places] if self._buried else places]
+
     def keys_of(self, ids: Rows) -> list[str | None]:
         """The key of each of ``ids`` (n,); None for -1 and for a row that was removed."""
-        return [self.keys[place] if place >= 0 else None for place in self._places(ids).tolist()]
+        return [self.keys[place] if place >= 0 else None for place in self.places(ids).tolist()]
 
     def with_rows(self, keys: Sequence[str], vectors: Vectors) -> GalleryIndex:
         """The index with a row more for each of ``keys`` (n,), of ``vectors`` (n, E) of unit length; this one stays.
@@ -169,10 +205,8 @@ class GalleryIndex:
         A graph (hnsw) keeps the place of a removed row, so its bytes stay until it is built again. Raises KeyError for
         a key that is not there, ValueError when no row would be left.
         """
-        if unknown := [key for key in keys if key not in self._place]:
-            raise KeyError(f"the index has no row of key {unknown[0]!r}; nothing was removed")
         staying = np.ones(len(self), np.bool_)
-        staying[[self._place[key] for key in keys]] = False
+        staying[self.rows_of(keys)] = False
         if not staying.any():
             raise SettingsError("an index needs at least one row, and these are all it has")
         index = self.index
@@ -252,20 +286,35 @@ class GalleryIndex:
         """Rows of a graph that were removed and are still in it."""
         return self.next_id - len(self.ids) if isinstance(self.index, faiss.IndexHNSW) else 0
 
-    def _selected(self) -> faiss.SearchParameters | None:
-        if not self._buried:
-            return None
-        staying = np.zeros(-(-self.next_id // 8) * 8, np.bool_)
-        staying[self.ids] = True
-        graph = faiss.downcast_index(self.index)
-        bits = faiss.IDSelectorBitmap(np.packbits(staying, bitorder="little"))  # type: ignore[call-arg,arg-type]
-        how = faiss.SearchParametersHNSW(sel=bits, efSearch=graph.hnsw.efSearch)  # type: ignore[attr-defined]
-        return cast("faiss.SearchParameters", how)
+    def _whole_vectors(self) -> Vectors | None:
+        """The vectors by the place of the row (of a graph, by id); None where there are codes."""
+        index = faiss.downcast_index(self.index)
+        if isinstance(index, faiss.IndexHNSWFlat):
+            index = faiss.downcast_index(index.storage)
+        return stored_vectors(index) if isinstance(index, faiss.IndexFlat) else None
+
+    def _found(
+        self, queries: Vectors, width: int, exclude: Rows, allowed: npt.NDArray[np.bool_] | None
+    ) -> tuple[Rows, Similarity]:
+        """What faiss finds among the rows that are there and ``allowed``, by the ids that it has them by."""
+        if allowed is None and not self._buried:
+            return search_index(self.index, queries, width, exclude)
+        staying = allowed
+        if keeps_ids(self.index) or self._buried:
+            staying = np.zeros(self.next_id, np.bool_)
+            staying[self.ids if allowed is None else self.ids[allowed]] = True
+        assert staying is not None
+        if (how := selecting(self.index, staying)) is not None:
+            return search_index(self.index, queries, width, exclude, how)
+        ids, similarity = search_index(self.index, queries, len(self), exclude)  # all, and then those that may
+        similarity[(ids < 0) | ~staying[ids]] = -np.inf
+        ids[np.isneginf(similarity)] = -1
+        return best_of(ids, similarity, width)
 
     def _ids(self, places: Rows) -> Rows:
         return np.where(places < 0, -1, self.ids[places])
 
-    def _places(self, ids: Rows) -> Rows:
+    def places(self, ids: Rows) -> Rows:
         """Where ``ids`` are among the rows; -1 where they are not."""
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
         return np.where(self.ids[at] == ids, at, -1)

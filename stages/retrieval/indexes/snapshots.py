@@ -22,17 +22,12 @@ from cache import digest_bytes, fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
-from cache.storage import LocalStorage, Storage
+from cache.storage import Storage
 
 INDEX, KEPT, KEYS, SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
 _VERSION = 3
 _MEND = "Build the index again: `permafrost score` or `search` does."
 _FOLDER = re.compile(r"([0-9a-f]{16})?")  # of a snapshot, or of the layout before there were any
-
-
-def storage_of(folder: Path | str | Storage) -> Storage:
-    """``folder`` as a storage."""
-    return LocalStorage(folder) if isinstance(folder, (str, Path)) else folder
 
 
 def write_snapshot(storage: Storage, contents: Mapping[str, memoryview], made_from: Mapping[str, JSON]) -> None:

@@ -5,14 +5,13 @@ Adding one is its class here, its name in ``ClosedFormConfig``, and its map in `
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from cache.settings import Settings
-from stages.training.heads.kinds import InputsConfig, check_dim, check_shares
+from cache.settings import Choices, Settings, Within
+from stages.training.heads.kinds import Dim, Dropout, InputsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from stages.training.heads.linear import LinearHead
 
-
+_SHARE = Within("[0, 1]", "a share")
 UNIT_CENTERED = InputsConfig(unit=True, center=True, rescale="none")
 
 
@@ -34,13 +33,9 @@ class LinearMapConfig(Settings):
         inputs: the steps before the map.
     """
 
-    dim: int = 64
-    dropout: float = 0.2
+    dim: Dim = 64
+    dropout: Dropout = 0.2
     inputs: InputsConfig = UNIT_CENTERED
-
-    def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_shares([self.dropout], "dropout")
 
     def fit(self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> LinearHead:
         """The head of training ``features`` (N, D), of any float dtype; they are read in blocks, never copied whole.
@@ -93,12 +88,8 @@ class WhiteningHeadConfig(LinearMapConfig):
     ``strength`` in [0, 1]: 1 whitens, 0 is PCA (PCAw of the Met dataset: Ypsilantis et al., NeurIPS 2021).
     """
 
-    strength: float = 1.0
+    strength: Annotated[float, _SHARE] = 1.0
     kind: Literal["whitening"] = "whitening"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("strength", self.strength)
 
 
 @dataclass(frozen=True)
@@ -120,13 +111,8 @@ class WithinHeadConfig(LinearMapConfig):
     relevant component analysis (Shental et al., ECCV 2002).
     """
 
-    shrinkage: float | Literal["ledoit_wolf"] = "ledoit_wolf"
+    shrinkage: Annotated[float | Literal["ledoit_wolf"], _SHARE] = "ledoit_wolf"
     kind: Literal["within"] = "within"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shrinkage != "ledoit_wolf":
-            check_share("shrinkage", self.shrinkage)
 
 
 @dataclass(frozen=True)
@@ -137,12 +123,8 @@ class LdaHeadConfig(LinearMapConfig):
     within classes and the one between them both become (1 - s) S + s (tr S / D) I.
     """
 
-    shrinkage: float = 0.5
+    shrinkage: Annotated[float, _SHARE] = 0.5
     kind: Literal["lda"] = "lda"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("shrinkage", self.shrinkage)
 
 
 @dataclass(frozen=True)
@@ -166,15 +148,8 @@ class RidgeHeadConfig(LinearMapConfig):
     are those of the predictions themselves, each less its mean.
     """
 
-    penalty: float | Literal["gcv"] = "gcv"
+    penalty: Annotated[float | Literal["gcv"], Within("(0, inf]", "in units of the mean eigenvalue")] = "gcv"
     kind: Literal["ridge"] = "ridge"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.penalty != "gcv" and not self.penalty > 0:
-            raise SettingsError(
-                f"penalty is a number above 0, in units of the mean eigenvalue, or gcv, got {self.penalty}"
-            )
 
 
 @dataclass(frozen=True)
@@ -202,11 +177,11 @@ class DiscriminantHeadConfig(LinearMapConfig):
     """
 
     inputs: InputsConfig = InputsConfig(unit=True, center=True, rescale="unit")
-    roots: tuple[float, ...] = (1.0, 0.7, 0.5)
-    shrinkage: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.8)
-    total: tuple[float, ...] = (0.0, 0.3, 1.0)
-    power: tuple[float, ...] = (0.0, 0.15, 0.3)
-    folds: int = 3
+    roots: Annotated[tuple[float, ...], Choices("(0, 1]")] = (1.0, 0.7, 0.5)
+    shrinkage: Annotated[tuple[float, ...], Choices("(0, 1]")] = (0.03, 0.1, 0.3, 0.5, 0.8)
+    total: Annotated[tuple[float, ...], Choices("[0, 1]")] = (0.0, 0.3, 1.0)
+    power: Annotated[tuple[float, ...], Choices("[0, inf)")] = (0.0, 0.15, 0.3)
+    folds: Annotated[int, Within("[2, inf]", "a number of parts to hold out in turn")] = 3
     over: Literal["auto", "classes", "rows"] = "auto"
     kind: Literal["discriminant"] = "discriminant"
 
@@ -216,23 +191,6 @@ class DiscriminantHeadConfig(LinearMapConfig):
             raise SettingsError(
                 f"a discriminant chooses among roots; set roots = [{self.inputs.root}], not inputs.root"
             )
-        _check_values("roots", self.roots, lambda a: 0 < a <= 1, "in (0, 1]")
-        _check_values("shrinkage", self.shrinkage, lambda g: 0 < g <= 1, "in (0, 1]")
-        _check_values("total", self.total, lambda b: 0 <= b <= 1, "in [0, 1]")
-        _check_values("power", self.power, lambda p: 0 <= p < math.inf, "of at least 0")
-        if self.folds < 2:
-            raise SettingsError(f"folds is a number of parts to hold out in turn, at least 2, got {self.folds}")
-
-
-def _check_values(name: str, values: tuple[float, ...], good: Callable[[float], bool], which: str) -> None:
-    if not values or len(set(values)) < len(values) or not all(map(good, values)):
-        raise SettingsError(f"{name} holds one or more values {which} to choose from, each once, got {list(values)}")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError where ``value`` is not in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise SettingsError(f"{name} is a share in [0, 1], got {value}")
 
 
 ClosedFormConfig: TypeAlias = (

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from stages.training.heads.batchnorm import BatchNormHead
     from stages.training.heads.linear import LinearHead
     from stages.training.heads.mlp import MlpHead
+
+_DROPPED = Within("[0, 1)", "the share of a feature set to zero")
+Dim: TypeAlias = Annotated[int, Within("[1, inf]", "the size of an embedding")]
+Dropout: TypeAlias = Annotated[float, _DROPPED]
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,10 @@ class InputsConfig(Settings):
             rate means the same for every backbone; ``unit`` brings each row to unit length once more.
     """
 
-    root: float = 1.0
+    root: Annotated[float, Within("(0, 1]", "an exponent")] = 1.0
     unit: bool = False
     center: bool = True
     rescale: Literal["none", "spread", "unit"] = "spread"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.root <= 1:
-            raise SettingsError(f"root is an exponent in (0, 1], got {self.root}")
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,14 @@ class LinearHeadConfig(Settings):
     """
 
     kind: Literal["linear"] = "linear"
-    dim: int = 64
-    dropout: float = 0.2
-    dropouts: tuple[float, ...] = ()
+    dim: Dim = 64
+    dropout: Dropout = 0.2
+    dropouts: Annotated[tuple[float, ...], _DROPPED] = ()
     nested: tuple[int, ...] = ()
     inputs: InputsConfig = InputsConfig()
 
     def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_shares([self.dropout], "dropout")
-        check_shares(self.dropouts, "dropouts")
+        super().__post_init__()
         if list(self.nested) != sorted({*self.nested}) or not all(0 < size < self.dim for size in self.nested):
             raise SettingsError(
                 f"nested are sizes below dim ({self.dim}), at least 1 and ascending, got {list(self.nested)}"
@@ -92,16 +90,10 @@ class BatchNormHeadConfig(Settings):
     """
 
     kind: Literal["batchnorm"] = "batchnorm"
-    dim: int = 64
-    dropout: float = 0.0
-    momentum: float = 0.1
+    dim: Dim = 64
+    dropout: Dropout = 0.0
+    momentum: Annotated[float, Within("(0, 1]", "the share of a batch in the running mean")] = 0.1
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
-
-    def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_shares([self.dropout], "dropout")
-        if not 0 < self.momentum <= 1:
-            raise SettingsError(f"momentum is the share of a batch in the running mean, in (0, 1], got {self.momentum}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
@@ -122,20 +114,17 @@ class MlpHeadConfig(Settings):
     """
 
     kind: Literal["mlp"] = "mlp"
-    dim: int = 64
+    dim: Dim = 64
     hidden: tuple[int, ...] = (1024,)
     residual: bool = True
     activation: Literal["relu", "gelu"] = "gelu"
-    dropout: float = 0.2
+    dropout: Dropout = 0.2
     inputs: InputsConfig = InputsConfig()
 
     def __post_init__(self) -> None:
-        check_dim(self.dim)
-        check_shares([self.dropout], "dropout")
+        super().__post_init__()
         if not self.hidden or min(self.hidden) < 1:
             raise SettingsError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
-        if self.activation not in ("relu", "gelu"):
-            raise SettingsError(f"activation is one of relu, gelu, got {self.activation!r}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
@@ -143,16 +132,3 @@ class MlpHeadConfig(Settings):
         from stages.training.heads.mlp import MlpHead
 
         return MlpHead(self, Inputs(self.inputs, blocks), generator)
-
-
-def check_shares(shares: Sequence[float], name: str) -> None:
-    """ValueError unless each of ``shares`` is in [0, 1)."""
-    for share in shares:
-        if not 0 <= share < 1:
-            raise SettingsError(f"{name} is the share of a feature set to zero, in [0, 1), got {share}")
-
-
-def check_dim(dim: int) -> None:
-    """ValueError unless an embedding can have ``dim`` dimensions."""
-    if dim < 1:
-        raise SettingsError(f"dim is the size of an embedding, at least 1, got {dim}")

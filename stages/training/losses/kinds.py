@@ -18,10 +18,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from stages.training.losses.settings import MarginSetting, MarginSoftmaxConfig, Scheduled, extremes
+from cache.settings import Within
+from stages.training.losses.settings import MarginSetting, MarginSoftmaxConfig, Scheduled
+
+_ANGLE = Within("[0, pi)", "an angle in radians (degrees * pi / 180)")
+_COSINE = Within("[0, 1]", "a difference of cosines")
+Angle: TypeAlias = Annotated[MarginSetting, _ANGLE]
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,7 @@ class NormFaceConfig(MarginSoftmaxConfig):
 class AngularConfig(MarginSoftmaxConfig):
     """A loss whose ``margin_rad`` is an angle in radians: a number, a ramp over the training, or by class size."""
 
-    margin_rad: MarginSetting = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= margin < math.pi for margin in extremes(self.margin_rad)):
-            raise SettingsError(
-                f"margin_rad is an angle in radians in [0, pi), got {self.margin_rad}; degrees are * pi / 180"
-            )
+    margin_rad: Angle = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,7 @@ class ArcFaceConfig(AngularConfig):
 class CosineConfig(MarginSoftmaxConfig):
     """A loss whose ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size."""
 
-    margin_cos: MarginSetting = 0.35
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= margin <= 1 for margin in extremes(self.margin_cos)):
-            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+    margin_cos: Annotated[MarginSetting, _COSINE] = 0.35
 
 
 @dataclass(frozen=True)
@@ -83,12 +76,7 @@ class SphereFaceConfig(MarginSoftmaxConfig):
     """
 
     kind: Literal["sphereface"] = "sphereface"
-    margin_factor: MarginSetting = 1.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(1 <= factor < math.inf for factor in extremes(self.margin_factor)):
-            raise SettingsError(f"margin_factor multiplies the angle, at least 1 and finite, got {self.margin_factor}")
+    margin_factor: Annotated[MarginSetting, Within("[1, inf)", "what the angle is multiplied by")] = 1.5
 
 
 @dataclass(frozen=True)
@@ -96,7 +84,7 @@ class LiArcFaceConfig(AngularConfig):
     """Li-ArcFace, made for small embeddings: logits fall in a straight line with the angle."""
 
     kind: Literal["li_arcface"] = "li_arcface"
-    margin_rad: MarginSetting = 0.45
+    margin_rad: Angle = 0.45
 
 
 @dataclass(frozen=True)
@@ -104,12 +92,7 @@ class ElasticArcFaceConfig(AngularConfig):
     """ArcFace; each row draws its margin, every step, normal around ``margin_rad`` with ``deviation_rad`` radians."""
 
     kind: Literal["elastic_arcface"] = "elastic_arcface"
-    deviation_rad: float = 0.0125
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.deviation_rad < math.pi:
-            raise SettingsError(f"deviation_rad is an angle in radians in [0, pi), got {self.deviation_rad}")
+    deviation_rad: Annotated[float, _ANGLE] = 0.0125
 
 
 @dataclass(frozen=True)
@@ -117,12 +100,7 @@ class ElasticCosFaceConfig(CosineConfig):
     """CosFace; each row draws its margin, every step, normal around ``margin_cos`` with ``deviation_cos``."""
 
     kind: Literal["elastic_cosface"] = "elastic_cosface"
-    deviation_cos: float = 0.0125
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.deviation_cos <= 1:
-            raise SettingsError(f"deviation_cos is a difference of cosines in [0, 1], got {self.deviation_cos}")
+    deviation_cos: Annotated[float, _COSINE] = 0.0125
 
 
 @dataclass(frozen=True)
@@ -165,18 +143,9 @@ class AdaFaceConfig(MarginSoftmaxConfig):
     """
 
     kind: Literal["adaface"] = "adaface"
-    margin: MarginSetting = 0.4
-    concentration: float = 0.333
-    statistics_rate: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= margin <= 1 for margin in extremes(self.margin)):
-            raise SettingsError(f"margin is both radians and a difference of cosines, in [0, 1], got {self.margin}")
-        if not 0 <= self.concentration < math.inf:
-            raise SettingsError(f"concentration is at least 0 and finite, got {self.concentration}")
-        if not 0 < self.statistics_rate <= 1:
-            raise SettingsError(f"statistics_rate is the share of a new batch, in (0, 1], got {self.statistics_rate}")
+    margin: Annotated[MarginSetting, Within("[0, 1]", "both radians and a difference of cosines")] = 0.4
+    concentration: Annotated[float, Within("[0, inf)")] = 0.333
+    statistics_rate: Annotated[float, Within("(0, 1]", "the share of a new batch")] = 0.01
 
 
 @dataclass(frozen=True)
@@ -198,7 +167,7 @@ class MagFaceConfig(MarginSoftmaxConfig):
     longest_margin_rad: float = 0.8
     shortest_norm: float = 10.0
     longest_norm: float = 110.0
-    norm_weight: float = 35.0
+    norm_weight: Annotated[float, Within("[0, inf)")] = 35.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -212,8 +181,6 @@ class MagFaceConfig(MarginSoftmaxConfig):
                 "shortest_norm and longest_norm are lengths, 0 < shortest_norm < longest_norm, got "
                 f"{self.shortest_norm} and {self.longest_norm}"
             )
-        if not 0 <= self.norm_weight < math.inf:
-            raise SettingsError(f"norm_weight is at least 0 and finite, got {self.norm_weight}")
 
 
 MarginLosses: TypeAlias = (

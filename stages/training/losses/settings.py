@@ -5,14 +5,12 @@ Loads without torch: what computes a loss is imported where it is built.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Tag
 
-from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +24,13 @@ if TYPE_CHECKING:
 class Ramp(Settings):
     """From ``start`` to ``end`` in a straight line over the whole training: ``scale = { start = 16, end = 30 }``."""
 
-    start: float
-    end: float
+    start: Annotated[float, Within("(-inf, inf)", "an end of a ramp")]
+    end: Annotated[float, Within("(-inf, inf)", "an end of a ramp")]
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise SettingsError(f"a ramp goes from one finite number to another, got {self.start} to {self.end}")
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The two numbers that every value lies between."""
+        return self.start, self.end
 
 
 _NUMBER, _RAMP = "a number", "a ramp"
@@ -52,11 +51,6 @@ def value_at(setting: float | Ramp, share: float) -> float:
     return setting.start + (setting.end - setting.start) * share
 
 
-def ends(setting: float | Ramp) -> tuple[float, float]:
-    """Both ends of ``setting``, to be checked: a ramp between two allowed numbers passes allowed ones only."""
-    return (setting.start, setting.end) if isinstance(setting, Ramp) else (setting, setting)
-
-
 @dataclass(frozen=True)
 class MarginByClassSize(Settings):
     """A larger margin for small classes: ``margin_rad = { smallest_class = 0.6, largest_class = 0.2 }``.
@@ -74,9 +68,10 @@ class MarginByClassSize(Settings):
     map: Literal["cosine", "quartic_root"] = "cosine"
     kind: Literal["by_class_size"] = "by_class_size"
 
-    def __post_init__(self) -> None:
-        if self.map not in ("cosine", "quartic_root"):
-            raise SettingsError(f"map is cosine or quartic_root, got {self.map!r}")
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The two numbers that every margin lies between."""
+        return self.smallest_class, self.largest_class
 
 
 _SCHEDULED, _BY_CLASS_SIZE = "a number or a ramp", "by class size"
@@ -92,13 +87,6 @@ MarginSetting: TypeAlias = Annotated[
     Annotated[Scheduled, Tag(_SCHEDULED)] | Annotated[MarginByClassSize, Tag(_BY_CLASS_SIZE)],
     Discriminator(_which_margin),
 ]
-
-
-def extremes(setting: MarginSetting) -> tuple[float, float]:
-    """The two numbers that every margin of ``setting`` lies between."""
-    if isinstance(setting, MarginByClassSize):
-        return setting.smallest_class, setting.largest_class
-    return ends(setting)
 
 
 @dataclass(frozen=True)
@@ -118,19 +106,13 @@ class SampledConfig(Settings):
     Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
     """
 
-    share: float = 0.1
-    least: int = 1000
+    share: Annotated[float, Within("(0, 1]", "the part of the classes that a step looks at")] = 0.1
+    least: Annotated[int, Within("[1, inf]", "a number of classes")] = 1000
     kind: Literal["random", "hardest"] = "random"
 
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise SettingsError(f"share is the part of the classes that a step looks at, in (0, 1], got {self.share}")
-        if self.least < 1:
-            raise SettingsError(f"least is a number of classes, at least 1, got {self.least}")
-        if self.kind not in ("random", "hardest"):
-            raise SettingsError(f"kind is random or hardest, got {self.kind!r}")
 
-
+Scale: TypeAlias = Annotated[Scheduled, Within("(0, inf)", "a factor on the cosines")]
+Subcenters: TypeAlias = Annotated[int, Within("[1, inf]", "a number of prototypes a class")]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
@@ -147,23 +129,13 @@ class MarginSoftmaxConfig(Settings):
             to three digits, and half of the time is saved where the processor has instructions for it.
     """
 
-    subcenters: int = field(default=1, kw_only=True)
-    scale: Scheduled = field(default=30.0, kw_only=True)
-    label_smoothing: float = field(default=0.0, kw_only=True)
+    subcenters: Subcenters = field(default=1, kw_only=True)
+    scale: Scale = field(default=30.0, kw_only=True)
+    label_smoothing: Annotated[float, Within("[0, 1)", "the share spread over all classes")] = field(
+        default=0.0, kw_only=True
+    )
     sampled: SampledConfig | None = field(default=None, kw_only=True)
     precision: Precision = field(default="float32", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.subcenters < 1:
-            raise SettingsError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
-        if not all(0 < scale < math.inf for scale in ends(self.scale)):
-            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
-        if not 0 <= self.label_smoothing < 1:
-            raise SettingsError(
-                f"label_smoothing is the share spread over all classes, in [0, 1), got {self.label_smoothing}"
-            )
-        if self.precision not in ("float32", "bfloat16"):
-            raise SettingsError(f"precision is float32 or bfloat16, got {self.precision!r}")
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """What distinguishes the loss, for classes of ``class_sizes`` (C,) training rows; your own loss has its own."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Choices, Settings, Within
 from stages.training.heads.kinds import InputsConfig
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from stages.training.multilabel.network import MultilabelNetwork
     from stages.training.multilabel.posterior import PosteriorNetwork
+
+_Exponent: TypeAlias = Annotated[float, Within("[0, inf)", "an exponent")]
+_Positive: TypeAlias = Annotated[float, Within("(0, inf)")]
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,11 @@ class AttributesConfig(Settings):
 
     names: tuple[str, ...] = ()
     several: tuple[str, ...] = ()
-    minimum_count: int = 2
+    minimum_count: Annotated[int, Within("[1, inf]", "a number of records")] = 2
     unusable: Literal["refuse", "leave_out"] = "refuse"
 
     def __post_init__(self) -> None:
-        if self.minimum_count < 1:
-            raise SettingsError(f"minimum_count is a number of records, at least 1, got {self.minimum_count}")
-        if self.unusable not in ("refuse", "leave_out"):
-            raise SettingsError(f"unusable is refuse or leave_out, got {self.unusable!r}")
+        super().__post_init__()
         if self.names and (outside := [name for name in self.several if name not in self.names]):
             raise SettingsError(f"several names {outside[0]!r}, which is not among names ({', '.join(self.names)})")
 
@@ -55,16 +55,9 @@ class AsymmetricConfig(Settings):
     not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
     """
 
-    negative: float = 4.0
-    positive: float = 1.0
-    clip: float = 0.05
-
-    def __post_init__(self) -> None:
-        for name in ("negative", "positive"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is an exponent of at least 0, got {value}")
-        if not 0 <= self.clip < 1:
-            raise SettingsError(f"clip is a probability in [0, 1), got {self.clip}")
+    negative: _Exponent = 4.0
+    positive: _Exponent = 1.0
+    clip: Annotated[float, Within("[0, 1)", "a probability")] = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,14 +73,9 @@ class AttributeContrastConfig(Settings):
         power: above 1, records that share a little are hardly positives.
     """
 
-    weight: float = 1.0
-    temperature: float = 0.1
-    power: float = 4.0
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "temperature", "power"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is above 0 and finite, got {value}")
+    weight: _Positive = 1.0
+    temperature: _Positive = 0.1
+    power: _Positive = 4.0
 
 
 @dataclass(frozen=True)
@@ -120,26 +108,18 @@ class MultilabelHeadConfig(Settings):
     """
 
     kind: Literal["multilabel"] = "multilabel"
-    dim: int = 0
+    dim: Annotated[int, Within("[0, inf]", "the size of the hidden layer, 0 for that of the feature")] = 0
     layers: Literal["single", "double"] = "single"
     task: Literal["attributes", "tags", "both"] = "attributes"
     tags: Literal["gru", "bag"] = "gru"
     task_weights: Literal["equal", "learned"] = "equal"
-    instance_weight: float = 1.0
-    balanced: float = 0.0
+    instance_weight: Annotated[float, Within("(0, inf)", "a factor")] = 1.0
+    balanced: Annotated[float, Within("[0, 1)", "beta")] = 0.0
     asymmetric: AsymmetricConfig | None = None
     contrastive: AttributeContrastConfig | None = None
     attributes: AttributesConfig = AttributesConfig()
     refit: bool = True
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
-
-    def __post_init__(self) -> None:
-        if self.dim < 0:
-            raise SettingsError(f"dim is the size of the hidden layer, 0 for that of the feature, got {self.dim}")
-        if not 0 <= self.balanced < 1:
-            raise SettingsError(f"balanced is beta, in [0, 1), got {self.balanced}")
-        if not 0 < self.instance_weight < math.inf:
-            raise SettingsError(f"instance_weight is a factor above 0, got {self.instance_weight}")
 
     @property
     def learns_attributes(self) -> bool:
@@ -183,49 +163,30 @@ class PosteriorHeadConfig(Settings):
     """
 
     kind: Literal["posterior"] = "posterior"
-    dim: int = 64
+    dim: Annotated[int, Within("[0, inf]", "the size of an embedding, 0 for that of the posteriors")] = 64
     weights: Mapping[str, float] = field(default_factory=dict)
-    rest: tuple[float, ...] = (0.1,)
+    rest: Annotated[tuple[float, ...], Choices("[0, inf)")] = (0.1,)
     judged: Literal["images", "classes"] = "images"
     kernel: Literal["linear", "rbf"] = "rbf"
-    width: float = 1.0
-    landmarks: int = 2048
-    roots: tuple[float, ...] = (1.0, 0.5)
-    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
-    temperatures: tuple[float, ...] = (0.1, 0.15, 0.2)
+    width: Annotated[float, Within("(0, inf)", "a distance")] = 1.0
+    landmarks: Annotated[int, Within("[1, inf]", "a number of rows")] = 2048
+    roots: Annotated[tuple[float, ...], Choices("(0, 1]")] = (1.0, 0.5)
+    penalties: Annotated[tuple[float, ...], Choices("(0, inf)")] = (0.03, 0.1, 0.3, 1.0)
+    temperatures: Annotated[tuple[float, ...], Choices("(0, inf)")] = (0.1, 0.15, 0.2)
     attributes: AttributesConfig = AttributesConfig()
     inputs: InputsConfig = InputsConfig(unit=True, center=True, rescale="unit")
 
     def __post_init__(self) -> None:
-        if self.dim < 0:
-            raise SettingsError(f"dim is the size of an embedding, 0 for that of the posteriors, got {self.dim}")
+        super().__post_init__()
         if self.inputs.root != 1:
             raise SettingsError(f"a posterior chooses among roots; set roots = [{self.inputs.root}], not inputs.root")
         if self.inputs.rescale != "unit":
             raise SettingsError(
                 f"a posterior takes rows of unit length: inputs.rescale = 'unit', got {self.inputs.rescale!r}"
             )
-        for name in ("roots", "penalties", "temperatures"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values) or not all(0 < value < math.inf for value in values):
-                raise SettingsError(f"{name} holds one or more numbers above 0, each once, got {list(values)}")
-        if max(self.roots) > 1:
-            raise SettingsError(f"roots are exponents in (0, 1], got {list(self.roots)}")
-        if not 0 < self.width < math.inf:
-            raise SettingsError(f"width is a distance above 0, got {self.width}")
-        if self.landmarks < 1:
-            raise SettingsError(f"landmarks is a number of rows, at least 1, got {self.landmarks}")
-        if self.judged not in ("images", "classes"):
-            raise SettingsError(f"judged is images or classes, got {self.judged!r}")
-        if not self.rest or len(set(self.rest)) < len(self.rest):
-            raise SettingsError(f"rest holds one or more weights, each once, got {list(self.rest)}")
-        named = [
-            *(("rest", weight) for weight in self.rest),
-            *((f"weights.{name}", weight) for name, weight in self.weights.items()),
-        ]
-        for name, weight in named:
+        for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
-                raise SettingsError(f"{name} is a weight of at least 0, got {weight}")
+                raise SettingsError(f"weights.{name} is a weight of at least 0, got {weight}")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> PosteriorNetwork:
         """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""

@@ -10,8 +10,13 @@ PyTorch Metric Learning (extra ``pairs``) supplies what a loss makes of its pair
 from typing import TYPE_CHECKING, Any
 
 from stages.training.pairs.kinds import (
+    AllConfig,
     ContrastiveConfig,
+    DistanceWeightedConfig,
+    EasyPositivesConfig,
+    HardConfig,
     MarginConfig,
+    MinerConfig,
     MultiSimilarityConfig,
     PairLossConfig,
     PairLosses,
@@ -19,18 +24,11 @@ from stages.training.pairs.kinds import (
     ProxyNcaConfig,
     RangeConfig,
     RecallConfig,
+    SemiHardConfig,
     SmoothApConfig,
     SoftTripleConfig,
     SupConConfig,
     TripletConfig,
-)
-from stages.training.pairs.miner_kinds import (
-    AllConfig,
-    DistanceWeightedConfig,
-    EasyPositivesConfig,
-    HardConfig,
-    MinerConfig,
-    SemiHardConfig,
 )
 
 if TYPE_CHECKING:

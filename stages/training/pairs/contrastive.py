@@ -9,9 +9,8 @@ import torch
 from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, Pairs, statistics_of, statistics_of_all
 from stages.training.pairs.distance import distance_of
-from stages.training.pairs.kinds import ContrastiveConfig
+from stages.training.pairs.kinds import AllConfig, ContrastiveConfig
 from stages.training.pairs.metric_learning import library
-from stages.training.pairs.miner_kinds import AllConfig
 from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 

@@ -1,24 +1,118 @@
-"""The losses on pairs and proxies, a class of settings for each. Loads without torch.
+"""The losses on pairs and proxies and the miners, a class of settings for each. Loads without torch.
 
-Adding a loss is its class here, its name in ``PairLosses``, and its case in ``build.py``.
+Adding a loss is its class here, its name in ``PairLosses``, and its case in ``build.py``; a miner, its class here, its
+name in ``MinerConfig``, and its case in ``miners.py``.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field
 
 from cache.errors import SettingsError
-from cache.settings import Settings
-from stages.training.losses.settings import Scheduled, ends
-from stages.training.pairs.miner_kinds import FARTHEST, AllConfig, AllOrMinedConfig, DistanceWeightedConfig, MinerConfig
+from cache.settings import Choices, Settings, Within
+from stages.training.losses.settings import Ramp, Scheduled, Subcenters
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from stages.training.pairs.loss import PairLoss
+
+_DIST = "a distance of embeddings of unit length"
+_OWN_MARGIN = Within("(0, 2]", _DIST)
+Dist: TypeAlias = Annotated[Scheduled, Within("[0, 2]", _DIST)]
+Factor: TypeAlias = Annotated[float, Within("(0, inf)", "a factor")]
+Rate: TypeAlias = Annotated[float, Within("(0, inf)", "a factor on the learning rate")]
+Weight: TypeAlias = Annotated[float, Within("[0, inf)")]
+CosineMargin: TypeAlias = Annotated[float, Within("[0, 1]", "a difference of cosines")]
+
+
+@dataclass(frozen=True)
+class AllConfig(Settings):
+    """No miner: every pair, or every triplet. The losses that take it have ways of their own that list none of them."""
+
+    kind: Literal["all"] = "all"
+
+
+@dataclass(frozen=True)
+class DistanceWeightedConfig(Settings):
+    """Every positive pair with one negative, drawn with a weight of 1 / q(d), q the density of distances on the sphere.
+
+    So negatives come from all distances equally (Wu et al., Sampling matters, ICCV 2017). q(d) is in proportion to
+    d^(E-2) (1 - d^2/4)^((E-3)/2). At hundreds of dimensions it spans more powers of ten than a number can hold: weights
+    are logarithms until the largest of a row is 1.
+
+    Args:
+        nearest_dist: a negative nearer than this is weighed as if it were there.
+        farthest_dist: one that is farther is never drawn, for a loss will not look at it.
+    """
+
+    kind: Literal["distance_weighted"] = "distance_weighted"
+    nearest_dist: float = 0.5
+    farthest_dist: float = 1.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.nearest_dist < self.farthest_dist < 2:
+            raise SettingsError(
+                "nearest_dist and farthest_dist are distances of embeddings of unit length, 0 < nearest_dist < "
+                f"farthest_dist < 2, got {self.nearest_dist} and {self.farthest_dist}"
+            )
+
+
+@dataclass(frozen=True)
+class HardConfig(Settings):
+    """Every row with its farthest positives and its nearest negatives, each with each (Hermans et al., 2017).
+
+    Args:
+        positives: how many of the farthest; 0 takes all, so that only negatives are hard.
+        negatives: how many of the nearest.
+    """
+
+    kind: Literal["hard"] = "hard"
+    positives: Annotated[int, Within("[0, inf]", "how many of the farthest, 0 for all")] = 1
+    negatives: Annotated[int, Within("[1, inf]", "how many of the nearest")] = 1
+
+
+@dataclass(frozen=True)
+class SemiHardConfig(Settings):
+    """Every positive pair (a, p) with the nearest negative n of which d(a, p) < d(a, n) < d(a, p) + margin.
+
+    A pair that has none is left out (Schroff et al., FaceNet, CVPR 2015).
+
+    Args:
+        margin_dist: the margin, a distance; by default that of the loss.
+    """
+
+    kind: Literal["semi_hard"] = "semi_hard"
+    margin_dist: Annotated[float | None, _OWN_MARGIN] = None
+
+
+@dataclass(frozen=True)
+class EasyPositivesConfig(Settings):
+    """Every row with its nearest positive, and with one negative (Xuan et al., WACV 2020).
+
+    A class may hold several looks, and a row need only be near one.
+
+    Args:
+        negatives: ``semi_hard`` takes the nearest that is farther than the positive, but not by the margin; ``hard``
+            takes the nearest.
+        margin_dist: the margin of semi-hard ones, a distance; by default that of the loss.
+    """
+
+    kind: Literal["easy_positives"] = "easy_positives"
+    negatives: Literal["semi_hard", "hard"] = "semi_hard"
+    margin_dist: Annotated[float | None, _OWN_MARGIN] = None
+
+
+MinerConfig: TypeAlias = Annotated[
+    DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
+]
+AllOrMinedConfig: TypeAlias = Annotated[
+    AllConfig | DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -47,17 +141,9 @@ class RememberingConfig(PairLossConfig):
             (cross-batch memory); 0 for none.
     """
 
-    memory: int = field(default=0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.memory < 0:
-            raise SettingsError(f"memory is a number of embeddings of earlier batches, at least 0, got {self.memory}")
-
-
-def check_dist(name: str, setting: Scheduled) -> None:
-    """Raise ValueError unless ``setting`` is a distance of vectors of unit length."""
-    if not all(0 <= value <= FARTHEST for value in ends(setting)):
-        raise SettingsError(f"{name} is a distance of embeddings of unit length, in [0, 2], got {setting}")
+    memory: Annotated[int, Within("[0, inf]", "a number of embeddings of earlier batches")] = field(
+        default=0, kw_only=True
+    )
 
 
 @dataclass(frozen=True)
@@ -71,14 +157,9 @@ class ContrastiveConfig(RememberingConfig):
     """
 
     kind: Literal["contrastive"] = "contrastive"
-    margin_dist: Scheduled = 1.2
-    positive_margin_dist: Scheduled = 0.0
+    margin_dist: Dist = 1.2
+    positive_margin_dist: Dist = 0.0
     miner: AllOrMinedConfig = AllConfig()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_dist("margin_dist", self.margin_dist)
-        check_dist("positive_margin_dist", self.positive_margin_dist)
 
 
 @dataclass(frozen=True)
@@ -96,23 +177,14 @@ class MarginConfig(RememberingConfig):
     """
 
     kind: Literal["margin"] = "margin"
-    margin_dist: Scheduled = 0.2
-    beta_dist: float = 1.2
+    margin_dist: Dist = 0.2
+    beta_dist: Annotated[float, Within("(0, 2)", _DIST)] = 1.2
     beta: Literal["one", "by_class", "fixed"] = "one"
-    beta_weight: float = 0.0
+    beta_weight: Weight = 0.0
     miner: MinerConfig = DistanceWeightedConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_dist("margin_dist", self.margin_dist)
-        if not 0 < self.beta_dist < FARTHEST:
-            raise SettingsError(
-                f"beta_dist is a distance of embeddings of unit length, in (0, 2), got {self.beta_dist}"
-            )
-        if self.beta not in ("one", "by_class", "fixed"):
-            raise SettingsError(f"beta is one, by_class or fixed, got {self.beta!r}")
-        if not 0 <= self.beta_weight < math.inf:
-            raise SettingsError(f"beta_weight is at least 0 and finite, got {self.beta_weight}")
         if self.beta_weight and self.beta == "fixed":
             raise SettingsError("beta_weight keeps a learned beta small; this one is fixed: leave beta_weight out")
 
@@ -133,20 +205,10 @@ class MultiSimilarityConfig(RememberingConfig):
     """  # noqa: D415  # a formula
 
     kind: Literal["multi_similarity"] = "multi_similarity"
-    positive_scale: float = 2.0
-    negative_scale: float = 50.0
-    threshold_cos: float = 0.5
-    slack_cos: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("positive_scale", "negative_scale"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is a factor on cosines, above 0 and finite, got {value}")
-        if not -1 <= self.threshold_cos <= 1:
-            raise SettingsError(f"threshold_cos is a cosine, in [-1, 1], got {self.threshold_cos}")
-        if not 0 <= self.slack_cos <= 2:
-            raise SettingsError(f"slack_cos is a difference of cosines in [0, 2], got {self.slack_cos}")
+    positive_scale: Factor = 2.0
+    negative_scale: Factor = 50.0
+    threshold_cos: Annotated[float, Within("[-1, 1]", "a cosine")] = 0.5
+    slack_cos: Annotated[float, Within("[0, 2]", "a difference of cosines")] = 0.1
 
 
 @dataclass(frozen=True)
@@ -159,13 +221,7 @@ class ProxyConfig(PairLossConfig):
 
     of_pairs: ClassVar[bool] = False
 
-    proxy_rate: float = field(default=1.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.proxy_rate < math.inf:
-            raise SettingsError(
-                f"proxy_rate is a factor on the learning rate, above 0 and finite, got {self.proxy_rate}"
-            )
+    proxy_rate: Rate = field(default=1.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -181,15 +237,8 @@ class ProxyAnchorConfig(ProxyConfig):
     """
 
     kind: Literal["proxy_anchor"] = "proxy_anchor"
-    margin_cos: float = 0.1
-    scale: float = 4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.margin_cos <= 1:
-            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
-        if not 0 < self.scale < math.inf:
-            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
+    margin_cos: CosineMargin = 0.1
+    scale: Factor = 4.0
 
 
 @dataclass(frozen=True)
@@ -204,13 +253,8 @@ class ProxyNcaConfig(ProxyConfig):
     """
 
     kind: Literal["proxynca++"] = "proxynca++"
-    scale: float = 9.0
-    proxy_rate: float = field(default=10.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.scale < math.inf:
-            raise SettingsError(f"scale is a factor on the squared distances, above 0 and finite, got {self.scale}")
+    scale: Factor = 9.0
+    proxy_rate: Rate = field(default=10.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -227,21 +271,11 @@ class SoftTripleConfig(ProxyConfig):
     """
 
     kind: Literal["soft_triple"] = "soft_triple"
-    subcenters: int = 3
-    subcenter_scale: float = 10.0
-    scale: float = 10.0
-    proxy_rate: float = field(default=3.0, kw_only=True)
-    margin_cos: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.subcenters < 1:
-            raise SettingsError(f"subcenters is a number of prototypes a class, at least 1, got {self.subcenters}")
-        for name in ("subcenter_scale", "scale"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is a factor on the cosines, above 0 and finite, got {value}")
-        if not 0 <= self.margin_cos <= 1:
-            raise SettingsError(f"margin_cos is a difference of cosines in [0, 1], got {self.margin_cos}")
+    subcenters: Subcenters = 3
+    subcenter_scale: Factor = 10.0
+    scale: Factor = 10.0
+    proxy_rate: Rate = field(default=3.0, kw_only=True)
+    margin_cos: CosineMargin = 0.01
 
 
 @dataclass(frozen=True)
@@ -259,18 +293,13 @@ class RangeConfig(PairLossConfig):
     """
 
     kind: Literal["range"] = "range"
-    margin_dist: Scheduled = 1.4
-    farthest: int = 2
-    within_weight: float = 1.0
-    between_weight: float = 1.0
+    margin_dist: Dist = 1.4
+    farthest: Annotated[int, Within("[1, inf]", "how many distances of a class count")] = 2
+    within_weight: Weight = 1.0
+    between_weight: Weight = 1.0
 
     def __post_init__(self) -> None:
-        check_dist("margin_dist", self.margin_dist)
-        if self.farthest < 1:
-            raise SettingsError(f"farthest is how many distances of a class count, at least 1, got {self.farthest}")
-        for name in ("within_weight", "between_weight"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise SettingsError(f"{name} is at least 0 and finite, got {value}")
+        super().__post_init__()
         if self.within_weight == self.between_weight == 0:
             raise SettingsError("within_weight and between_weight are both 0: nothing is left of the loss")
 
@@ -286,15 +315,9 @@ class RecallConfig(PairLossConfig):
     """
 
     kind: Literal["recall"] = "recall"
-    ks: tuple[int, ...] = (1, 2, 4, 8, 16)
-    scale: float = 100.0
-    rank_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 1 or len({*self.ks}) < len(self.ks):
-            raise SettingsError(f"ks are different ranks from 1, at least one, got {list(self.ks)}")
-        _check_scale("scale", self.scale)
-        _check_scale("rank_scale", self.rank_scale)
+    ks: Annotated[tuple[int, ...], Choices("[1, inf]", "one or more ranks, each once")] = (1, 2, 4, 8, 16)
+    scale: Factor = 100.0
+    rank_scale: Factor = 1.0
 
 
 @dataclass(frozen=True)
@@ -306,15 +329,7 @@ class SmoothApConfig(PairLossConfig):
     """
 
     kind: Literal["smooth_ap"] = "smooth_ap"
-    scale: float = 100.0
-
-    def __post_init__(self) -> None:
-        _check_scale("scale", self.scale)
-
-
-def _check_scale(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise SettingsError(f"{name} is a factor, above 0 and finite, got {value}")
+    scale: Factor = 100.0
 
 
 @dataclass(frozen=True)
@@ -326,12 +341,7 @@ class SupConConfig(RememberingConfig):
     """
 
     kind: Literal["supcon"] = "supcon"
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.scale < math.inf:
-            raise SettingsError(f"scale is a factor on the cosines, above 0 and finite, got {self.scale}")
+    scale: Factor = 10.0
 
 
 @dataclass(frozen=True)
@@ -350,13 +360,13 @@ class TripletConfig(RememberingConfig):
     """
 
     kind: Literal["triplet"] = "triplet"
-    margin_dist: Scheduled = 0.2
+    margin_dist: Dist = 0.2
     miner: AllOrMinedConfig = DistanceWeightedConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_dist("margin_dist", self.margin_dist)
-        if min(ends(self.margin_dist)) == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
+        smallest = min(self.margin_dist.extremes) if isinstance(self.margin_dist, Ramp) else self.margin_dist
+        if smallest == 0 and self.miner.kind in ("semi_hard", "easy_positives"):
             raise SettingsError(f"margin_dist is above 0 for the miner {self.miner.kind}, got {self.margin_dist}")
 
 

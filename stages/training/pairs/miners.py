@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stages.training.pairs.block import Block, Pairs, Triplets, place_in_row
 from stages.training.pairs.distance import distance_of
-from stages.training.pairs.miner_kinds import (
+from stages.training.pairs.kinds import (
     DistanceWeightedConfig,
     EasyPositivesConfig,
     HardConfig,

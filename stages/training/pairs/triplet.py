@@ -10,9 +10,8 @@ from torch import Tensor
 from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.distance import distance_of
-from stages.training.pairs.kinds import TripletConfig
+from stages.training.pairs.kinds import AllConfig, TripletConfig
 from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
-from stages.training.pairs.miner_kinds import AllConfig
 from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 

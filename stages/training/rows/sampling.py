@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 
 Rows = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -52,11 +52,7 @@ class BalancedConfig(Settings):
     """
 
     kind: Literal["balanced"] = "balanced"
-    power: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.power <= 1:
-            raise SettingsError(f"power is 0 for equal shares to 1 for shares by size, in [0, 1], got {self.power}")
+    power: Annotated[float, Within("[0, 1]", "0 for equal shares to 1 for shares by size")] = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,7 @@ class ClassesByImagesConfig(Settings):
     """
 
     kind: Literal["classes_by_images"] = "classes_by_images"
-    images: int = 4
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise SettingsError(f"images is the number of rows of a class in a batch, at least 1, got {self.images}")
+    images: Annotated[int, Within("[1, inf]", "the number of rows of a class in a batch")] = 4
 
 
 @dataclass(frozen=True)

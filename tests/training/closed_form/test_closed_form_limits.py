@@ -125,11 +125,11 @@ def test_shapes_that_do_not_fit_are_refused(config: ClosedFormConfig) -> None:
         ({"kind": "pca", "dim": 0}, "dim is the size of an embedding, at least 1, got 0"),
         ({"kind": "pca", "dropout": 1.0}, r"dropout is the share of a feature set to zero, in \[0, 1\), got 1.0"),
         ({"kind": "pca", "strength": 1.0}, "strength"),
-        ({"kind": "whitening", "strength": 1.5}, r"strength is a share in \[0, 1\], got 1.5"),
-        ({"kind": "within", "shrinkage": -0.5}, r"shrinkage is a share in \[0, 1\], got -0.5"),
+        ({"kind": "whitening", "strength": 1.5}, r"strength is a share, in \[0, 1\], got 1.5"),
+        ({"kind": "within", "shrinkage": -0.5}, r"shrinkage is a share, in \[0, 1\] or ledoit_wolf, got -0.5"),
         ({"kind": "within", "shrinkage": "oas"}, "ledoit_wolf"),
-        ({"kind": "lda", "shrinkage": 2}, r"shrinkage is a share in \[0, 1\], got 2"),
-        ({"kind": "ridge", "penalty": 0}, "penalty is a number above 0, .* or gcv, got 0"),
+        ({"kind": "lda", "shrinkage": 2}, r"shrinkage is a share, in \[0, 1\], got 2"),
+        ({"kind": "ridge", "penalty": 0}, "penalty is in units of the mean eigenvalue, above 0 or gcv, got 0"),
     ],
 )
 def test_a_bad_setting_is_refused(settings: dict[str, object], message: str) -> None:

@@ -209,11 +209,14 @@ def test_prototypes_come_from_the_generator_and_from_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: ArcFaceConfig(margin_rad=28.6), r"margin_rad is an angle in radians in \[0, pi\), got 28.6"),
+        (
+            lambda: ArcFaceConfig(margin_rad=28.6),
+            r"margin_rad is an angle in radians .degrees \* pi / 180., in \[0, pi\), got 28.6",
+        ),
         (lambda: ArcFaceConfig(margin_rad=math.nan), "margin_rad"),
         (lambda: ArcFaceConfig(subcenters=0), "subcenters is a number of prototypes a class, at least 1, got 0"),
         (lambda: ArcFaceConfig(scale=0.0), "scale is a factor on the cosines, above 0 and finite, got 0.0"),
-        (lambda: CosFaceConfig(margin_cos=1.5), r"margin_cos is a difference of cosines in \[0, 1\], got 1.5"),
+        (lambda: CosFaceConfig(margin_cos=1.5), r"margin_cos is a difference of cosines, in \[0, 1\], got 1.5"),
         (lambda: CosFaceConfig(scale=math.inf), "scale is a factor"),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_embedding_is_the_last_hidden_layer_at_unit_length() -> None:
     [
         ({"dim": -1}, "0 for that of the feature"),
         ({"balanced": 1.0}, r"balanced is beta, in \[0, 1\)"),
-        ({"instance_weight": 0.0}, "instance_weight is a factor above 0"),
+        ({"instance_weight": 0.0}, "instance_weight is a factor, above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, float], message: str) -> None:

@@ -108,7 +108,7 @@ def test_where_there_is_nothing_to_find_nothing_is_found(config: HardConfig, bat
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (HardConfig, {"positives": -1}, "positives is how many of the farthest, at least 1, or 0 for all, got -1"),
+        (HardConfig, {"positives": -1}, "positives is how many of the farthest, 0 for all, at least 0, got -1"),
         (HardConfig, {"negatives": 0}, "negatives is how many of the nearest, at least 1, got 0"),
         (SemiHardConfig, {"margin_dist": 0.0}, r"margin_dist is a distance of embeddings .* in \(0, 2\], got 0"),
         (EasyPositivesConfig, {"margin_dist": 3.0}, r"margin_dist is a distance .* in \(0, 2\], got 3"),

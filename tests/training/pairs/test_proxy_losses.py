@@ -128,13 +128,13 @@ def test_proxies_move_at_their_own_rate(config: Any, kind: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (ProxyAnchorConfig, {"margin_cos": 28.6}, r"margin_cos is a difference of cosines in \[0, 1\], got 28.6"),
-        (ProxyAnchorConfig, {"scale": 0.0}, "scale is a factor on the cosines, above 0 and finite, got 0.0"),
+        (ProxyAnchorConfig, {"margin_cos": 28.6}, r"margin_cos is a difference of cosines, in \[0, 1\], got 28.6"),
+        (ProxyAnchorConfig, {"scale": 0.0}, "scale is a factor, above 0 and finite, got 0.0"),
         (ProxyAnchorConfig, {"proxy_rate": 0.0}, "proxy_rate is a factor on the learning rate, above 0 and finite"),
-        (ProxyNcaConfig, {"scale": -1.0}, "scale is a factor on the squared distances, above 0 and finite, got -1"),
+        (ProxyNcaConfig, {"scale": -1.0}, "scale is a factor, above 0 and finite, got -1"),
         (SoftTripleConfig, {"subcenters": 0}, "subcenters is a number of prototypes a class, at least 1, got 0"),
-        (SoftTripleConfig, {"subcenter_scale": 0.0}, "subcenter_scale is a factor on the cosines, above 0"),
-        (SoftTripleConfig, {"margin_cos": -0.1}, r"margin_cos is a difference of cosines in \[0, 1\], got -0.1"),
+        (SoftTripleConfig, {"subcenter_scale": 0.0}, "subcenter_scale is a factor, above 0"),
+        (SoftTripleConfig, {"margin_cos": -0.1}, r"margin_cos is a difference of cosines, in \[0, 1\], got -0.1"),
     ],
 )
 def test_a_bad_setting_is_refused(config: Any, settings: dict[str, object], message: str) -> None:

@@ -1,0 +1,228 @@
+"""A run's gallery, head and networks -> a bundle: written beside under another name, and renamed when it is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cache import FeatureStore
+from cache.atomic import replace_bytes, replace_text
+from cache.errors import SettingsError, StoreError, WeightsError
+from cache.lock import writer_lock
+from cache.sealed import json_text
+from pipeline.approximate_scores import find_index
+from pipeline.bundle.card import model_card
+from pipeline.bundle.layout import (
+    CARD,
+    FILE,
+    FORMAT,
+    HEAD,
+    VERSION,
+    WEIGHTS,
+    Bundle,
+    describe_files,
+    is_bundle,
+)
+from pipeline.bundle.snapshots import Snapshot, make_current, write_snapshot
+from pipeline.bundle.thumbnails import SIDE, write_thumbnails
+from pipeline.dataset import Run
+from pipeline.features import find_features
+from pipeline.vectors import Vectors
+from stages.extraction import Backbone, BackboneConfig, PcaConfig
+from stages.extraction.backbones.frozen import network_bytes
+from stages.extraction.executor import LIBRARIES
+from stages.extraction.known import basis_path, known_backbones, noted_backbones
+from stages.ranking import unit_length
+from stages.records import Records
+from stages.retrieval import FlatIndexConfig, GalleryIndex
+from stages.training import FusedFeatures
+
+
+def export_bundle(
+    run: Run,
+    vectors: Vectors,
+    path: Path,
+    *,
+    everything: bool = False,
+    weights: bool = True,
+    thumbnails: bool = False,
+    decisions: Sequence[dict[str, Any]] = (),
+) -> Bundle:
+    """Write the gallery of ``run``, or with ``everything`` all its records, as a bundle of ``vectors`` into ``path``.
+
+    Args:
+        run: the run file with its records.
+        vectors: a head of the run with its embeddings, or the raw feature.
+        path: a folder that is not there yet, or is empty.
+        everything: export every record, not only the gallery.
+        weights: write the weights of the networks too; otherwise they are named, with their digests.
+        thumbnails: write a small picture of each image too.
+        decisions: the thresholds that are kept for the same embeddings and records.
+
+    Raises:
+        StoreError: ``path`` holds something.
+        SettingsError: a network that another machine could not find again, with ``weights`` False.
+        WeightsError: a network that does not come back from its file as it was.
+    """
+    check_free(path, vectors.store.fingerprint)
+    partial = path.absolute().with_name(f".{path.name}.partial")
+    with writer_lock(partial / "export"):
+        _clear(partial)
+        _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, decisions=decisions)
+        part = run.records if everything else run.records.split("gallery")
+        snapshot = _first_snapshot(run, part, vectors)
+        write_snapshot(partial, snapshot)
+        make_current(partial, 1)
+        if thumbnails:
+            with run.display.bar("drawing thumbnails", "images") as update:
+                for problem in write_thumbnails(partial, snapshot.rows, update):
+                    run.display.warn(f"no thumbnail of {problem}")
+        bundle = Bundle.open(partial)
+        bundle.backbones()  # what cannot be loaded again is refused now, and not on another machine
+        replace_text(partial / CARD, model_card(run, vectors, bundle, len(snapshot.rows)))
+        check_free(path, vectors.store.fingerprint)
+        (partial / "export.lock").unlink()
+        partial.rename(path)
+    return Bundle.open(path)
+
+
+def check_free(path: Path, embeddings: str) -> None:
+    """Raise StoreError where ``path`` holds something, which says what to do about it."""
+    if is_bundle(path):
+        same = Bundle.open(path).embeddings == embeddings
+        what = "these embeddings" if same else "other embeddings"
+        hint = f"`permafrost add {path} FOLDER` adds images to it; or n" if same else "N"
+        raise StoreError(f"{path} is a bundle of {what} already. {hint}ame another folder, or delete this one first.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{path} is not an empty folder: name one that is not there yet, or empty it first.")
+
+
+def _clear(partial: Path) -> None:
+    """Delete what an export that was killed has left."""
+    for entry in partial.iterdir():
+        if entry.name != "export.lock":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _write_parts(
+    run: Run,
+    vectors: Vectors,
+    folder: Path,
+    *,
+    weights: bool,
+    thumbnails: bool,
+    decisions: Sequence[dict[str, Any]],
+) -> None:
+    """Write everything but the snapshot and the card, ``bundle.json`` last."""
+    stores = feature_stores(vectors)
+    entries: list[dict[str, Any]] = []
+    features: dict[str, tuple[int, int]] = {}
+    for wanted in run.config.backbones:
+        filled = find_features(run, wanted)
+        if not {store.fingerprint for store in stores}.isdisjoint(store.fingerprint for store in filled):
+            features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
+            entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
+    if vectors.trained is not None:
+        vectors.trained.save(folder / HEAD)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "libraries": {name: version(name) for name in ("permafrost-retrieval", *LIBRARIES)},
+        "backbone": vectors.backbone,
+        "head": vectors.head,
+        "backbones": entries,
+        "features": [features[store.fingerprint] for store in stores],
+        "dtype": str(np.result_type(*(store.dtype for store in stores))),
+        "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
+        "identity": {
+            "backbones": [[output["fingerprint"] for output in entry["outputs"]] for entry in entries],
+            "features": [store.fingerprint for store in stores],
+            "head": None if vectors.trained is None else vectors.trained.fingerprint,
+            "embeddings": vectors.store.fingerprint,
+            "dim": vectors.store.dim,
+        },
+        "thresholds": [*decisions],
+        "thumbnails": SIDE if thumbnails else None,
+        "files": describe_files(folder, [name for name in names if name != "export.lock"]),
+    }
+    replace_text(folder / FILE, json_text(described))
+
+
+def feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
+    """The stores of the features that ``vectors`` are made of, in the order of fusion."""
+    features = vectors.features
+    return features.stores if isinstance(features, FusedFeatures) else (features,)
+
+
+def _entry(
+    run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore], folder: Path, number: int, *, weights: bool
+) -> dict[str, Any]:
+    """What the bundle says of one network, whose file is written to ``folder``."""
+    backbones = _filling(run, wanted, stores)
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(wanted)))
+    name = f"{WEIGHTS}/{number}-{backbones[0].name}.safetensors"
+    entry: dict[str, Any] = {"config": settings, "weights": None, "basis": None}
+    if isinstance(wanted, PcaConfig):
+        entry["basis"] = name
+        replace_bytes(folder / name, basis_path(wanted, run.records, run.artifacts / "features").read_bytes())
+    elif weights:
+        if ":" in wanted.name:
+            raise SettingsError(f"{wanted.name} is built from a configuration of the Hub: export it with --no-weights")
+        run.display.say(f"loading {wanted.name}")
+        entry["weights"] = name
+        replace_bytes(folder / name, network_bytes(backbones[0]))
+    elif settings.get("weights") not in (None, "random"):
+        raise SettingsError(
+            f"the weights of {wanted.name} are the file {settings['weights']}, which another machine has not: export "
+            "it without --no-weights"
+        )
+    entry["outputs"] = [
+        {
+            "name": backbone.name,
+            "dim": backbone.dim,
+            "fingerprint": backbone.identity.fingerprint,
+            "identity": dict(backbone.identity.fields),
+            "sample": [*backbone.sample],
+        }
+        for backbone in backbones
+    ]
+    return entry
+
+
+def _filling(run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore]) -> tuple[Backbone, ...]:
+    """The backbones of ``wanted`` that filled ``stores``."""
+    folder = run.artifacts / "features"
+    noted = noted_backbones(wanted, run.records, folder)
+    for backbones in noted or [known_backbones(wanted, run.records, folder, on_load=run.display.say)]:
+        if all(
+            store.identity.fields.get(key) == value
+            for backbone, store in zip(backbones, stores, strict=True)
+            for key, value in backbone.identity.fields.items()
+        ):
+            return backbones
+    raise WeightsError(f"no backbone of {run.file} fills {stores[0].path}: run `permafrost extract` with it")
+
+
+def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:
+    """The images of ``part`` that have an embedding, with the ids from 0."""
+    part = part.take(part.rows_in(vectors.store))
+    rows = unit_length(vectors.store.read(part.digests))
+    embeddings = vectors.store.fingerprint
+    config = run.config.retrieval.index
+    if isinstance(config, FlatIndexConfig):
+        index = GalleryIndex.build(rows, part.keys, embeddings)
+    else:
+        built = find_index(run, part, vectors)
+        index = GalleryIndex(built.index, part.keys, embeddings, built.config, originals=built.originals)
+    attributes = [name for name in part.table.column_names if name.startswith("attributes.")]
+    table = part.table.select(["key", "label", "uri", "digest", "domain", *attributes])
+    return Snapshot(1, table.add_column(0, "id", pa.array(index.ids)), rows, index)
