@@ -69,8 +69,8 @@
   };
   const limitOf = (name) => {
     const { thresholds } = facts.heads.find((head) => head.name === name);
-    const wanted = search.limit ?? Object.keys(thresholds)[0];
-    if (wanted === undefined || wanted === "none") return null;
+    const wanted = search.limit ?? Object.keys(thresholds)[0] ?? "none";
+    if (wanted === "none") return null;
     if (wanted in thresholds) return { at: thresholds[wanted], why: wanted.toUpperCase() };
     return Number.isFinite(parseFloat(wanted)) ? { at: parseFloat(wanted), why: "by hand" } : null;
   };
@@ -149,11 +149,11 @@
     const name = match.label ?? match.key;
     link.append(picture(match.image ?? pathOf(match.key), match.key));
     if (match.similarity !== undefined) {
-      const beside = [match.domain, ...Object.values(match.attributes)].filter((value) => value !== null).join(" · ");
+      const parts = name.split("/");
+      const beside = [match.domain, ...Object.values(match.attributes)].filter((value) => value !== null && !parts.includes(value));
       const spoken = element("span", { class: "hidden" }, "similarity ");
-      link.append(element("span", { class: "what" }, element("b", { title: name }, name),
-        element("span", {}, spoken, similar(match.similarity))));
-      if (beside) link.append(element("small", { title: beside }, beside));
+      link.append(element("b", {}, name), element("small", {}, spoken, [similar(match.similarity), ...beside].join(" · ")));
+      link.title = [name, ...beside].join(" · ");
     } else link.append(element("span", { class: "hidden" }, `Search from ${match.key}`));
     return link;
   };
@@ -208,7 +208,7 @@
       image.addEventListener("error", () => { image.remove(); at("subject").querySelector("svg").removeAttribute("hidden"); });
       at("subject").append(image);
     }
-    at("about").textContent = search.key ?? search.file?.name ?? "";
+    at("about").textContent = search.key ? `like ${search.key}` : search.file?.name ?? "";
     at("text").value = search.text ?? "";
     const chosen = new Set(heads());
     for (const box of at("heads").querySelectorAll("input")) box.checked = chosen.has(box.value);
@@ -221,7 +221,10 @@
       at("filters").append(remove);
     }
     at("filters").hidden = !at("filters").querySelector("select, input, button");
-    at("limit").value = search.limit ?? at("limit").options[0]?.value ?? "";
+    const byHand = search.limit !== null && Number.isFinite(parseFloat(search.limit));
+    at("limit").value = byHand ? "hand" : search.limit ?? at("limit").options[0].value;
+    at("from").hidden = !byHand;
+    if (byHand) at("from").value = search.limit;
     document.title = search.text || search.key || "Search by picture";
   }
 
@@ -253,8 +256,8 @@
     }
     const kept = [...new Set(facts.heads.flatMap((head) => Object.keys(head.thresholds)))];
     for (const name of kept) at("limit").append(element("option", { value: name }, name.toUpperCase()));
-    if (kept.length) at("limit").append(element("option", { value: "none" }, "no line"));
-    at("limits").hidden = !kept.length;
+    at("limit").append(element("option", { value: "none" }, "any"), element("option", { value: "hand" }, "from a similarity"));
+    at("limits").hidden = false;
     at("search").hidden = false;
   }
 
@@ -283,7 +286,8 @@
       const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
       change({ heads: chosen.length ? chosen : [facts.heads[0].name] }, { again: true });
     });
-    at("limit").addEventListener("change", () => change({ limit: at("limit").value }, { again: true }));
+    at("limit").addEventListener("change", () => change({ limit: at("limit").value === "hand" ? "0.8" : at("limit").value }, { again: true }));
+    at("from").addEventListener("change", () => change({ limit: at("from").value || "none" }, { again: true }));
     at("more").addEventListener("click", () => run({ more: true }));
     results.addEventListener("click", (event) => {
       const link = event.target.closest("a.card");
