@@ -94,7 +94,7 @@ def test_the_line_of_the_threshold_parts_matches_from_the_rest(page: Any, galler
     page.wait_for_selector(".limit")
     page.fill("#from", "0.99")
     page.locator("#from").blur()
-    page.wait_for_function("document.querySelector('.limit').textContent.includes('no match')")
+    page.wait_for_selector(".limit:has-text('no match: .990')")
     assert "limit=0.99" in page.url
 
 
@@ -167,7 +167,7 @@ def test_what_is_refused_is_said_on_the_page(browser: Any, address: str) -> None
     page.wait_for_selector("#problem:not([hidden])")
     assert "no image of key 'nobody'" in page.locator("[role=alert]").inner_text()
     page.set_input_files("#file", {"name": "text.png", "mimeType": "image/png", "buffer": b"no image"})
-    page.wait_for_function("document.getElementById('problem').textContent.includes('these bytes are no JPEG')")
+    page.wait_for_selector("#problem:has-text('these bytes are no JPEG')")
     page.close()
 
 
