@@ -92,7 +92,7 @@ def _bundle(home: Path) -> Path:
     if path.exists():
         return path
     rng = np.random.default_rng(0)
-    for number in range(96):
+    for number in range(192):
         image = home / f"images/{number // 4}/{number % 4}.jpg"
         image.parent.mkdir(parents=True, exist_ok=True)
         image.write_bytes(_jpeg(number))
