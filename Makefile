@@ -131,6 +131,10 @@ check-gpu:  ## On a machine with a card: features, kills, memory, rates; install
 check-search: install  ## Photographs find themselves, with the backbones and views of every run file (10 minutes)
 	@PERMAFROST_EVERY_RUN=1 $(PY) -m pytest tests/pipeline/test_searcher.py -k photographs
 
+.PHONY: check-hostile
+check-hostile: install  ## Every test with 256 open files, no stdin, one processor, HOME and TMPDIR read-only (half an hour)
+	@$(PY) -m benchmarks.check_hostile
+
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20

@@ -124,7 +124,7 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
 
     from stages.malloc import keep_freed_memory
     from stages.training import InputsConfig, LinearHeadConfig, OptimizerConfig
-    from stages.training.rows import InMemory
+    from stages.training.rows.labelled_rows import InMemory
 
     keep_freed_memory()
     source, generator = InMemory(features), torch.Generator().manual_seed(0)

@@ -36,6 +36,7 @@ COMMANDS = {
     "table": "Train the heads of a run with several seeds, and print a table with intervals.",
     "report": "Write one HTML page about a run.",
     "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
+    "features": "Write features or embeddings to one file, for other programs.",
     "export": "Write a head with its networks and gallery as one folder that opens on another machine.",
     "serve": "Serve search over HTTP: a page for people, answers in JSON for programs.",
     "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",

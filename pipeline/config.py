@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
@@ -22,7 +22,8 @@ from pipeline.recipes import recipes, with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
-from stages.extraction.backbones import BackboneConfig, PcaConfig
+from stages.extraction.backbones import BundledConfig, OpenClipConfig, PcaConfig, TimmConfig
+from stages.extraction.precomputed import PrecomputedConfig
 from stages.records.joined import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, RerankConfig
 from stages.retrieval.run_scores import ScoringConfig
@@ -37,8 +38,13 @@ Datasets = Annotated[
     Discriminator(lambda value: _SEVERAL if isinstance(value, (list, tuple)) else _ONE),
 ]
 
+FeaturesConfig = Annotated[
+    BundledConfig | OpenClipConfig | PcaConfig | PrecomputedConfig | TimmConfig, Field(discriminator="kind")
+]
+"""Where features are from: a network that runs over the images, or a file."""
+
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
-_PATHS = {"path", "root", "weights", "artifacts"}
+_PATHS = {"path", "root", "weights", "artifacts", "keys"}
 _NO_PATH = ("weights", "random")
 
 
@@ -48,6 +54,10 @@ class ExtractionConfig(Settings):
 
     ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
     exit status says so.
+
+    Args:
+        dtype: of a stored number; part of the identity of the store.
+        max_failures: the share of images that may fail before the exit status says so.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
@@ -132,11 +142,24 @@ class RepeatConfig(Settings):
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """A whole run file. ``dataset`` is one, or several that are joined."""
+    """A whole run file. ``dataset`` is one, or several that are joined.
+
+    Args:
+        artifacts: the folder for everything that is made: features, heads, embeddings, indexes, scores.
+        dataset: the images, their labels and splits; several are joined.
+        backbones: the frozen networks that images are run through, at least one.
+        heads: what is trained or computed on the features; without any, raw features are scored.
+        extraction: how features are stored.
+        retrieval: how scores are made.
+        curate: what ``permafrost curate`` keeps.
+        sweep: what ``permafrost sweep`` tries.
+        repeat: what ``permafrost table`` repeats.
+        seed: of splits that are made, weights, the order of rows, and everything else that is drawn.
+    """
 
     artifacts: str
     dataset: Datasets
-    backbones: tuple[BackboneConfig, ...]
+    backbones: tuple[FeaturesConfig, ...]
     heads: tuple[HeadRun, ...] = ()
     extraction: ExtractionConfig = ExtractionConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
@@ -269,7 +292,6 @@ def map_paths(value: Any, change: Callable[[str, str], str], key: str = "") -> A
 
 
 def _expanded(key: str, value: str, name: str) -> str:
-    """The path ``value`` with its variables replaced."""
     return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
 
 

@@ -67,7 +67,7 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
     display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
     for note in records.notes:
         display.say(note)
-    for remark in remarks(records, counts):
+    for remark in remarks(config, records, counts):
         display.warn(f"note: {remark}")
     return records
 
@@ -82,8 +82,8 @@ def recalled(config: RunConfig, records: Records) -> Records:
     return replace(records, table=records.table.set_column(place, field, pa.array(column, field.type)))
 
 
-def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
-    """Notes on these records that bear on how far a score can be trusted."""
+def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> list[str]:
+    """Notes on these records that bear on how far a score by ``config`` can be trusted."""
     notes = []
     train, query = records.split("train"), records.split("query")
     tested = len(set(query.classes))
@@ -99,7 +99,9 @@ def remarks(records: Records, counts: Mapping[str, int]) -> list[str]:
     if leaked := counts["queries whose bytes are trained on"]:
         are = "query is" if leaked == 1 else "queries are"
         notes.append(f"{leaked:,} {are} byte-identical to a training image: such scores are too good")
-    if nothing := counts["queries with nothing in the gallery"]:
+    nothing = counts["queries with nothing in the gallery"]  # of the same label, which other columns may overrule
+    if nothing and not config.retrieval.ranked.rules().columns:
         have = "query has" if nothing == 1 else "queries have"
-        notes.append(f"{nothing:,} {have} nothing to find in the gallery, and no part in any mean")
+        part = "count 0 in every mean" if config.retrieval.unanswerable == "zero" else "no part in any mean"
+        notes.append(f"{nothing:,} {have} nothing to find in the gallery, and {part}")
     return notes

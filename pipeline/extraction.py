@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from cache import FeatureStore
+from cache import DigestCache, FeatureStore
 from cache.errors import ConfigError
+from pipeline.checks import check_backbones, check_run
 from pipeline.dataset import Run
-from pipeline.progress import Display
-from stages.extraction import Backbone, Clock, Plan, Progress, extract_all, plan_extraction
+from pipeline.progress import Display, duration_text
+from stages.extraction import Backbone, Clock, Filled, Plan, Progress, extract_all, plan_extraction
 from stages.extraction.embedder import ONE_COLOUR
 from stages.extraction.known import known_backbones
+from stages.extraction.precomputed import PrecomputedConfig, import_features
 from stages.records import Records
 
 _NOTHING_OPENED = "all images are in the store already, so none was opened"
@@ -49,11 +51,13 @@ class Extracted(NamedTuple):
 
 
 def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
-    """Every backbone of the run, in order."""
+    """Every backbone that runs over the images; raises what training and scoring would where that is seen now."""
+    check_run(run)
     folder, on_load = run.artifacts / "features", run.display.say
     backbones = [
         backbone
         for wanted in run.config.backbones
+        if not isinstance(wanted, PrecomputedConfig)
         for backbone in known_backbones(wanted, run.records, folder, device=hardware.device, on_load=on_load)
     ]
     identities = [backbone.identity.fingerprint for backbone in backbones]
@@ -62,18 +66,20 @@ def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
             raise ConfigError(
                 f"{backbones[first].name} and {backbone.name} of [[backbones]] compute the same numbers: drop one"
             )
+    if not any(isinstance(wanted, PrecomputedConfig) for wanted in run.config.backbones):  # which a head may name
+        check_backbones(run, backbones)
     return backbones
 
 
 def plan_features(run: Run, hardware: Hardware) -> Plan:
     """What stage 1 would compute, with the time it would take by a timed sample."""
-    backbones = load_all(run, hardware)
+    if not (backbones := load_all(run, hardware)):
+        raise ConfigError("every one of [[backbones]] is read from a file: there is nothing to plan for")
     run.display.say("timing a sample of the images")
     return plan_extraction(run.records, backbones, run.artifacts / "features", **_settings(run, hardware))
 
 
 def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
-    """How an extraction is planned and done."""
     return {
         "batch_size": hardware.batch_size,
         "workers": hardware.workers,
@@ -83,8 +89,28 @@ def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
 
 
 def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
-    """Stage 1: fill the feature stores of all backbones."""
-    backbones, records, display = load_all(run, hardware), run.records, run.display
+    """Stage 1: fill the feature stores of all backbones, those whose features come from a file last."""
+    backbones = load_all(run, hardware)
+    done = _extracted(run, hardware, backbones) if backbones else []
+    for wanted in run.config.backbones:
+        if isinstance(wanted, PrecomputedConfig):
+            run.display.say(f"reading {wanted.name} from {wanted.path}")
+            folder, digests = run.artifacts / "features", DigestCache(run.artifacts / "digests.sqlite")
+            dtype, wait = run.config.extraction.dtype, hardware.wait
+            done.append(import_features(wanted, run.records, folder, dtype=dtype, wait=wait, digests=digests))
+    images = len(set(run.records.digests) - {b""})
+    summaries = [
+        Extracted(filled.store, filled.computed, images - filled.computed, _failed(filled.store, run.records))
+        for filled in done
+    ]
+    for extracted in summaries:
+        _say(extracted, run.records, run.display)
+    return summaries
+
+
+def _extracted(run: Run, hardware: Hardware, backbones: Sequence[Backbone]) -> list[Filled]:
+    """One pass over the images for all networks."""
+    records, display = run.records, run.display
     what = backbones[0].name if len(backbones) == 1 else f"{len(backbones)} backbones in one pass"
     with display.bar(f"extracting {what}", "images") as update:
 
@@ -92,7 +118,7 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
             failed = f"{progress.failed:,} failed, " if progress.failed else ""
             update(progress.done, progress.total, failed + bottleneck(progress.clock))
 
-        done = extract_all(
+        return extract_all(
             records,
             backbones,
             run.artifacts / "features",
@@ -100,14 +126,6 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
             on_progress=report,
             **_settings(run, hardware),
         )
-    images = len(set(records.digests) - {b""})
-    summaries = [
-        Extracted(filled.store, filled.computed, images - filled.computed, _failed(filled.store, records))
-        for filled in done
-    ]
-    for extracted in summaries:
-        _say(extracted, records, display)
-    return summaries
 
 
 def bottleneck(clock: Clock) -> str:
@@ -184,15 +202,8 @@ def planned_text(plan: Plan) -> str:
     if not plan.images:
         return "\n".join([*rows, "nothing to do: no image would be opened"])
     pace = f"{plan.images / plan.seconds:,.0f} images/s; {bottleneck(plan.clock)}"
-    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {_duration(plan.seconds)} ({pace})"])
+    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {duration_text(plan.seconds)} ({pace})"])
 
 
 def _mega(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cache import FeatureStore
+from cache import DigestCache, FeatureStore
 from cache.errors import ConfigError, MissingRowsError, StaleStoreError
 from cache.fusion import fused_name
-from pipeline.config import HeadRun
+from pipeline.config import FeaturesConfig, HeadRun
 from pipeline.dataset import Run
 from stages.extraction import BackboneConfig
 from stages.extraction.extract import find_store
 from stages.extraction.known import known_backbones, noted_backbones
+from stages.extraction.precomputed import PrecomputedConfig, find_imported
 from stages.training import FusedFeatures
 
 _REMEDY = "Run `permafrost extract` with this run file to compute these features."
@@ -37,7 +38,7 @@ def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[Featu
     names = _store_names(stores)
     heads_of: dict[tuple[tuple[str, ...], bool], list[HeadRun]] = {((name,), False): [] for name in names}
     for head in run.config.heads if heads is None else heads:
-        for sources in _sources(head, names):
+        for sources in sources_of(head, names):
             if len(sources) > 1:
                 heads_of.setdefault((sources, False), [])
             heads_of.setdefault((sources, head.sizes), []).append(head)
@@ -57,7 +58,7 @@ def _store_names(stores: Sequence[FeatureStore]) -> list[str]:
     return [store.name if names.count(store.name) == 1 else store.path.name for store in stores]
 
 
-def _sources(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
+def sources_of(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The backbones that each training of ``head`` learns from: every one alone, or several together."""
     if not head.backbones:
         return [(name,) for name in names]
@@ -68,12 +69,33 @@ def _sources(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     return [head.backbones]
 
 
-def find_features(run: Run, wanted: BackboneConfig) -> list[FeatureStore]:
+def networks_of(run: Run, stores: Sequence[FeatureStore]) -> Iterator[tuple[BackboneConfig, list[FeatureStore]]]:
+    """The networks of the run that filled any of ``stores``, each with all stores it fills.
+
+    Raises ConfigError where one of ``stores`` was read from a file: no network gives an image such a feature.
+    """
+    needed = {store.fingerprint for store in stores}
+    for wanted in run.config.backbones:
+        filled = find_features(run, wanted)
+        if needed.isdisjoint(store.fingerprint for store in filled):
+            continue
+        if isinstance(wanted, PrecomputedConfig):
+            raise ConfigError(
+                f"the features {wanted.name} come from {wanted.path}: no network here gives an image such a feature. "
+                "Take a backbone that runs, or score: permafrost score."
+            )
+        yield wanted, filled
+
+
+def find_features(run: Run, wanted: FeaturesConfig) -> list[FeatureStore]:
     """The stores that ``wanted`` filled, one a pooling. StaleStoreError or MissingRowsError where there is none.
 
     With ``precision = "auto"`` a CPU and a card fill different stores: those with more of the run's images.
     """
-    folder = run.artifacts / "features"
+    folder, dtype = run.artifacts / "features", run.config.extraction.dtype
+    if isinstance(wanted, PrecomputedConfig):
+        digests = DigestCache(run.artifacts / "digests.sqlite")
+        return [find_imported(wanted, run.records, folder, dtype=dtype, remedy=_REMEDY, digests=digests)]
     noted = noted_backbones(wanted, run.records, folder)
     if not noted:  # never extracted, or something changed since: then its identity says what
         noted = [known_backbones(wanted, run.records, folder, on_load=run.display.say)]
@@ -81,12 +103,7 @@ def find_features(run: Run, wanted: BackboneConfig) -> list[FeatureStore]:
     matches: list[list[FeatureStore]] = []
     for backbones in noted:
         try:
-            matches.append(
-                [
-                    find_store(backbone, folder, dtype=run.config.extraction.dtype, remedy=_REMEDY)
-                    for backbone in backbones
-                ]
-            )
+            matches.append([find_store(backbone, folder, dtype=dtype, remedy=_REMEDY) for backbone in backbones])
         except (StaleStoreError, MissingRowsError) as error:
             errors.append(error)
     if not matches:

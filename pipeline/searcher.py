@@ -29,7 +29,13 @@ from pydantic import TypeAdapter
 
 from cache import Features, FeatureStore, LocalStorage, Storage, digest_bytes, fingerprint
 from cache.atomic import unless_read_only
-from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, SettingsError, StaleStoreError
+from cache.errors import (
+    DamagedStoreError,
+    MissingRowsError,
+    RecordsError,
+    SettingsError,
+    StaleStoreError,
+)
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
@@ -37,7 +43,7 @@ from pipeline.approximate_scores import find_index, index_folder
 from pipeline.bundle.layout import Bundle, is_bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
-from pipeline.features import find_features
+from pipeline.features import networks_of
 from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
@@ -297,12 +303,8 @@ def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
 def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
     artifacts = run.artifacts
-    needed = {store.fingerprint for store in _feature_stores(vectors)}
     described: list[JSON] = []
-    for wanted in run.config.backbones:
-        stores = find_features(run, wanted)
-        if needed.isdisjoint(store.fingerprint for store in stores):
-            continue
+    for wanted, stores in networks_of(run, _feature_stores(vectors)):
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
             basis = str(basis_path(wanted, run.records, artifacts / "features").relative_to(artifacts))

@@ -47,8 +47,7 @@ from stages.retrieval.scores import VERSION
 from stages.training import Head, head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
-from stages.training.rows import rows_digest
-from stages.training.rows.labelled_rows import in_training_order
+from stages.training.rows.labelled_rows import in_training_order, rows_digest
 
 _REFUSED = "refused"
 """The array of a cell whose rows are too few to train on: why."""
@@ -278,13 +277,20 @@ def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[Query
 
 
 def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
-    """The value of each query (Q,) in the mean over the seeds."""
     mean: Values = np.stack([part.per_query[metric] for part in parts]).mean(0)
     return mean
 
 
 def _in_processes(run_file: Path, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
     count = min(workers or processors(), len(cells))
+    if count == 1:  # here: another process takes seconds to begin
+        grid, threads = open_grid(run_file, Display(quiet=True, warnings=False)), torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from ((name, grid.score(cell)) for name, cell in cells.items())
+        finally:
+            torch.set_num_threads(threads)
+        return
     with worker_processes(count, partial(torch.set_num_threads, 1)) as pool:
         waiting = {pool.submit(_score, run_file, cell): name for name, cell in cells.items()}
         for done in as_completed(waiting):

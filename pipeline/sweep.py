@@ -27,6 +27,7 @@ from cache.errors import ConfigError
 from pipeline.config import HeadRun, RunConfig, map_paths, parse_config
 from pipeline.dataset import Run
 from pipeline.features import FeatureSet
+from pipeline.progress import duration_text
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
 from pipeline.trials import Arrays, run_once
@@ -35,7 +36,7 @@ from stages.ranking import leave_one_out
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
-from stages.training.rows import in_training_order, rows_digest
+from stages.training.rows.labelled_rows import in_training_order, rows_digest
 from stages.training.sweep.search_space import Family, SweepConfig, families
 from stages.training.sweep.search_strategy import search
 from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_trials
@@ -208,6 +209,7 @@ def _search(
 ) -> list[Entry]:
     """The entries of the heads that learn from one set of features."""
     entries: dict[str, Entry] = {}
+    seconds: list[float] = []  # of each trial that was run now
     total = int(sum(_budget(sweep, part.family) for part in plan))
     with run.display.bar(f"sweeping on {backbone}", "trials") as update:
 
@@ -220,6 +222,11 @@ def _search(
             def run_new(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
                 order = list(unfinished)
                 for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
+                    if not seconds:
+                        took, left = duration_text(trial.seconds), total - len(entries)
+                        all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
+                        run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
+                    seconds.append(trial.seconds)
                     yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
 
             for name, arrays in run_once(new, run.storage.below(f"{folder}/trials"), run_new):
@@ -247,5 +254,4 @@ def _budget(sweep: SweepConfig, family: Family) -> float:
 
 
 def _of_queries(validation: CrossValidation) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
-    """The keys and the classes of the queries."""
     return validation.query_keys, tuple(validation.records.take(validation.queries).classes)

@@ -40,12 +40,13 @@ def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on
             "kind": decision.kind,
             "wanted": decision.wanted,
             "threshold": decision.calibration.threshold,
+            "ground": on.summary,
             "calibration": plain_rates(decision.calibration),
             "test": {name: plain_rates(rates) for name, rates in decision.test.items()},
         }
         for decision in decisions
     ]
-    content = {"follows_from": follows_from, "ground": on.summary, "decisions": lines, "roc": on.test.roc()}
+    content = {"follows_from": follows_from, "decisions": lines, "roc": on.test.roc()}
     run.storage.put(key, json_text(content).encode())
     return run.storage.address(key)
 

@@ -30,7 +30,6 @@ def _lines(table: Mapping[str, Any], above: tuple[str, ...]) -> list[str]:
 
 
 def _own_lines(value: Any) -> bool:
-    """Whether ``value`` is a table, several, or nothing."""
     several = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
     return value is None or isinstance(value, Mapping) or several
 

@@ -47,7 +47,6 @@ def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
 
 
 def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
-    """The heads, embeddings and indexes of ``run``."""
     from stages.training import head_identity
 
     parts = [run.records.split("gallery"), run.records]

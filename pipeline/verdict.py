@@ -13,9 +13,10 @@ def _to_try(config: RunConfig) -> str:
     ideas = []
     if not any(getattr(head.recipe.start, "kind", "") == "discriminant" for head in config.heads):
         ideas.append('recipe = "default"')
-    if not any(getattr(backbone, "blocks", ()) for backbone in config.backbones):
+    networks = [backbone for backbone in config.backbones if backbone.kind != "precomputed"]
+    if networks and not any(getattr(backbone, "blocks", ()) for backbone in networks):
         ideas.append("blocks = [-2, -1]")
-    if all(getattr(backbone.preprocess, "views", None) is None for backbone in config.backbones):
+    if networks and all(getattr(backbone.preprocess, "views", None) is None for backbone in networks):
         ideas.append("mirror images (preprocess.views)")
     ideas.append("a stronger backbone, or more classes to train on")
     return f"To try: {', '.join(ideas)}. `--head raw` searches with the feature itself."

@@ -4,5 +4,6 @@ import signal
 
 
 def hear_interrupts() -> None:
-    """For ``preexec_fn``: a shell ignores SIGINT in what it puts in the background, and a child would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """For ``preexec_fn``: children of a job in the background ignore SIGINT, and those of nohup SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

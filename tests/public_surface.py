@@ -14,10 +14,10 @@ PUBLIC = {
         "Rp2kBenchmark", "SopBenchmark", "Source", "SourceConfig", "TableConfig", "UnedBenchmark", "WebDatasetConfig",
     ],
     "stages.extraction": [
-        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder",
-        "Executor", "Filled", "LocalExecutor", "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned",
+        "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Executor",
+        "Filled", "LocalExecutor", "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned", "PrecomputedConfig",
         "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "ViewsConfig", "decode", "extract", "extract_all",
-        "fit_pca_basis", "load_backbone", "load_backbones", "plan_extraction",
+        "fit_pca_basis", "import_features", "load_backbone", "load_backbones", "plan_extraction",
     ],
     "stages.training": [
         "AdaCosConfig", "AdaFaceConfig", "AllConfig", "ArcFaceConfig", "AsymmetricConfig", "AttributeContrastConfig",
@@ -70,6 +70,7 @@ PUBLIC = {
 }  # fmt: skip
 
 FLAGS = {
+    "features": {"--backbone", "--head", "--output", "--quiet"},
     "extract": {
         "--batch-size",
         "--device",

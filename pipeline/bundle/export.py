@@ -34,7 +34,7 @@ from pipeline.bundle.layout import (
 from pipeline.bundle.snapshots import Snapshot, make_current, write_snapshot
 from pipeline.bundle.thumbnails import SIDE, write_thumbnails
 from pipeline.dataset import Run
-from pipeline.features import find_features
+from pipeline.features import networks_of
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
@@ -125,11 +125,9 @@ def _write_parts(
     stores = feature_stores(vectors)
     entries: list[dict[str, Any]] = []
     features: dict[str, tuple[int, int]] = {}
-    for wanted in run.config.backbones:
-        filled = find_features(run, wanted)
-        if not {store.fingerprint for store in stores}.isdisjoint(store.fingerprint for store in filled):
-            features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
-            entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
+    for wanted, filled in networks_of(run, stores):
+        features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
+        entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
     if vectors.trained is not None:
         vectors.trained.save(folder / HEAD)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cache.atomic import replace_text, unless_read_only
+from cache.atomic import unless_read_only
 from cache.errors import ConfigError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import Run, open_run
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
-from pipeline.views.gallery_sizes import curve_lines, curve_table
+from pipeline.views.sizes import curve_lines, curve_table
 from stages.analysis import SizeCurve, gallery_curve
 from stages.analysis.gallery_size import further_distractors
 from stages.retrieval import AttributeMetric
@@ -50,11 +50,11 @@ def gallery_sizes(
             run.display.warn(f"{curve.left_out:,} further distractors are of a class that searches: left out")
         lines += curve_lines(curve, each)
     text = "".join(json_module.dumps(line) + "\n" for line in lines)
-    path = run.artifacts / "scores" / f"{run.name}.gallery_sizes.jsonl"
+    key = f"scores/{run.name}.gallery_sizes.jsonl"
     typer.echo(text if json else curve_table(lines), nl=not json)
     with unless_read_only(run.display.warn):
-        replace_text(path, text)
-        run.display.say(f"also in {path}")
+        run.storage.put(key, text.encode())
+        run.display.say(f"also in {run.storage.address(key)}")
 
 
 def size_curve(run: Run, vectors: Vectors, sizes: Sequence[float], distractors: Sequence[str]) -> SizeCurve:

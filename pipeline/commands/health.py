@@ -33,8 +33,7 @@ def health(
     """Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions, failed images."""
     config = read_config(run_file)
     run = Run(run_file, config, read_dataset(config, Display(quiet=True, warnings=False)), Display(quiet=quiet))
-    vectors = find_vectors(run)
-    report = health_of_run(run, vectors, choose_vectors(run, vectors, head, backbone), near_duplicate or NEAR_DUPLICATE)
+    report = health_of_run(run, find_vectors(run), head, backbone, near_duplicate or NEAR_DUPLICATE)
     if json:
         for line in health_lines(report):
             typer.echo(json_module.dumps(line))
@@ -43,9 +42,14 @@ def health(
 
 
 def health_of_run(
-    run: Run, vectors: Sequence[Vectors], chosen: Vectors, near_duplicate: float = NEAR_DUPLICATE
+    run: Run,
+    vectors: Sequence[Vectors],
+    head: str | None = None,
+    backbone: str | None = None,
+    near_duplicate: float = NEAR_DUPLICATE,
 ) -> Health:
-    """The health of the records, and of ``chosen`` beside the raw feature that it is made from."""
+    """The health of the records, and of what :func:`choose_vectors` takes beside the raw feature it is made from."""
+    chosen = choose_vectors(run, vectors, head, backbone)
     features = {each.backbone: each for each in vectors if each.trained is None}
     raw = features.get(chosen.backbone, chosen)
     return check_health(
@@ -54,7 +58,7 @@ def health_of_run(
         None if raw is chosen else chosen,
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
-        remarks=remarks(run.records, run.records.counts()),
+        remarks=remarks(run.config, run.records, run.records.counts()),
         bounds=run_bounds(raw.store, run.records, run.config.retrieval),
         on_step=run.display.say,
     )

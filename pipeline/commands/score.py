@@ -16,9 +16,9 @@ from pipeline.score_rows import json_lines
 from pipeline.scores import score_run
 from pipeline.vectors import Vectors, find_vectors, with_rows
 from pipeline.verdict import no_surer_head
-from pipeline.views.class_sizes import group_table
 from pipeline.views.leaderboard import score_table
 from pipeline.views.nearest import draw_nearest
+from pipeline.views.sizes import group_table
 from stages.analysis.class_size import ClassSize, stored_by_class_size
 from stages.retrieval.query_values import QueryValues
 
@@ -59,9 +59,10 @@ def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryVa
     backbone = next((entry.backbone for entry in vectors if entry.trained is not None), vectors[0].backbone)
     first = [entry for entry in vectors if entry.backbone == backbone]
     path = run.artifacts / "scores" / f"{run.name}.png"
-    with unless_read_only(run.display.warn):
-        draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
-        run.display.say(f"some queries with their nearest images: {path}")
+    if any(run.records.uris):
+        with unless_read_only(run.display.warn):
+            draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
+            run.display.say(f"some queries with their nearest images: {path}")
     if (verdict := no_surer_head(run.config, values)) is not None:
         run.display.say(verdict)
     return values

@@ -50,7 +50,8 @@ def search(
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
-    display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
+    otherwise = "--head chooses another head" if everything else "--all and --head choose otherwise"
+    display.say(f"searching {part} with {vectors.backbone} {vectors.head}; {otherwise}")
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
     unread = []

@@ -205,7 +205,6 @@ def _widened(low: float, high: float) -> tuple[float, float]:
 
 
 def _frame(x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *, percent: bool = False) -> Markup:
-    """Lines and numbers of both axes."""
     drawn = Markup("")
     for value in ticks(y.low, y.high):
         drawn += _tag("line", class_="grid", x1=x.start, y1=y(value), x2=x.end, y2=y(value))

@@ -87,7 +87,6 @@ def _band_height(row: SheetRow) -> int:
 
 
 def _draw_head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str) -> None:
-    """The title, and beneath it what the marks mean."""
     _write(pen, (_MARGIN, 16), title, size=22, room=sheet.width - 2 * _MARGIN)
     x, y = _MARGIN, 60
     for right, word in ((True, "same label as the query"), (False, "another label")):
@@ -98,7 +97,6 @@ def _draw_head(sheet: Image.Image, pen: ImageDraw.ImageDraw, title: str) -> None
 
 
 def _draw_band(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: SheetRow, top: int) -> None:
-    """One query with its rankings, ``top`` pixels down."""
     sheet.paste(_tile(row.uri, QUERY), (_MARGIN, top))
     _write(pen, (_MARGIN, top + QUERY + 6), row.caption, size=14, room=QUERY)
     left = _MARGIN + QUERY + _GAP

@@ -123,7 +123,6 @@ def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> L
 
 
 def _leaders(places: Sequence[Place]) -> dict[str, int]:
-    """Where the best of each method stands."""
     first: dict[str, int] = {}
     for at, place in enumerate(places):
         first.setdefault(place.entry.method, at)

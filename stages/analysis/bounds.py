@@ -74,11 +74,10 @@ def score_bounds(
     They are means over the queries that scores are means of, by ``rules`` and the policy for ``unanswerable`` ones.
     ``queries`` and ``gallery`` are those that were scored: without the images that failed.
 
-    >>> import pyarrow as pa
-    >>> columns = {"key": ["a", "b", "c"], "label": ["x", "x", "y"], "domain": pa.nulls(3, pa.string())}
-    >>> records = Records(pa.table(columns), {})
-    >>> score_bounds(records, records, ["hit@1"])
-    {('hit@1', 'all'): (0.5, 1.0)}
+    >>> from stages.retrieval.example import IMAGES
+    >>> floor, ceiling = score_bounds(IMAGES, IMAGES, ["hit@1"])["hit@1", "all"]
+    >>> round(floor, 2), ceiling
+    (0.13, 1.0)
     """
     parts = QuerySet.by_rules(rules, queries, gallery)
     if unanswerable == "leave_out":

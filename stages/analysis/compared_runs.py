@@ -103,7 +103,6 @@ def _short(text: str | None) -> str:
 
 
 def _difference(one: Records, other: Records) -> str:
-    """How two sets of records differ."""
     first, second = (
         dict(zip(records.keys, zip(records.digests, records.classes, strict=True), strict=True))
         for records in (one, other)

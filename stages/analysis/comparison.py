@@ -34,7 +34,7 @@ class Difference(NamedTuple):
     unmatched: int
 
 
-def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95) -> tuple[Difference, ...]:
+def paired_difference(first: Scored, second: Scored) -> tuple[Difference, ...]:
     """``first`` less ``second`` for each metric that both have, over the queries that both scored.
 
     Queries are matched by key, so that what makes a query hard falls out of the difference: the interval is much
@@ -43,10 +43,9 @@ def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95
     Args:
         first: the one that gains where the difference is positive.
         second: the one it is compared with.
-        confidence: how often ``low`` and ``high`` hold the mean difference over all classes, seen or not.
 
     Raises:
-        ValueError: a query twice in one of them, no metric in both, or a number out of range.
+        ValueError: a query twice in one of them, or no metric in both.
         NothingToScoreError: no query in both.
 
     >>> keys, classes = ("a", "b", "c"), ("cup", "mug", "jug")
@@ -67,15 +66,15 @@ def paired_difference(first: Scored, second: Scored, *, confidence: float = 0.95
     )  # (M, Q)
     known = estimate(differences, class_numbers(first.query_classes)[rows[0]])
     unmatched = sum(map(len, only))
-    columns = known.mean, *difference_interval(known, confidence)
+    columns = known.mean, *difference_interval(known)
     return tuple(
         Difference(name, float(value), float(low), float(high), float(p_value), len(keys), unmatched)
         for name, value, low, high, p_value in zip(metrics, *columns, strict=True)
     )
 
 
-def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
-    """The mean of a score over runs (n,), and the ends of Student's t interval; both NaN for a single run.
+def t_interval(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """The mean of a score over runs (n,), and the ends of Student's 95 % t interval; both NaN for a single run.
 
     >>> mean, low, high = t_interval(np.array([0.5, 0.6, 0.7]))
     >>> round(mean, 3), round(low, 3), round(high, 3)
@@ -83,14 +82,12 @@ def t_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tup
     """
     if len(values) == 0:
         raise SettingsError("an interval needs at least one run, got none")
-    if not 0 < confidence < 1:
-        raise SettingsError(f"confidence is a share between 0 and 1, such as 0.95, got {confidence}")
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, float("nan"), float("nan")
     from scipy.special import stdtrit
 
-    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / len(values) ** 0.5)
+    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / len(values) ** 0.5)
     return mean, mean - half, mean + half
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
 from cache import Features
 from stages.records import Records
+from stages.retrieval.protocols import ByLabelConfig, Rules
+from stages.retrieval.query_set import QuerySet
 
 
 class DomainFacts(NamedTuple):
@@ -28,26 +32,23 @@ class FailedImage(NamedTuple):
     reason: str
 
 
-def domain_facts(records: Records) -> list[DomainFacts]:
-    """The facts of each domain of the queries, by name; of a single one without a name where there are no domains."""
+def domain_facts(records: Records, rules: Rules = ByLabelConfig().rules()) -> list[DomainFacts]:
+    """The facts of each domain of the queries, by name; of a single one without a name where there are no domains.
+
+    What there is to find is what ``rules`` call relevant.
+    """
     query, gallery = records.split("query"), records.split("gallery")
-    searched, keys = Counter(gallery.classes), set(gallery.keys)
+    answerable = np.zeros(len(query), np.bool_)
+    for part in QuerySet.by_rules(rules, query, gallery):
+        answerable[part.answerable().query_rows] = True
     in_gallery, in_train = Counter(gallery.domains), Counter(records.split("train").domains)
-    queries, unanswerable = Counter(query.domains), Counter[str | None]()
+    queries, nothing = Counter(query.domains), Counter(np.array(query.domains, dtype=object)[~answerable].tolist())
     classes: dict[str | None, set[str | None]] = {}
-    for key, name, domain in zip(query.keys, query.classes, query.domains, strict=True):
+    for name, domain in zip(query.classes, query.domains, strict=True):
         classes.setdefault(domain, set()).add(name)
-        unanswerable[domain] += name is None or searched[name] - (key in keys) < 1
     return [
-        DomainFacts(
-            domain or "",
-            queries[domain],
-            len(classes[domain]),
-            in_gallery[domain],
-            in_train[domain],
-            unanswerable[domain],
-        )
-        for domain in sorted(classes, key=str)
+        DomainFacts(domain or "", queries[domain], len(names), in_gallery[domain], in_train[domain], nothing[domain])
+        for domain, names in sorted(classes.items(), key=lambda item: str(item[0]))
     ]
 
 

@@ -28,7 +28,7 @@ class Source(NamedTuple):
     table: pa.Table
     """Text columns ``key``, ``uri`` and ``label``; where there are any, ``domain``, ``split``, ``tags``,
     ``attributes.<name>``, ``problem`` (why the image of a row is missing) and ``place`` (what messages call a row
-    instead of its number). Empty cells are null."""
+    instead of its number). Empty cells are null. A column ``digest`` of 32 bytes where there are no images."""
     roles: Roles | None = None
     """The roles of the splits in a benchmark's protocol, for a run file that names none."""
     notes: tuple[str, ...] = ()

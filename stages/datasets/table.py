@@ -12,13 +12,14 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache import parse_source
+from cache import digest_bytes, parse_source
 from cache.errors import RecordsError, SettingsError
 from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
 from stages.datasets.config import ColumnsConfig, Source, as_names
 from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
 
 _DETECTED = Dialect()
+_KEY = b"a record without an image, of the key "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class TableConfig(ColumnsConfig):
         delimiter: what separates the cells of a csv or tsv; detected where it is left out.
         encoding: of a csv, tsv or jsonl; UTF-16 is detected, all else taken for UTF-8.
         quoted: false where quotes in a csv or tsv are letters like any other.
+        images: false where there are no images, but features of every key (``kind = "precomputed"``).
     """
 
     kind: Literal["table"] = "table"
@@ -40,6 +42,7 @@ class TableConfig(ColumnsConfig):
     delimiter: str | None = None
     encoding: str | None = None
     quoted: bool = True
+    images: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +62,8 @@ class TableConfig(ColumnsConfig):
         table, notes = read_columns(path, Dialect(self.delimiter, self.encoding, self.quoted))
         root = Path(self.root) if self.root is not None else path.parent
         names = table.column_names
+        if not self.images:
+            return self._without_images(path, table, notes)
         named = {"key": "key" if "key" in names else self.image} | self.named(names)
         refuse_absent(path, (self.image, *named.values(), *as_names(self.label), *self.attributes), names)
         images = table[self.image].to_pylist()
@@ -67,6 +72,18 @@ class TableConfig(ColumnsConfig):
                 raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
         source = self.source(table, named, {"uri": [_below(root, image) for image in images]})
         return source._replace(notes=(*notes, *source.notes))
+
+    def _without_images(self, path: Path, table: pa.Table, notes: tuple[str, ...]) -> Source:
+        """The rows by their keys alone, each with a digest that follows from the key."""
+        named = {"key": "key"} | self.named(table.column_names)
+        refuse_absent(path, (*named.values(), *as_names(self.label), *self.attributes), table.column_names)
+        source = self.source(table, named, {"uri": [""] * len(table)})
+        digests = [
+            None if key is None else digest_bytes(_KEY + key.encode()) for key in table[named["key"]].to_pylist()
+        ]
+        return Source(
+            source.table.append_column("digest", pa.array(digests, pa.binary(32))), notes=(*notes, *source.notes)
+        )
 
 
 def _below(root: Path, image: str) -> str:

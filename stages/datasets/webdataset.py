@@ -1,7 +1,7 @@
 """Images in tar shards, as img2dataset and webdataset write them: ``KEY.jpg``, ``KEY.json``, ``KEY.txt`` are a sample.
 
 As in webdataset the key is a member's name up to the first dot behind its folders, and the extension all that follows,
-in small letters. Members without an extension and hidden ones (``._KEY.jpg``) belong to no sample.
+in small letters. Members without an extension and hidden ones (``._KEY.jpg``) belong to no sample; they are counted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class WebDatasetConfig(ColumnsConfig):
         """
         wanted = {*as_names(self.label), *self.attributes, *self.named({"domain", "split"}).values()}
         known: set[str] = set()
-        samples = [sample for shard in find_shards(self.path, ".tar") for sample in _samples(shard, wanted, known)]
+        others = _Others()
+        shards = find_shards(self.path, ".tar")
+        samples = [sample for shard in shards for sample in _samples(shard, wanted, known, others)]
         named = self.named(known)
         if self.split == BY_FILE:
             del named["split"]
@@ -64,7 +66,28 @@ class WebDatasetConfig(ColumnsConfig):
             made["key"] = [f"{sample.shard.name}/{sample.key}" for sample in samples]
         if self.split == BY_FILE:
             made["split"] = [sample.shard.split for sample in samples]
-        return self.source(text_table(texts), named, made)
+        source = self.source(text_table(texts), named, made)
+        return source._replace(notes=(*others.notes(), *source.notes))
+
+
+@dataclass
+class _Others:
+    """Members that belong to no sample: how many, and the first one."""
+
+    hidden: int = 0
+    bare: int = 0
+    first: str = ""
+
+    def count(self, shard: Shard, name: str, *, hidden: bool) -> None:
+        self.hidden, self.bare = self.hidden + hidden, self.bare + (not hidden)
+        self.first = self.first or f"{name!r} in {shard.path}"
+
+    def notes(self) -> tuple[str, ...]:
+        if not self.first:
+            return ()
+        counts = ((self.bare, "without an extension"), (self.hidden, "hidden (the name begins with a dot)"))
+        listed = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        return (f"members of the shards left out, as they belong to no sample: {listed}; the first is {self.first}",)
 
 
 class _Sample(NamedTuple):
@@ -80,13 +103,14 @@ class _Sample(NamedTuple):
         return f"{self.shard.path}, sample {self.key!r}"
 
 
-def _samples(shard: Shard, wanted: Set[str], known: set[str]) -> Iterator[_Sample]:
+def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -> Iterator[_Sample]:
     """The samples of one shard, in the order of their first members; ``known`` collects the names of all fields."""
     grouped: dict[str, dict[str, Member]] = {}
     for member in list_members(shard.path):
         folder, slash, name = member.name.rpartition("/")
         start, dot, extension = name.partition(".")
         if not start or not dot:
+            others.count(shard, member.name, hidden=not start)
             continue
         members = grouped.setdefault(folder + slash + start, {})
         if extension.lower() in members:

@@ -18,6 +18,7 @@ from stages.extraction.executor import Executor, LocalExecutor
 from stages.extraction.extract import Filled, Progress, extract, extract_all
 from stages.extraction.flow import Clock
 from stages.extraction.planning import Plan, Planned, plan_extraction
+from stages.extraction.precomputed import PrecomputedConfig, import_features
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
 from stages.extraction.views import ViewsConfig
 
@@ -37,6 +38,7 @@ __all__ = [
     "PcaConfig",
     "Plan",
     "Planned",
+    "PrecomputedConfig",
     "Preprocess",
     "PreprocessConfig",
     "Progress",
@@ -46,6 +48,7 @@ __all__ = [
     "extract",
     "extract_all",
     "fit_pca_basis",
+    "import_features",
     "load_backbone",
     "load_backbones",
     "plan_extraction",

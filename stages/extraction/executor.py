@@ -258,7 +258,6 @@ def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit
 
 
 def _take(through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple[_Rows, int]]]) -> None:
-    """Put the rows of a batch where they belong."""
     for backbone, features in zip(through.batch.backbones, through.features, strict=True):
         store = numbers[id(backbone)]
         for digest, outcome, feature in zip(through.batch.digests, through.outcomes, features, strict=True):

@@ -80,14 +80,12 @@ def known_backbones(
     return backbones
 
 
-def noted_backbones(
-    config: BackboneConfig, records: Records, features: Path, *, device: str = "cpu"
-) -> list[tuple[Backbone, ...]]:
+def noted_backbones(config: BackboneConfig, records: Records, features: Path) -> list[tuple[Backbone, ...]]:
     """The backbones of each note of ``config``: with ``precision = "auto"`` a CPU and a card have noted one each."""
     configs = [config]
     if not isinstance(config, PcaConfig) and config.precision == "auto":
         configs = [replace(config, precision="float32"), replace(config, precision=ON_A_CARD)]
-    notes = [_noted(each, records, features, device, lambda: None) for each in configs]
+    notes = [_noted(each, records, features, "cpu", lambda: None) for each in configs]
     return [backbones for backbones in notes if backbones is not None]
 
 
@@ -129,7 +127,6 @@ def basis_path(config: PcaConfig, records: Records, features: Path) -> Path:
 
 
 def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callable[[str], None]) -> Path:
-    """The file of the components of the training images, fitted once."""
     path = basis_path(config, records, features)
     if not path.exists():
         train = records.split("train")
@@ -139,7 +136,6 @@ def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callab
 
 
 def _training_images(records: Records) -> str:
-    """The fingerprint of the set of training images."""
     return fingerprint("\n".join(sorted({digest.hex() for digest in records.split("train").digests if digest})))
 
 

@@ -114,7 +114,6 @@ def plan_extraction(
 def _seconds_an_image(
     uris: dict[bytes, str], backbones: Sequence[Backbone], size: int, workers: int | None, wanted: float, clock: Clock
 ) -> float:
-    """The seconds that one of ``uris`` takes in the long run."""
     digests = list(uris)
     # Neighbours share a batch, as they will (a Parquet row group is read once); batches come from all over the set.
     starts = sorted(range(0, len(digests), size), key=lambda first: first // size * _GOLDEN % 1)

@@ -205,6 +205,17 @@ class PreprocessConfig(Settings):
     ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
     of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
     adds further views of each image, whose features are averaged or stored beside the plain one's.
+
+    Args:
+        size: pixels of a side of the network's input.
+        resize: to the shorter side and a crop, squashed to a square, or to the longer side and a border.
+        crop_pct: the part of the resized side that the crop keeps.
+        resize_to: pixels of the resized side, in place of ``crop_pct``.
+        interpolation: the filter of the resizing.
+        mean: of red, green and blue in [0, 1], taken away.
+        std: of red, green and blue in [0, 1], divided by.
+        decoder: ``fast``, or ``exact`` for Pillow and the library's own transform.
+        views: further views of each image.
     """
 
     size: int | None = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.digests import DigestCache, FileDigest
-from cache.errors import MissingRowsError, SettingsError
+from cache.errors import MissingExtraError, MissingRowsError, SettingsError
 from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles
@@ -134,6 +135,13 @@ class Records:
         if np.array_equal(wanted, np.arange(len(self))):
             return self
         return replace(self, table=self.table.take(pa.array(wanted)))
+
+    def to_pandas(self) -> Any:  # a pandas.DataFrame
+        """The records as a pandas DataFrame, a column each. MissingExtraError where pandas is not installed."""
+        try:
+            return self.table.to_pandas()
+        except ImportError:
+            raise MissingExtraError("pandas", "pandas") from None
 
     def unreadable(self) -> Records:
         """The records whose bytes could not be read."""

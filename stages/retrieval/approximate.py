@@ -34,7 +34,6 @@ def evaluate_index(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
-    confidence: float = 0.95,
 ) -> Scores:
     """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
 
@@ -48,7 +47,7 @@ def evaluate_index(
     >>> evaluate_index(VECTORS, index, queries=IMAGES, gallery=IMAGES, metrics=["hit@1"]).value("hit@1")
     1.0
     """
-    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable, confidence)
+    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable)
     sides = Sides.in_store(vectors, queries, gallery)
     if list(index.keys) != sides.searched.keys or index.next_id != len(index):
         raise SettingsError(
@@ -78,7 +77,6 @@ def evaluate_reranked(
     metrics: Sequence[str],
     protocol: RankedConfig = ByLabelConfig(),
     unanswerable: UnanswerablePolicy = "leave_out",
-    confidence: float = 0.95,
 ) -> Scores:
     """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`.
 
@@ -90,7 +88,7 @@ def evaluate_reranked(
     >>> evaluate_reranked(VECTORS, QueryExpansionConfig(n=2), **sides, metrics=["hit@1"]).value("hit@1")
     1.0
     """
-    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable, confidence)
+    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable)
     learned = train.take(train.rows_in(vectors))
     trained = unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32)
 

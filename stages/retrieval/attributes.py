@@ -84,7 +84,6 @@ def evaluate_attributes(
     metrics: Sequence[str] = ("graded_map", "graded_ndcg"),
     similar: Mixtures | None = None,
     unanswerable: UnanswerablePolicy = "leave_out",
-    confidence: float = 0.95,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
@@ -118,7 +117,6 @@ def evaluate_attributes(
         sides,
         scored=scored,
         unanswerable=~answerable,
-        confidence=confidence,
     )
 
 
@@ -128,7 +126,6 @@ def evaluate_legacy(
     *,
     metrics: Sequence[str] = (LEGACY,),
     similar: Mixtures | None = None,
-    confidence: float = 0.95,
 ) -> Scores:
     """Score ``vectors`` of ``records``, searched in themselves, as :mod:`stages.retrieval.legacy` says.
 
@@ -159,7 +156,6 @@ def evaluate_legacy(
         Sides(records, records, searching, searching),
         scored=every,
         unanswerable=~every,
-        confidence=confidence,
     )
 
 
@@ -189,7 +185,6 @@ def _graded(
     wanted: Sequence[AttributeMetric],
     alike: Mapping[str | None, AttributeGrades],
 ) -> dict[str, Values]:
-    """The value of each metric for each query (Q,), NaN where there is none."""
     per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
     rows = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
     gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searched, searching))

@@ -40,7 +40,6 @@ def evaluate(
     validation: tuple[Records, Records] | None = None,
     ties: TiePolicy = "row",
     unanswerable: UnanswerablePolicy = "leave_out",
-    confidence: float = 0.95,
 ) -> Scores:
     """Score ``vectors``, made unit length, on every query against the whole gallery, exactly.
 
@@ -56,7 +55,6 @@ def evaluate(
         validation: queries and gallery that a protocol tunes on (``met``).
         ties: equal similarities by gallery row, or ``expected``: the mean over all of their orders.
         unanswerable: queries to which nothing is relevant: left out of every mean, ``zero`` in it, or an ``error``.
-        confidence: how often ``low`` and ``high`` hold the mean over all classes, seen or not.
 
     Raises:
         ValueError: an unknown metric, one that has no ``expected`` value, or a number out of range.
@@ -79,16 +77,14 @@ def evaluate(
             protocol=protocol,
             validation=validation,
             metrics=RECOGNITION if metrics is None else metrics,
-            confidence=confidence,
         )
     if isinstance(protocol, SmallDataConfig):
         return evaluate_legacy(
             vectors,
-            _one_set(queries, gallery),
+            one_set(queries, gallery),
             metrics=(LEGACY,) if metrics is None else metrics,
-            confidence=confidence,
         )
-    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable, confidence)
+    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable)
 
     def tables(part: QuerySet, depth: int) -> Iterator[Table]:
         return relevance_tables(
@@ -103,7 +99,8 @@ def evaluate(
     return scoring.score(tables, Sides.in_store(vectors, queries, gallery))
 
 
-def _one_set(queries: Records, gallery: Records) -> Records:
+def one_set(queries: Records, gallery: Records) -> Records:
+    """The records that the legacy measure searches in themselves. RecordsError where the two differ."""
     if queries.keys != gallery.keys:
         raise RecordsError(
             f"{LEGACY} searches a set in itself: the queries and the gallery must be the same records; got "

@@ -36,7 +36,6 @@ def evaluate_ranking(
     ties: TiePolicy = "row",
     unanswerable: UnanswerablePolicy = "leave_out",
     beyond: BeyondPolicy = "refuse",
-    confidence: float = 0.95,
 ) -> Scores:
     """Score the ranking ``rows`` (Q, K): positions in ``gallery``, the best first, one line a query.
 
@@ -61,7 +60,7 @@ def evaluate_ranking(
         raise SettingsError(
             f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()"
         )
-    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable, confidence)
+    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable)
     check_choice("beyond", beyond, get_args(BeyondPolicy))
     if ties == AVERAGED and similarity is None:
         raise SettingsError(

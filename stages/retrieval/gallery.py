@@ -18,7 +18,7 @@ from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choic
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import FlatIndexConfig
 from stages.retrieval.indexes.measure import Evidence
-from stages.retrieval.relevance import by_class
+from stages.retrieval.protocols.rules import Judge, same_class
 
 
 def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
@@ -50,12 +50,11 @@ def index_gallery(
     config: IndexConfig = FlatIndexConfig(),
     *,
     folder: Path | str | None = None,
-    queries: Records | None = None,
 ) -> GalleryIndex:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
     With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
-    budgets (``auto``) it is what :func:`choose_gallery_index` chooses.
+    budgets (``auto``) it is what :func:`choose_gallery_index` chooses by the gallery alone.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> index = index_gallery(VECTORS, IMAGES)
@@ -64,7 +63,7 @@ def index_gallery(
     ['bag/0', 'bag/1']
     """
     if isinstance(config, AutoIndexConfig):
-        return choose_gallery_index(vectors, gallery, config, folder=folder, queries=queries).index
+        return choose_gallery_index(vectors, gallery, config, folder=folder).index
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
     if folder is not None:
@@ -85,11 +84,12 @@ def choose_gallery_index(
     *,
     folder: Path | str | None = None,
     queries: Records | None = None,
+    judge: Judge = same_class,
 ) -> Choice:
-    """The index that keeps the budgets of ``config``, by labelled ``queries``, and what was tried.
+    """The index that keeps the budgets of ``config``, by ``queries``, and what was tried.
 
-    Without queries, or where too few of them have something to find, gallery rows search the others. Raises as
-    :func:`evaluate` and :func:`choose_index` do.
+    What is relevant ``judge`` says, by default the label and the domain. Without queries, or where too few of them have
+    something to find, gallery rows search the others. Raises as :func:`evaluate` and :func:`choose_index` do.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> choose_gallery_index(VECTORS, IMAGES, AutoIndexConfig(ms=1000)).tried[0].verdict
@@ -104,10 +104,10 @@ def choose_gallery_index(
         except (StaleStoreError, DamagedStoreError):
             pass
     rows = unit_length(vectors.read(searched.digests))
-    evidence = Evidence.from_gallery(rows, by_class(searched, searched).gallery)
+    evidence = Evidence(rows, judge(searched, searched), np.arange(len(searched)))
     if queries is not None and len(usable := queries.take(queries.rows_in(vectors))):
-        classes, itself = by_class(usable, searched), own_rows(usable.keys, keys)
-        given = Evidence(unit_length(vectors.read(usable.digests)), classes.queries, classes.gallery, itself)
+        itself = own_rows(usable.keys, keys)
+        given = Evidence(unit_length(vectors.read(usable.digests)), judge(usable, searched), itself)
         if np.count_nonzero(given.num_relevant) >= FEWEST_QUERIES:
             evidence = given
     choice = choose_index(rows, keys, embeddings, config, evidence=evidence)

@@ -102,6 +102,16 @@ def check_recognition(metrics: Sequence[str]) -> None:
             raise SettingsError(f"metrics of recognition are {', '.join(RECOGNITION)}, got {name!r}.{hint}")
 
 
+def check_tuning(protocol: MetConfig, validation: tuple[Records, Records] | None) -> None:
+    """Raise ValueError where a number of the ``protocol`` is to be tuned, and there is nothing to tune on."""
+    given = protocol.neighbours is not None and protocol.temperature is not None
+    if not given and (validation is None or not len(validation[0]) or not len(validation[1])):
+        raise SettingsError(
+            "neighbours and temperature are tuned on validation queries, and there are none: give both numbers, "
+            'protocol = { kind = "met", neighbours = 1, temperature = 10 }'
+        )
+
+
 @dataclass(frozen=True)
 class Neighbours:
     """The nearest gallery rows of Q queries, their classes and similarities (Q, K), of a gallery of so many classes.
@@ -142,7 +152,6 @@ def evaluate_recognition(
     protocol: MetConfig = MetConfig(),
     validation: tuple[Records, Records] | None = None,
     metrics: Sequence[str] = RECOGNITION,
-    confidence: float = 0.95,
 ) -> Scores:
     """Score the answers of nearest neighbours to ``queries``, those without a label in the gallery among them.
 
@@ -167,7 +176,6 @@ def evaluate_recognition(
         sides,
         scored=np.ones(len(searching), np.bool_),
         unanswerable=~answers.has_object,
-        confidence=confidence,
         estimate_of=partial(_estimated, answers, metrics, class_numbers(searching.classes)),
     )
 
@@ -188,13 +196,10 @@ def find_neighbours(vectors: Features, queries: Records, gallery: Records, count
 
 def _tuned(vectors: Features, protocol: MetConfig, validation: tuple[Records, Records] | None) -> tuple[int, float]:
     """The neighbours and temperature, where not given the pair with the best ``gap`` on validation, first of equals."""
+    check_tuning(protocol, validation)
     if protocol.neighbours is not None and protocol.temperature is not None:
         return protocol.neighbours, protocol.temperature
-    if validation is None or not len(validation[0]) or not len(validation[1]):
-        raise SettingsError(
-            "neighbours and temperature are tuned on validation queries, and there are none: give both numbers, "
-            'protocol = { kind = "met", neighbours = 1, temperature = 10 }'
-        )
+    assert validation is not None
     counts = NEIGHBOURS if protocol.neighbours is None else (protocol.neighbours,)
     temperatures = TEMPERATURES if protocol.temperature is None else (protocol.temperature,)
     queries, gallery = with_row(vectors, validation[0], "validation query"), with_row(vectors, validation[1], "gallery")
@@ -239,7 +244,6 @@ def _estimated(answers: Answers, metrics: Sequence[str], classes: Rows, rows: Ro
 
 
 def _of_some(answers: Answers, name: str, rows: Rows) -> float:
-    """A metric of the queries at ``rows`` alone."""
     ranks = np.empty(len(answers.order), np.int64)
     ranks[answers.order] = np.arange(len(ranks))
     order = np.argsort(ranks[rows], kind="stable")

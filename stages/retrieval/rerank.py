@@ -25,26 +25,35 @@ _LEAST = 1e-6  # of the largest variance: what varies less is rounding
 
 
 @dataclass(frozen=True)
-class QueryExpansionConfig(Settings):
-    """alpha query expansion (Radenović et al., Fine-tuning CNN image retrieval with no human annotation, 2019).
-
-    A query becomes the mean of itself and its nearest rows, each with its similarity to the power ``alpha``.
-
-    A query that is in the gallery is not among its own nearest rows: it is taken out by identity before the mean.
+class _MeanConfig(Settings):
+    """The mean of a vector and its nearest rows.
 
     Args:
         n: nearest rows in the mean.
         alpha: 0 weighs them all alike; larger, the nearest count most. A similarity below 0 counts nothing.
     """
 
-    kind: Literal["query_expansion"] = "query_expansion"
     n: int = 10
     alpha: float = 3.0
 
-    label: ClassVar[str] = "alpha_qe"
-
     def __post_init__(self) -> None:
-        _check_mean(self.n, self.alpha)
+        if self.n < 1:
+            raise SettingsError(f"n is a number of neighbours, at least 1, got {self.n}")
+        if not 0 <= self.alpha < np.inf:
+            raise SettingsError(f"alpha is a power of similarities, at least 0, got {self.alpha}")
+
+
+@dataclass(frozen=True)
+class QueryExpansionConfig(_MeanConfig):
+    """alpha query expansion (Radenović et al., Fine-tuning CNN image retrieval with no human annotation, 2019).
+
+    A query becomes the mean of itself and its nearest rows, each with its similarity to the power ``alpha``.
+
+    A query that is in the gallery is not among its own nearest rows: it is taken out by identity before the mean.
+    """
+
+    kind: Literal["query_expansion"] = "query_expansion"
+    label: ClassVar[str] = "alpha_qe"
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:  # noqa: ARG002
         """The rows (Q, k) of the ``gallery`` (G, E) nearest to what ``queries`` (Q, E) become."""
@@ -53,27 +62,17 @@ class QueryExpansionConfig(Settings):
 
 
 @dataclass(frozen=True)
-class DatabaseAugmentationConfig(Settings):
+class DatabaseAugmentationConfig(_MeanConfig):
     """Database-side augmentation (Arandjelović and Zisserman, Three things everyone should know, 2012).
 
     Every gallery row becomes the mean of itself and its nearest rows, as a query does in query expansion.
 
     A query that is in the gallery helps nobody: the rows that have it among their nearest are, for this query, made
     without it. Otherwise what is searched for would have been put there by the searcher.
-
-    Args:
-        n: nearest rows in the mean.
-        alpha: 0 weighs them all alike; larger, the nearest count most.
     """
 
     kind: Literal["database_augmentation"] = "database_augmentation"
-    n: int = 10
-    alpha: float = 3.0
-
     label: ClassVar[str] = "dba"
-
-    def __post_init__(self) -> None:
-        _check_mean(self.n, self.alpha)
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:  # noqa: ARG002
         """The rows (Q, k) of what the ``gallery`` (G, E) becomes nearest to ``queries`` (Q, E)."""
@@ -222,14 +221,6 @@ RerankConfig: TypeAlias = Annotated[
     Field(discriminator="kind"),
 ]
 """Any kind of post-processing, distinguished by ``kind``."""
-
-
-def _check_mean(n: int, alpha: float) -> None:
-    """ValueError unless so many neighbours can be weighed so."""
-    if n < 1:
-        raise SettingsError(f"n is a number of neighbours, at least 1, got {n}")
-    if not 0 <= alpha < np.inf:
-        raise SettingsError(f"alpha is a power of similarities, at least 0, got {alpha}")
 
 
 def _with_neighbours(vectors: Vectors, gallery: Vectors, rows: Rows, alpha: float) -> Vectors:

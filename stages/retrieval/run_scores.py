@@ -14,16 +14,17 @@ from typing import Annotated
 from pydantic import Field
 
 from cache import Features
-from cache.errors import ConfigError, SettingsError
+from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.records import Records
-from stages.retrieval.attribute_similarity import attribute_names, check_mixture
-from stages.retrieval.attributes import AttributeMetric, evaluate_attributes, evaluate_legacy
-from stages.retrieval.evaluate import evaluate
+from stages.retrieval.attribute_similarity import attribute_names, check_mixture, check_weights
+from stages.retrieval.attributes import AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
+from stages.retrieval.evaluate import evaluate, one_set
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
+from stages.retrieval.recognition import check_tuning
 from stages.retrieval.relevance import column_of
-from stages.retrieval.scores import Scores, UnanswerablePolicy
+from stages.retrieval.scores import Scores, UnanswerablePolicy, domain_names
 from stages.retrieval.scoring import TiePolicy
 
 USUAL = "usual"
@@ -101,6 +102,21 @@ class ScoringConfig(Settings):
         return ByLabelConfig() if isinstance(self.protocol, (MetConfig, SmallDataConfig)) else self.protocol
 
 
+def check_scores(records: Records, config: ScoringConfig) -> None:
+    """Raise what :func:`score` would for what the ``records`` lack, before they have vectors."""
+    queries, gallery = records.split("query"), records.split("gallery")
+    if isinstance(config.protocol, MetConfig):
+        check_tuning(config.protocol, (records.split("validation_query"), records.split("validation_gallery")))
+    elif config.by_label:
+        rules = config.ranked.rules()
+        rules.check(queries, gallery)
+        domain_names(rules.groups(queries))
+    for metric in filter(None, map(AttributeMetric.find, config.metrics)):
+        check_weights(metric.weights(config.similar, attributes_of(queries)), attribute_names(queries))
+    if config.legacy:
+        one_set(queries, gallery)
+
+
 def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
     """The scores of ``vectors`` by label, by attributes and by the legacy measure, of those that ``config`` names."""
     queries, gallery = records.split("query"), records.split("gallery")
@@ -129,9 +145,4 @@ def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterato
             unanswerable=config.unanswerable,
         )
     if config.legacy:
-        if queries.keys != gallery.keys:
-            raise ConfigError(
-                f"{config.legacy[0]} searches a set in itself: dataset.query and dataset.gallery must name the same "
-                "splits"
-            )
-        yield evaluate_legacy(vectors, queries, metrics=config.legacy, similar=config.similar)
+        yield evaluate_legacy(vectors, one_set(queries, gallery), metrics=config.legacy, similar=config.similar)

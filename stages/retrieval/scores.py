@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import NothingToScoreError, RecordsError, SettingsError
+from cache.errors import MissingExtraError, NothingToScoreError, RecordsError, SettingsError
 from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
@@ -76,6 +76,14 @@ class Scores:
     def __getitem__(self, position: int) -> Score:
         return self.scores[position]
 
+    def to_pandas(self) -> Any:  # a pandas.DataFrame
+        """The scores as a pandas DataFrame, a row each. MissingExtraError where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise MissingExtraError("pandas", "pandas") from None
+        return pd.DataFrame(self.scores, columns=Score._fields)
+
     def value(self, metric: str, domain: str = ALL) -> float:
         """The value of one metric. Raises KeyError naming what was scored."""
         for score in self.scores:
@@ -126,7 +134,6 @@ def gather(
     *,
     scored: npt.NDArray[np.bool_],
     unanswerable: npt.NDArray[np.bool_],
-    confidence: float,
     groups: Callable[[Records], Sequence[str | None]] = lambda records: records.domains,
     sizes: Mapping[str, int] | None = None,
     estimate_of: EstimateOf | None = None,
@@ -151,7 +158,6 @@ def gather(
             {name: rows for name, rows in members.items() if len(rows)},
             {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
             dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {}),
-            confidence,
             estimate_of,
         ),
         query_keys=tuple(part.keys),
@@ -172,7 +178,6 @@ def summarise(
     members: Mapping[str, npt.NDArray[np.int64]],
     unanswerable: Mapping[str, int],
     gallery: int | Mapping[str, int],
-    confidence: float = 0.95,
     estimate_of: EstimateOf | None = None,
 ) -> tuple[Score, ...]:
     """The scores of ``per_query`` values (Q,) over all queries, over the ``members`` of each domain, and their mean.
@@ -195,5 +200,5 @@ def summarise(
     return tuple(
         Score(metric, name, float(value), float(low), float(high), sizes[name], searched[name], left_out[name])
         for name, means in known.items()
-        for metric, value, low, high in zip(per_query, means.mean, *share_interval(means, confidence), strict=True)
+        for metric, value, low, high in zip(per_query, means.mean, *share_interval(means), strict=True)
     )

@@ -33,7 +33,6 @@ class Scoring:
     rules: Rules
     ties: TiePolicy
     unanswerable: UnanswerablePolicy
-    confidence: float
 
     @classmethod
     def of(
@@ -42,7 +41,6 @@ class Scoring:
         rules: Rules,
         ties: TiePolicy,
         unanswerable: UnanswerablePolicy,
-        confidence: float,
     ) -> Scoring:
         """By the names of the metrics, or those of the rules. Raises ValueError for what is unknown."""
         names = rules.metrics if metrics is None else metrics
@@ -53,7 +51,7 @@ class Scoring:
         if ties == AVERAGED:
             for metric in wanted:
                 check_averaged(metric)
-        return cls(wanted, rules, ties, unanswerable, confidence)
+        return cls(wanted, rules, ties, unanswerable)
 
     def depth(self, num_relevant: Rows, gallery: int) -> Rows:
         """How many ranks the metrics look at for queries of so many relevant rows (Q,)."""
@@ -65,8 +63,8 @@ class Scoring:
 
         Raises RecordsError where the records are not what the rules are for, and NothingToScoreError.
         """
-        domain_names(self.rules.groups(sides.queries))
         self.rules.check(sides.queries, sides.gallery)
+        domain_names(self.rules.groups(sides.queries))
         sets = QuerySet.by_rules(self.rules, sides.searching, sides.searched)
         num_relevant = np.zeros(len(sides.searching), np.int64)
         for one in sets:
@@ -93,7 +91,6 @@ class Scoring:
             sides,
             scored=scored,
             unanswerable=~answerable,
-            confidence=self.confidence,
             groups=self.rules.groups,
             sizes={name: size for name, size in sizes.items() if name is not None} if len(sets) > 1 else None,
         )

@@ -19,8 +19,8 @@ from stages.training.closed_form.kinds import (
 from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.embed import embed
 from stages.training.head import EpochLog, Head, TrainingSummary
-from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
-from stages.training.losses import (
+from stages.training.heads.kinds import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.losses.kinds import (
     AdaCosConfig,
     AdaFaceConfig,
     ArcFaceConfig,
@@ -30,13 +30,11 @@ from stages.training.losses import (
     ElasticCosFaceConfig,
     LiArcFaceConfig,
     MagFaceConfig,
-    MarginByClassSize,
     NormFaceConfig,
-    Ramp,
-    SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.multilabel import (
+from stages.training.losses.settings import MarginByClassSize, Ramp, SampledConfig
+from stages.training.multilabel.kinds import (
     AsymmetricConfig,
     AttributeContrastConfig,
     AttributesConfig,

@@ -39,7 +39,7 @@ def embed(
 
     >>> import tempfile
     >>> from stages.training import train_head
-    >>> from stages.training.closed_form import PcaHeadConfig
+    >>> from stages.training import PcaHeadConfig
     >>> from tests.toys.training import classes_of, toy
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     features, records = toy(folder, classes_of(6, 4))

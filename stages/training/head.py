@@ -24,7 +24,7 @@ from stages.training.own_code import own_code
 from stages.training.recipe import HeadConfig
 
 if TYPE_CHECKING:
-    from stages.training.heads.network import HeadNetwork
+    from stages.training.heads.networks import HeadNetwork
 
 _FILE = "head.safetensors"
 _LOG = "log.jsonl"
@@ -93,7 +93,7 @@ class Head:
 
     >>> import tempfile
     >>> from stages.training import train_head
-    >>> from stages.training.closed_form import PcaHeadConfig
+    >>> from stages.training import PcaHeadConfig
     >>> from tests.toys.training import classes_of, toy
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     features, records = toy(folder, classes_of(6, 4))

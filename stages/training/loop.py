@@ -17,11 +17,10 @@ from cache.errors import DivergedError
 from stages.malloc import keep_freed_memory
 from stages.training.head import EpochLog
 from stages.training.heads.inputs import in_blocks
-from stages.training.heads.linear import LinearHead
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork, LinearHead
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.losses.random_state import RandomState
-from stages.training.multilabel import MultilabelHeadConfig
+from stages.training.losses.rule import RandomState
+from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.tasks import Objective
 from stages.training.pairs import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource

@@ -15,9 +15,9 @@ from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
 from stages.training.closed_form.kinds import ClosedFormConfig, LinearMapConfig
 from stages.training.config import OptimizerConfig, TrainingConfig
-from stages.training.heads import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
+from stages.training.heads.kinds import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses.kinds import MarginLosses
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.pairs import PairLossConfig
 from stages.training.pairs.kinds import PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig

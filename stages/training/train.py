@@ -17,12 +17,12 @@ from stages.records import Records
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.experts import Experts
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork
 from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
-from stages.training.rows import LabelledRows
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
+from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.rows.validation import ValidationSet, validation_set
 from stages.training.training_inputs import TrainingInputs, Validation, check_device, prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import cast
@@ -14,11 +15,17 @@ from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
-from stages.training.closed_form import DiscriminantHeadConfig
-from stages.training.closed_form.kinds import ClosedFormConfig
+from stages.training.closed_form.kinds import (
+    ClosedFormConfig,
+    DiscriminantHeadConfig,
+    LdaHeadConfig,
+    PcaHeadConfig,
+    RidgeHeadConfig,
+    WhiteningHeadConfig,
+)
 from stages.training.config import OptimizerConfig, TrainingConfig
-from stages.training.multilabel import MultilabelHeadConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
+from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.own_code import own_code
 from stages.training.pairs import PairLossConfig
@@ -119,18 +126,42 @@ def prepare(
             known = {*used.classes}
             seen = [name in known for name in validation[0].classes]
             closed_form = replace(closed_form, over="rows" if 2 * sum(seen) > len(seen) else "classes")
-    failed, small, classes = len(records) - len(extracted), len(extracted) - len(used), len({*used.classes})
-    if classes < 2:
+    failed, small = len(records) - len(extracted), len(extracted) - len(used)
+    targets = _checked(recipe, used, len(records), failed, small)
+    inputs = TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
+    return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
+
+
+def check_records(records: Records, recipe: HeadRecipe) -> None:
+    """Raise what :func:`prepare` and a closed form would for what ``records`` lack, before they have features."""
+    check_labels(records)
+    used = records.take(np.flatnonzero(in_large_classes(records.classes, recipe.training.minimum_class_size)))
+    sampled = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
+    _checked(sampled, used, len(records), 0, len(records) - len(used))
+    closed_form, rows, classes = recipe.closed_form, len(used), len({*used.classes})
+    most = math.inf
+    if isinstance(closed_form, (LdaHeadConfig, RidgeHeadConfig)):
+        most = classes - 1
+    elif isinstance(closed_form, (PcaHeadConfig, WhiteningHeadConfig)):
+        most = rows - 1
+    if closed_form is not None and closed_form.dim > most and not recipe.training.experts:
+        raise SettingsError(
+            f"dim is {closed_form.dim:,}, but {rows:,} images of {classes:,} classes give {closed_form.kind} at most "
+            f"{most:,}: set dim to {most:,} or less"
+        )
+
+
+def _checked(recipe: HeadRecipe, used: Records, rows: int, failed: int, small: int) -> AttributeTargets | None:
+    """What a head learns of attributes. Raises where ``used``, of so many ``rows``, are too few or lack something."""
+    if (classes := len({*used.classes})) < 2:
         raise RecordsError(
-            f"a head learns to separate classes and needs two; of {len(records):,} training records {failed:,} have no "
+            f"a head learns to separate classes and needs two; of {rows:,} training records {failed:,} have no "
             f"feature, {small:,} are in classes of fewer than {recipe.training.minimum_class_size}, and the rest has "
             f"{classes} class(es)"
         )
     _check_domains(recipe, used)
     _check_pairs(recipe, used)
-    targets = read_attribute_targets(recipe.head, used)
-    inputs = TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
-    return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
+    return read_attribute_targets(recipe.head, used)
 
 
 def head_identity(

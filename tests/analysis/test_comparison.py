@@ -86,8 +86,8 @@ def test_what_cannot_be_compared_is_refused(second: QueryScores, error: type[Exc
 
 @pytest.mark.parametrize("values", [[0.1, 0.4], [0.3, 0.31, 0.29, 0.5, 0.2]])
 def test_the_t_interval_is_scipys(values: list[float]) -> None:
-    mean, low, high = t_interval(np.array(values), 0.9)
-    expected: Any = stats.t.interval(0.9, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    mean, low, high = t_interval(np.array(values))
+    expected: Any = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
     assert (mean, low, high) == pytest.approx((np.mean(values), *expected))
 
 

@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier as BarrierType
 from pathlib import Path
@@ -20,8 +18,8 @@ from hypothesis import strategies as st
 from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, verify
 from cache.errors import StoreBusyError, StoreError
 from cache.plan import make_plan, read_plan
+from tests.forks import Forks
 from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store
-from tests.typed import ROOT
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -208,40 +206,14 @@ def _commit_all(path: Path, barrier: BarrierType) -> None:
         commit(StoreWriter(store), chunk)
 
 
-_DYING = """
-import os, signal, sys
-from pathlib import Path
-from cache import atomic
-from tests.toys.stores import fill, names, open_store
-
-after = int(sys.argv[2])
-publish = {"replace": atomic.replace_bytes, "create": atomic.create_bytes}
-
-def dying(write):
-    def until_killed(path, content):
-        global after
-        if path.suffix != ".json" and path.name != "identity.json":
-            after -= 1
-        if after < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return write(path, content)
-    return until_killed
-
-from cache import storage
-storage.replace_bytes = dying(atomic.replace_bytes)
-storage.create_bytes = dying(atomic.create_bytes)
-fill(open_store(Path(sys.argv[1])), names(*range(10)))
-"""
-
-
 @pytest.mark.slow
 def test_killed_before_any_write_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     whole = open_store(tmp_path / "whole")
     fill(whole, names(*range(10)))
-    for after in range(8):  # the plan, then the data and the rows of three chunks; with 7 it lives
-        command = [sys.executable, "-c", _DYING, str(tmp_path / f"cut{after}"), str(after)]
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
-        assert status == (-signal.SIGKILL if after < 7 else 0)
+    with Forks("tests.toys.dying:fill_until_killed") as forks:
+        statuses = [forks.run(str(tmp_path / f"cut{after}"), after) for after in range(8)]
+    assert statuses == [-signal.SIGKILL] * 7 + [0]  # the plan, then the data and the rows of three chunks
+    for after in range(8):
         cut = open_store(tmp_path / f"cut{after}")
         assert os.path.exists(cut.path / "plan.parquet") == (0 < after < 7)  # noqa: PTH110
         assert len(cut.chunks()) == max(0, after - 1) // 2

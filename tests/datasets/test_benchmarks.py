@@ -110,6 +110,19 @@ def test_a_line_of_too_few_words_is_named(tmp_path: Path) -> None:
         read("sop", tmp_path)
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_line_ends_with_a_line_feed_and_a_word_with_a_space_alone(tmp_path: Path, ends: str) -> None:
+    names = [
+        f"bicycle_final/{number}a{between}b.JPG" for number, between in enumerate("\u2028\u2029\x85\xa0\x0b\x1c\r ")
+    ]
+    names += ["bicycle_final/end\u2028"]
+    (sop(tmp_path) / "Ebay_train.txt").write_text(
+        "header" + ends + "".join(f"{number} \t 7 1 {name} {ends}" for number, name in enumerate(names)), newline=""
+    )
+    put(tmp_path, *names)
+    assert parts(read("sop", tmp_path))["train"] == names
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -76,7 +76,13 @@ def test_names_are_taken_apart_as_webdataset_does(tmp_path: Path, kind: int) -> 
         (long + ".bmp", b""),
         (long + ".cls", b"9"),
     ]
-    rows = columns(tar(tmp_path / "s.tar", members, kind), label="cls")
+    source = config(tar(tmp_path / "s.tar", members, kind), label="cls").read()
+    (note,) = source.notes
+    assert note.startswith(
+        "members of the shards left out, as they belong to no sample: 1 without an extension, 1 hidden"
+    )
+    assert note.endswith(f"the first is 'a b/._é\\n1.png' in {tmp_path / 's.tar'}")
+    rows = source.table.to_pydict()
     assert rows["key"] == ["s/a b/é\n1", "s/x", f"s/{long}"]
     assert rows["label"] == ["7", "8", "9"]
     records = read_records(config(tmp_path / "s.tar", label="cls"))

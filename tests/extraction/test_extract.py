@@ -1,7 +1,6 @@
 import math
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from stages.extraction import (
     extract_all,
     load_backbone,
 )
+from tests.forks import Forks
 from tests.pictures import draw, draw_folder
 from tests.toys.extraction import SIZE, never, records_of, toy_backbone
 from tests.toys.stores import contents
@@ -138,17 +138,6 @@ def test_a_real_network_gives_what_it_gives_alone(tmp_path: Path, images: Path) 
     alone = backbone.forward(backbone.preprocess(picture)[None])[0]
     np.testing.assert_allclose(store.read(records.digests[3:4])[0].astype(np.float32), alone, atol=2e-3, rtol=2e-3)
     assert not torch.is_grad_enabled() or store.dim == 512
-
-
-_EXTRACTING = """
-import sys
-from pathlib import Path
-from stages.extraction import LocalExecutor, extract_all
-from tests.toys.extraction import records_of, toy_backbone
-backbone, executor = toy_backbone(delay=0.01), LocalExecutor(commit_seconds=0.02)
-print("ready", flush=True)
-extract_all(records_of(Path(sys.argv[1])), [backbone], sys.argv[2], batch_size=2, chunk_rows=8, executor=executor)
-"""
 
 
 def of(backbone: Backbone, name: str, **changes: object) -> Backbone:
@@ -276,42 +265,34 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tmp_path: Path, images:
     )
 
 
-def start(images: Path, features: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _EXTRACTING, str(images), str(features)]
-    return subprocess.Popen(command, cwd=Path(__file__).parent.parent.parent, stdout=subprocess.PIPE)
-
-
 @pytest.mark.slow
 def test_killed_at_any_instant_and_started_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     images = draw_folder(tmp_path / "images", dict.fromkeys("abcdef", 8))
     (images / "c/bad.png").write_bytes(b"no image")
-    process = start(images, tmp_path / "whole")
-    assert process.wait() == 0
-    assert process.stdout is not None
-    process.stdout.close()
-    (whole,) = (tmp_path / "whole").glob("toy-????????")
-    wanted = contents(whole)
-    assert len(FeatureStore.at(whole)) == 48
     rng = np.random.default_rng(0)
     kills = 0
-    for attempt in range(60):
-        process = start(images, tmp_path / "cut")
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            process.wait(timeout=float(rng.uniform(0.0, 0.12)))
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+    with Forks("tests.toys.extraction:extract_slowly") as forks:
+
+        def start(name: str) -> int:
+            process = forks.start(str(images), str(tmp_path / name))
+            assert forks.line() == "ready"
+            return process
+
+        start("whole")
+        assert forks.status() == 0
+        while kills < 20:
+            process = start("cut")
+            if not forks.prints_within(float(rng.uniform(0.0, 0.06))):
+                os.kill(process, signal.SIGKILL)
+            status = forks.status()
+            assert status in (0, -signal.SIGKILL)
+            if status == 0:
+                break
             kills += 1
-        process.stdout.close()
-        if kills >= 20 and attempt >= 20:
-            break
-    process = start(images, tmp_path / "cut")
-    assert process.wait() == 0
-    assert process.stdout is not None
-    process.stdout.close()
-    assert kills >= 20
-    (cut,) = (tmp_path / "cut").glob("toy-????????")
-    assert contents(cut) == wanted
+        start("cut")
+        assert forks.status() == 0
+    assert kills >= 3
+    (whole,), (cut,) = ((tmp_path / name).glob("toy-????????") for name in ("whole", "cut"))
+    assert len(FeatureStore.at(whole)) == 48
+    assert contents(cut) == contents(whole)
     assert verify(FeatureStore.at(cut)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cache.errors import WeightsError
-from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_basis, load_backbone
+from stages.extraction.backbones import PcaBasis, PcaConfig, fit_pca_basis, load_backbone, pca
 from stages.extraction.known import known_backbones
 from stages.records import read_records
 
@@ -35,6 +36,28 @@ def test_features_equal_the_singular_value_decomposition() -> None:
     assert features.dtype == np.float32
     signs = np.sign((features * wanted).sum(axis=0))
     np.testing.assert_allclose(features * signs, wanted, atol=1e-4)
+
+
+def test_a_set_too_large_for_memory_is_summed_by_blocks_to_the_same_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = _images(100)
+    at_once = fit_pca_basis(CONFIG, images)
+    monkeypatch.setattr(pca, "_BLOCK", 7)
+    monkeypatch.setattr(pca, "_IN_MEMORY", 4 * 48 * 20)
+    by_blocks = fit_pca_basis(CONFIG, iter(images))
+    np.testing.assert_allclose(by_blocks.mean, at_once.mean, atol=1e-6)
+    cosines = (by_blocks.components * at_once.components).sum(axis=1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-5)  # the signs too
+
+
+def test_the_pixels_of_a_large_set_are_not_all_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pca, "_IN_MEMORY", 1 << 20)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        fit_pca_basis(PcaConfig(dim=2, size=8), (image ^ np.uint8(number % 251) for number in range(12_000)))
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20  # as float32 their pixels are 8.8 MiB
+    finally:
+        tracemalloc.stop()
 
 
 def test_images_of_any_size_are_squashed() -> None:

@@ -216,7 +216,8 @@ def test_images_without_labels_have_a_card_too(images: Path, tmp_path: Path) -> 
     for digest, uri in zip(run.records.digests, run.records.uris, strict=True):
         picture = Image.open(io.BytesIO(bundle.thumbnail(digest) or b""))
         assert picture.format == "JPEG"
-        assert picture.size == Image.open(uri).size  # smaller than a thumbnail may be
+        with Image.open(uri) as image:
+            assert picture.size == image.size  # smaller than a thumbnail may be
     assert bundle.thumbnail(b"another image") is None
 
 

@@ -90,7 +90,7 @@ def test_a_run_scores_by_label_by_attributes_and_by_the_legacy_measure_with_its_
 
 
 def test_a_table_trains_with_every_seed_draws_a_curve_and_goes_on_from_what_is_there(folder: Path) -> None:
-    done = permafrost("table", "run.toml", "--json", "--workers", "1", cwd=folder)
+    done = permafrost("table", "run.toml", "--json", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("network on 1 images with test_resnet is left out of the curve: ") == 1
     lines = [json.loads(line) for line in done.stdout.splitlines()]

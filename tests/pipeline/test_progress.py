@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -56,8 +54,9 @@ def test_an_error_of_a_command_is_a_line_of_the_log(tmp_path: Path) -> None:
     assert permafrost("--log-format", "xml", "score", "nowhere.toml", cwd=tmp_path).returncode == 2
 
 
-def test_the_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "pipeline", "--version"], capture_output=True, text=True, check=True)
+def test_the_version(tmp_path: Path) -> None:
+    done = permafrost("--version", cwd=tmp_path)
+    assert done.returncode == 0
     assert done.stdout == f"{metadata.version('permafrost-retrieval')}\n"
 
 

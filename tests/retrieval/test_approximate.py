@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,8 @@ from cache.errors import SettingsError
 from stages.ranking import metric_names
 from stages.records import Records
 from stages.retrieval import KReciprocalConfig, evaluate, evaluate_index, evaluate_reranked, index_gallery
-from stages.retrieval.protocols import (
-    ByLabelConfig,
-    Gldv2Config,
-    IliasConfig,
-    LeaveOneOutConfig,
-    ListedConfig,
-    Products10kConfig,
-    QueryGalleryConfig,
-    RankedConfig,
-    RevisitedConfig,
-    UnedConfig,
-)
+from stages.retrieval.protocols import LeaveOneOutConfig
+from tests.toys.protocols import RANKED
 from tests.toys.rankings import random_vectors, records_of, store_of
 
 METRICS = [name.replace("@k", f"@{k}") for name in metric_names() for k in (1, 5, 40)]
@@ -38,20 +27,6 @@ LABELS = {key: f"label {RNG.integers(30)}" for key in KEYS}  # few rows of one l
 DOMAINS = {key: "ab"[RNG.integers(2)] for key in KEYS}
 SEVERAL = [" | ".join(sorted({f"colour {RNG.integers(4)}" for _ in range(2)})) for _ in KEYS]
 LISTS = [dict(zip(("easy", "hard", "junk"), np.split(RNG.permutation(GALLERY)[:45], 3), strict=True)) for _ in KEYS]
-PROTOCOLS: Mapping[str, RankedConfig] = {
-    "by_label": ByLabelConfig(),
-    "by several labels": ByLabelConfig(labels="landmarks"),
-    "leave_one_out": LeaveOneOutConfig(),
-    "query_gallery": QueryGalleryConfig(),
-    "products10k": Products10kConfig(),
-    "uned": UnedConfig(),
-    "uned, separate": UnedConfig(gallery="separate"),
-    "easy": RevisitedConfig(level="easy"),
-    "hard": RevisitedConfig(level="hard"),
-    "gldv2": Gldv2Config(),
-    "ilias": IliasConfig(),
-    "listed": ListedConfig(relevant=("easy", "hard"), junk=("junk",)),
-}
 
 
 def sides(*, domains: bool) -> tuple[Records, Records]:
@@ -75,9 +50,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 
 @pytest.mark.parametrize("domains", [False, True])
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("name", RANKED)
 def test_an_exact_index_scores_what_exact_search_does(store: FeatureStore, name: str, domains: bool) -> None:
-    protocol, (queries, gallery) = PROTOCOLS[name], sides(domains=domains)
+    protocol, (queries, gallery) = RANKED[name], sides(domains=domains)
     if isinstance(protocol, LeaveOneOutConfig):
         queries = gallery
     arguments: dict[str, Any] = {"queries": queries, "gallery": gallery, "protocol": protocol}

@@ -225,8 +225,6 @@ def test_bad_arguments_are_refused_before_a_row_is_read(tmp_path: Path) -> None:
         evaluate(store, queries=records, gallery=records, metrics=["mpp@5"])
     with pytest.raises(ValueError, match="metrics must name at least one"):
         evaluate(store, queries=records, gallery=records, metrics=[])
-    with pytest.raises(ValueError, match=r"confidence is a share between 0 and 1, such as 0\.95, got 95"):
-        evaluate(store, queries=records, gallery=records, confidence=95)
     with pytest.raises(RecordsError, match="more than one record of key '0-0'"):
         evaluate(store, queries=records, gallery=records.take([0, 1, 0]))
     for taken in ("all", "mean"):
@@ -249,14 +247,8 @@ def test_the_interval_is_repeatable_contains_the_value_and_narrows_with_more_que
     labels = classes_of(60, 6)
     store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
 
-    def interval(queries: int, confidence: float = 0.95) -> tuple[float, float, float]:
-        scores = evaluate(
-            store,
-            queries=records.take(np.arange(queries)),
-            gallery=records,
-            metrics=["map"],
-            confidence=confidence,
-        )
+    def interval(queries: int) -> tuple[float, float, float]:
+        scores = evaluate(store, queries=records.take(np.arange(queries)), gallery=records, metrics=["map"])
         return scores[0].low, scores[0].value, scores[0].high
 
     few, many = interval(20), interval(360)
@@ -264,7 +256,6 @@ def test_the_interval_is_repeatable_contains_the_value_and_narrows_with_more_que
         assert low < value < high
     assert many[2] - many[0] < (few[2] - few[0]) / 2
     assert interval(20) == few
-    assert interval(20, confidence=0.5)[2] < few[2]
 
 
 def test_the_interval_is_over_the_classes_of_the_queries(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ def test_a_truncated_or_changed_index_is_damaged(tmp_path: Path) -> None:
         GalleryIndex.load(tmp_path, embeddings="a" * 64, keys=KEYS)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "must hold an object, got list")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not as it was written"), ("[]", "must hold an object, got list")]
+)
 def test_a_damaged_sidecar_is_named(tmp_path: Path, text: str, message: str) -> None:
     gallery_index().save(tmp_path)
     (tmp_path / "gallery.json").write_text(text)

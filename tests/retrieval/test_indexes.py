@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from stages.retrieval import (
     ScalarIndexConfig,
 )
 from stages.retrieval.indexes.kinds import BuiltConfig
+from tests.forks import Forks
 from tests.retrieval.index_contract import IndexContract
 
 Vectors = npt.NDArray[np.float32]
@@ -227,36 +229,14 @@ def test_a_truncated_file_is_named(file: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_commit_of_a_save_there_is_the_old_index_or_the_new(tmp_path: Path) -> None:
-    script = """
-import os, signal, sys
-import numpy as np
-from cache.storage import LocalStorage
-from stages.ranking import unit_length
-from stages.retrieval import GalleryIndex, IvfFlatIndexConfig
-class Killed(LocalStorage):
-    left = int(sys.argv[2])
-    def put(self, key, content):
-        Killed.left -= 1
-        if Killed.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().put(key, content)
-    def delete(self, key):
-        Killed.left -= 1
-        if Killed.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().delete(key)
-rows = unit_length(np.random.default_rng(0).normal(size=(60, 4)))
-config = IvfFlatIndexConfig(lists=3, probes=2)
-GalleryIndex.build(rows, [str(row) for row in range(60)], "n" * 64, config).save(Killed(sys.argv[1]))
-"""
-    for commit in (1, 2, 3, 4, 5, 6):  # two files, the one that names them, and two deleted
-        GalleryIndex.build(clustered(20, 0), keys_of(20), EXACT).save(tmp_path)
-        done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(commit)], check=False)
-        assert done.returncode == (0 if commit == 6 else -9)
-        if commit <= 3:
-            assert len(GalleryIndex.load(tmp_path, embeddings=EXACT)) == 20
-        else:
-            assert len(GalleryIndex.load(tmp_path, embeddings="n" * 64)) == 60
+    with Forks("tests.toys.dying:save_until_killed") as forks:
+        for commit in (1, 2, 3, 4, 5, 6):  # two files, the one that names them, and two deleted
+            GalleryIndex.build(clustered(20, 0), keys_of(20), EXACT).save(tmp_path)
+            assert forks.run(str(tmp_path), commit) == (0 if commit == 6 else -signal.SIGKILL)
+            if commit <= 3:
+                assert len(GalleryIndex.load(tmp_path, embeddings=EXACT)) == 20
+            else:
+                assert len(GalleryIndex.load(tmp_path, embeddings="n" * 64)) == 60
 
 
 def test_what_does_not_fit_is_refused_by_cause() -> None:

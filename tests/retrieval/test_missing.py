@@ -14,19 +14,8 @@ from cache.errors import NothingToScoreError, PermafrostError, RecordsError
 from stages.ranking import metric_names
 from stages.records import Records
 from stages.retrieval import Scores, evaluate, evaluate_attributes, evaluate_index, index_gallery
-from stages.retrieval.protocols import (
-    ByLabelConfig,
-    Gldv2Config,
-    IliasConfig,
-    LeaveOneOutConfig,
-    ListedConfig,
-    MetConfig,
-    Products10kConfig,
-    ProtocolConfig,
-    QueryGalleryConfig,
-    RevisitedConfig,
-    UnedConfig,
-)
+from stages.retrieval.protocols import LeaveOneOutConfig, MetConfig, ProtocolConfig, UnedConfig
+from tests.toys.protocols import RANKED
 from tests.toys.rankings import random_vectors, records_of, store_of
 
 METRICS = [name.replace("@k", f"@{k}") for name in metric_names() for k in (1, 5)]
@@ -42,20 +31,7 @@ FAILED: Mapping[str, list[str]] = {
     "the queries of a domain": ["q0", "q2"],
 }
 EMPTY = (None, "", "[]", "|")
-PROTOCOLS: Mapping[str, ProtocolConfig] = {
-    "by_label": ByLabelConfig(),
-    "by several labels": ByLabelConfig(labels="landmarks"),
-    "leave_one_out": LeaveOneOutConfig(),
-    "query_gallery": QueryGalleryConfig(),
-    "products10k": Products10kConfig(),
-    "uned": UnedConfig(),
-    "uned, separate": UnedConfig(gallery="separate"),
-    "revisited": RevisitedConfig(),
-    "gldv2": Gldv2Config(),
-    "ilias": IliasConfig(),
-    "listed": ListedConfig(relevant=("easy",), junk=("junk",)),
-    "met": MetConfig(neighbours=3, temperature=10.0),
-}
+PROTOCOLS: Mapping[str, ProtocolConfig] = {**RANKED, "met": MetConfig(neighbours=3, temperature=10.0)}
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.training.closed_form import (
+from stages.training import (
     AveragePoolHeadConfig,
+    InputsConfig,
     LdaHeadConfig,
     LearnedWhiteningHeadConfig,
     PcaHeadConfig,
@@ -16,8 +17,7 @@ from stages.training.closed_form import (
     WithinHeadConfig,
 )
 from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.heads import InputsConfig
-from stages.training.heads.linear import LinearHead
+from stages.training.heads.networks import LinearHead
 
 Floats = npt.NDArray[np.float64]
 

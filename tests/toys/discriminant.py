@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stages.training.closed_form import DiscriminantHeadConfig
+from stages.training import DiscriminantHeadConfig, InputsConfig
 from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.heads import InputsConfig
 
 Floats = npt.NDArray[np.float64]
 

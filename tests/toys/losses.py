@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stages.training.losses import (
+from stages.training import (
     AdaCosConfig,
     AdaFaceConfig,
     ArcFaceConfig,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.training.pairs.block import Block
-from stages.training.pairs.cross_batch_memory import CrossBatchMemory
+from stages.training.pairs.loss import CrossBatchMemory
 from tests.oracles.pairs import Compared, Triple, unit
 
 

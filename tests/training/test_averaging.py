@@ -22,7 +22,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.loop import Batch, TrainingJob, _Run
-from stages.training.rows import LabelledRows
+from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
 from stages.training.weights.averaging import WeightAverage, between, mean_of
 from stages.training.weights.sam import sam_gradient

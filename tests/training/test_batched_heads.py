@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,21 +12,23 @@ from torch import Tensor
 
 from cache import FeatureStore
 from stages.records import Records
-from stages.training import LinearHeadConfig, TrainingConfig, train_head
-from stages.training.losses import (
+from stages.training import (
     AdaCosConfig,
     ArcFaceConfig,
     CosFaceConfig,
     CurricularFaceConfig,
     ElasticArcFaceConfig,
+    LinearHeadConfig,
     MagFaceConfig,
     MarginByClassSize,
     SampledConfig,
     SphereFaceConfig,
+    TrainingConfig,
+    train_head,
 )
 from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe, LossConfig
-from stages.training.rows import gather, in_training_order
+from stages.training.rows.labelled_rows import gather, in_training_order
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.sweep.batched_losses import BatchedLoss
 from tests.toys.training import classes_of, toy
@@ -35,15 +36,6 @@ from tests.toys.training import classes_of, toy
 CLASSES = 10
 SHORT = TrainingConfig(epochs=3, batch_size=32, holdout=0.0)  # 70 rows: the last batch of an epoch is smaller
 BASE = HeadRecipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on several threads, many times so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

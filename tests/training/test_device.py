@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from stages.training import (
+    AdaFaceConfig,
     ArcFaceConfig,
     BatchNormHeadConfig,
+    CosFaceConfig,
     HeadConfig,
     HeadRecipe,
     LinearHeadConfig,
     LossConfig,
+    MagFaceConfig,
     MlpHeadConfig,
     MultilabelHeadConfig,
     NormFaceConfig,
@@ -27,9 +30,8 @@ from stages.training import (
     train_head,
 )
 from stages.training.loop import Batch, TrainingJob
-from stages.training.losses import AdaFaceConfig, CosFaceConfig, MagFaceConfig
 from stages.training.pairs import ProxyAnchorConfig, TripletConfig
-from stages.training.rows import LabelledRows
+from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 

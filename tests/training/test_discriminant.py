@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages.training.closed_form import DiscriminantHeadConfig, WithinHeadConfig
+from stages.training import DiscriminantHeadConfig, WithinHeadConfig
 from stages.training.closed_form.discriminant import choose
 from stages.training.closed_form.kinds import ClosedFormConfig
 from tests.toys.discriminant import DIM, PLAIN, SMALL, embedded, fixed, formula, similarities, stepped, toy, two_domains

@@ -15,12 +15,13 @@ from stages.training import (
     EpochLog,
     Head,
     HeadRecipe,
+    LdaHeadConfig,
     LinearHeadConfig,
     NormFaceConfig,
     TrainingConfig,
+    WithinHeadConfig,
     train_head,
 )
-from stages.training.closed_form import LdaHeadConfig, WithinHeadConfig
 from stages.training.heads.experts import Experts, simplex
 from stages.training.rows.sampling import DomainWeightsConfig
 from tests.toys.training import classes_of, make_records, make_store, toy_features

@@ -18,13 +18,14 @@ from stages.training import (
     FusedFeatures,
     Head,
     HeadRecipe,
+    LdaHeadConfig,
     LinearHeadConfig,
     TrainingConfig,
     embed,
     train_head,
 )
-from stages.training.closed_form import LdaHeadConfig
-from stages.training.rows import LabelledRows, labelled_rows, prefetch, source_of
+from stages.training.rows import labelled_rows, prefetch
+from stages.training.rows.labelled_rows import LabelledRows, source_of
 from tests.toys.training import HERE, classes_of, digest_of, make_records, make_store, toy, toy_features
 
 LABELS = classes_of(8, 12)

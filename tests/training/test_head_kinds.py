@@ -21,17 +21,15 @@ from stages.training import (
     InputsConfig,
     LinearHeadConfig,
     MlpHeadConfig,
+    PcaHeadConfig,
     TrainingConfig,
     TrainingSummary,
     train_head,
 )
-from stages.training.closed_form import PcaHeadConfig
-from stages.training.heads.batchnorm import BatchNormHead
-from stages.training.heads.dropout import drop
-from stages.training.heads.mlp import MlpHead
+from stages.training.heads.networks import BatchNormHead, MlpHead, drop
 from stages.training.loop import Batch, TrainingJob, _Run
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.rows import LabelledRows
+from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy
 

@@ -16,7 +16,7 @@ from cache import Identity, LocalStorage
 from cache.errors import DamagedStoreError, WeightsError
 from cache.fingerprint import JSON
 from stages.training import EpochLog, Head, HeadConfig, InputsConfig, LinearHeadConfig, TrainingSummary
-from stages.training.heads.linear import LinearHead
+from stages.training.heads.networks import LinearHead
 
 DIM = 12
 PLAIN = InputsConfig(center=False, rescale="none")

@@ -10,13 +10,14 @@ import pytest
 from cache.settings import changed_settings
 from stages.training import (
     ArcFaceConfig,
+    DiscriminantHeadConfig,
     HeadRecipe,
+    LdaHeadConfig,
     LinearHeadConfig,
     OptimizerConfig,
     TrainingConfig,
     head_identity,
 )
-from stages.training.closed_form import DiscriminantHeadConfig, LdaHeadConfig
 from stages.training.pairs import TripletConfig
 from tests.toys.training import classes_of, toy
 

@@ -16,17 +16,19 @@ from stages.training import (
     HeadConfig,
     HeadRecipe,
     InputsConfig,
+    LdaHeadConfig,
     LinearHeadConfig,
     MlpHeadConfig,
     OptimizerConfig,
+    PcaHeadConfig,
     TrainingConfig,
     head_identity,
     train_head,
 )
-from stages.training.closed_form import LdaHeadConfig, PcaHeadConfig
 from stages.training.heads.inputs import Inputs
-from stages.training.heads.linear import LinearHead
-from stages.training.rows import in_training_order, validation
+from stages.training.heads.networks import LinearHead
+from stages.training.rows import validation
+from stages.training.rows.labelled_rows import in_training_order
 from stages.training.weights.initialization import start_network, start_prototypes
 from tests.toys.training import classes_of, make_records, toy
 

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from cache.errors import ConfigError
-from stages.training import ArcFaceConfig, InputsConfig, LinearHeadConfig, OptimizerConfig
-from stages.training.losses import CosFaceConfig
+from stages.training import ArcFaceConfig, CosFaceConfig, InputsConfig, LinearHeadConfig, OptimizerConfig
 from stages.training.recipe import HeadRecipe
 
 BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(subcenters=3, margin_rad=0.5, scale=16.0))

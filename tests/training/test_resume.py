@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache import FeatureStore
 from stages.records import Records
 from stages.training import (
     AdaFaceConfig,
@@ -27,6 +22,7 @@ from stages.training import (
     Head,
     HeadConfig,
     HeadRecipe,
+    LdaHeadConfig,
     LinearHeadConfig,
     LossConfig,
     OptimizerConfig,
@@ -34,14 +30,13 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.closed_form import LdaHeadConfig
 from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.weights.checkpoint import Checkpoint
-from tests.toys.attributes import toy_attributes
+from tests.forks import Forks
+from tests.toys.killed import make_features, train_and_save
 from tests.toys.training import classes_of, make_records, toy
 
-ROOT = Path(__file__).parent.parent.parent
 TRAIN, HELD = classes_of(20, 8), classes_of(8, 6, first=50)
 PLAIN = TrainingConfig(epochs=5, batch_size=32)
 
@@ -183,67 +178,19 @@ def test_training_stops_early_when_validation_gets_no_better(tmp_path: Path, mon
     assert head.summary.epoch == 5
 
 
-TRAINING = """
-    import sys, time
-    import torch
-    torch.set_num_threads(1)
-    from pathlib import Path
-    from cache import FeatureStore
-    from stages.training import ArcFaceConfig, HeadRecipe, LinearHeadConfig, MultilabelHeadConfig, TrainingConfig
-    from stages.training import train_head
-    from stages.training.pairs import MarginConfig
-    from tests.toys.attributes import toy_records
-    from tests.toys.training import classes_of, make_records
-
-    def slowly(epoch):
-        print(epoch.phase, epoch.epoch, flush=True)
-        time.sleep(float(sys.argv[3]))
-
-    (store,) = Path(sys.argv[1]).glob("toy-????????")
-    records, head, loss = {
-        "margin loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), ArcFaceConfig(subcenters=2)),
-        "pair loss": lambda: (make_records(classes_of(20, 8)), LinearHeadConfig(dim=4), MarginConfig(memory=50)),
-        "attributes": lambda: (toy_records(), MultilabelHeadConfig(task="both", task_weights="learned"), None),
-    }[sys.argv[4]]()
-    recipe = HeadRecipe(head, loss, training=TrainingConfig(epochs=6, batch_size=32, ema=0.9))
-    checkpoint = Path(sys.argv[2]) / "checkpoint"
-    head = train_head(FeatureStore.at(store), records, recipe, on_epoch=slowly, checkpoint=checkpoint)
-    head.save(Path(sys.argv[2]))
-"""
-
-
-def start(store: Path, folder: Path, pause: float, what: str) -> subprocess.Popen[str]:
-    code = textwrap.dedent(TRAINING)
-    command = [sys.executable, "-W", "ignore", "-c", code, str(store), str(folder), str(pause), what]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "kills"), [("margin loss", (2, -1)), ("pair loss", (2,)), ("attributes", (-2,))])
-def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(
-    tmp_path: Path, what: str, kills: tuple[int, ...]
-) -> None:
-    features = tmp_path / "features"
-    store, records = toy_attributes(features) if what == "attributes" else toy(features, TRAIN)
-    whole = start(features, tmp_path / "whole", 0, what)
-    output, _ = whole.communicate(timeout=300)
-    assert whole.returncode == 0
-    lines = output.splitlines()
-    for number, kill_after in enumerate(lines[kill] for kill in kills):
-        folder = tmp_path / f"killed {number}"
-        process = start(features, folder, 0.2, what)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == kill_after:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.communicate(timeout=300)
-        assert process.returncode == -signal.SIGKILL
-        assert not (folder / "head.safetensors").exists()
-        again = start(features, folder, 0, what)
-        rest, _ = again.communicate(timeout=300)
-        assert again.returncode == 0
-        assert rest.splitlines() == lines[lines.index(kill_after) + 1 :]
-        assert (folder / "head.safetensors").read_bytes() == (tmp_path / "whole/head.safetensors").read_bytes()
-    assert len(FeatureStore.at(store.path)) == len(records)
+def test_killed_and_started_again_the_head_has_the_bytes_of_the_uninterrupted_one(tmp_path: Path) -> None:
+    with Forks("tests.toys.killed:train_until_killed") as forks:
+        for what, kills in {"margin loss": (2, -1), "pair loss": (2,), "attributes": (-2,)}.items():
+            folder = tmp_path / what
+            store = make_features(folder / "features", what)
+            whole: list[EpochLog] = []
+            train_and_save(store, folder / "whole", what, whole.append)
+            for kill in kills:
+                killed, epochs = folder / f"killed {kill}", range(1, len(whole) + 1)[kill]
+                assert forks.run(str(store), str(killed), what, epochs) == -signal.SIGKILL
+                assert not (killed / "head.safetensors").exists()
+                rest: list[EpochLog] = []
+                train_and_save(store, killed, what, rest.append)
+                assert timeless(tuple(rest)) == timeless(tuple(whole[epochs:]))
+                assert (killed / "head.safetensors").read_bytes() == (folder / "whole/head.safetensors").read_bytes()

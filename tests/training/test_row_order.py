@@ -12,9 +12,18 @@ import torch
 
 from cache import FeatureStore
 from stages.records import Records
-from stages.training import ArcFaceConfig, HeadRecipe, LinearHeadConfig, TrainingConfig, train_head
-from stages.training.closed_form import DiscriminantHeadConfig, PcaHeadConfig, RidgeHeadConfig
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training import (
+    ArcFaceConfig,
+    DiscriminantHeadConfig,
+    HeadRecipe,
+    LinearHeadConfig,
+    MultilabelHeadConfig,
+    PcaHeadConfig,
+    PosteriorHeadConfig,
+    RidgeHeadConfig,
+    TrainingConfig,
+    train_head,
+)
 from stages.training.pairs import MultiSimilarityConfig
 from stages.training.rows.sampling import BalancedConfig, DomainWeightsConfig, OneDomainConfig
 from stages.training.sweep.trials import cross_validation, run_trials

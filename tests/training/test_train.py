@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -33,15 +33,6 @@ HEAD = LinearHeadConfig(dim=4)
 LOSS = ArcFaceConfig(scale=16.0)
 TRAIN, HELD = classes_of(20, 8), classes_of(8, 6, first=50)
 SHORT = TrainingConfig(epochs=3, batch_size=32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on several threads, many times so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def state_of(network: torch.nn.Module) -> bytes:

@@ -25,7 +25,6 @@ from pipeline.views.report.curves import (
     pair_similarities,
     size_chart,
 )
-from pipeline.views.report.embedding_health import EmbeddingHealth, embedding_health
 from pipeline.views.report.embedding_map import MapView, map_view
 from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
 from pipeline.views.report.learning import LearningCurves, learning_curves
@@ -33,13 +32,14 @@ from pipeline.views.report.measured import Measured, measure, overall
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
-from stages.analysis.gallery_size import further_distractors
-from stages.analysis.health import Health
+from stages.analysis.health import Health, VectorHealth, vector_health
 from stages.retrieval.scores import MEAN
 
 PICTURE, MAP_PICTURE = 128, 56
 """Sides of the pictures, in pixels."""
-_HUBS, _DOUBTS = 6, 24
+HUBS = 6
+"""Images that are shown of those that are nearest most often."""
+_DOUBTS = 24
 _TIED = 6  # names in a sentence
 
 
@@ -78,7 +78,7 @@ class Contents:
     curves: KCurves
     domains: Sequence[tuple[str, ScoreRow, Markup]]
     sizes: SizeChart | None
-    soundness: Sequence[EmbeddingHealth]
+    soundness: Mapping[str, VectorHealth]
     health: Health | None
     pairs: Sequence[PairSection]
     learning: Sequence[LearningCurves]
@@ -101,17 +101,17 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
     raw = next((side for side in exact if head and side.raw and side.vectors.backbone == head.vectors.backbone), None)
     compared = [side for side in dict.fromkeys((best, head, raw)) if side is not None]
     display.say("drawing curves")
-    curves = k_curves(exact, domain)
-    sizes = _sizes(run, compared, domain, colours)
+    curves = k_curves(exact, domain, colours)
+    sizes = size_chart(run, compared, domain, colours)
     sections = [section for side in compared if (section := _pairs(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
-    sound = embedding_health(compared, _HUBS)
-    checked = health_of_run(run, vectors, best.vectors) if health else None
+    sound = {side.name: vector_health(side.vectors, records) for side in compared if side.ranks is not None}
+    checked = health_of_run(run, vectors) if health else None
     queries = shown_queries(best, head, raw, metric, count)
     uris = [query.uri for query in queries]
     uris += [image.uri for query in queries for result in query.results.values() for image in result.images]
-    uris += [hub.uri for line in sound for hub in line.top]
+    uris += [hub.uri for line in sound.values() for hub in line.top[:HUBS]]
     if checked is not None:
         uris += [suspect.uri for suspect in checked.suspects[:_DOUBTS]]
         uris += [uri for copy in checked.copies[:_DOUBTS] for uri in (copy.uri, copy.other_uri)]
@@ -127,7 +127,7 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         over_all.gallery if over_all is not None else 0,
         metric,
         domain,
-        remarks(records, records.counts()),
+        remarks(config, records, records.counts()),
         best,
         head,
         raw,
@@ -143,7 +143,7 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         {at: small[mapped.images[at].uri] for at in places} if mapped is not None else {},
         queries,
         pictures,
-        origins(exact, records, f"permafrost report {run.file}{' --health' if health else ''}"),
+        origins(exact, records, config.retrieval, f"permafrost report {run.file}{' --health' if health else ''}"),
     )
 
 
@@ -154,21 +154,13 @@ def report_page(contents: Contents) -> str:
         "report/page.html",
         report=contents,
         ticks=TICKS,
+        hubs=HUBS,
         place="in the mean of the domains" if contents.domain == MEAN else "over all queries",
         lists={name: title for name, title in LISTS.items() if name in lists},
         query_domains=sorted({query.domain for query in contents.queries if query.domain}),
         tied=[row.names[0] for row in contents.board.rows if row.tied][:_TIED],
         map_facts=[[image.label, image.domain, image.key] for image in images],
     )
-
-
-def _sizes(run: Run, shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> SizeChart | None:
-    retrieval = run.config.retrieval
-    metric, rules = retrieval.metrics[0], retrieval.ranked.rules()
-    if metric not in retrieval.by_label:
-        return None
-    further = further_distractors(run.records, retrieval.distractors) if retrieval.distractors else None
-    return size_chart(shown, metric, domain, colours, retrieval.gallery_sizes, further, rules, run.config.seed)
 
 
 def _pairs(run: Run, side: Measured) -> PairSection | None:

@@ -8,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from pipeline.dataset import Run
 from pipeline.views.charts import Line, histogram, line_chart, look
 from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
 from stages.analysis.first_ranks import DEPTH, FirstRanks
+from stages.analysis.gallery_size import further_distractors
 from stages.ranking import unit_length
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows, compare_all, query_blocks
-from stages.records import Records
 from stages.records.seeded_order import seeded_order
-from stages.retrieval.protocols import Rules
 from stages.retrieval.scores import MEAN, domain_names
 
 TITLES = {
@@ -71,12 +71,12 @@ def looks(shown: Sequence[Measured]) -> dict[str, str]:
     return {side.name: "raw" for side in shown if side.raw} | {side.name: look(at) for at, side in enumerate(heads)}
 
 
-def k_curves(shown: Sequence[Measured], domain: str) -> KCurves:
+def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> KCurves:
     """Each metric against k: means over all queries, or with ``domain`` the mean of the domains.
 
     Charts have the first heads and the raw features; the best and raw features have the band of their interval.
     """
-    drawn, colours = _drawn(shown), looks(shown)
+    drawn = _drawn(shown)
     lines: dict[str, list[Line]] = {stem: [] for stem in TITLES}
     hits = []
     for at, side in enumerate(shown):
@@ -98,20 +98,13 @@ def k_curves(shown: Sequence[Measured], domain: str) -> KCurves:
     return KCurves(charts, hits)
 
 
-def size_chart(
-    shown: Sequence[Measured],
-    metric: str,
-    domain: str,
-    colours: Mapping[str, str],
-    sizes: Sequence[float],
-    further: Records | None,
-    rules: Rules,
-    seed: int,
-) -> SizeChart | None:
-    """``metric`` in ``domain`` by the number of distractors, for each of ``shown``; None where that makes no curve.
-
-    ``sizes``, ``further`` distractors and ``rules`` are as :func:`stages.analysis.gallery_curve` takes them.
-    """
+def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> SizeChart | None:
+    """The first metric in ``domain`` by the number of distractors, for ``shown``; None where that makes no curve."""
+    config, seed = run.config.retrieval, run.config.seed
+    metric = config.metrics[0]
+    if metric not in config.by_label:
+        return None
+    further = further_distractors(run.records, config.distractors) if config.distractors else None
     scores = []
     for side in shown:
         if side.ranks is None or len(side.ranks.searches) > 1:
@@ -122,10 +115,10 @@ def size_chart(
             side.vectors.store,
             queries=queries.take(_sample(queries.keys, seed)),
             gallery=gallery,
-            sizes=[size for size in sizes if size <= most],
+            sizes=[size for size in config.gallery_sizes if size <= most],
             metrics=[metric],
             further=further,
-            rules=rules,
+            rules=config.ranked.rules(),
             seed=seed,
         )
         scores.append((side.name, [sized for sized in curve.scores if sized.score.domain == domain]))
@@ -141,7 +134,7 @@ def size_chart(
         for name, curve in scores
     ]
     at = [sized.distractors for sized in scores[0][1]]
-    label = f"{metric} with {at[0]:,} to {at[-1]:,} distractors"
+    label = f"{metric} with {at[0]:,.0f} to {at[-1]:,.0f} distractors"
     chart = _chart(lines, label, "gallery images that can distract", at, dots=True)
     return SizeChart(chart, scores, scores[0][1][0].score.queries)
 
@@ -197,14 +190,12 @@ def _drawn(shown: Sequence[Measured]) -> list[Measured]:
 
 
 def _groups(ranks: FirstRanks, domain: str) -> list[Rows]:
-    """The queries whose means are averaged: those of each domain, or all."""
     domains = np.array(ranks.groups, dtype=object)
     names = domain_names(domains.tolist()) if domain == MEAN else []
     return [np.flatnonzero(domains == name) for name in names] or [np.arange(len(domains))]
 
 
 def _band(table: Values, groups: Sequence[Rows], classes: Rows) -> list[tuple[float, float, float]]:
-    """The interval of the mean at each k, over the classes of the queries."""
     ends = share_interval(mean_of([estimate(table[rows].T, classes[rows]) for rows in groups]))
     return [(k, low, high) for k, (low, high) in enumerate(zip(*(end.tolist() for end in ends), strict=True), 1)]
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from pipeline.config import RetrievalConfig
 from pipeline.views.report.measured import Measured
 from stages.analysis.dataset_facts import DomainFacts, FailedImage, domain_facts, failed_images
 from stages.records import Records
@@ -31,29 +32,34 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Origins:
-    """Facts of the data and the identity of everything that was scored; ``failures`` are the first of ``failed``."""
+    """Facts of the data and the identity of everything that was scored; ``failures`` are the first of ``failed``.
+
+    Queries to which nothing is relevant, ``unanswerable``, count 0 in every mean where ``unanswerable_count``.
+    """
 
     counts: Sequence[tuple[str, int]]
     domains: Sequence[DomainFacts]
     failed: int
     failures: Sequence[FailedImage]
     unanswerable: int
+    unanswerable_count: bool
     stores: Sequence[Origin]
     versions: Sequence[tuple[str, str]]
     made: str
     command: str
 
 
-def origins(measured: Sequence[Measured], records: Records, command: str) -> Origins:
+def origins(measured: Sequence[Measured], records: Records, retrieval: RetrievalConfig, command: str) -> Origins:
     """The facts about ``records`` and everything in ``measured``."""
     failures = failed_images(measured[0].vectors.store, records)
-    domains = domain_facts(records)
+    domains = domain_facts(records, retrieval.ranked.rules())
     return Origins(
         [(role, count) for role, count in records.counts().items() if count],
         domains,
         len(failures),
         failures[:_FAILURES],
         sum(facts.unanswerable for facts in domains),
+        retrieval.unanswerable == "zero",
         _stores(measured),
         [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))],
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from stages.datasets.table import read_columns
 def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
     """The lines of a text file after the first ``skip``, each as its ``count`` words; empty lines are left out.
 
-    The last word takes the rest of its line, spaces and all. Raises RecordsError naming a line with fewer words.
+    Words are separated by spaces and tabs alone, and lines by line feeds: all else may stand in the name of a file. The
+    last word takes the rest of its line, spaces and all. Raises RecordsError naming a line with fewer words.
     """
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if number <= skip or not line.strip():
+    words = re.compile("[ \t]+".join(["([^ \t]+)"] * (count - 1) + ["(.+)"]))
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        line = line.strip(" \t\r")
+        if number <= skip or not line:
             continue
-        words = line.split(maxsplit=count - 1)
-        if len(words) < count:
+        if (match := words.fullmatch(line)) is None:
             raise RecordsError(f"{path}, line {number}: expected {count} words, got {line!r}")
-        yield [*words[:-1], words[-1].rstrip()]
+        yield list(match.groups())
 
 
 def as_number(word: str, where: str) -> float:
@@ -100,6 +103,6 @@ def read_fields(path: Path, structs: npt.NDArray[Any], *names: str) -> list[list
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # as text it would end lines with carriage returns too
     except (OSError, UnicodeDecodeError) as error:
         raise RecordsError(f"{path} cannot be read as UTF-8 text: {error}") from error

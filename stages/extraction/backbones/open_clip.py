@@ -53,6 +53,9 @@ class OpenClipConfig(NetworkConfig):
     A file of ``weights`` holds the whole model or the image tower alone (OpenAI's belong to the ``-quickgelu`` names,
     which a file cannot say). With ``projection`` a feature is the vector of the space shared with text, as
     ``encode_image`` gives it, not the pooled output before it.
+
+    Args:
+        projection: take the vector of the space shared with text, not the pooled output before it.
     """
 
     ours = (
@@ -238,7 +241,6 @@ def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
 
 
 def _own_size(tower: nn.Module) -> tuple[int, int]:
-    """Height and width that open_clip lists for ``tower``."""
     size = getattr(tower, "preprocess_cfg")["size"]  # noqa: B009 - set by open_clip, unknown to nn.Module
     height, width = (size, size) if isinstance(size, int) else size
     return height, width

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,21 @@ from stages.extraction.backbones.frozen import Backbone, folder_name
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
 from stages.extraction.resize import DECODERS
 
+_BLOCK = 1024
+_IN_MEMORY = 256 << 20  # bytes of pixels as float32
+
 
 @dataclass(frozen=True)
 class PcaConfig(Settings):
     """Images squashed to ``size`` x ``size`` pixels and projected on their first ``dim`` principal components.
 
     The components are fitted to the training images; ``seed`` is of the randomised solver that large sets need.
+
+    Args:
+        name: what the backbone is called.
+        dim: principal components.
+        size: pixels of a side that images are squashed to.
+        seed: of the randomised solver that large sets need.
     """
 
     name: str = "pca"
@@ -95,23 +105,42 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
     """The basis of ``images``, each (H, W, 3) uint8 of any size: for training images only.
 
     Uses scikit-learn's solver for the shape at hand: randomised where it pays, so that 2,000 images take a few
-    seconds. Raises WeightsError when there are fewer images than ``config.dim``.
+    seconds. Where their pixels would take more than 256 MiB (21,845 images of 32 x 32), the components are those of
+    their covariance, summed a block at a time. Raises WeightsError when there are fewer images than ``config.dim``.
 
     >>> grey = [np.full((4, 4, 3), level, np.uint8) for level in (0, 51, 255)]
     >>> fit_pca_basis(PcaConfig(dim=1, size=1), grey).mean
     array([0.4, 0.4, 0.4], dtype=float32)
     """
     preprocess = config.preprocess
-    pixels = np.stack([preprocess(image).reshape(-1) for image in images] or [np.empty(0, np.uint8)])
-    if pixels.size == 0 or len(pixels) < config.dim:
-        count = len(pixels) if pixels.size else 0
+    width = 3 * config.size**2
+    rows = (preprocess(image).reshape(-1) for image in images)
+    held: list[npt.NDArray[np.uint8]] = []
+    count, total, products = 0, np.zeros(width), None  # sums of whole numbers below 2**53: exact, in any order
+    while block := list(islice(rows, _BLOCK)):
+        held.append(np.stack(block))
+        count += len(block)
+        if 4 * width * count > _IN_MEMORY:
+            products = np.zeros((width, width)) if products is None else products
+            for part in held:
+                values = part.astype(np.float64)
+                total += values.sum(axis=0)
+                products += values.T @ values
+            held.clear()
+    if count < config.dim:
         raise WeightsError(
             f"PCA with dim = {config.dim} needs as many training images, got {count}: give a smaller dim or more images"
         )
-    from sklearn.decomposition import PCA
+    if products is None:
+        from sklearn.decomposition import PCA
 
-    fitted = PCA(config.dim, random_state=config.seed).fit(pixels.astype(np.float32) / 255)
-    return PcaBasis(fitted.mean_.astype(np.float32), np.ascontiguousarray(fitted.components_, dtype=np.float32))
+        fitted = PCA(config.dim, random_state=config.seed).fit(np.concatenate(held).astype(np.float32) / 255)
+        return PcaBasis(fitted.mean_.astype(np.float32), np.ascontiguousarray(fitted.components_, dtype=np.float32))
+    mean = total / count
+    _, axes = np.linalg.eigh(products / count - np.outer(mean, mean))  # ascending
+    axes = axes[:, : -config.dim - 1 : -1].T
+    signs = np.sign(axes[np.arange(config.dim), np.abs(axes).argmax(axis=1)])  # the largest value of each is positive
+    return PcaBasis((mean / 255).astype(np.float32), np.ascontiguousarray(signs[:, None] * axes, np.float32))
 
 
 def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:

@@ -21,7 +21,7 @@ from pathlib import Path
 from cache import digest_bytes, fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
-from cache.sealed import json_text, read_json
+from cache.sealed import json_text, read_sealed
 from cache.storage import Storage
 
 INDEX, KEPT, KEYS, SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
@@ -46,17 +46,14 @@ def write_snapshot(storage: Storage, contents: Mapping[str, memoryview], made_fr
 
 def read_sidecar(storage: Storage) -> dict[str, JSON]:
     """What ``gallery.json`` holds. Raises DamagedStoreError where there is none of this version."""
-    where = storage.address(SIDECAR)
     try:
-        sidecar = read_json(storage.read(SIDECAR))
+        sidecar = read_sealed(storage, SIDECAR, _MEND)
     except FileNotFoundError as error:
         raise DamagedStoreError(
             f"{storage.address()} holds no finished index: there is no {SIDECAR}. Build it."
         ) from error
-    except ValueError as error:
-        raise DamagedStoreError(f"{where} is not JSON as it was written: {error}. {_MEND}") from error
     if sidecar.get("version") != _VERSION or not isinstance(sidecar.get("sha256"), dict):
-        raise DamagedStoreError(f"{where} is not what save() of this version writes. {_MEND}")
+        raise DamagedStoreError(f"{storage.address(SIDECAR)} is not what save() of this version writes. {_MEND}")
     return sidecar
 
 

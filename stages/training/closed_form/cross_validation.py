@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.linear_map import TrainingRows
 from stages.training.closed_form.scatters import Scatters, strengths
-from stages.training.closed_form.statistics import Classes, gather_statistics
+from stages.training.closed_form.statistics import Classes, TrainingRows, gather_statistics
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.kinds import InputsConfig
 from stages.training.losses.angle import normalize

@@ -11,8 +11,8 @@ from torch import Tensor
 from cache.errors import SettingsError
 from stages.training.closed_form.cross_validation import Point, search
 from stages.training.closed_form.kinds import DiscriminantHeadConfig
-from stages.training.closed_form.linear_map import TrainingRows, check_dim, check_within
 from stages.training.closed_form.scatters import Scatters, strengths
+from stages.training.closed_form.statistics import TrainingRows, check_dim, check_within
 from stages.training.heads.inputs import Inputs
 
 

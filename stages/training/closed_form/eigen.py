@@ -24,13 +24,15 @@ def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
     return (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=covariance.dtype)
 
 
-def inverse_root(covariance: Tensor) -> Tensor:
+def inverse_root(covariance: Tensor, *, least: float | None = None) -> Tensor:
     """A matrix R (D, D) with R' S R = I for the ``covariance`` S (D, D): its inverse root times a rotation.
 
-    Raises ValueError where S is singular.
+    Raises ValueError where S is singular; with ``least``, its eigenvalues are that share of their mean or more.
     """
     values, vectors = descending(covariance)
-    if not values[-1] > SINGULAR * values[0]:
+    if least is not None:
+        values = values.clamp(min=least * float(values.mean()))
+    elif not values[-1] > SINGULAR * values[0]:
         flat = int((values <= SINGULAR * values[0]).sum())
         raise SettingsError(f"nothing varies within classes in {flat:,} of {len(values):,} directions; raise shrinkage")
     return vectors * values.rsqrt()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.heads.inputs import Inputs
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork
 
 
 class Gate(NamedTuple):

@@ -16,9 +16,7 @@ from cache.settings import Settings, Within
 if TYPE_CHECKING:
     import torch
 
-    from stages.training.heads.batchnorm import BatchNormHead
-    from stages.training.heads.linear import LinearHead
-    from stages.training.heads.mlp import MlpHead
+    from stages.training.heads.networks import BatchNormHead, LinearHead, MlpHead
 
 _DROPPED = Within("[0, 1)", "the share of a feature set to zero")
 Dim: TypeAlias = Annotated[int, Within("[1, inf]", "the size of an embedding")]
@@ -75,7 +73,7 @@ class LinearHeadConfig(Settings):
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> LinearHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.linear import LinearHead, drawn_map
+        from stages.training.heads.networks import LinearHead, drawn_map
 
         inputs = Inputs(self.inputs, blocks)
         return LinearHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.dropouts)
@@ -87,6 +85,12 @@ class BatchNormHeadConfig(Settings):
 
     In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
     each step and start at those of all training rows. There is no affine part: the map has it.
+
+    Args:
+        dim: E.
+        dropout: in training, the share of the feature that is set to zero before the map.
+        momentum: the share of a batch in the running mean and variance.
+        inputs: the steps before the normalization.
     """
 
     kind: Literal["batchnorm"] = "batchnorm"
@@ -97,9 +101,8 @@ class BatchNormHeadConfig(Settings):
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
-        from stages.training.heads.batchnorm import BatchNormHead
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.linear import drawn_map
+        from stages.training.heads.networks import BatchNormHead, drawn_map
 
         inputs = Inputs(self.inputs, blocks)
         return BatchNormHead(inputs, *drawn_map(self.dim, inputs.dim, generator), self.dropout, self.momentum)
@@ -111,6 +114,14 @@ class MlpHeadConfig(Settings):
 
     With ``residual`` a linear map from the feature is added, and the last layer starts at zero: the untrained head is
     the linear one. In training, ``dropout`` acts before the first and the last map, and before the linear one.
+
+    Args:
+        dim: E.
+        hidden: the sizes of the hidden layers.
+        residual: add a linear map from the feature; the untrained head is then the linear one.
+        activation: between the layers.
+        dropout: in training, the share set to zero before the first, the last and the linear map.
+        inputs: the steps before the first layer.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -129,6 +140,6 @@ class MlpHeadConfig(Settings):
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
         """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
-        from stages.training.heads.mlp import MlpHead
+        from stages.training.heads.networks import MlpHead
 
         return MlpHead(self, Inputs(self.inputs, blocks), generator)

@@ -14,7 +14,7 @@ from cache.fingerprint import JSON
 from stages.training.heads.experts import Experts, Gate, expert_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.kinds import InputsConfig
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork
 from stages.training.recipe import HeadConfig
 
 

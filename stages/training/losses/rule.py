@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+from cache.errors import SettingsError
+from stages.training.losses.settings import MarginByClassSize, MarginSetting, value_at
+
+
+class RandomState(nn.Module):
+    """A ``generator``, seeded by one draw from another, whose state is in ``state_dict``.
+
+    A resumed run continues with the same numbers. The generator is on the CPU wherever the weights are.
+    """
+
+    def __init__(self, seeded_by: torch.Generator) -> None:
+        super().__init__()
+        self.generator = torch.Generator()
+        seed = torch.empty((), dtype=torch.int64).random_(generator=seeded_by)
+        self.generator.manual_seed(int(seed))
+
+    def get_extra_state(self) -> Tensor:
+        """What :meth:`set_extra_state` takes, bytes."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Continue from where ``state`` was taken."""
+        self.generator.set_state(state.cpu())
 
 
 class Rule(nn.Module):
@@ -13,7 +39,7 @@ class Rule(nn.Module):
     In a step of training the kernel calls, in this order: :meth:`observe`, :meth:`observe_sums` where ``needs_sums``,
     :meth:`scale`, :meth:`target` once, :meth:`others` once or more for every block of classes, :meth:`penalty`. In
     evaluation the two that observe are left out. What a rule has learned is in its buffers, so that ``state_dict`` has
-    it; random numbers come from a :class:`~stages.training.losses.random_state.RandomState`, for the same reason.
+    it; random numbers come from a :class:`~stages.training.losses.rule.RandomState`, for the same reason.
 
     >>> import torch
     >>> class HalfMargin(Rule):
@@ -71,3 +97,48 @@ class Rule(nn.Module):
         """A scalar added to the loss, differentiable by the embeddings' ``norms`` (B,); None for nothing."""
         del norms
         return None
+
+
+class MarginRule(Rule):
+    """A rule with a margin, whose ``class_sizes`` (C,) are the training rows of each class, in label order."""
+
+    by_class: Tensor | None
+
+    def __init__(self, setting: MarginSetting, class_sizes: Tensor) -> None:
+        super().__init__()
+        self.setting = setting
+        by_class = margins_of(setting, class_sizes) if isinstance(setting, MarginByClassSize) else None
+        self.register_buffer("by_class", by_class, persistent=False)  # it follows from the configuration
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`Rule`."""
+        self.margin = 0.0 if isinstance(self.setting, MarginByClassSize) else value_at(self.setting, share)
+
+    def margin_of(self, labels: Tensor) -> float | Tensor:
+        """The margin of rows with ``labels``: one number, or a tensor of their shape."""
+        return self.margin if self.by_class is None else self.by_class[labels]
+
+
+def margins_of(setting: MarginByClassSize, class_sizes: Tensor) -> Tensor:
+    """The margins (C,), float32, of classes of ``class_sizes`` (C,) rows; the middle of the two if all are equal.
+
+    Raises:
+        ValueError: a class without rows.
+
+    >>> margins_of(MarginByClassSize(smallest_class=0.6, largest_class=0.2), torch.tensor([3, 10, 17]))
+    tensor([0.6000, 0.4000, 0.2000])
+    """
+    if not (class_sizes > 0).all():
+        empty = int((class_sizes <= 0).nonzero()[0])
+        raise SettingsError(
+            f"a margin by class size needs at least one row in each class, class {empty} has "
+            f"{int(class_sizes[empty])}; leave it out, or give one margin for all"
+        )
+    sizes = class_sizes.double()
+    place = sizes.neg() if setting.map == "cosine" else sizes.pow(-0.25)  # the smallest class comes out highest
+    spread = place.max() - place.min()
+    smallness = (place - place.min()) / spread if spread > 0 else torch.full_like(place, 0.5)
+    if setting.map == "cosine":
+        smallness = (1 - torch.cos(math.pi * smallness)) / 2
+    return (setting.largest_class + (setting.smallest_class - setting.largest_class) * smallness).float()

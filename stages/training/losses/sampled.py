@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.losses.angle import normalize
-from stages.training.losses.random_state import RandomState
+from stages.training.losses.rule import RandomState
 from stages.training.losses.settings import SampledConfig
 from stages.training.losses.tiles import reciprocal
 

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ramp(Settings):
-    """From ``start`` to ``end`` in a straight line over the whole training: ``scale = { start = 16, end = 30 }``."""
+    """From ``start`` to ``end`` in a straight line over the whole training: ``scale = { start = 16, end = 30 }``.
+
+    Args:
+        start: the value at the first step.
+        end: the value at the last step.
+    """
 
     start: Annotated[float, Within("(-inf, inf)", "an end of a ramp")]
     end: Annotated[float, Within("(-inf, inf)", "an end of a ramp")]
@@ -149,7 +154,7 @@ class MarginSoftmaxConfig(Settings):
         ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them.
 
         >>> import torch
-        >>> from stages.training.losses import ArcFaceConfig
+        >>> from stages.training import ArcFaceConfig
         >>> loss = ArcFaceConfig(margin_rad=0.3).build(4, torch.tensor([5, 5, 5]), torch.Generator().manual_seed(0))
         >>> loss(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])).shape, loss.prototypes.shape
         (torch.Size([]), torch.Size([1, 3, 4]))

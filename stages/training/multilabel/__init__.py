@@ -5,22 +5,6 @@
     multilabel (trained)      feature -> hidden layer (the embedding) -> a classifier for each attribute, words
     posterior (closed form)   feature -> the posterior of each attribute, side by side (the embedding)
 
-``kinds.py`` has their settings. ``labels.py`` and ``words.py`` read the targets. ``network.py`` is the network, trained
-by ``tasks.py``. ``posterior.py`` is the closed form, fitted by ``fit_posterior.py`` with ``ridge.py``.
+``kinds.py`` has their settings. ``labels.py`` reads the targets. ``network.py`` is the network, trained by
+``tasks.py``. ``posterior.py`` is the closed form, fitted by ``fit_posterior.py`` with ``ridge.py``.
 """
-
-from stages.training.multilabel.kinds import (
-    AsymmetricConfig,
-    AttributeContrastConfig,
-    AttributesConfig,
-    MultilabelHeadConfig,
-    PosteriorHeadConfig,
-)
-
-__all__ = [
-    "AsymmetricConfig",
-    "AttributeContrastConfig",
-    "AttributesConfig",
-    "MultilabelHeadConfig",
-    "PosteriorHeadConfig",
-]

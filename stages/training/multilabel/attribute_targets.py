@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.records import Records
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.multilabel.labels import Attributes, read_attributes
-from stages.training.multilabel.words import Vocabulary, read_vocabulary
+from stages.training.multilabel.labels import Attributes, Vocabulary, read_attributes, read_vocabulary
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from torch import Tensor
 from cache.errors import SettingsError
 from stages.ranking import mean_average_precision
 from stages.training.closed_form.eigen import descending
-from stages.training.closed_form.linear_map import check_dim
+from stages.training.closed_form.statistics import check_dim
 from stages.training.heads.inputs import Inputs
 from stages.training.multilabel.kinds import PosteriorHeadConfig
 from stages.training.multilabel.labels import Attribute, Attributes

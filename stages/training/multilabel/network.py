@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.heads.inputs import Inputs
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork
 
 BIAS = 0.01
 

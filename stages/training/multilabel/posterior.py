@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stages.training.heads.inputs import Inputs
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork
 from stages.training.losses.angle import normalize
 from stages.training.multilabel.ridge import likeness
 

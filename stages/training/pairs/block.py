@@ -165,3 +165,8 @@ def statistics_of_all(block: Block, chosen: float, zero: float) -> PairStatistic
     negative = float(block.cosines.sum(1).sum(dtype=torch.float64)) - positive - own
     negatives = block.cosines.numel() - len(positives.row) - len(self_pairs.row)
     return PairStatistics(chosen, zero, positive, len(positives.row), negative, negatives)
+
+
+def distance_of(cosine: Tensor) -> Tensor:
+    """The distance of two vectors of unit length with ``cosine``, any shape; where it is 0 its slope is 0 too."""
+    return (2 - 2 * cosine).clamp_min(4 * torch.finfo(cosine.dtype).eps).sqrt()

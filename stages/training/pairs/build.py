@@ -7,17 +7,12 @@ from torch import Tensor
 
 from stages.training.losses.kinds import NormFaceConfig
 from stages.training.pairs import kinds
-from stages.training.pairs.contrastive import Contrastive
-from stages.training.pairs.cross_batch_memory import CrossBatchMemory
-from stages.training.pairs.loss import PairLoss, RowWise
-from stages.training.pairs.margin import Margin
-from stages.training.pairs.multi_similarity import MultiSimilarity
+from stages.training.pairs.cosine_losses import MultiSimilarity, Recall, SmoothAp, SupCon
+from stages.training.pairs.distance_losses import Contrastive, Margin, Triplet
+from stages.training.pairs.loss import CrossBatchMemory, PairLoss, RowWise
 from stages.training.pairs.proxies import ProxyLoss, proxy_anchor, soft_triple
 from stages.training.pairs.range_loss import RangeLoss
-from stages.training.pairs.ranks import Recall, SmoothAp
 from stages.training.pairs.rows import PairRule
-from stages.training.pairs.supcon import SupCon
-from stages.training.pairs.triplet import Triplet
 
 
 def build(config: kinds.PairLossConfig, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import MissingExtraError
-from stages.training.pairs.block import Block
-from stages.training.pairs.distance import distance_of
+from stages.training.pairs.block import Block, distance_of
 
 
 def library() -> Any:

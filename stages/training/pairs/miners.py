@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stages.training.pairs.block import Block, Pairs, Triplets, place_in_row
-from stages.training.pairs.distance import distance_of
+from stages.training.pairs.block import Block, Pairs, Triplets, distance_of, place_in_row
 from stages.training.pairs.kinds import (
     DistanceWeightedConfig,
     EasyPositivesConfig,

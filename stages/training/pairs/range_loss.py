@@ -7,8 +7,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import normalize
 from stages.training.losses.settings import value_at
-from stages.training.pairs.block import PairStatistics, place_in_row
-from stages.training.pairs.distance import distance_of
+from stages.training.pairs.block import PairStatistics, distance_of, place_in_row
 from stages.training.pairs.kinds import RangeConfig
 from stages.training.pairs.loss import PairLoss
 

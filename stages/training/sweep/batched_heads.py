@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.training.config import OptimizerConfig, TrainingConfig
-from stages.training.heads.dropout import drop
 from stages.training.heads.inputs import in_blocks
 from stages.training.heads.kinds import LinearHeadConfig
-from stages.training.heads.linear import LinearHead
+from stages.training.heads.networks import LinearHead, drop
 from stages.training.loop import member_seed
 from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import HeadRecipe

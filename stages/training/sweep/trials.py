@@ -28,12 +28,12 @@ from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.ranking.class_folds import class_folds
 from stages.records import Records
-from stages.training.multilabel import MultilabelHeadConfig, PosteriorHeadConfig
+from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.own_code import own_code
 from stages.training.recipe import HeadRecipe
-from stages.training.rows import blocks_of, gather, in_training_order, rows_digest
 from stages.training.rows.held_out import in_large_classes
+from stages.training.rows.labelled_rows import blocks_of, gather, in_training_order, rows_digest
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
 from stages.training.train import train_head
 from stages.training.training_inputs import check_labels

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from stages.training.heads.inputs import Rows, by_blocks
 from stages.training.heads.kinds import LinearHeadConfig, MlpHeadConfig
-from stages.training.heads.linear import LinearHead
-from stages.training.heads.network import HeadNetwork
+from stages.training.heads.networks import HeadNetwork, LinearHead
 from stages.training.recipe import HeadConfig
 from stages.training.rows.sampling import occurrence
 

@@ -13,18 +13,18 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
-from stages.training.closed_form import (
+from stages.training import (
     AveragePoolHeadConfig,
+    InputsConfig,
     LdaHeadConfig,
     LearnedWhiteningHeadConfig,
     PcaHeadConfig,
     RidgeHeadConfig,
     WhiteningHeadConfig,
     WithinHeadConfig,
-    statistics,
 )
+from stages.training.closed_form import statistics
 from stages.training.closed_form.kinds import ClosedFormConfig
-from stages.training.heads import InputsConfig
 from tests.toys.closed_form import (
     ALL,
     CENTERED,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages.training.closed_form import (
+from stages.training import (
     AveragePoolHeadConfig,
     LdaHeadConfig,
     LearnedWhiteningHeadConfig,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses import (
+from stages.training import (
     AdaCosConfig,
     AdaFaceConfig,
     CosFaceConfig,
@@ -18,8 +18,8 @@ from stages.training.losses import (
     ElasticCosFaceConfig,
     MagFaceConfig,
 )
-from stages.training.losses.adaptive import SMALLEST_SCALE, Curriculum, FixedScale, Quality
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.rules import SMALLEST_SCALE, Curriculum, FixedScale, Quality
 from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, FAMILY, batch, build, by_class, gradients

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -50,15 +48,6 @@ PAIRS: list[PairLossConfig] = [
 ]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A default device is that of its thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(loss: torch.nn.Module, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
     embeddings = embeddings.clone().requires_grad_()
     results = []
@@ -72,7 +61,6 @@ def trained(loss: torch.nn.Module, embeddings: Tensor, labels: Tensor) -> list[T
     return results
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("config", FAMILY, ids=str)
 def test_a_margin_loss_works_on_the_device_of_its_weight(
     config: MarginSoftmaxConfig, monkeypatch: pytest.MonkeyPatch
@@ -81,7 +69,6 @@ def test_a_margin_loss_works_on_the_device_of_its_weight(
     assert all(part.isfinite().all() for part in trained(build(config), *batch()))
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("config", PAIRS, ids=str)
 def test_a_loss_on_pairs_works_on_the_device_of_the_embeddings(
     config: PairLossConfig, monkeypatch: pytest.MonkeyPatch

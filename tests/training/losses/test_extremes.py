@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses import AdaCosConfig
+from stages.training import AdaCosConfig
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.settings import MarginSoftmaxConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -269,14 +268,6 @@ def test_without_gradients_the_loss_is_the_same_and_a_second_backward_gives_the_
 # Threads
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
 def test_worker_threads_give_the_same_and_the_same_bits_again() -> None:
     embeddings, labels = batch(rows=40, classes=200)
     results = []
@@ -308,9 +299,7 @@ class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return given
 
 
-@pytest.mark.usefixtures("threads")
 def test_no_tensor_is_of_the_size_of_batch_times_classes() -> None:
-    torch.set_num_threads(1)  # a dispatch mode sees its own thread
     rows, classes, subcenters = 512, 6000, 3
     generator = torch.Generator().manual_seed(0)
     embeddings, labels = (

@@ -11,7 +11,7 @@ from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SubCenterAr
 from torch import Tensor
 from torch.nn import functional
 
-from stages.training.losses import ArcFaceConfig, CosFaceConfig
+from stages.training import ArcFaceConfig, CosFaceConfig
 from stages.training.losses.angle import add_angle, normalize
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.recipe import LossConfig

@@ -10,7 +10,7 @@ import torch
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss, SphereFaceLoss
 from torch.nn import functional
 
-from stages.training.losses import (
+from stages.training import (
     AdaCosConfig,
     AdaFaceConfig,
     ArcFaceConfig,
@@ -24,10 +24,9 @@ from stages.training.losses import (
     SampledConfig,
     SphereFaceConfig,
 )
-from stages.training.losses.adaptive import Curriculum, Quality
 from stages.training.losses.angle import add_angle
-from stages.training.losses.fixed import multiply_angle
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.losses.rules import Curriculum, Quality, multiply_angle
 from stages.training.losses.settings import MarginSoftmaxConfig
 from tests.oracles import losses as oracle
 from tests.toys.losses import CLASSES, DIM, FAMILY, batch, build, by_class, central_differences, gradients

@@ -10,15 +10,8 @@ from pydantic import TypeAdapter
 
 from cache.errors import ConfigError
 from pipeline.config import parse_config
-from stages.training.losses import (
-    AdaFaceConfig,
-    ArcFaceConfig,
-    CosFaceConfig,
-    MarginByClassSize,
-    Ramp,
-    SphereFaceConfig,
-)
-from stages.training.losses.margins import MarginRule
+from stages.training import AdaFaceConfig, ArcFaceConfig, CosFaceConfig, MarginByClassSize, Ramp, SphereFaceConfig
+from stages.training.losses.rule import MarginRule
 from stages.training.losses.settings import MarginSoftmaxConfig
 from stages.training.recipe import LossConfig
 from tests.oracles import losses as oracle

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.training.losses import ArcFaceConfig, CosFaceConfig, SampledConfig, streamed
+from stages.training import ArcFaceConfig, CosFaceConfig, SampledConfig
 from stages.training.losses import kernel as of_losses
+from stages.training.losses import streamed
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.settings import MarginSoftmaxConfig

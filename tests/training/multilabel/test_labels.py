@@ -8,8 +8,7 @@ import torch
 from cache.errors import RecordsError
 from stages.records import Records
 from stages.training.multilabel.kinds import AttributesConfig
-from stages.training.multilabel.labels import read_attributes
-from stages.training.multilabel.words import read_vocabulary, words_of
+from stages.training.multilabel.labels import read_attributes, read_vocabulary, words_of
 from tests.toys.attributes import with_columns
 from tests.toys.training import make_records
 

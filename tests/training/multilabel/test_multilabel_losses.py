@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig
-from stages.training.multilabel.losses import balanced_weights, binary, contrast, overlap
-from stages.training.multilabel.tasks import AttributeClassifiers, Objective, TagGenerator, WordClassifier
+from stages.training.multilabel.tasks import (
+    AttributeClassifiers,
+    Objective,
+    TagGenerator,
+    WordClassifier,
+    balanced_weights,
+    binary,
+    contrast,
+    overlap,
+)
 
 
 def drawn(seed: int = 0) -> torch.Generator:

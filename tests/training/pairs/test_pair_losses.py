@@ -29,8 +29,8 @@ from stages.training.pairs import (
     TripletConfig,
 )
 from stages.training.pairs import rows as rows_module
+from stages.training.pairs.distance_losses import Margin
 from stages.training.pairs.loss import PairLoss, RowWise
-from stages.training.pairs.margin import Margin
 from stages.training.pairs.miners import pick
 from tests.oracles import pairs as oracle
 from tests.toys.losses import central_differences
@@ -283,36 +283,29 @@ def test_smooth_ap_of_the_library_is_wrong_unless_classes_are_as_many_as_images_
 
 
 def test_threads_and_blocks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = torch.get_num_threads()
     results = []
-    try:
-        for count, numbers in ((1, 2**22), (1, 10), (3, 10)):
-            torch.set_num_threads(count)
-            cut(monkeypatch, numbers)
-            config = TripletConfig(miner=HardConfig(), memory=50)
-            results.append(value_and_gradient(built(config, REMEMBERED), REMEMBERED))
-    finally:
-        torch.set_num_threads(threads)
+    for count, numbers in ((1, 2**22), (1, 10), (3, 10)):
+        torch.set_num_threads(count)
+        cut(monkeypatch, numbers)
+        config = TripletConfig(miner=HardConfig(), memory=50)
+        results.append(value_and_gradient(built(config, REMEMBERED), REMEMBERED))
     for value, gradient in results[1:]:
         torch.testing.assert_close(value, results[0][0])
         torch.testing.assert_close(gradient, results[0][1])
 
 
 def test_drawn_negatives_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, results = torch.get_num_threads(), []
+    results = []
     cut(monkeypatch, 10)
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            config = MarginConfig(miner=DistanceWeightedConfig(farthest_dist=1.9))
-            results.append([float(value_and_gradient(built(config, FEW), FEW)[0])])
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        config = MarginConfig(miner=DistanceWeightedConfig(farthest_dist=1.9))
+        results.append([float(value_and_gradient(built(config, FEW), FEW)[0])])
     assert results[0] == pytest.approx(results[1], rel=1e-12)
 
 
 def test_margins_move_as_scheduled() -> None:
-    from stages.training.losses import Ramp
+    from stages.training import Ramp
 
     every: dict[str, Any] = {"miner": AllConfig()}
     losses: list[tuple[Any, dict[str, Any]]] = [(ContrastiveConfig, every), (TripletConfig, every), (RangeConfig, {})]

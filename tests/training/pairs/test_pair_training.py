@@ -21,10 +21,10 @@ from stages.training import (
     LossConfig,
     NormFaceConfig,
     OptimizerConfig,
+    PcaHeadConfig,
     TrainingConfig,
     train_head,
 )
-from stages.training.closed_form import PcaHeadConfig
 from stages.training.loop import TrainingJob, _Run
 from stages.training.pairs import (
     AllConfig,
@@ -44,10 +44,9 @@ from stages.training.pairs import (
     SupConConfig,
     TripletConfig,
 )
-from stages.training.pairs.cross_batch_memory import CrossBatchMemory
-from stages.training.pairs.loss import RowWise
+from stages.training.pairs.loss import CrossBatchMemory, RowWise
 from stages.training.recipe import HeadRecipe
-from stages.training.rows import LabelledRows
+from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, ShuffledConfig, build_sampler
 from stages.training.sweep.batched_heads import batch_key
 from stages.training.sweep.trials import cross_validation, run_trials

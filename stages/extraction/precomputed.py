@@ -1,0 +1,299 @@
+"""Features that another program or an API computed: read from a file, checked, and kept in a store like any other.
+
+::
+
+    file --Vectors--> keys (M,), vectors (M, D) --by key, or by digest--> rows of a store, a chunk at a time
+
+A file that names images by key says nothing of their bytes: each row of the store notes the key that it came from, and
+a dataset that gives the image another key is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather
+import pyarrow.parquet as pq
+
+from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
+from cache.errors import MissingExtraError, RecordsError, SettingsError, StaleStoreError
+from cache.fingerprint import JSON, fingerprint
+from cache.settings import Settings
+from stages.extraction.extract import Filled
+from stages.records import Records
+
+DIGEST = "digest"
+"""The column of a table that says the sha256 of each image's bytes; where there is one, keys are not looked at."""
+
+_NOTE = "from the key "
+_FORMATS = ".npy, .parquet, .arrow, .feather, .lance, or the folder of a saved Hugging Face dataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputedConfig(Settings):
+    """``kind = "precomputed"``: features from a file, of another program or an API. No image is opened for them.
+
+    Attributes:
+        name: what the features are called in stores and scores.
+        path: ``.npy`` (M, D); ``.parquet``, ``.arrow``, ``.feather`` or ``.lance`` with a column of lists; or the
+            folder of a saved Hugging Face dataset.
+        keys: of an ``.npy``: a text file with a key a line, or a json list; by default its name with ``.keys.txt``.
+        key: the column with the key of each record.
+        vector: the column with the feature.
+    """
+
+    kind: Literal["precomputed"] = "precomputed"
+    name: str = "precomputed"
+    path: str
+    keys: str | None = None
+    key: str = "key"
+    vector: str = "vector"
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise SettingsError(f"name is part of a folder's name: not empty, without a slash; got {self.name!r}")
+        if self.keys is not None and Path(self.path).suffix != ".npy":
+            raise SettingsError("keys goes with an .npy file; a table names its column of keys: key = '...'")
+
+
+class Vectors(NamedTuple):
+    """The features (M, D) of a file, and what names each: keys, or digests."""
+
+    names: list[str] | list[bytes]
+    vectors: npt.NDArray[np.generic]
+    by_digest: bool
+
+
+def read_vectors(config: PrecomputedConfig) -> Vectors:
+    r"""The features of the file of ``config``; an ``.npy`` is mapped and not read.
+
+    Raises RecordsError naming the file and the row for a missing column, a count that differs, lists of several
+    lengths, a key that is empty or there twice, or numbers that are no numbers.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/f.npy", np.eye(2, dtype=np.float32))
+    ...     _ = Path(folder, "f.keys.txt").write_text("a.jpg\nb.jpg\n")
+    ...     read_vectors(PrecomputedConfig(path=f"{folder}/f.npy")).names
+    ['a.jpg', 'b.jpg']
+    """
+    path = Path(config.path)
+    try:
+        given = _read_npy(config) if path.suffix == ".npy" else _from_table(config, _read_table(path))
+    except FileNotFoundError as error:
+        raise RecordsError(f"{error.filename or path} does not exist") from None
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise RecordsError(f"{path} cannot be read: {error}") from error
+    if given.vectors.ndim != 2 or not given.vectors.size:
+        raise RecordsError(f"{path} must hold a row of numbers for each image, (M, D); got {given.vectors.shape}")
+    if given.vectors.dtype.kind != "f" and given.vectors.dtype.kind not in "iu":
+        raise RecordsError(f"{path} must hold numbers; got {given.vectors.dtype}")
+    if len(given.names) != len(given.vectors):
+        raise RecordsError(f"{path} has {len(given.vectors):,} features and {len(given.names):,} keys: as many of each")
+    rows: dict[Any, int] = {}
+    for row, name in enumerate(given.names):
+        if not name:
+            raise RecordsError(f"{path}, row {row + 1}: the key is empty; every feature needs one")
+        if (first := rows.setdefault(name, row)) != row:
+            shown = name.hex() if isinstance(name, bytes) else repr(name)
+            raise RecordsError(f"{path}: rows {first + 1} and {row + 1} have the same key {shown}; drop one")
+    return given
+
+
+def _read_npy(config: PrecomputedConfig) -> Vectors:
+    path = Path(config.path)
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    keys = Path(config.keys) if config.keys is not None else path.with_suffix(".keys.txt")
+    text = keys.read_text(encoding="utf-8-sig")
+    names = json.loads(text) if keys.suffix == ".json" else text.removesuffix("\n").split("\n")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RecordsError(f"{keys} must be a list of texts, one a feature of {path}")
+    return Vectors(names, vectors, by_digest=False)
+
+
+def _read_table(path: Path, *, first: bool = False) -> pa.Table:
+    """The table at ``path``, or its ``first`` row alone where the format allows."""
+    match path.suffix:
+        case ".parquet":
+            with pq.ParquetFile(path) as file:
+                return pa.Table.from_batches([next(file.iter_batches(1))]) if first else file.read()
+        case ".arrow" | ".feather":
+            return pyarrow.feather.read_table(path)
+        case ".lance":
+            return _lance(path, first)
+    if (path / "state.json").is_file():
+        files = json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]
+        tables = []
+        for file in files:
+            with pa.memory_map(str(path / file["filename"])) as source:
+                tables.append(pa.ipc.open_stream(source).read_all())
+        return pa.concat_tables(tables)
+    if not path.exists():
+        raise FileNotFoundError(2, "", str(path))
+    raise RecordsError(f"{path} is not a file of features that can be read: {_FORMATS}")
+
+
+def _lance(path: Path, first: bool) -> pa.Table:
+    try:
+        import lance
+    except ImportError:
+        raise MissingExtraError(f"Lance, which {path} is a dataset of,", "lance") from None
+    table: pa.Table = lance.dataset(str(path)).to_table(limit=1 if first else None)
+    return table
+
+
+def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
+    names = table.column_names
+    by_digest = DIGEST in names and _is_digest(table[DIGEST].type)
+    column = DIGEST if by_digest else config.key
+    for wanted in (column, config.vector):
+        if wanted not in names:
+            raise RecordsError(f"{config.path} has no column {wanted!r}; it has {', '.join(names)}")
+    lists = table[config.vector].combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):  # of no chunk, or of several that are too long for one
+        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    if not any(check(lists.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        raise RecordsError(
+            f"the column {config.vector!r} of {config.path} must hold lists of numbers; got {lists.type}"
+        )
+    lengths = pc.list_value_length(lists)
+    wrong = np.flatnonzero(pc.fill_null(lengths, -1).to_numpy(zero_copy_only=False) != (lengths[0].as_py() or 0))
+    if lists.null_count or len(wrong):
+        row = int(pc.index(pc.is_null(lists), True).as_py()) if lists.null_count else int(wrong[0])
+        raise RecordsError(
+            f"{config.path}, row {row + 1}: the feature has {lengths[row].as_py() or 'no'} numbers, and that of row 1 "
+            f"{lengths[0].as_py()}; every one needs as many"
+        )
+    numbers = lists.flatten()
+    if numbers.null_count:
+        row = int(pc.index(pc.is_null(numbers), True).as_py()) // int(lengths[0].as_py())
+        raise RecordsError(f"{config.path}, row {row + 1}: a number of the feature is missing")
+    flat = numbers.to_numpy(zero_copy_only=False)
+    keys = table[column] if by_digest else table[column].cast(pa.string())
+    return Vectors(keys.to_pylist(), flat.reshape(len(lists), -1), by_digest)
+
+
+def _is_digest(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_binary(kind)) and kind.byte_width == 32
+
+
+def import_features(
+    config: PrecomputedConfig,
+    records: Records,
+    path: Path | str,
+    *,
+    dtype: str = "float16",
+    wait: bool = False,
+    digests: DigestCache | None = None,
+) -> Filled:
+    r"""Fill the store of ``config`` below ``path`` with the features of ``records`` that it lacks.
+
+    A record that the file has no feature for becomes a row that failed, with the reason, and so does a feature with NaN
+    or of a size that ``dtype`` cannot hold. ``digests`` remembers the digest of the file. Raises RecordsError as
+    :func:`read_vectors`, StaleStoreError where an image has another key than when its feature was read.
+
+    >>> import tempfile
+    >>> from stages.datasets import TableConfig
+    >>> from stages.records import read_records
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/f.npy", np.eye(2, dtype=np.float32))
+    ...     _ = Path(folder, "f.keys.txt").write_text("a\nb")
+    ...     _ = Path(folder, "t.csv").write_text("key,label\na,cup\nb,mug\n")
+    ...     records = read_records(TableConfig(path=f"{folder}/t.csv", label="label", images=False))
+    ...     filled = import_features(PrecomputedConfig(path=f"{folder}/f.npy"), records, f"{folder}/features")
+    ...     filled.computed, filled.store.read(records.digests).tolist()
+    (2, [[1.0, 0.0], [0.0, 1.0]])
+    """
+    identity, origin = _identity(config, digests), Provenance.here("file", ("numpy", "pyarrow"))
+    store = FeatureStore.open(path, config.name, identity, dim=_dim(config), dtype=dtype, provenance=origin)
+    _check_keys(store, records)
+    keys = {digest: key for digest, key in zip(records.digests, records.keys, strict=True) if digest}
+    if not store.missing(list(keys)):
+        return Filled(store, 0)
+    given = read_vectors(config)
+    places: dict[Any, int] = {name: row for row, name in enumerate(given.names)}
+    lacking = f"{config.path} has no feature of this {'digest' if given.by_digest else 'key'}"
+    with StoreWriter(store, wait=wait) as writer:
+        chunks = writer.plan(list(keys)).chunks
+        for chunk in chunks:
+            names: Sequence[Any] = chunk.digests if given.by_digest else [keys[digest] for digest in chunk.digests]
+            rows = np.array([places.get(name, -1) for name in names])
+            features = np.where(rows[:, None] < 0, np.nan, given.vectors[rows].astype(np.float64))
+            notes = ["" if given.by_digest else f"{_NOTE}{name}" for name in names]
+            outcomes = [
+                RowOutcome("failed", error=lacking) if row < 0 else RowOutcome(error=note)
+                for row, note in zip(rows, notes, strict=True)
+            ]
+            writer.commit(chunk, features, outcomes, origin)
+    return Filled(store, sum(len(chunk.digests) for chunk in chunks))
+
+
+def find_imported(
+    config: PrecomputedConfig,
+    records: Records,
+    path: Path | str,
+    *,
+    dtype: str,
+    remedy: str,
+    digests: DigestCache | None = None,
+) -> FeatureStore:
+    """The store that :func:`import_features` filled. Raises as :meth:`cache.FeatureStore.find`."""
+    identity = _identity(config, digests)
+    store = FeatureStore.find(path, config.name, identity, dim=_dim(config), dtype=dtype, remedy=remedy)
+    _check_keys(store, records)
+    return store
+
+
+def _check_keys(store: FeatureStore, records: Records) -> None:
+    """Raise StaleStoreError for an image whose feature was read for another key than it has in ``records``."""
+    keys: dict[bytes, set[str]] = {}
+    for digest, key in zip(records.digests, records.keys, strict=True):
+        keys.setdefault(digest, set()).add(key)
+    for digest, key in _noted(store):
+        if digest in keys and key not in keys[digest]:
+            other = sorted(keys[digest])[0]
+            raise StaleStoreError(
+                store.path,
+                [f"the image of key {other!r}: its feature is that of the key {key!r}"],
+                f"Delete {store.path} and run `permafrost extract`, which reads the features by the keys of now.",
+            )
+
+
+def _noted(store: FeatureStore) -> Iterator[tuple[bytes, str]]:
+    for rows in store.chunks().values():
+        noted = rows.filter(pc.starts_with(rows["error"], _NOTE))
+        for digest, note in zip(noted["digest"].to_pylist(), noted["error"].to_pylist(), strict=True):
+            yield digest, note.removeprefix(_NOTE)
+
+
+def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:
+    """What the numbers follow from: the bytes of the file, of its keys, and the columns."""
+    path = Path(config.path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if path.suffix == ".npy":
+        files.append(Path(config.keys) if config.keys is not None else path.with_suffix(".keys.txt"))
+    digests: list[JSON] = []
+    for file, read in zip(files, (cache or DigestCache()).digests([str(file) for file in files]), strict=True):
+        if read.digest is None:
+            raise RecordsError(f"{file}, which the features {config.name} are read from, {read.error}")
+        digests.append(read.digest.hex())
+    columns = {} if path.suffix == ".npy" else {"key": config.key, "vector": config.vector}
+    return Identity({"kind": "precomputed", "name": config.name, "source": fingerprint(digests), **columns})
+
+
+def _dim(config: PrecomputedConfig) -> int:
+    """D, read from the header or the first row."""
+    path = Path(config.path)
+    if path.suffix == ".npy":
+        shape = read_vectors(config).vectors.shape
+    else:
+        shape = _from_table(config, _read_table(path, first=True).slice(0, 1)).vectors.shape
+    return int(shape[1])

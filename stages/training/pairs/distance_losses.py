@@ -1,0 +1,175 @@
+"""Losses on distances of pairs and triplets: contrastive, triplet, margin.
+
+PyTorch Metric Learning computes what they make of their pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.training.losses.settings import value_at
+from stages.training.pairs.block import Block, Pairs, distance_of, place_in_row, statistics_of, statistics_of_all
+from stages.training.pairs.kinds import AllConfig, ContrastiveConfig, MarginConfig, TripletConfig
+from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
+from stages.training.pairs.miners import pick
+from stages.training.pairs.rows import PairRule, Sums
+
+_ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin is looked at too
+
+
+class Contrastive(PairRule):
+    """Two parts: positive pairs and negative pairs."""
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__(parts=2)
+        self.config = config
+        self._loss: Any = library().ContrastiveLoss()
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
+        self._loss.pos_margin = value_at(self.config.positive_margin_dist, share)
+        self._loss.neg_margin = value_at(self.config.margin_dist, share)
+
+    def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
+        with torch.no_grad():
+            positive, negative = self._chosen(block)
+        cosines = block.differentiable(*positive), block.differentiable(*negative)
+        losses = [
+            self._loss.get_per_pair_loss(distance_of(pairs), kind)
+            for pairs, kind in zip(cosines, ("pos", "neg"), strict=True)
+        ]
+        counts = torch.stack([(loss > 0).sum() for loss in losses]).to(block.cosines.dtype)
+        totals = torch.stack([loss.sum() for loss in losses])
+        if not isinstance(self.config.miner, AllConfig):
+            chosen = torch.cat(cosines)
+            return Sums(totals, counts, statistics_of(chosen, len(chosen) - counts.sum(), *cosines))
+        pairs = float(block.cosines.numel() - len(block.self_pairs.row))
+        return Sums(totals, counts, statistics_of_all(block, pairs, pairs - float(counts.sum())))
+
+    def _chosen(self, block: Block) -> tuple[Pairs, Pairs]:
+        """Pairs by the miner; of all pairs, those that can have a loss."""
+        if not isinstance(self.config.miner, AllConfig):
+            row, positive, negative = pick(self.config.miner, block, self._loss.neg_margin)
+            return Pairs(row, positive), Pairs(row, negative)
+        near = block.cosines > 1 - self._loss.neg_margin**2 / 2 - _ROUNDING  # d^2 = 2 - 2 c
+        row, column = near.nonzero(as_tuple=True)
+        other = block.labels[row] != block.against_labels[column]
+        return block.positives, Pairs(row[other], column[other])
+
+
+class Triplet(PairRule):
+    """All triplets, or those of a miner."""
+
+    def __init__(self, config: TripletConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._loss: Any = library().TripletMarginLoss(distance=passthrough_distance())
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
+        self._loss.margin = value_at(self.config.margin_dist, share)
+
+    def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
+        if isinstance(self.config.miner, AllConfig):
+            return all_triplets(block, self._loss.margin)
+        with torch.no_grad():
+            chosen = pick(self.config.miner, block, self._loss.margin)
+        if not len(chosen.row):
+            losses = block.cosines.new_zeros(0)
+        else:
+            losses = losses_of(self._loss, block, chosen)["loss"]["losses"]
+        count = (losses > 0).sum()
+        positive = block.cosines_of(chosen.row, chosen.positive)
+        negative = block.cosines_of(chosen.row, chosen.negative)
+        statistics = statistics_of(losses, len(losses) - count, positive, negative)
+        return Sums(losses.sum()[None], count[None].to(losses.dtype), statistics)
+
+
+def all_triplets(block: Block, margin_dist: float) -> Sums:
+    """Every triplet of ``block``, in the time of a sort."""
+    # Of a row with its negatives sorted by distance, d_1 <= d_2 <= ..., the triplets of a positive at distance p that
+    # have a loss are those of the first k_p negatives, k_p = |{j: d_j < p + m}|. So the sum over triplets
+    #
+    #     sum_p sum_{j <= k_p} (p - d_j + m) = sum_p k_p p - sum_j r_j d_j + m sum_p k_p,   r_j = |{p: k_p >= j}|
+    #
+    # is one over pairs, with integer weights that autograd takes for constants: k_p is ``reach``, r_j ``reached``.
+    row, positive = block.positives
+    turn = place_in_row(row)
+    near = distance_of(block.cosines_of(row, positive)) + margin_dist
+    with torch.no_grad():
+        ordered = distance_of(block.negative_cosines).masked_fill_(block.same_label, torch.inf).sort(stable=True)
+        bounds = near.new_full((len(block.cosines), int(turn.max()) + 1 if len(turn) else 1), -torch.inf)
+        bounds[row, turn] = near
+        reach = torch.searchsorted(ordered.values, bounds)[row, turn]
+        # how many positives of a row reach its negative in place j: those whose reach is above j
+        beyond = reach.new_zeros(len(block.cosines), block.cosines.shape[1] + 1)
+        beyond.view(-1).index_add_(0, row * beyond.shape[1] + reach, torch.ones_like(reach))
+        reached = beyond.flip(1).cumsum(1).flip(1)[:, 1:]
+        at_row, place = (reached > 0).nonzero(as_tuple=True)
+    times = reached[at_row, place].to(near.dtype)
+    negatives = distance_of(block.differentiable(at_row, ordered.indices[at_row, place]))
+    count = reach.sum()
+    total = _sum(reach.to(near.dtype), distance_of(block.differentiable(row, positive))) - _sum(times, negatives)
+    total = total + margin_dist * count
+    every = float((~block.same_label).sum(1)[row].sum())
+    statistics = statistics_of_all(block, every, every - float(count))
+    return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), statistics)
+
+
+def _sum(times: Tensor, distances: Tensor) -> Tensor:
+    """In float64: the two sums nearly cancel."""
+    return (times * distances).sum(dtype=torch.float64)
+
+
+class Margin(PairRule):
+    """Two parts: the pairs, and the weight of beta."""
+
+    def __init__(self, config: MarginConfig, classes: int) -> None:
+        super().__init__(parts=2)
+        self.config = config
+        self.loss: Any = library().MarginLoss(
+            nu=config.beta_weight,
+            beta=config.beta_dist,
+            learn_beta=config.beta != "fixed",
+            num_classes=classes if config.beta == "by_class" else None,
+            distance=passthrough_distance(),
+        )
+        self.at(0.0)
+
+    @property
+    def beta(self) -> Tensor:
+        """What is learned, (1,) or (C,)."""
+        beta: Tensor = self.loss.beta
+        return beta
+
+    def at(self, share: float) -> None:
+        """See :class:`PairRule`."""
+        self.loss.margin = value_at(self.config.margin_dist, share)
+
+    def sums(self, block: Block) -> Sums:
+        """See :class:`PairRule`."""
+        with torch.no_grad():
+            chosen = pick(self.config.miner, block, self.loss.margin)
+        positive = block.cosines_of(chosen.row, chosen.positive)
+        negative = block.cosines_of(chosen.row, chosen.negative)
+        losses, pairs = block.cosines.new_zeros(0), block.cosines.new_zeros(())
+        if len(chosen.row):
+            parts = losses_of(self.loss, block, chosen)["margin_loss"]
+            losses, pairs = parts["losses"], parts["divisor"].to(block.cosines.dtype)
+        statistics = statistics_of(torch.cat([positive, negative]), 2 * len(losses) - float(pairs), positive, negative)
+        weight, count = self._weight(block, chosen.row, pairs)
+        return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, count]), statistics)
+
+    def _weight(self, block: Block, row: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """What beta itself adds: once for one beta, for each triplet where there is one a class."""
+        if len(self.beta) == 1:
+            rows = pairs.new_tensor(float(len(block.cosines)))
+            return self.config.beta_weight * self.beta[0] * rows, rows
+        return self.config.beta_weight * self.beta[block.labels[row]].sum(), pairs
