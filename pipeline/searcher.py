@@ -53,6 +53,7 @@ from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.training import FusedFeatures, Head
+from stages.training.text.embed_text import embed_text
 
 _FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
 _BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
@@ -125,6 +126,12 @@ class Searcher:
             return self._vectors_at(self._index.rows_of(keys))
         except KeyError as error:
             raise MissingRowsError(f"{error.args[0]}; the gallery has {len(self):,} others") from None
+
+    def embed_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The vectors (n, E) of ``sentences``, of unit length. Raises SettingsError where the head knows no text."""
+        if not isinstance(self.embedder.head, Head):
+            raise SettingsError("a feature of images alone knows no text: search by a head of kind text")
+        return unit_length(embed_text(self.embedder.head, sentences))
 
     def find(
         self,

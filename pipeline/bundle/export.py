@@ -222,5 +222,7 @@ def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:
         built = find_index(run, part, vectors)
         index = GalleryIndex(built.index, part.keys, embeddings, built.config, originals=built.originals)
     attributes = [name for name in part.table.column_names if name.startswith("attributes.")]
-    table = part.table.select(["key", "label", "uri", "digest", "domain", *attributes])
+    names = ["key", "label", "uri", "digest", "domain", *attributes]
+    types = {"digest": pa.binary(32)}
+    table = pa.table({name: part.table[name].cast(types.get(name, pa.string())) for name in names})
     return Snapshot(1, table.add_column(0, "id", pa.array(index.ids)), rows, index)

@@ -256,17 +256,17 @@ class _Service:
     ) -> tuple[Gallery, tuple[ServedHead, ...], list[Vector]]:
         """The gallery as it is now, the heads that are wanted, and the vector to search each of them with."""
         gallery = self._snapshots.current
-        heads = gallery.chosen(wanted.head)
+        heads = gallery.chosen(wanted.head, for_text=wanted.text is not None and wanted.key is None)
         sent = request is not None and _has_body(request)
         if (wanted.key is not None) + (wanted.text is not None) + sent != 1:
             message = "give one of an image, a key and a text"
             raise Refused(400 if request is not None else 422, "one_query", message)
         if wanted.key is not None:
             return gallery, heads, gallery.vectors_of(wanted.key, heads)
-        if wanted.text is not None:
-            raise Refused(422, "no_text", "this gallery cannot be searched with text: send an image or a key")
-        assert request is not None
-        content = await read_image(request, self._limits)
+        content: bytes | str | None = wanted.text
+        if content is None:
+            assert request is not None
+            content = await read_image(request, self._limits)
         async with self._in_time():
             by_head = await self._embedding.ask(Upload(content, heads, self._limits))
         return gallery, heads, [by_head[head] for head in heads]

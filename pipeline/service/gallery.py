@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import PermafrostError, SettingsError
+from cache.errors import MissingExtraError, PermafrostError, SettingsError
 from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, check_pixels
 from pipeline.service.refused import Refused
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
+from stages.training import Head
 
 _LISTED_VALUES = 200
 """Of a filter, those that the page offers; of one with more, any can be typed."""
@@ -43,11 +44,17 @@ class ServedHead:
         """Of the head in requests and answers."""
         return f"{self.backbone}/{self.head}"
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether it can be searched with words."""
+        head = self.searcher.embedder.head
+        return isinstance(head, Head) and head.config.kind == "text"
+
 
 class Upload(NamedTuple):
-    """An image to embed for some heads."""
+    """The bytes of an image, or a text, to embed for some heads."""
 
-    content: bytes
+    content: bytes | str
     heads: tuple[ServedHead, ...]
     limits: Limits
 
@@ -89,17 +96,27 @@ class Gallery:
         by_name = {name: heads[0] for name, heads in names.items() if len(heads) == 1 or name == heads[0].name}
         object.__setattr__(self, "_by_name", by_name)
 
-    def chosen(self, names: Sequence[str]) -> tuple[ServedHead, ...]:
-        """The heads of ``names``, each once: the best where none is named, all for ``*``. Raises Refused."""
+    def chosen(self, names: Sequence[str], *, for_text: bool = False) -> tuple[ServedHead, ...]:
+        """The heads of ``names``, each once: the best where none is named, all for ``*``. Raises Refused.
+
+        With ``for_text`` those that take text; one that is named and takes none is refused.
+        """
+        heads = tuple(head for head in self.heads if head.takes_text) if for_text else self.heads
+        if not heads:
+            raise Refused(422, "no_text", "this gallery cannot be searched with text: send an image or a key")
         if not names:
-            return self.heads[:1]
+            return heads[:1]
         if "*" in names:
-            return self.heads
+            return heads
         for name in names:
             if name not in self._by_name:
                 message = f"there is no head {name!r}; there are {', '.join(head.name for head in self.heads)}"
                 raise Refused(404, "unknown_head", message)
-        return tuple(dict.fromkeys(self._by_name[name] for name in names))
+        chosen = tuple(dict.fromkeys(self._by_name[name] for name in names))
+        if unable := [head.name for head in chosen if head not in heads]:
+            message = f"the head {unable[0]} takes no text; these do: {', '.join(head.name for head in heads)}"
+            raise Refused(422, "no_text", message)
+        return chosen
 
     def __len__(self) -> int:
         return len(self.heads[0].searcher)
@@ -130,6 +147,7 @@ class Gallery:
                 "backbone": head.backbone,
                 "head": head.head,
                 "score": head.score,
+                "text": head.takes_text,
                 "thresholds": head.searcher.thresholds,
             }
             for head in self.heads
@@ -141,7 +159,7 @@ class Gallery:
         return {
             "snapshot": self.snapshot,
             "images": len(self),
-            "text": False,
+            "text": any(head.takes_text for head in self.heads),
             "heads": heads,
             "filters": filters,
             "examples": rows.table["key"].take(places).to_pylist(),
@@ -167,15 +185,22 @@ def embed(uploads: Sequence[Upload]) -> list[dict[ServedHead, Vector] | Exceptio
     """The vectors of each upload for its heads; each image is decoded once, and goes through each network once."""
     answers: list[dict[ServedHead, Vector] | Exception] = [{} for _ in uploads]
     together: dict[tuple[ServedHead, ...], list[int]] = {}
-    for place, upload in enumerate(uploads):
+    images = {}
+    for place, (content, heads, limits) in enumerate(uploads):
         try:
-            check_pixels(upload.content, upload.limits)
+            if isinstance(content, str):
+                answers[place] = {head: head.searcher.embed_text([content])[0] for head in heads}
+                continue
+            check_pixels(content, limits)
         except Refused as refused:
             answers[place] = refused
+        except (SettingsError, MissingExtraError) as error:
+            answers[place] = Refused(422, "no_text", str(error))
         else:
-            together.setdefault(upload.heads, []).append(place)
+            images[place] = content
+            together.setdefault(heads, []).append(place)
     for heads, places in together.items():
-        contents = [uploads[place].content for place in places]
+        contents = [images[place] for place in places]
         parts = embed_together([head.searcher.embedder for head in heads], contents)
         for head, embedded in zip(heads, parts, strict=True):
             vectors = unit_length(embedded.vectors)

@@ -83,7 +83,7 @@ class Embedder:
         self._dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1
         self._sizes = sizes
-        self._head = head
+        self.head = head
         self._batch_size = batch_size
 
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
@@ -92,6 +92,17 @@ class Embedder:
         An image that cannot be embedded has a row of NaN and a line among the problems; the others are not affected.
         """
         return embed_together([self], images, boxes=boxes)[0]
+
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """What computes the features, without views that are left out of the vectors."""
+        return tuple(self._backbones)
+
+    def finish(self, parts: Sequence[Features], outcomes: Sequence[RowOutcome]) -> Embedded:
+        """The vectors of one batch (B): ``parts`` are what :func:`compute` gave for each of :attr:`backbones`."""
+        own = list(outcomes)
+        vectors = self._stored(parts, own)
+        return self._with_head(vectors, {row: one.error for row, one in enumerate(own) if one.status != "ok"})
 
     def _stored(self, parts: Sequence[Features], outcomes: list[RowOutcome]) -> npt.NDArray[np.generic]:
         """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
@@ -110,10 +121,10 @@ class Embedder:
         return fuse(rows, self._dtype, proportions)
 
     def _with_head(self, vectors: npt.NDArray[np.generic], problems: dict[int, str]) -> Embedded:
-        if self._head is None:
+        if self.head is None:
             return Embedded(vectors, problems)
         good = [row for row in range(len(vectors)) if row not in problems]
-        embeddings = self._head(vectors[good])
+        embeddings = self.head(vectors[good])
         embedded = np.full((len(vectors), embeddings.shape[1]), np.nan, embeddings.dtype)
         embedded[good] = embeddings
         return Embedded(embedded, problems)
@@ -173,11 +184,14 @@ def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
 
 
 def prepare(
-    content: bytes, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
+    content: bytes | Pixels, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
 ) -> RowOutcome:
-    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note."""
+    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note.
+
+    ``content`` may be the pixels (H, W, 3) of an image that is decoded already.
+    """
     try:
-        image = decode(content, box=box)
+        image = decode(content, box=box) if isinstance(content, bytes) else content
     except NoDecoderError as error:
         return RowOutcome("unread", error=str(error))
     except DecodeError as error:

@@ -96,7 +96,7 @@ def test_its_rows_are_the_gallery_of_the_run(exported: tuple[Run, Vectors, Path]
 def test_an_image_is_embedded_to_the_bits_of_the_run(exported: tuple[Run, Vectors, Path], images: Path) -> None:
     run, vectors, path = exported
     contents = [image.read_bytes() for image in sorted(images.rglob("*.png"))]
-    embedder = Searcher.of_run(run, vectors)._embedder
+    embedder = Searcher.of_run(run, vectors).embedder
     np.testing.assert_array_equal(
         Bundle.open(path).embedder().embed(contents).vectors, embedder.embed(contents).vectors
     )

@@ -53,9 +53,13 @@
   };
   const subject = (one) => ({ key: null, text: null, file: null, ...one });
 
-  const heads = () => search.heads ?? usual();
-  const usual = () => {
-    const names = facts.heads.map((head) => head.name);
+  const able = () => facts.heads.filter((head) => head.text || !search.text);  // words need a head that takes them
+  const heads = () => {
+    const names = able().map((head) => head.name);
+    const chosen = search.heads?.filter((name) => names.includes(name));
+    return chosen?.length ? chosen : usual(names);
+  };
+  const usual = (names) => {
     if (matchMedia("(max-width: 40rem)").matches) return names.slice(0, 1);
     if (names.length <= MOST_HEADS) return names;
     const best = facts.heads[0];
@@ -211,7 +215,11 @@
     at("about").textContent = search.key ? `like ${search.key}` : search.file?.name ?? "";
     at("text").value = search.text ?? "";
     const chosen = new Set(heads());
-    for (const box of at("heads").querySelectorAll("input")) box.checked = chosen.has(box.value);
+    const names = new Set(able().map((head) => head.name));
+    for (const box of at("heads").querySelectorAll("input")) {
+      box.checked = chosen.has(box.value);
+      box.disabled = !names.has(box.value);
+    }
     for (const old of at("filters").querySelectorAll("button")) old.remove();
     for (const each of search.where) {
       const [name, ...value] = each.split("=");
