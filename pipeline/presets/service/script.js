@@ -63,7 +63,7 @@
     if (matchMedia("(max-width: 40rem)").matches) return names.slice(0, 1);
     if (names.length <= MOST_HEADS) return names;
     const best = facts.heads[0];
-    const raw = facts.heads.find((head) => head.head === "raw" && head.backbone === best.backbone);
+    const raw = able().find((head) => head.head === "raw" && head.backbone === best.backbone);
     return [...new Set([...names.slice(0, MOST_HEADS - 1), raw?.name ?? names[MOST_HEADS - 1]])];
   };
   const called = (name) => {
