@@ -41,7 +41,7 @@ from stages.ranking import unit_length
 from stages.retrieval import GalleryIndex
 
 _IMAGES, _DIM, _K, _CONNECTIONS = 100_000, 64, 10, 8
-_KEYS, _UPLOADS, _TIMED_S = 3_000, 200, 5.0
+_KEYS, _UPLOADS, _TIMED_S = 2_000, 96, 5.0
 _RUN = """
 artifacts = "{folder}/artifacts"
 [dataset]
@@ -160,9 +160,9 @@ def _side_by_side(*works: Callable[[], object], seconds: float = 3.0) -> list[fl
 
 
 def _started(command: Sequence[str]) -> tuple[float, float]:
-    """Seconds until ``command`` prints its first line, the least of three, and its resident megabytes then."""
+    """Seconds until ``command`` prints its first line, the least of two, and its resident megabytes then."""
     seconds, memory = [], []
-    for _ in range(3):
+    for _ in range(2):
         began = time.monotonic()
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import MissingExtraError, PermafrostError, SettingsError
+from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, check_pixels
 from pipeline.service.refused import Refused
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
-from stages.training import Head
 
 _LISTED_VALUES = 200
 """Of a filter, those that the page offers; of one with more, any can be typed."""
@@ -47,8 +46,7 @@ class ServedHead:
     @property
     def takes_text(self) -> bool:
         """Whether it can be searched with words."""
-        head = self.searcher.embedder.head
-        return isinstance(head, Head) and head.config.kind == "text"
+        return self.searcher.takes_text
 
 
 class Upload(NamedTuple):
@@ -194,7 +192,7 @@ def embed(uploads: Sequence[Upload]) -> list[dict[ServedHead, Vector] | Exceptio
             check_pixels(content, limits)
         except Refused as refused:
             answers[place] = refused
-        except (SettingsError, MissingExtraError) as error:
+        except PermafrostError as error:
             answers[place] = Refused(422, "no_text", str(error))
         else:
             images[place] = content

@@ -13,7 +13,7 @@ from pipeline.score_rows import ScoreRow
 from pipeline.searcher import Searcher
 from pipeline.service.gallery import Gallery, ServedHead
 from pipeline.service.snapshots import Snapshots
-from pipeline.thresholds import kept_thresholds
+from pipeline.thresholds import kept_decisions, thresholds_of
 from pipeline.vectors import choose_vectors, find_vectors, with_rows
 from stages.extraction import Backbone, Embedder
 from stages.retrieval.query_values import scored_numbers
@@ -60,7 +60,7 @@ def gallery_of_run(run: Run, *, device: str = "cpu", everything: bool = False) -
     loaded: dict[str, Backbone] = {}
     ranked = []
     for vectors in every:
-        thresholds = kept_thresholds(run, vectors, everything=everything)
+        thresholds = thresholds_of(kept_decisions(run, vectors), everything=everything)
         searcher = Searcher.of_run(
             run, vectors, everything=everything, thresholds=thresholds, device=device, loaded=loaded
         )
