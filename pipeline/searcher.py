@@ -107,6 +107,13 @@ class Searcher:
     def __len__(self) -> int:
         return len(self._index)
 
+    def row_of(self, key: str) -> int | None:
+        """The place of ``key`` in the gallery; None where it is not in it."""
+        try:
+            return int(self._index.rows_of([key])[0])
+        except KeyError:
+            return None
+
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
         """The vectors (n, E) of image files, of unit length, and the reason for each that has none: its row is NaN.
 
@@ -123,6 +130,12 @@ class Searcher:
             return self._vectors_at(self._index.rows_of(keys))
         except KeyError as error:
             raise MissingRowsError(f"{error.args[0]}; the gallery has {len(self):,} others") from None
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it may be searched with words."""
+        head = self.embedder.head
+        return self._text is not None or (isinstance(head, Head) and head.config.kind == "text")
 
     def embed_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors (n, E) of ``sentences``, of unit length. Raises SettingsError where the head knows no text."""
@@ -205,8 +218,12 @@ class Searcher:
         everything: bool = False,
         thresholds: Mapping[str, float] | None = None,
         device: str = "cpu",
+        loaded: dict[str, Backbone] | None = None,
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
+
+        Several searchers share networks by ``loaded``, the backbones by the fingerprints of the stores that they fill;
+        what is loaded here is added to it.
 
         It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
         or the embeddings are not stored.
@@ -243,15 +260,9 @@ class Searcher:
             with unless_read_only():  # this one answers, and the next is described again
                 own.put(_GALLERY, content.getbuffer())
                 own.put(_FILE, json_text(described).encode())
-        run.display.say(f"loading {vectors.backbone}")
-        return cls(
-            _embedder(run.storage, described, vectors.trained, device),
-            index,
-            gallery,
-            vectors.store,
-            thresholds,
-            _own_text(described, device),
-        )
+        run.display.say(f"loading {vectors.backbone} {vectors.head}")
+        embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
+        return cls(embedder, index, gallery, vectors.store, thresholds, _own_text(described, device))
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
@@ -292,7 +303,7 @@ class Searcher:
             vectors = FeatureStore(artifacts.below(described["embeddings"]))
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
-        embedder, text = _embedder(artifacts, described, None, device), _own_text(described, device)
+        embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(described, device)
         return cls(embedder, index, gallery, vectors, described.get("thresholds"), text)
 
     @classmethod
@@ -324,24 +335,27 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     return described
 
 
-def _embedder(artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str) -> Embedder:
+def _embedder(
+    artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str, filling: dict[str, Backbone]
+) -> Embedder:
     """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
-    loaded = [
-        backbone
-        for entry in described["backbones"]
-        for backbone in load_backbones(
-            _BACKBONE.validate_python(entry["config"]),
-            device=device,
-            basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
-        )
-    ]
     stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
+    if missing := [store for store in stores if store.fingerprint not in filling]:
+        loaded = [
+            backbone
+            for entry in described["backbones"]
+            for backbone in load_backbones(
+                _BACKBONE.validate_python(entry["config"]),
+                device=device,
+                basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
+            )
+        ]
+        filling |= {store.fingerprint: _filled_by(loaded, store) for store in missing}
     if head is None and described["head"] is not None:
         head = Head.load(artifacts.below(described["head"]))
+    backbones = [filling[store.fingerprint] for store in stores]
     dtype = np.result_type(*(store.dtype for store in stores))
-    return Embedder(
-        [_filled_by(loaded, store) for store in stores], dtype=str(dtype), sizes=described["sizes"], head=head
-    )
+    return Embedder(backbones, dtype=str(dtype), sizes=described["sizes"], head=head)
 
 
 def _own_text(described: Mapping[str, Any], device: str) -> OpenClipText | None:
