@@ -17,17 +17,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cache import ImageSource, RowOutcome
+from cache import ImageSource, RowOutcome, digest_bytes
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Network
+from stages.extraction.decode import DecodeError, decode_image
 from stages.extraction.embedder import Features, Pixels, compute, memory_limit, pixel_buffers, prepare
 from stages.extraction.preprocess import Preprocess
 from stages.extraction.threads import compute_with, own_stream
 from stages.processes import processors
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _BATCHES_AHEAD = 3
 _IMAGES_A_TASK = 8
@@ -36,24 +40,38 @@ _ROUNDS_ALIKE = 16  # from so many images on, PyTorch rounds them alike on any n
 _SHORT, _ENOUGH = 0.65, 0.8  # of the processors: alone it gets nine tenths of two, beside one busy process six tenths
 _SECONDS = 3.0
 
-_Read = tuple[list[RowOutcome], float]
+_Read = tuple[list[tuple[bytes, RowOutcome]], float]
+
+
+class Held(NamedTuple):
+    """An image at hand: the bytes of a file, pixels (H, W, 3) uint8 RGB, or a Pillow image."""
+
+    content: bytes | Pixels | Image.Image
+
+    def read(self) -> tuple[bytes | Pixels, bytes]:
+        """The bytes or pixels, and the digest: of the bytes, or of the pixels with their shape."""
+        if isinstance(self.content, bytes):
+            return self.content, digest_bytes(self.content)
+        pixels = self.content if isinstance(self.content, np.ndarray) else decode_image(self.content)
+        return pixels, digest_bytes(f"pixels {pixels.shape}".encode() + pixels.tobytes())
 
 
 class Batch(NamedTuple):
-    """Images (B) that go through together, and the backbones that want them."""
+    """Images (B) that go through together, and the backbones that want them. A digest is ``b""`` where not known."""
 
     digests: Sequence[bytes]
-    sources: Sequence[ImageSource]
+    sources: Sequence[ImageSource | Held]
     backbones: Sequence[Backbone]
 
 
 class Done(NamedTuple):
     """A batch that is through: the outcome of each image (B), and for each of its backbones the features (B, V, D).
 
-    The features of an image that failed are NaN.
+    The features of an image that failed are NaN; the digest of one that could not be read is that of the batch.
     """
 
     batch: Batch
+    digests: list[bytes]
     outcomes: list[RowOutcome]
     features: list[Features]
 
@@ -70,7 +88,7 @@ class _Begun(NamedTuple):
 
         They are not of few images, which a network that is short of memory is given too, nor of one that is compiled.
         """
-        readable = sum(outcome.status == "ok" for part in self.parts for outcome in part.result()[0])
+        readable = sum(outcome.status == "ok" for part in self.parts for _, outcome in part.result()[0])
         return readable >= _ROUNDS_ALIKE and all(
             isinstance(backbone.forward, Network)
             and not backbone.identity.fields.get("compiled")
@@ -171,24 +189,34 @@ def _read(batch: Batch, part: range, inputs: Mapping[Preprocess, Pixels]) -> _Re
     return outcomes, time.perf_counter() - started
 
 
-def _read_one(source: ImageSource, digest: bytes, row: int, inputs: Mapping[Preprocess, Pixels]) -> RowOutcome:
+def _read_one(
+    source: ImageSource | Held, digest: bytes, row: int, inputs: Mapping[Preprocess, Pixels]
+) -> tuple[bytes, RowOutcome]:
+    """The digest and the outcome of one image."""
     try:
-        content = source.read()
+        if isinstance(source, Held):
+            content, actual = source.read()
+            return actual, prepare(content, actual, None, row, inputs)
+        file = source.read()
     except OSError as error:
-        return RowOutcome("unread", error=f"cannot be read: {error.strerror or error}")
-    if source.digest(content) != digest:
-        return RowOutcome("unread", error="changed while the run was going on")
-    return prepare(content, digest, source.box, row, inputs)
+        return digest, RowOutcome("unread", error=f"cannot be read: {error.strerror or error}")
+    except DecodeError as error:
+        return digest, RowOutcome("failed", error=str(error))
+    actual = source.digest(file)
+    if digest not in (b"", actual):
+        return digest, RowOutcome("unread", error="changed while the run was going on")
+    return actual, prepare(file, actual, source.box, row, inputs)
 
 
 def _forward(begun: _Begun, clock: Clock) -> Done:
     started = time.perf_counter()
     read = [part.result() for part in begun.parts]
     ready = time.perf_counter()
-    outcomes = [outcome for part, _ in read for outcome in part]
+    images = [image for part, _ in read for image in part]
+    outcomes = [outcome for _, outcome in images]
     good = np.array([outcome.status == "ok" for outcome in outcomes])
     features = compute(begun.batch.backbones, begun.inputs, good)
     clock.reading += sum(seconds for _, seconds in read)
     clock.waiting += ready - started
     clock.network += time.perf_counter() - ready
-    return Done(begun.batch, outcomes, features)
+    return Done(begun.batch, [digest for digest, _ in images], outcomes, features)

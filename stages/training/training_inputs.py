@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from cache import Features, Identity
+from cache import Features, Identity, fingerprint
 from cache.errors import RecordsError, SettingsError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
@@ -33,6 +33,8 @@ from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest, validation_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
+from stages.training.text.kinds import TextHeadConfig
+from stages.training.text.sentences import ENCODER, sentences_of
 
 _VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
@@ -90,8 +92,14 @@ class TrainingInputs:
             identity["code"] = code
         if self.closed_form is not None:
             identity["closed_form"] = changed_settings(self.closed_form)
+        by_classes = isinstance(self.closed_form, DiscriminantHeadConfig) and self.closed_form.over != "rows"
+        if by_classes and len({*self.records.labels}) < len({*self.records.classes}):
+            identity["folds"] = "a label in all its domains"
         if self.attribute_targets is not None:
             identity["attributes"] = attributes_digest(self.records)
+        if isinstance(recipe.head, TextHeadConfig):
+            identity["sentences"] = fingerprint([*sentences_of(self.records, recipe.head.columns)])
+            identity["encoder"] = ENCODER
         used = self.records.digests
         if recipe.is_trained and self.validation is not None:
             identity["validation"] = cast("JSON", validation_digest(*self.validation))
@@ -117,7 +125,8 @@ def prepare(
     recipe = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
     check_labels(records)
     extracted = records.take(records.rows_in(features))
-    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
+    least = 1 if isinstance(recipe.head, TextHeadConfig) else recipe.training.minimum_class_size  # it learns no class
+    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, least)))
     closed_form = recipe.closed_form
     if validation is not None:
         queries, gallery = (side.take(side.rows_in(features)) for side in validation)
