@@ -359,7 +359,7 @@ def test_a_run_file_says_how_to_curate() -> None:
 
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_written_table_reads_as_its_source_did(tmp_path: Path, ending: str) -> None:
-    columns: dict[str, list[str | None]] = {
+    columns = {
         "path": [str(draw(tmp_path / f"{n}.png", n)) for n in range(8)],
         "product": [f"p{n // 2}" for n in range(8)],
         "domain": ["photo", None] * 4,
