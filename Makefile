@@ -90,6 +90,7 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 	@$(PY) -m benchmarks.extraction
 	@$(PY) -m benchmarks.precision
 	@$(PY) -m benchmarks.many
+	@$(PY) -m benchmarks.encode
 
 .PHONY: bench-heads
 bench-heads: install  ## Stage 2 against PyTorch Metric Learning and plain loops: training steps, memory, attributes (20 minutes)

@@ -94,7 +94,7 @@ class Searcher:
         self.embedder, self._index, self._vectors = embedder, index, vectors
         self.thresholds = dict(thresholds or {})
         self.gallery = GalleryRows.from_table(gallery)
-        if self.gallery.table["key"].to_pylist() != list(index.keys):
+        if self.gallery.keys != list(index.keys):
             raise SettingsError(
                 f"the gallery must have a line for each of the {len(index):,} rows of the index, in its order; it has "
                 f"{len(gallery):,}, or they differ"

@@ -54,6 +54,11 @@ class GalleryRows:
             columns[name] = values.cast(_TYPE)
         return cls(pa.table(columns))
 
+    @property
+    def keys(self) -> list[str]:
+        """The key of each row, (G,)."""
+        return list(self.table["key"].to_pylist())
+
     @cached_property
     def filters(self) -> dict[str, str]:
         """The column of each name that :meth:`allowed` takes: label, domain, and the attributes."""
