@@ -120,6 +120,10 @@ bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on
 bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
 	@$(PY) -m benchmarks.report
 
+.PHONY: bench-serve
+bench-serve: install  ## Serving 100,000 vectors on loopback: CPU a request beside search and network alone, memory (2 minutes)
+	@$(PY) -m benchmarks.serve
+
 .PHONY: check-gpu
 check-gpu:  ## On a machine with a card: features, kills, memory, rates; installs nothing (15 minutes)
 	@$(if $(wildcard $(PY)),$(PY),python3) -m benchmarks.check_gpu

@@ -99,6 +99,18 @@ def kept_decisions(run: Run, vectors: Vectors) -> list[dict[str, Any]]:
     return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(run, vectors) else []
 
 
+def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = False) -> dict[str, float]:
+    """The threshold of every decision, by its rate: ``fpir 0.1``.
+
+    With ``everything`` those that hold for all records: an FPIR holds for the gallery that it was chosen for.
+    """
+    return {
+        f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
+        for decision in decisions
+        if decision["kind"] == "fmr" or not everything
+    }
+
+
 def plain_rates(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
     plain: dict[str, Any] = {}

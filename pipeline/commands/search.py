@@ -24,7 +24,7 @@ from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.queries import Terms, queries_of
 from pipeline.searcher import Searcher
-from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of
+from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.search import Answer, search_json, search_page, search_text
 
@@ -113,11 +113,7 @@ def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, qu
     run = with_rows(run, [vectors])
     limit = limit_of(run, vectors, limits[0]) if limits else None
     decisions = kept_decisions(run, vectors)
-    thresholds = {
-        f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
-        for decision in decisions
-        if decision["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
-    }
+    thresholds = thresholds_of(decisions, everything=everything)
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"

@@ -92,6 +92,9 @@ class TrainingInputs:
             identity["code"] = code
         if self.closed_form is not None:
             identity["closed_form"] = changed_settings(self.closed_form)
+        by_classes = isinstance(self.closed_form, DiscriminantHeadConfig) and self.closed_form.over != "rows"
+        if by_classes and len({*self.records.labels}) < len({*self.records.classes}):
+            identity["folds"] = "a label in all its domains"
         if self.attribute_targets is not None:
             identity["attributes"] = attributes_digest(self.records)
         if isinstance(recipe.head, TextHeadConfig):
