@@ -35,7 +35,7 @@ class Reader:
         self.folder = folder
         self.replaced = dict(sorted(_REPLACED.findall(table), key=lambda pair: -len(pair[0])))
         with socket.create_server(("127.0.0.1", 0)) as server:
-            self.replaced |= {"0.0.0.0": "127.0.0.1", ":8000": f":{server.getsockname()[1]}"}  # noqa: S104
+            self.replaced |= {"0.0.0.0": "127.0.0.1", ":8000": f":{server.getsockname()[1]}"}
         self.names: dict[str, Any] = {"__name__": "page"}
         self.environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.seen = ""
