@@ -96,12 +96,14 @@ class Reader:
 
     def command(self, words: list[str]) -> None:
         """A command of Permafrost; with ``>>`` what it says is also added to a file."""
-        words, _, rest = " ".join(shlex.quote(word) if word != ">>" else word for word in words).partition(" >> ")
-        done = permafrost(*shlex.split(words), cwd=self.folder)
+        log = words[words.index(">>") + 1] if ">>" in words else None
+        if log:
+            words = words[: words.index(">>")]
+        done = permafrost(*words, cwd=self.folder)
         assert done.returncode == 0, f"permafrost {words}\n{done.stdout}{done.stderr}"
         self.seen += done.stdout + done.stderr
-        if rest:
-            with (self.folder / rest.split()[0]).open("a") as file:
+        if log:
+            with (self.folder / log).open("a") as file:
                 file.write(done.stdout + done.stderr)
         for path in self.folder.glob("*.toml"):
             path.write_text(self.replace(path.read_text()))
