@@ -86,7 +86,7 @@ FLAGS = {
     "score": {"--by", "--json", "--quiet"},
     "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--wait", "--workers"},
     "demo": {"--artifacts", "--json", "--quiet"},
-    "init": {"--force", "--output"},
+    "init": {"--force", "--output", "--root"},
     "inspect": {"--json"},
     "verify": {"--json"},
     "compact": {"--yes"},
