@@ -23,8 +23,8 @@ from stages.records.records import Records, read_records
 
 _IMAGE_NAMES = ("path", "image", "image_path", "img_path", "file", "filename", "file_name", "filepath", "uri")
 _LABEL_NAMES = (
-    "label", "instance", "instance_id", "product_id", "item_id", "landmark_id", "class", "class_name", "class_id",
-    "fine", "model", "category", "name", "target",
+    "label", "instance", "instance_id", "product_id", "product", "sku", "item_id", "landmark_id", "class", "class_name",
+    "class_id", "fine", "model", "category", "name", "target",
 )  # fmt: skip
 _SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
 _ROLE_OF_VALUE = {

@@ -62,6 +62,12 @@ def test_label_image_and_attributes_are_guessed_by_name_and_by_content(tmp_path:
     assert "10 classes, 3.0 images each" in guess.remarks["label"]
 
 
+@pytest.mark.parametrize("name", ["product", "SKU"])
+def test_a_product_is_the_label_before_its_category(name: str, tmp_path: Path) -> None:
+    rows = [{"path": f"{n}.png", "category": "ab"[n % 2], name: f"p{n // 3}"} for n in range(12)]
+    assert guess_dataset(table_of(tmp_path, rows))[0].keys["label"] == name
+
+
 def test_split_columns_become_roles(tmp_path: Path) -> None:
     rows = [
         {"path": f"{n}.png", "label": f"p{n // 3}", "split": ["train", "train", "val", "test"][n // 3 % 4]}
