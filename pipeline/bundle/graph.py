@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn.functional import interpolate
 
 from cache.errors import SettingsError
@@ -46,18 +47,24 @@ class Square(nn.Module):
 
     def __init__(self, preprocess: Preprocess, *, in_steps: bool) -> None:
         super().__init__()
-        self.size, self.to, self.in_steps, self.largest = preprocess.size, preprocess.resize_to, in_steps, LARGEST
+        self.size, self.resize_to, self.in_steps, self.largest = (
+            preprocess.size,
+            preprocess.resize_to,
+            in_steps,
+            LARGEST,
+        )
         self.shorter, self.mode = preprocess.resize == "shorter", str(preprocess.interpolation)
+        self.places: Tensor
         self.register_buffer("places", torch.arange(preprocess.size), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """The view of ``image``."""
         high, wide = image.shape[1], image.shape[2]
-        tall, broad = self.to, self.to
+        tall, broad = self.resize_to, self.resize_to
         if self.shorter:
-            shorter = min(high, wide) if torch.jit.is_scripting() else torch.sym_min(high, wide)
-            tall, broad = (self.to * high) // shorter, (self.to * wide) // shorter
-        if torch.jit.is_scripting():
+            shorter: int = min(high, wide) if is_scripting() else torch.sym_min(high, wide)  # type: ignore[assignment]
+            tall, broad = (self.resize_to * high) // shorter, (self.resize_to * wide) // shorter
+        if is_scripting():
             assert tall * broad <= self.largest, "resized, the image would have more than 16,777,216 pixels"
         elif not self.in_steps:
             torch._check(tall * broad <= self.largest)
@@ -204,8 +211,8 @@ def _pairwise_sum(rows: Tensor) -> Tensor:
     if count > _NUMPY_BLOCK:
         half = count // 2 // 8 * 8
         return _pairwise_sum(rows[:, :half]) + _pairwise_sum(rows[:, half:])
-    eighths = list(rows[:, : count // 8 * 8].split(8, dim=1)) if count >= 8 else []
-    rest = list(rows[:, 8 * len(eighths) :].split(1, dim=1)) if count % 8 else []
+    eighths = list(torch.split(rows[:, : count // 8 * 8], 8, dim=1)) if count >= 8 else []
+    rest = list(torch.split(rows[:, 8 * len(eighths) :], 1, dim=1)) if count % 8 else []
     if eighths:
         one = reduce(torch.add, eighths)
         while one.shape[1] > 1:
@@ -228,7 +235,7 @@ class Whole(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """The vector of ``image``."""
-        if torch.jit.is_scripting():
+        if is_scripting():
             assert image.dtype == torch.uint8, "an image is (3, H, W) uint8"
             assert image.dim() == 3 and image.size(0) == 3, "an image is (3, H, W) uint8"  # noqa: PT018
         vector: Tensor = self.vector(self.pixels(image))

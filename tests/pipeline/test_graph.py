@@ -117,7 +117,7 @@ def pictures() -> list[npt.NDArray[np.uint8]]:
 def run_alone(path: Path, images: list[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
     """The vectors that the file gives in a process without Permafrost, and the images that it refuses."""
     planes = {str(row): image.transpose(2, 0, 1) for row, image in enumerate(images)}
-    np.savez(path.parent / "images.npz", **planes)
+    np.savez(path.parent / "images.npz", **planes)  # type: ignore[arg-type]
     typed = [sys.executable, "-I", "-W", "ignore", "-c", RUN, path.name, "images.npz", "vectors.npy"]
     done = subprocess.run(typed, cwd=path.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -249,7 +249,7 @@ def test_a_run_and_its_bundle_are_exported_to_the_same_file(tmp_path: Path) -> N
         assert line["cosine"] > 0.99999
         assert line["bytes"] == (tmp_path / "x.pt").stat().st_size
         extra = {"permafrost.json": ""}
-        module = torch.jit.load(tmp_path / "x.pt", _extra_files=extra)
+        module = torch.jit.load(tmp_path / "x.pt", _extra_files=extra)  # type: ignore[no-untyped-call]
         notes.append(json.loads(extra["permafrost.json"]))
         vectors.append(module(torch.from_numpy(image.transpose(2, 0, 1))).numpy())
     bundle = Bundle.open(tmp_path / "bundle")
