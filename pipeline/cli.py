@@ -38,6 +38,7 @@ COMMANDS = {
     "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
     "features": "Write features or embeddings to one file, for other programs.",
     "export": "Write a head with its networks and gallery as one folder that opens on another machine.",
+    "serve": "Serve search over HTTP: a page for people, answers in JSON for programs.",
     "encode": "Write the vectors of a folder of images as a Parquet file; killed and started again, it goes on.",
     "add": "Write a new snapshot of a bundle with more images; `publish` puts it in the place of the old one.",
     "remove": "Write a new snapshot of a bundle without some images; `publish` puts it in the place of the old one.",

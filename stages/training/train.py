@@ -22,7 +22,7 @@ from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, trai
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
-from stages.training.rows.labelled_rows import LabelledRows
+from stages.training.rows.labelled_rows import LabelledRows, numbered
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.rows.validation import ValidationSet, validation_set
 from stages.training.text.fit import fit_text
@@ -237,7 +237,7 @@ def _job(inputs: TrainingInputs, records: Records, validation: ValidationSet | N
     rows = LabelledRows.of(inputs.features, records, mapped=inputs.mapped)
     fitted = None
     if inputs.closed_form is not None:
-        labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
+        labels, domains = torch.from_numpy(numbered(records.labels)[0]), torch.from_numpy(rows.domains)
         fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
     return TrainingJob(inputs, rows, fitted, inputs.training.epochs, validation=validation)
 

@@ -92,6 +92,9 @@ class TrainingInputs:
             identity["code"] = code
         if self.closed_form is not None:
             identity["closed_form"] = changed_settings(self.closed_form)
+        by_classes = isinstance(self.closed_form, DiscriminantHeadConfig) and self.closed_form.over != "rows"
+        if by_classes and len({*self.records.labels}) < len({*self.records.classes}):
+            identity["folds"] = "a label in all its domains"
         if self.attribute_targets is not None:
             identity["attributes"] = attributes_digest(self.records)
         if isinstance(recipe.head, TextHeadConfig):
@@ -193,7 +196,13 @@ def head_identity(
 
 
 def check_labels(records: Records) -> None:
-    """Raise RecordsError for the first training record without a label."""
+    """Raise RecordsError for the first training record without a label, and where there is none at all."""
+    if not len(records):
+        raise RecordsError(
+            "there is no training image, and a head learns from images with labels: label them, or name the split that "
+            "trains (train = ... under [dataset]). The raw feature needs neither: leave out [[heads]], or search with "
+            "--head raw"
+        )
     if None in (classes := records.classes):
         key = records.keys[classes.index(None)]
         raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")

@@ -228,3 +228,12 @@ def test_weights_that_are_named_are_loaded_by_name(images: Path, tmp_path: Path)
     content = [path.read_bytes() for path in sorted(images.rglob("*.png"))[:3]]
     given = Searcher.of_run(run, vectors[0]).search(content)
     assert Searcher.open(bundle.path).search(content) == given
+
+
+def test_the_folder_one_stands_in_is_refused(
+    exported: tuple[Run, Vectors, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="the folder you stand in"):
+        export_bundle(*exported[:2], Path())
+    assert list(tmp_path.iterdir()) == []
