@@ -126,7 +126,17 @@ FLAGS = {
     "remove": {"--json", "--publish", "--wait", "--where"},
     "publish": {"--json", "--prune", "--wait"},
     "encode": {"--device", "--json", "--max-failures", "--output", "--quiet", "--workers"},
-    "export": {"--all", "--backbone", "--head", "--json", "--no-weights", "--output", "--quiet", "--thumbnails"},
+    "export": {
+        "--all",
+        "--backbone",
+        "--format",
+        "--head",
+        "--json",
+        "--no-weights",
+        "--output",
+        "--quiet",
+        "--thumbnails",
+    },
     "serve": {
         "--all",
         "--device",
