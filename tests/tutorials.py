@@ -78,6 +78,7 @@ class Reader:
         path.write_text(code)
         out = io.StringIO()
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             exec(compile(code, str(path), "exec"), self.names)
         self.seen = out.getvalue()
 
