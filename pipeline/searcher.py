@@ -236,10 +236,7 @@ class Searcher:
         pq.write_table(gallery, content)
         described: dict[str, JSON] = {
             "version": _VERSION,
-            "backbones": _described_backbones(run, vectors),
-            "stores": [str(store.path.relative_to(artifacts)) for store in _feature_stores(vectors)],
-            "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
-            "head": None,
+            **_described_embedder(run, vectors),
             "embeddings": None,
             "index": {
                 "folder": str(index_folder(run, part, vectors).relative_to(artifacts)),
@@ -312,6 +309,21 @@ class Searcher:
     ) -> Searcher:
         """The searcher of a snapshot of a bundle, with the bundle's ``embedder``, which several of them can share."""
         return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds)
+
+
+def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
+    """What embeds images as the images of the run were for ``vectors``, with its networks on ``device``."""
+    run.display.say(f"loading {vectors.backbone}")
+    return _embedder(run.storage, _described_embedder(run, vectors), vectors.trained, device, {})
+
+
+def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
+    return {
+        "backbones": _described_backbones(run, vectors),
+        "stores": [str(store.path.relative_to(run.artifacts)) for store in _feature_stores(vectors)],
+        "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
+        "head": None,
+    }
 
 
 def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:

@@ -80,9 +80,9 @@ class Embedder:
         if not backbones:
             raise SettingsError("an embedder needs one backbone or more, got none")
         self._backbones = [_plain_or_averaged(backbone) for backbone in backbones]
-        self._dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1
-        self._sizes = sizes
+        self.sizes = sizes
         self.head = head
         self._batch_size = batch_size
 
@@ -107,7 +107,7 @@ class Embedder:
     def _stored(self, parts: Sequence[Features], outcomes: list[RowOutcome]) -> npt.NDArray[np.generic]:
         """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
         with np.errstate(over="ignore"):  # refused just below
-            rows = [part[:, 0].astype(self._dtype) for part in parts]
+            rows = [part[:, 0].astype(self.dtype) for part in parts]
         for backbone, part in zip(self._backbones, rows, strict=True):
             for row, outcome in enumerate(outcomes):
                 if outcome.status == "ok" and not np.isfinite(part[row]).all():
@@ -117,8 +117,8 @@ class Embedder:
         if not self._fused:
             return rows[0]
         height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
-        proportions = image_proportions(height, width) if self._sizes else None
-        return fuse(rows, self._dtype, proportions)
+        proportions = image_proportions(height, width) if self.sizes else None
+        return fuse(rows, self.dtype, proportions)
 
     def _with_head(self, vectors: npt.NDArray[np.generic], problems: dict[int, str]) -> Embedded:
         if self.head is None:

@@ -37,7 +37,7 @@ Resize = Literal["shorter", "squash", "longest"]
 
 Colour = tuple[float, float, float]
 
-_LARGEST = 1 << 24  # pixels of a resized image before its crop
+LARGEST = 1 << 24  # pixels of a resized image before its crop
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Preprocess:
             raise SettingsError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
         width, height = self._resized(image.shape[1], image.shape[0])
         left, top = _offset(width, self.size), _offset(height, self.size)
-        if width * height > _LARGEST:
+        if width * height > LARGEST:
             # The same window, cut out before it is resized.
             x, y = image.shape[1] / width, image.shape[0] / height
             window = (left * x, top * y, (left + self.size) * x, (top + self.size) * y)

@@ -196,7 +196,13 @@ def head_identity(
 
 
 def check_labels(records: Records) -> None:
-    """Raise RecordsError for the first training record without a label."""
+    """Raise RecordsError for the first training record without a label, and where there is none at all."""
+    if not len(records):
+        raise RecordsError(
+            "there is no training image, and a head learns from images with labels: label them, or name the split that "
+            "trains (train = ... under [dataset]). The raw feature needs neither: leave out [[heads]], or search with "
+            "--head raw"
+        )
     if None in (classes := records.classes):
         key = records.keys[classes.index(None)]
         raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
