@@ -164,8 +164,8 @@ def test_similarities_mean_in_a_bundle_what_they_mean_in_the_run(
     assert bundle.shares == kept_shares(decisions) != []
     assert len(bundle.thresholds) == (0 if everything else 1)
     run_file, printed = folder / "run.toml", []
-    for path, options in ((run_file, {"everything": everything}), (bundle.path, {})):
-        search(path, [str(folder / "1-0.png")], k=30, head="captions", json=True, quiet=True, **options)
+    for path, every in ((run_file, everything), (bundle.path, False)):
+        search(path, [str(folder / "1-0.png")], k=30, head="captions", everything=every, json=True, quiet=True)
         printed.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     shares = [[(line["key"], line["share"], line["pairs"]) for line in lines] for lines in printed]
     assert shares[0] == shares[1]
