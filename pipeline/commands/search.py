@@ -22,7 +22,7 @@ from pipeline.bundle.snapshots import read_snapshot
 from pipeline.commands.options import Json, Quiet
 from pipeline.dataset import open_run
 from pipeline.progress import Display
-from pipeline.queries import Terms, queries_of
+from pipeline.queries import Terms, queries_of, refuse_absent
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
@@ -66,6 +66,7 @@ def search(
     terms = Terms(images or [], text or [], like or [], unlike or [])
     if not any(terms):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
+    refuse_absent(terms)
     filters = _filters(where or [])
     opened = _bundle if is_bundle(run_file) else _run
     searcher, limit, shares, display = opened(run_file, head, everything, limits, quiet)

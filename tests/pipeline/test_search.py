@@ -240,6 +240,11 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
             answers(*images, **options)
 
 
+def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match=r"no image to search for is there:\nnothing.jpg"):
+        search(tmp_path / "no run.toml", ["nothing.jpg"])
+
+
 def test_terms_that_cancel_out_are_refused() -> None:
     with pytest.raises(SettingsError, match="cancel out"):
         combined(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), [1.0, -0.5, -0.5])
