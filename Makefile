@@ -90,6 +90,7 @@ bench-extraction: install  ## Stage 1 against the network alone, a plain loop an
 	@$(PY) -m benchmarks.extraction
 	@$(PY) -m benchmarks.precision
 	@$(PY) -m benchmarks.many
+	@$(PY) -m benchmarks.encode
 
 .PHONY: bench-heads
 bench-heads: install  ## Stage 2 against PyTorch Metric Learning and plain loops: training steps, memory, attributes (20 minutes)
@@ -118,6 +119,10 @@ bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on
 .PHONY: bench-report
 bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
 	@$(PY) -m benchmarks.report
+
+.PHONY: bench-serve
+bench-serve: install  ## Serving 100,000 vectors on loopback: CPU a request beside search and network alone, memory (2 minutes)
+	@$(PY) -m benchmarks.serve
 
 .PHONY: check-gpu
 check-gpu:  ## On a machine with a card: features, kills, memory, rates; installs nothing (15 minutes)

@@ -59,6 +59,7 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
 
     from benchmarks.clustered import clustered
     from stages.ranking import find_metric, unit_length
+    from stages.ranking.relevance import ByClass, Judgement
     from stages.retrieval import AutoIndexConfig, Evidence, GalleryIndex, choose_index
     from stages.retrieval.indexes.measure import milliseconds, value_of
 
@@ -67,7 +68,7 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
     vectors, labels = clustered(count, _DIM, classes, 0)
     vectors = unit_length(vectors)
     queries, wanted = clustered(_QUERIES, _DIM, classes, 1)
-    evidence = Evidence(unit_length(queries), wanted, labels, np.full(_QUERIES, -1))
+    evidence = Evidence(unit_length(queries), Judgement(ByClass(wanted, labels)), np.full(_QUERIES, -1))
     tuned = Evidence.from_gallery(vectors, labels)  # what auto chooses by is not what both are judged by
     started = time.perf_counter()
     choice = choose_index(vectors, [str(row) for row in range(count)], "", AutoIndexConfig(ms=asked.ms), evidence=tuned)
@@ -87,8 +88,8 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
     theirs = GalleryIndex(peer, choice.index.keys, "", choice.index.config)
     metric = find_metric(_METRIC)
     values = [value_of(index, evidence, metric) for index in (choice.index, theirs)]
-    times = [milliseconds(index, evidence, 5, 1) for index in (choice.index, theirs)]
-    batches = [milliseconds(index, evidence, 5, _QUERIES) for index in (choice.index, theirs)]
+    times = milliseconds((choice.index, theirs), evidence, 5, 1)
+    batches = milliseconds((choice.index, theirs), evidence, 5, _QUERIES)
     name = f"autofaiss {said['key']} {said['param']}"
     work = f"{count:,} x {_DIM}, {choice.tried[-1].name}"
     own = choice.tried[-1].build_s

@@ -19,6 +19,8 @@ def fuse(
 ) -> npt.NDArray[np.generic]:
     """Fused rows (n, D) in ``dtype``: ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
 
+    Lengths are summed in float64 and rounded once, so that they do not depend on the order of summation.
+
     >>> fuse([np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]])], np.float32)
     array([[0.6, 0.8, 0. , 1. ]], dtype=float32)
     """
@@ -27,7 +29,7 @@ def fuse(
     low = 0
     for part in parts:
         rows = part.astype(np.float32)
-        length = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+        length = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64)).astype(np.float32)[:, None]
         fused[:, low : low + rows.shape[1]] = rows / np.where(length > 0, length, 1)
         low += rows.shape[1]
     if proportions is not None:

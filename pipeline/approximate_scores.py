@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cache import fingerprint
-from cache.errors import ConfigError, UnwritableError
+from cache.errors import UnwritableError
 from cache.fingerprint import JSON
+from pipeline.checks import check_by_label
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from pipeline.views.tables import aligned
+from stages.ranking.metrics import find_metric
 from stages.records import Records
 from stages.retrieval import (
     AutoIndexConfig,
     FlatIndexConfig,
     GalleryIndex,
+    IndexConfig,
     Scores,
     Tried,
     choose_gallery_index,
@@ -26,7 +29,6 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.approximate import DEEPEST
-from stages.retrieval.protocols import MetConfig
 
 
 def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
@@ -38,16 +40,17 @@ def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores
     if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
     metrics = retrieval.by_label
-    if not metrics or isinstance(retrieval.protocol, MetConfig):
-        raise ConfigError(
-            "retrieval.index and retrieval.rerank are scored as rankings by label: name such a metric (and a protocol "
-            "other than met), or leave them out"
-        )
+    check_by_label(run)
     score: dict[str, Any] = {
         "metrics": metrics,
         "protocol": retrieval.ranked,
         "unanswerable": retrieval.unanswerable,
     }
+    if others := [name for name in retrieval.metrics if name not in metrics]:
+        run.display.warn(
+            f"note: {', '.join(others)}: of exact search alone, so '-' in the rows of an index and of post-processing, "
+            "which are ranked by label"
+        )
     queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(retrieval.index, FlatIndexConfig):
         index = find_index(run, gallery, vectors)
@@ -82,24 +85,35 @@ def find_index(run: Run, gallery: Records, vectors: Vectors) -> GalleryIndex:
 
 def index_folder(run: Run, gallery: Records, vectors: Vectors) -> Path:
     """Where the index of ``gallery`` is: named by all it follows from, so that it never changes under a reader."""
+    wanted = _wanted(run)
     identity: list[JSON] = [
         vectors.store.fingerprint,
-        asdict(run.config.retrieval.index),
+        asdict(wanted),
         list[JSON](gallery.keys),
         [digest.hex() for digest in gallery.digests],
     ]
+    if isinstance(wanted, AutoIndexConfig):
+        identity.append(asdict(run.config.retrieval.ranked))
     return run.artifacts / "indexes" / vectors.backbone / f"{vectors.head}-{fingerprint(identity)[:8]}"
 
 
+def _wanted(run: Run) -> IndexConfig:
+    """The index of the run file; budgets without a metric take the first of the run that looks at the first ranks."""
+    retrieval = run.config.retrieval
+    if not isinstance(retrieval.index, AutoIndexConfig) or retrieval.index.metric is not None:
+        return retrieval.index
+    of_first_ranks = (name for name in retrieval.by_label if find_metric(name).reach != "gallery")
+    return replace(retrieval.index, metric=next(of_first_ranks, None))
+
+
 def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Path | None) -> GalleryIndex:
-    wanted = run.config.retrieval.index
+    wanted = _wanted(run)
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(vectors.store, gallery, wanted, folder=folder)
     validation = run.records.split("validation_query")
-    choice = choose_gallery_index(
-        vectors.store, gallery, wanted, folder=folder, queries=validation if len(validation) else None
-    )
-    table = tried_text(choice.tried, wanted.metric)
+    judge = run.config.retrieval.ranked.rules().judge
+    choice = choose_gallery_index(vectors.store, gallery, wanted, folder=folder, queries=validation, judge=judge)
+    table = tried_text(choice.tried, wanted.judged_by)
     run.display.say(f"index of {vectors.backbone} {vectors.head}, by budgets:\n{table}")
     return choice.index
 

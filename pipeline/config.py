@@ -54,6 +54,10 @@ class ExtractionConfig(Settings):
 
     ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
     exit status says so.
+
+    Args:
+        dtype: of a stored number; part of the identity of the store.
+        max_failures: the share of images that may fail before the exit status says so.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
@@ -138,7 +142,20 @@ class RepeatConfig(Settings):
 
 @dataclass(frozen=True)
 class RunConfig(Settings):
-    """A whole run file. ``dataset`` is one, or several that are joined."""
+    """A whole run file. ``dataset`` is one, or several that are joined.
+
+    Args:
+        artifacts: the folder for everything that is made: features, heads, embeddings, indexes, scores.
+        dataset: the images, their labels and splits; several are joined.
+        backbones: the frozen networks that images are run through, at least one.
+        heads: what is trained or computed on the features; without any, raw features are scored.
+        extraction: how features are stored.
+        retrieval: how scores are made.
+        curate: what ``permafrost curate`` keeps.
+        sweep: what ``permafrost sweep`` tries.
+        repeat: what ``permafrost table`` repeats.
+        seed: of splits that are made, weights, the order of rows, and everything else that is drawn.
+    """
 
     artifacts: str
     dataset: Datasets

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from cache import DigestCache, FeatureStore
 from cache.errors import ConfigError
+from pipeline.checks import check_backbones, check_run
 from pipeline.dataset import Run
-from pipeline.progress import Display
+from pipeline.progress import Display, duration_text
 from stages.extraction import Backbone, Clock, Filled, Plan, Progress, extract_all, plan_extraction
 from stages.extraction.embedder import ONE_COLOUR
 from stages.extraction.known import known_backbones
@@ -50,7 +51,8 @@ class Extracted(NamedTuple):
 
 
 def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
-    """Every backbone of the run that runs over the images, in order."""
+    """Every backbone that runs over the images; raises what training and scoring would where that is seen now."""
+    check_run(run)
     folder, on_load = run.artifacts / "features", run.display.say
     backbones = [
         backbone
@@ -64,6 +66,8 @@ def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
             raise ConfigError(
                 f"{backbones[first].name} and {backbone.name} of [[backbones]] compute the same numbers: drop one"
             )
+    if not any(isinstance(wanted, PrecomputedConfig) for wanted in run.config.backbones):  # which a head may name
+        check_backbones(run, backbones)
     return backbones
 
 
@@ -198,15 +202,8 @@ def planned_text(plan: Plan) -> str:
     if not plan.images:
         return "\n".join([*rows, "nothing to do: no image would be opened"])
     pace = f"{plan.images / plan.seconds:,.0f} images/s; {bottleneck(plan.clock)}"
-    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {_duration(plan.seconds)} ({pace})"])
+    return "\n".join([*rows, f"one pass over {plan.images:,} images: about {duration_text(plan.seconds)} ({pace})"])
 
 
 def _mega(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

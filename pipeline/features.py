@@ -38,7 +38,7 @@ def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[Featu
     names = _store_names(stores)
     heads_of: dict[tuple[tuple[str, ...], bool], list[HeadRun]] = {((name,), False): [] for name in names}
     for head in run.config.heads if heads is None else heads:
-        for sources in _sources(head, names):
+        for sources in sources_of(head, names):
             if len(sources) > 1:
                 heads_of.setdefault((sources, False), [])
             heads_of.setdefault((sources, head.sizes), []).append(head)
@@ -58,7 +58,7 @@ def _store_names(stores: Sequence[FeatureStore]) -> list[str]:
     return [store.name if names.count(store.name) == 1 else store.path.name for store in stores]
 
 
-def _sources(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
+def sources_of(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     """The backbones that each training of ``head`` learns from: every one alone, or several together."""
     if not head.backbones:
         return [(name,) for name in names]

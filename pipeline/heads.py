@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from cache import Features, Identity
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
 from pipeline.config import HeadRun
 from pipeline.dataset import Run
-from pipeline.progress import Display
+from pipeline.progress import Display, duration_text
 from stages.records import Records
 from stages.training import EpochLog, Head, epoch_events, head_identity
 from stages.training.training_inputs import check_device
@@ -49,6 +50,9 @@ def find_head(
         display.say(f"{title}: going on after the last epoch of the run that was stopped")
     events = run.artifacts / "tensorboard" / features.name / folder.name if tensorboard else None
     device, training = device_for(wanted, device, display), wanted.recipe.training
+    if wanted.recipe.closed_form is not None:
+        display.say(f"{title}: computing its closed form")
+    started = time.monotonic()
     with display.bar(title, "epochs") as update, epoch_events(events) as write:
 
         def report(epoch: EpochLog) -> None:
@@ -60,7 +64,7 @@ def find_head(
         display.warn(
             f"{wanted.name} on {backbone}: trained without {', '.join(head.summary.left_out)}, which cannot be learned"
         )
-    display.say(f"{title}: {summary_text(head)}")
+    display.say(f"{title}: {summary_text(head)}; {duration_text(time.monotonic() - started)}")
     head.save(folder)
     checkpoint.unlink(missing_ok=True)
     return head
@@ -74,15 +78,15 @@ def _epoch_text(epoch: EpochLog, soup: int) -> str:
     return f"loss {epoch.loss:.3f}{score}{mined}{member}{expert}"
 
 
-def summary_text(head: Head, *, seconds: bool = True) -> str:
+def summary_text(head: Head) -> str:
     """What ``head`` was trained on, and which of its epochs was chosen how."""
-    summary, epochs = head.summary, ""
-    if head.log:
-        took = f"{len(head.log)} epochs in {sum(epoch.seconds for epoch in head.log):.1f} s; " if seconds else ""
-        epochs = f"{took}epoch {summary.epoch} kept: "
-    anchor = ""
-    if summary.anchor is not None:
-        anchor = f"; {summary.anchor:g} of what was trained, {1 - summary.anchor:g} of the start"
+    summary, anchor = head.summary, ""
+    epochs = f"epoch {summary.epoch} kept: " if head.log else ""
+    if summary.anchor == 0:
+        anchor = "; no share of the trained weights scores above the closed form it began at, which is kept"
+    elif summary.anchor is not None:
+        shares = f"{summary.anchor:.0%} trained weights and {1 - summary.anchor:.0%} closed form"
+        anchor = f"; {shares}, the mixture that scores highest"
     return f"{summary.rows:,} images of {summary.classes:,} classes; {epochs}{summary.chosen_by}{anchor}"
 
 

@@ -76,6 +76,8 @@ def _markdown(table: Table) -> str:
 def _tables(config: type, path: str, *, several: bool, described: dict[frozenset[type], str]) -> Iterator[Table]:
     """The table of ``config`` at ``path`` and those inside; ``described`` is where each set of classes stands."""
     meaning, of_keys = _documented(config)
+    if config is HeadRun:
+        of_keys |= _documented(HeadRecipe)[1]
     kind, keys = "", []
     inside: list[tuple[list[type], str, bool]] = []
     for field, hint in _fields(config):
@@ -109,8 +111,14 @@ def _tables(config: type, path: str, *, several: bool, described: dict[frozenset
         shared = [
             key for key in of_kinds[0][0].keys if len(kinds) > 1 and all(key in of_kind[0].keys for of_kind in of_kinds)
         ]
-        if shared:
-            yield Table(place, many, "", "Every kind has these keys.", tuple(shared))
+        if len(kinds) > 1:
+            own = [
+                next((key.type for key in first.keys if key.name == "kind"), f"`{first.kind}`")
+                for first, *_ in of_kinds
+            ]
+            names = ", ".join(name for name in own if name != "``")
+            every = " Every kind has these keys." if shared else ""
+            yield Table(place, many, "", (f"Kinds: {names}." if names else "") + every, tuple(shared))
         for first, *others in of_kinds:
             yield first._replace(keys=tuple(key for key in first.keys if key not in shared))
             yield from others

@@ -105,3 +105,15 @@ class Display:
 def _number(rate: float) -> str:
     """Two digits at least: a slow rate is not none."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def duration_text(seconds: float) -> str:
+    """``seconds`` as a person reads them.
+
+    >>> duration_text(1.44), duration_text(69), duration_text(10_000)
+    ('1.4 s', '1 min', '2.8 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

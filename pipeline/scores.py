@@ -11,6 +11,7 @@ from cache.settings import changed_settings
 from pipeline.approximate_scores import approximate_scores
 from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow, json_lines
+from pipeline.text_scores import text_scores
 from pipeline.vectors import Vectors
 from stages.analysis.run_bounds import run_bounds
 from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
@@ -18,6 +19,7 @@ from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of
 from stages.retrieval.run_scores import score
 
+_NO_BOUNDS: Mapping[tuple[str, str], tuple[float, float]] = {}  # of queries that are no images of the run
 _NOT_OF_A_SCORE = {"metrics", "gallery_sizes", "distractors"}  # [retrieval]: what changes no single value
 
 
@@ -39,10 +41,11 @@ def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], Que
         usable = entry.store.usable(records.digests).tobytes()
         if usable not in known:
             known[usable] = run_bounds(entry.store, records, retrieval)
-        bounds = known[usable]
         numbers = scored_numbers(entry.store, records)
         exact = ((entry.head, scores) for scores in score(entry.store, records, retrieval))
-        for head, scores in chain(exact, approximate_scores(run, entry)):
+        images = ((head, scores, known[usable]) for head, scores in chain(exact, approximate_scores(run, entry)))
+        texts = ((head, scores, _NO_BOUNDS) for head, scores in text_scores(run, entry))
+        for head, scores, bounds in chain(images, texts):
             scored.append(Scored(entry.backbone, head, numbers, scores))
             rows += [
                 ScoreRow(entry.backbone, head, one.domain, one.metric, one.value, one.low, one.high, one.queries,

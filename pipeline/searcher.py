@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,12 +47,15 @@ from pipeline.features import networks_of
 from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
+from stages.extraction.backbones.open_clip import OpenClipConfig
+from stages.extraction.backbones.open_clip_text import OpenClipText
 from stages.extraction.known import basis_path
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.training import FusedFeatures, Head
+from stages.training.text.embed_text import embed_text
 
 _FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
 _BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
@@ -71,6 +74,7 @@ class Searcher:
         gallery: a line for each row of the index, in its order, with the columns of :class:`GalleryRows`.
         vectors: the store of the gallery's vectors. With an index of codes, exact similarities are read from it.
         thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
+        text: gives words the vectors that are beside those of images, where the backbone has a text tower of its own.
 
     >>> from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -89,11 +93,12 @@ class Searcher:
         gallery: pa.Table,
         vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
+        text: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
     ) -> None:
-        self._embedder, self._index, self._vectors = embedder, index, vectors
-        self.thresholds = dict(thresholds or {})
+        self.embedder, self._index, self._vectors = embedder, index, vectors
+        self.thresholds, self._text = dict(thresholds or {}), text
         self.gallery = GalleryRows.from_table(gallery)
-        if self.gallery.table["key"].to_pylist() != list(index.keys):
+        if self.gallery.keys != list(index.keys):
             raise SettingsError(
                 f"the gallery must have a line for each of the {len(index):,} rows of the index, in its order; it has "
                 f"{len(gallery):,}, or they differ"
@@ -102,6 +107,13 @@ class Searcher:
     def __len__(self) -> int:
         return len(self._index)
 
+    def row_of(self, key: str) -> int | None:
+        """The place of ``key`` in the gallery; None where it is not in it."""
+        try:
+            return int(self._index.rows_of([key])[0])
+        except KeyError:
+            return None
+
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
         """The vectors (n, E) of image files, of unit length, and the reason for each that has none: its row is NaN.
 
@@ -109,7 +121,7 @@ class Searcher:
             images: the bytes of image files.
             boxes: the part of each image that counts, None for the whole.
         """
-        embedded = self._embedder.embed(images, boxes=boxes)
+        embedded = self.embedder.embed(images, boxes=boxes)
         return Embedded(unit_length(embedded.vectors), embedded.problems)
 
     def vectors_of(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -118,6 +130,20 @@ class Searcher:
             return self._vectors_at(self._index.rows_of(keys))
         except KeyError as error:
             raise MissingRowsError(f"{error.args[0]}; the gallery has {len(self):,} others") from None
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it may be searched with words."""
+        head = self.embedder.head
+        return self._text is not None or (isinstance(head, Head) and head.config.kind == "text")
+
+    def embed_text(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The vectors (n, E) of ``sentences``, of unit length. Raises SettingsError where the head knows no text."""
+        if self._text is not None:
+            return unit_length(self._text(sentences))
+        if not isinstance(self.embedder.head, Head):
+            raise SettingsError("a feature of images alone knows no text: search by a head of kind text")
+        return unit_length(embed_text(self.embedder.head, sentences))
 
     def find(
         self,
@@ -192,8 +218,12 @@ class Searcher:
         everything: bool = False,
         thresholds: Mapping[str, float] | None = None,
         device: str = "cpu",
+        loaded: dict[str, Backbone] | None = None,
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
+
+        Several searchers share networks by ``loaded``, the backbones by the fingerprints of the stores that they fill;
+        what is loaded here is added to it.
 
         It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
         or the embeddings are not stored.
@@ -206,10 +236,7 @@ class Searcher:
         pq.write_table(gallery, content)
         described: dict[str, JSON] = {
             "version": _VERSION,
-            "backbones": _described_backbones(run, vectors),
-            "stores": [str(store.path.relative_to(artifacts)) for store in _feature_stores(vectors)],
-            "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
-            "head": None,
+            **_described_embedder(run, vectors),
             "embeddings": None,
             "index": {
                 "folder": str(index_folder(run, part, vectors).relative_to(artifacts)),
@@ -230,10 +257,9 @@ class Searcher:
             with unless_read_only():  # this one answers, and the next is described again
                 own.put(_GALLERY, content.getbuffer())
                 own.put(_FILE, json_text(described).encode())
-        run.display.say(f"loading {vectors.backbone}")
-        return cls(
-            _embedder(run.storage, described, vectors.trained, device), index, gallery, vectors.store, thresholds
-        )
+        run.display.say(f"loading {vectors.backbone} {vectors.head}")
+        embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
+        return cls(embedder, index, gallery, vectors.store, thresholds, _own_text(described, device))
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
@@ -274,7 +300,8 @@ class Searcher:
             vectors = FeatureStore(artifacts.below(described["embeddings"]))
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
-        return cls(_embedder(artifacts, described, None, device), index, gallery, vectors, described.get("thresholds"))
+        embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(described, device)
+        return cls(embedder, index, gallery, vectors, described.get("thresholds"), text)
 
     @classmethod
     def of_snapshot(
@@ -282,6 +309,21 @@ class Searcher:
     ) -> Searcher:
         """The searcher of a snapshot of a bundle, with the bundle's ``embedder``, which several of them can share."""
         return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds)
+
+
+def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
+    """What embeds images as the images of the run were for ``vectors``, with its networks on ``device``."""
+    run.display.say(f"loading {vectors.backbone}")
+    return _embedder(run.storage, _described_embedder(run, vectors), vectors.trained, device, {})
+
+
+def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
+    return {
+        "backbones": _described_backbones(run, vectors),
+        "stores": [str(store.path.relative_to(run.artifacts)) for store in _feature_stores(vectors)],
+        "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
+        "head": None,
+    }
 
 
 def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
@@ -305,24 +347,36 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     return described
 
 
-def _embedder(artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str) -> Embedder:
+def _embedder(
+    artifacts: Storage, described: Mapping[str, Any], head: Head | None, device: str, filling: dict[str, Backbone]
+) -> Embedder:
     """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
-    loaded = [
-        backbone
-        for entry in described["backbones"]
-        for backbone in load_backbones(
-            _BACKBONE.validate_python(entry["config"]),
-            device=device,
-            basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
-        )
-    ]
     stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
+    if missing := [store for store in stores if store.fingerprint not in filling]:
+        loaded = [
+            backbone
+            for entry in described["backbones"]
+            for backbone in load_backbones(
+                _BACKBONE.validate_python(entry["config"]),
+                device=device,
+                basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
+            )
+        ]
+        filling |= {store.fingerprint: _filled_by(loaded, store) for store in missing}
     if head is None and described["head"] is not None:
         head = Head.load(artifacts.below(described["head"]))
+    backbones = [filling[store.fingerprint] for store in stores]
     dtype = np.result_type(*(store.dtype for store in stores))
-    return Embedder(
-        [_filled_by(loaded, store) for store in stores], dtype=str(dtype), sizes=described["sizes"], head=head
-    )
+    return Embedder(backbones, dtype=str(dtype), sizes=described["sizes"], head=head)
+
+
+def _own_text(described: Mapping[str, Any], device: str) -> OpenClipText | None:
+    """The text tower of the described features, where they are those of one open_clip model and no head's."""
+    (first, *others), stores = described["backbones"], described["stores"]
+    if others or len(stores) > 1 or described["sizes"] or described["head"] is not None:
+        return None
+    config = _BACKBONE.validate_python(first["config"])
+    return OpenClipText(config, device) if isinstance(config, OpenClipConfig) else None
 
 
 def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:

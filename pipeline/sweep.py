@@ -27,6 +27,7 @@ from cache.errors import ConfigError
 from pipeline.config import HeadRun, RunConfig, map_paths, parse_config
 from pipeline.dataset import Run
 from pipeline.features import FeatureSet
+from pipeline.progress import duration_text
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
 from pipeline.trials import Arrays, run_once
@@ -208,6 +209,7 @@ def _search(
 ) -> list[Entry]:
     """The entries of the heads that learn from one set of features."""
     entries: dict[str, Entry] = {}
+    seconds: list[float] = []  # of each trial that was run now
     total = int(sum(_budget(sweep, part.family) for part in plan))
     with run.display.bar(f"sweeping on {backbone}", "trials") as update:
 
@@ -220,6 +222,11 @@ def _search(
             def run_new(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
                 order = list(unfinished)
                 for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
+                    if not seconds:
+                        took, left = duration_text(trial.seconds), total - len(entries)
+                        all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
+                        run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
+                    seconds.append(trial.seconds)
                     yield order[at], {key: np.asarray(value) for key, value in vars(trial).items()}
 
             for name, arrays in run_once(new, run.storage.below(f"{folder}/trials"), run_new):

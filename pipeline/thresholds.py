@@ -16,6 +16,7 @@ from cache.sealed import json_text, read_sealed
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from stages.analysis.open_set import Rate, Rates
+from stages.analysis.pair_shares import PairShare, pair_shares
 from stages.analysis.threshold_choice import Decision, Ground
 from stages.retrieval.query_values import data_of
 
@@ -35,17 +36,20 @@ def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on
     lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
     new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
+    shares = [list(step) for step in pair_shares(on.pairs)]
     lines += [
         {
             "kind": decision.kind,
             "wanted": decision.wanted,
             "threshold": decision.calibration.threshold,
+            "ground": on.summary,
             "calibration": plain_rates(decision.calibration),
             "test": {name: plain_rates(rates) for name, rates in decision.test.items()},
+            "shares": shares,
         }
         for decision in decisions
     ]
-    content = {"follows_from": follows_from, "ground": on.summary, "decisions": lines, "roc": on.test.roc()}
+    content = {"follows_from": follows_from, "decisions": lines, "roc": on.test.roc()}
     run.storage.put(key, json_text(content).encode())
     return run.storage.address(key)
 
@@ -58,26 +62,53 @@ def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limi
     """
     kind, wanted = wanted_rate
     if kind == "threshold":
-        return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
+        return limit_among([], wanted_rate, "")
     stored = _kept(run, _key(run, vectors))
     command = f"permafrost threshold {run.file} --{kind} {wanted:g} --head {vectors.head}"
     if stored.get("follows_from") != _follows_from(run, vectors):
         why = "was chosen from other embeddings or records" if stored else "is not chosen yet"
         raise MissingRowsError(f"the threshold of {vectors.backbone} {vectors.head} {why}. Run `{command}`.")
-    for line in stored["decisions"]:
+    return limit_among(stored["decisions"], wanted_rate, f"Run `{command}`.")
+
+
+def limit_among(decisions: Sequence[dict[str, Any]], wanted_rate: tuple[str, float], mend: str) -> Limit:
+    """The threshold of the wanted rate among ``decisions``. Raises MissingRowsError, which ends in ``mend``."""
+    kind, wanted = wanted_rate
+    if kind == "threshold":
+        return Limit(wanted, "chosen by hand, so how often that is wrong is not known", None)
+    for line in decisions:
         if (line["kind"], line["wanted"]) == (kind, wanted):
             rate = line["test"]["all"][kind]
             interval = f"{rate['value']:.4f} [{rate['low']:.4f}, {rate['high']:.4f}]"
             summary = f"chosen for {kind.upper()} {wanted:g}, which was {interval} on test queries"
             return Limit(line["threshold"], summary, {"kind": kind, "wanted": wanted, **rate})
-    there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in stored["decisions"])
-    raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}, only for {there}. Run `{command}`.")
+    there = ", ".join(f"{line['kind']} {line['wanted']:g}" for line in decisions)
+    only = f", only for {there}" if there else ""
+    raise MissingRowsError(f"no threshold is kept for {kind} {wanted:g}{only}. {mend}")
+
+
+def kept_shares(decisions: Sequence[dict[str, Any]]) -> list[PairShare]:
+    """What similarities mean, of the newest of ``decisions``; none where none says it."""
+    known = [decision["shares"] for decision in decisions if "shares" in decision]
+    return [PairShare(*step) for step in known[-1]] if known else []
 
 
 def kept_decisions(run: Run, vectors: Vectors) -> list[dict[str, Any]]:
     """Every decision that is kept for the embeddings and records as they are now; none where none is."""
     stored = _kept(run, _key(run, vectors))
     return list(stored["decisions"]) if stored.get("follows_from") == _follows_from(run, vectors) else []
+
+
+def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = False) -> dict[str, float]:
+    """The threshold of every decision, by its rate: ``fpir 0.1``.
+
+    With ``everything`` those that hold for all records: an FPIR holds for the gallery that it was chosen for.
+    """
+    return {
+        f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
+        for decision in decisions
+        if decision["kind"] == "fmr" or not everything
+    }
 
 
 def plain_rates(rates: Rates) -> dict[str, Any]:

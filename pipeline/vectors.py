@@ -9,15 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import Features, FeatureStore
-from cache.errors import ConfigError
+from cache.errors import ConfigError, DamagedStoreError, MissingRowsError, StaleStoreError
+from pipeline.checks import of_head
+from pipeline.config import HeadRun
 from pipeline.dataset import Run
-from pipeline.features import feature_sets
+from pipeline.features import FeatureSet, feature_sets
 from pipeline.heads import find_head, validation_records
 from pipeline.score_rows import RAW
 from stages.ranking import own_rows, unit_length, values_by_class
 from stages.records import Records
 from stages.training import FusedFeatures, Head, embed
-from stages.training.embed import stored_embeddings
+from stages.training.embed import Embedded, stored_embeddings
 
 _QUERIES = 2_000  # are enough to tell heads apart
 
@@ -51,12 +53,47 @@ def find_vectors(
         for wanted in heads:
             if only not in (None, wanted.name):
                 continue
-            head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
+            with of_head(f"{wanted.name} on {backbone}"):
+                head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
             path = run.artifacts / "embeddings" / features.name
             embedded = embed if train else stored_embeddings
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)
             vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
     return vectors
+
+
+class PlannedHead(NamedTuple):
+    """A head, what it learns from, and whether it is there: a line of JSON."""
+
+    backbone: str
+    head: str
+    state: str
+
+
+def planned_heads(run: Run) -> list[PlannedHead]:
+    """Every head of the run as :func:`find_vectors` would find it: to train, trained and to embed, or there.
+
+    Where features are missing every head is to be trained: it follows from all of them.
+    """
+    try:
+        sets = feature_sets(run)
+    except (MissingRowsError, StaleStoreError):
+        return [PlannedHead("features that are extracted first", head.name, "to train") for head in run.config.heads]
+    planned = []
+    for part in sets:
+        for wanted in part.heads:
+            planned.append(PlannedHead(part.name, wanted.name, _state(run, part, wanted)))
+    return planned
+
+
+def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
+    try:
+        head = find_head(run, wanted, part.name, part.features, train=False, tensorboard=False, device="cpu")
+    except (MissingRowsError, DamagedStoreError):
+        return "to train"
+    path = run.artifacts / "embeddings" / part.features.name
+    stored = stored_embeddings(head, part.features, path, name=wanted.name, digests=run.records.digests)
+    return "trained, to embed" if isinstance(stored, Embedded) else "there"
 
 
 def find_chosen(run: Run, head: str | None, backbone: str | None = None) -> Vectors:

@@ -42,8 +42,8 @@ def model_card(run: Run, vectors: Vectors, bundle: Bundle, images: int) -> str:
         f"# {vectors.backbone}, {vectors.head}",
         f"{images:,} images and what searches them: a frozen network, "
         + ("a head trained on its features" if vectors.trained is not None else "whose feature is searched as it is")
-        + f", and a vector of {bundle.dim:,} numbers an image. Written by Permafrost: `permafrost search`, `serve`, "
-        "`encode` and `add` take this folder.",
+        + f", and a vector of {bundle.dim:,} numbers an image. Written by Permafrost: `permafrost search`, `encode`, "
+        "`add`, `remove` and `publish` take this folder.",
         "## Data\n\n" + "\n".join(f"- {what}: {count:,}" for what, count in counts.items() if count),
         "## Identity\n\nEach is the sha256 of all that the next follows from.\n\n" + _identity(described),
         "## Scores\n\n" + _scores(run, vectors),

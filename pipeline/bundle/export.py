@@ -73,7 +73,8 @@ def export_bundle(
         WeightsError: a network that does not come back from its file as it was.
     """
     check_free(path, vectors.store.fingerprint)
-    partial = path.absolute().with_name(f".{path.name}.partial")
+    target = path.absolute()
+    partial = target.with_name(f".{target.name}.partial")
     with writer_lock(partial / "export"):
         _clear(partial)
         _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, decisions=decisions)
@@ -90,7 +91,7 @@ def export_bundle(
         replace_text(partial / CARD, model_card(run, vectors, bundle, len(snapshot.rows)))
         check_free(path, vectors.store.fingerprint)
         (partial / "export.lock").unlink()
-        partial.rename(path)
+        partial.rename(target)
     return Bundle.open(path)
 
 
@@ -101,6 +102,8 @@ def check_free(path: Path, embeddings: str) -> None:
         what = "these embeddings" if same else "other embeddings"
         hint = f"`permafrost add {path} FOLDER` adds images to it; or n" if same else "N"
         raise StoreError(f"{path} is a bundle of {what} already. {hint}ame another folder, or delete this one first.")
+    if path.absolute() == Path.cwd():
+        raise StoreError(f"{path} is the folder you stand in, which a bundle would take the place of: name a new one.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path} is not an empty folder: name one that is not there yet, or empty it first.")
 
@@ -222,5 +225,7 @@ def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:
         built = find_index(run, part, vectors)
         index = GalleryIndex(built.index, part.keys, embeddings, built.config, originals=built.originals)
     attributes = [name for name in part.table.column_names if name.startswith("attributes.")]
-    table = part.table.select(["key", "label", "uri", "digest", "domain", *attributes])
+    names = ["key", "label", "uri", "digest", "domain", *attributes]
+    types = {"digest": pa.binary(32)}
+    table = pa.table({name: part.table[name].cast(types.get(name, pa.string())) for name in names})
     return Snapshot(1, table.add_column(0, "id", pa.array(index.ids)), rows, index)

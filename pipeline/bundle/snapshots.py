@@ -16,7 +16,6 @@ is never given again: each snapshot holds the next.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +108,6 @@ def write_snapshot(bundle: Path, snapshot: Snapshot, parent: int | None = None) 
     folder = bundle / SNAPSHOTS / str(snapshot.number)
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
     with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
         partial.mkdir(parents=True)
         names = [ROWS, VECTORS]
         _write(partial / ROWS, lambda file: pq.write_table(snapshot.rows, file))

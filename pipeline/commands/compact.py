@@ -29,12 +29,15 @@ def compact(
         runs.setdefault(run.artifacts, []).extend([run, *([replace(run, records=as_it_was)] if unread else [])])
     listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
     for folder, named in sorted(runs.items()):
-        for path in unnamed(folder, named):
+        gone = unnamed(folder, named)
+        for path in gone:
             megabytes = f"{size_of(path) / 1e6:,.1f} MB"
             if yes:
                 remove(path)
             typer.echo(f"{path}: {megabytes} {'removed' if yes else 'would be removed'}, as no run file names it")
         for store in stores_below(folder):
+            if any(store.path.is_relative_to(path) for path in gone):
+                continue
             if yes:
                 done = compact_store(store, listed)
                 chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"

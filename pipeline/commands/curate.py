@@ -2,7 +2,7 @@
 
 ::
 
-    table.csv             key, path, label, domain, split: read it with kind = "table", label = "label"
+    table.csv             key, path, label, domain, split, tags and attributes: read it with kind = "table"
     table.report.json     images and classes before and after, by domain, and how many were dropped for which reason
     table.dropped.csv     every training image that is not in the table: why, and what it collided with
 """

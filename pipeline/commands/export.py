@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cache.errors import ConfigError
+from pipeline.bundle import Bundle, is_bundle
 from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
-from pipeline.commands.options import Json, OneBackbone, Quiet, RunFile
+from pipeline.commands.options import Json, OneBackbone, Quiet
 from pipeline.dataset import open_run
+from pipeline.searcher import embedder_of
 from pipeline.thresholds import kept_decisions
 from pipeline.vectors import find_chosen, with_rows
 
+if TYPE_CHECKING:
+    from stages.extraction import Embedder
+
 
 def export(
-    run_file: RunFile,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write: a new or an empty one.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file; with --format a bundle's folder too.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new or empty folder; with --format a file.")],
+    form: Annotated[
+        Literal["export", "torchscript", "onnx"] | None,
+        typer.Option("--format", help="One file from pixels to the embedding: .pt2, .pt or .onnx."),
+    ] = None,
     head: Annotated[
         str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")
     ] = None,
@@ -31,8 +43,22 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a head with its networks and gallery as one folder that opens on another machine."""
-    run = open_run(run_file, quiet=quiet)
+    """Write a head with its networks and gallery as one folder, or without the gallery as one file."""
+    if form is not None:
+        if everything or no_weights or thumbnails:
+            raise ConfigError("--all, --no-weights and --thumbnails are of a bundle: a file of --format has no images")
+        line, embedder = _described(source, head, backbone, quiet=quiet)
+        from pipeline.bundle.graph_files import write_graph  # takes PyTorch
+
+        cosine = write_graph(embedder, output, form, line)
+        size = output.stat().st_size
+        line = {"file": str(output), "format": form, **line, "cosine": round(cosine, 6), "bytes": size}
+        text = f"{output}: {line['backbone']} {line['head']}, {size / 1e6:,.1f} MB, cosine to the store {cosine:.6f}"
+        typer.echo(json_module.dumps(line) if json else text)
+        return
+    if is_bundle(source):
+        raise ConfigError(f"{source} is a bundle already: export a run file, or one file of it with --format")
+    run = open_run(source, quiet=quiet)
     vectors = find_chosen(run, head, backbone)
     run = with_rows(run, [vectors])
     decisions = [
@@ -53,3 +79,18 @@ def export(
     }
     text = f"{output}: {count:,} images, {vectors.backbone} {vectors.head}, {size / 1e6:,.1f} MB"
     typer.echo(json_module.dumps(line) if json else text)
+
+
+def _described(source: Path, head: str | None, backbone: str | None, *, quiet: bool) -> tuple[dict[str, Any], Embedder]:
+    """Which embeddings a bundle or a run has, in words, and what computes them."""
+    if is_bundle(source):
+        if head is not None or backbone is not None:
+            raise ConfigError(f"{source} is a bundle, which has one head: leave --head and --backbone out")
+        bundle = Bundle.open(source)
+        line = {name: bundle.described[name] for name in ("backbone", "head")}
+        return line | {"embeddings": bundle.embeddings, "dim": bundle.dim}, bundle.embedder()
+    run = open_run(source, quiet=quiet)
+    vectors = find_chosen(run, head, backbone)
+    line = {"backbone": vectors.backbone, "head": vectors.head}
+    line |= {"embeddings": vectors.store.fingerprint, "dim": vectors.store.dim}
+    return line, embedder_of(run, vectors)

@@ -22,6 +22,9 @@ def init(
     images: Annotated[Path, typer.Argument(metavar="FOLDER|TABLE", help="Images in a folder a class, or a table.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run file to write.")] = Path("run.toml"),
     force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="FOLDER", help="What the image paths of a table are relative to.")
+    ] = None,
 ) -> None:
     """Look at your images and write a commented run file that works as it is."""
     if output.exists() and not force:
@@ -31,7 +34,7 @@ def init(
     if not images.exists():
         raise RecordsError(f"{images} does not exist; give a folder of images (a folder a class), or a table of them")
     display = Display()
-    guess, records = guess_dataset(images)
+    guess, records = guess_dataset(images, root)
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in records.counts().items() if count)
     for key in ("path", "root"):
         if key in guess.keys:

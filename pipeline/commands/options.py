@@ -10,6 +10,8 @@ import typer
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
 RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
 RunFileOrStore = Annotated[Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder of a store.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Have the new snapshot searched at once.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]

@@ -9,6 +9,7 @@ import typer
 from pipeline.commands.options import BatchSize, Device, Json, Quiet, RetryFailed, RunFile, Workers
 from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, plan_features, planned_lines, planned_text
+from pipeline.vectors import planned_heads
 
 
 def plan(
@@ -20,10 +21,14 @@ def plan(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what `extract` would compute: images, bytes, and the time by a timed sample. Writes no feature."""
-    planned = plan_features(open_run(run_file, quiet=quiet), Hardware(device, batch_size, workers, retry_failed))
+    """Say what `extract` would compute: images, bytes, time; and which heads are to be trained. Writes no feature."""
+    run = open_run(run_file, quiet=quiet)
+    planned = plan_features(run, Hardware(device, batch_size, workers, retry_failed))
+    heads = planned_heads(run)
     if json:
-        for line in planned_lines(planned):
+        for line in [*planned_lines(planned), *(head._asdict() for head in heads)]:
             typer.echo(json_module.dumps(line))
     else:
         typer.echo(planned_text(planned))
+        for head in heads:
+            typer.echo(f"{head.head} on {head.backbone}: {head.state}")

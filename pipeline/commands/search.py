@@ -1,27 +1,46 @@
-"""The command ``search``."""
+"""The command ``search``.
+
+::
+
+    images, text, keys --queries--> vectors --Searcher--> matches --threshold--> table, JSON lines or one page
+"""
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from cache import parse_source
+from cache.atomic import replace_text
 from cache.errors import ConfigError, RecordsError
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.bundle.layout import Bundle, is_bundle
+from pipeline.bundle.snapshots import read_snapshot
+from pipeline.commands.options import Json, Quiet
 from pipeline.dataset import open_run
+from pipeline.progress import Display
+from pipeline.queries import Terms, queries_of
 from pipeline.searcher import Searcher
-from pipeline.thresholds import Limit, kept_decisions, limit_of
+from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
-from stages.retrieval.gallery_rows import Match
+from pipeline.views.search import Answer, search_json, search_page, search_text
 
 
 def search(
-    run_file: RunFile,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images to search for: files or URIs.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file, or the folder of a bundle.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGE...]", help="Images to search for: files or URIs.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Words to search for, of a head that knows text.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="The key of a gallery image to be like.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(help="The key of a gallery image to be unlike.")] = None,
+    together: Annotated[bool, typer.Option("--together", help="Search for the mean of the images, not each.")] = False,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only images with this label, domain or attribute.")
+    ] = None,
     head: Annotated[
         str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")
     ] = None,
@@ -30,10 +49,11 @@ def search(
     fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
     fpir: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FPIR.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Only matches, from this similarity on.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page with the pictures in it.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the images of the run's gallery that are nearest to yours, or that there is no match."""
+    """Print the gallery images that are nearest to your images, words or keys, or that there is no match."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
     limits = [
         (kind, value) for kind, value in (("fmr", fmr), ("fpir", fpir), ("threshold", threshold)) if value is not None
@@ -42,62 +62,75 @@ def search(
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
+    terms = Terms(images or [], text or [], like or [], unlike or [])
+    if not any(terms):
+        raise ConfigError("there is nothing to search for: give an image, --text or --like")
+    filters = _filters(where or [])
+    opened = _bundle if is_bundle(run_file) else _run
+    searcher, limit, decisions, display = opened(run_file, head, everything, limits, quiet)
+    if limit is not None:
+        display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
+    if not (shares := kept_shares(decisions)):
+        display.say("what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it")
+    queries, unread = queries_of(searcher, terms, together=together or any((text, like, unlike)))
+    allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*terms.like, *terms.unlike])
+    exact = limit is not None or bool(shares)
+    answers = [
+        Answer(query.name, query.images, searcher.find(
+            query.vector, k, where=None if allowed.all() else allowed, exact=exact)[0])
+        for query in queries
+    ]  # fmt: skip
+    for answer in answers:
+        typer.echo((search_json if json else search_text)(answer, limit, shares))
+    if html is not None:
+        note = f"Of {len(searcher):,} images of {run_file}" + "".join(f", {text}" for text in where or [])
+        replace_text(html, search_page(answers, limit, shares, f"{note}."))
+        display.say(f"the page: {html}")
+    if unread:
+        count = len(terms.images)
+        raise RecordsError(f"{len(unread)} of {count} images to search for cannot be read:\n" + "\n".join(unread))
+
+
+def _filters(where: Sequence[str]) -> dict[str, list[str | None]]:
+    """Values by column; several of a column are alternatives, and an empty one is that of images without."""
+    filters: dict[str, list[str | None]] = {}
+    for text in where:
+        column, equals, value = text.partition("=")
+        if not equals or not column:
+            raise ConfigError(f"--where takes COLUMN=VALUE, such as colour=red, got {text!r}")
+        filters.setdefault(column, []).append(value or None)
+    return filters
+
+
+_Opened = tuple[Searcher, Limit | None, list[dict[str, Any]], Display]
+_Limits = Sequence[tuple[str, float]]
+
+
+def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
+    """The searcher of a run file, its threshold, and all decisions that are kept for it."""
     run = open_run(run_file, quiet=quiet)
     vectors = find_chosen(run, head)
-    run, display = with_rows(run, [vectors]), run.display
+    run = with_rows(run, [vectors])
     limit = limit_of(run, vectors, limits[0]) if limits else None
-    thresholds = {
-        f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
-        for decision in kept_decisions(run, vectors)
-        if decision["kind"] == "fmr" or not everything  # an FPIR holds for one gallery
-    }
+    decisions = kept_decisions(run, vectors)
+    thresholds = thresholds_of(decisions, everything=everything)
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
-    display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
-    if limit is not None:
-        display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
-    unread = []
-    for image in images:
-        try:
-            source = parse_source(image)
-            matches = searcher.search([source.read()], k, boxes=[source.box], exact=limit is not None)[0]
-        except (OSError, RecordsError) as error:
-            unread.append(f"{image}: {error}")
-            continue
-        typer.echo("\n".join((_json_lines if json else _text_lines)(image, matches, limit)))
-    if unread:
-        raise RecordsError(f"{len(unread)} of {len(images)} images to search for cannot be read:\n" + "\n".join(unread))
+    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
+    return searcher, limit, decisions, run.display
 
 
-def _text_lines(image: str, matches: Sequence[Match], limit: Limit | None) -> list[str]:
-    if limit is not None and not _accepted(matches, limit):
-        return [image, f"  no match: the nearest has {matches[0].similarity:.4f}; {limit.summary}"]
-    listed = enumerate(_accepted(matches, limit), 1)
-    return [image, *(f"{rank:>3}  {match.similarity:.3f}  {match.label or '-'}  {match.uri}" for rank, match in listed)]
-
-
-def _json_lines(image: str, matches: Sequence[Match], limit: Limit | None) -> list[str]:
-    verdict = {} if limit is None else {"match": True, "threshold": limit.threshold, "rate": limit.rate}
-    lines: list[dict[str, object]] = [
-        {
-            "image": image,
-            "rank": rank,
-            "similarity": round(match.similarity, 6),
-            "label": match.label,
-            "key": match.key,
-            "uri": match.uri,
-            **verdict,
-        }
-        for rank, match in enumerate(_accepted(matches, limit), 1)
-    ]
-    if not lines:
-        nothing = dict.fromkeys(("label", "key", "uri"))
-        nearest = round(matches[0].similarity, 6)
-        lines = [{"image": image, "rank": None, "similarity": nearest, **nothing, **verdict, "match": False}]
-    return [json_module.dumps(line) for line in lines]
-
-
-def _accepted(matches: Sequence[Match], limit: Limit | None) -> list[Match]:
-    """The ``matches`` at or above the threshold, all where there is none."""
-    return [match for match in matches if limit is None or match.similarity >= limit.threshold]
+def _bundle(folder: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
+    """The same of a bundle, which has one head and one gallery."""
+    bundle = Bundle.open(folder)
+    if everything or head not in (None, bundle.described["head"]):
+        raise ConfigError(
+            f"{folder} has one gallery and the head {bundle.described['head']}: leave --head and --all out"
+        )
+    decisions = list(bundle.described["thresholds"])
+    limit = limit_among(decisions, limits[0], "Choose it and export again.") if limits else None
+    searcher = Searcher.of_snapshot(read_snapshot(bundle), bundle.embedder(), bundle.thresholds)
+    display = Display(quiet=quiet)
+    display.say(f"searching the {len(searcher):,} images of {folder}")
+    return searcher, limit, decisions, display

@@ -22,7 +22,7 @@ from pipeline.thresholds import keep_decisions
 from pipeline.vectors import find_chosen
 from pipeline.views.thresholds import threshold_lines, threshold_text
 from stages.analysis.open_set import Kind
-from stages.analysis.threshold_choice import calibration_ground, decision_at
+from stages.analysis.threshold_choice import choose_thresholds
 
 WANTED: tuple[tuple[Kind, float], ...] = (("fmr", 0.001), ("fpir", 0.1))
 
@@ -49,13 +49,7 @@ def threshold(
             raise ConfigError(f"--{kind} is a rate between 0 and 1, such as 0.01, got {rate:g}")
     run = open_run(run_file, quiet=quiet)
     chosen = find_chosen(run, head, backbone)
-    on = calibration_ground(chosen.store, run.records, run.config.seed)
-    decisions, refused = [], []
-    for kind, rate in wanted or WANTED:
-        try:
-            decisions.append(decision_at(kind, rate, on))
-        except SettingsError as error:  # the others are chosen all the same
-            refused.append(str(error))
+    decisions, refused, on = choose_thresholds(chosen.store, run.records, run.config.seed, wanted or WANTED)
     if not decisions:
         raise SettingsError("\n".join(refused))
     if json:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cache.errors import RecordsError
 from pipeline.commands.options import Device, Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.score_rows import RAW
@@ -24,6 +25,12 @@ def train_heads(
 ) -> None:
     """Stage 2: train the heads on stored features, and embed with them."""
     run = open_run(run_file, quiet=quiet)
+    if not any(run.records.labels):
+        raise RecordsError(
+            f"none of the {len(run.records):,} images has a label, and heads learn from labels: put the images in "
+            "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no label: "
+            f"permafrost search {run_file} IMAGE --head raw"
+        )
     for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=device):
         if vectors.head != RAW:
             path = str(vectors.store.path)

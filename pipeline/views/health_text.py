@@ -23,6 +23,8 @@ def health_text(report: Health, top: int) -> str:
         copies = [copy for copy in report.copies if copy.same_bytes == same]
         lines += ["", f"{len(copies):,} images are {what} to one on another side of the splits"]
         lines += _copies(copies[:top])
+    lines += ["", f"{len(report.repeats):,} records are byte-identical copies of an earlier one"]
+    lines += _copies(report.repeats[:top])
     lines += ["", f"{len(report.conflicts):,} images have byte-identical copies of another label"]
     lines += _copies(report.conflicts[:top])
     summary = f"{len(report.suspects):,} of {report.judged:,} labels are doubtful: most neighbours have one other"
@@ -49,6 +51,7 @@ def health_lines(report: Health) -> list[dict[str, Any]]:
         lines += [{"kind": "failed", "backbone": backbone, "reason": r, "images": n} for r, n in reasons.items()]
         lines.append({"kind": "not_finite", "backbone": backbone, "rows": report.not_finite[backbone]})
     lines += [{"kind": "copy"} | copy._asdict() for copy in report.copies]
+    lines += [{"kind": "repeat"} | copy._asdict() for copy in report.repeats]
     lines += [{"kind": "conflict"} | copy._asdict() for copy in report.conflicts]
     lines += [{"kind": "suspect"} | suspect._asdict() for suspect in report.suspects]
     for each in report.vectors:

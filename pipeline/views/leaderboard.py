@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -174,13 +175,15 @@ def leaderboard(
             groups[names] = group
             best[group, metric] = max(score.value, best.get((group, metric), score.value))
     metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
+    members = Counter(groups.values())
+    best = {(group, metric): value for (group, metric), value in best.items() if members[group] > 1}  # not of one
     raws = {groups[names]: by_metric[metrics[0]].value for names, by_metric in cells.items() if names[1] == RAW}
     rows = [
         Row(
             names,
             by_metric,
             [count.get(names) for count in (counts or {}).values()],
-            {metric for metric, score in by_metric.items() if score.value == best[groups[names], metric]},
+            {metric for metric, score in by_metric.items() if score.value == best.get((groups[names], metric))},
             raw=names[1] == RAW,
             look=RAW if names[1] == RAW else "c1",
             reference=raws.get(groups[names]),

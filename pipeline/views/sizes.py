@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.vectors import Vectors
-from pipeline.views.tables import aligned
+from pipeline.views.tables import aligned, interval_text
 from stages.analysis import SizeCurve
 
 
 def curve_lines(curve: SizeCurve, vectors: Vectors) -> list[dict[str, Any]]:
     """A flat object for each size, domain and metric."""
     return [
-        {"backbone": vectors.backbone, "head": vectors.head, "size": at.size, "distractors": at.distractors,
-         "searched": at.searched, "domain": at.score.domain, "metric": at.score.metric, "value": at.score.value,
+        {"backbone": vectors.backbone, "head": vectors.head, "size": at.size, "sampled": at.sampled,
+         "distractors": at.distractors, "searched": at.searched, "domain": at.score.domain, "metric": at.score.metric,
+         "value": at.score.value,
          "low": at.score.low, "high": at.score.high, "floor": at.floor, "ceiling": at.ceiling,
          "queries": at.score.queries, "embeddings": vectors.store.fingerprint}
         for at in curve.scores
@@ -30,12 +31,15 @@ def curve_table(lines: Sequence[dict[str, Any]]) -> str:
         key=lambda line: (
             heads.index((line["backbone"], line["head"])),
             domains.index(line["domain"]),
-            line["distractors"],
+            line["sampled"],
         ),
     )
     columns = {name: name for name in ("backbone", "head", "domain", "distractors", "searched")}
-    note = "every query keeps its relevant rows; distractors sampled, those of a smaller gallery all in the larger"
-    return "\n".join([*_by_metric(ordered, columns, ()), note])
+    notes = [
+        "every query keeps its relevant rows; distractors are sampled, those of a smaller gallery all in the larger,",
+        "and counted in the mean over queries; [95 % interval over classes]",
+    ]
+    return "\n".join([*_by_metric(ordered, columns, ()), *notes])
 
 
 def group_table(lines: Sequence[dict[str, Any]]) -> str:
@@ -44,6 +48,7 @@ def group_table(lines: Sequence[dict[str, Any]]) -> str:
     for by in dict.fromkeys(line["by"] for line in lines):
         part = [line for line in lines if line["by"] == by]
         where = "in the gallery, itself not counted" if by == "class_size" else "that heads were trained on"
+        where += "; [95 % interval over classes]"
         columns = {"backbone": "backbone", "head": "head", "images": "group"}
         tables += [
             f"by the number of images of the query's class {where}",
@@ -54,7 +59,7 @@ def group_table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _by_metric(lines: Sequence[dict[str, Any]], columns: Mapping[str, str], counts: Sequence[str]) -> list[str]:
-    """A row for each place: the keys ``columns`` of the lines, by title, each metric with half of its interval."""
+    """A row for each place: the keys ``columns`` of the lines, by title, each metric with its interval."""
     cells: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for line in lines:
         cells.setdefault(tuple(_cell(line[key]) for key in columns.values()), {})[line["metric"]] = line
@@ -62,12 +67,7 @@ def _by_metric(lines: Sequence[dict[str, Any]], columns: Mapping[str, str], coun
     table = [[*columns, *metrics, *counts]]
     for place, by_metric in cells.items():
         first = next(iter(by_metric.values()))
-        scores = [
-            f"{score['value']:.3f} ±{(score['high'] - score['low']) / 2:.3f}"
-            if (score := by_metric.get(metric))
-            else "-"
-            for metric in metrics
-        ]
+        scores = [interval_text(by_metric[metric]) if metric in by_metric else "-" for metric in metrics]
         table.append([*place, *scores, *(_cell(first[key]) for key in counts)])
     return aligned(table, texts=3)
 

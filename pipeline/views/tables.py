@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def aligned(table: Sequence[Sequence[str]], *, texts: int) -> list[str]:
@@ -15,3 +16,12 @@ def aligned(table: Sequence[Sequence[str]], *, texts: int) -> list[str]:
         ).rstrip()
         for line in table
     ]
+
+
+def interval_text(score: Mapping[str, Any]) -> str:
+    """A score with both ends of its interval, which need not be as far from it.
+
+    >>> interval_text({"value": 0.95, "low": 0.9, "high": 0.97})
+    '0.950 [0.900, 0.970]'
+    """
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"

@@ -40,14 +40,15 @@ SIZES = (0.01, 0.1, 1.0)
 
 
 class SizedScore(NamedTuple):
-    """A score in a gallery of ``distractors`` rows sampled with a fixed seed, with its floor and ceiling there.
+    """A score in a gallery of ``sampled`` rows, drawn with a fixed seed, with its floor and ceiling there.
 
     ``size`` is as it was asked for, and ``searched`` how many rows a query searches in the mean: its relevant rows, and
-    the sampled ones that are not.
+    the ``distractors``, the sampled ones that are not.
     """
 
     size: float
-    distractors: int
+    sampled: int
+    distractors: float
     searched: float
     score: Score
     floor: float
@@ -56,7 +57,7 @@ class SizedScore(NamedTuple):
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """The scores by size, ascending; and the value (Q,) of each metric for each query, by the number of distractors."""
+    """The scores by size, ascending; and the value (Q,) of each metric for each query, by the sampled rows."""
 
     scores: tuple[SizedScore, ...]
     query_keys: tuple[str, ...]
@@ -95,7 +96,7 @@ def gallery_curve(
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> curve = gallery_curve(VECTORS, queries=IMAGES, gallery=IMAGES, sizes=[2, 1.0], metrics=["hit@1"])
-    >>> [(sized.distractors, sized.score.value) for sized in curve.scores]
+    >>> [(sized.sampled, sized.score.value) for sized in curve.scores]
     [(2, 1.0), (24, 1.0)]
     """
     wanted = [find_metric(name) for name in dict.fromkeys(rules.metrics if metrics is None else metrics)]
@@ -126,7 +127,9 @@ def gallery_curve(
         rows_searched = round(float(searched[:, at].mean()))
         for score in summarise(values, part.queries.classes, members, unanswerable, rows_searched):
             ends = bounds[score.metric][score.domain]
-            scores.append(SizedScore(size, count, float(searched[:, at].mean()), score, *ends))
+            mean = float(searched[:, at].mean())
+            others = mean - float(part.num_relevant.mean())
+            scores.append(SizedScore(size, count, others, mean, score, *ends))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 
 

@@ -97,6 +97,8 @@ class Health:
     copies: tuple[Copy, ...]
     conflicts: tuple[Copy, ...]
     """Images of the same bytes with different labels, on any side."""
+    repeats: tuple[Copy, ...]
+    """Records of the same bytes as an earlier one, whatever their sides and labels, each with the first."""
     suspects: tuple[Mislabelled, ...]
     judged: int
     """Records whose label could be judged."""
@@ -161,6 +163,7 @@ def check_health(
         near_duplicate=near_duplicate,
         copies=tuple(sorted(copies, key=lambda copy: (not copy.same_bytes, -copy.similarity, copy.key, copy.other))),
         conflicts=tuple(_conflicts(records, roles)),
+        repeats=tuple(_repeats(records, roles)),
         suspects=tuple(wrong),
         judged=judged,
         vectors=tuple(vector_health(each, records) for each in both),
@@ -197,6 +200,12 @@ def _same_bytes(records: Records, roles: Sequence[str]) -> list[Copy]:
         if one < other and one_role != other_role and "none" not in (one_role, other_role)
     ]
     return _copies(records, roles, pairs, same_bytes=True)
+
+
+def _repeats(records: Records, roles: Sequence[str]) -> list[Copy]:
+    """Every record of the same bytes as an earlier one, with the first of these bytes."""
+    groups = [list(group.values()) for group in _by_digest(records, records.keys)]
+    return _copies(records, roles, [(rows[0], row, 1.0) for rows in groups for row in rows[1:]], same_bytes=True)
 
 
 def _conflicts(records: Records, roles: Sequence[str]) -> list[Copy]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from cache import Features
-from cache.errors import RecordsError
+from cache.errors import RecordsError, SettingsError
 from stages.analysis.calibrated import threshold_at
 from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide
 from stages.records import Records
@@ -37,23 +39,59 @@ class Decision(NamedTuple):
     test: dict[str, Rates]
 
 
-def calibration_ground(store: Features, records: Records, seed: int) -> Ground:
-    """What to calibrate on and what to report on.
+class Chosen(NamedTuple):
+    """Thresholds, why others could not be chosen, and what all of them were chosen on."""
+
+    decisions: list[Decision]
+    refused: list[str]
+    on: Ground
+
+
+def choose_thresholds(store: Features, records: Records, seed: int, wanted: Sequence[tuple[Kind, float]]) -> Chosen:
+    """Thresholds for the ``wanted`` rates, and their error rates.
 
     Validation queries calibrate: a wanted FMR in the validation gallery, a wanted FPIR in the gallery of the run, which
-    has the size that will be searched. Where too few classes validate, half the classes that search (sampled in
-    each domain) calibrate and the other half is reported.
+    has the size that will be searched. Where too few classes validate, or too few queries for a wanted rate, half the
+    classes that search (sampled in each domain) calibrate and the other half is reported, where more can be had so.
     """
+    classes = len({*records.split("validation_query").classes})
+    if classes < LEAST_CLASSES:
+        return _chosen(wanted, _half_of_the_test(store, records, seed, "nothing validates"))
+    chosen = _chosen(wanted, _validation(store, records))
+    if chosen.refused:
+        few = f"{len(chosen.on.pairs.group):,} validation queries of {_classes(chosen.on.pairs)} classes are too few"
+        with suppress(RecordsError):  # fewer classes search than two halves take
+            halves = _chosen(wanted, _half_of_the_test(store, records, seed, few))
+            return max(chosen, halves, key=lambda each: (len(each.decisions), len(each.on.searches.group)))
+    return chosen
+
+
+def _chosen(wanted: Sequence[tuple[Kind, float]], on: Ground) -> Chosen:
+    decisions, refused = [], []
+    for kind, rate in wanted:
+        try:
+            decisions.append(decision_at(kind, rate, on))
+        except SettingsError as error:  # the others are chosen all the same
+            refused.append(str(error))
+    return Chosen(decisions, refused, on)
+
+
+def _validation(store: Features, records: Records) -> Ground:
     queries, gallery = records.split("query"), records.split("gallery")
-    searched = _labelled(QuerySet.in_store(store, queries, gallery))
     searching, inside = records.split("validation_query"), records.split("validation_gallery")
-    if len({*searching.classes}) >= LEAST_CLASSES:
-        pairs = comparisons(store, _labelled(QuerySet.in_store(store, searching, inside)))
-        validating = {*inside.keys}
-        own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
-        searches = comparisons(store, _labelled(QuerySet.in_store(store, searching, own)))
-        summary = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
-        return Ground(pairs, searches, comparisons(store, searched), summary)
+    pairs = comparisons(store, _labelled(QuerySet.in_store(store, searching, inside)))
+    validating = {*inside.keys}
+    own = gallery.take([row for row, key in enumerate(gallery.keys) if key not in validating])
+    searches = comparisons(store, _labelled(QuerySet.in_store(store, searching, own)))
+    test = comparisons(store, _labelled(QuerySet.in_store(store, queries, gallery)))
+    summary = f"calibrated on {len(pairs.group):,} validation queries of {_classes(pairs)} classes"
+    return Ground(pairs, searches, test, summary)
+
+
+def _half_of_the_test(store: Features, records: Records, seed: int, why: str) -> Ground:
+    """Half of the classes that search calibrate, the others are reported; ``why`` begins the summary."""
+    gallery = records.split("gallery")
+    searched = _labelled(QuerySet.in_store(store, records.split("query"), gallery))
     names = searched.queries.classes
     drawn = sorted({name for name in names if name is not None}, key=lambda name: seeded_order(seed, "threshold", name))
     domains = dict(zip(names, searched.queries.domains, strict=True))
@@ -70,7 +108,7 @@ def calibration_ground(store: Features, records: Records, seed: int) -> Ground:
     own = gallery.take([row for row, name in enumerate(gallery.classes) if name not in others])
     # With leave-one-out the comparison of a with b is that of b with a: none may be on both sides.
     pairs = comparisons(store, QuerySet.in_store(store, calibrating.queries, own))
-    summary = f"nothing validates: {len(pairs.group):,} queries of {_classes(pairs)} test classes, sampled, calibrate"
+    summary = f"{why}: {len(pairs.group):,} queries of {_classes(pairs)} test classes, sampled, calibrate"
     return Ground(pairs, comparisons(store, calibrating), comparisons(store, reported), summary)
 
 

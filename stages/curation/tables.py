@@ -47,7 +47,11 @@ def _tally(retained: Sequence[tuple[str | None, str | None]], dropped: Sequence[
 
 
 def training_table(records: Records) -> pa.Table:
-    """The records as a table to train on: ``path`` is absolute, or a URI with an absolute path in it."""
+    """The records as a table to train on: ``path`` is absolute, or a URI with an absolute path in it.
+
+    Attributes are columns of their names, and so are tags where there are any. An attribute that is called as another
+    of the columns is ``attributes.NAME``, unless it has the same values.
+    """
     sources = [parse_source(uri) for uri in records.uris]
     columns: dict[str, Sequence[str | None]] = {
         "key": records.keys,
@@ -56,6 +60,13 @@ def training_table(records: Records) -> pa.Table:
         "domain": records.domains,
         "split": ["train"] * len(records),
     }
+    if any(tags := records.table["tags"].to_pylist()):
+        columns["tags"] = tags
+    attributes = [column for column in records.table.column_names if column.startswith("attributes.")]
+    for name in (column.removeprefix("attributes.") for column in attributes):
+        values = records.attribute(name)
+        if columns.get(name) != values:
+            columns[f"attributes.{name}" if name in columns else name] = values
     return text_table(columns)
 
 

@@ -78,22 +78,31 @@ def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
 
 
 def label_notes(labels: Iterable[str | None]) -> list[str]:
-    """Notes on labels (N,) that look like missing values, and on classes whose names are nearly the same.
+    """Notes on labels (N,) that stand for classes whose names are nearly the same.
 
-    >>> label_notes(["nan", "Cat", "cat", "cat", None])[1]
+    >>> label_notes(["Cat", "cat", "cat", None])[0]
     "labels that differ only in case, spaces or the form of a number are classes apart: 'Cat' (1) and 'cat' (2)"
     """
     counts = Counter(label for label in labels if label is not None)
-    notes = [
-        f"{count:,} images have the label {label!r}, which looks like a missing value, and is a class like any other: "
-        "leave the cell empty where an image has no label"
-        for label, count in sorted(counts.items())
-        if not _LIKE_NOTHING.isdisjoint({label.casefold(), *label.casefold().split("/")})
+    alike = _groups((_nearly(label), label) for label in counts)
+    if not alike:
+        return []
+    examples = _listed([" and ".join(f"{label!r} ({counts[label]:,})" for label in group) for group in alike])
+    return [f"labels that differ only in case, spaces or the form of a number are classes apart: {examples}"]
+
+
+def missing_notes(values: Iterable[str | None], what: str) -> list[str]:
+    """Notes on ``values`` (N,) of ``what``, a column, that look like missing ones.
+
+    >>> missing_notes(["red", "nan", None], "colour")[0][:66]
+    "1 images have the colour 'nan', which looks like a missing value, "
+    """
+    return [
+        f"{count:,} images have the {what} {value!r}, which looks like a missing value, and is one like any other: "
+        "leave the cell empty where an image has none"
+        for value, count in sorted(Counter(value for value in values if value is not None).items())
+        if not _LIKE_NOTHING.isdisjoint({value.casefold(), *value.casefold().split("/")})
     ]
-    if alike := _groups((_nearly(label), label) for label in counts):
-        examples = _listed([" and ".join(f"{label!r} ({counts[label]:,})" for label in group) for group in alike])
-        notes.append(f"labels that differ only in case, spaces or the form of a number are classes apart: {examples}")
-    return notes
 
 
 def _listed(examples: Sequence[str]) -> str:

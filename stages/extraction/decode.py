@@ -93,6 +93,26 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
     return _cropped(pixels, box)
 
 
+def decode_image(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8 RGB of a Pillow image, by the same policy as those of a file.
+
+    Of the frame that it stands at, turned as its EXIF says where it has one: of a file just opened, they are those of
+    :func:`decode`. Raises :class:`DecodeError`.
+
+    >>> from PIL import Image
+    >>> decode_image(Image.new("LA", (3, 2), (0, 0)))[0, 0]
+    array([255, 255, 255], dtype=uint8)
+    """
+    _hide_warnings_of_pillow()
+    with own_switches():
+        try:
+            return _pixels(image, None)
+        except (DecodeError, MemoryError):
+            raise
+        except Exception as error:
+            raise DecodeError(_why(error)) from error
+
+
 def _decoded(data: bytes, at_least: int | None) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 

@@ -80,10 +80,10 @@ class Embedder:
         if not backbones:
             raise SettingsError("an embedder needs one backbone or more, got none")
         self._backbones = [_plain_or_averaged(backbone) for backbone in backbones]
-        self._dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._fused = sizes or len(backbones) > 1
-        self._sizes = sizes
-        self._head = head
+        self.sizes = sizes
+        self.head = head
         self._batch_size = batch_size
 
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
@@ -91,45 +91,78 @@ class Embedder:
 
         An image that cannot be embedded has a row of NaN and a line among the problems; the others are not affected.
         """
-        boxes = [None] * len(images) if boxes is None else boxes
-        digests = [
-            ImageSource("", box=box).digest(content) if box else digest_bytes(content)
-            for content, box in zip(images, boxes, strict=True)
-        ]
-        parts: list[npt.NDArray[np.generic]] = []
-        outcomes: list[RowOutcome] = []
-        for low in range(0, max(1, len(images)), self._batch_size):
-            batch = slice(low, low + self._batch_size)
-            rows, read = self._features(images[batch], digests[batch], boxes[batch])
-            parts.append(rows)
-            outcomes += read
-        vectors = np.concatenate(parts)
-        problems = {row: outcome.error for row, outcome in enumerate(outcomes) if outcome.status != "ok"}
-        if self._head is None:
+        return embed_together([self], images, boxes=boxes)[0]
+
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """What computes the features, without views that are left out of the vectors."""
+        return tuple(self._backbones)
+
+    def finish(self, parts: Sequence[Features], outcomes: Sequence[RowOutcome]) -> Embedded:
+        """The vectors of one batch (B): ``parts`` are what :func:`compute` gave for each of :attr:`backbones`."""
+        own = list(outcomes)
+        vectors = self._stored(parts, own)
+        return self._with_head(vectors, {row: one.error for row, one in enumerate(own) if one.status != "ok"})
+
+    def _stored(self, parts: Sequence[Features], outcomes: list[RowOutcome]) -> npt.NDArray[np.generic]:
+        """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
+        with np.errstate(over="ignore"):  # refused just below
+            rows = [part[:, 0].astype(self.dtype) for part in parts]
+        for backbone, part in zip(self._backbones, rows, strict=True):
+            for row, outcome in enumerate(outcomes):
+                if outcome.status == "ok" and not np.isfinite(part[row]).all():
+                    outcomes[row] = RowOutcome(
+                        "failed", error=f"{backbone.name} gave values that {part.dtype} cannot hold"
+                    )
+        if not self._fused:
+            return rows[0]
+        height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
+        proportions = image_proportions(height, width) if self.sizes else None
+        return fuse(rows, self.dtype, proportions)
+
+    def _with_head(self, vectors: npt.NDArray[np.generic], problems: dict[int, str]) -> Embedded:
+        if self.head is None:
             return Embedded(vectors, problems)
-        good = [row for row in range(len(images)) if row not in problems]
-        embeddings = self._head(vectors[good])
-        embedded = np.full((len(images), embeddings.shape[1]), np.nan, embeddings.dtype)
+        good = [row for row in range(len(vectors)) if row not in problems]
+        embeddings = self.head(vectors[good])
+        embedded = np.full((len(vectors), embeddings.shape[1]), np.nan, embeddings.dtype)
         embedded[good] = embeddings
         return Embedded(embedded, problems)
 
-    def _features(
-        self, images: Sequence[bytes], digests: Sequence[bytes], boxes: Sequence[Box | None]
-    ) -> tuple[npt.NDArray[np.generic], list[RowOutcome]]:
-        """One batch as the feature stores hold it, and what became of each image."""
-        pixels = pixel_buffers(self._backbones, len(images))
-        outcomes = [prepare(*image, row, pixels) for row, image in enumerate(zip(images, digests, boxes, strict=True))]
-        good = np.array([outcome.status == "ok" for outcome in outcomes], bool)
-        with np.errstate(over="ignore"):  # refused just below
-            parts = [rows[:, 0].astype(self._dtype) for rows in compute(self._backbones, pixels, good)]
-        for backbone, part in zip(self._backbones, parts, strict=True):
-            for row in np.flatnonzero(good & ~np.isfinite(part).all(axis=1)).tolist():
-                outcomes[row] = RowOutcome("failed", error=f"{backbone.name} gave values that {part.dtype} cannot hold")
-        if not self._fused:
-            return parts[0], outcomes
-        height, width = (np.array([max(1, getattr(o, side)) for o in outcomes]) for side in ("height", "width"))
-        proportions = image_proportions(height, width) if self._sizes else None
-        return fuse(parts, self._dtype, proportions), outcomes
+
+def embed_together(
+    embedders: Sequence[Embedder], images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None
+) -> list[Embedded]:
+    """What each of ``embedders`` gives for ``images``, each decoded once.
+
+    A network goes once over them that several embedders have, as they do when their backbones were loaded together.
+    """
+    boxes = [None] * len(images) if boxes is None else boxes
+    digests = [
+        ImageSource("", box=box).digest(content) if box else digest_bytes(content)
+        for content, box in zip(images, boxes, strict=True)
+    ]
+    backbones = [backbone for embedder in embedders for backbone in embedder._backbones]
+    size = min(embedder._batch_size for embedder in embedders)
+    vectors: list[list[npt.NDArray[np.generic]]] = [[] for _ in embedders]
+    outcomes: list[list[RowOutcome]] = [[] for _ in embedders]
+    for low in range(0, max(1, len(images)), size):
+        batch = slice(low, low + size)
+        sources = list(zip(images[batch], digests[batch], boxes[batch], strict=True))
+        pixels = pixel_buffers(backbones, len(sources))
+        read = [prepare(*source, row, pixels) for row, source in enumerate(sources)]
+        parts = iter(compute(backbones, pixels, np.array([outcome.status == "ok" for outcome in read], bool)))
+        for embedder, its_vectors, its_outcomes in zip(embedders, vectors, outcomes, strict=True):
+            own = list(read)
+            its_vectors.append(embedder._stored([next(parts) for _ in embedder._backbones], own))
+            its_outcomes += own
+    return [
+        embedder._with_head(
+            np.concatenate(its_vectors),
+            {row: outcome.error for row, outcome in enumerate(its_outcomes) if outcome.status != "ok"},
+        )
+        for embedder, its_vectors, its_outcomes in zip(embedders, vectors, outcomes, strict=True)
+    ]
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
@@ -151,11 +184,14 @@ def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
 
 
 def prepare(
-    content: bytes, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
+    content: bytes | Pixels, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
 ) -> RowOutcome:
-    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note."""
+    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note.
+
+    ``content`` may be the pixels (H, W, 3) of an image that is decoded already.
+    """
     try:
-        image = decode(content, box=box)
+        image = decode(content, box=box) if isinstance(content, bytes) else content
     except NoDecoderError as error:
         return RowOutcome("unread", error=str(error))
     except DecodeError as error:

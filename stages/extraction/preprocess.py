@@ -37,7 +37,7 @@ Resize = Literal["shorter", "squash", "longest"]
 
 Colour = tuple[float, float, float]
 
-_LARGEST = 1 << 24  # pixels of a resized image before its crop
+LARGEST = 1 << 24  # pixels of a resized image before its crop
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Preprocess:
             raise SettingsError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
         width, height = self._resized(image.shape[1], image.shape[0])
         left, top = _offset(width, self.size), _offset(height, self.size)
-        if width * height > _LARGEST:
+        if width * height > LARGEST:
             # The same window, cut out before it is resized.
             x, y = image.shape[1] / width, image.shape[0] / height
             window = (left * x, top * y, (left + self.size) * x, (top + self.size) * y)
@@ -205,6 +205,17 @@ class PreprocessConfig(Settings):
     ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
     of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
     adds further views of each image, whose features are averaged or stored beside the plain one's.
+
+    Args:
+        size: pixels of a side of the network's input.
+        resize: to the shorter side and a crop, squashed to a square, or to the longer side and a border.
+        crop_pct: the part of the resized side that the crop keeps.
+        resize_to: pixels of the resized side, in place of ``crop_pct``.
+        interpolation: the filter of the resizing.
+        mean: of red, green and blue in [0, 1], taken away.
+        std: of red, green and blue in [0, 1], divided by.
+        decoder: ``fast``, or ``exact`` for Pillow and the library's own transform.
+        views: further views of each image.
     """
 
     size: int | None = None

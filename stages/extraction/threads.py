@@ -1,4 +1,4 @@
-"""Which threads compute: one pool for the network, none inside the readers.
+"""Which threads compute: as many as there are processors in the networks, none inside the readers.
 
 PyTorch gives every thread that computes a pool of its own. Two pools of two threads on two processors wait for each
 other in a circle, and have been measured 20 times slower than one.

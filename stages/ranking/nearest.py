@@ -27,6 +27,7 @@ _SPARE = 4  # candidates beyond k, so that most queries are settled at the first
 _SCAN_COSTS = 8  # comparing with the whole gallery costs as much as this share of it as candidates
 _NUMBERS = 2**22  # of the largest array held while searching: 32 MB in float64
 _FIRST_COLUMNS, _COLUMNS = 256, 4096  # gallery rows of the first and of the largest product
+_PRODUCTS = 2**20  # numbers in the largest product, at least: of few queries it takes more gallery rows
 
 
 def search(gallery: Vectors, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
@@ -96,7 +97,7 @@ def nearest_rows(gallery: Vectors, queries: Vectors, k: int, exclude: Rows) -> R
     rows = np.full((len(queries), k), -1, np.int64)
     unsettled, width = np.arange(len(queries)), k + int((exclude >= 0).any()) + _SPARE
     while len(unsettled) and width * _SCAN_COSTS < len(gallery):
-        columns = max(_COLUMNS, 16 * width)
+        columns = max(_COLUMNS, 16 * width, _PRODUCTS // len(unsettled))
         settled = np.zeros(len(unsettled), np.bool_)
         for block in query_blocks(len(unsettled), min(columns, len(gallery))):
             which = unsettled[block]

@@ -23,8 +23,8 @@ from stages.records.records import Records, read_records
 
 _IMAGE_NAMES = ("path", "image", "image_path", "img_path", "file", "filename", "file_name", "filepath", "uri")
 _LABEL_NAMES = (
-    "label", "instance", "instance_id", "product_id", "item_id", "landmark_id", "class", "class_name", "class_id",
-    "fine", "model", "category", "name", "target",
+    "label", "instance", "instance_id", "product_id", "product", "sku", "item_id", "landmark_id", "class", "class_name",
+    "class_id", "fine", "model", "category", "name", "target",
 )  # fmt: skip
 _SPLIT_NAMES = ("split", "set", "subset", "partition", "fold")
 _ROLE_OF_VALUE = {
@@ -37,7 +37,7 @@ _OLD_ENCODING = "cp1252"  # Windows, Western Europe: what most tables are that a
 _WANTED_QUERIES = 200
 _MOST_ATTRIBUTE_VALUES = 200
 
-_UNLABELLED = "no image has a label: extract and search work, and score has nothing to score by"
+_UNLABELLED = "no image has a label: extract and search work; train-heads and score have nothing to go by"
 
 _WHERE = re.compile(r" (<.*|'.*')$")  # the file, in a message of Pillow
 
@@ -51,6 +51,8 @@ class Guess:
     keys: dict[str, str | int | list[str]]
     remarks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    labels: int = 0
+    """How many different ones the table has, as they are written there."""
 
     def set(self, key: str, value: str | int | list[str], remark: str | None = None) -> None:
         """Set a key, with a remark that stands beside it in the run file."""
@@ -63,10 +65,17 @@ class Guess:
         return TypeAdapter[SourceConfig](DatasetConfig).validate_python(self.keys)
 
 
-def guess_dataset(path: Path) -> tuple[Guess, Records]:
-    """Guess how the images at ``path``, a folder or a table, are labelled and split, and read them by that guess."""
-    guess = _guess_folder(path) if path.is_dir() else _guess_table(path)
+def guess_dataset(path: Path, root: Path | None = None) -> tuple[Guess, Records]:
+    """Guess how the images at ``path``, a folder or a table, are labelled and split, and read them by that guess.
+
+    The paths of a table are relative to ``root``; left out, that is guessed too.
+    """
+    if root is not None and path.is_dir():
+        raise RecordsError(f"--root is what the image paths of a table are relative to, and {path} is a folder")
+    guess = _guess_folder(path) if path.is_dir() else _guess_table(path, root)
     records = read_records(guess.config())
+    if guess.labels:
+        guess.remarks["label"] = f"{_classes(guess.labels, records)}{guess.remarks.get('label', '')}"
     if "query" not in guess.keys and guess.keys.get("split") != "split":
         queries = _queries_per_class(records)
         if queries > 1:
@@ -77,6 +86,16 @@ def guess_dataset(path: Path) -> tuple[Guess, Records]:
     if (problem := _header_problem(records)) is not None:
         guess.warnings.append(problem)
     return guess, records
+
+
+def _classes(written: int, records: Records) -> str:
+    """How many classes there are, and why there are not as many as the table has different labels."""
+    labels, classes = ({*names} - {None} for names in (records.labels, records.classes))
+    images = sum(label is not None for label in records.labels)
+    remark = f"{len(classes):,} classes, {images / len(classes):.1f} images each"
+    if len(labels) != written:
+        remark += f", of {written:,} spellings in the table, where spaces around a label and its Unicode form differ"
+    return remark + f", of {len(labels):,} labels, each counted in every domain" * (len(labels) != len(classes))
 
 
 def _warnings(records: Records) -> list[str]:
@@ -141,7 +160,7 @@ def _has_folders(folder: Path) -> bool:
     return any(entry.is_dir() and _is_visible(entry) for entry in folder.iterdir())
 
 
-def _guess_table(path: Path) -> Guess:
+def _guess_table(path: Path, root: Path | None) -> Guess:
     guess = Guess({"kind": "table", "path": str(path)})
     try:
         table, _ = read_columns(path)
@@ -166,17 +185,20 @@ def _guess_table(path: Path) -> Guess:
     if label is None:
         guess.set("label", [], "no column is left that could be it")
     else:
-        classes = Counter(value for value in others[label] if value is not None)
-        also = f"; other columns that could be it: {', '.join(rivals[:6])}" if rivals else ""
-        mean = sum(classes.values()) / len(classes)
-        guess.set("label", label, f"{len(classes):,} classes, {mean:.1f} images each{also}")
+        guess.labels = len({*others[label]} - {None})
+        guess.set("label", label, f"; other columns that could be it: {', '.join(rivals[:6])}" if rivals else "")
     if attributes := [name for name in rivals if len(set(others[name])) <= _MOST_ATTRIBUTE_VALUES]:
         guess.set("attributes", attributes, "columns with few values, kept with the records; drop what is of no use")
-    root = _root(path, columns[image])
+    root = _root(path, columns[image]) if root is None else root
     if root is not None:
         guess.set("root", str(root), "what the paths of the images are relative to")
-    missing = sum(not ((root or path.parent) / name).exists() for name in columns[image] if name)
-    if 0 < missing < len(columns[image]):
+    missing = sum(not ((root or path.parent) / parse_source(name).path).exists() for name in columns[image] if name)
+    if missing == len(columns[image]):
+        raise RecordsError(
+            f"none of the {missing:,} images that {path} names is in {root or path.parent}: name the folder that the "
+            "paths are relative to with --root FOLDER"
+        )
+    if missing:
         guess.set("missing_images", "record")
         guess.warnings.append(f"{missing:,} images of the table do not exist; they will be listed as failed")
     if split is not None:

@@ -15,7 +15,7 @@ from cache import DigestCache, parse_source
 from cache.digests import FileDigest
 from cache.errors import RecordsError, SettingsError
 from stages.datasets.config import Roles, Source, SourceConfig
-from stages.datasets.labels import label_notes
+from stages.datasets.labels import label_notes, missing_notes
 from stages.records.splits import class_disjoint_splits, describe_splits, named_roles
 
 
@@ -47,7 +47,7 @@ def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], 
         for at, table in zip(group, tables, strict=True):
             sources[at] = sources[at]._replace(table=table)
         named = ", ".join(repr(configs[at].name) for at in group if configs[at].name is not None)
-        notes.append(f"{named}: {note}" if named else note)
+        notes += [f"{named}: {note}" if named else note] * bool(note)
     separate = [group[0] for group in groups]
     datasets = Counter(label for at in separate for label in set(sources[at].table["label"].to_pylist()) - {None})
     if shared := sum(count > 1 for count in datasets.values()):
@@ -76,11 +76,16 @@ def _read(config: SourceConfig) -> Source:
 
 def _notes(config: SourceConfig, source: Source) -> list[str]:
     begin = "" if config.name is None else f"{config.name!r}: "
-    return [f"{begin}{note}" for note in (*source.notes, *label_notes(source.table["label"].to_pylist()))]
+    names = [
+        name for name in source.table.column_names if name in ("label", "domain") or name.startswith("attributes.")
+    ]
+    columns = {name.removeprefix("attributes."): source.table[name].to_pylist() for name in names}
+    missing = [note for name, values in columns.items() for note in missing_notes(values, name)]
+    return [f"{begin}{note}" for note in (*source.notes, *missing, *label_notes(source.table["label"].to_pylist()))]
 
 
 def _with_splits(configs: Sequence[SourceConfig], tables: Sequence[pa.Table], seed: int) -> tuple[list[pa.Table], str]:
-    """The tables with splits made as if they were one, and what was done."""
+    """The tables with splits made as if they were one, and what was done; nothing where no image has a label."""
     settings = [(config.queries_per_class, config.validation_share, config.test_share) for config in configs]
     if differing := next((at for at, others in enumerate(settings) if others != settings[0]), None):
         raise SettingsError(
@@ -99,7 +104,7 @@ def _with_splits(configs: Sequence[SourceConfig], tables: Sequence[pa.Table], se
     for table in tables:
         split.append(table.append_column("split", column.slice(first, len(table))))
         first += len(table)
-    return split, describe_splits(labels, domains, made)
+    return split, describe_splits(labels, domains, made) if any(labels) else ""
 
 
 def _part(config: SourceConfig, source: Source) -> Part:

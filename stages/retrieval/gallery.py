@@ -18,7 +18,7 @@ from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choic
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import FlatIndexConfig
 from stages.retrieval.indexes.measure import Evidence
-from stages.retrieval.relevance import by_class
+from stages.retrieval.protocols.rules import Judge, same_class
 
 
 def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
@@ -84,11 +84,12 @@ def choose_gallery_index(
     *,
     folder: Path | str | None = None,
     queries: Records | None = None,
+    judge: Judge = same_class,
 ) -> Choice:
-    """The index that keeps the budgets of ``config``, by labelled ``queries``, and what was tried.
+    """The index that keeps the budgets of ``config``, by ``queries``, and what was tried.
 
-    Without queries, or where too few of them have something to find, gallery rows search the others. Raises as
-    :func:`evaluate` and :func:`choose_index` do.
+    What is relevant ``judge`` says, by default the label and the domain. Without queries, or where too few of them have
+    something to find, gallery rows search the others. Raises as :func:`evaluate` and :func:`choose_index` do.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> choose_gallery_index(VECTORS, IMAGES, AutoIndexConfig(ms=1000)).tried[0].verdict
@@ -103,10 +104,10 @@ def choose_gallery_index(
         except (StaleStoreError, DamagedStoreError):
             pass
     rows = unit_length(vectors.read(searched.digests))
-    evidence = Evidence.from_gallery(rows, by_class(searched, searched).gallery)
+    evidence = Evidence(rows, judge(searched, searched), np.arange(len(searched)))
     if queries is not None and len(usable := queries.take(queries.rows_in(vectors))):
-        classes, itself = by_class(usable, searched), own_rows(usable.keys, keys)
-        given = Evidence(unit_length(vectors.read(usable.digests)), classes.queries, classes.gallery, itself)
+        itself = own_rows(usable.keys, keys)
+        given = Evidence(unit_length(vectors.read(usable.digests)), judge(usable, searched), itself)
         if np.count_nonzero(given.num_relevant) >= FEWEST_QUERIES:
             evidence = given
     choice = choose_index(rows, keys, embeddings, config, evidence=evidence)

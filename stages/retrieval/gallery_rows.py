@@ -54,11 +54,20 @@ class GalleryRows:
             columns[name] = values.cast(_TYPE)
         return cls(pa.table(columns))
 
+    @property
+    def keys(self) -> list[str]:
+        """The key of each row, (G,)."""
+        return list(self.table["key"].to_pylist())
+
     @cached_property
     def filters(self) -> dict[str, str]:
         """The column of each name that :meth:`allowed` takes: label, domain, and the attributes."""
         columns = [name for name in self.table.column_names if name not in _PLAIN]
         return {name.removeprefix(_ATTRIBUTE): name for name in (*columns[len(_REPEATED) :], *_REPEATED)}
+
+    def values(self, name: str) -> list[str]:
+        """The different values of the filter ``name``, in order."""
+        return sorted(value for value in self.table[self.filters[name]].unique().to_pylist() if value is not None)
 
     def allowed(self, where: Mapping[str, Sequence[str | None]]) -> npt.NDArray[np.bool_]:
         """Which rows (G,) have, in every column that ``where`` names, one of its values. None is that of a row without.

@@ -102,6 +102,16 @@ def check_recognition(metrics: Sequence[str]) -> None:
             raise SettingsError(f"metrics of recognition are {', '.join(RECOGNITION)}, got {name!r}.{hint}")
 
 
+def check_tuning(protocol: MetConfig, validation: tuple[Records, Records] | None) -> None:
+    """Raise ValueError where a number of the ``protocol`` is to be tuned, and there is nothing to tune on."""
+    given = protocol.neighbours is not None and protocol.temperature is not None
+    if not given and (validation is None or not len(validation[0]) or not len(validation[1])):
+        raise SettingsError(
+            "neighbours and temperature are tuned on validation queries, and there are none: give both numbers, "
+            'protocol = { kind = "met", neighbours = 1, temperature = 10 }'
+        )
+
+
 @dataclass(frozen=True)
 class Neighbours:
     """The nearest gallery rows of Q queries, their classes and similarities (Q, K), of a gallery of so many classes.
@@ -186,13 +196,10 @@ def find_neighbours(vectors: Features, queries: Records, gallery: Records, count
 
 def _tuned(vectors: Features, protocol: MetConfig, validation: tuple[Records, Records] | None) -> tuple[int, float]:
     """The neighbours and temperature, where not given the pair with the best ``gap`` on validation, first of equals."""
+    check_tuning(protocol, validation)
     if protocol.neighbours is not None and protocol.temperature is not None:
         return protocol.neighbours, protocol.temperature
-    if validation is None or not len(validation[0]) or not len(validation[1]):
-        raise SettingsError(
-            "neighbours and temperature are tuned on validation queries, and there are none: give both numbers, "
-            'protocol = { kind = "met", neighbours = 1, temperature = 10 }'
-        )
+    assert validation is not None
     counts = NEIGHBOURS if protocol.neighbours is None else (protocol.neighbours,)
     temperatures = TEMPERATURES if protocol.temperature is None else (protocol.temperature,)
     queries, gallery = with_row(vectors, validation[0], "validation query"), with_row(vectors, validation[1], "gallery")

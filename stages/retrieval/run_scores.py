@@ -17,13 +17,14 @@ from cache import Features
 from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.records import Records
-from stages.retrieval.attribute_similarity import attribute_names, check_mixture
-from stages.retrieval.attributes import AttributeMetric, evaluate_attributes, evaluate_legacy
+from stages.retrieval.attribute_similarity import attribute_names, check_mixture, check_weights
+from stages.retrieval.attributes import AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
 from stages.retrieval.evaluate import evaluate, one_set
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
 from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
+from stages.retrieval.recognition import check_tuning
 from stages.retrieval.relevance import column_of
-from stages.retrieval.scores import Scores, UnanswerablePolicy
+from stages.retrieval.scores import Scores, UnanswerablePolicy, domain_names
 from stages.retrieval.scoring import TiePolicy
 
 USUAL = "usual"
@@ -99,6 +100,21 @@ class ScoringConfig(Settings):
     def ranked(self) -> RankedConfig:
         """The protocol that judges rankings: by label where the run's own ranks nothing."""
         return ByLabelConfig() if isinstance(self.protocol, (MetConfig, SmallDataConfig)) else self.protocol
+
+
+def check_scores(records: Records, config: ScoringConfig) -> None:
+    """Raise what :func:`score` would for what the ``records`` lack, before they have vectors."""
+    queries, gallery = records.split("query"), records.split("gallery")
+    if isinstance(config.protocol, MetConfig):
+        check_tuning(config.protocol, (records.split("validation_query"), records.split("validation_gallery")))
+    elif config.by_label:
+        rules = config.ranked.rules()
+        rules.check(queries, gallery)
+        domain_names(rules.groups(queries))
+    for metric in filter(None, map(AttributeMetric.find, config.metrics)):
+        check_weights(metric.weights(config.similar, attributes_of(queries)), attribute_names(queries))
+    if config.legacy:
+        one_set(queries, gallery)
 
 
 def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:

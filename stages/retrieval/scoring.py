@@ -63,8 +63,8 @@ class Scoring:
 
         Raises RecordsError where the records are not what the rules are for, and NothingToScoreError.
         """
-        domain_names(self.rules.groups(sides.queries))
         self.rules.check(sides.queries, sides.gallery)
+        domain_names(self.rules.groups(sides.queries))
         sets = QuerySet.by_rules(self.rules, sides.searching, sides.searched)
         num_relevant = np.zeros(len(sides.searching), np.int64)
         for one in sets:

@@ -72,6 +72,7 @@ from stages.training.rows.sampling import (
 )
 from stages.training.sweep.search_space import SweepConfig
 from stages.training.tensorboard import epoch_events
+from stages.training.text.kinds import TextHeadConfig
 from stages.training.training_inputs import head_identity
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ __all__ = [
     "SphereFaceConfig",
     "SupConConfig",
     "SweepConfig",
+    "TextHeadConfig",
     "TrainingConfig",
     "TrainingSummary",
     "TripletConfig",

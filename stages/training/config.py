@@ -89,6 +89,15 @@ class OptimizerConfig(Settings):
 
         warmup_then_cosine     lr (t + 1) / W before step W; then a half cosine from lr to final_lr at the last step
         warmup_times_cosine    min(1, (t + 1) / W) times the half cosine from lr at t = 0 to final_lr at t = T
+
+    Args:
+        kind: ``adamw`` takes the weight decay apart from the gradient; ``sgd`` has ``momentum``.
+        lr: the highest learning rate.
+        final_lr: the learning rate that the schedule ends at.
+        weight_decay: of every weight, prototypes included.
+        warmup_epochs: over which the rate rises; may be a fraction.
+        momentum: of sgd; no other kind has one.
+        schedule: how warm-up and the half cosine are joined.
     """
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"

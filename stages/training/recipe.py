@@ -21,6 +21,7 @@ from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHead
 from stages.training.pairs import PairLossConfig
 from stages.training.pairs.kinds import PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig
+from stages.training.text.kinds import TextHeadConfig
 
 KINDS = ("kind", "loss.kind", "start.kind")
 """The keys whose values decide which other keys exist."""
@@ -30,7 +31,8 @@ _PARTS = ("loss", "start", "optimizer", "training")  # every other key is one of
 DottedSettings: TypeAlias = Mapping[str, Any]
 TrainedHeadConfig: TypeAlias = LinearHeadConfig | BatchNormHeadConfig | MlpHeadConfig
 HeadConfig: TypeAlias = Annotated[
-    TrainedHeadConfig | ClosedFormConfig | MultilabelHeadConfig | PosteriorHeadConfig, Field(discriminator="kind")
+    TrainedHeadConfig | ClosedFormConfig | MultilabelHeadConfig | PosteriorHeadConfig | TextHeadConfig,
+    Field(discriminator="kind"),
 ]
 LossConfig: TypeAlias = Annotated[MarginLosses | PairLosses, Field(discriminator="kind")]
 Start: TypeAlias = Annotated[ClosedFormConfig, Field(discriminator="kind")]
@@ -65,7 +67,7 @@ class HeadRecipe(Settings):
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        if isinstance(self.head, (MultilabelHeadConfig, PosteriorHeadConfig)):
+        if isinstance(self.head, (MultilabelHeadConfig, PosteriorHeadConfig, TextHeadConfig)):
             self._check_attribute_head(self.head)
             return
         if self.start is not None:
@@ -176,13 +178,13 @@ class HeadRecipe(Settings):
                 "the steps before the map are those of the start: set start.inputs, and leave inputs out"
             )
 
-    def _check_attribute_head(self, head: MultilabelHeadConfig | PosteriorHeadConfig) -> None:
+    def _check_attribute_head(self, head: MultilabelHeadConfig | PosteriorHeadConfig | TextHeadConfig) -> None:
         if self.start is not None or self.training.anchor:
             raise SettingsError(
                 f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}"
             )
-        if self.loss is not None and isinstance(head, PosteriorHeadConfig):
-            raise SettingsError("a posterior head is a closed form and learns attributes: leave loss out")
+        if self.loss is not None and not isinstance(head, MultilabelHeadConfig):
+            raise SettingsError(f"a {head.kind} head is a closed form and learns attributes: leave loss out")
         if isinstance(self.loss, PairLossConfig):
             raise SettingsError(
                 "a multilabel head combines attributes with a margin loss, not with one on pairs: "

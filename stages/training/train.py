@@ -22,9 +22,12 @@ from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, trai
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
-from stages.training.rows.labelled_rows import LabelledRows
+from stages.training.rows.labelled_rows import LabelledRows, numbered
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.rows.validation import ValidationSet, validation_set
+from stages.training.text.fit import fit_text
+from stages.training.text.kinds import TextHeadConfig
+from stages.training.text.sentences import sentences_of
 from stages.training.training_inputs import TrainingInputs, Validation, check_device, prepare
 from stages.training.weights.averaging import between, mean_of
 from stages.training.weights.checkpoint import Checkpoint
@@ -144,6 +147,8 @@ def _select_expert(name: str, inputs: TrainingInputs, on_epoch: OnEpoch, checkpo
 def _select_one(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
     """One head: train it, and select the weights that are kept by the validation score."""
     if not inputs.recipe.is_trained:
+        if isinstance(inputs.recipe.head, TextHeadConfig):
+            return _text(inputs, inputs.recipe.head)
         return _posterior(inputs) if isinstance(inputs.recipe.head, PosteriorHeadConfig) else _closed_form(inputs)
     if inputs.validation is not None:
         searched = validation_set(inputs.features, *inputs.validation)
@@ -195,6 +200,12 @@ def _posterior(inputs: TrainingInputs) -> Selection:
     return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
 
 
+def _text(inputs: TrainingInputs, head: TextHeadConfig) -> Selection:
+    rows, sentences = LabelledRows.of(inputs.features, inputs.records), sentences_of(inputs.records, head.columns)
+    fitted = fit_text(head, rows.first_views(), sentences, rows.blocks, inputs.seed)
+    return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
+
+
 def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:
     """The rows (N,) that choose the epoch, None for none, and their unit: classes, or images of every class.
 
@@ -226,7 +237,7 @@ def _job(inputs: TrainingInputs, records: Records, validation: ValidationSet | N
     rows = LabelledRows.of(inputs.features, records, mapped=inputs.mapped)
     fitted = None
     if inputs.closed_form is not None:
-        labels, domains = torch.from_numpy(rows.labels), torch.from_numpy(rows.domains)
+        labels, domains = torch.from_numpy(numbered(records.labels)[0]), torch.from_numpy(rows.domains)
         fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
     return TrainingJob(inputs, rows, fitted, inputs.training.epochs, validation=validation)
 

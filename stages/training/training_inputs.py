@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
-from cache import Features, Identity
+from cache import Features, Identity, fingerprint
 from cache.errors import RecordsError, SettingsError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
 from stages.records import Records
-from stages.training.closed_form.kinds import ClosedFormConfig, DiscriminantHeadConfig
+from stages.training.closed_form.kinds import (
+    ClosedFormConfig,
+    DiscriminantHeadConfig,
+    LdaHeadConfig,
+    PcaHeadConfig,
+    RidgeHeadConfig,
+    WhiteningHeadConfig,
+)
 from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.kinds import MultilabelHeadConfig
@@ -25,6 +33,8 @@ from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest, validation_digest
 from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsConfig
+from stages.training.text.kinds import TextHeadConfig
+from stages.training.text.sentences import ENCODER, sentences_of
 
 _VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
@@ -82,8 +92,14 @@ class TrainingInputs:
             identity["code"] = code
         if self.closed_form is not None:
             identity["closed_form"] = changed_settings(self.closed_form)
+        by_classes = isinstance(self.closed_form, DiscriminantHeadConfig) and self.closed_form.over != "rows"
+        if by_classes and len({*self.records.labels}) < len({*self.records.classes}):
+            identity["folds"] = "a label in all its domains"
         if self.attribute_targets is not None:
             identity["attributes"] = attributes_digest(self.records)
+        if isinstance(recipe.head, TextHeadConfig):
+            identity["sentences"] = fingerprint([*sentences_of(self.records, recipe.head.columns)])
+            identity["encoder"] = ENCODER
         used = self.records.digests
         if recipe.is_trained and self.validation is not None:
             identity["validation"] = cast("JSON", validation_digest(*self.validation))
@@ -109,7 +125,8 @@ def prepare(
     recipe = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
     check_labels(records)
     extracted = records.take(records.rows_in(features))
-    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, recipe.training.minimum_class_size)))
+    least = 1 if isinstance(recipe.head, TextHeadConfig) else recipe.training.minimum_class_size  # it learns no class
+    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, least)))
     closed_form = recipe.closed_form
     if validation is not None:
         queries, gallery = (side.take(side.rows_in(features)) for side in validation)
@@ -118,18 +135,42 @@ def prepare(
             known = {*used.classes}
             seen = [name in known for name in validation[0].classes]
             closed_form = replace(closed_form, over="rows" if 2 * sum(seen) > len(seen) else "classes")
-    failed, small, classes = len(records) - len(extracted), len(extracted) - len(used), len({*used.classes})
-    if classes < 2:
+    failed, small = len(records) - len(extracted), len(extracted) - len(used)
+    targets = _checked(recipe, used, len(records), failed, small)
+    inputs = TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
+    return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
+
+
+def check_records(records: Records, recipe: HeadRecipe) -> None:
+    """Raise what :func:`prepare` and a closed form would for what ``records`` lack, before they have features."""
+    check_labels(records)
+    used = records.take(np.flatnonzero(in_large_classes(records.classes, recipe.training.minimum_class_size)))
+    sampled = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
+    _checked(sampled, used, len(records), 0, len(records) - len(used))
+    closed_form, rows, classes = recipe.closed_form, len(used), len({*used.classes})
+    most = math.inf
+    if isinstance(closed_form, (LdaHeadConfig, RidgeHeadConfig)):
+        most = classes - 1
+    elif isinstance(closed_form, (PcaHeadConfig, WhiteningHeadConfig)):
+        most = rows - 1
+    if closed_form is not None and closed_form.dim > most and not recipe.training.experts:
+        raise SettingsError(
+            f"dim is {closed_form.dim:,}, but {rows:,} images of {classes:,} classes give {closed_form.kind} at most "
+            f"{most:,}: set dim to {most:,} or less"
+        )
+
+
+def _checked(recipe: HeadRecipe, used: Records, rows: int, failed: int, small: int) -> AttributeTargets | None:
+    """What a head learns of attributes. Raises where ``used``, of so many ``rows``, are too few or lack something."""
+    if (classes := len({*used.classes})) < 2:
         raise RecordsError(
-            f"a head learns to separate classes and needs two; of {len(records):,} training records {failed:,} have no "
+            f"a head learns to separate classes and needs two; of {rows:,} training records {failed:,} have no "
             f"feature, {small:,} are in classes of fewer than {recipe.training.minimum_class_size}, and the rest has "
             f"{classes} class(es)"
         )
     _check_domains(recipe, used)
     _check_pairs(recipe, used)
-    targets = read_attribute_targets(recipe.head, used)
-    inputs = TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
-    return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
+    return read_attribute_targets(recipe.head, used)
 
 
 def head_identity(
@@ -155,7 +196,13 @@ def head_identity(
 
 
 def check_labels(records: Records) -> None:
-    """Raise RecordsError for the first training record without a label."""
+    """Raise RecordsError for the first training record without a label, and where there is none at all."""
+    if not len(records):
+        raise RecordsError(
+            "there is no training image, and a head learns from images with labels: label them, or name the split that "
+            "trains (train = ... under [dataset]). The raw feature needs neither: leave out [[heads]], or search with "
+            "--head raw"
+        )
     if None in (classes := records.classes):
         key = records.keys[classes.index(None)]
         raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")

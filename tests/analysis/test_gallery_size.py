@@ -37,7 +37,7 @@ def test_each_size_scores_what_a_gallery_of_those_rows_alone_would(
     store = store_of(tmp_path_factory.mktemp("store"), vectors)
     curve = gallery_curve(store, queries=queries, gallery=records, sizes=(0.1, 9, 1.0), metrics=METRICS)
     drawn = by_lot(keys)
-    assert [at.distractors for at in curve.scores[:: len(METRICS)]] == [4, 9, 36]
+    assert [at.sampled for at in curve.scores[:: len(METRICS)]] == [4, 9, 36]
     for count, values in curve.per_query.items():
         for at, key in enumerate(curve.query_keys):
             kept = {k for k in keys if labels[k] == labels[key]} | {*drawn[:count]}
@@ -53,7 +53,8 @@ def test_the_whole_gallery_has_the_scores_of_evaluate_and_smaller_ones_are_easie
     domains = records_of(labels, domains={key: "toys" if key < "2" else "cars" for key in labels})
     curve = gallery_curve(store, queries=domains, gallery=domains, sizes=(1.0, 0.1, 0.4), metrics=METRICS)
     whole = evaluate(store, queries=domains, gallery=domains, metrics=METRICS)
-    last = [at.score for at in curve.scores if at.distractors == 150]
+    assert {(at.searched, at.distractors) for at in curve.scores if at.sampled == 150} == {(149, 145)}
+    last = [at.score for at in curve.scores if at.sampled == 150]
     assert [(of.metric, of.domain, of.value, of.low, of.high) for of in last] == [
         (of.metric, of.domain, of.value, of.low, of.high) for of in whole
     ]
@@ -73,7 +74,7 @@ def test_further_distractors_join_the_lot_without_a_label_and_those_of_a_searchi
     store, records = store_of(tmp_path, random_vectors(list(labels))), records_of(labels)
     gallery, further = records.take(np.arange(9)), records.take(np.arange(9, 13))
     curve = gallery_curve(store, queries=gallery, gallery=gallery, sizes=(1.0,), metrics=["map"], further=further)
-    assert (curve.left_out, curve.scores[0].distractors) == (1, 12)
+    assert (curve.left_out, curve.scores[0].sampled) == (1, 12)
     hidden = records_of({key: None if key in ("f1", "f2") else label for key, label in labels.items() if key != "f0"})
     expected = evaluate(store, queries=gallery, gallery=hidden, metrics=["map"])
     np.testing.assert_allclose(curve.per_query[12]["map"], expected.per_query["map"])

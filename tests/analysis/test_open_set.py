@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +17,10 @@ from scipy import stats
 from cache.errors import NothingToScoreError
 from stages.analysis.calibrated import threshold_at
 from stages.analysis.open_set import Kind, comparisons, decide
+from stages.analysis.threshold_choice import choose_thresholds
 from stages.ranking import unit_length
 from stages.ranking.intervals import estimate, share_interval
+from stages.records import Records
 from stages.retrieval import QuerySet
 from tests.oracles import retrieval as oracle
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
@@ -192,3 +196,26 @@ def test_no_error_at_all_is_not_certainty(tmp_path: Path) -> None:
     assert rates.fmr.high == pytest.approx(float(none[1][0]))
     assert (rates.fnir.value, rates.fnir.high) == (1, 1)
     assert rates.fnir.low == pytest.approx(1 - float(none[1][0]))
+
+
+def test_where_validation_queries_are_too_few_for_a_rate_half_of_the_test_classes_choose(tmp_path: Path) -> None:
+    labels = classes_of(36, 6)
+    store = store_of(tmp_path, random_vectors(list(labels)))
+    table = records_of(labels).table
+    # Of six classes two images each search, and the others are searched; the other thirty classes search each other.
+    sides = ["test" if int(key.split("-")[0]) >= 6 else "asks" if key[-1] in "01" else "answers" for key in labels]
+    both = {"query": ("test",), "gallery": ("test",)}
+    validating = Records(
+        table.append_column("split", pa.array(sides)),
+        {**both, "validation_query": ("asks",), "validation_gallery": ("answers",)},
+    )
+    wanted: list[tuple[Kind, float]] = [("fpir", 0.3), ("fmr", 0.2)]
+    decisions, refused, on = choose_thresholds(store, validating, 0, wanted)
+    assert ([each.kind for each in decisions], refused) == (["fpir", "fmr"], [])
+    assert on.summary.startswith("12 validation queries of 6 classes are too few: 90 queries of 15 test classes")
+    assert not {*on.searches.searches.queries.classes} & {*on.test.searches.queries.classes}
+    alone = choose_thresholds(store, replace(validating, roles=both), 0, wanted)
+    assert [each.test["all"] for each in decisions] == [each.test["all"] for each in alone.decisions]
+    # What validation queries can calibrate they do, and more test queries are reported; what nothing can is refused.
+    assert len(choose_thresholds(store, validating, 0, [("fmr", 0.2)]).on.test.group) == 180
+    assert "fpir = 0.01 cannot be calibrated on 90" in choose_thresholds(store, validating, 0, [("fpir", 0.01)])[1][0]

@@ -16,8 +16,12 @@ from cache.errors import ConfigError, MissingRowsError, RecordsError
 from pipeline.config import parse_config
 from stages.curation import CurateConfig, Curated, curate
 from stages.curation.duplicates import twins_among, twins_within
-from stages.records import Records
+from stages.curation.tables import training_table
+from stages.datasets import TableConfig
+from stages.datasets.table_writer import WRITERS, write_table
+from stages.records import Records, read_records
 from stages.records.splits import MADE
+from tests.pictures import draw
 from tests.toys.training import digest_of, make_store
 from tests.typed import SMALL_RUN
 
@@ -351,3 +355,33 @@ def test_a_run_file_says_how_to_curate() -> None:
     expected = CurateConfig(domains=("cars",), classes_per_domain={"cars": 10}, max_images=20, near_duplicate=0.98)
     assert parse_config(SMALL_RUN + text).curate == expected
     assert parse_config(SMALL_RUN).curate == CurateConfig()
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_written_table_reads_as_its_source_did(tmp_path: Path, ending: str) -> None:
+    columns = {
+        "path": [str(draw(tmp_path / f"{n}.png", n)) for n in range(8)],
+        "product": [f"p{n // 2}" for n in range(8)],
+        "domain": ["photo", None] * 4,
+        "split": ["train"] * 6 + ["query", "gallery"],
+        "colour": ["red", "deep, blue", None, "007"] * 2,
+        "label": ["x", "y"] * 4,
+        "words": ["a soft cup", None] * 4,
+    }
+    write_table(tmp_path / f"source{ending}", pa.table(columns))
+    names = ("colour", "product", "label")
+    source = TableConfig(path=str(tmp_path / f"source{ending}"), label="product", attributes=names, tags="words")
+    retained = curate(read_records(source), LOOSE).retained
+    write_table(tmp_path / f"curated{ending}", training_table(retained))
+    again = read_records(
+        TableConfig(
+            path=str(tmp_path / f"curated{ending}"),
+            label="label",
+            attributes=("colour", "product", "attributes.label"),
+            tags="tags",
+        )
+    )
+    for name in ("key", "digest", "label", "domain", "split", "tags"):
+        assert again.table[name].to_pylist() == retained.table[name].to_pylist()
+    for name, other in zip(names, ("colour", "product", "attributes.label"), strict=True):
+        assert again.attribute(other) == retained.attribute(name)

@@ -156,6 +156,32 @@ def test_a_precision_set_elsewhere_changes_no_feature_and_stays_set(basis: PcaBa
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("switches")
+def test_forwards_on_a_cpu_hold_the_switches_together_and_the_last_puts_them_back() -> None:
+    torch.set_float32_matmul_precision("medium")
+    both, one_left = threading.Barrier(2, timeout=60), threading.Event()
+    seen: list[object] = []
+
+    def first() -> None:
+        with arithmetic("float32", "cpu"):
+            both.wait()
+        one_left.set()
+
+    def second() -> None:
+        with arithmetic("bfloat16", "cpu"):
+            both.wait()
+            one_left.wait(60)
+            seen.append(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == ["ieee"]
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
 def test_a_default_dtype_or_device_set_elsewhere_changes_no_identity_and_no_feature(basis: PcaBasis) -> None:
     (backbone,) = load("timm kwargs", basis)
     expected = backbone.features(pictures(backbone))

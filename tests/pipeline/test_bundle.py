@@ -96,7 +96,7 @@ def test_its_rows_are_the_gallery_of_the_run(exported: tuple[Run, Vectors, Path]
 def test_an_image_is_embedded_to_the_bits_of_the_run(exported: tuple[Run, Vectors, Path], images: Path) -> None:
     run, vectors, path = exported
     contents = [image.read_bytes() for image in sorted(images.rglob("*.png"))]
-    embedder = Searcher.of_run(run, vectors)._embedder
+    embedder = Searcher.of_run(run, vectors).embedder
     np.testing.assert_array_equal(
         Bundle.open(path).embedder().embed(contents).vectors, embedder.embed(contents).vectors
     )
@@ -228,3 +228,12 @@ def test_weights_that_are_named_are_loaded_by_name(images: Path, tmp_path: Path)
     content = [path.read_bytes() for path in sorted(images.rglob("*.png"))[:3]]
     given = Searcher.of_run(run, vectors[0]).search(content)
     assert Searcher.open(bundle.path).search(content) == given
+
+
+def test_the_folder_one_stands_in_is_refused(
+    exported: tuple[Run, Vectors, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="the folder you stand in"):
+        export_bundle(*exported[:2], Path())
+    assert list(tmp_path.iterdir()) == []

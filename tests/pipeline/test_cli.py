@@ -189,15 +189,17 @@ def test_a_plan_says_what_is_to_do_and_that_nothing_is(folder: Path, tmp_path: P
     said = permafrost("plan", "run.toml", cwd=folder)
     assert "0 images to do" in said.stdout
     assert "nothing to do: no image would be opened" in said.stdout
+    assert said.stdout.endswith("small on test_resnet: there\n")
     shutil.copytree(folder / "images", tmp_path / "images")
     (tmp_path / "run.toml").write_text((folder / "run.toml").read_text())
-    *lines, whole = [
+    *lines, whole, head = [
         json.loads(line) for line in permafrost("plan", "run.toml", "--json", cwd=tmp_path).stdout.splitlines()
     ]
     images = len(list((tmp_path / "images").rglob("*.png")))
     assert [(line["images"], line["present"]) for line in lines] == [(images, 0)]
     assert whole["images"] == images
     assert whole["seconds"] > 0
+    assert head == {"backbone": "features that are extracted first", "head": "small", "state": "to train"}
     assert not list(tmp_path.glob("artifacts/features/*/rows"))
 
 

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pipeline.config import parse_config
-from stages.training import PcaHeadConfig
+from pipeline.heads import summary_text
+from stages.training import PcaHeadConfig, TrainingSummary
 from stages.training.rows.sampling import OneDomainConfig
 from tests.typed import CATALOGUE, ROOT, finished, permafrost
 
@@ -117,3 +120,20 @@ def test_train_heads_goes_on_after_a_kill_and_leaves_the_same_bytes_and_no_check
         assert (killed / path.relative_to(whole)).read_bytes() == path.read_bytes()
     assert len(list(killed.glob("artifacts/heads/*/*/head.safetensors"))) == 4
     assert not list(killed.glob("artifacts/heads/*/*.checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("anchor", "words"),
+    [
+        (None, "mMP@5 on the validation records"),
+        (0.0, "no share of the trained weights scores above the closed form it began at, which is kept"),
+        (0.75, "75% trained weights and 25% closed form, the mixture that scores highest"),
+    ],
+)
+def test_the_summary_says_what_of_a_head_is_trained(anchor: float | None, words: str) -> None:
+    summary = TrainingSummary(
+        9, 3, 0, 0, epoch=2, chosen_by="mMP@5 on the validation records", anchor=anchor, threads=1
+    )
+    head: Any = SimpleNamespace(summary=summary, log=[1, 2])
+    assert summary_text(head).startswith("9 images of 3 classes; epoch 2 kept: mMP@5")
+    assert summary_text(head).endswith(words)

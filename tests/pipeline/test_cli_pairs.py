@@ -66,6 +66,7 @@ def test_each_loss_trains_a_head_that_is_scored(folder: Path, name: str) -> None
 def test_a_sweep_compares_them_with_margin_losses_in_one_leaderboard(folder: Path) -> None:
     done = permafrost("sweep", "run.toml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert "the first trial took" in done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {kind for kind in ("triplet", "supcon", "cosface") if f'"{kind}"' in done.stdout} == {
         "triplet",

@@ -158,11 +158,11 @@ def test_gallery_sizes_end_at_the_score_of_the_whole_gallery(folder: Path) -> No
     rows = {(row["head"], row["metric"]): row["value"] for row in lines_of((folder / "first.jsonl").read_text())}
     whole = {line["metric"]: line["value"] for line in lines if line["size"] == 1}
     assert whole == pytest.approx({metric: rows["raw", metric] for metric in ("mmp@5", "hit@1", "mrr")})
-    assert [line["distractors"] for line in lines] == [6, 6, 6, 36, 36, 36]
+    assert [line["sampled"] for line in lines] == [6, 6, 6, 36, 36, 36]
     assert (folder / "artifacts/scores/run.gallery_sizes.jsonl").read_text() == done.stdout
     further = permafrost("gallery-sizes", "run.toml", "--head", "raw", "--distractors", "train", "-q", cwd=folder)
     assert further.stdout.splitlines()[0].split()[:5] == ["backbone", "head", "domain", "distractors", "searched"]
-    assert int(further.stdout.splitlines()[-2].split()[3]) > 36
+    assert int(further.stdout.splitlines()[-3].split()[3]) > 36
     for flags, status, message in (
         (("--size", "1000"), 1, "a whole number of distractors up to 36; got 1000"),
         (("--distractors", "trian"), 2, "no record has the split 'trian'; there are gallery, query, train"),
@@ -182,6 +182,8 @@ def test_scores_are_told_by_class_size(folder: Path) -> None:
     assert lines_of((folder / "artifacts/scores/run.groups.jsonl").read_text()) == groups
     text = permafrost("score", "run.toml", "--by", "class_size", "-q", cwd=folder).stdout
     assert "by the number of images of the query's class in the gallery" in text
+    one = groups[0]
+    assert f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" in text
     wrong = permafrost("score", "run.toml", "--by", "size", cwd=folder)
     assert (wrong.returncode, "--by is one of class_size, training_class_size" in wrong.stderr) == (2, True)
 
@@ -236,7 +238,7 @@ def test_health_finds_the_copy_across_splits_and_counts_the_rest(folder: Path) -
     assert done.returncode == 0, done.stderr
     lines = lines_of(done.stdout)
     kinds = {line["kind"] for line in lines}
-    assert {"counts", "not_finite", "copy", "conflict", "spread", "hubs", "hub", "bounds"} <= kinds
+    assert {"counts", "not_finite", "copy", "repeat", "conflict", "spread", "hubs", "hub", "bounds"} <= kinds
     (copy,) = (line for line in lines if line["kind"] == "copy" and line["same_bytes"])
     assert {copy["role"], copy["other_role"]} == {"train", "test"}
     assert "copy" in copy["key"] + copy["other"]

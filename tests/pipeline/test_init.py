@@ -62,6 +62,12 @@ def test_label_image_and_attributes_are_guessed_by_name_and_by_content(tmp_path:
     assert "10 classes, 3.0 images each" in guess.remarks["label"]
 
 
+@pytest.mark.parametrize("name", ["product", "SKU"])
+def test_a_product_is_the_label_before_its_category(name: str, tmp_path: Path) -> None:
+    rows = [{"path": f"{n}.png", "category": "ab"[n % 2], name: f"p{n // 3}"} for n in range(12)]
+    assert guess_dataset(table_of(tmp_path, rows))[0].keys["label"] == name
+
+
 def test_split_columns_become_roles(tmp_path: Path) -> None:
     rows = [
         {"path": f"{n}.png", "label": f"p{n // 3}", "split": ["train", "train", "val", "test"][n // 3 % 4]}
@@ -184,3 +190,43 @@ def test_init_takes_the_default_recipe_on_the_blocks_of_one_forward(
     assert getattr(config.backbones[0], "blocks", None) == (-2, -1)
     assert [(head.name, head.backbones) for head in config.heads] == [("default64", "all"), ("default512", "all")]
     assert config.heads[0].recipe.head.kind == preset["kind"]
+
+
+def test_what_the_table_has_and_what_is_used_stand_in_one_sentence(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{n}.png", "label": f"p{n // 4}" + " " * (n % 2), "domain": ["photo", "art"][n // 2 % 2]}
+        for n in range(24)
+    ]
+    guess, records = guess_dataset(table_of(tmp_path, rows))
+    assert guess.remarks["label"] == (
+        "12 classes, 2.0 images each, of 12 spellings in the table, where spaces around a label and its Unicode form "
+        "differ, of 6 labels, each counted in every domain"
+    )
+    assert records.counts()["classes"] == 12
+
+
+def test_a_root_is_named_where_the_paths_of_a_table_lead_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_folder(tmp_path / "far/away", {f"c{number}": 3 for number in range(8)})
+    rows = [{"path": f"c{n // 3}/{n % 3}.png", "label": f"c{n // 3}"} for n in range(24)]
+    table = write_table(tmp_path / "t.csv", rows)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecordsError, match=r"none of the 24 images that t.csv names is in \..*--root FOLDER"):
+        init(Path(table.name))
+    init(Path(table.name), root=Path("far/away"))
+    config = read_config("run.toml").datasets[0]
+    assert len(read_records(config)) == 24
+    with pytest.raises(RecordsError, match="far is a folder"):
+        init(Path("far"), Path("other.toml"), root=Path("far"))
+
+
+def test_values_of_attributes_and_domains_that_look_missing_are_noted(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{n}.png", "label": f"p{n // 4}", "domain": ["photo", "NA"][n // 20], "colour": ["red", "nan"][n % 2]}
+        for n in range(24)
+    ]
+    guess, records = guess_dataset(table_of(tmp_path, rows))
+    assert guess.keys["attributes"] == ["colour"]
+    for start in ("12 images have the colour 'nan', which looks", "4 images have the domain 'NA', which looks"):
+        assert any(note.startswith(start) for note in records.notes)

@@ -32,6 +32,13 @@ def test_every_key_of_the_schema_is_listed() -> None:
     assert names - {"kind", "head"} <= listed  # kind stands in the headings; the keys of a head in [[heads]]
 
 
+def test_every_key_has_a_meaning_and_a_table_of_kinds_lists_them_first() -> None:
+    assert [(table.path, table.kind, key.name) for table in tables() for key in table.keys if not key.meaning] == []
+    first, *kinds = [table for table in tables() if table.path == "heads.loss"]
+    assert first.meaning.startswith("Kinds: `")
+    assert [table.kind for table in kinds if f"`{table.kind}`" not in first.meaning] == []
+
+
 def test_every_kind_of_the_schema_has_a_heading() -> None:
     definitions = TypeAdapter(RunConfig).json_schema()["$defs"].values()
     kinds = {part["properties"].get("kind", {}).get("const") for part in definitions if "properties" in part}
@@ -74,7 +81,7 @@ def _plain(value: Any) -> Any:
 
 def test_one_section_with_what_is_inside() -> None:
     assert "# The run file" not in reference("heads.loss")
-    assert reference("heads.loss").startswith('## `[heads.loss]`, `kind = "adacos"`')
+    assert reference("heads.loss").startswith("## `[heads.loss]`\n\nKinds: `adacos`, ")
     assert "[heads.loss.miner]" in reference("heads.loss")
     assert "[heads.optimizer]" not in reference("heads.loss")
 

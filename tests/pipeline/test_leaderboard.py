@@ -24,6 +24,7 @@ def test_the_best_of_each_backbone_and_domain_has_a_star() -> None:
         ["pca", "small", "0.100", "±0.100"],
     ]
     assert table[1].split()[4:] == ["1,200", "34"]
+    assert "*" not in score_table([row("net", "raw", 0.3), row("pca", "raw", 0.2)]).splitlines()[1]  # of one
 
 
 def test_floor_and_ceiling_stand_below_once_and_are_no_columns() -> None:

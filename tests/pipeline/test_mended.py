@@ -96,6 +96,8 @@ def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) 
     assert asked.returncode == 0, asked.stderr
     assert "scores/old.jsonl: 2.0 MB would be removed, as no run file names it" in asked.stdout
     assert asked.stdout.count("would be removed") == 4
+    listed = [line.split(": ")[0] for line in asked.stdout.splitlines()]
+    assert sorted(set(listed)) == sorted(listed)
     assert contents(folder / "artifacts").keys() == before.keys() | {"scores/old.jsonl", "scores/old.png"}
     assert permafrost("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 4
     after = contents(folder / "artifacts")

@@ -24,7 +24,7 @@ from pipeline.scores import rows_key, score_run, values_key
 from pipeline.searcher import Searcher
 from pipeline.thresholds import keep_decisions, kept_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
-from stages.analysis.threshold_choice import calibration_ground, decision_at
+from stages.analysis.threshold_choice import choose_thresholds
 from stages.extraction import PcaConfig
 from stages.records import Records
 from stages.retrieval.gallery_rows import Match
@@ -271,8 +271,8 @@ def test_what_is_read_again_is_written_to_the_storage_and_to_no_folder(tmp_path:
         run.storage.put(key, LocalStorage(run.artifacts).read(key))
     head = vectors[-1]
     rows, values = score_run(run, vectors)
-    limits = calibration_ground(head.store, run.records, seed=0)
-    keep_decisions(run, head, [decision_at("fmr", 0.1, limits)], limits)
+    decisions, _, limits = choose_thresholds(head.store, run.records, 0, [("fmr", 0.1)])
+    keep_decisions(run, head, decisions, limits)
     Searcher.of_run(run, head)
     written = {key.partition("/")[0] for key in set(run.storage.list()) - set(before)}
     assert written == {"scores", "searchers", "thresholds"}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from cache.errors import NothingToScoreError
 from stages.ranking import unit_length
 from stages.ranking.metrics import find_metric
+from stages.ranking.relevance import ByClass, ByGroups, Judgement
 from stages.retrieval import (
     AutoIndexConfig,
     Evidence,
@@ -21,7 +24,7 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.indexes.auto import Choice, sample_of_classes
-from stages.retrieval.indexes.measure import value_of
+from stages.retrieval.indexes.measure import milliseconds, value_of
 from tests.oracles import retrieval as oracle
 from tests.toys.rankings import classes_of, random_vectors, records_of, store_of
 
@@ -43,6 +46,11 @@ def chosen(config: AutoIndexConfig, evidence: Evidence | None = None) -> Choice:
     vectors, labels = gallery_of()
     keys = [str(row) for row in range(len(vectors))]
     return choose_index(vectors, keys, MADE, config, evidence=evidence or Evidence.from_gallery(vectors, labels))
+
+
+def classes_in(evidence: Evidence) -> list[int]:
+    assert isinstance(evidence.judged.relevant, ByClass)
+    return list(evidence.judged.relevant.queries.tolist())
 
 
 def test_exact_search_within_the_budgets_is_taken_and_nothing_else_is_built() -> None:
@@ -81,9 +89,47 @@ def test_the_loss_is_counted_in_the_metric_of_the_task_by_hand() -> None:
     ids, _ = index.search(evidence.vectors, 5, evidence.itself)
     by_hand = [
         oracle.metric("mmp@5", [row >= 0 and labels[row] == wanted for row in rows], 9)
-        for rows, wanted in zip(ids.tolist(), evidence.classes.tolist(), strict=True)
+        for rows, wanted in zip(ids.tolist(), classes_in(evidence), strict=True)
     ]
     assert value_of(index, evidence, find_metric("mmp@5")) == pytest.approx(np.mean(by_hand))
+
+
+def test_a_time_is_that_of_the_thread_and_not_of_waiting_and_indexes_take_turns() -> None:
+    turns = []
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def search(self, *_: object) -> None:
+            turns.append(self.name)
+            time.sleep(0.02)
+
+    vectors, labels = gallery_of(3, 3)
+    indexes: list[Any] = [Slow("a"), Slow("b")]
+    for taken in milliseconds(indexes, Evidence.from_gallery(vectors, labels), 1, batch=1):
+        assert 0 < taken < 10  # a search waits 20 ms, as where other programs run, and computes nothing
+    order = [name for name, before in zip(turns, [None, *turns], strict=False) if name != before]
+    assert order == ["a", "b"] * (len(order) // 2)
+    assert len(order) >= 6
+
+
+def test_what_is_relevant_is_what_the_protocol_says_and_junk_is_taken_out() -> None:
+    vectors, _ = gallery_of(40, 10)
+    index = GalleryIndex.build(vectors, [str(row) for row in range(40)], MADE)
+    listed = [[(row + 1) % 40, (row + 7) % 40] for row in range(40)]
+    ranked = np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")
+    ranked = ranked[ranked != np.arange(40)[:, None]].reshape(40, 39)
+    junk = [[int(rows[0])] if int(rows[0]) not in own else [] for rows, own in zip(ranked, listed, strict=True)]
+    evidence = Evidence(vectors, Judgement(ByGroups.listed(listed), ByGroups.listed(junk)), np.arange(40))
+    by_hand = []
+    for rows, own, ignored in zip(ranked.tolist(), listed, junk, strict=True):
+        left = [row for row in rows if row not in ignored]
+        by_hand.append(oracle.metric("mmp@5", [row in own for row in left], 2))
+    assert value_of(index, evidence, find_metric("mmp@5")) == pytest.approx(np.mean(by_hand))
+    part = evidence.within(np.arange(0, 40, 2))  # odd rows list even ones
+    assert (len(part), part.itself.tolist()) == (20, [-1] * 20)
+    assert [part.judged.relevant.rows(at).tolist() for at in range(2)] == [[1, 4], [2, 5]]
 
 
 def test_evidence_without_anything_to_find_is_refused() -> None:
@@ -97,12 +143,12 @@ def test_evidence_within_a_sample_keeps_a_query_with_its_own_row_or_without() ->
     evidence = Evidence.from_gallery(vectors, labels)
     rows = np.array([0, 1, 10, 12, 20])  # class 0 three times, classes 1 and 2 once
     part = evidence.within(rows)
-    for query, itself, wanted in zip(part.vectors, part.itself, part.classes, strict=True):
+    for query, itself, wanted in zip(part.vectors, part.itself, classes_in(part), strict=True):
         own = next(row for row in range(40) if (vectors[row] == query).all())
         assert labels[own] == wanted
         assert itself == (rows.tolist().index(own) if own in rows else -1)
     counts = {0: 3, 1: 1, 2: 1}
-    assert len(part.classes) == sum(counts.get(int(label), 0) - (row in rows) > 0 for row, label in enumerate(labels))
+    assert len(part) == sum(counts.get(int(label), 0) - (row in rows) > 0 for row, label in enumerate(labels))
 
 
 def test_a_sample_is_of_whole_classes() -> None:

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -115,7 +116,7 @@ def test_four_classes_are_held_out_in_two_folds() -> None:
 def test_each_fold_gets_its_share_of_every_domain_and_of_classes_that_can_be_searched_for() -> None:
     sizes = torch.tensor([3] * 7 + [1] * 5 + [2] * 6 + [1] * 4)
     domains = torch.tensor([0] * 12 + [1] * 10)
-    classes = Classes(torch.arange(22).repeat_interleave(sizes), sizes, domains)
+    classes = Classes(torch.arange(22).repeat_interleave(sizes), sizes, domains, torch.arange(22))
     fold = cross_validation.fold_of_class(classes, 3, seed=1)
     for domain, searchable in product((0, 1), (True, False)):
         counts = torch.bincount(fold[(domains == domain) & ((sizes > 1) == searchable)], minlength=3)
@@ -124,16 +125,57 @@ def test_each_fold_gets_its_share_of_every_domain_and_of_classes_that_can_be_sea
     assert not torch.equal(fold, cross_validation.fold_of_class(classes, 3, seed=2))
 
 
+def test_a_label_is_in_one_fold_in_all_its_domains() -> None:
+    rng = np.random.default_rng(0)
+    labels, domains = torch.from_numpy(rng.integers(0, 13, 300)), torch.from_numpy(rng.integers(0, 3, 300))
+    classes = Classes.of(labels, domains)
+    assert classes.count > 30
+    fold_of_row = cross_validation.fold_of_class(classes, 3, seed=1)[classes.of_row]
+    folds_of = [{*fold_of_row[labels == label].tolist()} for label in range(13)]
+    assert sorted(sum(folds == {fold} for folds in folds_of) for fold in range(3)) == [4, 4, 5]
+    part = torch.from_numpy(rng.permutation(300)[:200])
+    for_part = classes.take(part)
+    assert torch.equal(for_part.labels[for_part.of_row], labels[part])
+
+
+def test_three_labels_in_two_domains_are_too_few_to_hold_out() -> None:
+    rows, labels, _ = toy(sizes=(6, 6, 6))
+    assert choose(DiscriminantHeadConfig(dim=4), rows, labels, torch.arange(18) % 2, [DIM], seed=0)[1] is None
+
+
+def test_a_trained_discriminant_is_chosen_by_labels_that_no_domain_has_learned(tmp_path: Path) -> None:
+    labels = classes_of(12, 8)
+    store, _ = toy_training.toy(tmp_path, labels)
+    domains = [("photo", "art")[int(key[-1]) % 2] for key in labels]
+    names = [f"{domain} {label}" for domain, label in zip(domains, labels.values(), strict=True)]
+    config = DiscriminantHeadConfig(dim=4)
+    chosen = []
+    for given, folds in ((labels, "a label in all its domains"), (dict(zip(labels, names, strict=True)), None)):
+        table = make_records(given).table.drop_columns("domain").append_column("domain", pa.array(domains))
+        records = in_training_order(Records(table, {}))
+        label, domain = (
+            torch.from_numpy(np.unique([str(name) for name in column], return_inverse=True)[1])
+            for column in (records.labels, records.domains)
+        )
+        features = torch.from_numpy(store.read(records.digests))
+        expected = config.fit(features, label, domain, [store.dim], 0)(features)
+        head = train_head(store, records, config)
+        assert head.identity.fields.get("folds") == folds
+        chosen.append(head(features.numpy()))
+        np.testing.assert_allclose(chosen[-1], expected.detach().numpy(), atol=1e-5)
+    assert not np.allclose(chosen[0], chosen[1], atol=1e-3)
+
+
 def test_no_fold_is_left_without_a_class_that_can_be_searched_for() -> None:
     sizes = torch.tensor([2, 1, 1] * 6)  # six domains, each of one class that can be
-    classes = Classes(torch.arange(18).repeat_interleave(sizes), sizes, torch.arange(18) // 3)
+    classes = Classes(torch.arange(18).repeat_interleave(sizes), sizes, torch.arange(18) // 3, torch.arange(18))
     fold = cross_validation.fold_of_class(classes, 3, seed=0)
     assert torch.bincount(fold[sizes > 1], minlength=3).tolist() == [2, 2, 2]
 
 
 def test_of_a_large_set_no_more_rows_and_classes_are_drawn_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = torch.tensor([100, 2, 3, 40, 1, 5, 2, 2, 60, 1])
-    classes = Classes(torch.arange(10).repeat_interleave(sizes), sizes, torch.zeros(10).long())
+    classes = Classes(torch.arange(10).repeat_interleave(sizes), sizes, torch.zeros(10).long(), torch.arange(10))
     assert cross_validation.drawn_rows(classes, seed=0) is None
     monkeypatch.setattr(cross_validation, "_ROWS", 60)
     monkeypatch.setattr(cross_validation, "_CLASSES", 8)

@@ -134,7 +134,7 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
         for name, curve in scores
     ]
     at = [sized.distractors for sized in scores[0][1]]
-    label = f"{metric} with {at[0]:,} to {at[-1]:,} distractors"
+    label = f"{metric} with {at[0]:,.0f} to {at[-1]:,.0f} distractors"
     chart = _chart(lines, label, "gallery images that can distract", at, dots=True)
     return SizeChart(chart, scores, scores[0][1][0].score.queries)
 

@@ -46,7 +46,7 @@ def learning_curves(shown: Sequence[Measured]) -> list[LearningCurves]:
         ]
         loss = _chart(losses, f"{side.name}: loss")
         validation = _chart(validated, f"{side.name}: mMP@5 on what was held out")
-        curves.append(LearningCurves(side.name, summary_text(head, seconds=False), loss, validation))
+        curves.append(LearningCurves(side.name, summary_text(head), loss, validation))
     return curves
 
 

@@ -42,6 +42,15 @@ class BundledConfig(Settings):
     Features have 1,280 values. The input is 224, 240 or 260 pixels, cut out of 256, 272 or 292. ``pooling`` is one or
     several of ``mean``, which is the network's own, ``gem`` with exponent ``gem_p``, and ``max``. ``blocks`` are those
     whose mean is a feature too, of the same forward, counted from the end where negative: ``[-2, -1]``.
+
+    Args:
+        name: the network: inputs of 224, 240 or 260 pixels.
+        preprocess: what differs from the network's own preprocessing.
+        precision: of the arithmetic; ``auto`` is float32 on a CPU and TF32 on a card.
+        compiled: whether ``torch.compile`` compiles the network.
+        pooling: one or several of ``mean``, the network's own, ``gem`` and ``max``. A list gives a backbone for each.
+        gem_p: the exponent of ``gem``.
+        blocks: blocks whose mean is a feature too, of the same forward, counted from the end where negative.
     """
 
     name: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] = "efficientnet_lite0"

@@ -143,14 +143,20 @@ class StoredNetwork:
     preprocess: Preprocess
 
 
+def frozen_of(backbone: Backbone) -> Frozen | None:
+    """The network of ``backbone``, loaded; None where it is none of a library."""
+    forward = backbone.forward.load() if isinstance(backbone.forward, Network) else backbone.forward
+    return forward if isinstance(forward, Frozen) else None
+
+
 def network_bytes(backbone: Backbone) -> bytes:
     """A safetensors file of all that the network of ``backbone`` computes with, as it was frozen."""
     from safetensors.torch import save
 
-    forward = backbone.forward.load() if isinstance(backbone.forward, Network) else backbone.forward
-    if not isinstance(forward, _Frozen):
+    frozen = frozen_of(backbone)
+    if frozen is None:
         raise SettingsError(f"{backbone.name} is no network of a library: its weights cannot be written to a file")
-    state = forward.network.state_dict()
+    state = frozen.network.state_dict()
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
 
 
@@ -199,7 +205,9 @@ def freeze(
         compute = compute or (lambda images: [network(images)])
         if config.compiled:  # once for batches of all sizes: a minute at the first batch
             compute = torch.compile(compute, dynamic=True)
-        run = _runner(network, compute, preprocess, config.precision, device)
+        convolutional = sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) > 1
+        layout = torch.channels_last if convolutional else torch.contiguous_format  # twice as fast on a CPU
+        run = _runner(network, compute, layout, preprocess, config.precision, device)
         if config.compiled:  # one image is a special case to the compiler: compile for several here too
             run(np.zeros((2, 3, size, size), np.uint8))
         shapes = [tuple(values.shape) for values in run(np.zeros((1, 3, size, size), np.uint8))]
@@ -212,7 +220,7 @@ def freeze(
         if len(shape) != 2 or shape[0] != 1:
             raise SettingsError(f"{config.name} must give one vector an image, (1, D), got {shape}: choose a pooling")
 
-    forward = _Frozen(network, run)
+    forward = Frozen(network, compute, layout, run)
     ends = [0, *np.cumsum([width for _, width in shapes]).tolist()]
     return tuple(
         Backbone(
@@ -229,13 +237,19 @@ def freeze(
 
 
 @dataclass(frozen=True, eq=False)
-class _Frozen:
-    """The forward of a ``network``: the features (B, D) of all of its outputs side by side."""
+class Frozen:
+    """The forward of a ``network``: the features (B, D) of all of its outputs side by side.
+
+    ``compute`` maps normalised images (B, 3, S, S) in ``layout`` to the outputs, each (B, D).
+    """
 
     network: torch.nn.Module
+    compute: Compute
+    layout: torch.memory_format
     run: Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]
 
     def __call__(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The features of ``batch`` (B, 3, S, S) uint8."""
         values = self.run(batch)
         return values[0] if len(values) == 1 else np.concatenate(values, axis=1)
 
@@ -246,13 +260,16 @@ def folder_name(name: str) -> str:
 
 
 def _runner(
-    network: torch.nn.Module, compute: Compute, preprocess: Preprocess, precision: Precision, device: str
+    network: torch.nn.Module,
+    compute: Compute,
+    layout: torch.memory_format,
+    preprocess: Preprocess,
+    precision: Precision,
+    device: str,
 ) -> Callable[[npt.NDArray[np.uint8]], list[npt.NDArray[np.float32]]]:
     import torch
 
     kind = torch.device(device).type
-    convolutional = sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) > 1
-    layout = torch.channels_last if convolutional else torch.contiguous_format  # twice as fast on a CPU
     network.eval().requires_grad_(False).to(device).to(memory_format=layout)
     colours = preprocess.colours(device)
 

@@ -39,7 +39,7 @@ from stages.extraction.preprocess import Preprocess, Resize
 if TYPE_CHECKING:
     from torch import nn
 
-_TOWER = "visual."
+TOWER = "visual."
 _RESIZE: dict[str, Resize] = {"shortest": "shorter", "squash": "squash", "longest": "longest"}
 _LISTED = ("mean", "std", "interpolation", "resize_mode")  # what a tag's entry says about preprocessing
 # A text tower that costs nothing, where only the image tower is wanted.
@@ -53,6 +53,9 @@ class OpenClipConfig(NetworkConfig):
     A file of ``weights`` holds the whole model or the image tower alone (OpenAI's belong to the ``-quickgelu`` names,
     which a file cannot say). With ``projection`` a feature is the vector of the space shared with text, as
     ``encode_image`` gives it, not the pooled output before it.
+
+    Args:
+        projection: take the vector of the space shared with text, not the pooled output before it.
     """
 
     ours = (
@@ -93,7 +96,7 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
     if size is not None and _own_size(tower) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_open_clip(tower, size, name=config.name)
-    projects = _has_projection(tower)
+    projects = has_projection(tower)
     if projects and not config.projection:
         _drop_projection(tower)
     outputs, compute = [Output("", {"output": "projected" if projects and config.projection else "pooled"})], None
@@ -146,7 +149,7 @@ def _tower(config: OpenClipConfig) -> nn.Module:
     from open_clip.convert import convert_state_dict
 
     open_clip = library("open_clip")
-    with torch.random.fork_rng(devices=[]), _quiet_root_logger():
+    with torch.random.fork_rng(devices=[]), quiet_root_logger():
         torch.manual_seed(config.seed)
         if config.pretrained:
             listed = open_clip.get_pretrained_cfg(config.name, config.pretrained)
@@ -161,7 +164,7 @@ def _tower(config: OpenClipConfig) -> nn.Module:
     if config.weights != "random":
         path = Path(config.weights or "")
         state = convert_state_dict(model, read_weights(path))
-        whole = {name.removeprefix(_TOWER): tensor for name, tensor in state.items() if name.startswith(_TOWER)}
+        whole = {name.removeprefix(TOWER): tensor for name, tensor in state.items() if name.startswith(TOWER)}
         fit_weights(tower, whole or state, source=str(path))
     return tower
 
@@ -173,7 +176,8 @@ def _visual(model: nn.Module) -> nn.Module:
     return tower
 
 
-def _has_projection(tower: nn.Module) -> bool:
+def has_projection(tower: nn.Module) -> bool:
+    """Whether ``tower`` ends in a projection into the space shared with text that can be left out."""
     import torch
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
@@ -252,7 +256,7 @@ def _listed_for(name: str) -> dict[str, list[Any]]:
 
 
 @contextmanager
-def _quiet_root_logger() -> Iterator[None]:
+def quiet_root_logger() -> Iterator[None]:
     """Silence open_clip's warning, to the root logger, that weights are random which are about to be loaded.
 
     The first message would also install a handler on the root logger for good, hence the one that does nothing.

@@ -31,6 +31,12 @@ class PcaConfig(Settings):
     """Images squashed to ``size`` x ``size`` pixels and projected on their first ``dim`` principal components.
 
     The components are fitted to the training images; ``seed`` is of the randomised solver that large sets need.
+
+    Args:
+        name: what the backbone is called.
+        dim: principal components.
+        size: pixels of a side that images are squashed to.
+        seed: of the randomised solver that large sets need.
     """
 
     name: str = "pca"

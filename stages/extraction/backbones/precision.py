@@ -9,14 +9,14 @@ has it and float32 elsewhere. ``make check-gpu`` measures all three on a card.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 ON_A_CARD: Precision = "tf32"
 _TENSOR_CORES = (8, 0)  # the first compute capability with TF32
-_switches = threading.RLock()
 
 
 def resolve_precision(precision: Precision, device: str) -> Precision:
@@ -34,24 +34,66 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
     return ON_A_CARD if torch.cuda.get_device_capability(device) >= _TENSOR_CORES else "float32"
 
 
+class _Switches:
+    """Settings of the process: whoever wants the same holds them together, others wait.
+
+    The first sets them, the last puts back what was there.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._holders = 0
+        self._wanted: object = None
+        self._restore: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def hold(self, wanted: object, write: Callable[[], Callable[[], None]]) -> Iterator[None]:
+        """Keep the settings that ``wanted`` stands for: ``write`` makes them, and returns what puts back the old."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._holders or self._wanted == wanted)
+            if not self._holders:
+                self._wanted, self._restore = wanted, write()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders -= 1
+                if not self._holders:
+                    self._restore()
+                    self._changed.notify_all()
+
+
+_products, _default = _Switches(), _Switches()
+
+
 @contextmanager
 def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
     """Around the launch of a forward on a device of ``kind`` (``cpu`` or ``cuda``): the same numbers in any process.
 
     PyTorch's switches of float32 products, and its default dtype, belong to the process, so they are set to what the
-    identity says and then put back, by one thread at a time. On a card a launch returns before the card has computed,
-    so threads wait little. A network is compiled inside its first launches, and so by one thread at a time too.
+    identity says and then put back. Forwards on a CPU hold them together. Those on a card do so one at a time: a launch
+    returns before the card has computed, so threads wait little, and a network is compiled inside its first launches.
     """
     import torch
 
-    with default_float32():
-        restore = _set_products("tf32" if precision == "tf32" and kind == "cuda" else "ieee", kind)
-        try:
-            with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                yield
-        finally:
-            for owner, name, value in reversed(restore):
+    def write() -> Callable[[], None]:
+        written = _set_products(wanted, kind)
+
+        def restore() -> None:
+            for owner, name, value in reversed(written):
                 setattr(owner, name, value)
+
+        return restore
+
+    wanted = "tf32" if precision == "tf32" and kind == "cuda" else "ieee"
+    holder = (kind, wanted, threading.get_ident() if kind == "cuda" else 0)
+    with (
+        default_float32(),
+        _products.hold(holder, write),
+        torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        yield
 
 
 @contextmanager
@@ -59,13 +101,13 @@ def default_float32() -> Iterator[None]:
     """Let tensors that a library makes without saying how be float32, whatever the process has set."""
     import torch
 
-    with _switches:
+    def write() -> Callable[[], None]:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+        return partial(torch.set_default_dtype, before)
+
+    with _default.hold("float32", write):
+        yield
 
 
 def _set_products(wanted: str, kind: str) -> list[tuple[Any, str, Any]]:

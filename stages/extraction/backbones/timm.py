@@ -32,6 +32,9 @@ class TimmConfig(NetworkConfig):
     ``name`` can be ``hf-hub:owner/model``; with a file of weights, ``vit_base_patch16_clip_224.openai`` names the tag
     whose preprocessing they need. ``pretrained`` true is the default tag. ``blocks`` are further features from the same
     forward beside timm's own: the mean of the output of each of these blocks, counted as ``layer`` is.
+
+    Args:
+        blocks: blocks whose mean is a feature too, of the same forward, counted as ``layer`` is.
     """
 
     ours = ("pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "pretrained_cfg")

@@ -21,7 +21,7 @@ from cache.errors import NothingToScoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import Settings, changed_settings
 from cache.storage import Storage, storage_of
-from stages.ranking.metrics import find_metric
+from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.gallery_index import GalleryIndex
@@ -55,10 +55,10 @@ class AutoIndexConfig(Settings):
     """The budgets that an index is chosen by.
 
     Args:
-        ms: milliseconds that a query may take, as measured on this machine.
+        ms: milliseconds of CPU time that a query may take, as measured on this machine.
         bytes: that a row may take; left out, any number.
         loss: how much of the ``metric`` may be lost against exact search.
-        metric: of the first ranks (at most 1,000), by label.
+        metric: of the first ranks (at most 1,000); by default the first such of the run's metrics, or mmp@5.
         batch: queries that come together when time is measured.
         queries: at most so many are measured on.
         sample: rows of the gallery that kinds are tried on, in whole classes.
@@ -69,24 +69,29 @@ class AutoIndexConfig(Settings):
     ms: float = 1.0
     bytes: float | None = None
     loss: float = 0.005
-    metric: str = "mmp@5"
+    metric: str | None = None
     batch: int = 1
     queries: int = 500
     sample: int = 100_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if find_metric(self.metric).reach == "gallery":
+        if find_metric(self.judged_by).reach == "gallery":
             raise SettingsError(f"metric must look at the first ranks only, such as mmp@5 or map@r, got {self.metric}")
         if self.ms <= 0 or (self.bytes is not None and self.bytes <= 0):
             raise SettingsError(f"ms and bytes are budgets above 0, got {self.ms} and {self.bytes}")
         if not 0 <= self.loss < 1:
-            raise SettingsError(f"loss is how much of {self.metric} may be lost, in [0, 1), got {self.loss}")
+            raise SettingsError(f"loss is how much of {self.judged_by} may be lost, in [0, 1), got {self.loss}")
         if self.batch < 1 or self.queries < FEWEST_QUERIES or self.sample < 1000:
             raise SettingsError(
                 f"batch is at least 1, queries at least {FEWEST_QUERIES} and sample at least 1,000; got {self.batch}, "
                 f"{self.queries} and {self.sample}"
             )
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that the loss is measured in."""
+        return self.metric or "mmp@5"
 
 
 class Tried(NamedTuple):
@@ -154,11 +159,8 @@ def choose_index(
     """
     vectors = check_unit(vectors, "gallery vectors")
     drawn = evidence.drawn(config.queries, config.seed)
-    if len(drawn.classes) < FEWEST_QUERIES:
-        raise NothingToScoreError(
-            f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
-            f"there are {len(drawn.classes)}. Name a kind of index instead, such as flat."
-        )
+    if len(drawn) < FEWEST_QUERIES:
+        raise NothingToScoreError(too_few_queries(len(drawn)))
     exact, seconds = _build(vectors, keys, embeddings, FlatIndexConfig())
     flat = _measured(config, exact, seconds, drawn, None)
     if not (over := _over(config, flat)):
@@ -169,12 +171,24 @@ def choose_index(
         index, seconds = _build(vectors, keys, embeddings, best)
         _fewest_probes(config, index, drawn, flat.value, least=best.probes)
         measured = _measured(config, index, seconds, drawn, flat.value)
+        depth = _depth(find_metric(config.judged_by), drawn, index)
+        of_flat, of_index = milliseconds([exact, index], drawn, depth, config.batch)  # in turns: they are compared
+        flat, measured = flat._replace(ms=min(flat.ms, of_flat)), measured._replace(ms=min(measured.ms, of_index))
+        tried[0] = tried[0]._replace(ms=flat.ms)
         why = _over(config, measured) or ("" if measured.ms < flat.ms else "no faster than exact search")
         tried.append(measured._replace(verdict=why or "chosen"))
         if not why:
             return Choice(index, tuple(tried))
     tried.append(flat._replace(verdict=f"chosen: nothing else keeps the budgets, and exact search does not: {over}"))
     return Choice(exact, tuple(tried))
+
+
+def too_few_queries(count: int) -> str:
+    """Why no index is chosen by ``count`` queries with something to find."""
+    return (
+        f"an index is chosen by at least {FEWEST_QUERIES} labelled queries with something to find in the gallery; "
+        f"there are {count}. Name a kind of index instead, such as flat."
+    )
 
 
 def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:
@@ -187,17 +201,22 @@ def _measured(
     config: AutoIndexConfig, index: GalleryIndex, seconds: float, evidence: Evidence, exact: float | None
 ) -> Tried:
     """What ``index`` costs, and what it loses against ``exact``, the value of exact search."""
-    metric = find_metric(config.metric)
+    metric = find_metric(config.judged_by)
     value = value_of(index, evidence, metric)
-    depth = min(_DEEPEST, int(metric.depths(evidence.num_relevant, len(index)).max()))
-    ms, loss = milliseconds(index, evidence, depth, config.batch), 0.0 if exact is None else exact - value
+    (ms,) = milliseconds([index], evidence, _depth(metric, evidence, index), config.batch)
+    loss = 0.0 if exact is None else exact - value
     return Tried(label_of(index.config), len(index), seconds, index.bytes_a_row, ms, value, loss, "")
+
+
+def _depth(metric: Metric, evidence: Evidence, index: GalleryIndex) -> int:
+    """How many rows a query asks ``index`` for."""
+    return min(_DEEPEST, int(metric.depths(evidence.num_relevant, len(index)).max()))
 
 
 def _over(config: AutoIndexConfig, tried: Tried) -> str:
     over = []
     if tried.loss > config.loss:
-        over.append(f"loses {tried.loss:.4f} of {config.metric}, {config.loss:g} may be lost")
+        over.append(f"loses {tried.loss:.4f} of {config.judged_by}, {config.loss:g} may be lost")
     if config.bytes is not None and tried.bytes > config.bytes:
         over.append(f"takes {tried.bytes:.0f} bytes a row, {config.bytes:g} are allowed")
     if tried.ms > config.ms:
@@ -207,12 +226,12 @@ def _over(config: AutoIndexConfig, tried: Tried) -> str:
 
 def _on_a_sample(config: AutoIndexConfig, vectors: Vectors, evidence: Evidence, tried: list[Tried]) -> Probed | None:
     """The kind that is fastest on a sample of the gallery within loss and bytes; what was ``tried`` is added."""
-    rows = sample_of_classes(evidence.gallery, config.sample, config.seed)
+    rows = sample_of_classes(evidence.gallery_classes(len(vectors)), config.sample, config.seed)
     some = evidence.within(rows)
-    if len(some.classes) < FEWEST_QUERIES:
+    if len(some) < FEWEST_QUERIES:
         rows, some = np.arange(len(vectors)), evidence
     part, names = vectors[rows], [str(row) for row in rows.tolist()]
-    exact = value_of(GalleryIndex.build(part, names, ""), some, find_metric(config.metric))
+    exact = value_of(GalleryIndex.build(part, names, ""), some, find_metric(config.judged_by))
     best: tuple[float, Probed] | None = None
     for kind in _kinds(config, *part.shape):
         index, seconds = _build(part, names, "", kind)
@@ -249,7 +268,7 @@ def _fewest_probes(config: AutoIndexConfig, index: GalleryIndex, evidence: Evide
     probes = min(least, most)
     while True:
         inside.nprobe = probes
-        if probes >= most or exact - value_of(index, evidence, find_metric(config.metric)) <= config.loss:
+        if probes >= most or exact - value_of(index, evidence, find_metric(config.judged_by)) <= config.loss:
             break
         probes = min(2 * probes, most)
     index.config = replace(index.config, probes=probes)  # type: ignore[arg-type]  # it is one in lists

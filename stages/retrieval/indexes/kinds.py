@@ -47,7 +47,12 @@ _STORED = {
 
 @dataclass(frozen=True)
 class RefineConfig(Settings):
-    """The first ``candidates`` times k rows are compared again with vectors kept in 2 or 4 bytes a number."""
+    """The first ``candidates`` times k rows are compared again with vectors kept in 2 or 4 bytes a number.
+
+    Args:
+        candidates: how many times k rows are compared again.
+        stored: the dtype of the vectors that are kept for it.
+    """
 
     candidates: int = 4
     stored: Literal["float16", "float32"] = "float16"
@@ -72,7 +77,13 @@ class FlatIndexConfig(Settings):
 
 @dataclass(frozen=True)
 class IvfFlatIndexConfig(Settings):
-    """Inverted lists of whole vectors, exact within the lists that a query visits: 4 bytes a number, 8 for the id."""
+    """Inverted lists of whole vectors, exact within the lists that a query visits: 4 bytes a number, 8 for the id.
+
+    Args:
+        lists: inverted lists; 0 is a number by the rows of the gallery.
+        probes: lists that a query visits.
+        seed: of everything that the index learns or draws.
+    """
 
     kind: Literal["ivf_flat"] = "ivf_flat"
     lists: int = 0
@@ -95,6 +106,13 @@ class IvfPqIndexConfig(Settings):
     """Inverted lists of product codes (Jégou et al., Product quantization for nearest neighbor search, 2011).
 
     ``bytes`` a vector, which divide its numbers, and 8 for its id.
+
+    Args:
+        bytes: of a vector's code, which divide its dimensions.
+        lists: inverted lists; 0 is a number by the rows of the gallery.
+        probes: lists that a query visits.
+        refine: compare the first rows again with vectors that are kept beside the codes.
+        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["ivf_pq"] = "ivf_pq"
@@ -124,6 +142,11 @@ class OpqIndexConfig(Settings):
     """Product codes of vectors turned so that codes lose least (Ge et al., Optimized product quantization, 2013).
 
     ``bytes`` a vector, which divide its numbers; every query is compared with every code.
+
+    Args:
+        bytes: of a vector's code, which divide its dimensions.
+        refine: compare the first rows again with vectors that are kept beside the codes.
+        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["opq"] = "opq"
@@ -185,6 +208,13 @@ class ScalarIndexConfig(Settings):
     """Every number by itself in fewer bits.
 
     ``stored`` is ``float16``, ``bfloat16``, or levels between the least and the largest value of each of the E numbers.
+
+    Args:
+        stored: the type of a stored number.
+        lists: inverted lists; 0 is a number by the rows of the gallery.
+        probes: lists that a query visits.
+        refine: compare the first rows again with vectors that are kept beside the codes.
+        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["scalar"] = "scalar"
@@ -220,6 +250,11 @@ class BinaryIndexConfig(Settings):
 
     The similarity it gives is the cosine of the angle that the bits estimate (Charikar, Similarity estimation from
     rounding, 2002): many rows tie. ``bits`` a row, 8 to the byte; 0 is one for each of its numbers.
+
+    Args:
+        bits: of a row; 0 is one for each dimension.
+        refine: compare the first rows again with vectors that are kept beside the codes.
+        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["binary"] = "binary"
@@ -241,7 +276,15 @@ class BinaryIndexConfig(Settings):
 
 @dataclass(frozen=True)
 class RabitqIndexConfig(Settings):
-    """``bits`` (1 to 9) of each number of the turned vector and what corrects them (Gao and Long, RaBitQ, 2024)."""
+    """``bits`` (1 to 9) of each number of the turned vector and what corrects them (Gao and Long, RaBitQ, 2024).
+
+    Args:
+        bits: of each dimension, 1 to 9.
+        lists: inverted lists; 0 is a number by the rows of the gallery.
+        probes: lists that a query visits.
+        refine: compare the first rows again with vectors that are kept beside the codes.
+        seed: of everything that the index learns or draws.
+    """
 
     kind: Literal["rabitq"] = "rabitq"
     bits: int = 1

@@ -26,6 +26,9 @@ class ByLabelConfig(Settings):
 
     ``labels`` names an attribute, or ``tags``, with several labels of an image, a JSON list or with ``|`` between them:
     relevant is then what has at least one in common.
+
+    Args:
+        labels: the attribute, or ``tags``, with the labels of an image; left out, the label itself.
     """
 
     kind: Literal["by_label"] = "by_label"
@@ -46,6 +49,9 @@ class LeaveOneOutConfig(Settings):
 
     CUB, Cars196, Stanford Online Products, iNaturalist 2018. The usual ranks are 1, 2, 4, 8 (CUB, Cars), 1, 10, 100,
     1000 (SOP) and 1, 4, 16, 32 (iNaturalist); recall@k of those papers is ``hit@k`` here.
+
+    Args:
+        ks: the ranks of ``hit@k``.
     """
 
     kind: Literal["leave_one_out"] = "leave_one_out"
@@ -64,6 +70,9 @@ class QueryGalleryConfig(Settings):
     """Queries search a gallery of other images.
 
     In-Shop (``hit@1``, 10, 20, 30) and the Google Universal Image Embedding Challenge (``mmp@5``).
+
+    Args:
+        ks: the ranks of ``hit@k``.
     """
 
     kind: Literal["query_gallery"] = "query_gallery"
@@ -95,6 +104,9 @@ class UnedConfig(Settings):
     ``gallery`` is ``merged`` (every query searches all domains, the benchmark's standard) or ``separate`` (its own).
     An image of several landmarks (``attributes.landmarks``) is relevant to a query that shows any of them. The query
     is taken out by its key; the paper's code drops the first hit, whatever it is.
+
+    Args:
+        gallery: ``merged``: every query searches all domains; ``separate``: its own.
     """
 
     kind: Literal["uned"] = "uned"
@@ -112,6 +124,10 @@ class ListedConfig(Settings):
     """Relevant, and junk, are the gallery images whose keys the query lists in attributes, as JSON.
 
     INSTRE, and whatever a table has in such columns.
+
+    Args:
+        relevant: the attributes that list the keys of relevant images.
+        junk: the attributes that list the keys of images to take out of the ranking.
     """
 
     kind: Literal["listed"] = "listed"
@@ -141,6 +157,9 @@ class RevisitedConfig(Settings):
 
     Junk is taken out of the ranking. mAP is the area under the curve by trapezoids, and queries with nothing relevant
     are left out. The million distractors are gallery images that no query lists.
+
+    Args:
+        level: which images are relevant, and which are junk.
     """
 
     kind: Literal["revisited"] = "revisited"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from cache.errors import RecordsError
 from stages.ranking.relevance import Judgement
@@ -14,6 +14,8 @@ from stages.retrieval.attribute_similarity import attribute_names
 from stages.retrieval.relevance import by_class, by_keys, by_labels, column_of, has_labels, json_lists
 
 Names = tuple[str, ...]
+Judge: TypeAlias = Callable[[Records, Records], Judgement]
+"""What counts, given the queries and the gallery rows that have a vector."""
 
 
 def same_class(queries: Records, gallery: Records) -> Judgement:
@@ -27,7 +29,7 @@ class Rules:
 
     Args:
         metrics: what is scored where nobody says otherwise.
-        judge: what counts, given the queries and the gallery rows that have a vector.
+        judge: what counts.
         check: raises RecordsError where the queries and the gallery, all of them, are not those of the protocol.
         searched: ``merged``: every query searches the whole gallery; ``own``: that of its own domain.
         reported_by: ``domain``, or the attribute by whose values scores are reported.
@@ -35,7 +37,7 @@ class Rules:
     """
 
     metrics: Names
-    judge: Callable[[Records, Records], Judgement] = same_class
+    judge: Judge = same_class
     check: Callable[[Records, Records], None] = lambda queries, gallery: None  # noqa: ARG005
     searched: Literal["merged", "own"] = "merged"
     reported_by: str = "domain"
@@ -43,7 +45,14 @@ class Rules:
 
     def groups(self, records: Records) -> Sequence[str | None]:
         """The group of each record (N,) by which its score is reported."""
-        return records.domains if self.reported_by == "domain" else records.attribute(self.reported_by)
+        if self.reported_by == "domain":
+            return records.domains
+        if self.reported_by not in attribute_names(records):
+            raise RecordsError(
+                f"the protocol reports scores by the attribute {self.reported_by!r}, which the records have not: "
+                "dataset.attributes = [...] lists the columns"
+            )
+        return records.attribute(self.reported_by)
 
 
 def in_the_gallery(queries: Records, gallery: Records) -> None:

@@ -57,12 +57,14 @@ def search(
 
     Shrinkage, total and power are tried in all combinations at the middle root; then the other roots; then, at the
     best root, the neighbours of the point. With fewer than four classes of two rows nothing can be held out: then it
-    is the middle of the grid, the upper one of an even count of values, and no score.
+    is the middle of the grid, the upper one of an even count of values, and no score. (A label is one class here, in
+    however many domains.)
 
     It works on at most 20,000 rows, and in at most 1,024 of their leading directions (512, or 256 more than ``dim``).
     """
-    sizes = rows.classes.sizes
-    folds = min(folds, (int((sizes > 1).sum()) if whole_classes else int(sizes.max())) // 2)
+    classes = rows.classes
+    held = len(set(classes.labels[classes.sizes > 1].tolist())) if whole_classes else int(classes.sizes.max())
+    folds = min(folds, held // 2)
     middle = Point(*(values[len(values) // 2] for values in grid))
     if folds < 2 or all(len(values) == 1 for values in grid):
         return middle, None
@@ -157,13 +159,17 @@ def drawn_rows(classes: Classes, seed: int) -> Tensor | None:
 
 
 def fold_of_class(classes: Classes, folds: int, seed: int) -> Tensor:
-    """The fold (C,) of each class, in [0, folds): every domain's classes are spread over all, as evenly as they go."""
+    """The fold (C,) of each class, in [0, folds): every domain's classes are spread over all, as evenly as they go.
+
+    A label is in one fold in all its domains, dealt out with those of the first domain where it has two rows.
+    """
     sizes, domains = classes.sizes.numpy(), classes.domains.numpy()
     order = np.random.default_rng(seed).permutation(classes.count)
     # Those that can be searched for, of two rows or more, are dealt out first.
     order = order[np.lexsort((domains[order], sizes[order] == 1))]
+    _, first, label = np.unique(classes.labels.numpy()[order], return_index=True, return_inverse=True)
     fold = np.empty(classes.count, np.int64)
-    fold[order] = np.arange(classes.count) % folds
+    fold[order] = first.argsort().argsort()[label] % folds
     return torch.from_numpy(fold)
 
 

@@ -86,6 +86,9 @@ class WhiteningHeadConfig(LinearMapConfig):
     """diag(l)^(-strength/2) V': eigenvalues l and eigenvectors V of the covariance.
 
     ``strength`` in [0, 1]: 1 whitens, 0 is PCA (PCAw of the Met dataset: Ypsilantis et al., NeurIPS 2021).
+
+    Args:
+        strength: each component is divided by its standard deviation to this power, in [0, 1].
     """
 
     strength: Annotated[float, _SHARE] = 1.0
@@ -109,6 +112,9 @@ class WithinHeadConfig(LinearMapConfig):
 
     ``shrinkage`` s: S is (1 - s) S + s (tr S / D) I, with s in [0, 1] or after Ledoit and Wolf. Without shrinkage it is
     relevant component analysis (Shental et al., ECCV 2002).
+
+    Args:
+        shrinkage: s, in [0, 1], or that of Ledoit and Wolf.
     """
 
     shrinkage: Annotated[float | Literal["ledoit_wolf"], _SHARE] = "ledoit_wolf"
@@ -121,6 +127,9 @@ class LdaHeadConfig(LinearMapConfig):
 
     ``shrinkage`` s in [0, 1] is that of scikit-learn's ``LinearDiscriminantAnalysis(solver="eigen")``: the covariance
     within classes and the one between them both become (1 - s) S + s (tr S / D) I.
+
+    Args:
+        shrinkage: s, in [0, 1].
     """
 
     shrinkage: Annotated[float, _SHARE] = 0.5
@@ -146,6 +155,9 @@ class RidgeHeadConfig(LinearMapConfig):
     ``penalty`` is lambda in units of the mean eigenvalue of S; ``gcv`` takes the one of the least generalised
     cross-validation error (Golub, Heath and Wahba, 1979), from the same sums. With ``dim`` = C - 1 the similarities
     are those of the predictions themselves, each less its mean.
+
+    Args:
+        penalty: lambda in units of the mean eigenvalue, above 0, or chosen by generalised cross-validation.
     """
 
     penalty: Annotated[float | Literal["gcv"], Within("(0, inf]", "in units of the mean eigenvalue")] = "gcv"

@@ -23,6 +23,7 @@ class Classes:
     of_row: Tensor  # the class (N,) of each row, int64 in [0, C)
     sizes: Tensor  # rows (C,) of each class, int64, at least 1
     domains: Tensor  # the domain (C,) of each class, int64 in [0, number of domains)
+    labels: Tensor  # the label (C,) of each class, int64 of any value
 
     @classmethod
     def of(cls, labels: Tensor, domains: Tensor) -> Classes:
@@ -31,7 +32,7 @@ class Classes:
         pairs, of_row, sizes = torch.unique(
             torch.stack([domains, labels]), dim=1, return_inverse=True, return_counts=True
         )
-        return cls(of_row, sizes, pairs[0])
+        return cls(of_row, sizes, pairs[0], pairs[1])
 
     @property
     def rows(self) -> int:
@@ -55,7 +56,7 @@ class Classes:
 
     def take(self, rows: Tensor) -> Classes:
         """The classes of ``rows`` (n,), positions, numbered anew."""
-        return Classes.of(self.of_row[rows], self.domains[self.of_row[rows]])
+        return Classes.of(self.labels[self.of_row[rows]], self.domains[self.of_row[rows]])
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,6 +85,12 @@ class BatchNormHeadConfig(Settings):
 
     In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
     each step and start at those of all training rows. There is no affine part: the map has it.
+
+    Args:
+        dim: E.
+        dropout: in training, the share of the feature that is set to zero before the map.
+        momentum: the share of a batch in the running mean and variance.
+        inputs: the steps before the normalization.
     """
 
     kind: Literal["batchnorm"] = "batchnorm"
@@ -108,6 +114,14 @@ class MlpHeadConfig(Settings):
 
     With ``residual`` a linear map from the feature is added, and the last layer starts at zero: the untrained head is
     the linear one. In training, ``dropout`` acts before the first and the last map, and before the linear one.
+
+    Args:
+        dim: E.
+        hidden: the sizes of the hidden layers.
+        residual: add a linear map from the feature; the untrained head is then the linear one.
+        activation: between the layers.
+        dropout: in training, the share set to zero before the first, the last and the linear map.
+        inputs: the steps before the first layer.
     """
 
     kind: Literal["mlp"] = "mlp"

@@ -38,7 +38,11 @@ class NormFaceConfig(MarginSoftmaxConfig):
 
 @dataclass(frozen=True)
 class AngularConfig(MarginSoftmaxConfig):
-    """A loss whose ``margin_rad`` is an angle in radians: a number, a ramp over the training, or by class size."""
+    """A loss whose ``margin_rad`` is an angle in radians: a number, a ramp over the training, or by class size.
+
+    Args:
+        margin_rad: the margin, an angle in radians.
+    """
 
     margin_rad: Angle = 0.5
 
@@ -55,7 +59,11 @@ class ArcFaceConfig(AngularConfig):
 
 @dataclass(frozen=True)
 class CosineConfig(MarginSoftmaxConfig):
-    """A loss whose ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size."""
+    """A loss whose ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size.
+
+    Args:
+        margin_cos: the margin, a difference of cosines.
+    """
 
     margin_cos: Annotated[MarginSetting, _COSINE] = 0.35
 
@@ -73,6 +81,9 @@ class SphereFaceConfig(MarginSoftmaxConfig):
 
     The target is that of the 2017 paper, whose factor was 4; embeddings are of unit length times ``scale``, as in
     SphereFace-R (Liu et al., TPAMI 2022), whose factor is about 1.5. A ramp from 1 does the work of their annealing.
+
+    Args:
+        margin_factor: what the target's angle is multiplied by, at least 1; 1 is no margin.
     """
 
     kind: Literal["sphereface"] = "sphereface"
@@ -89,7 +100,11 @@ class LiArcFaceConfig(AngularConfig):
 
 @dataclass(frozen=True)
 class ElasticArcFaceConfig(AngularConfig):
-    """ArcFace; each row draws its margin, every step, normal around ``margin_rad`` with ``deviation_rad`` radians."""
+    """ArcFace; each row draws its margin, every step, normal around ``margin_rad`` with ``deviation_rad`` radians.
+
+    Args:
+        deviation_rad: the standard deviation of the margin, in radians.
+    """
 
     kind: Literal["elastic_arcface"] = "elastic_arcface"
     deviation_rad: Annotated[float, _ANGLE] = 0.0125
@@ -97,7 +112,11 @@ class ElasticArcFaceConfig(AngularConfig):
 
 @dataclass(frozen=True)
 class ElasticCosFaceConfig(CosineConfig):
-    """CosFace; each row draws its margin, every step, normal around ``margin_cos`` with ``deviation_cos``."""
+    """CosFace; each row draws its margin, every step, normal around ``margin_cos`` with ``deviation_cos``.
+
+    Args:
+        deviation_cos: the standard deviation of the margin, a difference of cosines.
+    """
 
     kind: Literal["elastic_cosface"] = "elastic_cosface"
     deviation_cos: Annotated[float, _COSINE] = 0.0125
@@ -109,6 +128,9 @@ class AdaCosConfig(MarginSoftmaxConfig):
 
     The scale begins at sqrt(2) log(C - 1) and follows the batches; ``dynamic`` = false keeps it there. There is nothing
     to choose, and a ``scale`` is refused. It is never below ``SMALLEST_SCALE``, 0.98.
+
+    Args:
+        dynamic: let the scale follow the batches; false keeps it where it begins.
     """
 
     kind: Literal["adacos"] = "adacos"

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ramp(Settings):
-    """From ``start`` to ``end`` in a straight line over the whole training: ``scale = { start = 16, end = 30 }``."""
+    """From ``start`` to ``end`` in a straight line over the whole training: ``scale = { start = 16, end = 30 }``.
+
+    Args:
+        start: the value at the first step.
+        end: the value at the last step.
+    """
 
     start: Annotated[float, Within("(-inf, inf)", "an end of a ramp")]
     end: Annotated[float, Within("(-inf, inf)", "an end of a ramp")]

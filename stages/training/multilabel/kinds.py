@@ -53,6 +53,11 @@ class AsymmetricConfig(Settings):
 
     With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
     not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
+
+    Args:
+        negative: the exponent for values that are not there, at least 0.
+        positive: the exponent for values that are there, at least 0.
+        clip: what a probability is lowered by for values that are not there, in [0, 1).
     """
 
     negative: _Exponent = 4.0

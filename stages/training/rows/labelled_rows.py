@@ -82,8 +82,8 @@ class LabelledRows:
     @classmethod
     def of(cls, features: Features, records: Records, *, mapped: bool = False) -> LabelledRows:
         """The rows of ``records``, which all have a feature and a label; ``mapped`` leaves their features on disk."""
-        labels, _ = _numbered(records.classes)
-        domains, names = _numbered(["" if domain is None else domain for domain in records.domains])
+        labels, _ = numbered(records.classes)
+        domains, names = numbered(["" if domain is None else domain for domain in records.domains])
         source = source_of(features, records.digests, mapped=mapped)
         return cls(records, source, features.views, blocks_of(features), labels, domains, tuple(names))
 
@@ -127,7 +127,7 @@ def in_training_order(records: Records, on_disk: Features | None = None) -> Reco
     return records.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in columns]).to_numpy())
 
 
-def _numbered(names: Sequence[str | None]) -> tuple[npt.NDArray[np.int64], list[str]]:
+def numbered(names: Sequence[str | None]) -> tuple[npt.NDArray[np.int64], list[str]]:
     """The number from 0 of each of ``names`` (N,), and the different names in the order of their numbers."""
     distinct = sorted({str(name) for name in names})
     numbers = {name: number for number, name in enumerate(distinct)}

@@ -49,6 +49,9 @@ class BalancedConfig(Settings):
 
     0 is class-balanced, 0.5 square-root, 1 by rows. The rows of a class come in random order, without replacement
     until all have come.
+
+    Args:
+        power: 0 is class-balanced, 0.5 square-root, 1 by rows.
     """
 
     kind: Literal["balanced"] = "balanced"
@@ -61,6 +64,9 @@ class ClassesByImagesConfig(Settings):
 
     Classes come in random order, without replacement until all have come, and so do the rows of a class. A class of
     fewer than K rows repeats them; ``training.minimum_class_size`` leaves such classes out.
+
+    Args:
+        images: K, the rows of a class in a batch.
     """
 
     kind: Literal["classes_by_images"] = "classes_by_images"

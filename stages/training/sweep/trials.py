@@ -35,6 +35,7 @@ from stages.training.recipe import HeadRecipe
 from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import blocks_of, gather, in_training_order, rows_digest
 from stages.training.sweep.batched_heads import batch_key, heads_at_once, train_batched_heads
+from stages.training.text.kinds import TextHeadConfig
 from stages.training.train import train_head
 from stages.training.training_inputs import check_labels
 
@@ -95,7 +96,7 @@ class CrossValidation:
         """The fingerprint of everything that a trial of ``recipe`` follows from besides the judge."""
         folds: list[JSON] = [digest_bytes(np.packbits(fold).tobytes()).hex() for fold in self.folds]
         learned: dict[str, JSON] = {}
-        if isinstance(recipe.head, (MultilabelHeadConfig, PosteriorHeadConfig)):
+        if isinstance(recipe.head, (MultilabelHeadConfig, PosteriorHeadConfig, TextHeadConfig)):
             learned = {"attributes": attributes_digest(self.records)}
         if code := own_code(recipe):
             learned["code"] = code

@@ -1,0 +1,200 @@
+"""Images added to a bundle and removed from it: each a new snapshot beside the old one, until one is published.
+
+Killed at any instant, a bundle has the new snapshot or not; given again, the same command goes on: images that are
+there already are left alone. An id belongs to one image for ever.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from cache import DigestCache, parse_source
+from cache.atomic import PARTIAL, clear_partials
+from cache.errors import RecordsError
+from cache.lock import writer_lock
+from pipeline.bundle.layout import THUMBNAILS, Bundle
+from pipeline.bundle.snapshots import (
+    SNAPSHOTS,
+    Snapshot,
+    current_number,
+    make_current,
+    numbers,
+    read_snapshot,
+    write_snapshot,
+)
+from pipeline.bundle.thumbnails import write_thumbnails
+from pipeline.encoder import Encoder
+from stages.datasets import SourceConfig
+from stages.ranking import unit_length
+from stages.retrieval.gallery_rows import GalleryRows
+
+_COLUMNS = ("key", "label", "uri", "digest", "domain")
+Report = Callable[[int, int, str], None]
+
+
+class Added(NamedTuple):
+    """The newest snapshot, how many images are new in it and how many were there, and why others failed, by key.
+
+    ``refused``: too many failed, and nothing was written.
+    """
+
+    snapshot: int
+    added: int
+    present: int
+    failed: dict[str, str]
+    refused: bool = False
+
+
+def add_images(
+    bundle: Bundle,
+    source: SourceConfig,
+    *,
+    encoder: Callable[[], Encoder],
+    max_failures: float = 0.0,
+    wait: bool = False,
+    on_progress: Report = lambda *_: None,
+) -> Added:
+    """Write a snapshot with the images of ``source`` beside those of the newest one; none where nothing is new.
+
+    Args:
+        bundle: the bundle; its current snapshot stays what it is.
+        source: the images: a folder, or a table.
+        encoder: gives what embeds, where an image is new.
+        max_failures: the share of the images that may fail; where more do, nothing is written.
+        wait: for another process that is changing the bundle.
+        on_progress: called with images done, images of all, and a remark.
+
+    Raises:
+        RecordsError: a key twice, or one that the bundle has for another image.
+        StoreBusyError: another process is changing the bundle, and ``wait`` is False.
+    """
+    table, failed = _digested(source)
+    with _changing(bundle, wait) as newest:
+        has = dict(zip(newest.rows["key"].to_pylist(), newest.rows["digest"].to_pylist(), strict=True))
+        keys, digests = table["key"].to_pylist(), table["digest"].to_pylist()
+        pairs = list(zip(keys, digests, strict=True))
+        if other := [key for key, digest in pairs if has.get(key, digest) != digest]:
+            raise RecordsError(
+                f"{len(other):,} keys belong to other images of {bundle.path}, the first {other[0]!r}; nothing was "
+                f"added. Where the new image takes the place of the old one: `permafrost remove {bundle.path} KEY` "
+                "first. Otherwise give it another key: another file name, or a column key of a table."
+            )
+        new = table.filter(pa.array([key not in has for key in keys], pa.bool_()))
+        vectors, problems = _encoded(encoder, new, on_progress)
+        failed |= problems
+        if len(failed) > max_failures * (len(table) + len(failed) - len(problems)):
+            return Added(newest.number, 0, len(table) - len(new), failed, refused=True)
+        good = [row for row, key in enumerate(new["key"].to_pylist()) if key not in problems]
+        if good:
+            index = newest.index.with_rows(new["key"].take(good).to_pylist(), vectors[good])
+            ids = pa.array(index.ids[len(newest.rows) :])
+            rows = pa.concat_tables([newest.rows, new.take(good).add_column(0, "id", ids)], promote_options="default")
+            if bundle.described["thumbnails"]:
+                write_thumbnails(bundle.path, rows)
+            every = np.concatenate([newest.vectors, vectors[good]])
+            write_snapshot(bundle.path, Snapshot(newest.number + 1, rows, every, index), newest.number)
+        return Added(newest.number + bool(good), len(good), len(table) - len(new), failed)
+
+
+def remove_images(
+    bundle: Bundle,
+    keys: Sequence[str] = (),
+    where: Mapping[str, Sequence[str | None]] | None = None,
+    *,
+    wait: bool = False,
+) -> tuple[int, int]:
+    """Write a snapshot without the images of ``keys``, or without those that have the values that ``where`` names.
+
+    Returns its number, and how many images are gone. Raises RecordsError for a key that is not there, SettingsError for
+    a column or a value that is not, and where no image would be left; then nothing is removed.
+    """
+    with _changing(bundle, wait) as newest:
+        present = newest.rows["key"].to_pylist()
+        if absent := sorted({*keys} - {*present}):
+            raise RecordsError(
+                f"{bundle.path} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
+            )
+        gone = np.isin(np.array(present, dtype=object), np.array([*keys], dtype=object))
+        if where:
+            gone |= GalleryRows.from_table(newest.rows).allowed(where)
+        if not gone.any():
+            return newest.number, 0
+        index = newest.index.without([key for key, away in zip(present, gone.tolist(), strict=True) if away])
+        left = Snapshot(newest.number + 1, newest.rows.filter(pa.array(~gone)), newest.vectors[~gone], index)
+        write_snapshot(bundle.path, left, newest.number)
+        return left.number, int(gone.sum())
+
+
+def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
+    """Search the newest snapshot from now on, and return its number; it is checked first.
+
+    With ``prune`` the other snapshots, and thumbnails of images that are gone, are deleted: a search that has one open
+    goes on with it.
+    """
+    with _changing(bundle, wait) as newest:
+        if current_number(bundle.path) != newest.number:
+            make_current(bundle.path, newest.number)
+        if prune:
+            for number in numbers(bundle.path):
+                if number != newest.number:
+                    shutil.rmtree(bundle.path / SNAPSHOTS / str(number))
+            staying = {digest.hex() for digest in newest.rows["digest"].to_pylist()}
+            for picture in (bundle.path / THUMBNAILS).rglob("*.jpg"):
+                if picture.stem not in staying:
+                    picture.unlink()
+        return newest.number
+
+
+@contextmanager
+def _changing(bundle: Bundle, wait: bool) -> Iterator[Snapshot]:
+    """Hold the bundle for one change, from its newest snapshot on."""
+    with writer_lock(bundle.path / SNAPSHOTS, wait=wait):
+        for half in (bundle.path / SNAPSHOTS).glob(f"*{PARTIAL}"):  # of a writer that was killed
+            shutil.rmtree(half)
+        clear_partials(bundle.path)
+        yield read_snapshot(bundle, numbers(bundle.path)[-1])
+
+
+def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:
+    """The images of ``source`` with their digests, and why others cannot be read, by key."""
+    table = source.read().table
+    if twice := [key for key, count in Counter(table["key"].to_pylist()).items() if count > 1]:
+        raise RecordsError(f"{source.path} has the key {twice[0]!r} twice: each image needs one of its own")
+    outcomes = DigestCache().digests(table["uri"].to_pylist())
+    names = [*_COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
+    columns = {
+        name: table[name].cast(pa.string()) if name in table.column_names else pa.nulls(len(table), pa.string())
+        for name in names
+    }
+    columns["digest"] = pa.array([outcome.digest for outcome in outcomes], pa.binary(32))
+    failed = {
+        key: outcome.error
+        for key, outcome in zip(table["key"].to_pylist(), outcomes, strict=True)
+        if outcome.digest is None
+    }
+    digested = pa.table(columns)
+    return digested.filter(digested["digest"].is_valid()), failed
+
+
+def _encoded(
+    encoder: Callable[[], Encoder], new: pa.Table, on_progress: Report
+) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], dict[str, str]]:
+    """The vectors (n, E) of unit length of the images of ``new``, and why some have none, by key."""
+    if not len(new):
+        return np.empty((0, 0), np.float32), {}
+    keys, vectors, problems = new["key"].to_pylist(), [], dict[str, str]()
+    done = 0
+    sources = [parse_source(uri) for uri in new["uri"].to_pylist()]
+    for digests, embedded in encoder().stream(sources, new["digest"].to_pylist()):
+        problems |= {keys[done + row]: reason for row, reason in embedded.problems.items()}
+        vectors.append(unit_length(embedded.vectors))
+        done += len(digests)
+        on_progress(done, len(keys), f"{len(problems):,} failed" if problems else "")
+    return np.concatenate(vectors), problems

@@ -1,0 +1,74 @@
+"""The command ``add``."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.bundle import Bundle
+from pipeline.bundle.changes import add_images, publish
+from pipeline.commands.options import BundleFolder, Device, Json, Publish, Quiet, Wait, Workers
+from pipeline.encoder import Encoder
+from pipeline.progress import Display
+from stages.datasets import FolderConfig, SourceConfig, TableConfig
+
+_SHOWN = 20
+
+
+def add(
+    bundle: BundleFolder,
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|TABLE", help="A folder of images, or a table of them.")],
+    label: Annotated[
+        list[str] | None, typer.Option(help="Of a table: the column of the label, or several, joined by /.")
+    ] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="Of a table: a column that is an attribute.")] = None,
+    image: Annotated[str, typer.Option(help="Of a table: the column with the path of the image.")] = "path",
+    publish_now: Publish = False,
+    device: Device = "cpu",
+    workers: Workers = None,
+    max_failures: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images that may fail; where more do, none is added.")
+    ] = 0.01,
+    wait: Wait = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a new snapshot of a bundle with more images; `publish` puts it in the place of the old one."""
+    display = Display(quiet=quiet)
+    opened = Bundle.open(bundle)
+
+    def load() -> Encoder:
+        display.say(f"loading {opened.described['backbone']}")
+        return Encoder(opened.embedder(device), workers=workers)
+
+    config: SourceConfig = (
+        FolderConfig(path=str(source))
+        if source.is_dir()
+        else TableConfig(path=str(source), image=image, label=tuple(label or ()), attributes=tuple(attribute or ()))
+    )
+    with display.bar("encoding", "images") as update:
+        done = add_images(opened, config, encoder=load, max_failures=max_failures, wait=wait, on_progress=update)
+    for key, reason in list(done.failed.items())[:_SHOWN]:
+        display.warn(f"  failed: {key}: {reason}")
+    if len(done.failed) > _SHOWN:
+        display.warn(f"  and {len(done.failed) - _SHOWN:,} more")
+    published = publish_now and not done.refused
+    if published:
+        publish(opened, wait=wait)
+    line = {
+        "bundle": str(bundle),
+        "snapshot": done.snapshot,
+        "added": done.added,
+        "present": done.present,
+        "failed": len(done.failed),
+        "published": published,
+    }
+    state = "searched from now on" if published else "`permafrost publish` has it searched"
+    text = f"{bundle}: snapshot {done.snapshot}, {done.added:,} images added, {done.present:,} were there; {state}"
+    typer.echo(json_module.dumps(line) if json else text)
+    if done.refused:
+        display.warn(f"{len(done.failed):,} images failed, more than --max-failures allows: none was added")
+        raise typer.Exit(1)

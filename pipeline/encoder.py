@@ -1,0 +1,177 @@
+"""Images -> vectors in a line: paths, bytes, Pillow images, arrays or a whole folder, through a bundle or a searcher.
+
+The way is that of an extraction: files are read and decoded ahead on threads, and a vector equals the stored one bit
+for bit where the image shares its batch with the same images. Pixels that are at hand enter where a file would be
+decoded: an array is taken as it is, upright RGB; a Pillow image as its file would be (see
+:mod:`stages.extraction.decode`), turned as its EXIF says, transparency on white, 16 bits by their range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import ImageSource, parse_source
+from cache.errors import RecordsError, SettingsError
+from pipeline.bundle import Bundle, is_bundle
+from pipeline.progress import Display
+from stages.datasets.folder_files import list_files
+from stages.extraction import Embedded, Embedder
+from stages.extraction.batch_size import ON_CPU
+from stages.extraction.flow import Batch, Clock, Held, flow
+from stages.malloc import keep_freed_memory
+from stages.processes import processors
+from stages.ranking import unit_length
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Picture: TypeAlias = "str | Path | bytes | npt.NDArray[np.uint8] | Image.Image"
+"""A path or URI, the bytes of a file, pixels (H, W, 3) uint8 RGB, or a Pillow image."""
+
+
+class Failed(NamedTuple):
+    """An image without a vector: its place among those given, its path (or what it is called), and why."""
+
+    place: int
+    name: str
+    reason: str
+
+
+class Encoded(NamedTuple):
+    """Vectors (n, E) of n images, NaN for each of ``failed``; the digests are of their bytes (or pixels)."""
+
+    vectors: npt.NDArray[np.float32]
+    failed: list[Failed]
+    digests: list[bytes]
+
+
+class Encoder:
+    """Gives images the vectors that a bundle or a run holds for them.
+
+    Args:
+        embedder: what embeds.
+        batch_size: images in one forward.
+        workers: threads that read and decode; by default one for each processor.
+
+    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
+    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
+    >>> encoder = Encoder(Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)]))
+    >>> encoder.encode(np.full((8, 8, 3), 255, np.uint8)).vectors
+    array([[0.70710677, 0.70710677]], dtype=float32)
+    """
+
+    def __init__(self, embedder: Embedder, *, batch_size: int = ON_CPU, workers: int | None = None) -> None:
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is at least 1, got {batch_size}")
+        self.embedder, self.batch_size = embedder, batch_size
+        self._workers = workers or processors()
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, device: str = "cpu", batch_size: int = ON_CPU, workers: int | None = None
+    ) -> Encoder:
+        """The encoder of a bundle, or of a searcher's folder in the artifacts of a run; its networks on ``device``.
+
+        Raises what :meth:`Bundle.open` and :meth:`Searcher.open` raise.
+        """
+        from pipeline.searcher import Searcher
+
+        bundled = is_bundle(Path(path))
+        embedder = Bundle.open(path).embedder(device) if bundled else Searcher.open(path, device=device).embedder
+        return cls(embedder, batch_size=batch_size, workers=workers)
+
+    @property
+    def dim(self) -> int:
+        """E, the size of a vector."""
+        return int(self.embedder.embed([]).vectors.shape[1])
+
+    def encode(self, images: Picture | Sequence[Picture], *, unit: bool = True, progress: bool = False) -> Encoded:
+        """The vectors of ``images``; those that have none are listed, and the others are not affected.
+
+        Args:
+            images: some images, or one; a folder stands for all images below it, in the order of their paths.
+            unit: bring vectors to unit length, as a bundle's are: their products are similarities. Otherwise they are
+                what a store holds.
+            progress: show a bar on stderr.
+
+        Raises SettingsError for what is no image by its type, dtype or shape, RecordsError for a folder without one.
+        """
+        names, sources = _sources(images)
+        parts = [self.embedder.embed([]).vectors.astype(np.float32)]
+        digests: list[bytes] = []
+        failed: list[Failed] = []
+        with Display(quiet=not progress).bar("encoding", "images") as update:
+            for part, embedded in self.stream(sources):
+                failed += [
+                    Failed(place, names[place], reason)
+                    for place, reason in ((len(digests) + row, why) for row, why in embedded.problems.items())
+                ]
+                parts.append(unit_length(embedded.vectors) if unit else embedded.vectors.astype(np.float32))
+                digests += part
+                update(len(digests), len(sources), f"{len(failed):,} failed" if failed else "")
+        return Encoded(np.concatenate(parts), failed, digests)
+
+    def stream(
+        self, sources: Iterable[ImageSource | Held], digests: Iterable[bytes] | None = None
+    ) -> Iterator[tuple[list[bytes], Embedded]]:
+        """The digests and vectors of ``sources``, batch by batch, a few batches read ahead.
+
+        With ``digests`` an image that has another one now is a failure.
+        """
+        backbones = self.embedder.backbones
+        keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in backbones))
+        images, known = iter(sources), None if digests is None else iter(digests)
+
+        def batches() -> Iterator[Batch]:
+            while batch := list(islice(images, self.batch_size)):
+                yield Batch([b""] * len(batch) if known is None else list(islice(known, len(batch))), batch, backbones)
+
+        device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
+        for done in flow(batches(), workers=self._workers, clock=Clock(), device=device):
+            yield done.digests, self.embedder.finish(done.features, done.outcomes)
+
+
+def folder_images(folder: Path) -> list[str]:
+    """The paths of all images below ``folder``, seen from it, in their order. RecordsError where there is none."""
+    images = [path.as_posix() for path in list_files(folder).images]
+    if not images:
+        raise RecordsError(f"{folder} holds no image, in it or below it")
+    return images
+
+
+def _sources(images: Picture | Sequence[Picture]) -> tuple[list[str], list[ImageSource | Held]]:
+    """What each of ``images`` is called, and where it is read."""
+    from PIL import Image
+
+    if isinstance(images, (str, Path)) and Path(images).is_dir():
+        names = folder_images(Path(images))
+        return names, [ImageSource(str(Path(images) / name)) for name in names]
+    one = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
+    each = [images] if one else list(images)  # type: ignore[arg-type]
+    return [_name(image, place) for place, image in enumerate(each)], [_source(image) for image in each]
+
+
+def _name(image: object, place: int) -> str:
+    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+
+
+def _source(image: object) -> ImageSource | Held:
+    from PIL import Image
+
+    if isinstance(image, (str, Path)):
+        return parse_source(str(image))
+    if isinstance(image, np.ndarray) and (image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8):
+        raise SettingsError(f"an array must be pixels (H, W, 3), uint8 RGB, got {image.shape} {image.dtype}")
+    if isinstance(image, np.ndarray) and not image.size:
+        raise SettingsError(f"an image has a pixel at least, got {image.shape}")
+    if isinstance(image, (bytes, np.ndarray, Image.Image)):
+        return Held(image)
+    raise SettingsError(
+        f"an image is a path, bytes, a Pillow image or an array (H, W, 3) uint8, got {type(image).__name__}"
+    )

@@ -1,0 +1,249 @@
+"""What is served at one time: the heads over one gallery, and what a request may name of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import PermafrostError, SettingsError
+from pipeline.searcher import Searcher
+from pipeline.service.limits import Limits, check_pixels
+from pipeline.service.refused import Refused
+from stages.extraction.embedder import embed_together
+from stages.ranking import unit_length
+from stages.retrieval.gallery_rows import Match
+
+_LISTED_VALUES = 200
+"""Of a filter, those that the page offers; of one with more, any can be typed."""
+_EXAMPLES = 24
+
+Filters = tuple[tuple[str, tuple[str, ...]], ...]
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ServedHead:
+    """The searcher of one head, or of the raw feature.
+
+    ``score`` is what the head reached, for people: ``mmp@5 .759``.
+    """
+
+    backbone: str
+    head: str
+    searcher: Searcher
+    score: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the head in requests and answers."""
+        return f"{self.backbone}/{self.head}"
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it can be searched with words."""
+        return self.searcher.takes_text
+
+
+class Upload(NamedTuple):
+    """The bytes of an image, or a text, to embed for some heads."""
+
+    content: bytes | str
+    heads: tuple[ServedHead, ...]
+    limits: Limits
+
+
+class Query(NamedTuple):
+    """A vector to search one head with; ``itself`` is the key of a gallery image that is not to find itself."""
+
+    head: ServedHead
+    vector: Vector
+    k: int
+    offset: int
+    filters: Filters
+    itself: str | None
+
+
+class Source(NamedTuple):
+    """Where the picture of a gallery image comes from."""
+
+    uri: str
+    digest: bytes
+    thumbnail: Callable[[bytes], bytes | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Heads over one gallery, best first, and the snapshot that they are of."""
+
+    snapshot: str
+    heads: tuple[ServedHead, ...]
+    thumbnail: Callable[[bytes], bytes | None]
+    """The small picture that is kept of the image of a digest."""
+    _by_name: Mapping[str, ServedHead] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        names: dict[str, list[ServedHead]] = {}
+        for head in self.heads:
+            for name in {head.name, head.head}:
+                names.setdefault(name, []).append(head)
+        by_name = {name: heads[0] for name, heads in names.items() if len(heads) == 1 or name == heads[0].name}
+        object.__setattr__(self, "_by_name", by_name)
+
+    def chosen(self, names: Sequence[str], *, for_text: bool = False) -> tuple[ServedHead, ...]:
+        """The heads of ``names``, each once: the best where none is named, all for ``*``. Raises Refused.
+
+        With ``for_text`` those that take text; one that is named and takes none is refused.
+        """
+        heads = tuple(head for head in self.heads if head.takes_text) if for_text else self.heads
+        if not heads:
+            raise Refused(422, "no_text", "this gallery cannot be searched with text: send an image or a key")
+        if not names:
+            return heads[:1]
+        if "*" in names:
+            return heads
+        for name in names:
+            if name not in self._by_name:
+                message = f"there is no head {name!r}; there are {', '.join(head.name for head in self.heads)}"
+                raise Refused(404, "unknown_head", message)
+        chosen = tuple(dict.fromkeys(self._by_name[name] for name in names))
+        if unable := [head.name for head in chosen if head not in heads]:
+            message = f"the head {unable[0]} takes no text; these do: {', '.join(head.name for head in heads)}"
+            raise Refused(422, "no_text", message)
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self.heads[0].searcher)
+
+    def source_of(self, key: str) -> Source:
+        """Where the gallery image of ``key`` is. Raises Refused where there is none."""
+        for head in self.heads:
+            if (row := head.searcher.row_of(key)) is not None:
+                table = head.searcher.gallery.table
+                return Source(table["uri"][row].as_py(), table["digest"][row].as_py(), self.thumbnail)
+        raise Refused(404, "unknown_key", f"the gallery has no image of key {key[:200]!r}")
+
+    def vectors_of(self, key: str, heads: Sequence[ServedHead]) -> list[Vector]:
+        """The stored vector of ``key`` for each of ``heads``. Raises Refused where one has none."""
+        for head in heads:
+            if head.searcher.row_of(key) is None:
+                raise Refused(404, "unknown_key", f"the gallery of {head.name} has no image of key {key[:200]!r}")
+        return [head.searcher.vectors_of([key])[0] for head in heads]
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """What there is to search, for a program and for the page."""
+        rows = self.heads[0].searcher.gallery
+        places = np.unique(np.linspace(0, len(self) - 1, min(_EXAMPLES, len(self)), dtype=np.int64))
+        heads = [
+            {
+                "name": head.name,
+                "backbone": head.backbone,
+                "head": head.head,
+                "score": head.score,
+                "text": head.takes_text,
+                "thresholds": head.searcher.thresholds,
+            }
+            for head in self.heads
+        ]
+        filters: dict[str, Any] = {}
+        for name in rows.filters:
+            values = rows.values(name)
+            filters[name] = {"count": len(values), "values": values[:_LISTED_VALUES]}
+        return {
+            "snapshot": self.snapshot,
+            "images": len(self),
+            "text": any(head.takes_text for head in self.heads),
+            "heads": heads,
+            "filters": filters,
+            "examples": rows.table["key"].take(places).to_pylist(),
+        }
+
+
+def filters_of(where: Sequence[str]) -> Filters:
+    """``name=value`` texts as filters; several values of one name are alternatives. Raises Refused.
+
+    >>> filters_of(["colour=red", "colour=blue", "kind=mug"])
+    (('colour', ('red', 'blue')), ('kind', ('mug',)))
+    """
+    filters: dict[str, list[str]] = {}
+    for text in where:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise Refused(422, "bad_filter", f"a filter is written name=value, got {text[:200]!r}")
+        filters.setdefault(name, []).append(value)
+    return tuple((name, tuple(values)) for name, values in filters.items())
+
+
+def embed(uploads: Sequence[Upload]) -> list[dict[ServedHead, Vector] | Exception]:
+    """The vectors of each upload for its heads; each image is decoded once, and goes through each network once."""
+    answers: list[dict[ServedHead, Vector] | Exception] = [{} for _ in uploads]
+    together: dict[tuple[ServedHead, ...], list[int]] = {}
+    images = {}
+    for place, (content, heads, limits) in enumerate(uploads):
+        try:
+            if isinstance(content, str):
+                answers[place] = {head: head.searcher.embed_text([content])[0] for head in heads}
+                continue
+            check_pixels(content, limits)
+        except Refused as refused:
+            answers[place] = refused
+        except PermafrostError as error:
+            answers[place] = Refused(422, "no_text", str(error))
+        else:
+            images[place] = content
+            together.setdefault(heads, []).append(place)
+    for heads, places in together.items():
+        contents = [images[place] for place in places]
+        parts = embed_together([head.searcher.embedder for head in heads], contents)
+        for head, embedded in zip(heads, parts, strict=True):
+            vectors = unit_length(embedded.vectors)
+            for row, place in enumerate(places):
+                answer = answers[place]
+                if row in embedded.problems:
+                    answers[place] = Refused(422, "bad_image", f"the image cannot be used: {embedded.problems[row]}")
+                elif isinstance(answer, dict):
+                    answer[head] = vectors[row]
+    return answers
+
+
+class Page(NamedTuple):
+    """Some matches in their order, and whether there are further ones."""
+
+    matches: list[Match]
+    more: bool
+
+
+def find(queries: Sequence[Query]) -> list[Page | Exception]:
+    """The matches of each query; those of one head, depth and filters are searched for at once."""
+    answers: list[Page | Exception] = [Page([], False)] * len(queries)
+    together: dict[tuple[ServedHead, int, Filters], list[int]] = {}
+    for place, query in enumerate(queries):
+        depth = query.offset + query.k + 2  # the image itself, and one more to know whether there are more
+        together.setdefault((query.head, depth, query.filters), []).append(place)
+    for (head, depth, filters), places in together.items():
+        vectors = np.stack([queries[place].vector for place in places])
+        try:
+            where = head.searcher.gallery.allowed(dict(filters)) if filters else None
+            every = head.searcher.find(vectors, depth, where=where, exact=bool(head.searcher.thresholds))
+        except SettingsError as error:
+            refused = Refused(422, "bad_filter", str(error))
+        except (PermafrostError, OSError) as error:
+            refused = Refused(503, "unavailable", f"the gallery cannot be searched: {error}", {"Retry-After": "5"})
+        else:
+            for place, matches in zip(places, every, strict=True):
+                answers[place] = _page(queries[place], matches)
+            continue
+        for place in places:
+            answers[place] = refused
+    return answers
+
+
+def _page(query: Query, matches: Sequence[Match]) -> Page:
+    others = [match for match in matches if match.key != query.itself]
+    last = query.offset + query.k
+    return Page(others[query.offset : last], len(others) > last)

@@ -1,0 +1,143 @@
+"""Around every request: who may ask, what a browser may do with the answer, and how long the answer took."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.service.metrics import Metrics
+from pipeline.service.refused import Refused
+
+COOKIE = "permafrost"
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/page.css", "/page.js", "/favicon.svg"})
+"""Paths that hold nothing of the gallery: asked for without a token."""
+
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, a name or an address, is this machine and nobody else's.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def session_of(token: str) -> str:
+    """What the cookie of the page holds: it follows from ``token``, which does not follow from it."""
+    return hmac.new(token.encode(), b"permafrost session", sha256).hexdigest()
+
+
+def refusal(error: Refused) -> JSONResponse:
+    """The answer that says ``error``."""
+    body = {"error": {"code": error.code, "message": error.message}}
+    return JSONResponse(body, error.status, error.headers)
+
+
+class Guard:
+    """An ASGI application around another one, that answers those alone who may ask.
+
+    With a ``token`` it is wanted of every request for more than the page itself, in the header ``Authorization: Bearer
+    TOKEN`` or as the cookie that ``/session`` sets. Without one the service is of this machine alone, and asked for
+    under its names alone: else a page from elsewhere could give its own name this address, and read the answers.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._token = None if token is None else token.encode()
+        self._session = None if token is None else session_of(token).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            if (refused := self._refused(scope)) is not None:
+                await refusal(refused)(scope, receive, send_guarded)
+            else:
+                await self._app(scope, receive, send_guarded)
+        finally:
+            self._metrics.answered(_route(scope), status, time.perf_counter() - began)
+
+    def _refused(self, scope: Scope) -> Refused | None:
+        headers = Headers(scope=scope)
+        if self._token is None:
+            return _elsewhere(headers)
+        if scope["path"] in _OPEN or self._knows_token(headers):
+            return None
+        message = "this service wants its token: Authorization: Bearer TOKEN, or open the page with #token=TOKEN"
+        return Refused(401, "no_token", message, {"WWW-Authenticate": "Bearer"})
+
+    def _knows_token(self, headers: Mapping[str, str]) -> bool:
+        assert self._token is not None
+        assert self._session is not None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token):
+            return True
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._session)
+
+
+def _elsewhere(headers: Mapping[str, str]) -> Refused | None:
+    """Why a request without token is not of this machine; None where it is."""
+    for name in ("host", "origin"):
+        address = headers.get(name)
+        try:
+            host = address and urlsplit(address if name == "origin" else f"//{address}").hostname
+        except ValueError:
+            host = address
+        if address is not None and not is_loopback(host or ""):
+            message = f"without a token this service answers this machine alone; the header {name} names another"
+            return Refused(403, "other_host", message)
+    return None
+
+
+def _route(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", "other"))

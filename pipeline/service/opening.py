@@ -1,0 +1,90 @@
+"""What a path names, opened to be served: a bundle, whose snapshots are followed, or a run file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.bundle import Bundle, read_snapshot
+from pipeline.bundle.snapshots import CURRENT
+from pipeline.dataset import Run, open_run
+from pipeline.score_rows import ScoreRow
+from pipeline.searcher import Searcher
+from pipeline.service.gallery import Gallery, ServedHead
+from pipeline.service.snapshots import Snapshots
+from pipeline.thresholds import kept_decisions, thresholds_of
+from pipeline.vectors import choose_vectors, find_vectors, with_rows
+from stages.extraction import Backbone, Embedder
+from stages.retrieval.query_values import scored_numbers
+
+
+def open_snapshots(
+    path: Path,
+    *,
+    device: str = "cpu",
+    everything: bool = False,
+    quiet: bool = False,
+    on_change: Callable[[str], object],
+) -> Snapshots:
+    """What to serve of the bundle or the run file at ``path``. Raises what opening it raises."""
+    if path.is_dir():
+        return Snapshots(_BundleOpener(path, device), path / CURRENT, on_change=on_change)
+    gallery = gallery_of_run(open_run(path, quiet=quiet), device=device, everything=everything)
+    return Snapshots(lambda: gallery, on_change=on_change)
+
+
+class _BundleOpener:
+    """Opens the current snapshot of a bundle; the networks are loaded once, and again for another bundle."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self._path, self._device = path, device
+        self._loaded: tuple[Bundle, Embedder] | None = None
+
+    def __call__(self) -> Gallery:
+        bundle = Bundle.open(self._path)
+        if self._loaded is None or self._loaded[0].described != bundle.described:
+            self._loaded = bundle, bundle.embedder(self._device)
+        _, embedder = self._loaded
+        snapshot = read_snapshot(bundle)
+        searcher = Searcher.of_snapshot(snapshot, embedder, bundle.thresholds)
+        head = ServedHead(bundle.described["backbone"], bundle.described["head"], searcher)
+        return Gallery(f"{bundle.embeddings[:8]}-{snapshot.number}", (head,), bundle.thumbnail)
+
+
+def gallery_of_run(run: Run, *, device: str = "cpu", everything: bool = False) -> Gallery:
+    """The raw feature and every head of ``run``, best first by the scores that the run has of these embeddings."""
+    every = find_vectors(run)
+    run = with_rows(run, every)
+    best, scores = choose_vectors(run, every, None), _scores(run)
+    loaded: dict[str, Backbone] = {}
+    ranked = []
+    for vectors in every:
+        thresholds = thresholds_of(kept_decisions(run, vectors), everything=everything)
+        searcher = Searcher.of_run(
+            run, vectors, everything=everything, thresholds=thresholds, device=device, loaded=loaded
+        )
+        metric, value = scores.get(
+            (vectors.backbone, vectors.head, scored_numbers(vectors.store, run.records)), ("", 0.0)
+        )
+        score = f"{metric} {value:.3f}" if metric else ""
+        ranked.append((-value, vectors is not best, ServedHead(vectors.backbone, vectors.head, searcher, score)))
+    ranked.sort(key=lambda entry: entry[:2])
+    return Gallery(run.name, tuple(head for _, _, head in ranked), _no_thumbnail)
+
+
+def _scores(run: Run) -> dict[tuple[str, str, str], tuple[str, float]]:
+    """The first metric of the run with its value, by backbone, head and the numbers that were scored."""
+    try:
+        lines = run.storage.read(f"scores/{run.name}.jsonl").decode().splitlines()
+        rows = [ScoreRow(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError):  # not scored, or by another version: then validation orders them
+        return {}
+    scores: dict[tuple[str, str, str], tuple[str, float]] = {}
+    for row in rows:
+        scores.setdefault((row.backbone, row.head, row.embeddings), (row.metric, row.value))
+    return scores
+
+
+def _no_thumbnail(_: bytes) -> None:
+    """A run keeps no small pictures."""

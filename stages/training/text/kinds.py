@@ -1,0 +1,51 @@
+"""The settings of a text head. Loads without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from cache.settings import Choices, Settings, Within
+from stages.training.heads.kinds import InputsConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.training.text.network import TextNetwork
+
+_Grid: TypeAlias = Annotated[tuple[float, ...], Choices("(0, inf)")]
+
+
+@dataclass(frozen=True)
+class TextHeadConfig(Settings):
+    """Two linear maps, of images and of sentences, into one space; see :mod:`stages.training.text.fit`.
+
+    Embeddings of images are searched as those of every other head, by images and by text.
+
+    Args:
+        dim: the size of an embedding; 0 for as many directions as correlate.
+        columns: what the sentence of an image is made of, in this order: attributes, or ``label``. By default every
+            attribute, and the label where there is none.
+        text_ridges: how much of the mean variance is added to that of sentences, to choose among.
+        image_ridges: the same of features.
+        powers: of the correlation that a direction is weighed by, to choose among.
+        folds: of the combinations, each predicted without its own, that the three are chosen by.
+        inputs: the steps before the map of images.
+    """
+
+    kind: Literal["text"] = "text"
+    dim: Annotated[int, Within("[0, inf]", "the size of an embedding, 0 for as many as correlate")] = 0
+    columns: tuple[str, ...] = ()
+    text_ridges: _Grid = (0.03, 0.1, 0.3, 1.0)
+    image_ridges: _Grid = (0.3, 1.0, 3.0)
+    powers: _Grid = (0.5, 1.0, 2.0)
+    folds: Annotated[int, Within("[2, inf]", "into how many parts combinations are divided")] = 4
+    inputs: InputsConfig = InputsConfig(unit=True, center=False, rescale="none")
+
+    def build(self, blocks: Sequence[int], _generator: torch.Generator) -> TextNetwork:
+        """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""
+        from stages.training.heads.inputs import Inputs
+        from stages.training.text.network import TextNetwork
+
+        return TextNetwork(Inputs(self.inputs, blocks))

@@ -1,0 +1,99 @@
+"""Many clients at once, on a port: every request is answered or refused, also while snapshots are swapped."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import socket
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipeline.service import server
+from pipeline.service.app import create_app
+from pipeline.service.limits import Limits
+from pipeline.service.snapshots import Snapshots
+from tests.service.serving import draw_gallery, gallery_of, on_port, picture
+
+CLIENTS = 200
+
+
+async def ask_at_once(address: str, rounds: int, keys: list[str]) -> list[httpx.Response]:
+    """The answers to ``CLIENTS`` clients with a connection each, half with images and half with keys."""
+    limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+
+        async def one(number: int) -> list[httpx.Response]:
+            answers = []
+            for _ in range(rounds):
+                if number % 2:
+                    answers.append(await client.post("/search", params={"k": 3}, content=picture()))
+                else:
+                    answers.append(await client.get("/search", params={"k": 3, "key": random.choice(keys)}))
+            return answers
+
+        return list(itertools.chain(*await asyncio.gather(*(one(number) for number in range(CLIENTS)))))
+
+
+def test_two_hundred_clients_are_answered_or_refused_with_a_time_to_come_again(tmp_path: Path) -> None:
+    keys = draw_gallery(tmp_path)
+    gallery = gallery_of(tmp_path, keys)
+    app = create_app(Snapshots(lambda: gallery, on_change=print), limits=Limits(queue=8))
+    with on_port(app) as address:
+        answers = asyncio.run(ask_at_once(address, 2, keys))
+    counts = Counter(answer.status_code for answer in answers)
+    assert sum(counts.values()) == 2 * CLIENTS
+    assert set(counts) <= {200, 503}
+    assert counts[200] >= CLIENTS  # of keys none is refused
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == "busy"
+            assert int(answer.headers["retry-after"]) >= 1
+        else:
+            assert len(answer.json()["results"][0]["matches"]) == 3
+
+
+def test_snapshots_are_swapped_while_everybody_asks_and_nothing_is_dropped(tmp_path: Path) -> None:
+    keys = draw_gallery(tmp_path)
+    names = itertools.count()
+    pointer = tmp_path / "current.json"
+    pointer.write_text("0")
+
+    def opened() -> object:
+        return gallery_of(tmp_path, keys[: 20 + 2 * (next(names) % 5)], snapshot=pointer.read_text())
+
+    snapshots = Snapshots(opened, pointer, on_change=print, seconds=0.01)  # type: ignore[arg-type]
+    app = create_app(snapshots, limits=Limits(queue=2 * CLIENTS))
+
+    async def swap_meanwhile(address: str) -> list[httpx.Response]:
+        asking = asyncio.ensure_future(ask_at_once(address, 2, keys[:20]))
+        number = 0
+        while not asking.done():
+            number += 1
+            other = tmp_path / "other.json"
+            other.write_text(f"{number}")
+            other.replace(pointer)
+            await asyncio.sleep(0.05)
+        return await asking
+
+    with on_port(app) as address:
+        answers = asyncio.run(swap_meanwhile(address))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["snapshot"] for answer in answers}) > 1
+    assert all(len(answer.json()["results"][0]["matches"]) == 3 for answer in answers)
+
+
+def test_a_connection_without_a_request_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_HEADER_SECONDS", 0.2)
+    keys = draw_gallery(tmp_path, 3)
+    app = create_app(Snapshots(lambda: gallery_of(tmp_path, keys), on_change=print))
+    with on_port(app) as address:
+        place = httpx.URL(address)
+        for beginning in (b"", b"GET /healthz HTTP/1.1\r\nHost: local"):
+            with socket.create_connection((str(place.host), int(place.port or 0)), timeout=30) as connection:
+                connection.sendall(beginning)
+                assert connection.recv(100) == b""
+        assert httpx.get(f"{address}/healthz").json() == {"status": "ok"}
