@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,12 @@ class Query(NamedTuple):
     name: str
     vector: Vectors
     images: Sequence[str]
+
+
+def refuse_absent(terms: Terms) -> None:
+    """Raise RecordsError where images are searched for and none of their files is there: before a network is loaded."""
+    if terms.images and not any(os.path.lexists(parse_source(image).path) for image in terms.images):
+        raise RecordsError("no image to search for is there:\n" + "\n".join(terms.images))
 
 
 def queries_of(searcher: Searcher, terms: Terms, *, together: bool) -> tuple[list[Query], list[str]]:

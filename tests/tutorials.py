@@ -14,6 +14,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,10 +73,13 @@ class Reader:
         return text
 
     def run(self, code: str) -> None:
-        """Run lines of Python, whose names stay."""
+        """Run lines of Python, whose names stay, from a file, as PyTorch wants to read them."""
+        path = self.folder / f"block_{len([*self.folder.glob('block_*.py')])}.py"
+        path.write_text(code)
         out = io.StringIO()
-        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out):
-            exec(compile(code, "page", "exec"), self.names)
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(compile(code, str(path), "exec"), self.names)
         self.seen = out.getvalue()
 
     def type(self, line: str) -> None:

