@@ -1,15 +1,15 @@
 """A catalogue of made-up products, for ``permafrost demo``: its images are drawn, they are not photographs.
 
 Every *instance* is one product (a mug of certain proportions, two colours, a pattern, a material). Every *view*
-shows it in another pose, on another background, under other light, and perhaps partly hidden. Nothing is downloaded
-and no file is read. A score on these images shows that the pipeline works; it says nothing about photographs.
+shows it in another pose, on another background, under other light, and perhaps partly hidden. A score on these images
+shows that the pipeline works; it says nothing about photographs.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +25,7 @@ from stages.datasets.table_writer import write_table
 from stages.processes import processors, worker_processes
 
 COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
-
-_EDITION = 3
-"""Part of what identifies a catalogue: raise it when the drawing changes, so that older ones are drawn again."""
+_EDITION = 4  # raised when the drawing changes, so that older catalogues are drawn again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,24 +90,20 @@ def draw_catalogue(
 
 def _draw_instance(folder: Path, views: int, size: int, seed: int, instance: int) -> list[tuple[str, ...]]:
     """Draw every view of one product; return its lines of the table, in the order of ``COLUMNS``."""
-    product = _product(seed, instance, size * 5 // 4)
-    label = f"{product.category}-{instance:03d}"
+    product, rows = _product(seed, instance, size), []
+    label = f"{product.words[0]}-{instance:03d}"
     (folder / "images" / label).mkdir(parents=True, exist_ok=True)
-    rows: list[tuple[str, ...]] = []
     for view in range(views):
         # numpy seeds [s, i] and [s, i, 0] alike: count views from 1.
         rng = np.random.default_rng([seed, instance, 1 + view])
+        # The same few things lie about, whichever product a view shows.
+        clutter = [_product(seed, 10**9 + int(k), size // 3) for k in rng.integers(60, size=rng.integers(4))]
         path = f"images/{label}/{view:02d}.jpg"
-        photograph(product, _clutter(seed, size // 2), size, rng).save(folder / path, quality=88)
-        rows.append((path, f"{label}/{view:02d}", label, *product[:5]))
+        photograph(product, clutter, size, rng).save(folder / path, quality=88)
+        rows.append((path, f"{label}/{view:02d}", label, *product.words))
     return rows
 
 
+@lru_cache(100)
 def _product(seed: int, instance: int, pixels: int) -> Product:
     return invent(list(FAMILIES)[instance % len(FAMILIES)], pixels, np.random.default_rng([seed, instance]))
-
-
-@cache
-def _clutter(seed: int, pixels: int) -> tuple[Product, ...]:
-    """The things that may lie about in a view: the same few, whichever product it shows; painted once a process."""
-    return tuple(_product(seed, 10**9 + number, pixels) for number in range(60))

@@ -1,4 +1,4 @@
-"""The families of made-up products: the parts of one kind of thing each, in a unit square, y downwards."""
+"""The outlines of made-up products, in percent of a square, y downwards."""
 
 from __future__ import annotations
 
@@ -11,27 +11,23 @@ Outline = npt.NDArray[np.float64]
 
 
 class Part(NamedTuple):
-    """One painted outline (P, 2).
+    """One painted outline."""
 
-    ``paint`` is ``main`` or ``second``, the product's two colours, ``dark`` or ``pale``. ``stroke`` is the width of a
-    line along the outline; 0 fills it. A part ``inside`` shows only on the parts painted ``main`` before it, and half
-    of the products of the family lack an ``optional`` one.
-    """
-
-    paint: str
-    outline: Outline
-    stroke: float = 0.0
-    inside: bool = False
-    optional: bool = False
+    family: str
+    paint: str  # main or second, the product's two colours, or dark or pale
+    outline: Outline  # (P, 2)
+    stroke: float = 0  # the width of a line along the outline; 0 fills it
+    inside: bool = False  # shows only on the parts painted main before it
+    optional: bool = False  # half of the products lack it
 
 
-def _line(*points: tuple[float, float]) -> Outline:
-    return np.array(points, dtype=np.float64)
+def _line(*numbers: float) -> Outline:
+    return np.reshape(np.array(numbers, dtype=np.float64), (-1, 2))
 
 
-def _both(*right: tuple[float, float]) -> Outline:
+def _both(*right: float) -> Outline:
     """A symmetric outline from its right side, top to bottom, x counted from the middle."""
-    return np.asarray(np.concatenate([_line(*right), _line(*right)[::-1] * (-1, 1)]) + np.array((0.5, 0)))
+    return np.asarray(np.concatenate([_line(*right), _line(*right)[::-1] * (-1, 1)]) + np.array((50, 0)))
 
 
 def _curve(knots: Outline) -> Outline:
@@ -47,79 +43,57 @@ def _disc(x: float, y: float, across: float, down: float) -> Outline:
     return np.stack([x + across * np.cos(turn), y + down * np.sin(turn)], axis=1)
 
 
-def _slab(x: float, half: float, top: float, bottom: float) -> Outline:
-    return _line((x - half, top), (x + half, top), (x + half, bottom), (x - half, bottom))
+_PARTS = [
+    Part("bag", "second", _curve(_both(0, 20, 14, 25, 18, 50)), 4),
+    Part("bag", "main", _curve(_both(0, 43, 25, 44, 31, 80, 28, 90, 0, 91))),
+    Part("bag", "second", _both(25, 43, 27, 54, 0, 62), inside=True, optional=True),
+    Part("bag", "pale", _disc(50, 60, 3, 3)),
+    Part("bottle", "main", _curve(_both(5, 13, 5, 30, 17, 45, 16.5, 70, 12, 94))),
+    Part("bottle", "second", _both(18, 64, 18, 80), inside=True, optional=True),
+    Part("bottle", "second", _curve(_both(7, 6, 7, 16))),
+    Part("box", "second", _line(68, 33, 85, 22, 85, 77, 68, 88)),
+    Part("box", "pale", _line(15, 33, 32, 22, 85, 22, 68, 33)),
+    Part("box", "main", _line(15, 33, 68, 33, 68, 88, 15, 88)),
+    Part("box", "second", _line(34.5, 45, 34.5, 33, 48.5, 22, 65.5, 22, 48.5, 33, 48.5, 45), optional=True),
+    Part("cap", "main", _curve(_line(40, 69, 14, 66, 17, 45, 44, 36, 68, 47, 72, 66))),
+    Part("cap", "second", _line(13, 60, 73, 60, 73, 70, 13, 70), inside=True, optional=True),
+    Part("cap", "dark", _line(44, 36, 53, 51, 54, 66), 0.8, inside=True),
+    Part("cap", "second", _curve(_line(62, 71, 50, 63, 72, 62, 99, 73, 90, 77))),
+    *(Part("chair", "second", _line(50 + x, 18, 50 + x, 55, 50 + 1.3 * x, 92), 3.5) for x in (-18, 18)),
+    Part("chair", "main", _both(22, 13, 22, 41)),
+    Part("chair", "main", _both(22, 51, 27.5, 61)),
+    Part("chair", "second", _both(27.5, 61, 27.5, 66)),
+    Part("chair", "pale", _both(16, 24, 16, 30), optional=True),
+    Part("guitar", "main", _curve(_both(3, 50, 14.5, 56, 10, 66, 20.5, 82, 14, 94, 2, 96))),
+    Part("guitar", "second", _disc(60, 77, 7, 9), inside=True, optional=True),
+    Part("guitar", "dark", _disc(50, 65, 5, 5)),
+    Part("guitar", "second", _both(5.5, 3, 5.5, 16, 3, 16, 3, 62)),
+    *(Part("guitar", "pale", _line(x, 10, x, 81), 0.6) for x in (49, 51)),
+    Part("lamp", "second", _disc(50, 92, 18, 4)),
+    Part("lamp", "dark", _line(50, 40, 50, 92), 2.8),
+    Part("lamp", "second", _disc(50, 70, 7, 7.5), optional=True),
+    Part("lamp", "main", _both(14, 10, 30, 45)),
+    Part("lamp", "pale", _disc(50, 45, 30, 3)),
+    Part("mug", "second", _curve(_line(66, 37, 89, 40, 87, 63, 64, 69)), 5.5),
+    Part("mug", "main", _curve(_both(24, 28, 24.5, 32, 23, 60, 21.3, 82, 15, 87))),
+    Part("mug", "dark", _disc(50, 29, 23.5, 5.5)),
+    Part("mug", "second", _both(24, 72, 24, 80), inside=True, optional=True),
+    Part("shirt", "main", _both(8.5, 13, 21, 17, 38.4, 41, 29.4, 49, 20, 36, 21, 84)),
+    Part("shirt", "dark", _curve(_both(8.5, 13, 4.5, 22, 0, 24.7))),
+    *(Part("shirt", "second", _line(50 + s * 38.4, 41, 50 + s * 29.4, 49), 4.5, inside=True) for s in (-1, 1)),
+    Part("shirt", "pale", _line(50, 25, 50, 84), 1.2, optional=True),
+    Part("shoe", "main", _curve(_line(14, 72, 13, 45, 40, 39, 68, 57, 90, 65, 92, 72))),
+    Part("shoe", "second", _curve(_line(76, 45, 72, 66, 78, 78, 95, 72)), inside=True, optional=True),
+    Part("shoe", "pale", _curve(_line(11, 70, 50, 70.5, 95, 69, 94, 78.5, 36, 82, 14, 82))),
+    *(Part("shoe", "pale", _line(x, 0.7 * x + 20, x + 10, 0.7 * x + 20), 1.8, True) for x in (41, 48, 55)),
+    Part("vase", "main", _curve(_both(13, 10, 9, 30, 24.5, 61, 13, 88, 12, 92))),
+    Part("vase", "second", _both(26, 55, 26, 63), inside=True, optional=True),
+    Part("vase", "dark", _disc(50, 10, 13, 3.5)),
+    Part("watch", "main", _curve(_both(8, 6, 10, 30, 10, 70, 7.5, 94))),
+    Part("watch", "second", _both(18.5, 31.5, 18.5, 68.5), optional=True),
+    Part("watch", "second", _disc(50, 50, 18.5, 18.5)),
+    Part("watch", "pale", _disc(50, 50, 14.5, 14.5)),
+    Part("watch", "dark", _line(50, 39, 50, 50, 58, 55), 1.8),
+]
 
-
-def _band(top: float, bottom: float) -> Part:
-    """A stripe of the second colour across the body, which half of the products have."""
-    return Part("second", _slab(0.5, 0.5, top, bottom), inside=True, optional=True)
-
-
-# fmt: off
-FAMILIES: dict[str, list[Part]] = {
-    "bag": [
-        Part("second", _curve(_both((0, 0.2), (0.14, 0.25), (0.18, 0.5))), 0.04),
-        Part("main", _curve(_both((0, 0.43), (0.25, 0.44), (0.31, 0.8), (0.28, 0.9), (0, 0.91)))),
-        Part("second", _curve(_both((0.5, 0.34), (0.4, 0.55), (0, 0.62))), inside=True, optional=True),
-        Part("pale", _disc(0.5, 0.6, 0.03, 0.03))],
-    "bottle": [
-        Part("main", _curve(_both((0.05, 0.13), (0.05, 0.3), (0.17, 0.45), (0.165, 0.7), (0.12, 0.94)))),
-        _band(0.64, 0.8),
-        Part("second", _slab(0.5, 0.07, 0.06, 0.16))],
-    "box": [
-        Part("second", _line((0.68, 0.33), (0.85, 0.22), (0.85, 0.77), (0.68, 0.88))),
-        Part("pale", _line((0.15, 0.33), (0.32, 0.22), (0.85, 0.22), (0.68, 0.33))),
-        Part("main", _slab(0.415, 0.265, 0.33, 0.88)),
-        Part("second", _line((0.345, 0.33), (0.515, 0.22), (0.655, 0.22), (0.485, 0.33))),
-        Part("second", _slab(0.415, 0.07, 0.33, 0.45), optional=True)],
-    "cap": [
-        Part("main", _curve(_line((0.4, 0.69), (0.14, 0.66), (0.17, 0.45), (0.44, 0.36), (0.68, 0.47), (0.72, 0.66)))),
-        _band(0.6, 0.76),
-        Part("dark", _line((0.44, 0.36), (0.53, 0.51), (0.54, 0.66)), 0.008, inside=True),
-        Part("second", _curve(_line((0.62, 0.71), (0.5, 0.63), (0.72, 0.62), (0.99, 0.73), (0.9, 0.77))))],
-    "chair": [
-        *(Part("second", _line((0.5 + x, 0.18), (0.5 + x, 0.55), (0.5 + 1.3 * x, 0.92)), 0.035) for x in (-0.18, 0.18)),
-        Part("main", _slab(0.5, 0.22, 0.13, 0.41)),
-        Part("main", _both((0.22, 0.51), (0.275, 0.61))),
-        Part("second", _slab(0.5, 0.275, 0.61, 0.66)),
-        Part("pale", _slab(0.5, 0.16, 0.24, 0.3), optional=True)],
-    "guitar": [
-        Part("main", _curve(_both((0.03, 0.5), (0.145, 0.56), (0.1, 0.66), (0.205, 0.82), (0.14, 0.94), (0.02, 0.96)))),
-        Part("second", _disc(0.6, 0.77, 0.07, 0.09), inside=True, optional=True),
-        Part("dark", _disc(0.5, 0.65, 0.05, 0.05)),
-        Part("second", _both((0.055, 0.03), (0.055, 0.16), (0.03, 0.16), (0.03, 0.62))),
-        *(Part("pale", _line((x, 0.1), (x, 0.81)), 0.006) for x in (0.49, 0.51))],
-    "lamp": [
-        Part("second", _disc(0.5, 0.92, 0.18, 0.04)),
-        Part("dark", _line((0.5, 0.4), (0.5, 0.92)), 0.028),
-        Part("second", _disc(0.5, 0.7, 0.07, 0.075), optional=True),
-        Part("main", _both((0.14, 0.1), (0.3, 0.45))),
-        Part("pale", _disc(0.5, 0.45, 0.3, 0.03))],
-    "mug": [
-        Part("second", _curve(_line((0.66, 0.37), (0.89, 0.4), (0.87, 0.63), (0.64, 0.69))), 0.055),
-        Part("main", _curve(_both((0.24, 0.28), (0.245, 0.32), (0.23, 0.6), (0.213, 0.82), (0.15, 0.87)))),
-        Part("dark", _disc(0.5, 0.29, 0.235, 0.055)),
-        _band(0.72, 0.8)],
-    "shirt": [
-        Part("main", _both((0.085, 0.13), (0.21, 0.17), (0.384, 0.41), (0.294, 0.49), (0.2, 0.36), (0.21, 0.84))),
-        Part("dark", _curve(_both((0.085, 0.13), (0.045, 0.22), (0, 0.247)))),
-        *(Part("second", _line((0.5 + s * 0.384, 0.41), (0.5 + s * 0.294, 0.49)), 0.045, inside=True) for s in (-1, 1)),
-        Part("pale", _line((0.5, 0.25), (0.5, 0.84)), 0.012, optional=True)],
-    "shoe": [
-        Part("main", _curve(_line((0.14, 0.72), (0.13, 0.45), (0.4, 0.39), (0.68, 0.57), (0.9, 0.65), (0.92, 0.72)))),
-        Part("second", _curve(_line((0.76, 0.42), (0.72, 0.66), (0.78, 0.78), (1, 0.72))), inside=True, optional=True),
-        Part("pale", _curve(_line((0.11, 0.7), (0.5, 0.705), (0.95, 0.69), (0.94, 0.785), (0.36, 0.82), (0.14, 0.82)))),
-        *(Part("pale", _line((x, 0.7 * x + 0.2), (x + 0.1, 0.7 * x + 0.2)), 0.018, True) for x in (0.41, 0.48, 0.55))],
-    "vase": [
-        Part("main", _curve(_both((0.13, 0.1), (0.09, 0.3), (0.245, 0.61), (0.13, 0.88), (0.12, 0.92)))),
-        _band(0.55, 0.63),
-        Part("dark", _disc(0.5, 0.1, 0.13, 0.035))],
-    "watch": [
-        Part("main", _curve(_both((0.08, 0.06), (0.1, 0.3), (0.1, 0.7), (0.075, 0.94)))),
-        Part("second", _slab(0.5, 0.185, 0.315, 0.685), optional=True),
-        Part("second", _disc(0.5, 0.5, 0.185, 0.185)),
-        Part("pale", _disc(0.5, 0.5, 0.145, 0.145)),
-        *(Part("dark", _line((0.5, 0.5), end), 0.018) for end in ((0.5, 0.39), (0.58, 0.55)))],
-}
-# fmt: on
+FAMILIES = {part.family: [other for other in _PARTS if other.family == part.family] for part in _PARTS}

@@ -2,229 +2,155 @@
 
 from __future__ import annotations
 
+import cmath
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 from stages.datasets.drawn.families import FAMILIES, Part
 
 Array = npt.NDArray[np.floating[Any]]
-"""Of colours (3, S, S), of one value (S, S), in about [0, 1]."""
 
 SHAPES = ("slim", "regular", "broad")
-COLOURS = {
-    "red": (196, 38, 44), "orange": (232, 120, 32), "yellow": (240, 200, 50), "green": (58, 140, 70),
-    "teal": (28, 140, 145), "blue": (40, 88, 190), "navy": (34, 44, 92), "purple": (122, 62, 150),
-    "pink": (236, 140, 170), "brown": (120, 76, 46), "black": (46, 46, 50), "grey": (142, 146, 152),
-    "white": (238, 236, 230), "beige": (214, 190, 150), "dark": (43, 41, 42), "pale": (232, 227, 214),
-}  # fmt: skip
+COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "navy", "purple", "pink", "brown", "grey", "white")
 MATERIALS = {
-    "matt": (0.0, 2, 2), "glossy": (0.0, 2, 2), "metal": (0.1, 90, 3), "wood": (0.5, 60, 4), "fabric": (0.35, 80, 80),
+    "matt": (0.0, 2, 2, 0.0, 0.0), "glossy": (0.0, 2, 2, 0.75, 0.0), "metal": (0.1, 90, 3, 0.75, 0.4),
+    "wood": (0.5, 60, 4, 0.0, 0.0), "fabric": (0.35, 80, 80, 0.0, 0.0),
 }  # fmt: skip
-"""The strength of the grain, and its knots across and down."""
+"""The strength of the grain and its knots across and down, the gloss, and how much the surroundings are reflected."""
 
 PATTERNS: dict[str, Callable[[Array, Array], Array]] = {
-    "plain": lambda a, _: np.zeros_like(a),
-    "stripes": lambda a, _: _bars(a),
-    "dots": lambda a, b: 8 * (0.3 - np.hypot(a % 1 - 0.5, b % 1 - 0.5)) + 0.5,
-    "checks": lambda a, b: np.abs(_bars(a / 2) - _bars(b / 2)),
-    "zigzag": lambda a, b: _bars(a + 0.9 * np.abs(b % 1 - 0.5)),
-    "waves": lambda a, b: _bars(a + 0.2 * np.sin(2 * np.pi * b)),
-    "plaid": lambda a, b: (_bars(a) + _bars(b)) / 2,
-    "gradient": lambda a, _: a / 8 + 0.5,
-    "roundel": lambda a, b: 2.5 - 8 * np.abs(np.hypot(a, b) - 0.75),
+    "plain": lambda a, _: 0 * a - 1,
+    "stripes": lambda a, _: np.cos(a),
+    "dots": lambda a, b: np.cos(a) + np.cos(b) - 0.9,
+    "checks": lambda a, b: np.cos(a / 2) * np.cos(b / 2),
+    "zigzag": lambda a, b: np.cos(a + 1.8 * np.arcsin(np.sin(b))),
+    "waves": lambda a, b: np.cos(a + 1.3 * np.sin(b)),
+    "plaid": lambda a, b: (np.tanh(4 * np.cos(a)) + np.tanh(4 * np.cos(b))) / 16,
+    "gradient": lambda a, _: a / 200,
+    "roundel": lambda a, b: 0.5 - np.abs(np.hypot(a, b) - 4.7) / 3.2,
 }
-"""How much of a second colour shows, where one period is 1 along both axes; cut to [0, 1]."""
-
-SURFACES = {
-    "backdrop": (0.6, 2, 2), "cloth": (0.5, 90, 90), "plaster": (1.0, 25, 25), "planks": (0.9, 4, 60),
-    "parquet": (0.9, 60, 4), "garden": (1.5, 7, 9),
-}  # fmt: skip
-"""The contrast of a background, and its knots across and down; others show a pattern."""
+"""Where a second colour shows, and does not where it is negative, with a period of 2 pi along both axes."""
 
 
 class Product(NamedTuple):
-    """A painted product: its words, keys of the tables above, and its layers, S by S pixels.
+    """A painted product of S by S pixels, without light."""
 
-    ``image`` is RGB and alpha, ``height`` how far the surface stands out, in product widths.
-    """
-
-    category: str
-    shape: str
-    colour: str
-    pattern: str
-    material: str
-    image: Image.Image
-    height: Image.Image
+    words: tuple[str, ...]  # category, shape, colour, pattern, material
+    image: Array  # (S, S, 4), RGB and alpha, up to 255
+    slopes: Array  # (2, S, S), of the surface, down and across
 
 
 def invent(category: str, pixels: int, rng: np.random.Generator) -> Product:
     """Choose and paint a product of ``category``, a key of ``FAMILIES``, S = ``pixels``.
 
     >>> mug = invent("mug", 64, np.random.default_rng(0))
-    >>> mug.category, mug.image.size
-    ('mug', (64, 64))
+    >>> mug.words[0], mug.image.shape
+    ('mug', (64, 64, 4))
     """
-    breadth = rng.uniform(0.0, 1.0)
-    main, second = (list(COLOURS)[k] for k in rng.choice(len(COLOURS) - 2, size=2, replace=False))
-    names = {"main": main, "second": second, "dark": "dark", "pale": "pale"}
-    # Two red products are not equally red.
-    rgb = {paint: np.array(COLOURS[name]) / 255 + rng.uniform(-0.09, 0.09, 3) for paint, name in names.items()}
-    colours = {paint: np.clip(colour, 0, 1).astype(np.float32)[:, None, None] for paint, colour in rgb.items()}
-    kind, material = str(rng.choice(list(PATTERNS))), str(rng.choice(list(MATERIALS)))
-    share = pattern(kind, pixels, rng.uniform(0.09, 0.22), int(rng.integers(4)) * math.pi / 4)
-    strength, across, down = MATERIALS[material]
-    grain = strength * (_noise(rng, pixels, across, down) - 0.5)
-    colour, height, alpha, body = (np.zeros((n, pixels, pixels), np.float32) for n in (3, 1, 1, 1))
-    for part in _reshaped(FAMILIES[category], breadth, rng):
-        mask = _mask(part, pixels) * (body[0] if part.inside else 1)
-        own = colours[part.paint]
-        if part.paint == "main":
+    breadth = rng.random()
+    main, second, *_ = rng.permutation(COLOURS).tolist()
+    kind, material = (str(rng.choice(list(table))) for table in (PATTERNS, MATERIALS))
+    # The colours of CSS, less loud; and two red products are not equally red.
+    loud = np.array([ImageColor.getrgb(name) for name in (main, second, "black", "white")])
+    rgba = np.insert(40 + 0.75 * loud + rng.uniform(-26, 26, (4, 3)), 3, 255, axis=1)
+    paints: dict[str, Array] = dict(zip(("main", "second", "dark", "pale"), rgba, strict=True))
+    share = pattern(kind, pixels, rng.uniform(0.09, 0.22), rng.integers(4) * math.pi / 4)[..., None]
+    paints["main"] = rgba[0] + share * (rgba[1] - rgba[0])
+    # Each part is a cushion: its mask blurred, with a spectrum that makes it steepest at the edge.
+    waves = np.fft.fftfreq(pixels, 1 / pixels)[:, None] ** 2 + np.fft.rfftfreq(pixels, 1 / pixels) ** 2
+    blur = 0.19 * pixels * (1 + 0.06 * waves) ** -1.5
+    image, slopes, body = (np.zeros(shape, np.float32) for shape in ((pixels, pixels, 4), (2, pixels, pixels), ()))
+    for part, mask in _masks(FAMILIES[category], breadth, pixels, rng):
+        if part.inside:
+            mask = mask * body
+        elif part.paint == "main":
             body = np.maximum(body, mask)
-            own = own + share * (colours["second"] - own)
-        if part.paint in ("main", "second"):
-            own = own * (1 + grain)
-        colour += mask * (own - colour)
-        alpha += mask * (1 - alpha)
-        # Every part is a cushion: it falls off towards its edge, and quickest at the very edge.
-        near = _soften(mask, 0.012)
-        cushion = 0.02 * near + (0 if part.inside else 0.05 * _soften(mask, 0.035) + 0.12 * _soften(mask, 0.09))
-        height += np.clip(4 * near, 0, 1) * (cushion + 0.004 * grain - height + (height if part.inside else 0))
-    layers = np.concatenate([colour, alpha]).clip(0, 1) * 255
-    image = Image.fromarray(np.ascontiguousarray(layers.transpose(1, 2, 0)).astype(np.uint8), "RGBA")
-    shape = SHAPES[int(breadth * len(SHAPES))]
-    return Product(category, shape, main, kind, material, image, Image.fromarray(height[0]))
+        image += mask[..., None] * (paints[part.paint] - image)
+        cushion = np.array(np.gradient(np.fft.irfft2(np.fft.rfft2(mask) * blur, mask.shape)))
+        slopes += mask * (0.2 * cushion if part.inside else cushion - slopes)
+    strength, across, down, *_ = MATERIALS[material]
+    image[..., :3] *= 1 + strength * (_noise(rng, pixels, across, down)[..., None] - 0.5)
+    return Product((category, SHAPES[int(3 * breadth)], main, kind, material), image, slopes)
 
 
-def _reshaped(parts: list[Part], breadth: float, rng: np.random.Generator) -> list[Part]:
-    """Give a product proportions of its own, slim (``breadth`` 0) to broad (1), and let it fill the unit square.
-
-    Every height y has a width of its own, 1 + sum_k a_k cos(pi k y), and moves to y + sum_k b_k sin(pi k y) / k, both
-    with k = 1, 2, 3; the b_k are small enough for heights to stay in order.
-    """
-    k, widths, heights = np.arange(1, 4), rng.uniform(-0.18, 0.18, 3), rng.uniform(-0.07, 0.07, 3)
-    outlines, parts = [], [part for part in parts if not part.optional or rng.random() < 0.5]
+def _masks(parts: list[Part], breadth: float, pixels: int, rng: np.random.Generator) -> Iterator[tuple[Part, Array]]:
+    """The parts with their masks (S, S), in proportions of one product, slim to broad, so that they fill a square."""
+    parts = [part for part in parts if not part.optional or rng.random() < 0.5]
+    x, y = np.concatenate([part.outline for part in parts]).T / 100
+    width = 0.8 + 0.4 * breadth + np.cos(np.pi * y[:, None] * (1, 2, 3)) @ rng.uniform(-0.18, 0.18, 3)
+    points = np.stack([(x - 0.5) * width, (1.2 - 0.4 * breadth) * y ** rng.uniform(0.8, 1.25)], axis=1)
+    middle, most = (points.min(axis=0) + points.max(axis=0)) / 2, np.ptp(points, axis=0).max()
+    left = [(x, y) for x, y in ((points - middle) * 1.72 / most + 1) * pixels]
     for part in parts:
-        x, y = part.outline.T
-        angles = np.pi * k * y[:, None]
-        moved = (x - 0.5) * (1 + np.cos(angles) @ widths), y + (np.sin(angles) / k) @ heights
-        outlines.append(np.stack(moved, axis=1) * [0.8 + 0.4 * breadth, 1.2 - 0.4 * breadth])
-    points = np.concatenate([outline for part, outline in zip(parts, outlines, strict=True) if not part.inside])
-    low, high = points.min(axis=0), points.max(axis=0)
-    placed = [(outline - (low + high) / 2) * 0.86 / (high - low).max() + 0.5 for outline in outlines]
-    return [part._replace(outline=outline) for part, outline in zip(parts, placed, strict=True)]
-
-
-def _mask(part: Part, pixels: int) -> Array:
-    """Where a part lies, (S, S) in [0, 1]: drawn twice as large and averaged."""
-    canvas = Image.new("L", (2 * pixels, 2 * pixels))
-    points = [(float(a), float(b)) for a, b in part.outline * (2 * pixels)]
-    if part.stroke:
-        ImageDraw.Draw(canvas).line(points, 255, width=max(2, round(part.stroke * 2 * pixels)), joint="curve")
-    else:
-        ImageDraw.Draw(canvas).polygon(points, 255)
-    return np.asarray(canvas.reduce(2), np.float32) / 255
+        outline, left = left[: len(part.outline)], left[len(part.outline) :]
+        canvas = Image.new("L", (2 * pixels, 2 * pixels))  # twice as large, then averaged
+        if not part.stroke:
+            ImageDraw.Draw(canvas).polygon(outline, 255)
+        ImageDraw.Draw(canvas).line(outline, 255, max(1, round(part.stroke * pixels / 50)), joint="curve")
+        yield part, np.asarray(canvas.reduce(2)) / 255
 
 
 def pattern(kind: str, pixels: int, period: float, angle_rad: float) -> Array:
     """How much of a second colour shows at each pixel, (S, S) in [0, 1]."""
-    (x, y), cos, sin = _grid(pixels), math.cos(angle_rad), math.sin(angle_rad)
-    return np.asarray(PATTERNS[kind]((x * cos + y * sin) / period, (y * cos - x * sin) / period).clip(0, 1))
-
-
-def _bars(t: Array) -> Array:
-    """A square wave of period 1 with soft edges."""
-    return np.asarray(np.clip(14 * (np.abs(t % 1 - 0.5) - 0.25) + 0.5, 0, 1))
-
-
-def _grid(pixels: int) -> tuple[Array, Array]:
-    """The x and y of every pixel, (S, S) each, seen from the middle of the unit square."""
-    axis = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels) - np.float32(0.5)
-    return np.broadcast_to(axis, (pixels, pixels)), np.broadcast_to(axis[:, None], (pixels, pixels))
+    x = 2 * math.pi / period * (np.arange(pixels) / pixels - 0.5)
+    y, cos, sin = x[:, None], math.cos(angle_rad), math.sin(angle_rad)
+    return np.asarray(4 * PATTERNS[kind](x * cos + y * sin, y * cos - x * sin) + 0.5).clip(0, 1)
 
 
 def _noise(rng: np.random.Generator, pixels: int, across: int, down: int) -> Array:
     """Smooth noise (S, S) between ``across`` by ``down`` random knots."""
-    return _resized(rng.random((down, across), dtype=np.float32), pixels)
-
-
-def _soften(values: Array, spread: float) -> Array:
-    """Blur an (S, S) array with a Gaussian of sigma ``spread``, in widths; done at a quarter of the size."""
-    from scipy.ndimage import gaussian_filter  # slow to import, and only drawing needs it
-
-    cells = max(16, len(values) // 4)
-    small = np.asarray(Image.fromarray(values).resize((cells, cells), Image.Resampling.BOX))
-    return _resized(gaussian_filter(small, spread * cells, mode="constant"), len(values))
-
-
-def _resized(values: Array, pixels: int) -> Array:
-    return np.asarray(Image.fromarray(values).resize((pixels, pixels), Image.Resampling.BICUBIC))
+    knots = Image.fromarray(rng.random((down, across), dtype=np.float32))
+    return np.asarray(knots.resize((pixels, pixels), Image.Resampling.BICUBIC))
 
 
 def photograph(product: Product, clutter: Sequence[Product], size: int, rng: np.random.Generator) -> Image.Image:
-    """One view of a product among up to three things of ``clutter``, RGB, ``size`` by ``size`` pixels."""
-    scene = _surface(size, rng)
-    x, y = _grid(size)
-    if rng.random() < 0.5:  # a wall above a table
-        edge = y - rng.uniform(-0.05, 0.3) - rng.normal(0, 0.05) * x
-        scene = scene + np.clip(0.5 + edge * size / 2, 0, 1) * (_surface(size, rng) - scene)
-    sun = rng.uniform(0, 2 * math.pi)
-    toward = rng.uniform(0.5, 1.0) * np.array([math.cos(sun), math.sin(sun)])
-    things = [clutter[k] for k in rng.integers(len(clutter), size=rng.integers(4))]
-    behind = int(rng.integers(len(things) + 1))
-    for at, thing in enumerate([*things[:behind], product, *things[behind:]]):
-        if at == behind:
-            scene = _laid(scene, thing, toward, rng.uniform(0.6, 1.0), rng.normal(0, 0.3), 0.12, rng)
-        else:  # in front of the product it is small, and hides little
-            scale = rng.uniform(0.2, 0.42 if at < behind else 0.3)
-            scene = _laid(scene, thing, toward, scale, rng.uniform(-3, 3), 0.5, rng)
+    """One view of a product among ``clutter``, RGB, ``size`` by ``size`` pixels."""
+    x = np.arange(size) / size - 0.5
+    y = x[:, None]
+    edge = rng.uniform(-0.1, 0.7) + rng.normal(0, 0.05) * x  # where a wall meets a table, if in view
+    scene = Image.fromarray(np.where((y > edge)[..., None], _surface(size, rng), _surface(size, rng)))
+    light = cmath.rect(rng.uniform(0.5, 1), rng.uniform(0, 2 * math.pi))
+    behind = int(rng.integers(len(clutter) + 1))
+    for thing in (*clutter[:behind], product, *clutter[behind:]):
+        _lay(scene, thing, light, 1 if thing is product else 0.3, rng)
     # The camera: one side in shade, dim or bright, warm or cool, noisy, out of focus.
-    side, warmth = rng.uniform(0, 2 * math.pi), rng.normal(0, 0.11)
-    ramp = 1 + rng.uniform(0, 0.8) * (x * math.cos(side) + y * math.sin(side))
-    cast = np.array([1 + warmth, 1 + rng.normal(0, 0.025), 1 - warmth], np.float32) * rng.uniform(0.65, 1.25)
-    scene = scene * ramp * cast[:, None, None] + rng.standard_normal((size, size), np.float32) * rng.uniform(0, 0.04)
-    pixels = (np.clip(scene, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
-    blur = ImageFilter.GaussianBlur(max(0.0, rng.normal(0.3, 0.4)) * size / 160)
-    return Image.fromarray(np.ascontiguousarray(pixels)).filter(blur)
+    shade = rng.uniform(0.65, 1.25) * (1 + rng.uniform(0, 0.8) * (x * light.real + y * light.imag))[..., None]
+    cast = 1 + rng.normal(0, 0.11) * np.array([1, 0, -1])
+    noise = rng.normal(0, rng.uniform(0, 10), (size, size, 1))
+    blur = ImageFilter.GaussianBlur(max(0, rng.normal(0.3, 0.4)) * size / 160)
+    view = np.asarray(scene) * (shade * cast) + noise
+    return Image.fromarray(view.clip(0, 255).astype(np.uint8)).filter(blur)
 
 
-def _surface(size: int, rng: np.random.Generator) -> Array:
-    """A background in two tints of a colour, (3, S, S)."""
-    kind = str(rng.choice([*SURFACES, *PATTERNS]))
-    contrast, across, down = SURFACES.get(kind, (0.5, 12, 12))
-    share = 0.5 + contrast * (_noise(rng, size, across, down) - 0.5)
-    if kind in PATTERNS:
-        share = share * pattern(kind, size, rng.uniform(0.06, 0.3), rng.uniform(0, math.pi))
-    tint = rng.uniform(0.45, 1, (3, 1, 1)).astype(np.float32)
-    return np.asarray(tint * (1 - rng.uniform(0.3, 0.7) * np.clip(share, 0, 1)))
+def _surface(size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """A background (S, S, 3) in two tints of a colour: something between a pattern and cloth, planks or plaster."""
+    share = pattern(str(rng.choice(list(PATTERNS))), size, rng.uniform(0.06, 0.3), rng.uniform(0, math.pi))
+    share += rng.random() * (_noise(rng, size, *rng.choice((2, 6, 25, 90), 2)) - share)
+    return (rng.uniform(110, 255, 3) * (1 - rng.uniform(0.3, 0.7) * share.clip(0, 1)[..., None])).astype(np.uint8)
 
 
-def _laid(
-    scene: Array, product: Product, toward: Array, scale: float, turn_rad: float, drift: float, rng: np.random.Generator
-) -> Array:
-    """Put a product on the scene (3, S, S): posed, lit, and with a soft shadow on the side away from the light."""
-    size = scene.shape[1]
-    # The corners of the frame as the product sees them: turned, seen askew, moved.
-    corners = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]]) - rng.uniform(-drift, drift, 2)
-    turn = np.array([[math.cos(turn_rad), -math.sin(turn_rad)], [math.sin(turn_rad), math.cos(turn_rad)]])
-    seen = corners @ turn / scale / rng.uniform(0.8, 1, 2) + rng.uniform(-0.09, 0.09, (4, 2)) + 0.5
-    quad = (seen * product.image.width).ravel().tolist()
-    image, height = (
-        np.asarray(layer.transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR), np.float32)
-        for layer in (product.image, product.height)
-    )
-    *_, alpha = rgba = image.transpose(2, 0, 1) / np.float32(255)
-    down, across = (np.clip(slope * size / scale, -1, 1) for slope in np.gradient(height))
-    shade = np.clip(0.86 - 0.55 * (across * toward[0] + down * toward[1]), 0.25, 1.25)
-    if product.material == "metal":
-        shade *= 0.85 + 0.35 * np.sin(6.5 * across + 4 * down + 5 * toward[0])
-    colour = rgba[:3] * alpha * shade
-    if product.material in ("glossy", "metal"):
-        colour += 0.75 * alpha * np.exp(-28 * ((across + 0.32 * toward[0]) ** 2 + (down + 0.32 * toward[1]) ** 2))
-    away = [round(-0.05 * size * float(way)) for way in toward[::-1]]
-    shadow = np.roll(_soften(alpha, 0.025), away, axis=(0, 1))
-    return np.asarray(scene * ((1 - 0.5 * np.clip(shadow, 0, 1)) * (1 - alpha)) + colour)
+def _lay(scene: Image.Image, product: Product, light: complex, reach: float, rng: np.random.Generator) -> None:
+    """Put a product on the scene: posed, lit, and with a soft shadow on the side away from the light."""
+    pixels, size, (*_, gloss, mirror) = len(product.image), scene.width, MATERIALS[product.words[-1]]
+    turn = cmath.rect(1, rng.normal(0, 0.3))
+    toward, (down, across) = light / turn, product.slopes.clip(-1, 1)  # as the product sees it
+    shade = (0.86 - 0.55 * (across * toward.real + down * toward.imag)).clip(0.25, 1.25)
+    shade *= 1 + mirror * np.sin(6.5 * across + 4 * down + 5 * toward.real)
+    shine = np.exp(-28 * ((across + 0.32 * toward.real) ** 2 + (down + 0.32 * toward.imag) ** 2))
+    lit = product.image.copy()
+    lit[..., :3] = lit[..., :3] * shade[..., None] + 255 * gloss * shine[..., None]
+    # The corners of the frame as the product sees them: moved, turned, near or far, seen askew.
+    frame = np.array([-1 - 1j, -1 + 1j, 1 + 1j, 1 - 1j]) / 2 - complex(*rng.uniform(-0.12, 0.12, 2)) / reach
+    seen = (frame / turn / reach / rng.uniform(0.6, 1)).view(np.float64).reshape(4, 2)
+    quad = pixels * (seen / rng.uniform(0.8, 1, 2) + rng.uniform(-0.09, 0.09, (4, 2)) + 0.5)
+    corners, way = quad.ravel().tolist(), Image.Resampling.BILINEAR
+    posed = Image.fromarray(lit.clip(0, 255).astype(np.uint8)).transform(scene.size, Image.Transform.QUAD, corners, way)
+    alpha = posed.getchannel("A")
+    shadow = alpha.filter(ImageFilter.GaussianBlur(0.025 * size)).point(lambda value: value // 2)
+    scene.paste((0, 0, 0), (round(-0.05 * size * light.real), round(-0.05 * size * light.imag)), shadow)
+    scene.paste(posed, mask=alpha)
