@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cache import Features
-from cache.atomic import replace_bytes
+from cache import Features, LocalStorage
 from cache.errors import ConfigError, PermafrostError, RecordsError
 from stages.ranking import leave_one_out
 from stages.training import (
@@ -312,12 +311,15 @@ def test_ctrl_c_keeps_the_finished_trials_and_the_next_sweep_goes_on(
         text + '[sweep]\nfolds = 2\nseeds = [0, 1]\nover = { "loss.scale" = [4.0, 5.0, 6.0] }\n'
     )
 
-    def replace_and_stop(path: Path, content: memoryview) -> None:
-        replace_bytes(path, content)
-        signal.raise_signal(signal.SIGINT)
+    put = LocalStorage.put
+
+    def put_and_stop(storage: LocalStorage, key: str, content: bytes | memoryview) -> None:
+        put(storage, key, content)
+        if key.endswith(".npz"):
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patches:
-        patches.setattr("pipeline.trials.replace_bytes", replace_and_stop)
+        patches.setattr(LocalStorage, "put", put_and_stop)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped = permafrost("sweep", "long.toml", cwd=folder)
         signal.signal(signal.SIGINT, before)
