@@ -96,6 +96,8 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
     """All columns of a csv, tsv, parquet or jsonl file as text, empty cells null; and notes on how it was read."""
     readers = {".csv": read_delimited, ".tsv": read_delimited, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
+    if reader is None and not path.exists():
+        raise RecordsError(f"{path} does not exist")
     if reader is None:
         raise RecordsError(
             f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."

@@ -87,9 +87,10 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, content
         TableConfig(path=str(tmp_path / name), label="label").read()
 
 
-def test_a_table_that_does_not_exist_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["t.csv", "a folder"])
+def test_a_table_that_does_not_exist_says_so(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecordsError, match="does not exist"):
-        TableConfig(path=str(tmp_path / "t.csv"), label="label").read()
+        TableConfig(path=str(tmp_path / name), label="label").read()
 
 
 def test_the_folder_of_an_image_is_its_class(tmp_path: Path) -> None:
