@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import resource
 import socket
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,10 @@ from pipeline.service.snapshots import Snapshots
 from tests.service.serving import draw_gallery, gallery_of, on_port, picture
 
 CLIENTS = 200
+with_their_sockets = pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024,
+    reason="two hundred clients and the service in one process need more open files",
+)
 
 
 async def ask_at_once(address: str, rounds: int, keys: list[str]) -> list[httpx.Response]:
@@ -38,6 +43,7 @@ async def ask_at_once(address: str, rounds: int, keys: list[str]) -> list[httpx.
         return list(itertools.chain(*await asyncio.gather(*(one(number) for number in range(CLIENTS)))))
 
 
+@with_their_sockets
 def test_two_hundred_clients_are_answered_or_refused_with_a_time_to_come_again(tmp_path: Path) -> None:
     keys = draw_gallery(tmp_path)
     gallery = gallery_of(tmp_path, keys)
@@ -56,6 +62,7 @@ def test_two_hundred_clients_are_answered_or_refused_with_a_time_to_come_again(t
             assert len(answer.json()["results"][0]["matches"]) == 3
 
 
+@with_their_sockets
 def test_snapshots_are_swapped_while_everybody_asks_and_nothing_is_dropped(tmp_path: Path) -> None:
     keys = draw_gallery(tmp_path)
     names = itertools.count()
