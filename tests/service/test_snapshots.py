@@ -162,7 +162,7 @@ def test_a_refused_snapshot_is_tried_again_and_taken_once_it_is_whole(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("pipeline.service.snapshots.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     events: list[str] = []
     snapshots, app = opened(bundle, events)
     make_current(bundle, 2)  # whose files come later
