@@ -32,6 +32,19 @@ preprocess = { size = 64 }
 """
 """The beginning of a run file: the images that :func:`finished` draws, and a network of no size."""
 
+PCA_RUN = """
+artifacts = "artifacts"
+[dataset]
+kind = "folder"
+path = "images"
+queries_per_class = 2
+[[backbones]]
+kind = "pca"
+dim = 4
+size = 8
+"""
+"""A run file of the same images without a head, by the components of their pixels."""
+
 RUN = (
     CATALOGUE
     + """

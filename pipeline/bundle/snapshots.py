@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,9 +54,13 @@ class Snapshot:
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """The vectors (n, E) of the images of ``digests`` (n,), as a store gives them."""
-        places = {digest: row for row, digest in enumerate(self.rows["digest"].to_pylist())}
-        vectors: npt.NDArray[np.float32] = self.vectors[[places[digest] for digest in digests]]
+        vectors: npt.NDArray[np.float32] = self.vectors[[self._places[digest] for digest in digests]]
         return vectors
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        """The row of each digest, made once: a search with an index of codes reads at every query."""
+        return {digest: row for row, digest in enumerate(self.rows["digest"].to_pylist())}
 
 
 def numbers(bundle: Path) -> list[int]:

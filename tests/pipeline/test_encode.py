@@ -19,19 +19,8 @@ from pipeline.bundle import Bundle
 from pipeline.encoded_table import Written, encode_folder
 from pipeline.encoder import Encoder
 from tests.pictures import draw, draw_folder
-from tests.typed import ROOT, permafrost
+from tests.typed import PCA_RUN, ROOT, permafrost
 
-RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
-kind = "pca"
-dim = 4
-size = 8
-"""
 STARTED = """
 import sys
 from pathlib import Path
@@ -51,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bundle, and 100 photos of which two are none."""
     folder = tmp_path_factory.mktemp("shop")
     draw_folder(folder / "images", {f"class {number}": 5 for number in range(10)})
-    (folder / "run.toml").write_text(RUN)
+    (folder / "run.toml").write_text(PCA_RUN)
     assert permafrost("run", "run.toml", cwd=folder).returncode == 0
     assert permafrost("export", "run.toml", "-o", "bundle", "-q", cwd=folder).returncode == 0
     for number in range(98):

@@ -33,7 +33,8 @@ from stages.analysis.open_set import comparisons
 from stages.analysis.pair_shares import pair_shares, share_at
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.terms import combined
-from tests.pictures import write_table
+from tests.pictures import draw_folder, write_table
+from tests.typed import PCA_RUN, permafrost
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 KINDS = ("mug", "shirt", "shoe", "car", "lamp", "chair")
@@ -263,3 +264,16 @@ def test_without_a_calibration_nothing_is_shown_and_a_line_says_how_to_get_one(
     printed = capsys.readouterr()
     assert "%" not in printed.out
     assert "calibrates it, and `permafrost export` takes it along" in printed.err
+
+
+def test_of_several_images_those_that_can_be_read_are_answered_and_the_others_named(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {f"class {number}": 4 for number in range(8)})
+    (tmp_path / "run.toml").write_text(PCA_RUN)
+    assert permafrost("run", "run.toml", cwd=tmp_path).returncode == 0
+    (tmp_path / "text.jpg").write_text("no image")
+    good = [str(path) for path in sorted((tmp_path / "images").rglob("*.*"))[:2]]
+    done = permafrost("search", "run.toml", good[0], "gone.png", "text.jpg", good[1], "-k", "1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == good
+    assert "2 of 4 images to search for cannot be read:\ngone.png: " in done.stderr
+    assert "\ntext.jpg: not an image that Pillow can read" in done.stderr

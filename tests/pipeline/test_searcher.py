@@ -33,7 +33,6 @@ from stages.training import PcaHeadConfig
 from stages.training.recipe import HeadRecipe
 from tests.pictures import draw_folder, write_table
 from tests.toys.storage import MemoryStorage
-from tests.typed import permafrost
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET = Display(quiet=True)
@@ -387,17 +386,3 @@ def test_the_head_that_is_best_on_validation_is_searched_with_and_not_the_last(t
         run, vectors = embedded(text, images, tmp_path)
         assert len(set(run.records.split("validation_query").classes)) >= 5
         assert choose_vectors(run, vectors, None).head == best
-
-
-def test_of_several_images_those_that_can_be_read_are_answered_and_the_others_named(
-    images: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "run.toml").write_text(f'artifacts = "out"\n[dataset]\nkind = "folder"\npath = "{images}"\n{PCA}')
-    assert permafrost("run", "run.toml", cwd=tmp_path).returncode == 0
-    (tmp_path / "text.jpg").write_text("no image")
-    good = [str(path) for path in sorted(images.rglob("*.png"))[:2]]
-    done = permafrost("search", "run.toml", good[0], "gone.png", "text.jpg", good[1], "-k", "1", cwd=tmp_path)
-    assert done.returncode == 1
-    assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == good
-    assert "2 of 4 images to search for cannot be read:\ngone.png: " in done.stderr
-    assert "\ntext.jpg: not an image that Pillow can read" in done.stderr

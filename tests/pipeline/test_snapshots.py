@@ -25,19 +25,8 @@ from stages.datasets import FolderConfig, TableConfig
 from tests.forks import Forks
 from tests.pictures import draw, draw_folder, write_table
 from tests.toys.changing import change
-from tests.typed import permafrost
+from tests.typed import PCA_RUN, permafrost
 
-RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
-kind = "pca"
-dim = 4
-size = 8
-"""
 INDEXES = {
     "flat": "",
     "codes": '[retrieval]\nindex = { kind = "scalar" }\n',
@@ -52,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_folder(folder / "images", {f"class {number}": 5 for number in range(10)})
     draw_folder(folder / "photos", {"new": 3, "gone": 2}, seed=100_000)
     for name, index in INDEXES.items():
-        (folder / "run.toml").write_text(RUN + index)
+        (folder / "run.toml").write_text(PCA_RUN + index)
         if name == "flat":
             assert permafrost("run", "run.toml", cwd=folder).returncode == 0
         done = permafrost("export", "run.toml", "-o", name, "--thumbnails", "-q", cwd=folder)
