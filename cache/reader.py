@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import layout
 from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
@@ -213,6 +215,15 @@ class FeatureStore:
     @cached_property
     def _index(self) -> RowIndex:
         return RowIndex(self._chunks, self.chunk_rows)
+
+    def for_commits(self) -> FeatureStore:
+        """This store with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
+        lean = copy(self)
+        lean._chunks = {
+            number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in self._chunks.items()
+        }
+        lean.__dict__.pop("_index", None)
+        return lean
 
     def __repr__(self) -> str:
         shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
