@@ -225,7 +225,8 @@ def _projection(tower: nn.Module) -> nn.Module:
         own = [module for name, module in tower.head.named_children() if name in ("proj", "mlp")]
         return torch.nn.Sequential(*inside, *own)
     if isinstance(tower, ModifiedResNet):
-        return tower.get_submodule("attnpool.c_proj")
+        pool: nn.Module = tower.attnpool.c_proj
+        return pool
     matrix = tower.get_parameter("proj").detach()  # (D, E)
     linear = torch.nn.Linear(matrix.shape[0], matrix.shape[1], bias=False)
     linear.weight = torch.nn.Parameter(matrix.T.contiguous())
