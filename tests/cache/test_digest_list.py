@@ -19,7 +19,7 @@ def test_a_list_of_digests_reads_like_the_list_it_was_made_from(listed: list[byt
     assert [*digests] == [digests[at] for at in range(len(digests))] == listed
     assert digests[1:-1] == listed[1:-1]
     assert digests != [*listed, b""]
-    assert pickle.loads(pickle.dumps(digests[2:])) == listed[2:]  # noqa: S301 (our own)
+    assert pickle.loads(pickle.dumps(digests[2:])) == listed[2:]
 
 
 @given(LISTS)
