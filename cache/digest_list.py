@@ -12,6 +12,7 @@ import pyarrow as pa
 
 DIGEST_BYTES = 32
 _WORDS = DIGEST_BYTES // 8
+_COLUMN = pa.binary(DIGEST_BYTES)
 _AT_ONCE = 4096
 
 Places = npt.NDArray[np.int64]
@@ -38,16 +39,18 @@ class Digests(Sequence[bytes]):
     def from_column(cls, column: pa.ChunkedArray | pa.Array) -> Digests:
         """The digests of an Arrow column of 32 bytes, not copied where it is in one piece; null is ``b""``."""
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        content = array.buffers()[1]
-        words = np.frombuffer(content, np.uint64) if content is not None else np.empty(0, np.uint64)
-        words = words.reshape(-1, _WORDS)[array.offset : array.offset + len(array)]
+        if array.type != _COLUMN:
+            array = array.cast(_COLUMN)
+        content, end = array.buffers()[1], array.offset + len(array)
+        words = np.frombuffer(content, np.uint64, end * _WORDS) if end else np.empty(0, np.uint64)
+        words = words.reshape(-1, _WORDS)[array.offset :]
         return cls(words, np.asarray(array.is_valid()) if array.null_count else None)
 
     def column(self) -> pa.Array:
         """The digests as an Arrow array, null where there is none; not copied."""
         content = np.ascontiguousarray(self.words)
         valid = None if self.known is None else pa.array(self.known).buffers()[1]
-        return pa.Array.from_buffers(pa.binary(DIGEST_BYTES), len(self), [valid, pa.py_buffer(content)])
+        return pa.Array.from_buffers(_COLUMN, len(self), [valid, pa.py_buffer(content)])
 
     def __len__(self) -> int:
         return len(self.words)
@@ -94,10 +97,16 @@ class Digests(Sequence[bytes]):
         """The digests at ``rows``: a slice, which copies nothing, numbers (n,), or a mask (N,)."""
         return Digests(self.words[rows], None if self.known is None else self.known[rows])
 
+    def readable(self) -> Digests:
+        """Those that are digests; itself where all are."""
+        return self if self.known is None else Digests(self.words[self.known])
+
     def unique(self) -> Digests:
-        """Each digest once, in order of first appearance; itself where that is so already."""
+        """Each digest once, and ``b""`` once, in order of first appearance; itself where that is so already."""
         places = DigestIndex(self).find(self)
         first = places == np.arange(len(self))
+        if self.known is not None:
+            first[np.flatnonzero(~self.known)[:1]] = True
         return self if first.all() else self.take(first)
 
 

@@ -81,8 +81,7 @@ def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
     ...     numbers_fingerprint(features, forward) == numbers_fingerprint(features, backward)
     True
     """
-    listed = as_digests(digests)
-    known = listed.take(listed.all_known())
+    known = as_digests(digests).readable()
     names = known.words[:, 0]  # the first 8 bytes
     _, first = np.unique(names, return_index=True)
     return digest_bytes(names[first].tobytes() + features.checksums(known)[first].tobytes()).hex()

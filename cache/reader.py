@@ -270,8 +270,7 @@ class FeatureStore:
     def absent(self, digests: Sequence[bytes]) -> Digests:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
         places = self._index.find(digests)
-        wanted = as_digests(digests)
-        return wanted.take((places < 0) & wanted.all_known()).unique()
+        return as_digests(digests).take(places < 0).readable().unique()
 
     def row_numbers(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""

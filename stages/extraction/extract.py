@@ -139,7 +139,7 @@ def extract_all(
     [('pca', 1)]
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
-    digests = records.digests
+    digests = records.digests.readable()
     paths = [store.path for store in stores]
     lacking = [
         n

@@ -33,7 +33,7 @@ class Uris(Mapping[bytes, str]):
         return str(self._uris[len(self._digests) - 1 - place])
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._digests.unique())
+        return iter(self._digests.readable().unique())
 
     def __len__(self) -> int:
-        return len(self._digests.unique())
+        return len(self._digests.readable().unique())

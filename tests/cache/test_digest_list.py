@@ -33,7 +33,8 @@ def test_digests_go_through_an_arrow_column_and_back(listed: list[bytes]) -> Non
 
 @given(LISTS)
 def test_each_digest_once_is_what_a_dict_makes_of_them(listed: list[bytes]) -> None:
-    assert as_digests(listed).unique() == [digest for digest in dict.fromkeys(listed) if digest]
+    assert as_digests(listed).unique() == list(dict.fromkeys(listed))
+    assert as_digests(listed).readable() == [digest for digest in listed if digest]
 
 
 @given(LISTS, LISTS)

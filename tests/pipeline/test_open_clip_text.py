@@ -19,8 +19,11 @@ from pipeline.dataset import Run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
+from pipeline.service.app import create_app
+from pipeline.service.opening import open_snapshots
 from pipeline.vectors import find_chosen, find_vectors
 from tests.pictures import draw_folder
+from tests.service.serving import ask
 
 TINY = {
     "embed_dim": 24,
@@ -98,5 +101,12 @@ def test_both_features_come_of_one_forward_and_words_ask_the_projected_one(tmp_p
     bundle = Searcher.open(tmp_path / "bundle")
     np.testing.assert_allclose(bundle.embed_text(words), expected, atol=1e-6)
     assert "Words are read by the text tower of tiny" in (tmp_path / "bundle/README.md").read_text()
+    app = create_app(open_snapshots(tmp_path / "bundle", on_change=lambda _: None))
+    (served,) = ask(app, "GET", "/search", params={"text": words[0], "k": 4}).json()["results"]
+    wanted = bundle.find(expected, 4)[0]
+    assert [match["key"] for match in served["matches"]] == [match.key for match in wanted]
+    app = create_app(open_snapshots(tmp_path / "wordless", on_change=lambda _: None))
+    answer = ask(app, "GET", "/search", params={"text": words[0]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "no_text")
     with pytest.raises(SettingsError, match="knows no text: search by a head of kind text, or by a projected feature"):
         Searcher.open(tmp_path / "wordless").embed_text(words)
