@@ -43,10 +43,6 @@ class Run:
         """
         return LocalStorage(self.artifacts)
 
-    def key(self, address: str) -> str:
-        """The key in :attr:`storage` of what is at ``address`` in it."""
-        return address.removeprefix(f"{self.storage.address()}/")
-
 
 def open_run(run_file: Path, *, quiet: bool = False) -> Run:
     """The run of ``run_file``, with its records."""
