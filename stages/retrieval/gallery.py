@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +13,14 @@ from cache import Features, fingerprint
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from cache.features import numbers_fingerprint
 from stages.ranking.nearest import Rows, Similarity, search
-from stages.ranking.normalize import unit_length
+from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.indexes.kinds import FlatIndexConfig
+from stages.retrieval.indexes.kinds import FlatIndexConfig, IvfPqIndexConfig
 from stages.retrieval.indexes.measure import Evidence
+from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
 from stages.retrieval.protocols.rules import Judge, same_class
 
 
@@ -53,8 +56,9 @@ def index_gallery(
 ) -> GalleryIndex:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
-    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
-    budgets (``auto``) it is what :func:`choose_gallery_index` chooses by the gallery alone.
+    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images; one with
+    ``on_disk`` takes a folder. Rows are read from ``vectors`` a block at a time. With budgets (``auto``) it is what
+    :func:`choose_gallery_index` chooses by the gallery alone, of rows in memory.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> index = index_gallery(VECTORS, IMAGES)
@@ -71,7 +75,10 @@ def index_gallery(
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
         except (StaleStoreError, DamagedStoreError):
             pass  # of other rows, or not there: built below
-    index = GalleryIndex.build(unit_length(vectors.read(searched.digests)), keys, embeddings, config)
+    rows = StoredRows(vectors, searched.digests)
+    if isinstance(config, IvfPqIndexConfig) and config.on_disk:
+        return build_on_disk(check_folder(folder), rows, keys, embeddings, config)
+    index = GalleryIndex.build(rows, keys, embeddings, config)
     if folder is not None:
         index.save(folder)
     return index
@@ -114,6 +121,26 @@ def choose_gallery_index(
     if folder is not None:
         choice.save(folder, config)
     return choice
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of ``vectors`` for ``digests`` (G,), made unit length as they are read."""
+
+    vectors: Features
+    digests: Sequence[bytes]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(G, E)."""
+        return len(self.digests), self.vectors.dim
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, rows: Rows) -> Vectors:
+        read = self.vectors.read([self.digests[row] for row in rows.tolist()])
+        return check_unit(unit_length(read), "gallery vectors")
 
 
 class Sides(NamedTuple):
