@@ -5,6 +5,7 @@ from cache.features import Features
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
 from cache.maintenance import Compaction, compact, verify
+from cache.object_storage import ObjectStorage
 from cache.plan import Chunk, ChunkPlan
 from cache.reader import Failure, FeatureStore
 from cache.rows import RowOutcome
@@ -23,6 +24,7 @@ __all__ = [
     "Identity",
     "ImageSource",
     "LocalStorage",
+    "ObjectStorage",
     "Provenance",
     "RowOutcome",
     "Storage",

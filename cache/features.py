@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cache.digest_list import as_digests
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
 from cache.reader import Failure
@@ -45,7 +46,7 @@ class Features(Protocol):
     def dtype(self) -> np.dtype[np.generic]:
         """The dtype of what is read."""
 
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Sequence[bytes]:
         """The digest of every image with a feature, each once."""
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
@@ -57,7 +58,7 @@ class Features(Protocol):
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images without a feature among ``digests`` (by default all), each once."""
 
-    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
         """Those of ``digests`` that have no row of any kind, each once."""
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
@@ -80,7 +81,7 @@ def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
     ...     numbers_fingerprint(features, forward) == numbers_fingerprint(features, backward)
     True
     """
-    known = [digest for digest in digests if digest]
-    names = np.frombuffer(b"".join(known), np.uint64).reshape(-1, 4)[:, 0]  # the first 8 bytes
+    known = as_digests(digests).readable()
+    names = known.words[:, 0]  # the first 8 bytes
     _, first = np.unique(names, return_index=True)
     return digest_bytes(names[first].tobytes() + features.checksums(known)[first].tobytes()).hex()

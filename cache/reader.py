@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cache import layout
+from cache.digest_list import Digests, as_digests
 from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
 from cache.fingerprint import JSON
 from cache.identity import Identity, Provenance
@@ -61,7 +62,7 @@ class Listed(Protocol):
         """The label of each, (N,)."""
 
     @property
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Sequence[bytes]:
         """The sha256 of the bytes of each, (N,)."""
 
 
@@ -238,7 +239,7 @@ class FeatureStore:
         """The number of different images with a stored feature."""
         return len(self._index.good_places())
 
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Digests:
         """The digest of every image with a stored feature, each once, in row order."""
         return self._index.digests(self._index.good_places())
 
@@ -257,20 +258,19 @@ class FeatureStore:
         names = self._index.digests(np.array([*first], np.int64))
         return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
 
-    def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> list[bytes]:
+    def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> Digests:
         """Those of ``digests`` that an extraction has to compute: each once, in order of first appearance.
 
         A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
         """
         places = self._index.find(digests)
         done = self._index.good(places) if retry_failed else self._index.settled(places)
-        return list(dict.fromkeys(digests[number] for number in np.flatnonzero(~done).tolist()))
+        return as_digests(digests).take(~done).unique()
 
-    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+    def absent(self, digests: Sequence[bytes]) -> Digests:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
         places = self._index.find(digests)
-        absent = (digests[number] for number in np.flatnonzero(places < 0).tolist())
-        return list(dict.fromkeys(digest for digest in absent if digest))
+        return as_digests(digests).take(places < 0).readable().unique()
 
     def row_numbers(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""

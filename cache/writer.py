@@ -194,7 +194,7 @@ class StoreWriter:
         rows = read_fragment(self._storage, chunk.number, self.store.how_to_mend(chunk.number))
         rows = rows.slice(chunk.start, len(chunk.digests))
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
-        if tuple(digests) != chunk.digests:
+        if digests != list(chunk.digests):
             raise StoreBusyError(
                 f"chunk {chunk.number} of {self.store.path} holds other images than this plan says: another run has "
                 "made a new plan. Start again, to compute what is still missing."

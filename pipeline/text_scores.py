@@ -62,7 +62,7 @@ class _WithText:
     def path(self) -> Path:
         return self._store.path
 
-    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
         return self._store.absent([digest for digest in digests if digest not in self._vectors])
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from cache import FeatureStore, Provenance, StoreWriter
+from cache import ChunkPlan, FeatureStore, Provenance, StoreWriter
+from cache.digest_list import joined_digests
 from cache.reader import CHUNK_ROWS
 from stages.device import device_name
 from stages.extraction.backbones import Backbone
@@ -16,6 +17,7 @@ from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
 from stages.extraction.sample import check_sample
+from stages.extraction.uris import Uris
 from stages.malloc import keep_freed_memory
 from stages.records import Records
 
@@ -137,8 +139,7 @@ def extract_all(
     [('pca', 1)]
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
-    uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
-    digests = list(uris)
+    digests = records.digests.readable()
     paths = [store.path for store in stores]
     lacking = [
         n
@@ -157,8 +158,8 @@ def extract_all(
         planned = [writer.pending().batch_size for writer in writers]
         size = batch_size or next(filter(None, planned), None) or _batch_size(networks, filled)
         plans = [writer.plan(digests, batch_size=size, retry_failed=retry_failed) for writer in writers]
-        job = Job(filled, networks, uris, units_of(plans), size, [plan.fits for plan in plans])
-        total = len({digest for plan in plans for chunk in plan.chunks for digest in chunk.digests})
+        job = Job(filled, networks, Uris(records), units_of(plans), size, [plan.fits for plan in plans])
+        total = _images(plans)
         done = failed = 0
         clock = Clock()
         for advance in (executor or LocalExecutor(workers)).execute(job, clock):
@@ -207,6 +208,13 @@ def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str)
     )
     check_sample(store, backbone, backbone.sample)
     return store
+
+
+def _images(plans: Sequence[ChunkPlan]) -> int:
+    """How many different images ``plans`` have; each plan has an image once."""
+    if len(plans) == 1:
+        return sum(len(chunk.digests) for chunk in plans[0].chunks)
+    return len(joined_digests([chunk.digests for plan in plans for chunk in plan.chunks]).unique())
 
 
 def _batch_size(backbones: Sequence[Backbone], stores: Sequence[FeatureStore]) -> int:
