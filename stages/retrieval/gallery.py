@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cache import Features, fingerprint
+from cache import Features, digest_bytes, fingerprint
+from cache.digest_list import Digests
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from cache.features import numbers_fingerprint
 from stages.ranking.nearest import Rows, Similarity, search
@@ -128,7 +128,7 @@ class StoredRows:
     """The rows of ``vectors`` for ``digests`` (G,), made unit length as they are read."""
 
     vectors: Features
-    digests: Sequence[bytes]
+    digests: Digests
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -139,8 +139,7 @@ class StoredRows:
         return len(self.digests)
 
     def __getitem__(self, rows: Rows) -> Vectors:
-        read = self.vectors.read([self.digests[row] for row in rows.tolist()])
-        return check_unit(unit_length(read), "gallery vectors")
+        return check_unit(unit_length(self.vectors.read(self.digests.take(rows))), "gallery vectors")
 
 
 class Sides(NamedTuple):
@@ -160,7 +159,7 @@ class Sides(NamedTuple):
 def _fingerprint(vectors: Features, searched: Records) -> str:
     """Of the rows: of the store they are read from, and of the images they belong to."""
     numbers = numbers_fingerprint(vectors, searched.digests)
-    return fingerprint([vectors.fingerprint, numbers, *(digest.hex() for digest in searched.digests)])
+    return fingerprint([vectors.fingerprint, numbers, digest_bytes(searched.digests.words.tobytes()).hex()])
 
 
 def rows_of(vectors: Features, records: Records, role: str) -> Rows:
