@@ -26,6 +26,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from benchmarks.measured import Row, write
 from pipeline.bundle import Bundle, read_snapshot
@@ -81,7 +82,7 @@ def main(folder: Path | None) -> None:
             _at_most("ready, beyond loading the network", ready - ready_alone, 5.0, "s", "asked for"),
             _at_most("resident memory, beyond network and vectors", memory - memory_alone, 300.0, "MB", "asked for"),
         ]
-        with _serving(command) as (address, process):
+        with _serving(command) as (address, process), threadpool_limits(1, user_api="blas"):  # as the service does
             rows += asyncio.run(_asked(address, process, Searcher.open(bundle)))
         write("serve", rows)
 

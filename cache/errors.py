@@ -18,6 +18,7 @@
         ├── StoreBusyError     another process is writing to it
         ├── MissingRowsError   rows asked for that are not there
         ├── DamagedStoreError  bytes on disk that are not what was committed
+        ├── UnreachableError   object storage that does not answer, or cannot be used
         └── UnwritableError    a disk that is full, or a path that cannot be written
 
 Every message says what must hold, what came, and what to do.
@@ -91,7 +92,7 @@ class StoreError(PermafrostError):
 class StaleStoreError(StoreError):
     """A store of another identity: names each differing key with both values."""
 
-    def __init__(self, path: Path, differences: Sequence[str], ways_out: str) -> None:
+    def __init__(self, path: Path | str, differences: Sequence[str], ways_out: str) -> None:
         self.path = path
         self.differences = list(differences)
         listed = "\n".join(f"  {line}" for line in differences)
@@ -110,10 +111,14 @@ class DamagedStoreError(StoreError):
     """Bytes on disk that are not what was committed."""
 
 
+class UnreachableError(StoreError):
+    """Object storage that does not answer, refuses the credentials, has no such bucket, or cannot commit safely."""
+
+
 class UnwritableError(StoreError):
     """A disk that is full, or a path that cannot be written. What was committed before stays as it was."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path | str, error: OSError) -> None:
         self.path = path
         self.read_only = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
         """It is to be read alone; otherwise, say, full."""

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from cache.digest_list import as_digests
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
-from cache.reader import Failure
+from cache.rows import RowOutcome
+
+
+class Failure(NamedTuple):
+    """An image without a feature, and why."""
+
+    digest: bytes
+    outcome: RowOutcome
+
+
+class Listed(Protocol):
+    """Images with names and labels, such as :class:`stages.records.Records`."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The name of each, (N,)."""
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The label of each, (N,)."""
+
+    @property
+    def digests(self) -> Sequence[bytes]:
+        """The sha256 of the bytes of each, (N,)."""
+
+
+class Arrays(NamedTuple):
+    """Features (n, D), labels (n,) and keys (n,); where some have no label, ``labels`` holds None for them."""
+
+    features: npt.NDArray[np.generic]
+    labels: npt.NDArray[Any]
+    keys: npt.NDArray[np.str_]
 
 
 class Features(Protocol):
@@ -22,7 +53,7 @@ class Features(Protocol):
         """What the rows are called."""
 
     @property
-    def path(self) -> Path:
+    def address(self) -> str:
         """Where they are, for messages."""
 
     @property
@@ -45,7 +76,7 @@ class Features(Protocol):
     def dtype(self) -> np.dtype[np.generic]:
         """The dtype of what is read."""
 
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Sequence[bytes]:
         """The digest of every image with a feature, each once."""
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
@@ -57,7 +88,7 @@ class Features(Protocol):
     def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
         """The images without a feature among ``digests`` (by default all), each once."""
 
-    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
         """Those of ``digests`` that have no row of any kind, each once."""
 
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
@@ -80,7 +111,7 @@ def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
     ...     numbers_fingerprint(features, forward) == numbers_fingerprint(features, backward)
     True
     """
-    known = [digest for digest in digests if digest]
-    names = np.frombuffer(b"".join(known), np.uint64).reshape(-1, 4)[:, 0]  # the first 8 bytes
+    known = as_digests(digests).readable()
+    names = known.words[:, 0]  # the first 8 bytes
     _, first = np.unique(names, return_index=True)
     return digest_bytes(names[first].tobytes() + features.checksums(known)[first].tobytes()).hex()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import chain, count
+from itertools import chain, count, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from cache.digest_list import DigestIndex, Digests, as_digests, joined_digests
 from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import Storage
 
@@ -23,10 +25,13 @@ _SETTINGS = b"plan"
 
 
 class Chunk(NamedTuple):
-    """A unit of work: the chunk's number, the digests of rows in order, and how many rows it has before them."""
+    """A unit of work: the chunk's number, the digests of rows in order, and how many rows it has before them.
+
+    The digests of a plan are slices of one buffer.
+    """
 
     number: int
-    digests: tuple[bytes, ...]
+    digests: Sequence[bytes]
     start: int = 0
 
 
@@ -51,27 +56,35 @@ def make_plan(
     and can be computed now. The rest of ``missing`` fills the chunks that are not full, then new ones, which take the
     lowest numbers that are free.
     """
-    wanted, chunks = set(missing), list[Chunk]()
-    for number, digests, start in old.chunks:
-        there = rows.get(number, 0)
-        left = digests[there - start :] if there >= start else ()
-        if left and wanted.issuperset(left):
-            chunks.append(Chunk(number, left, there))
-    planned = {digest for chunk in chunks for digest in chunk.digests}
-    rest = [digest for digest in missing if digest not in planned]
-    used = {*rows, *(chunk.number for chunk in chunks)}
-    short = [
-        number for number in sorted(rows) if rows[number] < chunk_rows and number not in {c.number for c in chunks}
+    missing, chunks = as_digests(missing), list[Chunk]()
+    left = [
+        Chunk(number, digests[there - start :], there)
+        for number, digests, start in old.chunks
+        if start <= (there := rows.get(number, 0)) < start + len(digests)
     ]
+    rest = missing
+    if left:
+        at = DigestIndex(missing).find(joined_digests([chunk.digests for chunk in left]))
+        lengths = [len(chunk.digests) for chunk in left]
+        stay = [bool((part >= 0).all()) for part in np.split(at, np.cumsum(lengths)[:-1])]
+        chunks = [chunk for chunk, whole in zip(left, stay, strict=True) if whole]
+        planned = np.zeros(len(missing), np.bool_)
+        planned[at[np.repeat(stay, lengths)]] = True
+        rest = missing.take(~planned)
+    pending = {chunk.number for chunk in chunks}
+    used = {*rows, *pending}
+    short = [number for number in sorted(rows) if rows[number] < chunk_rows and number not in pending]
     places = chain(short, (number for number in count() if number not in used))
     low = 0
     while low < len(rest):
         number = next(places)
         start = rows.get(number, 0)
-        chunks.append(Chunk(number, tuple(rest[low : low + chunk_rows - start]), start))
+        chunks.append(Chunk(number, rest[low : low + chunk_rows - start], start))
         low += chunk_rows - start
     size = batch_size or old.batch_size
-    return ChunkPlan(tuple(sorted(chunks)), size, old.fits if size == old.batch_size else None)
+    return ChunkPlan(
+        tuple(sorted(chunks, key=lambda chunk: chunk.number)), size, old.fits if size == old.batch_size else None
+    )
 
 
 def read_plan(storage: Storage) -> ChunkPlan:
@@ -79,11 +92,13 @@ def read_plan(storage: Storage) -> ChunkPlan:
     try:
         table = read_parquet(storage.read(PLAN_KEY))
         settings = json.loads(table.schema.metadata[_SETTINGS])
-        chunks: dict[int, list[bytes]] = {}
-        for number, digest in zip(table["chunk"].to_pylist(), table["digest"].to_pylist(), strict=True):
-            chunks.setdefault(number, []).append(digest)
+        numbers, digests = table["chunk"].to_numpy(), Digests.from_column(table["digest"])
+        bounds = [*np.flatnonzero(np.diff(numbers, prepend=-1)).tolist(), len(numbers)]
         starts = settings.get("starts", {})
-        planned = tuple(Chunk(number, tuple(ds), starts.get(str(number), 0)) for number, ds in chunks.items())
+        planned = tuple(
+            Chunk(number := int(numbers[low]), digests[low:high], starts.get(str(number), 0))
+            for low, high in pairwise(bounds)
+        )
         return ChunkPlan(planned, settings["batch_size"], settings["fits"])
     except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError):
         return ChunkPlan()
@@ -91,10 +106,11 @@ def read_plan(storage: Storage) -> ChunkPlan:
 
 def write_plan(storage: Storage, plan: ChunkPlan) -> None:
     """Persist ``plan``."""
-    numbers = [chunk.number for chunk in plan.chunks for _ in chunk.digests]
-    digests = [digest for chunk in plan.chunks for digest in chunk.digests]
+    each = np.array([(chunk.number, len(chunk.digests)) for chunk in plan.chunks], np.int64).reshape(-1, 2)
+    numbers = np.repeat(each[:, 0], each[:, 1])
+    digests = joined_digests([chunk.digests for chunk in plan.chunks])
     starts = {str(chunk.number): chunk.start for chunk in plan.chunks if chunk.start}
     settings = json.dumps({"batch_size": plan.batch_size, "fits": plan.fits, "starts": starts})
-    table = pa.table([pa.array(numbers, pa.int64()), pa.array(digests, pa.binary(32))], schema=_SCHEMA)
+    table = pa.table([pa.array(numbers, pa.int64()), digests.column()], schema=_SCHEMA)
     content = parquet_bytes(table, {_SETTINGS: settings}, compression="none", use_dictionary=["chunk"])
     storage.put(PLAN_KEY, content)

@@ -17,62 +17,35 @@ nothing. A chunk without rows does not exist. Reading takes no lock and writes n
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
+from fnmatch import fnmatch
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cache import layout
-from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
+from cache.digest_list import Digests, as_digests
+from cache.errors import DamagedStoreError, MissingRowsError, SettingsError, StaleStoreError, StoreError
+from cache.features import Arrays, Failure, Listed
 from cache.fingerprint import JSON
 from cache.identity import Identity, Provenance
+from cache.object_storage import ObjectStorage
 from cache.row_index import RowIndex
-from cache.rows import RowOutcome, fragment_key, fragment_numbers, provenance_of, read_fragment
-from cache.storage import LocalStorage, Storage
+from cache.rows import fragment_key, fragment_numbers, provenance_of, read_fragment
+from cache.storage import LocalStorage, Storage, Where, has, storage_of
 
 FORMAT = 1
 CHUNK_ROWS = 1024
+_REQUESTS = 16  # to object storage, at once
+_FEW = 32  # rows are read alone where they are fewer than this part of a chunk
 _IDENTITY = "identity.json"
-
-
-class Failure(NamedTuple):
-    """An image without a feature, and why."""
-
-    digest: bytes
-    outcome: RowOutcome
-
-
-class Listed(Protocol):
-    """Images with names and labels, such as :class:`stages.records.Records`."""
-
-    @property
-    def keys(self) -> list[str]:
-        """The name of each, (N,)."""
-
-    @property
-    def labels(self) -> list[str | None]:
-        """The label of each, (N,)."""
-
-    @property
-    def digests(self) -> list[bytes]:
-        """The sha256 of the bytes of each, (N,)."""
-
-
-class Arrays(NamedTuple):
-    """Features (n, D), labels (n,) and keys (n,); where some have no label, ``labels`` holds None for them."""
-
-    features: npt.NDArray[np.generic]
-    labels: npt.NDArray[Any]
-    keys: npt.NDArray[np.str_]
 
 
 class FeatureStore:
@@ -89,7 +62,8 @@ class FeatureStore:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.path = Path(storage.address())
+        self.address = storage.address()
+        """Where the store is, for messages: a path or a URL."""
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
@@ -101,7 +75,7 @@ class FeatureStore:
     @classmethod
     def open(
         cls,
-        parent: Path | str,
+        parent: Where,
         name: str,
         identity: Identity,
         *,
@@ -117,16 +91,16 @@ class FeatureStore:
         begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
         """
         full = store_identity(identity, dim, dtype, views)
-        path = Path(parent) / f"{name}-{full.short}"
-        begun = (path / _IDENTITY).exists()
+        storage = storage_of(parent).below(f"{name}-{full.short}")
+        begun = has(storage, _IDENTITY)
         if not begun:  # of several processes that begin it the first one's files count
             attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
             row_shape = (dim,) if views == 1 else (views, dim)
             files = layout.metadata_files(0, row_shape, np.dtype(dtype), chunk_rows, attributes)
             files |= {"provenance.json": f"{provenance.to_json()}\n".encode(), _IDENTITY: full.to_json().encode()}
             for key, content in files.items():
-                LocalStorage(path).put_new(key, content)
-        store = cls._opened(path, full)
+                storage.put_new(key, content)
+        store = cls._opened(storage, full)
         if not begun:  # there are rows where only the descriptions were deleted
             layout.resize(store.storage, store.array_rows({}))
         return store
@@ -134,7 +108,7 @@ class FeatureStore:
     @classmethod
     def find(
         cls,
-        parent: Path | str,
+        parent: Where,
         name: str,
         identity: Identity,
         *,
@@ -150,30 +124,45 @@ class FeatureStore:
         sentence that says how to make it.
         """
         full = store_identity(identity, dim, dtype, views)
-        path = Path(parent) / f"{name}-{full.short}"
-        if (path / _IDENTITY).exists():
-            return cls._opened(path, full)
+        beside = storage_of(parent)
+        storage = beside.below(f"{name}-{full.short}")
+        if has(storage, _IDENTITY):
+            return cls._opened(storage, full)
         others = [
-            cls.at(other) for other in sorted(path.parent.glob(f"{name}-????????")) if (other / _IDENTITY).exists()
+            cls(beside.below(folder))
+            for key in beside.list(f"{name}-")
+            if fnmatch(key, f"{glob.escape(name)}-????????/{_IDENTITY}") and (folder := key.partition("/")[0])
         ]
         if not others:
-            raise MissingRowsError(f"There is no store {path}. {remedy}")
+            raise MissingRowsError(f"There is no store {storage.address()}. {remedy}")
         nearest = min(others, key=lambda other: len(other.identity.differences(full)))
         way_out = f"{remedy} The stored one stays. Or set these values back to the stored ones."
-        raise StaleStoreError(nearest.path, nearest.identity.differences(full), way_out)
+        raise StaleStoreError(nearest.address, nearest.identity.differences(full), way_out)
 
     @classmethod
-    def at(cls, path: Path | str) -> FeatureStore:
-        """Open the store in the folder ``path``, whatever its identity."""
-        return cls(LocalStorage(path))
+    def at(cls, where: Where) -> FeatureStore:
+        """Open the store in a folder, or at an address in object storage, whatever its identity."""
+        return cls(storage_of(where))
 
     @classmethod
-    def _opened(cls, path: Path, wanted: Identity) -> FeatureStore:
-        store = cls.at(path)
+    def _opened(cls, storage: Storage, wanted: Identity) -> FeatureStore:
+        store = cls(storage)
         if differences := store.identity.differences(wanted):
-            way_out = f"Move {path} away to compute it anew, or use the values that are stored."
-            raise StaleStoreError(path, differences, way_out)
+            way_out = f"Move {store.address} away to compute it anew, or use the values that are stored."
+            raise StaleStoreError(store.address, differences, way_out)
         return store
+
+    @property
+    def folder(self) -> str:
+        """The last part of its address, ``<name>-<first 8 of the fingerprint>``."""
+        return self.address.rstrip("/").rpartition("/")[2]
+
+    @property
+    def path(self) -> Path:
+        """The folder of a store on a local disk. Raises SettingsError for one that is elsewhere."""
+        if not isinstance(self.storage, LocalStorage):
+            raise SettingsError(f"{self.address} is no folder of a local disk")
+        return self.storage.path()
 
     @property
     def fingerprint(self) -> str:
@@ -193,13 +182,13 @@ class FeatureStore:
     @property
     def name(self) -> str:
         """The folder's name without the fingerprint."""
-        return self.path.name.removesuffix(f"-{self.identity.short}")
+        return self.folder.removesuffix(f"-{self.identity.short}")
 
     def reload(self) -> None:
         """Take a new snapshot of what is committed."""
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
         numbers = fragment_numbers(self.storage)
-        with ThreadPoolExecutor(4) as pool:  # a million rows are a thousand small files
+        with ThreadPoolExecutor(_REQUESTS if self._is_far else 4) as pool:  # a million rows: a thousand small files
             self._chunks = dict(zip(numbers, pool.map(self._rows, numbers), strict=True))
         self.__dict__.pop("_index", None)
 
@@ -216,19 +205,10 @@ class FeatureStore:
     def _index(self) -> RowIndex:
         return RowIndex(self._chunks, self.chunk_rows)
 
-    def for_commits(self) -> FeatureStore:
-        """This store with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
-        lean = copy(self)
-        lean._chunks = {
-            number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in self._chunks.items()
-        }
-        lean.__dict__.pop("_index", None)
-        return lean
-
     def __repr__(self) -> str:
         shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
         failed = self.counts().total() - len(self)
-        return f"FeatureStore({self.path}: {shape} {self.dtype}, {failed:,} images without a feature)"
+        return f"FeatureStore({self.address}: {shape} {self.dtype}, {failed:,} images without a feature)"
 
     # What is there
 
@@ -249,7 +229,7 @@ class FeatureStore:
         """The number of different images with a stored feature."""
         return len(self._index.good_places())
 
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Digests:
         """The digest of every image with a stored feature, each once, in row order."""
         return self._index.digests(self._index.good_places())
 
@@ -268,20 +248,19 @@ class FeatureStore:
         names = self._index.digests(np.array([*first], np.int64))
         return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
 
-    def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> list[bytes]:
+    def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> Digests:
         """Those of ``digests`` that an extraction has to compute: each once, in order of first appearance.
 
         A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
         """
         places = self._index.find(digests)
         done = self._index.good(places) if retry_failed else self._index.settled(places)
-        return list(dict.fromkeys(digests[number] for number in np.flatnonzero(~done).tolist()))
+        return as_digests(digests).take(~done).unique()
 
-    def absent(self, digests: Sequence[bytes]) -> list[bytes]:
+    def absent(self, digests: Sequence[bytes]) -> Digests:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
         places = self._index.find(digests)
-        absent = (digests[number] for number in np.flatnonzero(places < 0).tolist())
-        return list(dict.fromkeys(digest for digest in absent if digest))
+        return as_digests(digests).take(places < 0).readable().unique()
 
     def row_numbers(self, digests: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The number (n,) of the row that counts for each of ``digests``, -1 where there is none."""
@@ -302,7 +281,8 @@ class FeatureStore:
 
     def size_bytes(self) -> int:
         """Bytes on disk of all files of the store."""
-        return sum(self.storage.size(key) for key in self.storage.list())
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return sum(pool.map(self.storage.size, self.storage.list()))
 
     # Reading
 
@@ -343,10 +323,27 @@ class FeatureStore:
         chunks = numbers // self.chunk_rows
         order = np.argsort(chunks, kind="stable")
         bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
-        for low, high in pairwise(bounds):
+
+        def gather(low: int, high: int) -> None:
             rows = order[low:high]
-            features[rows] = self.chunk(int(chunks[rows[0]]))[part][numbers[rows] % self.chunk_rows]
+            features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows)[part]
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            for _ in (pool.map if self._is_far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
+                pass
         return features
+
+    def _rows_at(self, number: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """The rows at ``positions`` (n,) of chunk ``number``: from far away a few are read alone."""
+        if isinstance(self.storage, ObjectStorage) and len(positions) <= self.chunk_rows // _FEW:
+            rows, row_shape = self._chunks[number], self.row_shape
+            if (few := layout.read_few(self.storage, number, positions, row_shape, self.dtype, rows)) is not None:
+                return few
+        return self.chunk(number)[positions]
+
+    @property
+    def _is_far(self) -> bool:
+        return isinstance(self.storage, ObjectStorage)
 
     def chunk(self, number: int, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
         """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN.
@@ -378,9 +375,9 @@ class FeatureStore:
     def _why_missing(self, digest: bytes, place: int) -> str:
         image = f"the image {digest.hex()[:16]}..."
         if place < 0:
-            return f"{self.path} has no row for {image} Extract it first."
+            return f"{self.address} has no row for {image} Extract it first."
         error = self._index.outcome(place).error
-        return f"{self.path} has no feature for {image} ({error}). Leave such images out: usable() tells which."
+        return f"{self.address} has no feature for {image} ({error}). Leave such images out: usable() tells which."
 
 
 def store_identity(identity: Identity, dim: int, dtype: str, views: int = 1) -> Identity:

@@ -1,4 +1,4 @@
-"""Where each digest's row is: the digests sorted once, then a binary search for every question."""
+"""Where each digest's row is, and what is known of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cache.digest_list import DigestIndex, Digests, Places, as_digests
 from cache.rows import SCHEMA, Checksums, RowOutcome
-
-_DIGEST_BYTES = 32
-_WORDS = _DIGEST_BYTES // 8
-
-Places = npt.NDArray[np.int64]
 
 
 class RowIndex:
@@ -41,38 +37,19 @@ class RowIndex:
         self._settled: npt.NDArray[np.bool_] = np.append(rank < 2, False)
         checksums = pc.fill_null(pc.coalesce(table["made_from"], table["crc32c"]), 0)
         self._checksums: Checksums = np.append(checksums.to_numpy(), np.uint32(0))
-        # A digest is four words of 64 bits. The first is as good as random, so it is what is sorted and searched; rows
-        # that share it stand together in the order of the table, and the other words decide.
-        self._digests = _column_words(table["digest"])  # (N, 4)
-        self._order = np.argsort(self._digests[:, 0], kind="stable")
-        self._sorted = self._digests[self._order, 0]
-        self._unique = not (self._sorted[1:] == self._sorted[:-1]).any()
+        self._digests = Digests.from_column(table["digest"])
+        self._places = DigestIndex(self._digests)
+        self._unique = self._places.unique
 
     def find(self, digests: Sequence[bytes]) -> Places:
         """The place of each of ``digests`` (n,), -1 where there is none.
 
         ``b""`` stands for an image that could not be read, and is nowhere.
         """
-        wanted, known = _words(digests)
-        if self._unique and known.all() and np.array_equal(wanted, self._digests):
+        wanted = as_digests(digests)
+        if self._unique and wanted.known is None and np.array_equal(wanted.words, self._digests.words):
             return np.arange(len(wanted))  # a finished dataset, in the order in which it was extracted
-        return self._search(wanted, np.flatnonzero(known))
-
-    def _search(self, wanted: npt.NDArray[np.uint64], pending: Places) -> Places:
-        """The places of the digests ``wanted`` (n, 4) at the positions ``pending``, -1 elsewhere."""
-        places = np.full(len(wanted), -1, np.int64)
-        ascending = np.argsort(wanted[:, 0])  # searched in this order, four times as fast
-        at = np.empty(len(wanted), np.int64)
-        at[ascending] = np.searchsorted(self._sorted, wanted[ascending, 0])
-        while len(pending):
-            pending = pending[at[pending] < len(self._sorted)]
-            pending = pending[self._sorted[at[pending]] == wanted[pending, 0]]
-            candidates = self._order[at[pending]]
-            equal = (self._digests[candidates] == wanted[pending]).all(axis=1)
-            places[pending[equal]] = candidates[equal]
-            pending = pending[~equal]
-            at[pending] += 1
-        return places
+        return self._places.find(wanted)
 
     def rows(self, places: Places) -> npt.NDArray[np.int64]:
         """The row number (n,) at each of ``places`` (n,), -1 where there is none."""
@@ -97,11 +74,11 @@ class RowIndex:
 
     def _counting(self, places: Places) -> Places:
         """Those of ``places`` whose row is the one that counts for its digest."""
-        return places if self._unique else places[self._search(self._digests[places], np.arange(len(places))) == places]
+        return places if self._unique else places[self._places.find(self._digests.take(places)) == places]
 
-    def digests(self, places: Places) -> list[bytes]:
+    def digests(self, places: Places) -> Digests:
         """The digest at each of ``places`` (n,)."""
-        return self._digests[places].view(f"V{_DIGEST_BYTES}").ravel().tolist()
+        return self._digests.take(places)
 
     def checksums(self, places: Places) -> Checksums:
         """What the row at each of ``places`` (n,) was made from, or where that is not recorded its own checksum."""
@@ -110,19 +87,3 @@ class RowIndex:
     def outcome(self, place: int) -> RowOutcome:
         """The outcome at ``place`` of :attr:`table`."""
         return RowOutcome(*(self.table[field][place].as_py() for field in RowOutcome._fields))
-
-
-def _words(digests: Sequence[bytes]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """``digests`` (n,) as words (n, 4), and which of them are digests at all."""
-    known = np.fromiter(map(len, digests), np.int64, len(digests)) == _DIGEST_BYTES
-    if not known.all():
-        digests = [digest if len(digest) == _DIGEST_BYTES else bytes(_DIGEST_BYTES) for digest in digests]
-    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, _WORDS), known
-
-
-def _column_words(column: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """The words (N, 4) of a column of digests, not copied."""
-    array = column.combine_chunks()
-    content = array.buffers()[1]
-    words = np.frombuffer(content, np.uint64) if content is not None else np.empty(0, np.uint64)
-    return words.reshape(-1, _WORDS)[array.offset : array.offset + len(array)]

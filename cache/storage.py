@@ -10,12 +10,16 @@ Locks are not part of it: an object store has none. What must happen once relies
 from __future__ import annotations
 
 import mmap
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cache.atomic import PARTIAL, create_bytes, disk_errors, replace_bytes
 from cache.errors import SettingsError
+from cache.object_storage import SCHEMES, ObjectStorage
+
+_LIKE_A_URL = re.compile(rf"[a-z][a-z0-9+.-]+://|(?:{'|'.join(SCHEMES)}):/")  # a Path has one slash left of the two
 
 
 class Storage(Protocol):
@@ -62,6 +66,13 @@ class LocalStorage:
     """
 
     root: Path | str
+
+    def __post_init__(self) -> None:
+        if _LIKE_A_URL.match(str(self.root)):
+            known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise SettingsError(
+                f"a folder must be a local path, or the text of an address with {known}; got {self.root}"
+            )
 
     def path(self, key: str = "") -> Path:
         """The path of ``key``. Raises ValueError if it is not a key."""
@@ -112,6 +123,38 @@ class LocalStorage:
         return str(self.path(key))
 
 
-def storage_of(where: Storage | Path | str) -> Storage:
-    """``where`` itself, or the folder that it names."""
+Where = Storage | Path | str
+"""A storage, a folder, or the text of an address in object storage: what :func:`storage_of` takes."""
+
+
+def storage_of(where: Where) -> Storage:
+    """``where`` itself, or the folder or the place in object storage that it names.
+
+    >>> storage_of("s3://bucket/shop").address("rows/0.parquet")
+    's3://bucket/shop/rows/0.parquet'
+    """
+    if isinstance(where, str) and is_url(where):
+        return ObjectStorage(where)
     return LocalStorage(where) if isinstance(where, (str, Path)) else where
+
+
+def is_url(where: str) -> bool:
+    """Whether ``where`` is in object storage, and no local path.
+
+    >>> is_url("gs://bucket/shop"), is_url("artifacts/shop")
+    (True, False)
+    """
+    return where.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def has(storage: Storage, key: str) -> bool:
+    """Whether there is something at ``key``: asked of the key itself, and not of a listing, which can lag.
+
+    >>> has(LocalStorage("no such folder"), "rows/0.parquet")
+    False
+    """
+    try:
+        storage.size(key)
+    except FileNotFoundError:
+        return False
+    return True

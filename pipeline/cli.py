@@ -55,7 +55,7 @@ COMMANDS = {
 ``pipeline/commands/gallery_sizes.py``."""
 
 _WRONG_USAGE, _INTERRUPTED = 2, 130
-_STOPPED = "Stopped. What was committed (once a minute) is kept: the same command goes on from there."
+_STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
 

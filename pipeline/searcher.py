@@ -47,8 +47,7 @@ from pipeline.features import networks_of
 from pipeline.heads import head_folder
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
-from stages.extraction.backbones.open_clip import OpenClipConfig
-from stages.extraction.backbones.open_clip_text import OpenClipText
+from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
 from stages.extraction.known import basis_path
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
@@ -142,7 +141,9 @@ class Searcher:
         if self._text is not None:
             return unit_length(self._text(sentences))
         if not isinstance(self.embedder.head, Head):
-            raise SettingsError("a feature of images alone knows no text: search by a head of kind text")
+            raise SettingsError(
+                "this feature knows no text: search by a head of kind text, or by a projected feature of open_clip"
+            )
         return unit_length(embed_text(self.embedder.head, sentences))
 
     def find(
@@ -247,7 +248,8 @@ class Searcher:
         if vectors.trained is not None:
             folder = head_folder(run, vectors.head, vectors.features, vectors.trained.identity)
             described["head"] = str(folder.relative_to(artifacts))
-            described["embeddings"] = str(vectors.store.path.relative_to(artifacts))
+            if isinstance(vectors.store, FeatureStore):
+                described["embeddings"] = f"embeddings/{vectors.features.name}/{vectors.store.folder}"
         if thresholds:
             described["thresholds"] = dict(thresholds)
         name = f"{vectors.head}-{fingerprint(described)[:8]}"
@@ -259,7 +261,7 @@ class Searcher:
                 own.put(_FILE, json_text(described).encode())
         run.display.say(f"loading {vectors.backbone} {vectors.head}")
         embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
-        return cls(embedder, index, gallery, vectors.store, thresholds, _own_text(described, device))
+        return cls(embedder, index, gallery, vectors.store, thresholds, _own_text(run.storage, described, device))
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
@@ -271,7 +273,8 @@ class Searcher:
         """
         if artifacts is None and is_bundle(Path(folder)):
             bundle = Bundle.open(folder)
-            return cls.of_snapshot(read_snapshot(bundle), bundle.embedder(device), bundle.thresholds)
+            snapshot, text = read_snapshot(bundle), bundle.text(device)
+            return cls.of_snapshot(snapshot, bundle.embedder(device), bundle.thresholds, text)
         own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
         artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
@@ -300,15 +303,19 @@ class Searcher:
             vectors = FeatureStore(artifacts.below(described["embeddings"]))
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
-        embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(described, device)
+        embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(artifacts, described, device)
         return cls(embedder, index, gallery, vectors, described.get("thresholds"), text)
 
     @classmethod
     def of_snapshot(
-        cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float] | None = None
+        cls,
+        snapshot: Snapshot,
+        embedder: Embedder,
+        thresholds: Mapping[str, float] | None = None,
+        text: OpenClipText | None = None,
     ) -> Searcher:
-        """The searcher of a snapshot of a bundle, with the bundle's ``embedder``, which several of them can share."""
-        return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds)
+        """The searcher of a snapshot of a bundle, its ``embedder`` and ``text`` can be shared."""
+        return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds, text)
 
 
 def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
@@ -320,7 +327,7 @@ def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
 def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
     return {
         "backbones": _described_backbones(run, vectors),
-        "stores": [str(store.path.relative_to(run.artifacts)) for store in _feature_stores(vectors)],
+        "stores": [f"features/{store.folder}" for store in _feature_stores(vectors)],
         "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
         "head": None,
     }
@@ -370,13 +377,13 @@ def _embedder(
     return Embedder(backbones, dtype=str(dtype), sizes=described["sizes"], head=head)
 
 
-def _own_text(described: Mapping[str, Any], device: str) -> OpenClipText | None:
+def _own_text(artifacts: Storage, described: Mapping[str, Any], device: str) -> OpenClipText | None:
     """The text tower of the described features, where they are those of one open_clip model and no head's."""
     (first, *others), stores = described["backbones"], described["stores"]
     if others or len(stores) > 1 or described["sizes"] or described["head"] is not None:
         return None
-    config = _BACKBONE.validate_python(first["config"])
-    return OpenClipText(config, device) if isinstance(config, OpenClipConfig) else None
+    output = FeatureStore(artifacts.below(stores[0])).identity.fields["output"]
+    return own_text(_BACKBONE.validate_python(first["config"]), output, device)
 
 
 def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
@@ -387,5 +394,5 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
             check_sample(store, backbone, sample_of(backbone))
             return backbone
     raise StaleStoreError(
-        store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
+        store.address, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
     )

@@ -96,10 +96,24 @@ def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
     return "trained, to embed" if isinstance(stored, Embedded) else "there"
 
 
-def find_chosen(run: Run, head: str | None, backbone: str | None = None) -> Vectors:
-    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained."""
+def find_chosen(run: Run, head: str | None, backbone: str | None = None, *, text: bool = False) -> Vectors:
+    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained.
+
+    With ``text`` and no ``head`` it is one that knows words, where the run has any.
+    """
     known = {RAW, *(each.name for each in run.config.heads)}
-    return choose_vectors(run, find_vectors(run, only=head if head in known else None), head, backbone)
+    every = find_vectors(run, only=head if head in known else None)
+    if text and head is None and (knowing := [entry for entry in every if _knows_words(entry)]):
+        every, head = knowing, next((entry.head for entry in knowing if entry.trained is not None), RAW)
+    return choose_vectors(run, every, head, backbone)
+
+
+def _knows_words(vectors: Vectors) -> bool:
+    """A head of kind text, or the projected feature of open_clip."""
+    if vectors.trained is not None:
+        return vectors.trained.config.kind == "text"
+    fields = vectors.features.identity.fields if isinstance(vectors.features, FeatureStore) else {}
+    return (fields.get("library"), fields.get("output")) == ("open_clip", "projected")
 
 
 def with_rows(run: Run, vectors: Sequence[Vectors]) -> Run:

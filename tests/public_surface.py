@@ -3,8 +3,8 @@
 PUBLIC = {
     "cache": [
         "Chunk", "ChunkPlan", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
-        "ImageSource", "LocalStorage", "Provenance", "RowOutcome", "Storage", "StoreWriter", "compact", "digest_bytes",
-        "digest_file", "fingerprint", "parse_source", "verify",
+        "ImageSource", "LocalStorage", "ObjectStorage", "Provenance", "RowOutcome", "Storage", "StoreWriter", "compact",
+        "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
     ],
     "stages.curation": ["REASONS", "CurateConfig", "Curated", "Dropped", "curate"],
     "stages.datasets": [

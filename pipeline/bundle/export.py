@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from cache import FeatureStore
 from cache.atomic import replace_bytes, replace_text
@@ -39,6 +40,7 @@ from pipeline.thresholds import kept_shares
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
+from stages.extraction.backbones.open_clip_text import own_text
 from stages.extraction.executor import LIBRARIES
 from stages.extraction.known import basis_path, known_backbones, noted_backbones
 from stages.ranking import unit_length
@@ -46,6 +48,8 @@ from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 from stages.training import FusedFeatures
 from stages.training.text.sentences import DISTRIBUTION, ENCODER, WEIGHTS_SHA256
+
+_BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
 
 
 def export_bundle(
@@ -144,6 +148,7 @@ def _write_parts(
         entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
     if (own := vectors.trained) is not None:
         own.save(folder / HEAD)
+    words = _words(entries, vectors, folder, weights=weights)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]
     described: dict[str, Any] = {
         "format": FORMAT,
@@ -163,13 +168,35 @@ def _write_parts(
             "dim": vectors.store.dim,
         },
         **judged,
-        "text": None
-        if own is None or own.config.kind != "text"
-        else {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"},
+        "text": words,
         "thumbnails": SIDE if thumbnails else None,
         "files": describe_files(folder, [name for name in names if name != "export.lock"]),
     }
     replace_text(folder / FILE, json_text(described))
+
+
+def _words(
+    entries: Sequence[dict[str, Any]], vectors: Vectors, folder: Path, *, weights: bool
+) -> dict[str, Any] | None:
+    """What the bundle says of the encoder of words; a text tower of the backbone's own is written to ``folder``."""
+    if vectors.trained is not None:
+        if vectors.trained.config.kind != "text":
+            return None
+        return {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"}
+    if not isinstance(vectors.features, FeatureStore):
+        return None
+    config: BackboneConfig = _BACKBONE.validate_python(entries[0]["config"])
+    tower = own_text(config, vectors.features.identity.fields["output"])
+    if tower is None:
+        return None
+    try:
+        content = tower.weights_bytes()
+    except (SettingsError, WeightsError):  # the features are not among words, or the file has the image tower alone
+        return None
+    name = f"{WEIGHTS}/text.safetensors" if weights else None
+    if name is not None:
+        replace_bytes(folder / name, content)
+    return {"encoder": f"the text tower of {config.name}", "weights": name}
 
 
 def feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
@@ -237,7 +264,9 @@ def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:
         index = GalleryIndex.build(rows, part.keys, embeddings)
     else:
         built = find_index(run, part, vectors)
-        index = GalleryIndex(built.index, part.keys, embeddings, built.config, originals=built.originals)
+        index = GalleryIndex(
+            built.index, part.keys, embeddings, built.config, originals=built.originals, mapped=built.mapped
+        )
     attributes = [name for name in part.table.column_names if name.startswith("attributes.")]
     names = ["key", "label", "uri", "digest", "domain", *attributes]
     types = {"digest": pa.binary(32)}

@@ -29,6 +29,7 @@ from cache.sealed import read_json
 from stages.analysis.pair_shares import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
+from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
 from stages.extraction.sample import beyond_rounding, sample_of
 from stages.training import Head
 
@@ -108,6 +109,17 @@ class Bundle:
         """What embeds images as the rows of the snapshots were, with its networks on ``device``."""
         head = Head.load(self.path / HEAD) if self.described["identity"]["head"] else None
         return Embedder(self.backbones(device), dtype=self.described["dtype"], sizes=self.described["sizes"], head=head)
+
+    def text(self, device: str = "cpu") -> OpenClipText | None:
+        """The text tower that gives words the vectors of images, loaded when it is first called; None without one."""
+        described = self.described["text"]
+        if described is None or "weights" not in described:
+            return None
+        ((entry, output),) = self.described["features"]
+        backbone, weights = self.described["backbones"][entry], described["weights"]
+        config = _BACKBONE.validate_python(backbone["config"])
+        projected = backbone["outputs"][output]["identity"]["output"]
+        return own_text(config, projected, device, None if weights is None else self.path / weights)
 
     def _loaded(self, entry: Mapping[str, Any], device: str) -> Sequence[Backbone]:
         config = _BACKBONE.validate_python(entry["config"])

@@ -68,6 +68,9 @@ def add(
     }
     state = "searched from now on" if published else "`permafrost publish` has it searched"
     text = f"{bundle}: snapshot {done.snapshot}, {done.added:,} images added, {done.present:,} were there; {state}"
+    if not done.added:
+        state = "is searched from now on" if published else "stays the newest"
+        text = f"{bundle}: nothing to add, {done.present:,} images were there; snapshot {done.snapshot} {state}"
     typer.echo(json_module.dumps(line) if json else text)
     if done.refused:
         display.warn(f"{len(done.failed):,} images failed, more than --max-failures allows: none was added")

@@ -18,7 +18,6 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError, RecordsError
 from pipeline.bundle.layout import Bundle, is_bundle
-from pipeline.bundle.snapshots import read_snapshot
 from pipeline.commands.options import Json, Quiet
 from pipeline.dataset import open_run
 from pipeline.progress import Display
@@ -68,12 +67,12 @@ def search(
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
     refuse_absent(terms)
     filters = _filters(where or [])
-    opened = _bundle if is_bundle(run_file) else _run
-    searcher, limit, shares, display = opened(run_file, head, everything, limits, quiet)
+    bundled, asked_for = is_bundle(run_file), (run_file, head, everything, limits, quiet)
+    searcher, limit, shares, display = _bundle(*asked_for) if bundled else _run(*asked_for, words=bool(text))
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
     if not shares:
-        again = ", and `permafrost export` takes it along" if opened is _bundle else ""
+        again = ", and `permafrost export` takes it along" if bundled else ""
         display.say(f"what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it{again}")
     queries, unread = queries_of(searcher, terms, together=together or any((text, like, unlike)))
     allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*terms.like, *terms.unlike])
@@ -109,10 +108,10 @@ _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
 _Limits = Sequence[tuple[str, float]]
 
 
-def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
+def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool, *, words: bool) -> _Opened:
     """The searcher of a run file, its threshold, and what a similarity means."""
     run = open_run(run_file, quiet=quiet)
-    vectors = find_chosen(run, head)
+    vectors = find_chosen(run, head, text=words)
     run = with_rows(run, [vectors])
     limit = limit_of(run, vectors, limits[0]) if limits else None
     decisions = kept_decisions(run, vectors)
@@ -132,7 +131,7 @@ def _bundle(folder: Path, head: str | None, everything: bool, limits: _Limits, q
             f"{folder} has one gallery and the head {bundle.described['head']}: leave --head and --all out"
         )
     limit = limit_among(bundle.described["thresholds"], limits[0], "Choose it and export again.") if limits else None
-    searcher = Searcher.of_snapshot(read_snapshot(bundle), bundle.embedder(), bundle.thresholds)
+    searcher = Searcher.open(folder)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")
     return searcher, limit, bundle.shares, display

@@ -16,6 +16,7 @@ from pipeline.service.snapshots import Snapshots
 from pipeline.thresholds import kept_decisions, thresholds_of
 from pipeline.vectors import choose_vectors, find_vectors, with_rows
 from stages.extraction import Backbone, Embedder
+from stages.extraction.backbones.open_clip_text import OpenClipText
 from stages.retrieval.query_values import scored_numbers
 
 
@@ -39,15 +40,15 @@ class _BundleOpener:
 
     def __init__(self, path: Path, device: str) -> None:
         self._path, self._device = path, device
-        self._loaded: tuple[Bundle, Embedder] | None = None
+        self._loaded: tuple[Bundle, Embedder, OpenClipText | None] | None = None
 
     def __call__(self) -> Gallery:
         bundle = Bundle.open(self._path)
         if self._loaded is None or self._loaded[0].described != bundle.described:
-            self._loaded = bundle, bundle.embedder(self._device)
-        _, embedder = self._loaded
+            self._loaded = bundle, bundle.embedder(self._device), bundle.text(self._device)
+        _, embedder, text = self._loaded
         snapshot = read_snapshot(bundle)
-        searcher = Searcher.of_snapshot(snapshot, embedder, bundle.thresholds)
+        searcher = Searcher.of_snapshot(snapshot, embedder, bundle.thresholds, text)
         head = ServedHead(bundle.described["backbone"], bundle.described["head"], searcher)
         return Gallery(f"{bundle.embeddings[:8]}-{snapshot.number}", (head,), bundle.thumbnail)
 

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, parse_source
+from cache.digest_list import DigestIndex, joined_digests
 from stages.device import device_name
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import Features, limit_memory
@@ -46,7 +47,7 @@ class Job(NamedTuple):
 
     stores: Sequence[FeatureStore]
     backbones: Sequence[Backbone]
-    uris: dict[bytes, str]
+    uris: Mapping[bytes, str]
     units: Sequence[Unit]
     batch_size: int
     fits: Sequence[int | None]
@@ -71,8 +72,13 @@ class Executor(Protocol):
 
 
 def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
-    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks."""
+    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks.
+
+    No two chunks of one plan share an image.
+    """
     chunks = [(store, chunk) for store, plan in enumerate(plans) for chunk in plan.chunks]
+    if len(plans) == 1:
+        return [(item,) for item in chunks]
     parent = list(range(len(chunks)))
 
     def root(position: int) -> int:  # of the tree of chunks that share images, halving the way up
@@ -80,11 +86,13 @@ def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
             parent[position] = position = parent[parent[position]]
         return position
 
-    owner: dict[bytes, int] = {}
-    for position, (_, chunk) in enumerate(chunks):
-        for digest in chunk.digests:
-            first, second = sorted((root(owner.setdefault(digest, position)), root(position)))
-            parent[second] = first
+    digests = joined_digests([chunk.digests for _, chunk in chunks])
+    lengths = np.array([len(chunk.digests) for _, chunk in chunks], np.int64)
+    owners = np.repeat(np.arange(len(chunks)), lengths)
+    sharing = np.stack([owners[DigestIndex(digests).find(digests)], owners], axis=1)  # of each image: first, this one
+    for pair in np.unique(sharing[sharing[:, 0] != sharing[:, 1]], axis=0).tolist():
+        first, second = sorted(map(root, pair))
+        parent[second] = first
     units: dict[int, list[tuple[int, Chunk]]] = {}
     for position, item in enumerate(chunks):
         units.setdefault(root(position), []).append(item)

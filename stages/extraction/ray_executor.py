@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache import digest_bytes
+from cache.digest_list import joined_digests
 from cache.errors import ClusterError, CrashedError
 from cache.plan import PLAN_KEY
 from cache.storage import Storage
+from cache.writer import for_commits
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import limit_memory, memory_limit
 from stages.extraction.executor import Advance, Job, Unit, images_in_order
 from stages.extraction.flow import Clock, Pace
+from stages.extraction.uris import Uris
 from stages.extraction.worker import Computed, Crash, Progressed, Work, Worker
 from stages.ray_cluster import RayCluster, alive_machines, check_versions, versions
 
@@ -135,7 +138,7 @@ class _Driver:
 
         self._ray, self._settings, self._job, self._clock = ray, settings, job, clock
         self._storages = [store.storage for store in job.stores]
-        self._lean = [store.for_commits() for store in job.stores]
+        self._lean = [for_commits(store) for store in job.stores]
         self._units = iter(enumerate(job.units))
         self._left = len(job.units)
         self._again = deque[_Task]()
@@ -221,10 +224,14 @@ class _Driver:
     def _feed(self) -> None:
         for seat in self._seats:
             while seat.name and len(seat.running) < _IN_FLIGHT and (task := self._next(seat)):
-                work = Work(task.number, task.unit, {d: self._job.uris[d] for _, c in task.unit for d in c.digests})
+                work = Work(task.number, task.unit, self._uris(task.unit))
                 seat.began = seat.began or time.monotonic()
                 seat.running[task.number] = task
                 self._waiting[seat.actor.compute.remote(pickle.dumps(work))] = seat, task.number
+
+    def _uris(self, unit: Unit) -> dict[bytes, str]:
+        digests, uris = joined_digests([chunk.digests for _, chunk in unit]).unique(), self._job.uris
+        return uris.some(digests) if isinstance(uris, Uris) else {digest: uris[digest] for digest in digests}
 
     def _next(self, seat: _Seat) -> _Task | None:
         """What ``seat`` takes next. One that is to be alone waits for an actor that has nothing, and has its peace."""
@@ -291,7 +298,7 @@ class _Driver:
         for store, seen, before in zip(self._job.stores, hello.plans, seat.plans, strict=True):
             if seen not in (before, _plan_of(store.storage)):
                 raise ClusterError(
-                    f"the worker {hello.name} does not see {store.path} as this process does: artifacts and images lie "
+                    f"the worker {hello.name} does not see {store.address} as this process does: artifacts and images lie "
                     "on storage that every machine of the cluster has under the same paths."
                 )
         seat.name = hello.name
@@ -333,7 +340,7 @@ class _Driver:
         self._aside.append(self._named(task, crash))
 
     def _named(self, task: _Task, crash: Crash) -> str:
-        chunks = ", ".join(f"chunk {chunk.number} of {self._job.stores[store].path}" for store, chunk in task.unit)
+        chunks = ", ".join(f"chunk {chunk.number} of {self._job.stores[store].address}" for store, chunk in task.unit)
         order = images_in_order(self._job, task.unit)
         if len(task.crashed_on) >= _CRASHES:
             why = f"{_CRASHES} workers crashed with it in hand ({crash.how}; {', '.join(task.crashed_on)})"

@@ -233,6 +233,8 @@ def _compute(job: Job, workers: int, connection: Connection) -> None:
 
     keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in job.backbones))
     prepare_networks(job)
+    uris: dict[bytes, str] = {}  # of the units in hand
+    job = job._replace(uris=uris)
     coming: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, coming), daemon=True).start()
     reading = deque[list[int]]()  # number, images that are not through, those that are, and failed ones
@@ -244,7 +246,7 @@ def _compute(job: Job, workers: int, connection: Connection) -> None:
         while True:
             connection.send(_Report(begun=work.number))
             works[work.number] = work
-            job.uris.update(work.uris)
+            uris.update(work.uris)
             chunks.update(((store, chunk.number), work.number) for store, chunk in work.unit)
             reading.append([work.number, len(work.uris), 0, 0])
             yield work.unit
@@ -267,7 +269,7 @@ def _compute(job: Job, workers: int, connection: Connection) -> None:
             done = {chunks.pop(chunk) for chunk in advance.committed} - set(chunks.values())
             for number in done:
                 for digest in works.pop(number).uris:
-                    del job.uris[digest]
+                    del uris[digest]
             now = clock.seconds
             seconds, before = tuple(late - early for late, early in zip(now, before, strict=True)), now
             fits = tuple(memory_limit(backbone.forward) for backbone in job.backbones)

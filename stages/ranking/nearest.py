@@ -28,6 +28,7 @@ _SCAN_COSTS = 8  # comparing with the whole gallery costs as much as this share 
 _NUMBERS = 2**22  # of the largest array held while searching: 32 MB in float64
 _FIRST_COLUMNS, _COLUMNS = 256, 4096  # gallery rows of the first and of the largest product
 _PRODUCTS = 2**20  # numbers in the largest product, at least: of few queries it takes more gallery rows
+_FEW = 3  # queries whose products are faster one by one: of 100,000 x 64 two take 5.2 ms at once, 3.1 apart
 
 
 def search(gallery: Vectors, queries: Vectors, k: int, exclude: Rows | None = None) -> tuple[Rows, Similarity]:
@@ -124,7 +125,9 @@ def _candidates(gallery: Vectors, queries: Vectors, width: int, columns: int) ->
     low = 0
     while low < len(gallery):
         high = len(gallery) if len(gallery) <= columns else low + min(max(_FIRST_COLUMNS, 8 * width, low), columns)
-        products = queries @ gallery[low:high].T  # (Q, columns)
+        some = gallery[low:high]
+        few = len(queries) <= _FEW
+        products = np.stack([some @ query for query in queries]) if few else queries @ some.T  # (Q, columns)
         if not low and products.shape[1] > width:
             least = np.partition(products, -width, axis=1)[:, -width]
             above = products >= least[:, None]

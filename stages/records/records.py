@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cache.digest_list import Digests
 from cache.digests import DigestCache, FileDigest
 from cache.errors import MissingExtraError, MissingRowsError, SettingsError
 from cache.features import Features
@@ -69,9 +70,9 @@ class Records:
         return self._column("uri")
 
     @cached_property
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Digests:
         """The sha256 of each image's bytes, (N,); ``b""`` where they could not be read."""
-        return [digest or b"" for digest in self._column("digest")]
+        return Digests.from_column(self.table["digest"])
 
     @cached_property
     def labels(self) -> list[str | None]:
@@ -124,7 +125,7 @@ class Records:
         if absent := store.absent(digests):
             key = self.keys[digests.index(absent[0])]
             raise MissingRowsError(
-                f"{store.path} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
+                f"{store.address} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
                 "Compute them first: permafrost extract."
             )
         return np.flatnonzero(store.usable(digests))

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from cache import Features, Identity, fingerprint
+from cache.digest_list import joined_digests
 from cache.errors import RecordsError, SettingsError
 from cache.features import numbers_fingerprint
 from cache.fingerprint import JSON
@@ -103,7 +104,7 @@ class TrainingInputs:
         used = self.records.digests
         if recipe.is_trained and self.validation is not None:
             identity["validation"] = cast("JSON", validation_digest(*self.validation))
-            used = [*used, *(digest for side in self.validation for digest in side.digests)]
+            used = joined_digests([used, *(side.digests for side in self.validation)])
         identity["numbers"] = numbers_fingerprint(self.features, used)
         return Identity(identity)
 

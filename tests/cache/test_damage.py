@@ -88,7 +88,7 @@ def test_a_store_of_0_1_0_opens_as_it_is_and_is_extended(tmp_path: Path) -> None
     assert store.missing(OLD_DIGESTS) == OLD_DIGESTS[6:]
     with StoreWriter(store) as writer:
         (chunk,) = writer.plan(OLD_DIGESTS).chunks
-        assert chunk == (1, tuple(OLD_DIGESTS[6:]), 2)  # behind its two rows
+        assert tuple(chunk) == (1, OLD_DIGESTS[6:], 2)  # behind its two rows
         writer.commit(chunk, np.full((2, 4), 9.0), [RowOutcome()] * 2, PROVENANCE)
     assert store.read(OLD_DIGESTS[5:7]).tolist() == [[5, 5.25, 5.5, 5.75], [9, 9, 9, 9]]
     after = contents(store.path)

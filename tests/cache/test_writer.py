@@ -272,4 +272,4 @@ def test_a_writer_that_waits_goes_on_when_the_first_has_ended(tmp_path: Path) ->
 def _fill_after_waiting(store: FeatureStore) -> list[bytes]:
     with StoreWriter(store, wait=True) as writer:
         commit(writer, *writer.plan(names(1, 2)).chunks)
-    return store.digests()
+    return [*store.digests()]

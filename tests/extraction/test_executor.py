@@ -18,11 +18,11 @@ from tests.toys.extraction import never, records_of, toy_backbone
 from tests.toys.stores import contents, names
 
 
-@given(st.lists(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True), max_size=4), max_size=3))
-def test_units_share_no_image_and_hold_every_chunk_once(stores: list[list[list[int]]]) -> None:
+@given(st.lists(st.lists(st.integers(0, 12), max_size=12, unique=True), max_size=3), st.integers(1, 4))
+def test_units_share_no_image_and_hold_every_chunk_once(stores: list[list[int]], size: int) -> None:
     plans = [
-        ChunkPlan(tuple(Chunk(number, tuple(names(*images))) for number, images in enumerate(chunks)))
-        for chunks in stores
+        ChunkPlan(tuple(Chunk(n, tuple(names(*images[n * size :][:size]))) for n in range(-(-len(images) // size))))
+        for images in stores
     ]
     units = units_of(plans)
     images = [{digest for _, chunk in unit for digest in chunk.digests} for unit in units]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from stages.extraction.backbones import Backbone, OpenClipConfig, load_backbone
+from cache.errors import SettingsError
+from stages.extraction.backbones import Backbone, OpenClipConfig, load_backbone, load_backbones
 from stages.extraction.preprocess import PreprocessConfig
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (181, 203, 3), dtype=np.uint8)
@@ -56,7 +57,7 @@ def test_an_image_tower_gives_its_pooled_or_its_projected_vector(tower: str, tmp
     save_file(model.state_dict(), tmp_path / "whole.safetensors")
     save_file(model.visual.state_dict(), tmp_path / "tower.safetensors")
 
-    def backbone(file: str, projection: bool) -> Backbone:
+    def backbones(file: str, projection: bool | Literal["both"]) -> tuple[Backbone, ...]:
         config = OpenClipConfig(
             name,
             weights=str(tmp_path / file),
@@ -64,14 +65,14 @@ def test_an_image_tower_gives_its_pooled_or_its_projected_vector(tower: str, tmp
             kwargs=kwargs,
             preprocess=PreprocessConfig(decoder="exact"),
         )
-        return load_backbone(config)
+        return load_backbones(config)
 
-    pooled, projected = (backbone("whole.safetensors", projection) for projection in (False, True))
+    (pooled,), (projected,) = (backbones("whole.safetensors", projection) for projection in (False, True))
     assert (pooled.dim, projected.dim) == (width, 24)
     assert pooled.identity.fields["output"] == "pooled"
     assert projected.identity.fields["output"] == "projected"
     assert pooled.identity.fields["weights"] != projected.identity.fields["weights"]
-    assert backbone("tower.safetensors", False).identity == pooled.identity
+    assert backbones("tower.safetensors", False)[0].identity == pooled.identity
 
     cfg = model.visual.preprocess_cfg
     transform = open_clip.image_transform(
@@ -94,6 +95,14 @@ def test_an_image_tower_gives_its_pooled_or_its_projected_vector(tower: str, tmp
     }[tower]()
     np.testing.assert_allclose(after, wanted, atol=2e-5)
 
+    first, second = backbones("whole.safetensors", "both")
+    assert first.forward is second.forward, "one forward gives both"
+    assert first.identity == pooled.identity, "features that were computed before the projection stay"
+    assert (second.dim, second.identity.fields["output"], second.name) == (24, "projected", f"{first.name}-projected")
+    values = first.forward(first.preprocess(PHOTO)[None])
+    np.testing.assert_array_equal(values[:, first.columns], before)
+    np.testing.assert_allclose(values[:, second.columns], wanted, atol=2e-5)
+
 
 def test_siglip_has_no_projection_so_both_settings_are_one_store() -> None:
     vision = {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160}
@@ -104,6 +113,8 @@ def test_siglip_has_no_projection_so_both_settings_are_one_store() -> None:
     )
     assert one.identity == other.identity
     assert (one.preprocess.resize, one.preprocess.mean) == ("squash", (0.5, 0.5, 0.5)), "as its tags are listed"
+    with pytest.raises(SettingsError, match="has no projection, its one feature is in the space of words"):
+        load_backbones(OpenClipConfig("ViT-B-16-SigLIP", weights="random", projection="both", kwargs=kwargs))
 
 
 def test_a_mismatch_of_quickgelu_is_an_error_that_names_the_other_model() -> None:

@@ -230,7 +230,7 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
         (MissingRowsError, "no row of key 'nobody'", [], {"like": ["nobody"]}),
         (ConfigError, "--where takes COLUMN=VALUE, such as colour=red, got 'red'", [image], {"where": ["red"]}),
         (SettingsError, "no column 'color'; did you mean 'colour'", [image], {"where": ["color=red"]}),
-        (SettingsError, "a feature of images alone knows no text", [], {"text": ["red"], "head": "raw"}),
+        (SettingsError, "this feature knows no text", [], {"text": ["red"], "head": "raw"}),
         (RecordsError, "a query of several terms takes all of them", [image, str(tmp_path / "text.jpg")],
          {"together": True}),
         (ConfigError, "has one gallery and the head captions", [image], {"bundle": True, "head": "raw"}),

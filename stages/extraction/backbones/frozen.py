@@ -200,6 +200,9 @@ def freeze(
         common["image_size"] = image_size
     if config.compiled:
         common["compiled"] = True
+    weights: list[dict[str, JSON]] = [
+        {} if output.module is None else {"weights": digest_weights(output.module)} for output in outputs
+    ]
     size = preprocess.size
     try:
         compute = compute or (lambda images: [network(images)])
@@ -226,13 +229,13 @@ def freeze(
         Backbone(
             folder_name("-".join(filter(None, (name, output.name)))),
             last - first,
-            Identity({**common, **output.identity}),
+            Identity({**common, **own, **output.identity}),
             preprocess,
             forward,
             device,
             slice(first, last),
         )
-        for output, (first, last) in zip(outputs, pairwise(ends), strict=True)
+        for output, own, (first, last) in zip(outputs, weights, pairwise(ends), strict=True)
     )
 
 

@@ -12,6 +12,7 @@ timm, none          nothing                        ``encode_image`` itself (SigL
 ResNet              ``attnpool.c_proj``            the attention pool's output, 2048 wide for RN50
 ==================  =============================  =================================================
 
+With ``projection = "both"`` one forward gives that feature and, by what is left out, the projected one.
 With ``pooling`` the tokens or the map before all that are pooled another way.
 """
 
@@ -31,12 +32,13 @@ from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.image_size import resize_open_clip, sized
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
-from stages.extraction.backbones.pooling import Output, pool_outputs
+from stages.extraction.backbones.pooling import Compute, Output, pool_outputs
 from stages.extraction.backbones.taps import tap_open_clip
 from stages.extraction.backbones.weights import fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, Resize
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 TOWER = "visual."
@@ -55,7 +57,8 @@ class OpenClipConfig(NetworkConfig):
     ``encode_image`` gives it, not the pooled output before it.
 
     Args:
-        projection: take the vector of the space shared with text, not the pooled output before it.
+        projection: take the vector of the space shared with text, not the pooled output before it; ``both``: a feature
+            of each, of one forward.
     """
 
     ours = (
@@ -72,7 +75,7 @@ class OpenClipConfig(NetworkConfig):
 
     kind: Literal["open_clip"] = "open_clip"
     pretrained: str | None = None
-    projection: bool = False
+    projection: bool | Literal["both"] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,15 +99,21 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
     if size is not None and _own_size(tower) != (size, size):
         name = f"{name}-{size}px"
         fitted = resize_open_clip(tower, size, name=config.name)
-    projects = has_projection(tower)
-    if projects and not config.projection:
+    network, projects, compute = tower, has_projection(tower), None
+    outputs = [Output("", {"output": "projected" if projects and config.projection else "pooled"})]
+    if config.projection == "both":
+        if not projects:
+            raise SettingsError(
+                f"{config.name} has no projection, its one feature is in the space of words: leave projection out"
+            )
+        network, outputs, compute = _both(tower)
+    elif projects and not config.projection:
         _drop_projection(tower)
-    outputs, compute = [Output("", {"output": "projected" if projects and config.projection else "pooled"})], None
     if config.pooling is not None:
         tap = tap_open_clip(tower, config.layer, name=config.name)
         outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
     return freeze(
-        tower,
+        network,
         preprocess,
         config,
         name=name,
@@ -188,6 +197,40 @@ def has_projection(tower: nn.Module) -> bool:
     if isinstance(tower, ModifiedResNet):
         return True
     return isinstance(getattr(tower, "proj", None), torch.nn.Parameter)
+
+
+def _both(tower: nn.Module) -> tuple[nn.Module, list[Output], Compute]:
+    """A network of ``tower`` and its projection apart, with the feature before the projection and the one after."""
+    import torch
+
+    projection = _projection(tower)
+    _drop_projection(tower)
+
+    def compute(images: torch.Tensor) -> list[torch.Tensor]:
+        pooled = tower(images)
+        return [pooled, projection(pooled)]
+
+    outputs = [Output("", {"output": "pooled"}, tower), Output("projected", {"output": "projected"})]
+    return torch.nn.ModuleDict({"tower": tower, "projection": projection}), outputs, compute
+
+
+def _projection(tower: nn.Module) -> nn.Module:
+    """What :func:`_drop_projection` leaves out of ``tower``, from its pooled output (B, D) to (B, E)."""
+    import torch
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+
+    if isinstance(tower, TimmModel):
+        inside = [tower.trunk.get_classifier()] if getattr(tower.trunk, "num_classes", 0) > 0 else []
+        own = [module for name, module in tower.head.named_children() if name in ("proj", "mlp")]
+        return torch.nn.Sequential(*inside, *own)
+    if isinstance(tower, ModifiedResNet):
+        pool: nn.Module = tower.attnpool.c_proj
+        return pool
+    matrix = tower.get_parameter("proj").detach()  # (D, E)
+    linear = torch.nn.Linear(matrix.shape[0], matrix.shape[1], bias=False)
+    linear.weight = torch.nn.Parameter(matrix.T.contiguous())
+    return linear
 
 
 def _drop_projection(tower: nn.Module) -> None:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class OpenClipText:
     """Words as the model of ``config`` embeds them; it is loaded when it is first called.
 
+    ``weights`` is a file that :meth:`weights_bytes` made, in place of those that ``config`` names.
+
     Raises SettingsError where the features of ``config`` are not in the space of words: before the projection, of
     another pooling, or of random weights.
     """
 
-    def __init__(self, config: OpenClipConfig, device: str = "cpu") -> None:
-        self._config, self._device = config, device
+    def __init__(self, config: OpenClipConfig, device: str = "cpu", weights: Path | None = None) -> None:
+        self._config, self._device, self._weights = config, device, weights
 
     def __call__(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors (n, E), of unit length, of ``sentences``."""
@@ -41,6 +43,13 @@ class OpenClipText:
             vectors: npt.NDArray[np.float32] = network.encode_text(tokens, normalize=True).float().cpu().numpy()  # type: ignore[operator]
         return vectors
 
+    def weights_bytes(self) -> bytes:
+        """A safetensors file of the text tower."""
+        from safetensors.torch import save
+
+        state = self._network.state_dict()
+        return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
+
     @cached_property
     def _network(self) -> nn.Module:
         import torch
@@ -51,7 +60,7 @@ class OpenClipText:
             what = "random weights know no words" if config.weights == "random" else "pooled tokens are not among words"
             raise SettingsError(f"{config.name}: {what}; a head of kind text learns them")
         with quiet_root_logger():
-            if config.pretrained:
+            if config.pretrained and self._weights is None:
                 with fetching(f"the weights {config.pretrained!r} of {config.name}", "huggingface.co"):
                     model = open_clip.create_model(config.name, pretrained=config.pretrained, **config.kwargs)
             else:
@@ -61,12 +70,18 @@ class OpenClipText:
                 f"the features of {config.name} are those before the projection into the space of words: set "
                 "projection = true for a backbone that knows text, or train a head of kind text"
             )
-        state = None
-        if not config.pretrained:
-            state = convert_state_dict(model, read_weights(Path(config.weights or "")))
+        file = self._weights or (None if config.pretrained else Path(config.weights or ""))
+        state = None if file is None else convert_state_dict(model, read_weights(file))
         model.visual = torch.nn.Identity()
         if state is not None:
             text = {name: tensor for name, tensor in state.items() if not name.startswith(TOWER)}
-            fit_weights(model, text, source=str(config.weights))
+            fit_weights(model, text, source=str(file))
         network: nn.Module = model.eval().to(self._device)
         return network
+
+
+def own_text(config: object, output: object, device: str = "cpu", weights: Path | None = None) -> OpenClipText | None:
+    """The text tower beside the feature ``output`` of the backbone ``config``; None where it surely has none."""
+    if not isinstance(config, OpenClipConfig) or (config.projection == "both" and output != "projected"):
+        return None
+    return OpenClipText(config, device, weights)

@@ -58,10 +58,11 @@ class Tap(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One feature of a network: its name, and its part of the identity."""
+    """One feature of a network: its name, its part of the identity, and the module that gives it, where not all do."""
 
     name: str
     identity: dict[str, JSON]
+    module: torch.nn.Module | None = None
 
 
 def poolings(pooling: Pooling) -> tuple[str, ...]:
