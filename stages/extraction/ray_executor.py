@@ -298,8 +298,8 @@ class _Driver:
         for store, seen, before in zip(self._job.stores, hello.plans, seat.plans, strict=True):
             if seen not in (before, _plan_of(store.storage)):
                 raise ClusterError(
-                    f"the worker {hello.name} does not see {store.address} as this process does: artifacts and images lie "
-                    "on storage that every machine of the cluster has under the same paths."
+                    f"the worker {hello.name} does not see {store.address} as this process does: artifacts and images "
+                    "lie on storage that every machine of the cluster has under the same paths."
                 )
         seat.name = hello.name
 
