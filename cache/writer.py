@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cache import layout
-from cache.atomic import clear_partials
+from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
 from cache.identity import Provenance
 from cache.lock import writer_lock
@@ -85,9 +85,11 @@ class StoreWriter:
                     self.store.reload()
                 return
             self.store.reload()
-            chunks = self.store.chunks()
-            if all(len(chunks.get(c.number, ())) >= c.start + len(c.digests) for c in self._plan.chunks):
+            lengths = self.store.lengths()
+            if all(lengths.get(c.number, 0) >= c.start + len(c.digests) for c in self._plan.chunks):
                 self.finish()
+                with unless_read_only():
+                    self.store.fold()
 
     def pending(self) -> ChunkPlan:
         """The plan that the store still has from an earlier run, as it was made; empty where there is none."""
@@ -102,7 +104,7 @@ class StoreWriter:
         Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
-        rows = {number: rows.num_rows for number, rows in self.store.chunks().items()}
+        rows = self.store.lengths()
         old = self.pending()
         plan = make_plan(old, missing, rows=rows, chunk_rows=self.store.chunk_rows, batch_size=batch_size)
         if plan.chunks and plan != old:
