@@ -34,7 +34,7 @@ from cache import layout
 from cache.digest_list import Digests, as_digests
 from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
 from cache.fingerprint import JSON
-from cache.folded_rows import Chunks, fold, open_folded
+from cache.folded_rows import Chunks, open_folded
 from cache.identity import Identity, Provenance
 from cache.row_index import RowIndex
 from cache.rows import RowOutcome, fragment_key, fragment_stamps, provenance_of, read_fragment
@@ -232,17 +232,13 @@ class FeatureStore:
 
     # What is there
 
-    def chunks(self) -> Mapping[int, pa.Table]:
+    def chunks(self) -> Chunks:
         """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
         return self._chunks
 
     def lengths(self) -> dict[int, int]:
         """The number of rows of each committed chunk, by ascending number."""
         return dict(self._chunks.lengths)
-
-    def fold(self) -> None:
-        """Write the rows of a large store into one file, from which it opens at once. Of a store's driver."""
-        fold(self.storage, self._chunks)
 
     def array_rows(self, planned: Mapping[int, int]) -> int:
         """The rows that the array needs for the committed chunks and those ``planned``, lengths by number."""
@@ -377,9 +373,8 @@ class FeatureStore:
 
     def how_to_mend(self, number: int) -> str:
         """What to do about a damaged chunk."""
-        path, command = self.storage.address(fragment_key(number)), "extract"
-        if "head" in self.identity.fields:
-            command = "train-heads"
+        path = self.storage.address(fragment_key(number))
+        command = "train-heads" if "head" in self.identity.fields else "extract"
         return f"Delete {path}, and run `permafrost {command}` again: only this chunk is computed anew."
 
     def _why_missing(self, digest: bytes, place: int) -> str:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from cache import layout
 from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.folded_rows import fold
 from cache.identity import Provenance
 from cache.lock import writer_lock
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
@@ -89,7 +90,7 @@ class StoreWriter:
             if all(lengths.get(c.number, 0) >= c.start + len(c.digests) for c in self._plan.chunks):
                 self.finish()
                 with unless_read_only():
-                    self.store.fold()
+                    fold(self._storage, self.store.chunks())
 
     def pending(self) -> ChunkPlan:
         """The plan that the store still has from an earlier run, as it was made; empty where there is none."""
