@@ -112,6 +112,10 @@ bench-scoring: install  ## Stage 3 against faiss, PyTorch Metric Learning, Open 
 bench-indexes: install  ## Indexes chosen by budgets against autofaiss, in an environment of its own (half an hour)
 	@$(PY) -m benchmarks.indexes
 
+.PHONY: bench-on-disk
+bench-on-disk: install  ## Memory, disk and time of an index built on disk: ROWS=2000000
+	@$(PY) -m benchmarks.on_disk $(or $(ROWS),2000000)
+
 .PHONY: bench-equal-bytes
 bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on photographs (10 minutes)
 	@$(PY) -m benchmarks.equal_bytes

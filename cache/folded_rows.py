@@ -145,7 +145,7 @@ def fold(storage: Storage, chunks: Chunks) -> None:
                     writer.write_batch(batches[0])
                 file.flush()
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    checksum: int = google_crc32c.value(content)
+                    checksum: int = google_crc32c.value(np.frombuffer(content, np.uint8))
                 file.seek(0, os.SEEK_END)
                 file.write(checksum.to_bytes(_CRC_BYTES, "little"))
                 file.flush()

@@ -264,7 +264,9 @@ def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:
         index = GalleryIndex.build(rows, part.keys, embeddings)
     else:
         built = find_index(run, part, vectors)
-        index = GalleryIndex(built.index, part.keys, embeddings, built.config, originals=built.originals)
+        index = GalleryIndex(
+            built.index, part.keys, embeddings, built.config, originals=built.originals, mapped=built.mapped
+        )
     attributes = [name for name in part.table.column_names if name.startswith("attributes.")]
     names = ["key", "label", "uri", "digest", "domain", *attributes]
     types = {"digest": pa.binary(32)}

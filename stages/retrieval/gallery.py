@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cache import Features, fingerprint
+from cache import Features, digest_bytes, fingerprint
+from cache.digest_list import Digests
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from cache.features import numbers_fingerprint
 from stages.ranking.nearest import Rows, Similarity, search
-from stages.ranking.normalize import unit_length
+from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.indexes.kinds import FlatIndexConfig
+from stages.retrieval.indexes.kinds import FlatIndexConfig, IvfPqIndexConfig
 from stages.retrieval.indexes.measure import Evidence
+from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
 from stages.retrieval.protocols.rules import Judge, same_class
 
 
@@ -53,8 +56,9 @@ def index_gallery(
 ) -> GalleryIndex:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
-    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images. With
-    budgets (``auto``) it is what :func:`choose_gallery_index` chooses by the gallery alone.
+    With a ``folder`` the index is kept there, and read from there when it is of these very keys and images; one with
+    ``on_disk`` takes a folder. Rows are read from ``vectors`` a block at a time. With budgets (``auto``) it is what
+    :func:`choose_gallery_index` chooses by the gallery alone, of rows in memory.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> index = index_gallery(VECTORS, IMAGES)
@@ -71,7 +75,10 @@ def index_gallery(
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
         except (StaleStoreError, DamagedStoreError):
             pass  # of other rows, or not there: built below
-    index = GalleryIndex.build(unit_length(vectors.read(searched.digests)), keys, embeddings, config)
+    rows = StoredRows(vectors, searched.digests)
+    if isinstance(config, IvfPqIndexConfig) and config.on_disk:
+        return build_on_disk(check_folder(folder), rows, keys, embeddings, config)
+    index = GalleryIndex.build(rows, keys, embeddings, config)
     if folder is not None:
         index.save(folder)
     return index
@@ -116,6 +123,25 @@ def choose_gallery_index(
     return choice
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of ``vectors`` for ``digests`` (G,), made unit length as they are read."""
+
+    vectors: Features
+    digests: Digests
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(G, E)."""
+        return len(self.digests), self.vectors.dim
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, rows: Rows) -> Vectors:
+        return check_unit(unit_length(self.vectors.read(self.digests.take(rows))), "gallery vectors")
+
+
 class Sides(NamedTuple):
     """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
 
@@ -133,7 +159,7 @@ class Sides(NamedTuple):
 def _fingerprint(vectors: Features, searched: Records) -> str:
     """Of the rows: of the store they are read from, and of the images they belong to."""
     numbers = numbers_fingerprint(vectors, searched.digests)
-    return fingerprint([vectors.fingerprint, numbers, *(digest.hex() for digest in searched.digests)])
+    return fingerprint([vectors.fingerprint, numbers, digest_bytes(searched.digests.words.tobytes()).hex()])
 
 
 def rows_of(vectors: Features, records: Records, role: str) -> Rows:

@@ -12,7 +12,8 @@ import numpy as np
 from cache import atomic, storage
 from cache.storage import LocalStorage
 from stages.ranking import unit_length
-from stages.retrieval import GalleryIndex, IvfFlatIndexConfig
+from stages.retrieval import GalleryIndex, IvfFlatIndexConfig, IvfPqIndexConfig
+from stages.retrieval.indexes import on_disk
 from tests.toys.stores import fill, names, open_store
 
 Write = Callable[[Path, bytes | memoryview], bool | None]
@@ -58,3 +59,15 @@ def save_until_killed(folder: str, change: int) -> None:
     rows = unit_length(np.random.default_rng(0).normal(size=(60, 4)))
     config = IvfFlatIndexConfig(lists=3, probes=2)
     GalleryIndex.build(rows, [str(row) for row in range(60)], "n" * 64, config).save(_Killed(folder))
+
+
+def build_until_killed(folder: str, change: int) -> None:
+    """Build an index of 700 rows in ``folder`` on disk, in three shards, and die instead of the write of that number.
+
+    Its first is that of what it learned, then come the shards.
+    """
+    _Killed.left, on_disk.SHARD_ROWS = change, 256
+    on_disk.LocalStorage = _Killed  # type: ignore[attr-defined]
+    rows = unit_length(np.random.default_rng(0).normal(size=(700, 8)))
+    config = IvfPqIndexConfig(bytes=4, lists=5, probes=5, on_disk=True)
+    on_disk.build_on_disk(folder, rows, [str(row) for row in range(700)], "n" * 64, config)

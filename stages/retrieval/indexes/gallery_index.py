@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from cache.storage import Storage, storage_of
+from cache.storage import LocalStorage, Storage, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, search_among, similarities
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes.faiss_search import (
@@ -29,7 +30,8 @@ from stages.retrieval.indexes.faiss_search import (
     selecting,
     stored_vectors,
 )
-from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index
+from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index, check_rows
+from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import (
     INDEX,
     KEPT,
@@ -60,6 +62,7 @@ class GalleryIndex:
         ids: of the rows (G,), ascending; by default from 0.
         originals: the vectors (G, E) for exact refinement.
         next_id: that of the row added next.
+        mapped: the file that the lists of ``index`` are mapped from, where they are.
 
     Raises:
         ValueError: keys that are not one for each row, or one twice.
@@ -80,26 +83,26 @@ class GalleryIndex:
         ids: Rows | None = None,
         originals: npt.NDArray[np.floating] | None = None,
         next_id: int | None = None,
+        mapped: memoryview | None = None,
     ) -> None:
         self.index, self.keys, self.embeddings, self.config = index, tuple(keys), embeddings, config
         self.ids = np.arange(len(self.keys)) if ids is None else ids
         self.next_id = int(self.ids[-1]) + 1 if next_id is None else next_id
-        self.originals = originals
-        self._place = {key: place for place, key in enumerate(self.keys)}
-        counted = index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0)
-        if len(self.keys) != counted:
-            raise SettingsError(f"an index takes one key per row: it has {counted} rows, got {len(self.keys)} keys")
-        if len(self._place) < len(self.keys):
-            raise SettingsError(f"keys must differ, got {_twice(self.keys)!r} twice")
+        self.originals, self.mapped = originals, mapped
+        check_keys(self.keys, index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0))
 
     @classmethod
     def build(
-        cls, vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig = FlatIndexConfig()
+        cls, vectors: VectorRows, keys: Sequence[str], embeddings: str, config: BuiltConfig = FlatIndexConfig()
     ) -> GalleryIndex:
-        """The index of ``vectors`` (G, E) of unit length. Raises ValueError as :func:`build_index` does."""
+        """The index of ``vectors`` (G, E) of unit length, in memory. Raises ValueError as :func:`build_index` does."""
+        vectors = check_rows(vectors)
         index = build_index(vectors, config)
         refine: RefineConfig | None = getattr(config, "refine", None)
-        originals = None if refine is None else check_unit(vectors, "gallery vectors").astype(refine.stored)
+        originals = None if refine is None else np.empty(vectors.shape, refine.stored)
+        if originals is not None:
+            for block in in_blocks(0, len(vectors)):
+                originals[block] = vectors[block]
         return cls(index, keys, embeddings, config, originals=originals)
 
     def __len__(self) -> int:
@@ -108,14 +111,17 @@ class GalleryIndex:
     @property
     def bytes_a_row(self) -> float:
         """Of the index as it is stored, all in all, the keys not counted."""
-        written = 0
+        size = 0 if self.originals is None else self.originals.nbytes
 
         def count(part: bytes) -> None:
-            nonlocal written
-            written += len(part)
+            nonlocal size
+            size += len(part)
 
-        faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
-        return (written + (0 if self.originals is None else self.originals.nbytes)) / len(self)
+        if self.mapped is None:
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
+        else:
+            size += self.mapped.nbytes
+        return size / len(self)
 
     def search(
         self,
@@ -178,8 +184,9 @@ class GalleryIndex:
         """The index with a row more for each of ``keys`` (n,), of ``vectors`` (n, E) of unit length; this one stays.
 
         Its last n ``ids`` are those of the new rows. What the index learned when it was built (centres, codes) stays.
-        Raises ValueError for vectors that do not fit and for keys that are there already.
+        Raises ValueError for vectors that do not fit, for keys that are there already, and for an index on disk.
         """
+        self._check_changeable()
         vectors = check_unit(vectors, "vectors to add")
         if vectors.shape != (len(keys), self.index.d):
             raise SettingsError(
@@ -203,8 +210,9 @@ class GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
 
         A graph (hnsw) keeps the place of a removed row, so its bytes stay until it is built again. Raises KeyError for
-        a key that is not there, ValueError when no row would be left.
+        a key that is not there, ValueError when no row would be left and for an index on disk.
         """
+        self._check_changeable()
         staying = np.ones(len(self), np.bool_)
         staying[self.rows_of(keys)] = False
         if not staying.any():
@@ -231,19 +239,12 @@ class GalleryIndex:
 
         ``choice`` is what is recorded with it of how it was chosen.
         """
-        sidecar: dict[str, JSON] = {
-            "embeddings": self.embeddings,
-            "keys": fingerprint(list(self.keys)),
-            "rows": len(self),
-            "dim": self.index.d,
-            "next": self.next_id,
-            "index": changed_settings(self.config),
-            "choice": choice,
-        }
-        contents = {INDEX: faiss.serialize_index(self.index).data, KEYS: _parquet(self.ids, self.keys)}
+        made_from = sidecar_of(self.embeddings, self.keys, self.index.d, self.next_id, self.config, choice)
+        index = faiss.serialize_index(self.index).data if self.mapped is None else self.mapped
+        contents = {INDEX: index, KEYS: keys_file(self.ids, self.keys)}
         if self.originals is not None:
             contents[KEPT] = _npy(self.originals)
-        write_snapshot(storage_of(folder), contents, sidecar)
+        write_snapshot(storage_of(folder), contents, made_from)
 
     @classmethod
     def load(
@@ -276,10 +277,27 @@ class GalleryIndex:
                 f"{storage.address(SIDECAR)} is not what save() writes. Build the index again."
             ) from error
         rows = pq.read_table(pa.BufferReader(contents[KEYS]))
-        index = faiss.deserialize_index(np.frombuffer(contents[INDEX], np.uint8))
+        mapped = contents[INDEX] if getattr(built, "on_disk", False) else None
+        if mapped is None:
+            index = faiss.deserialize_index(np.frombuffer(contents[INDEX], np.uint8))
+        elif isinstance(storage, LocalStorage):
+            index = faiss.read_index(storage.address(f"{sidecar['snapshot']}/{INDEX}"), faiss.IO_FLAG_MMAP)
+        else:
+            raise SettingsError(f"an index with on_disk = true is mapped from a local folder, not {storage.address()}")
         originals = _array(contents[KEPT]) if KEPT in contents else None
-        ids = rows["id"].to_numpy()
-        return cls(index, rows["key"].to_pylist(), embeddings, built, ids=ids, originals=originals, next_id=next_id)
+        ids, names = rows["id"].to_numpy(), rows["key"].to_pylist()
+        return cls(index, names, embeddings, built, ids=ids, originals=originals, next_id=next_id, mapped=mapped)
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(self.keys)}
+
+    def _check_changeable(self) -> None:
+        if self.mapped is not None:
+            raise SettingsError(
+                "an index with on_disk = true is mapped from its file and does not change: build it of the other rows, "
+                "or leave on_disk out"
+            )
 
     @property
     def _buried(self) -> int:
@@ -320,6 +338,29 @@ class GalleryIndex:
         return np.where(self.ids[at] == ids, at, -1)
 
 
+def check_keys(keys: Sequence[str], rows: int) -> None:
+    """Raise SettingsError unless there is one of ``keys`` for each of so many ``rows``, and none twice."""
+    if len(keys) != rows:
+        raise SettingsError(f"an index takes one key per row: it has {rows} rows, got {len(keys)} keys")
+    if len({*keys}) < len(keys):
+        raise SettingsError(f"keys must differ, got {_twice(keys)!r} twice")
+
+
+def sidecar_of(
+    embeddings: str, keys: Sequence[str], dim: int, next_id: int, config: BuiltConfig, choice: JSON = None
+) -> dict[str, JSON]:
+    """What is recorded beside an index."""
+    return {
+        "embeddings": embeddings,
+        "keys": fingerprint(list(keys)),
+        "rows": len(keys),
+        "dim": dim,
+        "next": next_id,
+        "index": changed_settings(config),
+        "choice": choice,
+    }
+
+
 def _twice(keys: Sequence[str]) -> str:
     seen: set[str] = set()
     return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
@@ -331,7 +372,8 @@ def _npy(vectors: npt.NDArray[np.floating]) -> memoryview:
     return file.getbuffer()
 
 
-def _parquet(ids: Rows, keys: Sequence[str]) -> memoryview:
+def keys_file(ids: Rows, keys: Sequence[str]) -> memoryview:
+    """The id and the key of each row, as Parquet."""
     file = io.BytesIO()
     pq.write_table(pa.table({"id": ids, "key": pa.array(keys, pa.string())}), file)
     return file.getbuffer()

@@ -17,13 +17,15 @@ from pydantic import Field
 
 from cache.errors import SettingsError
 from cache.settings import Settings
-from stages.ranking.normalize import Vectors, check_unit
+from stages.ranking.normalize import check_unit
 from stages.retrieval.indexes.faiss_search import append
 from stages.retrieval.indexes.learned import (
     SAMPLE,
+    VectorRows,
     centres,
     check_codes,
     check_lists,
+    in_blocks,
     random_turn,
     sample,
     seeded,
@@ -70,7 +72,7 @@ class FlatIndexConfig(Settings):
 
     kind: Literal["flat"] = "flat"
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         return faiss.IndexFlatIP(vectors.shape[1])
 
@@ -93,7 +95,7 @@ class IvfFlatIndexConfig(Settings):
     def __post_init__(self) -> None:
         check_lists(self.lists, self.probes)
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         quantizer = centres(vectors, self.lists, self.seed)
         index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], quantizer.ntotal, faiss.METRIC_INNER_PRODUCT)
@@ -113,6 +115,8 @@ class IvfPqIndexConfig(Settings):
         probes: lists that a query visits.
         refine: compare the first rows again with vectors that are kept beside the codes.
         seed: of everything that the index learns or draws.
+        on_disk: build the lists on disk, a million rows at a time, and map them to search: what is in memory does not
+            grow with the vectors. Ids, codes and answers are the same; rows are neither added nor removed.
     """
 
     kind: Literal["ivf_pq"] = "ivf_pq"
@@ -121,12 +125,13 @@ class IvfPqIndexConfig(Settings):
     probes: int = 16
     refine: RefineConfig | None = None
     seed: int = 0
+    on_disk: bool = False
 
     def __post_init__(self) -> None:
         _check_bytes(self.bytes)
         check_lists(self.lists, self.probes)
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         rows, dim = vectors.shape
         check_codes(self.bytes, rows, dim, self.kind)
@@ -157,7 +162,7 @@ class OpqIndexConfig(Settings):
     def __post_init__(self) -> None:
         _check_bytes(self.bytes)
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         rows, dim = vectors.shape
         check_codes(self.bytes, rows, dim, self.kind)
@@ -196,7 +201,7 @@ class HnswIndexConfig(Settings):
         if self.effort < 1 or self.search_effort < 1:
             raise SettingsError(f"effort and search_effort are at least 1, got {self.effort} and {self.search_effort}")
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         index = faiss.IndexHNSWFlat(vectors.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = self.effort, self.search_effort
@@ -227,7 +232,7 @@ class ScalarIndexConfig(Settings):
     def __post_init__(self) -> None:
         check_lists(self.lists, self.probes)
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         dim, learned = vectors.shape[1], sample(vectors, SAMPLE, self.seed)
         stored = getattr(faiss.ScalarQuantizer, _STORED[self.stored])
@@ -266,7 +271,7 @@ class BinaryIndexConfig(Settings):
         if self.bits < 0 or self.bits % 8:
             raise SettingsError(f"bits is a multiple of 8, or 0 for one a number, got {self.bits}")
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         dim = vectors.shape[1]
         bits = self.bits or -(-dim // 8) * 8
@@ -298,13 +303,13 @@ class RabitqIndexConfig(Settings):
             raise SettingsError(f"bits of each number are 1 to 9, got {self.bits}")
         check_lists(self.lists, self.probes)
 
-    def trained(self, vectors: Vectors) -> faiss.Index:
+    def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         dim = vectors.shape[1]
         turn, learned = random_turn(dim, dim, self.seed), sample(vectors, SAMPLE, self.seed)
         if not self.lists:
             return turned(learned, turn, faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, self.bits))
-        quantizer = centres(turn.apply(vectors), self.lists, self.seed)
+        quantizer = centres(vectors, self.lists, self.seed, turn)
         inner = faiss.IndexIVFRaBitQ(quantizer, dim, quantizer.ntotal, faiss.METRIC_INNER_PRODUCT, True, self.bits)
         return turned(learned, turn, _visiting(inner, self.probes))
 
@@ -323,8 +328,10 @@ BuiltConfig: TypeAlias = Annotated[
 """Any kind of index, distinguished by ``kind``."""
 
 
-def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> faiss.Index:
+def build_index(vectors: VectorRows, config: BuiltConfig = FlatIndexConfig()) -> faiss.Index:
     """The index of the gallery ``vectors`` (G, E), float32 of unit length; a row's id is its place among them.
+
+    What is learned is learned from a sample, and rows are read a block at a time, except into a graph.
 
     It follows from the vectors and the config. Raises ValueError when a row holds NaN or is not of unit length, when
     there is no row, or when there are too few for the kind.
@@ -332,12 +339,20 @@ def build_index(vectors: Vectors, config: BuiltConfig = FlatIndexConfig()) -> fa
     >>> build_index(np.eye(3, dtype=np.float32)).ntotal
     3
     """
+    if getattr(config, "on_disk", False):
+        raise SettingsError("an index with on_disk = true is built in a folder: index_gallery(..., folder=...)")
+    vectors = check_rows(vectors)
+    index = config.trained(vectors)
+    for rows in [np.arange(len(vectors))] if isinstance(config, HnswIndexConfig) else in_blocks(0, len(vectors)):
+        append(index, vectors[rows], rows)
+    return index
+
+
+def check_rows(vectors: VectorRows) -> VectorRows:
+    """``vectors`` (G, E), an array as contiguous float32 on the grid. Raises ValueError as :func:`build_index`."""
     if len(vectors) == 0:
         raise SettingsError(f"an index needs at least one gallery row, got shape {vectors.shape}")
-    vectors = check_unit(vectors, "gallery vectors")
-    index = config.trained(vectors)
-    append(index, vectors, np.arange(len(vectors)))
-    return index
+    return check_unit(vectors, "gallery vectors") if isinstance(vectors, np.ndarray) else vectors
 
 
 def _check_bytes(size: int) -> None:

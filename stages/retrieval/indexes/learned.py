@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from cache.errors import SettingsError
+from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors
 
 if TYPE_CHECKING:
@@ -20,12 +22,30 @@ _ROWS_A_LIST = 39  # fewer rows than this for each centre, and centres are singl
 _SAMPLE_A_LIST = 48  # rows that a centre is learned from
 _ROUNDS = 8
 _CODE_ROUNDS = 25
+_ROWS_AT_ONCE = 2**15  # faiss encodes so many together
 
 
-def sample(vectors: Vectors, rows: int, seed: int) -> Vectors:
+class VectorRows(Protocol):
+    """The vectors (G, E) of a gallery, of unit length, read as they are needed. An array is one that is in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(G, E)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Rows, /) -> Vectors: ...
+
+
+def in_blocks(low: int, high: int) -> Iterator[Rows]:
+    """The rows from ``low`` up to ``high``, as many together as are read and encoded at a time."""
+    return (np.arange(at, min(at + _ROWS_AT_ONCE, high)) for at in range(low, high, _ROWS_AT_ONCE))
+
+
+def sample(vectors: VectorRows, rows: int, seed: int) -> Vectors:
     """At most so many ``rows`` of ``vectors`` (G, E), drawn from the ``seed``, in their order."""
     if len(vectors) <= rows:
-        return vectors
+        return vectors if isinstance(vectors, np.ndarray) else vectors[np.arange(len(vectors))]
     return vectors[np.sort(np.random.default_rng(seed).choice(len(vectors), rows, replace=False))]
 
 
@@ -44,14 +64,17 @@ def number_of_lists(lists: int, rows: int) -> int:
     return lists or max(1, min(round(4 * rows**0.5), rows // _ROWS_A_LIST))
 
 
-def centres(vectors: Vectors, lists: int, seed: int) -> faiss.IndexFlatIP:
-    """The centres of ``lists`` cells (0: what fits) of ``vectors`` (G, E): spherical k-means of a sample."""
+def centres(vectors: VectorRows, lists: int, seed: int, turn: faiss.LinearTransform | None = None) -> faiss.IndexFlatIP:
+    """The centres of ``lists`` cells (0: what fits) of ``vectors`` (G, E), as ``turn`` makes them, by k-means.
+
+    It is spherical, and of a sample.
+    """
     lists = number_of_lists(lists, len(vectors))
     how = faiss.ClusteringParameters()
     how.niter, how.seed, how.spherical = _ROUNDS, seed, True
     how.min_points_per_centroid, how.max_points_per_centroid = 1, _SAMPLE_A_LIST
-    quantizer = faiss.IndexFlatIP(vectors.shape[1])
-    faiss.Clustering(vectors.shape[1], lists, how).train(sample(vectors, lists * _SAMPLE_A_LIST, seed), quantizer)
+    learned, quantizer = sample(vectors, lists * _SAMPLE_A_LIST, seed), faiss.IndexFlatIP(vectors.shape[1])
+    faiss.Clustering(vectors.shape[1], lists, how).train(learned if turn is None else turn.apply(learned), quantizer)
     return quantizer
 
 
