@@ -12,7 +12,8 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import google_crc32c
@@ -22,7 +23,7 @@ import pyarrow as pa
 from cache.atomic import PARTIAL, disk_errors
 from cache.digest_list import DigestIndex, Digests
 from cache.row_index import STATUSES, RowIndex
-from cache.rows import SCHEMA, Stamp
+from cache.rows import SCHEMA, Stamp, fragment_stamps
 from cache.storage import LocalStorage, Storage
 
 _LEAST_CHUNKS = 64  # fewer are opened as fast one by one
@@ -104,7 +105,20 @@ class Chunks(Mapping[int, pa.Table]):
         return self.folded.index(chunk_rows) if self.whole and self.folded else RowIndex.of_chunks(self, chunk_rows)
 
 
-def folded_path(storage: Storage) -> Path | None:
+def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table], at_once: int) -> Chunks:
+    """The chunks that are committed now: what has not changed since ``before`` is taken from it, or from the file.
+
+    The others are ``read`` by number, so many ``at_once``.
+    """
+    stamps, folded = fragment_stamps(storage), _opened(storage, before.folded)
+    fresh = [number for number, stamp in stamps.items() if not folded or folded.stamps.get(number) != stamp]
+    known = {n: before.read[n] for n in fresh if stamps[n] and n in before.read and before.stamps[n] == stamps[n]}
+    unread = [number for number in fresh if number not in known]
+    with ThreadPoolExecutor(at_once) as pool:  # a million rows: a thousand small files
+        return Chunks(stamps, folded, known | dict(zip(unread, pool.map(read, unread), strict=True)))
+
+
+def _path(storage: Storage) -> Path | None:
     """Where the file of a store is; None where there can be none."""
     if not isinstance(storage, LocalStorage):
         return None
@@ -112,9 +126,9 @@ def folded_path(storage: Storage) -> Path | None:
     return path.with_name(f"{path.name}.rows")
 
 
-def open_folded(storage: Storage, before: FoldedRows | None) -> FoldedRows | None:
+def _opened(storage: Storage, before: FoldedRows | None) -> FoldedRows | None:
     """The file of a store; ``before`` where it is still that; None where there is none, or it is damaged."""
-    path = folded_path(storage)
+    path = _path(storage)
     try:
         if path is None:
             return None
@@ -130,7 +144,7 @@ def open_folded(storage: Storage, before: FoldedRows | None) -> FoldedRows | Non
 
 def fold(storage: Storage, chunks: Chunks) -> None:
     """Write the file where the store is large and the file does not have all of ``chunks``. Raises UnwritableError."""
-    path = folded_path(storage)
+    path = _path(storage)
     if path is None or chunks.whole or len(chunks) < _LEAST_CHUNKS:
         return
     _wait_for_ticks(chunks)

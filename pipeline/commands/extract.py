@@ -31,7 +31,7 @@ def extract(
         line = {
             "backbone": features.name,
             "features": features.fingerprint,
-            "path": str(features.path),
+            "path": features.address,
             "computed": extracted.computed,
             "present": extracted.present,
             "failed": len(failures),
@@ -39,7 +39,7 @@ def extract(
         }
         counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
         text = f"{counts}; {len(failures):,} of {len(run.records):,} records failed"
-        typer.echo(json_module.dumps(line) if json else f"{features.path}: {text}")
+        typer.echo(json_module.dumps(line) if json else f"{features.address}: {text}")
     fail_on_too_many(run, done, max_failures)
 
 

@@ -33,7 +33,7 @@ def train_heads(
         )
     for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=device):
         if vectors.head != RAW:
-            path = str(vectors.store.path)
+            path = vectors.store.address
             line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}
             text = f"{vectors.backbone} {vectors.head}: {path}"
             typer.echo(json_module.dumps(line | {"path": path}) if json else text)

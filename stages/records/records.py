@@ -125,7 +125,7 @@ class Records:
         if absent := store.absent(digests):
             key = self.keys[digests.index(absent[0])]
             raise MissingRowsError(
-                f"{store.path} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
+                f"{store.address} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
                 "Compute them first: permafrost extract."
             )
         return np.flatnonzero(store.usable(digests))

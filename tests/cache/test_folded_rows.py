@@ -24,7 +24,7 @@ def _known(store: FeatureStore) -> list[object]:
     digests = names(*range(30))[::-1]
     good = [digest for digest, usable in zip(digests, store.usable(digests), strict=True) if usable]
     return [
-        store.chunks(), store.lengths(), [store.provenance(number) for number in store.chunks()], len(store),
+        store.chunks(), store.chunks().lengths, [store.provenance(number) for number in store.chunks()], len(store),
         [*store.digests()], store.failures(), store.failures(digests), store.counts(), [*store.missing(digests)],
         [*store.missing(digests, retry_failed=True)], [*store.absent(digests)], store.row_numbers(digests).tolist(),
         store.checksums(digests).tolist(), store.read(good).tolist(), store.array_rows({}),
