@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache import layout
-from cache.atomic import clear_partials
+from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.folded_rows import fold
 from cache.identity import Provenance
 from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
@@ -88,9 +89,11 @@ class StoreWriter:
                     self.store.reload()
                 return
             self.store.reload()
-            chunks = self.store.chunks()
-            if all(len(chunks.get(c.number, ())) >= c.start + len(c.digests) for c in self._plan.chunks):
+            lengths = self.store.chunks().lengths
+            if all(lengths.get(c.number, 0) >= c.start + len(c.digests) for c in self._plan.chunks):
                 self.finish()
+                with unless_read_only():
+                    fold(self._storage, self.store.chunks())
 
     def pending(self) -> ChunkPlan:
         """The plan that the store still has from an earlier run, as it was made; empty where there is none."""
@@ -105,7 +108,7 @@ class StoreWriter:
         Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
-        rows = {number: rows.num_rows for number, rows in self.store.chunks().items()}
+        rows = self.store.chunks().lengths
         old = self.pending()
         plan = make_plan(old, missing, rows=rows, chunk_rows=self.store.chunk_rows, batch_size=batch_size)
         if plan.chunks and plan != old:
