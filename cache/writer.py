@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import layout
 from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
-from cache.folded_rows import fold
+from cache.folded_rows import Chunks, fold
 from cache.identity import Provenance
 from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
@@ -207,6 +209,16 @@ class StoreWriter:
                 "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
+
+
+def for_commits(store: FeatureStore) -> FeatureStore:
+    """``store`` with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
+    failed = {number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in store.chunks().items()}
+    failed = {number: rows for number, rows in failed.items() if rows.num_rows}
+    lean = copy(store)
+    lean._chunks = Chunks(dict.fromkeys(failed), None, failed)
+    lean.__dict__.pop("_index", None)
+    return lean
 
 
 def _as_stored(

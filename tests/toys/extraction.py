@@ -2,6 +2,7 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,16 @@ SIZE = 8
 def toy_backbone(delay: float = 0.0, **changes: object) -> Backbone:
     """A network that can be computed by hand: the mean of each channel over the four quarters of the image."""
     preprocess = PreprocessConfig().resolve(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), resize="squash")
-
-    def forward(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        time.sleep(delay)
-        quarters = batch.reshape(len(batch), 3, 2, SIZE // 2, 2, SIZE // 2).astype(np.float32).mean(axis=(3, 5))
-        features: npt.NDArray[np.float32] = quarters.reshape(len(batch), 12) / 255
-        return features
-
     identity = Identity({"backbone": "toy", "preprocess": preprocess.identity(), **changes})  # type: ignore[dict-item]
-    return Backbone("toy", 12, identity, preprocess, forward)
+    return Backbone("toy", 12, identity, preprocess, partial(quarters, delay=delay))
+
+
+def quarters(batch: npt.NDArray[np.uint8], *, delay: float = 0.0) -> npt.NDArray[np.float32]:
+    """The forward of :func:`toy_backbone`, after a pause of ``delay`` seconds."""
+    time.sleep(delay)
+    means = batch.reshape(len(batch), 3, 2, SIZE // 2, 2, SIZE // 2).astype(np.float32).mean(axis=(3, 5))
+    features: npt.NDArray[np.float32] = means.reshape(len(batch), 12) / 255
+    return features
 
 
 def never(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
