@@ -94,7 +94,7 @@ def _all_below(root: Path, images: pa.ChunkedArray) -> pa.ChunkedArray:
     """:func:`_below` of all ``images`` (N,); most are a path that needs nothing but the root before it."""
     folder = os.path.normpath(root)
     parts = pc.extract_regex(images, _PLAIN)
-    plain = parts.is_valid() if ":" not in folder else pa.chunked_array([pa.array([False] * len(images))])
+    plain = parts.is_valid() if ":" not in folder else pa.chunked_array([pa.array([False] * len(images), pa.bool_())])
     place, path = (pc.struct_field(parts, name) for name in ("place", "path"))
     before = "" if folder == "." else folder if folder.endswith("/") else f"{folder}/"
     uris = pc.binary_join_element_wise(place, before, path, "")

@@ -174,7 +174,7 @@ def test_what_other_writers_of_csv_write_is_read_row_by_row(rows: list[tuple[str
     st.lists(
         st.one_of(
             st.text("ab./:\n é0", min_size=1),
-            st.sampled_from(["bytes:0+12:s/0.tar", "bytes:007+5:s.tar", "parquet:0/1:c:d.parquet", "box:1,2,3,4:a.jpg"]),
+            st.sampled_from(["bytes:0+12:s/0.tar", "bytes:007+5:s.tar", "parquet:0/1:c:d.pq", "box:1,2,3,4:a.jpg"]),
         ),
         max_size=5,
     ),
