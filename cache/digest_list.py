@@ -103,6 +103,8 @@ class Digests(Sequence[bytes]):
 
     def unique(self) -> Digests:
         """Each digest once, and ``b""`` once, in order of first appearance; itself where that is so already."""
+        if self.known is None and not _any_twice(np.sort(self.words[:, 0])):
+            return self
         places = DigestIndex(self).find(self)
         first = places == np.arange(len(self))
         if self.known is not None:
@@ -140,7 +142,7 @@ class DigestIndex:
     @property
     def unique(self) -> bool:
         """Whether no two digests are known to be equal: their first words all differ."""
-        return not (self.words[1:] == self.words[:-1]).any()
+        return not _any_twice(self.words)
 
     def find(self, digests: Sequence[bytes]) -> Places:
         """The place (n,) of each of ``digests`` (n,), -1 where there is none, as for ``b""``."""
@@ -181,6 +183,10 @@ def joined_digests(parts: Sequence[Sequence[bytes]]) -> Digests:
         return Digests(np.empty((0, _WORDS), np.uint64))
     known = None if all(part.known is None for part in listed) else np.concatenate([p.all_known() for p in listed])
     return Digests(np.concatenate([part.words for part in listed]), known)
+
+
+def _any_twice(ascending: npt.NDArray[np.uint64]) -> bool:
+    return bool((ascending[1:] == ascending[:-1]).any())
 
 
 def _as_bytes(words: Words) -> npt.NDArray[np.void]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 
 from cache import DigestCache, FeatureStore
+from cache.digest_list import DigestIndex, as_digests
 from cache.errors import ConfigError
 from pipeline.checks import check_backbones, check_run
 from pipeline.dataset import Run
@@ -102,7 +104,7 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
             folder, digests = run.artifacts / "features", DigestCache(run.artifacts / "digests.sqlite")
             dtype, wait = run.config.extraction.dtype, hardware.wait
             done.append(import_features(wanted, run.records, folder, dtype=dtype, wait=wait, digests=digests))
-    images = len(set(run.records.digests) - {b""})
+    images = len(run.records.digests.readable().unique())
     summaries = [
         Extracted(filled.store, filled.computed, images - filled.computed, _failed(filled.store, run.records))
         for filled in done
@@ -199,12 +201,13 @@ def _of_one_colour(features: FeatureStore, records: Records) -> list[str]:
 
 
 def _failed(features: FeatureStore, records: Records) -> list[Failed]:
-    reasons = {failure.digest: failure.outcome.error for failure in features.failures(records.digests)}
-    table = records.table.select(["key", "uri", "digest", "problem"]).to_pylist()
+    failures, digests = features.failures(records.digests), records.digests
+    reasons = {failure.digest: failure.outcome.error for failure in failures}
+    bad = DigestIndex(as_digests([*reasons])).find(digests) >= 0
+    rows = records.take(np.flatnonzero(bad | ~digests.all_known())).table
     return [
         Failed(row["key"], row["uri"], reasons.get(row["digest"]) or row["problem"])
-        for row in table
-        if row["digest"] is None or row["digest"] in reasons
+        for row in rows.select(["key", "uri", "digest", "problem"]).to_pylist()
     ]
 
 
