@@ -124,6 +124,10 @@ bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on
 bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
 	@$(PY) -m benchmarks.report
 
+.PHONY: bench-ray
+bench-ray: install  ## Four workers of a Ray cluster against one, and what the driver takes for each chunk (4 minutes)
+	@$(PY) -m benchmarks.ray_scale
+
 .PHONY: bench-serve
 bench-serve: install  ## Serving 100,000 vectors on loopback: CPU a request beside search and network alone, memory (2 minutes)
 	@$(PY) -m benchmarks.serve
@@ -143,3 +147,7 @@ check-hostile: install  ## Every test with 256 open files, no stdin, one process
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20
+
+.PHONY: check-ray-kills
+check-ray-kills: install  ## Twenty SIGKILLs of Ray workers, actors and the driver, then compare every byte (5 minutes)
+	@$(PY) -m benchmarks.ray_kills 20
