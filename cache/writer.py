@@ -185,6 +185,8 @@ class StoreWriter:
             if first:
                 layout.delete_chunk(self._storage, number)
             raise
+        if not has(self._storage, key):  # cleared by a driver that took this process for dead
+            self._storage.put_new(key, content)
         return list(outcomes) if committed else self._committed(chunk)
 
     def remove(self, number: int) -> None:

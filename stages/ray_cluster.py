@@ -67,6 +67,9 @@ class RayCluster:
         Raises what :meth:`check` does, and ClusterError where Ray is of another version there.
         """
         self.check()
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # its news of dead workers would go to stdout
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
         if ray.is_initialized():
@@ -85,8 +88,6 @@ class RayCluster:
 def _join(address: str) -> None:
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     dashboard = False if address == "local" else None
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -154,11 +154,8 @@ class _Child:
         future: Future[Computed | BaseException] = Future()
         with self._lock:
             self._units[work.number] = future
-            if self.ended:
-                self._resolve()
-            else:
-                with suppress(OSError):
-                    self._connection.send(work)
+            with suppress(OSError):  # it is ending: the listener says how
+                self._connection.send(work)
         return future
 
     def progress(self) -> Progressed:
@@ -203,6 +200,7 @@ class _Child:
         """Say of all units that are left how the process ended."""
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _LAST_WORDS))
         words = self._stderr.read().decode(errors="replace").strip()
+        self._stderr.close()
         how = signal.Signals(-self._status).name if self._status < 0 else f"exit status {self._status}"
         by_itself = self._status >= 0 or -self._status not in _FROM_OUTSIDE
         progress = Progressed({}, Clock(*self._clock.seconds), self._fits)
