@@ -54,6 +54,8 @@ def _problems(store: FeatureStore) -> Iterator[str]:
             yield f"chunk {number} has rows and no data. {store.how_to_mend(number)}"
             continue
         try:
+            if not store.fragment(number).equals(rows):
+                yield f"chunk {number} has other rows than when the store was opened: verify it when nothing writes"
             mapped = store.chunk(number, verify_again=True)
         except DamagedStoreError as error:
             yield str(error)

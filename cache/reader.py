@@ -9,6 +9,7 @@
         zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
         rows/<chunk>.parquet   digest, status, width, height, error, checksum of the chunk's rows: *this* commits them
         plan.parquet           the chunks still to compute; gone when the store is complete
+    <parent>/<name>-<...>.rows the rows of all chunks in one file, of a large store: see :mod:`cache.folded_rows`
     <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
 
 A row is keyed by the sha256 of the image's bytes, so renaming, relabelling, splitting and merging datasets computes
@@ -35,10 +36,11 @@ from cache.digest_list import Digests, as_digests
 from cache.errors import DamagedStoreError, MissingRowsError, SettingsError, StaleStoreError, StoreError
 from cache.features import Arrays, Failure, Listed
 from cache.fingerprint import JSON
+from cache.folded_rows import Chunks, read_chunks
 from cache.identity import Identity, Provenance
 from cache.object_storage import ObjectStorage
 from cache.row_index import RowIndex
-from cache.rows import fragment_key, fragment_numbers, provenance_of, read_fragment
+from cache.rows import fragment_key, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage, Where, has, storage_of
 
 FORMAT = 1
@@ -69,8 +71,11 @@ class FeatureStore:
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
         self.dtype: np.dtype[np.generic]
         self.chunk_rows: int
-        self._chunks: dict[int, pa.Table]  # the rows of each committed chunk
+        self._chunks = Chunks({}, None, {})
         self.reload()
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Storage]]:
+        return FeatureStore, (self.storage,)  # a worker opens it
 
     @classmethod
     def open(
@@ -187,13 +192,11 @@ class FeatureStore:
     def reload(self) -> None:
         """Take a new snapshot of what is committed."""
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
-        numbers = fragment_numbers(self.storage)
-        with ThreadPoolExecutor(_REQUESTS if self._is_far else 4) as pool:  # a million rows: a thousand small files
-            self._chunks = dict(zip(numbers, pool.map(self._rows, numbers), strict=True))
+        self._chunks = read_chunks(self.storage, self._chunks, self.fragment, _REQUESTS if self._is_far else 4)
         self.__dict__.pop("_index", None)
 
-    def _rows(self, number: int) -> pa.Table:
-        """The rows of a committed chunk; where rows have no checksum of their own (0.1.0) they have the chunk's."""
+    def fragment(self, number: int) -> pa.Table:
+        """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""
         rows = read_fragment(self.storage, number, self.how_to_mend(number))
         if not rows["crc32c"].null_count:
             return rows
@@ -203,7 +206,7 @@ class FeatureStore:
 
     @cached_property
     def _index(self) -> RowIndex:
-        return RowIndex(self._chunks, self.chunk_rows)
+        return self._chunks.index(self.chunk_rows)
 
     def __repr__(self) -> str:
         shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
@@ -212,13 +215,13 @@ class FeatureStore:
 
     # What is there
 
-    def chunks(self) -> dict[int, pa.Table]:
+    def chunks(self) -> Chunks:
         """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
-        return dict(self._chunks)
+        return self._chunks
 
     def array_rows(self, planned: Mapping[int, int]) -> int:
         """The rows that the array needs for the committed chunks and those ``planned``, lengths by number."""
-        lengths = {number: rows.num_rows for number, rows in self._chunks.items()} | dict(planned)
+        lengths = self._chunks.lengths | dict(planned)
         return max((number * self.chunk_rows + length for number, length in lengths.items()), default=0)
 
     def provenance(self, number: int) -> Provenance:
@@ -367,9 +370,8 @@ class FeatureStore:
 
     def how_to_mend(self, number: int) -> str:
         """What to do about a damaged chunk."""
-        path, command = self.storage.address(fragment_key(number)), "extract"
-        if "head" in self.identity.fields:
-            command = "train-heads"
+        path = self.storage.address(fragment_key(number))
+        command = "train-heads" if "head" in self.identity.fields else "extract"
         return f"Delete {path}, and run `permafrost {command}` again: only this chunk is computed anew."
 
     def _why_missing(self, digest: bytes, place: int) -> str:

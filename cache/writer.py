@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import layout
-from cache.atomic import clear_partials
+from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.folded_rows import Chunks, fold
 from cache.identity import Provenance
 from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
@@ -86,9 +89,11 @@ class StoreWriter:
                     self.store.reload()
                 return
             self.store.reload()
-            chunks = self.store.chunks()
-            if all(len(chunks.get(c.number, ())) >= c.start + len(c.digests) for c in self._plan.chunks):
+            lengths = self.store.chunks().lengths
+            if all(lengths.get(c.number, 0) >= c.start + len(c.digests) for c in self._plan.chunks):
                 self.finish()
+                with unless_read_only():
+                    fold(self._storage, self.store.chunks())
 
     def pending(self) -> ChunkPlan:
         """The plan that the store still has from an earlier run, as it was made; empty where there is none."""
@@ -103,7 +108,7 @@ class StoreWriter:
         Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
-        rows = {number: rows.num_rows for number, rows in self.store.chunks().items()}
+        rows = self.store.chunks().lengths
         old = self.pending()
         plan = make_plan(old, missing, rows=rows, chunk_rows=self.store.chunk_rows, batch_size=batch_size)
         if plan.chunks and plan != old:
@@ -180,6 +185,8 @@ class StoreWriter:
             if first:
                 layout.delete_chunk(self._storage, number)
             raise
+        if not has(self._storage, key):  # cleared by a driver that took this process for dead
+            self._storage.put_new(key, content)
         return list(outcomes) if committed else self._committed(chunk)
 
     def remove(self, number: int) -> None:
@@ -204,6 +211,16 @@ class StoreWriter:
                 "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
+
+
+def for_commits(store: FeatureStore) -> FeatureStore:
+    """``store`` with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
+    failed = {number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in store.chunks().items()}
+    failed = {number: rows for number, rows in failed.items() if rows.num_rows}
+    lean = copy(store)
+    lean._chunks = Chunks(dict.fromkeys(failed), None, failed)
+    lean.__dict__.pop("_index", None)
+    return lean
 
 
 def _as_stored(

@@ -7,7 +7,22 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
+from pipeline.commands.options import (
+    Address,
+    BatchSize,
+    Cpus,
+    Device,
+    Executor,
+    Json,
+    MaxFailures,
+    Place,
+    Quiet,
+    RetryFailed,
+    RunFile,
+    Wait,
+    Workers,
+    ray_cluster,
+)
 from pipeline.dataset import Run, open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
 
@@ -20,12 +35,16 @@ def extract(
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
     wait: Wait = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
+    cluster = ray_cluster(executor, address, cpus)
     run = open_run(run_file, quiet=quiet)
-    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait))
+    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     for extracted in done:
         features, failures = extracted.features, extracted.failures
         line = {

@@ -167,7 +167,7 @@ def extract_all(
         for advance in (executor or LocalExecutor(workers)).execute(job, clock):
             done, failed = done + advance.images, failed + advance.failed
             _remember_limits(writers, networks)
-            if on_progress is not None and advance.images:
+            if on_progress is not None and (advance.images or not advance.committed):
                 on_progress(Progress(done, total, failed, clock))
         for writer in writers:
             writer.store.reload()

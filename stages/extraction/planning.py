@@ -90,7 +90,7 @@ def plan_extraction(
         present = 0 if store is None else int(store.usable(digests_wanted).sum())
         row_bytes = backbone.preprocess.stored * backbone.dim * np.dtype(dtype).itemsize
         chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
-        room = 0 if store is None else sum(chunk_rows - len(rows) for rows in store.chunks().values())
+        room = 0 if store is None else sum(chunk_rows - length for length in store.chunks().lengths.values())
         more = -(-max(0, len(missing) - room) // chunk_rows) * chunk_rows * row_bytes
         now = 0 if store is None else store.size_bytes()
         lines.append(Planned(backbone, len(missing), failed if not retry_failed else 0, present, now, more))
