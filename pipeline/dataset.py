@@ -105,7 +105,7 @@ def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> l
     notes = []
     train, query = records.split("train"), records.split("query")
     tested, learned = query.distinct_classes(), train.distinct_classes()
-    if len(tested) < _FEW_CLASSES and records.table["label"].null_count < len(records):
+    if len(tested) < _FEW_CLASSES and records.has_labels:
         notes.append(f"only {len(tested)} classes search: scores say little of others")
     labels = {label for label, _ in learned}
     if across := len({name[0] for name in tested if name[0] is not None and name[0] in labels and name not in learned}):

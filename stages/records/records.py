@@ -79,6 +79,11 @@ class Records:
         """The instance or class of each record, (N,); None where it is not known."""
         return self._column("label")
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any record has a label."""
+        return bool(self.table["label"].null_count < len(self))
+
     @cached_property
     def classes(self) -> list[str | None]:
         """The class of each record, (N,): the label, within the domain where there is one."""
