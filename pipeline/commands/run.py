@@ -44,7 +44,7 @@ def run(
     opened = open_run(run_file, quiet=quiet)
     done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     vectors = find_vectors(opened, train=True, device=device)
-    if any(opened.records.labels) or opened.config.heads:
+    if opened.records.has_labels or opened.config.heads:
         print_scores(opened, vectors, json=json)
     else:
         opened.display.say(

@@ -24,6 +24,7 @@ from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles
 from stages.records.joined import check_names, join
+from stages.records.mapped import mapped
 from stages.records.reading import digest_part, read_parts
 from stages.records.splits import DISTRACTORS, ROLES
 
@@ -77,6 +78,11 @@ class Records:
     def labels(self) -> list[str | None]:
         """The instance or class of each record, (N,); None where it is not known."""
         return self._column("label")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any record has a label."""
+        return bool(self.table["label"].null_count < len(self))
 
     @cached_property
     def classes(self) -> list[str | None]:
@@ -193,10 +199,8 @@ class Records:
 
 def _numbered(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """A number (N,) for each value: 0 for null, others from 1."""
-    numbers = column.combine_chunks().dictionary_encode()
-    pieces = numbers.chunks if isinstance(numbers, pa.ChunkedArray) else [numbers]
-    (indices,) = [piece.indices for piece in pieces] or [pa.array([], pa.int32())]
-    return np.asarray(pc.fill_null(pc.add(indices.cast(pa.int64()), 1), 0))
+    numbers = column.cast(pa.large_string()).combine_chunks().dictionary_encode().indices
+    return np.asarray(pc.fill_null(pc.add(numbers.cast(pa.int64()), 1), 0))
 
 
 def read_records(
@@ -239,15 +243,19 @@ def read_records(
     read: list[tuple[pa.ChunkedArray, pa.ChunkedArray]] = []
     for at, part in enumerate(parts):
         done = sum(len(digest) for digest, _ in read)
-        parts[at], *columns = digest_part(part, digests, _counting_from(done, on_progress))
-        read.append((columns[0], columns[1]))
+        parts[at], digest, problem = digest_part(part, digests, _counting_from(done, on_progress))
+        read.append((digest, problem))
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
     if "problem" in table.column_names:  # what was read has it
         table = table.drop_columns("problem")
-    for name, column in zip(("digest", "problem"), zip(*read, strict=True), strict=True):
-        table = table.append_column(name, pa.chunked_array([piece for part in column for piece in part.chunks]))
+    for name, kind, columns in zip(
+        ("digest", "problem"), (pa.binary(32), pa.string()), zip(*read, strict=True), strict=True
+    ):
+        pieces = [piece for column in columns for piece in column.chunks]
+        table = table.append_column(name, pa.chunked_array(pieces, kind))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
-    return Records(table.select(names).combine_chunks(), roles, tuple(notes))
+    folder = digests.path.parent if digests.path is not None else None
+    return Records(mapped(table.select(names), folder), roles, tuple(notes))
 
 
 def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from cache.features import numbers_fingerprint
+from cache.storage import Where
 from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
@@ -52,7 +52,7 @@ def index_gallery(
     gallery: Records,
     config: IndexConfig = FlatIndexConfig(),
     *,
-    folder: Path | str | None = None,
+    folder: Where | None = None,
 ) -> GalleryIndex:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
@@ -89,7 +89,7 @@ def choose_gallery_index(
     gallery: Records,
     config: AutoIndexConfig,
     *,
-    folder: Path | str | None = None,
+    folder: Where | None = None,
     queries: Records | None = None,
     judge: Judge = same_class,
 ) -> Choice:
