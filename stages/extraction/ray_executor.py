@@ -86,8 +86,10 @@ class _Actor:
     """Lives on a machine of the cluster: a worker, whose process can crash."""
 
     def __init__(self, job: bytes, storages: Sequence[Storage], workers: int | None, cpus: int, folder: str) -> None:
+        if Path(folder).is_dir():  # of relative paths
+            os.chdir(folder)
         self._storages = storages
-        self._worker = Worker(job, workers, cpus, folder)
+        self._worker = Worker(job, workers, cpus)
 
     def hello(self) -> _Hello:
         return _Hello(f"{socket.gethostname()}:{os.getpid()}", versions(), [_plan_of(s) for s in self._storages])
