@@ -44,7 +44,7 @@ FeaturesConfig = Annotated[
 """Where features are from: a network that runs over the images, or a file."""
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
-_PATHS = {"path", "root", "weights", "artifacts", "keys"}
+_PATHS = {"path", "root", "weights", "artifacts", "keys", "uri"}
 _NO_PATH = ("weights", "random")
 
 
@@ -301,7 +301,7 @@ def _resolved(path: str, key: str, name: str, folder: Path | None) -> str:
     In run files of 0.1.0 it was seen from where one stood: what is there only from there is an error that says so, as
     features must not be computed a second time beside those that are there.
     """
-    if folder is None or not path or Path(path).is_absolute():
+    if folder is None or not path or Path(path).is_absolute() or "://" in path:
         return path
     resolved = os.path.normpath(folder / path)
     if not Path(resolved).exists() and Path(path).exists():
