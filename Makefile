@@ -128,6 +128,10 @@ bench-report: install  ## The report of 10,000 queries, the whole command (3 min
 bench-serve: install  ## Serving 100,000 vectors on loopback: CPU a request beside search and network alone, memory (2 minutes)
 	@$(PY) -m benchmarks.serve
 
+.PHONY: bench-scale
+bench-scale: install  ## Ten million images without opening one: memory, commits, listing, a run with nothing to do (10 minutes, 4 GB)
+	@$(PY) -m benchmarks.scale
+
 .PHONY: check-gpu
 check-gpu:  ## On a machine with a card: features, kills, memory, rates; installs nothing (15 minutes)
 	@$(if $(wildcard $(PY)),$(PY),python3) -m benchmarks.check_gpu

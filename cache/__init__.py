@@ -1,13 +1,13 @@
 """Numbers with an identity: the store that features and embeddings live in. Loads without torch."""
 
 from cache.digests import DigestCache
-from cache.features import Features
+from cache.features import Failure, Features
 from cache.fingerprint import digest_bytes, digest_file, fingerprint
 from cache.identity import Identity, Provenance
 from cache.maintenance import Compaction, compact, verify
 from cache.object_storage import ObjectStorage
 from cache.plan import Chunk, ChunkPlan
-from cache.reader import Failure, FeatureStore
+from cache.reader import FeatureStore
 from cache.rows import RowOutcome
 from cache.source import ImageSource, parse_source
 from cache.storage import LocalStorage, Storage

@@ -103,6 +103,8 @@ class Digests(Sequence[bytes]):
 
     def unique(self) -> Digests:
         """Each digest once, and ``b""`` once, in order of first appearance; itself where that is so already."""
+        if self.known is None and not _any_twice(np.sort(self.words[:, 0])):
+            return self
         places = DigestIndex(self).find(self)
         first = places == np.arange(len(self))
         if self.known is not None:
@@ -111,38 +113,52 @@ class Digests(Sequence[bytes]):
 
 
 class DigestIndex:
-    """Where each of N ``digests`` is: sorted once, then a binary search for every question."""
+    """Where each of N ``digests`` is: sorted once, then a binary search for every question.
 
-    def __init__(self, digests: Digests) -> None:
+    Of equal digests the first of the lowest ``rank`` (N,) is the one that is found; without ranks the first.
+    """
+
+    def __init__(self, digests: Digests, rank: npt.NDArray[np.int8] | None = None) -> None:
         # A digest is four words of 64 bits. The first is as good as random, so it is what is sorted and searched; rows
         # that share it stand together in their order, and the other words decide.
-        self._words = digests.words
+        self.digests = digests
         rows = None if digests.known is None else np.flatnonzero(digests.known)
-        first = self._words[:, 0] if rows is None else self._words[rows, 0]
+        if rank is not None and rank.any():
+            rows = np.argsort(rank, kind="stable") if rows is None else rows[np.argsort(rank[rows], kind="stable")]
+        first = digests.words[:, 0] if rows is None else digests.words[rows, 0]
         order = np.argsort(first, kind="stable")
-        self._sorted = first[order]
-        self._order = order if rows is None else rows[order]
+        self.words: npt.NDArray[np.uint64] = first[order]
+        """The first words in their order."""
+        self.order: Places = order if rows is None else rows[order]
+        """Where each of them is."""
+
+    @classmethod
+    def made(cls, digests: Digests, order: Places, words: npt.NDArray[np.uint64]) -> DigestIndex:
+        """The index that had this ``order`` and these ``words``."""
+        index = cls.__new__(cls)
+        index.digests, index.order, index.words = digests, order, words
+        return index
 
     @property
     def unique(self) -> bool:
         """Whether no two digests are known to be equal: their first words all differ."""
-        return not (self._sorted[1:] == self._sorted[:-1]).any()
+        return not _any_twice(self.words)
 
     def find(self, digests: Sequence[bytes]) -> Places:
-        """The first place (n,) of each of ``digests`` (n,), -1 where there is none, as for ``b""``."""
+        """The place (n,) of each of ``digests`` (n,), -1 where there is none, as for ``b""``."""
         asked = as_digests(digests)
         wanted = asked.words
         places = np.full(len(wanted), -1, np.int64)
         ascending = np.argsort(wanted[:, 0])  # searched in this order, four times as fast
         at = np.empty(len(wanted), np.int64)
-        at[ascending] = np.searchsorted(self._sorted, wanted[ascending, 0])
+        at[ascending] = np.searchsorted(self.words, wanted[ascending, 0])
         del ascending
         pending = np.flatnonzero(asked.all_known())
         while len(pending):
-            pending = pending[at[pending] < len(self._sorted)]
-            pending = pending[self._sorted[at[pending]] == wanted[pending, 0]]
-            candidates = self._order[at[pending]]
-            equal = (self._words[candidates] == wanted[pending]).all(axis=1)
+            pending = pending[at[pending] < len(self.words)]
+            pending = pending[self.words[at[pending]] == wanted[pending, 0]]
+            candidates = self.order[at[pending]]
+            equal = (self.digests.words[candidates] == wanted[pending]).all(axis=1)
             places[pending[equal]] = candidates[equal]
             pending = pending[~equal]
             at[pending] += 1
@@ -167,6 +183,10 @@ def joined_digests(parts: Sequence[Sequence[bytes]]) -> Digests:
         return Digests(np.empty((0, _WORDS), np.uint64))
     known = None if all(part.known is None for part in listed) else np.concatenate([p.all_known() for p in listed])
     return Digests(np.concatenate([part.words for part in listed]), known)
+
+
+def _any_twice(ascending: npt.NDArray[np.uint64]) -> bool:
+    return bool((ascending[1:] == ascending[:-1]).any())
 
 
 def _as_bytes(words: Words) -> npt.NDArray[np.void]:

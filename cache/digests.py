@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import repeat
@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import google_crc32c
+import numpy as np
+import pyarrow as pa
 
 from cache.atomic import disk_errors
-from cache.fingerprint import digest_file
+from cache.digest_file import GROUP_ROWS, DigestFile, with_digests
+from cache.fingerprint import digest_bytes, digest_file
 from cache.source import ImageSource, Version, parse_source
 
+_MANY = 100_000
 _AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
 # A file written again within one tick of its file system's clock keeps its mtime: so young a file is not remembered.
 _TICK_NS = 20_000_000
@@ -57,25 +61,70 @@ class DigestCache:
         holders: dict[str, Version] = {}
         with closing(_Memory(self.path, self.notes)) as memory, ThreadPoolExecutor(workers) as pool:
             for low in range(0, len(uris), _AT_ONCE):
-                sources = [parse_source(uri) for uri in uris[low : low + _AT_ONCE]]
-                names = [_name(source) for source in sources]
-                known = memory.known(names)
-                fresh: list[_Entry] = []
-                try:
-                    old = map(known.get, names)
-                    for digest, entry in pool.map(_digest, sources, names, old, repeat(holders)):
-                        digests.append(digest)
-                        if entry is not None:
-                            self.files_read += 1
-                            fresh.append(entry)
-                        if on_progress is not None:
-                            on_progress(len(digests))
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-                finally:  # also when interrupted: what was read need not be read again
-                    memory.remember(fresh)
+                for digest, _ in self._looked_up(uris[low : low + _AT_ONCE], memory, pool, holders):
+                    digests.append(digest)
+                    if on_progress is not None:
+                        on_progress(len(digests))
         return digests
+
+    def column(
+        self, uris: pa.ChunkedArray, *, workers: int = 2, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+        """:meth:`digests` of a column (N,) as two: 32 bytes, or null where an image cannot be read, and why, or "".
+
+        Those of many images are remembered in a Parquet file too, beside the other (:mod:`cache.digest_file`).
+        """
+        if self.path is None or len(uris) < _MANY:
+            read = self.digests(uris.to_pylist(), workers=workers, on_progress=on_progress)
+            digests = pa.array([one.digest for one in read], pa.binary(32))
+            return pa.chunked_array([digests]), pa.chunked_array([pa.array([one.error for one in read], pa.string())])
+        path = self.path.with_name(f"{self.path.stem}-{digest_bytes(str(uris[0]).encode()).hex()[:8]}.parquet")
+        versions: dict[str, str] = {}
+        holders: dict[str, Version] = {}
+        columns: list[tuple[pa.Array, pa.Array]] = []
+        with (
+            DigestFile(path) as file,
+            closing(_Memory(self.path, self.notes)) as memory,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            for group, low in enumerate(range(0, len(uris), GROUP_ROWS)):
+                rows = file.known(group, pa.concat_arrays(uris.slice(low, GROUP_ROWS).chunks), versions)
+                unknown = np.flatnonzero(rows["digest"].is_null()).tolist()
+                errors = [""] * len(rows)
+                learned: dict[int, tuple[str, bytes | None]] = {}
+                for first in range(0, len(unknown), _AT_ONCE):
+                    places = unknown[first : first + _AT_ONCE]
+                    asked = rows["uri"].take(pa.array(places)).to_pylist()
+                    for row, (one, version) in zip(places, self._looked_up(asked, memory, pool, holders), strict=True):
+                        learned[row], errors[row] = (version, one.digest), one.error
+                        if on_progress is not None:
+                            on_progress(low + row + 1)
+                rows = with_digests(rows, learned) if learned else rows
+                file.write(group, rows, learned=any(digest for _, digest in learned.values()))
+                columns.append((rows["digest"].combine_chunks(), pa.array(errors, pa.string())))
+                if on_progress is not None:
+                    on_progress(low + len(rows))
+        return pa.chunked_array([digest for digest, _ in columns]), pa.chunked_array([error for _, error in columns])
+
+    def _looked_up(
+        self, uris: Sequence[str], memory: _Memory, pool: ThreadPoolExecutor, holders: dict[str, Version]
+    ) -> Iterator[tuple[FileDigest, str]]:
+        """The digest of each of ``uris``, read where it is not remembered, and the version that it holds for."""
+        sources = [parse_source(uri) for uri in uris]
+        names = [_name(source) for source in sources]
+        known = memory.known(names)
+        fresh: list[_Entry] = []
+        try:
+            for digest, version, entry in pool.map(_digest, sources, names, map(known.get, names), repeat(holders)):
+                if entry is not None:
+                    self.files_read += 1
+                    fresh.append(entry)
+                yield digest, version
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:  # also when interrupted: what was read need not be read again
+            memory.remember(fresh)
 
     def remembered(self, uris: Sequence[str]) -> list[bytes | None]:
         """The digest that each of ``uris`` (n,) had when it was read last, None where that is not known."""
@@ -117,8 +166,7 @@ class _Memory:
 
     def remember(self, entries: Sequence[_Entry]) -> None:
         """Keep ``entries`` whose file is old enough; on a full disk nothing is."""
-        now = time.time_ns()
-        settled = [entry for entry in entries if now - entry.changed_ns > _tick(entry.changed_ns)]
+        settled = [entry for entry in entries if _settled(entry.changed_ns)]
         with suppress(sqlite3.DatabaseError), self._connection as connection:
             sealed = [entry._replace(digest=entry.digest + _checksum(entry)) for entry in settled]
             connection.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", sealed)
@@ -179,8 +227,8 @@ def _name(source: ImageSource) -> bytes:
 
 def _digest(
     source: ImageSource, name: bytes, old: _Entry | None, holders: dict[str, Version]
-) -> tuple[FileDigest, _Entry | None]:
-    """The digest, and what to remember where the file had to be read.
+) -> tuple[FileDigest, str, _Entry | None]:
+    """The digest, the version that it holds for ("" for none), and what to remember where the file had to be read.
 
     ``holders`` has the version of each file of many images as it was before any image in it was read.
     """
@@ -190,12 +238,15 @@ def _digest(
         if not whole:
             version = holders.setdefault(source.path, version)
         if old and old.version == version.text:
-            return FileDigest(old.digest), None
+            return FileDigest(old.digest), version.text, None
         digest = digest_file(source.path) if whole else source.digest(source.read())
     except OSError as error:
-        return FileDigest(None, f"cannot be read: {error.strerror or error}"), None
-    return FileDigest(digest), _Entry(name, *version, digest)
+        return FileDigest(None, f"cannot be read: {error.strerror or error}"), "", None
+    text = version.text if _settled(version.changed_ns) else ""
+    return FileDigest(digest), text, _Entry(name, *version, digest)
 
 
-def _tick(changed_ns: int) -> int:
-    return _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
+def _settled(changed_ns: int) -> bool:
+    """Whether a file that is written again cannot keep these times."""
+    tick = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
+    return time.time_ns() - changed_ns > tick

@@ -7,6 +7,8 @@
     ├── SettingsError          a setting or an argument that cannot be what it is; a ValueError too
     ├── RecordsError           a dataset that cannot be used as it is
     ├── MissingExtraError      an optional library that is not installed
+    ├── ClusterError           machines that do not answer, or whose workers differ from the driver
+    ├── CrashedError           images at which every process that computes them crashes
     ├── WeightsError           weights that cannot be had or do not fit the network
     ├── DecodeError            bytes that are no image (stages.extraction; becomes a failed row)
     ├── NothingToScoreError    no query, or no gallery, is left
@@ -27,10 +29,21 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 class PermafrostError(Exception):
-    """The root of the tree: catch it to catch all of the above."""
+    """The root of the tree: catch it to catch all of the above. It can be pickled, with all that was set on it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raised, (type(self), self.args), self.__dict__
+
+
+def _raised(kind: type[PermafrostError], args: tuple[Any, ...]) -> PermafrostError:
+    """The error of ``kind`` with ``args``, the message: the arguments that made it are not needed again."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class ConfigError(PermafrostError):
@@ -50,6 +63,14 @@ class MissingExtraError(PermafrostError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed. Install it with: pip install 'permafrost-retrieval[{extra}]'")
+
+
+class ClusterError(PermafrostError):
+    """Machines that do not answer, or whose workers differ from the driver."""
+
+
+class CrashedError(PermafrostError):
+    """Images at which every process that computes them crashes; all others are done."""
 
 
 class WeightsError(PermafrostError):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,38 @@ import numpy.typing as npt
 from cache.digest_list import as_digests
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
-from cache.reader import Failure
+from cache.rows import RowOutcome
+
+
+class Failure(NamedTuple):
+    """An image without a feature, and why."""
+
+    digest: bytes
+    outcome: RowOutcome
+
+
+class Listed(Protocol):
+    """Images with names and labels, such as :class:`stages.records.Records`."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The name of each, (N,)."""
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The label of each, (N,)."""
+
+    @property
+    def digests(self) -> Sequence[bytes]:
+        """The sha256 of the bytes of each, (N,)."""
+
+
+class Arrays(NamedTuple):
+    """Features (n, D), labels (n,) and keys (n,); where some have no label, ``labels`` holds None for them."""
+
+    features: npt.NDArray[np.generic]
+    labels: npt.NDArray[Any]
+    keys: npt.NDArray[np.str_]
 
 
 class Features(Protocol):
@@ -23,7 +53,7 @@ class Features(Protocol):
         """What the rows are called."""
 
     @property
-    def path(self) -> Path:
+    def address(self) -> str:
         """Where they are, for messages."""
 
     @property

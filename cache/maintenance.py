@@ -14,9 +14,11 @@ from cache import layout
 from cache.errors import DamagedStoreError
 from cache.fusion import fused_checksums
 from cache.identity import Provenance
+from cache.object_storage import ObjectStorage
 from cache.plan import Chunk
 from cache.reader import FORMAT, FeatureStore
 from cache.rows import RowOutcome
+from cache.storage import Storage
 from cache.writer import StoreWriter
 
 
@@ -36,8 +38,8 @@ def verify(store: FeatureStore, made_from: Sequence[FeatureStore] = ()) -> list[
 
 
 def _problems(store: FeatureStore) -> Iterator[str]:
-    if not store.path.name.endswith(f"-{store.identity.short}"):
-        yield f"identity.json has the fingerprint {store.identity.short}..., the folder is called {store.path.name}"
+    if not store.folder.endswith(f"-{store.identity.short}"):
+        yield f"identity.json has the fingerprint {store.identity.short}..., the folder is called {store.folder}"
     try:
         array = _described_array(store)
     except Exception as error:  # noqa: BLE001 (Zarr has many, for whatever it cannot read)
@@ -52,6 +54,8 @@ def _problems(store: FeatureStore) -> Iterator[str]:
             yield f"chunk {number} has rows and no data. {store.how_to_mend(number)}"
             continue
         try:
+            if not store.fragment(number).equals(rows):
+                yield f"chunk {number} has other rows than when the store was opened: verify it when nothing writes"
             mapped = store.chunk(number, verify_again=True)
         except DamagedStoreError as error:
             yield str(error)
@@ -66,11 +70,20 @@ def _problems(store: FeatureStore) -> Iterator[str]:
         yield from _wrong_rows(store, number, np.asarray(pc.equal(rows["status"], "ok")), np.asarray(mapped))
 
 
+def _for_zarr(storage: Storage) -> Any:
+    """The place of a store as Zarr takes it, to read."""
+    if not isinstance(storage, ObjectStorage):
+        return storage.address()
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(storage.opened(), read_only=True)
+
+
 def _described_array(store: FeatureStore) -> Any:
     """The Zarr array. Raises where ``zarr.json`` says other than the identity."""
     import zarr
 
-    group = zarr.open_group(store.path, mode="r", use_consolidated=False)
+    group = zarr.open_group(_for_zarr(store.storage), mode="r", use_consolidated=False)
     array, stated = group[layout.ARRAY], store.identity.fields["store"]
     assert isinstance(array, zarr.Array)
     assert isinstance(stated, dict)
@@ -78,7 +91,7 @@ def _described_array(store: FeatureStore) -> Any:
     row_shape = (*([stated["views"]] if "views" in stated else []), stated["dim"])
     described = {
         "attributes": (
-            {"name": store.path.name.rpartition("-")[0], "fingerprint": store.fingerprint, "format": FORMAT},
+            {"name": store.folder.rpartition("-")[0], "fingerprint": store.fingerprint, "format": FORMAT},
             dict(group.attrs),
         ),
         "rows": ((row_shape, stated["dtype"]), (array.shape[1:], str(array.dtype))),

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -82,6 +82,16 @@ class ObjectStorage:
                     return b""
                 raise
 
+    def read_ranges(self, key: str, starts: Sequence[int], length: int) -> Sequence[bytes]:
+        """The ``length`` bytes from each of ``starts`` on, in few requests at once."""
+        import obstore
+
+        with self._answers(), _said_of(self.address(key)):
+            spans = obstore.get_ranges(
+                self._client(), self._path(key), starts=[*starts], lengths=[length] * len(starts)
+            )
+            return [span.to_bytes() for span in spans]
+
     def size(self, key: str) -> int:  # noqa: D102
         return int(self._head(key)["size"])
 
@@ -100,6 +110,13 @@ class ObjectStorage:
 
         with self._answers(), _said_of(self.address(key), writing=True):
             obstore.put(self._client(), self._path(key), content)
+
+    def put_soon(self, key: str, content: bytes) -> None:
+        """:meth:`put` that waits for seconds at most."""
+        import obstore
+
+        with _said_of(self.address(key), writing=True):
+            obstore.put(self._client(tries=-1), self._path(key), content)
 
     def put_new(self, key: str, content: bytes | memoryview) -> bool:  # noqa: D102
         with self._answers():

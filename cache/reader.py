@@ -9,6 +9,7 @@
         zarr.json, features/   a Zarr v3 group with one array (rows, D), one file a chunk; (rows, V, D) for V views
         rows/<chunk>.parquet   digest, status, width, height, error, checksum of the chunk's rows: *this* commits them
         plan.parquet           the chunks still to compute; gone when the store is complete
+    <parent>/<name>-<...>.rows the rows of all chunks in one file, of a large store: see :mod:`cache.folded_rows`
     <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
 
 A row is keyed by the sha256 of the image's bytes, so renaming, relabelling, splitting and merging datasets computes
@@ -17,13 +18,14 @@ nothing. A chunk without rows does not exist. Reading takes no lock and writes n
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,47 +33,21 @@ import pyarrow as pa
 
 from cache import layout
 from cache.digest_list import Digests, as_digests
-from cache.errors import DamagedStoreError, MissingRowsError, StaleStoreError, StoreError
+from cache.errors import DamagedStoreError, MissingRowsError, SettingsError, StaleStoreError, StoreError
+from cache.features import Arrays, Failure, Listed
 from cache.fingerprint import JSON
+from cache.folded_rows import Chunks, read_chunks
 from cache.identity import Identity, Provenance
+from cache.object_storage import ObjectStorage
 from cache.row_index import RowIndex
-from cache.rows import RowOutcome, fragment_key, fragment_numbers, provenance_of, read_fragment
-from cache.storage import LocalStorage, Storage
+from cache.rows import fragment_key, provenance_of, read_fragment
+from cache.storage import LocalStorage, Storage, Where, has, storage_of
 
 FORMAT = 1
 CHUNK_ROWS = 1024
+_REQUESTS = 16  # to object storage, at once
+_FEW = 32  # rows are read alone where they are fewer than this part of a chunk
 _IDENTITY = "identity.json"
-
-
-class Failure(NamedTuple):
-    """An image without a feature, and why."""
-
-    digest: bytes
-    outcome: RowOutcome
-
-
-class Listed(Protocol):
-    """Images with names and labels, such as :class:`stages.records.Records`."""
-
-    @property
-    def keys(self) -> list[str]:
-        """The name of each, (N,)."""
-
-    @property
-    def labels(self) -> list[str | None]:
-        """The label of each, (N,)."""
-
-    @property
-    def digests(self) -> Sequence[bytes]:
-        """The sha256 of the bytes of each, (N,)."""
-
-
-class Arrays(NamedTuple):
-    """Features (n, D), labels (n,) and keys (n,); where some have no label, ``labels`` holds None for them."""
-
-    features: npt.NDArray[np.generic]
-    labels: npt.NDArray[Any]
-    keys: npt.NDArray[np.str_]
 
 
 class FeatureStore:
@@ -88,19 +64,23 @@ class FeatureStore:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.path = Path(storage.address())
+        self.address = storage.address()
+        """Where the store is, for messages: a path or a URL."""
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
         self.dtype: np.dtype[np.generic]
         self.chunk_rows: int
-        self._chunks: dict[int, pa.Table]  # the rows of each committed chunk
+        self._chunks = Chunks({}, None, {})
         self.reload()
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Storage]]:
+        return FeatureStore, (self.storage,)  # a worker opens it
 
     @classmethod
     def open(
         cls,
-        parent: Path | str,
+        parent: Where,
         name: str,
         identity: Identity,
         *,
@@ -116,16 +96,16 @@ class FeatureStore:
         begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
         """
         full = store_identity(identity, dim, dtype, views)
-        path = Path(parent) / f"{name}-{full.short}"
-        begun = (path / _IDENTITY).exists()
+        storage = storage_of(parent).below(f"{name}-{full.short}")
+        begun = has(storage, _IDENTITY)
         if not begun:  # of several processes that begin it the first one's files count
             attributes: dict[str, JSON] = {"name": name, "fingerprint": full.fingerprint, "format": FORMAT}
             row_shape = (dim,) if views == 1 else (views, dim)
             files = layout.metadata_files(0, row_shape, np.dtype(dtype), chunk_rows, attributes)
             files |= {"provenance.json": f"{provenance.to_json()}\n".encode(), _IDENTITY: full.to_json().encode()}
             for key, content in files.items():
-                LocalStorage(path).put_new(key, content)
-        store = cls._opened(path, full)
+                storage.put_new(key, content)
+        store = cls._opened(storage, full)
         if not begun:  # there are rows where only the descriptions were deleted
             layout.resize(store.storage, store.array_rows({}))
         return store
@@ -133,7 +113,7 @@ class FeatureStore:
     @classmethod
     def find(
         cls,
-        parent: Path | str,
+        parent: Where,
         name: str,
         identity: Identity,
         *,
@@ -149,30 +129,45 @@ class FeatureStore:
         sentence that says how to make it.
         """
         full = store_identity(identity, dim, dtype, views)
-        path = Path(parent) / f"{name}-{full.short}"
-        if (path / _IDENTITY).exists():
-            return cls._opened(path, full)
+        beside = storage_of(parent)
+        storage = beside.below(f"{name}-{full.short}")
+        if has(storage, _IDENTITY):
+            return cls._opened(storage, full)
         others = [
-            cls.at(other) for other in sorted(path.parent.glob(f"{name}-????????")) if (other / _IDENTITY).exists()
+            cls(beside.below(folder))
+            for key in beside.list(f"{name}-")
+            if fnmatch(key, f"{glob.escape(name)}-????????/{_IDENTITY}") and (folder := key.partition("/")[0])
         ]
         if not others:
-            raise MissingRowsError(f"There is no store {path}. {remedy}")
+            raise MissingRowsError(f"There is no store {storage.address()}. {remedy}")
         nearest = min(others, key=lambda other: len(other.identity.differences(full)))
         way_out = f"{remedy} The stored one stays. Or set these values back to the stored ones."
-        raise StaleStoreError(nearest.path, nearest.identity.differences(full), way_out)
+        raise StaleStoreError(nearest.address, nearest.identity.differences(full), way_out)
 
     @classmethod
-    def at(cls, path: Path | str) -> FeatureStore:
-        """Open the store in the folder ``path``, whatever its identity."""
-        return cls(LocalStorage(path))
+    def at(cls, where: Where) -> FeatureStore:
+        """Open the store in a folder, or at an address in object storage, whatever its identity."""
+        return cls(storage_of(where))
 
     @classmethod
-    def _opened(cls, path: Path, wanted: Identity) -> FeatureStore:
-        store = cls.at(path)
+    def _opened(cls, storage: Storage, wanted: Identity) -> FeatureStore:
+        store = cls(storage)
         if differences := store.identity.differences(wanted):
-            way_out = f"Move {path} away to compute it anew, or use the values that are stored."
-            raise StaleStoreError(path, differences, way_out)
+            way_out = f"Move {store.address} away to compute it anew, or use the values that are stored."
+            raise StaleStoreError(store.address, differences, way_out)
         return store
+
+    @property
+    def folder(self) -> str:
+        """The last part of its address, ``<name>-<first 8 of the fingerprint>``."""
+        return self.address.rstrip("/").rpartition("/")[2]
+
+    @property
+    def path(self) -> Path:
+        """The folder of a store on a local disk. Raises SettingsError for one that is elsewhere."""
+        if not isinstance(self.storage, LocalStorage):
+            raise SettingsError(f"{self.address} is no folder of a local disk")
+        return self.storage.path()
 
     @property
     def fingerprint(self) -> str:
@@ -192,18 +187,16 @@ class FeatureStore:
     @property
     def name(self) -> str:
         """The folder's name without the fingerprint."""
-        return self.path.name.removesuffix(f"-{self.identity.short}")
+        return self.folder.removesuffix(f"-{self.identity.short}")
 
     def reload(self) -> None:
         """Take a new snapshot of what is committed."""
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
-        numbers = fragment_numbers(self.storage)
-        with ThreadPoolExecutor(4) as pool:  # a million rows are a thousand small files
-            self._chunks = dict(zip(numbers, pool.map(self._rows, numbers), strict=True))
+        self._chunks = read_chunks(self.storage, self._chunks, self.fragment, _REQUESTS if self._is_far else 4)
         self.__dict__.pop("_index", None)
 
-    def _rows(self, number: int) -> pa.Table:
-        """The rows of a committed chunk; where rows have no checksum of their own (0.1.0) they have the chunk's."""
+    def fragment(self, number: int) -> pa.Table:
+        """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""
         rows = read_fragment(self.storage, number, self.how_to_mend(number))
         if not rows["crc32c"].null_count:
             return rows
@@ -213,22 +206,22 @@ class FeatureStore:
 
     @cached_property
     def _index(self) -> RowIndex:
-        return RowIndex(self._chunks, self.chunk_rows)
+        return self._chunks.index(self.chunk_rows)
 
     def __repr__(self) -> str:
         shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
         failed = self.counts().total() - len(self)
-        return f"FeatureStore({self.path}: {shape} {self.dtype}, {failed:,} images without a feature)"
+        return f"FeatureStore({self.address}: {shape} {self.dtype}, {failed:,} images without a feature)"
 
     # What is there
 
-    def chunks(self) -> dict[int, pa.Table]:
+    def chunks(self) -> Chunks:
         """The rows of each committed chunk (digest, status, width, height, error), by ascending number."""
-        return dict(self._chunks)
+        return self._chunks
 
     def array_rows(self, planned: Mapping[int, int]) -> int:
         """The rows that the array needs for the committed chunks and those ``planned``, lengths by number."""
-        lengths = {number: rows.num_rows for number, rows in self._chunks.items()} | dict(planned)
+        lengths = self._chunks.lengths | dict(planned)
         return max((number * self.chunk_rows + length for number, length in lengths.items()), default=0)
 
     def provenance(self, number: int) -> Provenance:
@@ -291,7 +284,8 @@ class FeatureStore:
 
     def size_bytes(self) -> int:
         """Bytes on disk of all files of the store."""
-        return sum(self.storage.size(key) for key in self.storage.list())
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return sum(pool.map(self.storage.size, self.storage.list()))
 
     # Reading
 
@@ -332,10 +326,27 @@ class FeatureStore:
         chunks = numbers // self.chunk_rows
         order = np.argsort(chunks, kind="stable")
         bounds = np.flatnonzero(np.diff(chunks[order], prepend=-1, append=-1))
-        for low, high in pairwise(bounds):
+
+        def gather(low: int, high: int) -> None:
             rows = order[low:high]
-            features[rows] = self.chunk(int(chunks[rows[0]]))[part][numbers[rows] % self.chunk_rows]
+            features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows)[part]
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            for _ in (pool.map if self._is_far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
+                pass
         return features
+
+    def _rows_at(self, number: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """The rows at ``positions`` (n,) of chunk ``number``: from far away a few are read alone."""
+        if isinstance(self.storage, ObjectStorage) and len(positions) <= self.chunk_rows // _FEW:
+            rows, row_shape = self._chunks[number], self.row_shape
+            if (few := layout.read_few(self.storage, number, positions, row_shape, self.dtype, rows)) is not None:
+                return few
+        return self.chunk(number)[positions]
+
+    @property
+    def _is_far(self) -> bool:
+        return isinstance(self.storage, ObjectStorage)
 
     def chunk(self, number: int, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
         """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN.
@@ -359,17 +370,16 @@ class FeatureStore:
 
     def how_to_mend(self, number: int) -> str:
         """What to do about a damaged chunk."""
-        path, command = self.storage.address(fragment_key(number)), "extract"
-        if "head" in self.identity.fields:
-            command = "train-heads"
+        path = self.storage.address(fragment_key(number))
+        command = "train-heads" if "head" in self.identity.fields else "extract"
         return f"Delete {path}, and run `permafrost {command}` again: only this chunk is computed anew."
 
     def _why_missing(self, digest: bytes, place: int) -> str:
         image = f"the image {digest.hex()[:16]}..."
         if place < 0:
-            return f"{self.path} has no row for {image} Extract it first."
+            return f"{self.address} has no row for {image} Extract it first."
         error = self._index.outcome(place).error
-        return f"{self.path} has no feature for {image} ({error}). Leave such images out: usable() tells which."
+        return f"{self.address} has no feature for {image} ({error}). Leave such images out: usable() tells which."
 
 
 def store_identity(identity: Identity, dim: int, dtype: str, views: int = 1) -> Identity:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple, get_args
 
 import google_crc32c
@@ -13,7 +15,7 @@ import pyarrow as pa
 from cache.errors import DamagedStoreError
 from cache.identity import Provenance
 from cache.sealed import parquet_bytes, read_parquet
-from cache.storage import Storage
+from cache.storage import LocalStorage, Storage
 
 Status = Literal["ok", "failed", "unread"]
 
@@ -29,6 +31,8 @@ SCHEMA = pa.schema(
     ]
 )
 Checksums = npt.NDArray[np.uint32]
+Stamp = tuple[int, int, int, int]
+"""The version of a local file: inode, size, mtime and ctime in ns."""
 _FOLDER = "rows/"
 _SUFFIX = ".parquet"
 _PROVENANCE = b"provenance"
@@ -65,6 +69,20 @@ def fragment_numbers(storage: Storage) -> list[int]:
     """The numbers of all committed chunks, ascending."""
     names = (key.removeprefix(_FOLDER).removesuffix(_SUFFIX) for key in storage.list(_FOLDER) if key.endswith(_SUFFIX))
     return sorted(int(name) for name in names if name.isdecimal())
+
+
+def fragment_stamps(storage: Storage) -> dict[int, Stamp | None]:
+    """The version of the rows of each committed chunk, by ascending number; None where the storage has none."""
+    if not isinstance(storage, LocalStorage):
+        return dict.fromkeys(fragment_numbers(storage))
+    stamps: dict[int, Stamp | None] = {}
+    with suppress(FileNotFoundError), os.scandir(storage.path(_FOLDER.rstrip("/"))) as entries:
+        for entry in entries:
+            name = entry.name.removesuffix(_SUFFIX)
+            if name != entry.name and name.isdecimal():
+                now = entry.stat()
+                stamps[int(name)] = now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+    return dict(sorted(stamps.items()))
 
 
 def row_checksums(block: npt.NDArray[np.generic]) -> Checksums:

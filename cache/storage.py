@@ -123,7 +123,11 @@ class LocalStorage:
         return str(self.path(key))
 
 
-def storage_of(where: Storage | Path | str) -> Storage:
+Where = Storage | Path | str
+"""A storage, a folder, or the text of an address in object storage: what :func:`storage_of` takes."""
+
+
+def storage_of(where: Where) -> Storage:
     """``where`` itself, or the folder or the place in object storage that it names.
 
     >>> storage_of("s3://bucket/shop").address("rows/0.parquet")
@@ -141,3 +145,16 @@ def is_url(where: str) -> bool:
     (True, False)
     """
     return where.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def has(storage: Storage, key: str) -> bool:
+    """Whether there is something at ``key``: asked of the key itself, and not of a listing, which can lag.
+
+    >>> has(LocalStorage("no such folder"), "rows/0.parquet")
+    False
+    """
+    try:
+        storage.size(key)
+    except FileNotFoundError:
+        return False
+    return True

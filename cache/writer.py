@@ -12,30 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import layout
-from cache.atomic import clear_partials
+from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.folded_rows import Chunks, fold
 from cache.identity import Provenance
+from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
+from cache.object_storage import ObjectStorage
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
 from cache.reader import FeatureStore
 from cache.rows import (
     RowOutcome,
     fragment_bytes,
     fragment_key,
-    fragment_numbers,
     provenance_of,
     read_fragment,
     row_checksums,
     rows_table,
 )
-from cache.storage import LocalStorage, Storage
+from cache.storage import LocalStorage, Storage, has
 
 
 class StoreWriter:
@@ -71,7 +75,7 @@ class StoreWriter:
             self.store.reload()
             committed = self.store.chunks()
             for number in layout.chunk_numbers(self._storage):
-                if number not in committed:
+                if number not in committed and not has(self._storage, fragment_key(number)):
                     layout.delete_chunk(self._storage, number)
             self._driving = driving.pop_all()
         return self
@@ -85,9 +89,11 @@ class StoreWriter:
                     self.store.reload()
                 return
             self.store.reload()
-            chunks = self.store.chunks()
-            if all(len(chunks.get(c.number, ())) >= c.start + len(c.digests) for c in self._plan.chunks):
+            lengths = self.store.chunks().lengths
+            if all(lengths.get(c.number, 0) >= c.start + len(c.digests) for c in self._plan.chunks):
                 self.finish()
+                with unless_read_only():
+                    fold(self._storage, self.store.chunks())
 
     def pending(self) -> ChunkPlan:
         """The plan that the store still has from an earlier run, as it was made; empty where there is none."""
@@ -102,7 +108,7 @@ class StoreWriter:
         Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
-        rows = {number: rows.num_rows for number, rows in self.store.chunks().items()}
+        rows = self.store.chunks().lengths
         old = self.pending()
         plan = make_plan(old, missing, rows=rows, chunk_rows=self.store.chunk_rows, batch_size=batch_size)
         if plan.chunks and plan != old:
@@ -147,7 +153,8 @@ class StoreWriter:
         block = np.full((store.chunk_rows, *store.row_shape), np.nan, store.dtype)
         block[chunk.start : chunk.start + len(stored)] = stored
         rows = rows_table(chunk.digests, outcomes, row_checksums(stored))
-        key = layout.chunk_key(number, store.row_shape)
+        key, key_of_rows = layout.chunk_key(number, store.row_shape), fragment_key(number)
+        confirm_driver(self._storage)
         if chunk.start:
             before = read_fragment(self._storage, number, store.how_to_mend(number))
             if len(before) != chunk.start:
@@ -159,23 +166,27 @@ class StoreWriter:
             place, own = before.schema.get_field_index("crc32c"), row_checksums(block[: chunk.start])
             before = before.set_column(place, rows.schema.field("crc32c"), pa.array(own))  # 0.1.0 has none
             grown = pa.concat_tables([before, rows])
-            self._storage.put(fragment_key(number), fragment_bytes(grown, origin, checksum))
+            confirm_driver(self._storage)
+            self._storage.put(key_of_rows, fragment_bytes(grown, origin, checksum))
             return list(outcomes)
         content, checksum = layout.chunk_bytes(block)
         first = self._storage.put_new(key, content)
         if not first and self._storage.read(key) != content:
-            if number in fragment_numbers(self._storage):
+            if has(self._storage, key_of_rows):
                 return self._committed(chunk)
             raise StoreBusyError(
                 f"{self._storage.address(key)} is being written by another process. If that is dead, the next "
                 "extraction clears it and goes on."
             )
         try:
-            committed = self._storage.put_new(fragment_key(number), fragment_bytes(rows, provenance, checksum))
+            confirm_driver(self._storage)
+            committed = self._storage.put_new(key_of_rows, fragment_bytes(rows, provenance, checksum))
         except UnwritableError:  # no data without its rows, as a kill may leave it: on a full disk it takes room
             if first:
                 layout.delete_chunk(self._storage, number)
             raise
+        if not has(self._storage, key):  # cleared by a driver that took this process for dead
+            self._storage.put_new(key, content)
         return list(outcomes) if committed else self._committed(chunk)
 
     def remove(self, number: int) -> None:
@@ -196,10 +207,20 @@ class StoreWriter:
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if digests != list(chunk.digests):
             raise StoreBusyError(
-                f"chunk {chunk.number} of {self.store.path} holds other images than this plan says: another run has "
+                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says: another run has "
                 "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
+
+
+def for_commits(store: FeatureStore) -> FeatureStore:
+    """``store`` with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
+    failed = {number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in store.chunks().items()}
+    failed = {number: rows for number, rows in failed.items() if rows.num_rows}
+    lean = copy(store)
+    lean._chunks = Chunks(dict.fromkeys(failed), None, failed)
+    lean.__dict__.pop("_index", None)
+    return lean
 
 
 def _as_stored(
@@ -228,10 +249,13 @@ def _why_not_finite(store: FeatureStore, feature: npt.NDArray[np.generic]) -> st
 
 @contextmanager
 def _driving(storage: Storage, wait: bool) -> Iterator[None]:
-    """Be the one driver. Only a local folder has a lock; elsewhere the plan and the chunks alone keep order."""
-    if not isinstance(storage, LocalStorage):
-        yield
-        return
-    with writer_lock(storage.path(), wait=wait):
-        clear_partials(storage.path())
+    """Be the one driver, by a lock on the folder or a lease on the place; other storages have neither."""
+    if isinstance(storage, LocalStorage):
+        with writer_lock(storage.path(), wait=wait):
+            clear_partials(storage.path())
+            yield
+    elif isinstance(storage, ObjectStorage):
+        with driver_lease(storage, wait=wait):
+            yield
+    else:
         yield

@@ -28,7 +28,7 @@ def check_run(run: Run) -> None:
 
     Images without any label are extracted and searched: then nothing is asked of labels.
     """
-    if not any(run.records.labels):
+    if not run.records.has_labels:
         return
     train = run.records.split("train")
     for head in run.config.heads:
@@ -48,7 +48,7 @@ def check_run(run: Run) -> None:
 def check_backbones(run: Run, backbones: Sequence[Backbone]) -> None:
     """Raise where a head names a backbone that is not there, or is larger than the features of its backbones allow."""
     dims = {backbone.name: backbone.dim for backbone in backbones}
-    if len(dims) < len(backbones) or not any(run.records.labels):
+    if len(dims) < len(backbones) or not run.records.has_labels:
         return  # stores of one name are called by their folders
     for head in run.config.heads:
         for sources in sources_of(head, list(dims)):

@@ -86,12 +86,11 @@ def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> l
     """Notes on these records that bear on how far a score by ``config`` can be trusted."""
     notes = []
     train, query = records.split("train"), records.split("query")
-    tested = len(set(query.classes))
-    if tested < _FEW_CLASSES and any(records.labels):
-        notes.append(f"only {tested} classes search: scores say little of others")
-    learned, in_domain = set(train.labels), set(train.classes)
-    pairs = zip(query.labels, query.classes, strict=True)
-    if across := len({label for label, name in pairs if label in learned and name not in in_domain}):
+    tested, learned = query.distinct_classes(), train.distinct_classes()
+    if len(tested) < _FEW_CLASSES and records.has_labels:
+        notes.append(f"only {len(tested)} classes search: scores say little of others")
+    labels = {label for label, _ in learned}
+    if across := len({name[0] for name in tested if name[0] is not None and name[0] in labels and name not in learned}):
         notes.append(
             f"{across:,} labels that search in one domain are trained on in another: no head has seen them only if the "
             "name means something else there"

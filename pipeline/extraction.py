@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 
 from cache import DigestCache, FeatureStore
+from cache.digest_list import DigestIndex, as_digests
 from cache.errors import ConfigError
 from pipeline.checks import check_backbones, check_run
 from pipeline.dataset import Run
 from pipeline.progress import Display, duration_text
 from stages.extraction import Backbone, Clock, Filled, Plan, Progress, extract_all, plan_extraction
 from stages.extraction.embedder import ONE_COLOUR
+from stages.extraction.flow import Pace
 from stages.extraction.known import known_backbones
 from stages.extraction.precomputed import PrecomputedConfig, import_features
+from stages.extraction.ray_executor import RayExecutor
+from stages.ray_cluster import RayCluster
 from stages.records import Records
 
 _NOTHING_OPENED = "all images are in the store already, so none was opened"
@@ -31,6 +36,7 @@ class Hardware(NamedTuple):
     workers: int | None = None
     retry_failed: bool = False
     wait: bool = False
+    cluster: RayCluster | None = None
 
 
 class Failed(NamedTuple):
@@ -98,7 +104,7 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
             folder, digests = run.artifacts / "features", DigestCache(run.artifacts / "digests.sqlite")
             dtype, wait = run.config.extraction.dtype, hardware.wait
             done.append(import_features(wanted, run.records, folder, dtype=dtype, wait=wait, digests=digests))
-    images = len(set(run.records.digests) - {b""})
+    images = len(run.records.digests.readable().unique())
     summaries = [
         Extracted(filled.store, filled.computed, images - filled.computed, _failed(filled.store, run.records))
         for filled in done
@@ -116,28 +122,57 @@ def _extracted(run: Run, hardware: Hardware, backbones: Sequence[Backbone]) -> l
 
         def report(progress: Progress) -> None:
             failed = f"{progress.failed:,} failed, " if progress.failed else ""
-            update(progress.done, progress.total, failed + bottleneck(progress.clock))
+            workers = "" if hardware.cluster is None else f"; {paces_text(progress.clock.workers)}"
+            update(progress.done, progress.total, failed + bottleneck(progress.clock) + workers)
+            paces.update(progress.clock.workers)
 
-        return extract_all(
+        paces: dict[str, Pace] = {}
+        filled = extract_all(
             records,
             backbones,
             run.artifacts / "features",
             wait=hardware.wait,
             on_progress=report,
+            executor=None if hardware.cluster is None else RayExecutor(hardware.cluster, hardware.workers),
             **_settings(run, hardware),
         )
+    for name, pace in paces.items():
+        display.say(f"worker {name}: {pace.images:,} images, {_pace_text(pace)}")
+    return filled
+
+
+def paces_text(workers: Mapping[str, Pace]) -> str:
+    """The images a second of each worker and what it waits for; of many, of the slowest.
+
+    >>> paces_text({"one:7": Pace(90, 3.0, Clock(network=1.0)), "two:8": Pace(50, 5.0, Clock(waiting=9.0))})
+    'one:7 30 images/s, waits for the network; two:8 10 images/s, waits for reading and decoding'
+    """
+    if not workers:
+        return "no worker of the cluster has begun"
+    if len(workers) <= _SHOWN:
+        return "; ".join(f"{name} {_pace_text(pace)}" for name, pace in workers.items())
+    order = sorted(workers, key=lambda name: workers[name].images / workers[name].seconds)
+    slowest, fastest = ((workers[name].images / workers[name].seconds) for name in (order[0], order[-1]))
+    return (
+        f"{len(workers):,} workers, {slowest:.3g} to {fastest:.3g} images/s; the slowest is {order[0]}: "
+        f"{_pace_text(workers[order[0]])}"
+    )
+
+
+def _pace_text(pace: Pace) -> str:
+    return f"{pace.images / pace.seconds:.3g} images/s, waits for {_awaited(pace.clock)}"
 
 
 def bottleneck(clock: Clock) -> str:
     """What the run waits for, and how much of the rate of its networks alone it reaches."""
     share = clock.network / max(1e-9, clock.network + clock.waiting)
+    return f"{share:.0%} of the network's own rate; waits for {_awaited(clock)}"
+
+
+def _awaited(clock: Clock) -> str:
     if clock.writing > clock.network + clock.waiting:
-        waits = "writing"
-    elif clock.waiting > _STARVED * clock.network:
-        waits = "reading and decoding"
-    else:
-        waits = "the network"
-    return f"{share:.0%} of the network's own rate; waits for {waits}"
+        return "writing"
+    return "reading and decoding" if clock.waiting > _STARVED * clock.network else "the network"
 
 
 def _say(extracted: Extracted, records: Records, display: Display) -> None:
@@ -166,12 +201,13 @@ def _of_one_colour(features: FeatureStore, records: Records) -> list[str]:
 
 
 def _failed(features: FeatureStore, records: Records) -> list[Failed]:
-    reasons = {failure.digest: failure.outcome.error for failure in features.failures(records.digests)}
-    table = records.table.select(["key", "uri", "digest", "problem"]).to_pylist()
+    failures, digests = features.failures(records.digests), records.digests
+    reasons = {failure.digest: failure.outcome.error for failure in failures}
+    bad = DigestIndex(as_digests([*reasons])).find(digests) >= 0
+    rows = records.take(np.flatnonzero(bad | ~digests.all_known())).table
     return [
         Failed(row["key"], row["uri"], reasons.get(row["digest"]) or row["problem"])
-        for row in table
-        if row["digest"] is None or row["digest"] in reasons
+        for row in rows.select(["key", "uri", "digest", "problem"]).to_pylist()
     ]
 
 

@@ -55,7 +55,7 @@ def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[Featu
 def _store_names(stores: Sequence[FeatureStore]) -> list[str]:
     """The name of each store; stores of one name go by their folders, which hold their fingerprints."""
     names = [store.name for store in stores]
-    return [store.name if names.count(store.name) == 1 else store.path.name for store in stores]
+    return [store.name if names.count(store.name) == 1 else store.folder for store in stores]
 
 
 def sources_of(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:

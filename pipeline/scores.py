@@ -30,7 +30,7 @@ def score_run(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], Que
     RecordsError where no image has a label.
     """
     records, retrieval = run.records, run.config.retrieval
-    if not any(records.labels):
+    if not records.has_labels:
         raise RecordsError(
             f"none of the {len(records):,} images has a label, and labels say which image is right for a query: "
             "there is nothing to score by. `permafrost search` needs none."

@@ -254,7 +254,8 @@ class Searcher:
         if vectors.trained is not None:
             folder = head_folder(run, vectors.head, vectors.features, vectors.trained.identity)
             described["head"] = str(folder.relative_to(artifacts))
-            described["embeddings"] = str(vectors.store.path.relative_to(artifacts))
+            if isinstance(vectors.store, FeatureStore):
+                described["embeddings"] = f"embeddings/{vectors.features.name}/{vectors.store.folder}"
         if thresholds:
             described["thresholds"] = dict(thresholds)
         name = f"{vectors.head}-{fingerprint(described)[:8]}"
@@ -332,7 +333,7 @@ def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
 def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
     return {
         "backbones": _described_backbones(run, vectors),
-        "stores": [str(store.path.relative_to(run.artifacts)) for store in _feature_stores(vectors)],
+        "stores": [f"features/{store.folder}" for store in _feature_stores(vectors)],
         "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
         "head": None,
     }
@@ -399,5 +400,5 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
             check_sample(store, backbone, sample_of(backbone))
             return backbone
     raise StaleStoreError(
-        store.path, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
+        store.address, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -59,8 +58,8 @@ class _WithText:
         self._store, self._vectors = store, vectors
 
     @property
-    def path(self) -> Path:
-        return self._store.path
+    def address(self) -> str:
+        return self._store.address
 
     def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
         return self._store.absent([digest for digest in digests if digest not in self._vectors])

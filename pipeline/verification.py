@@ -37,7 +37,7 @@ def verify_stores(folders: Sequence[Path]) -> Iterator[Verified]:
         fused = fields.get("fused")
         names = [str(name) for name in (fused if isinstance(fused, list) else [fields.get("features")])]
         made_from = [by_fingerprint[name] for name in names if name in by_fingerprint]
-        yield Verified(store.path, verify(store, made_from if len(made_from) == len(names) else ()), store)
+        yield Verified(Path(store.address), verify(store, made_from if len(made_from) == len(names) else ()), store)
 
 
 def verify_files(folder: Path) -> Iterator[Verified]:

@@ -22,14 +22,18 @@ from pathlib import Path
 from typing import Any
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+PROCESSORS = "PERMAFROST_PROCESSORS"
+"""The variable of the environment that says how many processors a process may use, where that is not all."""
 
 
 def processors() -> int:
-    """The processors that this process may use: of its affinity mask, and of its container's share.
+    """The processors that this process may use: of its affinity mask, its container's share, and PERMAFROST_PROCESSORS.
 
     >>> processors() >= 1
     True
     """
+    if (limit := os.environ.get(PROCESSORS, "")).isdecimal():
+        return max(1, int(limit))
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text().split()

@@ -113,6 +113,7 @@ def localbucket(root: Path, patch: pytest.MonkeyPatch, quirks: Quirks | None = N
             patch.delenv(name)
         for name, value in environment(server.server_port).items():
             patch.setenv(name, value)
+        patch.setenv("PERMAFROST_CACHE", str(root.with_name("cache")))
         yield f"s3://{BUCKET}"
     finally:
         server.shutdown()

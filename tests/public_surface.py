@@ -16,8 +16,8 @@ PUBLIC = {
     "stages.extraction": [
         "Backbone", "BackboneConfig", "BundledConfig", "Clock", "DecodeError", "Embedded", "Embedder", "Executor",
         "Filled", "LocalExecutor", "OpenClipConfig", "PcaBasis", "PcaConfig", "Plan", "Planned", "PrecomputedConfig",
-        "Preprocess", "PreprocessConfig", "Progress", "TimmConfig", "ViewsConfig", "decode", "extract", "extract_all",
-        "fit_pca_basis", "import_features", "load_backbone", "load_backbones", "plan_extraction",
+        "Preprocess", "PreprocessConfig", "Progress", "RayExecutor", "TimmConfig", "ViewsConfig", "decode", "extract",
+        "extract_all", "fit_pca_basis", "import_features", "load_backbone", "load_backbones", "plan_extraction",
     ],
     "stages.training": [
         "AdaCosConfig", "AdaFaceConfig", "AllConfig", "ArcFaceConfig", "AsymmetricConfig", "AttributeContrastConfig",
@@ -73,8 +73,11 @@ PUBLIC = {
 FLAGS = {
     "features": {"--backbone", "--head", "--output", "--quiet"},
     "extract": {
+        "--address",
         "--batch-size",
+        "--cpus",
         "--device",
+        "--executor",
         "--json",
         "--max-failures",
         "--quiet",
@@ -85,7 +88,19 @@ FLAGS = {
     "plan": {"--batch-size", "--device", "--json", "--quiet", "--retry-failed", "--workers"},
     "train-heads": {"--device", "--json", "--quiet", "--tensorboard"},
     "score": {"--by", "--json", "--quiet"},
-    "run": {"--batch-size", "--device", "--json", "--max-failures", "--quiet", "--retry-failed", "--wait", "--workers"},
+    "run": {
+        "--address",
+        "--batch-size",
+        "--cpus",
+        "--device",
+        "--executor",
+        "--json",
+        "--max-failures",
+        "--quiet",
+        "--retry-failed",
+        "--wait",
+        "--workers",
+    },
     "demo": {"--artifacts", "--json", "--quiet"},
     "init": {"--force", "--output", "--root"},
     "inspect": {"--json"},

@@ -86,7 +86,7 @@ def _identity(described: Mapping[str, Any]) -> str:
 
 
 def _scores(run: Run, vectors: Vectors) -> str:
-    if not any(run.records.labels):
+    if not run.records.has_labels:
         return "The images have no labels, so how good a search is was not measured."
     try:
         rows, by_query = _measured(run, vectors)

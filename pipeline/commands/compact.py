@@ -41,11 +41,11 @@ def compact(
             if yes:
                 done = compact_store(store, listed)
                 chunks = f"{done.chunks_before} -> {done.chunks_after} chunks"
-                typer.echo(f"{store.path}: {done.dropped:,} rows dropped, {chunks}")
+                typer.echo(f"{store.address}: {done.dropped:,} rows dropped, {chunks}")
             else:
                 digests = (digest for rows in store.chunks().values() for digest in rows["digest"].to_pylist())
                 unlisted = sum(digest not in listed for digest in digests)
-                typer.echo(f"{store.path}: {unlisted:,} rows would be dropped")
+                typer.echo(f"{store.address}: {unlisted:,} rows would be dropped")
     if not yes:
         typer.echo("Nothing was changed. Other run files may share these folders: name them all, then add --yes.")
 

@@ -7,7 +7,22 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
+from pipeline.commands.options import (
+    Address,
+    BatchSize,
+    Cpus,
+    Device,
+    Executor,
+    Json,
+    MaxFailures,
+    Place,
+    Quiet,
+    RetryFailed,
+    RunFile,
+    Wait,
+    Workers,
+    ray_cluster,
+)
 from pipeline.dataset import Run, open_run
 from pipeline.extraction import Extracted, Hardware, extract_features
 
@@ -20,18 +35,22 @@ def extract(
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
     wait: Wait = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
+    cluster = ray_cluster(executor, address, cpus)
     run = open_run(run_file, quiet=quiet)
-    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait))
+    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     for extracted in done:
         features, failures = extracted.features, extracted.failures
         line = {
             "backbone": features.name,
             "features": features.fingerprint,
-            "path": str(features.path),
+            "path": features.address,
             "computed": extracted.computed,
             "present": extracted.present,
             "failed": len(failures),
@@ -39,7 +58,7 @@ def extract(
         }
         counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
         text = f"{counts}; {len(failures):,} of {len(run.records):,} records failed"
-        typer.echo(json_module.dumps(line) if json else f"{features.path}: {text}")
+        typer.echo(json_module.dumps(line) if json else f"{features.address}: {text}")
     fail_on_too_many(run, done, max_failures)
 
 

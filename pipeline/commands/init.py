@@ -39,7 +39,7 @@ def init(
     for key in ("path", "root"):
         if key in guess.keys:
             guess.keys[key] = _seen_from(str(guess.keys[key]), output.parent)
-    text = run_file(guess, counts, _artifacts(images, output.parent), labelled=any(records.labels))
+    text = run_file(guess, counts, _artifacts(images, output.parent), labelled=records.has_labels)
     parse_config(text, str(output), output.parent)  # what is written works
     replace_text(output, text)
     for key, value in guess.keys.items():

@@ -29,7 +29,7 @@ def inspect(path: RunFileOrStore, json: Json = False) -> None:
 def store_facts(store: FeatureStore, uris: dict[bytes, str]) -> dict[str, Any]:
     """What ``store`` holds, as JSON; ``uris`` names images by their digests."""
     return {
-        "store": str(store.path),
+        "store": store.address,
         "fingerprint": store.fingerprint,
         "rows": dict(sorted(store.counts().items())),
         "chunks": len(store.chunks()),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cache.errors import ConfigError
+from stages.ray_cluster import RayCluster
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
 RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
@@ -27,3 +31,31 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Compute image
 MaxFailures = Annotated[
     float | None, typer.Option(min=0, max=1, help="Share of images that may fail; by default the run file's.")
 ]
+
+
+class Place(StrEnum):
+    """Where chunks, cells and trials are computed."""
+
+    local = "local"
+    ray = "ray"
+
+
+Executor = Annotated[Place, typer.Option(help="Where the work is done: on this machine, or on a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Of the Ray cluster, or auto; by default one of this machine alone."),
+]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="Processors of each worker of the Ray cluster; by default all of a machine.")
+]
+
+
+def ray_cluster(executor: Place, address: str | None, cpus: int | None) -> RayCluster | None:
+    """The Ray cluster that the options name, which answers; None for this machine."""
+    if executor is Place.local:
+        if address is not None or cpus is not None:
+            raise ConfigError("--address and --cpus are of a Ray cluster: add --executor ray, or leave them out")
+        return None
+    cluster = RayCluster(address, cpus)
+    cluster.check()
+    return cluster

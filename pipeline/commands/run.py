@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from pipeline.commands.extract import fail_on_too_many
-from pipeline.commands.options import BatchSize, Device, Json, MaxFailures, Quiet, RetryFailed, RunFile, Wait, Workers
+from pipeline.commands.options import (
+    Address,
+    BatchSize,
+    Cpus,
+    Device,
+    Executor,
+    Json,
+    MaxFailures,
+    Place,
+    Quiet,
+    RetryFailed,
+    RunFile,
+    Wait,
+    Workers,
+    ray_cluster,
+)
 from pipeline.commands.score import print_scores
 from pipeline.dataset import open_run
 from pipeline.extraction import Hardware, extract_features
@@ -18,14 +33,18 @@ def run(
     retry_failed: RetryFailed = False,
     max_failures: MaxFailures = None,
     wait: Wait = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """All three stages: extract, train-heads, score."""
+    cluster = ray_cluster(executor, address, cpus)
     opened = open_run(run_file, quiet=quiet)
-    done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait))
+    done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     vectors = find_vectors(opened, train=True, device=device)
-    if any(opened.records.labels) or opened.config.heads:
+    if opened.records.has_labels or opened.config.heads:
         print_scores(opened, vectors, json=json)
     else:
         opened.display.say(

@@ -25,7 +25,7 @@ def train_heads(
 ) -> None:
     """Stage 2: train the heads on stored features, and embed with them."""
     run = open_run(run_file, quiet=quiet)
-    if not any(run.records.labels):
+    if not run.records.has_labels:
         raise RecordsError(
             f"none of the {len(run.records):,} images has a label, and heads learn from labels: put the images in "
             "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no label: "
@@ -33,7 +33,7 @@ def train_heads(
         )
     for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=device):
         if vectors.head != RAW:
-            path = str(vectors.store.path)
+            path = vectors.store.address
             line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}
             text = f"{vectors.backbone} {vectors.head}: {path}"
             typer.echo(json_module.dumps(line | {"path": path}) if json else text)

@@ -28,10 +28,10 @@ def verify(path: RunFileOrStore, json: Json = False) -> None:
                     json_module.dumps({"file": str(verified.path), "problems": problems}) if json else problems[0]
                 )
         elif json:
-            line = {"store": str(store.path), "chunks": len(store.chunks()), "images": len(store), "problems": problems}
+            line = {"store": store.address, "chunks": len(store.chunks()), "images": len(store), "problems": problems}
             typer.echo(json_module.dumps(line))
         else:
-            typer.echo(f"{store.path}: {len(store.chunks()):,} chunks, {len(store):,} images: {verdict}")
+            typer.echo(f"{store.address}: {len(store.chunks()):,} chunks, {len(store):,} images: {verdict}")
             for problem in problems:
                 typer.echo(f"  {problem}")
     if not sound:

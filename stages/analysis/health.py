@@ -307,7 +307,7 @@ def vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
     if len(rows) < 2:
         raise NothingToScoreError(
             f"health takes at least two gallery images with a feature; {len(rows)} of {len(gallery):,} has one. Name "
-            f"another split as gallery, or see the failures of {vectors.store.path}."
+            f"another split as gallery, or see the failures of {vectors.store.address}."
         )
     searching = _asking(records)
     hub_counts = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))

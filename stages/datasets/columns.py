@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def text_table(columns: Mapping[str, Iterable[str | None]]) -> pa.Table:
     [DataType(string)]
     """
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def counted(values: Iterable[str | None] | pa.ChunkedArray) -> Counter[str]:
+    """How often each of ``values`` (N,) is there, but null; of a column no Python object for each is made.
+
+    >>> counted(["a", "b", None, "a"]) == counted(pa.chunked_array([["a", "b", None, "a"]])) == {"a": 2, "b": 1}
+    True
+    """
+    if not isinstance(values, pa.ChunkedArray):
+        return Counter(value for value in values if value is not None)
+    counts = pc.value_counts(values)
+    pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+    return Counter({value: count for value, count in pairs if value is not None})
 
 
 def joined(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:

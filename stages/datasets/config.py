@@ -135,7 +135,9 @@ class ColumnsConfig(SourceConfig):
         columns = {"key": self.key, "domain": domain, "split": split, "tags": self.tags}
         return {role: column for role, column in columns.items() if column}
 
-    def source(self, texts: pa.Table, named: Mapping[str, str], made: Mapping[str, Iterable[str | None]]) -> Source:
+    def source(
+        self, texts: pa.Table, named: Mapping[str, str], made: Mapping[str, Iterable[str | None] | pa.ChunkedArray]
+    ) -> Source:
         """The source of N rows: their ``named`` columns in ``texts``, and the columns (N,) ``made`` by the reader."""
         label, notes = label_column(texts, as_names(self.label), strip=self.strip)
         columns = {role: texts[column] for role, column in named.items()}
@@ -144,7 +146,11 @@ class ColumnsConfig(SourceConfig):
             columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
         return Source(
             pa.table(
-                {"label": label, **columns} | {name: pa.array(values, pa.string()) for name, values in made.items()}
+                {"label": label, **columns}
+                | {
+                    name: values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
+                    for name, values in made.items()
+                }
             ),
             notes=notes,
         )

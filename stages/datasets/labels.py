@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.errors import RecordsError
-from stages.datasets.columns import joined
+from stages.datasets.columns import counted, joined
 
 _LIKE_NOTHING = frozenset({"nan", "null", "none", "na", "n/a", "<na>", "nat", "nil"})
 _EXAMPLES = 3
@@ -77,13 +77,13 @@ def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
             )
 
 
-def label_notes(labels: Iterable[str | None]) -> list[str]:
+def label_notes(labels: Iterable[str | None] | pa.ChunkedArray) -> list[str]:
     """Notes on labels (N,) that stand for classes whose names are nearly the same.
 
     >>> label_notes(["Cat", "cat", "cat", None])[0]
     "labels that differ only in case, spaces or the form of a number are classes apart: 'Cat' (1) and 'cat' (2)"
     """
-    counts = Counter(label for label in labels if label is not None)
+    counts = counted(labels)
     alike = _groups((_nearly(label), label) for label in counts)
     if not alike:
         return []
@@ -91,7 +91,7 @@ def label_notes(labels: Iterable[str | None]) -> list[str]:
     return [f"labels that differ only in case, spaces or the form of a number are classes apart: {examples}"]
 
 
-def missing_notes(values: Iterable[str | None], what: str) -> list[str]:
+def missing_notes(values: Iterable[str | None] | pa.ChunkedArray, what: str) -> list[str]:
     """Notes on ``values`` (N,) of ``what``, a column, that look like missing ones.
 
     >>> missing_notes(["red", "nan", None], "colour")[0][:66]
@@ -100,7 +100,7 @@ def missing_notes(values: Iterable[str | None], what: str) -> list[str]:
     return [
         f"{count:,} images have the {what} {value!r}, which looks like a missing value, and is one like any other: "
         "leave the cell empty where an image has none"
-        for value, count in sorted(Counter(value for value in values if value is not None).items())
+        for value, count in sorted(counted(values).items())
         if not _LIKE_NOTHING.isdisjoint({value.casefold(), *value.casefold().split("/")})
     ]
 

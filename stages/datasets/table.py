@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache import digest_bytes, parse_source
@@ -19,6 +21,8 @@ from stages.datasets.config import ColumnsConfig, Source, as_names
 from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
 
 _DETECTED = Dialect()
+_NUMBER, _NAME = "(?:0|[1-9][0-9]{0,17})", "[^/:.][^/:]*"
+_PLAIN = rf"\A(?P<place>(?:bytes:{_NUMBER}\+{_NUMBER}:)?)(?P<path>{_NAME}(?:/{_NAME})*)\z"  # and no "." or ".." in it
 _KEY = b"a record without an image, of the key "
 
 
@@ -66,11 +70,11 @@ class TableConfig(ColumnsConfig):
             return self._without_images(path, table, notes)
         named = {"key": "key" if "key" in names else self.image} | self.named(names)
         refuse_absent(path, (self.image, *named.values(), *as_names(self.label), *self.attributes), names)
-        images = table[self.image].to_pylist()
-        for row, image in enumerate(images, 1):
-            if image is None:
-                raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
-        source = self.source(table, named, {"uri": [_below(root, image) for image in images]})
+        images = table[self.image]
+        if images.null_count:
+            row = int(np.flatnonzero(images.is_null())[0]) + 1
+            raise RecordsError(f"{path}, row {row}: the column {self.image!r}, which names the image, is empty")
+        source = self.source(table, named, {"uri": _all_below(root, images)})
         return source._replace(notes=(*notes, *source.notes))
 
     def _without_images(self, path: Path, table: pa.Table, notes: tuple[str, ...]) -> Source:
@@ -84,6 +88,23 @@ class TableConfig(ColumnsConfig):
         return Source(
             source.table.append_column("digest", pa.array(digests, pa.binary(32))), notes=(*notes, *source.notes)
         )
+
+
+def _all_below(root: Path, images: pa.ChunkedArray) -> pa.ChunkedArray:
+    """:func:`_below` of all ``images`` (N,); most are a path that needs nothing but the root before it."""
+    folder = os.path.normpath(root)
+    parts = pc.extract_regex(images, _PLAIN)
+    plain = parts.is_valid() if ":" not in folder else pa.chunked_array([pa.array([False] * len(images), pa.bool_())])
+    place, path = (pc.struct_field(parts, name) for name in ("place", "path"))
+    before = "" if folder == "." else folder if folder.endswith("/") else f"{folder}/"
+    uris = pc.binary_join_element_wise(place, before, path, "")
+    others = np.flatnonzero(pc.invert(plain))
+    if len(others):
+        texts = pa.array([_below(root, image) for image in images.take(pa.array(others)).to_pylist()], pa.string())
+        places = np.zeros(len(images), np.int64)
+        places[others] = np.arange(len(others))
+        uris = pc.if_else(plain, uris, texts.take(pa.array(places)))
+    return uris
 
 
 def _below(root: Path, image: str) -> str:

@@ -20,6 +20,7 @@ from stages.extraction.flow import Clock
 from stages.extraction.planning import Plan, Planned, plan_extraction
 from stages.extraction.precomputed import PrecomputedConfig, import_features
 from stages.extraction.preprocess import Preprocess, PreprocessConfig
+from stages.extraction.ray_executor import RayExecutor
 from stages.extraction.views import ViewsConfig
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Preprocess",
     "PreprocessConfig",
     "Progress",
+    "RayExecutor",
     "TimmConfig",
     "ViewsConfig",
     "decode",

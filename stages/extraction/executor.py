@@ -54,10 +54,14 @@ class Job(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Images that are through, each counted once for all stores, and features that turned out to be none."""
+    """Images that are through, each counted once for all stores, and features that turned out to be none.
+
+    ``committed`` are chunks, each as the number of its store in the job and its own, that need no more work.
+    """
 
     images: int
     failed: int
+    committed: tuple[tuple[int, int], ...] = ()
 
 
 class Executor(Protocol):
@@ -120,14 +124,16 @@ class LocalExecutor:
         workers = max(1, (self.workers or processors()) // max(1, len(devices)))
         if len(devices) < 2:
             placed = job if not devices else job._replace(backbones=_placed(job.backbones, devices[0]))
-            yield from _compute(placed, iter(job.units), workers, clock, self.commit_seconds)
+            prepare_networks(placed)
+            yield from compute_units(placed, iter(job.units), workers, clock, self.commit_seconds)
             return
         units, advances = deque(job.units), queue.SimpleQueue[Advance | BaseException | None]()
 
         def work(device: str) -> None:
             try:
                 placed = job._replace(backbones=_placed(job.backbones, device))
-                for advance in _compute(placed, _taken(units), workers, clock, self.commit_seconds):
+                prepare_networks(placed)
+                for advance in compute_units(placed, _taken(units), workers, clock, self.commit_seconds):
                     advances.put(advance)
                 advances.put(None)
             except BaseException as error:  # noqa: BLE001 (raised where the job was asked for)
@@ -216,16 +222,23 @@ class _Rows:
         return _Piece(Chunk(number, digests[low:high], start + low), self.features[low:high], outcomes)
 
 
-def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit_seconds: float) -> Iterator[Advance]:
-    """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
+def prepare_networks(job: Job) -> None:
+    """Check each network of ``job`` against what filled its store, and let it take what the memory took before."""
     for features, backbone, fits in zip(job.stores, job.backbones, job.fits, strict=True):
         remember_sample(features, backbone)
         if fits is not None:
             limit_memory(backbone.forward, fits)
+
+
+def compute_units(
+    job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit_seconds: float
+) -> Iterator[Advance]:
+    """Compute ``units`` with the backbones of ``job`` and commit their chunks, each while the next is computed."""
     numbers = {id(backbone): number for number, backbone in enumerate(job.backbones)}
     places: list[dict[bytes, tuple[_Rows, int]]] = [{} for _ in job.stores]  # where a row belongs, of each open chunk
     opened: list[list[_Rows]] = [[] for _ in job.stores]
-    writing: list[Future[int] | None] = [None] * len(job.stores)
+    writing: list[tuple[Future[int], tuple[tuple[int, int], ...]] | None] = [None] * len(job.stores)
+    committed: list[tuple[int, int]] = []
     last_commit = time.perf_counter()
 
     def batches() -> Iterator[Batch]:
@@ -237,8 +250,16 @@ def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit
             yield from _batches(job, unit)
 
     def settle(store: int) -> int:
-        future, writing[store] = writing[store], None
-        return future.result() if future else 0
+        future, completed = writing[store] or (None, ())
+        writing[store] = None
+        refused = future.result() if future else 0
+        committed.extend(completed)
+        return refused
+
+    def taken() -> tuple[tuple[int, int], ...]:
+        settled = tuple(committed)
+        committed.clear()
+        return settled
 
     device = next((backbone.device for backbone in job.backbones if backbone.device != "cpu"), "cpu")
     writer = ThreadPoolExecutor(max(1, len(job.stores)), "write")
@@ -249,18 +270,23 @@ def _compute(job: Job, units: Iterator[Unit], workers: int, clock: Clock, commit
             _take(through, numbers, places)
             due = began - last_commit >= commit_seconds
             last_commit = began if due else last_commit
+            failed += sum(settle(store) for store, commit in enumerate(writing) if commit and commit[0].done())
             for store, chunks in enumerate(opened):
                 for rows in [rows for rows in chunks if rows.complete or (due and rows.outcomes)]:
+                    completed = ((store, rows.chunk.number),) if rows.complete else ()
                     if rows.complete:
                         chunks.remove(rows)
                     if (piece := rows.piece()) is not None:
                         failed += settle(store)
                         where = job.stores[store], job.backbones[store], job.batch_size
-                        writing[store] = writer.submit(_commit, *where, piece)
+                        writing[store] = writer.submit(_commit, *where, piece), completed
+                    else:
+                        committed.extend(completed)
             clock.writing += time.perf_counter() - began
-            yield Advance(len(through.outcomes), failed)
-        if refused := sum(settle(store) for store in range(len(job.stores))):
-            yield Advance(0, refused)
+            yield Advance(len(through.outcomes), failed, taken())
+        refused = sum(settle(store) for store in range(len(job.stores)))
+        if (last := Advance(0, refused, taken())) != Advance(0, 0):
+            yield last
     finally:
         writer.shutdown()  # no store is let go while it is being written
 
@@ -278,6 +304,11 @@ def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, piece: _Pi
     provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
     committed = StoreWriter(store).commit(*piece, provenance)
     return sum(one.status == "ok" != other.status for one, other in zip(piece.outcomes, committed, strict=True))
+
+
+def images_in_order(job: Job, unit: Unit) -> list[bytes]:
+    """The images of ``unit`` in the order in which they are computed."""
+    return [digest for batch in _batches(job, unit) for digest in batch.digests]
 
 
 def _batches(job: Job, unit: Unit) -> Iterator[Batch]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 from cache import ChunkPlan, FeatureStore, Provenance, StoreWriter
 from cache.digest_list import joined_digests
 from cache.reader import CHUNK_ROWS
+from cache.storage import Where
 from stages.device import device_name
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU, find_batch_size
@@ -41,7 +41,7 @@ class Filled(NamedTuple):
 def extract(
     records: Records,
     backbone: Backbone,
-    path: Path | str,
+    path: Where,
     *,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -85,7 +85,7 @@ def extract(
 def extract_all(
     records: Records,
     backbones: Sequence[Backbone],
-    path: Path | str,
+    path: Where,
     *,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -105,7 +105,8 @@ def extract_all(
     Args:
         records: the images. Those whose bytes could not be read are passed over.
         backbones: the frozen networks with their preprocessing.
-        path: the folder of feature stores; each store's own folder in it is named after the backbone's identity.
+        path: the folder of feature stores, a storage, or an address like ``s3://bucket/shop``; each store's own folder
+            in it is named after the backbone's identity.
         batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
             by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
             where there are none yet, found by trial; what a killed run began is finished with its own.
@@ -140,18 +141,19 @@ def extract_all(
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
     digests = records.digests.readable()
-    paths = [store.path for store in stores]
+    places = [store.address for store in stores]
     lacking = [
         n
         for n, store in enumerate(stores)
-        if n == paths.index(store.path) and store.missing(digests, retry_failed=retry_failed)
+        if n == places.index(store.address) and store.missing(digests, retry_failed=retry_failed)
     ]  # two backbones of one identity fill one store, once
     if not lacking:
         return [Filled(store, 0) for store in stores]
     keep_freed_memory(one_arena=all(backbones[n].device == "cpu" for n in lacking))
     with ExitStack() as drivers:
         entered = {  # in one order in every process: two that wait do not wait for each other
-            n: drivers.enter_context(StoreWriter(stores[n], wait=wait)) for n in sorted(lacking, key=lambda n: paths[n])
+            n: drivers.enter_context(StoreWriter(stores[n], wait=wait))
+            for n in sorted(lacking, key=lambda n: places[n])
         }
         writers = [entered[n] for n in lacking]
         filled, networks = [stores[n] for n in lacking], [backbones[n] for n in lacking]
@@ -165,19 +167,20 @@ def extract_all(
         for advance in (executor or LocalExecutor(workers)).execute(job, clock):
             done, failed = done + advance.images, failed + advance.failed
             _remember_limits(writers, networks)
-            if on_progress is not None and advance.images:
+            if on_progress is not None and (advance.images or not advance.committed):
                 on_progress(Progress(done, total, failed, clock))
         for writer in writers:
             writer.store.reload()
             writer.finish()
     computed = {
-        store.path: sum(len(chunk.digests) for chunk in plan.chunks) for store, plan in zip(filled, plans, strict=True)
+        store.address: sum(len(chunk.digests) for chunk in plan.chunks)
+        for store, plan in zip(filled, plans, strict=True)
     }
-    return [Filled(stores[paths.index(path)], computed.get(path, 0)) for path in paths]
+    return [Filled(stores[places.index(place)], computed.get(place, 0)) for place in places]
 
 
 def open_store(
-    backbone: Backbone, path: Path | str, *, dtype: str = "float16", chunk_rows: int = CHUNK_ROWS
+    backbone: Backbone, path: Where, *, dtype: str = "float16", chunk_rows: int = CHUNK_ROWS
 ) -> FeatureStore:
     """The feature store of ``backbone`` below ``path``, begun where there is none."""
     return FeatureStore.open(
@@ -192,7 +195,7 @@ def open_store(
     )
 
 
-def find_store(backbone: Backbone, path: Path | str, *, dtype: str, remedy: str) -> FeatureStore:
+def find_store(backbone: Backbone, path: Where, *, dtype: str, remedy: str) -> FeatureStore:
     """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`.
 
     WeightsError where the code around the weights computes other numbers now.

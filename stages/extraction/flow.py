@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -99,12 +99,36 @@ class _Begun(NamedTuple):
 
 @dataclass
 class Clock:
-    """Seconds so far: of all readers together, of the network waiting for them and computing, and of writing."""
+    """Seconds so far: of all readers together, of the network waiting for them and computing, and of writing.
+
+    Where several workers compute, ``workers`` has the pace of each, by name.
+    """
 
     reading: float = 0.0
     waiting: float = 0.0
     network: float = 0.0
     writing: float = 0.0
+    workers: dict[str, Pace] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> tuple[float, float, float, float]:
+        """Of reading, waiting, the network and writing."""
+        return self.reading, self.waiting, self.network, self.writing
+
+    def add(self, reading: float, waiting: float, network: float, writing: float) -> None:
+        """Go on by so many seconds of each."""
+        self.reading += reading
+        self.waiting += waiting
+        self.network += network
+        self.writing += writing
+
+
+class Pace(NamedTuple):
+    """The images of one worker so far, the seconds since it began, and its own clock."""
+
+    images: int
+    seconds: float
+    clock: Clock
 
 
 def flow(

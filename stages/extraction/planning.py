@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from cache import FeatureStore, parse_source
 from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import CHUNK_ROWS
+from cache.storage import Where
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.extract import find_store
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 def plan_extraction(
     records: Records,
     backbones: Sequence[Backbone],
-    path: Path | str,
+    path: Where,
     *,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -90,7 +90,7 @@ def plan_extraction(
         present = 0 if store is None else int(store.usable(digests_wanted).sum())
         row_bytes = backbone.preprocess.stored * backbone.dim * np.dtype(dtype).itemsize
         chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
-        room = 0 if store is None else sum(chunk_rows - len(rows) for rows in store.chunks().values())
+        room = 0 if store is None else sum(chunk_rows - length for length in store.chunks().lengths.values())
         more = -(-max(0, len(missing) - room) // chunk_rows) * chunk_rows * row_bytes
         now = 0 if store is None else store.size_bytes()
         lines.append(Planned(backbone, len(missing), failed if not retry_failed else 0, present, now, more))

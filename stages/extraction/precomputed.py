@@ -27,6 +27,7 @@ from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, S
 from cache.errors import MissingExtraError, RecordsError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON, fingerprint
 from cache.settings import Settings
+from cache.storage import Where
 from stages.extraction.extract import Filled
 from stages.records import Records
 
@@ -188,7 +189,7 @@ def _is_digest(kind: pa.DataType) -> bool:
 def import_features(
     config: PrecomputedConfig,
     records: Records,
-    path: Path | str,
+    path: Where,
     *,
     dtype: str = "float16",
     wait: bool = False,
@@ -239,7 +240,7 @@ def import_features(
 def find_imported(
     config: PrecomputedConfig,
     records: Records,
-    path: Path | str,
+    path: Where,
     *,
     dtype: str,
     remedy: str,
@@ -261,9 +262,9 @@ def _check_keys(store: FeatureStore, records: Records) -> None:
         if digest in keys and key not in keys[digest]:
             other = sorted(keys[digest])[0]
             raise StaleStoreError(
-                store.path,
+                store.address,
                 [f"the image of key {other!r}: its feature is that of the key {key!r}"],
-                f"Delete {store.path} and run `permafrost extract`, which reads the features by the keys of now.",
+                f"Delete {store.address} and run `permafrost extract`, which reads the features by the keys of now.",
             )
 
 

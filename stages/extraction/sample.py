@@ -73,8 +73,8 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
     now = Provenance.here(device_name(backbone.device), list(then)).versions
     changed = [f"{name} {then[name]} then, {now.get(name)} now" for name in then if then[name] != now.get(name)]
     raise WeightsError(
-        f"{store.path} holds what {backbone.name} computed with other code around the same weights: its feature of a "
-        f"fixed image is {apart:.1%} of its length away from what it was ({'; '.join(changed) or 'same versions'}). "
+        f"{store.address} holds what {backbone.name} computed with other code around the same weights: its feature of "
+        f"a fixed image is {apart:.1%} of its length away from what it was ({'; '.join(changed) or 'same versions'}). "
         "Install the versions of then to go on with this store, or move it away to compute all of it anew."
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class Uris(Mapping[bytes, str]):
         if place < 0:
             raise KeyError(digest)
         return str(self._uris[len(self._digests) - 1 - place])
+
+    def some(self, digests: Sequence[bytes]) -> dict[bytes, str]:
+        """The URIs of ``digests``, all looked up at once."""
+        places = self._index.find(digests)
+        uris = self._uris.take(len(self._digests) - 1 - places).to_pylist()
+        return dict(zip(digests, uris, strict=True))
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._digests.readable().unique())

@@ -82,7 +82,7 @@ def guess_dataset(path: Path, root: Path | None = None) -> tuple[Guess, Records]
             remark = "few classes: several images of each search, for enough queries"
             guess.set("queries_per_class", queries, remark)
             records = read_records(guess.config())
-    guess.warnings += _warnings(records) if any(records.labels) else [_UNLABELLED]
+    guess.warnings += _warnings(records) if records.has_labels else [_UNLABELLED]
     if (problem := _header_problem(records)) is not None:
         guess.warnings.append(problem)
     return guess, records

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cache import DigestCache, parse_source
-from cache.digests import FileDigest
 from cache.errors import RecordsError, SettingsError
 from stages.datasets.config import Roles, Source, SourceConfig
 from stages.datasets.labels import label_notes, missing_notes
@@ -79,9 +80,9 @@ def _notes(config: SourceConfig, source: Source) -> list[str]:
     names = [
         name for name in source.table.column_names if name in ("label", "domain") or name.startswith("attributes.")
     ]
-    columns = {name.removeprefix("attributes."): source.table[name].to_pylist() for name in names}
+    columns = {name.removeprefix("attributes."): source.table[name] for name in names}
     missing = [note for name, values in columns.items() for note in missing_notes(values, name)]
-    return [f"{begin}{note}" for note in (*source.notes, *missing, *label_notes(source.table["label"].to_pylist()))]
+    return [f"{begin}{note}" for note in (*source.notes, *missing, *label_notes(source.table["label"]))]
 
 
 def _with_splits(configs: Sequence[SourceConfig], tables: Sequence[pa.Table], seed: int) -> tuple[list[pa.Table], str]:
@@ -110,9 +111,7 @@ def _with_splits(configs: Sequence[SourceConfig], tables: Sequence[pa.Table], se
 def _part(config: SourceConfig, source: Source) -> Part:
     with _naming(config):
         try:
-            roles = named_roles(
-                config, source.table["split"].to_pylist(), source.table["key"].to_pylist(), source.roles
-            )
+            roles = named_roles(config, source.table["split"], source.table["key"], source.roles)
             _refuse_missing_labels(source.table, roles)
         except RecordsError as error:
             raise RecordsError(f"{config.path}: {error}") from None
@@ -121,34 +120,42 @@ def _part(config: SourceConfig, source: Source) -> Part:
 
 def digest_part(
     part: Part, digests: DigestCache, on_progress: Callable[[int], None] | None
-) -> tuple[Part, list[FileDigest]]:
-    """The digest of each image (N,), or the problem that the reader, or reading the image, met.
+) -> tuple[Part, pa.ChunkedArray, pa.ChunkedArray]:
+    """The digest of each image (N,), null where there is none, and the problem that the reader, or reading it, met.
 
     A path that names no file, while the same name in the other Unicode form does (NFC, NFD), is taken for that file;
     so the part comes back. A reader of records without images gives the digests itself.
 
     Raises :class:`RecordsError` for an image that does not exist, unless the dataset records such images.
     """
-    table, uris = part.table, part.table["uri"].to_pylist()
+    table = part.table
     if "digest" in table.column_names:  # there are no images
-        return part._replace(table=table.drop_columns("digest")), [FileDigest(d) for d in table["digest"].to_pylist()]
-    problems = table["problem"].to_pylist() if "problem" in table.column_names else [None] * len(uris)
-    listed = [uri for uri, problem in zip(uris, problems, strict=True) if problem is None]
-    read = iter(digests.digests(listed, on_progress=on_progress))
-    outcomes = [next(read) if problem is None else FileDigest(None, problem) for problem in problems]
-    missing = [
-        row for row, outcome in enumerate(outcomes) if not outcome.digest and _is_missing(uris[row], problems[row])
-    ]
-    if spelled := {row: other for row in missing if (other := _in_other_form(uris[row])) is not None}:
+        no_problem = pa.chunked_array([pa.array([""] * len(table), pa.string())])
+        return part._replace(table=table.drop_columns("digest")), table["digest"], no_problem
+    uris = table["uri"]
+    if "problem" in table.column_names:
+        listed = np.asarray(table["problem"].is_null())
+        places = pa.array(np.cumsum(listed) - 1, mask=~listed)
+        read, errors = (column.take(places) for column in digests.column(uris.filter(listed), on_progress=on_progress))
+        errors = pc.coalesce(table["problem"], errors)
+    else:
+        listed = np.ones(len(table), np.bool_)
+        read, errors = digests.column(uris, on_progress=on_progress)
+    without = np.flatnonzero(read.is_null()).tolist()
+    missing = [row for row in without if _is_missing(str(uris[row]), listed=bool(listed[row]))]
+    if spelled := {row: other for row in missing if (other := _in_other_form(str(uris[row]))) is not None}:
+        columns = [column.to_pylist() for column in (uris, read, errors)]
         for (row, other), outcome in zip(spelled.items(), digests.digests([*spelled.values()]), strict=True):
-            uris[row], outcomes[row] = other, outcome
+            for column, value in zip(columns, (other, *outcome), strict=True):
+                column[row] = value
         missing = [row for row in missing if row not in spelled]
-        at = table.column_names.index("uri")
-        part = part._replace(table=table.set_column(at, "uri", pa.array(uris, pa.string())))
+        kinds = (pa.string(), pa.binary(32), pa.string())
+        uris, read, errors = (pa.chunked_array([c], kind) for c, kind in zip(columns, kinds, strict=True))
+        part = part._replace(table=table.set_column(table.column_names.index("uri"), "uri", uris))
     if missing and part.config.missing_images == "refuse":
         with _naming(part.config):
-            _refuse_missing_images(part, missing, outcomes[missing[0]].error)
-    return part, outcomes
+            _refuse_missing_images(part, missing, str(errors[missing[0]]))
+    return part, read, errors
 
 
 def _in_other_form(uri: str) -> str | None:
@@ -176,18 +183,22 @@ def _place(table: pa.Table, row: int) -> str:
     return str(table["place"][row]) if "place" in table.column_names else f"row {row + 1}"
 
 
-def _is_missing(uri: str, problem: str | None) -> bool:
+def _is_missing(uri: str, *, listed: bool) -> bool:
     """Whether an image without a digest is not there, rather than there in a file of its own and not readable."""
     source = parse_source(uri)
     within = source.stretch is not None or source.cell is not None
-    return problem is not None or within or not os.path.lexists(source.path)
+    return not listed or within or not os.path.lexists(source.path)
 
 
 def _refuse_bad_keys(config: SourceConfig, table: pa.Table) -> None:
+    keys = table["key"]
+    if keys.null_count:
+        row = int(np.flatnonzero(keys.is_null())[0])
+        raise RecordsError(f"{config.path}, {_place(table, row)}: the key is empty; every record needs its own")
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return
     seen: dict[str, int] = {}
-    for row, key in enumerate(table["key"].to_pylist()):
-        if key is None:
-            raise RecordsError(f"{config.path}, {_place(table, row)}: the key is empty; every record needs its own")
+    for row, key in enumerate(keys.to_pylist()):
         if (first := seen.setdefault(key, row)) != row:
             raise RecordsError(
                 f"{config.path}: {_place(table, first)} and {_place(table, row)} have the same key {key!r}. "
@@ -197,13 +208,13 @@ def _refuse_bad_keys(config: SourceConfig, table: pa.Table) -> None:
 
 def _refuse_missing_labels(table: pa.Table, roles: Roles) -> None:
     needing = {value: role for role in ("train", "query") for value in roles[role]}
-    columns = (table[name].to_pylist() for name in ("key", "label", "split"))
-    for row, (key, label, split) in enumerate(zip(*columns, strict=True)):
-        if label is None and split in needing:
-            raise RecordsError(
-                f"{_place(table, row)} (key {key!r}) is in {needing[split]} (split {split!r}) and has no label. "
-                "Only gallery images may lack one: label it, or move it to a split of its own."
-            )
+    used = pc.is_in(table["split"], pa.array([*needing], pa.string()))
+    for row in np.flatnonzero(pc.and_(used, table["label"].is_null()))[:1].tolist():
+        split = str(table["split"][row])
+        raise RecordsError(
+            f"{_place(table, row)} (key {str(table['key'][row])!r}) is in {needing[split]} (split {split!r}) and has "
+            "no label. Only gallery images may lack one: label it, or move it to a split of its own."
+        )
 
 
 def _refuse_missing_images(part: Part, missing: Sequence[int], error: str | None) -> None:

@@ -6,8 +6,7 @@ changes here (labels, splits, file names) computes a feature again.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.digest_list import Digests
-from cache.digests import DigestCache, FileDigest
+from cache.digest_list import DigestIndex, Digests
+from cache.digests import DigestCache
 from cache.errors import MissingExtraError, MissingRowsError, SettingsError
 from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles
 from stages.records.joined import check_names, join
+from stages.records.mapped import mapped
 from stages.records.reading import digest_part, read_parts
 from stages.records.splits import DISTRACTORS, ROLES
 
@@ -79,6 +79,11 @@ class Records:
         """The instance or class of each record, (N,); None where it is not known."""
         return self._column("label")
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any record has a label."""
+        return bool(self.table["label"].null_count < len(self))
+
     @cached_property
     def classes(self) -> list[str | None]:
         """The class of each record, (N,): the label, within the domain where there is one."""
@@ -125,7 +130,7 @@ class Records:
         if absent := store.absent(digests):
             key = self.keys[digests.index(absent[0])]
             raise MissingRowsError(
-                f"{store.path} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
+                f"{store.address} has no row for {len(absent):,} of {len(self):,} images, the first of key {key!r}. "
                 "Compute them first: permafrost extract."
             )
         return np.flatnonzero(store.usable(digests))
@@ -150,26 +155,52 @@ class Records:
 
     def counts(self) -> dict[str, int]:
         """Records, classes, images of each role, distractors, copies and unreadable images, by name."""
-        classes = Counter(name for name in self.classes if name is not None)
-        query, gallery = self.split("query"), self.split("gallery")
-        searching, searched = Counter(query.classes), Counter(gallery.classes)
-        keys = set(gallery.keys)
-        to_find = [searched[name] - (key in keys) for key, name in zip(query.keys, query.classes, strict=True)]
-        used = {value for values in self.roles.values() for value in values}
-        digests = Counter(digest for digest in self.digests if digest)
-        trained = set(self.split("train").digests)
+        number, named = self._class_numbers()
+        has = {role: np.asarray(self._has(self.roles.get(role, ()))) for role in ROLES}
+        searching, searched, sizes = (
+            np.bincount(number[rows], minlength=len(named)) for rows in (has["query"], has["gallery"], np.s_[:])
+        )
+        queries = has["query"]
+        to_find = searched[number[queries]] - has["gallery"][queries]
+        in_gallery = number[has["gallery"]]
+        digests = self.digests
+        readable = digests.readable()
+        trained = DigestIndex(digests.take(has["train"]).readable())
         return {
             "records": len(self),
-            "classes": len(classes),
-            **{role: len(self.split(role)) for role in ROLES},
-            "classes of one image": sum(count == 1 for count in classes.values()),
-            "distractors": sum(name is None or name not in searching for name in gallery.classes),
-            "queries with nothing in the gallery": to_find.count(0),
-            "records of no role": sum(split not in used for split in self.splits),
-            "byte-identical copies": sum(count - 1 for count in digests.values()),
-            "queries whose bytes are trained on": sum(digest in trained for digest in query.digests if digest),
-            "unreadable": len(self.unreadable()),
+            "classes": int(named.sum()),
+            **{role: int(rows.sum()) for role, rows in has.items()},
+            "classes of one image": int(((sizes == 1) & named).sum()),
+            "distractors": int((~named[in_gallery] | (searching[in_gallery] == 0)).sum()),
+            "queries with nothing in the gallery": int((to_find == 0).sum()),
+            "records of no role": len(self) - int(self._has({v for vs in self.roles.values() for v in vs}).sum()),
+            "byte-identical copies": len(readable) - len(readable.unique()),
+            "queries whose bytes are trained on": int((trained.find(digests.take(queries)) >= 0).sum()),
+            "unreadable": len(digests) - len(readable),
         }
+
+    def _has(self, splits: Iterable[str]) -> npt.NDArray[np.bool_]:
+        """True for each record (N,) whose split is one of ``splits``."""
+        return np.asarray(pc.is_in(self.table["split"], pa.array([*splits], pa.string())))
+
+    def _class_numbers(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The number of each record's class (N,), and for each number whether that is a class, or stands for none."""
+        label, domain = (_numbered(self.table[name]) for name in ("label", "domain"))
+        pairs = np.where(label > 0, label + domain * (label.max(initial=0) + 1), 0)
+        distinct, number = np.unique(pairs, return_inverse=True)
+        return number, distinct > 0
+
+    def distinct_classes(self) -> set[tuple[str | None, str | None]]:
+        """The label and the domain of every class, and ``(None, None)`` where a record has no label."""
+        pairs = self.table.select(["label", "domain"]).group_by(["label", "domain"]).aggregate([])
+        labels, domains = (pairs[name].to_pylist() for name in ("label", "domain"))
+        return {(label, domain if label is not None else None) for label, domain in zip(labels, domains, strict=True)}
+
+
+def _numbered(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number (N,) for each value: 0 for null, others from 1."""
+    numbers = column.cast(pa.large_string()).combine_chunks().dictionary_encode().indices
+    return np.asarray(pc.fill_null(pc.add(numbers.cast(pa.int64()), 1), 0))
 
 
 def read_records(
@@ -209,17 +240,22 @@ def read_records(
     check_names(configs)
     parts, notes = read_parts(configs, seed)
     digests = digests or DigestCache()
-    outcomes: list[FileDigest] = []
+    read: list[tuple[pa.ChunkedArray, pa.ChunkedArray]] = []
     for at, part in enumerate(parts):
-        parts[at], read = digest_part(part, digests, _counting_from(len(outcomes), on_progress))
-        outcomes += read
+        done = sum(len(digest) for digest, _ in read)
+        parts[at], digest, problem = digest_part(part, digests, _counting_from(done, on_progress))
+        read.append((digest, problem))
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
-    if "problem" in table.column_names:  # the outcomes have it
+    if "problem" in table.column_names:  # what was read has it
         table = table.drop_columns("problem")
-    table = table.append_column("digest", pa.array([outcome.digest for outcome in outcomes], pa.binary(32)))
-    table = table.append_column("problem", pa.array([outcome.error for outcome in outcomes], pa.string()))
+    for name, kind, columns in zip(
+        ("digest", "problem"), (pa.binary(32), pa.string()), zip(*read, strict=True), strict=True
+    ):
+        pieces = [piece for column in columns for piece in column.chunks]
+        table = table.append_column(name, pa.chunked_array(pieces, kind))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
-    return Records(table.select(names).combine_chunks(), roles, tuple(notes))
+    folder = digests.path.parent if digests.path is not None else None
+    return Records(mapped(table.select(names), folder), roles, tuple(notes))
 
 
 def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:

@@ -6,7 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cache.errors import RecordsError
+from stages.datasets.columns import counted
 from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names
 from stages.records.seeded_order import seeded_order
 
@@ -26,25 +31,29 @@ MADE: Roles = {
 
 
 def named_roles(
-    config: SourceConfig, splits: Sequence[str | None], keys: Sequence[str], settled: Roles | None = None
+    config: SourceConfig,
+    splits: Sequence[str | None] | pa.ChunkedArray,
+    keys: Sequence[str] | pa.ChunkedArray,
+    settled: Roles | None = None,
 ) -> Roles:
     """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``.
 
     Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
     whose value is none of the standard ones.
     """
-    counts = Counter(split for split in splits if split is not None)
+    counts = counted(splits)
     if config.query is None and settled is not None:
         return dict.fromkeys(ROLES, ()) | dict(settled)
     if config.query is None:
-        known = {value for values in MADE.values() for value in values}
-        for row, (key, split) in enumerate(zip(keys, splits, strict=True), 1):
-            if split is not None and split not in known:
-                raise RecordsError(
-                    f"row {row} (key {key!r}) has the split {split!r}, and its use is not known. Name the values in "
-                    f"the run file (train = ..., query = ..., gallery = ...; the column has {_listed(counts)}), "
-                    f"or set split = {CLASS_DISJOINT!r} to have splits made from the seed."
-                )
+        if unknown := counts.keys() - {value for values in MADE.values() for value in values}:
+            column = splits if isinstance(splits, pa.ChunkedArray) else pa.array(splits, pa.string())
+            row = int(np.flatnonzero(pc.is_in(column, pa.array([*unknown], pa.string())))[0])
+            raise RecordsError(
+                f"row {row + 1} (key {str(keys[row])!r}) has the split {str(column[row])!r}, and its use is not known. "
+                "Name the values in the run file "
+                f"(train = ..., query = ..., gallery = ...; the column has {_listed(counts)}), "
+                f"or set split = {CLASS_DISJOINT!r} to have splits made from the seed."
+            )
         return MADE
     validation = as_names(config.validation)
     roles = {

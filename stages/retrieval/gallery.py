@@ -207,7 +207,7 @@ def rows_of(vectors: Features, records: Records, role: str) -> Rows:
     rows = records.rows_in(vectors)
     if not len(rows):
         why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
-        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.path}.")
+        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.address}.")
     return rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +10,14 @@ import numpy.typing as npt
 from cache import Features, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
 from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import store_identity
+from cache.storage import Where
 from stages.training.head import Head
 
 
 def embed(
     head: Head,
     features: Features,
-    path: Path | str,
+    path: Where,
     *,
     name: str | None = None,
     digests: Sequence[bytes] | None = None,
@@ -49,7 +49,7 @@ def embed(
     """
     if head.features_fingerprint != features.fingerprint:
         raise StaleStoreError(
-            features.path,
+            features.address,
             [f"features: the head was trained on {head.features_fingerprint}, these are {features.fingerprint}"],
             "Embed the features that the head was trained on, or train a head on these.",
         )
@@ -82,9 +82,7 @@ def embed(
     return embeddings
 
 
-def stored_embeddings(
-    head: Head, features: Features, path: Path | str, *, name: str, digests: Sequence[bytes]
-) -> Features:
+def stored_embeddings(head: Head, features: Features, path: Where, *, name: str, digests: Sequence[bytes]) -> Features:
     """What :func:`embed` gives for the same arguments, for reading alone: nothing is written and no lock is taken.
 
     The store below ``path`` where it has a row for each of ``digests``; otherwise embeddings computed as they are read.
@@ -146,7 +144,7 @@ class Embedded:
 
     def __init__(self, head: Head, features: Features) -> None:
         self._head, self._features = head, features
-        self.name, self.path = f"{features.name}-{head.config.kind}{head.dim}", features.path
+        self.name, self.address = f"{features.name}-{head.config.kind}{head.dim}", features.address
         self.dim, self.dtype, self.views = head.dim, np.dtype(np.float32), 1
         self.identity = store_identity(_identity(head, features), head.dim, "float32")
         self.fingerprint = self.identity.fingerprint

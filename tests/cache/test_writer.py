@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import Chunk, ChunkPlan, FeatureStore, Provenance, RowOutcome, StoreWriter, verify
+from cache import Chunk, ChunkPlan, FeatureStore, LocalStorage, Provenance, RowOutcome, StoreWriter, verify
 from cache.errors import StoreBusyError, StoreError
 from cache.plan import make_plan, read_plan
 from tests.forks import Forks
@@ -117,6 +117,23 @@ def test_data_of_another_process_without_rows_are_not_taken_for_ones_own(tmp_pat
             StoreWriter(store).commit(chunk, np.ones((2, DIM)), [RowOutcome()] * 2, PROVENANCE)
         commit(StoreWriter(store), chunk)  # the same bytes: committed
     assert verify(store) == []
+
+
+def test_data_that_another_driver_cleared_before_their_rows_were_there_are_written_again(tmp_path: Path) -> None:
+    store, outlived = open_store(tmp_path), names(1, 2)
+    with StoreWriter(store) as writer:
+        (chunk,) = writer.plan(outlived).chunks
+
+    class Cleared(LocalStorage):
+        def put_new(self, key: str, content: bytes | memoryview) -> bool:
+            if key.startswith("rows/"):
+                StoreWriter(FeatureStore.at(store.path)).__enter__().__exit__(None, None, None)
+            return super().put_new(key, content)
+
+    store.storage = Cleared(store.path)
+    commit(StoreWriter(store), chunk)
+    again = FeatureStore.at(store.path)
+    assert again.read(outlived).tolist() == features_of(chunk).astype(again.dtype).tolist()
 
 
 def test_rows_of_another_plan_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from cache import ImageSource
 from cache.errors import RecordsError
 from stages.datasets import TableConfig
+from stages.datasets.table import _all_below as all_below
+from stages.datasets.table import _below as below
 from stages.datasets.table_writer import WRITERS, write_table
 from stages.records.guess import guess_dataset
 from tests.pictures import draw
@@ -165,3 +167,20 @@ def test_what_other_writers_of_csv_write_is_read_row_by_row(rows: list[tuple[str
         (Path(folder) / "t.csv").write_bytes(text.getvalue().encode())
         table = TableConfig(path=f"{folder}/t.csv", label="label", strip=False).read().table
     assert list(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True)) == rows
+
+
+@given(
+    st.sampled_from([".", "..", "/", "a", "a/b/../c", "./a//", "bytes:1+2:x", "./box:1,2,3,4:x", "/r:s"]),
+    st.lists(
+        st.one_of(
+            st.text("ab./:\n é0", min_size=1),
+            st.sampled_from(["bytes:0+12:s/0.tar", "bytes:007+5:s.tar", "parquet:0/1:c:d.pq", "box:1,2,3,4:a.jpg"]),
+        ),
+        max_size=5,
+    ),
+)  # fmt: skip
+def test_the_paths_of_a_table_are_seen_from_the_root_whether_one_by_one_or_all_at_once(
+    root: str, images: list[str]
+) -> None:
+    column = pa.chunked_array([pa.array(images, pa.string())])
+    assert all_below(Path(root), column).to_pylist() == [below(Path(root), image) for image in images]

@@ -74,10 +74,10 @@ def _stores(measured: Sequence[Measured]) -> list[Origin]:
         source, head = side.vectors.features, side.vectors.trained
         for store in source.stores if isinstance(source, FusedFeatures) else (source,):
             identity = _lines(dict(store.identity.fields))
-            features[store.fingerprint] = Origin(store.name, "features", store.fingerprint, str(store.path), identity)
+            features[store.fingerprint] = Origin(store.name, "features", store.fingerprint, store.address, identity)
         if head is not None:
             identity = _lines(dict(head.identity.fields))
-            heads.append(Origin(side.name, "head", head.fingerprint, str(side.vectors.store.path), identity))
+            heads.append(Origin(side.name, "head", head.fingerprint, side.vectors.store.address, identity))
     return [*features.values(), *heads]
 
 

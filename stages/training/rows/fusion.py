@@ -37,13 +37,13 @@ class FusedFeatures:
         if not stores:
             raise SettingsError("features are fused from at least one store, got none")
         if len({store.fingerprint for store in stores}) < len(stores):
-            raise SettingsError(f"two of the stores are the same: {', '.join(store.path.name for store in stores)}")
+            raise SettingsError(f"two of the stores are the same: {', '.join(store.folder for store in stores)}")
         if len({store.views for store in stores}) > 1:
-            counts = ", ".join(f"{store.path.name} has {store.views}" for store in stores)
+            counts = ", ".join(f"{store.folder} has {store.views}" for store in stores)
             raise StoreError(f"fused stores must hold the same views of each image, but {counts}")
         self.stores, self.sizes = tuple(stores), sizes
         self.name = fused_name([store.name for store in stores], sizes=sizes)
-        self.path = stores[0].path  # for messages
+        self.address = stores[0].address  # for messages
         fused: list[JSON] = [store.fingerprint for store in stores]
         self.identity = Identity({"fused": fused, "sizes": sizes})
         self.fingerprint = self.identity.fingerprint
@@ -95,7 +95,7 @@ class FusedFeatures:
         height, width = self._known[:, self.stores[0].row_numbers(digests)]
         if unknown := np.flatnonzero((height == 0) | (width == 0)).tolist():
             raise StoreError(
-                f"{self.path} does not know the size of {len(unknown):,} of {len(digests):,} images, the first of "
+                f"{self.address} does not know the size of {len(unknown):,} of {len(digests):,} images, the first of "
                 f"digest {digests[unknown[0]].hex()[:16]}. Leave sizes out, or extract these features anew."
             )
         return image_proportions(height, width)

@@ -1,0 +1,201 @@
+"""The rows of all chunks in one mapped file beside the store: ten million rows open without ten thousand small files.
+
+``<store>.rows`` only spares work and can be deleted at any moment. It is an Arrow file with the rows of the chunks in
+their order and the sorted index of the digests; its last four bytes are the crc32c of the others. What commits a chunk
+is its fragment: each is in the file with its version (inode, size, times), and one that has another version now is
+read itself. Only a local folder has such a file.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+
+from cache.atomic import PARTIAL, disk_errors
+from cache.digest_list import DigestIndex, Digests
+from cache.row_index import STATUSES, RowIndex
+from cache.rows import SCHEMA, Stamp, fragment_stamps
+from cache.storage import LocalStorage, Storage
+
+_LEAST_CHUNKS = 64  # fewer are opened as fast one by one
+_CRC_BYTES = 4
+_CHUNKS = b"chunks"
+_STATUS = SCHEMA.get_field_index("status")
+_FOLDED = SCHEMA.set(_STATUS, pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False))
+_FIELDS = [*_FOLDED, pa.field("place", pa.int64(), nullable=False), pa.field("word", pa.uint64(), nullable=False)]
+_TICK_NS = 50_000_000  # a file written again within one tick of its file system's clock keeps its times
+_COARSE_TICK_NS = 2_000_000_000
+
+
+class FoldedRows(Mapping[int, pa.Table]):
+    """The file, mapped: the rows of each chunk by number, as its fragment has them."""
+
+    def __init__(self, content: memoryview, version: Stamp) -> None:
+        if int.from_bytes(content[-_CRC_BYTES:], "little") != google_crc32c.value(
+            np.frombuffer(content, np.uint8)[:-_CRC_BYTES]
+        ):
+            raise ValueError("wrong crc32c")
+        self.version = version
+        with pa.ipc.open_file(pa.py_buffer(content[:-_CRC_BYTES])) as file:
+            self._rows = file.read_all()  # one batch: each column is in one piece, and nothing is copied
+        described = json.loads(self._rows.schema.metadata[_CHUNKS])
+        self.stamps: dict[int, Stamp] = {number: tuple(stamp) for number, stamp in described["stamps"]}
+        self._metadata = [
+            {key.encode(): value.encode() for key, value in pairs.items()} for pairs in described["metadata"]
+        ]
+        self._metadata_of: dict[int, int] = dict(zip(self.stamps, described["metadata_of"], strict=True))
+        self._starts: dict[int, int] = dict(zip(self.stamps, described["starts"], strict=True))
+        self.lengths: dict[int, int] = dict(zip(self.stamps, described["lengths"], strict=True))
+
+    def __getitem__(self, number: int) -> pa.Table:
+        rows = self._rows.slice(self._starts[number], self.lengths[number]).select(SCHEMA.names)
+        rows = rows.set_column(_STATUS, SCHEMA[_STATUS], rows["status"].cast(pa.string()))
+        return rows.replace_schema_metadata(self._metadata[self._metadata_of[number]])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.stamps)
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def index(self, chunk_rows: int) -> RowIndex:
+        """The index of all rows; it is mapped too."""
+        digests = Digests.from_column(self._rows["digest"])
+        index = DigestIndex.made(digests, self._rows["place"].to_numpy(), self._rows["word"].to_numpy())
+        rank = self._rows["status"].chunk(0).indices.to_numpy()
+        return RowIndex(self._rows, rank, index, self.lengths, chunk_rows)
+
+
+class Chunks(Mapping[int, pa.Table]):
+    """The rows of each committed chunk, by ascending number: from the file where they are in it as they are now."""
+
+    def __init__(
+        self, stamps: Mapping[int, Stamp | None], folded: FoldedRows | None, read: Mapping[int, pa.Table]
+    ) -> None:
+        self.stamps, self.folded, self.read = stamps, folded, read
+        self.lengths = {n: read[n].num_rows if n in read else folded.lengths[n] for n in stamps}  # type: ignore[union-attr]
+
+    def __getitem__(self, number: int) -> pa.Table:
+        if number not in self.stamps:
+            raise KeyError(number)
+        return self.read[number] if number in self.read else self.folded[number]  # type: ignore[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.stamps)
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file has all rows, and no others."""
+        return self.folded is not None and self.folded.stamps == self.stamps
+
+    def index(self, chunk_rows: int) -> RowIndex:
+        """The index of all rows."""
+        return self.folded.index(chunk_rows) if self.whole and self.folded else RowIndex.of_chunks(self, chunk_rows)
+
+
+def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table], at_once: int) -> Chunks:
+    """The chunks that are committed now: what has not changed since ``before`` is taken from it, or from the file.
+
+    The others are ``read`` by number, so many ``at_once``.
+    """
+    stamps, folded = fragment_stamps(storage), _opened(storage, before.folded)
+    fresh = [number for number, stamp in stamps.items() if not folded or folded.stamps.get(number) != stamp]
+    known = {n: before.read[n] for n in fresh if stamps[n] and n in before.read and before.stamps[n] == stamps[n]}
+    unread = [number for number in fresh if number not in known]
+    with ThreadPoolExecutor(at_once) as pool:  # a million rows: a thousand small files
+        return Chunks(stamps, folded, known | dict(zip(unread, pool.map(read, unread), strict=True)))
+
+
+def _path(storage: Storage) -> Path | None:
+    """Where the file of a store is; None where there can be none."""
+    if not isinstance(storage, LocalStorage):
+        return None
+    path = storage.path()
+    return path.with_name(f"{path.name}.rows")
+
+
+def _opened(storage: Storage, before: FoldedRows | None) -> FoldedRows | None:
+    """The file of a store; ``before`` where it is still that; None where there is none, or it is damaged."""
+    path = _path(storage)
+    try:
+        if path is None:
+            return None
+        with path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            version = now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+            if before is not None and before.version == version:
+                return before
+            return FoldedRows(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), version)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def fold(storage: Storage, chunks: Chunks) -> None:
+    """Write the file where the store is large and the file does not have all of ``chunks``. Raises UnwritableError."""
+    path = _path(storage)
+    if path is None or chunks.whole or len(chunks) < _LEAST_CHUNKS:
+        return
+    _wait_for_ticks(chunks)
+    batches = _folded(chunks).to_batches()
+    if len(batches) > 1:  # more than two gigabytes of errors
+        return
+    partial = path.with_name(f"{path.name}{PARTIAL}")  # of the driver, so there is one writer
+    with disk_errors(path):
+        try:
+            with partial.open("w+b") as file:
+                with pa.ipc.new_file(file, batches[0].schema) as writer:
+                    writer.write_batch(batches[0])
+                file.flush()
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    checksum: int = google_crc32c.value(np.frombuffer(content, np.uint8))
+                file.seek(0, os.SEEK_END)
+                file.write(checksum.to_bytes(_CRC_BYTES, "little"))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _folded(chunks: Chunks) -> pa.Table:
+    tables = [*chunks.values()]
+    metadata: dict[str, int] = {}
+    described = {
+        "metadata_of": [metadata.setdefault(_metadata_text(table), len(metadata)) for table in tables],
+        "metadata": [json.loads(text) for text in metadata],
+        "stamps": [*chunks.stamps.items()],
+        "lengths": [*chunks.lengths.values()],
+        "starts": np.cumsum([0, *chunks.lengths.values()])[:-1].tolist(),
+    }
+    rows = pa.concat_tables([table.select(SCHEMA.names).replace_schema_metadata(None) for table in tables])
+    rows = rows.combine_chunks()
+    rank = RowIndex.ranks(rows["status"])
+    index = DigestIndex(Digests.from_column(rows["digest"]), rank)
+    status = pa.DictionaryArray.from_arrays(pa.array(rank, pa.int8()), pa.array(STATUSES))
+    rows = rows.set_column(_STATUS, _FOLDED[_STATUS], status)
+    schema = pa.schema(_FIELDS, {_CHUNKS: json.dumps(described)})
+    return pa.table([*rows.columns, pa.array(index.order), pa.array(index.words)], schema=schema).combine_chunks()
+
+
+def _metadata_text(rows: pa.Table) -> str:
+    return json.dumps({key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()})
+
+
+def _wait_for_ticks(chunks: Chunks) -> None:
+    """Wait until a fragment that is written again cannot keep its times."""
+    changed = max((max(stamp[2:]) for stamp in chunks.stamps.values() if stamp), default=0)
+    tick = _TICK_NS if changed % 1_000_000_000 else _COARSE_TICK_NS
+    if (left := changed + tick - time.time_ns()) > 0:
+        time.sleep(min(left, tick) / 1e9)
