@@ -38,7 +38,9 @@ class Digests(Sequence[bytes]):
     @classmethod
     def from_column(cls, column: pa.ChunkedArray | pa.Array) -> Digests:
         """The digests of an Arrow column of 32 bytes, not copied where it is in one piece; null is ``b""``."""
-        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        array = column
+        if isinstance(column, pa.ChunkedArray):
+            array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         if array.type != _COLUMN:
             array = array.cast(_COLUMN)
         content, end = array.buffers()[1], array.offset + len(array)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from cache import fingerprint
+from cache import LocalStorage, fingerprint
 from cache.errors import UnwritableError
 from cache.fingerprint import JSON
+from cache.storage import Where
 from pipeline.checks import check_by_label
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
@@ -76,15 +76,19 @@ def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
     Where the folder cannot be written, the index is built and not stored.
     """
     try:
-        return _built_index(run, gallery, vectors, index_folder(run, gallery, vectors))
+        where = run.storage.below(index_key(run, gallery, vectors))
+        return _built_index(run, gallery, vectors, where.path() if isinstance(where, LocalStorage) else where)
     except UnwritableError as error:
         if not error.read_only:
             raise
         return _built_index(run, gallery, vectors, None)
 
 
-def index_folder(run: Run, gallery: Records, vectors: Vectors) -> Path:
-    """Where the index of ``gallery`` is: named by all it follows from, so that it never changes under a reader."""
+def index_key(run: Run, gallery: Records, vectors: Vectors) -> str:
+    """Where, in the artifacts, the index of ``gallery`` is.
+
+    It is named by all it follows from, so that it never changes under a reader.
+    """
     wanted = _wanted(run)
     identity: list[JSON] = [
         vectors.store.fingerprint,
@@ -94,7 +98,7 @@ def index_folder(run: Run, gallery: Records, vectors: Vectors) -> Path:
     ]
     if isinstance(wanted, AutoIndexConfig):
         identity.append(asdict(run.config.retrieval.ranked))
-    return run.artifacts / "indexes" / vectors.backbone / f"{vectors.head}-{fingerprint(identity)[:8]}"
+    return f"indexes/{vectors.backbone}/{vectors.head}-{fingerprint(identity)[:8]}"
 
 
 def _wanted(run: Run) -> IndexConfig:
@@ -106,7 +110,7 @@ def _wanted(run: Run) -> IndexConfig:
     return replace(retrieval.index, metric=next(of_first_ranks, None))
 
 
-def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Path | None) -> Index:
+def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Where | None) -> Index:
     wanted = _wanted(run)
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(vectors.store, gallery, wanted, folder=folder)

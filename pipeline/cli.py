@@ -58,6 +58,7 @@ _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
+_ADDRESSES, _TAKE_ADDRESSES = ("s3://", "gs://", "az://"), ("inspect", "verify")
 
 
 class Commands(TyperGroup):
@@ -136,6 +137,7 @@ def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
     debug = "--debug" in arguments
     try:
         check_siblings()
+        _refuse_addresses(arguments)
         status = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False) or 0
         if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -153,6 +155,21 @@ def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
         text, status = explain(error)
         _say(text)
     return int(status)
+
+
+def _refuse_addresses(arguments: Sequence[str]) -> None:
+    """Raise where a command is given an address in object storage that it would take for the name of a local folder."""
+    command = next((argument for argument in arguments if argument in COMMANDS), None)
+    for argument in arguments:
+        place = argument.partition("=")[2] if argument.startswith("--") else argument
+        if place.startswith(_ADDRESSES) and command not in _TAKE_ADDRESSES:
+            from cache.errors import ConfigError
+
+            raise ConfigError(
+                f"{place} is in object storage, where `{command}` takes a file or folder of a local disk: copy it "
+                'here, or write here and copy it there. A run file may say artifacts = "s3://...", and '
+                f"{' and '.join(_TAKE_ADDRESSES)} take the address of a store."
+            )
 
 
 def _leave_when_stopped() -> list[int]:

@@ -17,6 +17,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
 from cache.settings import Settings
+from cache.storage import is_url, storage_of
 from pipeline.config_errors import problem
 from pipeline.recipes import recipes, with_recipe
 from stages.analysis.gallery_size import SIZES, check_sizes
@@ -145,7 +146,8 @@ class RunConfig(Settings):
     """A whole run file. ``dataset`` is one, or several that are joined.
 
     Args:
-        artifacts: the folder for everything that is made: features, heads, embeddings, indexes, scores.
+        artifacts: the folder for everything that is made: features, heads, embeddings, indexes, scores; or an address
+            in object storage, ``s3://bucket/shop``.
         dataset: the images, their labels and splits; several are joined.
         backbones: the frozen networks that images are run through, at least one.
         heads: what is trained or computed on the features; without any, raw features are scored.
@@ -183,9 +185,10 @@ class RunConfig(Settings):
             raise SettingsError(f"seed must be 0 or more, got {self.seed}")
         if not self.artifacts:
             raise SettingsError("artifacts names the folder for everything that is made; it is empty")
-        inside = Path(self.artifacts).resolve()
+        if not is_url(self.artifacts):
+            storage_of(self.artifacts)  # refuses what is neither
         for dataset in self.datasets:
-            inside_images = inside.is_relative_to(Path(dataset.path).resolve())
+            inside_images = _is_inside(self.artifacts, dataset.path)
             if dataset.kind in ("folder", "parquet", "webdataset") and inside_images:
                 raise SettingsError(
                     f"artifacts ({self.artifacts}) lies in the folder of images ({dataset.path}): pictures made there "
@@ -201,6 +204,12 @@ class RunConfig(Settings):
     def datasets(self) -> tuple[SourceConfig, ...]:
         """The dataset, or all of several, in the order of the file."""
         return self.dataset if isinstance(self.dataset, tuple) else (self.dataset,)
+
+
+def _is_inside(place: str, folder: str) -> bool:
+    if is_url(place) or is_url(folder):
+        return f"{place}/".startswith(f"{folder.rstrip('/')}/")
+    return Path(place).resolve().is_relative_to(Path(folder).resolve())
 
 
 def read_config(path: Path | str) -> RunConfig:

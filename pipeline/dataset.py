@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cache import DigestCache, LocalStorage, Storage
+from cache import DigestCache, Storage, fingerprint
+from cache.copies import cache_folder
+from cache.errors import ConfigError
+from cache.storage import is_url, storage_of
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from stages.records import Records, read_records
@@ -31,17 +34,32 @@ class Run:
         return self.file.stem
 
     @property
+    def storage(self) -> Storage:
+        """Where everything is that is made: ``artifacts``, a folder or an address in object storage."""
+        return storage_of(self.config.artifacts)
+
+    @property
     def artifacts(self) -> Path:
-        """The folder of everything that is made."""
+        """The folder of everything that is made. Raises ConfigError where it is in object storage."""
+        if is_url(self.config.artifacts):
+            raise ConfigError(
+                f"artifacts = {self.config.artifacts!r} is in object storage, and this command works in a folder of a "
+                "local disk. Copy it to one, and name that as artifacts. In object storage there work: plan, extract, "
+                "train-heads, score, run, report, search, serve, health, threshold, compare, features, verify, inspect."
+            )
         return Path(self.config.artifacts)
 
     @property
-    def storage(self) -> Storage:
-        """That folder, for what is read again: scores, thresholds, trials, descriptions of searchers.
+    def scratch(self) -> Path:
+        """The folder for what only saves time on this machine: the artifacts, or a folder of its own beside copies."""
+        return scratch_folder(self.config)
 
-        Pages, pictures and leaderboards are outputs for people: files of the folder.
-        """
-        return LocalStorage(self.artifacts)
+
+def scratch_folder(config: RunConfig) -> Path:
+    """:attr:`Run.scratch` of a run of ``config``."""
+    if is_url(config.artifacts):
+        return cache_folder() / "artifacts" / fingerprint(config.artifacts)[:16]
+    return Path(config.artifacts)
 
 
 def open_run(run_file: Path, *, quiet: bool = False) -> Run:
@@ -56,7 +74,7 @@ def run_of(config: RunConfig, display: Display, run_file: Path = Path("run.toml"
 
 def read_dataset(config: RunConfig, display: Display) -> Records:
     """The records of the run, each with the digest of its bytes."""
-    digests = DigestCache(Path(config.artifacts) / "digests.sqlite")
+    digests = DigestCache(scratch_folder(config) / "digests.sqlite")
     with display.bar("reading records", "files") as update:
         records = read_records(
             config.datasets, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
@@ -75,7 +93,7 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
 def recalled(config: RunConfig, records: Records) -> Records:
     """``records`` with the digests that the images that cannot be read now had when they were read last."""
     unread = records.unreadable().uris
-    digests = DigestCache(Path(config.artifacts) / "digests.sqlite").remembered(unread)
+    digests = DigestCache(scratch_folder(config) / "digests.sqlite").remembered(unread)
     known = dict(zip(unread, digests, strict=True))
     column = [digest or known.get(uri) for uri, digest in zip(records.uris, records.digests, strict=True)]
     place, field = records.table.schema.get_field_index("digest"), records.table.schema.field("digest")

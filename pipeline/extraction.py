@@ -59,7 +59,7 @@ class Extracted(NamedTuple):
 def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
     """Every backbone that runs over the images; raises what training and scoring would where that is seen now."""
     check_run(run)
-    folder, on_load = run.artifacts / "features", run.display.say
+    folder, on_load = run.storage.below("features"), run.display.say
     backbones = [
         backbone
         for wanted in run.config.backbones
@@ -82,7 +82,7 @@ def plan_features(run: Run, hardware: Hardware) -> Plan:
     if not (backbones := load_all(run, hardware)):
         raise ConfigError("every one of [[backbones]] is read from a file: there is nothing to plan for")
     run.display.say("timing a sample of the images")
-    return plan_extraction(run.records, backbones, run.artifacts / "features", **_settings(run, hardware))
+    return plan_extraction(run.records, backbones, run.storage.below("features"), **_settings(run, hardware))
 
 
 def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
     for wanted in run.config.backbones:
         if isinstance(wanted, PrecomputedConfig):
             run.display.say(f"reading {wanted.name} from {wanted.path}")
-            folder, digests = run.artifacts / "features", DigestCache(run.artifacts / "digests.sqlite")
+            folder, digests = run.storage.below("features"), DigestCache(run.scratch / "digests.sqlite")
             dtype, wait = run.config.extraction.dtype, hardware.wait
             done.append(import_features(wanted, run.records, folder, dtype=dtype, wait=wait, digests=digests))
     images = len(run.records.digests.readable().unique())
@@ -130,7 +130,7 @@ def _extracted(run: Run, hardware: Hardware, backbones: Sequence[Backbone]) -> l
         filled = extract_all(
             records,
             backbones,
-            run.artifacts / "features",
+            run.storage.below("features"),
             wait=hardware.wait,
             on_progress=report,
             executor=None if hardware.cluster is None else RayExecutor(hardware.cluster, hardware.workers),

@@ -92,9 +92,9 @@ def find_features(run: Run, wanted: FeaturesConfig) -> list[FeatureStore]:
 
     With ``precision = "auto"`` a CPU and a card fill different stores: those with more of the run's images.
     """
-    folder, dtype = run.artifacts / "features", run.config.extraction.dtype
+    folder, dtype = run.storage.below("features"), run.config.extraction.dtype
     if isinstance(wanted, PrecomputedConfig):
-        digests = DigestCache(run.artifacts / "digests.sqlite")
+        digests = DigestCache(run.scratch / "digests.sqlite")
         return [find_imported(wanted, run.records, folder, dtype=dtype, remedy=_REMEDY, digests=digests)]
     noted = noted_backbones(wanted, run.records, folder)
     if not noted:  # never extracted, or something changed since: then its identity says what

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from cache import Features, Identity
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
+from cache.storage import has
 from pipeline.config import HeadRun
 from pipeline.dataset import Run
 from pipeline.progress import Display, duration_text
@@ -25,11 +25,12 @@ def find_head(
     """The head as it was saved; or, with ``train``, trained and saved. MissingRowsError where there is none."""
     arguments, display = training_arguments(run, wanted, features), run.display
     identity = head_identity(**arguments)
-    folder = head_folder(run, wanted.name, features, identity)
+    key = head_key(wanted.name, features, identity)
+    storage = run.storage.below(key)
     title = f"train {wanted.name} on {backbone}"
-    if (folder / "head.safetensors").exists():
+    if has(storage, "head.safetensors"):
         try:
-            head = Head.load(folder, identity)
+            head = Head.load(storage, identity)
         except DamagedStoreError as error:
             if not train:
                 raise
@@ -45,10 +46,10 @@ def find_head(
         )
     from stages.training import train_head  # which imports PyTorch
 
-    checkpoint = folder.with_name(f"{folder.name}.checkpoint")
+    checkpoint = run.scratch / f"{key}.checkpoint"
     if checkpoint.exists():
         display.say(f"{title}: going on after the last epoch of the run that was stopped")
-    events = run.artifacts / "tensorboard" / features.name / folder.name if tensorboard else None
+    events = run.artifacts / key.replace("heads", "tensorboard", 1) if tensorboard else None
     device, training = device_for(wanted, device, display), wanted.recipe.training
     if wanted.recipe.closed_form is not None:
         display.say(f"{title}: computing its closed form")
@@ -65,7 +66,7 @@ def find_head(
             f"{wanted.name} on {backbone}: trained without {', '.join(head.summary.left_out)}, which cannot be learned"
         )
     display.say(f"{title}: {summary_text(head)}; {duration_text(time.monotonic() - started)}")
-    head.save(folder)
+    head.save(storage)
     checkpoint.unlink(missing_ok=True)
     return head
 
@@ -90,9 +91,9 @@ def summary_text(head: Head) -> str:
     return f"{summary.rows:,} images of {summary.classes:,} classes; {epochs}{summary.chosen_by}{anchor}"
 
 
-def head_folder(run: Run, name: str, features: Features, identity: Identity) -> Path:
-    """Where the head ``name`` of that ``identity`` is saved."""
-    return run.artifacts / "heads" / features.name / f"{name}-{identity.short}"
+def head_key(name: str, features: Features, identity: Identity) -> str:
+    """Where, in the artifacts, the head ``name`` of that ``identity`` is saved."""
+    return f"heads/{features.name}/{name}-{identity.short}"
 
 
 def device_for(wanted: HeadRun, device: str, display: Display) -> str:

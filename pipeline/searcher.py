@@ -39,16 +39,16 @@ from cache.errors import (
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
-from pipeline.approximate_scores import find_index, index_folder
+from pipeline.approximate_scores import find_index, index_key
 from pipeline.bundle.layout import Bundle, is_bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import networks_of
-from pipeline.heads import head_folder
+from pipeline.heads import head_key
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
-from stages.extraction.known import basis_path
+from stages.extraction.known import basis_key
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig
@@ -235,7 +235,6 @@ class Searcher:
         It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
         or the embeddings are not stored.
         """
-        artifacts = run.artifacts
         part = run.records if everything else run.records.split("gallery")
         index = find_index(run, part, vectors)
         gallery = GalleryRows.from_table(part.take(part.rows_in(vectors.store)).table).table
@@ -246,14 +245,13 @@ class Searcher:
             **_described_embedder(run, vectors),
             "embeddings": None,
             "index": {
-                "folder": str(index_folder(run, part, vectors).relative_to(artifacts)),
+                "folder": index_key(run, part, vectors),
                 "embeddings": index.embeddings,
             },
             "gallery": digest_bytes(content.getvalue()).hex(),
         }
         if vectors.trained is not None:
-            folder = head_folder(run, vectors.head, vectors.features, vectors.trained.identity)
-            described["head"] = str(folder.relative_to(artifacts))
+            described["head"] = head_key(vectors.head, vectors.features, vectors.trained.identity)
             if isinstance(vectors.store, FeatureStore):
                 described["embeddings"] = f"embeddings/{vectors.features.name}/{vectors.store.folder}"
         if thresholds:
@@ -346,12 +344,11 @@ def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
 
 def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
-    artifacts = run.artifacts
     described: list[JSON] = []
     for wanted, stores in networks_of(run, _feature_stores(vectors)):
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
-            basis = str(basis_path(wanted, run.records, artifacts / "features").relative_to(artifacts))
+            basis = f"features/{basis_key(wanted, run.records)}"
         else:  # "auto" is what it was when the store was filled, wherever the searcher is opened
             settings["precision"] = stores[0].identity.fields["precision"]
         if (weights := settings.get("weights")) is not None and Path(weights).is_file():

@@ -1,32 +1,37 @@
-"""The stores of a run file, or below a folder."""
+"""The stores of a run file, or below a folder or an address."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from cache import FeatureStore
+from cache import FeatureStore, Storage
 from cache.errors import StoreError
+from cache.storage import Where, has, storage_of
 from pipeline.config import read_config
 
+_IDENTITY = "identity.json"
 
-def find_folders(path: Path) -> list[Path]:
-    """The folder ``path`` of a store, those of all stores below it, or of all stores of the run file ``path``."""
-    if path.is_dir() and (path / "identity.json").exists():
-        return [path]
-    if path.suffix == ".toml":
-        artifacts = Path(read_config(path).artifacts)
-        if folders := _folders_below(artifacts):
-            return folders
-        raise StoreError(f"{artifacts} holds no store yet. Run `permafrost extract {path}` first.")
-    if folders := _folders_below(path):
-        return folders
-    raise StoreError(f"{path} is neither a run file nor the folder of a store")
+
+def find_stores(where: Where) -> list[Storage]:
+    """The store at ``where``, or all stores below it, or all of the run file ``where``."""
+    if isinstance(where, Path) and where.suffix == ".toml":
+        artifacts = storage_of(read_config(where).artifacts)
+        if stores := _below(artifacts):
+            return stores
+        raise StoreError(f"{artifacts.address()} holds no store yet. Run `permafrost extract {where}` first.")
+    storage = storage_of(where)
+    if has(storage, _IDENTITY):
+        return [storage]
+    if stores := _below(storage):
+        return stores
+    raise StoreError(f"{storage.address()} is neither a run file nor the folder of a store")
 
 
 def stores_below(folder: Path) -> list[FeatureStore]:
     """Every store in an artifacts folder, by path."""
-    return [FeatureStore.at(path) for path in _folders_below(folder)]
+    return [FeatureStore(storage) for storage in _below(storage_of(folder))]
 
 
-def _folders_below(folder: Path) -> list[Path]:
-    return [path.parent for path in sorted(folder.rglob("identity.json"))]
+def _below(storage: Storage) -> list[Storage]:
+    folders = [key.removesuffix(f"/{_IDENTITY}") for key in storage.list() if key.endswith(f"/{_IDENTITY}")]
+    return [storage.below(folder) for folder in folders]

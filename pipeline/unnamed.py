@@ -11,10 +11,10 @@ from pathlib import Path
 from cache import FeatureStore
 from cache.errors import RecordsError
 from cache.lock import writer_lock
-from pipeline.approximate_scores import index_folder
+from pipeline.approximate_scores import index_key
 from pipeline.dataset import Run
 from pipeline.features import feature_sets
-from pipeline.heads import head_folder, training_arguments
+from pipeline.heads import head_key, training_arguments
 from pipeline.score_rows import RAW
 from pipeline.stores import stores_below
 from pipeline.vectors import Vectors
@@ -52,18 +52,18 @@ def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:
     parts = [run.records.split("gallery"), run.records]
     for backbone, features, heads, _ in feature_sets(run):
         for part in parts:
-            yield index_folder(run, part, Vectors(backbone, RAW, features, features))
+            yield run.artifacts / index_key(run, part, Vectors(backbone, RAW, features, features))
         for head in heads:
             try:
                 identity = head_identity(**training_arguments(run, head, features))
             except RecordsError:  # it cannot be trained on these records, so it was not
                 continue
-            yield head_folder(run, head.name, features, identity)
+            yield run.artifacts / head_key(head.name, features, identity)
             for store in embeddings:
                 if store.identity.fields.get("head") == identity.fingerprint:
                     yield store.path
                     for part in parts:
-                        yield index_folder(run, part, Vectors(backbone, head.name, store, features))
+                        yield run.artifacts / index_key(run, part, Vectors(backbone, head.name, store, features))
 
 
 def _used(path: Path, folder: Path, named: set[Path]) -> bool:

@@ -55,7 +55,7 @@ def find_vectors(
                 continue
             with of_head(f"{wanted.name} on {backbone}"):
                 head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
-            path = run.artifacts / "embeddings" / features.name
+            path = run.storage.below(f"embeddings/{features.name}")
             embedded = embed if train else stored_embeddings
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)
             vectors.append(Vectors(backbone, wanted.name, embeddings, features, head))
@@ -91,7 +91,7 @@ def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
         head = find_head(run, wanted, part.name, part.features, train=False, tensorboard=False, device="cpu")
     except (MissingRowsError, DamagedStoreError):
         return "to train"
-    path = run.artifacts / "embeddings" / part.features.name
+    path = run.storage.below(f"embeddings/{part.features.name}")
     stored = stored_embeddings(head, part.features, path, name=wanted.name, digests=run.records.digests)
     return "trained, to embed" if isinstance(stored, Embedded) else "there"
 

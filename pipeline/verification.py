@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from cache import FeatureStore, LocalStorage, Storage, verify
+from cache import FeatureStore, Storage, verify
 from cache.errors import PermafrostError, StoreError
 from cache.sealed import read_sealed
 
@@ -15,34 +15,33 @@ from cache.sealed import read_sealed
 class Verified(NamedTuple):
     """A store, or a file made of one, and what is wrong with it, a line each."""
 
-    path: Path
+    address: str
     problems: list[str]
     store: FeatureStore | None = None
 
 
-def verify_stores(folders: Sequence[Path]) -> Iterator[Verified]:
-    """The store in each of ``folders``; one that cannot be opened is named, and the others are verified.
+def verify_stores(places: Sequence[Storage]) -> Iterator[Verified]:
+    """The store at each of ``places``; one that cannot be opened is named, and the others are verified.
 
     Embeddings are compared with the features that they were made from, where these are among them.
     """
     stores: list[FeatureStore] = []
-    for folder in folders:
+    for place in places:
         try:
-            stores.append(FeatureStore.at(folder))
+            stores.append(FeatureStore(place))
         except StoreError as error:
-            yield Verified(folder, [str(error)])
+            yield Verified(place.address(), [str(error)])
     by_fingerprint = {store.fingerprint: store for store in stores}
     for store in stores:
         fields = store.identity.fields
         fused = fields.get("fused")
         names = [str(name) for name in (fused if isinstance(fused, list) else [fields.get("features")])]
         made_from = [by_fingerprint[name] for name in names if name in by_fingerprint]
-        yield Verified(Path(store.address), verify(store, made_from if len(made_from) == len(names) else ()), store)
+        yield Verified(store.address, verify(store, made_from if len(made_from) == len(names) else ()), store)
 
 
-def verify_files(folder: Path) -> Iterator[Verified]:
-    """Every head, index, searcher, note, and file of scores and thresholds below an artifacts ``folder``."""
-    storage = LocalStorage(folder)
+def verify_files(storage: Storage) -> Iterator[Verified]:
+    """Every head, index, searcher, note, and file of scores and thresholds among the artifacts in ``storage``."""
     for pattern, read in _READERS.items():
         for key in storage.list(pattern.partition("*")[0]):
             if not PurePosixPath(key).match(pattern):
@@ -52,7 +51,7 @@ def verify_files(folder: Path) -> Iterator[Verified]:
                 read(storage, key)
             except (PermafrostError, OSError) as error:
                 problems.append(str(error))
-            yield Verified(storage.path(key), problems)
+            yield Verified(storage.address(key), problems)
 
 
 def _read_head(storage: Storage, key: str) -> object:

@@ -42,7 +42,7 @@ from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
 from stages.extraction.backbones.open_clip_text import own_text
 from stages.extraction.executor import LIBRARIES
-from stages.extraction.known import basis_path, known_backbones, noted_backbones
+from stages.extraction.known import basis_key, known_backbones, noted_backbones
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex, MilvusIndexConfig
@@ -215,7 +215,7 @@ def _entry(
     entry: dict[str, Any] = {"config": settings, "weights": None, "basis": None}
     if isinstance(wanted, PcaConfig):
         entry["basis"] = name
-        replace_bytes(folder / name, basis_path(wanted, run.records, run.artifacts / "features").read_bytes())
+        replace_bytes(folder / name, run.storage.read(f"features/{basis_key(wanted, run.records)}"))
     elif weights:
         if ":" in wanted.name:
             raise SettingsError(f"{wanted.name} is built from a configuration of the Hub: export it with --no-weights")
@@ -242,7 +242,7 @@ def _entry(
 
 def _filling(run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore]) -> tuple[Backbone, ...]:
     """The backbones of ``wanted`` that filled ``stores``."""
-    folder = run.artifacts / "features"
+    folder = run.storage.below("features")
     noted = noted_backbones(wanted, run.records, folder)
     for backbones in noted or [known_backbones(wanted, run.records, folder, on_load=run.display.say)]:
         if all(

@@ -8,11 +8,11 @@ from typing import Any
 import typer
 
 from cache import FeatureStore, Provenance
-from pipeline.commands.options import Json, RunFileOrStore
+from pipeline.commands.options import Json, RunFileOrStore, where_of
 from pipeline.config import read_config
 from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.stores import find_folders
+from pipeline.stores import find_stores
 
 
 def inspect(path: RunFileOrStore, json: Json = False) -> None:
@@ -21,8 +21,8 @@ def inspect(path: RunFileOrStore, json: Json = False) -> None:
     if path.suffix == ".toml":
         records = read_dataset(read_config(path), Display(quiet=True, warnings=False))
         uris = dict(zip(records.digests, records.uris, strict=True))
-    for folder in find_folders(path):
-        facts = store_facts(FeatureStore.at(folder), uris)
+    for storage in find_stores(where_of(path)):
+        facts = store_facts(FeatureStore(storage), uris)
         typer.echo(json_module.dumps(facts) if json else _text(facts))
 
 

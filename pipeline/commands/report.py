@@ -36,29 +36,40 @@ def report(
     if output is not None and output.is_dir():
         raise ConfigError(f"--output names the file to write, got the folder {output}")
     run = open_run(run_file, quiet=quiet)
-    display, path = run.display, output or run.artifacts / "reports" / f"{run.name}.html"
+    display = run.display
     contents, text = build_report(run, queries, health=health)
-    try:
-        replace_text(path, text)
-    except UnwritableError as error:
-        if output is not None or not error.read_only:
-            raise
-        display.warn(f"note: {path} is read-only, so the page is here; --output names another place")
-        path = Path(path.name)
-        replace_text(path, text)
+    path = _write(run, text, output)
     size, seconds = len(text.encode()), time.monotonic() - started
     best = contents.best
     if json:
         line = {
-            "report": str(path), "bytes": size, "best": best.head, "backbone": best.vectors.backbone,
+            "report": path, "bytes": size, "best": best.head, "backbone": best.vectors.backbone,
             "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
         }  # fmt: skip
         typer.echo(json_module.dumps(line))
     else:
-        typer.echo(str(path))
+        typer.echo(path)
     display.say(f"{size / 1e6:.1f} MB, {len(contents.pictures):,} pictures, {seconds:.0f} s")
     if size > _LARGE:
         display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")
+
+
+def _write(run: Run, text: str, output: Path | None) -> str:
+    """Write the page, and return where it is."""
+    if output is not None:
+        replace_text(output, text)
+        return str(output)
+    key = f"reports/{run.name}.html"
+    try:
+        run.storage.put(key, text.encode())
+    except UnwritableError as error:
+        if not error.read_only:
+            raise
+        path, there = Path(f"{run.name}.html"), run.storage.address(key)
+        run.display.warn(f"note: {there} is read-only, so the page is here; --output names another place")
+        replace_text(path, text)
+        return str(path)
+    return run.storage.address(key)
 
 
 def build_report(run: Run, queries: int, *, health: bool) -> tuple[Contents, str]:

@@ -10,6 +10,7 @@ import typer
 
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError
+from cache.storage import is_url
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import Run, open_run
 from pipeline.score_rows import json_lines
@@ -58,11 +59,14 @@ def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryVa
     typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
     backbone = next((entry.backbone for entry in vectors if entry.trained is not None), vectors[0].backbone)
     first = [entry for entry in vectors if entry.backbone == backbone]
-    path = run.artifacts / "scores" / f"{run.name}.png"
+    path = run.scratch / "scores" / f"{run.name}.png"
     if any(run.records.uris):
         with unless_read_only(run.display.warn):
             draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
-            run.display.say(f"some queries with their nearest images: {path}")
+            if is_url(run.config.artifacts):
+                run.storage.put(f"scores/{path.name}", path.read_bytes())
+            where = run.storage.address(f"scores/{path.name}")
+            run.display.say(f"some queries with their nearest images: {where}")
     if (verdict := no_surer_head(run.config, values)) is not None:
         run.display.say(verdict)
     return values

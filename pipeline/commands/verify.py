@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json as json_module
 from itertools import chain
-from pathlib import Path
 
 import typer
 
-from pipeline.commands.options import Json, RunFileOrStore
+from cache.storage import storage_of
+from pipeline.commands.options import Json, RunFileOrStore, where_of
 from pipeline.config import read_config
-from pipeline.stores import find_folders
+from pipeline.stores import find_stores
 from pipeline.verification import verify_files, verify_stores
 
 
 def verify(path: RunFileOrStore, json: Json = False) -> None:
     """Check every checksum and every row of the stores, and with a run file every head, index and score too."""
     sound = True
-    files = verify_files(Path(read_config(path).artifacts)) if path.suffix == ".toml" else ()
-    for verified in chain(verify_stores(find_folders(path)), files):
+    files = verify_files(storage_of(read_config(path).artifacts)) if path.suffix == ".toml" else ()
+    for verified in chain(verify_stores(find_stores(where_of(path))), files):
         problems, store = verified.problems, verified.store
         sound &= not problems
         verdict = f"{len(problems):,} problems" if problems else "every checksum and row is right"
         if store is None:
             if problems:
-                typer.echo(
-                    json_module.dumps({"file": str(verified.path), "problems": problems}) if json else problems[0]
-                )
+                typer.echo(json_module.dumps({"file": verified.address, "problems": problems}) if json else problems[0])
         elif json:
             line = {"store": store.address, "chunks": len(store.chunks()), "images": len(store), "problems": problems}
             typer.echo(json_module.dumps(line))

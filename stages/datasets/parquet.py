@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -47,18 +47,13 @@ class ParquetConfig(ColumnsConfig):
         if texts.num_rows == 0:
             raise RecordsError(f"{self.path} has no rows")
         made = {
-            "uri": [
-                ImageSource(file.shard.path, cell=(group, row, file.image)).uri
-                for file in files
-                for group, rows in enumerate(file.groups)
-                for row in range(rows)
-            ],
-            "place": [f"{file.shard.path}, row {row}" for file in files for row in range(file.rows)],
+            "uri": pa.chunked_array([_uris(file, group) for file in files for group in range(len(file.groups))]),
+            "place": _numbered(files, lambda file: f"{file.shard.path}, row "),
         }
         if not self.key:
             made["key"] = _keys(files)
         if self.split == BY_FILE:
-            made["split"] = [file.shard.split for file in files for _ in range(file.rows)]
+            made["split"] = pa.chunked_array([pa.repeat(pa.scalar(f.shard.split, pa.string()), f.rows) for f in files])
         return self.source(texts, named, made)
 
 
@@ -152,16 +147,30 @@ def _named(file: _File, column: str, numbers: pa.ChunkedArray) -> pa.ChunkedArra
     return pc.take(names, known)
 
 
-def _keys(files: Sequence[_File]) -> list[str]:
+def _uris(file: _File, group: int) -> pa.Array:
+    """The URIs of the images of one row group."""
+    before, after = ImageSource(file.shard.path, cell=(group, 0, file.image)).uri.split("/0:", 1)
+    return pc.binary_join_element_wise(f"{before}/", _numbers(file.groups[group]), f":{after}", "")
+
+
+def _numbered(files: Sequence[_File], before: Callable[[_File], str]) -> pa.ChunkedArray:
+    """The number of each row in its file, with what is ``before`` it in that file."""
+    return pa.chunked_array([pc.binary_join_element_wise(before(file), _numbers(file.rows), "") for file in files])
+
+
+def _numbers(count: int) -> pa.StringArray:
+    return pa.array(np.arange(count)).cast(pa.string())
+
+
+def _keys(files: Sequence[_File]) -> pa.ChunkedArray:
     """The path that is kept with each image, where every image has one of its own; else file and row."""
     if all(file.path is not None for file in files):
-        paths: list[str | None] = []
-        for file in files:
-            image = _read(file, [str(file.path)]).column(0)
-            paths += pc.struct_field(image, "path").to_pylist()
-        if all(paths) and len(set(paths)) == len(paths):
-            return [str(path) for path in paths]
-    return [f"{file.shard.name}/{row}" for file in files for row in range(file.rows)]
+        structs = [_read(file, [str(file.path)]).column(0) for file in files]
+        paths = pa.chunked_array([c for s in structs for c in pc.struct_field(s, "path").chunks]).cast(pa.string())
+        named = not paths.null_count and not pc.any(pc.equal(paths, "")).as_py()
+        if named and pc.count_distinct(paths).as_py() == len(paths):
+            return paths
+    return _numbered(files, lambda file: f"{file.shard.name}/")
 
 
 def _read(file: _File, columns: list[str]) -> pa.Table:

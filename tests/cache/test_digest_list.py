@@ -31,6 +31,11 @@ def test_digests_go_through_an_arrow_column_and_back(listed: list[bytes]) -> Non
     assert Digests.from_column(pa.chunked_array([column, column])) == listed * 2
 
 
+def test_a_column_in_one_piece_is_not_copied() -> None:
+    column = pa.chunked_array([as_digests([b"a" * 32, b"b" * 32]).column()])
+    assert Digests.from_column(column).words.ctypes.data == column.chunk(0).buffers()[1].address
+
+
 @given(LISTS)
 def test_each_digest_once_is_what_a_dict_makes_of_them(listed: list[bytes]) -> None:
     assert as_digests(listed).unique() == list(dict.fromkeys(listed))

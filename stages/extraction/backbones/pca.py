@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cache.atomic import replace_bytes
 from cache.errors import SettingsError, WeightsError
 from cache.fingerprint import digest_bytes
 from cache.identity import Identity
@@ -77,9 +76,13 @@ class PcaBasis:
 
     def save(self, path: Path | str) -> None:
         """Write the basis to a safetensors file, whole or not at all."""
+        self.write(LocalStorage(Path(path).parent), Path(path).name)
+
+    def write(self, storage: Storage, key: str) -> None:
+        """:meth:`save` to a storage."""
         from safetensors.numpy import save
 
-        replace_bytes(Path(path), save({"mean": self.mean, "components": self.components}))
+        storage.put(key, save({"mean": self.mean, "components": self.components}))
 
     @classmethod
     def load(cls, path: Path | str) -> PcaBasis:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +25,7 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, MissingExtraError, SettingsError, UnreachableError
 from cache.fingerprint import JSON
 from cache.settings import Settings
-from cache.storage import Storage, storage_of
+from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries
 from stages.retrieval.gallery_rows import GalleryRows
 from stages.retrieval.indexes.faiss_search import best_of
@@ -41,7 +40,7 @@ _CONNECT_S, _CALL_S = 5, 120
 _LONGEST_TEXT = 65_535  # bytes, of a text in Milvus
 _TOKEN = "MILVUS_TOKEN"  # noqa: S105  # the name of a variable
 
-Where = Mapping[str, Sequence[str | None]]
+Filters = Mapping[str, Sequence[str | None]]
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class MilvusIndex(KeyedRows):
         return index
 
     @classmethod
-    def load(cls, folder: Path | str | Storage, *, embeddings: str, keys: Sequence[str] | None = None) -> MilvusIndex:
+    def load(cls, folder: Where, *, embeddings: str, keys: Sequence[str] | None = None) -> MilvusIndex:
         """Open what was saved in ``folder``. Raises as :meth:`GalleryIndex.load`, and where the rows are not there."""
         storage = storage_of(folder)
         wanted: dict[str, JSON] = {"embeddings": embeddings}
@@ -142,7 +141,7 @@ class MilvusIndex(KeyedRows):
                 )
         return index
 
-    def save(self, folder: Path | str | Storage) -> None:
+    def save(self, folder: Where) -> None:
         """Write which collection it is, and the keys and ids of its rows, for :meth:`load`."""
         sidecar = sidecar_of(self.embeddings, self.keys, self.dim, self.next_id, self.config)
         sidecar |= {"collection": self.collection}
@@ -155,7 +154,7 @@ class MilvusIndex(KeyedRows):
         exclude: Rows | None = None,
         *,
         allowed: npt.NDArray[np.bool_] | None = None,
-        where: Where | None = None,
+        where: Filters | None = None,
     ) -> tuple[Rows, Similarity]:
         """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
 

@@ -28,7 +28,7 @@ from cache.errors import DamagedStoreError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON
 from cache.lock import writer_lock
 from cache.settings import changed_settings
-from cache.storage import LocalStorage
+from cache.storage import LocalStorage, Where, is_url
 from stages.retrieval.indexes.faiss_search import append
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.keyed_rows import check_keys
@@ -148,10 +148,11 @@ def _write_originals(building: LocalStorage, vectors: VectorRows, dtype: str) ->
             file.write(vectors[block].astype(dtype).data)
 
 
-def check_folder(folder: Path | str | None) -> Path | str:
-    """``folder``. Raises SettingsError where there is none."""
-    if folder is None:
+def check_folder(folder: Where | None) -> Path | str:
+    """``folder``. Raises SettingsError where there is none, or none of a local disk."""
+    if not isinstance(folder, (Path, str)) or is_url(str(folder)):
         raise SettingsError(
-            "an index with on_disk = true is kept in a folder that can be written: name one, or leave on_disk out"
+            "an index with on_disk = true is kept in a folder of a local disk that can be written: name one, or leave "
+            "on_disk out"
         )
     return folder

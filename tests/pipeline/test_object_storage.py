@@ -1,0 +1,98 @@
+"""A run whose artifacts lie in object storage: what it says and stores is what it is in a folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache import LocalStorage
+from cache.storage import storage_of
+from tests.object_servers import localbucket
+from tests.pictures import draw_folder
+from tests.typed import PCA_RUN, permafrost
+
+RUN = PCA_RUN + '[[heads]]\nname = "lda"\nkind = "lda"\ndim = 3\n' + '[retrieval]\nindex = { kind = "scalar" }\n'
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch, localbucket(tmp_path_factory.mktemp("far") / "server", patch) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def folder(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file whose artifacts are near, ``local.toml``, and one of artifacts that are far, both of them run."""
+    folder = tmp_path_factory.mktemp("runs")
+    draw_folder(folder / "images", {f"class {number}": 6 for number in range(12)})
+    for name, artifacts in (("local", "artifacts"), ("far", f"{bucket}/shop")):
+        (folder / name).mkdir()
+        text = RUN.replace('artifacts = "artifacts"', f'artifacts = "{artifacts}"').replace('"images"', '"../images"')
+        (folder / name / "run.toml").write_text(text)
+        done = permafrost("run", "run.toml", "--json", cwd=folder / name)
+        assert done.returncode == 0, done.stderr
+        (folder / name / "out").write_text(done.stdout)
+        assert permafrost("search", "run.toml", "../images/class 1/0.png", cwd=folder / name).returncode == 0
+    return folder
+
+
+def test_every_byte_is_the_same_as_in_a_folder(folder: Path, bucket: str) -> None:
+    near, far = LocalStorage(folder / "local/artifacts"), storage_of(f"{bucket}/shop")
+    keys = [key for key in near.list() if not key.endswith((".lock", "digests.sqlite"))]
+    assert [key for key in far.list() if ".lock/" not in key] == keys
+    assert {key.partition("/")[0] for key in keys} == {
+        "embeddings", "features", "heads", "indexes", "scores", "searchers"
+    }  # fmt: skip
+    assert [key for key in keys if near.read(key) != far.read(key)] == []
+    assert (folder / "far/out").read_text() == (folder / "local/out").read_text()
+    assert sorted(path.name for path in (folder / "far").iterdir()) == ["out", "run.toml"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "--json"],
+        ["verify"],
+        ["inspect", "--json"],
+        ["search", "../images/class 1/0.png", "--json"],
+        ["health"],
+        ["plan"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_says_what_it_says_of_a_folder(folder: Path, bucket: str, command: list[str]) -> None:
+    said = [permafrost(command[0], "run.toml", *command[1:], cwd=folder / name) for name in ("local", "far")]
+    assert [typed.returncode for typed in said] == [0, 0], said[1].stderr
+    assert said[1].stdout.replace(f"{bucket}/shop", "artifacts") == said[0].stdout
+
+
+def test_the_address_of_a_store_is_inspected_and_the_page_of_a_run_is_stored(folder: Path, bucket: str) -> None:
+    typed = permafrost("inspect", f"{bucket}/shop/features", cwd=folder / "far")
+    assert typed.stdout.startswith(f"{bucket}/shop/features/pca-")
+    typed = permafrost("report", "run.toml", "--queries", "1", cwd=folder / "far")
+    assert typed.stdout == f"{bucket}/shop/reports/run.html\n"
+    assert storage_of(f"{bucket}/shop").read("reports/run.html").startswith(b"<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compact", "run.toml"],
+        ["export", "run.toml", "--output", "s3://bucket/bundle"],
+        ["features", "run.toml", "--output=s3://bucket/f.parquet"],
+        ["run", "s3://bucket/run.toml"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_needs_a_local_disk_is_refused_and_makes_no_folder(folder: Path, command: list[str]) -> None:
+    typed = permafrost(*command, cwd=folder / "far")
+    assert typed.returncode == 2
+    assert "object storage" in typed.stderr
+    assert not list((folder / "far").glob("s3:*"))
+
+
+def test_what_is_neither_a_folder_nor_a_known_address_is_refused(folder: Path) -> None:
+    (folder / "far/wrong.toml").write_text(RUN.replace('artifacts = "artifacts"', 'artifacts = "ftp://host/shop"'))
+    typed = permafrost("extract", "wrong.toml", cwd=folder / "far")
+    assert typed.returncode == 2
+    assert "must be a local path" in typed.stderr
