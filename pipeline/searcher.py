@@ -175,10 +175,9 @@ class Searcher:
         last = min(offset + k, len(self))
         if offset >= last:
             return [[] for _ in queries]
-        if isinstance(self._index, MilvusIndex) and isinstance(where, Mapping):  # it knows the values itself
-            ids, similarity = self._index.search(queries, last, where=where)
-        else:
-            ids, similarity = self._index.search(queries, last, allowed=allowed)
+        by_value = isinstance(self._index, MilvusIndex) and isinstance(where, Mapping)  # a database knows the values
+        how: dict[str, Any] = {"where": where} if by_value else {"allowed": allowed}
+        ids, similarity = self._index.search(queries, last, **how)
         rows = self._index.places(ids)
         if exact and not isinstance(self._index.config, FlatIndexConfig):
             for query, places, scores in zip(queries, rows, similarity, strict=True):
