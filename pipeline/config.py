@@ -45,7 +45,7 @@ FeaturesConfig = Annotated[
 """Where features are from: a network that runs over the images, or a file."""
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
-_PATHS = {"path", "root", "weights", "artifacts", "keys"}
+_PATHS = {"path", "root", "weights", "artifacts", "keys", "uri"}
 _NO_PATH = ("weights", "random")
 
 
