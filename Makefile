@@ -152,6 +152,10 @@ check-hostile: install  ## Every test with 256 open files, no stdin, one process
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20
 
+.PHONY: check-objects
+check-objects: install  ## The same into object storage 50 ms away, on loopback, and its time beside a local disk (minutes)
+	@$(PY) -m benchmarks.object_storage 20
+
 .PHONY: check-ray-kills
 check-ray-kills: install  ## Twenty SIGKILLs of Ray workers, actors and the driver, then compare every byte (5 minutes)
 	@$(PY) -m benchmarks.ray_kills 20

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 
@@ -18,8 +20,10 @@ import pyarrow.parquet as pq
 
 from cache.atomic import PARTIAL
 from cache.source import parse_source
+from cache.storage import is_url
 
 GROUP_ROWS = 65_536
+_REQUESTS = 32  # to object storage, at once
 _SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -72,6 +76,11 @@ class DigestFile:
             empty = pa.array([""] * len(uris), pa.string())
             return pa.table([uris, empty, pa.nulls(len(uris), pa.binary(32))], schema=_SCHEMA)
         paths = pc.replace_substring_regex(uris, _PLACE, "").dictionary_encode()
+        objects = [path for path in paths.dictionary.to_pylist() if is_url(path) and path not in versions]
+        if objects:
+            with ThreadPoolExecutor(_REQUESTS) as pool:
+                for _ in pool.map(_version, objects, repeat(versions)):
+                    pass
         now = pa.array([_version(path, versions) for path in paths.dictionary.to_pylist()], pa.string())
         version = rows["version"].cast(pa.string())
         same = pc.and_(pc.equal(now.take(paths.indices), version), pc.not_equal(version, ""))

@@ -18,10 +18,13 @@ import pyarrow as pa
 
 from cache.atomic import disk_errors
 from cache.digest_file import GROUP_ROWS, DigestFile, with_digests
+from cache.files import absolute
 from cache.fingerprint import digest_bytes, digest_file
 from cache.source import ImageSource, Version, parse_source
+from cache.storage import is_url
 
 _MANY = 100_000
+_REQUESTS = 32  # to object storage, at once
 _AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
 # A file written again within one tick of its file system's clock keeps its mtime: so young a file is not remembered.
 _TICK_NS = 20_000_000
@@ -59,7 +62,7 @@ class DigestCache:
         """The digest of each of ``uris`` (n,), in their order; ``on_progress`` is called with how many are done."""
         digests: list[FileDigest] = []
         holders: dict[str, Version] = {}
-        with closing(_Memory(self.path, self.notes)) as memory, ThreadPoolExecutor(workers) as pool:
+        with closing(_Memory(self.path, self.notes)) as memory, ThreadPoolExecutor(_readers(uris, workers)) as pool:
             for low in range(0, len(uris), _AT_ONCE):
                 for digest, _ in self._looked_up(uris[low : low + _AT_ONCE], memory, pool, holders):
                     digests.append(digest)
@@ -85,7 +88,7 @@ class DigestCache:
         with (
             DigestFile(path) as file,
             closing(_Memory(self.path, self.notes)) as memory,
-            ThreadPoolExecutor(workers) as pool,
+            ThreadPoolExecutor(_readers(uris, workers)) as pool,
         ):
             for group, low in enumerate(range(0, len(uris), GROUP_ROWS)):
                 rows = file.known(group, pa.concat_arrays(uris.slice(low, GROUP_ROWS).chunks), versions)
@@ -136,6 +139,11 @@ class DigestCache:
                 for name, entry in memory.known(names[low : low + _AT_ONCE]).items()
             }
         return [entry.digest if (entry := known.get(name)) else None for name in names]
+
+
+def _readers(uris: Sequence[str] | pa.ChunkedArray, workers: int) -> int:
+    """Threads that read: objects keep one waiting, and not busy."""
+    return max(workers, _REQUESTS) if len(uris) and is_url(parse_source(str(uris[0])).path) else workers
 
 
 class _Memory:
@@ -222,7 +230,7 @@ def _opened_entry(entry: _Entry) -> _Entry | None:
 
 def _name(source: ImageSource) -> bytes:
     """What an image is remembered by: its URI, with an absolute path."""
-    return os.fsencode(source._replace(path=os.path.abspath(source.path)).uri)
+    return os.fsencode(source._replace(path=absolute(source.path)).uri)
 
 
 def _digest(
@@ -239,7 +247,7 @@ def _digest(
             version = holders.setdefault(source.path, version)
         if old and old.version == version.text:
             return FileDigest(old.digest), version.text, None
-        digest = digest_file(source.path) if whole else source.digest(source.read())
+        digest = digest_file(source.path) if whole and not is_url(source.path) else source.digest(source.read())
     except OSError as error:
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), "", None
     text = version.text if _settled(version.changed_ns) else ""

@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cache.files import open_file
+from cache.storage import is_url
+
 _PIECE_BYTES = 8 << 20
 _PIECE_ROWS = (4, 256)  # at least and at most, whatever they weigh
 _KEPT_BYTES = 64 << 20
@@ -25,12 +28,13 @@ _KEPT_FILES = 4
 _BUFFER_BYTES = 1 << 20
 
 
-def read_cell(path: str, group: int, row: int, column: str) -> bytes:
+def read_cell(path: str, group: int, row: int, column: str, *, version: str | None = None) -> bytes:
     """The bytes in ``row`` of row group ``group``, in ``column``: a column, or a field of one, ``image.bytes``.
 
-    Raises OSError where the file is no Parquet or has no such cell, and where the cell is empty.
+    ``version`` is that of an object, which has no times. Raises OSError where the file is no Parquet or has no such
+    cell, and where the cell is empty.
     """
-    content = _cells.read(path, group, row, column)
+    content = _cells.read(path, group, row, column, version)
     if content is None:
         raise OSError(f"the cell is empty: column {column} has no bytes in this row")
     if not isinstance(content, bytes):
@@ -38,10 +42,19 @@ def read_cell(path: str, group: int, row: int, column: str) -> bytes:
     return content
 
 
+_File = tuple[str, str, str]
+"""Path, column and version."""
+
+
+def _version(path: str) -> str:
+    now = Path(path).stat()
+    return f"{now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns}"
+
+
 class _Piece(NamedTuple):
     """Which piece of which column of which file, as the file was when it was opened."""
 
-    file: tuple[str, str, int, int, int, int]
+    file: _File
     group: int
     number: int
 
@@ -55,13 +68,12 @@ class _Cells:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._columns: OrderedDict[tuple[str, str, int, int, int, int], _Column] = OrderedDict()
+        self._columns: OrderedDict[_File, _Column] = OrderedDict()
         self._pieces: OrderedDict[_Piece, pa.Array] = OrderedDict()
         self._bytes = 0
 
-    def read(self, path: str, group: int, row: int, column: str) -> object:
-        now = Path(path).stat()
-        file = (path, column, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+    def read(self, path: str, group: int, row: int, column: str, version: str | None) -> object:
+        file = path, column, version or _version(path)
         try:
             opened = self._open(file)
             with opened.lock:
@@ -76,7 +88,7 @@ class _Cells:
             raise OSError(f"{path} has {length:,} rows in row group {group}, and none numbered {row}: it was changed")
         return cells[row % rows].as_py()
 
-    def _open(self, file: tuple[str, str, int, int, int, int]) -> _Column:
+    def _open(self, file: _File) -> _Column:
         with self._lock:
             if file not in self._columns:
                 self._columns[file] = _Column(*file[:2])
@@ -110,7 +122,9 @@ class _Column:
     def __init__(self, path: str, column: str) -> None:
         self.lock = threading.Lock()
         # Without the pre-buffer and with a buffer, a row group is read page by page and not at once.
-        self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        self._file = pq.ParquetFile(
+            open_file(path) if is_url(path) else path, pre_buffer=False, buffer_size=_BUFFER_BYTES
+        )
         self._column = column
         paths = [self._file.schema.column(at).path for at in range(len(self._file.schema))]
         if column not in paths:

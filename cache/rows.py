@@ -75,11 +75,16 @@ def fragment_stamps(storage: Storage) -> dict[int, Stamp | None]:
     """The version of the rows of each committed chunk, by ascending number; None where the storage has none."""
     if not isinstance(storage, LocalStorage):
         return dict.fromkeys(fragment_numbers(storage))
+    try:
+        with os.scandir(storage.path(_FOLDER.rstrip("/"))) as entries:
+            listed = [*entries]
+    except FileNotFoundError:
+        return {}
     stamps: dict[int, Stamp | None] = {}
-    with suppress(FileNotFoundError), os.scandir(storage.path(_FOLDER.rstrip("/"))) as entries:
-        for entry in entries:
-            name = entry.name.removesuffix(_SUFFIX)
-            if name != entry.name and name.isdecimal():
+    for entry in listed:
+        name = entry.name.removesuffix(_SUFFIX)
+        if name != entry.name and name.isdecimal():
+            with suppress(FileNotFoundError):  # removed meanwhile
                 now = entry.stat()
                 stamps[int(name)] = now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
     return dict(sorted(stamps.items()))

@@ -1,8 +1,9 @@
 """Where an image's bytes are: a file, a stretch of a file, a cell of a Parquet table; whole, or cropped to a box.
 
-A URI is a path, or says where in a file the bytes are::
+A URI is a path or the address of an object, or says where in it the bytes are::
 
     photos/a.jpg
+    s3://bucket/photos/a.jpg
     bytes:512+18230:shards/00000.tar            18,230 bytes from the 512th on: a member of an uncompressed tar
     parquet:3/17:image.bytes:data/train.parquet row 17 of row group 3, the field ``bytes`` of the column ``image``
     box:10,20,110,220:photos/a.jpg              left, top, right, bottom, in pixels of the upright image
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import SettingsError
+from cache.files import object_at
 from cache.fingerprint import digest_bytes
 from cache.parquet_cells import read_cell
+from cache.storage import is_url
 
 Box = tuple[int, int, int, int]
 
@@ -75,6 +78,8 @@ class ImageSource(NamedTuple):
 
     def read(self) -> bytes:
         """The bytes of the (whole) image. Raises OSError where they cannot be read: a pipe is not waited for."""
+        if is_url(self.path):
+            return self._read_object()
         _regular(self.path)
         if self.stretch is not None:
             return _read_stretch(self.path, *self.stretch)
@@ -82,12 +87,24 @@ class ImageSource(NamedTuple):
             return read_cell(self.path, *self.cell)
         return Path(self.path).read_bytes()
 
+    def _read_object(self) -> bytes:
+        storage, key = object_at(self.path)
+        if self.cell is not None:
+            return read_cell(self.path, *self.cell, version=storage.version(key))
+        if self.stretch is None:
+            return storage.read(key)
+        offset, size = self.stretch
+        return _whole(self.path, storage.read(key, offset, offset + size), size)
+
     def version(self) -> Version:
-        """The version of the file: its inode, size, mtime and ctime. Raises OSError where there is none.
+        """The version of the file: its inode, size, mtime and ctime; of an object its ETag. OSError if there is none.
 
         Files of equal size and mtime that are swapped, or unpacked over one another with their old times, differ in
         the other two.
         """
+        if is_url(self.path):
+            storage, key = object_at(self.path)
+            return Version(storage.version(key), 0)
         now = _regular(self.path)
         text = f"{now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
         return Version(text, max(now.st_mtime_ns, now.st_ctime_ns))
@@ -133,7 +150,10 @@ def _regular(path: str) -> os.stat_result:
 def _read_stretch(path: str, offset: int, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
-        content = file.read(size)
+        return _whole(path, file.read(size), size)
+
+
+def _whole(path: str, content: bytes, size: int) -> bytes:
     if len(content) < size:
         raise OSError(f"{path} ends {size - len(content):,} bytes too early: it is cut off, or was changed")
     return content

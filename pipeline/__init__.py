@@ -3,8 +3,9 @@
 ::
 
     <artifacts>/
-        digests.sqlite                       the digests of unchanged files
+        digests.sqlite, digests-<...>.parquet  the digests of unchanged files; of many, in the order of their dataset
         features/<backbone>-<...>/           stage 1: a store for each backbone's identity
+        features/<backbone>-<...>.rows       the rows of a large one in one file, only to open it fast
         heads/<backbone>/<head>-<...>/       stage 2: head.safetensors and its training log
         heads/<backbone>/<...>.checkpoint    what a head in training goes on from when it is stopped
         tensorboard/<backbone>/<head>-<...>/ its epochs as events, where they are asked for

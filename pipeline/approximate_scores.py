@@ -19,7 +19,6 @@ from stages.records import Records
 from stages.retrieval import (
     AutoIndexConfig,
     FlatIndexConfig,
-    GalleryIndex,
     IndexConfig,
     Scores,
     Tried,
@@ -29,6 +28,7 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.approximate import DEEPEST
+from stages.retrieval.gallery import Index
 
 
 def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
@@ -70,7 +70,7 @@ def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores
         )
 
 
-def find_index(run: Run, gallery: Records, vectors: Vectors) -> GalleryIndex:
+def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
     """The index of the ``gallery``, stored in the artifacts folder; with budgets, what was tried is shown.
 
     Where the folder cannot be written, the index is built and not stored.
@@ -110,7 +110,7 @@ def _wanted(run: Run) -> IndexConfig:
     return replace(retrieval.index, metric=next(of_first_ranks, None))
 
 
-def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Where | None) -> GalleryIndex:
+def _built_index(run: Run, gallery: Records, vectors: Vectors, folder: Where | None) -> Index:
     wanted = _wanted(run)
     if not isinstance(wanted, AutoIndexConfig):
         return index_gallery(vectors.store, gallery, wanted, folder=folder)

@@ -58,7 +58,7 @@ _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
-_ADDRESSES, _TAKE_ADDRESSES = ("s3://", "gs://", "az://"), ("inspect", "verify")
+_ADDRESSES, _TAKE_ADDRESSES = ("s3://", "gs://", "az://"), ("inspect", "verify", "search")
 
 
 class Commands(TyperGroup):
@@ -168,7 +168,7 @@ def _refuse_addresses(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{place} is in object storage, where `{command}` takes a file or folder of a local disk: copy it "
                 'here, or write here and copy it there. A run file may say artifacts = "s3://...", and '
-                f"{' and '.join(_TAKE_ADDRESSES)} take the address of a store."
+                f"{' and '.join(_TAKE_ADDRESSES)} take an address."
             )
 
 

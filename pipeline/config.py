@@ -45,7 +45,7 @@ FeaturesConfig = Annotated[
 """Where features are from: a network that runs over the images, or a file."""
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
-_PATHS = {"path", "root", "weights", "artifacts", "keys"}
+_PATHS = {"path", "root", "weights", "artifacts", "keys", "uri"}
 _NO_PATH = ("weights", "random")
 
 
@@ -173,6 +173,10 @@ class RunConfig(Settings):
     def __post_init__(self) -> None:
         if not self.backbones:
             raise SettingsError("a run needs at least one of [[backbones]]")
+        for backbone in self.backbones:
+            places = [getattr(backbone, name, None) for name in ("path", "keys", "weights")]
+            if far := [place for place in places if isinstance(place, str) and is_url(place)]:
+                raise SettingsError(f"{far[0]} is in object storage: copy the file to a local disk, and name it there")
         if any(backbone in self.backbones[:at] for at, backbone in enumerate(self.backbones)):
             raise SettingsError("two of [[backbones]] are the same; drop one")
         check_names(self.datasets)
@@ -188,6 +192,12 @@ class RunConfig(Settings):
         if not is_url(self.artifacts):
             storage_of(self.artifacts)  # refuses what is neither
         for dataset in self.datasets:
+            if is_url(dataset.path) and dataset.kind not in ("folder", "parquet", "webdataset"):
+                raise SettingsError(
+                    f"dataset.path ({dataset.path}) is in object storage, and only a folder, Parquet files and tar "
+                    "shards of images are read there. Copy the table here: its images may stay there, with "
+                    'root = "s3://bucket/images" or such addresses in the table.'
+                )
             inside_images = _is_inside(self.artifacts, dataset.path)
             if dataset.kind in ("folder", "parquet", "webdataset") and inside_images:
                 raise SettingsError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from cache import parse_source
 from cache.errors import RecordsError
+from cache.files import file_exists
 from pipeline.searcher import Searcher
 from stages.ranking.normalize import Vectors, unit_length
 from stages.retrieval.terms import LIKE, UNLIKE, combined
@@ -40,7 +40,7 @@ class Query(NamedTuple):
 
 def refuse_absent(terms: Terms) -> None:
     """Raise RecordsError where images are searched for and none of their files is there: before a network is loaded."""
-    if terms.images and not any(os.path.lexists(parse_source(image).path) for image in terms.images):
+    if terms.images and not any(file_exists(parse_source(image).path) for image in terms.images):
         raise RecordsError("no image to search for is there:\n" + "\n".join(terms.images))
 
 

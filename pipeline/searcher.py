@@ -51,8 +51,10 @@ from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
 from stages.extraction.known import basis_key
 from stages.extraction.sample import check_sample, sample_of
 from stages.ranking import unit_length
-from stages.retrieval import FlatIndexConfig, GalleryIndex
+from stages.retrieval import FlatIndexConfig
+from stages.retrieval.gallery import Index, load_index
 from stages.retrieval.gallery_rows import GalleryRows, Match
+from stages.retrieval.indexes.milvus import MilvusIndex
 from stages.training import FusedFeatures, Head
 from stages.training.text.embed_text import embed_text
 
@@ -76,6 +78,7 @@ class Searcher:
         text: gives words the vectors that are beside those of images, where the backbone has a text tower of its own.
 
     >>> from stages.extraction import Embedder, PcaBasis, PcaConfig, load_backbone
+    >>> from stages.retrieval import GalleryIndex
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
     >>> embedder = Embedder([load_backbone(PcaConfig(dim=2, size=2), basis=basis)])
     >>> index = GalleryIndex.build(np.eye(2, dtype=np.float32), ["a", "b"], "the fingerprint of the vectors")
@@ -88,7 +91,7 @@ class Searcher:
     def __init__(
         self,
         embedder: Embedder,
-        index: GalleryIndex,
+        index: Index,
         gallery: pa.Table,
         vectors: _Stored | None = None,
         thresholds: Mapping[str, float] | None = None,
@@ -172,7 +175,9 @@ class Searcher:
         last = min(offset + k, len(self))
         if offset >= last:
             return [[] for _ in queries]
-        ids, similarity = self._index.search(queries, last, allowed=allowed)
+        by_value = isinstance(self._index, MilvusIndex) and isinstance(where, Mapping)  # a database knows the values
+        how: dict[str, Any] = {"where": where} if by_value else {"allowed": allowed}
+        ids, similarity = self._index.search(queries, last, **how)
         rows = self._index.places(ids)
         if exact and not isinstance(self._index.config, FlatIndexConfig):
             for query, places, scores in zip(queries, rows, similarity, strict=True):
@@ -290,7 +295,7 @@ class Searcher:
         if digest_bytes(content).hex() != described["gallery"]:
             raise DamagedStoreError(f"{own.address()} is not as it was written. Delete it and search again.")
         gallery = pq.read_table(io.BytesIO(content))
-        index = GalleryIndex.load(
+        index = load_index(
             artifacts.below(described["index"]["folder"]),
             embeddings=described["index"]["embeddings"],
             keys=gallery["key"].to_pylist(),

@@ -45,7 +45,7 @@ from stages.extraction.executor import LIBRARIES
 from stages.extraction.known import basis_key, known_backbones, noted_backbones
 from stages.ranking import unit_length
 from stages.records import Records
-from stages.retrieval import FlatIndexConfig, GalleryIndex
+from stages.retrieval import FlatIndexConfig, GalleryIndex, MilvusIndexConfig
 from stages.training import FusedFeatures
 from stages.training.text.sentences import DISTRIBUTION, ENCODER, WEIGHTS_SHA256
 
@@ -262,8 +262,11 @@ def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:
     config = run.config.retrieval.index
     if isinstance(config, FlatIndexConfig):
         index = GalleryIndex.build(rows, part.keys, embeddings)
+    elif isinstance(config, MilvusIndexConfig):
+        raise SettingsError("a bundle opens without a server: name another kind of index than milvus to export it")
     else:
         built = find_index(run, part, vectors)
+        assert isinstance(built, GalleryIndex)
         index = GalleryIndex(
             built.index, part.keys, embeddings, built.config, originals=built.originals, mapped=built.mapped
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from cache import parse_source
+from cache.files import absolute
 from stages.curation.curate import REASONS, Curated, Dropped
 from stages.datasets.columns import text_table
 from stages.records import Records
@@ -55,7 +55,7 @@ def training_table(records: Records) -> pa.Table:
     sources = [parse_source(uri) for uri in records.uris]
     columns: dict[str, Sequence[str | None]] = {
         "key": records.keys,
-        "path": [source._replace(path=str(Path(source.path).absolute())).uri for source in sources],
+        "path": [source._replace(path=absolute(source.path)).uri for source in sources],
         "label": records.labels,
         "domain": records.domains,
         "split": ["train"] * len(records),

@@ -9,9 +9,10 @@ from typing import Literal
 
 from cache.errors import RecordsError
 from cache.source import ImageSource
+from cache.storage import is_url
 from stages.datasets.columns import text_table
 from stages.datasets.config import Source, SourceConfig
-from stages.datasets.folder_files import EXTENSIONS, list_files
+from stages.datasets.folder_files import EXTENSIONS, list_files, list_objects
 from stages.datasets.labels import label_column
 
 
@@ -31,12 +32,12 @@ class FolderConfig(SourceConfig):
 
     def read(self) -> Source:
         """List the images by path, and say what else is there."""
-        root = Path(self.path)
-        if not root.exists():
+        root, far = Path(self.path), is_url(self.path)
+        if not far and not root.exists():
             raise RecordsError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
-        if not root.is_dir():
+        if not far and not root.is_dir():
             raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
-        files = list_files(root)
+        files = list_objects(self.path) if far else list_files(root)
         if not files.images:
             skipped = f" {files.notes()[0]}." if files.skipped else ""
             raise RecordsError(
@@ -60,7 +61,9 @@ class FolderConfig(SourceConfig):
         label, notes = label_column(text_table({"label": labels}), ["label"], strip=self.strip)
         columns = {
             "key": [path.as_posix() for path in files.images],
-            "uri": [ImageSource(str(root / path)).uri for path in files.images],
+            "uri": [
+                ImageSource(f"{self.path.rstrip('/')}/{path}" if far else str(root / path)).uri for path in files.images
+            ],
         }
         if by_folder:
             columns["split"] = [path.parts[0] for path in files.images]

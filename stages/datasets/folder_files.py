@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cache.errors import RecordsError
+from cache.storage import storage_of
 
 # The extensions of images in a folder; a table may name files of any extension, or none.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif", ".jp2"})
@@ -98,6 +99,22 @@ def list_files(root: Path) -> FolderFiles:
     files.images = sorted([*files.images, *files.recognised], key=lambda path: path.parts)
     files.recognised.sort()
     files.repeated.sort()
+    return files
+
+
+def list_objects(address: str) -> FolderFiles:
+    """:func:`list_files` below an address in object storage: images go by their extension, and none is opened."""
+    files = FolderFiles()
+    for key in storage_of(address).list():
+        path = Path(key)
+        extension = path.suffix.lower()
+        if hidden := [part for part in path.parts if part.startswith(".") or part in LITTER]:
+            files.litter.update(hidden[:1] if hidden[0] in LITTER else [])
+        elif extension in EXTENSIONS or (extension in _HEIC and _reads_heic()):
+            files.images.append(path)
+        elif extension not in _BESIDE:
+            files.skipped[extension] += 1
+    files.images.sort(key=lambda path: path.parts)
     return files
 
 

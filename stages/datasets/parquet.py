@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.errors import RecordsError
+from cache.files import open_file
 from cache.source import ImageSource
 from stages.datasets.columns import as_text, refuse_absent
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
@@ -78,7 +79,7 @@ class _File(NamedTuple):
 
 def _described(shard: Shard, image: str) -> _File:
     try:
-        with pq.ParquetFile(shard.path) as file:
+        with open_file(shard.path) as content, pq.ParquetFile(content) as file:
             schema, metadata = file.schema_arrow, file.metadata
     except (pa.ArrowException, OSError) as error:
         raise RecordsError(f"{shard.path} cannot be read as Parquet (is it cut off?): {error}") from error
@@ -175,7 +176,7 @@ def _keys(files: Sequence[_File]) -> pa.ChunkedArray:
 
 def _read(file: _File, columns: list[str]) -> pa.Table:
     try:
-        with pq.ParquetFile(file.shard.path) as opened:
+        with open_file(file.shard.path) as content, pq.ParquetFile(content) as opened:
             return opened.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise RecordsError(f"{file.shard.path} cannot be read as Parquet: {error}") from error

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import RecordsError
+from cache.files import absolute
+from cache.storage import is_url, storage_of
 from stages.datasets.folder import refuse_not_utf8
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
@@ -25,7 +27,7 @@ class Shard(NamedTuple):
     @property
     def split(self) -> str:
         """What its file name says the split is: ``train`` of ``train-00000-of-00005`` and of ``train/00000``."""
-        path = Path(self.path).absolute()
+        path = Path(absolute(self.path))
         return _NUMBER.sub("", path.stem) or path.parent.name
 
 
@@ -35,6 +37,8 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     They come ordered by path, hidden ones left out. Raises :class:`RecordsError` where there is none, and for a
     compressed one, which would else be passed over.
     """
+    if is_url(where):
+        return _objects(where, suffix)
     path = Path(where)
     if path.is_dir():
         ends = (suffix, *(suffix + end for end in _PACKED), *(_PACKED_TAR if suffix == ".tar" else ()))
@@ -55,6 +59,22 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     if not files:
         raise RecordsError(f"{where} {none}")
     return [_shard(file, root, suffix) for file in sorted(files, key=lambda file: file.parts)]
+
+
+def _objects(where: str, suffix: str) -> list[Shard]:
+    """:func:`find_shards` of one object, or of all below an address."""
+    if where.lower().endswith(suffix):
+        return [Shard(where, where.rpartition("/")[2].removesuffix(suffix))]
+    storage = storage_of(where)
+    keys = [key for key in storage.list() if not _hidden(Path(key))]
+    if packed := [key for key in keys if key.lower().endswith((*(suffix + end for end in _PACKED), *_PACKED_TAR))]:
+        raise RecordsError(
+            f"{storage.address(packed[0])} is compressed, so one image cannot be read without all before it: unpack it"
+        )
+    shards = [Shard(storage.address(key), key.removesuffix(suffix)) for key in keys if key.lower().endswith(suffix)]
+    if not shards:
+        raise RecordsError(f"{where} holds no object that ends in {suffix}; a pattern is not looked for there")
+    return shards
 
 
 def _shard(file: Path, root: Path, suffix: str) -> Shard:

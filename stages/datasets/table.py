@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cache import digest_bytes, parse_source
 from cache.errors import RecordsError, SettingsError
+from cache.storage import is_url
 from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
 from stages.datasets.config import ColumnsConfig, Source, as_names
 from stages.datasets.delimited import Dialect, detect_encoding, read_delimited
@@ -64,7 +66,7 @@ class TableConfig(ColumnsConfig):
         """Read the named columns; which files exist is not looked at."""
         path = Path(self.path)
         table, notes = read_columns(path, Dialect(self.delimiter, self.encoding, self.quoted))
-        root = Path(self.root) if self.root is not None else path.parent
+        root = self.root if self.root is not None else str(path.parent)
         names = table.column_names
         if not self.images:
             return self._without_images(path, table, notes)
@@ -90,11 +92,15 @@ class TableConfig(ColumnsConfig):
         )
 
 
-def _all_below(root: Path, images: pa.ChunkedArray) -> pa.ChunkedArray:
+def _all_below(root: str, images: pa.ChunkedArray) -> pa.ChunkedArray:
     """:func:`_below` of all ``images`` (N,); most are a path that needs nothing but the root before it."""
-    folder = os.path.normpath(root)
+    folder = root.rstrip("/") if is_url(root) else os.path.normpath(root)
     parts = pc.extract_regex(images, _PLAIN)
-    plain = parts.is_valid() if ":" not in folder else pa.chunked_array([pa.array([False] * len(images), pa.bool_())])
+    plain = (
+        parts.is_valid()
+        if ":" not in folder or is_url(root)
+        else pa.chunked_array([pa.array([False] * len(images), pa.bool_())])
+    )
     place, path = (pc.struct_field(parts, name) for name in ("place", "path"))
     before = "" if folder == "." else folder if folder.endswith("/") else f"{folder}/"
     uris = pc.binary_join_element_wise(place, before, path, "")
@@ -107,10 +113,15 @@ def _all_below(root: Path, images: pa.ChunkedArray) -> pa.ChunkedArray:
     return uris
 
 
-def _below(root: Path, image: str) -> str:
+def _below(root: str, image: str) -> str:
     """The URI ``image`` with its path seen from ``root``."""
     source = parse_source(image)
-    return source._replace(path=os.path.normpath(root / source.path)).uri
+    if is_url(source.path):
+        return image
+    path = posixpath.normpath(source.path) if is_url(root) else os.path.normpath(Path(root, source.path))
+    if is_url(root) and path.startswith(("/", "../")):
+        raise RecordsError(f"the image {image!r} would lie outside of root = {root!r}")
+    return source._replace(path=f"{root.rstrip('/')}/{path}" if is_url(root) else path).uri
 
 
 def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tuple[str, ...]]:

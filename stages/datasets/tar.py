@@ -6,12 +6,13 @@ Here each of them is an error that says after which member it is.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from cache.errors import RecordsError
+from cache.files import open_file
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _READ = 1 << 20
@@ -32,8 +33,10 @@ def list_members(path: str) -> Iterator[Member]:
     sparse, or named as if to lie outside.
     """
     try:
-        with open(path, "rb") as file:
-            yield from _members(path, file, Path(path).stat().st_size)
+        with open_file(path) as file:
+            total = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            yield from _members(path, file, total)
     except (tarfile.TarError, OSError) as error:
         raise RecordsError(f"{path} cannot be read as a tar: {error}") from error
 

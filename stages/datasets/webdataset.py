@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
 
 from cache.errors import RecordsError
+from cache.files import open_file
 from cache.source import ImageSource
 from stages.datasets.columns import refuse_absent, scalar, text_table
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
@@ -121,7 +122,7 @@ def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -
         members[extension.lower()] = member
     if not grouped:
         raise RecordsError(f"{shard.path} holds no sample: it is an empty tar, or its members have no extension")
-    with open(shard.path, "rb") as file:
+    with open_file(shard.path) as file:
         for key, members in grouped.items():
             fields = _fields(shard, file, members)
             known.update(fields)

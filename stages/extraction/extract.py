@@ -151,7 +151,6 @@ def extract_all(
     ]  # two backbones of one identity fill one store, once
     if not lacking:
         return [Filled(store, 0) for store in stores]
-    keep_freed_memory(one_arena=all(backbones[n].device == "cpu" for n in lacking))
     with ExitStack() as drivers:
         entered = {  # in one order in every process: two that wait do not wait for each other
             n: drivers.enter_context(StoreWriter(stores[n], wait=wait))
@@ -164,6 +163,8 @@ def extract_all(
         plans = [writer.plan(digests, batch_size=size, retry_failed=retry_failed) for writer in writers]
         job = Job(filled, networks, Uris(records), units_of(plans), size, [plan.fits for plan in plans])
         total = _images(plans)
+        # Only now: what planning needed and let go goes back to the system.
+        keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in networks))
         done = failed = 0
         clock = Clock()
         for advance in (executor or LocalExecutor(workers)).execute(job, clock):

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 
 from cache import DigestCache, parse_source
 from cache.errors import RecordsError, SettingsError
+from cache.files import file_exists
+from cache.storage import is_url
 from stages.datasets.config import Roles, Source, SourceConfig
 from stages.datasets.labels import label_notes, missing_notes
 from stages.records.splits import class_disjoint_splits, describe_splits, named_roles
@@ -161,7 +163,7 @@ def digest_part(
 def _in_other_form(uri: str) -> str | None:
     """``uri`` with its path in the Unicode form in which there is such a file; None where there is none."""
     source = parse_source(uri)
-    if source.path.isascii() or os.path.lexists(source.path):
+    if source.path.isascii() or file_exists(source.path) or is_url(source.path):
         return None
     forms = (unicodedata.normalize("NFC", source.path), unicodedata.normalize("NFD", source.path))
     return next((source._replace(path=form).uri for form in forms if os.path.lexists(form)), None)
@@ -187,7 +189,7 @@ def _is_missing(uri: str, *, listed: bool) -> bool:
     """Whether an image without a digest is not there, rather than there in a file of its own and not readable."""
     source = parse_source(uri)
     within = source.stretch is not None or source.cell is not None
-    return not listed or within or not os.path.lexists(source.path)
+    return not listed or within or not file_exists(source.path)
 
 
 def _refuse_bad_keys(config: SourceConfig, table: pa.Table) -> None:

@@ -238,8 +238,15 @@ def read_records(
     """
     configs = _configs(dataset, label)
     check_names(configs)
+    records = _read(configs, seed, digests or DigestCache(), on_progress)
+    pa.default_memory_pool().release_unused()  # what reading needed and let go
+    return records
+
+
+def _read(
+    configs: Sequence[SourceConfig], seed: int, digests: DigestCache, on_progress: Callable[[int], None] | None
+) -> Records:
     parts, notes = read_parts(configs, seed)
-    digests = digests or DigestCache()
     read: list[tuple[pa.ChunkedArray, pa.ChunkedArray]] = []
     for at, part in enumerate(parts):
         done = sum(len(digest) for digest, _ in read)

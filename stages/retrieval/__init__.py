@@ -20,6 +20,7 @@ from stages.retrieval.indexes.kinds import (
     build_index,
 )
 from stages.retrieval.indexes.measure import Evidence
+from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.protocols import (
     ByLabelConfig,
     Gldv2Config,
@@ -64,6 +65,8 @@ __all__ = [
     "LeaveOneOutConfig",
     "ListedConfig",
     "MetConfig",
+    "MilvusIndex",
+    "MilvusIndexConfig",
     "OpqIndexConfig",
     "Products10kConfig",
     "ProtocolConfig",

@@ -13,8 +13,7 @@ from stages.ranking.nearest import query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.tables import Table, table_of_rows
 from stages.records import Records
-from stages.retrieval.gallery import Sides
-from stages.retrieval.indexes.gallery_index import GalleryIndex
+from stages.retrieval.gallery import Index, Sides
 from stages.retrieval.protocols import ByLabelConfig, RankedConfig
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.rerank import RerankConfig
@@ -27,7 +26,7 @@ DEEPEST = 1000
 
 def evaluate_index(
     vectors: Features,
-    index: GalleryIndex,
+    index: Index,
     *,
     queries: Records,
     gallery: Records,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -11,17 +12,22 @@ from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
 from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
 from cache.features import numbers_fingerprint
-from cache.storage import Where
+from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, search
 from stages.ranking.normalize import Vectors, check_unit, unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
+from stages.retrieval.gallery_rows import GalleryRows
 from stages.retrieval.indexes.auto import FEWEST_QUERIES, AutoIndexConfig, Choice, IndexConfig, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.indexes.kinds import FlatIndexConfig, IvfPqIndexConfig
+from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, IvfPqIndexConfig
 from stages.retrieval.indexes.measure import Evidence
+from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
+from stages.retrieval.indexes.snapshots import read_sidecar
 from stages.retrieval.protocols.rules import Judge, same_class
+
+Index: TypeAlias = GalleryIndex | MilvusIndex
 
 
 def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tuple[Rows, Similarity]:
@@ -47,18 +53,31 @@ def nearest(vectors: Features, queries: Records, gallery: Records, k: int) -> tu
     return positions, similar
 
 
+@overload
+def index_gallery(
+    vectors: Features, gallery: Records, config: MilvusIndexConfig, *, folder: Where | None = None
+) -> MilvusIndex: ...
+@overload
+def index_gallery(
+    vectors: Features,
+    gallery: Records,
+    config: BuiltConfig | AutoIndexConfig = FlatIndexConfig(),
+    *,
+    folder: Where | None = None,
+) -> GalleryIndex: ...
 def index_gallery(
     vectors: Features,
     gallery: Records,
     config: IndexConfig = FlatIndexConfig(),
     *,
     folder: Where | None = None,
-) -> GalleryIndex:
+) -> Index:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
     With a ``folder`` the index is kept there, and read from there when it is of these very keys and images; one with
     ``on_disk`` takes a folder. Rows are read from ``vectors`` a block at a time. With budgets (``auto``) it is what
-    :func:`choose_gallery_index` chooses by the gallery alone, of rows in memory.
+    :func:`choose_gallery_index` chooses by the gallery alone, of rows in memory. With ``milvus`` the rows are in a
+    database, with their labels and attributes, and the folder has their keys.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> index = index_gallery(VECTORS, IMAGES)
@@ -70,6 +89,8 @@ def index_gallery(
         return choose_gallery_index(vectors, gallery, config, folder=folder).index
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
+    if isinstance(config, MilvusIndexConfig):
+        return _in_database(vectors, searched, config, embeddings, folder)
     if folder is not None:
         try:
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
@@ -82,6 +103,24 @@ def index_gallery(
     if folder is not None:
         index.save(folder)
     return index
+
+
+def _in_database(
+    vectors: Features, searched: Records, config: MilvusIndexConfig, embeddings: str, folder: Where | None
+) -> MilvusIndex:
+    index = MilvusIndex.fill(
+        config, StoredRows(vectors, searched.digests), GalleryRows.from_table(searched.table), embeddings
+    )
+    if folder is not None:
+        index.save(folder)
+    return index
+
+
+def load_index(folder: Where, *, embeddings: str, keys: Sequence[str]) -> Index:
+    """The index that :func:`index_gallery` kept in ``folder``, of whatever kind. Raises as its ``load`` does."""
+    described = read_sidecar(storage_of(folder)).get("index")
+    kind = described.get("kind") if isinstance(described, dict) else None
+    return (MilvusIndex if kind == "milvus" else GalleryIndex).load(folder, embeddings=embeddings, keys=keys)
 
 
 def choose_gallery_index(

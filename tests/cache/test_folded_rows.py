@@ -1,10 +1,12 @@
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cache import FeatureStore, StoreWriter, compact, folded_rows, reader, verify
+from cache import FeatureStore, StoreWriter, compact, folded_rows, reader, rows, verify
 from cache.errors import DamagedStoreError
 from cache.rows import fragment_key
 from tests.toys.stores import contents, fill, names, open_store
@@ -113,3 +115,21 @@ def test_the_store_itself_has_the_same_bytes(tmp_path: Path, monkeypatch: pytest
     assert not _file(other).exists()
     assert contents(one.path) == contents(other.path)
     np.testing.assert_array_equal(one.read(names(*range(11))), other.read(names(*range(11))))
+
+
+def test_a_fragment_that_goes_while_they_are_listed_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    fill(store, names(*range(40)))
+    listed, scan = [], os.scandir
+
+    def removing(folder: Path) -> object:
+        listed.extend(sorted(Path(folder).iterdir()))
+        entries = scan(folder)
+        first = next(entries)
+        Path(first.path).unlink()
+        return nullcontext([first, *entries])
+
+    monkeypatch.setattr("cache.rows.os.scandir", removing)
+    assert len(rows.fragment_stamps(store.storage)) == len(listed) - 1 == 9

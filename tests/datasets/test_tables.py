@@ -183,4 +183,4 @@ def test_the_paths_of_a_table_are_seen_from_the_root_whether_one_by_one_or_all_a
     root: str, images: list[str]
 ) -> None:
     column = pa.chunked_array([pa.array(images, pa.string())])
-    assert all_below(Path(root), column).to_pylist() == [below(Path(root), image) for image in images]
+    assert all_below(str(Path(root)), column).to_pylist() == [below(str(Path(root)), image) for image in images]

@@ -80,6 +80,30 @@ def test_an_index_by_budgets_says_what_was_tried(folder: Path) -> None:
     assert json.loads(other.stdout.splitlines()[0])["uri"] == str(image.relative_to(folder))
 
 
+@pytest.mark.slow
+def test_scores_and_search_through_a_database(folder: Path) -> None:
+    pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
+    (folder / "database.toml").write_text(RUN + 'index = { kind = "milvus", uri = "index.db" }\n')
+    done = permafrost("score", "database.toml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    plain = [json.loads(line) for line in (folder / "first.jsonl").read_text().splitlines()]
+    assert [
+        line | {"head": line["head"].removesuffix(" (milvus)")} for line in lines if "milvus" in line["head"]
+    ] == plain
+    image = sorted((folder / "images").rglob("*.png"))[0]
+    where = ("--where", "label=class 3")
+    done = permafrost("search", "database.toml", str(image), "--all", "-k", "2", "--json", *where, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    exact = permafrost("search", "run.toml", str(image), "--all", "-k", "2", "--json", *where, cwd=folder)
+    keys = [[json.loads(line)["uri"] for line in each.stdout.splitlines()] for each in (done, exact)]
+    assert keys[0] == keys[1]
+    assert len(keys[0]) == 2
+    bundle = permafrost("export", "database.toml", "-o", "bundle", cwd=folder)
+    assert bundle.returncode != 0
+    assert "a bundle opens without a server" in bundle.stderr
+
+
 def test_a_run_file_names_an_index_and_post_processing() -> None:
     text = RUN + 'index = { kind = "scalar", stored = "int4", refine = { candidates = 8 } }\n'
     text += 'rerank = [{ kind = "query_expansion", n = 5 }, { kind = "k_reciprocal", original = 0.5 }]\n'

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from cache import atomic, storage
 from cache.storage import LocalStorage
 from stages.ranking import unit_length
-from stages.retrieval import GalleryIndex, IvfFlatIndexConfig, IvfPqIndexConfig
-from stages.retrieval.indexes import on_disk
+from stages.retrieval import GalleryIndex, IvfFlatIndexConfig, IvfPqIndexConfig, MilvusIndex, MilvusIndexConfig
+from stages.retrieval.gallery_rows import GalleryRows
+from stages.retrieval.indexes import milvus, on_disk
 from tests.toys.stores import fill, names, open_store
 
 Write = Callable[[Path, bytes | memoryview], bool | None]
@@ -71,3 +73,23 @@ def build_until_killed(folder: str, change: int) -> None:
     rows = unit_length(np.random.default_rng(0).normal(size=(700, 8)))
     config = IvfPqIndexConfig(bytes=4, lists=5, probes=5, on_disk=True)
     on_disk.build_on_disk(folder, rows, [str(row) for row in range(700)], "n" * 64, config)
+
+
+def load_until_killed(folder: str, call: int) -> None:
+    """Load 70 rows into a database in ``folder``, 16 a call, and die instead of the upsert of that number."""
+    from pymilvus import MilvusClient
+
+    milvus.ROWS_A_CALL, left = 16, iter(range(1, call))
+    upsert = MilvusClient.upsert
+
+    def dying(*arguments: object, **named: object) -> object:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return upsert(*arguments, **named)
+
+    MilvusClient.upsert = dying
+    rows = unit_length(np.random.default_rng(0).normal(size=(70, 4)))
+    keys = [str(row) for row in range(70)]
+    table = pa.table({"key": keys, "uri": keys, "digest": [b""] * 70, "label": keys})
+    config = MilvusIndexConfig(f"{folder}/index.db")
+    MilvusIndex.fill(config, rows, GalleryRows.from_table(table), "n" * 64)

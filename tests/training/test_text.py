@@ -161,5 +161,5 @@ def test_text_is_scored_and_searches_through_a_run_file(tmp_path: Path) -> None:
         ]
     )
     assert texts[1].value == pytest.approx(hits)
-    with pytest.raises(SettingsError, match="a feature of images alone knows no text"):
+    with pytest.raises(SettingsError, match="this feature knows no text"):
         Searcher.of_run(run, raw).embed_text(["red car"])

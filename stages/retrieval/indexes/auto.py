@@ -35,6 +35,7 @@ from stages.retrieval.indexes.kinds import (
 )
 from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
+from stages.retrieval.indexes.milvus import MilvusIndexConfig
 from stages.retrieval.indexes.snapshots import read_sidecar
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Choice:
         return cls(index, tuple(Tried(**each) for each in choice["tried"]))
 
 
-IndexConfig: TypeAlias = Annotated[AutoIndexConfig | BuiltConfig, Field(discriminator="kind")]
+IndexConfig: TypeAlias = Annotated[AutoIndexConfig | MilvusIndexConfig | BuiltConfig, Field(discriminator="kind")]
 """Any kind of index, distinguished by ``kind``, or the budgets that one is chosen by."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from stages.retrieval.indexes.faiss_search import (
     selecting,
     stored_vectors,
 )
+from stages.retrieval.indexes.keyed_rows import KeyedRows, twice
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index, check_rows
 from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import (
@@ -37,7 +37,9 @@ from stages.retrieval.indexes.snapshots import (
     KEPT,
     KEYS,
     SIDECAR,
+    keys_file,
     read_snapshot,
+    sidecar_of,
     write_snapshot,
 )
 
@@ -49,7 +51,7 @@ else:
 _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 
 
-class GalleryIndex:
+class GalleryIndex(KeyedRows):
     """An index with a key for each row, made from the embeddings of one fingerprint.
 
     A row has an id, a whole number that is never given again: of a new index its place, then the next.
@@ -85,11 +87,12 @@ class GalleryIndex:
         next_id: int | None = None,
         mapped: memoryview | None = None,
     ) -> None:
-        self.index, self.keys, self.embeddings, self.config = index, tuple(keys), embeddings, config
-        self.ids = np.arange(len(self.keys)) if ids is None else ids
-        self.next_id = int(self.ids[-1]) + 1 if next_id is None else next_id
+        self.index, self.embeddings, self.config = index, embeddings, config
         self.originals, self.mapped = originals, mapped
-        check_keys(self.keys, index.ntotal - (self._buried if isinstance(index, faiss.IndexHNSW) else 0))
+        rows = index.ntotal
+        if ids is not None and _is_graph(index):  # which keeps those that were removed
+            rows -= (int(ids[-1]) + 1 if next_id is None else next_id) - len(ids)
+        super().__init__(keys, rows, ids=ids, next_id=next_id)
 
     @classmethod
     def build(
@@ -104,9 +107,6 @@ class GalleryIndex:
             for block in in_blocks(0, len(vectors)):
                 originals[block] = vectors[block]
         return cls(index, keys, embeddings, config, originals=originals)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     @property
     def bytes_a_row(self) -> float:
@@ -153,7 +153,7 @@ class GalleryIndex:
             among = np.flatnonzero(allowed) if counts_rows else self.ids[allowed]
             rows, similarity = search_among(whole, among, queries, k, left_out)
             return (self._ids(rows) if counts_rows else rows), similarity
-        if whole is not None and not isinstance(self.index, faiss.IndexHNSW):
+        if whole is not None and not _is_graph(self.index):
             rows = nearest_rows(whole, queries, k, left_out)
             return self._ids(rows), similarities(whole, queries, rows)
         refine: RefineConfig | None = getattr(self.config, "refine", None)
@@ -165,20 +165,10 @@ class GalleryIndex:
             counts_rows = True
         return (self._ids(ids) if counts_rows else ids), similarity
 
-    def rows_of(self, keys: Sequence[str]) -> Rows:
-        """Where ``keys`` (n,) are among the rows. Raises KeyError for one that is not there."""
-        if unknown := [key for key in keys if key not in self._place]:
-            raise KeyError(f"the index has no row of key {unknown[0]!r}")
-        return np.array([self._place[key] for key in keys], np.int64)
-
     def vectors_at(self, places: Rows) -> Vectors | None:
         """The vectors (n, E) of the rows at ``places``, as they were added; None where there are only codes."""
         whole = self._whole_vectors()
         return None if whole is None else whole[self.ids[places] if self._buried else places]
-
-    def keys_of(self, ids: Rows) -> list[str | None]:
-        """The key of each of ``ids`` (n,); None for -1 and for a row that was removed."""
-        return [self.keys[place] if place >= 0 else None for place in self.places(ids).tolist()]
 
     def with_rows(self, keys: Sequence[str], vectors: Vectors) -> GalleryIndex:
         """The index with a row more for each of ``keys`` (n,), of ``vectors`` (n, E) of unit length; this one stays.
@@ -195,7 +185,7 @@ class GalleryIndex:
             )
         every = (*self.keys, *keys)
         if len({*every}) < len(every):
-            raise SettingsError(f"keys must differ, and {_twice(every)!r} would be there twice. Remove it first.")
+            raise SettingsError(f"keys must differ, and {twice(every)!r} would be there twice. Remove it first.")
         ids = np.arange(self.next_id, self.next_id + len(keys))
         index = _copy(self.index)
         append(index, vectors, ids)
@@ -213,16 +203,13 @@ class GalleryIndex:
         a key that is not there, ValueError when no row would be left and for an index on disk.
         """
         self._check_changeable()
-        staying = np.ones(len(self), np.bool_)
-        staying[self.rows_of(keys)] = False
-        if not staying.any():
-            raise SettingsError("an index needs at least one row, and these are all it has")
+        staying = self.staying(keys)
         index = self.index
-        if not isinstance(index, faiss.IndexHNSW):
+        if not _is_graph(index):
             index = _copy(index)
-            gone = self.ids[~staying] if keeps_ids(index) else np.flatnonzero(~staying)
+            gone = np.delete(self.ids if keeps_ids(index) else np.arange(len(self)), staying)
             index.remove_ids(faiss.IDSelectorBatch(gone))
-        remaining = [key for key, stays in zip(self.keys, staying.tolist(), strict=True) if stays]
+        remaining = [self.keys[row] for row in staying.tolist()]
         originals = None if self.originals is None else self.originals[staying]
         return GalleryIndex(
             index,
@@ -288,10 +275,6 @@ class GalleryIndex:
         ids, names = rows["id"].to_numpy(), rows["key"].to_pylist()
         return cls(index, names, embeddings, built, ids=ids, originals=originals, next_id=next_id, mapped=mapped)
 
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {key: place for place, key in enumerate(self.keys)}
-
     def _check_changeable(self) -> None:
         if self.mapped is not None:
             raise SettingsError(
@@ -302,7 +285,7 @@ class GalleryIndex:
     @property
     def _buried(self) -> int:
         """Rows of a graph that were removed and are still in it."""
-        return self.next_id - len(self.ids) if isinstance(self.index, faiss.IndexHNSW) else 0
+        return self.next_id - len(self.ids) if _is_graph(self.index) else 0
 
     def _whole_vectors(self) -> Vectors | None:
         """The vectors by the place of the row (of a graph, by id); None where there are codes."""
@@ -332,50 +315,14 @@ class GalleryIndex:
     def _ids(self, places: Rows) -> Rows:
         return np.where(places < 0, -1, self.ids[places])
 
-    def places(self, ids: Rows) -> Rows:
-        """Where ``ids`` are among the rows; -1 where they are not."""
-        at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[at] == ids, at, -1)
 
-
-def check_keys(keys: Sequence[str], rows: int) -> None:
-    """Raise SettingsError unless there is one of ``keys`` for each of so many ``rows``, and none twice."""
-    if len(keys) != rows:
-        raise SettingsError(f"an index takes one key per row: it has {rows} rows, got {len(keys)} keys")
-    if len({*keys}) < len(keys):
-        raise SettingsError(f"keys must differ, got {_twice(keys)!r} twice")
-
-
-def sidecar_of(
-    embeddings: str, keys: Sequence[str], dim: int, next_id: int, config: BuiltConfig, choice: JSON = None
-) -> dict[str, JSON]:
-    """What is recorded beside an index."""
-    return {
-        "embeddings": embeddings,
-        "keys": fingerprint(list(keys)),
-        "rows": len(keys),
-        "dim": dim,
-        "next": next_id,
-        "index": changed_settings(config),
-        "choice": choice,
-    }
-
-
-def _twice(keys: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+def _is_graph(index: faiss.Index) -> bool:
+    return isinstance(index, faiss.IndexHNSW)
 
 
 def _npy(vectors: npt.NDArray[np.floating]) -> memoryview:
     file = io.BytesIO()
     np.save(file, vectors)
-    return file.getbuffer()
-
-
-def keys_file(ids: Rows, keys: Sequence[str]) -> memoryview:
-    """The id and the key of each row, as Parquet."""
-    file = io.BytesIO()
-    pq.write_table(pa.table({"id": ids, "key": pa.array(keys, pa.string())}), file)
     return file.getbuffer()
 
 

@@ -14,20 +14,48 @@ instant, a save leaves the index that was there before.
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cache import digest_bytes, fingerprint
 from cache.errors import DamagedStoreError, StaleStoreError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
+from cache.settings import Settings, changed_settings
 from cache.storage import Storage
+from stages.ranking.nearest import Rows
 
 INDEX, KEPT, KEYS, SIDECAR = "gallery.faiss", "gallery.npy", "keys.parquet", "gallery.json"
 _VERSION = 3
 _MEND = "Build the index again: `permafrost score` or `search` does."
 _FOLDER = re.compile(r"([0-9a-f]{16})?")  # of a snapshot, or of the layout before there were any
+
+
+def sidecar_of(
+    embeddings: str, keys: Sequence[str], dim: int, next_id: int, config: Settings, choice: JSON = None
+) -> dict[str, JSON]:
+    """What is recorded beside an index."""
+    return {
+        "embeddings": embeddings,
+        "keys": fingerprint(list(keys)),
+        "rows": len(keys),
+        "dim": dim,
+        "next": next_id,
+        "index": changed_settings(config),
+        "choice": choice,
+    }
+
+
+def keys_file(ids: Rows, keys: Sequence[str]) -> memoryview:
+    """The id and the key of each row, as Parquet."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"id": ids, "key": pa.array(keys, pa.string())}), file)
+    return file.getbuffer()
 
 
 def write_snapshot(storage: Storage, contents: Mapping[str, memoryview], made_from: Mapping[str, JSON]) -> None:
