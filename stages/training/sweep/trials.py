@@ -227,9 +227,11 @@ def trial_groups(splits: CrossValidation, recipes: Sequence[HeadRecipe], at_most
         key = batch_key(recipe, splits.classes, splits.features.views)
         together.setdefault(("alone", place) if key is None else ("together", key), []).append(place)
     groups = []
-    for places in together.values():
-        size = heads_at_once(recipes[places[0]], len(splits.seeds), splits.vectors.shape[1], splits.classes)
-        size = min(size, at_most or size)
+    for (how, _), places in together.items():
+        size = 1
+        if how == "together":
+            size = heads_at_once(recipes[places[0]], len(splits.seeds), splits.vectors.shape[1], splits.classes)
+            size = min(size, at_most or size)
         groups += [places[low : low + size] for low in range(0, len(places), size)]
     return groups
 
