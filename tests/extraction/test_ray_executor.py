@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -23,24 +22,18 @@ from stages import ray_cluster
 from stages.extraction import Progress, extract, extract_all
 from stages.extraction.ray_executor import RayExecutor
 from stages.ray_cluster import RayCluster, versions
+from tests.clusters import local_cluster
 from tests.forks import Forks
 from tests.pictures import draw_folder
 from tests.toys.extraction import crashing, records_of, toy_backbone
 from tests.toys.stores import contents
 
-ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster of this machine that has, by its own account, three processors."""
-    joined = ray.init(
-        address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
-    try:
-        yield joined.address_info["gcs_address"]
-    finally:
-        ray.shutdown()
+    with local_cluster(3) as address:
+        yield address
 
 
 def test_actors_fill_a_store_with_the_bytes_of_one_process(cluster: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.clusters import local_cluster
 from tests.toys.stores import contents
 from tests.typed import RUN, finished, permafrost
-
-ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
 TRIALS = """
 [repeat]
@@ -30,11 +28,8 @@ folds = 2
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished run, beside a cluster of two workers that this process has joined."""
     folder = finished(tmp_path_factory.mktemp("run"), RUN + TRIALS)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
+    with local_cluster(2):
         yield folder
-    finally:
-        ray.shutdown()
 
 
 def test_extract_on_a_cluster_gives_the_bytes_of_one_process_and_says_what_each_worker_did(
