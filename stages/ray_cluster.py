@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import platform
-import secrets
 import signal
 import socket
 import threading
@@ -76,16 +75,11 @@ class RayCluster:
         if ray.is_initialized():
             yield
             return
-        address, own = self._address(), ""
-        if address == "local" and "RAY_AUTH_TOKEN" not in os.environ:  # else Ray writes one below the home directory
-            own = os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _join(self._address())
         try:
-            _join(address)
             yield
         finally:
             ray.shutdown()
-            if own:
-                del os.environ["RAY_AUTH_TOKEN"]
 
     def _address(self) -> str:
         return self.address or os.environ.get("RAY_ADDRESS") or "local"
