@@ -147,3 +147,7 @@ check-hostile: install  ## Every test with 256 open files, no stdin, one process
 .PHONY: check-kills
 check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every byte (minutes)
 	@$(PY) -m benchmarks.kills 20
+
+.PHONY: check-objects
+check-objects: install  ## The same into object storage 50 ms away, on loopback, and its time beside a local disk (minutes)
+	@$(PY) -m benchmarks.object_storage 20

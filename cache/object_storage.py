@@ -290,7 +290,7 @@ def _unreachable(address: str, error: Exception) -> UnreachableError:
     text = str(error)
     if "NoSuchBucket" in text or "ContainerNotFound" in text or isinstance(error, FileNotFoundError):
         what, remedy = "there is no such bucket", "Create it, or correct the address."
-    elif "169.254.169.254" in text or "metadata.google" in text:
+    elif "169.254.169.254" in text or "/latest/api/token" in text or "metadata.google" in text:
         what = "no credentials in the environment, and the machine has no role of its own"
         remedy = (
             "Set them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS; or "

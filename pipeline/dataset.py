@@ -11,7 +11,7 @@ import pyarrow as pa
 from cache import DigestCache, Storage, fingerprint
 from cache.copies import cache_folder
 from cache.errors import ConfigError
-from cache.storage import is_url, storage_of
+from cache.storage import has, is_url, storage_of
 from pipeline.config import RunConfig, read_config
 from pipeline.progress import Display
 from stages.records import Records, read_records
@@ -44,8 +44,8 @@ class Run:
         if is_url(self.config.artifacts):
             raise ConfigError(
                 f"artifacts = {self.config.artifacts!r} is in object storage, and this command works in a folder of a "
-                "local disk. Copy it to one, and name that as artifacts. In object storage there work: plan, extract, "
-                "train-heads, score, run, report, search, serve, health, threshold, compare, features, verify, inspect."
+                "local disk, as do sweep, table, compact and train-heads --tensorboard. Copy the artifacts to one, and "
+                "name that."
             )
         return Path(self.config.artifacts)
 
@@ -69,6 +69,8 @@ def open_run(run_file: Path, *, quiet: bool = False) -> Run:
 
 def run_of(config: RunConfig, display: Display, run_file: Path = Path("run.toml")) -> Run:
     """The run of ``config``, which ``run_file`` holds, with its records."""
+    if is_url(config.artifacts):  # what cannot be reached is said before any image is read
+        has(storage_of(config.artifacts), "features")
     return Run(run_file, config, read_dataset(config, display), display)
 
 

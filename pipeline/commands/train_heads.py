@@ -33,8 +33,8 @@ def train_heads(
         if not run.records.has_labels:
             raise RecordsError(
                 f"none of the {len(run.records):,} images has a label, and heads learn from labels: put the images in "
-                "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no label: "
-                f"permafrost search {run_file} IMAGE --head raw"
+                "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no "
+                f"label: permafrost search {run_file} IMAGE --head raw"
             )
         for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=own_device, group=group):
             if vectors.head != RAW and is_first():

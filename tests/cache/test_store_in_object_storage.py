@@ -2,7 +2,9 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -197,3 +199,37 @@ def test_a_listing_that_lags_loses_and_doubles_no_row(bucket: str, quirks: Quirk
     fill(store, names(*range(8)))
     assert store.digests() == names(*range(8))
     assert objects(tmp_path, f"shop/{store.folder}") == objects(tmp_path, f"whole/{whole.folder}")
+
+
+def test_a_driver_that_waits_goes_on_when_the_first_is_done(bucket: str) -> None:
+    first, second = open_at(f"{bucket}/shop"), open_at(f"{bucket}/shop")
+    driving, done = threading.Event(), threading.Event()
+
+    def wait_and_fill() -> None:
+        driving.wait()
+        with StoreWriter(second, wait=True) as writer:
+            assert done.is_set()
+            (chunk,) = writer.plan(names(1, 2, 3)).chunks
+            writer.commit(chunk, features_of(chunk), [RowOutcome()] * len(chunk.digests), PROVENANCE)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_and_fill)
+        with StoreWriter(first) as writer:
+            driving.set()
+            (chunk,) = writer.plan(names(1, 2)).chunks
+            writer.commit(chunk, features_of(chunk), [RowOutcome()] * 2, PROVENANCE)
+            done.set()
+        waiting.result()
+    assert second.digests() == names(1, 2, 3)
+
+
+def test_puts_that_are_done_though_the_server_says_it_is_busy_commit_once(
+    bucket: str, quirks: Quirks, tmp_path: Path
+) -> None:
+    local, far = open_at(str(tmp_path / "local"), chunk_rows=4), open_at(f"{bucket}/shop", chunk_rows=4)
+    quirks.busy_after = {("PUT", name): 1 for name in ("c/0/0", "rows/0.parquet", "c/1/0", "plan.parquet")}
+    quirks.busy_before = {("PUT", "rows/1.parquet"): 2, ("GET", "plan.parquet"): 1}
+    for store in (local, far):
+        fill(store, names(*range(6)))
+    assert not any([*quirks.busy_after.values(), *quirks.busy_before.values()])
+    assert objects(tmp_path, f"shop/{far.folder}") == contents(local.path)
