@@ -88,7 +88,11 @@ def head(folder: str) -> None:
         features, records = toy(f"{folder}/{distributed.get_rank()}", classes_of(9, 6))
         trained = train_head(features, records, RECIPE, seed=3, group=distributed.group.WORLD)
         log = [epoch.loss for epoch in trained.log]
-        return {"weights": dict(trained.weights), "log": log, "processes": trained.summary.processes}
+        return {
+            "weights": {name: torch.tensor(weight) for name, weight in trained.weights.items()},
+            "log": log,
+            "processes": trained.summary.processes,
+        }
 
     Path(folder, "0").mkdir()
     Path(folder, "1").mkdir()

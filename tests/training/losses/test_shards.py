@@ -56,7 +56,7 @@ def test_two_processes_train_the_head_of_one(tmp_path: Path) -> None:
     assert (first["processes"], head.summary.processes) == (2, 1)
     for name, weight in head.weights.items():
         torch.testing.assert_close(first["weights"][name], second["weights"][name], rtol=0, atol=0)
-        torch.testing.assert_close(first["weights"][name], weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(first["weights"][name], torch.tensor(weight), rtol=1e-3, atol=1e-4)
     assert first["log"] == second["log"]
     assert first["log"] == pytest.approx([epoch.loss for epoch in head.log], abs=1e-4)
 
