@@ -14,6 +14,7 @@ from stages.training import ArcFaceConfig, HeadRecipe, LinearHeadConfig, Trainin
 from stages.training.losses import kernel
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.plain import plain_loss
+from stages.training.losses.streamed import streamed_loss
 from tests.toys.losses import CLASSES, FAMILY, batch, build
 from tests.toys.training import classes_of, toy
 
@@ -22,8 +23,7 @@ def of_two(work: Callable[[], Any], folder: str) -> None:
     """Fork a second process; both do ``work`` in one group and save what comes of it in ``folder``."""
     rank = 0 if os.fork() else 1
     torch.set_num_threads(1)
-    store = distributed.FileStore(f"{folder}/store", 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.save(work(), f"{folder}/{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -44,6 +44,7 @@ def steps(loss: MarginSoftmax) -> list[torch.Tensor]:
         value = loss(embeddings, labels)
         value.backward()
         assert embeddings.grad is not None
+        assert loss.weight.grad is not None
         with torch.no_grad():
             loss.weight -= 0.1 * loss.weight.grad
         results += [value.detach(), embeddings.grad, loss.weight.detach().clone()]
@@ -68,7 +69,7 @@ def family(folder: str, kernel_name: str) -> None:
 
 def alone(kernel_name: str) -> list[list[torch.Tensor]]:
     """:func:`steps` of every loss in this process."""
-    own = kernel.streamed_loss
+    own = streamed_loss
     kernel.streamed_loss = plain_loss if kernel_name == "plain" else own  # type: ignore[attr-defined]
     try:
         return [steps(build(each)) for each in FAMILY]
@@ -85,14 +86,11 @@ def head(folder: str) -> None:
     """Train a head in two processes."""
 
     def work() -> Any:
-        features, records = toy(f"{folder}/{distributed.get_rank()}", classes_of(9, 6))
+        features, records = toy(Path(folder, str(distributed.get_rank())), classes_of(9, 6))
         trained = train_head(features, records, RECIPE, seed=3, group=distributed.group.WORLD)
         log = [epoch.loss for epoch in trained.log]
-        return {
-            "weights": {name: torch.tensor(weight) for name, weight in trained.weights.items()},
-            "log": log,
-            "processes": trained.summary.processes,
-        }
+        weights = {name: torch.tensor(weight) for name, weight in trained.weights.items()}
+        return {"weights": weights, "log": log, "processes": trained.summary.processes}
 
     Path(folder, "0").mkdir()
     Path(folder, "1").mkdir()
