@@ -34,13 +34,13 @@ def of_two(work: Callable[[], Any], folder: str) -> None:
 
 def steps(loss: MarginSoftmax) -> list[torch.Tensor]:
     """Values, gradients, moved prototypes and what is learned, of three steps of training and one evaluation."""
-    results = []
+    results: list[torch.Tensor] = []
     for step in range(3):
         loss.at(step / 3)
         embeddings, labels = batch(step)
         embeddings[step] = 0
         embeddings.requires_grad_()
-        loss.weight.grad = None
+        loss.zero_grad()
         value = loss(embeddings, labels)
         value.backward()
         assert embeddings.grad is not None
