@@ -105,6 +105,7 @@ def localbucket(root: Path, patch: pytest.MonkeyPatch, quirks: Quirks | None = N
 
     (root / BUCKET).mkdir(parents=True, exist_ok=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that was killed
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
