@@ -46,7 +46,7 @@ def steps(loss: MarginSoftmax) -> list[torch.Tensor]:
         assert embeddings.grad is not None
         assert loss.weight.grad is not None
         with torch.no_grad():
-            loss.weight -= 0.1 * loss.weight.grad
+            loss.weight.sub_(0.1 * loss.weight.grad)
         results += [value.detach(), embeddings.grad, loss.weight.detach().clone()]
     loss.eval()
     embeddings, labels = batch(9)
