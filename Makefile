@@ -124,6 +124,10 @@ bench-equal-bytes: install  ## 64 bytes an image: trained, PCA, or OPQ codes, on
 bench-report: install  ## The report of 10,000 queries, the whole command (3 minutes)
 	@$(PY) -m benchmarks.report
 
+.PHONY: bench-ray
+bench-ray: install  ## Four workers of a Ray cluster against one, and what the driver takes for each chunk (4 minutes)
+	@$(PY) -m benchmarks.ray_scale
+
 .PHONY: bench-serve
 bench-serve: install  ## Serving 100,000 vectors on loopback: CPU a request beside search and network alone, memory (2 minutes)
 	@$(PY) -m benchmarks.serve
@@ -151,3 +155,7 @@ check-kills: install  ## Twenty SIGKILLs in an extraction, then compare every by
 .PHONY: check-objects
 check-objects: install  ## The same into object storage 50 ms away, on loopback, and its time beside a local disk (minutes)
 	@$(PY) -m benchmarks.object_storage 20
+
+.PHONY: check-ray-kills
+check-ray-kills: install  ## Twenty SIGKILLs of Ray workers, actors and the driver, then compare every byte (5 minutes)
+	@$(PY) -m benchmarks.ray_kills 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache import Features, Identity
 from cache.errors import ConfigError, DamagedStoreError, MissingRowsError
@@ -14,15 +14,30 @@ from pipeline.dataset import Run
 from pipeline.progress import Display, duration_text
 from stages.records import Records
 from stages.training import EpochLog, Head, epoch_events, head_identity
+from stages.training.process_group import is_first
 from stages.training.training_inputs import check_device
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 LEAST_VALIDATION_CLASSES = 5  # fewer cannot tell epochs apart: held-out training classes choose
 
 
 def find_head(
-    run: Run, wanted: HeadRun, backbone: str, features: Features, *, train: bool, tensorboard: bool, device: str
+    run: Run,
+    wanted: HeadRun,
+    backbone: str,
+    features: Features,
+    *,
+    train: bool,
+    tensorboard: bool,
+    device: str,
+    group: ProcessGroup | None = None,
 ) -> Head:
-    """The head as it was saved; or, with ``train``, trained and saved. MissingRowsError where there is none."""
+    """The head as it was saved; or, with ``train``, trained and saved. MissingRowsError where there is none.
+
+    The processes of a ``group`` train it together, and the first saves it.
+    """
     arguments, display = training_arguments(run, wanted, features), run.display
     identity = head_identity(**arguments)
     key = head_key(wanted.name, features, identity)
@@ -60,14 +75,17 @@ def find_head(
             update(epoch.epoch, training.epochs, _epoch_text(epoch, training.soup))
             write(epoch)
 
-        head = train_head(**arguments, on_epoch=report, checkpoint=checkpoint, device=device)
+        head = train_head(**arguments, on_epoch=report, checkpoint=checkpoint, device=device, group=group)
     if head.summary.left_out:
         display.warn(
             f"{wanted.name} on {backbone}: trained without {', '.join(head.summary.left_out)}, which cannot be learned"
         )
     display.say(f"{title}: {summary_text(head)}; {duration_text(time.monotonic() - started)}")
-    head.save(storage)
-    checkpoint.unlink(missing_ok=True)
+    if is_first():
+        head.save(storage)
+        checkpoint.unlink(missing_ok=True)
+    if group is not None:
+        group.barrier().wait()
     return head
 
 

@@ -38,6 +38,8 @@ from stages.analysis import paired_difference
 from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
 from stages.ranking.metrics import Values
+from stages.ray_cluster import RayCluster
+from stages.ray_spread import spread
 from stages.records import Records
 from stages.records.splits import DISTRACTORS, ROLES
 from stages.records.subsets import balanced_subset
@@ -203,10 +205,20 @@ def open_grid(run_file: Path, display: Display) -> SeedGrid:
 
 
 def score_cells(
-    run_file: Path, cells: Mapping[str, Cell], storage: Storage, workers: int | None
+    run_file: Path,
+    cells: Mapping[str, Cell],
+    storage: Storage,
+    workers: int | None,
+    cluster: RayCluster | None = None,
 ) -> Iterator[tuple[str, Arrays]]:
-    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run."""
-    return run_once(cells, storage, partial(_in_processes, run_file, workers))
+    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run.
+
+    They are run by processes of this machine, or by workers of a Ray cluster.
+    """
+    run = partial(_in_processes, run_file, workers)
+    if cluster is not None:
+        run = partial(spread, cluster, partial(_score, run_file), at_most=workers)
+    return run_once(cells, storage, run)
 
 
 def refusals(scored: Mapping[Cell, Arrays]) -> dict[Cell, str]:

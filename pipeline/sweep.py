@@ -16,7 +16,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,22 +24,24 @@ import numpy as np
 
 from cache import fingerprint
 from cache.errors import ConfigError
-from pipeline.config import HeadRun, RunConfig, map_paths, parse_config
-from pipeline.dataset import Run
-from pipeline.features import FeatureSet
-from pipeline.progress import duration_text
+from pipeline.config import HeadRun, RunConfig, map_paths, parse_config, read_config
+from pipeline.dataset import Run, run_of
+from pipeline.features import FeatureSet, feature_sets
+from pipeline.progress import Display, duration_text
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
 from pipeline.trials import Arrays, run_once
 from stages.analysis import Difference, paired_difference, t_interval
 from stages.ranking import leave_one_out
+from stages.ray_cluster import RayCluster
+from stages.ray_spread import places, spread
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
 from stages.training.sweep.search_space import Family, SweepConfig, families
 from stages.training.sweep.search_strategy import search
-from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_trials
+from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_group, run_trials, trial_groups
 
 
 class HeadFamily(NamedTuple):
@@ -133,21 +135,32 @@ def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> st
     return f"sweeps/{run.name}-{identity[:8]}"
 
 
+def swept_sets(run: Run, plan: Sequence[HeadFamily]) -> list[FeatureSet]:
+    """The features that the heads of ``plan`` learn from."""
+    swept = {part.head for part in plan}
+    return feature_sets(run, [head for head in run.config.heads if head.name in swept])
+
+
 def run_sweep(
-    run: Run, sweep: SweepConfig, plan: Sequence[HeadFamily], sets: Sequence[FeatureSet], folder: str
+    run: Run,
+    sweep: SweepConfig,
+    plan: Sequence[HeadFamily],
+    sets: Sequence[FeatureSet],
+    folder: str,
+    cluster: RayCluster | None = None,
 ) -> list[Place]:
-    """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run."""
+    """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run.
+
+    They are run in this process, or by workers of a Ray cluster.
+    """
     entries: list[Entry] = []
-    train, judge = run.records.split("train"), partial(leave_one_out, metric=sweep.objective)
     for part in sets:
-        validation = cross_validation(
-            part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=run.config.seed
-        )
+        validation = _validation(run, sweep, part)
         if part.raw:
             entries.append(Entry(part.name, RAW, RAW, {}, validation.raw(), *_of_queries(validation)))
         names = {head.name for head in part.heads}
         own = [one for one in plan if one.head in names]
-        entries += _search(run, sweep, own, part.name, validation, folder)
+        entries += _search(run, sweep, own, part.name, validation, folder, cluster)
     return ranked(entries, sweep.objective)
 
 
@@ -206,6 +219,7 @@ def _search(
     backbone: str,
     validation: CrossValidation,
     folder: str,
+    cluster: RayCluster | None,
 ) -> list[Entry]:
     """The entries of the heads that learn from one set of features."""
     entries: dict[str, Entry] = {}
@@ -221,7 +235,8 @@ def _search(
 
             def run_new(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
                 order = list(unfinished)
-                for at, trial in run_trials(validation, [recipes[place] for place in unfinished.values()]):
+                wanted_now = [recipes[place] for place in unfinished.values()]
+                for at, trial in _run(run, backbone, validation, wanted_now, cluster):
                     if not seconds:
                         took, left = duration_text(trial.seconds), total - len(entries)
                         all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
@@ -240,6 +255,45 @@ def _search(
         for part in plan:
             search(part.family, sweep.method, sweep.trials, run.config.seed, partial(score, part))
     return list(entries.values())
+
+
+def _validation(run: Run, sweep: SweepConfig, part: FeatureSet) -> CrossValidation:
+    train, judge = run.records.split("train"), partial(leave_one_out, metric=sweep.objective)
+    return cross_validation(part.features, train, judge, folds=sweep.folds, seeds=sweep.seeds, seed=run.config.seed)
+
+
+def _run(
+    run: Run,
+    backbone: str,
+    validation: CrossValidation,
+    recipes: Sequence[HeadRecipe],
+    cluster: RayCluster | None,
+) -> Iterator[tuple[int, Trial]]:
+    """The trial of each of ``recipes`` with its index, as they finish."""
+    if cluster is None:
+        yield from run_trials(validation, recipes)
+        return
+    with cluster.joined():
+        share = -(-len(recipes) // places(cluster, len(recipes)))
+        groups = dict(enumerate(trial_groups(validation, recipes, share)))
+        work = partial(_on_worker, run.file.resolve(), backbone)
+        things = {number: [recipes[place] for place in group] for number, group in groups.items()}
+        for number, trials in spread(cluster, work, things):
+            yield from zip(groups[number], trials, strict=True)
+
+
+def _on_worker(run_file: Path, backbone: str, recipes: Sequence[HeadRecipe]) -> list[Trial]:
+    return run_group(_opened(run_file, backbone), recipes)
+
+
+@lru_cache(maxsize=1)
+def _opened(run_file: Path, backbone: str) -> CrossValidation:
+    """The features of one backbone of ``run_file`` in folds, read once a process."""
+    config = read_config(run_file)
+    assert config.sweep is not None
+    run = run_of(config, Display(quiet=True, warnings=False), run_file)
+    part = next(part for part in swept_sets(run, planned(config, config.sweep)) if part.name == backbone)
+    return _validation(run, config.sweep, part)
 
 
 def _recipe(family: Family, settings: DottedSettings) -> HeadRecipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from stages.ranking import own_rows, unit_length, values_by_class
 from stages.records import Records
 from stages.training import FusedFeatures, Head, embed
 from stages.training.embed import Embedded, stored_embeddings
+from stages.training.process_group import is_first
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _QUERIES = 2_000  # are enough to tell heads apart
 
@@ -37,14 +41,20 @@ class Vectors(NamedTuple):
 
 
 def find_vectors(
-    run: Run, *, train: bool = False, tensorboard: bool = False, device: str = "cpu", only: str | None = None
+    run: Run,
+    *,
+    train: bool = False,
+    tensorboard: bool = False,
+    device: str = "cpu",
+    only: str | None = None,
+    group: ProcessGroup | None = None,
 ) -> list[Vectors]:
     """Stage 2: the raw feature and the embeddings of each head, for each backbone and then for fused backbones.
 
     With ``train``, heads that are not trained yet on these features, labels and settings are trained, and embeddings
     are stored. Without, nothing is written, and such a head is a MissingRowsError. With ``tensorboard`` the epochs are
     written as events too. Heads that cannot be trained on ``device`` are trained on the CPU. With ``only`` that head
-    alone, or ``raw``, is asked for.
+    alone, or ``raw``, is asked for. The processes of a ``group`` train heads together, and the first embeds with them.
     """
     vectors = []
     for backbone, features, heads, raw in feature_sets(run):
@@ -54,7 +64,10 @@ def find_vectors(
             if only not in (None, wanted.name):
                 continue
             with of_head(f"{wanted.name} on {backbone}"):
-                head = find_head(run, wanted, backbone, features, train=train, tensorboard=tensorboard, device=device)
+                how: dict[str, Any] = {"train": train, "tensorboard": tensorboard, "device": device, "group": group}
+                head = find_head(run, wanted, backbone, features, **how)
+            if not is_first():
+                continue
             path = run.storage.below(f"embeddings/{features.name}")
             embedded = embed if train else stored_embeddings
             embeddings = embedded(head, features, path, name=wanted.name, digests=run.records.digests)

@@ -108,8 +108,8 @@ FLAGS = {
     "compact": {"--yes"},
     "keys": set(),
     "curate": {"--force", "--json", "--output", "--quiet"},
-    "sweep": {"--force", "--json", "--quiet", "--write"},
-    "table": {"--json", "--quiet", "--workers"},
+    "sweep": {"--address", "--cpus", "--executor", "--force", "--json", "--quiet", "--write"},
+    "table": {"--address", "--cpus", "--executor", "--json", "--quiet", "--workers"},
     "report": {"--health", "--json", "--output", "--queries", "--quiet"},
     "search": {
         "--all",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,11 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, ray_cluster
 from pipeline.config import read_config
 from pipeline.dataset import run_of
-from pipeline.features import feature_sets
 from pipeline.progress import Display
-from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, winner_run_file
+from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, swept_sets, winner_run_file
 from pipeline.views.sweep import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text
 from stages.training.sweep.search_strategy import check_method
 
@@ -27,10 +27,14 @@ def sweep(
         Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Try many configurations of the heads, judged on held-out training classes, and rank them."""
+    cluster = ray_cluster(executor, address, cpus)
     config, display = read_config(run_file), Display(quiet=quiet)
     settings = config.sweep
     if settings is None:
@@ -44,13 +48,12 @@ def sweep(
     for remark in remarks(settings, plan):
         display.warn(f"note: {remark}")
     run = run_of(config, display, run_file)
-    swept = {part.head for part in plan}
-    sets = feature_sets(run, [head for head in config.heads if head.name in swept])
+    sets = swept_sets(run, plan)
     trials = sweep_folder(run, settings, sets)
     folder = run.artifacts / trials
     metric, keys = settings.objective, tuple(settings.axes())
-    with writer_lock(folder):
-        places = run_sweep(run, settings, plan, sets, trials)
+    with writer_lock(folder), cluster.joined() if cluster else nullcontext():
+        places = run_sweep(run, settings, plan, sets, trials, cluster)
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))
         replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run_file.stem))

@@ -11,7 +11,7 @@ from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, ray_cluster
 from pipeline.progress import Display
 from pipeline.score_rows import RAW, json_lines
 from pipeline.seed_grid import Cell, SeedGrid, open_grid, refusals, score_cells, table_rows
@@ -29,10 +29,14 @@ def table(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that train, each on one thread; by default one a processor.")
     ] = None,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the heads of a run with several seeds, and print a table with intervals; a page with a learning curve."""
+    cluster = ray_cluster(executor, address, cpus)
     grid = open_grid(run_file, Display(quiet=quiet))
     run, display = grid.run, grid.run.display
     if run.config.repeat is None:
@@ -44,7 +48,7 @@ def table(
     scored: dict[str, Arrays] = {}
     with writer_lock(folder):
         with display.bar("table", "cells") as update:
-            for name, arrays in score_cells(run_file.resolve(), wanted, finished, workers):
+            for name, arrays in score_cells(run_file.resolve(), wanted, finished, workers, cluster):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
         by_cell = {cell: scored[name] for cell, name in cells.items()}

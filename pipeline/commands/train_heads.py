@@ -12,6 +12,7 @@ from pipeline.commands.options import Device, Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.score_rows import RAW
 from pipeline.vectors import find_vectors
+from stages.training.process_group import is_first, torchrun_group
 
 
 def train_heads(
@@ -23,17 +24,21 @@ def train_heads(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Stage 2: train the heads on stored features, and embed with them."""
-    run = open_run(run_file, quiet=quiet)
-    if not run.records.has_labels:
-        raise RecordsError(
-            f"none of the {len(run.records):,} images has a label, and heads learn from labels: put the images in "
-            "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no label: "
-            f"permafrost search {run_file} IMAGE --head raw"
-        )
-    for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=device):
-        if vectors.head != RAW:
-            path = vectors.store.address
-            line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}
-            text = f"{vectors.backbone} {vectors.head}: {path}"
-            typer.echo(json_module.dumps(line | {"path": path}) if json else text)
+    """Stage 2: train the heads on stored features, and embed with them.
+
+    Begun by torchrun, the processes share out the classes of each head's loss: for millions of classes.
+    """
+    with torchrun_group(device) as (group, own_device):
+        run = open_run(run_file, quiet=quiet or not is_first())
+        if not run.records.has_labels:
+            raise RecordsError(
+                f"none of the {len(run.records):,} images has a label, and heads learn from labels: put the images in "
+                "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no "
+                f"label: permafrost search {run_file} IMAGE --head raw"
+            )
+        for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=own_device, group=group):
+            if vectors.head != RAW and is_first():
+                path = vectors.store.address
+                line = {"backbone": vectors.backbone, "head": vectors.head, "embeddings": vectors.store.fingerprint}
+                text = f"{vectors.backbone} {vectors.head}: {path}"
+                typer.echo(json_module.dumps(line | {"path": path}) if json else text)

@@ -41,6 +41,7 @@ _KILLS = 20  # from outside, of one unit that was in hand: a machine that is too
 _BARREN = 12  # ends of workers that had no unit in hand yet, without a unit that was committed in between
 _LOOK_SECONDS = 10.0  # for machines that have joined the cluster
 _PLAN_BYTES = 1 << 20
+_LOOKED_UP = 32  # units
 _IMAGES_NAMED = 20
 _BATCHES_READ_AHEAD = 8  # at most, of one that has not come through
 
@@ -85,8 +86,10 @@ class _Actor:
     """Lives on a machine of the cluster: a worker, whose process can crash."""
 
     def __init__(self, job: bytes, storages: Sequence[Storage], workers: int | None, cpus: int, folder: str) -> None:
+        if Path(folder).is_dir():  # of relative paths
+            os.chdir(folder)
         self._storages = storages
-        self._worker = Worker(job, workers, cpus, folder)
+        self._worker = Worker(job, workers, cpus)
 
     def hello(self) -> _Hello:
         return _Hello(f"{socket.gethostname()}:{os.getpid()}", versions(), [_plan_of(s) for s in self._storages])
@@ -111,11 +114,22 @@ class _Task:
 
     number: int
     unit: Unit
+    uris: dict[bytes, str]
     crashed_on: list[str] = field(default_factory=list)
     kills: int = 0
     alone: bool = False  # with nothing else in hand, so that the next crash is its own
     through: int = 0
     counted: tuple[int, int] = (0, 0)  # images and failed ones that the caller has been told of
+
+
+def _tasks(job: Job) -> Iterator[_Task]:
+    """The units of ``job``, with where their images are, looked up for many at once."""
+    for low in range(0, len(job.units), _LOOKED_UP):
+        units = job.units[low : low + _LOOKED_UP]
+        listed = [joined_digests([chunk.digests for _, chunk in unit]).unique() for unit in units]
+        uris = job.uris.some(joined_digests(listed)) if isinstance(job.uris, Uris) else job.uris
+        for number, digests in enumerate(listed):
+            yield _Task(low + number, units[number], {digest: uris[digest] for digest in digests})
 
 
 @dataclass(eq=False)
@@ -139,7 +153,7 @@ class _Driver:
         self._ray, self._settings, self._job, self._clock = ray, settings, job, clock
         self._storages = [store.storage for store in job.stores]
         self._lean = [for_commits(store) for store in job.stores]
-        self._units = iter(enumerate(job.units))
+        self._tasks = _tasks(job)
         self._left = len(job.units)
         self._again = deque[_Task]()
         self._aside: list[str] = []
@@ -166,7 +180,7 @@ class _Driver:
             if not self._waiting:  # no machine is left: others may join
                 time.sleep(pause)
                 continue
-            done, _ = self._ray.wait(list(self._waiting), timeout=pause)
+            done, _ = self._ray.wait(list(self._waiting), timeout=pause, fetch_local=False)
             for reference in done:
                 if reference in self._waiting:  # and not of an actor that was lost just now
                     yield from self._hear(reference)
@@ -186,7 +200,9 @@ class _Driver:
         for _ in range(min(self._places, self._left) - len(self._seats)):
             actor: Any = (
                 self._ray.remote(_Actor)
-                .options(num_cpus=self._cpus, num_gpus=self._gpus, max_concurrency=_IN_FLIGHT + 2, max_restarts=0)
+                .options(
+                    num_cpus=self._cpus, num_gpus=self._gpus, max_concurrency=_IN_FLIGHT + 2, enable_task_events=False
+                )
                 .remote(self._setup(), self._storages, self._settings.workers, self._cpus, str(Path.cwd()))
             )
             seat = _Seat(actor, [_plan_of(storage) for storage in self._storages])
@@ -224,14 +240,10 @@ class _Driver:
     def _feed(self) -> None:
         for seat in self._seats:
             while seat.name and len(seat.running) < _IN_FLIGHT and (task := self._next(seat)):
-                work = Work(task.number, task.unit, self._uris(task.unit))
+                work = Work(task.number, task.unit, task.uris)
                 seat.began = seat.began or time.monotonic()
                 seat.running[task.number] = task
                 self._waiting[seat.actor.compute.remote(pickle.dumps(work))] = seat, task.number
-
-    def _uris(self, unit: Unit) -> dict[bytes, str]:
-        digests, uris = joined_digests([chunk.digests for _, chunk in unit]).unique(), self._job.uris
-        return uris.some(digests) if isinstance(uris, Uris) else {digest: uris[digest] for digest in digests}
 
     def _next(self, seat: _Seat) -> _Task | None:
         """What ``seat`` takes next. One that is to be alone waits for an actor that has nothing, and has its peace."""
@@ -244,7 +256,7 @@ class _Driver:
                     return None
                 self._again.remove(task)
                 return task
-        return _Task(*pair) if (pair := next(self._units, None)) else None
+        return next(self._tasks, None)
 
     def _poll(self) -> None:
         for seat in self._seats:
@@ -341,13 +353,13 @@ class _Driver:
 
     def _named(self, task: _Task, crash: Crash) -> str:
         chunks = ", ".join(f"chunk {chunk.number} of {self._job.stores[store].address}" for store, chunk in task.unit)
-        order = images_in_order(self._job, task.unit)
+        order = images_in_order(self._job._replace(uris=task.uris), task.unit)
         if len(task.crashed_on) >= _CRASHES:
             why = f"{_CRASHES} workers crashed with it in hand ({crash.how}; {', '.join(task.crashed_on)})"
             order = order[task.through : task.through + _BATCHES_READ_AHEAD * self._job.batch_size]
         else:
             why = f"its workers were killed {task.kills} times ({crash.how}), perhaps for want of memory"
-        named = "\n  ".join(self._job.uris[digest] for digest in order[:_IMAGES_NAMED])
+        named = "\n  ".join(task.uris[digest] for digest in order[:_IMAGES_NAMED])
         more = f"\n  and {len(order) - _IMAGES_NAMED:,} more" if len(order) > _IMAGES_NAMED else ""
         last = f"\nThe process wrote:\n{crash.last_words}" if crash.last_words else ""
         return (

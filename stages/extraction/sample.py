@@ -19,6 +19,7 @@ from cache.errors import DamagedStoreError, WeightsError
 from cache.sealed import json_text, read_json
 from stages.device import device_name
 from stages.extraction.backbones import Backbone
+from stages.extraction.threads import compute_with
 
 Sample = tuple[float, ...]
 
@@ -32,9 +33,17 @@ _ROUNDING = {"float32": 2.0**-11, "tf32": 2.0**-7, "bfloat16": 2.0**-3}
 def sample_of(backbone: Backbone) -> Sample:
     """The length of the feature of a fixed image, and 16 sums of its values with different weights.
 
-    The image goes through the preprocessing and the network. Empty where the values are not finite.
+    The image goes through the preprocessing and the network, by one thread: of a single image each number of threads
+    rounds otherwise. Empty where the values are not finite.
     """
-    feature = backbone.features(backbone.preprocess(_image())[None])[0].astype(np.float64)
+    import torch
+
+    threads = torch.get_num_threads()
+    compute_with(1)
+    try:
+        feature = backbone.features(backbone.preprocess(_image())[None])[0].astype(np.float64)
+    finally:
+        compute_with(threads)
     weights = math.sqrt(2) * np.cos(np.outer(np.arange(len(feature)), np.arange(1, _MIXES + 1)))  # (D, 16)
     values = [float(np.linalg.norm(feature)), *(feature @ weights).tolist()]
     return tuple(float(f"{value:.7g}") for value in values) if np.isfinite(values).all() else ()

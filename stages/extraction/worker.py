@@ -94,11 +94,10 @@ class Worker:
         job: the pickled job, without units.
         workers: threads that read and decode; by default one for each of the ``cpus``.
         cpus: processors that the process uses.
-        folder: where paths of images and stores begin that do not begin at ``/``.
     """
 
-    def __init__(self, job: bytes, workers: int | None, cpus: int, folder: str) -> None:
-        self._setup = pickle.dumps((job, workers, folder))
+    def __init__(self, job: bytes, workers: int | None, cpus: int) -> None:
+        self._setup = pickle.dumps((job, workers))
         self._cpus = cpus
         self._lock = threading.Lock()
         self._child: _Child | None = None
@@ -215,9 +214,7 @@ def main(descriptor: int) -> None:
     """Compute what comes through the socket, until it closes."""
     connection = Connection(descriptor)
     try:
-        job, workers, folder = pickle.loads(connection.recv_bytes())  # noqa: S301 (of the parent)
-        if os.path.isdir(folder):  # noqa: PTH112
-            os.chdir(folder)
+        job, workers = pickle.loads(connection.recv_bytes())  # noqa: S301 (of the parent)
         _compute(pickle.loads(job), workers or processors(), connection)  # noqa: S301
     except EOFError:
         return

@@ -67,8 +67,8 @@ class TrainingSummary:
     ``failed`` rows have no feature and ``small`` rows are in classes below the minimum size: both were left out.
     ``epoch`` was kept because of ``chosen_by``, a sentence; 0 where nothing was trained. ``anchor`` is the share of
     what was trained in the weights, the rest being the start, where the settings ask for a choice. The same settings
-    give the same bits with the same number of ``threads`` on the same ``device``. ``left_out`` are the attributes that
-    could not be learned.
+    give the same bits with the same number of ``threads`` and ``processes`` on the same ``device``. ``left_out`` are
+    the attributes that could not be learned.
     """
 
     rows: int
@@ -80,6 +80,7 @@ class TrainingSummary:
     anchor: float | None = None
     threads: int = 1
     device: str = "cpu"
+    processes: int = 1
     left_out: list[str] = field(default_factory=list)
 
 

@@ -20,6 +20,7 @@ from stages.training.heads.inputs import in_blocks
 from stages.training.heads.networks import HeadNetwork, LinearHead
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.rule import RandomState
+from stages.training.losses.shards import check_same
 from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.tasks import Objective
 from stages.training.pairs import PairLoss
@@ -154,6 +155,8 @@ class _Run:
         on_all_threads = isinstance(self.loss, PairLoss) and not self.loss.uses_worker_threads
         with nullcontext() if on_all_threads else one_thread_each():
             loss, rate = self._train_epoch(number)
+        if self.job.inputs.group is not None:
+            check_same(self.network, self.job.inputs.group)
         weights = self._average.after_epoch()
         score = self._validated(weights)
         seconds, job = time.perf_counter() - started, self.job
@@ -286,7 +289,9 @@ def _build_loss(
     recipe, labels, targets = job.inputs.recipe, job.rows.labels, job.inputs.attribute_targets
     dim, loss = recipe.head.dim or network.dim, None
     if recipe.loss is not None:
-        loss = recipe.loss.build(dim, torch.from_numpy(np.bincount(labels)), generator)
+        sizes, group = torch.from_numpy(np.bincount(labels)), job.inputs.group
+        shared = {} if group is None else {"group": group}  # refused for a loss on pairs
+        loss = recipe.loss.build(dim, sizes, generator, **shared)
     if targets is not None:
         assert isinstance(recipe.head, MultilabelHeadConfig)
         assert not isinstance(loss, PairLoss)  # refused with the settings

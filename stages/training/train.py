@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import distributed
 
 from cache import Features
 from cache.errors import RecordsError
@@ -28,7 +29,7 @@ from stages.training.rows.validation import ValidationSet, validation_set
 from stages.training.text.fit import fit_text
 from stages.training.text.kinds import TextHeadConfig
 from stages.training.text.sentences import sentences_of
-from stages.training.training_inputs import TrainingInputs, Validation, check_device, prepare
+from stages.training.training_inputs import TrainingInputs, Validation, check_device, check_group, prepare
 from stages.training.weights.averaging import between, mean_of
 from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network
@@ -45,6 +46,7 @@ def train_head(
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
+    group: distributed.ProcessGroup | None = None,
 ) -> Head:
     """Train a head by ``recipe`` on the features of ``records``; the same bits for the same seed and thread count.
 
@@ -70,6 +72,9 @@ def train_head(
         device: what the steps are computed on: ``cpu``, or ``cuda`` for margin losses over tens of thousands of
             classes. It is recorded in the summary and is not part of the identity, although the weights of two devices
             differ: each rounds in its own way, and has its own random numbers for dropout.
+        group: of processes that share out the classes of a margin loss, which are too many for one; all of them call
+            this with the same arguments and get the same head, that of one process but for rounding. It is recorded
+            and no part of the identity. There are no checkpoints.
 
     Raises:
         ValueError: settings that do not go together, a closed form that cannot be had from these rows, or a device
@@ -92,8 +97,11 @@ def train_head(
     inputs = prepare(features, records, as_recipe(recipe, loss), validation=validation, seed=seed)
     identity, device = inputs.identity(), torch.device(device)
     check_device(inputs.recipe, str(device))
+    if group is not None:
+        check_group(inputs.recipe)
+        checkpoint = None  # of one process it would have a part of the classes
     saved = Checkpoint(checkpoint, f"{identity.fingerprint} {device.type}")
-    selected = _select(replace(inputs, device=str(device)), on_epoch or (lambda _: None), saved)
+    selected = _select(replace(inputs, device=str(device), group=group), on_epoch or (lambda _: None), saved)
     summary = TrainingSummary(
         rows=len(inputs.records),
         classes=len(set(inputs.records.classes)),
@@ -104,6 +112,7 @@ def train_head(
         anchor=selected.anchor,
         threads=torch.get_num_threads(),
         device=device.type,
+        processes=1 if group is None else distributed.get_world_size(group),
         left_out=[] if inputs.attribute_targets is None else [*inputs.attribute_targets.left_out],
     )
     return Head.of(inputs.recipe.head, identity, selected.network, summary, selected.log)

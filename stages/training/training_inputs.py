@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from stages.training.rows.sampling import ClassesByImagesConfig, DomainWeightsCo
 from stages.training.text.kinds import TextHeadConfig
 from stages.training.text.sentences import ENCODER, sentences_of
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 _VERSION = 5  # raised when the same settings train other weights, or when a default changes
 
 Validation = tuple[Records, Records]
@@ -55,6 +58,7 @@ class TrainingInputs:
         small: how many rows are in classes below the minimum size.
         attribute_targets: what a head that learns attributes learns of them.
         device: what the steps are computed on; not part of the identity.
+        group: of processes that share the classes of the loss out; not part of the identity.
     """
 
     features: Features
@@ -67,6 +71,7 @@ class TrainingInputs:
     small: int
     attribute_targets: AttributeTargets | None = None
     device: str = "cpu"
+    group: ProcessGroup | None = None
 
     @property
     def training(self) -> TrainingConfig:
@@ -217,6 +222,24 @@ def check_device(recipe: HeadRecipe, device: str) -> None:
         raise SettingsError(
             f"{what} is trained on the CPU, and margin losses alone on {device}: leave device out, or take one"
         )
+
+
+def check_group(recipe: HeadRecipe) -> None:
+    """Raise ValueError where ``recipe`` has no class matrix that processes can share out."""
+    loss, alone = recipe.loss, "train it in one process"
+    if isinstance(recipe.head, MultilabelHeadConfig) or not recipe.is_trained or isinstance(loss, PairLossConfig):
+        what = f"the loss {recipe.method}" if isinstance(loss, PairLossConfig) else f"a {recipe.head.kind} head"
+        raise SettingsError(
+            f"several processes share the prototypes of a margin loss out, and {what} has none: {alone}"
+        )
+    if recipe.closed_form is not None:
+        raise SettingsError(
+            "several processes begin at random weights, where one has the sums of all classes for a closed form: leave "
+            f"start out, or {alone}"
+        )
+    if getattr(loss, "sampled", None) is not None or recipe.training.sam_rho:
+        name = "training.sam_rho" if recipe.training.sam_rho else "loss.sampled"
+        raise SettingsError(f"several processes share all classes out: leave {name} out, or {alone}")
 
 
 def _check_domains(recipe: HeadRecipe, records: Records) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -10,37 +9,31 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmarks.ray_kills import processes
 from cache import FeatureStore, verify
 from cache.errors import ClusterError, CrashedError
 from stages import ray_cluster
 from stages.extraction import Progress, extract, extract_all
 from stages.extraction.ray_executor import RayExecutor
 from stages.ray_cluster import RayCluster, versions
+from tests.clusters import local_cluster
 from tests.forks import Forks
 from tests.pictures import draw_folder
 from tests.toys.extraction import crashing, records_of, toy_backbone
 from tests.toys.stores import contents
 
-ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster of this machine that has, by its own account, three processors."""
-    joined = ray.init(
-        address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
-    try:
-        yield joined.address_info["gcs_address"]
-    finally:
-        ray.shutdown()
+    with local_cluster(3) as address:
+        yield address
 
 
 def test_actors_fill_a_store_with_the_bytes_of_one_process(cluster: str, tmp_path: Path) -> None:
@@ -101,23 +94,6 @@ def test_workers_and_a_driver_that_are_killed_are_followed_by_others_to_the_same
     (filled,) = extract_all(records_of(images), [toy_backbone()], tmp_path / "f", executor=executor)
     assert 0 < filled.computed < 40
     assert contents(filled.store.path) == contents(alone.path)
-
-
-def processes(kind: str) -> list[int]:
-    """The processes of that kind among those that this one has begun: workers compute, actors are their parents."""
-    parents: dict[int, int] = {}
-    workers: list[int] = []
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            number = int(folder.name)
-            parents[number] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"stages.extraction.worker" in (folder / "cmdline").read_bytes():
-                workers.append(number)
-
-    def own(number: int) -> bool:
-        return number == os.getpid() or (number in parents and own(parents[number]))
-
-    return [number if kind == "worker" else parents[number] for number in workers if own(number)]
 
 
 def test_workers_of_other_versions_are_refused_and_each_is_named(

@@ -20,12 +20,13 @@ configuration of your own inherits the settings that all of them have, adds its 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.rule import Rule
 from stages.training.losses.sampled import ClassSampler
 from stages.training.losses.settings import MarginSoftmaxConfig, value_at
+from stages.training.losses.shards import Shard
 from stages.training.losses.streamed import Softmax, streamed_loss
 
 
@@ -34,18 +35,30 @@ class MarginSoftmax(nn.Module):
 
     The prototype of subcenter j of class c is row ``j * classes + c`` of ``weight`` (C*k, E). A training loop calls
     :meth:`at` before each step. All that a resumed run needs is in ``state_dict``.
+
+    In a ``group`` of processes each has the prototypes of some of the classes; see :mod:`.shards`. All call it with the
+    same batch, and get the same loss.
     """
 
     def __init__(
-        self, dim: int, classes: int, rule: Rule, config: MarginSoftmaxConfig, generator: torch.Generator
+        self,
+        dim: int,
+        classes: int,
+        rule: Rule,
+        config: MarginSoftmaxConfig,
+        generator: torch.Generator,
+        group: distributed.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.shard = classes, Shard.of(classes, group)
         self.config = config
         self.subcenters = config.subcenters
         self.rule = rule
-        self.weight = nn.Parameter(torch.empty(classes * config.subcenters, dim))
-        nn.init.xavier_uniform_(self.weight, generator=generator)
+        if group is None:
+            self.weight = nn.Parameter(torch.empty(classes * config.subcenters, dim))
+            nn.init.xavier_uniform_(self.weight, generator=generator)
+        else:
+            self.weight = nn.Parameter(self.shard.draw(config.subcenters, dim, generator))
         self.sampler = None
         if config.sampled is not None:
             self.sampler = ClassSampler(config.sampled, classes, config.subcenters, generator)
@@ -58,8 +71,8 @@ class MarginSoftmax(nn.Module):
 
     @property
     def prototypes(self) -> Tensor:
-        """``weight`` as vectors (k, C, E), a view."""
-        return self.weight.view(self.subcenters, self.classes, -1)
+        """``weight`` as vectors (k, C, E), a view; of the classes that this process has."""
+        return self.weight.view(self.subcenters, len(self.shard), -1)
 
     def at(self, share: float) -> None:
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
@@ -83,6 +96,7 @@ class MarginSoftmax(nn.Module):
             precision=self.config.precision,
             learn=torch.is_grad_enabled(),
             observe=self.training,
+            shard=self.shard,
             rate=1.0 if sampler is None else sampler.rate,
         )
         classes = None

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from stages.training.losses.angle import lengths_of, normalize
 from stages.training.losses.streamed import Softmax
+from stages.training.losses.tiles import LOG2E
 
 
 def plain_loss(
@@ -30,8 +31,12 @@ def plain_loss(
     near_one = sorted_embeddings / torch.where(norms > 0, norms, torch.inf).detach()[:, None]  # squares do not overflow
     unit = normalize(near_one)  # (B, E)
     vectors = normalize(table[..., : embeddings.shape[1]].flatten(0, 1).to(dtype)).view(*table.shape[:2], -1)
-    cosine = (vectors[:, places] * unit).sum(2).max(0).values  # with the nearest subcenter of the own class, (B,)
-    rule, own, weights = softmax.rule, places[:, None], softmax.weights(places, table.shape[1])
+    shard = softmax.shard
+    places, present = shard.places(places)
+    at, unit = places.clamp(0, table.shape[1] - 1), shard.entering(unit)
+    cosine = (vectors[:, at] * unit).sum(2).max(0).values  # with the nearest subcenter of the own class, (B,)
+    cosine = cosine if present is None else shard.total(cosine * present)
+    rule, own, weights = softmax.rule, at[:, None], softmax.weights(places, table.shape[1])
     factors = torch.bfloat16 if softmax.precision == "bfloat16" else dtype
     products = unit.to(factors) @ vectors.flatten(0, 1).to(factors).T  # as in a tile
     cosines = products.view(len(unit), *vectors.shape[:2]).max(1).values.to(dtype)  # with the nearest, (B, C)
@@ -41,13 +46,17 @@ def plain_loss(
             if rule.needs_sums:
                 logits = rule.scale(softmax.scale) * rule.others(cosines.detach(), cosine.detach())[0]
                 logits = logits if weights is None else logits + weights
-                rule.observe_sums(cosine.detach(), logits.scatter(1, own, -torch.inf).logsumexp(1))
+                log_sums = _with_own(logits, own, present, -torch.inf).logsumexp(1)
+                rule.observe_sums(cosine.detach(), shard.log2_sum(log_sums * LOG2E) / LOG2E)
     scale = rule.scale(softmax.scale)
     moved, penalty = rule.target(cosine, norms, labels), rule.penalty(norms)
     with torch.no_grad():
         value, slope = rule.others(cosines.detach(), moved.detach())
     # The rule gives values and slopes: (c - c.detach()) is 0, and has the gradient of c.
     others = value + (cosines - cosines.detach()) * (1 if slope is None else slope)
+    if present is not None:
+        loss = _sharded(scale * others, scale * moved, own, present, softmax)
+        return loss if penalty is None else loss + penalty
     logits = (scale * others).scatter(1, own, scale * moved[:, None])
     if weights is not None:
         logits = logits + weights
@@ -55,3 +64,22 @@ def plain_loss(
     if weights is not None:  # which the mean of the logits does not count
         loss = loss + softmax.smoothing * weights.mean()
     return loss if penalty is None else loss + penalty
+
+
+def _sharded(others: Tensor, target: Tensor, own: Tensor, present: Tensor, softmax: Softmax) -> Tensor:
+    """The mean cross entropy of ``others`` (B, C_r), the logits of the classes here, and the ``target`` (B,)."""
+    shard, rest = softmax.shard, _with_own(others, own, present, -torch.inf)
+    most = shard.largest(rest.detach().amax(1))
+    log_sum = torch.logaddexp(most + shard.total((rest - most[:, None]).exp().sum(1)).log(), target)
+    spread = softmax.smoothing / shard.classes
+    loss = log_sum - (1 - softmax.smoothing + spread) * target
+    if softmax.smoothing:
+        loss = loss - spread * shard.total(_with_own(others, own, present, 0.0).sum(1))
+    return loss.mean()
+
+
+def _with_own(logits: Tensor, own: Tensor, present: Tensor | None, value: float) -> Tensor:
+    """``logits`` with ``value`` at the rows' ``own`` classes (B, 1), where these are ``present`` (B,)."""
+    if present is None:
+        return logits.scatter(1, own, value)
+    return logits.scatter(1, own, torch.where(present[:, None], value, logits.gather(1, own)))

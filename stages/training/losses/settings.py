@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Tag
 
+from cache.errors import SettingsError
 from cache.settings import Settings, Within
 
 if TYPE_CHECKING:
@@ -148,10 +149,17 @@ class MarginSoftmaxConfig(Settings):
 
         return rule_of(self, class_sizes, generator)
 
-    def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> MarginSoftmax:
+    def build(
+        self,
+        dim: int,
+        class_sizes: Tensor,
+        generator: torch.Generator,
+        group: torch.distributed.ProcessGroup | None = None,
+    ) -> MarginSoftmax:
         """The loss of embeddings (B, ``dim``); prototypes and what else is random are drawn from ``generator``.
 
-        ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them.
+        ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them. The processes
+        of a ``group`` share the classes out, and each has the same loss.
 
         >>> import torch
         >>> from stages.training import ArcFaceConfig
@@ -161,4 +169,6 @@ class MarginSoftmaxConfig(Settings):
         """
         from stages.training.losses.kernel import MarginSoftmax
 
-        return MarginSoftmax(dim, len(class_sizes), self.rule(class_sizes, generator), self, generator)
+        if group is not None and self.sampled is not None:
+            raise SettingsError("several processes share all classes out: leave loss.sampled out, or train in one")
+        return MarginSoftmax(dim, len(class_sizes), self.rule(class_sizes, generator), self, generator, group)

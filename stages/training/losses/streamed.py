@@ -19,6 +19,7 @@ from torch.nn import functional
 from stages.training.losses.angle import lengths_of
 from stages.training.losses.rule import Rule
 from stages.training.losses.settings import Precision
+from stages.training.losses.shards import WHOLE, Shard
 from stages.training.losses.tiles import LOG2E, Tiles, reciprocal
 from stages.training.worker_threads import in_worker_threads, worker_count
 
@@ -27,7 +28,8 @@ from stages.training.worker_threads import in_worker_threads, worker_count
 class Softmax:
     """What the loss is, apart from its vectors. ``learn`` asks for gradients, ``observe`` lets the rule learn.
 
-    ``rate`` is the probability with which a class that no row of the batch has is among the classes looked at.
+    ``rate`` is the probability with which a class that no row of the batch has is among the classes looked at;
+    ``shard`` says which of all classes this process has.
     """
 
     rule: Rule
@@ -38,6 +40,7 @@ class Softmax:
     learn: bool
     observe: bool
     rate: float = 1.0
+    shard: Shard = WHOLE
 
     def weights(self, places: Tensor, classes: int) -> Tensor | None:
         """The logarithm (S,) of what each of ``classes`` counts for, 1 / rate but for the rows' own; None where all 1.
@@ -55,8 +58,8 @@ def streamed_loss(
 ) -> Tensor:
     """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,): a scalar, float32 or finer.
 
-    ``weight`` (k*C, E) is the whole table, row j*C + c for subcenter j of class c. With ``classes`` (S,), ascending and
-    every label among them, only their rows are read, and the gradient of the table is sparse.
+    ``weight`` (k*C, E) is the table of the classes here, row j*C + c for subcenter j of class c. With ``classes`` (S,),
+    ascending and every label among them, only their rows are read, and the gradient of the table is sparse.
     """
     loss: Tensor = _Streamed.apply(embeddings, weight, labels, softmax, classes)
     return loss
@@ -126,29 +129,32 @@ def _loss_and_gradients(
     #     dloss/dw_y = dloss/dc_y (u - c_y v_y) / |w_y|                    since dc/dw = (u - c v) / |w|
     #
     # and the mean over B rows divides each by B. Logits are in units of log 2: see tiles.py.
-    rule, size, classes = softmax.rule, len(places), table.shape[1]
+    rule, size, classes, shard = softmax.rule, len(places), table.shape[1], softmax.shard
     dtype = torch.promote_types(table.dtype, torch.float32)
     places, order = torch.sort(places, stable=True)  # so that a block of classes knows its own rows
     sorted_embeddings = embeddings.index_select(0, order).to(dtype)
     norms = lengths_of(sorted_embeddings)
     inverse = reciprocal(norms)[:, None]
     unit = sorted_embeddings * inverse
-    own, own_inverse, winner, cosine = _nearest_of_own(table, places, unit)
+    places, present = shard.places(places)
+    own, own_inverse, winner, cosine = _nearest_of_own(table, places, present, unit)
+    cosine = shard.sum(cosine)
     weights = softmax.weights(places, classes)
     tiles = Tiles(unit, table, places, rule, softmax.precision, None if weights is None else weights * LOG2E)
     if softmax.observe:
         rule.observe(cosine, norms)
         if rule.needs_sums:
             log_sums, _ = tiles.sums(float(rule.scale(softmax.scale)), cosine)
-            rule.observe_sums(cosine, log_sums * math.log(2))
+            rule.observe_sums(cosine, shard.log2_sum(log_sums) * math.log(2))
     scale = float(rule.scale(softmax.scale))
     inputs = (cosine.clone().requires_grad_(softmax.learn), norms.clone().requires_grad_(softmax.learn))
     with torch.enable_grad():
         moved, penalty = rule.target(*inputs, labels.index_select(0, order)), rule.penalty(inputs[1])
     others, logits = tiles.sums(scale, moved.detach(), logits=softmax.smoothing > 0, keep=softmax.learn)
     target = moved.detach() * (scale * LOG2E)
-    log_sum = torch.logaddexp2(others, target)
-    spread = softmax.smoothing / classes
+    log_sum = torch.logaddexp2(shard.log2_sum(others), target)
+    spread = softmax.smoothing / (classes if shard.group is None else shard.classes)
+    logits = shard.sum(logits) if softmax.smoothing else logits
     own_share = 1 - softmax.smoothing + spread
     loss = (log_sum - own_share * target - spread * logits).mean() * math.log(2)
     if penalty is not None:
@@ -158,9 +164,10 @@ def _loss_and_gradients(
     on_moved = (torch.exp2(target - log_sum) - own_share) * (scale / size)
     on_cosine, on_norms = _through_rule(moved, on_moved, penalty, inputs)
     on_unit, on_table = tiles.gradients(log_sum, moved.detach(), spread)
-    on_unit.addcmul_(own, on_cosine)
+    on_unit = shard.sum(on_unit.addcmul_(own, on_cosine))
     through = torch.addcmul(unit, own, cosine[:, None], value=-1).mul_(own_inverse * on_cosine)
-    on_table.view(-1, unit.shape[1]).index_add_(0, winner * classes + places, through)
+    rows = winner * classes + places.clamp(0, classes - 1)
+    on_table.view(-1, unit.shape[1]).index_add_(0, rows, through)
     along = torch.linalg.vecdot(on_unit, unit)[:, None]
     on_sorted = on_unit.addcmul_(unit, along, value=-1).mul_(inverse).addcmul_(unit, on_norms)
     on_embeddings = torch.empty_like(on_sorted)
@@ -168,13 +175,17 @@ def _loss_and_gradients(
     return loss, (on_embeddings.to(embeddings.dtype), on_table.to(table.dtype))
 
 
-def _nearest_of_own(table: Tensor, places: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The nearest subcenter of each row's own class.
+def _nearest_of_own(
+    table: Tensor, places: Tensor, present: Tensor | None, unit: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The nearest subcenter of each row's own class; zeros where it is not ``present`` (B,).
 
     At unit length (B, E), with one over its length (B, 1), its number of the k (B,), and the cosine (B,).
     """
-    own = table.index_select(1, places).to(unit.dtype)
+    own = table.index_select(1, places.clamp(0, table.shape[1] - 1)).to(unit.dtype)
     inverse = reciprocal(torch.linalg.vector_norm(own, dim=2, keepdim=True))
+    if present is not None:
+        inverse.mul_(present[:, None])
     own.mul_(inverse)
     cosine, winner = torch.linalg.vecdot(own, unit).max(0)
     row = torch.arange(len(unit), device=unit.device)

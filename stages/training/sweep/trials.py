@@ -88,6 +88,11 @@ class CrossValidation:
         return tuple(self.records.take(self.queries).keys)
 
     @cached_property
+    def classes(self) -> int:
+        """The most classes that are trained on when a fold is held out."""
+        return max(len(np.unique(self.labels[~fold])) for fold in self.folds)
+
+    @cached_property
     def rows(self) -> str:
         """The digest of the images and their labels."""
         return rows_digest(self.records)
@@ -211,16 +216,28 @@ def cross_validation(
 
 def run_trials(splits: CrossValidation, recipes: Sequence[HeadRecipe]) -> Iterator[tuple[int, Trial]]:
     """The trial of each of ``recipes`` with its index, as they finish; small heads of one shape together."""
-    classes = max(len(np.unique(splits.labels[~fold])) for fold in splits.folds)
+    for group in trial_groups(splits, recipes):
+        yield from zip(group, run_group(splits, [recipes[place] for place in group]), strict=True)
+
+
+def trial_groups(splits: CrossValidation, recipes: Sequence[HeadRecipe], at_most: int | None = None) -> list[list[int]]:
+    """The indices of ``recipes`` in groups that :func:`run_group` takes, each ``at_most`` so many."""
     together: dict[tuple[str, Hashable], list[int]] = {}
     for place, recipe in enumerate(recipes):
-        key = batch_key(recipe, classes, splits.features.views)
+        key = batch_key(recipe, splits.classes, splits.features.views)
         together.setdefault(("alone", place) if key is None else ("together", key), []).append(place)
+    groups = []
     for (how, _), places in together.items():
-        if how == "alone":
-            yield places[0], splits._alone(recipes[places[0]])
-            continue
-        size = heads_at_once(recipes[places[0]], len(splits.seeds), splits.vectors.shape[1], classes)
-        for low in range(0, len(places), size):
-            some = places[low : low + size]
-            yield from zip(some, splits._together([recipes[place] for place in some]), strict=True)
+        size = 1
+        if how == "together":
+            size = heads_at_once(recipes[places[0]], len(splits.seeds), splits.vectors.shape[1], splits.classes)
+            size = min(size, at_most or size)
+        groups += [places[low : low + size] for low in range(0, len(places), size)]
+    return groups
+
+
+def run_group(splits: CrossValidation, recipes: Sequence[HeadRecipe]) -> list[Trial]:
+    """The trials of one of :func:`trial_groups`."""
+    if batch_key(recipes[0], splits.classes, splits.features.views) is None:
+        return [splits._alone(recipes[0])]
+    return splits._together(recipes)
