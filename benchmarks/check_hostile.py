@@ -38,6 +38,7 @@ def passes(
     name: str, prepare: Callable[[], None], environment: Mapping[str, str], place: Path, arguments: list[str]
 ) -> bool:
     """Whether every test passes in a process that begins with ``prepare``; tests write below ``place``."""
+    place.mkdir()
     own = ["--numprocesses", "2", "--dist", "loadfile", "--basetemp", f"{place / 'tests'}", "-o", f"cache_dir={place}"]
     command = [sys.executable, "-m", "pytest", *own, *arguments]
     done = subprocess.run(command, env=os.environ | environment, preexec_fn=prepare, check=False)

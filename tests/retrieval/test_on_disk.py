@@ -161,7 +161,7 @@ def test_what_an_index_on_disk_cannot_do_is_refused_by_cause(tmp_path: Path) -> 
     with pytest.raises(SettingsError, match=r"built in a folder: index_gallery\(\.\.\., folder="):
         GalleryIndex.build(drawn(700), KEYS, MADE_BY, CONFIG)
     store, records = store_of(tmp_path / "store", random_vectors(KEYS)), records_of(dict.fromkeys(KEYS, "x"))
-    with pytest.raises(SettingsError, match="kept in a folder that can be written: name one, or leave on_disk out"):
+    with pytest.raises(SettingsError, match="kept in a folder of a local disk that can be written: name one"):
         index_gallery(store, records, CONFIG)
     with pytest.raises(SettingsError, match="it has 700 rows, got 699 keys"):
         build_on_disk(tmp_path / "other", drawn(700), KEYS[:-1], MADE_BY, CONFIG)
