@@ -254,6 +254,7 @@ def _driving(storage: Storage, wait: bool) -> Iterator[None]:
         with writer_lock(storage.path(), wait=wait):
             clear_partials(storage.path())
             yield
+            clear_partials(storage.path())  # a worker of a killed driver may have lived on for a moment
     elif isinstance(storage, ObjectStorage):
         with driver_lease(storage, wait=wait):
             yield

@@ -56,6 +56,15 @@ def test_what_can_no_longer_be_computed_is_planned_anew(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_worker_that_outlived_its_driver_left_is_cleared_by_the_next_driver(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    left = store.path / "rows/0.parquet.1.ff.partial"
+    with StoreWriter(store) as writer:
+        commit(writer, writer.plan(names(0)).chunks[0])
+        left.write_bytes(b"PAR1")  # begun after this driver has looked, by a process that is dead now
+    assert not left.exists()
+
+
 @given(
     st.lists(st.integers(0, 30), unique=True),
     st.lists(st.integers(0, 30), unique=True),
