@@ -43,6 +43,24 @@ async def ask_at_once(address: str, rounds: int, keys: list[str]) -> list[httpx.
         return list(itertools.chain(*await asyncio.gather(*(one(number) for number in range(CLIENTS)))))
 
 
+def test_an_answer_does_not_wait_until_its_header_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets: list[socket.socket] = []
+
+    class Seen(server._InTime):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            sockets.append(transport.get_extra_info("socket"))
+
+    monkeypatch.setattr(server, "_InTime", Seen)
+    keys = draw_gallery(tmp_path)
+    gallery = gallery_of(tmp_path, keys)
+    with on_port(create_app(Snapshots(lambda: gallery, on_change=print))) as address, httpx.Client() as client:
+        assert client.get(f"{address}/healthz").status_code == 200
+        assert [bool(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) for made in sockets] == [True]
+
+
 @with_their_sockets
 def test_two_hundred_clients_are_answered_or_refused_with_a_time_to_come_again(tmp_path: Path) -> None:
     keys = draw_gallery(tmp_path)
