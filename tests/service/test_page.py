@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,12 @@ from tests.service.serving import draw_gallery, gallery_of, on_port, picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")]
+TEMPORARY = os.environ.get("TMPDIR", "/tmp")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
+    pytest.mark.skipif(not os.access(TEMPORARY, os.W_OK), reason="the browser writes temporary files"),
+]
 TOKEN = "a-token-of-24-characters"
 LIMIT = 0.5
 
