@@ -74,7 +74,7 @@ class FeatureStore:
         self._chunks = Chunks({}, None, {})
         self.reload()
 
-    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Storage]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore, (self.storage,)  # a worker opens it
 
     @classmethod
@@ -192,8 +192,11 @@ class FeatureStore:
     def reload(self) -> None:
         """Take a new snapshot of what is committed."""
         _, self.row_shape, self.dtype, self.chunk_rows = layout.read_shape(self.storage)
-        self._chunks = read_chunks(self.storage, self._chunks, self.fragment, _REQUESTS if self._is_far else 4)
+        self._chunks = self._committed()
         self.__dict__.pop("_index", None)
+
+    def _committed(self) -> Chunks:
+        return read_chunks(self.storage, self._chunks, self.fragment, _REQUESTS if self._is_far else 4)
 
     def fragment(self, number: int) -> pa.Table:
         """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""

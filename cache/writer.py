@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from copy import copy
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -216,11 +216,21 @@ class StoreWriter:
 def for_commits(store: FeatureStore) -> FeatureStore:
     """``store`` with only the rows without a feature: all that computing its chunks takes, and small to pickle."""
     failed = {number: rows.filter(pc.not_equal(rows["status"], "ok")) for number, rows in store.chunks().items()}
-    failed = {number: rows for number, rows in failed.items() if rows.num_rows}
-    lean = copy(store)
-    lean._chunks = Chunks(dict.fromkeys(failed), None, failed)
-    lean.__dict__.pop("_index", None)
-    return lean
+    return _ForCommits(store.storage, {number: rows for number, rows in failed.items() if rows.num_rows})
+
+
+class _ForCommits(FeatureStore):
+    """A store that knows the rows that it is given, and reads none: they are sent with it."""
+
+    def __init__(self, storage: Storage, rows: dict[int, pa.Table]) -> None:
+        self._given = Chunks(dict.fromkeys(rows), None, rows)
+        super().__init__(storage)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ForCommits, (self.storage, self._given.read)
+
+    def _committed(self) -> Chunks:
+        return self._given
 
 
 def _as_stored(

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from cache import Chunk, ChunkPlan, FeatureStore, LocalStorage, Provenance, RowOutcome, StoreWriter, verify
 from cache.errors import StoreBusyError, StoreError
 from cache.plan import make_plan, read_plan
+from cache.writer import for_commits
 from tests.forks import Forks
 from tests.toys.stores import DIM, PROVENANCE, contents, features_of, fill, names, open_store
 
@@ -299,3 +301,18 @@ def _fill_after_waiting(store: FeatureStore) -> list[bytes]:
     with StoreWriter(store, wait=True) as writer:
         commit(writer, *writer.plan(names(1, 2)).chunks)
     return [*store.digests()]
+
+
+def test_a_store_to_commit_to_is_sent_without_its_rows_and_opened_without_reading_them(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with StoreWriter(store) as writer:
+        for chunk in writer.plan(names(*range(9))).chunks:
+            outcome = RowOutcome("failed", error="cut off") if chunk.number == 1 else RowOutcome("ok", 3, 4)
+            writer.commit(chunk, features_of(chunk), [outcome] * len(chunk.digests), PROVENANCE)
+    sent = pickle.dumps(for_commits(store))
+    for fragment in (store.path / "rows").iterdir():
+        fragment.unlink()
+    there = pickle.loads(sent)
+    assert (there.fingerprint, there.row_shape, there.chunk_rows) == (store.fingerprint, store.row_shape, 4)
+    assert list(there.chunks()) == [1], "what a commit asks is which images have failed before"
+    assert list(there.absent(names(*range(9)))) == names(0, 1, 2, 3, 8)
