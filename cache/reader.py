@@ -332,20 +332,20 @@ class FeatureStore:
 
         def gather(low: int, high: int) -> None:
             rows = order[low:high]
-            features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows)[part]
+            features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows, part)
 
         with ThreadPoolExecutor(_REQUESTS) as pool:
             for _ in (pool.map if self._is_far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
                 pass
         return features
 
-    def _rows_at(self, number: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """The rows at ``positions`` (n,) of chunk ``number``: from far away a few are read alone."""
+    def _rows_at(self, number: int, positions: npt.NDArray[np.int64], part: Any) -> npt.NDArray[np.generic]:
+        """``part`` of the rows at ``positions`` (n,) of chunk ``number``: from far away a few are read alone."""
         if isinstance(self.storage, ObjectStorage) and len(positions) <= self.chunk_rows // _FEW:
             rows, row_shape = self._chunks[number], self.row_shape
             if (few := layout.read_few(self.storage, number, positions, row_shape, self.dtype, rows)) is not None:
-                return few
-        return self.chunk(number)[positions]
+                return few[part]
+        return self.chunk(number)[part][positions]
 
     @property
     def _is_far(self) -> bool:
