@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ CHUNK_ROWS = 1024
 _REQUESTS = 16  # to object storage, at once
 _FEW = 32  # rows are read alone where they are fewer than this part of a chunk
 _IDENTITY = "identity.json"
+_Part = EllipsisType | tuple[slice, int]  # of a chunk: all views, or one
 
 
 class FeatureStore:
@@ -66,6 +68,7 @@ class FeatureStore:
         self.storage = storage
         self.address = storage.address()
         """Where the store is, for messages: a path or a URL."""
+        self._is_far = isinstance(storage, ObjectStorage)
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
@@ -318,7 +321,7 @@ class FeatureStore:
         names = np.array(labels, np.str_ if None not in labels else object)
         return Arrays(self.read([digests[row] for row in rows]), names, np.array(keys, np.str_))
 
-    def _gather(self, digests: Sequence[bytes], part: Any) -> npt.NDArray[np.generic]:
+    def _gather(self, digests: Sequence[bytes], part: _Part) -> npt.NDArray[np.generic]:
         """``part`` of each chunk's array, for the rows of ``digests``."""
         places = self._index.find(digests)
         if bad := np.flatnonzero(~self._index.good(places)).tolist():
@@ -339,17 +342,13 @@ class FeatureStore:
                 pass
         return features
 
-    def _rows_at(self, number: int, positions: npt.NDArray[np.int64], part: Any) -> npt.NDArray[np.generic]:
+    def _rows_at(self, number: int, positions: npt.NDArray[np.int64], part: _Part) -> npt.NDArray[np.generic]:
         """``part`` of the rows at ``positions`` (n,) of chunk ``number``: from far away a few are read alone."""
         if isinstance(self.storage, ObjectStorage) and len(positions) <= self.chunk_rows // _FEW:
             rows, row_shape = self._chunks[number], self.row_shape
             if (few := layout.read_few(self.storage, number, positions, row_shape, self.dtype, rows)) is not None:
                 return few[part]
         return self.chunk(number)[part][positions]
-
-    @property
-    def _is_far(self) -> bool:
-        return isinstance(self.storage, ObjectStorage)
 
     def chunk(self, number: int, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
         """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN.
