@@ -12,6 +12,7 @@ from pathlib import Path
 from cache.errors import UnwritableError
 
 PARTIAL = ".partial"
+_TICK_NS, _COARSE_TICK_NS = 50_000_000, 2_000_000_000
 _ATTEMPTS = 8
 
 
@@ -65,6 +66,14 @@ def clear_partials(folder: Path) -> None:
         with suppress(OSError), partial.open("rb") as file:  # gone, locked, or on a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             partial.unlink()
+
+
+def tick_of(changed_ns: int) -> int:
+    """For how many ns after ``changed_ns``, its time, a file that is written again may keep that time.
+
+    One tick of the clock of its file system, which some keep by the second.
+    """
+    return _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
 
 
 def sync_folder(folder: Path) -> None:

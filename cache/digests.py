@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
-from cache.atomic import disk_errors
+from cache.atomic import disk_errors, tick_of
 from cache.digest_file import GROUP_ROWS, DigestFile, with_digests
 from cache.files import absolute
 from cache.fingerprint import digest_bytes, digest_file
@@ -26,9 +26,6 @@ from cache.storage import is_url
 _MANY = 100_000
 _REQUESTS = 32  # to object storage, at once
 _AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
-# A file written again within one tick of its file system's clock keeps its mtime: so young a file is not remembered.
-_TICK_NS = 20_000_000
-_COARSE_TICK_NS = 2_000_000_000
 
 
 class FileDigest(NamedTuple):
@@ -255,6 +252,5 @@ def _digest(
 
 
 def _settled(changed_ns: int) -> bool:
-    """Whether a file that is written again cannot keep these times."""
-    tick = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
-    return time.time_ns() - changed_ns > tick
+    """Whether a file that is written again cannot keep these times: a younger one is not remembered."""
+    return time.time_ns() - changed_ns > tick_of(changed_ns)

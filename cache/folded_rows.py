@@ -20,7 +20,7 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
-from cache.atomic import PARTIAL, disk_errors
+from cache.atomic import PARTIAL, disk_errors, tick_of
 from cache.digest_list import DigestIndex, Digests
 from cache.row_index import STATUSES, RowIndex
 from cache.rows import SCHEMA, Stamp, fragment_stamps
@@ -32,8 +32,6 @@ _CHUNKS = b"chunks"
 _STATUS = SCHEMA.get_field_index("status")
 _FOLDED = SCHEMA.set(_STATUS, pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False))
 _FIELDS = [*_FOLDED, pa.field("place", pa.int64(), nullable=False), pa.field("word", pa.uint64(), nullable=False)]
-_TICK_NS = 50_000_000  # a file written again within one tick of its file system's clock keeps its times
-_COARSE_TICK_NS = 2_000_000_000
 
 
 class FoldedRows(Mapping[int, pa.Table]):
@@ -196,6 +194,6 @@ def _metadata_text(rows: pa.Table) -> str:
 def _wait_for_ticks(chunks: Chunks) -> None:
     """Wait until a fragment that is written again cannot keep its times."""
     changed = max((max(stamp[2:]) for stamp in chunks.stamps.values() if stamp), default=0)
-    tick = _TICK_NS if changed % 1_000_000_000 else _COARSE_TICK_NS
+    tick = tick_of(changed)
     if (left := changed + tick - time.time_ns()) > 0:
         time.sleep(min(left, tick) / 1e9)
