@@ -16,6 +16,7 @@ from cache.errors import ClusterError, CrashedError
 from stages.ray_cluster import RayCluster, alive_machines, check_versions, versions
 
 _LOSSES = 3
+_BARREN = 12  # ends of workers that had not begun, and none that did in between
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -70,7 +71,8 @@ def spread(
         import ray
 
         begin: Any = ray.remote(_Actor).options(num_cpus=cluster.cpus or 1, enable_task_events=False)
-        left, losses = list(things), dict.fromkeys(things, 0)
+        left = list(things)
+        losses: dict[K | None, int] = dict.fromkeys([None, *things], 0)  # None: of actors that had not begun
         waiting: dict[Any, tuple[Any, K | None]] = {}  # an actor, and what it does; None: says who it is
 
         def begun() -> None:
@@ -88,8 +90,10 @@ def spread(
                 except ray.exceptions.RayError as error:
                     if getattr(error, "_actor_init_failed", False) or isinstance(error, ray.exceptions.RayTaskError):
                         raise ClusterError(f"a worker cannot begin: {str(error).splitlines()[-1]}") from error
+                    losses[name] += 1
+                    if name is None and losses[name] == _BARREN:
+                        raise ClusterError(f"{_BARREN} workers ended before they began, the last: {error}") from error
                     if name is not None:
-                        losses[name] += 1
                         if losses[name] == _LOSSES:
                             raise CrashedError(f"{_LOSSES} workers, one after the other, ended with {name}") from error
                         left.insert(0, name)
@@ -98,6 +102,7 @@ def spread(
                 if isinstance(answer, Exception):
                     raise answer
                 if name is None:
+                    losses[None] = 0
                     check_versions(*answer)
                 else:
                     yield name, answer
