@@ -40,12 +40,12 @@ def main(wanted: int) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         peace, war = (_run_file(Path(scratch), name, table) for name in ("peace", "war"))
         started = time.monotonic()
-        subprocess.run(_command(peace), check=True)
+        subprocess.run(command(peace), check=True)
         alone = time.monotonic() - started
         print(f"uninterrupted: {alone:.1f} s")
         rng, kills, chunks = random.Random(0), 0, []
         while kills < wanted or len(chunks) < 2:
-            process = subprocess.Popen(_command(war))
+            process = subprocess.Popen(command(war))
             try:
                 process.wait(timeout=rng.uniform(1.0, 0.7 * alone))
             except subprocess.TimeoutExpired:
@@ -57,8 +57,8 @@ def main(wanted: int) -> int:
             else:  # finished between two kills: begin again, keeping the count
                 if kills < wanted:
                     subprocess.run(["rm", "-r", str(Path(scratch) / "war")], check=True)
-        subprocess.run(_command(war), check=True)
-        one, other = (_digests(Path(scratch) / name / "features") for name in ("peace", "war"))
+        subprocess.run(command(war), check=True)
+        one, other = (digests_of(Path(scratch) / name / "features") for name in ("peace", "war"))
         (store,) = Path(scratch).glob("war/features/*-????????")
         same, problems = one == other, verify(FeatureStore.at(store))
     row = {
@@ -81,11 +81,13 @@ def _run_file(folder: Path, name: str, table: Path) -> Path:
     return path
 
 
-def _command(run_file: Path) -> list[str]:
+def command(run_file: Path) -> list[str]:
+    """What extracts the features of a run file."""
     return [sys.executable, "-m", "pipeline", "extract", str(run_file), "--quiet"]
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests_of(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of the stores in a folder of features, by its path there."""
     files = (path for path in folder.glob("*-????????/**/*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

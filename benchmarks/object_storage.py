@@ -11,7 +11,6 @@ EfficientNet-Lite0, for the time. With 0 kills the time alone. Prints a line a r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.kills import command, digests_of
 from cache import FeatureStore, verify
 from stages.datasets.drawn import draw_catalogue
 from tests.object_servers import BUCKET, Quirks, localbucket
@@ -67,7 +67,7 @@ def main(wanted: int) -> int:
             run = _run_file(Path(scratch), name.replace(" ", "-"), artifacts, table, _SLOW)
             quirks.requests.clear()
             started = time.monotonic()
-            subprocess.run(_command(run), check=True)
+            subprocess.run(command(run), check=True)
             row[f"seconds to {name}"] = round(time.monotonic() - started, 1)
             print(f"{name}: {row[f'seconds to {name}']} s, {len(quirks.requests)} requests", flush=True)
         path.parent.mkdir(exist_ok=True)
@@ -81,19 +81,19 @@ def _under_kills(folder: Path, bucket: str, table: Path, wanted: int) -> dict[st
     peace = _run_file(folder, "peace", str(folder / "peace"), table, _FAST)
     war = _run_file(folder, "war", f"{bucket}/war", table, _FAST)
     for run in (peace, war):  # what is read and fitted once, is: from here on an extraction is its chunks
-        subprocess.run(_command(run), check=True)
+        subprocess.run(command(run), check=True)
     for features in (folder / "peace/features", folder / "server" / BUCKET / "war/features"):
         subprocess.run(["rm", "-r", *map(str, features.glob("pca-*"))], check=True)
-    subprocess.run(_command(peace), check=True)
+    subprocess.run(command(peace), check=True)
     objects = folder / "server" / BUCKET / "war"
     started = time.monotonic()
-    subprocess.run(_command(war), check=True)
+    subprocess.run(command(war), check=True)
     alone = time.monotonic() - started
     print(f"uninterrupted, object storage: {alone:.1f} s", flush=True)
     subprocess.run(["rm", "-r", *map(str, objects.glob("features/pca-*"))], check=True)
     rng, kills = random.Random(0), 0
     while kills < wanted:
-        process = subprocess.Popen(_command(war))
+        process = subprocess.Popen(command(war))
         try:
             process.wait(timeout=rng.uniform(0.4 * alone, 1.1 * alone))
         except subprocess.TimeoutExpired:
@@ -103,8 +103,8 @@ def _under_kills(folder: Path, bucket: str, table: Path, wanted: int) -> dict[st
             print(f"kill {kills}: {len([*objects.glob('features/*/rows/*')])} chunks committed", flush=True)
         else:  # finished between two kills: begin again, keeping the count
             subprocess.run(["rm", "-r", *map(str, objects.glob("features/pca-*"))], check=True)
-    subprocess.run(_command(war), check=True)
-    one, other = _digests(folder / "peace/features"), _digests(objects / "features")
+    subprocess.run(command(war), check=True)
+    one, other = digests_of(folder / "peace/features"), digests_of(objects / "features")
     (store,) = (folder / "peace/features").glob("*-????????")
     return {
         "work": f"1,500 images into object storage {_LATENCY * 1000:.0f} ms away under {kills} SIGKILLs, then resume",
@@ -120,15 +120,6 @@ def _run_file(folder: Path, name: str, artifacts: str, table: Path, backbone: st
         _RUN.format(artifacts=json.dumps(artifacts), table=json.dumps(str(table)), root=_ROOT, backbone=backbone)
     )
     return path
-
-
-def _command(run_file: Path) -> list[str]:
-    return [sys.executable, "-m", "pipeline", "extract", str(run_file), "--quiet"]
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.glob("*-????????/**/*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 if __name__ == "__main__":

@@ -18,27 +18,23 @@ from pipeline.progress import LogFormat, set_log_format
 from tests.pictures import draw_folder
 
 ROOT = Path(__file__).parent.parent
-CATALOGUE = """
+_IMAGES = """
 artifacts = "artifacts"
 [dataset]
 kind = "folder"
 path = "images"
 queries_per_class = 2
 [[backbones]]
+"""
+CATALOGUE = f"""{_IMAGES}
 kind = "timm"
 name = "test_resnet"
 weights = "random"
-preprocess = { size = 64 }
+preprocess = {{ size = 64 }}
 """
 """The beginning of a run file: the images that :func:`finished` draws, and a network of no size."""
 
-PCA_RUN = """
-artifacts = "artifacts"
-[dataset]
-kind = "folder"
-path = "images"
-queries_per_class = 2
-[[backbones]]
+PCA_RUN = f"""{_IMAGES}
 kind = "pca"
 dim = 4
 size = 8

@@ -10,18 +10,7 @@ from cache.errors import SettingsError, UnreachableError
 from cache.object_storage import ObjectStorage
 from cache.storage import storage_of
 from tests.cache.storage_contract import SharedStorageContract
-from tests.object_servers import Quirks, azurite, localbucket
-
-
-@pytest.fixture
-def quirks() -> Quirks:
-    return Quirks()
-
-
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quirks: Quirks) -> Iterator[str]:
-    with localbucket(tmp_path / "server", monkeypatch, quirks) as url:
-        yield url
+from tests.object_servers import Quirks, azurite
 
 
 class TestObjectStorage(SharedStorageContract):

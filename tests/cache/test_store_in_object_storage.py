@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,21 +15,10 @@ from cache.errors import DamagedStoreError, SettingsError, StaleStoreError, Stor
 from cache.identity import Identity
 from cache.object_storage import ObjectStorage
 from cache.storage import storage_of
-from tests.object_servers import BUCKET, Quirks, localbucket
+from tests.object_servers import BUCKET, Quirks
 from tests.toys.stores import DIM, IDENTITY, PROVENANCE, contents, features_of, fill, names, value_of
 
 _SPAWN = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture
-def quirks() -> Quirks:
-    return Quirks()
-
-
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quirks: Quirks) -> Iterator[str]:
-    with localbucket(tmp_path / "server", monkeypatch, quirks) as url:
-        yield url
 
 
 def open_at(where: str, *, identity: Identity = IDENTITY, chunk_rows: int = 64) -> FeatureStore:

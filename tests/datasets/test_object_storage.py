@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,9 @@ from stages.datasets import FolderConfig, ParquetConfig, TableConfig, WebDataset
 from stages.datasets.config import SourceConfig
 from stages.extraction import extract
 from stages.records import Records, read_records
-from tests.object_servers import BUCKET, Quirks, localbucket
+from tests.object_servers import BUCKET, Quirks
 from tests.pictures import draw_folder
 from tests.toys.extraction import toy_backbone
-
-
-@pytest.fixture
-def quirks() -> Quirks:
-    return Quirks()
-
-
-@pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quirks: Quirks) -> Iterator[str]:
-    with localbucket(tmp_path / "server", monkeypatch, quirks) as url:
-        yield url
 
 
 @pytest.fixture
