@@ -126,7 +126,7 @@ class _Entering(torch.autograd.Function):
 
 
 def check_same(network: nn.Module, group: distributed.ProcessGroup) -> None:
-    """Raise DivergedError unless all processes of ``group`` have the same weights, to the bit."""
+    """Raise DivergedError unless each weight has the same sum, to the bit, in all processes of ``group``."""
     sums = torch.stack([weight.detach().double().sum() for weight in network.parameters()])
     ends = torch.cat([sums, -sums])
     distributed.all_reduce(ends, distributed.ReduceOp.MAX, group)
