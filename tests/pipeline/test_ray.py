@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from cache.errors import ClusterError
+from stages import ray_spread
+from stages.ray_cluster import RayCluster
 from tests.clusters import local_cluster
 from tests.toys.stores import contents
 from tests.typed import RUN, finished, permafrost
@@ -22,6 +27,16 @@ folds = 2
 [sweep.over]
 "training.epochs" = [1, 2]
 """
+
+
+class _Deadly:
+    """Work at which every worker ends as it receives it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:
+        return os._exit, (3,)
+
+    def __call__(self, thing: int) -> int:
+        return thing
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +84,10 @@ def test_an_address_that_does_not_answer_ends_the_command_before_anything_is_rea
     refused = permafrost("table", "none.toml", "--executor", "ray", "--address", "127.0.0.1:9", cwd=tmp_path)
     assert refused.returncode == 1
     assert refused.stderr.strip().startswith("error: no Ray cluster answers at 127.0.0.1:9: ")
+
+
+@pytest.mark.usefixtures("run")
+def test_workers_that_never_begin_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_spread, "_BARREN", 2)
+    with pytest.raises(ClusterError, match="2 workers ended before they began, the last: "):
+        list(ray_spread.spread(RayCluster(cpus=1), _Deadly(), {"a": 1}))
