@@ -7,12 +7,15 @@ by Ctrl-C, 143 by SIGTERM.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -58,7 +61,7 @@ _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
-_ADDRESSES, _TAKE_ADDRESSES = ("s3://", "gs://", "az://"), ("inspect", "verify", "search")
+_ADDRESS = re.compile("(s3|gs|az):/(.*)", re.DOTALL)  # as a Path has it
 
 
 class Commands(TyperGroup):
@@ -79,10 +82,28 @@ def load_command(name: str) -> TyperCommand:
     """The command ``name`` with its options."""
     function = name.replace("-", "_")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name)(getattr(import_module(f"pipeline.commands.{function}"), function))
+    app.command(name)(_in_folders(name, getattr(import_module(f"pipeline.commands.{function}"), function)))
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
     return command
+
+
+def _in_folders(name: str, function: Callable[..., None]) -> Callable[..., None]:
+    """``function``, which is not called where one of its paths is an address in object storage."""
+
+    @wraps(function)
+    def called(**arguments: Any) -> None:
+        for path in arguments.values():
+            if isinstance(path, Path) and (address := _ADDRESS.fullmatch(str(path))):
+                from cache.errors import ConfigError
+
+                raise ConfigError(
+                    f"{address[1]}://{address[2]} is in object storage, where `{name}` takes a file or folder of a "
+                    "local disk: copy it here, or write here and copy it there."
+                )
+        function(**arguments)
+
+    return called
 
 
 app = typer.Typer(
@@ -137,7 +158,6 @@ def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
     debug = "--debug" in arguments
     try:
         check_siblings()
-        _refuse_addresses(arguments)
         status = app(args=[a for a in arguments if a != "--debug"], standalone_mode=False) or 0
         if status == _INTERRUPTED:  # what Typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -155,21 +175,6 @@ def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
         text, status = explain(error)
         _say(text)
     return int(status)
-
-
-def _refuse_addresses(arguments: Sequence[str]) -> None:
-    """Raise where a command is given an address in object storage that it would take for the name of a local folder."""
-    command = next((argument for argument in arguments if argument in COMMANDS), None)
-    for argument in arguments:
-        place = argument.partition("=")[2] if argument.startswith("--") else argument
-        if place.startswith(_ADDRESSES) and command not in _TAKE_ADDRESSES:
-            from cache.errors import ConfigError
-
-            raise ConfigError(
-                f"{place} is in object storage, where `{command}` takes a file or folder of a local disk: copy it "
-                'here, or write here and copy it there. A run file may say artifacts = "s3://...", and '
-                f"{' and '.join(_TAKE_ADDRESSES)} take an address."
-            )
 
 
 def _leave_when_stopped() -> list[int]:

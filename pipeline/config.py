@@ -5,10 +5,8 @@ The file says *what* is computed; flags say how: device, workers, batch size.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +18,7 @@ from cache.settings import Settings
 from cache.storage import is_url, storage_of
 from pipeline.config_errors import problem
 from pipeline.recipes import recipes, with_recipe
+from pipeline.run_file_paths import expanded, map_paths, resolved, run_file_text
 from stages.analysis.gallery_size import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
@@ -43,10 +42,6 @@ FeaturesConfig = Annotated[
     BundledConfig | OpenClipConfig | PcaConfig | PrecomputedConfig | TimmConfig, Field(discriminator="kind")
 ]
 """Where features are from: a network that runs over the images, or a file."""
-
-VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
-_PATHS = {"path", "root", "weights", "artifacts", "keys", "uri"}
-_NO_PATH = ("weights", "random")
 
 
 @dataclass(frozen=True)
@@ -223,7 +218,7 @@ def _is_inside(place: str, folder: str) -> bool:
 
 
 def read_config(path: Path | str) -> RunConfig:
-    """Read a run file; its relative paths are relative to its folder.
+    """Read a run file, which may be at an address in object storage; its relative paths are relative to its folder.
 
     Raises :class:`ConfigError` naming the dotted path of what is wrong in it.
 
@@ -232,20 +227,11 @@ def read_config(path: Path | str) -> RunConfig:
     ...     read_config(path).heads[0].name
     'default128'
     """
-    path = Path(path)
-    try:
-        return parse_config(path.read_text(encoding="utf-8-sig"), str(path), path.parent)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist. `permafrost init FOLDER` writes a run file for your images."
-        ) from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give a run file. `permafrost init {path}` writes one for it.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    folder = Path(path).parent if not is_url(str(path)) else str(path).rpartition("/")[0]
+    return parse_config(run_file_text(path), str(path), folder)
 
 
-def parse_config(text: str, name: str = "the run file", folder: Path | None = None) -> RunConfig:
+def parse_config(text: str, name: str = "the run file", folder: Path | str | None = None) -> RunConfig:
     """:func:`read_config` for the text of a run file in ``folder``, by default where one stands.
 
     ``name`` begins its messages.
@@ -258,19 +244,19 @@ def parse_config(text: str, name: str = "the run file", folder: Path | None = No
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
-    expanded = map_paths(raw, lambda key, path: _resolved(_expanded(key, path, name), key, name, folder))
-    own = _own_recipes(expanded.pop("recipes", {}), name)
-    if isinstance(expanded.get("heads"), list):
-        expanded["heads"] = [
+    changed = map_paths(raw, lambda key, path: resolved(expanded(key, path, name), key, name, folder))
+    own = _own_recipes(changed.pop("recipes", {}), name)
+    if isinstance(changed.get("heads"), list):
+        changed["heads"] = [
             _nest(head, own, f"{name}: heads[{at}]") if isinstance(head, dict) else head
-            for at, head in enumerate(expanded["heads"])
+            for at, head in enumerate(changed["heads"])
         ]
     try:
-        return TypeAdapter(RunConfig).validate_python(expanded)
+        return TypeAdapter(RunConfig).validate_python(changed)
     except ValidationError as error:
         from pipeline.keys import tables  # which imports this module
 
-        problems = [problem(dict(details), expanded, tables()) for details in error.errors()]
+        problems = [problem(dict(details), changed, tables()) for details in error.errors()]
         raise ConfigError("\n".join([f"{name}:", *(f"  {problem}" for problem in problems)])) from error
 
 
@@ -294,58 +280,3 @@ def _nest(head: dict[str, Any], own: dict[str, Any], where: str) -> dict[str, An
     nested = {key: flat.pop(key) for key in of_run & flat.keys()}
     recipe = {key: flat.pop(key) for key in of_recipe & flat.keys()}
     return nested | {"recipe": recipe | {"head": {"kind": "linear"} | flat}}
-
-
-def map_paths(value: Any, change: Callable[[str, str], str], key: str = "") -> Any:
-    """``value`` of a run file with its paths as ``change(key, path)`` has them.
-
-    >>> map_paths({"dataset": {"path": "a"}, "seed": 0}, lambda key, path: f"{key} {path}")
-    {'dataset': {'path': 'path a'}, 'seed': 0}
-    """
-    if isinstance(value, dict):
-        return {inner: map_paths(entry, change, inner) for inner, entry in value.items()}
-    if isinstance(value, list):
-        return [map_paths(entry, change, key) for entry in value]
-    is_path = isinstance(value, str) and key in _PATHS and (key, value) != _NO_PATH
-    return change(key, value) if is_path else value
-
-
-def _expanded(key: str, value: str, name: str) -> str:
-    return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
-
-
-def _resolved(path: str, key: str, name: str, folder: Path | None) -> str:
-    """``path`` seen from the ``folder`` of the run file.
-
-    In run files of 0.1.0 it was seen from where one stood: what is there only from there is an error that says so, as
-    features must not be computed a second time beside those that are there.
-    """
-    if folder is None or not path or Path(path).is_absolute() or "://" in path:
-        return path
-    resolved = os.path.normpath(folder / path)
-    if not Path(resolved).exists() and Path(path).exists():
-        mended = os.path.relpath(path, folder)
-        raise ConfigError(
-            f"{name}: {key} = {path!r} is relative to the folder of the run file, and {resolved} does not exist, while "
-            f"{Path(path).absolute()} does. If that is meant, as by versions before 0.2, write {key} = {mended!r}; if "
-            f"not, make {resolved} first."
-        )
-    return resolved
-
-
-def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
-    if match[0] == "$$":
-        return "$"
-    variable = match[1]
-    if variable not in VARIABLES:
-        known = " and ".join(f"${{{known}}}" for known in VARIABLES)
-        raise ConfigError(
-            f"{name}: {key} = {value!r}: {known} are the only variables that a path may hold. "
-            "Write $$ for a dollar sign in the name of a file or folder."
-        )
-    if not os.environ.get(variable):
-        raise ConfigError(
-            f"{name}: {key} = {value!r}, but {variable} is not set. "
-            f"Set it to the folder that holds what the path names: export {variable}=/path/to/folder"
-        )
-    return os.environ[variable]

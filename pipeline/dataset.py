@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 
@@ -23,7 +23,7 @@ _FEW_CLASSES = 5
 class Run:
     """A run file with its records, and where a command says what it does."""
 
-    file: Path
+    file: Path | str
     config: RunConfig
     records: Records
     display: Display
@@ -31,7 +31,7 @@ class Run:
     @property
     def name(self) -> str:
         """Of the files that are made of it."""
-        return self.file.stem
+        return PurePath(self.file).stem
 
     @property
     def storage(self) -> Storage:
@@ -62,12 +62,12 @@ def scratch_folder(config: RunConfig) -> Path:
     return Path(config.artifacts)
 
 
-def open_run(run_file: Path, *, quiet: bool = False) -> Run:
+def open_run(run_file: Path | str, *, quiet: bool = False) -> Run:
     """The run of ``run_file``, with its records."""
     return run_of(read_config(run_file), Display(quiet=quiet), run_file)
 
 
-def run_of(config: RunConfig, display: Display, run_file: Path = Path("run.toml")) -> Run:
+def run_of(config: RunConfig, display: Display, run_file: Path | str = "run.toml") -> Run:
     """The run of ``config``, which ``run_file`` holds, with its records."""
     if is_url(config.artifacts):  # what cannot be reached is said before any image is read
         has(storage_of(config.artifacts), "features")

@@ -198,14 +198,14 @@ class SeedGrid:
         return next(head for head in self.sets[cell.backbone].heads if head.name == cell.head)
 
 
-def open_grid(run_file: Path, display: Display) -> SeedGrid:
+def open_grid(run_file: Path | str, display: Display) -> SeedGrid:
     """The run of ``run_file``, and its features as they were extracted."""
     run = run_of(read_config(run_file), display, run_file)
     return SeedGrid(run, {part.name: part for part in feature_sets(run)})
 
 
 def score_cells(
-    run_file: Path,
+    run_file: str,
     cells: Mapping[str, Cell],
     storage: Storage,
     workers: int | None,
@@ -293,7 +293,7 @@ def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
     return mean
 
 
-def _in_processes(run_file: Path, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
+def _in_processes(run_file: str, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:
     count = min(workers or processors(), len(cells))
     if count == 1:  # here: another process takes seconds to begin
         grid, threads = open_grid(run_file, Display(quiet=True, warnings=False)), torch.get_num_threads()
@@ -309,11 +309,11 @@ def _in_processes(run_file: Path, workers: int | None, cells: Mapping[str, Cell]
             yield waiting[done], done.result()
 
 
-def _score(run_file: Path, cell: Cell) -> Arrays:
+def _score(run_file: str, cell: Cell) -> Arrays:
     return _opened(run_file).score(cell)
 
 
 @lru_cache(maxsize=1)
-def _opened(run_file: Path) -> SeedGrid:
+def _opened(run_file: str) -> SeedGrid:
     """The grid of ``run_file``, read once a process."""
     return open_grid(run_file, Display(quiet=True, warnings=False))

@@ -14,7 +14,7 @@ _IDENTITY = "identity.json"
 
 def find_stores(where: Where) -> list[Storage]:
     """The store at ``where``, or all stores below it, or all of the run file ``where``."""
-    if isinstance(where, Path) and where.suffix == ".toml":
+    if isinstance(where, (str, Path)) and is_run_file(where):
         artifacts = storage_of(read_config(where).artifacts)
         if stores := _below(artifacts):
             return stores
@@ -25,6 +25,15 @@ def find_stores(where: Where) -> list[Storage]:
     if stores := _below(storage):
         return stores
     raise StoreError(f"{storage.address()} is neither a run file nor the folder of a store")
+
+
+def is_run_file(where: Path | str) -> bool:
+    """Whether ``where`` names a run file, and no store.
+
+    >>> is_run_file("s3://bucket/run.toml"), is_run_file(Path("artifacts/shop"))
+    (True, False)
+    """
+    return str(where).endswith(".toml")
 
 
 def stores_below(folder: Path) -> list[FeatureStore]:

@@ -17,17 +17,20 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cache import fingerprint
 from cache.errors import ConfigError
-from pipeline.config import HeadRun, RunConfig, map_paths, parse_config, read_config
+from cache.files import absolute
+from cache.storage import is_url
+from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
 from pipeline.progress import Display, duration_text
+from pipeline.run_file_paths import beside, map_paths, run_file_text
 from pipeline.score_rows import RAW
 from pipeline.toml import write_toml
 from pipeline.trials import Arrays, run_once
@@ -178,7 +181,7 @@ def ranked(entries: Sequence[Entry], metric: str) -> list[Place]:
     return places
 
 
-def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, sweep: SweepConfig, folder: Path) -> str:
+def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: str, sweep: SweepConfig, folder: Path) -> str:
     """The text of ``run_file`` without ``[sweep]`` and with one head, the ``winner``, for a run file in ``folder``."""
     entry = winner.entry
     recipe = next(
@@ -186,18 +189,19 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
         for part in plan
         if part.head == entry.head and part.family.fixed.items() <= dict(entry.settings).items()
     )
-    raw: dict[str, Any] = tomllib.loads(run_file.read_text(encoding="utf-8"))
+    raw: dict[str, Any] = tomllib.loads(run_file_text(run_file))
     raw.pop("sweep")
-    raw = map_paths(raw, lambda _, path: _moved(path, run_file.parent, folder))
+    raw = map_paths(raw, lambda _, path: _moved(path, run_file, folder))
     settings_of = {part: getattr(recipe, part) for part in ("loss", "start", "optimizer", "training")}
     parts = {part: settings if settings is None else asdict(settings) for part, settings in settings_of.items()}
     of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
     written = next(head for head in raw["heads"] if head["name"] == entry.head)
     raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | asdict(recipe.head) | parts]
     settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry.settings.items()) or "as it was"
+    name = PurePath(run_file).name
     score = f"{sweep.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
     heading = (
-        f"Written by `permafrost sweep {run_file.name}`: the best configuration of {entry.head} on {entry.backbone}.",
+        f"Written by `permafrost sweep {name}`: the best configuration of {entry.head} on {entry.backbone}.",
         settings,
         f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
     )
@@ -206,10 +210,14 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: Path, s
     return text
 
 
-def _moved(path: str, old: Path, new: Path) -> str:
-    """The relative ``path`` of a run file in the folder ``old`` as one in ``new`` has it."""
-    stays = path.startswith("${") or Path(path).is_absolute() or old.resolve() == new.resolve()
-    return path if stays else os.path.relpath(old.resolve() / path, new.resolve())
+def _moved(path: str, run_file: str, new: Path) -> str:
+    """The relative ``path`` of ``run_file`` as one in the folder ``new`` has it."""
+    old = Path(run_file).parent
+    if path.startswith("${") or Path(path).is_absolute() or "://" in path:
+        return path
+    if is_url(run_file):
+        return beside(run_file.rpartition("/")[0], path)
+    return path if old.resolve() == new.resolve() else os.path.relpath(old.resolve() / path, new.resolve())
 
 
 def _search(
@@ -276,18 +284,18 @@ def _run(
     with cluster.joined():
         share = -(-len(recipes) // places(cluster, len(recipes)))
         groups = dict(enumerate(trial_groups(validation, recipes, share)))
-        work = partial(_on_worker, run.file.resolve(), backbone)
+        work = partial(_on_worker, absolute(str(run.file)), backbone)
         things = {number: [recipes[place] for place in group] for number, group in groups.items()}
         for number, trials in spread(cluster, work, things):
             yield from zip(groups[number], trials, strict=True)
 
 
-def _on_worker(run_file: Path, backbone: str, recipes: Sequence[HeadRecipe]) -> list[Trial]:
+def _on_worker(run_file: str, backbone: str, recipes: Sequence[HeadRecipe]) -> list[Trial]:
     return run_group(_opened(run_file, backbone), recipes)
 
 
 @lru_cache(maxsize=1)
-def _opened(run_file: Path, backbone: str) -> CrossValidation:
+def _opened(run_file: str, backbone: str) -> CrossValidation:
     """The features of one backbone of ``run_file`` in folds, read once a process."""
     config = read_config(run_file)
     assert config.sweep is not None

@@ -135,9 +135,9 @@ class Bundle:
         return backbones
 
 
-def is_bundle(path: Path) -> bool:
+def is_bundle(path: Path | str) -> bool:
     """Whether the folder ``path`` looks like a bundle, whole or not."""
-    return (path / FILE).is_file()
+    return Path(path, FILE).is_file()
 
 
 def thumbnail_path(bundle: Path, digest: bytes) -> Path:

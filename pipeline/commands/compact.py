@@ -50,7 +50,7 @@ def compact(
         typer.echo("Nothing was changed. Other run files may share these folders: name them all, then add --yes.")
 
 
-def _say_unread(run_file: Path, uris: list[str], unknown: list[str]) -> None:
+def _say_unread(run_file: str, uris: list[str], unknown: list[str]) -> None:
     """Name what cannot be read. StoreError where an image may have a row that is not known to be its own.
 
     A dangling link whose image was never read has none.

@@ -62,7 +62,7 @@ def _parsed(text: str) -> tuple[str, str | None]:
     if Path(text).exists():
         return text, None
     path, _, head = text.rpartition(":")
-    return (path, head or None) if path else (text, None)
+    return (path, head or None) if path and "/" not in head else (text, None)
 
 
 def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun | None = None) -> ScoredRun:
@@ -73,7 +73,7 @@ def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun
     config = read_config(name)
     if isinstance(config.retrieval.protocol, MetConfig):
         raise ConfigError(f"{name}: scores of recognition are of all queries together, and cannot be compared by query")
-    run = run_of(config, display, Path(name))
+    run = run_of(config, display, name)
     values = read_query_values(run.storage, values_key(run))
     stores = {(each.backbone, each.head): scored_numbers(each.store, run.records) for each in find_vectors(run)}
     if differences := outdated(values, scored_data(run), stores):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file; with --format a bundle's folder too.")
+        str, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file or its address; with --format a bundle too.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new or empty folder; with --format a file.")],
     form: Annotated[
@@ -84,7 +84,7 @@ def export(
     typer.echo(json_module.dumps(line) if json else text)
 
 
-def _described(source: Path, head: str | None, backbone: str | None, *, quiet: bool) -> tuple[dict[str, Any], Embedder]:
+def _described(source: str, head: str | None, backbone: str | None, *, quiet: bool) -> tuple[dict[str, Any], Embedder]:
     """Which embeddings a bundle or a run has, in words, and what computes them."""
     if is_bundle(source):
         if head is not None or backbone is not None:

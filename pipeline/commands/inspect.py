@@ -8,20 +8,20 @@ from typing import Any
 import typer
 
 from cache import FeatureStore, Provenance
-from pipeline.commands.options import Json, RunFileOrStore, where_of
+from pipeline.commands.options import Json, RunFileOrStore
 from pipeline.config import read_config
 from pipeline.dataset import read_dataset
 from pipeline.progress import Display
-from pipeline.stores import find_stores
+from pipeline.stores import find_stores, is_run_file
 
 
 def inspect(path: RunFileOrStore, json: Json = False) -> None:
     """Print what a store holds: identity, provenance, rows, failures, bytes."""
     uris: dict[bytes, str] = {}  # with a run file, failures are named by their images
-    if path.suffix == ".toml":
+    if is_run_file(path):
         records = read_dataset(read_config(path), Display(quiet=True, warnings=False))
         uris = dict(zip(records.digests, records.uris, strict=True))
-    for storage in find_stores(where_of(path)):
+    for storage in find_stores(path):
         facts = store_facts(FeatureStore(storage), uris)
         typer.echo(json_module.dumps(facts) if json else _text(facts))
 

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from cache.errors import ConfigError
-from cache.object_storage import SCHEMES
 from stages.ray_cluster import RayCluster
 
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
-RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
+# A text is the name of a local file or folder, or an address in object storage; a Path is the former alone.
+RunFile = Annotated[str, typer.Argument(metavar="RUN.TOML", help="The run file, or its address.")]
+RunFiles = Annotated[list[str], typer.Argument(metavar="RUN.TOML...", help="Run files, or their addresses.")]
 RunFileOrStore = Annotated[
-    Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder or address of a store.")
+    str, typer.Argument(metavar="RUN.TOML|STORE", help="A run file or the folder of a store, or its address.")
 ]
 Publish = Annotated[bool, typer.Option("--publish", help="Have the new snapshot searched at once.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.")]
@@ -34,16 +34,6 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Compute image
 MaxFailures = Annotated[
     float | None, typer.Option(min=0, max=1, help="Share of images that may fail; by default the run file's.")
 ]
-
-
-def where_of(path: Path) -> Path | str:
-    """``path`` as it was typed: of an address a Path has one slash of the two.
-
-    >>> where_of(Path("s3://bucket/shop"))
-    's3://bucket/shop'
-    """
-    scheme, slash, rest = str(path).partition(":/")
-    return f"{scheme}://{rest}" if slash and scheme in SCHEMES else path
 
 
 class Place(StrEnum):

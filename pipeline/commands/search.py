@@ -30,7 +30,7 @@ from stages.analysis.pair_shares import PairShare
 
 
 def search(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file, or the folder of a bundle.")],
+    run_file: Annotated[str, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file or a bundle, or its address.")],
     images: Annotated[
         list[str] | None, typer.Argument(metavar="[IMAGE...]", help="Images to search for: files or URIs.")
     ] = None,
@@ -108,7 +108,7 @@ _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
 _Limits = Sequence[tuple[str, float]]
 
 
-def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool, *, words: bool) -> _Opened:
+def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, quiet: bool, *, words: bool) -> _Opened:
     """The searcher of a run file, its threshold, and what a similarity means."""
     run = open_run(run_file, quiet=quiet)
     vectors = find_chosen(run, head, text=words)
@@ -123,7 +123,7 @@ def _run(run_file: Path, head: str | None, everything: bool, limits: _Limits, qu
     return searcher, limit, kept_shares(decisions), run.display
 
 
-def _bundle(folder: Path, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
+def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
     """The same of a bundle, which has one head and one gallery."""
     bundle = Bundle.open(folder)
     if everything or head not in (None, bundle.described["head"]):

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,9 @@ _TOKEN = re.compile(r"[!-~]{16,}")
 
 
 def serve(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE|RUN.TOML", help="A bundle, or a run file that was run.")],
+    path: Annotated[
+        str, typer.Argument(metavar="BUNDLE|RUN.TOML", help="A bundle or a run file that was run, or its address.")
+    ],
     host: Annotated[
         str, typer.Option(help="The address to listen at. Any but this machine's own wants a token.")
     ] = "127.0.0.1",

@@ -56,7 +56,7 @@ def sweep(
         places = run_sweep(run, settings, plan, sets, trials, cluster)
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))
-        replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run_file.stem))
+        replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run.name))
     typer.echo("\n".join(map(json_module.dumps, rows)) if json else sweep_text(places, metric, keys))
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:

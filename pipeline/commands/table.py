@@ -10,6 +10,7 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
+from cache.files import absolute
 from cache.lock import writer_lock
 from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, ray_cluster
 from pipeline.progress import Display
@@ -48,7 +49,7 @@ def table(
     scored: dict[str, Arrays] = {}
     with writer_lock(folder):
         with display.bar("table", "cells") as update:
-            for name, arrays in score_cells(run_file.resolve(), wanted, finished, workers, cluster):
+            for name, arrays in score_cells(absolute(run_file), wanted, finished, workers, cluster):
                 scored[name] = arrays
                 update(len(scored), len(wanted), f"{wanted[name].head} on {wanted[name].backbone}")
         by_cell = {cell: scored[name] for cell, name in cells.items()}

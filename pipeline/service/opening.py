@@ -21,7 +21,7 @@ from stages.retrieval.query_values import scored_numbers
 
 
 def open_snapshots(
-    path: Path,
+    path: Path | str,
     *,
     device: str = "cpu",
     everything: bool = False,
@@ -29,8 +29,8 @@ def open_snapshots(
     on_change: Callable[[str], object],
 ) -> Snapshots:
     """What to serve of the bundle or the run file at ``path``. Raises what opening it raises."""
-    if path.is_dir():
-        return Snapshots(_BundleOpener(path, device), path / CURRENT, on_change=on_change)
+    if Path(path).is_dir():
+        return Snapshots(_BundleOpener(Path(path), device), Path(path) / CURRENT, on_change=on_change)
     gallery = gallery_of_run(open_run(path, quiet=quiet), device=device, everything=everything)
     return Snapshots(lambda: gallery, on_change=on_change)
 

@@ -66,6 +66,70 @@ def test_a_command_says_what_it_says_of_a_folder(folder: Path, bucket: str, comm
     assert said[1].stdout.replace(f"{bucket}/shop", "artifacts") == said[0].stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["score", "RUN", "--json"],
+        ["verify", "RUN"],
+        ["inspect", "RUN", "--json"],
+        ["search", "RUN", "../images/class 1/0.png", "--json"],
+        ["plan", "RUN"],
+        ["compare", "RUN:raw", "RUN:lda", "--metric", "mmp@5"],
+        ["train-heads", "RUN"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_run_file_may_be_at_an_address(folder: Path, bucket: str, command: list[str]) -> None:
+    text = (folder / "far/run.toml").read_text().replace(f'"{bucket}/shop"', '"../shop"')
+    storage_of(f"{bucket}/runs").put("run.toml", text.replace('"../images"', f'"{folder / "images"}"').encode())
+    near, far = (
+        permafrost(*(word.replace("RUN", name) for word in command), cwd=folder / "far")
+        for name in ("run.toml", f"{bucket}/runs/run.toml")
+    )
+    assert (near.returncode, far.returncode) == (0, 0), far.stderr
+    text = far.stdout.replace(f"{bucket}/runs/run.toml", "run.toml").replace(f"{folder}/", "../")
+    assert text.split() == near.stdout.split()
+
+
+def test_paths_of_a_run_file_at_an_address_are_seen_from_there(folder: Path, bucket: str) -> None:
+    images, place = LocalStorage(folder / "images"), storage_of(f"{bucket}/all")
+    for key in images.list():
+        place.put(f"images/{key}", images.read(key))
+    place.put("runs/run.toml", RUN.replace('"artifacts"', '"../out"').replace('"images"', '"../images"').encode())
+    typed = permafrost("extract", f"{bucket}/all/runs/run.toml", cwd=folder)
+    assert typed.returncode == 0, typed.stderr
+    (chunk,) = [key for key in place.list("out/features/") if "/features/c/" in key]
+    near = LocalStorage(folder / "local/artifacts")
+    assert place.read(chunk) == near.read(chunk.removeprefix("out/"))
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "message"),
+    [
+        ("s3://bucket/no.toml", "", "s3://bucket/no.toml does not exist"),
+        ("s3://no-such-bucket/run.toml", "", "there is no such bucket"),
+        ("s3://bucket", "", "names no run file: s3://bucket/run.toml would"),
+        ("s3://bucket/a.toml", RUN.replace('"images"', '"../images"'), "leads out of the bucket"),
+        ("s3://bucket/b.toml", RUN.replace('kind = "folder"', 'kind = "table"\nlabel = []'), "Copy the table here"),
+        (
+            "s3://bucket/c.toml",
+            RUN.replace('kind = "pca"', 'kind = "timm"\nname = "x"\nweights = "w.pt"'),
+            "copy the file",
+        ),
+    ],
+    ids=["key", "bucket", "no key", "outside", "table", "weights"],
+)
+def test_a_run_file_at_an_address_that_cannot_be_used_is_one_message(
+    folder: Path, bucket: str, address: str, text: str, message: str
+) -> None:
+    if text:
+        storage_of(bucket).put(address.rpartition("/")[2], text.encode())
+    typed = permafrost("run", address, cwd=folder / "far")
+    assert typed.returncode in (1, 2)
+    assert message in typed.stderr
+    assert not list((folder / "far").glob("s3:*"))
+
+
 def test_the_address_of_a_store_is_inspected_and_the_page_of_a_run_is_stored(folder: Path, bucket: str) -> None:
     typed = permafrost("inspect", f"{bucket}/shop/features", cwd=folder / "far")
     assert typed.stdout.startswith(f"{bucket}/shop/features/pca-")
@@ -80,7 +144,7 @@ def test_the_address_of_a_store_is_inspected_and_the_page_of_a_run_is_stored(fol
         ["compact", "run.toml"],
         ["export", "run.toml", "--output", "s3://bucket/bundle"],
         ["features", "run.toml", "--output=s3://bucket/f.parquet"],
-        ["run", "s3://bucket/run.toml"],
+        ["init", "../images", "-o", "s3://bucket/run.toml"],
     ],
     ids=lambda command: command[0],
 )
