@@ -113,7 +113,7 @@ def test_paths_of_a_run_file_at_an_address_are_seen_from_there(folder: Path, buc
         ("s3://bucket/b.toml", RUN.replace('kind = "folder"', 'kind = "table"\nlabel = []'), "Copy the table here"),
         (
             "s3://bucket/c.toml",
-            RUN.replace('kind = "pca"', 'kind = "timm"\nname = "x"\nweights = "w.pt"'),
+            RUN.replace('kind = "pca"\ndim = 4\nsize = 8', 'kind = "timm"\nname = "x"\nweights = "w.pt"'),
             "copy the file",
         ),
     ],
