@@ -1,7 +1,7 @@
 """The command ``permafrost``: results on stdout, everything else on stderr.
 
-Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, 130 stopped
-by Ctrl-C, 143 by SIGTERM.
+Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, as a path
+where nothing is, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations

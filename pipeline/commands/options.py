@@ -8,9 +8,26 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import ConfigError
+from cache.errors import AbsentPathError, ConfigError
 from cache.object_storage import SCHEMES
 from stages.ray_cluster import RayCluster
+
+
+def bundle_there(path: Path) -> Path:
+    """``path``, which holds a bundle. Raises ConfigError where it does not."""
+    from pipeline.bundle import is_bundle  # takes PyTorch
+
+    if not is_bundle(path):
+        raise ConfigError(f"{path} holds no bundle. `permafrost export RUN.TOML -o {path}` writes one.")
+    return path
+
+
+def images_there(path: Path) -> Path:
+    """``path``, where something is. Raises AbsentPathError where nothing is."""
+    if not path.exists():
+        raise AbsentPathError(f"{path} does not exist; give a folder of images, seen from {Path.cwd()}")
+    return path
+
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.TOML", help="The run file.")]
 RunFiles = Annotated[list[Path], typer.Argument(metavar="RUN.TOML...", help="Run files.")]
@@ -18,7 +35,10 @@ RunFileOrStore = Annotated[
     Path, typer.Argument(metavar="RUN.TOML|STORE", help="A run file, or the folder or address of a store.")
 ]
 Publish = Annotated[bool, typer.Option("--publish", help="Have the new snapshot searched at once.")]
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.")]
+BundleFolder = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.", callback=bundle_there),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]
