@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from cache.storage import is_url
 
 _MANY = 100_000
 _REQUESTS = 32  # to object storage, at once
+_A_TASK = 8  # files that a thread looks at before it takes others: to hand one over costs more than to look at it
 _AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
 
 
@@ -115,7 +116,11 @@ class DigestCache:
         known = memory.known(names)
         fresh: list[_Entry] = []
         try:
-            for digest, version, entry in pool.map(_digest, sources, names, map(known.get, names), repeat(holders)):
+            entries = list(map(known.get, names))
+            step = 1 if sources and is_url(sources[0].path) else _A_TASK
+            parts = [slice(low, low + step) for low in range(0, len(names), step)]
+            work = ([*zip(sources[part], names[part], entries[part], strict=True)] for part in parts)
+            for digest, version, entry in chain.from_iterable(pool.map(_digests, work, repeat(holders))):
                 if entry is not None:
                     self.files_read += 1
                     fresh.append(entry)
@@ -249,6 +254,12 @@ def _digest(
         return FileDigest(None, f"cannot be read: {error.strerror or error}"), "", None
     text = version.text if _settled(version.changed_ns) else ""
     return FileDigest(digest), text, _Entry(name, *version, digest)
+
+
+def _digests(
+    work: Sequence[tuple[ImageSource, bytes, _Entry | None]], holders: dict[str, Version]
+) -> list[tuple[FileDigest, str, _Entry | None]]:
+    return [_digest(*one, holders) for one in work]
 
 
 def _settled(changed_ns: int) -> bool:

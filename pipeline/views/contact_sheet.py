@@ -77,7 +77,7 @@ def draw_contact_sheet(path: Path, rows: Sequence[SheetRow], *, title: str) -> P
         _draw_band(sheet, pen, row, top + _MARGIN // 2)
         top += _band_height(row)
     content = io.BytesIO()
-    sheet.save(content, format="PNG", optimize=True)
+    sheet.save(content, format="PNG", compress_level=2)  # a quarter of the time of the smallest file, which saves 7 %
     replace_bytes(path, content.getbuffer())
     return path
 

@@ -209,8 +209,8 @@ def check_labels(records: Records) -> None:
             "trains (train = ... under [dataset]). The raw feature needs neither: leave out [[heads]], or search with "
             "--head raw"
         )
-    if None in (classes := records.classes):
-        key = records.keys[classes.index(None)]
+    if records.table["label"].null_count:
+        key = records.keys[records.classes.index(None)]
         raise RecordsError(f"the training record {key!r} has no label: label it, or leave it out of training")
 
 

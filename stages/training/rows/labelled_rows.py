@@ -6,7 +6,6 @@ import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -156,11 +155,15 @@ def rows_digest(records: Records) -> str:
 
     Keys and paths are not in it: a head stays valid when an image is renamed.
     """
-    classes = records.classes
-    names = {label: b"" if label is None else b"=" + label.encode("utf-8", "surrogatepass") for label in {*classes}}
-    labels = {label: struct.pack("<Q", len(name)) + name for label, name in names.items()}
-    pairs = zip(records.digests, map(labels.__getitem__, classes), strict=True)
-    return hashlib.sha256(b"".join(chain.from_iterable(pairs))).hexdigest()
+    classes = records.class_column.combine_chunks().dictionary_encode("encode")
+    names = [b"" if name is None else b"=" + name.encode() for name in classes.dictionary.to_pylist()]
+    labels = pa.array([struct.pack("<Q", len(name)) + name for name in names], pa.binary())
+    whole = hashlib.sha256()
+    for low in range(0, len(classes), _BLOCK):
+        digests = records.digests[low : low + _BLOCK].column().cast(pa.binary()).fill_null(b"")
+        pairs = pc.binary_join_element_wise(digests, labels.take(classes.indices[low : low + _BLOCK]), b"")
+        whole.update(b"".join(pairs.to_pylist()))
+    return whole.hexdigest()
 
 
 def validation_digest(queries: Records, gallery: Records) -> list[str]:
