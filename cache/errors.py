@@ -3,7 +3,9 @@
 ::
 
     PermafrostError
-    ├── ConfigError            a run file that cannot be understood       (exit status 2)
+    ├── ConfigError            a run file that cannot be understood, or wrong usage       (exit status 2)
+    │   ├── AbsentPathError    a path of images where nothing is; a RecordsError too
+    │   └── AbsentWeightsError the same of weights; a WeightsError too
     ├── SettingsError          a setting or an argument that cannot be what it is; a ValueError too
     ├── RecordsError           a dataset that cannot be used as it is
     ├── MissingExtraError      an optional library that is not installed
@@ -58,6 +60,10 @@ class RecordsError(PermafrostError):
     """A dataset that cannot be used as it is."""
 
 
+class AbsentPathError(ConfigError, RecordsError):
+    """Nothing is at the path that a run file or a command names for images."""
+
+
 class MissingExtraError(PermafrostError):
     """An optional library that is not installed."""
 
@@ -75,6 +81,10 @@ class CrashedError(PermafrostError):
 
 class WeightsError(PermafrostError):
     """Weights that cannot be had, or do not fit the network."""
+
+
+class AbsentWeightsError(ConfigError, WeightsError):
+    """No file is at the path that a run file names for weights."""
 
 
 class NothingToScoreError(PermafrostError):

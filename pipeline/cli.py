@@ -1,13 +1,12 @@
 """The command ``permafrost``: results on stdout, everything else on stderr.
 
-Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, 130 stopped
-by Ctrl-C, 143 by SIGTERM.
+Exit status: 0 done, 1 a run failed (one message, a traceback with ``--debug``), 2 wrong usage or run file, as a path
+where nothing is, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import threading
@@ -61,7 +60,6 @@ _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
-_ADDRESS = re.compile("(s3|gs|az):/(.*)", re.DOTALL)  # as a Path has it
 
 
 class Commands(TyperGroup):
@@ -90,15 +88,15 @@ def load_command(name: str) -> TyperCommand:
 
 def _in_folders(name: str, function: Callable[..., None]) -> Callable[..., None]:
     """``function``, which is not called where one of its paths is an address in object storage."""
+    from cache.errors import ConfigError
+    from pipeline.commands.options import address_of
 
     @wraps(function)
     def called(**arguments: Any) -> None:
         for path in arguments.values():
-            if isinstance(path, Path) and (address := _ADDRESS.fullmatch(str(path))):
-                from cache.errors import ConfigError
-
+            if isinstance(path, Path) and (address := address_of(path)):
                 raise ConfigError(
-                    f"{address[1]}://{address[2]} is in object storage, where `{name}` takes a file or folder of a "
+                    f"{address} is in object storage, where `{name}` takes a file or folder of a "
                     "local disk: copy it here, or write here and copy it there."
                 )
         function(**arguments)

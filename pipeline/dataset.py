@@ -84,12 +84,21 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
     for note in digests.notes:
         display.warn(note)
     counts = records.counts()
-    display.say("records: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+    display.say(f"records: {counts_text(counts)}")
     for note in records.notes:
         display.say(note)
     for remark in remarks(config, records, counts):
         display.warn(f"note: {remark}")
     return records
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """What there is, of the ``counts`` of records, as a person reads it.
+
+    >>> counts_text({"records": 1200, "validation_query": 40, "unreadable": 0})
+    '1,200 records, 40 validation query'
+    """
+    return ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count)
 
 
 def recalled(config: RunConfig, records: Records) -> Records:

@@ -145,7 +145,7 @@ def paces_text(workers: Mapping[str, Pace]) -> str:
     """The images a second of each worker and what it waits for; of many, of the slowest.
 
     >>> paces_text({"one:7": Pace(90, 3.0, Clock(network=1.0)), "two:8": Pace(50, 5.0, Clock(waiting=9.0))})
-    'one:7 30 images/s, waits for the network; two:8 10 images/s, waits for reading and decoding'
+    'one:7 30 images/s, waits for the backbone; two:8 10 images/s, waits for reading and decoding'
     """
     if not workers:
         return "no worker of the cluster has begun"
@@ -166,13 +166,13 @@ def _pace_text(pace: Pace) -> str:
 def bottleneck(clock: Clock) -> str:
     """What the run waits for, and how much of the rate of its networks alone it reaches."""
     share = clock.network / max(1e-9, clock.network + clock.waiting)
-    return f"{share:.0%} of the network's own rate; waits for {_awaited(clock)}"
+    return f"{share:.0%} of the backbone's own rate; waits for {_awaited(clock)}"
 
 
 def _awaited(clock: Clock) -> str:
     if clock.writing > clock.network + clock.waiting:
         return "writing"
-    return "reading and decoding" if clock.waiting > _STARVED * clock.network else "the network"
+    return "reading and decoding" if clock.waiting > _STARVED * clock.network else "the backbone"
 
 
 def _say(extracted: Extracted, records: Records, display: Display) -> None:

@@ -66,8 +66,8 @@ def find_head(
         display.say(f"{title}: going on after the last epoch of the run that was stopped")
     events = run.artifacts / key.replace("heads", "tensorboard", 1) if tensorboard else None
     device, training = device_for(wanted, device, display), wanted.recipe.training
-    if wanted.recipe.closed_form is not None:
-        display.say(f"{title}: computing its closed form")
+    if wanted.recipe.closed_form is not None or not wanted.recipe.is_trained:
+        display.say(f"{title}: computing a closed form of {len(arguments['records']):,} images")
     started = time.monotonic()
     with display.bar(title, "epochs") as update, epoch_events(events) as write:
 

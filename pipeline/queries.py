@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import parse_source
-from cache.errors import RecordsError
+from cache.errors import AbsentPathError, RecordsError
 from cache.files import file_exists
 from pipeline.searcher import Searcher
 from stages.ranking.normalize import Vectors, unit_length
@@ -39,9 +39,9 @@ class Query(NamedTuple):
 
 
 def refuse_absent(terms: Terms) -> None:
-    """Raise RecordsError where images are searched for and none of their files is there: before a network is loaded."""
+    """Raise AbsentPathError where none of the images to search for is there: before a network is loaded."""
     if terms.images and not any(file_exists(parse_source(image).path) for image in terms.images):
-        raise RecordsError("no image to search for is there:\n" + "\n".join(terms.images))
+        raise AbsentPathError("no image to search for is there:\n" + "\n".join(terms.images))
 
 
 def queries_of(searcher: Searcher, terms: Terms, *, together: bool) -> tuple[list[Query], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cache import FeatureStore, Storage
-from cache.errors import StoreError
+from cache.errors import ConfigError, StoreError
 from cache.storage import Where, has, storage_of
 from pipeline.config import read_config
 
@@ -24,7 +24,7 @@ def find_stores(where: Where) -> list[Storage]:
         return [storage]
     if stores := _below(storage):
         return stores
-    raise StoreError(f"{storage.address()} is neither a run file nor the folder of a store")
+    raise ConfigError(f"{storage.address()} is neither a run file nor the folder of a store")
 
 
 def is_run_file(where: Path | str) -> bool:

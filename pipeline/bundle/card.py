@@ -46,7 +46,7 @@ def model_card(run: Run, vectors: Vectors, bundle: Bundle, images: int) -> str:
         + ("a head trained on its features" if vectors.trained is not None else "whose feature is searched as it is")
         + f", and a vector of {bundle.dim:,} numbers an image. Written by Permafrost.",
         "## Use\n\n" + _use(described),
-        "## Data\n\n" + "\n".join(f"- {what}: {count:,}" for what, count in counts.items() if count),
+        "## Data\n\n" + "\n".join(f"- {what.replace('_', ' ')}: {count:,}" for what, count in counts.items() if count),
         "## Identity\n\nEach is the sha256 of all that the next follows from.\n\n" + _identity(described),
         "## Scores\n\n" + _scores(run, vectors),
         "## Thresholds\n\n" + _thresholds(described["thresholds"]) + _shares(bundle.shares),

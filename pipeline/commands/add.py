@@ -10,7 +10,7 @@ import typer
 
 from pipeline.bundle import Bundle
 from pipeline.bundle.changes import add_images, publish
-from pipeline.commands.options import BundleFolder, Device, Json, Publish, Quiet, Wait, Workers
+from pipeline.commands.options import BundleFolder, Device, Json, Publish, Quiet, Wait, Workers, images_there
 from pipeline.encoder import Encoder
 from pipeline.progress import Display
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
@@ -20,7 +20,10 @@ _SHOWN = 20
 
 def add(
     bundle: BundleFolder,
-    source: Annotated[Path, typer.Argument(metavar="FOLDER|TABLE", help="A folder of images, or a table of them.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|TABLE", help="A folder of images, or a table of them.", callback=images_there),
+    ],
     label: Annotated[
         list[str] | None, typer.Option(help="Of a table: the column of the label, or several, joined by /.")
     ] = None,

@@ -19,7 +19,7 @@ import typer
 
 from cache import fingerprint
 from cache.atomic import replace_text
-from cache.errors import ConfigError, PermafrostError
+from cache.errors import ConfigError
 from pipeline.commands.options import Json, Quiet, RunFile
 from pipeline.dataset import open_run
 from pipeline.features import find_features
@@ -42,9 +42,7 @@ def curate(
         raise ConfigError(f"--output must end in {', '.join(WRITERS)}, got {output}")
     dropped, summary = output.with_suffix(".dropped.csv"), output.with_suffix(".report.json")
     if (existing := [path for path in (output, dropped, summary) if path.exists()]) and not force:
-        raise PermafrostError(
-            f"{existing[0]} exists. Choose another name with --output, or write over it with --force."
-        )
+        raise ConfigError(f"{existing[0]} exists. Choose another name with --output, or write over it with --force.")
     run = open_run(run_file, quiet=quiet)
     config, records, display = run.config, run.records, run.display
     features = None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.bundle import Bundle
-from pipeline.commands.options import BundleFolder, Device, Json, Quiet, Workers
+from pipeline.commands.options import BundleFolder, Device, Json, Quiet, Workers, images_there
 from pipeline.encoded_table import encode_folder
 from pipeline.encoder import Encoder
 from pipeline.progress import Display
@@ -19,7 +19,9 @@ _SHOWN = 20
 
 def encode(
     bundle: BundleFolder,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The images, in it and below it.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The images, in it and below it.", callback=images_there)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
     device: Device = "cpu",
     workers: Workers = None,

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from cache.atomic import replace_text
-from cache.errors import PermafrostError, RecordsError
+from cache.errors import AbsentPathError, ConfigError
 from pipeline.config import parse_config
+from pipeline.dataset import counts_text
 from pipeline.progress import Display
 from pipeline.toml import toml_value
 from stages.records.guess import Guess, guess_dataset
@@ -28,14 +29,16 @@ def init(
 ) -> None:
     """Look at your images and write a commented run file that works as it is."""
     if output.exists() and not force:
-        raise PermafrostError(f"{output} exists. Choose another name with --output, or write over it with --force.")
+        raise ConfigError(f"{output} exists. Choose another name with --output, or write over it with --force.")
     if not output.absolute().parent.is_dir():
-        raise PermafrostError(f"the folder of {output} does not exist: make it first, or name another with --output")
+        raise ConfigError(f"the folder of {output} does not exist: make it first, or name another with --output")
     if not images.exists():
-        raise RecordsError(f"{images} does not exist; give a folder of images (a folder a class), or a table of them")
+        raise AbsentPathError(
+            f"{images} does not exist; give a folder of images (a folder a class), or a table of them"
+        )
     display = Display()
     guess, records = guess_dataset(images, root)
-    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in records.counts().items() if count)
+    counts = counts_text(records.counts())
     for key in ("path", "root"):
         if key in guess.keys:
             guess.keys[key] = _seen_from(str(guess.keys[key]), output.parent)

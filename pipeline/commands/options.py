@@ -8,8 +8,36 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import ConfigError
+from cache.errors import AbsentPathError, ConfigError
+from cache.object_storage import SCHEMES
 from stages.ray_cluster import RayCluster
+
+
+def address_of(path: Path) -> str | None:
+    """The address in object storage that was typed for ``path``, which has one slash of the two; None for a path.
+
+    >>> address_of(Path("s3://bucket/shop")), address_of(Path("shop"))
+    ('s3://bucket/shop', None)
+    """
+    scheme, slash, rest = str(path).partition(":/")
+    return f"{scheme}://{rest}" if slash and scheme in SCHEMES else None
+
+
+def bundle_there(path: Path) -> Path:
+    """``path``, which holds a bundle. Raises ConfigError where it does not."""
+    from pipeline.bundle import is_bundle  # takes PyTorch
+
+    if not is_bundle(path):
+        raise ConfigError(f"{path} holds no bundle. `permafrost export RUN.TOML -o {path}` writes one.")
+    return path
+
+
+def images_there(path: Path) -> Path:
+    """``path``, where something is, or which is an address. Raises AbsentPathError where nothing is."""
+    if not path.exists() and address_of(path) is None:
+        raise AbsentPathError(f"{path} does not exist; give a folder of images, seen from {Path.cwd()}")
+    return path
+
 
 # A text is the name of a local file or folder, or an address in object storage; a Path is the former alone.
 RunFile = Annotated[str, typer.Argument(metavar="RUN.TOML", help="The run file, or its address.")]
@@ -18,7 +46,10 @@ RunFileOrStore = Annotated[
     str, typer.Argument(metavar="RUN.TOML|STORE", help="A run file or the folder of a store, or its address.")
 ]
 Publish = Annotated[bool, typer.Option("--publish", help="Have the new snapshot searched at once.")]
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.")]
+BundleFolder = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.", callback=bundle_there),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]

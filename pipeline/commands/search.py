@@ -119,8 +119,15 @@ def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, qui
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
-    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}; --all and --head choose otherwise")
+    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{_others(head, everything)}")
     return searcher, limit, kept_shares(decisions), run.display
+
+
+def _others(head: str | None, everything: bool) -> str:
+    """Which options would choose otherwise, of those that were not given."""
+    options = [name for name, given in (("--all", everything), ("--head", head is not None)) if not given]
+    choose = "chooses" if len(options) == 1 else "choose"
+    return f"; {' and '.join(options)} {choose} otherwise" if options else ""
 
 
 def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cache.errors import RecordsError
+from cache.errors import AbsentPathError, RecordsError
 from cache.source import ImageSource
 from cache.storage import is_url
 from stages.datasets.columns import text_table
@@ -34,7 +34,7 @@ class FolderConfig(SourceConfig):
         """List the images by path, and say what else is there."""
         root, far = Path(self.path), is_url(self.path)
         if not far and not root.exists():
-            raise RecordsError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
+            raise AbsentPathError(f"{root} does not exist; path names the folder of images, seen from {Path.cwd()}")
         if not far and not root.is_dir():
             raise RecordsError(f"{root} is not a folder. For a table of images set kind = 'table'.")
         files = list_objects(self.path) if far else list_files(root)

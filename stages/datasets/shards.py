@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import RecordsError
+from cache.errors import AbsentPathError, RecordsError
 from cache.files import absolute
 from cache.storage import is_url, storage_of
 from stages.datasets.folder import refuse_not_utf8
@@ -54,7 +54,7 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
         files = list(root.glob("/".join(path.parts[above:])))
     else:
         hint = " Braces are not expanded: write a pattern with * or ?." if "{" in where else ""
-        raise RecordsError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
+        raise AbsentPathError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
     files = [file for file in files if file.is_file() and not _hidden(file.relative_to(root))]
     if not files:
         raise RecordsError(f"{where} {none}")

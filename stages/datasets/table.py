@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache import digest_bytes, parse_source
-from cache.errors import RecordsError, SettingsError
+from cache.errors import AbsentPathError, RecordsError, SettingsError
 from cache.storage import is_url
 from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
 from stages.datasets.config import ColumnsConfig, Source, as_names
@@ -129,7 +129,7 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
     readers = {".csv": read_delimited, ".tsv": read_delimited, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None and not path.exists():
-        raise RecordsError(f"{path} does not exist")
+        raise AbsentPathError(f"{path} does not exist")
     if reader is None:
         raise RecordsError(
             f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
@@ -137,7 +137,7 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
     try:
         table, notes = reader(path, dialect)
     except FileNotFoundError:
-        raise RecordsError(f"{path} does not exist") from None
+        raise AbsentPathError(f"{path} does not exist") from None
     except (pa.ArrowException, ValueError, OSError) as error:
         raise RecordsError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
     names = table.column_names

@@ -24,7 +24,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 
 from cache import DigestCache, FeatureStore, Identity, Provenance, RowOutcome, StoreWriter
-from cache.errors import MissingExtraError, RecordsError, SettingsError, StaleStoreError
+from cache.errors import AbsentPathError, MissingExtraError, RecordsError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON, fingerprint
 from cache.settings import Settings
 from cache.storage import Where
@@ -90,7 +90,7 @@ def read_vectors(config: PrecomputedConfig) -> Vectors:
     try:
         given = _read_npy(config) if path.suffix == ".npy" else _from_table(config, _read_table(path))
     except FileNotFoundError as error:
-        raise RecordsError(f"{error.filename or path} does not exist") from None
+        raise AbsentPathError(f"{error.filename or path} does not exist") from None
     except (pa.ArrowException, ValueError, OSError) as error:
         raise RecordsError(f"{path} cannot be read: {error}") from error
     if given.vectors.ndim != 2 or not given.vectors.size:

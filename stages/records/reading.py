@@ -177,7 +177,7 @@ def _naming(config: SourceConfig) -> Iterator[None]:
     except RecordsError as error:
         if config.name is None:
             raise
-        raise RecordsError(f"dataset {config.name!r}: {error}") from None
+        raise type(error)(f"dataset {config.name!r}: {error}") from None
 
 
 def _place(table: pa.Table, row: int) -> str:

@@ -109,7 +109,7 @@ def test_a_table_that_exists_is_written_over_only_when_told(folder: Path, tmp_pa
     table = tmp_path / "labels.csv"
     table.write_text("mine")
     refused = permafrost("curate", "run.toml", "-o", str(table), cwd=folder)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "--force" in refused.stderr
     assert table.read_text() == "mine"
     assert permafrost("curate", "run.toml", "-o", str(table), "--force", cwd=folder).returncode == 0

@@ -69,7 +69,7 @@ def test_results_that_find_no_room_are_one_line_and_status_1(folder: Path) -> No
 
 
 def test_an_error_that_cannot_be_printed_is_still_a_status(folder: Path) -> None:
-    assert typed(folder, "inspect nowhere", "2>/dev/full").returncode == 1
+    assert typed(folder, "inspect nowhere", "2>/dev/full").returncode == 2
     assert typed(folder, "extarct", "2>&-").returncode == 2
 
 

@@ -12,7 +12,7 @@ from pipeline.dataset import Run
 from pipeline.views.charts import Line, histogram, line_chart, look
 from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
-from stages.analysis.first_ranks import DEPTH, FirstRanks
+from stages.analysis.first_ranks import FirstRanks
 from stages.analysis.gallery_size import further_distractors
 from stages.ranking import unit_length
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
@@ -83,17 +83,22 @@ def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str])
         if side.ranks is None:
             continue
         groups, classes = _groups(side.ranks, domain), class_numbers(side.ranks.queries.classes)
-        for stem, table in at_every_k(side.ranks.relevant, side.ranks.num_relevant).items():
+        deepest = max(1, int((side.ranks.rows >= 0).sum(axis=1).max()))  # a small gallery has no further rank
+        for stem, table in at_every_k(side.ranks.relevant[:, :deepest], side.ranks.num_relevant).items():
             mean = np.mean([table[rows].mean(axis=0) for rows in groups], axis=0).tolist()
             if stem == "hit":
-                hits.append((side.name, [mean[k - 1] for k in TICKS]))
+                hits.append((side.name, [mean[min(k, deepest) - 1] for k in TICKS]))
             if side in drawn:
                 band = _band(table, groups, classes) if at == 0 or side.raw else []
                 lines[stem].append(Line(side.name, colours[side.name], list(enumerate(mean, 1)), band))
     if not hits:
         return KCurves([], [])
     charts = [
-        (title, _chart(lines[stem], f"{stem}@k from k = 1 to {DEPTH}", "k", TICKS)) for stem, title in TITLES.items()
+        (
+            title,
+            _chart(lines[stem], f"{stem}@k from k = 1 to {max(len(line.points) for line in lines[stem])}", "k", TICKS),
+        )
+        for stem, title in TITLES.items()
     ]
     return KCurves(charts, hits)
 

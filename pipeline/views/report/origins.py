@@ -54,7 +54,7 @@ def origins(measured: Sequence[Measured], records: Records, retrieval: Retrieval
     failures = failed_images(measured[0].vectors.store, records)
     domains = domain_facts(records, retrieval.ranked.rules())
     return Origins(
-        [(role, count) for role, count in records.counts().items() if count],
+        [(role.replace("_", " "), count) for role, count in records.counts().items() if count],
         domains,
         len(failures),
         failures[:_FAILURES],

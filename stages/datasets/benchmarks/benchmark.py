@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
-from cache.errors import RecordsError
+from cache.errors import AbsentPathError, RecordsError
 from stages.datasets.columns import text_table
 from stages.datasets.config import CLASS_DISJOINT, Roles, Source, SourceConfig
 
@@ -58,7 +58,7 @@ class BenchmarkConfig(SourceConfig):
         """Every image, and the roles that the benchmark's protocol gives its splits."""
         if not self.root.is_dir():
             problem = "is not a folder" if self.root.exists() else "does not exist"
-            raise RecordsError(f"{self.root} {problem}, seen from {Path.cwd()}. {self._expected()}")
+            raise AbsentPathError(f"{self.root} {problem}, seen from {Path.cwd()}. {self._expected()}")
         rows = list(self._rows())
         if not rows:
             raise RecordsError(f"{self.path} lists no image; the files of {self.kind!r} there are empty")

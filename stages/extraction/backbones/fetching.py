@@ -39,7 +39,7 @@ def fetching(what: str, source: str) -> Iterator[None]:
             reason = f"{urlsplit(server).hostname} cannot be reached, and the library's cache does not do: {reason}"
         raise WeightsError(
             f"{what} could not be fetched from {source}: {reason} "
-            'Without a network, copy the file here and say weights = "FILE".'
+            'Without the internet, copy the file here and say weights = "FILE".'
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = offline

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import WeightsError
+from cache.errors import AbsentWeightsError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
+        raise AbsentWeightsError(f"there is no weights file {path}")
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
