@@ -124,8 +124,8 @@ def _shortage_text(records: Records, searching: int) -> str:
     about = f" (about {math.ceil(every * min(more)):,} in all, split as these are)" if more else ""
     return (
         f"whatever the rate, a threshold takes {LEAST_CLASSES} classes that validate, or {2 * LEAST_CLASSES} that "
-        f"search, half of them to calibrate on; of {every:,} classes {validating:,} validate and {searching:,} search. Add "
-        f"classes{about}, or give more of them to validation (validation_share in [dataset]). Until then "
+        f"search, half of them to calibrate on; of {every:,} classes {validating:,} validate and {searching:,} search. "
+        f"Add classes{about}, or give more of them to validation (validation_share in [dataset]). Until then "
         "`permafrost search --threshold SIMILARITY` takes one that you choose"
     )
 
