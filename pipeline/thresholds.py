@@ -17,7 +17,7 @@ from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from stages.analysis.open_set import Rate, Rates
 from stages.analysis.pair_shares import PairShare, pair_shares
-from stages.analysis.threshold_choice import Decision, Ground
+from stages.analysis.threshold_choice import Decision, Ground, class_shortage
 from stages.retrieval.query_values import data_of
 
 
@@ -64,6 +64,8 @@ def limit_of(run: Run, vectors: Vectors, wanted_rate: tuple[str, float]) -> Limi
     if kind == "threshold":
         return limit_among([], wanted_rate, "")
     stored = _kept(run, _key(run, vectors))
+    if not stored and (shortage := class_shortage(run.records)):
+        raise MissingRowsError(f"there is no threshold of {vectors.backbone} {vectors.head}: {shortage}.")
     command = f"permafrost threshold {run.file} --{kind} {wanted:g} --head {vectors.head}"
     if stored.get("follows_from") != _follows_from(run, vectors):
         why = "was chosen from other embeddings or records" if stored else "is not chosen yet"

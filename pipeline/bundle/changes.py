@@ -112,16 +112,15 @@ def remove_images(
 ) -> tuple[int, int]:
     """Write a snapshot without the images of ``keys``, or without those that have the values that ``where`` names.
 
+    In place of a key may stand the path that a search prints.
+
     Returns its number, and how many images are gone. Raises RecordsError for a key that is not there, SettingsError for
     a column or a value that is not, and where no image would be left; then nothing is removed.
     """
     with _changing(bundle, wait) as newest:
         present = newest.rows["key"].to_pylist()
-        if absent := sorted({*keys} - {*present}):
-            raise RecordsError(
-                f"{bundle.path} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
-            )
-        gone = np.isin(np.array(present, dtype=object), np.array([*keys], dtype=object))
+        named = _keys_named(bundle, newest.rows, keys)
+        gone = np.isin(np.array(present, dtype=object), np.array(named, dtype=object))
         if where:
             gone |= GalleryRows.from_table(newest.rows).allowed(where)
         if not gone.any():
@@ -130,6 +129,25 @@ def remove_images(
         left = Snapshot(newest.number + 1, newest.rows.filter(pa.array(~gone)), newest.vectors[~gone], index)
         write_snapshot(bundle.path, left, newest.number)
         return left.number, int(gone.sum())
+
+
+def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[str]:
+    """The key of each of ``names``: a key itself, or a path that one image alone has."""
+    keys, by_path = rows["key"].to_pylist(), dict[str, list[str]]()
+    for key, uri in zip(keys, rows["uri"].to_pylist(), strict=True):
+        by_path.setdefault(uri, []).append(key)
+    known = {*keys}
+    chosen = {name: [name] if name in known else by_path.get(name, []) for name in names}
+    if absent := sorted(name for name, each in chosen.items() if not each):
+        raise RecordsError(
+            f"{bundle.path} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
+        )
+    if several := sorted(name for name, each in chosen.items() if len(each) > 1):
+        raise RecordsError(
+            f"{several[0]} is the path of {len(chosen[several[0]]):,} images: name them by their keys; nothing was "
+            "removed"
+        )
+    return [key for (key,) in chosen.values()]
 
 
 def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:

@@ -70,6 +70,13 @@ def export(
         thumbnails=thumbnails,
         decisions=kept_decisions(run, vectors),
     )
+    if not bundle.thresholds:
+        way = (
+            f" `permafrost threshold {source} --fmr RATE` chooses one: then export again."
+            if run.records.has_labels
+            else ""
+        )
+        run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)
     line = {

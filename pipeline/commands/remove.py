@@ -15,7 +15,9 @@ from pipeline.commands.options import BundleFolder, Json, Publish, Wait
 
 def remove(
     bundle: BundleFolder,
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY...]", help="Keys of images.")] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY...]", help="Keys of images, or paths as `search` prints them.")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(help="COLUMN=VALUE: images with this label, domain or attribute; several must all hold."),

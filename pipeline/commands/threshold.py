@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json as json_module
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -18,12 +19,14 @@ from cache.atomic import unless_read_only
 from cache.errors import ConfigError, SettingsError
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
 from pipeline.dataset import open_run
+from pipeline.progress import Display
 from pipeline.thresholds import keep_decisions
 from pipeline.vectors import find_chosen
 from pipeline.views.thresholds import threshold_lines, threshold_text
 from stages.analysis.open_set import Kind
-from stages.analysis.threshold_choice import choose_thresholds
+from stages.analysis.threshold_choice import Decision, Ground, choose_thresholds, decision_at
 
+_LARGER = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 WANTED: tuple[tuple[Kind, float], ...] = (("fmr", 0.001), ("fpir", 0.1))
 
 
@@ -50,6 +53,8 @@ def threshold(
     run = open_run(run_file, quiet=quiet)
     chosen = find_chosen(run, head, backbone)
     decisions, refused, on = choose_thresholds(chosen.store, run.records, run.config.seed, wanted or WANTED)
+    if not wanted:
+        decisions += _of_larger_rates(decisions, on, run.display)
     if not decisions:
         raise SettingsError("\n".join(refused))
     if json:
@@ -65,3 +70,18 @@ def threshold(
         raise SettingsError("\n".join(refused))
     for reason in refused:  # of the rates that are tried when none is named
         run.display.warn(f"note: {reason}")
+
+
+def _of_larger_rates(chosen: list[Decision], on: Ground, display: Display) -> list[Decision]:
+    """For each kind that its default rate was refused for, the smallest usual rate that the images are enough for."""
+    decisions: list[Decision] = []
+    for kind, rate in WANTED:
+        if kind in {decision.kind for decision in chosen}:
+            continue
+        for larger in _LARGER:
+            if larger > rate:
+                with suppress(SettingsError):
+                    decisions.append(decision_at(kind, larger, on))
+                    display.say(f"{kind} {larger:g} is the smallest usual rate that the images are enough for")
+                    break
+    return decisions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -96,10 +97,7 @@ def _half_of_the_test(store: Features, records: Records, seed: int, why: str) ->
     drawn = sorted({name for name in names if name is not None}, key=lambda name: seeded_order(seed, "threshold", name))
     domains = dict(zip(names, searched.queries.domains, strict=True))
     if len(drawn) < 2 * LEAST_CLASSES:
-        raise RecordsError(
-            f"a threshold takes at least {2 * LEAST_CLASSES} classes that search, half of them to calibrate "
-            f"on, or {LEAST_CLASSES} that validate; there are {len(drawn)}"
-        )
+        raise RecordsError(_shortage_text(records, len(drawn)))
     of_domain = [[name for name in drawn if domains[name] == domain] for domain in sorted({*domains.values()}, key=str)]
     first = {name for part in of_domain for name in part[: (len(part) + 1) // 2]}
     mask = np.array([name in first for name in names])
@@ -110,6 +108,26 @@ def _half_of_the_test(store: Features, records: Records, seed: int, why: str) ->
     pairs = comparisons(store, QuerySet.in_store(store, calibrating.queries, own))
     summary = f"{why}: {len(pairs.group):,} queries of {_classes(pairs)} test classes, sampled, calibrate"
     return Ground(pairs, comparisons(store, calibrating), comparisons(store, reported), summary)
+
+
+def class_shortage(records: Records) -> str | None:
+    """Why no threshold can be chosen on ``records`` whatever the rate, and what helps; None where one may be."""
+    validating, searching = (len({*records.split(role).classes} - {None}) for role in ("validation_query", "query"))
+    enough = validating >= LEAST_CLASSES or searching >= 2 * LEAST_CLASSES
+    return None if enough else _shortage_text(records, searching)
+
+
+def _shortage_text(records: Records, searching: int) -> str:
+    every, validating = (len({*part.classes} - {None}) for part in (records, records.split("validation_query")))
+    more = [LEAST_CLASSES / validating] if validating else []
+    more += [2 * LEAST_CLASSES / searching] if searching else []
+    about = f" (about {math.ceil(every * min(more)):,} in all, split as these are)" if more else ""
+    return (
+        f"whatever the rate, a threshold takes {LEAST_CLASSES} classes that validate, or {2 * LEAST_CLASSES} that "
+        f"search, half of them to calibrate on; of {every:,} classes {validating:,} validate and {searching:,} search. "
+        f"Add classes{about}, or give more of them to validation (validation_share in [dataset]). Until then "
+        "`permafrost search --threshold SIMILARITY` takes one that you choose"
+    )
 
 
 def _labelled(searches: QuerySet) -> QuerySet:
