@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
     extract_features(run, Hardware())
     vectors = find_vectors(run, train=True)[-1]
-    threshold(folder / "run.toml", fmr=[0.1], head="captions", quiet=True)
+    threshold(str(folder / "run.toml"), fmr=[0.1], head="captions", quiet=True)
     export_bundle(run, vectors, folder / "bundle", decisions=kept_decisions(run, vectors))
     return folder
 
@@ -74,7 +74,7 @@ Answers = Callable[..., list[dict[str, Any]]]
 def answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> Answers:
     def lines(*images: str, bundle: bool = False, **options: Any) -> list[dict[str, Any]]:
         capsys.readouterr()
-        search(folder / ("bundle" if bundle else "run.toml"), list(images), json=True, quiet=True, **options)
+        search(str(folder / ("bundle" if bundle else "run.toml")), list(images), json=True, quiet=True, **options)
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     return lines
@@ -119,7 +119,7 @@ def test_words_have_the_bits_of_the_run_in_a_bundle_that_was_exported(folder: Pa
     run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
     score_run(run, find_vectors(run))
     path = tmp_path / "taken"
-    export(folder / "run.toml", path, head="captions", quiet=True)
+    export(str(folder / "run.toml"), path, head="captions", quiet=True)
     words = ["red mug", "a chair that nobody has seen"]
     given, opened = Searcher.of_run(run, find_vectors(run)[-1]), Searcher.open(path)
     assert opened.takes_text
@@ -166,7 +166,7 @@ def test_similarities_mean_in_a_bundle_what_they_mean_in_the_run(
     assert len(bundle.thresholds) == (0 if everything else 1)
     run_file, printed = folder / "run.toml", []
     for path, every in ((run_file, everything), (bundle.path, False)):
-        search(path, [str(folder / "1-0.png")], k=30, head="captions", everything=every, json=True, quiet=True)
+        search(str(path), [str(folder / "1-0.png")], k=30, head="captions", everything=every, json=True, quiet=True)
         printed.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     shares = [[(line["key"], line["share"], line["pairs"]) for line in lines] for lines in printed]
     assert shares[0] == shares[1]
@@ -243,7 +243,7 @@ def test_what_cannot_be_answered_says_why(folder: Path, answers: Answers, tmp_pa
 
 def test_images_that_are_not_there_are_refused_before_the_run_is_opened(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match=r"no image to search for is there:\nnothing.jpg"):
-        search(tmp_path / "no run.toml", ["nothing.jpg"])
+        search(str(tmp_path / "no run.toml"), ["nothing.jpg"])
 
 
 def test_terms_that_cancel_out_are_refused() -> None:
@@ -254,13 +254,13 @@ def test_terms_that_cancel_out_are_refused() -> None:
 def test_without_a_calibration_nothing_is_shown_and_a_line_says_how_to_get_one(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    search(folder / "run.toml", [str(folder / "1-0.png")], head="raw", k=1)
+    search(str(folder / "run.toml"), [str(folder / "1-0.png")], head="raw", k=1)
     printed = capsys.readouterr()
     assert "%" not in printed.out
     assert "what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it" in printed.err
     run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
     bundle = export_bundle(run, find_vectors(run)[-1], tmp_path / "bundle")
-    search(bundle.path, [str(folder / "1-0.png")], k=1)
+    search(str(bundle.path), [str(folder / "1-0.png")], k=1)
     printed = capsys.readouterr()
     assert "%" not in printed.out
     assert "calibrates it, and `permafrost export` takes it along" in printed.err

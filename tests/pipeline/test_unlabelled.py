@@ -28,15 +28,15 @@ def test_a_flat_folder_is_extracted_and_searched_with_raw_features_whatever_head
         draw(tmp_path / f"images/{number}.png", number)
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text(RUN)
-    run(Path("run.toml"))
+    run("run.toml")
     assert "splits made" not in "".join(capsys.readouterr())
     for command in (score, train_heads):
         with pytest.raises(RecordsError, match=r"none of the 4 images has a label.*permafrost search"):
-            command(Path("run.toml"), quiet=True)
+            command("run.toml", quiet=True)
     Path("run.toml").write_text(RUN + '[[heads]]\nname = "default64"\nrecipe = "default"\n')
-    extract(Path("run.toml"), quiet=True)
+    extract("run.toml", quiet=True)
     capsys.readouterr()
-    search(Path("run.toml"), ["images/2.png"], head="raw", k=1, quiet=True)
+    search("run.toml", ["images/2.png"], head="raw", k=1, quiet=True)
     assert "images/2.png" in capsys.readouterr().out.splitlines()[1]
     with pytest.raises(RecordsError, match="there is no training image"):
-        search(Path("run.toml"), ["images/2.png"], quiet=True)
+        search("run.toml", ["images/2.png"], quiet=True)
