@@ -2,13 +2,14 @@
 
 They lie in ``$PERMAFROST_CACHE/copies``, by default ``~/.cache/permafrost/copies``, and can be deleted at any moment. A
 copy is verified when it is opened, so a damaged one is read again; one that would leave less than a tenth of the disk
-free is not made.
+free is not made. Those of bundles, which open by them alone, lie in ``bundles`` beside, and are made in any case.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +17,13 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from cache.atomic import replace_bytes
+from cache.atomic import PARTIAL, disk_errors, replace_bytes
 from cache.errors import UnwritableError
 from cache.fingerprint import digest_bytes
 from cache.storage import Storage
 
 _LEAST_FREE = 0.1
+_PART_BYTES = 1 << 26
 
 
 def cache_folder() -> Path:
@@ -61,6 +63,25 @@ def read_through(storage: Storage, key: str, checksum: int) -> memoryview:
             if disk.free - len(content) > _LEAST_FREE * disk.total:
                 replace_bytes(path, content)
     return content
+
+
+def copy_object(storage: Storage, key: str, path: Path) -> None:
+    """Make the file ``path`` a copy of the object at ``key``, whole or not at all; a part at a time is in memory."""
+    size = storage.size(key)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("wb")
+    try:
+        with file:
+            for start in range(0, size, _PART_BYTES):
+                content = storage.read(key, start, min(size, start + _PART_BYTES))
+                with disk_errors(path):
+                    file.write(content)
+        with disk_errors(path):
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _is_right(content: memoryview, checksum: int) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cache import ImageSource, parse_source
 from cache.errors import RecordsError, SettingsError
+from cache.storage import is_url
 from pipeline.bundle import Bundle, is_bundle
 from pipeline.progress import Display
 from stages.datasets.folder_files import list_files
@@ -82,7 +83,7 @@ class Encoder:
         """
         from pipeline.searcher import Searcher
 
-        bundled = is_bundle(Path(path))
+        bundled = (isinstance(path, str) and is_url(path)) or is_bundle(path)
         embedder = Bundle.open(path).embedder(device) if bundled else Searcher.open(path, device=device).embedder
         return cls(embedder, batch_size=batch_size, workers=workers)
 

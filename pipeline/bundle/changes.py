@@ -15,16 +15,18 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cache import DigestCache, parse_source
+from cache import DigestCache, ObjectStorage, parse_source
 from cache.atomic import PARTIAL, clear_partials
 from cache.errors import RecordsError
+from cache.lease import driver_lease
 from cache.lock import writer_lock
-from pipeline.bundle.layout import THUMBNAILS, Bundle
+from pipeline.bundle.layout import THUMBNAILS, Bundle, thumbnail_key
 from pipeline.bundle.snapshots import (
     SNAPSHOTS,
     Snapshot,
     current_number,
     make_current,
+    newest_number,
     numbers,
     read_snapshot,
     write_snapshot,
@@ -76,14 +78,14 @@ def add_images(
         StoreBusyError: another process is changing the bundle, and ``wait`` is False.
     """
     table, failed = _digested(source)
-    with _changing(bundle, wait) as newest:
+    with _changing(bundle, wait) as (newest, number):
         has = dict(zip(newest.rows["key"].to_pylist(), newest.rows["digest"].to_pylist(), strict=True))
         keys, digests = table["key"].to_pylist(), table["digest"].to_pylist()
         pairs = list(zip(keys, digests, strict=True))
         if other := [key for key, digest in pairs if has.get(key, digest) != digest]:
             raise RecordsError(
-                f"{len(other):,} keys belong to other images of {bundle.path}, the first {other[0]!r}; nothing was "
-                f"added. Where the new image takes the place of the old one: `permafrost remove {bundle.path} KEY` "
+                f"{len(other):,} keys belong to other images of {bundle.address}, the first {other[0]!r}; nothing was "
+                f"added. Where the new image takes the place of the old one: `permafrost remove {bundle.address} KEY` "
                 "first. Otherwise give it another key: another file name, or a column key of a table."
             )
         new = table.filter(pa.array([key not in has for key in keys], pa.bool_()))
@@ -92,15 +94,16 @@ def add_images(
         if len(failed) > max_failures * (len(table) + len(failed) - len(problems)):
             return Added(newest.number, 0, len(table) - len(new), failed, refused=True)
         good = [row for row, key in enumerate(new["key"].to_pylist()) if key not in problems]
+        snapshot = newest.number
         if good:
             index = newest.index.with_rows(new["key"].take(good).to_pylist(), vectors[good])
             ids = pa.array(index.ids[len(newest.rows) :])
             rows = pa.concat_tables([newest.rows, new.take(good).add_column(0, "id", ids)], promote_options="default")
             if bundle.described["thumbnails"]:
-                write_thumbnails(bundle.path, rows)
+                write_thumbnails(bundle.storage, rows)
             every = np.concatenate([newest.vectors, vectors[good]])
-            write_snapshot(bundle.path, Snapshot(newest.number + 1, rows, every, index), newest.number)
-        return Added(newest.number + bool(good), len(good), len(table) - len(new), failed)
+            snapshot = write_snapshot(bundle.storage, Snapshot(number + 1, rows, every, index), newest.number)
+        return Added(snapshot, len(good), len(table) - len(new), failed)
 
 
 def remove_images(
@@ -117,7 +120,7 @@ def remove_images(
     Returns its number, and how many images are gone. Raises RecordsError for a key that is not there, SettingsError for
     a column or a value that is not, and where no image would be left; then nothing is removed.
     """
-    with _changing(bundle, wait) as newest:
+    with _changing(bundle, wait) as (newest, number):
         present = newest.rows["key"].to_pylist()
         named = _keys_named(bundle, newest.rows, keys)
         gone = np.isin(np.array(present, dtype=object), np.array(named, dtype=object))
@@ -126,9 +129,8 @@ def remove_images(
         if not gone.any():
             return newest.number, 0
         index = newest.index.without([key for key, away in zip(present, gone.tolist(), strict=True) if away])
-        left = Snapshot(newest.number + 1, newest.rows.filter(pa.array(~gone)), newest.vectors[~gone], index)
-        write_snapshot(bundle.path, left, newest.number)
-        return left.number, int(gone.sum())
+        left = Snapshot(number + 1, newest.rows.filter(pa.array(~gone)), newest.vectors[~gone], index)
+        return write_snapshot(bundle.storage, left, newest.number), int(gone.sum())
 
 
 def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[str]:
@@ -140,7 +142,7 @@ def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[st
     chosen = {name: [name] if name in known else by_path.get(name, []) for name in names}
     if absent := sorted(name for name, each in chosen.items() if not each):
         raise RecordsError(
-            f"{bundle.path} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
+            f"{bundle.address} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
         )
     if several := sorted(name for name, each in chosen.items() if len(each) > 1):
         raise RecordsError(
@@ -156,28 +158,33 @@ def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
     With ``prune`` the other snapshots, and thumbnails of images that are gone, are deleted: a search that has one open
     goes on with it.
     """
-    with _changing(bundle, wait) as newest:
-        if current_number(bundle.path) != newest.number:
-            make_current(bundle.path, newest.number)
+    storage = bundle.storage
+    with _changing(bundle, wait) as (newest, _):
+        if current_number(storage) != newest.number:
+            make_current(storage, newest.number)
         if prune:
-            for number in numbers(bundle.path):
-                if number != newest.number:
-                    shutil.rmtree(bundle.path / SNAPSHOTS / str(number))
-            staying = {digest.hex() for digest in newest.rows["digest"].to_pylist()}
-            for picture in (bundle.path / THUMBNAILS).rglob("*.jpg"):
-                if picture.stem not in staying:
-                    picture.unlink()
+            older = (key for key in storage.list(f"{SNAPSHOTS}/") if int(key.split("/")[1]) < newest.number)
+            staying = {thumbnail_key(digest) for digest in newest.rows["digest"].to_pylist()}
+            pictures = (key for key in storage.list(f"{THUMBNAILS}/") if key not in staying)
+            for key in [*older, *pictures]:
+                storage.delete(key)
         return newest.number
 
 
 @contextmanager
-def _changing(bundle: Bundle, wait: bool) -> Iterator[Snapshot]:
-    """Hold the bundle for one change, from its newest snapshot on."""
-    with writer_lock(bundle.path / SNAPSHOTS, wait=wait):
-        for half in (bundle.path / SNAPSHOTS).glob(f"*{PARTIAL}"):  # of a writer that was killed
-            shutil.rmtree(half)
-        clear_partials(bundle.path)
-        yield read_snapshot(bundle, numbers(bundle.path)[-1])
+def _changing(bundle: Bundle, wait: bool) -> Iterator[tuple[Snapshot, int]]:
+    """Hold the bundle for one change, from its newest snapshot on; with the last number that is taken."""
+    storage = bundle.storage
+    if isinstance(storage, ObjectStorage):
+        held = driver_lease(storage, wait=wait)
+    else:
+        held = writer_lock(bundle.path / SNAPSHOTS, wait=wait)
+    with held:
+        if not isinstance(storage, ObjectStorage):
+            for half in (bundle.path / SNAPSHOTS).glob(f"*{PARTIAL}"):  # of a writer that was killed
+                shutil.rmtree(half)
+            clear_partials(bundle.path)
+        yield read_snapshot(bundle, newest_number(storage)), numbers(storage)[-1]
 
 
 def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:

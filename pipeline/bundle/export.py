@@ -1,10 +1,15 @@
-"""A run's gallery, head and networks -> a bundle: written beside under another name, and renamed when it is whole."""
+"""A run's gallery, head and networks -> a bundle: written beside under another name, and renamed when it is whole.
+
+For object storage it is written into the folder of copies on this machine, and put from there, ``bundle.json`` last.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +19,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from cache import FeatureStore
+from cache import FeatureStore, LocalStorage, ObjectStorage, digest_bytes
 from cache.atomic import replace_bytes, replace_text
+from cache.copies import cache_folder
 from cache.errors import SettingsError, StoreError, WeightsError
+from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
 from cache.sealed import json_text
+from cache.storage import storage_of
 from pipeline.approximate_scores import find_index
 from pipeline.bundle.card import model_card
 from pipeline.bundle.layout import (
@@ -26,13 +34,16 @@ from pipeline.bundle.layout import (
     FILE,
     FORMAT,
     HEAD,
+    THUMBNAILS,
     VERSION,
     WEIGHTS,
     Bundle,
+    copy_folder,
     describe_files,
+    description,
     is_bundle,
 )
-from pipeline.bundle.snapshots import Snapshot, make_current, write_snapshot
+from pipeline.bundle.snapshots import CURRENT, SNAPSHOTS, Snapshot, make_current, write_snapshot
 from pipeline.bundle.thumbnails import SIDE, write_thumbnails
 from pipeline.dataset import Run
 from pipeline.features import networks_of
@@ -49,13 +60,14 @@ from stages.retrieval import FlatIndexConfig, GalleryIndex, MilvusIndexConfig
 from stages.training import FusedFeatures
 from stages.training.text.sentences import DISTRIBUTION, ENCODER, WEIGHTS_SHA256
 
+_REQUESTS = 16
 _BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
 
 
 def export_bundle(
     run: Run,
     vectors: Vectors,
-    path: Path,
+    path: Path | str,
     *,
     everything: bool = False,
     weights: bool = True,
@@ -67,7 +79,7 @@ def export_bundle(
     Args:
         run: the run file with its records.
         vectors: a head of the run with its embeddings, or the raw feature.
-        path: a folder that is not there yet, or is empty.
+        path: a folder that is not there yet, or is empty; or the text of such an address.
         everything: export every record, not only the gallery.
         weights: write the weights of the networks too; otherwise they are named, with their digests.
         thumbnails: write a small picture of each image too.
@@ -75,14 +87,16 @@ def export_bundle(
             ``everything`` those for an FPIR are left out: it holds for one gallery.
 
     Raises:
-        StoreError: ``path`` holds something.
+        StoreError: ``path`` holds something, or another process is exporting to it.
         SettingsError: a network that another machine could not find again, with ``weights`` False.
         WeightsError: a network that does not come back from its file as it was.
     """
     check_free(path, vectors.store.fingerprint)
-    target = path.absolute()
+    storage = storage_of(path)
+    far = storage if isinstance(storage, ObjectStorage) else None
+    target = Path(path).absolute() if far is None else cache_folder() / "bundles" / digest_bytes(far.url.encode()).hex()
     partial = target.with_name(f".{target.name}.partial")
-    with writer_lock(partial / "export"):
+    with driver_lease(far) if far else nullcontext(), writer_lock(partial / "export"):
         _clear(partial)
         judged = {
             "thresholds": [
@@ -99,28 +113,60 @@ def export_bundle(
         make_current(partial, 1)
         if thumbnails:
             with run.display.bar("drawing thumbnails", "images") as update:
-                for problem in write_thumbnails(partial, snapshot.rows, update):
+                for problem in write_thumbnails(LocalStorage(partial), snapshot.rows, update):
                     run.display.warn(f"no thumbnail of {problem}")
         bundle = Bundle.open(partial)
         bundle.backbones()  # what cannot be loaded again is refused now, and not on another machine
         replace_text(partial / CARD, model_card(run, vectors, bundle, len(snapshot.rows)))
         check_free(path, vectors.store.fingerprint)
         (partial / "export.lock").unlink()
+        if far is not None:
+            _put(far, LocalStorage(partial))
+            target = copy_folder(far, bundle.described)
+            shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     return Bundle.open(path)
 
 
-def check_free(path: Path, embeddings: str) -> None:
-    """Raise StoreError where ``path`` holds something, which says what to do about it."""
+def check_free(path: Path | str, embeddings: str) -> None:
+    """Raise StoreError where ``path`` holds something, which says what to do about it.
+
+    At an address there may be what an export that was killed has put.
+    """
+    storage = storage_of(path)
     if is_bundle(path):
-        same = Bundle.open(path).embeddings == embeddings
+        same = description(storage)["identity"]["embeddings"] == embeddings
         what = "these embeddings" if same else "other embeddings"
         hint = f"`permafrost add {path} FOLDER` adds images to it; or n" if same else "N"
         raise StoreError(f"{path} is a bundle of {what} already. {hint}ame another folder, or delete this one first.")
+    if isinstance(storage, ObjectStorage):
+        parts = {CARD, CURRENT, HEAD, SNAPSHOTS, THUMBNAILS, WEIGHTS}
+        if other := [key for key in storage.list() if key.split("/")[0] not in parts]:
+            raise StoreError(f"{path} is not empty, it has {other[0]}: name an address under which nothing is yet.")
+        return
+    path = Path(path)
     if path.absolute() == Path.cwd():
         raise StoreError(f"{path} is the folder you stand in, which a bundle would take the place of: name a new one.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(f"{path} is not an empty folder: name one that is not there yet, or empty it first.")
+
+
+def _put(storage: ObjectStorage, folder: LocalStorage) -> None:
+    """Put the bundle in ``folder``, whose ``bundle.json`` comes last: before that there is none."""
+
+    def put(key: str) -> None:
+        content = folder.map(key) or b""
+        if not storage.put_new(key, content) and storage.read(key) != content:
+            raise StoreError(
+                f"{storage.address(key)} is of another export, which was not finished. Delete what is under "
+                f"{storage.url}/, or name another address."
+            )
+
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        list(pool.map(put, [key for key in folder.list() if key != FILE]))
+    confirm_driver(storage)
+    if not storage.put_new(FILE, folder.read(FILE)):
+        raise StoreError(f"{storage.url} was made a bundle by another process meanwhile: name another address.")
 
 
 def _clear(partial: Path) -> None:

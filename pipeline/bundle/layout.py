@@ -1,5 +1,8 @@
 """A bundle: one folder with all that a search takes, which opens on another machine without the run.
 
+It may lie at an address in object storage, with the same keys and bytes; what is opened there is copied to this
+machine first, each file verified. There ``bundle.json`` is put last, so that half a bundle is none.
+
 ::
 
     bundle.json               format, backbones with their preprocessing, identity chain, thresholds, checksums,
@@ -8,6 +11,7 @@
     head/                     the head, where there is one
     snapshots/<number>/       the images that are searched; see :mod:`pipeline.bundle.snapshots`
     current.json              the number of the snapshot that is searched, swapped by one rename
+    current/<number>.json     in object storage: the same, one more for each that was published since
     thumbnails/               small pictures by the digests of the images, where they were asked for
     README.md                 the model card
 
@@ -23,9 +27,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cache import digest_file
+from cache import ObjectStorage, Storage, digest_file, fingerprint
+from cache.copies import cache_folder, copy_object
 from cache.errors import DamagedStoreError, MissingRowsError, StoreError, WeightsError
 from cache.sealed import read_json
+from cache.storage import has, is_url, storage_of
 from stages.analysis.pair_shares import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
@@ -41,10 +47,11 @@ _MEND = "Copy the bundle again from where it was made, or export it again."
 
 
 class Bundle:
-    """What ``bundle.json`` says, of a folder whose files are as they were written.
+    """What ``bundle.json`` says, of a folder or address whose files are as they were written.
 
     Args:
-        path: the folder.
+        storage: where it lies.
+        path: the folder; of an address that of the copies on this machine.
         described: the content of ``bundle.json``.
 
     >>> Bundle.open("empty")
@@ -52,20 +59,26 @@ class Bundle:
     cache.errors.MissingRowsError: empty holds no bundle. `permafrost export RUN.TOML -o empty` writes one.
     """
 
-    def __init__(self, path: Path, described: Mapping[str, Any]) -> None:
-        self.path, self.described = path, described
+    def __init__(self, storage: Storage, path: Path, described: Mapping[str, Any]) -> None:
+        self.storage, self.path, self.described = storage, path, described
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """The bundle in the folder ``path``, each of its weights and head files checked.
+        """The bundle at ``path``, a folder or the text of an address, each of its weights and head files checked.
 
         Raises MissingRowsError where there is none, StoreError for one of a newer format, DamagedStoreError where a
         file is missing or is not what was written.
         """
-        path = Path(path)
-        bundle = cls(path, _description(path))
-        check_files(path, bundle.described["files"])
-        return bundle
+        storage = storage_of(path)
+        described = description(storage)
+        folder = copy_folder(storage, described) if isinstance(storage, ObjectStorage) else Path(path)
+        check_files(storage, described["files"], folder)
+        return cls(storage, folder, described)
+
+    @property
+    def address(self) -> str:
+        """Its folder or address, for messages."""
+        return self.storage.address()
 
     @property
     def embeddings(self) -> str:
@@ -93,7 +106,7 @@ class Bundle:
     def thumbnail(self, digest: bytes) -> bytes | None:
         """The small picture of the image of this ``digest``, a JPEG file; None where there is none."""
         try:
-            return thumbnail_path(self.path, digest).read_bytes()
+            return self.storage.read(thumbnail_key(digest))
         except FileNotFoundError:
             return None
 
@@ -128,7 +141,7 @@ class Bundle:
         for backbone in backbones:
             if apart := beyond_rounding(backbone, backbone.sample, sample_of(backbone)):
                 raise WeightsError(
-                    f"{self.path}: {backbone.name} computes other numbers here: its feature of a fixed image is "
+                    f"{self.address}: {backbone.name} computes other numbers here: its feature of a fixed image is "
                     f"{apart:.1%} of its length away from what it was. Install the versions of the libraries that "
                     f"the bundle was made with: {self.described['libraries']}."
                 )
@@ -136,14 +149,21 @@ class Bundle:
 
 
 def is_bundle(path: Path | str) -> bool:
-    """Whether the folder ``path`` looks like a bundle, whole or not."""
+    """Whether the folder or address ``path`` looks like a bundle, whole or not."""
+    if isinstance(path, str) and is_url(path):
+        return has(ObjectStorage(path), FILE)
     return Path(path, FILE).is_file()
 
 
-def thumbnail_path(bundle: Path, digest: bytes) -> Path:
-    """Where the small picture of the image of ``digest`` is."""
+def copy_folder(storage: ObjectStorage, described: Mapping[str, Any]) -> Path:
+    """The folder for copies of the bundle that ``storage`` holds, by its address and what it says of itself."""
+    return cache_folder() / "bundles" / fingerprint([storage.url, dict(described)])[:32]
+
+
+def thumbnail_key(digest: bytes) -> str:
+    """Where in a bundle the small picture of the image of ``digest`` is."""
     name = digest.hex()
-    return bundle / THUMBNAILS / name[:2] / f"{name}.jpg"
+    return f"{THUMBNAILS}/{name[:2]}/{name}.jpg"
 
 
 def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -153,30 +173,43 @@ def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, An
     }
 
 
-def check_files(folder: Path, described: Mapping[str, Any]) -> None:
-    """Raise DamagedStoreError unless each file is as :func:`describe_files` saw it."""
+def check_files(storage: Storage, described: Mapping[str, Any], folder: Path) -> None:
+    """Raise DamagedStoreError unless each file in ``folder`` is as :func:`describe_files` saw it.
+
+    The files of object ``storage`` are copied into the folder first, unless they are there.
+    """
     for name, wanted in described.items():
+        path, address = folder / name, storage.address(name)
         try:
-            size = (folder / name).stat().st_size
-            right = size == wanted["bytes"] and digest_file(folder / name).hex() == wanted["sha256"]
+            if isinstance(storage, ObjectStorage) and not (path.is_file() and _is_right(path, wanted)):
+                copy_object(storage, name, path)
+            size, right = path.stat().st_size, _is_right(path, wanted)
         except OSError as error:
-            raise DamagedStoreError(f"{folder / name} cannot be read: {error.strerror}. {_MEND}") from error
+            raise DamagedStoreError(f"{address} cannot be read: {error.strerror}. {_MEND}") from error
         if not right:
             what = (
                 f"has {size:,} bytes and not {wanted['bytes']:,}" if size != wanted["bytes"] else "has another sha256"
             )
-            raise DamagedStoreError(f"{folder / name} is not as it was written: it {what}. {_MEND}")
+            raise DamagedStoreError(f"{address} is not as it was written: it {what}. {_MEND}")
 
 
-def _description(path: Path) -> dict[str, Any]:
+def _is_right(path: Path, wanted: Mapping[str, Any]) -> bool:
+    return path.stat().st_size == int(wanted["bytes"]) and digest_file(path).hex() == str(wanted["sha256"])
+
+
+def description(storage: Storage) -> dict[str, Any]:
+    """What the bundle in ``storage`` says of itself. Raises what :meth:`Bundle.open` does."""
+    address = storage.address()
     try:
-        content = (path / FILE).read_bytes()
+        content = storage.read(FILE)
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingRowsError(f"{path} holds no bundle. `permafrost export RUN.TOML -o {path}` writes one.") from None
-    return read_sealed(path / FILE, content, VERSION)
+        raise MissingRowsError(
+            f"{address} holds no bundle. `permafrost export RUN.TOML -o {address}` writes one."
+        ) from None
+    return read_sealed(storage.address(FILE), content, VERSION)
 
 
-def read_sealed(path: Path, content: bytes, version: int) -> dict[str, Any]:
+def read_sealed(path: str, content: bytes, version: int) -> dict[str, Any]:
     """The sealed object in ``content``, which ``path`` holds, of at most the format ``version``."""
     try:
         written = json.loads(content)

@@ -11,11 +11,18 @@
 A new one is written beside the others under another name, which one rename makes its own: killed at any instant, a
 bundle has all of it or nothing. The newest is the one that the next is made from; the current one is searched. An id
 is never given again: each snapshot holds the next.
+
+In object storage nothing is renamed and no key is put twice: ``snapshot.json`` is put last, and
+``current/<number>.json`` says which snapshot is searched, one more with each that is published. Where a number has
+files of a writer that was killed, its ``snapshot.json`` becomes a mark that it is void, so that such a writer, should
+it live on, cannot end it.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,9 +34,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cache import LocalStorage, ObjectStorage, Storage
 from cache.atomic import PARTIAL, disk_errors, replace_text, sync_folder
-from cache.errors import DamagedStoreError, StaleStoreError
+from cache.errors import DamagedStoreError, StaleStoreError, StoreBusyError
+from cache.lease import confirm_driver
 from cache.sealed import json_text
+from cache.storage import Where, has, storage_of
 from pipeline.bundle.layout import Bundle, check_files, describe_files, read_sealed
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 
@@ -63,24 +73,42 @@ class Snapshot:
         return {digest: row for row, digest in enumerate(self.rows["digest"].to_pylist())}
 
 
-def numbers(bundle: Path) -> list[int]:
-    """The numbers of the whole snapshots of ``bundle``, ascending."""
-    folder = bundle / SNAPSHOTS
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+def numbers(bundle: Where) -> list[int]:
+    """The numbers of the whole snapshots of ``bundle``, and of those that are void, ascending."""
+    storage = storage_of(bundle)
+    matches = (re.fullmatch(rf"{SNAPSHOTS}/(\d+)/{_FILE}", key) for key in storage.list(f"{SNAPSHOTS}/"))
+    listed = {int(match[1]) for match in matches if match}
+    last = max(listed, default=0) or current_number(storage)
+    while has(storage, _key(last + 1)):  # the listing may lag
+        last += 1
+        listed.add(last)
+    return sorted(listed | {last})
 
 
-def current_number(bundle: Path) -> int:
-    """The number of the snapshot that is searched."""
-    path = bundle / CURRENT
+def newest_number(bundle: Where) -> int:
+    """The number of the snapshot that the next is made from."""
+    storage = storage_of(bundle)
+    return next(number for number in reversed(numbers(storage)) if not _is_void(storage, number))
+
+
+def current_number(bundle: Where) -> int:
+    """The number of the snapshot that is searched: the highest that was ever published."""
+    storage = storage_of(bundle)
+    last = _last_pointer(storage)
+    keys = [CURRENT, *([_pointer(last)] if last else [])]
     try:
-        return int(read_sealed(path, path.read_bytes(), _VERSION)["snapshot"])
+        return max(int(read_sealed(storage.address(key), storage.read(key), _VERSION)["snapshot"]) for key in keys)
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise DamagedStoreError(f"{path} does not name a snapshot: {error}. {_MEND}") from error
+        raise DamagedStoreError(f"{storage.address(CURRENT)} does not name a snapshot: {error}. {_MEND}") from error
 
 
-def make_current(bundle: Path, number: int) -> None:
+def make_current(bundle: Where, number: int) -> None:
     """Search the snapshot ``number`` from now on."""
-    replace_text(bundle / CURRENT, json_text({"version": _VERSION, "snapshot": number}))
+    storage, content = storage_of(bundle), json_text({"version": _VERSION, "snapshot": number}).encode()
+    if not isinstance(storage, ObjectStorage):
+        storage.put(CURRENT, content)
+    elif not storage.put_new(_pointer(_last_pointer(storage) + 1), content):
+        raise _taken_over(storage)
 
 
 def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:
@@ -89,49 +117,123 @@ def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:
     Raises StaleStoreError where it is of other embeddings than the bundle, DamagedStoreError where a file is not what
     was written.
     """
-    wanted = current_number(bundle.path) if number is None else number
-    folder = bundle.path / SNAPSHOTS / str(wanted)
+    storage = bundle.storage
+    wanted = current_number(storage) if number is None else number
+    own, folder = storage.below(f"{SNAPSHOTS}/{wanted}"), bundle.path / SNAPSHOTS / str(wanted)
     try:
-        described = read_sealed(folder / _FILE, (folder / _FILE).read_bytes(), _VERSION)
-    except FileNotFoundError:
-        if number is None and current_number(bundle.path) != wanted:
+        described = _described(storage, wanted)
+        if described["embeddings"] != bundle.embeddings:
+            difference = f"embeddings: {described['embeddings'][:16]} here, {bundle.embeddings[:16]} of the bundle"
+            raise StaleStoreError(own.address(), [difference], _MEND)
+        check_files(own, described["files"], folder)
+    except DamagedStoreError:
+        if number is None and current_number(storage) != wanted:
             return read_snapshot(bundle)  # another was published and this one deleted, meanwhile
-        raise DamagedStoreError(f"{folder} is no snapshot: there is no {_FILE}. {_MEND}") from None
-    if described["embeddings"] != bundle.embeddings:
-        difference = f"embeddings: {described['embeddings'][:16]} here, {bundle.embeddings[:16]} of the bundle"
-        raise StaleStoreError(folder, [difference], _MEND)
-    check_files(folder, described["files"])
+        raise
     rows = pq.read_table(folder / ROWS)
     vectors: npt.NDArray[np.float32] = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
     if vectors.shape != (len(rows), bundle.dim) or vectors.dtype != np.float32:
-        raise DamagedStoreError(f"{folder / VECTORS} has the shape {vectors.shape}, not {(len(rows), bundle.dim)}")
+        raise DamagedStoreError(f"{own.address(VECTORS)} has the shape {vectors.shape}, not {(len(rows), bundle.dim)}")
     return Snapshot(wanted, rows, vectors, _index(folder, described, rows, vectors))
 
 
-def write_snapshot(bundle: Path, snapshot: Snapshot, parent: int | None = None) -> None:
-    """Write ``snapshot``, which is made from the one numbered ``parent``. The lock on the snapshots must be held."""
-    folder = bundle / SNAPSHOTS / str(snapshot.number)
-    partial = folder.with_name(f"{folder.name}{PARTIAL}")
-    with disk_errors(folder):
-        partial.mkdir(parents=True)
-        names = [ROWS, VECTORS]
-        _write(partial / ROWS, lambda file: pq.write_table(snapshot.rows, file))
-        _write(partial / VECTORS, lambda file: np.save(file, snapshot.vectors, allow_pickle=False))
-        index = snapshot.index
-        if not isinstance(index.config, FlatIndexConfig):
-            index.save(partial / INDEX)
-            names += sorted(path.relative_to(partial).as_posix() for path in (partial / INDEX).rglob("*.*"))
-        described: dict[str, Any] = {
-            "version": _VERSION,
-            "embeddings": index.embeddings,
-            "rows": len(index),
-            "next_id": index.next_id,
-            "parent": parent,
-            "files": describe_files(partial, names),
-        }
-        replace_text(partial / _FILE, json_text(described))
-        partial.rename(folder)
-        sync_folder(folder.parent)
+def write_snapshot(bundle: Where, snapshot: Snapshot, parent: int | None = None) -> int:
+    """Write ``snapshot``, which is made from the one numbered ``parent``, and return the number that it got.
+
+    The lock on the snapshots must be held, or the lease.
+    """
+    storage = storage_of(bundle)
+    if isinstance(storage, LocalStorage):
+        folder = storage.path(f"{SNAPSHOTS}/{snapshot.number}")
+        partial = folder.with_name(f"{folder.name}{PARTIAL}")
+        with disk_errors(folder):
+            _write_files(partial, snapshot, parent)
+            partial.rename(folder)
+            sync_folder(folder.parent)
+        return snapshot.number
+    assert isinstance(storage, ObjectStorage)
+    with tempfile.TemporaryDirectory() as near:
+        folder = Path(near, "snapshot")
+        with disk_errors(folder):
+            _write_files(folder, snapshot, parent)
+        return _put(storage, LocalStorage(folder), snapshot.number)
+
+
+def _write_files(folder: Path, snapshot: Snapshot, parent: int | None) -> None:
+    """The files of ``snapshot``, its description last."""
+    folder.mkdir(parents=True)
+    names = [ROWS, VECTORS]
+    _write(folder / ROWS, lambda file: pq.write_table(snapshot.rows, file))
+    _write(folder / VECTORS, lambda file: np.save(file, snapshot.vectors, allow_pickle=False))
+    index = snapshot.index
+    if not isinstance(index.config, FlatIndexConfig):
+        index.save(folder / INDEX)
+        names += sorted(path.relative_to(folder).as_posix() for path in (folder / INDEX).rglob("*.*"))
+    described: dict[str, Any] = {
+        "version": _VERSION,
+        "embeddings": index.embeddings,
+        "rows": len(index),
+        "next_id": index.next_id,
+        "parent": parent,
+        "files": describe_files(folder, names),
+    }
+    replace_text(folder / _FILE, json_text(described))
+
+
+def _put(storage: ObjectStorage, files: LocalStorage, number: int) -> int:
+    """Put the ``files`` of a snapshot under ``number``, or the next of which nothing is there, and return it."""
+    names = [name for name in files.list() if name != _FILE]
+    while True:
+        own = storage.below(f"{SNAPSHOTS}/{number}")
+        free = all(own.put_new(name, files.map(name) or b"") for name in names)
+        confirm_driver(storage)
+        if own.put_new(_FILE, files.read(_FILE) if free else json_text({"version": _VERSION, "void": True}).encode()):
+            if free:
+                return number
+        elif not _is_void(storage, number):
+            raise _taken_over(storage)
+        number += 1
+
+
+def _taken_over(storage: ObjectStorage) -> StoreBusyError:
+    return StoreBusyError(
+        f"{storage.url} was changed by another process in between, and nothing of this one is searched. Run the "
+        "command again."
+    )
+
+
+def _key(number: int) -> str:
+    return f"{SNAPSHOTS}/{number}/{_FILE}"
+
+
+def _pointer(number: int) -> str:
+    return f"current/{number:08d}.json"
+
+
+def _last_pointer(storage: Storage) -> int:
+    """The number of the last pointer beside ``current.json``, 0 where there is none."""
+    matches = (re.fullmatch(r"current/(\d{8})\.json", key) for key in storage.list("current/"))
+    last = max((int(match[1]) for match in matches if match), default=0)
+    while has(storage, _pointer(last + 1)):  # the listing may lag
+        last += 1
+    return last
+
+
+def _described(storage: Storage, number: int) -> dict[str, Any]:
+    """What ``snapshot.json`` says. Raises DamagedStoreError where there is none, or the snapshot is void."""
+    address, key = storage.address(f"{SNAPSHOTS}/{number}"), _key(number)
+    try:
+        described = read_sealed(storage.address(key), storage.read(key), _VERSION)
+    except FileNotFoundError:
+        raise DamagedStoreError(f"{address} is no snapshot: there is no {_FILE}. {_MEND}") from None
+    if "void" in described:
+        raise DamagedStoreError(f"{address} is no snapshot: its writer was killed. {_MEND}")
+    return described
+
+
+def _is_void(storage: Storage, number: int) -> bool:
+    key = _key(number)
+    return "void" in read_sealed(storage.address(key), storage.read(key), _VERSION)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pyarrow as pa
 
-from cache.atomic import replace_bytes
-from pipeline.bundle.layout import thumbnail_path
+from cache import Storage
+from pipeline.bundle.layout import THUMBNAILS, thumbnail_key
 from pipeline.views.thumbnails import small_jpeg
 from stages.processes import processors
 
@@ -18,18 +17,19 @@ SIDE = 256
 
 
 def write_thumbnails(
-    bundle: Path, rows: pa.Table, on_progress: Callable[[int, int, str], None] = lambda *_: None
+    bundle: Storage, rows: pa.Table, on_progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> list[str]:
     """Write the pictures of ``rows`` that are not there yet, and return why there is none of the others."""
     uris = dict(zip(rows["digest"].to_pylist(), rows["uri"].to_pylist(), strict=True))
-    wanted = [(digest, uri) for digest, uri in uris.items() if not thumbnail_path(bundle, digest).exists()]
+    present = {*bundle.list(f"{THUMBNAILS}/")}
+    wanted = [(digest, uri) for digest, uri in uris.items() if thumbnail_key(digest) not in present]
 
     def write(image: tuple[bytes, str]) -> str:
         digest, uri = image
         picture = small_jpeg(uri, SIDE)
         if isinstance(picture, str):
             return f"{uri}: {picture}"
-        replace_bytes(thumbnail_path(bundle, digest), picture.content)
+        bundle.put_new(thumbnail_key(digest), picture.content)
         return ""
 
     problems = []

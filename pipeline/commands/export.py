@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cache.errors import ConfigError
+from cache.storage import is_url
 from pipeline.bundle import Bundle, is_bundle
 from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
@@ -26,7 +27,9 @@ def export(
     source: Annotated[
         str, typer.Argument(metavar="RUN.TOML|BUNDLE", help="A run file or its address; with --format a bundle too.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new or empty folder; with --format a file.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="A new or empty folder or address; with --format a file.")
+    ],
     form: Annotated[
         Literal["export", "torchscript", "onnx"] | None,
         typer.Option("--format", help="One file from pixels to the embedding: .pt2, .pt or .onnx."),
@@ -47,12 +50,14 @@ def export(
     if form is not None:
         if everything or no_weights or thumbnails:
             raise ConfigError("--all, --no-weights and --thumbnails are of a bundle: a file of --format has no images")
+        if is_url(output):
+            raise ConfigError(f"{output} is in object storage: write the file of --format here, and copy it there")
         line, embedder = _described(source, head, backbone, quiet=quiet)
         from pipeline.bundle.graph_files import write_graph  # takes PyTorch
 
-        cosine = write_graph(embedder, output, form, line)
-        size = output.stat().st_size
-        line = {"file": str(output), "format": form, **line, "cosine": round(cosine, 6), "bytes": size}
+        cosine = write_graph(embedder, Path(output), form, line)
+        size = Path(output).stat().st_size
+        line = {"file": output, "format": form, **line, "cosine": round(cosine, 6), "bytes": size}
         text = f"{output}: {line['backbone']} {line['head']}, {size / 1e6:,.1f} MB, cosine to the store {cosine:.6f}"
         typer.echo(json_module.dumps(line) if json else text)
         return
@@ -77,10 +82,10 @@ def export(
             else ""
         )
         run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)
     line = {
-        "bundle": str(output),
+        "bundle": output,
         "backbone": vectors.backbone,
         "head": vectors.head,
         "embeddings": bundle.embeddings,

@@ -23,7 +23,7 @@ def address_of(path: Path) -> str | None:
     return f"{scheme}://{rest}" if slash and scheme in SCHEMES else None
 
 
-def bundle_there(path: Path) -> Path:
+def bundle_there(path: str) -> str:
     """``path``, which holds a bundle. Raises ConfigError where it does not."""
     from pipeline.bundle import is_bundle  # takes PyTorch
 
@@ -47,8 +47,10 @@ RunFileOrStore = Annotated[
 ]
 Publish = Annotated[bool, typer.Option("--publish", help="Have the new snapshot searched at once.")]
 BundleFolder = Annotated[
-    Path,
-    typer.Argument(metavar="BUNDLE", help="The folder that `permafrost export` wrote.", callback=bundle_there),
+    str,
+    typer.Argument(
+        metavar="BUNDLE", help="The folder or address that `permafrost export` wrote.", callback=bundle_there
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from pipeline.bundle import Bundle, read_snapshot
+from cache.storage import is_url
+from pipeline.bundle import Bundle, current_number, is_bundle, read_snapshot
 from pipeline.bundle.snapshots import CURRENT
 from pipeline.dataset import Run, open_run
 from pipeline.score_rows import ScoreRow
 from pipeline.searcher import Searcher
 from pipeline.service.gallery import Gallery, ServedHead
-from pipeline.service.snapshots import Snapshots
+from pipeline.service.snapshots import Snapshots, file_version
 from pipeline.thresholds import kept_decisions, thresholds_of
 from pipeline.vectors import choose_vectors, find_vectors, with_rows
 from stages.extraction import Backbone, Embedder
 from stages.extraction.backbones.open_clip_text import OpenClipText
 from stages.retrieval.query_values import scored_numbers
+
+_NEAR, _FAR = 1.0, 5.0  # seconds between two looks at a folder, and at an address
 
 
 def open_snapshots(
@@ -29,8 +33,10 @@ def open_snapshots(
     on_change: Callable[[str], object],
 ) -> Snapshots:
     """What to serve of the bundle or the run file at ``path``. Raises what opening it raises."""
-    if Path(path).is_dir():
-        return Snapshots(_BundleOpener(Path(path), device), Path(path) / CURRENT, on_change=on_change)
+    if is_bundle(path) or Path(path).is_dir():
+        far = isinstance(path, str) and is_url(path)
+        version = partial(current_number, str(path)) if far else partial(file_version, Path(path, CURRENT))
+        return Snapshots(_BundleOpener(path, device), version, on_change=on_change, seconds=_FAR if far else _NEAR)
     gallery = gallery_of_run(open_run(path, quiet=quiet), device=device, everything=everything)
     return Snapshots(lambda: gallery, on_change=on_change)
 
@@ -38,7 +44,7 @@ def open_snapshots(
 class _BundleOpener:
     """Opens the current snapshot of a bundle; the networks are loaded once, and again for another bundle."""
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path | str, device: str) -> None:
         self._path, self._device = path, device
         self._loaded: tuple[Bundle, Embedder, OpenClipText | None] | None = None
 

@@ -18,18 +18,17 @@ from pathlib import Path
 from cache.errors import PermafrostError
 from pipeline.service.gallery import Gallery
 
-_SECONDS = 1.0  # between two looks
 _FIRST_RETRY, _LAST_RETRY = 1.0, 30.0  # seconds until a refused snapshot is tried again, doubled each time
 
 
 class Snapshots:
-    """Serves ``current``, and another one when ``pointer`` names another.
+    """Serves ``current``, and another one when ``version`` is another.
 
     Args:
-        open_gallery: opens what ``pointer`` names now.
-        pointer: the file that is replaced when there is another snapshot; None where there is never another.
+        open_gallery: opens what is to be served now.
+        version: gives what differs when there is another snapshot; None where there is never another.
         on_change: called with ``opened`` or ``refused`` when there was another.
-        seconds: how long to wait between two looks at the file.
+        seconds: how long to wait between two calls of ``version``.
 
     Raises what ``open_gallery`` raises for the first one.
     """
@@ -37,19 +36,19 @@ class Snapshots:
     def __init__(
         self,
         open_gallery: Callable[[], Gallery],
-        pointer: Path | None = None,
+        version: Callable[[], object] | None = None,
         *,
         on_change: Callable[[str], object],
-        seconds: float = _SECONDS,
+        seconds: float = 1.0,
     ) -> None:
-        self._open, self._pointer, self._on_change, self._seconds = open_gallery, pointer, on_change, seconds
+        self._open, self._ask, self._on_change, self._seconds = open_gallery, version, on_change, seconds
         self._seen = self._version()
         self.current = open_gallery()
         self.refused: str | None = None
         """Why the snapshot that the file names is not served; None where it is."""
         self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
         self._closed = threading.Event()
-        if pointer is not None:
+        if version is not None:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def close(self) -> None:
@@ -79,12 +78,15 @@ class Snapshots:
         while not self._closed.wait(self._seconds):
             self.look()
 
-    def _version(self) -> tuple[int, ...] | None:
-        """What differs when the file was replaced; None where there is none."""
-        if self._pointer is None:
-            return None
+    def _version(self) -> object:
+        """What differs when there is another snapshot; None where that cannot be told."""
         try:
-            status = self._pointer.stat()
-        except OSError:
+            return None if self._ask is None else self._ask()
+        except (PermafrostError, OSError):
             return None
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def file_version(path: Path) -> tuple[int, ...]:
+    """What differs when the file ``path`` was replaced. Raises OSError."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -119,7 +119,7 @@ def test_words_have_the_bits_of_the_run_in_a_bundle_that_was_exported(folder: Pa
     run = run_of(read_config(folder / "run.toml"), Display(quiet=True))
     score_run(run, find_vectors(run))
     path = tmp_path / "taken"
-    export(str(folder / "run.toml"), path, head="captions", quiet=True)
+    export(str(folder / "run.toml"), str(path), head="captions", quiet=True)
     words = ["red mug", "a chair that nobody has seen"]
     given, opened = Searcher.of_run(run, find_vectors(run)[-1]), Searcher.open(path)
     assert opened.takes_text
