@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from cache import ImageSource, parse_source
 from cache.errors import RecordsError, SettingsError
-from cache.storage import is_url
-from pipeline.bundle import Bundle, is_bundle
+from pipeline.bundle import Bundle
+from pipeline.bundle.layout import must_be_bundle
 from pipeline.progress import Display
 from stages.datasets.folder_files import list_files
 from stages.extraction import Embedded, Embedder
@@ -83,7 +83,7 @@ class Encoder:
         """
         from pipeline.searcher import Searcher
 
-        bundled = (isinstance(path, str) and is_url(path)) or is_bundle(path)
+        bundled = must_be_bundle(path)
         embedder = Bundle.open(path).embedder(device) if bundled else Searcher.open(path, device=device).embedder
         return cls(embedder, batch_size=batch_size, workers=workers)
 

@@ -39,9 +39,8 @@ from cache.errors import (
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
-from cache.storage import is_url
 from pipeline.approximate_scores import find_index, index_key
-from pipeline.bundle.layout import Bundle, is_bundle
+from pipeline.bundle.layout import Bundle, must_be_bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
 from pipeline.features import networks_of
@@ -275,7 +274,7 @@ class Searcher:
         Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
         written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
         """
-        if artifacts is None and ((isinstance(folder, str) and is_url(folder)) or is_bundle(folder)):
+        if artifacts is None and must_be_bundle(folder):
             bundle = Bundle.open(folder)
             snapshot, text = read_snapshot(bundle), bundle.text(device)
             return cls.of_snapshot(snapshot, bundle.embedder(device), bundle.thresholds, text)

@@ -155,6 +155,11 @@ def is_bundle(path: Path | str) -> bool:
     return Path(path, FILE).is_file()
 
 
+def must_be_bundle(path: Path | str) -> bool:
+    """Whether ``path`` is an address, where a bundle alone opens, or a folder that looks like one."""
+    return (isinstance(path, str) and is_url(path)) or is_bundle(path)
+
+
 def copy_folder(storage: ObjectStorage, described: Mapping[str, Any]) -> Path:
     """The folder for copies of the bundle that ``storage`` holds, by its address and what it says of itself."""
     return cache_folder() / "bundles" / fingerprint([storage.url, dict(described)])[:32]
