@@ -142,7 +142,7 @@ def test_the_address_of_a_store_is_inspected_and_the_page_of_a_run_is_stored(fol
     "command",
     [
         ["compact", "run.toml"],
-        ["export", "run.toml", "--output", "s3://bucket/bundle"],
+        ["export", "run.toml", "--format", "export", "--output", "s3://bucket/one.pt2"],
         ["features", "run.toml", "--output=s3://bucket/f.parquet"],
         ["init", "../images", "-o", "s3://bucket/run.toml"],
     ],
