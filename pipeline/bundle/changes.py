@@ -18,7 +18,7 @@ import pyarrow as pa
 from cache import DigestCache, ObjectStorage, parse_source
 from cache.atomic import PARTIAL, clear_partials
 from cache.errors import RecordsError
-from cache.lease import driver_lease
+from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
 from pipeline.bundle.layout import THUMBNAILS, Bundle, thumbnail_key
 from pipeline.bundle.snapshots import (
@@ -166,7 +166,9 @@ def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
             older = (key for key in storage.list(f"{SNAPSHOTS}/") if int(key.split("/")[1]) < newest.number)
             staying = {thumbnail_key(digest) for digest in newest.rows["digest"].to_pylist()}
             pictures = (key for key in storage.list(f"{THUMBNAILS}/") if key not in staying)
-            for key in [*older, *pictures]:
+            gone = [*older, *pictures]
+            confirm_driver(storage)
+            for key in gone:
                 storage.delete(key)
         return newest.number
 

@@ -107,8 +107,10 @@ def make_current(bundle: Where, number: int) -> None:
     storage, content = storage_of(bundle), json_text({"version": _VERSION, "snapshot": number}).encode()
     if not isinstance(storage, ObjectStorage):
         storage.put(CURRENT, content)
-    elif not storage.put_new(_pointer(_last_pointer(storage) + 1), content):
-        raise _taken_over(storage)
+    else:
+        last = _last_pointer(storage)  # before the number is read: who publishes in between takes the next pointer
+        if current_number(storage) < number and not storage.put_new(_pointer(last + 1), content):
+            raise _taken_over(storage)
 
 
 def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:

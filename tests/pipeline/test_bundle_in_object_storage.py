@@ -17,7 +17,7 @@ from cache.storage import storage_of
 from pipeline.bundle import Bundle, current_number, is_bundle, read_snapshot
 from pipeline.bundle.changes import add_images, publish, remove_images
 from pipeline.bundle.export import export_bundle
-from pipeline.bundle.snapshots import newest_number
+from pipeline.bundle.snapshots import make_current, newest_number
 from pipeline.dataset import open_run
 from pipeline.encoder import Encoder
 from pipeline.searcher import Searcher
@@ -264,6 +264,16 @@ def test_a_writer_that_was_thought_dead_cannot_end_its_snapshot(folder: Path, fa
     with pytest.raises(DamagedStoreError, match="its writer was killed"):
         read_snapshot(bundle, 2)
     assert remove_images(bundle, ["new/0.png"]) == (4, 1)
+
+
+def test_what_is_searched_never_goes_back(folder: Path, far: str) -> None:
+    bundle = Bundle.open(far)
+    add(bundle, folder / "photos")
+    publish(bundle)
+    remove_images(bundle, ["new/0.png"])
+    publish(bundle)
+    make_current(far, 2)  # of a writer that was stopped before it published what was the newest then
+    assert current_number(far) == 3
 
 
 def test_a_second_writer_is_refused_by_name(far: str) -> None:
