@@ -33,6 +33,7 @@ from stages.training.training_inputs import TrainingInputs, Validation, check_de
 from stages.training.weights.averaging import between, mean_of
 from stages.training.weights.checkpoint import Checkpoint
 from stages.training.weights.initialization import start_network
+from stages.training.worker_threads import threads_for
 
 
 def train_head(
@@ -101,7 +102,8 @@ def train_head(
         check_group(inputs.recipe)
         checkpoint = None  # of one process it would have a part of the classes
     saved = Checkpoint(checkpoint, f"{identity.fingerprint} {device.type}")
-    selected = _select(replace(inputs, device=str(device), group=group), on_epoch or (lambda _: None), saved)
+    with threads_for(len(inputs.records) * inputs.features.views * inputs.features.dim):
+        selected = _select(replace(inputs, device=str(device), group=group), on_epoch or (lambda _: None), saved)
     summary = TrainingSummary(
         rows=len(inputs.records),
         classes=len(set(inputs.records.classes)),

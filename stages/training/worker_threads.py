@@ -16,9 +16,11 @@ from functools import lru_cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 
+_FEW_FEATURES = 2**24
 _WORKERS: ContextVar[int | None] = ContextVar("workers", default=None)
 
 
@@ -29,13 +31,28 @@ def one_thread_each() -> Iterator[None]:
     For a loop of small operations around work of worker threads: PyTorch's own threads then neither work nor spin.
     """
     threads = torch.get_num_threads()
-    token = _WORKERS.set(threads)
+    token = _WORKERS.set(_WORKERS.get() or threads)
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         _WORKERS.reset(token)
+
+
+@contextmanager
+def threads_for(features: int) -> Iterator[None]:
+    """Inside, what is computed on so many ``features`` (rows x dimensions) takes one thread where they are few.
+
+    A head of the default recipe on 1,500 x 1,952 took 16.4 s on two threads and 12.0 s on one, of half the processor
+    time; beside a busy process 83.9 s and 15.4 s; on 14,000 x 1,280 113.9 s and 119.6 s. The size decides, not the
+    load: a head has the same bits beside other work.
+    """
+    if features > _FEW_FEATURES:
+        yield
+        return
+    with one_thread_each(), threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def worker_count(device: torch.device) -> int:
