@@ -26,6 +26,7 @@ from stages.ranking.normalize import unit_length
 
 _LEAST = 10  # errors that a wanted rate must allow among the trials, or there is too little to calibrate by
 _CANDIDATES = 512  # thresholds to choose from
+_IMAGES = "more images that search and validate (dataset.validation_share, dataset.queries_per_class)"
 
 
 def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
@@ -53,19 +54,21 @@ def threshold_at(kind: Kind, wanted: float, calibration: Comparisons) -> float:
     if total * wanted < _LEAST:
         raise SettingsError(
             f"{kind} = {wanted:g} cannot be calibrated on {total:,} {what}: {_LEAST} errors need at least "
-            f"{_LEAST / wanted:,.0f}. {_way_on(_LEAST / max(1, total))}"
+            f"{_LEAST / wanted:,.0f}. {_way_on(_LEAST / max(1, total), _IMAGES)}"
         )
     trials: Values = np.bincount(calibration.group, by_query).astype(np.float64)
     # Below the first bin even the errors without one class are too many, whichever it is.
     first = int(np.argmax(at_least(counts) <= wanted * total + (1 - wanted) * trials.max()))
     bins = np.unique([first, *(first + 1 + np.flatnonzero(counts[first:]))])
-    bins = bins[np.unique(np.linspace(0, len(bins) - 1, _CANDIDATES).round().astype(np.int64))]
+    every = len(bins)
+    bins = bins[np.unique(np.linspace(0, every - 1, _CANDIDATES).round().astype(np.int64))]
     errors = _errors(kind, calibration, bins)
     level = _level(errors, trials, wanted)
     if level is None:
+        enough = _enough(errors, trials, thinned=every > len(bins))
         raise SettingsError(
             f"{kind} = {wanted:g} cannot be calibrated on {len(trials):,} classes: above whatever the others have lies "
-            "more than that of each. Ask for more, or add validation classes."
+            f"more than that of each. {_way_on(enough, 'more validation classes')}"
         )
     allowed = level * total * (1 - 1 / len(trials))
     return edge_of(int(bins[(errors.sum(axis=0) > allowed).sum()]))
@@ -110,8 +113,16 @@ def _level(errors: Values, trials: Values, wanted: float) -> float | None:
     return low
 
 
-def _way_on(least: float) -> str:
-    add = "more images that search and validate (dataset.validation_share, dataset.queries_per_class)"
+def _enough(errors: Values, trials: Values, *, thinned: bool) -> float:
+    """A rate that classes that are left out keep above whatever the others have.
+
+    Of thresholds that were ``thinned`` the one below counts: another rate has others, but none that is lower.
+    """
+    place = (errors.sum(axis=0) - errors > 0).sum(axis=1)
+    return float(errors[np.arange(len(errors)), np.maximum(place - thinned, 0)].sum() / trials.sum())
+
+
+def _way_on(least: float, add: str) -> str:
     step = 10.0 ** (math.floor(math.log10(least)) - 1)  # two digits, rounded up, so that what is advised can be had
     least = math.ceil(least / step - 1e-9) * step
     return f"Ask for {least:.2g} or more, or add {add}." if least < 1 else f"No rate can be: it takes {add}."

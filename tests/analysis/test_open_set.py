@@ -121,6 +121,24 @@ def test_fresh_classes_pass_at_most_at_the_wanted_rate_in_the_mean(
     assert 0.15 < np.mean(rates) < 0.25 + 2 * np.std(rates) / np.sqrt(len(rates))
 
 
+@pytest.mark.parametrize(("sizes", "wanted"), [([20] + [10] * 10, 0.1), ([600] + [60] * 40, 0.01)])
+def test_where_one_class_lies_above_all_others_the_rate_that_is_advised_can_be_had(
+    sizes: list[int], wanted: float
+) -> None:
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    first = np.random.default_rng(0).uniform(0, 0.5, len(group)) + 0.4 * (group == 0)
+    searches = SimpleNamespace(num_searched=np.ones(len(group)), num_relevant=np.zeros(len(group)))
+    compared: Any = SimpleNamespace(first_other=first, group=group, searches=searches)
+    with pytest.raises(ValueError, match="Ask for .* or more, or add more validation classes") as refused:
+        threshold_at("fpir", wanted, compared)
+    advised = float(str(refused.value).partition("Ask for ")[2].split()[0])
+    alone = (first[group == 0] > first[group > 0].max()).sum() / len(group)  # of the first class, left out
+    assert alone <= advised < alone + 0.015
+    assert threshold_at("fpir", advised, compared) > 0
+    with pytest.raises(ValueError, match="cannot be calibrated"):
+        threshold_at("fpir", alone - 0.01, compared)
+
+
 def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_path: Path) -> None:
     store, searches = store_and_searches(tmp_path)
     found = comparisons(store, searches)  # type: ignore[arg-type]
