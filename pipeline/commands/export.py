@@ -18,6 +18,7 @@ from pipeline.dataset import open_run
 from pipeline.searcher import embedder_of
 from pipeline.thresholds import kept_decisions
 from pipeline.vectors import find_chosen, with_rows
+from stages.analysis.threshold_choice import ENOUGH_CLASSES, class_shortage
 
 if TYPE_CHECKING:
     from stages.extraction import Embedder
@@ -76,11 +77,11 @@ def export(
         decisions=kept_decisions(run, vectors),
     )
     if not bundle.thresholds:
-        way = (
-            f" `permafrost threshold {source} --fmr RATE` chooses one: then export again."
-            if run.records.has_labels
-            else ""
-        )
+        way = ""
+        if run.records.has_labels:
+            few = class_shortage(run.records) is not None
+            choose = f"`permafrost threshold {source}` chooses one: then export again."
+            way = f" One takes {ENOUGH_CLASSES}." if few else f" {choose}"
         run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)

@@ -27,6 +27,9 @@ from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among,
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.search import Answer, search_json, search_page, search_text
 from stages.analysis.pair_shares import PairShare
+from stages.analysis.threshold_choice import ENOUGH_CLASSES, class_shortage
+
+_NO_SHARES = "what a similarity means is not known here"
 
 
 def search(
@@ -71,9 +74,6 @@ def search(
     searcher, limit, shares, display = _bundle(*asked_for) if bundled else _run(*asked_for, words=bool(text))
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
-    if not shares:
-        again = ", and `permafrost export` takes it along" if bundled else ""
-        display.say(f"what a similarity means is not known here: `permafrost threshold RUN.TOML` calibrates it{again}")
     queries, unread = queries_of(searcher, terms, together=together or any((text, like, unlike)))
     allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*terms.like, *terms.unlike])
     exact = limit is not None or bool(shares)
@@ -120,7 +120,12 @@ def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, qui
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
     run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{_others(head, everything)}")
-    return searcher, limit, kept_shares(decisions), run.display
+    shares = kept_shares(decisions)
+    if not shares:
+        few = class_shortage(run.records) is not None
+        way = f"that takes {ENOUGH_CLASSES}" if few else "`permafrost threshold RUN.TOML` calibrates it"
+        run.display.say(f"{_NO_SHARES}: {way}")
+    return searcher, limit, shares, run.display
 
 
 def _others(head: str | None, everything: bool) -> str:
@@ -141,4 +146,10 @@ def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, qu
     searcher = Searcher.open(folder)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")
-    return searcher, limit, bundle.shares, display
+    shares = bundle.shares
+    if not shares:
+        display.say(
+            f"{_NO_SHARES}: with {ENOUGH_CLASSES}, `permafrost threshold RUN.TOML` calibrates it, and "
+            "`permafrost export` takes it along"
+        )
+    return searcher, limit, shares, display

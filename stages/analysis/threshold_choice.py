@@ -20,6 +20,8 @@ from stages.retrieval.scores import domain_names
 
 LEAST_CLASSES = 5
 """Classes that validation queries need to calibrate a threshold."""
+ENOUGH_CLASSES = f"{LEAST_CLASSES} classes that validate, or {2 * LEAST_CLASSES} that search"
+"""What a threshold takes at least, in words."""
 
 
 class Ground(NamedTuple):
@@ -123,8 +125,8 @@ def _shortage_text(records: Records, searching: int) -> str:
     more += [2 * LEAST_CLASSES / searching] if searching else []
     about = f" (about {math.ceil(every * min(more)):,} in all, split as these are)" if more else ""
     return (
-        f"whatever the rate, a threshold takes {LEAST_CLASSES} classes that validate, or {2 * LEAST_CLASSES} that "
-        f"search, half of them to calibrate on; of {every:,} classes {validating:,} validate and {searching:,} search. "
+        f"whatever the rate, a threshold takes {ENOUGH_CLASSES}, half of them to calibrate on; "
+        f"of {every:,} classes {validating:,} validate and {searching:,} search. "
         f"Add classes{about}, or give more of them to validation (validation_share in [dataset]). Until then "
         "`permafrost search --threshold SIMILARITY` takes one that you choose"
     )

@@ -129,7 +129,7 @@ def test_where_one_class_lies_above_all_others_the_rate_that_is_advised_can_be_h
     first = np.random.default_rng(0).uniform(0, 0.5, len(group)) + 0.4 * (group == 0)
     searches = SimpleNamespace(num_searched=np.ones(len(group)), num_relevant=np.zeros(len(group)))
     compared: Any = SimpleNamespace(first_other=first, group=group, searches=searches)
-    with pytest.raises(ValueError, match="Ask for .* or more, or add more validation classes") as refused:
+    with pytest.raises(ValueError, match=r"Ask for .* or more, or add more validation classes") as refused:
         threshold_at("fpir", wanted, compared)
     advised = float(str(refused.value).partition("Ask for ")[2].split()[0])
     alone = (first[group == 0] > first[group > 0].max()).sum() / len(group)  # of the first class, left out

@@ -6,7 +6,8 @@ import pytest
 
 from cache.errors import ConfigError, SettingsError
 from pipeline.cli import explain
-from tests.typed import PCA_RUN, permafrost
+from tests.pictures import draw_folder
+from tests.typed import CATALOGUE, PCA_RUN, permafrost
 
 
 def test_a_setting_that_cannot_be_is_a_message_and_status_1() -> None:
@@ -58,3 +59,12 @@ def test_a_path_where_nothing_is_is_status_2_wherever_it_stands(typed: str, tmp_
     assert done.returncode == 2, done.stderr
     assert "absent" in done.stderr or "images" in done.stderr
     assert "should not happen" not in done.stderr
+
+
+def test_weights_where_nothing_is_are_status_2(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "images", {"cup": 4, "jug": 4})
+    (tmp_path / "run.toml").write_text(CATALOGUE.replace('weights = "random"', 'weights = "absent.safetensors"'))
+    done = permafrost("extract", "run.toml", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "there is no weights file" in done.stderr
+    assert "absent.safetensors" in done.stderr

@@ -233,6 +233,23 @@ def test_a_threshold_is_chosen_on_other_classes_than_it_is_reported_on_and_searc
         assert (done.returncode != 0, message in done.stderr) == (True, True), done.stderr
 
 
+def test_without_a_rate_the_threshold_is_that_of_the_smallest_usual_one_that_can_be_had(folder: Path) -> None:
+    done = permafrost("threshold", "run.toml", "--head", "pca", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    ((kind, rate),) = {(line["kind"], line["wanted"]) for line in lines_of(done.stdout)}
+    assert kind == "fmr"  # 18 searches are too few for ten errors at any usual FPIR
+    assert f"fmr {rate:g} is the smallest usual rate that the images are enough for" in done.stderr
+    assert "note: fpir = 0.1 cannot be calibrated on 18 non-mated searches" in done.stderr
+    usual = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    lower = usual[: usual.index(rate)]
+    refused = permafrost("threshold", "run.toml", "--head", "pca", *(f"--fmr={each}" for each in lower), cwd=folder)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert all(f"fmr = {each:g} cannot be calibrated" in refused.stderr for each in lower)
+    image = f"images/{records_in(folder / 'images').split('gallery').keys[0]}"
+    found = permafrost("search", "run.toml", image, "--fmr", str(rate), "--head", "pca", "--json", cwd=folder)
+    assert lines_of(found.stdout)[0]["rate"]["wanted"] == rate
+
+
 def test_health_finds_the_copy_across_splits_and_counts_the_rest(folder: Path) -> None:
     done = permafrost("health", "run.toml", "--head", "small", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -270,6 +270,8 @@ def test_of_several_images_those_that_can_be_read_are_answered_and_the_others_na
     draw_folder(tmp_path / "images", {f"class {number}": 4 for number in range(8)})
     (tmp_path / "run.toml").write_text(PCA_RUN)
     assert permafrost("run", "run.toml", cwd=tmp_path).returncode == 0
+    exported = permafrost("export", "run.toml", "-o", "bundle", cwd=tmp_path)
+    assert "however unlike they are. One takes 5 classes that validate, or 10 that search." in exported.stderr
     (tmp_path / "text.jpg").write_text("no image")
     good = [str(path) for path in sorted((tmp_path / "images").rglob("*.*"))[:2]]
     done = permafrost("search", "run.toml", good[0], "gone.png", "text.jpg", good[1], "-k", "1", cwd=tmp_path)
@@ -277,3 +279,5 @@ def test_of_several_images_those_that_can_be_read_are_answered_and_the_others_na
     assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == good
     assert "2 of 4 images to search for cannot be read:\ngone.png: " in done.stderr
     assert "\ntext.jpg: not an image that Pillow can read" in done.stderr
+    assert "is not known here: that takes 5 classes that validate, or 10 that search" in done.stderr
+    assert "permafrost threshold" not in exported.stderr + done.stderr  # of eight classes in all

@@ -150,6 +150,20 @@ def test_what_cannot_be_removed_is_named_and_nothing_is(bundle: Bundle) -> None:
     assert numbers(bundle.path) == [1]
 
 
+def test_a_path_that_several_images_have_removes_none_of_them(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    path = str(folder / "photos/new/0.png")
+    table = write_table(tmp_path / "twice.csv", [{"key": key, "path": path, "label": "new"} for key in ("one", "two")])
+    assert permafrost("add", "bundle", str(table), "--label", "label", cwd=tmp_path).returncode == 0
+    before = newest(bundle)
+    refused = permafrost("remove", "bundle", path, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert f"{path} is the path of 2 images: name them by their keys; nothing was removed" in refused.stderr
+    assert newest(bundle) == before
+    assert permafrost("remove", "bundle", "one", cwd=tmp_path).returncode == 0
+    assert permafrost("remove", "bundle", path, cwd=tmp_path).returncode == 0  # of one image now
+    assert [row["key"] for row in newest(bundle)] == [row["key"] for row in before if row["key"] not in ("one", "two")]
+
+
 def test_of_two_writers_the_second_is_refused_by_name(bundle: Bundle, folder: Path) -> None:
     with writer_lock(bundle.path / "snapshots"):
         for attempt in (lambda: added(bundle, folder / "photos"), lambda: publish(bundle)):

@@ -110,6 +110,20 @@ def test_the_curve_in_numbers_starts_at_the_score_of_the_leaderboard(measured: l
         assert values[0] == pytest.approx(row.value)
 
 
+def test_curves_end_with_a_gallery_that_is_smaller_than_their_last_k(measured: list[Measured]) -> None:
+    curves = k_curves(measured, "mean", looks(measured))
+    (searches,) = {tuple(side.ranks.searches) for side in measured[:1] if side.ranks is not None}
+    masks = [part.masks(np.arange(len(part.queries))) for part in searches]
+    deepest = max(int((relevant | others).sum(axis=1).max()) for relevant, others in masks)
+    assert deepest < DEPTH
+    assert all(f"@k from k = 1 to {deepest}: " in str(chart) for _, chart in curves.charts)
+    for side, (_, values) in zip(measured, curves.hits, strict=True):
+        assert side.ranks is not None
+        whole = find_metric(f"hit@{DEPTH}").function(side.ranks.relevant, side.ranks.num_relevant)
+        groups = np.array(side.ranks.groups, dtype=object)
+        assert values[-1] == pytest.approx(np.mean([whole[groups == name].mean() for name in {*groups}]))
+
+
 def test_the_roc_area_is_how_often_a_matching_pair_is_the_more_similar_one(measured: list[Measured]) -> None:
     for side in measured:
         assert side.ranks is not None
