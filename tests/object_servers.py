@@ -61,8 +61,11 @@ class Quirks:
 
 
 @contextmanager
-def localbucket(root: Path, patch: pytest.MonkeyPatch, quirks: Quirks | None = None) -> Iterator[str]:
-    """``s3://bucket`` on disk below ``root``, in a thread; ``patch`` gets the environment that reaches it."""
+def localbucket(root: Path, patch: pytest.MonkeyPatch, quirks: Quirks | None = None, *, port: int = 0) -> Iterator[str]:
+    """``s3://bucket`` on disk below ``root``, in a thread; ``patch`` gets the environment that reaches it.
+
+    ``port`` is where it listens, by default one that is free.
+    """
     module: Any = pytest.importorskip("localbucket", reason="localbucket, the server of objects, is not installed")
     pytest.importorskip("obstore", reason="obstore is not installed")
     odd = quirks or Quirks()
@@ -104,7 +107,7 @@ def localbucket(root: Path, patch: pytest.MonkeyPatch, quirks: Quirks | None = N
             module.S3Handler._add_list_entries(self, page, contents, *rest)
 
     (root / BUCKET).mkdir(parents=True, exist_ok=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that was killed
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
