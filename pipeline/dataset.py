@@ -87,6 +87,14 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
     display.say(f"records: {counts_text(counts)}")
     for note in records.notes:
         display.say(note)
+    validating = len(records.split("validation_query").distinct_classes())
+    if config.heads and records.has_labels and 0 < validating < _FEW_CLASSES:
+        classes = "1 class validates" if validating == 1 else f"{validating} classes validate"
+        display.say(
+            f"note: {classes}, and choosing takes {_FEW_CLASSES}: held-out training classes choose weights, "
+            "`search` takes the last head of the run file, and `threshold` classes of the test; more classes help, or "
+            "a larger validation_share in [dataset]"
+        )
     for remark in remarks(config, records, counts):
         display.warn(f"note: {remark}")
     return records
@@ -118,13 +126,6 @@ def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> l
     tested, learned = query.distinct_classes(), train.distinct_classes()
     if len(tested) < _FEW_CLASSES and records.has_labels:
         notes.append(f"only {len(tested)} classes search: scores say little of others")
-    validating = len(records.split("validation_query").distinct_classes())
-    if config.heads and records.has_labels and 0 < validating < _FEW_CLASSES:
-        notes.append(
-            f"only {validating} of the classes validate, and choosing takes {_FEW_CLASSES}: held-out training classes "
-            "choose each head's weights, `search` takes the last head of the run file, and `threshold` classes of the "
-            "test. More classes help, or a larger validation_share in [dataset]"
-        )
     labels = {label for label, _ in learned}
     if across := len({name[0] for name in tested if name[0] is not None and name[0] in labels and name not in learned}):
         notes.append(

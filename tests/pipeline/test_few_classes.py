@@ -29,7 +29,7 @@ def test_a_note_comes_before_the_fit_and_a_line_before_a_closed_form(folder: Pat
     (folder / "head.toml").write_text(f'{PCA_RUN}[[heads]]\nname = "d"\nrecipe = "default"\ndim = 2\n')
     done = permafrost("run", "head.toml", cwd=folder)
     assert done.returncode == 0, done.stderr
-    note, line = done.stderr.index("of the classes validate"), done.stderr.index("computing a closed form of ")
+    note, line = done.stderr.index("and choosing takes 5"), done.stderr.index("computing a closed form of ")
     assert note < line
     assert "validation_query" not in done.stderr
 
