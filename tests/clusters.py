@@ -17,13 +17,6 @@ import pytest
 
 _FILES = 1024
 _ATTEMPTS = 3
-_PATIENT = {  # on a busy machine processes take long to begin and to answer
-    "agent_register_timeout_ms": 600_000,
-    "health_check_initial_delay_ms": 60_000,
-    "health_check_timeout_ms": 60_000,
-    "prestart_worker_first_driver": False,
-    "worker_register_timeout_seconds": 600,
-}
 
 
 @contextmanager
@@ -59,7 +52,6 @@ def _begin(cpus: int) -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _system_config=_PATIENT,
             )
         except Exception as error:
             if "timed out during startup" not in str(error):
