@@ -87,14 +87,6 @@ def read_dataset(config: RunConfig, display: Display) -> Records:
     display.say(f"records: {counts_text(counts)}")
     for note in records.notes:
         display.say(note)
-    validating = len(records.split("validation_query").distinct_classes())
-    if config.heads and records.has_labels and 0 < validating < _FEW_CLASSES:
-        classes = "1 class validates" if validating == 1 else f"{validating} classes validate"
-        display.say(
-            f"note: {classes}, and choosing takes {_FEW_CLASSES}: held-out training classes choose weights, "
-            "`search` takes the last head of the run file, and `threshold` classes of the test; more classes help, or "
-            "a larger validation_share in [dataset]"
-        )
     for remark in remarks(config, records, counts):
         display.warn(f"note: {remark}")
     return records

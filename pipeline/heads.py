@@ -66,6 +66,12 @@ def find_head(
         display.say(f"{title}: going on after the last epoch of the run that was stopped")
     events = run.artifacts / key.replace("heads", "tensorboard", 1) if tensorboard else None
     device, training = device_for(wanted, device, display), wanted.recipe.training
+    few = len(run.records.split("validation_query").distinct_classes())
+    if few and arguments["validation"] is None:
+        display.say(
+            f"{title}: {few} of the classes validate and choosing takes {LEAST_VALIDATION_CLASSES}, so held-out "
+            "training classes choose the weights; more classes help, or a larger validation_share in [dataset]"
+        )
     if wanted.recipe.closed_form is not None or not wanted.recipe.is_trained:
         display.say(f"{title}: computing a closed form of {len(arguments['records']):,} images")
     started = time.monotonic()

@@ -48,6 +48,20 @@ def set_log_format(wanted: LogFormat) -> None:
     log_format = wanted
 
 
+def stamped(text: str) -> str:
+    """A result of a command that a nightly job writes, as a line of its log."""
+    return log_format.line(text, "info")
+
+
+def counted_text(count: int, thing: str) -> str:
+    """So many of a ``thing``.
+
+    >>> counted_text(1, "image"), counted_text(2000, "image")
+    ('1 image', '2,000 images')
+    """
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 class Display:
     """Messages and progress bars on stderr; with ``quiet`` only warnings, each once, and none without ``warnings``."""
 

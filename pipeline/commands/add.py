@@ -12,7 +12,7 @@ from pipeline.bundle import Bundle
 from pipeline.bundle.changes import add_images, publish
 from pipeline.commands.options import BundleFolder, Device, Json, Publish, Quiet, Wait, Workers, images_there
 from pipeline.encoder import Encoder
-from pipeline.progress import Display
+from pipeline.progress import Display, counted_text, stamped
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 
 _SHOWN = 20
@@ -70,11 +70,15 @@ def add(
         "published": published,
     }
     state = "searched from now on" if published else "`permafrost publish` has it searched"
-    text = f"{bundle}: snapshot {done.snapshot}, {done.added:,} images added, {done.present:,} were there; {state}"
+    there = f"{done.present:,} {'was' if done.present == 1 else 'were'} there"
+    text = f"{bundle}: snapshot {done.snapshot}, {counted_text(done.added, 'image')} added, {there}; {state}"
     if not done.added:
         state = "is searched from now on" if published else "stays the newest"
-        text = f"{bundle}: nothing to add, {done.present:,} images were there; snapshot {done.snapshot} {state}"
-    typer.echo(json_module.dumps(line) if json else text)
+        text = f"{bundle}: nothing to add, {there}; snapshot {done.snapshot} {state}"
     if done.refused:
-        display.warn(f"{len(done.failed):,} images failed, more than --max-failures allows: none was added")
+        failed = counted_text(len(done.failed), "image")
+        text = f"{bundle}: none was added, since {failed} failed, more than --max-failures allows; snapshot "
+        text += f"{done.snapshot} stays the newest"
+    typer.echo(json_module.dumps(line) if json else stamped(text))
+    if done.refused:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import typer
 from pipeline.bundle import Bundle
 from pipeline.bundle.changes import publish as publish_newest
 from pipeline.commands.options import BundleFolder, Json, Wait
+from pipeline.progress import stamped
 
 
 def publish(
@@ -21,4 +22,4 @@ def publish(
     """Have the newest snapshot of a bundle searched, by one rename, also while it is served."""
     number = publish_newest(Bundle.open(bundle), prune=prune, wait=wait)
     line = {"bundle": str(bundle), "snapshot": number}
-    typer.echo(json_module.dumps(line) if json else f"{bundle}: snapshot {number} is searched")
+    typer.echo(json_module.dumps(line) if json else stamped(f"{bundle}: snapshot {number} is searched"))

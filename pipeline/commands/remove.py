@@ -11,6 +11,7 @@ from cache.errors import ConfigError
 from pipeline.bundle import Bundle
 from pipeline.bundle.changes import publish, remove_images
 from pipeline.commands.options import BundleFolder, Json, Publish, Wait
+from pipeline.progress import counted_text, stamped
 
 
 def remove(
@@ -41,4 +42,5 @@ def remove(
         publish(opened, wait=wait)
     line = {"bundle": str(bundle), "snapshot": number, "removed": count, "published": publish_now}
     state = "searched from now on" if publish_now else "`permafrost publish` has it searched"
-    typer.echo(json_module.dumps(line) if json else f"{bundle}: snapshot {number}, {count:,} images removed; {state}")
+    text = f"{bundle}: snapshot {number}, {counted_text(count, 'image')} removed; {state}"
+    typer.echo(json_module.dumps(line) if json else stamped(text))

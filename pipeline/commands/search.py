@@ -142,7 +142,11 @@ def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, qu
         raise ConfigError(
             f"{folder} has one gallery and the head {bundle.described['head']}: leave --head and --all out"
         )
-    limit = limit_among(bundle.described["thresholds"], limits[0], "Choose it and export again.") if limits else None
+    limit = None
+    if limits:
+        kind, wanted = limits[0]
+        choose = f"Choose it, `permafrost threshold RUN_FILE --{kind} {wanted:g}`, and export again."
+        limit = limit_among(bundle.described["thresholds"], limits[0], choose)
     searcher = Searcher.open(folder)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")

@@ -323,9 +323,15 @@ def _file(content: bytes, media_type: str) -> Any:
     return send
 
 
-async def _invalid(_: Request, error: RequestValidationError) -> Response:
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """One line about each parameter that cannot be what it is."""
-    lines = [f"{'.'.join(map(str, line['loc'][1:])) or 'request'}: {line['msg']}" for line in error.errors()]
+    taken = Chosen if request.url.path.endswith("/embed") else Search
+    known = f"there is no such parameter; there are {', '.join(taken.model_fields)}"
+    lines = [
+        f"{'.'.join(map(str, line['loc'][1:])) or 'request'}: "
+        f"{known if line['type'] == 'extra_forbidden' else line['msg']}"
+        for line in error.errors()
+    ]
     return refusal(Refused(422, "bad_request", "; ".join(lines)[:1000]))
 
 

@@ -43,5 +43,14 @@ def test_an_export_without_a_threshold_says_so_and_its_images_go_by_the_paths_th
     assert "; --head chooses otherwise" in searched.stderr
     path = searched.stdout.splitlines()[1].split("  ")[-1]
     removed = permafrost("remove", "bundle", path, cwd=folder)
-    assert removed.stdout.startswith("bundle: snapshot 2, 1 images removed"), removed.stderr
+    assert removed.stdout.startswith("bundle: snapshot 2, 1 image removed"), removed.stderr
     assert permafrost("remove", "bundle", "absent.png", cwd=folder).returncode == 1
+    logged = permafrost("--log-format", "time", "publish", "bundle", cwd=folder).stdout
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\S+ info: bundle: snapshot 2 is searched\n", logged)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no image")
+    refused = permafrost("add", "bundle", "broken", "--publish", cwd=folder)
+    assert refused.returncode == 1
+    assert refused.stdout == (
+        "bundle: none was added, since 1 image failed, more than --max-failures allows; snapshot 2 stays the newest\n"
+    )

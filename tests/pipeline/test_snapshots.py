@@ -191,7 +191,7 @@ def test_the_commands_say_what_they_did(bundle: Bundle, folder: Path, tmp_path: 
     assert [(row["label"], row["attributes.colour"]) for row in rows[-2:]] == [("a", "red"), ("b", "blue")]
     assert {row["attributes.colour"] for row in rows[:-2]} == {None}
     done = permafrost("remove", "bundle", "--where", "colour=red", "--publish", cwd=tmp_path)
-    assert done.stdout == "bundle: snapshot 3, 1 images removed; searched from now on\n"
+    assert done.stdout == "bundle: snapshot 3, 1 image removed; searched from now on\n"
     assert permafrost("remove", "bundle", cwd=tmp_path).returncode == 2
     assert permafrost("remove", "bundle", "no such key", cwd=tmp_path).returncode == 1
 

@@ -180,6 +180,13 @@ def test_what_cannot_be_asked_is_refused(app: FastAPI, status: int, code: str, p
     assert refusal(app, status, "GET", path) == code
 
 
+def test_an_unknown_parameter_is_answered_with_those_that_there_are(app: FastAPI) -> None:
+    for path, there in (("/search?key=class 0/0.png&fmr=0.1", "where"), ("/embed?key=class 0/0.png&fmr=0.1", "head")):
+        message = ask(app, "GET" if "search" in path else "POST", path).json()["error"]["message"]
+        assert message.startswith("fmr: there is no such parameter; there are key, text, head")
+        assert message.endswith(f" {there}")
+
+
 def test_of_a_mistyped_filter_the_nearest_is_told(app: FastAPI) -> None:
     for where, near in (("color=red", "colour"), ("colour=gren", "green")):
         message = ask(app, "GET", f"/search?key=class 0/0.png&where={where}").json()["error"]["message"]
