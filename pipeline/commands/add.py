@@ -70,11 +70,13 @@ def add(
         "published": published,
     }
     state = "searched from now on" if published else "`permafrost publish` has it searched"
-    there = f"{done.present:,} {'was' if done.present == 1 else 'were'} there"
-    text = f"{bundle}: snapshot {done.snapshot}, {counted_text(done.added, 'image')} added, {there}; {state}"
+    were = "was there" if done.present == 1 else "were there"
+    text = f"{bundle}: snapshot {done.snapshot}, {counted_text(done.added, 'image')} added, {done.present:,} {were}; {state}"
     if not done.added:
         state = "is searched from now on" if published else "stays the newest"
-        text = f"{bundle}: nothing to add, {there}; snapshot {done.snapshot} {state}"
+        text = (
+            f"{bundle}: nothing to add, {counted_text(done.present, 'image')} {were}; snapshot {done.snapshot} {state}"
+        )
     if done.refused:
         failed = counted_text(len(done.failed), "image")
         text = f"{bundle}: none was added, since {failed} failed, more than --max-failures allows; snapshot "
