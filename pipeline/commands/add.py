@@ -71,7 +71,8 @@ def add(
     }
     state = "searched from now on" if published else "`permafrost publish` has it searched"
     were = "was there" if done.present == 1 else "were there"
-    text = f"{bundle}: snapshot {done.snapshot}, {counted_text(done.added, 'image')} added, {done.present:,} {were}; {state}"
+    added = counted_text(done.added, "image")
+    text = f"{bundle}: snapshot {done.snapshot}, {added} added, {done.present:,} {were}; {state}"
     if not done.added:
         state = "is searched from now on" if published else "stays the newest"
         text = (
