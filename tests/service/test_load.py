@@ -8,6 +8,7 @@ import random
 import resource
 import socket
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,9 @@ import pytest
 
 from pipeline.service import server
 from pipeline.service.app import create_app
+from pipeline.service.gallery import Gallery
 from pipeline.service.limits import Limits
-from pipeline.service.snapshots import Snapshots
+from pipeline.service.snapshots import Snapshots, file_version
 from tests.service.serving import draw_gallery, gallery_of, on_port, picture
 
 CLIENTS = 200
@@ -87,10 +89,10 @@ def test_snapshots_are_swapped_while_everybody_asks_and_nothing_is_dropped(tmp_p
     pointer = tmp_path / "current.json"
     pointer.write_text("0")
 
-    def opened() -> object:
+    def opened() -> Gallery:
         return gallery_of(tmp_path, keys[: 20 + 2 * (next(names) % 5)], snapshot=pointer.read_text())
 
-    snapshots = Snapshots(opened, pointer, on_change=print, seconds=0.01)  # type: ignore[arg-type]
+    snapshots = Snapshots(opened, partial(file_version, pointer), on_change=print, seconds=0.01)
     app = create_app(snapshots, limits=Limits(queue=2 * CLIENTS))
 
     async def swap_meanwhile(address: str) -> list[httpx.Response]:
