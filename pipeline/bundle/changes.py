@@ -163,9 +163,11 @@ def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
         if current_number(storage) != newest.number:
             make_current(storage, newest.number)
         if prune:
-            older = (key for key in storage.list(f"{SNAPSHOTS}/") if int(key.split("/")[1]) < newest.number)
+            numbered = ((key, key.split("/")[1]) for key in storage.list(f"{SNAPSHOTS}/"))
+            older = (key for key, number in numbered if number.isdecimal() and int(number) < newest.number)
             staying = {thumbnail_key(digest) for digest in newest.rows["digest"].to_pylist()}
-            pictures = (key for key in storage.list(f"{THUMBNAILS}/") if key not in staying)
+            listed = (key for key in storage.list(f"{THUMBNAILS}/") if key.endswith(".jpg"))
+            pictures = (key for key in listed if key not in staying)
             gone = [*older, *pictures]
             confirm_driver(storage)
             for key in gone:

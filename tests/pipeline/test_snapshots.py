@@ -185,7 +185,12 @@ def test_the_commands_say_what_they_did(bundle: Bundle, folder: Path, tmp_path: 
         "bundle": "bundle", "snapshot": 2, "added": 2, "present": 0, "failed": 0, "published": False
     }  # fmt: skip
     assert current_number(bundle.path) == 1
+    strays = [bundle.path / name / ".DS_Store" for name in ("snapshots", "thumbnails")]  # a file browser's
+    for stray in strays:
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(b"")
     assert permafrost("publish", "bundle", "--prune", cwd=tmp_path).stdout == "bundle: snapshot 2 is searched\n"
+    assert all(stray.exists() for stray in strays)
     assert numbers(bundle.path) == [2]
     rows = pq.read_table(bundle.path / "snapshots/2/rows.parquet").to_pylist()
     assert [(row["label"], row["attributes.colour"]) for row in rows[-2:]] == [("a", "red"), ("b", "blue")]
