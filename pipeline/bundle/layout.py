@@ -186,9 +186,11 @@ def check_files(storage: Storage, described: Mapping[str, Any], folder: Path) ->
     for name, wanted in described.items():
         path, address = folder / name, storage.address(name)
         try:
-            if isinstance(storage, ObjectStorage) and not (path.is_file() and _is_right(path, wanted)):
+            right = path.is_file() and _is_right(path, wanted)
+            if not right and isinstance(storage, ObjectStorage):
                 copy_object(storage, name, path)
-            size, right = path.stat().st_size, _is_right(path, wanted)
+                right = _is_right(path, wanted)
+            size = path.stat().st_size
         except OSError as error:
             raise DamagedStoreError(f"{address} cannot be read: {error.strerror}. {_MEND}") from error
         if not right:
