@@ -23,7 +23,7 @@ from stages.training.losses.rule import RandomState
 from stages.training.losses.shards import check_same
 from stages.training.multilabel.kinds import MultilabelHeadConfig
 from stages.training.multilabel.tasks import Objective, build_objective
-from stages.training.pairs import PairLoss
+from stages.training.pairs.loss import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
 from stages.training.rows.prefetch import prefetch
 from stages.training.rows.sampling import DomainWeighted, build_sampler
