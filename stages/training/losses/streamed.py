@@ -92,8 +92,8 @@ class _Streamed(torch.autograd.Function):
         if on_table.shape[1] < ctx.shape[1]:
             on_table = functional.pad(on_table, (0, ctx.shape[1] - on_table.shape[1]))
         if ctx.rows is not None:  # rows of its own, or autograd would copy the values
-            known = {"is_coalesced": True, "check_invariants": False}
-            on_table = torch.sparse_coo_tensor(ctx.rows.clone(), on_table, ctx.shape, **known)
+            rows = ctx.rows.clone()
+            on_table = torch.sparse_coo_tensor(rows, on_table, ctx.shape, is_coalesced=True, check_invariants=False)
         return on_embeddings, on_table, None, None, None
 
 

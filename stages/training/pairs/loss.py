@@ -119,9 +119,9 @@ class RowWise(PairLoss):
             rows = -1 - int(self.memory.stored) - torch.arange(len(labels), device=labels.device)
         unit = normalize(embeddings)
         drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
-        memory, *known = self.memory.content(unit.shape[1])
-        known = [torch.cat(pair) for pair in zip((labels, rows), known, strict=True)]
-        value, statistics = loss_of_rows(self.rule, unit, memory, *known, int(drawn))
+        memory, memory_labels, memory_rows = self.memory.content(unit.shape[1])
+        against = torch.cat([labels, memory_labels]), torch.cat([rows, memory_rows])
+        value, statistics = loss_of_rows(self.rule, unit, memory, *against, int(drawn))
         self._statistics += statistics
         self._latest = unit.detach(), labels, rows
         return value
