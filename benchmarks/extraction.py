@@ -143,8 +143,8 @@ def reading(arguments: argparse.Namespace) -> float:
     """Images a second of reading, decoding and resizing alone, on as many threads as extraction uses."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from stages.device import compute_with
     from stages.extraction.decode import decode
-    from stages.extraction.threads import compute_with
     from stages.processes import processors
 
     preprocess = _trivial().preprocess

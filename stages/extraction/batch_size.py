@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from stages.device import own_stream
 from stages.extraction.backbones import Backbone
-from stages.extraction.threads import own_stream
 
 ON_CPU = 32  # from 16 images on, a CPU's rate changes by a few percent only
 _SIZES = (8, 16, 32, 64, 128, 256, 512)

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cache import ImageSource, RowOutcome, digest_bytes
+from stages.device import compute_with, own_stream
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Network
 from stages.extraction.decode import DecodeError, decode_image
 from stages.extraction.embedder import Features, Pixels, compute, memory_limit, pixel_buffers, prepare
 from stages.extraction.preprocess import Preprocess
-from stages.extraction.threads import compute_with, own_stream
 from stages.processes import processors
 
 if TYPE_CHECKING:

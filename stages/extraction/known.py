@@ -29,7 +29,7 @@ from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
 from stages.extraction.decode import DecodeError, NoDecoderError, decode
-from stages.extraction.resize import DECODERS
+from stages.extraction.preprocess import DECODERS
 from stages.extraction.sample import sample_of
 from stages.records import Records
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from cache.errors import SettingsError
 from cache.settings import Settings
-from stages.extraction.resize import DECODERS, Decoder, Interpolation, squash
+from stages.extraction.decode import DECODER
 from stages.extraction.views import ViewsConfig
 
 if TYPE_CHECKING:
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 
     from cache.fingerprint import JSON
 
-Resize = Literal["shorter", "squash", "longest"]
+Decoder = Literal["fast", "exact"]
+DECODERS: dict[Decoder, str] = {"fast": f"{DECODER} torch/1", "exact": DECODER}
+"""What decodes and resizes, as a store's identity names it."""
 
+Resize = Literal["shorter", "squash", "longest"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 Colour = tuple[float, float, float]
 
 LARGEST = 1 << 24  # pixels of a resized image before its crop
@@ -63,15 +67,13 @@ class Preprocess:
     views: ViewsConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise SettingsError(f"size is in pixels and must be at least 1, got {self.size}")
+        if min(self.size, self.resize_to) < 1:
+            raise SettingsError(f"size and resize_to are pixels, at least 1; got {self.size} and {self.resize_to}")
         if self.resize_to < self.size and self.resize != "longest":
             raise SettingsError(
                 f"resize_to must be at least size ({self.size}), got {self.resize_to}: "
                 "the crop would reach outside the image. Only resize = 'longest' adds a border."
             )
-        if self.resize_to < 1:
-            raise SettingsError(f"resize_to is in pixels and must be at least 1, got {self.resize_to}")
         if not all(deviation > 0 for deviation in self.std):
             raise SettingsError(f"std must be positive, got {self.std}")
 
@@ -191,6 +193,34 @@ class Preprocess:
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
+def squash(
+    image: npt.NDArray[np.uint8],
+    width: int,
+    height: int,
+    interpolation: Interpolation,
+    decoder: Decoder,
+    window: tuple[float, float, float, float] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """``image`` (H, W, 3), or a ``window`` (left, top, right, bottom), as (``height``, ``width``, 3), antialiased.
+
+    By Pillow, or for the ``fast`` decoder by PyTorch on bytes where that does the same, three times as fast.
+    """
+    if decoder == "fast" and interpolation in ("bilinear", "bicubic") and window is None:
+        import torch
+        from torch.nn.functional import interpolate
+
+        rows = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        high, wide, _ = image.shape
+        # Strides that PyTorch takes for channels last, and so leaves the pixels in place: twice as fast.
+        pixels = torch.as_strided(rows, (1, 3, high, wide), (3 * high * wide, 1, 3 * wide, 3))
+        resized = interpolate(pixels, (height, width), mode=interpolation, antialias=True, align_corners=False)
+        return resized[0].permute(1, 2, 0).numpy()
+    from PIL import Image
+
+    filter_ = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), filter_, box=window))
+
+
 def _offset(length: int, size: int) -> int:
     """Where a centred window of ``size`` starts in ``length``; negative: the width of the border before it."""
     if length >= size:
@@ -201,10 +231,6 @@ def _offset(length: int, size: int) -> int:
 @dataclass(frozen=True)
 class PreprocessConfig(Settings):
     """What a run file may set of the preprocessing; None, the default, is the backbone's own value.
-
-    ``crop_pct`` is the part of the resized side that the crop keeps: ``resize_to`` is floor(size / crop_pct). Give one
-    of the two or none. ``decoder`` is ``fast``, or ``exact`` for Pillow and the library's own transform. ``views``
-    adds further views of each image, whose features are averaged or stored beside the plain one's.
 
     Args:
         size: pixels of a side of the network's input.

@@ -30,8 +30,8 @@ from cache.writer import for_commits
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import limit_memory, memory_limit
 from stages.extraction.executor import Advance, Job, Unit, images_in_order
+from stages.extraction.extract import Uris
 from stages.extraction.flow import Clock, Pace
-from stages.extraction.uris import Uris
 from stages.extraction.worker import Computed, Crash, Progressed, Work, Worker
 from stages.ray_cluster import RayCluster, alive_machines, check_versions, versions
 

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from cache import FeatureStore, Provenance
 from cache.errors import DamagedStoreError, WeightsError
 from cache.sealed import json_text, read_json
-from stages.device import device_name
+from stages.device import compute_with, device_name
 from stages.extraction.backbones import Backbone
-from stages.extraction.threads import compute_with
 
 Sample = tuple[float, ...]
 

@@ -19,8 +19,7 @@ from cache.identity import Identity
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
 from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights
-from stages.extraction.preprocess import Preprocess
-from stages.extraction.resize import DECODERS
+from stages.extraction.preprocess import DECODERS, Preprocess
 
 if TYPE_CHECKING:
     import torch

@@ -18,8 +18,7 @@ from cache.identity import Identity
 from cache.settings import Settings
 from cache.storage import LocalStorage, Storage
 from stages.extraction.backbones.frozen import Backbone, folder_name
-from stages.extraction.preprocess import Preprocess, PreprocessConfig
-from stages.extraction.resize import DECODERS
+from stages.extraction.preprocess import DECODERS, Preprocess, PreprocessConfig
 
 _BLOCK = 1024
 _IN_MEMORY = 256 << 20  # bytes of pixels as float32
