@@ -12,7 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from pipeline.service.refused import Refused
-from stages.extraction.pillow_switches import own_switches
+from stages.extraction.switches import own_switches
 from stages.records.image_type import image_type
 
 _MOST_PARTS = 4  # of a form: the image, and what a browser adds

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from cache.errors import PermafrostError
 from cache.source import Box
-from stages.extraction.pillow_switches import own_switches
+from stages.extraction.switches import own_switches
 from stages.extraction.without_metadata import without_metadata
 from stages.records.image_type import image_type
 

@@ -102,7 +102,14 @@ class Embedder:
         """The vectors of one batch (B): ``parts`` are what :func:`compute` gave for each of :attr:`backbones`."""
         own = list(outcomes)
         vectors = self._stored(parts, own)
-        return self._with_head(vectors, {row: one.error for row, one in enumerate(own) if one.status != "ok"})
+        problems = {row: one.error for row, one in enumerate(own) if one.status != "ok"}
+        if self.head is None:
+            return Embedded(vectors, problems)
+        good = [row for row in range(len(own)) if row not in problems]
+        embeddings = self.head(vectors[good])
+        embedded = np.full((len(own), embeddings.shape[1]), np.nan, embeddings.dtype)
+        embedded[good] = embeddings
+        return Embedded(embedded, problems)
 
     def _stored(self, parts: Sequence[Features], outcomes: list[RowOutcome]) -> npt.NDArray[np.generic]:
         """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
@@ -120,15 +127,6 @@ class Embedder:
         proportions = image_proportions(height, width) if self.sizes else None
         return fuse(rows, self.dtype, proportions)
 
-    def _with_head(self, vectors: npt.NDArray[np.generic], problems: dict[int, str]) -> Embedded:
-        if self.head is None:
-            return Embedded(vectors, problems)
-        good = [row for row in range(len(vectors)) if row not in problems]
-        embeddings = self.head(vectors[good])
-        embedded = np.full((len(vectors), embeddings.shape[1]), np.nan, embeddings.dtype)
-        embedded[good] = embeddings
-        return Embedded(embedded, problems)
-
 
 def embed_together(
     embedders: Sequence[Embedder], images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None
@@ -145,24 +143,18 @@ def embed_together(
     backbones = [backbone for embedder in embedders for backbone in embedder._backbones]
     size = min(embedder._batch_size for embedder in embedders)
     vectors: list[list[npt.NDArray[np.generic]]] = [[] for _ in embedders]
-    outcomes: list[list[RowOutcome]] = [[] for _ in embedders]
+    problems: list[dict[int, str]] = [{} for _ in embedders]
     for low in range(0, max(1, len(images)), size):
         batch = slice(low, low + size)
         sources = list(zip(images[batch], digests[batch], boxes[batch], strict=True))
         pixels = pixel_buffers(backbones, len(sources))
         read = [prepare(*source, row, pixels) for row, source in enumerate(sources)]
         parts = iter(compute(backbones, pixels, np.array([outcome.status == "ok" for outcome in read], bool)))
-        for embedder, its_vectors, its_outcomes in zip(embedders, vectors, outcomes, strict=True):
-            own = list(read)
-            its_vectors.append(embedder._stored([next(parts) for _ in embedder._backbones], own))
-            its_outcomes += own
-    return [
-        embedder._with_head(
-            np.concatenate(its_vectors),
-            {row: outcome.error for row, outcome in enumerate(its_outcomes) if outcome.status != "ok"},
-        )
-        for embedder, its_vectors, its_outcomes in zip(embedders, vectors, outcomes, strict=True)
-    ]
+        for embedder, its_vectors, its_problems in zip(embedders, vectors, problems, strict=True):
+            embedded = embedder.finish([next(parts) for _ in embedder._backbones], read)
+            its_vectors.append(embedded.vectors)
+            its_problems.update((low + row, why) for row, why in embedded.problems.items())
+    return [Embedded(np.concatenate(v), p) for v, p in zip(vectors, problems, strict=True)]
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
@@ -170,17 +162,12 @@ def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess,
 
     For a network on a card it is pinned memory, which is copied to the card while the processor goes on.
     """
-    on_card = {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}
-    return {p: _room((count, p.count, p.size, p.size, 3), pinned) for p, pinned in on_card.items()}
-
-
-def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
-    if not pinned:
-        return np.empty(shape, np.uint8)
     import torch
 
-    room: Pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-    return room
+    return {
+        p: torch.empty((count, p.count, p.size, p.size, 3), dtype=torch.uint8, pin_memory=on_card).numpy()
+        for p, on_card in {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}.items()
+    }
 
 
 def prepare(

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 
+from stages.extraction.switches import Switches
+
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 ON_A_CARD: Precision = "tf32"
 _TENSOR_CORES = (8, 0)  # the first compute capability with TF32
@@ -34,37 +36,7 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
     return ON_A_CARD if torch.cuda.get_device_capability(device) >= _TENSOR_CORES else "float32"
 
 
-class _Switches:
-    """Settings of the process: whoever wants the same holds them together, others wait.
-
-    The first sets them, the last puts back what was there.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._holders = 0
-        self._wanted: object = None
-        self._restore: Callable[[], None] = lambda: None
-
-    @contextmanager
-    def hold(self, wanted: object, write: Callable[[], Callable[[], None]]) -> Iterator[None]:
-        """Keep the settings that ``wanted`` stands for: ``write`` makes them, and returns what puts back the old."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._holders or self._wanted == wanted)
-            if not self._holders:
-                self._wanted, self._restore = wanted, write()
-            self._holders += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._holders -= 1
-                if not self._holders:
-                    self._restore()
-                    self._changed.notify_all()
-
-
-_products, _default = _Switches(), _Switches()
+_products, _default = Switches(), Switches()
 
 
 @contextmanager
