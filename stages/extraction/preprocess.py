@@ -67,8 +67,9 @@ class Preprocess:
     views: ViewsConfig | None = None
 
     def __post_init__(self) -> None:
-        if min(self.size, self.resize_to) < 1:
-            raise SettingsError(f"size and resize_to are pixels, at least 1; got {self.size} and {self.resize_to}")
+        for name in ("size", "resize_to"):
+            if (value := getattr(self, name)) < 1:
+                raise SettingsError(f"{name} is in pixels and must be at least 1, got {value}")
         if self.resize_to < self.size and self.resize != "longest":
             raise SettingsError(
                 f"resize_to must be at least size ({self.size}), got {self.resize_to}: "

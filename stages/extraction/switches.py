@@ -17,10 +17,10 @@ class Switches:
         self._changed = threading.Condition()
         self._holders = 0
         self._wanted: object = None
-        self._restore: Callable[[], None] = lambda: None
+        self._restore: Callable[[], object] = lambda: None
 
     @contextmanager
-    def hold(self, wanted: object, write: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    def hold(self, wanted: object, write: Callable[[], Callable[[], object]]) -> Iterator[None]:
         """Keep the settings that ``wanted`` stands for: ``write`` makes them, and returns what puts back the old."""
         with self._changed:
             self._changed.wait_for(lambda: not self._holders or self._wanted == wanted)
@@ -50,7 +50,7 @@ def own_switches() -> Iterator[None]:
         yield
 
 
-def _set_those_of_pillow() -> Callable[[], None]:
+def _set_those_of_pillow() -> Callable[[], object]:
     from PIL import GifImagePlugin, Image, ImageFile
 
     ours = [

@@ -6,6 +6,9 @@ changes here (labels, splits, file names) computes a feature again.
 
 from __future__ import annotations
 
+import mmap
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,11 +27,11 @@ from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles
 from stages.records.joined import check_names, join
-from stages.records.mapped import mapped
 from stages.records.reading import digest_part, read_parts
-from stages.records.splits import DISTRACTORS, ROLES
+from stages.records.splits import DISTRACTORS, ROLES, seeded_order
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
+_MANY = 1_000_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -265,7 +268,28 @@ def _read(
         table = table.append_column(name, pa.chunked_array(pieces, kind))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     folder = digests.path.parent if digests.path is not None else None
-    return Records(mapped(table.select(names), folder), roles, tuple(notes))
+    return Records(_mapped(table.select(names), folder), roles, tuple(notes))
+
+
+def _mapped(table: pa.Table, folder: Path | None) -> pa.Table:
+    """``table`` with each column in one piece; of a million rows and more, mapped from a file without a name.
+
+    So the system may put its pages aside. The file is in ``folder``; where it cannot be written nothing is mapped.
+    """
+    table = table.combine_chunks()
+    if folder is None or len(table) < _MANY:
+        return table
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                for batch in table.to_batches():
+                    writer.write_batch(batch)
+            file.flush()
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, pa.ArrowException):
+        return table
+    with pa.ipc.open_file(pa.py_buffer(content)) as opened:
+        return opened.read_all()
 
 
 def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
@@ -281,3 +305,24 @@ def _configs(
         path = str(dataset)
         return (FolderConfig(path=path) if Path(dataset).is_dir() else TableConfig(path=path, label=label),)
     return tuple(dataset)
+
+
+def balanced_subset(records: Records, count: int | None, seed: int, *, least: int = 1) -> Records:
+    """``count`` of ``records`` (None: all), one of each class by turns, in the order of ``records``.
+
+    A class comes in with ``least`` rows at once, and smaller classes do not: of less than ``least`` of every class, a
+    remainder that is no class is left. With one seed, a smaller subset is a part of every larger one.
+    """
+    keys, classes = records.keys, [str(name) for name in records.classes]
+    sizes = Counter(classes)
+    large = [row for row in range(len(records)) if sizes[classes[row]] >= least]
+    if count is None or count >= len(large):
+        return records.take(large)
+    if count < least * sum(size >= least for size in sizes.values()):
+        count -= count % least
+    counts = Counter[str]()
+    turns = []
+    for row in sorted(large, key=lambda row: seeded_order(seed, "row", keys[row])):
+        counts[classes[row]] += 1
+        turns.append((max(counts[classes[row]], least), seeded_order(seed, "class", classes[row]), row))
+    return records.take(sorted(row for _, _, row in sorted(turns)[:count]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 from cache.errors import RecordsError
 from stages.datasets.columns import counted
 from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names
-from stages.records.seeded_order import seeded_order
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 DISTRACTORS = ("validation_query_distractor", "query_distractor")
@@ -28,6 +28,17 @@ MADE: Roles = {
     "query": ("query",),
     "gallery": ("gallery", "distractor"),
 }
+
+
+def seeded_order(seed: int, *names: str) -> bytes:
+    """The sort key of ``names`` under ``seed``, 32 bytes: a reproducible random order.
+
+    Which names come first depends on the seed and the names alone, not on their order, nor on what others there are.
+
+    >>> sorted(["ant", "bee", "cat"], key=lambda name: seeded_order(0, name))
+    ['cat', 'ant', 'bee']
+    """
+    return hashlib.sha256("\0".join((str(seed), *names)).encode("utf-8", "surrogateescape")).digest()
 
 
 def named_roles(

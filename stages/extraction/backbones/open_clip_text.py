@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError
-from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.open_clip import TOWER, OpenClipConfig, has_projection, quiet_root_logger
-from stages.extraction.backbones.weights import fit_weights, read_weights
+from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import nn

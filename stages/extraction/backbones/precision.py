@@ -49,14 +49,9 @@ def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
     """
     import torch
 
-    def write() -> Callable[[], None]:
+    def write() -> Callable[[], object]:
         written = _set_products(wanted, kind)
-
-        def restore() -> None:
-            for owner, name, value in reversed(written):
-                setattr(owner, name, value)
-
-        return restore
+        return lambda: [setattr(*setting) for setting in reversed(written)]
 
     wanted = "tf32" if precision == "tf32" and kind == "cuda" else "ieee"
     holder = (kind, wanted, threading.get_ident() if kind == "cuda" else 0)
@@ -73,7 +68,7 @@ def default_float32() -> Iterator[None]:
     """Let tensors that a library makes without saying how be float32, whatever the process has set."""
     import torch
 
-    def write() -> Callable[[], None]:
+    def write() -> Callable[[], object]:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         return partial(torch.set_default_dtype, before)
