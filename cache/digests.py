@@ -18,10 +18,9 @@ import pyarrow as pa
 
 from cache.atomic import disk_errors, tick_of
 from cache.digest_file import GROUP_ROWS, DigestFile, with_digests
-from cache.files import absolute
 from cache.fingerprint import digest_bytes, digest_file
 from cache.source import ImageSource, Version, parse_source
-from cache.storage import is_url
+from cache.storage import absolute, is_url
 
 _MANY = 100_000
 _REQUESTS = 32  # to object storage, at once

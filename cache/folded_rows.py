@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from cache.atomic import PARTIAL, disk_errors, tick_of
 from cache.digest_list import DigestIndex, Digests
-from cache.row_index import STATUSES, RowIndex
-from cache.rows import SCHEMA, Stamp, fragment_stamps
+from cache.rows import SCHEMA, STATUSES, RowIndex, Stamp, fragment_stamps
 from cache.storage import LocalStorage, Storage
 
 _LEAST_CHUNKS = 64  # fewer are opened as fast one by one

@@ -40,8 +40,7 @@ from cache.fingerprint import JSON
 from cache.folded_rows import Chunks, read_chunks
 from cache.identity import Identity, Provenance
 from cache.object_storage import ObjectStorage
-from cache.row_index import RowIndex
-from cache.rows import fragment_key, provenance_of, read_fragment
+from cache.rows import RowIndex, fragment_key, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage, Where, has, storage_of
 
 FORMAT = 1

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import SettingsError
-from cache.files import object_at
 from cache.fingerprint import digest_bytes
 from cache.parquet_cells import read_cell
-from cache.storage import is_url
+from cache.storage import is_url, object_at
 
 Box = tuple[int, int, int, int]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cache import parse_source
 from cache.errors import AbsentPathError, RecordsError
-from cache.files import file_exists
+from cache.storage import file_exists
 from pipeline.searcher import Searcher
 from stages.ranking.normalize import Vectors, unit_length
 from stages.retrieval.terms import LIKE, UNLIKE, combined

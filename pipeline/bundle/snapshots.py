@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 from cache import LocalStorage, ObjectStorage, Storage
 from cache.atomic import PARTIAL, disk_errors, replace_text, sync_folder
 from cache.errors import DamagedStoreError, StaleStoreError, StoreBusyError
-from cache.lease import confirm_driver
+from cache.lock import confirm_driver
 from cache.sealed import json_text
 from cache.storage import Where, has, storage_of
 from pipeline.bundle.layout import Bundle, check_files, describe_files, read_sealed

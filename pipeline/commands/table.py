@@ -10,8 +10,8 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
-from cache.files import absolute
 from cache.lock import writer_lock
+from cache.storage import absolute
 from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, ray_cluster
 from pipeline.progress import Display
 from pipeline.score_rows import RAW, json_lines

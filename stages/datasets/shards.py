@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import AbsentPathError, RecordsError
-from cache.files import absolute
-from cache.storage import is_url, storage_of
+from cache.storage import absolute, is_url, storage_of
 from stages.datasets.folder import refuse_not_utf8
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4")

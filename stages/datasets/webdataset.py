@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
 
 from cache.errors import RecordsError
-from cache.files import open_file
 from cache.source import ImageSource
+from cache.storage import open_file
 from stages.datasets.columns import refuse_absent, scalar, text_table
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
 from stages.datasets.folder_files import EXTENSIONS

@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 
 from cache import DigestCache, parse_source
 from cache.errors import RecordsError, SettingsError
-from cache.files import file_exists
-from cache.storage import is_url
+from cache.storage import file_exists, is_url
 from stages.datasets.config import Roles, Source, SourceConfig
 from stages.datasets.labels import label_notes, missing_notes
 from stages.records.splits import class_disjoint_splits, describe_splits, named_roles
