@@ -75,9 +75,8 @@ class _Column:
                 raise OSError(f"it has {self._file.num_row_groups:,} row groups, and none numbered {group}")
             described = self._file.metadata.row_group(group)
             if row >= described.num_rows:
-                raise OSError(
-                    f"it has {described.num_rows:,} rows in row group {group}, and none numbered {row}: it was changed"
-                )
+                has = f"it has {described.num_rows:,} rows in row group {group}"
+                raise OSError(f"{has}, and none numbered {row}: it was changed")
             weight = described.column(self._place).total_uncompressed_size / described.num_rows
             least, most = _PIECE_ROWS
             rows = int(min(most, max(least, _PIECE_BYTES // max(1, weight))))

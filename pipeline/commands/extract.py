@@ -43,7 +43,7 @@ def extract(
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
     cluster = ray_cluster(executor, address, cpus)
-    run = open_run(run_file, quiet=quiet)
+    run = open_run(run_file, quiet=quiet, workers=workers)
     done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     for extracted in done:
         features, failures = extracted.features, extracted.failures

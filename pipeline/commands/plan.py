@@ -22,7 +22,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Say what `extract` would compute: images, bytes, time; and which heads are to be trained. Writes no feature."""
-    run = open_run(run_file, quiet=quiet)
+    run = open_run(run_file, quiet=quiet, workers=workers)
     planned = plan_features(run, Hardware(device, batch_size, workers, retry_failed))
     heads = planned_heads(run)
     if json:

@@ -41,7 +41,7 @@ def run(
 ) -> None:
     """All three stages: extract, train-heads, score."""
     cluster = ray_cluster(executor, address, cpus)
-    opened = open_run(run_file, quiet=quiet)
+    opened = open_run(run_file, quiet=quiet, workers=workers)
     done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     vectors = find_vectors(opened, train=True, device=device)
     if opened.records.has_labels or opened.config.heads:
