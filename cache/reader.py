@@ -12,8 +12,7 @@
     <parent>/<name>-<...>.rows the rows of all chunks in one file, of a large store: see :mod:`cache.folded_rows`
     <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
 
-A row is keyed by the sha256 of the image's bytes, so renaming, relabelling, splitting and merging datasets computes
-nothing. A chunk without rows does not exist. Reading takes no lock and writes nothing; :mod:`cache.writer` writes.
+A chunk without rows does not exist. Reading takes no lock and writes nothing; :mod:`cache.writer` writes.
 """
 
 from __future__ import annotations
@@ -67,7 +66,6 @@ class FeatureStore:
         self.storage = storage
         self.address = storage.address()
         """Where the store is, for messages: a path or a URL."""
-        self._is_far = isinstance(storage, ObjectStorage)
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
@@ -92,10 +90,9 @@ class FeatureStore:
         views: int = 1,
         chunk_rows: int = CHUNK_ROWS,
     ) -> FeatureStore:
-        """Open the store of ``identity`` below ``parent``, or begin it.
+        """Open the store of ``identity`` below ``parent``, or begin it; ``chunk_rows`` is fixed when it is begun.
 
-        ``dim``, ``dtype``, ``views`` and the format join the identity. ``chunk_rows`` is fixed when the store is
-        begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
+        Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
         """
         full = store_identity(identity, dim, dtype, views)
         storage = storage_of(parent).below(f"{name}-{full.short}")
@@ -124,11 +121,10 @@ class FeatureStore:
         views: int = 1,
         remedy: str,
     ) -> FeatureStore:
-        """Open the store of ``identity`` for reading; it must exist.
+        """Open the store of ``identity``, which must exist; ``remedy`` is the sentence that says how to make it.
 
         Raises :class:`StaleStoreError` when there are only stores of the same ``name`` with another identity (the
-        nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none; ``remedy`` is the
-        sentence that says how to make it.
+        nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none.
         """
         full = store_identity(identity, dim, dtype, views)
         beside = storage_of(parent)
@@ -161,7 +157,7 @@ class FeatureStore:
 
     @property
     def folder(self) -> str:
-        """The last part of its address, ``<name>-<first 8 of the fingerprint>``."""
+        """``<name>-<first 8 of the fingerprint>``."""
         return self.address.rstrip("/").rpartition("/")[2]
 
     @property
@@ -198,7 +194,7 @@ class FeatureStore:
         self.__dict__.pop("_index", None)
 
     def _committed(self) -> Chunks:
-        return read_chunks(self.storage, self._chunks, self.fragment, _REQUESTS if self._is_far else 4)
+        return read_chunks(self.storage, self._chunks, self.fragment)
 
     def fragment(self, number: int) -> pa.Table:
         """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""
@@ -214,9 +210,9 @@ class FeatureStore:
         return self._chunks.index(self.chunk_rows)
 
     def __repr__(self) -> str:
-        shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
-        failed = self.counts().total() - len(self)
-        return f"FeatureStore({self.address}: {shape} {self.dtype}, {failed:,} images without a feature)"
+        shape = ", ".join(f"{size:,}" for size in (len(self), *self.row_shape))
+        failed = len(self.failures())
+        return f"FeatureStore({self.address}: ({shape}) {self.dtype}, {failed:,} images without a feature)"
 
     # What is there
 
@@ -308,9 +304,9 @@ class FeatureStore:
         return features.reshape(len(digests), self.views, self.dim)
 
     def to_numpy(self, records: Listed) -> Arrays:
-        """Features, labels and keys of those of ``records`` whose image has a feature, in their order.
+        """Features, labels and keys of those of ``records`` that did not fail, in their order.
 
-        Images that failed are left out. Raises :class:`MissingRowsError` for one that nobody has tried to compute.
+        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
         """
         digests = records.digests
         if absent := self.absent(digests):
@@ -337,7 +333,8 @@ class FeatureStore:
             features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows, part)
 
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            for _ in (pool.map if self._is_far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
+            far = isinstance(self.storage, ObjectStorage)
+            for _ in (pool.map if far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
                 pass
         return features
 
@@ -349,24 +346,18 @@ class FeatureStore:
                 return few[part]
         return self.chunk(number)[part][positions]
 
-    def chunk(self, number: int, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
+    def chunk(
+        self, number: int, rows: pa.Table | None = None, *, verify_again: bool = False
+    ) -> npt.NDArray[np.generic]:
         """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN.
 
-        Its checksum is verified the first time that this process maps it, or each time with ``verify_again``. Raises
-        :class:`DamagedStoreError` where it is wrong.
+        Its checksum is verified the first time that this process maps it, or each time with ``verify_again``;
+        ``rows`` are those committed now, which a snapshot may not have yet. Raises :class:`DamagedStoreError`.
         """
-        return self.block(number, self._chunks[number], verify_again=verify_again)
-
-    def block(self, number: int, rows: pa.Table, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
-        """:meth:`chunk` with the ``rows`` that are committed now, which a snapshot may not have yet."""
+        rows, shape = self._chunks[number] if rows is None else rows, (self.chunk_rows, *self.row_shape)
+        mend = self.how_to_mend(number)
         return layout.map_chunk(
-            self.storage,
-            number,
-            (self.chunk_rows, *self.row_shape),
-            self.dtype,
-            rows=rows,
-            mend=self.how_to_mend(number),
-            verify_again=verify_again,
+            self.storage, number, shape, self.dtype, rows=rows, mend=mend, verify_again=verify_again
         )
 
     def how_to_mend(self, number: int) -> str:

@@ -44,8 +44,8 @@ from cache.storage import LocalStorage, Storage, has
 class StoreWriter:
     """Writes to a store: ``with StoreWriter(store) as writer`` is its driver, which plans; anybody may :meth:`commit`.
 
-    Entering takes the driver's lock, or raises :class:`StoreBusyError`; with ``wait`` it waits for the other driver.
-    It clears what a killed one left. Leaving removes the plan if all of it is committed, and reloads ``store``.
+    Entering takes the driver's lock, or raises :class:`StoreBusyError`, or waits, and clears what a killed driver left.
+    Leaving removes the plan if all of it is committed, and reloads ``store``.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
@@ -99,12 +99,10 @@ class StoreWriter:
         return read_plan(self._storage)
 
     def plan(self, digests: Sequence[bytes], *, batch_size: int | None = None, retry_failed: bool = False) -> ChunkPlan:
-        """Fix and persist the chunks that computing the missing of ``digests`` takes, all that are pending in one.
+        """Fix and persist the chunks that computing the missing of ``digests`` takes (:func:`cache.plan.make_plan`).
 
-        What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given;
-        only what cannot be computed from ``digests`` is planned anew. Chunks that are not full are filled first, and
-        new ones take the lowest free numbers. Then chunks can be computed and committed in any order, by any process.
-        Raises :class:`UnwritableError`.
+        What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given. Then
+        chunks can be computed and committed in any order, by any process. Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
         rows = self.store.chunks().lengths
@@ -134,8 +132,7 @@ class StoreWriter:
 
         What is planned can be committed in pieces, from its beginning: a piece is a chunk with a later ``start``.
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
-        Returns the outcomes as committed: those of another process where that was first. No lock is needed, and a
-        reader sees the chunk once it reloads.
+        Returns the outcomes as committed: those of another process where that was first.
 
         Raises:
             UnwritableError: as on a full disk; then nothing of the chunk is there.
@@ -158,7 +155,7 @@ class StoreWriter:
             before = read_fragment(self._storage, number, store.how_to_mend(number))
             if len(before) != chunk.start:
                 return self._committed(chunk)
-            block[: chunk.start] = store.block(number, before)[: chunk.start]
+            block[: chunk.start] = store.chunk(number, before)[: chunk.start]
             content, checksum = layout.chunk_bytes(block)
             self._storage.put(key, content)
             origin = Provenance.merged([provenance_of(before), provenance])
