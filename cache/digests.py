@@ -73,7 +73,7 @@ class DigestCache:
     ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         """:meth:`digests` of a column (N,) as two: 32 bytes, or null where an image cannot be read, and why, or "".
 
-        Those of many images are remembered in a Parquet file too, beside the other (:mod:`cache.digest_file`).
+        Those of many images are in a Parquet file too (:mod:`cache.digest_file`).
         """
         if self.path is None or len(uris) < _MANY:
             read = self.digests(uris.to_pylist(), on_progress=on_progress)
@@ -83,11 +83,7 @@ class DigestCache:
         versions: dict[str, str] = {}
         holders: dict[str, Version] = {}
         columns: list[tuple[pa.Array, pa.Array]] = []
-        with (
-            DigestFile(path) as file,
-            closing(_Memory(self.path, self.notes)) as memory,
-            self._readers(uris) as pool,
-        ):
+        with DigestFile(path) as file, closing(_Memory(self.path, self.notes)) as memory, self._readers(uris) as pool:
             for group, low in enumerate(range(0, len(uris), GROUP_ROWS)):
                 rows = file.known(group, pa.concat_arrays(uris.slice(low, GROUP_ROWS).chunks), versions)
                 unknown = np.flatnonzero(rows["digest"].is_null()).tolist()
@@ -148,7 +144,7 @@ class DigestCache:
 
 
 class _Memory:
-    """The file of digests. It is only a saving of time: where it cannot be had, one in memory stands in."""
+    """The file of digests; where it cannot be had, one in memory stands in."""
 
     def __init__(self, path: Path | None, notes: list[str]) -> None:
         self._path, self._notes = path, notes

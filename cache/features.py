@@ -99,9 +99,7 @@ class Features(Protocol):
 
 
 def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
-    """The fingerprint of the numbers that ``features`` holds for ``digests``: of their checksums, nothing is read.
-
-    What is computed from these rows has it in its identity. Their order, their chunks and other rows do not change it.
+    """The fingerprint of the numbers that ``features`` holds for ``digests``: of their checksums, in any order.
 
     >>> import tempfile
     >>> from tests.toys.training import classes_of, toy

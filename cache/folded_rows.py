@@ -1,9 +1,8 @@
-"""The rows of all chunks in one mapped file beside the store: ten million rows open without ten thousand small files.
+"""The rows of all chunks in one mapped file beside the store: ten million open without ten thousand small files.
 
-``<store>.rows`` only spares work and can be deleted at any moment. It is an Arrow file with the rows of the chunks in
-their order and the sorted index of the digests; its last four bytes are the crc32c of the others. What commits a chunk
-is its fragment: each is in the file with its version (inode, size, times), and one that has another version now is
-read itself. Only a local folder has such a file.
+``<store>.rows`` only spares work and can be deleted at any moment: an Arrow file with the rows of the chunks in their
+order and the sorted index of the digests, and its crc32c at the end. What commits a chunk is its fragment: each is in
+the file with its version, and one that has another version now is read itself. Only a local folder has such a file.
 """
 
 from __future__ import annotations

@@ -13,13 +13,11 @@ _INPUT_PIXELS = 224
 
 
 def fuse(
-    parts: Sequence[npt.NDArray[np.generic]],
-    dtype: npt.DTypeLike,
-    proportions: npt.NDArray[np.float32] | None = None,
+    parts: Sequence[npt.NDArray[np.generic]], dtype: npt.DTypeLike, proportions: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[np.generic]:
-    """Fused rows (n, D) in ``dtype``: ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
+    """Fused rows (n, D): ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
 
-    Lengths are summed in float64 and rounded once, so that they do not depend on the order of summation.
+    Lengths are summed in float64 and rounded once, so that the order of summation does not show.
 
     >>> fuse([np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]])], np.float32)
     array([[0.6, 0.8, 0. , 1. ]], dtype=float32)

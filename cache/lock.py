@@ -39,11 +39,10 @@ _leases: dict[str, _Lease] = {}
 
 @contextmanager
 def writer_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock ``<folder>.lock``, or raise :class:`StoreBusyError`, which names the holder (host, process).
+    """Hold the lock ``<folder>.lock``, or raise :class:`StoreBusyError`, which names the holder; or ``wait`` for it.
 
-    With ``wait`` it waits for the holder instead. The lock is an ``flock``: it ends with the process that took it,
-    however that ends. The file itself stays, so that two processes can never hold two files of one name. Raises
-    StoreError on a file system without locks, unless the environment says ``PERMAFROST_LOCKS=off``.
+    The file itself stays, so that two processes can never hold two files of one name. Raises StoreError on a file
+    system without locks, unless the environment says ``PERMAFROST_LOCKS=off``.
     """
     path = folder.with_name(f"{folder.name}.lock")
     with disk_errors(path):

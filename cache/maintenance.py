@@ -25,8 +25,7 @@ from cache.writer import StoreWriter
 def verify(store: FeatureStore, made_from: Sequence[FeatureStore] = ()) -> list[str]:
     """Check the store against itself, every checksum and every row; return one line for each thing that is wrong.
 
-    The array is read through Zarr, not by the memory maps that training uses: each checks the other. Embeddings are
-    compared with the features that they are ``made_from`` too, of one store or several that were fused.
+    It is read through Zarr too, and embeddings are compared with the features that they are ``made_from``.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance
@@ -147,9 +146,8 @@ class Compaction(NamedTuple):
 def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
     """Drop the rows whose digest is not in ``keep``, and merge the chunks that this leaves short.
 
-    Rows that stay are first written again as new chunks, with the provenance of the chunks that they come from, then
-    the old chunks are removed: killed at any instant, the store holds every row to keep at least once, and compacting
-    again finishes the work. A plan that is pending is dropped; the next extraction makes one for what is missing.
+    Rows that stay are first written as new chunks, then the old ones are removed: killed at any instant, the store
+    holds every row to keep, and compacting again finishes. A plan that is pending is dropped.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance

@@ -253,10 +253,7 @@ class FeatureStore:
         return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
 
     def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> Digests:
-        """Those of ``digests`` that an extraction has to compute: each once, in order of first appearance.
-
-        A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
-        """
+        """Those of ``digests`` to compute, each once: unread ones too, and failed ones if ``retry_failed``."""
         places = self._index.find(digests)
         done = self._index.good(places) if retry_failed else self._index.settled(places)
         return as_digests(digests).take(~done).unique()
@@ -273,8 +270,8 @@ class FeatureStore:
     def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
         """A checksum (n,) of the feature of each of ``digests`` (n,), 0 where there is none.
 
-        It does not depend on the chunk that a row lies in. That of an embedding is the one of the feature that it was
-        computed from; that of a row of version 0.1.0 the one of its chunk.
+        That of an embedding is the one of the feature that it was computed from; that of a row of version 0.1.0 the one
+        of its chunk.
         """
         places = self._index.find(digests)
         return np.where(self._index.good(places), self._index.checksums(places), np.uint32(0))
@@ -293,8 +290,7 @@ class FeatureStore:
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The features (n, D) of ``digests`` (n,), in their order, in the stored dtype: of the first view.
 
-        Rows are gathered from memory maps of the chunk files. Raises :class:`MissingRowsError` naming the first
-        digest that has no feature and why.
+        Raises :class:`MissingRowsError` naming the first digest that has no feature and why.
         """
         return self._gather(digests, np.s_[...] if len(self.row_shape) == 1 else np.s_[:, 0])
 

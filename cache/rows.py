@@ -47,9 +47,9 @@ _CHECKSUM = b"features_crc32c"
 class RowOutcome(NamedTuple):
     """What became of one image.
 
-    ``ok``: its feature is stored. ``failed``: these bytes give no feature, and will not next time (``error`` says
-    why). ``unread``: the bytes could not be read this time (gone, or changed meanwhile), so the next run tries again.
-    ``made_from`` is, in a store of embeddings, the checksum of the feature that the row was computed from.
+    ``ok``: its feature is stored. ``failed``: these bytes give no feature, for ``error``. ``unread``: the bytes could
+    not be read this time, so the next run tries again. ``made_from`` is the checksum of the feature that an embedding
+    is of.
     """
 
     status: Status = "ok"
@@ -174,10 +174,7 @@ class RowIndex:
         return np.asarray(pc.index_in(status, pa.array(STATUSES))).astype(np.int8)
 
     def find(self, digests: Sequence[bytes]) -> Places:
-        """The place of each of ``digests`` (n,), -1 where there is none.
-
-        ``b""`` stands for an image that could not be read, and is nowhere.
-        """
+        """The place of each of ``digests`` (n,), -1 where there is none, as of ``b""``, an unreadable image."""
         wanted = as_digests(digests)
         if self._unique and wanted.known is None and np.array_equal(wanted.words, self._digests.words):
             return np.arange(len(wanted))  # a finished dataset, in the order in which it was extracted

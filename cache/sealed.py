@@ -1,8 +1,7 @@
 """Files that hold a checksum of themselves, so that a flipped bit is noticed when they are read.
 
-A sealed Parquet file is an ordinary one whose metadata end with the crc32c of the whole file, as it is with zeros in
-that place; a sealed JSON object has the crc32c of its other members beside them. What was written without is read as it
-is.
+A sealed Parquet file ends with the crc32c of the whole file, as it is with zeros in that place; a sealed JSON object
+has the crc32c of its other members beside them. What was written without is read as it is.
 """
 
 from __future__ import annotations
@@ -78,10 +77,7 @@ def read_json(content: str | bytes) -> dict[str, Any]:
 
 
 def read_sealed(storage: Storage, key: str, mend: str) -> dict[str, Any]:
-    """The object that is stored at ``key`` as :func:`json_text` has it.
-
-    Raises FileNotFoundError where there is none, and DamagedStoreError, which says how to ``mend`` it.
-    """
+    """The object at ``key`` that :func:`json_text` wrote. DamagedStoreError, or FileNotFoundError."""
     try:
         return read_json(storage.read(key))
     except ValueError as error:

@@ -1,10 +1,8 @@
 """Where bytes lie: a handful of verbs on keys, and the local folder as their first implementation.
 
-A key is a relative path with ``/`` between its parts, as in ``rows/3.parquet``. There are no folders, only keys. What
-is written is written whole: a reader sees the old bytes or the new, after a crash at any instant too. A missing key is
-a ``FileNotFoundError``. ``tests/cache/storage_contract.py`` tests all of this for any implementation.
-
-Locks are not part of it: an object store has none. What must happen once relies on :meth:`Storage.put_new`.
+A key is a relative path with ``/`` between its parts. What is written is written whole: a reader sees the old bytes or
+the new. A missing key is a ``FileNotFoundError``. There are no locks; what must happen once relies on
+:meth:`Storage.put_new`. ``tests/cache/storage_contract.py`` tests all of this for any implementation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The store as it is written: the plan of chunks, made by one driver, and the commit of a chunk, by anybody.
 
-The driver holds a lock, makes the plan and persists it. A chunk is computed from the digests that the plan lists, its
-data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes count, and
-no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
+A chunk's data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes
+count, and no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
 
 A chunk that is not full can grow: its data are replaced by data that begin with the same rows, then its rows. Between
 the two the rows are right, each by its own checksum. One process at a time appends to a chunk.
@@ -29,15 +28,7 @@ from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
 from cache.reader import FeatureStore
-from cache.rows import (
-    RowOutcome,
-    fragment_bytes,
-    fragment_key,
-    provenance_of,
-    read_fragment,
-    row_checksums,
-    rows_table,
-)
+from cache.rows import RowOutcome, fragment_bytes, fragment_key, provenance_of, read_fragment, row_checksums, rows_table
 from cache.storage import LocalStorage, Storage, has
 
 

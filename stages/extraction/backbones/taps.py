@@ -126,12 +126,7 @@ def _last_of_timm(network: Any, name: str) -> Callable[[torch.Tensor], Tokens]:
 
 
 def _block_of_timm(network: Any, layer: int) -> Callable[[torch.Tensor], Tokens]:
-    options: dict[str, Any] = {
-        "indices": [layer],
-        "intermediates_only": True,
-        "stop_early": True,
-        "output_fmt": "NCHW",
-    }
+    options: dict[str, Any] = {"indices": [layer], "intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
     if "return_prefix_tokens" in inspect.signature(network.forward_intermediates).parameters:
         options["return_prefix_tokens"] = True
 
