@@ -20,7 +20,7 @@ _TRIAL_SECONDS = 10.0
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
     """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
 
-    As in extraction two batches are in memory at once, each in a thread with a stream of its own.
+    As in extraction two batches are in memory at once.
     """
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
     device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")

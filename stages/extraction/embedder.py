@@ -1,9 +1,5 @@
 """Image bytes -> the numbers that a store holds for these bytes. No other code goes from pixels to vectors.
 
-::
-
-    bytes (B) --prepare--> pixels (B, V, S, S, 3) a preprocessing --compute--> features (B, V, D) a backbone
-
 Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run. :class:`Embedder`
 calls both for images at hand, and then does what reading a store does: rounds to the stored dtype, fuses backbones, and
 applies a head.
@@ -50,15 +46,8 @@ class Embedder:
     """Embeds image bytes exactly as the stores of ``backbones``, or of a head trained on them, hold them.
 
     The vectors equal the stored ones bit for bit where an image shares its batch with the same images, and otherwise
-    within the rounding of the network's arithmetic. Of stored views that are not averaged the plain one counts, as in
-    :meth:`cache.FeatureStore.read`.
-
-    Args:
-        backbones: one, or several whose features are fused, in the order of the stores.
-        dtype: the dtype that the feature stores have.
-        sizes: fuse the proportions of the images too, as :class:`stages.training.FusedFeatures` does.
-        head: maps features to embeddings. Left out, the features are the vectors.
-        batch_size: images in one forward.
+    within the rounding of the network's arithmetic. Of stored views that are not averaged the plain one counts. With
+    ``sizes`` the proportions of the images are fused too, as :class:`stages.training.FusedFeatures` does.
 
     >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -87,10 +76,7 @@ class Embedder:
         self._batch_size = batch_size
 
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
-        """The vectors of ``images``, the bytes of image files, each whole or cropped to its box.
-
-        An image that cannot be embedded has a row of NaN and a line among the problems; the others are not affected.
-        """
+        """The vectors of ``images``, the bytes of image files, each whole or cropped to its box; NaN for none."""
         return embed_together([self], images, boxes=boxes)[0]
 
     @property
@@ -131,10 +117,7 @@ class Embedder:
 def embed_together(
     embedders: Sequence[Embedder], images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None
 ) -> list[Embedded]:
-    """What each of ``embedders`` gives for ``images``, each decoded once.
-
-    A network goes once over them that several embedders have, as they do when their backbones were loaded together.
-    """
+    """What each of ``embedders`` gives for ``images``; each is decoded once, and a network goes once over them."""
     boxes = [None] * len(images) if boxes is None else boxes
     digests = [
         ImageSource("", box=box).digest(content) if box else digest_bytes(content)
@@ -173,10 +156,7 @@ def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess,
 def prepare(
     content: bytes | Pixels, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
 ) -> RowOutcome:
-    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note.
-
-    ``content`` may be the pixels (H, W, 3) of an image that is decoded already.
-    """
+    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note."""
     try:
         image = decode(content, box=box) if isinstance(content, bytes) else content
     except NoDecoderError as error:
@@ -220,8 +200,7 @@ _largest: WeakKeyDictionary[Forward, int] = WeakKeyDictionary()
 def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
     """``forward`` of ``planes`` (B, 3, S, S), in equal pieces as large as the memory allows.
 
-    A piece that does not fit is halved, and later calls begin with the size that fitted: they do not fail again first,
-    and are rounded alike.
+    A piece that does not fit is halved, and later calls begin with the size that fitted: they are rounded alike.
     """
     import torch
 

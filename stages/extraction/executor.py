@@ -1,12 +1,8 @@
 """Where the chunks of a plan are computed: an executor takes units of work, computes them, and commits their chunks.
 
-::
-
-    plan of each store --units_of--> units --Executor--> chunks committed (put_new) ... Advance, for progress
-
 A unit is the chunks, of one store or several, that share images: it is computed in one pass over them. Units share
-nothing, so they can be computed in any order, on any device, by any process that reads the images: all that an
-executor needs is in the :class:`Job`, which can be pickled, and a commit needs no lock.
+nothing, so any process that reads the images can compute them in any order: all that an executor needs is in the
+:class:`Job`, which can be pickled, and a commit needs no lock.
 """
 
 from __future__ import annotations
@@ -72,10 +68,7 @@ class Executor(Protocol):
 
 
 def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
-    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks.
-
-    No two chunks of one plan share an image.
-    """
+    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks."""
     chunks = [(store, chunk) for store, plan in enumerate(plans) for chunk in plan.chunks]
     if len(plans) == 1:
         return [(item,) for item in chunks]
@@ -315,8 +308,7 @@ def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
     """Batches that end where a chunk of any store ends, or where other stores want the images.
 
     Which images share a batch then depends on the chunks alone, so a resumed run computes what the first would have.
-    (Where the stores of a pass lacked different images to begin with, it can share batches otherwise, and its numbers
-    be rounded otherwise.)
+    (Where the stores of a pass lacked different images to begin with, numbers can be rounded otherwise.)
     """
     wanting: dict[bytes, tuple[int, ...]] = {}
     last = {chunk.digests[-1] for _, chunk in unit}

@@ -190,10 +190,7 @@ def open_store(
 
 
 def find_store(backbone: Backbone, path: Where, *, dtype: str, remedy: str) -> FeatureStore:
-    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`.
-
-    WeightsError where the code around the weights computes other numbers now.
-    """
+    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`, and WeightsError."""
     store = FeatureStore.find(
         path,
         backbone.name,

@@ -1,9 +1,5 @@
 """Features that another program or an API computed: read from a file, checked, and kept in a store like any other.
 
-::
-
-    file --Vectors--> keys (M,), vectors (M, D) --by key, or by digest--> rows of a store, a chunk at a time
-
 A file that names images by key says nothing of their bytes: each row of the store notes the key that it came from, and
 a dataset that gives the image another key is refused.
 """
@@ -74,10 +70,7 @@ class Vectors(NamedTuple):
 
 
 def read_vectors(config: PrecomputedConfig) -> Vectors:
-    r"""The features of the file of ``config``; an ``.npy`` is mapped and not read.
-
-    Raises RecordsError naming the file and the row for a missing column, a count that differs, lists of several
-    lengths, a key that is empty or there twice, or numbers that are no numbers.
+    r"""The features of the file of ``config``; an ``.npy`` is mapped and not read. RecordsError names what is wrong.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -198,8 +191,8 @@ def import_features(
     r"""Fill the store of ``config`` below ``path`` with the features of ``records`` that it lacks.
 
     A record that the file has no feature for becomes a row that failed, with the reason, and so does a feature with NaN
-    or of a size that ``dtype`` cannot hold. ``digests`` remembers the digest of the file. Raises RecordsError as
-    :func:`read_vectors`, StaleStoreError where an image has another key than when its feature was read.
+    or of a size that ``dtype`` cannot hold. StaleStoreError where an image has another key than when its feature was
+    read.
 
     >>> import tempfile
     >>> from stages.datasets import TableConfig

@@ -8,9 +8,8 @@ Three ways to fill the square, then a centre crop or a border::
 
 With the ``exact`` decoder resizing is Pillow's, antialiased, and the rounding is torchvision's: the result equals
 timm's and open_clip's own transforms bit for bit. With ``fast`` bilinear and bicubic resizing is PyTorch's own on
-bytes, antialiased alike and three times as fast. Only an image so long that its resized form would pass 16 million
-pixels (a strip of 1 x 5,000) is resized inside the crop alone, which can differ by one level and does not fill the
-memory.
+bytes, three times as fast. Only an image so long that its resized form would pass 16 million pixels is resized inside
+the crop alone, which can differ by one level and does not fill the memory.
 """
 
 from __future__ import annotations
@@ -120,10 +119,7 @@ class Preprocess:
         return np.ascontiguousarray(self.square(image).transpose(2, 0, 1))
 
     def squares(self, image: npt.NDArray[np.uint8], digest: bytes) -> Iterator[npt.NDArray[np.uint8]]:
-        """The V views of ``image`` (H, W, 3), each (S, S, 3) uint8, the plain one first.
-
-        Random ones are drawn from the image's ``digest``, so that they do not depend on the order of the images.
-        """
+        """The V views of ``image`` (H, W, 3), each (S, S, 3) uint8, the plain one first, others by its digest."""
         plain = self.square(image)
         yield plain
         if self.views is None:
@@ -162,10 +158,7 @@ class Preprocess:
         return mean, std
 
     def normalize(self, batch: torch.Tensor, colours: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
-        """``batch`` (B, 3, S, S) uint8 as float32, each channel less ``mean`` and divided by ``std``, on its device.
-
-        ``colours`` are those of :meth:`colours`, where they are on the device already.
-        """
+        """``batch`` (B, 3, S, S) uint8 as float32, each channel less ``mean`` and divided by ``std``, on its device."""
         import torch
 
         mean, std = colours or self.colours(batch.device)

@@ -1,8 +1,7 @@
 """An image file less what its pixels do not need: comments, colour profiles, EXIF, XMP, thumbnails, animation.
 
-Readers refuse whole images for a comment that is too long or a profile that is cut off. Where a file cannot be read,
-it is tried again as it would be without: first with what may say how it is to be turned, then without that too. What
-the pixels do need stays as it is, byte for byte, so that damage to it stays damage.
+Readers refuse whole images for a comment that is too long or a profile that is cut off. Such a file is tried again:
+first with what may say how it is to be turned, then without that too. What the pixels need stays byte for byte.
 """
 
 from __future__ import annotations

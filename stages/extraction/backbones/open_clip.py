@@ -77,11 +77,7 @@ class OpenClipConfig(NetworkConfig):
 
 
 def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
-    """The image tower of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one.
-
-    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
-    layer, or a pooling of what is not there.
-    """
+    """The image tower of ``config`` on ``device``, a backbone for each pooling; with weights of a ``stored`` one."""
     check_name(config)
     tower = _tower(config if stored is None else replace(config, pretrained=None, weights="random"))
     name = f"{config.name}.{config.pretrained}" if config.pretrained else config.name
@@ -277,10 +273,7 @@ def _listed_for(name: str) -> dict[str, list[Any]]:
 
 @contextmanager
 def quiet_root_logger() -> Iterator[None]:
-    """Silence open_clip's warning, to the root logger, that weights are random which are about to be loaded.
-
-    The first message would also install a handler on the root logger for good, hence the one that does nothing.
-    """
+    """Silence open_clip's warning to the root logger, and the handler that it would install there for good."""
     root, silence = logging.getLogger(), logging.NullHandler()
     level = root.level
     root.addHandler(silence)

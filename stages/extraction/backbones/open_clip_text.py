@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 class OpenClipText:
     """Words as the model of ``config`` embeds them; it is loaded when it is first called.
 
-    ``weights`` is a file that :meth:`weights_bytes` made, in place of those that ``config`` names.
-
-    Raises SettingsError where the features of ``config`` are not in the space of words: before the projection, of
-    another pooling, or of random weights.
+    ``weights`` is a file that :meth:`weights_bytes` made. Raises SettingsError where the features of ``config`` are not
+    in the space of words: before the projection, of another pooling, or of random weights.
     """
 
     def __init__(self, config: OpenClipConfig, device: str = "cpu", weights: Path | None = None) -> None:

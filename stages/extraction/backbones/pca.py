@@ -28,8 +28,6 @@ _IN_MEMORY = 256 << 20  # bytes of pixels as float32
 class PcaConfig(Settings):
     """Images squashed to ``size`` x ``size`` pixels and projected on their first ``dim`` principal components.
 
-    The components are fitted to the training images; ``seed`` is of the randomised solver that large sets need.
-
     Args:
         name: what the backbone is called.
         dim: principal components.
@@ -106,8 +104,7 @@ class PcaBasis:
 def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
     """The basis of ``images``, each (H, W, 3) uint8 of any size: for training images only.
 
-    Uses scikit-learn's solver for the shape at hand: randomised where it pays, so that 2,000 images take a few
-    seconds. Where their pixels would take more than 256 MiB (21,845 images of 32 x 32), the components are those of
+    By scikit-learn; where the pixels would take more than 256 MiB (21,845 images of 32 x 32), by the eigenvectors of
     their covariance, summed a block at a time. Raises WeightsError when there are fewer images than ``config.dim``.
 
     >>> grey = [np.full((4, 4, 3), level, np.uint8) for level in (0, 51, 255)]

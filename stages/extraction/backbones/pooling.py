@@ -47,8 +47,8 @@ class Tokens(NamedTuple):
 class Tap(NamedTuple):
     """Where tokens are taken out of a network.
 
-    ``read`` maps normalised images (B, 3, S, S) to tokens. ``norm`` is the final norm where the network puts it behind
-    its pooling, (B, D) to (B, D). ``layer`` is the block's index from the front, None the end of the network.
+    ``read`` maps normalised images (B, 3, S, S) to tokens. ``norm`` is the final norm behind the network's pooling, (B,
+    D) to (B, D). ``layer`` is the block's index from the front, None the end of the network.
     """
 
     read: Callable[[torch.Tensor], Tokens]
@@ -108,10 +108,7 @@ def check_blocks(name: str, blocks: Sequence[int], pooling: Pooling) -> None:
 
 
 def pool_outputs(name: str, tap: Tap, pooling: Pooling, gem_p: float) -> tuple[list[Output], Compute]:
-    """The outputs that ``pooling`` names, and the function from images (B, 3, S, S) to their values, each (B, D).
-
-    ValueError for a pooling of the class token where the network has none.
-    """
+    """The outputs that ``pooling`` names, and the function from images (B, 3, S, S) to their values, each (B, D)."""
     kinds = poolings(pooling)
     if not tap.has_cls and (asking := [kind for kind in kinds if "cls" in kind]):
         raise SettingsError(

@@ -1,9 +1,8 @@
 """The arithmetic of a forward: float32, TF32 or bfloat16, whatever the rest of the process has set.
 
 TF32 multiplies float32 matrices on the tensor cores of a card with 10 bits of mantissa instead of 23, and sums in
-float32; bfloat16 has 7 bits. What bfloat16 costs was measured on photographs (benchmarks/results/precision.json): up to
-.0024 of mMP@5, and cosines down to .983 between the two features of one image. So ``auto`` takes TF32 on a card that
-has it and float32 elsewhere. ``make check-gpu`` measures all three on a card.
+float32; bfloat16 has 7 bits. What bfloat16 costs was measured (benchmarks/results/precision.json): up to .0024 of
+mMP@5, and cosines down to .983. So ``auto`` takes TF32 on a card that has it and float32 elsewhere.
 """
 
 from __future__ import annotations

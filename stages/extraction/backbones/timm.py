@@ -29,8 +29,7 @@ class TimmConfig(NetworkConfig):
     """A network of timm, as a :class:`~stages.extraction.backbones.network_config.NetworkConfig`.
 
     ``name`` can be ``hf-hub:owner/model``; with a file of weights, ``vit_base_patch16_clip_224.openai`` names the tag
-    whose preprocessing they need. ``pretrained`` true is the default tag. ``blocks`` are further features from the same
-    forward beside timm's own: the mean of the output of each of these blocks, counted as ``layer`` is.
+    whose preprocessing they need. ``pretrained`` true is the default tag.
 
     Args:
         blocks: blocks whose mean is a feature too, of the same forward, counted as ``layer`` is.
@@ -48,11 +47,7 @@ class TimmConfig(NetworkConfig):
 
 
 def load(config: TimmConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
-    """The network of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one.
-
-    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
-    layer, or a pooling of what is not there.
-    """
+    """The network of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one."""
     name = config.name
     if config.pretrained:
         full = f"{name}.{config.pretrained}" if isinstance(config.pretrained, str) else name

@@ -79,8 +79,8 @@ def _reached(server: str) -> bool:
 def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """The state dict in a ``.safetensors`` file, or in a PyTorch file that holds nothing but tensors.
 
-    The wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off. Nothing in
-    the file is executed. Raises :class:`WeightsError`.
+    The wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off. Nothing in the
+    file is executed.
     """
     import safetensors
     import safetensors.torch
@@ -113,10 +113,7 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 def fit_weights(
     network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str, ignore: Collection[str] = ()
 ) -> None:
-    """Load ``weights`` into ``network``: every name of one is a name of the other, with one shape.
-
-    Names in ``ignore`` may be left over. ``source`` is what an error calls the weights. Raises :class:`WeightsError`.
-    """
+    """Load ``weights`` into ``network``: every name of one is a name of the other, but for those to ``ignore``."""
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
     given = {name: tensor for name, tensor in weights.items() if name in own or not _skipped(name, ignore)}
     misfits = [
@@ -141,10 +138,7 @@ def fit_weights(
 
 
 def digest_weights(network: torch.nn.Module) -> str:
-    """The sha256 of all that ``network`` computes with: sorted names, dtypes, shapes and bytes; hexadecimal.
-
-    It depends on the weights alone, not on the file they came from.
-    """
+    """The sha256 of all that ``network`` computes with: sorted names, dtypes, shapes and bytes; hexadecimal."""
     import torch
 
     digest = hashlib.sha256()
