@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cache.errors import SettingsError
 from cache.settings import Settings
-from stages.datasets.labels import label_column, trimmed
+from stages.datasets.columns import label_column, trimmed
 
 Names = str | tuple[str, ...]
 Roles = Mapping[str, tuple[str, ...]]

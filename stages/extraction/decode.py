@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from cache.errors import PermafrostError
 from cache.source import Box
+from stages.datasets.folder import image_type
 from stages.extraction.switches import own_switches
 from stages.extraction.without_metadata import without_metadata
-from stages.records.image_type import image_type
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stages.records.image_type import image_type
+from stages.datasets.folder import image_type
 
 _PNG_HEAD, _PNG_END = 8, b"\0\0\0\0IEND\xae\x42\x60\x82"
 _PNG_TURNS = re.compile(rb"eXIf|[tzi][ET]Xt(?:XML:com\.adobe\.xmp|Raw profile type)")

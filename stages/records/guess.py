@@ -17,7 +17,7 @@ from cache import parse_source
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.datasets.delimited import Dialect, EncodingError
-from stages.datasets.folder_files import EXTENSIONS, LITTER
+from stages.datasets.folder import EXTENSIONS, LITTER
 from stages.datasets.table import read_columns
 from stages.records.records import Records, read_records
 

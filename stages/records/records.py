@@ -26,8 +26,7 @@ from cache.errors import MissingExtraError, MissingRowsError, SettingsError
 from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles
-from stages.records.joined import check_names, join
-from stages.records.reading import digest_part, read_parts
+from stages.records.reading import check_names, digest_part, join, read_parts
 from stages.records.splits import DISTRACTORS, ROLES, seeded_order
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
@@ -128,10 +127,7 @@ class Records:
         return replace(self, table=self.table.filter(pc.is_in(self.table["split"], pa.array(splits, pa.string()))))
 
     def rows_in(self, store: Features) -> npt.NDArray[np.int64]:
-        """The positions of the records whose image has a stored feature; the images that failed are left out.
-
-        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
-        """
+        """The positions of the records whose image has a feature. MissingRowsError for one that nobody has tried."""
         digests = self.digests
         if absent := store.absent(digests):
             key = self.keys[digests.index(absent[0])]
@@ -219,19 +215,13 @@ def read_records(
 ) -> Records:
     """Read a dataset: its configuration, several to be joined, or the path of a folder or table.
 
-    Args:
-        dataset: one of ``stages.datasets.DatasetConfig``; a path takes the defaults of a folder or table. Several are
-            joined as :mod:`stages.records.joined` says, each with the splits and roles that it has alone; only splits
-            that are made for datasets with ``classes_across_domains`` are made together.
-        label: with a path, the label column or columns.
-        seed: makes the splits where a dataset has none.
-        digests: remembers the digests of unchanged files; by default every file is read.
-        on_progress: called with the number of files that have their digest.
+    Several are joined as :mod:`stages.records.reading` says, each with the splits and roles that it has alone; only
+    splits that are made for datasets with ``classes_across_domains`` are made together. With a path, ``label`` names
+    the label columns. ``seed`` makes the splits where a dataset has none. ``digests`` remembers the digests of
+    unchanged files; by default every file is read. ``on_progress`` is called with the number of files that have their
+    digest.
 
-    Raises:
-        RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
-            split; the message names the row, and the dataset where that has a name.
-        ValueError: several datasets of which two have the same name, or one has none.
+    Raises RecordsError, which names the row, and the dataset where that has a name; ValueError for names that are not.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -310,8 +300,8 @@ def _configs(
 def balanced_subset(records: Records, count: int | None, seed: int, *, least: int = 1) -> Records:
     """``count`` of ``records`` (None: all), one of each class by turns, in the order of ``records``.
 
-    A class comes in with ``least`` rows at once, and smaller classes do not: of less than ``least`` of every class, a
-    remainder that is no class is left. With one seed, a smaller subset is a part of every larger one.
+    A class comes in with ``least`` rows at once, and smaller classes do not; a remainder that is no class is left. With
+    one seed, a smaller subset is a part of every larger one.
     """
     keys, classes = records.keys, [str(name) for name in records.classes]
     sizes = Counter(classes)

@@ -47,11 +47,7 @@ def named_roles(
     keys: Sequence[str] | pa.ChunkedArray,
     settled: Roles | None = None,
 ) -> Roles:
-    """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``.
-
-    Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
-    whose value is none of the standard ones.
-    """
+    """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``."""
     counts = counted(splits)
     if config.query is None and settled is not None:
         return dict.fromkeys(ROLES, ()) | dict(settled)
@@ -114,8 +110,7 @@ def class_disjoint_splits(
     A label is one class in all its domains. In validation and test each class gives ``queries_per_class`` images of
     each domain (fewer where it has no more than that) to the query set and the rest to the gallery. Classes that have
     two images in no domain, and records without a label, become distractors. Classes are taken in ``seeded_order``,
-    those of one domain (the first where they have two images) after those of another: which class goes where depends
-    neither on the order of the rows nor on how many images there are, and hardly on what other classes there are.
+    those of one domain (the first where they have two images) after those of another.
 
     >>> from stages.datasets import FolderConfig
     >>> keys = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]

@@ -13,8 +13,13 @@ import numpy as np
 from cache import ImageSource
 from cache.errors import RecordsError
 from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list
-from stages.datasets.benchmarks.files import checked_entries, read_entries, read_matlab, read_named_columns
-from stages.datasets.benchmarks.pickles import read_plain_pickle
+from stages.datasets.benchmarks.files import (
+    checked_entries,
+    read_entries,
+    read_matlab,
+    read_named_columns,
+    read_plain_pickle,
+)
 from stages.datasets.config import Roles
 
 
