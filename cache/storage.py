@@ -129,31 +129,19 @@ Where = Storage | Path | str
 
 
 def storage_of(where: Where) -> Storage:
-    """``where`` itself, or the folder or the place in object storage that it names.
-
-    >>> storage_of("s3://bucket/shop").address("rows/0.parquet")
-    's3://bucket/shop/rows/0.parquet'
-    """
+    """``where`` itself, or the folder or the place in object storage that it names."""
     if isinstance(where, str) and is_url(where):
         return ObjectStorage(where)
     return LocalStorage(where) if isinstance(where, (str, Path)) else where
 
 
 def is_url(where: str) -> bool:
-    """Whether ``where`` is in object storage, and no local path.
-
-    >>> is_url("gs://bucket/shop"), is_url("artifacts/shop")
-    (True, False)
-    """
+    """Whether ``where`` is in object storage, and no local path."""
     return where.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
 def has(storage: Storage, key: str) -> bool:
-    """Whether there is something at ``key``: asked of the key itself, and not of a listing, which can lag.
-
-    >>> has(LocalStorage("no such folder"), "rows/0.parquet")
-    False
-    """
+    """Whether there is something at ``key``: asked of the key itself, and not of a listing, which can lag."""
     try:
         storage.size(key)
     except FileNotFoundError:
@@ -162,11 +150,7 @@ def has(storage: Storage, key: str) -> bool:
 
 
 def object_at(url: str) -> tuple[ObjectStorage, str]:
-    """The storage and the key of the object at ``url``.
-
-    >>> object_at("s3://bucket/photos/a.jpg")
-    (ObjectStorage(url='s3://bucket'), 'photos/a.jpg')
-    """
+    """The storage and the key of the object at ``url``."""
     scheme, _, place = url.partition("://")
     bucket, _, key = place.partition("/")
     return ObjectStorage(f"{scheme}://{bucket}"), key
@@ -178,11 +162,7 @@ def open_file(path: str) -> BinaryIO:
 
 
 def file_exists(path: str) -> bool:
-    """Whether there is something at ``path``, if only a link that leads nowhere.
-
-    >>> file_exists("no such file")
-    False
-    """
+    """Whether there is something at ``path``, if only a link that leads nowhere."""
     if not is_url(path):
         return os.path.lexists(path)
     storage, key = object_at(path)
@@ -196,11 +176,7 @@ def file_exists(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """``path`` as it is from any folder.
-
-    >>> absolute("gs://bucket/a.jpg")
-    'gs://bucket/a.jpg'
-    """
+    """``path`` as it is from any folder."""
     return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 (links stay)
 
 

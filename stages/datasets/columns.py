@@ -42,11 +42,7 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def scalar(value: object) -> str | None:
-    """A value of a JSON object as text, as :func:`as_text` has it; None for lists and objects, which are no label.
-
-    >>> scalar("007"), scalar(7), scalar(7.0), scalar(True), scalar([7])
-    ('007', '7', '7', 'true', None)
-    """
+    """A value of a JSON object as text, as :func:`as_text` has it; None for lists and objects, which are no label."""
     if value is None or isinstance(value, (list, dict)):
         return None
     if isinstance(value, float):
@@ -56,20 +52,12 @@ def scalar(value: object) -> str | None:
 
 
 def text_table(columns: Mapping[str, Iterable[str | None]]) -> pa.Table:
-    """The columns, all of text.
-
-    >>> text_table({"label": [None]}).schema.types
-    [DataType(string)]
-    """
+    """The columns, all of text."""
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def counted(values: Iterable[str | None] | pa.ChunkedArray) -> Counter[str]:
-    """How often each of ``values`` (N,) is there, but null; of a column no Python object for each is made.
-
-    >>> counted(["a", "b", None, "a"]) == counted(pa.chunked_array([["a", "b", None, "a"]])) == {"a": 2, "b": 1}
-    True
-    """
+    """How often each of ``values`` (N,) is there, but null; of a column no Python object for each is made."""
     if not isinstance(values, pa.ChunkedArray):
         return Counter(value for value in values if value is not None)
     counts = pc.value_counts(values)
@@ -78,12 +66,7 @@ def counted(values: Iterable[str | None] | pa.ChunkedArray) -> Counter[str]:
 
 
 def joined(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
-    """The label: the columns joined by ``/``; null where one of them is.
-
-    >>> table = pa.table({"make": ["Audi", "BMW"], "model": ["A4", None]})
-    >>> joined(table, ["make", "model"]).to_pylist()
-    ['Audi/A4', None]
-    """
+    """The label: the columns joined by ``/``; null where one of them is."""
     return pc.binary_join_element_wise(*(table[column] for column in columns), "/", null_handling="emit_null")
 
 
@@ -147,11 +130,7 @@ def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
 
 
 def label_notes(labels: Iterable[str | None] | pa.ChunkedArray) -> list[str]:
-    """Notes on labels (N,) that stand for classes whose names are nearly the same.
-
-    >>> label_notes(["Cat", "cat", "cat", None])[0]
-    "labels that differ only in case, spaces or the form of a number are classes apart: 'Cat' (1) and 'cat' (2)"
-    """
+    """Notes on labels (N,) that stand for classes whose names are nearly the same."""
     counts = counted(labels)
     alike = _groups((_nearly(label), label) for label in counts)
     if not alike:
@@ -161,11 +140,7 @@ def label_notes(labels: Iterable[str | None] | pa.ChunkedArray) -> list[str]:
 
 
 def missing_notes(values: Iterable[str | None] | pa.ChunkedArray, what: str) -> list[str]:
-    """Notes on ``values`` (N,) of ``what``, a column, that look like missing ones.
-
-    >>> missing_notes(["red", "nan", None], "colour")[0][:66]
-    "1 images have the colour 'nan', which looks like a missing value, "
-    """
+    """Notes on ``values`` (N,) of ``what``, a column, that look like missing ones."""
     return [
         f"{count:,} images have the {what} {value!r}, which looks like a missing value, and is one like any other: "
         "leave the cell empty where an image has none"

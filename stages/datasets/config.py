@@ -157,11 +157,7 @@ class ColumnsConfig(SourceConfig):
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:
-    """One name or several, as a tuple.
-
-    >>> as_names("train"), as_names(("query", "gallery")), as_names(None)
-    (('train',), ('query', 'gallery'), ())
-    """
+    """One name or several, as a tuple."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)

@@ -258,9 +258,7 @@ def _listed(paths: Sequence[Path], most: int = 3) -> str:
 
 
 def image_type(first_bytes: bytes) -> str | None:
-    r"""The kind of image that begins with ``first_bytes``, 64 or more; None for other files, camera raw among them.
-
-    It is one of ``jpeg``, ``png``, ``gif``, ``webp``, ``bmp``, ``tiff``, ``jp2``, ``avif`` and ``heic``.
+    r"""The kind of image that begins with ``first_bytes``, 64 or more, ``jpeg`` or ``heic``; None for others.
 
     >>> image_type(b"\xff\xd8\xff\xe0 and so on"), image_type(b"<html>")
     ('jpeg', None)

@@ -31,10 +31,9 @@ class Shard(NamedTuple):
 
 
 def find_shards(where: str, suffix: str) -> list[Shard]:
-    """The files that ``where`` names: one file, a pattern, or a folder with files ending in ``suffix`` in or below it.
+    """The files that ``where`` names: one file, a pattern, or a folder with files ending in ``suffix`` below it.
 
-    They come ordered by path, hidden ones left out. Raises :class:`RecordsError` where there is none, and for a
-    compressed one, which would else be passed over.
+    They come ordered by path, hidden ones left out. Compressed ones are refused, which would else be passed over.
     """
     if is_url(where):
         return _objects(where, suffix)

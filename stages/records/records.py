@@ -115,10 +115,9 @@ class Records:
         return list(self.table[name].to_pylist())
 
     def split(self, *roles: str) -> Records:
-        """The records of a role: ``train``, ``validation_query``, ``validation_gallery``, ``query`` or ``gallery``.
+        """The records of any of these roles: ``train``, ``query``, ``gallery``, ``validation_query``, ...
 
-        Of several roles: those of any. A record can have several: with leave-one-out each query is in the gallery too.
-        A benchmark may have ``query_distractor`` and ``validation_query_distractor``: queries with no match.
+        A record can have several. A benchmark may have ``query_distractor`` and ``validation_query_distractor`` too.
         """
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):

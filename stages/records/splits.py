@@ -31,9 +31,7 @@ MADE: Roles = {
 
 
 def seeded_order(seed: int, *names: str) -> bytes:
-    """The sort key of ``names`` under ``seed``, 32 bytes: a reproducible random order.
-
-    Which names come first depends on the seed and the names alone, not on their order, nor on what others there are.
+    """The sort key of ``names`` under ``seed``, 32 bytes: an order that depends on nothing else.
 
     >>> sorted(["ant", "bee", "cat"], key=lambda name: seeded_order(0, name))
     ['cat', 'ant', 'bee']
@@ -87,9 +85,7 @@ def named_roles(
 
 
 def label_domains(labels: Sequence[str | None], domains: Sequence[str | None]) -> dict[str, str]:
-    """The labels of N rows that can be searched for, each with the first domain where it has two rows, in that order.
-
-    A relevant image is of the query's domain: a label that has one row in each of its domains cannot be searched for.
+    """The labels of N rows that can be searched for, each with the first domain where it has two rows.
 
     >>> label_domains(["cat", "cat", "dog", "dog", "cat"], ["photo", "photo", "photo", "art", "art"])
     {'cat': 'photo'}
@@ -149,11 +145,7 @@ def _prefixes(domain_of: Mapping[str, str], config: SourceConfig, seed: int) -> 
 
 
 def describe_splits(labels: Sequence[str | None], domains: Sequence[str | None], splits: Sequence[str]) -> str:
-    """What :func:`class_disjoint_splits` did with these records, for people to read.
-
-    >>> describe_splits(["a", "a", "b", "b"], ["art", "photo"] * 2, ["train", "train", "query", "gallery"])
-    'splits made by class from the seed: 1 train, 0 validate, 1 test; a label is one class in all 2 domains'
-    """
+    """What :func:`class_disjoint_splits` did with these records, for people to read."""
     rows = set(zip(labels, splits, strict=True))
     train, validate, test = (sum(split == role for _, split in rows) for role in ("train", "validation_query", "query"))
     across = f"; a label is one class in all {count} domains" if (count := len({*domains})) > 1 else ""

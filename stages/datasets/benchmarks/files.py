@@ -50,11 +50,7 @@ def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
 
 
 def as_number(word: str, where: str) -> float:
-    """``word`` as a number. Raises RecordsError that begins with ``where``.
-
-    >>> as_number("60.0", "bounding_boxes.txt")
-    60.0
-    """
+    """``word`` as a number. Raises RecordsError that begins with ``where``."""
     try:
         return float(word)
     except ValueError:
@@ -82,11 +78,7 @@ def read_entries(path: Path, *needed: str) -> list[dict[str, Any]]:
 
 
 def checked_entries(value: Any, where: str, *needed: str) -> list[dict[str, Any]]:
-    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``.
-
-    >>> checked_entries([{"id": 34, "path": "MET/34/0.jpg"}], "MET_database.json", "id", "path")
-    [{'id': 34, 'path': 'MET/34/0.jpg'}]
-    """
+    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``."""
     if not isinstance(value, list):
         raise RecordsError(f"{where} must be a list of objects, got {type(value).__name__}")
     for number, entry in enumerate(value, 1):

@@ -21,11 +21,7 @@ _TENSOR_CORES = (8, 0)  # the first compute capability with TF32
 
 
 def resolve_precision(precision: Precision, device: str) -> Precision:
-    """What ``precision`` is on ``device``: ``auto`` becomes one of the others.
-
-    >>> resolve_precision("auto", "cpu"), resolve_precision("bfloat16", "cpu")
-    ('float32', 'bfloat16')
-    """
+    """What ``precision`` is on ``device``: ``auto`` becomes one of the others."""
     if precision != "auto":
         return precision
     if device == "cpu":
