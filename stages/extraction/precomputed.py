@@ -88,7 +88,7 @@ def read_vectors(config: PrecomputedConfig) -> Vectors:
         raise RecordsError(f"{path} cannot be read: {error}") from error
     if given.vectors.ndim != 2 or not given.vectors.size:
         raise RecordsError(f"{path} must hold a row of numbers for each image, (M, D); got {given.vectors.shape}")
-    if given.vectors.dtype.kind != "f" and given.vectors.dtype.kind not in "iu":
+    if given.vectors.dtype.kind not in "fiu":
         raise RecordsError(f"{path} must hold numbers; got {given.vectors.dtype}")
     if len(given.names) != len(given.vectors):
         raise RecordsError(f"{path} has {len(given.vectors):,} features and {len(given.names):,} keys: as many of each")
@@ -122,7 +122,11 @@ def _read_table(path: Path, *, first: bool = False) -> pa.Table:
         case ".arrow" | ".feather":
             return pyarrow.feather.read_table(path)
         case ".lance":
-            return _lance(path, first)
+            try:
+                import lance
+            except ImportError:
+                raise MissingExtraError(f"Lance, which {path} is a dataset of,", "lance") from None
+            return lance.dataset(str(path)).to_table(limit=1 if first else None)
     if (path / "state.json").is_file():
         files = json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]
         tables = []
@@ -135,18 +139,9 @@ def _read_table(path: Path, *, first: bool = False) -> pa.Table:
     raise RecordsError(f"{path} is not a file of features that can be read: {_FORMATS}")
 
 
-def _lance(path: Path, first: bool) -> pa.Table:
-    try:
-        import lance
-    except ImportError:
-        raise MissingExtraError(f"Lance, which {path} is a dataset of,", "lance") from None
-    table: pa.Table = lance.dataset(str(path)).to_table(limit=1 if first else None)
-    return table
-
-
 def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
     names = table.column_names
-    by_digest = DIGEST in names and _is_digest(table[DIGEST].type)
+    by_digest = DIGEST in names and table[DIGEST].type == pa.binary(32)
     column = DIGEST if by_digest else config.key
     for wanted in (column, config.vector):
         if wanted not in names:
@@ -173,10 +168,6 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
     flat = numbers.to_numpy(zero_copy_only=False)
     keys = table[column] if by_digest else table[column].cast(pa.string())
     return Vectors(keys.to_pylist(), flat.reshape(len(lists), -1), by_digest)
-
-
-def _is_digest(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_binary(kind)) and kind.byte_width == 32
 
 
 def import_features(

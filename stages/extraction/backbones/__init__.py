@@ -28,19 +28,9 @@ BackboneConfig: TypeAlias = Annotated[
 ]
 
 __all__ = [
-    "Backbone",
-    "BackboneConfig",
-    "BundledConfig",
-    "OpenClipConfig",
-    "PcaBasis",
-    "PcaConfig",
-    "TimmConfig",
-    "announced_backbones",
-    "fit_pca_basis",
-    "load_backbone",
-    "load_backbones",
-    "place",
-]
+    "Backbone", "BackboneConfig", "BundledConfig", "OpenClipConfig", "PcaBasis", "PcaConfig", "TimmConfig",
+    "announced_backbones", "fit_pca_basis", "load_backbone", "load_backbones", "place",
+]  # fmt: skip
 
 
 def load_backbones(
