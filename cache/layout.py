@@ -75,9 +75,7 @@ def read_shape(storage: Storage) -> tuple[int, tuple[int, ...], np.dtype[np.gene
         return rows, tuple(row_shape), np.dtype(metadata["data_type"]), chunk_rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         address = storage.address(_DESCRIPTION)
-        raise DamagedStoreError(
-            f"{address} should describe the array of the store, but: {error}. {MEND_METADATA}"
-        ) from error
+        raise DamagedStoreError(f"{address} does not describe the array: {error}. {MEND_METADATA}") from error
 
 
 def resize(storage: Storage, rows: int) -> None:

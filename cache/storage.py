@@ -71,9 +71,7 @@ class LocalStorage:
     def __post_init__(self) -> None:
         if _LIKE_A_URL.match(str(self.root)):
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise SettingsError(
-                f"a folder must be a local path, or the text of an address with {known}; got {self.root}"
-            )
+            raise SettingsError(f"a folder must be a local path, or text that begins with {known}; got {self.root}")
 
     def path(self, key: str = "") -> Path:
         """The path of ``key``. Raises ValueError if it is not a key."""

@@ -66,9 +66,7 @@ def _objects(where: str, suffix: str) -> list[Shard]:
     storage = storage_of(where)
     keys = [key for key in storage.list() if not _hidden(Path(key))]
     if packed := [key for key in keys if key.lower().endswith((*(suffix + end for end in _PACKED), *_PACKED_TAR))]:
-        raise RecordsError(
-            f"{storage.address(packed[0])} is compressed, so one image cannot be read without all before it: unpack it"
-        )
+        raise RecordsError(f"{storage.address(packed[0])} is compressed, so no image can be read alone: unpack it")
     shards = [Shard(storage.address(key), key.removesuffix(suffix)) for key in keys if key.lower().endswith(suffix)]
     if not shards:
         raise RecordsError(f"{where} holds no object that ends in {suffix}; a pattern is not looked for there")

@@ -136,9 +136,7 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
     if reader is None and not path.exists():
         raise AbsentPathError(f"{path} does not exist")
     if reader is None:
-        raise RecordsError(
-            f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
-        )
+        raise RecordsError(f"{path} is not a table that can be read: its name must end in {', '.join(readers)}")
     try:
         table, notes = reader(path, dialect)
     except FileNotFoundError:

@@ -151,7 +151,7 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
         lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
     if not any(check(lists.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
         raise RecordsError(
-            f"the column {config.vector!r} of {config.path} must hold lists of numbers; got {lists.type}"
+            f"the column {config.vector!r} of {config.path} must hold lists of numbers, not {lists.type}"
         )
     lengths = pc.list_value_length(lists)
     wrong = np.flatnonzero(pc.fill_null(lengths, -1).to_numpy(zero_copy_only=False) != (lengths[0].as_py() or 0))
