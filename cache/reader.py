@@ -235,7 +235,7 @@ class FeatureStore:
 
     def digests(self) -> Digests:
         """The digest of every image with a stored feature, each once, in row order."""
-        return self._index.digests(self._index.good_places())
+        return self._index.digests.take(self._index.good_places())
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a stored feature."""
@@ -249,14 +249,13 @@ class FeatureStore:
             places = self._index.find(digests)
             bad = places[(places >= 0) & ~self._index.good(places)]
         first = dict.fromkeys(bad.tolist())
-        names = self._index.digests(np.array([*first], np.int64))
+        names = self._index.digests.take(np.array([*first], np.int64))
         return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
 
     def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> Digests:
         """Those of ``digests`` to compute, each once: unread ones too, and failed ones if ``retry_failed``."""
         places = self._index.find(digests)
-        done = self._index.good(places) if retry_failed else self._index.settled(places)
-        return as_digests(digests).take(~done).unique()
+        return as_digests(digests).take(~self._index.good(places, or_failed=not retry_failed)).unique()
 
     def absent(self, digests: Sequence[bytes]) -> Digests:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
@@ -274,7 +273,7 @@ class FeatureStore:
         of its chunk.
         """
         places = self._index.find(digests)
-        return np.where(self._index.good(places), self._index.checksums(places), np.uint32(0))
+        return np.where(self._index.good(places), self._index.checksums[places], np.uint32(0))
 
     def counts(self) -> Counter[str]:
         """How many images have each status."""

@@ -153,7 +153,7 @@ class RowIndex:
         self.table = table
         self._rank = rank
         self._index = index
-        self._digests = index.digests
+        self.digests = index.digests
         self._unique = index.unique
         self._chunk_rows = chunk_rows
         # Each has one more entry, for place -1.
@@ -176,7 +176,7 @@ class RowIndex:
     def find(self, digests: Sequence[bytes]) -> Places:
         """The place of each of ``digests`` (n,), -1 where there is none, as of ``b""``, an unreadable image."""
         wanted = as_digests(digests)
-        if self._unique and wanted.known is None and np.array_equal(wanted.words, self._digests.words):
+        if self._unique and wanted.known is None and np.array_equal(wanted.words, self.digests.words):
             return np.arange(len(wanted))  # a finished dataset, in the order in which it was extracted
         return self._index.find(wanted)
 
@@ -185,17 +185,10 @@ class RowIndex:
         chunk = np.searchsorted(self._starts, places, side="right") - 1
         return np.where(places < 0, -1, self._numbers[chunk] * self._chunk_rows + places - self._starts[chunk])
 
-    def good(self, places: Places) -> npt.NDArray[np.bool_]:
-        """True for each of ``places`` (n,) that has a stored feature."""
-        return self._ranked_below(1, places)
-
-    def settled(self, places: Places) -> npt.NDArray[np.bool_]:
-        """True for each of ``places`` (n,) that has a stored feature, or has failed for good."""
-        return self._ranked_below(2, places)
-
-    def _ranked_below(self, rank: int, places: Places) -> npt.NDArray[np.bool_]:
+    def good(self, places: Places, *, or_failed: bool = False) -> npt.NDArray[np.bool_]:
+        """True for each of ``places`` (n,) that has a stored feature, ``or_failed`` for good."""
         there: npt.NDArray[np.bool_] = places >= 0
-        there[there] = self._rank[places[there]] < rank
+        there[there] = self._rank[places[there]] <= or_failed
         return there
 
     def good_places(self) -> Places:
@@ -208,18 +201,11 @@ class RowIndex:
 
     def _counting(self, places: Places) -> Places:
         """Those of ``places`` whose row is the one that counts for its digest."""
-        return places if self._unique else places[self._index.find(self._digests.take(places)) == places]
-
-    def digests(self, places: Places) -> Digests:
-        """The digest at each of ``places`` (n,)."""
-        return self._digests.take(places)
-
-    def checksums(self, places: Places) -> Checksums:
-        """What the row at each of ``places`` (n,) was made from, or where that is not recorded its own checksum."""
-        return self._checksums[places]
+        return places if self._unique else places[self._index.find(self.digests.take(places)) == places]
 
     @cached_property
-    def _checksums(self) -> Checksums:
+    def checksums(self) -> Checksums:
+        """What each row (N,) was made from, or where that is not recorded its own checksum; 0 for place -1."""
         checksums = pc.fill_null(pc.coalesce(self.table["made_from"], self.table["crc32c"]), 0)
         return np.append(checksums.to_numpy(), np.uint32(0))
 

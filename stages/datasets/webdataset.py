@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
@@ -25,6 +26,7 @@ from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Shard, find_shards
 
 _TEXTS = ("cls", "txt")
+_BARE, _HIDDEN = "without an extension", "hidden (the name begins with a dot)"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _READ = 1 << 20
 _REMEDY = "Copy or download it again: what else it should hold cannot be known."
@@ -52,7 +54,7 @@ class WebDatasetConfig(ColumnsConfig):
         """List the samples; no image is read. A sample without an image is a row with a ``problem``."""
         wanted = {*as_names(self.label), *self.attributes, *self.named({"domain", "split"}).values()}
         known: set[str] = set()
-        others = _Others()
+        others = Counter[str]()  # members that belong to no sample, by why not; the first is named
         shards = find_shards(self.path, ".tar")
         samples = [sample for shard in shards for sample in _samples(shard, wanted, known, others)]
         named = self.named(known)
@@ -72,27 +74,12 @@ class WebDatasetConfig(ColumnsConfig):
         if self.split == BY_FILE:
             made["split"] = [sample.shard.split for sample in samples]
         source = self.source(text_table(texts), named, made)
-        return source._replace(notes=(*others.notes(), *source.notes))
-
-
-@dataclass
-class _Others:
-    """Members that belong to no sample: how many, and the first one."""
-
-    hidden: int = 0
-    bare: int = 0
-    first: str = ""
-
-    def count(self, shard: Shard, name: str, *, hidden: bool) -> None:
-        self.hidden, self.bare = self.hidden + hidden, self.bare + (not hidden)
-        self.first = self.first or f"{name!r} in {shard.path}"
-
-    def notes(self) -> tuple[str, ...]:
-        if not self.first:
-            return ()
-        counts = ((self.bare, "without an extension"), (self.hidden, "hidden (the name begins with a dot)"))
-        listed = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-        return (f"members of the shards left out, as they belong to no sample: {listed}; the first is {self.first}",)
+        if others:
+            first = next(what for what in others if what not in (_BARE, _HIDDEN))
+            counts = ", ".join(f"{others[what]:,} {what}" for what in (_BARE, _HIDDEN) if others[what])
+            note = f"members of the shards left out, as they belong to no sample: {counts}; the first is {first}"
+            return source._replace(notes=(note, *source.notes))
+        return source
 
 
 class _Sample(NamedTuple):
@@ -108,14 +95,14 @@ class _Sample(NamedTuple):
         return f"{self.shard.path}, sample {self.key!r}"
 
 
-def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -> Iterator[_Sample]:
+def _samples(shard: Shard, wanted: Set[str], known: set[str], others: Counter[str]) -> Iterator[_Sample]:
     """The samples of one shard, in the order of their first members; ``known`` collects the names of all fields."""
     grouped: dict[str, dict[str, Member]] = {}
     for member in list_members(shard.path):
         folder, slash, name = member.name.rpartition("/")
         start, dot, extension = name.partition(".")
         if not start or not dot:
-            others.count(shard, member.name, hidden=not start)
+            others.update([_BARE if start else _HIDDEN, *([] if others else [f"{member.name!r} in {shard.path}"])])
             continue
         members = grouped.setdefault(folder + slash + start, {})
         if extension.lower() in members:
