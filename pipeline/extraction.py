@@ -182,10 +182,8 @@ def _say(extracted: Extracted, records: Records, display: Display) -> None:
     opened = f"{computed:,} images computed, {extracted.present:,} were there" if computed else _NOTHING_OPENED
     failed_of = f"{len(failures):,} of {total:,} records{of_images} failed"
     display.say(f"extract {extracted.features.name}: {opened}; {failed_of}")
-    for failed in failures[:_SHOWN]:
-        display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
-    if len(failures) > _SHOWN:
-        display.warn(f"  and {len(failures) - _SHOWN:,} more; `permafrost extract --json` lists them")
+    reasons = {f"{failed.key} ({failed.uri})": failed.reason for failed in failures}
+    display.list_failed(reasons, "; `permafrost extract --json` lists them", shown=_SHOWN)
     if computed and (flat := _of_one_colour(extracted.features, records)):
         display.warn(f"  {len(flat):,} images decode to one colour, and say nothing: {', '.join(flat[:_SHOWN])}")
 

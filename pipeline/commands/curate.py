@@ -20,7 +20,7 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import open_run
 from pipeline.features import find_features
 from pipeline.views.tables import aligned
@@ -63,7 +63,7 @@ def curate(
     write_table(dropped, dropped_table(curated.dropped))
     replace_text(summary, json_module.dumps(report, indent=2) + "\n")
     write_table(output, training_table(curated.retained))
-    typer.echo(json_module.dumps(report) if json else _text(by_domain, total))
+    emit(json, _text(by_domain, total), report)
     display.say(f"{output} is written; {summary} has the counts, and {dropped} every dropped image with its reason")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from cache.storage import is_url
 from pipeline.bundle import Bundle, is_bundle
 from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
-from pipeline.commands.options import Json, OneBackbone, Quiet
+from pipeline.commands.options import Json, OneBackbone, Quiet, emit
 from pipeline.dataset import open_run
 from pipeline.searcher import embedder_of
 from pipeline.thresholds import kept_decisions
@@ -60,7 +59,7 @@ def export(
         size = Path(output).stat().st_size
         line = {"file": output, "format": form, **line, "cosine": round(cosine, 6), "bytes": size}
         text = f"{output}: {line['backbone']} {line['head']}, {size / 1e6:,.1f} MB, cosine to the store {cosine:.6f}"
-        typer.echo(json_module.dumps(line) if json else text)
+        emit(json, text, line)
         return
     if is_bundle(source):
         raise ConfigError(f"{source} is a bundle already: export a run file, or one file of it with --format")
@@ -78,10 +77,10 @@ def export(
     )
     if not bundle.thresholds:
         way = ""
-        if run.records.has_labels:
-            few = class_shortage(run.records) is not None
-            choose = f"`permafrost threshold {source}` chooses one: then export again."
-            way = f" One takes {ENOUGH_CLASSES}." if few else f" {choose}"
+        if run.records.has_labels and class_shortage(run.records) is not None:
+            way = f" One takes {ENOUGH_CLASSES}."
+        elif run.records.has_labels:
+            way = f" `permafrost threshold {source}` chooses one: then export again."
         run.display.say(f"no threshold goes along: a search lists the nearest images, however unlike they are.{way}")
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     count = len(read_snapshot(bundle).rows)
@@ -93,8 +92,7 @@ def export(
         "rows": count,
         "bytes": size,
     }
-    text = f"{output}: {count:,} images, {vectors.backbone} {vectors.head}, {size / 1e6:,.1f} MB"
-    typer.echo(json_module.dumps(line) if json else text)
+    emit(json, f"{output}: {count:,} images, {vectors.backbone} {vectors.head}, {size / 1e6:,.1f} MB", line)
 
 
 def _described(source: str, head: str | None, backbone: str | None, *, quiet: bool) -> tuple[dict[str, Any], Embedder]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile, emit
 from pipeline.config import read_config
 from pipeline.dataset import Run, read_dataset, remarks
 from pipeline.progress import Display
@@ -34,11 +33,7 @@ def health(
     config = read_config(run_file)
     run = Run(run_file, config, read_dataset(config, Display(quiet=True, warnings=False)), Display(quiet=quiet))
     report = health_of_run(run, find_vectors(run), head, backbone, near_duplicate or NEAR_DUPLICATE)
-    if json:
-        for line in health_lines(report):
-            typer.echo(json_module.dumps(line))
-    else:
-        typer.echo(health_text(report, top))
+    emit(json, health_text(report, top), *health_lines(report))
 
 
 def health_of_run(

@@ -18,7 +18,7 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError, RecordsError
 from pipeline.bundle.layout import Bundle, is_bundle
-from pipeline.commands.options import Json, Quiet
+from pipeline.commands.options import Json, Quiet, where_values
 from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.queries import Terms, queries_of, refuse_absent
@@ -69,7 +69,7 @@ def search(
     if not any(terms):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
     refuse_absent(terms)
-    filters = _filters(where or [])
+    filters = where_values(where)
     bundled, asked_for = is_bundle(run_file), (run_file, head, everything, limits, quiet)
     searcher, limit, shares, display = _bundle(*asked_for) if bundled else _run(*asked_for, words=bool(text))
     if limit is not None:
@@ -91,17 +91,6 @@ def search(
     if unread:
         count = len(terms.images)
         raise RecordsError(f"{len(unread)} of {count} images to search for cannot be read:\n" + "\n".join(unread))
-
-
-def _filters(where: Sequence[str]) -> dict[str, list[str | None]]:
-    """Values by column; several of a column are alternatives, and an empty one is that of images without."""
-    filters: dict[str, list[str | None]] = {}
-    for text in where:
-        column, equals, value = text.partition("=")
-        if not equals or not column:
-            raise ConfigError(f"--where takes COLUMN=VALUE, such as colour=red, got {text!r}")
-        filters.setdefault(column, []).append(value or None)
-    return filters
 
 
 _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]

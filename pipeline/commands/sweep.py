@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
-from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, ray_cluster
+from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, emit, ray_cluster
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.progress import Display
@@ -57,7 +56,7 @@ def sweep(
         rows = sweep_rows(places, metric, keys)
         replace_text(folder / "leaderboard.csv", csv_text(rows))
         replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run.name))
-    typer.echo("\n".join(map(json_module.dumps, rows)) if json else sweep_text(places, metric, keys))
+    emit(json, sweep_text(places, metric, keys), *rows)
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:
         winner = next(place for place in places if not place.entry.raw)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from contextlib import suppress
 from typing import Annotated
 
@@ -17,7 +16,7 @@ import typer
 
 from cache.atomic import unless_read_only
 from cache.errors import ConfigError, SettingsError
-from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile
+from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile, emit
 from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.thresholds import keep_decisions
@@ -57,12 +56,8 @@ def threshold(
         decisions += _of_larger_rates(decisions, on, run.display)
     if not decisions:
         raise SettingsError("\n".join(refused))
-    if json:
-        for decision in decisions:
-            for line in threshold_lines(decision, chosen, on):
-                typer.echo(json_module.dumps(line))
-    else:
-        typer.echo(threshold_text(decisions, chosen, on))
+    lines = (line for decision in decisions for line in threshold_lines(decision, chosen, on))
+    emit(json, threshold_text(decisions, chosen, on), *lines)
     with unless_read_only(run.display.warn):
         path = keep_decisions(run, chosen, decisions, on)
         run.display.say(f"kept for `permafrost search --fmr` and `--fpir`: {path}")
