@@ -69,6 +69,11 @@ def sources_of(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     return [head.backbones]
 
 
+def stores_of(features: FeatureStore | FusedFeatures) -> tuple[FeatureStore, ...]:
+    """The stores that ``features`` are read from, in the order of fusion."""
+    return features.stores if isinstance(features, FusedFeatures) else (features,)
+
+
 def networks_of(run: Run, stores: Sequence[FeatureStore]) -> Iterator[tuple[BackboneConfig, list[FeatureStore]]]:
     """The networks of the run that filled any of ``stores``, each with all stores it fills.
 

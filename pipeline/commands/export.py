@@ -66,14 +66,9 @@ def export(
     run = open_run(source, quiet=quiet)
     vectors = find_chosen(run, head, backbone)
     run = with_rows(run, [vectors])
+    decisions = kept_decisions(run, vectors)
     bundle = export_bundle(
-        run,
-        vectors,
-        output,
-        everything=everything,
-        weights=not no_weights,
-        thumbnails=thumbnails,
-        decisions=kept_decisions(run, vectors),
+        run, vectors, output, everything=everything, weights=not no_weights, thumbnails=thumbnails, decisions=decisions
     )
     if not bundle.thresholds:
         way = ""
