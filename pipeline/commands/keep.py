@@ -20,10 +20,9 @@ from pipeline.dataset import Run, open_run, read_dataset, recalled
 from pipeline.feature_files import write_features
 from pipeline.progress import Display
 from pipeline.score_rows import RAW
-from pipeline.stores import find_stores, is_run_file, stores_below
+from pipeline.stores import find_stores, is_run_file, stores_below, verify_files, verify_stores
 from pipeline.unnamed import remove, size_of, unnamed
 from pipeline.vectors import find_chosen
-from pipeline.verification import verify_files, verify_stores
 
 
 def inspect(path: RunFileOrStore, json: Json = False) -> None:
@@ -87,7 +86,7 @@ def verify(path: RunFileOrStore, json: Json = False) -> None:
             text = [f"{store.address}: {chunks:,} chunks, {images:,} images: {verdict}", *problems]
             line = {"store": store.address, "chunks": chunks, "images": images, "problems": problems}
             emit(json, "\n  ".join(text), line)
-        elif problems:
+        else:
             emit(json, problems[0], {"file": verified.address, "problems": problems})
     if not sound:
         raise typer.Exit(1)

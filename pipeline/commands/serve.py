@@ -52,8 +52,8 @@ def serve(
     from pipeline.service.guard import is_loopback
     from pipeline.service.limits import Limits
     from pipeline.service.metrics import Metrics
-    from pipeline.service.opening import open_snapshots
     from pipeline.service.server import run, server_of
+    from pipeline.service.snapshots import open_snapshots
 
     if token is None and not is_loopback(host):
         raise ConfigError(

@@ -14,6 +14,7 @@ from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, check_pixels
 from pipeline.service.refused import Refused
+from pipeline.views.thumbnails import small_jpeg
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
@@ -209,6 +210,20 @@ def embed(uploads: Sequence[Upload]) -> list[dict[ServedHead, Vector] | Exceptio
                 elif isinstance(answer, dict):
                     answer[head] = vectors[row]
     return answers
+
+
+def pictures(wanted: Sequence[tuple[Source, int]]) -> list[bytes | Exception]:
+    """A small JPEG, the one that is kept or one of so many pixels a side, of each image."""
+    return [_picture(*each) for each in wanted]
+
+
+def _picture(source: Source, side: int) -> bytes | Exception:
+    if (content := source.thumbnail(source.digest)) is not None:
+        return content
+    made = small_jpeg(source.uri, side)
+    if isinstance(made, str):
+        return Refused(404, "no_picture", f"there is no picture of this image: it {made}")
+    return made.content
 
 
 class Page(NamedTuple):
