@@ -155,8 +155,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     open_streams()
-    stopped = _leave_when_stopped()
-    _exit(run_typed(sys.argv[1:], stopped))
+    _exit(run_typed(sys.argv[1:], _leave_when_stopped()))
 
 
 def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
@@ -186,8 +185,7 @@ def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
 def _leave_when_stopped() -> list[int]:
     """Leave soon after Ctrl-C or SIGTERM even while the main thread is in a network, where Python handles no signals.
 
-    What is committed stays committed whenever the process ends, so nothing has to be waited for.
-    Returns what will hold the number of the signal.
+    What is committed stays, so nothing is waited for. Returns what will hold the number of the signal.
     """
     stopped: list[int] = []
 

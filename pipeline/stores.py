@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cache import FeatureStore, Storage, verify
 from cache.errors import ConfigError, PermafrostError, StoreError
 from cache.sealed import read_sealed
-from cache.storage import Where, has, storage_of
+from cache.storage import has, storage_of
 from pipeline.config import read_config
 from stages.retrieval.indexes.snapshots import read_snapshot
 from stages.retrieval.query_values import read_query_values
@@ -19,9 +19,9 @@ from stages.training import Head
 _IDENTITY = "identity.json"
 
 
-def find_stores(where: Where) -> list[Storage]:
+def find_stores(where: str) -> list[Storage]:
     """The store at ``where``, or all stores below it, or all of the run file ``where``."""
-    if isinstance(where, (str, Path)) and is_run_file(where):
+    if is_run_file(where):
         artifacts = storage_of(read_config(where).artifacts)
         if stores := _below(artifacts):
             return stores
@@ -34,13 +34,13 @@ def find_stores(where: Where) -> list[Storage]:
     raise ConfigError(f"{storage.address()} is neither a run file nor the folder of a store")
 
 
-def is_run_file(where: Path | str) -> bool:
+def is_run_file(where: str) -> bool:
     """Whether ``where`` names a run file, and no store.
 
-    >>> is_run_file("s3://bucket/run.toml"), is_run_file(Path("artifacts/shop"))
+    >>> is_run_file("s3://bucket/run.toml"), is_run_file("artifacts/shop")
     (True, False)
     """
-    return str(where).endswith(".toml")
+    return where.endswith(".toml")
 
 
 def stores_below(folder: Path) -> list[FeatureStore]:
