@@ -24,7 +24,7 @@ _REMOVED = {
 
 
 def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Sequence[Table]) -> str:
-    """One line for one of pydantic's errors (``details``): the dotted path as the file has it, and what must hold there.
+    """One line for one of pydantic's errors, ``details``: the dotted path as the file has it, and what must hold there.
 
     ``raw`` was validated; ``known`` are all tables of a run file, to suggest the nearest key or the table that has it.
     """
