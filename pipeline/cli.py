@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,7 +22,6 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.import_guard import check_siblings
 from pipeline.streams import lost_output, open_streams
 
 COMMANDS = {
@@ -34,12 +34,12 @@ COMMANDS = {
     "init": ("init", "Look at your images and write a commented run file that works as it is."),
     "keys": ("init", "Print every key of a run file: its type, its default, what it means."),
     "curate": ("curate", "Write a compact table of training images without duplicates."),
-    "sweep": ("sweep", "Try many configurations of the heads on held-out training classes, and rank them."),
-    "table": ("table", "Train the heads of a run with several seeds, and print a table with intervals."),
+    "sweep": ("many", "Try many configurations of the heads on held-out training classes, and rank them."),
+    "table": ("many", "Train the heads of a run with several seeds, and print a table with intervals."),
     "report": ("report", "Write one HTML page about a run."),
     "search": ("search", "Print the images of the run's gallery that are nearest to yours, or that there is no match."),
     "features": ("keep", "Write features or embeddings to one file, for other programs."),
-    "export": ("export", "Write a head with its networks and gallery as one folder that opens on another machine."),
+    "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
     "serve": ("serve", "Serve search over HTTP: a page for people, answers in JSON for programs."),
     "encode": (
         "bundles",
@@ -57,10 +57,10 @@ COMMANDS = {
     "inspect": ("keep", "Print what a store holds: identity, provenance, rows, failures, bytes."),
     "verify": ("keep", "Check every checksum and every row of the stores."),
     "compact": ("keep", "Drop the rows that none of the run files lists, and heads and scores that none names."),
-    "compare": ("compare", "Say how much better one run or head is than another, and which queries changed most."),
-    "gallery-sizes": ("gallery_sizes", "Score the same queries in galleries of several sizes."),
-    "threshold": ("threshold", "Choose the similarity below which there is no match, and say how often that is wrong."),
-    "health": ("health", "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions."),
+    "compare": ("trust", "Say how much better one run or head is than another, and which queries changed most."),
+    "gallery-sizes": ("trust", "Score the same queries in galleries of several sizes."),
+    "threshold": ("trust", "Choose the similarity below which there is no match, and say how often that is wrong."),
+    "health": ("trust", "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions."),
 }
 """Every command with its file in ``pipeline/commands`` and its line in ``permafrost --help``."""
 
@@ -68,6 +68,7 @@ _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
+_HOME = Path(__file__).resolve().parent.parent
 
 
 class Commands(TyperGroup):
@@ -150,6 +151,18 @@ def _options(
     if log_format not in {*LogFormat}:
         raise typer.BadParameter(f"--log-format is one of {', '.join(LogFormat)}, got {log_format!r}")
     set_log_format(LogFormat(log_format))
+
+
+def check_siblings() -> None:
+    """Raise ImportError where ``cache`` or ``stages``, which are common names, would be another project's."""
+    for name in ("cache", "stages"):
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin != _HOME / name / "__init__.py":
+            raise ImportError(
+                f"'import {name}' finds {origin}, not {_HOME / name}: another file or distribution has the same name. "
+                "Rename or uninstall it, run python with -P, or install Permafrost into an environment of its own."
+            )
 
 
 def main() -> NoReturn:

@@ -266,9 +266,8 @@ class _Service:
         return gallery, heads, [by_head[head] for head in heads]
 
     async def picture(self, key: str, side: int) -> bytes:
-        source = self._snapshots.current.source_of(key)
         async with self._in_time():
-            return await self._pictures.ask((source, side))
+            return await self._pictures.ask((self._snapshots.current, key, side))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
