@@ -122,24 +122,18 @@ def table(
 def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     """The first backbone, and a picture of some queries with their nearest by its raw feature and two heads.
 
-    The heads are the first and the last of those on that backbone alone, with the first seed. The name of the file
-    holds the fingerprint of all that it shows, so that it is drawn anew when that changes; the old one is deleted.
+    The name of the file holds the fingerprint of all that it shows: it is drawn anew when that changes.
     """
     assert grid.run.config.repeat is not None
-    part = next(iter(grid.sets.values()))
-    ends = [
-        Cell(part.name, head.name, None, grid.run.config.repeat.seeds[0]) for head in (part.heads[:1] + part.heads[-1:])
-    ]
+    part, seed = next(iter(grid.sets.values())), grid.run.config.repeat.seeds[0]
+    ends = [Cell(part.name, head.name, None, seed) for head in (part.heads[:1] + part.heads[-1:])]
     cells = [Cell(part.name, RAW, None, 0), *dict.fromkeys(ends)]
     shown = fingerprint([grid.fingerprint(cell) for cell in cells])
     path = folder / f"{part.name}-{shown[:8]}.png"
     if not path.exists():
-        vectors = [
-            Vectors(part.name, cell.head, part.features, part.features)
-            if cell.head == RAW
-            else Vectors(part.name, cell.head, Embedded(grid.train(cell), part.features), part.features)
-            for cell in cells
-        ]
+        features = part.features
+        stores = [features if cell.head == RAW else Embedded(grid.train(cell), features) for cell in cells]
+        vectors = [Vectors(part.name, cell.head, store, features) for cell, store in zip(cells, stores, strict=True)]
         title = f"{part.name}: queries sampled with a fixed seed, before and after"
         draw_nearest(path, grid.run.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):

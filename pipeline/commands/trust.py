@@ -23,7 +23,7 @@ from pipeline.views.comparison import comparison_json, comparison_text
 from pipeline.views.health_text import health_lines, health_text
 from pipeline.views.sizes import curve_lines, curve_table
 from pipeline.views.thresholds import threshold_lines, threshold_text
-from stages.analysis import SizeCurve, changes, gallery_curve
+from stages.analysis import changes, gallery_curve
 from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
 from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
@@ -66,17 +66,11 @@ def compare(
         display.warn(f"note: {note}")
 
 
-def _parsed(text: str) -> tuple[str, str | None]:
-    """The run file and the head of ``RUN.TOML[:HEAD]``."""
-    if Path(text).exists():
-        return text, None
-    path, _, head = text.rpartition(":")
-    return (path, head or None) if path and "/" not in head else (text, None)
-
-
 def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun | None = None) -> ScoredRun:
     """What ``text`` names; a run that was read ``before`` is not read again. StaleStoreError where it has changed."""
-    name, own = _parsed(text)
+    name, _, own = text.rpartition(":")
+    if not name or "/" in own or Path(text).exists():
+        name, own = text, ""
     if before is not None and before.name == name:
         return before._replace(head=own or head)
     config = read_config(name)
@@ -86,9 +80,8 @@ def _scored_run(text: str, head: str | None, display: Display, before: ScoredRun
     values = read_query_values(run.storage, values_key(run))
     stores = {(each.backbone, each.head): scored_numbers(each.store, run.records) for each in find_vectors(run)}
     if differences := outdated(values, scored_data(run), stores):
-        raise StaleStoreError(
-            Path(run.storage.address(values_key(run))), differences, f"Score again: `permafrost score {name}`."
-        )
+        where = run.storage.address(values_key(run))
+        raise StaleStoreError(where, differences, f"Score again: `permafrost score {name}`.")
     return ScoredRun(name, own or head, run.records, values)
 
 
@@ -112,12 +105,24 @@ def gallery_sizes(
     vectors = [each for each in find_vectors(run) if backbone in (None, each.backbone)]
     if head is not None or not vectors:
         vectors = [choose_vectors(run, vectors, head, backbone)]
-    wanted = tuple(size or ()) or run.config.retrieval.gallery_sizes
-    values = tuple(distractors or ()) or run.config.retrieval.distractors
+    config, records, retrieval = run.config, run.records, run.config.retrieval
+    sizes, values = size or retrieval.gallery_sizes, distractors or retrieval.distractors
+    metrics = [name for name in retrieval.metrics if AttributeMetric.find(name) is None]
+    if not metrics or isinstance(retrieval.protocol, MetConfig):
+        raise ConfigError("a gallery-size curve takes a metric of rankings by label: [retrieval] metrics names none")
     lines: list[dict[str, Any]] = []
     for each in vectors:
-        run.display.say(f"searching galleries of {len(wanted)} sizes with {each.backbone} {each.head}")
-        curve = size_curve(run, each, wanted, values)
+        run.display.say(f"searching galleries of {len(sizes)} sizes with {each.backbone} {each.head}")
+        curve = gallery_curve(
+            each.store,
+            queries=records.split("query"),
+            gallery=records.split("gallery"),
+            sizes=sizes,
+            metrics=metrics,
+            further=further_distractors(records, values) if values else None,
+            rules=retrieval.ranked.rules(),
+            seed=config.seed,
+        )
         if curve.left_out:
             run.display.warn(f"{curve.left_out:,} further distractors are of a class that searches: left out")
         lines += curve_lines(curve, each)
@@ -127,24 +132,6 @@ def gallery_sizes(
     with unless_read_only(run.display.warn):
         run.storage.put(key, text.encode())
         run.display.say(f"also in {run.storage.address(key)}")
-
-
-def size_curve(run: Run, vectors: Vectors, sizes: Sequence[float], distractors: Sequence[str]) -> SizeCurve:
-    """The curve of the metrics by label. ConfigError where the run has none, or a split is unknown."""
-    config, records = run.config, run.records
-    metrics = [name for name in config.retrieval.metrics if AttributeMetric.find(name) is None]
-    if not metrics or isinstance(config.retrieval.protocol, MetConfig):
-        raise ConfigError("a gallery-size curve takes a metric of rankings by label: [retrieval] metrics names none")
-    return gallery_curve(
-        vectors.store,
-        queries=records.split("query"),
-        gallery=records.split("gallery"),
-        sizes=sizes,
-        metrics=metrics,
-        further=further_distractors(records, distractors) if distractors else None,
-        rules=config.retrieval.ranked.rules(),
-        seed=config.seed,
-    )
 
 
 _LARGER = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -192,15 +179,13 @@ def threshold(
 def _of_larger_rates(chosen: list[Decision], on: Ground, display: Display) -> list[Decision]:
     """For each kind that its default rate was refused for, the smallest usual rate that the images are enough for."""
     decisions: list[Decision] = []
-    for kind, rate in WANTED:
-        if kind in {decision.kind for decision in chosen}:
-            continue
-        for larger in _LARGER:
-            if larger > rate:
-                with suppress(SettingsError):
-                    decisions.append(decision_at(kind, larger, on))
-                    display.say(f"{kind} {larger:g} is the smallest usual rate that the images are enough for")
-                    break
+    kinds = {decision.kind for decision in chosen}
+    for kind, rate in ((kind, rate) for kind, rate in WANTED if kind not in kinds):
+        for larger in (usual for usual in _LARGER if usual > rate):
+            with suppress(SettingsError):
+                decisions.append(decision_at(kind, larger, on))
+                display.say(f"{kind} {larger:g} is the smallest usual rate that the images are enough for")
+                break
     return decisions
 
 
