@@ -227,13 +227,11 @@ def _refuse_missing_labels(table: pa.Table, roles: Roles) -> None:
 
 
 def _refuse_missing_images(part: Part, missing: Sequence[int], error: str | None) -> None:
-    first, more = missing[0], len(missing) - 1
+    first, more = missing[0], f"; likewise {len(missing) - 1:,} rows more" if len(missing) > 1 else ""
     path, key = parse_source(str(part.table["uri"][first])).path, str(part.table["key"][first])
-    if os.path.lexists(path):
-        what = f"has no image: {error}" + (f"; nor have {more:,} rows more" if more else "")
-        mend = "Mend or drop it"
-    else:
-        what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")
+    what, mend = f"has no image: {error}{more}", "Mend or drop it"
+    if not os.path.lexists(path):
+        what = f"names {path}, which does not exist{more}"
         mend = "Correct the table (image paths are relative to root, by default the table's folder)"
     raise RecordsError(
         f"{_place(part.table, first)} (key {key!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] "
@@ -252,10 +250,7 @@ def check_names(configs: Sequence[SourceConfig]) -> None:
         if config.name is None:
             raise SettingsError(f"dataset[{at}] ({config.path}) has no name; each of several needs one: name = '...'")
         if config.name in places:
-            raise SettingsError(
-                f"dataset[{places[config.name]}] and dataset[{at}] are both called {config.name!r}; "
-                "every dataset needs a name of its own"
-            )
+            raise SettingsError(f"dataset[{places[config.name]}] and dataset[{at}] are both called {config.name!r}")
         places[config.name] = at
 
 
