@@ -227,11 +227,13 @@ def _refuse_missing_labels(table: pa.Table, roles: Roles) -> None:
 
 
 def _refuse_missing_images(part: Part, missing: Sequence[int], error: str | None) -> None:
-    first, more = missing[0], f"; likewise {len(missing) - 1:,} rows more" if len(missing) > 1 else ""
+    first, more = missing[0], len(missing) - 1
     path, key = parse_source(str(part.table["uri"][first])).path, str(part.table["key"][first])
-    what, mend = f"has no image: {error}{more}", "Mend or drop it"
-    if not os.path.lexists(path):
-        what = f"names {path}, which does not exist{more}"
+    if os.path.lexists(path):
+        what = f"has no image: {error}" + (f"; nor have {more:,} rows more" if more else "")
+        mend = "Mend or drop it"
+    else:
+        what = f"names {path}, which does not exist" + (f"; so do {more:,} rows more" if more else "")
         mend = "Correct the table (image paths are relative to root, by default the table's folder)"
     raise RecordsError(
         f"{_place(part.table, first)} (key {key!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] "
