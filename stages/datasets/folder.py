@@ -89,8 +89,7 @@ class FolderConfig(SourceConfig):
         if 0 < len(direct) < len(files.images):
             raise RecordsError(
                 f"{len(direct):,} images lie directly in {root} (the first: {direct[0]}), and others in folders that "
-                "name their classes; all must, or none. Where the classes are known otherwise, list the images in a "
-                "table: kind = 'table'."
+                "name their classes; all must, or none. Or list the images in a table: kind = 'table'."
             )
         for path in files.images:
             refuse_not_utf8(root / path)
@@ -133,6 +132,17 @@ class FolderFiles:
     """Links to folders that are listed under another name."""
     special: list[Path] = field(default_factory=list)
 
+    def sort_in(self, path: Path, file: str | None = None) -> None:
+        """Take a file for what its extension says, or its first bytes where it can be opened as ``file``."""
+        extension = path.suffix.lower()
+        if extension in EXTENSIONS or (extension in _HEIC and _reads_heic()):
+            self.images.append(path)
+        elif extension not in _BESIDE:
+            if extension not in _RAW | _HEIC and file is not None and _is_image(file):
+                self.recognised.append(path)
+            else:
+                self.skipped[extension] += 1
+
     def notes(self) -> tuple[str, ...]:
         """What a person should know."""
         notes = []
@@ -163,18 +173,10 @@ def list_files(root: Path) -> FolderFiles:
     for folder, entries in _folders(root, files):
         for entry in entries:
             path = folder / entry.name
-            extension = path.suffix.lower()
             if not entry.is_file(follow_symlinks=False) and not _leads_to_a_file(entry):
                 files.special.append(path)
-            elif extension in EXTENSIONS or (extension in _HEIC and _reads_heic()):
-                files.images.append(path)
-            elif extension in _RAW | _HEIC:
-                files.skipped[extension] += 1
-            elif extension not in _BESIDE:
-                if _is_image(entry.path):
-                    files.recognised.append(path)
-                else:
-                    files.skipped[extension] += 1
+            else:
+                files.sort_in(path, entry.path)
     files.images = sorted([*files.images, *files.recognised], key=lambda path: path.parts)
     files.recognised.sort()
     files.repeated.sort()
@@ -186,13 +188,10 @@ def list_objects(address: str) -> FolderFiles:
     files = FolderFiles()
     for key in storage_of(address).list():
         path = Path(key)
-        extension = path.suffix.lower()
         if hidden := [part for part in path.parts if part.startswith(".") or part in LITTER]:
             files.litter.update(hidden[:1] if hidden[0] in LITTER else [])
-        elif extension in EXTENSIONS or (extension in _HEIC and _reads_heic()):
-            files.images.append(path)
-        elif extension not in _BESIDE:
-            files.skipped[extension] += 1
+        else:
+            files.sort_in(path)
     files.images.sort(key=lambda path: path.parts)
     return files
 

@@ -78,17 +78,13 @@ class Preprocess:
             raise SettingsError(f"std must be positive, got {self.std}")
 
     def identity(self) -> dict[str, JSON]:
-        """Everything here that changes a pixel, as plain JSON."""
-        return {
-            "size": self.size,
-            "resize": self.resize,
-            "resize_to": self.resize_to,
-            "interpolation": self.interpolation,
-            "mean": [float(value) for value in self.mean],
-            "std": [float(value) for value in self.std],
-            "fill": list(self.fill) if self.resize == "longest" else None,
-            **({"views": self.views.identity()} if self.views else {}),
+        """Everything here that changes a pixel, as plain JSON; the decoder stands beside it."""
+        values: dict[str, JSON] = {
+            name: getattr(self, name) for name in ("size", "resize", "resize_to", "interpolation")
         }
+        values |= {"mean": [float(value) for value in self.mean], "std": [float(value) for value in self.std]}
+        values["fill"] = list(self.fill) if self.resize == "longest" else None
+        return values | ({"views": self.views.identity()} if self.views else {})
 
     @classmethod
     def of_identity(cls, identity: Mapping[str, Any]) -> Preprocess:

@@ -46,7 +46,12 @@ def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
 
     def write() -> Callable[[], object]:
         written = _set_products(wanted, kind)
-        return lambda: [setattr(*setting) for setting in reversed(written)]
+
+        def restore() -> None:
+            for setting in reversed(written):
+                setattr(*setting)
+
+        return restore
 
     wanted = "tf32" if precision == "tf32" and kind == "cuda" else "ieee"
     holder = (kind, wanted, threading.get_ident() if kind == "cuda" else 0)
