@@ -154,7 +154,7 @@ def test_a_sheet_that_shows_the_same_is_left_and_any_other_is_drawn(photo: str, 
     assert drawn()
     assert not drawn()
     for other in ({"title": "u"}, {"caption": "r"}, {"similarity": 0.25}, {"right": False}):
-        assert drawn(**other)  # type: ignore[arg-type]
+        assert drawn(**other)
         assert drawn()
     copy.unlink()
     assert drawn()
