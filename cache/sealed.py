@@ -1,8 +1,7 @@
 """Files that hold a checksum of themselves, so that a flipped bit is noticed when they are read.
 
-A sealed Parquet file is an ordinary one whose metadata end with the crc32c of the whole file, as it is with zeros in
-that place; a sealed JSON object has the crc32c of its other members beside them. What was written without is read as it
-is.
+A sealed Parquet file ends with the crc32c of the whole file, as it is with zeros in that place; a sealed JSON object
+has the crc32c of its other members beside them. What was written without is read as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache.errors import DamagedStoreError
+from cache.errors import DamagedStoreError, StoreError
 from cache.storage import Storage
 
 _SEAL = b"crc32c:"
@@ -25,15 +24,7 @@ _MEMBER = "crc32c"
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str], **options: Any) -> bytes:
-    """The sealed Parquet file of ``table`` with ``metadata`` beside it; ``options`` are those of ``write_table``.
-
-    >>> content = parquet_bytes(pa.table({"n": [1, 2]}), {b"made": b"here"})
-    >>> read_parquet(content)["n"].to_pylist()
-    [1, 2]
-    >>> read_parquet(content.replace(b"here", b"hire"))
-    Traceback (most recent call last):
-    ValueError: wrong crc32c
-    """
+    """The sealed Parquet file of ``table`` with ``metadata`` beside it; ``options`` are those of ``write_table``."""
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({**metadata, b"seal": _SEAL + _BLANK}), buffer, **options)
     content = bytearray(buffer.getbuffer())
@@ -77,15 +68,26 @@ def read_json(content: str | bytes) -> dict[str, Any]:
     return value
 
 
-def read_sealed(storage: Storage, key: str, mend: str) -> dict[str, Any]:
-    """The object that is stored at ``key`` as :func:`json_text` has it.
+def read_sealed(storage: Storage, key: str, mend: str, version: int | None = None) -> dict[str, Any]:
+    """The object at ``key`` that :func:`json_text` wrote, of the ``version`` of its format where given.
 
-    Raises FileNotFoundError where there is none, and DamagedStoreError, which says how to ``mend`` it.
+    Raises FileNotFoundError, DamagedStoreError, which says how to ``mend`` it, and StoreError for a newer version.
     """
+    content = storage.read(key)
     try:
-        return read_json(storage.read(key))
+        written = json.loads(content)
+        own = written.get("version") if isinstance(written, dict) else None
+        if version is not None and isinstance(own, int) and own > version:
+            raise StoreError(
+                f"{storage.address(key)} is of format {own}, and this Permafrost reads up to {version}. "
+                "Install a newer one: pip install -U permafrost-retrieval."
+            )
+        value = read_json(content)
+        if version is not None and own != version:
+            raise ValueError(f"it is of version {own!r}, and this reads version {version}")
     except ValueError as error:
         raise DamagedStoreError(f"{storage.address(key)} is not as it was written: {error}. {mend}") from error
+    return value
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

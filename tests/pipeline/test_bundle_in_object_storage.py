@@ -12,7 +12,7 @@ import pytest
 
 from cache import ObjectStorage
 from cache.errors import DamagedStoreError, MissingRowsError, StoreBusyError, StoreError, UnreachableError
-from cache.lease import driver_lease
+from cache.lock import driver_lease
 from cache.storage import storage_of
 from pipeline.bundle import Bundle, current_number, is_bundle, read_snapshot
 from pipeline.bundle.changes import add_images, publish, remove_images
@@ -21,7 +21,7 @@ from pipeline.bundle.snapshots import make_current, newest_number
 from pipeline.dataset import open_run
 from pipeline.encoder import Encoder
 from pipeline.searcher import Searcher
-from pipeline.service.opening import open_snapshots
+from pipeline.service.snapshots import open_snapshots
 from pipeline.vectors import find_vectors
 from stages.datasets import FolderConfig
 from tests.object_servers import BUCKET, Quirks
