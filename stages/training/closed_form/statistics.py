@@ -1,4 +1,4 @@
-"""What every closed form is computed from: rows, and their counts, class means and second moments in one pass."""
+"""What every closed form is computed from: rows, their counts, class means and second moments in one pass; axes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stages.training.heads.kinds import InputsConfig
 
 _BLOCK = 4096  # rows at a time: of 4,096 dimensions, 64 MiB
 _ALIKE = 1e-6  # of the total: what rounding leaves of a difference of zero
+SINGULAR = 1e-7  # of the largest eigenvalue: what rounding leaves of zero in sums of float32 products
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +37,10 @@ class Classes:
 
     @property
     def rows(self) -> int:
-        """N."""
         return len(self.of_row)
 
     @property
     def count(self) -> int:
-        """C."""
         return len(self.sizes)
 
     def row_weights(self) -> Tensor:
@@ -142,7 +141,6 @@ def ledoit_wolf(statistics: Statistics, inputs: Inputs, rows: TrainingRows) -> f
 
 
 def _blocks_of_rows(inputs: Inputs, features: Tensor, classes: Classes) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of ``features`` (N, D) as ``inputs`` makes them, (B, D) float32, each with its classes (B,)."""
     for rows, of_row in zip(torch.split(features, _BLOCK), torch.split(classes.of_row, _BLOCK), strict=True):
         yield inputs(rows), of_row
 
@@ -176,14 +174,20 @@ class TrainingRows:
         return cls(features, Classes.of(labels, domains), tuple(blocks), seed)
 
     def observed(self, config: InputsConfig) -> Inputs:
-        """The steps of ``config`` with the statistics of the features."""
         inputs = Inputs(config, self.blocks)
         inputs.observe(self.features)
         return inputs
 
     def statistics(self, inputs: Inputs, weights: Tensor | None = None) -> Statistics:
-        """:func:`gather_statistics` of what ``inputs`` makes of the features."""
         return gather_statistics(inputs, self.features, self.classes, weights)
+
+
+def descending(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (D,), largest first, and the eigenvectors (D, D) in columns, the largest number of each positive."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    values, vectors = values.flip(0), vectors.flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return values, vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
 
 
 def check_dim(dim: int, most: int, why: str) -> None:

@@ -99,7 +99,6 @@ class BatchNormHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
-        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
         from stages.training.heads.networks import BatchNormHead, drawn_map
 
@@ -136,7 +135,6 @@ class MlpHeadConfig(Settings):
             raise SettingsError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
-        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
         from stages.training.heads.networks import MlpHead
 

@@ -21,11 +21,9 @@ class RandomState(nn.Module):
         self.generator = torch.Generator().manual_seed(int(seed))
 
     def get_extra_state(self) -> Tensor:
-        """What :meth:`set_extra_state` takes, bytes."""
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Continue from where ``state`` was taken."""
         self.generator.set_state(state.cpu())
 
 
@@ -106,7 +104,6 @@ class MarginRule(Rule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`Rule`."""
         self.margin = 0.0 if isinstance(self.setting, MarginByClassSize) else value_at(self.setting, share)
 
     def margin_of(self, labels: Tensor) -> float | Tensor:

@@ -32,7 +32,6 @@ class Ramp(Settings):
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The two numbers that every value lies between."""
         return self.start, self.end
 
 
@@ -73,7 +72,6 @@ class MarginByClassSize(Settings):
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The two numbers that every margin lies between."""
         return self.smallest_class, self.largest_class
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from cache.errors import SettingsError
 from stages.ranking import mean_average_precision
-from stages.training.closed_form.scatters import descending
-from stages.training.closed_form.statistics import check_dim
+from stages.training.closed_form.statistics import check_dim, descending
 from stages.training.heads.inputs import Inputs
 from stages.training.multilabel.kinds import PosteriorHeadConfig
 from stages.training.multilabel.labels import Attributes

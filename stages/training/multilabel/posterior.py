@@ -47,7 +47,6 @@ class PosteriorNetwork(FittedNetwork):
 
     @property
     def dim(self) -> int:
-        """E."""
         return (self.turn.shape[1] if self.turn.numel() else len(self.bias)) + self.axes.shape[-1]
 
     def predict(self, prepared: Tensor) -> Tensor:

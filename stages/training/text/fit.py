@@ -46,7 +46,6 @@ class TextNetwork(FittedNetwork):
 
     @property
     def dim(self) -> int:
-        """E."""
         return int(self.image_map.shape[1])
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
