@@ -79,10 +79,7 @@ class Statistics:
         return self.moment - torch.outer(mean, mean) / self.mass.sum()
 
     def within(self) -> Tensor:
-        """Sum of w (x - m)(x - m)' over the rows, (D, D); m is the mean of the row's class.
-
-        Raises ValueError where the rows of each class are all alike.
-        """
+        """Sum of w (x - m)(x - m)' over the rows, (D, D); m is the mean of the row's class."""
         # Of a class of mean m: sum w (x - m)(x - m)' = sum w xx' - (sum w) mm'.
         within = self.moment - _scatter(self.means, self.mass)
         if not within.trace() > _ALIKE * self.covariance().trace():
@@ -100,7 +97,6 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
     """One pass over ``features`` (N, D), of any float dtype, as ``inputs`` makes them, by blocks of rows.
 
     Products are float32, sums over blocks float64. A row of class c weighs ``weights[c]`` (C,); left out, 1 / N.
-    Raises ValueError where a feature is not finite.
     """
     if weights is None:
         weights = torch.full((classes.count,), 1 / classes.rows, dtype=torch.float64)
@@ -122,8 +118,8 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
 def ledoit_wolf(statistics: Statistics, inputs: Inputs, rows: TrainingRows) -> float:
     """The shrinkage in [0, 1] of ``statistics.within()`` (D, D), of ``rows`` of equal weight, towards (tr S / D) I.
 
-    It is that of the N residuals of the features, each less the mean of its class, their mean known to be zero
-    (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004), as scikit-learn computes from the residuals in memory.
+    It is that of the residuals of class means (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004), as
+    scikit-learn computes it from the residuals in memory.
     """
     # The shrinkage that brings (1 - s) S + s u I nearest to the true covariance, u = tr S / D, is noise / away in
     # squared Frobenius norms: away = |S - uI|^2 = |S|^2 - D u^2, and noise the expected |S - true|^2, estimated by

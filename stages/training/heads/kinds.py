@@ -82,8 +82,8 @@ class LinearHeadConfig(Settings):
 class BatchNormHeadConfig(Settings):
     """Batch normalization of the feature, then dropout, then a linear map to ``dim``.
 
-    In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
-    each step and start at those of all training rows. There is no affine part: the map has it.
+    In training, mean and variance are those of the batch. Embeddings take running ones, which start at those of all
+    training rows. There is no affine part: the map has it.
 
     Args:
         dim: E.

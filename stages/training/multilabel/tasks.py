@@ -75,8 +75,7 @@ def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Te
 def overlap(targets: Sequence[Tensor]) -> Tensor:
     """The share (B, B) of the attributes of row i that row j has too; missing values of i do not count.
 
-    ``targets`` are numbers (B,), -1 where missing, or 0 and 1 (B, C), NaN where missing, of which the share of the
-    values in common counts.
+    Of an attribute of several values the share in common counts.
     """
     shared, known = torch.zeros(()), torch.zeros(())
     for target in targets:
@@ -97,8 +96,7 @@ def overlap(targets: Sequence[Tensor]) -> Tensor:
 def contrast(hidden: Tensor, shared: Tensor, config: AttributeContrastConfig) -> Tensor:
     """The mean contrastive loss of ``hidden`` (B, E), of any length, whose labels overlap by ``shared`` (B, B).
 
-    A row that has nothing in common with any other of its batch has no part in the mean; of a batch of such rows the
-    loss is 0.
+    A row that has nothing in common with any other of its batch has no part in the mean.
     """
     others = ~torch.eye(len(hidden), dtype=torch.bool, device=hidden.device)
     weights = shared**config.power * others
