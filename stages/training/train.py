@@ -215,8 +215,8 @@ def _posterior(inputs: TrainingInputs) -> Selection:
 
 def _text(inputs: TrainingInputs, head: TextHeadConfig) -> Selection:
     rows, sentences = LabelledRows.of(inputs.features, inputs.records), sentences_of(inputs.records, head.columns)
-    fitted = fit_text(head, rows.first_views(), sentences, rows.blocks, inputs.seed)
-    return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
+    network, summary = fit_text(head, rows.first_views(), sentences, rows.blocks, inputs.seed)
+    return Selection(network, 0, f"a closed form: {summary}", ())
 
 
 def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:
