@@ -31,13 +31,8 @@ def run_once(
 ) -> Iterator[tuple[str, Arrays]]:
     """Yield the fingerprint and the arrays of each of ``trials``: those with a file first, the others as they finish.
 
-    Args:
-        trials: by fingerprint, which stands for everything that the arrays follow from.
-        storage: holds the files of finished trials.
-        run: runs the trials that have no file, and yields the fingerprint and the arrays of each as it is done.
-
-    Raises:
-        DamagedStoreError: a file that cannot be read.
+    ``trials`` go by fingerprint, which stands for everything that the arrays follow from. ``run`` does those that have
+    no file in ``storage``. Raises DamagedStoreError for a file that cannot be read.
     """
     unfinished = {}
     for name, trial in trials.items():

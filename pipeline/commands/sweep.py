@@ -18,7 +18,7 @@ from pipeline.dataset import run_of
 from pipeline.progress import Display
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, swept_sets, winner_run_file
 from pipeline.views.sweep import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text
-from stages.training.sweep.search_strategy import check_method
+from stages.training.sweep.search_space import check_method
 
 
 def sweep(
@@ -60,7 +60,7 @@ def sweep(
     typer.echo("\n".join(map(json_module.dumps, rows)) if json else sweep_text(places, metric, keys))
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:
-        winner = next(place for place in places if not place.entry.raw)
+        winner = next(place for place in places if not place.raw)
         replace_text(write, winner_run_file(winner, plan, run_file, settings, write.parent))
         below = f", though {verdict}" if (verdict := raw_verdict(places)) else ""
         display.say(f"the best configuration{below}: {write}")

@@ -20,7 +20,6 @@ from pipeline.trials import Arrays
 from pipeline.vectors import Vectors
 from pipeline.views.nearest import draw_nearest
 from pipeline.views.table import table_page, table_text
-from stages.training.embed import Embedded
 
 _NEAREST, _QUERIES = 10, 8  # images of a ranking in the picture, and queries
 
@@ -82,12 +81,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     shown = fingerprint([grid.fingerprint(cell) for cell in cells])
     path = folder / f"{part.name}-{shown[:8]}.png"
     if not path.exists():
-        vectors = [
-            Vectors(part.name, cell.head, part.features, part.features)
-            if cell.head == RAW
-            else Vectors(part.name, cell.head, Embedded(grid.train(cell), part.features), part.features)
-            for cell in cells
-        ]
+        vectors = [Vectors(part.name, cell.head, grid.vectors(cell), part.features) for cell in cells]
         title = f"{part.name}: queries sampled with a fixed seed, before and after"
         draw_nearest(path, grid.run.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):
