@@ -1,6 +1,7 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run.
 
-Settings, identities and saved heads load without torch; ``train_head`` imports it.
+Settings, identities and saved heads load without torch; ``train_head`` imports it. Losses on pairs and proxies are in
+:mod:`stages.training.pairs`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -41,24 +42,6 @@ from stages.training.multilabel.kinds import (
     MultilabelHeadConfig,
     PosteriorHeadConfig,
 )
-from stages.training.pairs import (
-    AllConfig,
-    ContrastiveConfig,
-    DistanceWeightedConfig,
-    EasyPositivesConfig,
-    HardConfig,
-    MarginConfig,
-    MultiSimilarityConfig,
-    ProxyAnchorConfig,
-    ProxyNcaConfig,
-    RangeConfig,
-    RecallConfig,
-    SemiHardConfig,
-    SmoothApConfig,
-    SoftTripleConfig,
-    SupConConfig,
-    TripletConfig,
-)
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig
 from stages.training.rows.fusion import FusedFeatures
 from stages.training.rows.sampling import (
@@ -81,7 +64,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaCosConfig",
     "AdaFaceConfig",
-    "AllConfig",
     "ArcFaceConfig",
     "AsymmetricConfig",
     "AttributeContrastConfig",
@@ -92,18 +74,14 @@ __all__ = [
     "ByLossConfig",
     "ClassesByImagesConfig",
     "ClosedFormConfig",
-    "ContrastiveConfig",
     "CosFaceConfig",
     "CurricularFaceConfig",
     "DiscriminantHeadConfig",
-    "DistanceWeightedConfig",
     "DomainWeightsConfig",
-    "EasyPositivesConfig",
     "ElasticArcFaceConfig",
     "ElasticCosFaceConfig",
     "EpochLog",
     "FusedFeatures",
-    "HardConfig",
     "Head",
     "HeadConfig",
     "HeadRecipe",
@@ -115,34 +93,23 @@ __all__ = [
     "LossConfig",
     "MagFaceConfig",
     "MarginByClassSize",
-    "MarginConfig",
     "MlpHeadConfig",
-    "MultiSimilarityConfig",
     "MultilabelHeadConfig",
     "NormFaceConfig",
     "OneDomainConfig",
     "OptimizerConfig",
     "PcaHeadConfig",
     "PosteriorHeadConfig",
-    "ProxyAnchorConfig",
-    "ProxyNcaConfig",
     "Ramp",
-    "RangeConfig",
-    "RecallConfig",
     "RidgeHeadConfig",
     "SampledConfig",
     "SamplingConfig",
-    "SemiHardConfig",
     "ShuffledConfig",
-    "SmoothApConfig",
-    "SoftTripleConfig",
     "SphereFaceConfig",
-    "SupConConfig",
     "SweepConfig",
     "TextHeadConfig",
     "TrainingConfig",
     "TrainingSummary",
-    "TripletConfig",
     "WhiteningHeadConfig",
     "WithinHeadConfig",
     "embed",
