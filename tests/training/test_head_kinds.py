@@ -161,7 +161,8 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
     for size in (2, 4, 8):
         alone = ArcFaceConfig(scale=16.0).build(size, torch.ones(6, dtype=torch.int64), drawn())
         weights = {"weight": run.loss.weight[:, :size]}
-        total = total + torch.func.functional_call(alone, weights, (run._map(batch, drawn())[:, :size], labels))
+        embeddings = run.network.project(batch, drawn())[:, :size]
+        total = total + torch.func.functional_call(alone, weights, (embeddings, labels))
     total.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(value, total.detach())
     for one, weight in zip(given, trained, strict=True):
