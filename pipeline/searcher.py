@@ -56,7 +56,7 @@ from stages.retrieval.gallery import Index, load_index
 from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.retrieval.indexes.milvus import MilvusIndex
 from stages.training import FusedFeatures, Head
-from stages.training.text.embed_text import embed_text
+from stages.training.text.sentences import embed_text
 
 _FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
 _BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)

@@ -1,7 +1,6 @@
 """Stage 2: features -> head -> embeddings. No image is opened and no backbone is run.
 
-Settings, identities and saved heads load without torch; ``train_head`` imports it. Losses on pairs and proxies are in
-:mod:`stages.training.pairs`.
+Settings, identities and saved heads load without torch; ``train_head`` imports it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,24 @@ from stages.training.multilabel.kinds import (
     MultilabelHeadConfig,
     PosteriorHeadConfig,
 )
+from stages.training.pairs.kinds import (
+    AllConfig,
+    ContrastiveConfig,
+    DistanceWeightedConfig,
+    EasyPositivesConfig,
+    HardConfig,
+    MarginConfig,
+    MultiSimilarityConfig,
+    ProxyAnchorConfig,
+    ProxyNcaConfig,
+    RangeConfig,
+    RecallConfig,
+    SemiHardConfig,
+    SmoothApConfig,
+    SoftTripleConfig,
+    SupConConfig,
+    TripletConfig,
+)
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig
 from stages.training.rows.fusion import FusedFeatures
 from stages.training.rows.sampling import (
@@ -64,6 +81,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaCosConfig",
     "AdaFaceConfig",
+    "AllConfig",
     "ArcFaceConfig",
     "AsymmetricConfig",
     "AttributeContrastConfig",
@@ -74,14 +92,18 @@ __all__ = [
     "ByLossConfig",
     "ClassesByImagesConfig",
     "ClosedFormConfig",
+    "ContrastiveConfig",
     "CosFaceConfig",
     "CurricularFaceConfig",
     "DiscriminantHeadConfig",
+    "DistanceWeightedConfig",
     "DomainWeightsConfig",
+    "EasyPositivesConfig",
     "ElasticArcFaceConfig",
     "ElasticCosFaceConfig",
     "EpochLog",
     "FusedFeatures",
+    "HardConfig",
     "Head",
     "HeadConfig",
     "HeadRecipe",
@@ -93,23 +115,34 @@ __all__ = [
     "LossConfig",
     "MagFaceConfig",
     "MarginByClassSize",
+    "MarginConfig",
     "MlpHeadConfig",
+    "MultiSimilarityConfig",
     "MultilabelHeadConfig",
     "NormFaceConfig",
     "OneDomainConfig",
     "OptimizerConfig",
     "PcaHeadConfig",
     "PosteriorHeadConfig",
+    "ProxyAnchorConfig",
+    "ProxyNcaConfig",
     "Ramp",
+    "RangeConfig",
+    "RecallConfig",
     "RidgeHeadConfig",
     "SampledConfig",
     "SamplingConfig",
+    "SemiHardConfig",
     "ShuffledConfig",
+    "SmoothApConfig",
+    "SoftTripleConfig",
     "SphereFaceConfig",
+    "SupConConfig",
     "SweepConfig",
     "TextHeadConfig",
     "TrainingConfig",
     "TrainingSummary",
+    "TripletConfig",
     "WhiteningHeadConfig",
     "WithinHeadConfig",
     "embed",

@@ -24,8 +24,8 @@ from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.rule import RandomState
 from stages.training.losses.shards import check_same
 from stages.training.multilabel.kinds import MultilabelHeadConfig
-from stages.training.multilabel.tasks import Objective
-from stages.training.pairs import PairLoss
+from stages.training.multilabel.tasks import Objective, build_objective
+from stages.training.pairs.loss import PairLoss
 from stages.training.rows.labelled_rows import LabelledRows, gathered, prefetch
 from stages.training.rows.sampling import DomainWeighted, build_sampler
 from stages.training.rows.validation import ValidationSet
@@ -279,7 +279,8 @@ class Training:
         if targets is not None:
             assert isinstance(recipe.head, MultilabelHeadConfig)
             assert not isinstance(loss, PairLoss)  # refused with the settings
-            return targets.build(recipe.head, dim, rows.records, loss, torch.from_numpy(rows.labels), generator)
+            labels = torch.from_numpy(rows.labels)
+            return build_objective(recipe.head, targets, dim, rows.records, loss, labels, generator)
         assert loss is not None
         return loss
 

@@ -22,6 +22,7 @@ from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.networks import HeadNetwork, LinearHead
 from stages.training.loop import OnEpoch, Trained, Training, best_epoch
+from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
@@ -235,9 +236,11 @@ def _closed_form(inputs: TrainingInputs) -> Selection:
         return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
     if isinstance(head, PosteriorHeadConfig):
         assert inputs.attribute_targets is not None
-        labels = torch.from_numpy(rows.labels)
-        posterior = inputs.attribute_targets.fit(head, rows.first_views(), records, labels, rows.blocks)
-        return Selection(posterior.network, 0, f"a closed form: {posterior.summary}", ())
+        assert inputs.attribute_targets.attributes is not None
+        attributes, labels = inputs.attribute_targets.attributes, torch.from_numpy(rows.labels)
+        targets = attributes.targets(records)
+        posterior, summary = fit_posterior(head, rows.first_views(), attributes, targets, labels, rows.blocks)
+        return Selection(posterior, 0, f"a closed form: {summary}", ())
     network = start_network(head, start, rows, rows.blocks, torch.Generator())
     return Selection(network, 0, "a closed form: nothing is trained", ())
 
