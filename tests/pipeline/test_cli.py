@@ -244,7 +244,7 @@ def test_a_foreign_package_called_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache/__init__.py").write_text("")
     script = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; "
-        "from pipeline.import_guard import check_siblings; check_siblings()"
+        "from pipeline.cli import check_siblings; check_siblings()"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "another file or distribution has the same name" in done.stderr
