@@ -183,7 +183,8 @@ class Training:
         rows, inputs, device = self.rows, self.inputs, self.inputs.device
 
         def prepare(features: Tensor) -> Tensor:
-            return self.network.inputs(features.to(device))
+            prepared: Tensor = self.network.inputs(features.to(device))
+            return prepared
 
         if rows.vectors is not None and self._prepared is None and rows.vectors.size * 4 <= _PREPARED_BYTES:
             self._prepared = in_blocks(lambda block: prepare(block).cpu(), torch.from_numpy(rows.vectors)).numpy()

@@ -96,7 +96,10 @@ def test_each_head_of_a_stack_is_the_one_that_is_trained_alone(
         for head, recipe in zip(heads, recipes, strict=True):
             assert head is not None
             np.testing.assert_allclose(head, alone(learned, recipe, seed), rtol=0, atol=2e-5)
-    assert not np.allclose(stacked[0][0], stacked[0][1], atol=1e-3)  # they did become different heads
+    first, second, _ = stacked[0]
+    assert first is not None
+    assert second is not None
+    assert not np.allclose(first, second, atol=1e-3)  # they did become different heads
 
 
 def test_a_head_that_diverges_is_told_and_leaves_its_neighbours_alone(learned: tuple[FeatureStore, Records]) -> None:

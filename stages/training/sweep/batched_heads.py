@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from cache import Features
 from cache.errors import DivergedError
@@ -46,8 +45,8 @@ def batch_key(recipe: HeadRecipe, classes: int) -> Hashable | None:
 
 def heads_at_once(recipe: HeadRecipe, features: int, classes: int) -> int:
     """The largest number of recipes like ``recipe``, which has a :func:`batch_key`, to train together."""
-    loss: Any = recipe.loss
-    prototypes = classes * loss.subcenters
+    assert isinstance(recipe.loss, MarginSoftmaxConfig)
+    prototypes = classes * recipe.loss.subcenters
     numbers = 4 * recipe.training.batch_size * prototypes + 4 * recipe.head.dim * (features + prototypes)
     return max(1, min(_HEADS, _NUMBERS // numbers))
 
