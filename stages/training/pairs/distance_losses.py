@@ -159,12 +159,9 @@ class Margin(PairRule):
     def __init__(self, config: MarginConfig, classes: int) -> None:
         super().__init__()
         self.config = config
-        of_class = {"num_classes": classes} if config.beta == "by_class" else {}
-        self.loss: Any = of_distances(
-            library().MarginLoss(
-                nu=config.beta_weight, beta=config.beta_dist, learn_beta=config.beta != "fixed", **of_class
-            )
-        )
+        learned = config.beta != "fixed", classes if config.beta == "by_class" else None
+        loss = library().MarginLoss(0, config.beta_weight, config.beta_dist, "all", *learned)
+        self.loss: Any = of_distances(loss)
         self.at(0.0)
 
     @property
