@@ -50,8 +50,7 @@ class DigestCache:
         self.path = Path(path) if path is not None else None
         self._workers = workers or _WORKERS
         self.files_read = 0
-        self.notes: list[str] = []
-        """What a person should know: that the file was damaged and was begun anew."""
+        self.notes: list[str] = []  # what a person should know: that the file was damaged and was begun anew
         if self.path is not None:
             with disk_errors(self.path.parent):
                 self.path.parent.mkdir(parents=True, exist_ok=True)

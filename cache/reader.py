@@ -64,8 +64,7 @@ class FeatureStore:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.address = storage.address()
-        """Where the store is, for messages: a path or a URL."""
+        self.address = storage.address()  # where the store is, for messages: a path or a URL
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""

@@ -63,14 +63,10 @@ class _File(NamedTuple):
 
     shard: Shard
     columns: list[str]
-    groups: list[int]
-    """Rows of each row group."""
-    image: str
-    """Path of the column with the bytes, ``image.bytes``."""
-    path: str | None
-    """Path of the column with the image's name, ``image.path``, where there is one."""
-    classes: dict[str, list[str]]
-    """The names of the classes of each ClassLabel column."""
+    groups: list[int]  # rows of each row group
+    image: str  # path of the column with the bytes, ``image.bytes``
+    path: str | None  # path of the column with the image's name, ``image.path``, where there is one
+    classes: dict[str, list[str]]  # the names of the classes of each ClassLabel column
 
     @property
     def rows(self) -> int:

@@ -34,8 +34,7 @@ from stages.extraction.without_metadata import without_metadata
 if TYPE_CHECKING:
     from PIL import Image
 
-DECODER = "pillow/1"
-"""The name of the policy above: it changes when the pixels of some image change."""
+DECODER = "pillow/1"  # the name of the policy above: it changes when the pixels of some image change
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {"exif", "xmp"}  # where a JPEG may say that it is to be turned

@@ -29,8 +29,7 @@ Features = npt.NDArray[np.float32]
 Head = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
 """A trained head: features (n, D) as a store gives them to embeddings (n, E)."""
 
-ONE_COLOUR = "all of its pixels have one colour"
-"""The note of an image with a feature that says nothing."""
+ONE_COLOUR = "all of its pixels have one colour"  # the note of an image with a feature that says nothing
 
 _NO_MEMORY = "can't allocate memory"  # in the RuntimeError that PyTorch raises on a CPU
 

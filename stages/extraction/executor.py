@@ -31,8 +31,7 @@ from stages.processes import processors
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
 
-Unit = tuple[tuple[int, Chunk], ...]
-"""Chunks that share images, each with the number of its store in the job."""
+Unit = tuple[tuple[int, Chunk], ...]  # chunks that share images, each with the number of its store in the job
 
 
 class Job(NamedTuple):

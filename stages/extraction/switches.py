@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MOST_PIXELS = 178_956_970
-"""An image of more pixels may be a bomb, and is refused by its header."""
+MOST_PIXELS = 178_956_970  # an image of more pixels may be a bomb, and is refused by its header
 
 
 class Switches:

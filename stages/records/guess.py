@@ -51,8 +51,7 @@ class Guess:
     keys: dict[str, str | int | list[str]]
     remarks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    labels: int = 0
-    """How many different ones the table has, as they are written there."""
+    labels: int = 0  # how many different ones the table has, as they are written there
 
     def set(self, key: str, value: str | int | list[str], remark: str | None = None) -> None:
         """Set a key, with a remark that stands beside it in the run file."""

@@ -33,8 +33,7 @@ PATTERNS: dict[str, Callable[[Array, Array], Array]] = {
     "plaid": lambda a, b: (np.tanh(4 * np.cos(a)) + np.tanh(4 * np.cos(b))) / 16,
     "gradient": lambda a, _: a / 200,
     "roundel": lambda a, b: 0.5 - np.abs(np.hypot(a, b) - 4.7) / 3.2,
-}
-"""Where a second colour shows, and does not where it is negative, with a period of 2 pi along both axes."""
+}  # where a second colour shows, and does not where it is negative, with a period of 2 pi along both axes
 
 
 class Product(NamedTuple):

@@ -36,10 +36,8 @@ class NetworkConfig(Settings):
         seed: of random weights.
     """
 
-    ours: ClassVar[tuple[str, ...]]
-    """Keyword arguments of the library that Permafrost sets."""
-    size_keyword: ClassVar[str]
-    """The keyword argument of the library that ``image_size`` stands for."""
+    ours: ClassVar[tuple[str, ...]]  # keyword arguments of the library that Permafrost sets
+    size_keyword: ClassVar[str]  # the keyword argument of the library that ``image_size`` stands for
 
     name: str
     pretrained: str | bool | None = None
