@@ -110,7 +110,6 @@ def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table
 
 
 def _path(storage: Storage) -> Path | None:
-    """Where the file of a store is; None where there can be none."""
     if not isinstance(storage, LocalStorage):
         return None
     path = storage.path()
@@ -185,7 +184,6 @@ def _metadata_text(rows: pa.Table) -> str:
 
 
 def _wait_for_ticks(chunks: Chunks) -> None:
-    """Wait until a fragment that is written again cannot keep its times."""
     changed = max((max(stamp[2:]) for stamp in chunks.stamps.values() if stamp), default=0)
     tick = tick_of(changed)
     if (left := changed + tick - time.time_ns()) > 0:

@@ -71,7 +71,6 @@ def _problems(store: FeatureStore) -> Iterator[str]:
 
 
 def _for_zarr(storage: Storage) -> Any:
-    """The place of a store as Zarr takes it, to read."""
     if not isinstance(storage, ObjectStorage):
         return storage.address()
     from zarr.storage import ObjectStore

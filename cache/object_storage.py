@@ -134,7 +134,6 @@ class ObjectStorage:
         return "/".join([*prefix, *([key] if key else [])])
 
     def _ask(self, what: str, key: str, *content: bytes | memoryview, writing: bool = False, **options: Any) -> Any:
-        """What obstore's function of that name answers about ``key``."""
         with _said_of(self.address(key), writing=writing):
             return getattr(_obstore(), what)(self._client(), self._path(key), *content, **options)
 
@@ -244,7 +243,6 @@ def _create(client: ObjectStore, path: str, content: bytes | memoryview, address
 
 @contextmanager
 def _said_of(address: str, *, writing: bool = False) -> Iterator[None]:
-    """Errors of obstore as ours, about ``address``."""
     exceptions = _obstore().exceptions
     try:
         yield

@@ -117,7 +117,6 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _texts(file: _File, wanted: Sequence[str]) -> pa.Table:
-    """The columns ``wanted`` of one file as text."""
     refuse_absent(file.shard.path, wanted, file.columns)
     table = _read(file, list(dict.fromkeys(wanted)))
     columns = {}
@@ -145,7 +144,6 @@ def _named(file: _File, column: str, numbers: pa.ChunkedArray) -> pa.ChunkedArra
 
 
 def _uris(file: _File, group: int) -> pa.Array:
-    """The URIs of the images of one row group."""
     before, after = ImageSource(file.shard.path, cell=(group, 0, file.image)).uri.split("/0:", 1)
     return pc.binary_join_element_wise(f"{before}/", _numbers(file.groups[group]), f":{after}", "")
 

@@ -121,7 +121,6 @@ def _samples(shard: Shard, wanted: Set[str], known: set[str], others: Counter[st
 
 
 def _fields(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict[str, str | None]:
-    """The fields of the sample's json, and its texts by their extension."""
     fields: dict[str, str | None] = {}
     for extension in ("json", *_TEXTS):
         if (member := members.get(extension)) is None:

@@ -242,5 +242,4 @@ def _mean(views: Features) -> Features:
 
 
 def _planes(pixels: Pixels) -> Pixels:
-    """(B, V, S, S, 3) as the (B V, 3, S, S) that a network takes, not copied."""
     return pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)

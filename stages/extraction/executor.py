@@ -142,14 +142,12 @@ class LocalExecutor:
 
 
 def _taken(units: deque[Unit]) -> Iterator[Unit]:
-    """Take ``units`` from the front, each once, however many threads do."""
     with suppress(IndexError):
         while True:
             yield units.popleft()
 
 
 def _devices(backbones: Sequence[Backbone]) -> tuple[str, ...]:
-    """The devices to place ``backbones`` on, none where they stay where they are."""
     if not any(backbone.device == "cuda" for backbone in backbones):
         return ()
     import torch

@@ -213,7 +213,6 @@ def _read(batch: Batch, part: range, inputs: Mapping[Preprocess, Pixels]) -> _Re
 def _read_one(
     source: ImageSource | Held, digest: bytes, row: int, inputs: Mapping[Preprocess, Pixels]
 ) -> tuple[bytes, RowOutcome]:
-    """The digest and the outcome of one image."""
     try:
         if isinstance(source, Held):
             content, actual = source.read()

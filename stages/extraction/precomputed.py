@@ -114,7 +114,6 @@ def _read_npy(config: PrecomputedConfig) -> Vectors:
 
 
 def _read_table(path: Path, *, first: bool = False) -> pa.Table:
-    """The table at ``path``, or its ``first`` row alone where the format allows."""
     match path.suffix:
         case ".parquet":
             with pq.ParquetFile(path) as file:
@@ -275,7 +274,6 @@ def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:
 
 
 def _dim(config: PrecomputedConfig) -> int:
-    """D, read from the header or the first row."""
     path = Path(config.path)
     if path.suffix == ".npy":
         shape = read_vectors(config).vectors.shape

@@ -212,7 +212,7 @@ def squash(
 
 
 def _offset(length: int, size: int) -> int:
-    """Where a centred window of ``size`` starts in ``length``; negative: the width of the border before it."""
+    """Where a centred window starts; negative: the width of the border before it."""
     if length >= size:
         return round((length - size) / 2)
     return -((size - length) // 2)

@@ -216,7 +216,6 @@ def main(descriptor: int) -> None:
 
 
 def _compute(job: Job, workers: int, connection: Connection) -> None:
-    """Compute units as they come, each begun before the one before it is through."""
     from stages.extraction.embedder import memory_limit
 
     keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in job.backbones))

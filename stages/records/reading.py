@@ -188,7 +188,6 @@ def _naming(config: SourceConfig) -> Iterator[None]:
 
 
 def _place(table: pa.Table, row: int) -> str:
-    """What messages call a row: the reader's ``place``, or its number from 1."""
     return str(table["place"][row]) if "place" in table.column_names else f"row {row + 1}"
 
 

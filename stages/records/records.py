@@ -181,7 +181,6 @@ class Records:
         }
 
     def _has(self, splits: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """True for each record (N,) whose split is one of ``splits``."""
         return np.asarray(pc.is_in(self.table["split"], pa.array([*splits], pa.string())))
 
     def _class_numbers(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -199,7 +198,6 @@ class Records:
 
 
 def _numbered(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """A number (N,) for each value: 0 for null, others from 1."""
     numbers = column.cast(pa.large_string()).combine_chunks().dictionary_encode().indices
     return np.asarray(pc.fill_null(pc.add(numbers.cast(pa.int64()), 1), 0))
 

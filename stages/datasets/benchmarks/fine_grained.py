@@ -57,7 +57,6 @@ class Cars196Benchmark(BenchmarkConfig):
 def _annotated(
     path: Path, annotations: npt.NDArray[Any], models: npt.NDArray[Any], image: str
 ) -> Iterator[tuple[str, str, str, Box]]:
-    """The image, label, split and box of each annotation."""
     names, numbers, *sides = read_fields(path, annotations, image, "class", *_SIDES)
     for name, number, left, top, right, bottom in zip(names, numbers, *sides, strict=True):
         if not 1 <= number <= len(models):

@@ -102,7 +102,6 @@ def pattern(kind: str, pixels: int, period: float, angle_rad: float) -> Array:
 
 
 def _noise(rng: np.random.Generator, pixels: int, across: int, down: int) -> Array:
-    """Smooth noise (S, S) between ``across`` by ``down`` random knots."""
     knots = Image.fromarray(rng.random((down, across), dtype=np.float32))
     return np.asarray(knots.resize((pixels, pixels), Image.Resampling.BICUBIC))
 
