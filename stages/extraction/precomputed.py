@@ -151,10 +151,10 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
         raise RecordsError(
             f"the column {config.vector!r} of {config.path} must hold lists of numbers, not {lists.type}"
         )
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero((lengths != lengths[:1]) | (lengths == 0))[:1].tolist():
+    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero((lengths != lengths[:1]) | (lengths < 0))[:1].tolist():
         raise RecordsError(
-            f"{config.path}, row {row + 1}: the feature has {lengths[row] or 'no'} numbers, and that of row 1 "
+            f"{config.path}, row {row + 1}: the feature has {max(0, lengths[row]) or 'no'} numbers, and that of row 1 "
             f"{lengths[0]}; every one needs as many"
         )
     numbers = lists.flatten()
