@@ -248,11 +248,9 @@ def _read(
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
     if "problem" in table.column_names:  # what was read has it
         table = table.drop_columns("problem")
-    for name, kind, columns in zip(
-        ("digest", "problem"), (pa.binary(32), pa.string()), zip(*read, strict=True), strict=True
-    ):
-        pieces = [piece for column in columns for piece in column.chunks]
-        table = table.append_column(name, pa.chunked_array(pieces, kind))
+    kinds = {"digest": pa.binary(32), "problem": pa.string()}
+    for (name, kind), columns in zip(kinds.items(), zip(*read, strict=True), strict=True):
+        table = table.append_column(name, pa.chunked_array([c for column in columns for c in column.chunks], kind))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     folder = digests.path.parent if digests.path is not None else None
     return Records(_mapped(table.select(names), folder), roles, tuple(notes))

@@ -141,8 +141,7 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
 def _listed(network: nn.Module) -> dict[str, Any]:
     from timm.data.config import resolve_model_data_config
 
-    listed: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    return listed
+    return dict(resolve_model_data_config(network))  # type: ignore[no-untyped-call]
 
 
 def _pretrained(name: str, full: str, config: TimmConfig) -> nn.Module:
