@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cache import layout
 from cache.errors import DamagedStoreError
-from cache.fusion import fused_checksums
+from cache.features import fused_checksums
 from cache.identity import Provenance
 from cache.object_storage import ObjectStorage
 from cache.plan import Chunk

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cache import RowOutcome, digest_bytes
 from cache.errors import SettingsError
-from cache.fusion import fuse, image_proportions
+from cache.features import fuse, image_proportions
 from cache.source import Box, ImageSource
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Forward

@@ -26,7 +26,7 @@ from stages.device import device_name
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import Features, limit_memory
 from stages.extraction.flow import Batch, Clock, Done, flow
-from stages.extraction.sample import remember_sample
+from stages.extraction.known import remember_sample
 from stages.processes import processors
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
