@@ -97,10 +97,7 @@ class Chunks(Mapping[int, pa.Table]):
 
 
 def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table]) -> Chunks:
-    """The chunks that are committed now: what has not changed since ``before`` is taken from it, or from the file.
-
-    The others are ``read`` by number.
-    """
+    """The chunks that are committed now: ``read``, unless unchanged since ``before``, or since the file was made."""
     stamps, folded = fragment_stamps(storage), _opened(storage, before.folded)
     fresh = [number for number, stamp in stamps.items() if not folded or folded.stamps.get(number) != stamp]
     known = {n: before.read[n] for n in fresh if stamps[n] and n in before.read and before.stamps[n] == stamps[n]}

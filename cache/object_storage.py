@@ -220,10 +220,7 @@ def _probe(bucket: str, path: str, settings: _Settings) -> None:
 
 
 def _create(client: ObjectStore, path: str, content: bytes | memoryview, address: str) -> bool:
-    """Put what is not there yet, with a ``client`` that asks once.
-
-    A failed try may have been done all the same: then what is there has our bytes, and it counts as ours.
-    """
+    """Put what is not there yet. What is there with our bytes after a failed try counts as ours."""
     import obstore
 
     for attempt in range(_TRIES):

@@ -298,10 +298,7 @@ class FeatureStore:
         return features.reshape(len(digests), self.views, self.dim)
 
     def to_numpy(self, records: Listed) -> Arrays:
-        """Features, labels and keys of those of ``records`` that did not fail, in their order.
-
-        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
-        """
+        """Features, labels and keys of those of ``records`` that did not fail. MissingRowsError for one not tried."""
         digests = records.digests
         if absent := self.absent(digests):
             raise MissingRowsError(self._why_missing(absent[0], -1))

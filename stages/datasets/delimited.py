@@ -33,10 +33,7 @@ class EncodingError(RecordsError):
 
 
 class Dialect(NamedTuple):
-    """How a table of text is written; None: as is detected.
-
-    ``quoted``: a cell that begins with a quote ends with one, and may hold delimiters and line breaks.
-    """
+    """How a table of text is written; None: as is detected. ``quoted`` cells may hold delimiters and line breaks."""
 
     delimiter: str | None = None
     encoding: str | None = None
@@ -44,10 +41,7 @@ class Dialect(NamedTuple):
 
 
 def read_delimited(path: Path, dialect: Dialect) -> tuple[pa.Table, tuple[str, ...]]:
-    """The columns of a csv or tsv as text, and notes on what was detected.
-
-    Raises :class:`RecordsError` naming the row, counted from 1 below the header, that is not as the others are.
-    """
+    """The columns of a csv or tsv as text, and notes on what was detected. RecordsError names a row that is odd."""
     encoding = dialect.encoding or detect_encoding(path)
     notes = [f"{path} is read as {encoding}"] if dialect.encoding is None and encoding[:5] != "utf-8" else []
     try:

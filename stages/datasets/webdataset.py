@@ -173,10 +173,7 @@ class Member(NamedTuple):
 
 
 def list_members(path: str) -> Iterator[Member]:
-    """The regular files in the tar ``path``, in their order, without a leading ``./``.
-
-    Raises :class:`RecordsError` for a tar that is compressed, cut off or damaged, and for a strange member.
-    """
+    """The regular files in the tar ``path``, in their order. RecordsError for a tar that is damaged or strange."""
     try:
         with open_file(path) as file:
             total = file.seek(0, io.SEEK_END)

@@ -140,10 +140,7 @@ def embed_together(
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
-    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each different preprocessing.
-
-    For a network on a card it is pinned memory, which is copied to the card while the processor goes on.
-    """
+    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each preprocessing; pinned for a card."""
     import torch
 
     return {
@@ -197,10 +194,7 @@ _largest: WeakKeyDictionary[Forward, int] = WeakKeyDictionary()
 
 
 def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
-    """``forward`` of ``planes`` (B, 3, S, S), in equal pieces as large as the memory allows.
-
-    A piece that does not fit is halved, and later calls begin with the size that fitted: they are rounded alike.
-    """
+    """``forward`` of ``planes`` (B, 3, S, S), in equal pieces that are halved until they fit, then and later on."""
     import torch
 
     size = min(len(planes), _largest.get(forward, len(planes)))

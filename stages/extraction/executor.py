@@ -46,10 +46,7 @@ class Job(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Images that are through, each counted once for all stores, and features that turned out to be none.
-
-    ``committed`` are chunks, each as the number of its store in the job and its own, that need no more work.
-    """
+    """Images through, features that turned out to be none, and chunks, by store and number, that need no more work."""
 
     images: int
     failed: int

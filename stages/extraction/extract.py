@@ -46,10 +46,7 @@ class Filled(NamedTuple):
 
 
 class Uris(Mapping[bytes, str]):
-    """The URI of each image of ``records`` that could be read, by its digest; of equal ones the last.
-
-    It is looked up in the table when it is wanted, and holds 16 bytes an image besides.
-    """
+    """The URI of each image of ``records`` that could be read, by its digest, looked up in the table when wanted."""
 
     def __init__(self, records: Records) -> None:
         self._digests = records.digests
@@ -240,10 +237,7 @@ def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbon
 
 
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
-    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
-
-    As in extraction two batches are in memory at once.
-    """
+    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
     device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
 

@@ -261,10 +261,7 @@ class PreprocessConfig(Settings):
         interpolation: Interpolation = "bicubic",
         fill: tuple[int, int, int] | None = (0, 0, 0),
     ) -> Preprocess:
-        """The library's values, which are the arguments, with those of this config in their place where it has some.
-
-        ``fill`` None is the mean colour.
-        """
+        """The library's values, the arguments, unless this config has its own; ``fill`` None is the mean colour."""
         size = self.size or size
         mean = self.mean or mean
         red, green, blue = fill or (round(255 * value) for value in mean)

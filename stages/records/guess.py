@@ -65,10 +65,7 @@ class Guess:
 
 
 def guess_dataset(path: Path, root: Path | None = None) -> tuple[Guess, Records]:
-    """Guess how the images at ``path``, a folder or a table, are labelled and split, and read them by that guess.
-
-    The paths of a table are relative to ``root``; left out, that is guessed too.
-    """
+    """Guess how the images of a folder or a table are labelled and split (and its ``root``), and read them so."""
     if root is not None and path.is_dir():
         raise RecordsError(f"--root is what the image paths of a table are relative to, and {path} is a folder")
     guess = _guess_folder(path) if path.is_dir() else _guess_table(path, root)

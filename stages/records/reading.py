@@ -42,10 +42,7 @@ class Part(NamedTuple):
 
 
 def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], list[str]]:
-    """Read datasets, and what there is to say about their splits; ``seed`` makes those of datasets that have none.
-
-    Datasets with ``classes_across_domains`` have theirs made together, so that no class is on two sides.
-    """
+    """Read datasets, and what there is to say about their splits; ``seed`` makes those of datasets that have none."""
     sources = []
     for config in configs:
         with _naming(config):

@@ -115,10 +115,7 @@ class Records:
         return list(self.table[name].to_pylist())
 
     def split(self, *roles: str) -> Records:
-        """The records of any of these roles: ``train``, ``query``, ``gallery``, ``validation_query``, ...
-
-        A record can have several. A benchmark may have ``query_distractor`` and ``validation_query_distractor`` too.
-        """
+        """The records of any of these roles, ``train``, ``query``, ``gallery``, ...; a record can have several."""
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):
                 raise SettingsError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
@@ -257,10 +254,7 @@ def _read(
 
 
 def _mapped(table: pa.Table, folder: Path | None) -> pa.Table:
-    """``table`` with each column in one piece; of a million rows and more, mapped from a file without a name.
-
-    So the system may put its pages aside. The file is in ``folder``; where it cannot be written nothing is mapped.
-    """
+    """``table`` with each column in one piece; of a million rows and more mapped from a nameless file in ``folder``."""
     table = table.combine_chunks()
     if folder is None or len(table) < _MANY:
         return table
