@@ -12,9 +12,8 @@ from cache import Features
 from cache.errors import NothingToScoreError
 from stages.records import Records
 from stages.retrieval import nearest
-from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import Rules
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, with_row
 
 DEPTH = 100
 """Ranks of each query."""

@@ -30,9 +30,8 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
-from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, with_row
 from stages.retrieval.scores import ALL, Score, domain_names, summarise
 
 SIZES = (0.01, 0.1, 1.0)

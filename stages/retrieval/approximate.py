@@ -13,12 +13,12 @@ from stages.ranking.nearest import query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.tables import Table, table_of_rows
 from stages.records import Records
-from stages.retrieval.gallery import Index, Sides
+from stages.retrieval.evaluate import depths, score_rankings
+from stages.retrieval.gallery import Index
 from stages.retrieval.protocols import ByLabelConfig, RankedConfig
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, Sides
 from stages.retrieval.rerank import RerankConfig
 from stages.retrieval.scores import Scores, UnanswerablePolicy
-from stages.retrieval.scoring import Scoring
 
 DEEPEST = 1000
 """Rows that a ranking lists where a metric looks at the whole gallery: what is beyond counts as not relevant."""
@@ -46,7 +46,6 @@ def evaluate_index(
     >>> evaluate_index(VECTORS, index, queries=IMAGES, gallery=IMAGES, metrics=["hit@1"]).value("hit@1")
     1.0
     """
-    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable)
     sides = Sides.in_store(vectors, queries, gallery)
     if list(index.keys) != sides.searched.keys or index.next_id != len(index):
         raise SettingsError(
@@ -54,8 +53,8 @@ def evaluate_index(
             "feature, in their order: build it of them, with index_gallery()"
         )
 
-    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
-        place, depth = part.places(len(index)), depth_of(scoring.metrics, part)
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
+        place, depth = part.places(len(index)), _depth_of(metrics, part)
         width = min(depth + part.judged.most_junk() + len(index) - len(part.gallery), len(index))
         unit = unit_length(vectors.read(part.queries.digests))
         itself = np.append(part.gallery_rows, -1)[part.itself]
@@ -63,7 +62,7 @@ def evaluate_index(
             ids, _ = index.search(unit[block], width, itself[block])
             yield table_of_rows(part.judged, block, place[ids], depth)
 
-    return scoring.score(tables, sides)
+    return score_rankings(tables, sides, metrics, protocol.rules(), "row", unanswerable)
 
 
 def evaluate_reranked(
@@ -87,28 +86,28 @@ def evaluate_reranked(
     >>> evaluate_reranked(VECTORS, QueryExpansionConfig(n=2), **sides, metrics=["hit@1"]).value("hit@1")
     1.0
     """
-    scoring = Scoring.of(metrics, protocol.rules(), "row", unanswerable)
     learned = train.take(train.rows_in(vectors))
     trained = unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32)
 
-    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
-        depth = depth_of(scoring.metrics, part)
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
+        depth = _depth_of(metrics, part)
         searched, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
         width = min(depth + part.judged.most_junk(), len(part.gallery))
         rows = rerank.ranked(searched, searching, part.itself, width, trained)
         for block in query_blocks(len(part), 8 * width):
             yield table_of_rows(part.judged, block, rows[block], depth)
 
-    return scoring.score(tables, Sides.in_store(vectors, queries, gallery))
+    sides = Sides.in_store(vectors, queries, gallery)
+    return score_rankings(tables, sides, metrics, protocol.rules(), "row", unanswerable)
 
 
-def depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:
+def _depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:
     """How many ranks the ``metrics`` look at for the queries of ``part``, by what the protocol calls relevant.
 
     A metric that looks at the whole gallery counts for 1,000.
     """
-    depths = (int(metric.depths(part.num_relevant, len(part.gallery)).max(initial=1)) for metric in metrics)
     return max(
         min(depth, DEEPEST) if metric.reach == "gallery" else depth
-        for metric, depth in zip(metrics, depths, strict=True)
+        for metric in metrics
+        for depth in [int(depths([metric], part).max(initial=1))]
     )

@@ -27,8 +27,8 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 from stages.records import Records
 from stages.retrieval.attribute_similarity import AttributeGrades, attribute_names
-from stages.retrieval.gallery import Sides, with_row
 from stages.retrieval.legacy import K, legacy_map
+from stages.retrieval.query_set import Sides, with_row
 from stages.retrieval.scores import Scores, UnanswerablePolicy, gather, to_score
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]

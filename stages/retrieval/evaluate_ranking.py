@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError, SettingsError
-from stages.ranking.metrics import Values
+from stages.ranking.metrics import Metric, Values
 from stages.ranking.nearest import query_blocks
 from stages.ranking.relevance import Mask, Rows
 from stages.ranking.tables import Table, moved_up, unwanted, without
 from stages.ranking.tie_averaging import AVERAGED, tied_order
 from stages.records import Records
-from stages.retrieval.gallery import Sides
+from stages.retrieval.evaluate import TiePolicy, depths, score_rankings
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, Sides
 from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice
-from stages.retrieval.scoring import Scoring, TiePolicy
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
 """A metric that looks further than a list goes: refused, or what is not listed counts as not relevant."""
@@ -60,7 +59,6 @@ def evaluate_ranking(
         raise SettingsError(
             f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()"
         )
-    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable)
     check_choice("beyond", beyond, get_args(BeyondPolicy))
     if ties == AVERAGED and similarity is None:
         raise SettingsError(
@@ -73,9 +71,9 @@ def evaluate_ranking(
     known = None if similarity is None else _checked_similarity(similarity, listed)
     keys = queries.keys
 
-    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
         place = part.places(len(gallery))
-        limits = scoring.depth(part.num_relevant, len(part.gallery))
+        limits = depths(metrics, part)
         for block in query_blocks(len(part), 8 * max(listed.shape[1], 1)):
             rows_of_block = part.query_rows[block]
             own = place[listed[rows_of_block]]
@@ -95,7 +93,8 @@ def evaluate_ranking(
             tied = tied_order(levels, relevant, part.num_relevant[block])
             yield Table(block, tied.relevant, tied)
 
-    return scoring.score(tables, Sides(queries, gallery, queries, gallery))
+    sides = Sides(queries, gallery, queries, gallery)
+    return score_rankings(tables, sides, metrics, protocol.rules(), ties, unanswerable)
 
 
 def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, overload
+from typing import TypeAlias, overload
 
 import numpy as np
 
 from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
-from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
+from cache.errors import DamagedStoreError, StaleStoreError
 from cache.features import numbers_fingerprint
 from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, search
@@ -25,7 +25,8 @@ from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
 from stages.retrieval.indexes.snapshots import read_sidecar
-from stages.retrieval.protocols.rules import Judge, same_class
+from stages.retrieval.query_set import rows_of, with_row
+from stages.retrieval.rules import Judge, same_class
 
 Index: TypeAlias = GalleryIndex | MilvusIndex
 
@@ -181,35 +182,7 @@ class StoredRows:
         return check_unit(unit_length(self.vectors.read(self.digests.take(rows))), "gallery vectors")
 
 
-class Sides(NamedTuple):
-    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
-
-    queries: Records
-    gallery: Records
-    searching: Records
-    searched: Records
-
-    @classmethod
-    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
-        """Raises NothingToScoreError where one side has no row."""
-        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
-
-
 def _fingerprint(vectors: Features, searched: Records) -> str:
     """Of the rows: of the store they are read from, and of the images they belong to."""
     numbers = numbers_fingerprint(vectors, searched.digests)
     return fingerprint([vectors.fingerprint, numbers, digest_bytes(searched.digests.words.tobytes()).hex()])
-
-
-def rows_of(vectors: Features, records: Records, role: str) -> Rows:
-    """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
-    rows = records.rows_in(vectors)
-    if not len(rows):
-        why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
-        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.address}.")
-    return rows
-
-
-def with_row(vectors: Features, records: Records, role: str) -> Records:
-    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
-    return records.take(rows_of(vectors, records, role))

@@ -5,15 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from cache import Features
+from cache.errors import NothingToScoreError
 from stages.ranking.relevance import Judgement, Mask, Relevance, Rows, own_rows
 from stages.ranking.tables import ELSEWHERE
 from stages.records import Records
-from stages.retrieval.gallery import with_row
-from stages.retrieval.protocols.rules import Rules, same_class
+from stages.retrieval.rules import Rules, same_class
+
+
+def rows_of(vectors: Features, records: Records, role: str) -> Rows:
+    """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
+    rows = records.rows_in(vectors)
+    if not len(rows):
+        why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
+        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.address}.")
+    return rows
+
+
+def with_row(vectors: Features, records: Records, role: str) -> Records:
+    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
+    return records.take(rows_of(vectors, records, role))
+
+
+class Sides(NamedTuple):
+    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
+
+    queries: Records
+    gallery: Records
+    searching: Records
+    searched: Records
+
+    @classmethod
+    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
+        """Raises NothingToScoreError where one side has no row."""
+        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,9 +28,9 @@ from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.gallery import Sides, with_row
-from stages.retrieval.protocols.kinds import MetConfig
-from stages.retrieval.relevance import by_class
+from stages.retrieval.protocols import MetConfig
+from stages.retrieval.query_set import Sides, with_row
+from stages.retrieval.rules import by_class
 from stages.retrieval.scores import Scores, gather
 
 RECOGNITION = ("gap", "gap-", "acc")

@@ -7,6 +7,7 @@ cannot do for nothing: their scores are not comparable with plain ones without s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -17,7 +18,6 @@ from cache.errors import SettingsError
 from cache.settings import Settings
 from stages.ranking.nearest import Rows, nearest_rows, query_blocks, similarities
 from stages.ranking.normalize import Vectors, unit_length
-from stages.ranking.relevance import Lists
 
 Table = npt.NDArray[np.float64]
 
@@ -81,40 +81,18 @@ class DatabaseAugmentationConfig(_MeanConfig):
         ranked = np.full((len(queries), k), -1, np.int64)
         ranked[itself < 0] = nearest_rows(augmented, queries[itself < 0], k, itself[itself < 0])
         helped = _helped(near[:, : self.n])
-        inside = np.flatnonzero(itself >= 0)
-        counts = np.diff(helped.first)[itself[inside]]
-        for size in np.unique(-(-counts // 16)).tolist():  # queries that help about as many rows, together
-            some = inside[-(-counts // 16) == size]
-            for block in query_blocks(len(some), (k + 16 * size) * gallery.shape[1]):
-                ranked[some[block]] = self._without(
-                    gallery, augmented, near, helped, queries[some[block]], itself[some[block]], k, 16 * size
-                )
-        return ranked
-
-    def _without(
-        self,
-        gallery: Vectors,
-        augmented: Vectors,
-        near: Rows,
-        helped: Lists,
-        queries: Vectors,
-        itself: Rows,
-        k: int,
-        most: int,
-    ) -> Rows:
-        """The rows (Q, k) for queries that are the gallery rows ``itself`` (Q,), which help ``most`` at most."""
-        rows = nearest_rows(augmented, queries, min(k + most, len(gallery)), itself)
-        similarity = similarities(augmented, queries, rows)
-        ranked = np.full((len(queries), k), -1, np.int64)
-        for at, own in enumerate(itself.tolist()):
-            moved = helped[own]
+        for query in np.flatnonzero(itself >= 0):
+            own, moved, vector = itself[query], helped[itself[query]], queries[query]
+            rows = nearest_rows(augmented, vector[None], min(k + len(moved), len(gallery)), itself[query : query + 1])[
+                0
+            ]
+            unmoved = rows[(rows >= 0) & ~np.isin(rows, moved)]
             others = np.where(near[moved] == own, -1, near[moved])  # the next nearest takes the place of the query
             again = _with_neighbours(gallery[moved], gallery, others, self.alpha)
-            unmoved = (rows[at] >= 0) & ~np.isin(rows[at], moved)
-            every = np.concatenate([rows[at, unmoved], moved])
-            exact = (again.astype(np.float64) @ queries[at].astype(np.float64)).astype(np.float32)
-            order = np.lexsort((every, -np.concatenate([similarity[at, unmoved], exact])))[:k]
-            ranked[at, : len(order)] = every[order]
+            every, vectors = np.concatenate([unmoved, moved]), np.concatenate([augmented[unmoved], again])
+            similarity = (vectors.astype(np.float64) @ vector.astype(np.float64)).astype(np.float32)
+            first = every[np.lexsort((every, -similarity))[:k]]
+            ranked[query, : len(first)] = first
         return ranked
 
 
@@ -233,11 +211,12 @@ def _with_neighbours(vectors: Vectors, gallery: Vectors, rows: Rows, alpha: floa
     return unit_length(together)
 
 
-def _helped(near: Rows) -> Lists:
+def _helped(near: Rows) -> list[Rows]:
     """The rows that have a row among their nearest ``near`` (G, n), -1 for none, for each of G rows."""
     owner, helper = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
     order = np.argsort(helper, kind="stable")
-    return Lists(np.searchsorted(helper[order], np.arange(len(near) + 1)), owner[order])
+    ends = np.searchsorted(helper[order], np.arange(len(near) + 1))
+    return [owner[order[low:high]] for low, high in pairwise(ends)]
 
 
 def _reciprocal(order: Rows, k: int) -> Table:

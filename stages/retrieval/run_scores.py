@@ -16,16 +16,16 @@ from pydantic import Field
 from cache import Features
 from cache.errors import SettingsError
 from cache.settings import Settings
+from stages.ranking.metrics import find_metric
+from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names, check_mixture, check_weights
-from stages.retrieval.attributes import AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
-from stages.retrieval.evaluate import evaluate, one_set
+from stages.retrieval.attributes import LEGACY, AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
+from stages.retrieval.evaluate import TiePolicy, check_policies, evaluate, one_set
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
-from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
-from stages.retrieval.recognition import check_tuning
-from stages.retrieval.relevance import column_of
+from stages.retrieval.recognition import RECOGNITION, check_recognition, check_tuning
+from stages.retrieval.rules import column_of
 from stages.retrieval.scores import Scores, UnanswerablePolicy, domain_names
-from stages.retrieval.scoring import TiePolicy
 
 USUAL = "usual"
 
@@ -56,14 +56,14 @@ class ScoringConfig(Settings):
     def __post_init__(self) -> None:
         if not self.metrics:
             raise SettingsError("metrics must name at least one")
-        named = [default_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
+        named = [self._usual() if name == USUAL else (name,) for name in self.metrics]
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
         for name, weights in self.similar.items():
             try:
                 check_mixture(weights)
             except ValueError as error:
                 raise SettingsError(f"similar.{name}: {error}") from None
-        check_metrics(self.by_label, self.protocol, self.ties)
+        self._check_by_label()
         check_policies(self.protocol, self.ties, self.unanswerable)
         for metric in filter(None, map(AttributeMetric.find, self.metrics)):
             if metric.mixture is not None and metric.mixture not in self.similar:
@@ -71,6 +71,23 @@ class ScoringConfig(Settings):
                     f"{metric.name} names a definition of similar that is not there: [retrieval.similar] "
                     f"{metric.mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
                 )
+
+    def _usual(self) -> tuple[str, ...]:
+        if isinstance(self.protocol, MetConfig):
+            return RECOGNITION
+        return (LEGACY,) if isinstance(self.protocol, SmallDataConfig) else self.protocol.rules().metrics
+
+    def _check_by_label(self) -> None:
+        if isinstance(self.protocol, MetConfig):
+            if self.by_label:
+                check_recognition(self.by_label)
+            return
+        for name in self.by_label:
+            if name in RECOGNITION:
+                raise SettingsError(f'{name} is a metric of recognition: protocol = {{ kind = "met" }}')
+            metric = find_metric(name)
+            if self.ties == AVERAGED:
+                check_averaged(metric)
 
     @property
     def by_label(self) -> list[str]:

@@ -14,7 +14,7 @@ from cache.errors import MissingExtraError, NothingToScoreError, RecordsError, S
 from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.gallery import Sides
+from stages.retrieval.query_set import Sides
 
 ALL, MEAN = "all", "mean"
 

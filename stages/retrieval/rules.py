@@ -1,17 +1,20 @@
-"""What a protocol is: who is relevant, who is junk, what is searched, and how scores are reported."""
+"""What a protocol is: who is relevant to whom, what is searched, and how scores are reported; read from records."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+
 from cache.errors import RecordsError
-from stages.ranking.relevance import Judgement
+from stages.ranking.relevance import ByClass, ByGroups, Judgement, Rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import attribute_names
-from stages.retrieval.relevance import by_class, by_keys, by_labels, column_of, has_labels, json_lists
+from stages.retrieval.attribute_similarity import attribute_names, lists_nothing, several
 
 Names = tuple[str, ...]
 Judge: TypeAlias = Callable[[Records, Records], Judgement]
@@ -31,7 +34,7 @@ class Rules:
         metrics: what is scored where nobody says otherwise.
         judge: what counts.
         check: raises RecordsError where the queries and the gallery, all of them, are not those of the protocol.
-        searched: ``merged``: every query searches the whole gallery; ``own``: that of its own domain.
+        searched: ``merged``: every query searches the whole gallery; ``separate``: that of its own domain.
         reported_by: ``domain``, or the attribute by whose values scores are reported.
         columns: of the records, what the rules read beside labels and domains.
     """
@@ -39,7 +42,7 @@ class Rules:
     metrics: Names
     judge: Judge = same_class
     check: Callable[[Records, Records], None] = lambda queries, gallery: None  # noqa: ARG005
-    searched: Literal["merged", "own"] = "merged"
+    searched: Literal["merged", "separate"] = "merged"
     reported_by: str = "domain"
     columns: Names = ()
 
@@ -80,17 +83,12 @@ def not_in_the_gallery(queries: Records, gallery: Records) -> None:
 def has_attribute(name: str, queries: Records, gallery: Records) -> None:
     """Queries and gallery must have the attribute by which labels are compared."""
     for role, records in (("queries", queries), ("gallery", gallery)):
-        if not has_labels(records, name):
+        if column_of(name) not in records.table.column_names:
             known = ", ".join(attribute_names(records)) or "none"
             raise RecordsError(
                 f"the {role} have no attribute {name!r} to compare labels by; there are {known}: "
                 "dataset.attributes = [...] lists the columns"
             )
-
-
-def sharing(attribute: str, queries: Records, gallery: Records) -> Judgement:
-    """Relevant are the gallery rows with at least one label of the ``attribute`` in common."""
-    return Judgement(by_labels(queries, gallery, attribute))
 
 
 def listing(metrics: Names, relevant: Names, junk: Names = (), reported_by: str = "domain") -> Rules:
@@ -127,3 +125,87 @@ def _check_lists(relevant: Names, junk: Names, queries: Records, gallery: Record
             )
         if both := {*names}.intersection(name for column in ignored for name in column[at]):
             raise RecordsError(f"query {key!r} lists {min(both)!r} both as relevant and as junk")
+
+
+def by_class(queries: Records, gallery: Records) -> ByClass:
+    """Relevant are the rows of the same label and, where records have domains, of the same domain."""
+    labels, domains = (_numbers(queries, gallery, column) for column in ("label", "domain"))
+    names = labels * (domains.max(initial=-1) + 2) + domains  # a pair has a number of its own
+    classes = np.where(labels < 0, -1, np.unique(names, return_inverse=True)[1])
+    return ByClass(classes[: len(queries)], classes[len(queries) :])
+
+
+def _numbers(queries: Records, gallery: Records, column: str) -> Rows:
+    """A whole number for each text of a column, of the queries and then of the gallery (Q + G,); -1 for none."""
+    chunks = [chunk.cast(pa.string()) for side in (queries, gallery) for chunk in side.table[column].chunks]
+    numbered = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode().indices
+    codes: Rows = numbered.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
+
+
+def sharing(names: str, queries: Records, gallery: Records) -> Judgement:
+    """Relevant are the rows with at least one label in common, of the same domain where records have domains.
+
+    The labels of a record are those that the attribute ``names`` lists (``tags``: its tags), as a JSON list or with
+    ``|`` between them; where it lists none, the label alone.
+    """
+    searching, searched = _labels(queries, names), _labels(gallery, names)
+    if all(len(labels) <= 1 for labels in (*searching, *searched)):
+        numbers: dict[str, int] = {}
+        sides = (
+            [numbers.setdefault(labels[0], len(numbers)) if labels else -1 for labels in side]
+            for side in (searching, searched)
+        )
+        return Judgement(ByClass(*(np.array(codes, np.int64) for codes in sides)))
+    return Judgement(ByGroups.of(searching, searched))
+
+
+def by_keys(queries: Records, keys: Sequence[str], attributes: Sequence[str]) -> ByGroups:
+    """Relevant are the gallery rows whose ``keys`` (G,) the ``attributes`` of a query list, JSON lists of keys.
+
+    A listed key that the gallery has not is nobody's: its image failed, or it is junk that is not there.
+    """
+    position = {key: row for row, key in enumerate(keys)}
+    listed = [json_lists(queries, name) for name in attributes]
+    together = zip(*listed, strict=True)
+    return ByGroups.listed([[position[n] for rows in lists for n in rows if n in position] for lists in together])
+
+
+def json_lists(records: Records, attribute: str) -> list[list[str]]:
+    """The lists that an attribute holds as JSON, (N,), empty where a record has none or the attribute is not there."""
+    column = f"attributes.{attribute}"
+    if column not in records.table.column_names:
+        return [[] for _ in range(len(records))]
+    texts = zip(records.keys, records.table[column].to_pylist(), strict=True)
+    return [[] if lists_nothing(text) else json_list(text, column, key) for key, text in texts]
+
+
+def json_list(text: str, column: str, key: str) -> list[str]:
+    """The texts that ``text`` lists as JSON. Raises RecordsError where it is no such list."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        raise RecordsError(f"{column} of {key!r} must be a JSON list of text, got {text!r:.100}")
+    return value
+
+
+def column_of(names: str) -> str:
+    """The column of the records that an attribute, or ``tags``, is in."""
+    return names if names == "tags" else f"attributes.{names}"
+
+
+def _labels(records: Records, names: str) -> list[list[str]]:
+    """The labels of each record, (N,), within its domain."""
+    column = column_of(names)
+    there = column in records.table.column_names
+    texts = records.table[column].to_pylist() if there else [None] * len(records)
+    all_labels = []
+    for key, text, label, domain in zip(records.keys, texts, records.labels, records.domains, strict=True):
+        if not lists_nothing(text):
+            own = json_list(text, column, key) if text.startswith("[") else several(text)
+        else:
+            own = [] if label is None else [label]
+        all_labels.append([name if domain is None else f"{domain}\0{name}" for name in dict.fromkeys(own)])
+    return all_labels

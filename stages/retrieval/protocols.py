@@ -1,23 +1,43 @@
-"""The protocols there are, each a configuration that a run file names by its ``kind``."""
+"""Protocols of evaluation: each says in ``rules()`` who is relevant, what is searched, and what is reported.
+
+To add one: a frozen dataclass with a ``kind`` and ``rules``, and its name in ``RankedConfig``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from cache.errors import SettingsError
 from cache.settings import Settings
-from stages.retrieval.protocols.rules import (
+from stages.retrieval.rules import (
     Names,
     Rules,
+    column_of,
     has_attribute,
     in_the_gallery,
     listing,
     not_in_the_gallery,
     sharing,
 )
-from stages.retrieval.relevance import column_of
+
+__all__ = [
+    "ByLabelConfig",
+    "Gldv2Config",
+    "IliasConfig",
+    "LeaveOneOutConfig",
+    "ListedConfig",
+    "MetConfig",
+    "Products10kConfig",
+    "ProtocolConfig",
+    "QueryGalleryConfig",
+    "RankedConfig",
+    "RevisitedConfig",
+    "Rules",
+    "SmallDataConfig",
+    "UnedConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -114,9 +134,8 @@ class UnedConfig(Settings):
 
     def rules(self) -> Rules:
         """By label or landmark, in one gallery or in that of the domain."""
-        searched: Literal["merged", "own"] = "merged" if self.gallery == "merged" else "own"
         judge, columns = partial(sharing, "landmarks"), (column_of("landmarks"),)
-        return Rules(("hit@1", "mmp@5"), judge=judge, searched=searched, columns=columns)
+        return Rules(("hit@1", "mmp@5"), judge=judge, searched=self.gallery, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -230,6 +249,23 @@ class SmallDataConfig(Settings):
     """
 
     kind: Literal["small_data"] = "small_data"
+
+
+RankedConfig: TypeAlias = (
+    ByLabelConfig
+    | LeaveOneOutConfig
+    | QueryGalleryConfig
+    | Products10kConfig
+    | UnedConfig
+    | RevisitedConfig
+    | Gldv2Config
+    | IliasConfig
+    | ListedConfig
+)
+"""A protocol that scores which ranks hold something relevant."""
+
+ProtocolConfig: TypeAlias = RankedConfig | MetConfig | SmallDataConfig
+"""Any protocol; ``kind`` tells them apart."""
 
 
 def _check_ks(ks: tuple[int, ...]) -> None:
