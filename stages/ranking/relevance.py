@@ -103,7 +103,7 @@ class ByGroups:
 
     def rows(self, query: int) -> Rows:
         """The gallery rows of one query, ascending."""
-        rows = [self.members[group] for group in self.groups[query]]
+        rows = [self.members[int(group)] for group in self.groups[query]]
         if len(rows) == 1:
             return rows[0]
         return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int64)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Choices, Settings, Within
 from stages.retrieval.rules import (
     Names,
     Rules,
@@ -38,6 +38,9 @@ __all__ = [
     "SmallDataConfig",
     "UnedConfig",
 ]
+
+
+Ranks: TypeAlias = Annotated[tuple[int, ...], Choices("[1, inf]", "one or more ranks, different whole numbers")]
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,7 @@ class LeaveOneOutConfig(Settings):
     """
 
     kind: Literal["leave_one_out"] = "leave_one_out"
-    ks: tuple[int, ...] = (1, 2, 4, 8)
-
-    def __post_init__(self) -> None:
-        _check_ks(self.ks)
+    ks: Ranks = (1, 2, 4, 8)
 
     def rules(self) -> Rules:
         """By label, every query in the gallery."""
@@ -96,10 +96,7 @@ class QueryGalleryConfig(Settings):
     """
 
     kind: Literal["query_gallery"] = "query_gallery"
-    ks: tuple[int, ...] = (1, 10, 20, 30)
-
-    def __post_init__(self) -> None:
-        _check_ks(self.ks)
+    ks: Ranks = (1, 10, 20, 30)
 
     def rules(self) -> Rules:
         """By label, no query in the gallery."""
@@ -231,14 +228,8 @@ class MetConfig(Settings):
     """
 
     kind: Literal["met"] = "met"
-    neighbours: int | None = None
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.neighbours is not None and self.neighbours < 1:
-            raise SettingsError(f"neighbours is a number of images, at least 1, got {self.neighbours}")
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise SettingsError(f"temperature is a number above 0, got {self.temperature}")
+    neighbours: Annotated[int | None, Within("[1, inf]", "a number of images")] = None
+    temperature: Annotated[float | None, Within("(0, inf)")] = None
 
 
 @dataclass(frozen=True)
@@ -266,8 +257,3 @@ RankedConfig: TypeAlias = (
 
 ProtocolConfig: TypeAlias = RankedConfig | MetConfig | SmallDataConfig
 """Any protocol; ``kind`` tells them apart."""
-
-
-def _check_ks(ks: tuple[int, ...]) -> None:
-    if not ks or min(ks) < 1 or len({*ks}) < len(ks):
-        raise SettingsError(f"ks are ranks, different whole numbers from 1, at least one, got {list(ks)}")

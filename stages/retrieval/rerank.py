@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 from stages.ranking.nearest import Rows, nearest_rows, query_blocks, similarities
 from stages.ranking.normalize import Vectors, unit_length
 
@@ -33,14 +33,8 @@ class _MeanConfig(Settings):
         alpha: 0 weighs them all alike; larger, the nearest count most. A similarity below 0 counts nothing.
     """
 
-    n: int = 10
-    alpha: float = 3.0
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise SettingsError(f"n is a number of neighbours, at least 1, got {self.n}")
-        if not 0 <= self.alpha < np.inf:
-            raise SettingsError(f"alpha is a power of similarities, at least 0, got {self.alpha}")
+    n: Annotated[int, Within("[1, inf]", "a number of neighbours")] = 10
+    alpha: Annotated[float, Within("[0, inf)", "a power of similarities")] = 3.0
 
 
 @dataclass(frozen=True)
@@ -116,19 +110,18 @@ class KReciprocalConfig(Settings):
     kind: Literal["k_reciprocal"] = "k_reciprocal"
     k1: int = 20
     k2: int = 6
-    original: float = 0.3
+    original: Annotated[float, Within("[0, 1]", "the share of the original distance")] = 0.3
     candidates: int = 200
 
     label: ClassVar[str] = "k_reciprocal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.k2 <= self.k1 <= self.candidates:
             raise SettingsError(
                 f"k1, k2 and candidates are numbers of rows, 1 <= k2 <= k1 <= candidates, got k1 = {self.k1}, "
                 f"k2 = {self.k2} and candidates = {self.candidates}"
             )
-        if not 0 <= self.original <= 1:
-            raise SettingsError(f"original is the share of the original distance, in [0, 1], got {self.original}")
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:  # noqa: ARG002
         """The rows (Q, k) of the ``gallery`` (G, E) for ``queries`` (Q, E), the first of them ordered again."""
@@ -171,16 +164,10 @@ class WhiteningConfig(Settings):
     """
 
     kind: Literal["whitening"] = "whitening"
-    power: float = 1.0
-    dim: int = 0
+    power: Annotated[float, Within("[0, 1]", "how much is whitened")] = 1.0
+    dim: Annotated[int, Within("[0, inf]", "a number of axes, 0 for all")] = 0
 
     label: ClassVar[str] = "whitening"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.power <= 1:
-            raise SettingsError(f"power is how much is whitened, in [0, 1], got {self.power}")
-        if self.dim < 0:
-            raise SettingsError(f"dim is a number of axes, or 0 for all, got {self.dim}")
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:
         """The rows (Q, k) of the ``gallery`` (G, E) nearest to ``queries`` (Q, E), whitened by ``train`` (n, E)."""

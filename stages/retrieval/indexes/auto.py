@@ -12,18 +12,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
 from cache.errors import NothingToScoreError, SettingsError
 from cache.fingerprint import JSON
-from cache.settings import Settings, changed_settings
+from cache.settings import Settings, Within, changed_settings
 from cache.storage import Storage, storage_of
 from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
+from stages.retrieval.indexes import lazy_faiss as faiss
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import (
     BuiltConfig,
@@ -37,11 +38,6 @@ from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
 from stages.retrieval.indexes.milvus import MilvusIndexConfig
 from stages.retrieval.indexes.snapshots import read_sidecar
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
 
 FEWEST_QUERIES = 20
 _DEEPEST = 1000
@@ -67,27 +63,19 @@ class AutoIndexConfig(Settings):
     """
 
     kind: Literal["auto"] = "auto"
-    ms: float = 1.0
-    bytes: float | None = None
-    loss: float = 0.005
+    ms: Annotated[float, Within("(0, inf]", "a budget")] = 1.0
+    bytes: Annotated[float | None, Within("(0, inf]", "a budget")] = None
+    loss: Annotated[float, Within("[0, 1)", "how much of the metric may be lost")] = 0.005
     metric: str | None = None
-    batch: int = 1
-    queries: int = 500
-    sample: int = 100_000
+    batch: Annotated[int, Within("[1, inf]")] = 1
+    queries: Annotated[int, Within("[20, inf]")] = 500
+    sample: Annotated[int, Within("[1000, inf]")] = 100_000
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if find_metric(self.judged_by).reach == "gallery":
             raise SettingsError(f"metric must look at the first ranks only, such as mmp@5 or map@r, got {self.metric}")
-        if self.ms <= 0 or (self.bytes is not None and self.bytes <= 0):
-            raise SettingsError(f"ms and bytes are budgets above 0, got {self.ms} and {self.bytes}")
-        if not 0 <= self.loss < 1:
-            raise SettingsError(f"loss is how much of {self.judged_by} may be lost, in [0, 1), got {self.loss}")
-        if self.batch < 1 or self.queries < FEWEST_QUERIES or self.sample < 1000:
-            raise SettingsError(
-                f"batch is at least 1, queries at least {FEWEST_QUERIES} and sample at least 1,000; got {self.batch}, "
-                f"{self.queries} and {self.sample}"
-            )
 
     @property
     def judged_by(self) -> str:

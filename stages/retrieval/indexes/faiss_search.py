@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.ranking.nearest import Rows, Similarity, query_blocks
 from stages.ranking.normalize import Vectors
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes import lazy_faiss as faiss
 
 
 def index_inside(index: faiss.Index) -> faiss.Index:
@@ -63,7 +59,7 @@ def selecting(index: faiss.Index, allowed: npt.NDArray[np.bool_]) -> faiss.Searc
     if isinstance(inside, faiss.IndexIVF):
         how = faiss.SearchParametersIVF(sel=sel, nprobe=inside.nlist)  # type: ignore[call-arg]
     elif isinstance(inside, faiss.IndexHNSW):
-        how = faiss.SearchParametersHNSW(sel=sel, efSearch=inside.hnsw.efSearch)  # type: ignore[attr-defined]
+        how = faiss.SearchParametersHNSW(sel=sel, efSearch=inside.hnsw.efSearch)
     else:
         how = faiss.SearchParameters(sel=sel)  # type: ignore[call-arg]
     if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from cache.settings import changed_settings
 from cache.storage import LocalStorage, Storage, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, search_among, similarities
 from stages.ranking.normalize import Vectors, check_unit
+from stages.retrieval.indexes import lazy_faiss as faiss
 from stages.retrieval.indexes.faiss_search import (
     append,
     best_of,
@@ -42,11 +42,6 @@ from stages.retrieval.indexes.snapshots import (
     sidecar_of,
     write_snapshot,
 )
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
 
 _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 
@@ -118,7 +113,7 @@ class GalleryIndex(KeyedRows):
             size += len(part)
 
         if self.mapped is None:
-            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))
         else:
             size += self.mapped.nbytes
         return size / len(self)

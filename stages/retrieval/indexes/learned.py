@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from cache.errors import SettingsError
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes import lazy_faiss as faiss
 
 PIECES = 256  # of a product code
 SAMPLE = 256 * PIECES  # rows that codes are learned from
@@ -47,14 +43,6 @@ def sample(vectors: VectorRows, rows: int, seed: int) -> Vectors:
     if len(vectors) <= rows:
         return vectors if isinstance(vectors, np.ndarray) else vectors[np.arange(len(vectors))]
     return vectors[np.sort(np.random.default_rng(seed).choice(len(vectors), rows, replace=False))]
-
-
-def check_lists(lists: int, probes: int) -> None:
-    """ValueError unless the numbers of lists, and of those that a query visits, can be."""
-    if lists < 0:
-        raise SettingsError(f"lists is a number of cells, at least 0, got {lists}")
-    if probes < 1 or 0 < lists < probes:
-        raise SettingsError(f"probes is how many lists a query visits, from 1 to all {lists or ''}, got {probes}")
 
 
 def number_of_lists(lists: int, rows: int) -> int:

@@ -18,7 +18,7 @@ import shutil
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,17 +29,13 @@ from cache.fingerprint import JSON
 from cache.lock import writer_lock
 from cache.settings import changed_settings
 from cache.storage import LocalStorage, Where, is_url
+from stages.retrieval.indexes import lazy_faiss as faiss
 from stages.retrieval.indexes.faiss_search import append
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.keyed_rows import check_keys
 from stages.retrieval.indexes.kinds import IvfPqIndexConfig, check_rows
 from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import INDEX, KEPT, KEYS, keys_file, sidecar_of, write_snapshot
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
 
 SHARD_ROWS = 2**20
 
