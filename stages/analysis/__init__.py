@@ -7,8 +7,8 @@ from stages.analysis.class_size import GroupScore, by_class_size
 from stages.analysis.comparison import Difference, paired_difference, t_interval
 from stages.analysis.embedding_health import Hubs, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.analysis.gallery_size import SizeCurve, SizedScore, gallery_curve
-from stages.analysis.graded_bounds import attribute_bounds
 from stages.analysis.open_set import Comparisons, Decisions, Rate, Rates, comparisons, decide
+from stages.analysis.run_bounds import attribute_bounds
 
 __all__ = [
     "Bounds",

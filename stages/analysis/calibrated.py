@@ -21,8 +21,6 @@ import numpy.typing as npt
 from cache.errors import SettingsError
 from stages.analysis.open_set import STEPS, Comparisons, Kind, at_least, bins_of, edge_of
 from stages.ranking.metrics import Values
-from stages.ranking.nearest import compare_all, query_blocks
-from stages.ranking.normalize import unit_length
 
 _LEAST = 10  # errors that a wanted rate must allow among the trials, or there is too little to calibrate by
 _CANDIDATES = 512  # thresholds to choose from
@@ -81,13 +79,8 @@ def _errors(kind: Kind, calibration: Comparisons, bins: npt.NDArray[np.int64]) -
     if kind == "fpir":
         np.add.at(counts, (group, np.searchsorted(bins, bins_of(calibration.first_other), side="right")), 1)
     else:
-        searches, vectors = calibration.searches, calibration.vectors
-        gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searches.gallery, searches.queries))
-        for block in query_blocks(len(queries), 6 * len(gallery)):
-            reached = np.searchsorted(
-                bins, bins_of(compare_all(gallery, queries[block], searches.itself[block])), side="right"
-            )
-            _, others = searches.masks(block)
+        for block, similarity, _, others in calibration.searches.compared(calibration.vectors, 6):
+            reached = np.searchsorted(bins, bins_of(similarity), side="right")
             for row, query in enumerate(block):
                 counts[group[query]] += np.bincount(reached[row][others[row]], minlength=width)
     above: Values = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError
+from stages.ranking.tables import moved_up, unwanted
 from stages.records import Records
 from stages.retrieval import nearest
 from stages.retrieval.protocols import Rules
@@ -23,16 +24,10 @@ DEPTH = 100
 class FirstRanks:
     """The ``DEPTH`` gallery rows nearest to each of the Q queries that can be answered.
 
-    Attributes:
-        queries: the Q queries.
-        gallery: what they search.
-        rows: (Q, DEPTH) positions in ``gallery``, -1 past the end of a small one. The query itself and its junk are
-            not among them.
-        similarity: (Q, DEPTH), -inf where there is no row.
-        relevant: which of ``rows`` are relevant to the query, (Q, DEPTH).
-        num_relevant: R, how many gallery rows are relevant, (Q,).
-        groups: what scores are reported by beside those of all: the domain of each query, (Q,).
-        searches: one for all, or one for each domain that is searched by itself.
+    ``rows`` (Q, DEPTH) are positions in ``gallery``, without the query itself and its junk, -1 past the end of a small
+    one, with their ``similarity``, -inf there; ``relevant`` (Q, DEPTH) says which are, of ``num_relevant`` (Q,) in all.
+    ``groups`` (Q,) are what scores are reported by beside those of all, and ``searches`` one for all, or one for each
+    domain that is searched by itself.
     """
 
     queries: Records
@@ -79,12 +74,6 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
 
 def _nearest(vectors: Features, part: QuerySet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The first ``DEPTH`` rows (Q, DEPTH) that are neither the query nor its junk, and their similarity."""
-    junk = part.judged.junk
-    spare = 0 if junk is None else int(junk.counts.max(initial=0))
-    rows, similarity = nearest(vectors, part.queries, part.gallery, DEPTH + spare)
-    if junk is None:
-        return rows, similarity
-    dropped = junk.among(np.arange(len(rows)), rows)
-    order = np.argsort(dropped, axis=1, kind="stable")[:, :DEPTH]
-    rows, similarity = np.where(dropped, -1, rows), np.where(dropped, np.float32(-np.inf), similarity)
-    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
+    rows, similarity = nearest(vectors, part.queries, part.gallery, DEPTH + part.judged.most_junk())
+    dropped = unwanted(part.judged, np.arange(len(rows)), rows)
+    return moved_up(rows, dropped, -1)[:, :DEPTH], moved_up(similarity, dropped, -np.inf)[:, :DEPTH]

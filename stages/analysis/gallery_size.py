@@ -25,8 +25,7 @@ from cache import Features
 from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
 from stages.analysis.bounds import mean_bounds, metric_bounds
 from stages.ranking.metrics import Metric, Values, find_metric
-from stages.ranking.nearest import Rows, compare_all, query_blocks
-from stages.ranking.normalize import unit_length
+from stages.ranking.nearest import Rows
 from stages.ranking.relevance import Mask
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
@@ -191,14 +190,11 @@ def _values(
     """By number of kept rows the value (Q,) of each metric; and how many rows each query searches, (Q, sizes)."""
     num_queries = len(part.queries)
     size_of = np.searchsorted(counts, place, side="right")  # the first size that has the row; len(kept): none has
-    gallery, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
     values = {count: {metric.name: np.empty(num_queries) for metric in wanted} for count in counts}
     searched = np.empty((num_queries, len(counts)), np.int64)
     most = int(part.num_relevant.max())
     depth = max(metric.depth(most, len(part.gallery)) for metric in wanted)
-    for block in query_blocks(num_queries, 2 * max(len(part.gallery), depth)):
-        similarity = compare_all(gallery, searching[block], part.itself[block])
-        relevant, others = part.masks(block)
+    for block, similarity, relevant, others in part.compared(vectors, 2):
         ranks = []
         for row, query in enumerate(block):
             own_ranks, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(counts))

@@ -35,10 +35,9 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError, SettingsError
-from stages.ranking.intervals import ratio, share_interval
+from stages.ranking.intervals import class_numbers, ratio, share_interval
 from stages.ranking.metrics import Values
-from stages.ranking.nearest import Rows, compare_all, query_blocks
-from stages.ranking.normalize import unit_length
+from stages.ranking.nearest import Rows
 from stages.retrieval.query_set import QuerySet
 
 Kind = Literal["fmr", "fpir"]
@@ -96,9 +95,7 @@ class Comparisons:
     @cached_property
     def group(self) -> Rows:
         """The class of each query, numbered from 0, (Q,)."""
-        numbers: dict[str | None, int] = {}
-        names = self.searches.queries.classes
-        return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+        return class_numbers(self.searches.queries.classes)
 
     @property
     def is_mated(self) -> npt.NDArray[np.bool_]:
@@ -132,13 +129,10 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     """
     if None in searches.queries.classes:
         raise SettingsError("a query without a label may have mates that are not known: leave it out")
-    gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searches.gallery, searches.queries))
     mated, non_mated = (np.zeros(2 * STEPS + 2, np.int64) for _ in range(2))
-    first_mate, first_other = (np.full(len(queries), -np.inf) for _ in range(2))
-    mate_first = np.zeros(len(queries), np.bool_)
-    for block in query_blocks(len(queries), 4 * len(gallery)):
-        similarity = compare_all(gallery, queries[block], searches.itself[block])
-        relevant, others = searches.masks(block)
+    first_mate, first_other = (np.full(len(searches), -np.inf) for _ in range(2))
+    mate_first = np.zeros(len(searches), np.bool_)
+    for block, similarity, relevant, others in searches.compared(vectors, 4):
         bins = bins_of(similarity)
         mated += np.bincount(bins[relevant], minlength=len(mated))
         non_mated += np.bincount(bins[others], minlength=len(non_mated))
@@ -203,14 +197,9 @@ def decide(threshold: float, compared: Comparisons) -> Decisions:
 
 def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
     """How many mated and non-mated comparisons of each query (Q,) are at or above ``threshold``."""
-    searches = compared.searches
-    gallery, queries = (
-        unit_length(compared.vectors.read(side.digests)) for side in (searches.gallery, searches.queries)
-    )
-    mated, others = np.zeros(len(queries)), np.zeros(len(queries))
-    for block in query_blocks(len(queries), 4 * len(gallery)):
-        high = compare_all(gallery, queries[block], searches.itself[block]) >= threshold
-        relevant, other = searches.masks(block)
+    mated, others = np.zeros(len(compared.group)), np.zeros(len(compared.group))
+    for block, similarity, relevant, other in compared.searches.compared(compared.vectors, 4):
+        high = similarity >= threshold
         mated[block], others[block] = (high & relevant).sum(axis=1), (high & other).sum(axis=1)
     return mated, others
 

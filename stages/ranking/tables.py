@@ -20,7 +20,7 @@ from stages.ranking.normalize import Vectors, check_finite
 from stages.ranking.relevance import Judgement, Mask, Rows
 from stages.ranking.tie_averaging import Tied, averaged, tied_order
 
-T = TypeVar("T", np.int64, np.float64)
+T = TypeVar("T", np.int64, np.float32, np.float64)
 
 ELSEWHERE = -2
 """A row of another gallery than the query's own."""

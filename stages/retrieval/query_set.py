@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -11,6 +11,8 @@ import numpy as np
 
 from cache import Features
 from cache.errors import NothingToScoreError
+from stages.ranking.nearest import Similarity, compare_all, query_blocks
+from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Judgement, Mask, Relevance, Rows, own_rows
 from stages.ranking.tables import ELSEWHERE
 from stages.records import Records
@@ -132,6 +134,15 @@ class QuerySet:
     def answerable(self) -> QuerySet:
         """The queries to which something is relevant."""
         return self.take(np.flatnonzero(self.num_relevant > 0))
+
+    def compared(self, vectors: Features, arrays: int) -> Iterator[tuple[Rows, Similarity, Mask, Mask]]:
+        """Blocks of queries (n,), their exact similarity (n, G) to the whole gallery, and the :meth:`masks` of both.
+
+        A block is as large as so many ``arrays`` (n, G) may be in memory.
+        """
+        gallery, queries = (unit_length(vectors.read(side.digests)) for side in (self.gallery, self.queries))
+        for block in query_blocks(len(queries), arrays * len(gallery)):
+            yield block, compare_all(gallery, queries[block], self.itself[block]), *self.masks(block)
 
     def masks(self, block: Rows) -> tuple[Mask, Mask]:
         """Which gallery rows are relevant to the queries at ``block`` (n,), and which are the others; both (n, G).

@@ -14,10 +14,9 @@ from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
 from stages.analysis.first_ranks import FirstRanks
 from stages.analysis.gallery_size import further_distractors
-from stages.ranking import unit_length
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
-from stages.ranking.nearest import Rows, compare_all, query_blocks
+from stages.ranking.nearest import Rows
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.scores import MEAN, domain_names
 
@@ -149,10 +148,8 @@ def pair_similarities(side: Measured, seed: int) -> PairSimilarities | None:
     counts = np.zeros((2, _FINE), np.int64)
     for part in () if side.ranks is None else side.ranks.searches:
         part = part.take(np.array(_sample(part.queries.keys, seed)))
-        queries, gallery = (unit_length(side.vectors.store.read(r.digests)) for r in (part.queries, part.gallery))
-        for block in query_blocks(len(queries), 2 * len(gallery)):
-            similarity = compare_all(gallery, queries[block], part.itself[block])
-            for kind, mask in enumerate(part.masks(block)):
+        for _, similarity, *masks in part.compared(side.vectors.store, 2):
+            for kind, mask in enumerate(masks):
                 bins = np.clip((similarity[mask] + 1) * (_FINE / 2), 0, _FINE - 1).astype(np.int64)
                 counts[kind] += np.bincount(bins, minlength=_FINE)
     return PairSimilarities(*counts) if counts.any(axis=1).all() else None
