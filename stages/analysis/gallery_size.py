@@ -31,7 +31,7 @@ from stages.records import Records
 from stages.records.seeded_order import seeded_order
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet, with_row
-from stages.retrieval.scores import ALL, Score, domain_names, summarise
+from stages.retrieval.scores import ALL, MEAN, Score, domain_names, summarise
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -122,12 +122,10 @@ def gallery_curve(
             for metric in wanted
         }
         unanswerable = dict.fromkeys([ALL, *members], 0)
-        rows_searched = round(float(searched[:, at].mean()))
-        for score in summarise(values, part.queries.classes, members, unanswerable, rows_searched):
-            ends = bounds[score.metric][score.domain]
-            mean = float(searched[:, at].mean())
-            others = mean - float(part.num_relevant.mean())
-            scores.append(SizedScore(size, count, others, mean, score, *ends))
+        mean = float(searched[:, at].mean())
+        others, rows = mean - float(part.num_relevant.mean()), dict.fromkeys([ALL, MEAN, *members], round(mean))
+        for score in summarise(values, part.queries.classes, members, unanswerable, rows):
+            scores.append(SizedScore(size, count, others, mean, score, *bounds[score.metric][score.domain]))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 
 

@@ -148,7 +148,7 @@ def _candidates(gallery: Vectors, queries: Vectors, width: int, columns: int) ->
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def similarities(gallery: Vectors, queries: Vectors, rows: Rows) -> Similarity:
+def similarities(gallery: npt.NDArray[np.floating], queries: Vectors, rows: Rows) -> Similarity:
     """The exact similarity (Q, K) of each query (Q, E) with its gallery ``rows`` (Q, K); -inf for row -1."""
     similarity = np.empty(rows.shape, np.float32)
     for block in query_blocks(len(queries), rows.shape[1] * gallery.shape[1]):

@@ -90,28 +90,20 @@ def index_gallery(
         return choose_gallery_index(vectors, gallery, config, folder=folder).index
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
+    rows = StoredRows(vectors, searched.digests)
     if isinstance(config, MilvusIndexConfig):
-        return _in_database(vectors, searched, config, embeddings, folder)
+        filled = MilvusIndex.fill(config, rows, GalleryRows.from_table(searched.table), embeddings)
+        if folder is not None:
+            filled.save(folder)
+        return filled
     if folder is not None:
         try:
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
         except (StaleStoreError, DamagedStoreError):
             pass  # of other rows, or not there: built below
-    rows = StoredRows(vectors, searched.digests)
     if isinstance(config, IvfPqIndexConfig) and config.on_disk:
         return build_on_disk(check_folder(folder), rows, keys, embeddings, config)
     index = GalleryIndex.build(rows, keys, embeddings, config)
-    if folder is not None:
-        index.save(folder)
-    return index
-
-
-def _in_database(
-    vectors: Features, searched: Records, config: MilvusIndexConfig, embeddings: str, folder: Where | None
-) -> MilvusIndex:
-    index = MilvusIndex.fill(
-        config, StoredRows(vectors, searched.digests), GalleryRows.from_table(searched.table), embeddings
-    )
     if folder is not None:
         index.save(folder)
     return index

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ from pydantic import Field
 from cache.errors import NothingToScoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import Settings, Within, changed_settings
-from cache.storage import Storage, storage_of
+from cache.storage import Where, storage_of
 from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
@@ -103,15 +102,13 @@ class Choice:
     index: GalleryIndex
     tried: tuple[Tried, ...]
 
-    def save(self, folder: Path | str | Storage, budgets: AutoIndexConfig) -> None:
+    def save(self, folder: Where, budgets: AutoIndexConfig) -> None:
         """Write the index together with the ``budgets`` it was chosen by and what was tried."""
         tried: list[JSON] = [dict(each._asdict()) for each in self.tried]
         self.index.save(folder, choice={"budgets": changed_settings(budgets), "tried": tried})
 
     @classmethod
-    def load(
-        cls, folder: Path | str | Storage, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]
-    ) -> Choice | None:
+    def load(cls, folder: Where, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]) -> Choice | None:
         """What was chosen by the same budgets for these embeddings and keys; None where it was by others.
 
         Raises as :meth:`GalleryIndex.load`.

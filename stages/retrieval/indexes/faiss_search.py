@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from stages.ranking.nearest import Rows, Similarity, query_blocks
+from stages.ranking.nearest import Rows, Similarity, similarities
 from stages.ranking.normalize import Vectors
 from stages.retrieval.indexes import lazy_faiss as faiss
 
@@ -93,11 +93,7 @@ def compare_again(
 
     Equal ones come in order of their place. -1 is no place: it comes last, with similarity -inf.
     """
-    exact = np.empty(places.shape, np.float32)
-    for block in query_blocks(len(queries), places.shape[1] * originals.shape[1]):
-        exact[block] = np.einsum("qwe,qe->qw", originals[places[block]], queries[block], dtype=np.float64)
-    exact[places < 0] = -np.inf
-    return best_of(places, exact, k)
+    return best_of(places, similarities(originals, queries, places), k)
 
 
 def best_of(ids: Rows, similarity: Similarity, k: int) -> tuple[Rows, Similarity]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from cache.storage import LocalStorage, Storage, storage_of
+from cache.storage import LocalStorage, Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, search_among, similarities
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes import lazy_faiss as faiss
@@ -49,20 +48,9 @@ _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 class GalleryIndex(KeyedRows):
     """An index with a key for each row, made from the embeddings of one fingerprint.
 
-    A row has an id, a whole number that is never given again: of a new index its place, then the next.
-
-    Args:
-        index: of the rows; one of :func:`build_index`.
-        keys: of the rows (G,), each once.
-        embeddings: the fingerprint of what the vectors were made by. Rows that are added must be made by it too.
-        config: what ``index`` is.
-        ids: of the rows (G,), ascending; by default from 0.
-        originals: the vectors (G, E) for exact refinement.
-        next_id: that of the row added next.
-        mapped: the file that the lists of ``index`` are mapped from, where they are.
-
-    Raises:
-        ValueError: keys that are not one for each row, or one twice.
+    ``index`` is one of :func:`build_index`, by ``config``; rows that are added must be made by what ``embeddings`` is
+    the fingerprint of. ``originals`` are the vectors (G, E) for exact refinement, and ``mapped`` is the file that the
+    lists of ``index`` are mapped from, where they are.
 
     >>> index = GalleryIndex.build(np.eye(3, dtype=np.float32), ["a", "b", "c"], "made by this store")
     >>> smaller = index.without(["b"])
@@ -178,18 +166,14 @@ class GalleryIndex(KeyedRows):
                 f"vectors to add have shape {vectors.shape}; {len(keys)} keys in an index of {self.index.d} numbers a "
                 f"row take {(len(keys), self.index.d)}"
             )
-        every = (*self.keys, *keys)
+        every, ids = (*self.keys, *keys), np.arange(self.next_id, self.next_id + len(keys))
         if len({*every}) < len(every):
             raise SettingsError(f"keys must differ, and {twice(every)!r} would be there twice. Remove it first.")
-        ids = np.arange(self.next_id, self.next_id + len(keys))
-        index = _copy(self.index)
+        index, originals = _copy(self.index), self.originals
         append(index, vectors, ids)
-        originals, ids = self.originals, np.concatenate([self.ids, ids])
         if originals is not None:
             originals = np.concatenate([originals, vectors.astype(originals.dtype)])
-        return GalleryIndex(
-            index, every, self.embeddings, self.config, ids=ids, originals=originals, next_id=self.next_id + len(keys)
-        )
+        return self._of(index, every, np.concatenate([self.ids, ids]), originals, self.next_id + len(keys))
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -206,17 +190,19 @@ class GalleryIndex(KeyedRows):
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [self.keys[row] for row in staying.tolist()]
         originals = None if self.originals is None else self.originals[staying]
-        return GalleryIndex(
-            index,
-            remaining,
-            self.embeddings,
-            self.config,
-            ids=self.ids[staying],
-            originals=originals,
-            next_id=self.next_id,
-        )
+        return self._of(index, remaining, self.ids[staying], originals, self.next_id)
 
-    def save(self, folder: Path | str | Storage, *, choice: JSON = None) -> None:
+    def _of(
+        self,
+        index: faiss.Index,
+        keys: Sequence[str],
+        ids: Rows,
+        originals: npt.NDArray[np.floating] | None,
+        next_id: int,
+    ) -> GalleryIndex:
+        return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
+
+    def save(self, folder: Where, *, choice: JSON = None) -> None:
         """Write a snapshot of the index and, last, that it is the one to read; see :mod:`.snapshots`.
 
         ``choice`` is what is recorded with it of how it was chosen.
@@ -231,7 +217,7 @@ class GalleryIndex(KeyedRows):
     @classmethod
     def load(
         cls,
-        folder: Path | str | Storage,
+        folder: Where,
         *,
         embeddings: str,
         keys: Sequence[str] | None = None,
