@@ -138,7 +138,7 @@ class _AnyOrder(Tied):
 
 def _floor(metric: Metric, relevant: int, searched: int) -> float:
     """The mean over all orders: that of rows which are all equally similar."""
-    depth = metric.depth(relevant, searched)
+    depth = int(metric.depths(np.array([relevant]), searched)[0])
     if metric.name in _WHOLE:  # of every rank: in a large gallery too many to go through for each R
         return _WHOLE[metric.name](relevant, searched)
     if metric.stem == "mrr":

@@ -59,17 +59,15 @@ class Moved(NamedTuple):
 class Changes:
     """What :func:`changes` returns: the changes by metric and domain, and every query that both scored.
 
-    ``only_first`` and ``only_second`` are the queries that one of the two scored by a metric and the other did not:
-    they are in no difference.
+    ``values`` are those of each metric in A and in B, of the queries ``shared``, and ``domains`` those of the queries,
+    by key. ``only_first`` and ``only_second`` are the queries that one of the two scored by a metric and the other did
+    not: they are in no difference.
     """
 
     changes: tuple[Change, ...]
     shared: Mapping[str, tuple[str, ...]]
-    """The queries of each metric."""
     domains: Mapping[str, str | None]
-    """The domain of each query, by key."""
     values: Mapping[str, tuple[Values, Values]]
-    """The values of each metric in A and in B, in the order of ``shared``."""
     only_first: Mapping[str, tuple[str, ...]]
     only_second: Mapping[str, tuple[str, ...]]
 
@@ -81,11 +79,8 @@ class Changes:
         first, second = self.values[metric]
         keys = self.shared[metric]
         change = second - first
-        rows = [
-            row
-            for row in np.flatnonzero(np.abs(change) > _SAME).tolist()
-            if domain is None or self.domains[keys[row]] == domain
-        ]
+        moved = np.flatnonzero(np.abs(change) > _SAME).tolist()
+        rows = [row for row in moved if domain is None or self.domains[keys[row]] == domain]
         rows.sort(key=lambda row: (-round(abs(float(change[row])), 12), float(change[row]), keys[row]))
         return [
             Moved(metric, keys[row], self.domains[keys[row]], float(first[row]), float(second[row]))
@@ -93,25 +88,12 @@ class Changes:
         ]
 
 
-def changes(
-    first: Sequence[Scored],
-    second: Sequence[Scored],
-    domains: Mapping[str, str | None],
-) -> Changes:
+def changes(first: Sequence[Scored], second: Sequence[Scored], domains: Mapping[str, str | None]) -> Changes:
     """From ``first`` (A) to ``second`` (B): every metric of both, over the queries that both scored by it.
 
     Values by label and values by attributes can be of different queries, so each side is a sequence of scores. By
-    domain and for the mean of the domains too, where the queries have more than one. Intervals are over the classes of
-    A.
-
-    Args:
-        first: the scores of A.
-        second: the scores of B.
-        domains: the domain of each query, by key.
-
-    Raises:
-        ValueError: a query twice in one of them, or no metric in both.
-        NothingToScoreError: no query in both.
+    domain (``domains``, by key) and for the mean of the domains too, where the queries have more than one. Intervals
+    are over the classes of A. Raises as :func:`~stages.analysis.paired_difference`.
 
     >>> from stages.retrieval.query_values import QueryScores
     >>> first = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([0.0, 1.0])})

@@ -32,17 +32,11 @@ class GroupScore(NamedTuple):
     classes: int
 
 
-def by_class_size(
-    scored: Scored,
-    sizes: Mapping[str, int],
-) -> tuple[GroupScore, ...]:
+def by_class_size(scored: Scored, sizes: Mapping[str, int]) -> tuple[GroupScore, ...]:
     """The mean of each metric over the queries whose class has a size in one of the bins, small classes first.
 
-    Args:
-        scored: the value of each metric for each query.
-        sizes: the size of each query's class, by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`.
-
-    Raises ValueError for a query without a size.
+    ``sizes`` are by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`. Raises ValueError
+    where one is missing.
 
     >>> from stages.retrieval.query_values import QueryScores
     >>> scored = QueryScores(("a", "b", "c"), ("cup", "cup", "mug"), {"hit@1": np.array([1.0, 0.0, 1.0])})

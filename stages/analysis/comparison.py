@@ -39,14 +39,7 @@ def paired_difference(first: Scored, second: Scored) -> tuple[Difference, ...]:
 
     Queries are matched by key, so that what makes a query hard falls out of the difference: the interval is much
     narrower than those of the two scores suggest. It is over the classes of ``first``, as queries of one err together.
-
-    Args:
-        first: the one that gains where the difference is positive.
-        second: the one it is compared with.
-
-    Raises:
-        ValueError: a query twice in one of them, or no metric in both.
-        NothingToScoreError: no query in both.
+    Raises ValueError for a query twice in one of them, or no metric in both, and NothingToScoreError for no query.
 
     >>> keys, classes = ("a", "b", "c"), ("cup", "mug", "jug")
     >>> better = QueryScores(keys, classes, {"hit@1": np.array([1.0, 1.0, 0.0])})

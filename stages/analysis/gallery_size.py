@@ -29,6 +29,7 @@ from stages.ranking.nearest import Rows
 from stages.ranking.relevance import Mask
 from stages.records import Records
 from stages.records.seeded_order import seeded_order
+from stages.retrieval.evaluate import depths
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet, with_row
 from stages.retrieval.scores import ALL, MEAN, Score, domain_names, summarise
@@ -77,20 +78,12 @@ def gallery_curve(
 ) -> SizeCurve:
     """Score ``vectors``, made unit length, as :func:`~stages.retrieval.evaluate` does, in galleries of some ``sizes``.
 
-    Args:
-        vectors: features or embeddings of all images.
-        queries: what searches.
-        gallery: what is searched.
-        sizes: each a share of the rows that can be distractors where it is at most 1, else a number of them.
-        metrics: names as :func:`find_metric` takes them; by default those of the rules.
-        further: more rows to search, relevant to nobody: those of a class that a query has are left out.
-        rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
-        seed: of the order in which rows are sampled.
+    A size is a share of the rows that can be distractors where it is at most 1, else a number of them; ``seed`` is that
+    of the order in which they are sampled. ``further`` rows are searched too and relevant to nobody: those of a class
+    that a query has are left out. By default the metrics are those of the ``rules``, of a protocol with one gallery.
 
-    Raises:
-        ValueError: a size that is not above 0, more distractors than there are, or a gallery for each domain.
-        RecordsError: a further distractor that is in the gallery too.
-        NothingToScoreError: as for :func:`stages.retrieval.evaluate`.
+    Raises as :func:`stages.retrieval.evaluate`, and ValueError for a size that is not above 0, more distractors than
+    there are, or a gallery for each domain, RecordsError for a further distractor that is in the gallery too.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> curve = gallery_curve(VECTORS, queries=IMAGES, gallery=IMAGES, sizes=[2, 1.0], metrics=["hit@1"])
@@ -190,8 +183,7 @@ def _values(
     size_of = np.searchsorted(counts, place, side="right")  # the first size that has the row; len(kept): none has
     values = {count: {metric.name: np.empty(num_queries) for metric in wanted} for count in counts}
     searched = np.empty((num_queries, len(counts)), np.int64)
-    most = int(part.num_relevant.max())
-    depth = max(metric.depth(most, len(part.gallery)) for metric in wanted)
+    depth = int(depths(wanted, part).max())
     for block, similarity, relevant, others in part.compared(vectors, 2):
         ranks = []
         for row, query in enumerate(block):

@@ -55,7 +55,7 @@ def evaluate(
         vectors: features or embeddings of the images in both.
         queries: what searches.
         gallery: what is searched; with leave-one-out the same records.
-        metrics: names as :func:`find_metric` takes them; by default those of the protocol.
+        metrics: by default those of the protocol.
         protocol: who is relevant, what is searched, and by what groups scores are reported. With ``met`` the queries
             that show nothing of the gallery belong to ``queries`` too.
         validation: queries and gallery that a protocol tunes on (``met``).
