@@ -83,13 +83,9 @@ def scored_data(run: Run) -> dict[str, str]:
         roles.append("validation_query")
     if any(isinstance(rerank, WhiteningConfig) for rerank in retrieval.rerank):
         roles.append("train")
-    return data_of(
-        records.split("query", "query_distractor"),
-        records.split("gallery"),
-        settings,
-        retrieval.columns(records),
-        [records.split(role) for role in roles],
-    )
+    queries, gallery = records.split("query", "query_distractor"), records.split("gallery")
+    tuned_on = [records.split(role) for role in roles]
+    return data_of(queries, gallery, settings, retrieval.columns(records), tuned_on)
 
 
 def _left_out(scores: Scores) -> str:

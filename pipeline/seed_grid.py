@@ -130,10 +130,8 @@ class SeedGrid:
     @cached_property
     def _scoring(self) -> dict[str, JSON]:
         """What all cells are scored by: the settings, and the images with their labels and attributes."""
-        settings, of_scores = (
-            changed_settings(self.run.config.retrieval),
-            {field.name for field in fields(ScoringConfig)},
-        )
+        settings = changed_settings(self.run.config.retrieval)
+        of_scores = {field.name for field in fields(ScoringConfig)}
         sides = [self._records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
         return {
             "version": VERSION,
@@ -251,21 +249,10 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
             for metric, low, high in zip(means.per_query, *(end.tolist() for end in ends), strict=True):
                 values = np.stack([part.per_query[metric] for part in parts])  # (S, Q)
                 gain = gains.get(metric)
-                rows.append(
-                    TableRow(
-                        backbone,
-                        head,
-                        trained,
-                        metric,
-                        float(values.mean()),
-                        low,
-                        high,
-                        float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0,
-                        len(values),
-                        values.shape[1],
-                        *((None, None, None) if gain is None else (gain.value, gain.low, gain.high)),
-                    )
-                )
+                gained = (None, None, None) if gain is None else (gain.value, gain.low, gain.high)
+                deviation = float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0
+                of_values = float(values.mean()), low, high, deviation, *values.shape
+                rows.append(TableRow(backbone, head, trained, metric, *of_values, *gained))
     return rows
 
 

@@ -69,17 +69,10 @@ def comparison_text(
             continue
         lines += ["", f"the queries that changed most by {listed}{f' in {domain}' if domain else ''}"]
         rows = [["query", "label", "image", "A", "B", "B - A"]]
-        rows += [
-            [
-                query.key,
-                seen[query.key][1] or "-",
-                seen[query.key][0],
-                f"{query.first:.3f}",
-                f"{query.second:.3f}",
-                f"{query.value:+.3f}",
-            ]
-            for query in moved
-        ]
+        for query in moved:
+            image, label = seen[query.key]
+            values = f"{query.first:.3f}", f"{query.second:.3f}", f"{query.value:+.3f}"
+            rows.append([query.key, label or "-", image, *values])
         lines += aligned(rows, texts=3)
     return "\n".join(lines)
 
@@ -95,11 +88,8 @@ def _seen(runs: Sequence[ScoredRun]) -> dict[str, tuple[str, str | None]]:
 
 def _listed(differences: Changes, metric: str, top: int) -> list[tuple[str | None, list[Moved]]]:
     """The queries that changed most, of all and of each domain."""
-    domains = [
-        change.domain
-        for change in differences.changes
-        if change.metric == metric and change.domain not in ("all", "mean")
-    ]
+    domains = [change.domain for change in differences.changes if change.metric == metric]
+    domains = [domain for domain in domains if domain not in ("all", "mean")]
     return [(domain, differences.moved(metric, top, domain)) for domain in (None, *domains)]
 
 

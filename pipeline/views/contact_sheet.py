@@ -133,10 +133,8 @@ def _tile(uri: str, side: int) -> Image.Image:
     """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
     image = open_picture(uri, side)
     if isinstance(image, str):
-        blank = Image.new("RGB", (side, side), MISSING_COLOUR)
-        _write(
-            ImageDraw.Draw(blank), (side // 2, side // 2), "no image", size=13, room=side, colour=_FAINT, anchor="mm"
-        )
+        blank, middle = Image.new("RGB", (side, side), MISSING_COLOUR), (side // 2, side // 2)
+        _write(ImageDraw.Draw(blank), middle, "no image", size=13, room=side, colour=_FAINT, anchor="mm")
         return blank
     image = fitted(image, side / max(image.size), Image.Resampling.LANCZOS)
     tile = Image.new("RGB", (side, side), _PAPER)

@@ -23,10 +23,11 @@ def health_text(report: Health, top: int) -> str:
         copies = [copy for copy in report.copies if copy.same_bytes == same]
         lines += ["", f"{len(copies):,} images are {what} to one on another side of the splits"]
         lines += _copies(copies[:top])
-    lines += ["", f"{len(report.repeats):,} records are byte-identical copies of an earlier one"]
-    lines += _copies(report.repeats[:top])
-    lines += ["", f"{len(report.conflicts):,} images have byte-identical copies of another label"]
-    lines += _copies(report.conflicts[:top])
+    for same_bytes, what in (
+        (report.repeats, "records are byte-identical copies of an earlier one"),
+        (report.conflicts, "images have byte-identical copies of another label"),
+    ):
+        lines += ["", f"{len(same_bytes):,} {what}", *_copies(same_bytes[:top])]
     summary = f"{len(report.suspects):,} of {report.judged:,} labels are doubtful: most neighbours have one other"
     lines += ["", f"{summary}, raw and by {report.head}"]
     rows = [
@@ -50,20 +51,13 @@ def health_lines(report: Health) -> list[dict[str, Any]]:
     for backbone, reasons in report.failed.items():
         lines += [{"kind": "failed", "backbone": backbone, "reason": r, "images": n} for r, n in reasons.items()]
         lines.append({"kind": "not_finite", "backbone": backbone, "rows": report.not_finite[backbone]})
-    lines += [{"kind": "copy"} | copy._asdict() for copy in report.copies]
-    lines += [{"kind": "repeat"} | copy._asdict() for copy in report.repeats]
-    lines += [{"kind": "conflict"} | copy._asdict() for copy in report.conflicts]
-    lines += [{"kind": "suspect"} | suspect._asdict() for suspect in report.suspects]
+    findings = {"copy": report.copies, "repeat": report.repeats, "conflict": report.conflicts}
+    for kind, of_kind in (findings | {"suspect": report.suspects}).items():
+        lines += [{"kind": kind} | each._asdict() for each in of_kind]
     for each in report.vectors:
         names = {"backbone": each.backbone, "head": each.head}
         lines.append({"kind": "spread"} | names | each.spread._asdict())
-        numbers = {
-            "k": each.k,
-            "searching": each.searching,
-            "skewness": each.skewness,
-            "never": each.never,
-            "top_share": each.top_share,
-        }
+        numbers = {name: getattr(each, name) for name in ("k", "searching", "skewness", "never", "top_share")}
         lines.append({"kind": "hubs"} | names | numbers)
         lines += [{"kind": "hub"} | names | hub._asdict() for hub in each.top]
     lines += [
@@ -92,16 +86,8 @@ def _vectors(vectors: VectorHealth, top: int) -> list[str]:
 
 def _copies(copies: Sequence[Copy]) -> list[str]:
     rows = [
-        [
-            copy.role,
-            copy.key,
-            copy.label or "-",
-            copy.other_role,
-            copy.other,
-            copy.other_label or "-",
-            f"{copy.similarity:.3f}",
-        ]
-        for copy in copies
+        [c.role, c.key, c.label or "-", c.other_role, c.other, c.other_label or "-", f"{c.similarity:.3f}"]
+        for c in copies
     ]
     return _listed(["side", "image", "label", "side", "other image", "label", "similarity"], rows, texts=6)
 

@@ -26,20 +26,16 @@ def curve_table(lines: Sequence[dict[str, Any]]) -> str:
     """A line for each backbone, head, domain and size; a column for each metric."""
     heads = list(dict.fromkeys((line["backbone"], line["head"]) for line in lines))
     domains = list(dict.fromkeys(line["domain"] for line in lines))
-    ordered = sorted(
-        lines,
-        key=lambda line: (
-            heads.index((line["backbone"], line["head"])),
-            domains.index(line["domain"]),
-            line["sampled"],
-        ),
-    )
+
+    def place(line: dict[str, Any]) -> tuple[int, ...]:
+        return heads.index((line["backbone"], line["head"])), domains.index(line["domain"]), line["sampled"]
+
     columns = {name: name for name in ("backbone", "head", "domain", "distractors", "searched")}
     notes = [
         "every query keeps its relevant rows; distractors are sampled, those of a smaller gallery all in the larger,",
         "and counted in the mean over queries; [95 % interval over classes]",
     ]
-    return "\n".join([*_by_metric(ordered, columns, ()), *notes])
+    return "\n".join([*_by_metric(sorted(lines, key=place), columns, ()), *notes])
 
 
 def group_table(lines: Sequence[dict[str, Any]]) -> str:
@@ -50,11 +46,8 @@ def group_table(lines: Sequence[dict[str, Any]]) -> str:
         where = "in the gallery, itself not counted" if by == "class_size" else "that heads were trained on"
         where += "; [95 % interval over classes]"
         columns = {"backbone": "backbone", "head": "head", "images": "group"}
-        tables += [
-            f"by the number of images of the query's class {where}",
-            *_by_metric(part, columns, ("queries", "classes")),
-            "",
-        ]
+        title = f"by the number of images of the query's class {where}"
+        tables += [title, *_by_metric(part, columns, ("queries", "classes")), ""]
     return "\n".join(tables).rstrip()
 
 

@@ -17,6 +17,14 @@ from stages.processes import processors
 _QUALITY = 70
 
 
+class Picture(NamedTuple):
+    """The bytes of a JPEG, and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+
 class Thumbnail(NamedTuple):
     """A picture within a square, as a data URI with its size in pixels; or why there is none."""
 
@@ -24,14 +32,6 @@ class Thumbnail(NamedTuple):
     width: int
     height: int
     reason: str = ""
-
-
-class Picture(NamedTuple):
-    """The bytes of a JPEG, and its size in pixels."""
-
-    content: bytes
-    width: int
-    height: int
 
 
 def thumbnails(

@@ -247,7 +247,7 @@ def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]
     chosen_rows = sorted(sorted(range(len(keys)), key=lambda row: seeded_order(0, "labels", keys[row]))[:_JUDGED])
     judged = voters.take(chosen_rows)
     neighbours = (nearest(store, judged, voters, NEIGHBOURS) for store in stores)
-    ballots = [votes(voters.classes, judged.classes, *found) for found in neighbours]
+    ballots = [votes(voters.classes, judged.classes, *near) for near in neighbours]
     sizes = Counter(voters.classes)
     keys, uris = records.keys, records.uris
     wrong = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -92,13 +92,10 @@ def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str])
                 lines[stem].append(Line(side.name, colours[side.name], list(enumerate(mean, 1)), band))
     if not hits:
         return KCurves([], [])
-    charts = [
-        (
-            title,
-            _chart(lines[stem], f"{stem}@k from k = 1 to {max(len(line.points) for line in lines[stem])}", "k", TICKS),
-        )
-        for stem, title in TITLES.items()
-    ]
+    charts = []
+    for stem, title in TITLES.items():
+        most = max(len(line.points) for line in lines[stem])
+        charts.append((title, _chart(lines[stem], f"{stem}@k from k = 1 to {most}", "k", TICKS)))
     return KCurves(charts, hits)
 
 
@@ -115,28 +112,17 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
             return None
         queries, gallery = side.ranks.queries, side.ranks.gallery
         most = max(1, len(gallery) + (0 if further is None else len(further)))
-        curve = gallery_curve(
-            side.vectors.store,
-            queries=queries.take(_sample(queries.keys, seed)),
-            gallery=gallery,
-            sizes=[size for size in config.gallery_sizes if size <= most],
-            metrics=[metric],
-            further=further,
-            rules=config.ranked.rules(),
-            seed=seed,
-        )
-        scores.append((side.name, [sized for sized in curve.scores if sized.score.domain == domain]))
+        sample, sizes = queries.take(_sample(queries.keys, seed)), [s for s in config.gallery_sizes if s <= most]
+        how: dict[str, Any] = {"metrics": [metric], "further": further, "rules": config.ranked.rules(), "seed": seed}
+        sized_scores = gallery_curve(side.vectors.store, queries=sample, gallery=gallery, sizes=sizes, **how).scores
+        scores.append((side.name, [sized for sized in sized_scores if sized.score.domain == domain]))
     if min(len(curve) for _, curve in scores) < 2:
         return None
-    lines = [
-        Line(
-            name,
-            colours[name],
-            [(sized.distractors, sized.score.value) for sized in curve],
-            [(sized.distractors, sized.score.low, sized.score.high) for sized in curve],
-        )
-        for name, curve in scores
-    ]
+    lines = []
+    for name, curve in scores:
+        points = [(sized.distractors, sized.score.value) for sized in curve]
+        band = [(sized.distractors, sized.score.low, sized.score.high) for sized in curve]
+        lines.append(Line(name, colours[name], points, band))
     at = [sized.distractors for sized in scores[0][1]]
     label = f"{metric} with {at[0]:,.0f} to {at[-1]:,.0f} distractors"
     chart = _chart(lines, label, "gallery images that can distract", at, dots=True)

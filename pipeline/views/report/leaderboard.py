@@ -18,11 +18,7 @@ _ROWS = 14  # heads in a chart by domain
 
 
 def report_leaderboard(
-    measured: Sequence[Measured],
-    metrics: Sequence[str],
-    domain: str,
-    looks: Mapping[str, str],
-    records: Records,
+    measured: Sequence[Measured], metrics: Sequence[str], domain: str, looks: Mapping[str, str], records: Records
 ) -> Leaderboard:
     """``measured`` as rows, in their order; ``domain`` is where a score stands for the whole."""
     metric = metrics[0]
