@@ -23,21 +23,10 @@ from stages.retrieval.rules import (
 )
 
 __all__ = [
-    "ByLabelConfig",
-    "Gldv2Config",
-    "IliasConfig",
-    "LeaveOneOutConfig",
-    "ListedConfig",
-    "MetConfig",
-    "Products10kConfig",
-    "ProtocolConfig",
-    "QueryGalleryConfig",
-    "RankedConfig",
-    "RevisitedConfig",
-    "Rules",
-    "SmallDataConfig",
-    "UnedConfig",
-]
+    "ByLabelConfig", "Gldv2Config", "IliasConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
+    "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",
+    "SmallDataConfig", "UnedConfig",
+]  # fmt: skip
 
 
 Ranks: TypeAlias = Annotated[tuple[int, ...], Choices("[1, inf]", "one or more ranks, different whole numbers")]
