@@ -71,11 +71,10 @@ def embedding_map(vectors: Features, gallery: Records, seed: int) -> EmbeddingMa
     sample = gallery.take(rows)
     places, method = _places(unit_length(vectors.read(sample.digests)))
     position: dict[str | None, int] = {name: at for at, name in enumerate(names)}
+    columns = places.tolist(), rows, sample.labels, sample.domains, sample.keys, sample.uris
     images = [
         MappedImage(x, y, position.get(group_of[row]), label or "no label", domain or "", key, uri)
-        for (x, y), row, label, domain, key, uri in zip(
-            places.tolist(), rows, sample.labels, sample.domains, sample.keys, sample.uris, strict=True
-        )
+        for (x, y), row, label, domain, key, uri in zip(*columns, strict=True)
     ]
     return EmbeddingMap(images, names, by, method)
 

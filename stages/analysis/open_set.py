@@ -75,22 +75,19 @@ class Rates(NamedTuple):
 class Comparisons:
     """Every comparison of Q queries with their gallery, as counts by similarity; and the first candidates of searches.
 
-    Bin b of the histograms, (Q, ...) summed, holds similarities from (b - STEPS) / STEPS. ``group`` (Q,) numbers the
-    classes.
+    Bin b of ``mated`` and ``non_mated`` comparisons, (2 * STEPS + 2,), holds similarities from (b - STEPS) / STEPS.
+    ``first_mate`` (Q,) is the similarity of the nearest mate, -inf where the gallery has none, and ``first_other`` that
+    of the nearest row of another class, the first candidate of a non-mated search. ``mate_first`` (Q,) says whether
+    the first candidate of the search is a mate, and ``group`` (Q,) numbers the classes.
     """
 
     vectors: Features
     searches: QuerySet
     mated: npt.NDArray[np.int64]
-    """Mated comparisons by bin, (2 * STEPS + 2,)."""
     non_mated: npt.NDArray[np.int64]
-    """Non-mated comparisons by bin."""
     first_mate: Values
-    """The similarity of the nearest mate (Q,); -inf where the gallery has none."""
     first_other: Values
-    """The similarity of the nearest row of another class (Q,): the first candidate of a non-mated search."""
     mate_first: npt.NDArray[np.bool_]
-    """Whether the first candidate of the search is a mate, (Q,)."""
 
     @cached_property
     def group(self) -> Rows:

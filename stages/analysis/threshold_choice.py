@@ -121,8 +121,7 @@ def class_shortage(records: Records) -> str | None:
 
 def _shortage_text(records: Records, searching: int) -> str:
     every, validating = (len({*part.classes} - {None}) for part in (records, records.split("validation_query")))
-    more = [LEAST_CLASSES / validating] if validating else []
-    more += [2 * LEAST_CLASSES / searching] if searching else []
+    more = [least / count for least, count in ((LEAST_CLASSES, validating), (2 * LEAST_CLASSES, searching)) if count]
     about = f" (about {math.ceil(every * min(more)):,} in all, split as these are)" if more else ""
     return (
         f"whatever the rate, a threshold takes {ENOUGH_CLASSES}, half of them to calibrate on; "

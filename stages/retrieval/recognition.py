@@ -54,8 +54,7 @@ class Answers(NamedTuple):
         if np.isnan(confidence).any():
             wrong = keys[int(np.argmax(np.isnan(confidence)))]
             raise SettingsError(f"confidence must be numbers, got NaN for query {wrong!r}")
-        places = np.empty(len(keys), np.int64)
-        places[np.argsort(np.array(keys, dtype=object), kind="stable")] = np.arange(len(keys))
+        places = np.argsort(np.argsort(np.array(keys, dtype=object), kind="stable"))
         return cls(confidence, correct, has_object, np.lexsort((places, -confidence)))
 
 
@@ -65,7 +64,7 @@ def global_average_precision(answers: Answers) -> Values:
 
 
 def without_distractors(answers: Answers) -> Values:
-    """The share (Q,) of ``gap-`` that each query brings; their mean is the whole."""
+    """The same of ``gap-``."""
     return _precision_shares(answers, answers.has_object)
 
 
@@ -79,7 +78,7 @@ def _precision_shares(answers: Answers, counted: Mask) -> Values:
 
 
 def accuracy(answers: Answers) -> Values:
-    """The share (Q,) of ``acc`` that each query brings; their mean is the whole."""
+    """The same of ``acc``."""
     correct = (answers.correct & answers.has_object).astype(np.float64)
     return correct * (len(correct) / max(int(answers.has_object.sum()), 1))
 
@@ -114,10 +113,9 @@ def check_tuning(protocol: MetConfig, validation: tuple[Records, Records] | None
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest gallery rows of Q queries, their classes and similarities (Q, K), of a gallery of so many classes.
+    """The nearest gallery rows of Q queries: their classes (-1: no row) and similarities, (Q, K).
 
-    A class is a whole number; -1 stands for no row. ``wanted`` (Q,) is the class of each query, -1
-    where no gallery row has it.
+    ``wanted`` (Q,) is the class of each query, -1 where no gallery row has it.
     """
 
     classes: Rows
@@ -244,8 +242,6 @@ def _estimated(answers: Answers, metrics: Sequence[str], classes: Rows, rows: Ro
 
 
 def _of_some(answers: Answers, name: str, rows: Rows) -> float:
-    ranks = np.empty(len(answers.order), np.int64)
-    ranks[answers.order] = np.arange(len(ranks))
-    order = np.argsort(ranks[rows], kind="stable")
+    order = np.argsort(np.argsort(answers.order)[rows], kind="stable")
     some = Answers(answers.confidence[rows], answers.correct[rows], answers.has_object[rows], order)
     return float(_METRICS[name](some).mean())

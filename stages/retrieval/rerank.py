@@ -41,9 +41,8 @@ class _MeanConfig(Settings):
 class QueryExpansionConfig(_MeanConfig):
     """alpha query expansion (Radenović et al., Fine-tuning CNN image retrieval with no human annotation, 2019).
 
-    A query becomes the mean of itself and its nearest rows, each with its similarity to the power ``alpha``.
-
-    A query that is in the gallery is not among its own nearest rows: it is taken out by identity before the mean.
+    A query becomes the mean of itself and its nearest rows, each with its similarity to the power ``alpha``. One that
+    is in the gallery is not among its own nearest rows: it is taken out by identity before the mean.
     """
 
     kind: Literal["query_expansion"] = "query_expansion"

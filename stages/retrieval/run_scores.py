@@ -65,7 +65,7 @@ class ScoringConfig(Settings):
                 raise SettingsError(f"similar.{name}: {error}") from None
         self._check_by_label()
         check_policies(self.protocol, self.ties, self.unanswerable)
-        for metric in filter(None, map(AttributeMetric.find, self.metrics)):
+        for metric in self._by_attributes:
             if metric.mixture is not None and metric.mixture not in self.similar:
                 raise SettingsError(
                     f"{metric.name} names a definition of similar that is not there: [retrieval.similar] "
@@ -95,20 +95,24 @@ class ScoringConfig(Settings):
         return [name for name in self.metrics if AttributeMetric.find(name) is None]
 
     @property
+    def _by_attributes(self) -> list[AttributeMetric]:
+        return [metric for name in self.metrics if (metric := AttributeMetric.find(name))]
+
+    @property
     def graded(self) -> list[str]:
         """The metrics of how alike the attributes are."""
-        return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and not metric.legacy]
+        return [metric.name for metric in self._by_attributes if not metric.legacy]
 
     @property
     def legacy(self) -> list[str]:
         """The metrics of :func:`evaluate_legacy`."""
-        return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and metric.legacy]
+        return [metric.name for metric in self._by_attributes if metric.legacy]
 
     def columns(self, records: Records) -> tuple[str, ...]:
         """The columns of ``records`` that the scores follow from, beside labels and domains."""
         columns = list(self.ranked.rules().columns) if self.by_label else []
         names = attribute_names(records)
-        for metric in filter(None, map(AttributeMetric.find, self.metrics)):
+        for metric in self._by_attributes:
             columns += [column_of(name) for name, weight in metric.weights(self.similar, names).items() if weight]
             columns += ["tags"] * metric.legacy
         return tuple(sorted({*columns}))

@@ -103,10 +103,9 @@ class MilvusIndex(KeyedRows):
         Killed, it is called again and goes on. Raises UnwritableError and UnreachableError where the database does.
         """
         keys, dim = rows.keys, vectors.shape[1]
-        known: dict[str, list[str | None]] = {
-            field: rows.table[name].to_pylist() for name, field in _fields(rows).items()
-        }
-        content: list[JSON] = [embeddings, fingerprint(list[JSON](keys)), dim, config.method, fingerprint(_json(known))]
+        known = {field_of(name): rows.table[column].to_pylist() for name, column in rows.filters.items()}
+        of_rows = fingerprint(list[JSON](keys)), fingerprint({field: list[JSON](known[field]) for field in known})
+        content: list[JSON] = [embeddings, of_rows[0], dim, config.method, of_rows[1]]
         index = cls(config, f"permafrost_{fingerprint(content)[:16]}", keys, embeddings, dim)
         with index._answering():
             if not index._opened():
@@ -124,15 +123,9 @@ class MilvusIndex(KeyedRows):
         sidecar, contents = read_snapshot(storage, wanted)
         rows = pq.read_table(pa.BufferReader(contents[KEYS]))
         described: Any = sidecar
-        index = cls(
-            MilvusIndexConfig(**described["index"]),
-            described["collection"],
-            rows["key"].to_pylist(),
-            embeddings,
-            described["dim"],
-            ids=rows["id"].to_numpy(),
-            next_id=described["next"],
-        )
+        config, keys, ids = MilvusIndexConfig(**described["index"]), rows["key"].to_pylist(), rows["id"].to_numpy()
+        named = config, described["collection"], keys, embeddings, described["dim"]
+        index = cls(*named, ids=ids, next_id=described["next"])
         with index._answering():
             if not index._opened() or index._count() != len(index):
                 raise DamagedStoreError(
@@ -170,14 +163,10 @@ class MilvusIndex(KeyedRows):
                 f"a Milvus cluster gives at most {MOST_ROWS:,} rows a query, and {width:,} are asked for: take a "
                 "smaller k, metrics of the first ranks, or another kind of index"
             )
-        ids, similarity = (
-            np.full((len(queries), width), -1, np.int64),
-            np.full((len(queries), width), -np.inf, np.float32),
-        )
-        conditions = [
-            *_allowed(self.ids, allowed),
-            *(_condition(name, values) for name, values in (where or {}).items()),
-        ]
+        shape = len(queries), width
+        ids, similarity = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        conditions = [_condition(name, values) for name, values in (where or {}).items()]
+        conditions += _allowed(self.ids, allowed)
         if allowed is None or allowed.any():
             for low in range(0, len(queries), _QUERIES_A_CALL):
                 for row, hits in enumerate(self._hits(queries[low : low + _QUERIES_A_CALL], width, conditions), low):
@@ -200,16 +189,9 @@ class MilvusIndex(KeyedRows):
         with self._answering():
             for low in range(0, len(gone), ROWS_A_CALL):
                 self._client.delete(self.collection, ids=gone[low : low + ROWS_A_CALL], timeout=_CALL_S)
-        remaining = [self.keys[row] for row in staying.tolist()]
-        return MilvusIndex(
-            self.config,
-            self.collection,
-            remaining,
-            self.embeddings,
-            self.dim,
-            ids=self.ids[staying],
-            next_id=self.next_id,
-        )
+        remaining, named = [self.keys[row] for row in staying.tolist()], (self.config, self.collection)
+        ids = self.ids[staying]
+        return MilvusIndex(*named, remaining, self.embeddings, self.dim, ids=ids, next_id=self.next_id)
 
     def drop(self) -> None:
         """Delete the collection."""
@@ -221,16 +203,11 @@ class MilvusIndex(KeyedRows):
         self._client.close()
 
     def _hits(self, queries: npt.NDArray[np.float32], width: int, conditions: Sequence[str]) -> list[Any]:
+        how = {"limit": width, "filter": " and ".join(conditions), "search_params": {"metric_type": "IP"}}
         with self._answering():
             return list(
                 self._client.search(
-                    self.collection,
-                    data=queries.tolist(),
-                    limit=width,
-                    filter=" and ".join(conditions),
-                    output_fields=["id"],
-                    search_params={"metric_type": "IP"},
-                    timeout=_CALL_S,
+                    self.collection, data=queries.tolist(), output_fields=["id"], timeout=_CALL_S, **how
                 )
             )
 
@@ -318,11 +295,6 @@ def _connect(config: MilvusIndexConfig) -> Any:
         raise UnreachableError(f"Milvus at {config.uri}: {error.message}: {hint}") from error
 
 
-def _fields(rows: GalleryRows) -> dict[str, str]:
-    """The column of ``rows`` and the field in Milvus, of letters, digits and underscores, for each filter."""
-    return {column: field_of(name) for name, column in rows.filters.items()}
-
-
 def field_of(name: str) -> str:
     """The field of a filter: ``label``, ``domain``, or ``attribute_`` with the name where that may be one.
 
@@ -348,7 +320,3 @@ def _allowed(ids: Rows, allowed: npt.NDArray[np.bool_] | None) -> list[str]:
         raise SettingsError(f"allowed must be true or false for each of the {len(ids)} rows, got shape {allowed.shape}")
     listed, word = (ids[allowed], "in") if 2 * np.count_nonzero(allowed) <= len(ids) else (ids[~allowed], "not in")
     return [f"id {word} {listed.tolist()}"]
-
-
-def _json(known: Mapping[str, Sequence[str | None]]) -> JSON:
-    return {field: list[JSON](values) for field, values in known.items()}

@@ -46,15 +46,6 @@ def build_on_disk(
     """The index of ``vectors`` (G, E) of unit length in ``folder``, whose lists are mapped from there.
 
     It finds what :meth:`GalleryIndex.build` does. Raises as that does, and UnwritableError where the disk is full.
-
-    >>> import tempfile
-    >>> from stages.ranking import unit_length
-    >>> vectors = unit_length(np.random.default_rng(0).normal(size=(300, 8)))
-    >>> keys, config = [str(row) for row in range(300)], IvfPqIndexConfig(bytes=4, lists=4, probes=4, on_disk=True)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     index = build_on_disk(folder, vectors, keys, "made by this store", config)
-    ...     len(index), sorted(path.name for path in Path(folder).rglob("gallery.*"))
-    (300, ['gallery.faiss', 'gallery.json'])
     """
     vectors = check_rows(vectors)
     rows, dim = vectors.shape

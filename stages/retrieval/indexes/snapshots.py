@@ -77,9 +77,8 @@ def read_sidecar(storage: Storage) -> dict[str, JSON]:
     try:
         sidecar = read_sealed(storage, SIDECAR, _MEND)
     except FileNotFoundError as error:
-        raise DamagedStoreError(
-            f"{storage.address()} holds no finished index: there is no {SIDECAR}. Build it."
-        ) from error
+        text = f"{storage.address()} holds no finished index: there is no {SIDECAR}. Build it."
+        raise DamagedStoreError(text) from error
     if sidecar.get("version") != _VERSION or not isinstance(sidecar.get("sha256"), dict):
         raise DamagedStoreError(f"{storage.address(SIDECAR)} is not what save() of this version writes. {_MEND}")
     return sidecar
@@ -94,9 +93,8 @@ def read_snapshot(storage: Storage, wanted: Mapping[str, JSON]) -> tuple[dict[st
     sidecar = read_sidecar(storage)
     differences = [f"{k}: stored {sidecar.get(k)!r}, wanted {v!r}" for k, v in wanted.items() if sidecar.get(k) != v]
     if differences:
-        raise StaleStoreError(
-            Path(storage.address()), differences, "Build the index again, or load it with what it was made from."
-        )
+        mend = "Build the index again, or load it with what it was made from."
+        raise StaleStoreError(Path(storage.address()), differences, mend)
     contents: dict[str, memoryview] = {}
     for name, digest in dict(sidecar["sha256"]).items():  # type: ignore[arg-type]  # read_sidecar has looked
         key = f"{sidecar['snapshot']}/{name}"
