@@ -171,11 +171,8 @@ class SeedGrid:
             train, training, every = self._rows(cell), head.recipe.training, len(self._rows(cell._replace(rows=None)))
             if cell.rows >= every:
                 raise RecordsError(f"{every:,} images can be trained on, and the curve ends with all of them")
-            if len(train) < 2 * training.minimum_class_size:
-                raise RecordsError(
-                    f"a head needs two classes of {training.minimum_class_size} images or more: name "
-                    f"{2 * training.minimum_class_size} rows or more"
-                )
+            if len(train) < 2 * (least := training.minimum_class_size):
+                raise RecordsError(f"a head needs two classes of {least} images or more: name {2 * least} rows or more")
             training = replace(training, epochs=round(training.epochs * every / len(train)))
             head = replace(head, recipe=replace(head.recipe, training=training))
         config = replace(self.run.config, seed=cell.seed)
@@ -203,11 +200,7 @@ def open_grid(run_file: Path | str, display: Display) -> SeedGrid:
 
 
 def score_cells(
-    run_file: str,
-    cells: Mapping[str, Cell],
-    storage: Storage,
-    workers: int | None,
-    cluster: RayCluster | None = None,
+    run_file: str, cells: Mapping[str, Cell], storage: Storage, workers: int | None, cluster: RayCluster | None = None
 ) -> Iterator[tuple[str, Arrays]]:
     """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run.
 

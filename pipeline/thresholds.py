@@ -37,18 +37,11 @@ def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on
     new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
     shares = [list(step) for step in pair_shares(on.pairs)]
-    lines += [
-        {
-            "kind": decision.kind,
-            "wanted": decision.wanted,
-            "threshold": decision.calibration.threshold,
-            "ground": on.summary,
-            "calibration": plain_rates(decision.calibration),
-            "test": {name: plain_rates(rates) for name, rates in decision.test.items()},
-            "shares": shares,
-        }
-        for decision in decisions
-    ]
+    for decision in decisions:
+        test = {name: plain_rates(rates) for name, rates in decision.test.items()}
+        chosen = {"kind": decision.kind, "wanted": decision.wanted, "threshold": decision.calibration.threshold}
+        how = {"ground": on.summary, "calibration": plain_rates(decision.calibration), "test": test, "shares": shares}
+        lines.append(chosen | how)
     content = {"follows_from": follows_from, "decisions": lines, "roc": on.test.roc()}
     run.storage.put(key, json_text(content).encode())
     return run.storage.address(key)
@@ -115,13 +108,12 @@ def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = Fal
 
 def plain_rates(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
-    plain: dict[str, Any] = {}
-    for name, value in rates._asdict().items():
-        if isinstance(value, Rate):
-            plain[name] = {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
-        else:
-            plain[name] = value
-    return plain
+    return {
+        name: {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
+        if isinstance(value, Rate)
+        else value
+        for name, value in rates._asdict().items()
+    }
 
 
 def _key(run: Run, vectors: Vectors) -> str:

@@ -84,12 +84,13 @@ def score_bounds(
         parts = [part.answerable() for part in parts]
     relevant = np.concatenate([part.num_relevant for part in parts])
     searched = np.concatenate([part.num_searched for part in parts])
-    ends_of: dict[tuple[str, str], tuple[float, float]] = {}
-    for name in metrics if len(relevant) else ():
-        groups = [group for part in parts for group in rules.groups(part.queries)]
-        of_metric = mean_bounds(metric_bounds(name, relevant, searched), groups, domain_names(rules.groups(queries)))
-        ends_of |= {(name, domain): ends for domain, ends in of_metric.items()}
-    return ends_of
+    groups = [group for part in parts for group in rules.groups(part.queries)]
+    names = domain_names(rules.groups(queries))
+    return {
+        (metric, domain): ends
+        for metric in (metrics if len(relevant) else ())
+        for domain, ends in mean_bounds(metric_bounds(metric, relevant, searched), groups, names).items()
+    }
 
 
 def mean_bounds(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -48,13 +48,12 @@ def attribute_bounds(
         end[nothing] = 0
     scored = np.flatnonzero(~nothing) if unanswerable == "leave_out" else np.arange(len(queries))
     domains = queries.take(scored).domains
-    ends: dict[tuple[str, str], tuple[float, float]] = {}
-    for name, each in bounds.items() if len(scored) else ():
-        by_domain = mean_bounds(
-            Bounds(each.floor[scored], each.ceiling[scored]), domains, domain_names(queries.domains)
-        )
-        ends |= {(name, domain): both for domain, both in by_domain.items()}
-    return ends
+    names = domain_names(queries.domains)
+    return {
+        (name, domain): both
+        for name, each in (bounds.items() if len(scored) else ())
+        for domain, both in mean_bounds(Bounds(each.floor[scored], each.ceiling[scored]), domains, names).items()
+    }
 
 
 def run_bounds(

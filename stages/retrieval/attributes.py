@@ -122,12 +122,8 @@ def evaluate_attributes(
             f"attributes {', '.join(attributes_of(searching))}: they are missing, or all different"
         )
     scored = to_score(answerable, unanswerable, searching)
-    return gather(
-        {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
-        sides,
-        scored=scored,
-        unanswerable=~answerable,
-    )
+    values = {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()}
+    return gather(values, sides, scored=scored, unanswerable=~answerable)
 
 
 def evaluate_legacy(
@@ -152,21 +148,11 @@ def evaluate_legacy(
     names, read = attributes_of(searching), vectors.read(searching.digests)
     per_query: dict[str, Values] = {}
     for metric in wanted:
-        legacy = legacy_map(
-            read, searching, [name for name, weight in metric.weights(similar, names).items() if weight]
-        )
-        per_query |= {
-            metric.name: legacy.value,
-            metric.name + CEILING: legacy.ceiling,
-            metric.name + FLOOR: legacy.floor,
-        }
+        counted = [name for name, weight in metric.weights(similar, names).items() if weight]
+        value, ceiling, floor = legacy_map(read, searching, counted)
+        per_query |= {metric.name: value, metric.name + CEILING: ceiling, metric.name + FLOOR: floor}
     every = np.ones(len(searching), np.bool_)
-    return gather(
-        per_query,
-        Sides(records, records, searching, searching),
-        scored=every,
-        unanswerable=~every,
-    )
+    return gather(per_query, Sides(records, records, searching, searching), scored=every, unanswerable=~every)
 
 
 def attributes_of(records: Records) -> tuple[str, ...]:

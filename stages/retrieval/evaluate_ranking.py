@@ -64,9 +64,9 @@ def evaluate_ranking(
         raise SettingsError(
             'ties = "expected" needs the similarity of each row: the order alone does not say what ties'
         )
-    for role, records in (("query", queries), ("gallery", gallery)):
-        if not len(records):
-            raise NothingToScoreError(f"there is no {role} record. Name another split.")
+    if not len(queries) or not len(gallery):
+        role = "gallery" if len(queries) else "query"
+        raise NothingToScoreError(f"there is no {role} record. Name another split.")
     listed = _checked_rows(rows, queries, gallery)
     known = None if similarity is None else _checked_similarity(similarity, listed)
     keys = queries.keys
@@ -140,8 +140,7 @@ def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> n
 
 
 def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str], width: int) -> None:
-    short = ~ended & (counts < limits)
-    if short.any():
+    if (short := ~ended & (counts < limits)).any():
         at = int(np.argmax(short))
         raise SettingsError(
             f"the list of query {keys[queries[at]]!r} has {counts[at]} rows once the query itself and junk are out, "

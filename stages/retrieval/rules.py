@@ -93,15 +93,14 @@ def has_attribute(name: str, queries: Records, gallery: Records) -> None:
 
 def listing(metrics: Names, relevant: Names, junk: Names = (), reported_by: str = "domain") -> Rules:
     """Rules by the lists of keys in the attributes ``relevant`` and ``junk`` of the queries."""
-    judge, check = partial(_judge_lists, relevant, junk), partial(_check_lists, relevant, junk)
+
+    def judge(queries: Records, gallery: Records) -> Judgement:
+        ignored = by_keys(queries, gallery.keys, junk) if junk else None
+        return Judgement(by_keys(queries, gallery.keys, relevant), ignored)
+
     grouped = () if reported_by == "domain" else (reported_by,)
     columns = tuple(column_of(name) for name in (*relevant, *junk, *grouped))
-    return Rules(metrics, judge=judge, check=check, reported_by=reported_by, columns=columns)
-
-
-def _judge_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> Judgement:
-    ignored = by_keys(queries, gallery.keys, junk) if junk else None
-    return Judgement(by_keys(queries, gallery.keys, relevant), ignored)
+    return Rules(metrics, judge, partial(_check_lists, relevant, junk), reported_by=reported_by, columns=columns)
 
 
 def _check_lists(relevant: Names, junk: Names, queries: Records, gallery: Records) -> None:

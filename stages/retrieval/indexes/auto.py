@@ -134,8 +134,7 @@ def choose_index(
 ) -> Choice:
     """Choose an index for the gallery ``vectors`` (G, E) of unit length by the queries of ``evidence``.
 
-    Raises ValueError for vectors that cannot be indexed, and NothingToScoreError for fewer than 20 queries with
-    something to find.
+    Raises ValueError for vectors that cannot be indexed, NothingToScoreError for fewer than 20 queries that can find.
 
     >>> vectors, keys = np.eye(32, dtype=np.float32), [str(row) for row in range(32)]
     >>> evidence = Evidence.from_gallery(vectors, np.arange(32) // 2)  # two rows of each class
