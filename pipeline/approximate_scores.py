@@ -32,10 +32,7 @@ from stages.retrieval.gallery import Index
 
 
 def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
-    """The scores through the index and after each post-processing, each with its row's name.
-
-    A row is named by the head and what was done: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``.
-    """
+    """The scores through the index, ``arcface64 (ivf_pq)``, and after post-processing, ``arcface64 + alpha_qe``."""
     retrieval, records, (head, store) = run.config.retrieval, run.records, (vectors.head, vectors.store)
     if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
@@ -65,10 +62,7 @@ def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores
 
 
 def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
-    """The index of the ``gallery``, stored in the artifacts folder; with budgets, what was tried is shown.
-
-    Where the folder cannot be written, the index is built and not stored.
-    """
+    """The index of the ``gallery``, kept in the artifacts where these can be written."""
     try:
         where = run.storage.below(index_key(run, gallery, vectors))
         return _built_index(run, gallery, vectors, where.path() if isinstance(where, LocalStorage) else where)
@@ -79,10 +73,7 @@ def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
 
 
 def index_key(run: Run, gallery: Records, vectors: Vectors) -> str:
-    """Where, in the artifacts, the index of ``gallery`` is.
-
-    It is named by all it follows from, so that it never changes under a reader.
-    """
+    """Where the index of ``gallery`` is, named by all it follows from: it never changes under a reader."""
     wanted = _wanted(run)
     images = list[JSON](gallery.keys), [digest.hex() for digest in gallery.digests]
     identity: list[JSON] = [vectors.store.fingerprint, asdict(wanted), *images]

@@ -144,10 +144,7 @@ class SeedGrid:
         return train_head(**self._setup(cell))
 
     def score(self, cell: Cell) -> Arrays:
-        """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes.
-
-        A point of the learning curve whose rows are too few to train on has the reason instead: :func:`refusals`.
-        """
+        """Train the head of ``cell``, and score every query: arrays for :func:`read_scores`, or :func:`refusals`."""
         features = self.sets[cell.backbone].features
         try:
             vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
@@ -202,10 +199,7 @@ def open_grid(run_file: Path | str, display: Display) -> SeedGrid:
 def score_cells(
     run_file: str, cells: Mapping[str, Cell], storage: Storage, workers: int | None, cluster: RayCluster | None = None
 ) -> Iterator[tuple[str, Arrays]]:
-    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run.
-
-    They are run by processes of this machine, or by workers of a Ray cluster.
-    """
+    """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run."""
     run = partial(_in_processes, run_file, workers)
     if cluster is not None:
         run = partial(spread, cluster, partial(_score, run_file), at_most=workers)

@@ -152,10 +152,7 @@ def run_sweep(
     folder: str,
     cluster: RayCluster | None = None,
 ) -> list[Place]:
-    """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run.
-
-    They are run in this process, or by workers of a Ray cluster.
-    """
+    """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run."""
     entries: list[Entry] = []
     for part in sets:
         validation = _validation(run, sweep, part)
@@ -271,11 +268,7 @@ def _validation(run: Run, sweep: SweepConfig, part: FeatureSet) -> CrossValidati
 
 
 def _run(
-    run: Run,
-    backbone: str,
-    validation: CrossValidation,
-    recipes: Sequence[HeadRecipe],
-    cluster: RayCluster | None,
+    run: Run, backbone: str, validation: CrossValidation, recipes: Sequence[HeadRecipe], cluster: RayCluster | None
 ) -> Iterator[tuple[int, Trial]]:
     """The trial of each of ``recipes`` with its index, as they finish."""
     if cluster is None:

@@ -83,10 +83,7 @@ class PlannedHead(NamedTuple):
 
 
 def planned_heads(run: Run) -> list[PlannedHead]:
-    """Every head of the run as :func:`find_vectors` would find it: to train, trained and to embed, or there.
-
-    Where features are missing every head is to be trained: it follows from all of them.
-    """
+    """Every head of the run as :func:`find_vectors` would find it; without all features, every one is to be trained."""
     try:
         sets = feature_sets(run)
     except (MissingRowsError, StaleStoreError):
@@ -105,10 +102,7 @@ def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
 
 
 def find_chosen(run: Run, head: str | None, backbone: str | None = None, *, text: bool = False) -> Vectors:
-    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained.
-
-    With ``text`` and no ``head`` it is one that knows words, where the run has any.
-    """
+    """:func:`choose_vectors` of a ``head`` alone where named; with ``text`` and none, of those that know words."""
     known = {RAW, *(each.name for each in run.config.heads)}
     every = find_vectors(run, only=head if head in known else None)
     if text and head is None and (knowing := [entry for entry in every if _knows_words(entry)]):

@@ -71,10 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows in the order in which they are shown; ``ranked`` where that is best first, by the first metric.
-
-    ``bounds`` are the floor and ceiling of a metric: what a random and a perfect ranking score.
-    """
+    """Rows in the order in which they are shown; ``ranked`` where that is best first, by the first metric."""
 
     columns: Sequence[str]
     metrics: Sequence[str]

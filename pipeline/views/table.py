@@ -20,10 +20,7 @@ def table_text(rows: Sequence[TableRow]) -> str:
 
 
 def table_page(name: str, rows: Sequence[TableRow], pictures: Mapping[str, str], left_out: Sequence[str] = ()) -> str:
-    """The page as HTML, without the heads of fewer rows; ``pictures`` are files beside it, by backbone.
-
-    ``left_out`` says which points the curve lacks, and why.
-    """
+    """The page without the heads of fewer rows; ``left_out`` says which points the curve lacks, and why."""
     most: dict[tuple[str, str], int] = {}
     for row in rows:
         most[row.backbone, row.head] = max(row.rows, most.get((row.backbone, row.head), 0))

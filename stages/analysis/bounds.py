@@ -94,10 +94,7 @@ def score_bounds(
 
 
 def mean_bounds(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """The mean floor and ceiling of all queries, of each group of ``names`` (that of each query in ``groups``, (Q,)).
-
-    And the mean of the groups where there are any, every group the same weight.
-    """
+    """The mean floor and ceiling of all queries, of each group of ``names``, and of these groups alike."""
     own = np.array(groups, dtype=object)
     ends = {ALL: (float(bounds.floor.mean()), float(bounds.ceiling.mean()))}
     for name in names:

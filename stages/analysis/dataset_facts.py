@@ -33,10 +33,7 @@ class FailedImage(NamedTuple):
 
 
 def domain_facts(records: Records, rules: Rules = ByLabelConfig().rules()) -> list[DomainFacts]:
-    """The facts of each domain of the queries, by name; of a single one without a name where there are no domains.
-
-    What there is to find is what ``rules`` call relevant.
-    """
+    """The facts of each domain of the queries, by name; what there is to find ``rules`` say."""
     query, gallery = records.split("query"), records.split("gallery")
     answerable = np.zeros(len(query), np.bool_)
     for part in QuerySet.by_rules(rules, query, gallery):

@@ -39,10 +39,7 @@ class MappedImage(NamedTuple):
 
 
 class EmbeddingMap(NamedTuple):
-    """Some images and their places. ``groups`` are the largest by ``by`` (``domain`` or ``label``), largest first.
-
-    ``method`` says how the places were computed.
-    """
+    """Some images and their places, by a ``method``. ``groups`` are the largest by ``by`` (``domain`` or ``label``)."""
 
     images: Sequence[MappedImage]
     groups: Sequence[str]

@@ -41,10 +41,7 @@ class FirstRanks:
 
 
 def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Rules) -> FirstRanks | None:
-    """Search ``gallery`` for every query as ``rules`` say; None where no query has anything to find.
-
-    Records without a row in ``vectors`` are left out.
-    """
+    """Search ``gallery`` for every query that has a row, as ``rules`` say; None where none has anything to find."""
     try:
         queries, gallery = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     except NothingToScoreError:

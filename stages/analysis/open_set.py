@@ -55,10 +55,7 @@ class Rate(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The error rates at one threshold. ``answered`` is the share of mated searches that get an answer, right or wrong.
-
-    ``gallery`` is how many rows a search compares with.
-    """
+    """The error rates at one threshold; ``answered`` are mated searches with an answer, right or wrong."""
 
     threshold: float
     fmr: Rate

@@ -55,10 +55,7 @@ def _is_unit(vectors: Vectors) -> bool:
 
 
 def on_grid(vectors: Vectors) -> Vectors:
-    """Round each number to a whole multiple of 2**-26; exact in float32 for numbers up to 1.
-
-    What is on the grid already is returned as it is, not copied.
-    """
+    """Each number rounded to a multiple of 2**-26, exact up to 1; what is so already is not copied."""
     if all(map(_is_round, _blocks(vectors))):
         return vectors
     rounded = vectors.copy()

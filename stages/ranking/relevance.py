@@ -130,10 +130,7 @@ def _distinct(lists: Sequence[Sequence[int]]) -> list[Rows]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What counts in the rankings of Q queries.
-
-    ``junk`` rows are taken out of a query's ranking as if they were not in the gallery: those after them move up.
-    """
+    """What counts in the rankings of Q queries. ``junk`` rows are taken out, and those after them move up."""
 
     relevant: Relevance
     junk: Relevance | None = None

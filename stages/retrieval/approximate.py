@@ -102,10 +102,7 @@ def evaluate_reranked(
 
 
 def _depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:
-    """How many ranks the ``metrics`` look at for the queries of ``part``, by what the protocol calls relevant.
-
-    A metric that looks at the whole gallery counts for 1,000.
-    """
+    """How many ranks the ``metrics`` look at for the queries of ``part``; 1,000 for the whole gallery."""
     return max(
         min(depth, DEEPEST) if metric.reach == "gallery" else depth
         for metric in metrics

@@ -127,11 +127,7 @@ def evaluate_attributes(
 
 
 def evaluate_legacy(
-    vectors: Features,
-    records: Records,
-    *,
-    metrics: Sequence[str] = (LEGACY,),
-    similar: Mixtures | None = None,
+    vectors: Features, records: Records, *, metrics: Sequence[str] = (LEGACY,), similar: Mixtures | None = None
 ) -> Scores:
     """Score ``vectors`` of ``records``, searched in themselves, as :mod:`stages.retrieval.legacy` says.
 

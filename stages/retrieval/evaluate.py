@@ -105,11 +105,7 @@ def score_rankings(
     ties: TiePolicy,
     unanswerable: UnanswerablePolicy,
 ) -> Scores:
-    """The scores of what ``tables`` has, as deep as the metrics look, of the queries that search; whoever ranked them.
-
-    Raises ValueError for what is unknown, RecordsError where the records are not what the rules are for, and
-    NothingToScoreError.
-    """
+    """The scores of what ``tables`` has, as deep as the metrics look, of the queries that search."""
     wanted = tuple(find_metric(name) for name in dict.fromkeys(rules.metrics if metrics is None else metrics))
     if not wanted:
         raise SettingsError("metrics must name at least one, got none")

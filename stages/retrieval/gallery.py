@@ -67,11 +67,7 @@ def index_gallery(
     folder: Where | None = None,
 ) -> GalleryIndex: ...
 def index_gallery(
-    vectors: Features,
-    gallery: Records,
-    config: IndexConfig = FlatIndexConfig(),
-    *,
-    folder: Where | None = None,
+    vectors: Features, gallery: Records, config: IndexConfig = FlatIndexConfig(), *, folder: Where | None = None
 ) -> Index:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 

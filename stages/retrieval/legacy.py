@@ -47,10 +47,7 @@ class Legacy(NamedTuple):
 
 
 def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]) -> Legacy:
-    """The measure for ``vectors`` (N, E) of ``records``, in their order, compared by ``attributes`` and tags.
-
-    Raises RecordsError for fewer than 11 records, more than 20,000, or records without any tags.
-    """
+    """The measure for ``vectors`` (N, E) of ``records``, in their order; RecordsError where it cannot be had."""
     if not K < len(vectors) <= _LARGEST:
         raise RecordsError(
             f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "

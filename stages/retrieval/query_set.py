@@ -113,10 +113,7 @@ class QuerySet:
         return left - self.judged.junk.counts + own
 
     def places(self, gallery: int) -> Rows:
-        """The place in this gallery of each of the ``gallery`` rows that the set was made from, and -1 for row -1.
-
-        Of shape (rows + 1,); ELSEWHERE for a row that these queries do not search.
-        """
+        """The place here of each of the ``gallery`` rows it was made from (rows + 1,), or ELSEWHERE; -1 for row -1."""
         place = np.full(gallery + 1, ELSEWHERE, np.int64)
         place[self.gallery_rows], place[-1] = np.arange(len(self.gallery)), -1
         return place
@@ -136,10 +133,7 @@ class QuerySet:
         return self.take(np.flatnonzero(self.num_relevant > 0))
 
     def compared(self, vectors: Features, arrays: int) -> Iterator[tuple[Rows, Similarity, Mask, Mask]]:
-        """Blocks of queries (n,), their exact similarity (n, G) to the whole gallery, and the :meth:`masks` of both.
-
-        A block is as large as so many ``arrays`` (n, G) may be in memory.
-        """
+        """Blocks of queries (n,), exact similarity (n, G), and :meth:`masks`: so many ``arrays`` in memory."""
         gallery, queries = (unit_length(vectors.read(side.digests)) for side in (self.gallery, self.queries))
         for block in query_blocks(len(queries), arrays * len(gallery)):
             yield block, compare_all(gallery, queries[block], self.itself[block]), *self.masks(block)

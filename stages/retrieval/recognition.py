@@ -113,10 +113,7 @@ def check_tuning(protocol: MetConfig, validation: tuple[Records, Records] | None
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest gallery rows of Q queries: their classes (-1: no row) and similarities, (Q, K).
-
-    ``wanted`` (Q,) is the class of each query, -1 where no gallery row has it.
-    """
+    """The nearest rows of Q queries: classes (-1: no row) and similarities, (Q, K); ``wanted`` (Q,) or -1."""
 
     classes: Rows
     similarity: Values
@@ -125,10 +122,7 @@ class Neighbours:
     keys: tuple[str, ...]
 
     def answers(self, neighbours: int, temperature: float) -> Answers:
-        """The answers by so many neighbours. A class is as similar as its most similar row, and at least 0.
-
-        Where two classes are equally similar, the one whose row comes first is the answer.
-        """
+        """The answers by so many neighbours: a class is as similar as its most similar row, and at least 0."""
         classes, similarity = self.classes[:, :neighbours], np.maximum(self.similarity[:, :neighbours], 0.0)
         first = np.ones(classes.shape, np.bool_)  # the first row of its class, which is the most similar one
         for place in range(1, classes.shape[1]):

@@ -181,8 +181,7 @@ class WhiteningConfig(Settings):
 
 
 RerankConfig: TypeAlias = Annotated[
-    QueryExpansionConfig | DatabaseAugmentationConfig | KReciprocalConfig | WhiteningConfig,
-    Field(discriminator="kind"),
+    QueryExpansionConfig | DatabaseAugmentationConfig | KReciprocalConfig | WhiteningConfig, Field(discriminator="kind")
 ]
 """Any kind of post-processing, distinguished by ``kind``."""
 

@@ -92,10 +92,7 @@ EstimateOf: TypeAlias = Callable[[npt.NDArray[np.int64]], Estimate]
 
 
 def domain_names(domains: Sequence[str | None]) -> list[str]:
-    """The different domains in sorted order, or none when there are fewer than two.
-
-    Raises :class:`RecordsError` for a domain whose name stands for something else in a table of scores.
-    """
+    """The different domains in sorted order, none of fewer than two. RecordsError for ``all`` or ``mean``."""
     names = sorted({domain for domain in domains if domain is not None})
     if taken := {ALL, MEAN}.intersection(names):
         raise RecordsError(f"a domain cannot be called {min(taken)!r}: scores use that name. Rename the domain.")

@@ -49,10 +49,7 @@ class SizeChart(NamedTuple):
 
 
 class PairSimilarities(NamedTuple):
-    """How many pairs of a query and a gallery image there are by similarity: matching ones, and others.
-
-    The ``_FINE`` bins are of one width, from -1 to 1.
-    """
+    """How many pairs, matching ones and others, there are in each of the ``_FINE`` equal bins of similarity."""
 
     matching: Rows
     others: Rows
@@ -71,10 +68,7 @@ def looks(shown: Sequence[Measured]) -> dict[str, str]:
 
 
 def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> KCurves:
-    """Each metric against k: means over all queries, or with ``domain`` the mean of the domains.
-
-    Charts have the first heads and the raw features; the best and raw features have the band of their interval.
-    """
+    """Each metric against k: means over all queries, or with ``domain`` the mean of the domains."""
     drawn = _drawn(shown)
     lines: dict[str, list[Line]] = {stem: [] for stem in TITLES}
     hits = []

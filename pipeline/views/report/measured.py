@@ -100,10 +100,7 @@ def overall(rows: Sequence[ScoreRow]) -> str:
 
 
 def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
-    """The scores that the run has, if they are of just these embeddings, images and settings; none otherwise.
-
-    A run file that names fewer heads now reads those it names.
-    """
+    """The scores of the run, if they are of just these embeddings (of heads still named), images and settings."""
     try:
         values = read_query_values(run.storage, values_key(run))
         lines = run.storage.read(rows_key(run)).decode().splitlines()

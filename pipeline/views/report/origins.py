@@ -32,10 +32,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Origins:
-    """Facts of the data and the identity of everything that was scored; ``failures`` are the first of ``failed``.
-
-    Queries to which nothing is relevant, ``unanswerable``, count 0 in every mean where ``unanswerable_count``.
-    """
+    """Facts of the data and the identity of all that was scored; ``failures`` are the first of ``failed``."""
 
     counts: Sequence[tuple[str, int]]
     domains: Sequence[DomainFacts]

@@ -109,10 +109,7 @@ class Choice:
 
     @classmethod
     def load(cls, folder: Where, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]) -> Choice | None:
-        """What was chosen by the same budgets for these embeddings and keys; None where it was by others.
-
-        Raises as :meth:`GalleryIndex.load`.
-        """
+        """What was chosen by the same budgets for these embeddings and keys; None where it was by others."""
         choice: Any = read_sidecar(storage_of(folder)).get("choice")
         if choice is None or choice["budgets"] != changed_settings(budgets):
             return None

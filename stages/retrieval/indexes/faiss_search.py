@@ -70,10 +70,7 @@ def selecting(index: faiss.Index, allowed: npt.NDArray[np.bool_]) -> faiss.Searc
 def search_index(
     index: faiss.Index, queries: Vectors, k: int, exclude: Rows, how: faiss.SearchParameters | None = None
 ) -> tuple[Rows, Similarity]:
-    """What an approximate ``index`` finds: ids (Q, k) as it has them and its own similarities, best first.
-
-    Equal similarities come in order of their ids. A list that is short ends in id -1 with similarity -inf.
-    """
+    """What an approximate ``index`` finds, as :func:`best_of`: ids (Q, k) as it has them and its own similarities."""
     width = min(k + int((exclude >= 0).any()), index.ntotal)
     # faiss.contrib.torch_utils, which PyTorch Metric Learning imports, replaces search by one without params.
     original = getattr(index, "search_numpy", index.search)
@@ -89,10 +86,7 @@ def search_index(
 def compare_again(
     originals: npt.NDArray[np.floating], queries: Vectors, places: Rows, k: int
 ) -> tuple[Rows, Similarity]:
-    """The first k of each query's ``places`` (Q, W) in ``originals`` (G, E), and their exact similarity, both (Q, k).
-
-    Equal ones come in order of their place. -1 is no place: it comes last, with similarity -inf.
-    """
+    """The first k of each query's ``places`` (Q, W) in ``originals`` (G, E) by exact similarity, as :func:`best_of`."""
     return best_of(places, similarities(originals, queries, places), k)
 
 

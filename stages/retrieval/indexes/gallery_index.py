@@ -107,12 +107,7 @@ class GalleryIndex(KeyedRows):
         return size / len(self)
 
     def search(
-        self,
-        queries: Vectors,
-        k: int,
-        exclude: Rows | None = None,
-        *,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        self, queries: Vectors, k: int, exclude: Rows | None = None, *, allowed: npt.NDArray[np.bool_] | None = None
     ) -> tuple[Rows, Similarity]:
         """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
 
@@ -203,10 +198,7 @@ class GalleryIndex(KeyedRows):
         return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
 
     def save(self, folder: Where, *, choice: JSON = None) -> None:
-        """Write a snapshot of the index and, last, that it is the one to read; see :mod:`.snapshots`.
-
-        ``choice`` is what is recorded with it of how it was chosen.
-        """
+        """Write a snapshot and, last, that it is the one to read: see :mod:`.snapshots`. ``choice`` is recorded."""
         made_from = sidecar_of(self.embeddings, self.keys, self.index.d, self.next_id, self.config, choice)
         index = faiss.serialize_index(self.index).data if self.mapped is None else self.mapped
         contents = {INDEX: index, KEYS: keys_file(self.ids, self.keys)}

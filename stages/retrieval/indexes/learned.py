@@ -53,10 +53,7 @@ def number_of_lists(lists: int, rows: int) -> int:
 
 
 def centres(vectors: VectorRows, lists: int, seed: int, turn: faiss.LinearTransform | None = None) -> faiss.IndexFlatIP:
-    """The centres of ``lists`` cells (0: what fits) of ``vectors`` (G, E), as ``turn`` makes them, by k-means.
-
-    It is spherical, and of a sample.
-    """
+    """Spherical k-means of a sample of ``vectors`` (G, E), as ``turn`` makes them; 0 ``lists`` are what fits."""
     lists = number_of_lists(lists, len(vectors))
     how = faiss.ClusteringParameters()
     how.niter, how.seed, how.spherical = _ROUNDS, seed, True
