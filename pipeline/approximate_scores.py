@@ -75,7 +75,7 @@ def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
 def index_key(run: Run, gallery: Records, vectors: Vectors) -> str:
     """Where the index of ``gallery`` is, named by all it follows from: it never changes under a reader."""
     wanted = _wanted(run)
-    images = list[JSON](gallery.keys), [digest.hex() for digest in gallery.digests]
+    images: list[JSON] = [list[JSON](gallery.keys), [digest.hex() for digest in gallery.digests]]
     identity: list[JSON] = [vectors.store.fingerprint, asdict(wanted), *images]
     if isinstance(wanted, AutoIndexConfig):
         identity.append(asdict(run.config.retrieval.ranked))

@@ -25,6 +25,7 @@ import numpy as np
 from cache import fingerprint
 from cache.errors import ConfigError
 from cache.files import absolute
+from cache.fingerprint import JSON
 from cache.storage import is_url
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.dataset import Run, run_of
@@ -98,14 +99,10 @@ def planned(config: RunConfig, sweep: SweepConfig) -> list[HeadFamily]:
         raise ConfigError("sweep: there is nothing to sweep over: the run has no [[heads]]")
     names = tuple(head.name for head in config.heads)
     if sweep.head is not None and sweep.head not in names:
-        raise ConfigError(
-            f"sweep.head: none of [[heads]] is called {sweep.head!r}{nearest_key(sweep.head, names)}; "
-            f"there are {', '.join(names)}"
-        )
-    axes, plan = sweep.axes(), []
-    for head in config.heads:
-        if sweep.head in (None, head.name):
-            plan += [HeadFamily(head.name, family) for family in families(head.recipe, axes)]
+        near = nearest_key(sweep.head, names)
+        raise ConfigError(f"sweep.head: none of [[heads]] is called {sweep.head!r}{near}; there are {', '.join(names)}")
+    axes, swept = sweep.axes(), [head for head in config.heads if sweep.head in (None, head.name)]
+    plan = [HeadFamily(head.name, family) for head in swept for family in families(head.recipe, axes)]
     if sweep.method == "grid":
         for part in plan:
             for settings in part.family.grid():
@@ -124,18 +121,10 @@ def remarks(sweep: SweepConfig, plan: Sequence[HeadFamily]) -> list[str]:
 
 def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> str:
     """Where, below the artifacts, all trials are that can be compared: of the same data, folds, seeds and metric."""
-    identity = fingerprint(
-        {
-            "features": [part.features.fingerprint for part in sets],
-            "rows": rows_digest(in_training_order(run.records.split("train"))),
-            "folds": sweep.folds,
-            "seeds": list(sweep.seeds),
-            "seed": run.config.seed,
-            "objective": sweep.objective,
-            "version": VERSION,
-        }
-    )
-    return f"sweeps/{run.name}-{identity[:8]}"
+    rows = rows_digest(in_training_order(run.records.split("train")))
+    identity: dict[str, JSON] = {"features": [part.features.fingerprint for part in sets], "rows": rows}
+    identity |= {"folds": sweep.folds, "seeds": list(sweep.seeds), "seed": run.config.seed}
+    return f"sweeps/{run.name}-{fingerprint(identity | {'objective': sweep.objective, 'version': VERSION})[:8]}"
 
 
 def swept_sets(run: Run, plan: Sequence[HeadFamily]) -> list[FeatureSet]:
@@ -166,16 +155,14 @@ def run_sweep(
 
 def ranked(entries: Sequence[Entry], metric: str) -> list[Place]:
     """``entries`` best first, the first of equals before the others, a raw feature after a head that equals it."""
-    order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
-    places = []
-    for entry in order:
-        best, own = (
-            QueryScores(one.keys, one.classes, {metric: one.trial.values.astype(np.float64)})
-            for one in (order[0], entry)
-        )
-        behind = None if entry is order[0] else paired_difference(best, own)[0]
-        places.append(Place(entry, *t_interval(entry.trial.scores.ravel()), behind))
-    return places
+
+    def by_query(entry: Entry) -> QueryScores:
+        return QueryScores(entry.keys, entry.classes, {metric: entry.trial.values.astype(np.float64)})
+
+    best, *others = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
+    behind = [None, *(paired_difference(by_query(best), by_query(other))[0] for other in others)]
+    pairs = zip([best, *others], behind, strict=True)
+    return [Place(entry, *t_interval(entry.trial.scores.ravel()), less) for entry, less in pairs]
 
 
 def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: str, sweep: SweepConfig, folder: Path) -> str:
@@ -197,12 +184,9 @@ def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: str, sw
     settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry.settings.items()) or "as it was"
     name = PurePath(run_file).name
     score = f"{sweep.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
-    heading = (
-        f"Written by `permafrost sweep {name}`: the best configuration of {entry.head} on {entry.backbone}.",
-        settings,
-        f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
-    )
-    text = "".join(f"# {line}\n" for line in heading) + "\n" + write_toml(raw)
+    written_by = f"Written by `permafrost sweep {name}`: the best configuration of {entry.head} on {entry.backbone}."
+    judged = f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds."
+    text = f"# {written_by}\n# {settings}\n# {judged}\n\n{write_toml(raw)}"
     parse_config(text, "the winner's run file", folder)  # what is written can be read
     return text
 

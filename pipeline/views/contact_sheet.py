@@ -23,28 +23,19 @@ from cache.atomic import replace_bytes
 from cache.errors import SettingsError
 from pipeline.views.thumbnails import fitted, open_picture
 
-RIGHT_COLOUR = (22, 135, 76)
-WRONG_COLOUR = (200, 48, 44)
-MISSING_COLOUR = (200, 203, 208)
-"""The tile that stands for an image that cannot be opened."""
-
+RIGHT_COLOUR, WRONG_COLOUR, MISSING_COLOUR = (22, 135, 76), (200, 48, 44), (200, 203, 208)
 _PAPER, _INK, _FAINT, _RULE = (255, 255, 255), (28, 30, 34), (110, 116, 124), (226, 228, 232)
 
-QUERY = 148
-"""Side of a query's tile, in pixels."""
-TILE = 112
-"""Side of a neighbour's tile, its frame included."""
-FRAME = 4
-MARK = 16
+QUERY, TILE, FRAME, MARK = 148, 112, 4, 16
+"""Sides of the tiles of a query and of a neighbour, its frame included, the frame's width, and a mark's, in pixels."""
 
 _MARGIN, _GAP, _HEAD, _FOOT, _NAME = 28, 10, 76, 22, 132
 
 
 class Neighbour(NamedTuple):
-    """One image of a ranking."""
+    """One image of a ranking; ``uri`` is as :func:`cache.parse_source` takes it."""
 
     uri: str
-    """Where the image is, as :func:`cache.parse_source` takes it."""
     right: bool
     similarity: float
 

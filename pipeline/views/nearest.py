@@ -35,18 +35,16 @@ def draw_nearest(
     gallery = records.split("gallery")
     sample = _sample(records.split("query"), gallery, vectors, queries)
     results = {one.head: nearest(one.store, sample, gallery, neighbours) for one in vectors}
-    uris, classes = gallery.uris, gallery.classes
-    rows = []
-    for at, (uri, label, wanted) in enumerate(zip(sample.uris, sample.labels, sample.classes, strict=True)):
-        rankings = {
-            name: [
-                Neighbour(uris[position], classes[position] == wanted, float(similarity))
-                for position, similarity in zip(positions[at], similarities[at], strict=True)
-                if position >= 0
-            ]
-            for name, (positions, similarities) in results.items()
-        }
-        rows.append(SheetRow(uri, str(label), rankings))
+    uris, classes, wanted = gallery.uris, gallery.classes, sample.classes
+
+    def ranking(name: str, query: int) -> list[Neighbour]:
+        pairs = zip(*(part[query].tolist() for part in results[name]), strict=True)
+        return [Neighbour(uris[row], classes[row] == wanted[query], similar) for row, similar in pairs if row >= 0]
+
+    rows = [
+        SheetRow(uri, str(label), {name: ranking(name, query) for name in results})
+        for query, (uri, label) in enumerate(zip(sample.uris, sample.labels, strict=True))
+    ]
     return draw_contact_sheet(path, rows, title=title)
 
 

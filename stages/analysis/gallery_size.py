@@ -160,10 +160,7 @@ def _with_further(queries: Records, gallery: Records, further: Records | None) -
 def _sampling_order(gallery: Records, seed: int) -> Rows:
     """The place (G,) of each gallery row when all are drawn one after another."""
     keys = gallery.keys
-    order = sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row]))
-    place = np.empty(len(keys), np.int64)
-    place[order] = np.arange(len(keys))
-    return place
+    return np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
 
 
 def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
@@ -185,14 +182,12 @@ def _values(
     searched = np.empty((num_queries, len(counts)), np.int64)
     depth = int(depths(wanted, part).max())
     for block, similarity, relevant, others in part.compared(vectors, 2):
-        ranks = []
+        tables = np.zeros((len(counts), len(block), depth), np.bool_)
         for row, query in enumerate(block):
-            own_ranks, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(counts))
-            ranks.append(own_ranks)
-        for at, count in enumerate(counts):
-            table = np.zeros((len(block), depth), np.bool_)
-            for row, own_ranks in enumerate(ranks):
-                table[row, own_ranks[at][own_ranks[at] < depth]] = True
+            ranks, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(counts))
+            at, place_of = np.nonzero(ranks < depth)
+            tables[at, row, ranks[at, place_of]] = True
+        for count, table in zip(counts, tables, strict=True):
             for metric in wanted:
                 values[count][metric.name][block] = metric.function(table, part.num_relevant[block])
     return values, searched

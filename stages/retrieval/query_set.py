@@ -82,10 +82,10 @@ class QuerySet:
         """By the rules of a protocol: one for a merged gallery, or one for each domain that is searched by itself."""
         if rules.searched == "merged":
             return [cls.of(queries, gallery, rules.judge)]
-        of_queries, of_gallery = (np.array(records.domains, dtype=object) for records in (queries, gallery))
+        domains = [np.array(records.domains, dtype=object) for records in (queries, gallery)]
         sets = []
         for domain in dict.fromkeys(queries.domains):
-            own, searched = np.flatnonzero(of_queries == domain), np.flatnonzero(of_gallery == domain)
+            own, searched = (np.flatnonzero(of_side == domain) for of_side in domains)
             part = cls.of(queries.take(own), gallery.take(searched), rules.judge)
             sets.append(replace(part, query_rows=own, gallery_rows=searched))
         return sets
