@@ -43,8 +43,8 @@ def main(run_files: list[str]) -> None:
     rows = []
     for run_file in run_files:
         rows += _rows(Path(run_file))
-    said = {"machine": machine(), "date": date.today().isoformat(), "rows": rows}
-    Path(__file__).with_name("results").joinpath("equal_bytes.json").write_text(json.dumps(said, indent=2) + "\n")
+    document = {"machine": machine(), "date": date.today().isoformat(), "rows": rows}
+    Path(__file__).with_name("results").joinpath("equal_bytes.json").write_text(json.dumps(document, indent=2) + "\n")
 
 
 def _rows(run_file: Path) -> list[dict[str, object]]:
@@ -53,19 +53,19 @@ def _rows(run_file: Path) -> list[dict[str, object]]:
     config = replace(config, backbones=config.backbones[:1], heads=heads)
     run = run_of(config, display, run_file)
     records = run.records
-    found = {of.head: of.store for of in find_vectors(run, train=True)}
+    stores = {item.head: item.store for item in find_vectors(run, train=True)}
     scored: dict[str, tuple[float, Scores]] = {}
-    for head, store in found.items():
+    for head, store in stores.items():
         scored[f"{head}, exact, float32"] = 4.0 * store.dim, _exact(records, store)
         if head != "raw":
             scored[f"{head}, int8"] = _through(records, store, ScalarIndexConfig(stored="int8"))
-    scored["raw, OPQ codes"] = _through(records, found["raw"], OpqIndexConfig(bytes=_BYTES))
+    scored["raw, OPQ codes"] = _through(records, stores["raw"], OpqIndexConfig(bytes=_BYTES))
     against = scored["raw, OPQ codes"][1]
     rows = []
     print(f"\n{run_file.stem}: {len(against.query_keys):,} queries, {against[0].gallery:,} gallery images")
     for name, (size, scores) in scored.items():
         gains = paired_difference(scores, against)
-        for score, gain in zip((of for of in scores if of.domain == "all"), gains, strict=True):
+        for score, gain in zip((item for item in scores if item.domain == "all"), gains, strict=True):
             rows.append(
                 {"run": run_file.stem, "what": name, "bytes": size}
                 | {key: getattr(score, key) for key in ("metric", "value", "low", "high", "queries", "gallery")}
@@ -75,7 +75,9 @@ def _rows(run_file: Path) -> list[dict[str, object]]:
         print(
             f"{name:28} {size:7,.0f} bytes  "
             + "  ".join(
-                f"{of.metric} {of.value:.3f} [{of.low:.3f}, {of.high:.3f}]" for of in scores if of.domain == "all"
+                f"{item.metric} {item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
+                for item in scores
+                if item.domain == "all"
             )
             + f"  over OPQ {first['over_opq']:+.3f} [{first['over_opq_low']:+.3f}, {first['over_opq_high']:+.3f}]"
         )

@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--ms", type=float, default=10.0, help="that a query may take; autofaiss's own default is 10")
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
-    if not asked.environment.exists():
-        subprocess.run([sys.executable, "-m", "venv", asked.environment], check=True)
-        subprocess.run([asked.environment / "bin/pip", "install", "--quiet", *_PACKAGES], check=True)
-    write("indexes", [row for count in asked.rows for row in _compare(asked, count)])
+    options = parser.parse_args()
+    if not options.environment.exists():
+        subprocess.run([sys.executable, "-m", "venv", options.environment], check=True)
+        subprocess.run([options.environment / "bin/pip", "install", "--quiet", *_PACKAGES], check=True)
+    write("indexes", [row for count in options.rows for row in _compare(options, count)])
 
 
-def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
+def _compare(options: argparse.Namespace, count: int) -> list[Row]:
     import faiss
 
     from benchmarks.clustered import clustered
@@ -63,7 +63,7 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
     from stages.retrieval import AutoIndexConfig, Evidence, GalleryIndex, choose_index
     from stages.retrieval.indexes.measure import milliseconds, value_of
 
-    faiss.omp_set_num_threads(asked.threads)
+    faiss.omp_set_num_threads(options.threads)
     classes = count // _EACH
     vectors, labels = clustered(count, _DIM, classes, 0)
     vectors = unit_length(vectors)
@@ -71,26 +71,35 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
     evidence = Evidence(unit_length(queries), Judgement(ByClass(wanted, labels)), np.full(_QUERIES, -1))
     tuned = Evidence.from_gallery(vectors, labels)  # what auto chooses by is not what both are judged by
     started = time.perf_counter()
-    choice = choose_index(vectors, [str(row) for row in range(count)], "", AutoIndexConfig(ms=asked.ms), evidence=tuned)
+    choice = choose_index(
+        vectors, [str(row) for row in range(count)], "", AutoIndexConfig(ms=options.ms), evidence=tuned
+    )
     seconds = time.perf_counter() - started
-    for of in choice.tried:
-        print(f"auto: {of.name}, {of.rows:,} rows, {of.ms:.3f} ms, loses {of.loss:+.4f}: {of.verdict}", flush=True)
+    for item in choice.tried:
+        print(
+            f"auto: {item.name}, {item.rows:,} rows, {item.ms:.3f} ms, loses {item.loss:+.4f}: {item.verdict}",
+            flush=True,
+        )
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/vectors.npy", vectors)
-        command = [asked.environment / "bin/python", "-c", _THEIRS, f"{scratch}/vectors.npy", f"{scratch}/index"]
-        here = os.environ | {"OMP_NUM_THREADS": str(asked.threads), "PYTHONPATH": ""}
+        command = [options.environment / "bin/python", "-c", _THEIRS, f"{scratch}/vectors.npy", f"{scratch}/index"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": ""}
         done = subprocess.run(
-            [*command, str(asked.ms), str(asked.threads)], check=True, capture_output=True, text=True, env=here
+            [*command, str(options.ms), str(options.threads)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=environment,
         )
-        said = json.loads(done.stdout.splitlines()[-1])
+        peer_result = json.loads(done.stdout.splitlines()[-1])
         peer = faiss.read_index(f"{scratch}/index")
-    faiss.ParameterSpace().set_index_parameters(peer, said["param"])
+    faiss.ParameterSpace().set_index_parameters(peer, peer_result["param"])
     theirs = GalleryIndex(peer, choice.index.keys, "", choice.index.config)
     metric = find_metric(_METRIC)
     values = [value_of(index, evidence, metric) for index in (choice.index, theirs)]
     times = milliseconds((choice.index, theirs), evidence, 5, 1)
     batches = milliseconds((choice.index, theirs), evidence, 5, _QUERIES)
-    name = f"autofaiss {said['key']} {said['param']}"
+    name = f"autofaiss {peer_result['key']} {peer_result['param']}"
     work = f"{count:,} x {_DIM}, {choice.tried[-1].name}"
     own = choice.tried[-1].build_s
     return [
@@ -99,9 +108,9 @@ def _compare(asked: argparse.Namespace, count: int) -> list[Row]:
             f"{work}: choose and build",
             seconds,
             name,
-            said["seconds"],
+            peer_result["seconds"],
             "s",
-            said["seconds"] / seconds,
+            peer_result["seconds"] / seconds,
             5.0,
             f"{own:.1f} s",
         ),

@@ -41,7 +41,7 @@ def write(name: str, rows: Sequence[Row]) -> None:
             f"{row.work:66} {row.permafrost:10.2f} {row.other:10.2f} {row.unit:8} {row.ratio:6.2f} {row.target:6.2f} "
             f"{'met ' if row.met else 'MISS'} {row.against}; {row.limit}"
         )
-    said = {
+    document = {
         "machine": machine(),
         "versions": {"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES},
         "date": date.today().isoformat(),
@@ -49,7 +49,7 @@ def write(name: str, rows: Sequence[Row]) -> None:
     }
     path = Path(__file__).with_name("results") / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(said, indent=2) + "\n")
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def machine() -> str:

@@ -159,9 +159,9 @@ def remembered(head: Callable[[Any], Any], features: np.ndarray, labels: np.ndar
 
 
 def _pairs() -> Any:
-    from stages.training import pairs
+    from stages.training.pairs import kinds
 
-    return pairs
+    return kinds
 
 
 def _losses() -> Any:

@@ -42,37 +42,37 @@ def main() -> None:
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--share", type=float, default=0.02, help="of the queries of --large that are run")
     parser.add_argument("--side", choices=_SIDES)
-    asked = parser.parse_args()
-    if asked.side:
-        print(json.dumps(_SIDE[asked.side](asked.queries, asked.gallery, asked.dims[0])))
-    elif asked.large:
-        _large(asked)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(_SIDE[options.side](options.queries, options.gallery, options.dims[0])))
+    elif options.large:
+        _large(options)
     else:
-        _compare(asked)
+        _compare(options)
 
 
-def _compare(asked: argparse.Namespace) -> None:
-    sides = [side for side in _SIDES if side != "oml" or asked.oml]
+def _compare(options: argparse.Namespace) -> None:
+    sides = [side for side in _SIDES if side != "oml" or options.oml]
     pythons = dict.fromkeys(sides, sys.executable)
-    if asked.oml:
-        pythons["oml"] = str(_environment(asked.oml) / "bin/python")
+    if options.oml:
+        pythons["oml"] = str(_environment(options.oml) / "bin/python")
     rows = []
-    for dim in asked.dims:
-        found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-        for repeat in range(asked.repeats):
+    for dim in options.dims:
+        measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+        for repeat in range(options.repeats):
             for side in sides:
                 if side in ("faiss", "permafrost") or repeat == 0:  # the others take minutes
-                    found[side].append(_run(side, pythons[side], asked, dim))
-                    print(f"{dim} numbers, {side}: {found[side][-1]}", flush=True)
-        rows += _rows(found, f"{asked.queries:,} queries x {asked.gallery:,} x {dim}")
+                    measured[side].append(_run(side, pythons[side], options, dim))
+                    print(f"{dim} numbers, {side}: {measured[side][-1]}", flush=True)
+        rows += _rows(measured, f"{options.queries:,} queries x {options.gallery:,} x {dim}")
     write("scoring", rows)
 
 
-def _rows(found: dict[str, list[dict[str, float]]], work: str) -> list[Row]:
-    seconds = {side: statistics.median(of["seconds"] for of in several) for side, several in found.items()}
+def _rows(measured: dict[str, list[dict[str, float]]], work: str) -> list[Row]:
+    seconds = {side: statistics.median(item["seconds"] for item in several) for side, several in measured.items()}
     ours, flat = seconds["permafrost"], seconds["faiss"]
     limit = f"faiss alone {flat:.2f} s"
-    above = max(of["mb_above"] for of in found["permafrost"])
+    above = max(item["mb_above"] for item in measured["permafrost"])
     rows = [
         Row(work, ours, "faiss IndexFlatIP.search(k=100) alone", flat, "s", flat / ours, 1 / 1.15, limit),
         Row(f"{work}: memory above the vectors", above, "budget", _MEMORY_MB, "MB", _MEMORY_MB / above, 1.0, "-"),
@@ -82,18 +82,18 @@ def _rows(found: dict[str, list[dict[str, float]]], work: str) -> list[Row]:
             rows.append(
                 Row(work, ours, f"{side.upper()} {name}", seconds[side], "s", seconds[side] / ours, 10.0, limit)
             )
-            theirs = max(of["mb_above"] for of in found[side])
+            theirs = max(item["mb_above"] for item in measured[side])
             what = f"{work}: memory above the vectors"
             rows.append(Row(what, above, f"{side.upper()} {name}", theirs, "MB", theirs / above, 1.0, "-"))
     return rows
 
 
-def _run(side: str, python: str, asked: argparse.Namespace, dim: int) -> dict[str, float]:
+def _run(side: str, python: str, options: argparse.Namespace, dim: int) -> dict[str, float]:
     command = [python, "-W", "ignore", "-m", "benchmarks.scoring", "--side", side, "--dims", str(dim)]
-    command += ["--queries", str(asked.queries), "--gallery", str(asked.gallery)]
-    threads = {name: str(asked.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    here = os.environ | threads | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=here)
+    command += ["--queries", str(options.queries), "--gallery", str(options.gallery)]
+    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = os.environ | threads | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -107,10 +107,10 @@ def _permafrost(queries: int, gallery: int, dim: int) -> dict[str, float]:
 
     task = Task.of(queries, gallery, dim)
     store = InMemory(task)
-    asked, searched = store.records(1, task.query_labels), store.records(0, task.gallery_labels)
+    searches, searched = store.records(1, task.query_labels), store.records(0, task.gallery_labels)
     with _Clock() as clock:
-        scores = evaluate(store, queries=asked, gallery=searched, metrics=_METRICS)
-    return clock.said(0) | {of.metric: of.value for of in scores}
+        scores = evaluate(store, queries=searches, gallery=searched, metrics=_METRICS)
+    return clock.measured(0) | {item.metric: item.value for item in scores}
 
 
 def _faiss(queries: int, gallery: int, dim: int) -> dict[str, float]:
@@ -123,7 +123,7 @@ def _faiss(queries: int, gallery: int, dim: int) -> dict[str, float]:
     index.add(task.gallery)
     with _Clock() as clock:
         index.search(task.queries, 100)
-    return clock.said(0)
+    return clock.measured(0)
 
 
 def _pml(queries: int, gallery: int, dim: int) -> dict[str, float]:
@@ -136,8 +136,8 @@ def _pml(queries: int, gallery: int, dim: int) -> dict[str, float]:
     include = ("precision_at_1", "r_precision", "mean_average_precision")
     calculator = AccuracyCalculator(include=include, k=100, device=torch.device("cpu"))
     with _Clock() as clock:
-        found = calculator.get_accuracy(task.queries, task.query_labels, task.gallery, task.gallery_labels)
-    return clock.said(0) | {name: float(value) for name, value in found.items()}
+        accuracy = calculator.get_accuracy(task.queries, task.query_labels, task.gallery, task.gallery_labels)
+    return clock.measured(0) | {name: float(value) for name, value in accuracy.items()}
 
 
 def _oml(queries: int, gallery: int, dim: int) -> dict[str, float]:
@@ -148,25 +148,25 @@ def _oml(queries: int, gallery: int, dim: int) -> dict[str, float]:
     from benchmarks.clustered import clustered
 
     classes = max(1, gallery // 10)
-    vectors, labels = (torch.from_numpy(of) for of in clustered(gallery, dim, classes, 0))
-    asked, wanted = (torch.from_numpy(of) for of in clustered(queries, dim, classes, 1))
+    vectors, labels = (torch.from_numpy(item) for item in clustered(gallery, dim, classes, 0))
+    searches, wanted = (torch.from_numpy(item) for item in clustered(queries, dim, classes, 1))
     with _Clock() as clock:
-        _, found, truth = batched_knn_qg(asked, vectors, 100, labels_query=wanted, labels_gallery=labels)
-        calc_retrieval_metrics(found, truth, cmc_top_k=(1,), precision_top_k=(5,), map_top_k=(100,), verbose=False)
-    return clock.said(0)
+        _, nearest, truth = batched_knn_qg(searches, vectors, 100, labels_query=wanted, labels_gallery=labels)
+        calc_retrieval_metrics(nearest, truth, cmc_top_k=(1,), precision_top_k=(5,), map_top_k=(100,), verbose=False)
+    return clock.measured(0)
 
 
 _SIDE = {"faiss": _faiss, "permafrost": _permafrost, "pml": _pml, "oml": _oml}
 
 
-def _large(asked: argparse.Namespace) -> None:
+def _large(options: argparse.Namespace) -> None:
     """Some of the queries against the whole gallery, in time and memory; the whole is so many times as much time."""
     from benchmarks.clustered import Task
     from benchmarks.in_memory import InMemory
     from stages.retrieval import evaluate
 
     queries, gallery, dim = _LARGE
-    some = max(1, int(queries * asked.share))
+    some = max(1, int(queries * options.share))
     task = Task.of(some, gallery, dim)
     store = InMemory(task)
     searched = store.records(0, task.gallery_labels)
@@ -176,10 +176,13 @@ def _large(asked: argparse.Namespace) -> None:
         records = store.records(1, task.query_labels).take(range(part))
         with _Clock() as clock:
             evaluate(store, queries=records, gallery=searched, metrics=_METRICS)
-        said = clock.said(0)
-        peaks.append(said["mb_above"])
-        times.append(said["seconds"])
-        print(f"{part:,} queries: {said['seconds']:.1f} s, {said['mb_above']:.0f} MB above the vectors", flush=True)
+        part_measured = clock.measured(0)
+        peaks.append(part_measured["mb_above"])
+        times.append(part_measured["seconds"])
+        print(
+            f"{part:,} queries: {part_measured['seconds']:.1f} s, {part_measured['mb_above']:.0f} MB above the vectors",
+            flush=True,
+        )
     a_query = (times[1] - times[0]) / (some - some // 4)
     whole = times[0] + a_query * (queries - some // 4)
     work = f"{queries:,} x {gallery:,} x {dim}, from {some:,} queries"
@@ -205,7 +208,7 @@ class _Clock:
         self._seconds = time.perf_counter() - self._started
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
-    def said(self, vectors: int) -> dict[str, float]:
+    def measured(self, vectors: int) -> dict[str, float]:
         """What was measured, less so many bytes of ``vectors``."""
         return {"seconds": self._seconds, "mb_above": max(1.0, self._peak - self._before - vectors / 1e6)}
 

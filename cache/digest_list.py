@@ -148,14 +148,14 @@ class DigestIndex:
 
     def find(self, digests: Sequence[bytes]) -> Places:
         """The place (n,) of each of ``digests`` (n,), -1 where there is none, as for ``b""``."""
-        asked = as_digests(digests)
-        wanted = asked.words
+        sought = as_digests(digests)
+        wanted = sought.words
         places = np.full(len(wanted), -1, np.int64)
         ascending = np.argsort(wanted[:, 0])  # searched in this order, four times as fast
         at = np.empty(len(wanted), np.int64)
         at[ascending] = np.searchsorted(self.words, wanted[ascending, 0])
         del ascending
-        pending = np.flatnonzero(asked.all_known())
+        pending = np.flatnonzero(sought.all_known())
         while len(pending):
             pending = pending[at[pending] < len(self.words)]
             pending = pending[self.words[at[pending]] == wanted[pending, 0]]

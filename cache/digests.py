@@ -95,8 +95,8 @@ class DigestCache:
                 learned: dict[int, tuple[str, bytes | None]] = {}
                 for first in range(0, len(unknown), _AT_ONCE):
                     places = unknown[first : first + _AT_ONCE]
-                    asked = rows["uri"].take(pa.array(places)).to_pylist()
-                    for row, (one, version) in zip(places, self._looked_up(asked, memory, pool, holders), strict=True):
+                    unread = rows["uri"].take(pa.array(places)).to_pylist()
+                    for row, (one, version) in zip(places, self._looked_up(unread, memory, pool, holders), strict=True):
                         learned[row], errors[row] = (version, one.digest), one.error
                         if on_progress is not None:
                             on_progress(low + row + 1)

@@ -16,7 +16,7 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cache.errors import DamagedStoreError
+from cache.errors import DamagedStoreError, StoreError
 from cache.storage import Storage
 
 _SEAL = b"crc32c:"
@@ -77,15 +77,27 @@ def read_json(content: str | bytes) -> dict[str, Any]:
     return value
 
 
-def read_sealed(storage: Storage, key: str, mend: str) -> dict[str, Any]:
-    """The object that is stored at ``key`` as :func:`json_text` has it.
+def read_sealed(storage: Storage, key: str, mend: str, version: int | None = None) -> dict[str, Any]:
+    """The object that is stored at ``key`` as :func:`json_text` has it, of the ``version`` of its format where given.
 
-    Raises FileNotFoundError where there is none, and DamagedStoreError, which says how to ``mend`` it.
+    Raises FileNotFoundError where there is none, DamagedStoreError, which says how to ``mend`` it, and StoreError for
+    one of a newer version.
     """
+    content = storage.read(key)
     try:
-        return read_json(storage.read(key))
+        written = json.loads(content)
+        own = written.get("version") if isinstance(written, dict) else None
+        if version is not None and isinstance(own, int) and own > version:
+            raise StoreError(
+                f"{storage.address(key)} is of format {own}, and this Permafrost reads up to {version}. "
+                "Install a newer one: pip install -U permafrost-retrieval."
+            )
+        value = read_json(content)
+        if version is not None and own != version:
+            raise ValueError(f"it is of version {own!r}, and this reads version {version}")
     except ValueError as error:
         raise DamagedStoreError(f"{storage.address(key)} is not as it was written: {error}. {mend}") from error
+    return value
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,45 +22,53 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.import_guard import check_siblings
 from pipeline.streams import lost_output, open_streams
 
 COMMANDS = {
-    "plan": "Say what `extract` would compute: images, bytes, time. Writes no feature.",
-    "extract": "Stage 1: run the frozen backbones over the images that their stores lack.",
-    "train-heads": "Stage 2: train the heads on stored features, and embed with them.",
-    "score": "Stage 3: search the gallery for every query, and score raw features beside every head.",
-    "run": "All three stages: extract, train-heads, score.",
-    "demo": "Draw a catalogue of products, extract, train, score, and show one picture.",
-    "init": "Look at your images and write a commented run file that works as it is.",
-    "keys": "Print every key of a run file: its type, its default, what it means.",
-    "curate": "Write a compact table of training images without duplicates.",
-    "sweep": "Try many configurations of the heads on held-out training classes, and rank them.",
-    "table": "Train the heads of a run with several seeds, and print a table with intervals.",
-    "report": "Write one HTML page about a run.",
-    "search": "Print the images of the run's gallery that are nearest to yours, or that there is no match.",
-    "features": "Write features or embeddings to one file, for other programs.",
-    "export": "Write a head with its networks and gallery as one folder that opens on another machine.",
-    "serve": "Serve search over HTTP: a page for people, answers in JSON for programs.",
-    "encode": "Write the vectors of a folder of images as a Parquet file; killed and started again, it goes on.",
-    "add": "Write a new snapshot of a bundle with more images; `publish` puts it in the place of the old one.",
-    "remove": "Write a new snapshot of a bundle without some images; `publish` puts it in the place of the old one.",
-    "publish": "Have the newest snapshot of a bundle searched, by one rename, also while it is served.",
-    "inspect": "Print what a store holds: identity, provenance, rows, failures, bytes.",
-    "verify": "Check every checksum and every row of the stores.",
-    "compact": "Drop the rows that none of the run files lists, and heads and scores that none names.",
-    "compare": "Say how much better one run or head is than another, and which queries changed most.",
-    "gallery-sizes": "Score the same queries in galleries of several sizes.",
-    "threshold": "Choose the similarity below which there is no match, and say how often that is wrong.",
-    "health": "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions.",
+    "plan": ("compute", "Say what `extract` would compute: images, bytes, time. Writes no feature."),
+    "extract": ("compute", "Stage 1: run the frozen backbones over the images that their stores lack."),
+    "train-heads": ("compute", "Stage 2: train the heads on stored features, and embed with them."),
+    "score": ("compute", "Stage 3: search the gallery for every query, and score raw features beside every head."),
+    "run": ("compute", "All three stages: extract, train-heads, score."),
+    "demo": ("demo", "Draw a catalogue of products, extract, train, score, and show one picture."),
+    "init": ("init", "Look at your images and write a commented run file that works as it is."),
+    "keys": ("init", "Print every key of a run file: its type, its default, what it means."),
+    "curate": ("curate", "Write a compact table of training images without duplicates."),
+    "sweep": ("many", "Try many configurations of the heads on held-out training classes, and rank them."),
+    "table": ("many", "Train the heads of a run with several seeds, and print a table with intervals."),
+    "report": ("report", "Write one HTML page about a run."),
+    "search": ("search", "Print the images of the run's gallery that are nearest to yours, or that there is no match."),
+    "features": ("keep", "Write features or embeddings to one file, for other programs."),
+    "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
+    "serve": ("serve", "Serve search over HTTP: a page for people, answers in JSON for programs."),
+    "encode": (
+        "bundles",
+        "Write the vectors of a folder of images as a Parquet file.",
+    ),
+    "add": (
+        "bundles",
+        "Write a new snapshot of a bundle with more images; `publish` has it searched.",
+    ),
+    "remove": (
+        "bundles",
+        "Write a new snapshot of a bundle without some images; `publish` has it searched.",
+    ),
+    "publish": ("bundles", "Have the newest snapshot of a bundle searched, by one rename, also while it is served."),
+    "inspect": ("keep", "Print what a store holds: identity, provenance, rows, failures, bytes."),
+    "verify": ("keep", "Check every checksum and every row of the stores."),
+    "compact": ("keep", "Drop the rows that none of the run files lists, and heads and scores that none names."),
+    "compare": ("trust", "Say how much better one run or head is than another, and which queries changed most."),
+    "gallery-sizes": ("trust", "Score the same queries in galleries of several sizes."),
+    "threshold": ("trust", "Choose the similarity below which there is no match, and say how often that is wrong."),
+    "health": ("trust", "Look for what makes scores wrong: copies across splits, labels, hubs, dead dimensions."),
 }
-"""Every command with its line in ``permafrost --help``: ``gallery-sizes`` is the function ``gallery_sizes`` in
-``pipeline/commands/gallery_sizes.py``."""
+"""Every command with its file in ``pipeline/commands`` and its line in ``permafrost --help``."""
 
 _WRONG_USAGE, _INTERRUPTED = 2, 130
 _STOPPED = "Stopped. What is stored stays: the same command goes on from there."
 _GRACE_SECONDS = 0.5
 _SHOW_CURSOR = "\x1b[?25h"
+_HOME = Path(__file__).resolve().parent.parent
 
 
 class Commands(TyperGroup):
@@ -67,7 +76,7 @@ class Commands(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = {name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()}
+        self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that ``args`` names first, imported, and the arguments that are left for it."""
@@ -78,9 +87,9 @@ class Commands(TyperGroup):
 
 def load_command(name: str) -> TyperCommand:
     """The command ``name`` with its options."""
-    function = name.replace("-", "_")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name)(_in_folders(name, getattr(import_module(f"pipeline.commands.{function}"), function)))
+    function = getattr(import_module(f"pipeline.commands.{COMMANDS[name][0]}"), name.replace("-", "_"))
+    app.command(name)(_in_folders(name, function))
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
     return command
@@ -144,11 +153,22 @@ def _options(
     set_log_format(LogFormat(log_format))
 
 
+def check_siblings() -> None:
+    """Raise ImportError where ``cache`` or ``stages``, which are common names, would be another project's."""
+    for name in ("cache", "stages"):
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin != _HOME / name / "__init__.py":
+            raise ImportError(
+                f"'import {name}' finds {origin}, not {_HOME / name}: another file or distribution has the same name. "
+                "Rename or uninstall it, run python with -P, or install Permafrost into an environment of its own."
+            )
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     open_streams()
-    stopped = _leave_when_stopped()
-    _exit(run_typed(sys.argv[1:], stopped))
+    _exit(run_typed(sys.argv[1:], _leave_when_stopped()))
 
 
 def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
@@ -178,8 +198,7 @@ def run_typed(arguments: Sequence[str], stopped: Sequence[int] = ()) -> int:
 def _leave_when_stopped() -> list[int]:
     """Leave soon after Ctrl-C or SIGTERM even while the main thread is in a network, where Python handles no signals.
 
-    What is committed stays committed whenever the process ends, so nothing has to be waited for.
-    Returns what will hold the number of the signal.
+    What is committed stays, so nothing is waited for. Returns what will hold the number of the signal.
     """
     stopped: list[int] = []
 

@@ -24,12 +24,9 @@ _REMOVED = {
 
 
 def problem(details: Mapping[str, Any], raw: Mapping[str, Any], known: Sequence[Table]) -> str:
-    """One line for one of pydantic's errors: the dotted path as the file has it, and what must hold there.
+    """One line for one of pydantic's errors, ``details``: the dotted path as the file has it, and what must hold there.
 
-    Args:
-        details: the error, one of ``ValidationError.errors()``.
-        raw: what was validated.
-        known: every table that a run file can have, to suggest the nearest key or the table that has it.
+    ``raw`` was validated; ``known`` are all tables of a run file, to suggest the nearest key or the table that has it.
     """
     path, kind = _path(details["loc"], raw)
     message = str(details["msg"]).removeprefix("Value error, ")

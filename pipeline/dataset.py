@@ -51,12 +51,12 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """The folder for what only saves time on this machine: the artifacts, or a folder of its own beside copies."""
-        return scratch_folder(self.config)
+        """The folder for what only saves time on this machine."""
+        return _scratch(self.config)
 
 
-def scratch_folder(config: RunConfig) -> Path:
-    """:attr:`Run.scratch` of a run of ``config``."""
+def _scratch(config: RunConfig) -> Path:
+    """The artifacts, or where they are in object storage a folder beside the copies of objects."""
     if is_url(config.artifacts):
         return cache_folder() / "artifacts" / fingerprint(config.artifacts)[:16]
     return Path(config.artifacts)
@@ -76,7 +76,7 @@ def run_of(config: RunConfig, display: Display, run_file: Path | str = "run.toml
 
 def read_dataset(config: RunConfig, display: Display) -> Records:
     """The records of the run, each with the digest of its bytes."""
-    digests = DigestCache(scratch_folder(config) / "digests.sqlite")
+    digests = DigestCache(_scratch(config) / "digests.sqlite")
     with display.bar("reading records", "files") as update:
         records = read_records(
             config.datasets, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")
@@ -104,7 +104,7 @@ def counts_text(counts: Mapping[str, int]) -> str:
 def recalled(config: RunConfig, records: Records) -> Records:
     """``records`` with the digests that the images that cannot be read now had when they were read last."""
     unread = records.unreadable().uris
-    digests = DigestCache(scratch_folder(config) / "digests.sqlite").remembered(unread)
+    digests = DigestCache(_scratch(config) / "digests.sqlite").remembered(unread)
     known = dict(zip(unread, digests, strict=True))
     column = [digest or known.get(uri) for uri, digest in zip(records.uris, records.digests, strict=True)]
     place, field = records.table.schema.get_field_index("digest"), records.table.schema.field("digest")
@@ -118,8 +118,8 @@ def remarks(config: RunConfig, records: Records, counts: Mapping[str, int]) -> l
     tested, learned = query.distinct_classes(), train.distinct_classes()
     if len(tested) < _FEW_CLASSES and records.has_labels:
         notes.append(f"only {len(tested)} classes search: scores say little of others")
-    labels = {label for label, _ in learned}
-    if across := len({name[0] for name in tested if name[0] is not None and name[0] in labels and name not in learned}):
+    labels = {label for label, _ in learned} - {None}
+    if across := len({name[0] for name in tested if name[0] in labels and name not in learned}):
         notes.append(
             f"{across:,} labels that search in one domain are trained on in another: no head has seen them only if the "
             "name means something else there"

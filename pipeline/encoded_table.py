@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,7 +27,6 @@ from cache.errors import DamagedStoreError, StoreError
 from cache.lock import writer_lock
 from cache.sealed import json_text, parquet_bytes, read_parquet, read_sealed
 from pipeline.encoder import Encoder, folder_images
-from stages.ranking import unit_length
 
 _BATCHES = 32  # of a part
 _MADE_FROM = b"permafrost.encoded"
@@ -54,19 +52,9 @@ def encode_folder(
 ) -> Written:
     """Write the vectors of all images below ``folder`` to ``output``: key, digest, vector of unit length, and error.
 
-    What an earlier call for the same images has written is not computed again; where a file has changed since, all is.
-
-    Args:
-        encoder: what encodes.
-        embeddings: the fingerprint of what it computes.
-        folder: the images.
-        output: the Parquet file.
-        on_note: called with what a person should know.
-        on_progress: called with images done, images of all, and a remark.
-
-    Raises:
-        StoreError: ``output`` is another file.
-        StoreBusyError: another process writes it.
+    What an earlier call for the same images has written is not computed again; where a file has changed since, all is,
+    which ``on_note`` is told. ``embeddings`` is the fingerprint of what ``encoder`` computes. Raises StoreError where
+    ``output`` is another file, StoreBusyError where another process writes it.
     """
     keys = folder_images(folder)
     made_from = fingerprint([embeddings, encoder.batch_size, [[key, _version(folder / key)] for key in keys]])
@@ -101,28 +89,21 @@ def encode_folder(
     return Written(len(keys), computed, failed)
 
 
-def _report(on_progress: Callable[[int, int, str], None], before: int, total: int, done: int) -> None:
+def _report(on_progress: Callable[[int, int, str], None], before: int, total: int, done: int, *_: object) -> None:
     on_progress(before + done, total, "")
 
 
-def _encoded(encoder: Encoder, folder: Path, keys: list[str], on_done: Callable[[int], None]) -> pa.Table:
-    digests: list[bytes] = []
-    errors: list[str | None] = []
-    vectors = []
-    for part, embedded in encoder.stream(ImageSource(str(folder / key)) for key in keys):
-        digests += part
-        errors += [embedded.problems.get(row) for row in range(len(part))]
-        vectors.append(unit_length(embedded.vectors).astype(np.float32))
-        on_done(len(digests))
-    rows = np.concatenate(vectors)
-    good = pa.array([error is not None for error in errors])
-    values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1], mask=good)
+def _encoded(encoder: Encoder, folder: Path, keys: list[str], on_progress: Callable[[int, int, str], None]) -> pa.Table:
+    sources = [ImageSource(str(folder / key)) for key in keys]
+    vectors, failed, digests = encoder.encode_sources(keys, sources, on_progress=on_progress)
+    reasons = {failure.place: failure.reason for failure in failed}
+    without = pa.array([place in reasons for place in range(len(keys))])
     return pa.table(
         {
             "key": pa.array(keys, pa.string()),
             "digest": pa.array([digest or None for digest in digests], pa.binary(32)),
-            "vector": values,
-            "error": pa.array(errors, pa.string()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1], mask=without),
+            "error": pa.array([reasons.get(place) for place in range(len(keys))], pa.string()),
         }
     )
 

@@ -2,14 +2,12 @@
 
 The way is that of an extraction: files are read and decoded ahead on threads, and a vector equals the stored one bit
 for bit where the image shares its batch with the same images. Pixels that are at hand enter where a file would be
-decoded: an array is taken as it is, upright RGB; a Pillow image as its file would be (see
-:mod:`stages.extraction.decode`), turned as its EXIF says, transparency on white, 16 bits by their range.
+decoded: an array is upright RGB, a Pillow image is treated as its file would be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -55,10 +53,7 @@ class Encoded(NamedTuple):
 class Encoder:
     """Gives images the vectors that a bundle or a run holds for them.
 
-    Args:
-        embedder: what embeds.
-        batch_size: images in one forward.
-        workers: threads that read and decode; by default one for each processor.
+    ``batch_size`` images go into one forward; ``workers`` threads read and decode, by default one for each processor.
 
     >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -77,10 +72,7 @@ class Encoder:
     def load(
         cls, path: Path | str, *, device: str = "cpu", batch_size: int = ON_CPU, workers: int | None = None
     ) -> Encoder:
-        """The encoder of a bundle, or of a searcher's folder in the artifacts of a run; its networks on ``device``.
-
-        Raises what :meth:`Bundle.open` and :meth:`Searcher.open` raise.
-        """
+        """The encoder of a bundle, or of a searcher's folder; raises what :meth:`Searcher.open` raises."""
         from pipeline.searcher import Searcher
 
         bundled = must_be_bundle(path)
@@ -95,46 +87,53 @@ class Encoder:
     def encode(self, images: Picture | Sequence[Picture], *, unit: bool = True, progress: bool = False) -> Encoded:
         """The vectors of ``images``; those that have none are listed, and the others are not affected.
 
-        Args:
-            images: some images, or one; a folder stands for all images below it, in the order of their paths.
-            unit: bring vectors to unit length, as a bundle's are: their products are similarities. Otherwise they are
-                what a store holds.
-            progress: show a bar on stderr.
+        A folder stands for all images below it, in the order of their paths. With ``unit`` vectors have unit length, as
+        those of a bundle: their products are similarities. Otherwise they are what a store holds.
 
         Raises SettingsError for what is no image by its type, dtype or shape, RecordsError for a folder without one.
         """
         names, sources = _sources(images)
-        parts = [self.embedder.embed([]).vectors.astype(np.float32)]
-        digests: list[bytes] = []
-        failed: list[Failed] = []
         with Display(quiet=not progress).bar("encoding", "images") as update:
-            for part, embedded in self.stream(sources):
-                failed += [
-                    Failed(place, names[place], reason)
-                    for place, reason in ((len(digests) + row, why) for row, why in embedded.problems.items())
-                ]
-                parts.append(unit_length(embedded.vectors) if unit else embedded.vectors.astype(np.float32))
-                digests += part
-                update(len(digests), len(sources), f"{len(failed):,} failed" if failed else "")
-        return Encoded(np.concatenate(parts), failed, digests)
+            return self.encode_sources(names, sources, unit=unit, on_progress=update)
 
-    def stream(
-        self, sources: Iterable[ImageSource | Held], digests: Iterable[bytes] | None = None
-    ) -> Iterator[tuple[list[bytes], Embedded]]:
-        """The digests and vectors of ``sources``, batch by batch, a few batches read ahead.
+    def encode_sources(
+        self,
+        names: Sequence[str],
+        sources: Sequence[ImageSource | Held],
+        digests: Sequence[bytes] | None = None,
+        *,
+        unit: bool = True,
+        on_progress: Callable[[int, int, str], None] = lambda *_: None,
+    ) -> Encoded:
+        """:meth:`encode` for ``sources`` that failures call by ``names``.
 
-        With ``digests`` an image that has another one now is a failure.
+        With ``digests`` an image that has another one now is a failure. ``on_progress`` is called with images done,
+        images of all, and a remark.
         """
+        parts = [self.embedder.embed([]).vectors.astype(np.float32)]
+        done: list[bytes] = []
+        failed: list[Failed] = []
+        for part, embedded in self._stream(sources, digests):
+            for row, reason in embedded.problems.items():
+                failed.append(Failed(len(done) + row, names[len(done) + row], reason))
+            parts.append(unit_length(embedded.vectors) if unit else embedded.vectors.astype(np.float32))
+            done += part
+            on_progress(len(done), len(sources), f"{len(failed):,} failed" if failed else "")
+        return Encoded(np.concatenate(parts), failed, done)
+
+    def _stream(
+        self, sources: Sequence[ImageSource | Held], digests: Sequence[bytes] | None
+    ) -> Iterator[tuple[list[bytes], Embedded]]:
+        """The digests and vectors of ``sources``, batch by batch, a few batches read ahead."""
         backbones = self.embedder.backbones
         keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in backbones))
-        images, known = iter(sources), None if digests is None else iter(digests)
-
-        def batches() -> Iterator[Batch]:
-            while batch := list(islice(images, self.batch_size)):
-                yield Batch([b""] * len(batch) if known is None else list(islice(known, len(batch))), batch, backbones)
-
+        known, size = digests or [b""] * len(sources), self.batch_size
+        batches = (
+            Batch(list(known[low : low + size]), list(sources[low : low + size]), backbones)
+            for low in range(0, len(sources), size)
+        )
         device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
-        for done in flow(batches(), workers=self._workers, clock=Clock(), device=device):
+        for done in flow(batches, workers=self._workers, clock=Clock(), device=device):
             yield done.digests, self.embedder.finish(done.features, done.outcomes)
 
 

@@ -56,7 +56,7 @@ class Extracted(NamedTuple):
     failures: list[Failed]
 
 
-def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
+def _backbones(run: Run, hardware: Hardware) -> list[Backbone]:
     """Every backbone that runs over the images; raises what training and scoring would where that is seen now."""
     check_run(run)
     folder, on_load = run.storage.below("features"), run.display.say
@@ -79,7 +79,7 @@ def load_all(run: Run, hardware: Hardware) -> list[Backbone]:
 
 def plan_features(run: Run, hardware: Hardware) -> Plan:
     """What stage 1 would compute, with the time it would take by a timed sample."""
-    if not (backbones := load_all(run, hardware)):
+    if not (backbones := _backbones(run, hardware)):
         raise ConfigError("every one of [[backbones]] is read from a file: there is nothing to plan for")
     run.display.say("timing a sample of the images")
     return plan_extraction(run.records, backbones, run.storage.below("features"), **_settings(run, hardware))
@@ -96,7 +96,7 @@ def _settings(run: Run, hardware: Hardware) -> dict[str, Any]:
 
 def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
     """Stage 1: fill the feature stores of all backbones, those whose features come from a file last."""
-    backbones = load_all(run, hardware)
+    backbones = _backbones(run, hardware)
     done = _extracted(run, hardware, backbones) if backbones else []
     for wanted in run.config.backbones:
         if isinstance(wanted, PrecomputedConfig):
@@ -105,12 +105,11 @@ def extract_features(run: Run, hardware: Hardware) -> list[Extracted]:
             dtype, wait = run.config.extraction.dtype, hardware.wait
             done.append(import_features(wanted, run.records, folder, dtype=dtype, wait=wait, digests=digests))
     images = len(run.records.digests.readable().unique())
-    summaries = [
-        Extracted(filled.store, filled.computed, images - filled.computed, _failed(filled.store, run.records))
-        for filled in done
-    ]
-    for extracted in summaries:
-        _say(extracted, run.records, run.display)
+    summaries = []
+    for filled in done:
+        failures = _failed(filled.store, run.records)
+        summaries.append(Extracted(filled.store, filled.computed, images - filled.computed, failures))
+        _say(summaries[-1], run.records, run.display)
     return summaries
 
 
@@ -151,16 +150,18 @@ def paces_text(workers: Mapping[str, Pace]) -> str:
         return "no worker of the cluster has begun"
     if len(workers) <= _SHOWN:
         return "; ".join(f"{name} {_pace_text(pace)}" for name, pace in workers.items())
-    order = sorted(workers, key=lambda name: workers[name].images / workers[name].seconds)
-    slowest, fastest = ((workers[name].images / workers[name].seconds) for name in (order[0], order[-1]))
-    return (
-        f"{len(workers):,} workers, {slowest:.3g} to {fastest:.3g} images/s; the slowest is {order[0]}: "
-        f"{_pace_text(workers[order[0]])}"
-    )
+    slowest, *_, fastest = sorted(workers, key=lambda name: _rate(workers[name]))
+    low, high = _rate(workers[slowest]), _rate(workers[fastest])
+    slow = f"the slowest is {slowest}: {_pace_text(workers[slowest])}"
+    return f"{len(workers):,} workers, {low:.3g} to {high:.3g} images/s; {slow}"
+
+
+def _rate(pace: Pace) -> float:
+    return pace.images / pace.seconds
 
 
 def _pace_text(pace: Pace) -> str:
-    return f"{pace.images / pace.seconds:.3g} images/s, waits for {_awaited(pace.clock)}"
+    return f"{_rate(pace):.3g} images/s, waits for {_awaited(pace.clock)}"
 
 
 def bottleneck(clock: Clock) -> str:
@@ -182,16 +183,13 @@ def _say(extracted: Extracted, records: Records, display: Display) -> None:
     opened = f"{computed:,} images computed, {extracted.present:,} were there" if computed else _NOTHING_OPENED
     failed_of = f"{len(failures):,} of {total:,} records{of_images} failed"
     display.say(f"extract {extracted.features.name}: {opened}; {failed_of}")
-    for failed in failures[:_SHOWN]:
-        display.warn(f"  failed: {failed.key} ({failed.uri}): {failed.reason}")
-    if len(failures) > _SHOWN:
-        display.warn(f"  and {len(failures) - _SHOWN:,} more; `permafrost extract --json` lists them")
+    reasons = {f"{failed.key} ({failed.uri})": failed.reason for failed in failures}
+    display.list_failed(reasons, "; `permafrost extract --json` lists them", shown=_SHOWN)
     if computed and (flat := _of_one_colour(extracted.features, records)):
         display.warn(f"  {len(flat):,} images decode to one colour, and say nothing: {', '.join(flat[:_SHOWN])}")
 
 
 def _of_one_colour(features: FeatureStore, records: Records) -> list[str]:
-    """The keys of the records whose images were noted to have one colour."""
     noted = {
         digest
         for rows in features.chunks().values()
@@ -213,15 +211,9 @@ def _failed(features: FeatureStore, records: Records) -> list[Failed]:
 
 def planned_lines(plan: Plan) -> list[dict[str, object]]:
     """A flat object for each backbone, then one for the whole pass."""
+    names = ("present", "failed", "bytes_now", "bytes_more")
     lines: list[dict[str, object]] = [
-        {
-            "backbone": line.backbone.name,
-            "images": line.todo,
-            "present": line.present,
-            "failed": line.failed,
-            "bytes_now": line.bytes_now,
-            "bytes_more": line.bytes_more,
-        }
+        {"backbone": line.backbone.name, "images": line.todo, **{name: getattr(line, name) for name in names}}
         for line in plan.backbones
     ]
     rate = plan.images / plan.seconds if plan.seconds else None
@@ -230,16 +222,12 @@ def planned_lines(plan: Plan) -> list[dict[str, object]]:
 
 def planned_text(plan: Plan) -> str:
     """The plan as a person reads it."""
-    rows: Sequence[str] = [
+    rows = [
         f"{line.backbone.name}: {line.todo:,} images to do, {line.present:,} there, {line.failed:,} known to fail; "
-        f"{_mega(line.bytes_now)} on disk, {_mega(line.bytes_more)} more"
+        f"{line.bytes_now / 1e6:,.1f} MB on disk, {line.bytes_more / 1e6:,.1f} MB more"
         for line in plan.backbones
     ]
     if not plan.images:
         return "\n".join([*rows, "nothing to do: no image would be opened"])
     pace = f"{plan.images / plan.seconds:,.0f} images/s; {bottleneck(plan.clock)}"
     return "\n".join([*rows, f"one pass over {plan.images:,} images: about {duration_text(plan.seconds)} ({pace})"])
-
-
-def _mega(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

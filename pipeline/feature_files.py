@@ -30,16 +30,13 @@ def write_features(records: Records, store: Features, path: Path | str) -> int:
     if path.suffix not in (".parquet", ".npy"):
         raise ConfigError(f"features are written to .parquet or .npy, got {path}")
     part = records.take(records.rows_in(store))
-    if path.suffix == ".npy" and (broken := next((key for key in part.keys if "\n" in key), None)) is not None:
-        raise ConfigError(f"the key {broken!r} holds a line break, which a list of keys cannot; write .parquet")
-    if path.suffix == ".npy":
-        _write_npy(part, store, path)
-    else:
-        _write_parquet(part, store, path)
+    (_write_npy if path.suffix == ".npy" else _write_parquet)(part, store, path)
     return len(part)
 
 
 def _write_npy(part: Records, store: Features, path: Path) -> None:
+    if broken := [key for key in part.keys if "\n" in key]:
+        raise ConfigError(f"the key {broken[0]!r} holds a line break, which a list of keys cannot; write .parquet")
     path.unlink(missing_ok=True)  # killed between the two files, no vectors stand beside other keys
     with _whole(path.with_suffix(".keys.txt")) as partial:
         partial.write_text("".join(f"{key}\n" for key in part.keys), encoding="utf-8")

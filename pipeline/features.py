@@ -31,11 +31,11 @@ class FeatureSet(NamedTuple):
 def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[FeatureSet]:
     """Each store of the run with the ``heads`` that learn from it alone, then the fused ones in the order of the heads.
 
-    Every store is scored raw, and every fusion of two or more. The sizes of images are no features: a fusion with
-    them is not scored raw.
+    All are scored raw but fusions with the sizes of images, which are no features.
     """
     stores = [store for wanted in run.config.backbones for store in find_features(run, wanted)]
-    names = _store_names(stores)
+    given = [store.name for store in stores]  # of those that share a name, the folders hold their fingerprints
+    names = [store.name if given.count(store.name) == 1 else store.folder for store in stores]
     heads_of: dict[tuple[tuple[str, ...], bool], list[HeadRun]] = {((name,), False): [] for name in names}
     for head in run.config.heads if heads is None else heads:
         for sources in sources_of(head, names):
@@ -47,15 +47,8 @@ def feature_sets(run: Run, heads: Sequence[HeadRun] | None = None) -> list[Featu
     for (sources, sizes), learning in heads_of.items():
         parts = [by_name[name] for name in sources]
         features = FusedFeatures(parts, sizes=sizes) if len(parts) > 1 or sizes else parts[0]
-        name = fused_name(sources, sizes=sizes)
-        sets.append(FeatureSet(name, features, tuple(learning), not sizes))
+        sets.append(FeatureSet(fused_name(sources, sizes=sizes), features, tuple(learning), not sizes))
     return sets
-
-
-def _store_names(stores: Sequence[FeatureStore]) -> list[str]:
-    """The name of each store; stores of one name go by their folders, which hold their fingerprints."""
-    names = [store.name for store in stores]
-    return [store.name if names.count(store.name) == 1 else store.folder for store in stores]
 
 
 def sources_of(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -67,6 +60,11 @@ def sources_of(head: HeadRun, names: Sequence[str]) -> list[tuple[str, ...]]:
     if unknown := [name for name in head.backbones if name not in names]:
         raise ConfigError(f"the head {head.name!r} names the backbone {unknown[0]!r}; this run has {', '.join(names)}")
     return [head.backbones]
+
+
+def stores_of(features: FeatureStore | FusedFeatures) -> tuple[FeatureStore, ...]:
+    """The stores that ``features`` are read from, in the order of fusion."""
+    return features.stores if isinstance(features, FusedFeatures) else (features,)
 
 
 def networks_of(run: Run, stores: Sequence[FeatureStore]) -> Iterator[tuple[BackboneConfig, list[FeatureStore]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -82,6 +82,13 @@ class Display:
         self._warned.add(text)
         style = "yellow" if log_format is LogFormat.plain else None
         self.console.print(log_format.line(text, "warning"), markup=False, style=style)
+
+    def list_failed(self, reasons: Mapping[str, str], rest: str = "", *, shown: int = 20) -> None:
+        """Warn of the first images that failed, by name; ``rest`` says where the others are."""
+        for name, reason in list(reasons.items())[:shown]:
+            self.warn(f"  failed: {name}: {reason}")
+        if len(reasons) > shown:
+            self.warn(f"  and {len(reasons) - shown:,} more{rest}")
 
     @contextmanager
     def bar(self, what: str, unit: str) -> Iterator[Update]:

@@ -41,11 +41,7 @@ def _merged(recipe: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     merged = dict(recipe)
     for key, value in own.items():
         there = merged.get(key)
-        if (
-            isinstance(there, dict)
-            and isinstance(value, dict)
-            and value.get("kind", there.get("kind")) == there.get("kind")
-        ):
+        if isinstance(there, dict) and isinstance(value, dict) and value.get("kind") in (None, there.get("kind")):
             value = _merged(there, value)
         merged[key] = value
     return merged

@@ -36,9 +36,8 @@ def run_file_text(where: Path | str) -> str:
         hint = "Copy one there." if is_url(str(where)) else "`permafrost init FOLDER` writes one for your images."
         raise ConfigError(f"{where} does not exist. {hint}") from None
     except IsADirectoryError:
-        raise ConfigError(
-            f"{where} is a folder; give a run file. `permafrost init {where}` writes one for it."
-        ) from None
+        hint = f"`permafrost init {where}` writes one for it."
+        raise ConfigError(f"{where} is a folder; give a run file. {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} cannot be read: {error}") from error
 
@@ -59,14 +58,31 @@ def map_paths(value: Any, change: Callable[[str, str], str], key: str = "") -> A
 
 def expanded(key: str, value: str, name: str) -> str:
     """``value`` of a run file with what the variables in it stand for."""
-    return re.sub(r"\$\$|\$\{(\w*)\}|\$", lambda match: _variable(match, value, key, name), value)
+    where = f"{name}: {key} = {value!r}"
+
+    def meant(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        if (variable := match[1]) not in VARIABLES:
+            known = " and ".join(f"${{{known}}}" for known in VARIABLES)
+            raise ConfigError(
+                f"{where}: {known} are the only variables that a path may hold. Write $$ for a dollar sign in the name "
+                "of a file or folder."
+            )
+        if not os.environ.get(variable):
+            raise ConfigError(
+                f"{where}, but {variable} is not set. Set it to the folder that holds what the path names: "
+                f"export {variable}=/path/to/folder"
+            )
+        return os.environ[variable]
+
+    return re.sub(r"\$\$|\$\{(\w*)\}|\$", meant, value)
 
 
 def resolved(path: str, key: str, name: str, folder: Path | str | None) -> str:
     """``path`` seen from the ``folder`` of the run file, a text where that is in object storage.
 
-    In run files of 0.1.0 it was seen from where one stood: what is there only from there is an error that says so, as
-    features must not be computed a second time beside those that are there.
+    In run files of 0.1.0 it was seen from where one stood: what is there only from there is an error that says so.
     """
     if folder is None or not path or Path(path).is_absolute() or "://" in path:
         return path
@@ -95,21 +111,3 @@ def beside(folder: str, path: str) -> str:
     if key.split("/")[0] == "..":
         raise ConfigError(f"{path!r}, seen from {folder}, leads out of the bucket")
     return f"{scheme}://{bucket}" + ("" if key == "." else f"/{key}")
-
-
-def _variable(match: re.Match[str], value: str, key: str, name: str) -> str:
-    if match[0] == "$$":
-        return "$"
-    variable = match[1]
-    if variable not in VARIABLES:
-        known = " and ".join(f"${{{known}}}" for known in VARIABLES)
-        raise ConfigError(
-            f"{name}: {key} = {value!r}: {known} are the only variables that a path may hold. "
-            "Write $$ for a dollar sign in the name of a file or folder."
-        )
-    if not os.environ.get(variable):
-        raise ConfigError(
-            f"{name}: {key} = {value!r}, but {variable} is not set. "
-            f"Set it to the folder that holds what the path names: export {variable}=/path/to/folder"
-        )
-    return os.environ[variable]

@@ -2,14 +2,12 @@
 
 ::
 
-    <artifacts>/searchers/<backbone>/<head>-<identity>/searcher.json     backbones, stores, head, index, thresholds
-    <artifacts>/searchers/<backbone>/<head>-<identity>/gallery.parquet   key, label, URI, digest, ... of each row
-
     image bytes --embed--> the vector a store would hold, unit length --find--> matches
     key ---------vectors_of--> the vector that is stored ----------------^
 
-The folder is named by the fingerprint of everything in it, so it is written once and never changes under a reader.
-Paths in it are relative to the artifacts folder.
+``<artifacts>/searchers/<backbone>/<head>-<identity>/`` has ``searcher.json`` (backbones, stores, head, index,
+thresholds; paths below the artifacts) and ``gallery.parquet``. It is named by the fingerprint of everything in it, so
+it never changes under a reader.
 """
 
 from __future__ import annotations
@@ -19,34 +17,27 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from cache import Features, FeatureStore, LocalStorage, Storage, digest_bytes, fingerprint
 from cache.atomic import unless_read_only
-from cache.errors import (
-    DamagedStoreError,
-    MissingRowsError,
-    RecordsError,
-    SettingsError,
-    StaleStoreError,
-)
+from cache.errors import DamagedStoreError, MissingRowsError, RecordsError, SettingsError, StaleStoreError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_sealed
 from cache.source import Box
 from pipeline.approximate_scores import find_index, index_key
-from pipeline.bundle.layout import Bundle, must_be_bundle
+from pipeline.bundle.layout import BACKBONE, Bundle, must_be_bundle
 from pipeline.bundle.snapshots import Snapshot, read_snapshot
 from pipeline.dataset import Run
-from pipeline.features import networks_of
+from pipeline.features import networks_of, stores_of
 from pipeline.heads import head_key
 from pipeline.vectors import Vectors
-from stages.extraction import Backbone, BackboneConfig, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
+from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
 from stages.extraction.known import basis_key
 from stages.extraction.sample import check_sample, sample_of
@@ -56,24 +47,19 @@ from stages.retrieval.gallery import Index, load_index
 from stages.retrieval.gallery_rows import GalleryRows, Match
 from stages.retrieval.indexes.milvus import MilvusIndex
 from stages.training import FusedFeatures, Head
-from stages.training.text.embed_text import embed_text
+from stages.training.text.sentences import embed_text
 
 _FILE, _GALLERY, _VERSION = "searcher.json", "gallery.parquet", 2
-_BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
-
-
-class _Stored(Protocol):
-    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]: ...
 
 
 class Searcher:
     """The gallery of one backbone and head; finds the images nearest to images that are given as bytes.
 
     Args:
-        embedder: gives an image the vector that ``vectors`` would hold for it.
+        embedder: gives an image the vector that the index would hold for it.
         index: of the gallery's vectors, each of unit length.
         gallery: a line for each row of the index, in its order, with the columns of :class:`GalleryRows`.
-        vectors: the store of the gallery's vectors. With an index of codes, exact similarities are read from it.
+        read: the stored vectors of digests. With an index of codes, exact similarities are computed from them.
         thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
         text: gives words the vectors that are beside those of images, where the backbone has a text tower of its own.
 
@@ -93,11 +79,11 @@ class Searcher:
         embedder: Embedder,
         index: Index,
         gallery: pa.Table,
-        vectors: _Stored | None = None,
+        read: Callable[[Sequence[bytes]], npt.NDArray[np.generic]] | None = None,
         thresholds: Mapping[str, float] | None = None,
         text: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
     ) -> None:
-        self.embedder, self._index, self._vectors = embedder, index, vectors
+        self.embedder, self._index, self._read = embedder, index, read
         self.thresholds, self._text = dict(thresholds or {}), text
         self.gallery = GalleryRows.from_table(gallery)
         if self.gallery.keys != list(index.keys):
@@ -110,7 +96,7 @@ class Searcher:
         return len(self._index)
 
     def row_of(self, key: str) -> int | None:
-        """The place of ``key`` in the gallery; None where it is not in it."""
+        """The place of ``key`` in the gallery, if it is there."""
         try:
             return int(self._index.rows_of([key])[0])
         except KeyError:
@@ -119,9 +105,7 @@ class Searcher:
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
         """The vectors (n, E) of image files, of unit length, and the reason for each that has none: its row is NaN.
 
-        Args:
-            images: the bytes of image files.
-            boxes: the part of each image that counts, None for the whole.
+        Of ``boxes`` each is the part of its image that counts, None for the whole.
         """
         embedded = self.embedder.embed(images, boxes=boxes)
         return Embedded(unit_length(embedded.vectors), embedded.problems)
@@ -160,14 +144,10 @@ class Searcher:
     ) -> list[list[Match]]:
         """The ``k`` gallery images nearest to each of ``vectors`` (Q, E), best first, after the first ``offset``.
 
-        Args:
-            vectors: of queries, as :meth:`embed` and :meth:`vectors_of` give them.
-            k: how many matches to return for each, at least 1; an approximate index may find fewer.
-            where: values by column, as :meth:`GalleryRows.allowed` takes them, or which rows (G,) may be found. Every
-                row that may be is ranked, by an approximate index too.
-            offset: how many matches to leave out, of pages that were seen before.
-            exact: compute the similarities of the matches from their stored vectors. A threshold holds for these, not
-                for what an index of codes estimates.
+        ``where`` has values by column, as :meth:`GalleryRows.allowed` takes them, or which rows (G,) may be found: all
+        of these are ranked, by an approximate index too, which else may find fewer than ``k``. With ``exact`` the
+        similarities are those of the stored vectors, for which a threshold holds, and not what an index of codes
+        estimates.
         """
         if k < 1 or offset < 0:
             raise SettingsError(f"k must be at least 1 and offset at least 0, got {k} and {offset}")
@@ -211,9 +191,9 @@ class Searcher:
         """The vectors of gallery ``rows`` (n,): of the index where it has them, and of the store where it has codes."""
         if (vectors := self._index.vectors_at(rows)) is not None:
             return vectors
-        if self._vectors is None:
+        if self._read is None:
             raise MissingRowsError("the index holds codes alone, and no store of the vectors is beside it")
-        return unit_length(self._vectors.read(self.gallery.table["digest"].take(pa.array(rows)).to_pylist()))
+        return unit_length(self._read(self.gallery.table["digest"].take(pa.array(rows)).to_pylist()))
 
     @classmethod
     def of_run(
@@ -228,11 +208,8 @@ class Searcher:
     ) -> Searcher:
         """The searcher of the gallery of a run, or of all its records with ``everything``.
 
-        Several searchers share networks by ``loaded``, the backbones by the fingerprints of the stores that they fill;
-        what is loaded here is added to it.
-
-        It is written into the artifacts folder for :meth:`open`, unless it is there, the folder is read-only,
-        or the embeddings are not stored.
+        It is written into the artifacts folder for :meth:`open`, where that can be written and the embeddings are
+        stored. Several searchers share networks by ``loaded``: backbones by the fingerprints of the stores they fill.
         """
         part = run.records if everything else run.records.split("gallery")
         index = find_index(run, part, vectors)
@@ -243,10 +220,7 @@ class Searcher:
             "version": _VERSION,
             **_described_embedder(run, vectors),
             "embeddings": None,
-            "index": {
-                "folder": index_key(run, part, vectors),
-                "embeddings": index.embeddings,
-            },
+            "index": {"folder": index_key(run, part, vectors), "embeddings": index.embeddings},
             "gallery": digest_bytes(content.getvalue()).hex(),
         }
         if vectors.trained is not None:
@@ -264,34 +238,29 @@ class Searcher:
                 own.put(_FILE, json_text(described).encode())
         run.display.say(f"loading {vectors.backbone} {vectors.head}")
         embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
-        return cls(embedder, index, gallery, vectors.store, thresholds, _own_text(run.storage, described, device))
+        return cls(embedder, index, gallery, vectors.store.read, thresholds, _own_text(run.storage, described, device))
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
         """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
 
         With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
-        Reads no dataset. Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was
-        written, StaleStoreError where the weights, the head or the index are no longer those it was written for.
+        Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was written,
+        StaleStoreError where the weights, the head or the index are no longer those it was written for.
         """
         if artifacts is None and must_be_bundle(folder):
             bundle = Bundle.open(folder)
-            snapshot, text = read_snapshot(bundle), bundle.text(device)
-            return cls.of_snapshot(snapshot, bundle.embedder(device), bundle.thresholds, text)
+            embedder, text = bundle.embedder(device), bundle.text(device)
+            return cls.of_snapshot(read_snapshot(bundle), embedder, bundle.thresholds, text)
         own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
         artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
-            described = read_sealed(own, _FILE, f"Delete {own.address()} and search again.")
+            described = read_sealed(own, _FILE, f"Delete {own.address()} and search again.", _VERSION)
             content = own.read(_GALLERY)
         except FileNotFoundError:
             raise MissingRowsError(
                 f"{own.address()} holds no searcher. `permafrost search` with a run file writes it."
             ) from None
-        if (version := described.get("version")) != _VERSION:
-            raise DamagedStoreError(
-                f"{own.address()} is of version {version}, and this reads version {_VERSION}. Delete it and search "
-                "again."
-            )
         if digest_bytes(content).hex() != described["gallery"]:
             raise DamagedStoreError(f"{own.address()} is not as it was written. Delete it and search again.")
         gallery = pq.read_table(io.BytesIO(content))
@@ -307,18 +276,14 @@ class Searcher:
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
         embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(artifacts, described, device)
-        return cls(embedder, index, gallery, vectors, described.get("thresholds"), text)
+        return cls(embedder, index, gallery, vectors.read, described.get("thresholds"), text)
 
     @classmethod
     def of_snapshot(
-        cls,
-        snapshot: Snapshot,
-        embedder: Embedder,
-        thresholds: Mapping[str, float] | None = None,
-        text: OpenClipText | None = None,
+        cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float], text: OpenClipText | None
     ) -> Searcher:
-        """The searcher of a snapshot of a bundle, its ``embedder`` and ``text`` can be shared."""
-        return cls(embedder, snapshot.index, snapshot.rows, snapshot, thresholds, text)
+        """The searcher of a snapshot of a bundle, whose ``embedder`` and ``text`` can be shared."""
+        return cls(embedder, snapshot.index, snapshot.rows, snapshot.read, thresholds, text)
 
 
 def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
@@ -330,21 +295,16 @@ def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
 def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
     return {
         "backbones": _described_backbones(run, vectors),
-        "stores": [f"features/{store.folder}" for store in _feature_stores(vectors)],
+        "stores": [f"features/{store.folder}" for store in stores_of(vectors.features)],
         "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
         "head": None,
     }
 
 
-def _feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
-    features = vectors.features
-    return features.stores if isinstance(features, FusedFeatures) else (features,)
-
-
 def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
     described: list[JSON] = []
-    for wanted, stores in networks_of(run, _feature_stores(vectors)):
+    for wanted, stores in networks_of(run, stores_of(vectors.features)):
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
             basis = f"features/{basis_key(wanted, run.records)}"
@@ -366,7 +326,7 @@ def _embedder(
             backbone
             for entry in described["backbones"]
             for backbone in load_backbones(
-                _BACKBONE.validate_python(entry["config"]),
+                BACKBONE.validate_python(entry["config"]),
                 device=device,
                 basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
             )
@@ -385,7 +345,7 @@ def _own_text(artifacts: Storage, described: Mapping[str, Any], device: str) -> 
     if others or len(stores) > 1 or described["sizes"] or described["head"] is not None:
         return None
     output = FeatureStore(artifacts.below(stores[0])).identity.fields["output"]
-    return own_text(_BACKBONE.validate_python(first["config"]), output, device)
+    return own_text(BACKBONE.validate_python(first["config"]), output, device)
 
 
 def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:

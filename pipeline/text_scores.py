@@ -15,8 +15,7 @@ from pipeline.vectors import Vectors
 from stages.records import Records
 from stages.retrieval import Scores, evaluate
 from stages.training import TextHeadConfig
-from stages.training.text.embed_text import embed_text
-from stages.training.text.sentences import sentences_of
+from stages.training.text.sentences import embed_text, sentences_of
 
 
 def text_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:

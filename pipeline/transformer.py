@@ -18,11 +18,8 @@ from pipeline.encoder import Encoder, Picture
 class ImageEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Images (n,) to vectors (n, E) by a bundle, in a pipeline of scikit-learn. :meth:`fit` loads it and fits nothing.
 
-    Parameters:
-        path: a bundle, or a searcher's folder.
-        device: where the networks run.
-        batch_size: images in one forward.
-        on_failure: of an image that cannot be encoded: ``raise``, or ``nan`` for a row of NaN.
+    ``path`` is a bundle, or a searcher's folder. With ``on_failure="nan"`` an image that cannot be encoded is a row of
+    NaN.
 
     >>> from sklearn.base import clone
     >>> clone(ImageEncoder("bundle", batch_size=8)).get_params()

@@ -1,11 +1,4 @@
-"""Trials that are run once: what each measures is a file, and the same work goes on from the files that are there.
-
-::
-
-    trials, by fingerprint --those without a file--> run --> <fingerprint>.npz in a storage --> arrays of every trial
-
-A file appears whole or not at all, so a run that is killed loses only the trials in progress.
-"""
+"""Trials that are run once: what each measures is a file, ``<fingerprint>.npz``, from which the same work goes on."""
 
 from __future__ import annotations
 
@@ -29,15 +22,10 @@ T = TypeVar("T")
 def run_once(
     trials: Mapping[str, T], storage: Storage, run: Callable[[Mapping[str, T]], Iterator[tuple[str, Arrays]]]
 ) -> Iterator[tuple[str, Arrays]]:
-    """Yield the fingerprint and the arrays of each of ``trials``: those with a file first, the others as they finish.
+    """Yield the fingerprint and the arrays of each of ``trials``: those with a file in ``storage``, then those ``run``.
 
-    Args:
-        trials: by fingerprint, which stands for everything that the arrays follow from.
-        storage: holds the files of finished trials.
-        run: runs the trials that have no file, and yields the fingerprint and the arrays of each as it is done.
-
-    Raises:
-        DamagedStoreError: a file that cannot be read.
+    The fingerprint of a trial stands for everything that its arrays follow from. Raises DamagedStoreError for a file
+    that cannot be read.
     """
     unfinished = {}
     for name, trial in trials.items():
@@ -47,12 +35,11 @@ def run_once(
             unfinished[name] = trial
         else:
             yield name, arrays
-    if unfinished:
-        for name, arrays in run(unfinished):
-            content = io.BytesIO()
-            np.savez(content, **arrays)  # type: ignore[arg-type]
-            storage.put(_key(name), content.getbuffer())
-            yield name, arrays
+    for name, arrays in run(unfinished) if unfinished else ():
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        storage.put(_key(name), content.getbuffer())
+        yield name, arrays
 
 
 def _key(name: str) -> str:

@@ -27,23 +27,14 @@ def unnamed(folder: Path, runs: Sequence[Run]) -> list[Path]:
 
     Raises MissingRowsError where the features of a run are not extracted, as its heads cannot be told then.
     """
-    embeddings = stores_below(folder / "embeddings")
+    embeddings, names = stores_below(folder / "embeddings"), {run.name for run in runs}
     named = {path for run in runs for path in _named(run, embeddings)}
-    names = [run.name for run in runs]
-    candidates = [
-        path
-        for pattern in ("heads/*/*", "embeddings/*/*", "indexes/*/*")
-        for path in folder.glob(pattern)
-        if path.suffix != ".lock" and not {path, path.with_suffix("")} & named  # a head's checkpoint is beside it
-    ]
-    candidates += [path.parent for path in folder.glob("searchers/*/*/searcher.json") if not _used(path, folder, named)]
-    candidates += [
-        path
-        for pattern in ("scores/*", "thresholds/*", "reports/*")
-        for path in folder.glob(pattern)
-        if not any(path.name == name or path.name.startswith(f"{name}.") for name in names)
-    ]
-    return sorted(candidates)
+    made = (path for pattern in ("heads/*/*", "embeddings/*/*", "indexes/*/*") for path in folder.glob(pattern))
+    gone = [path for path in made if path.suffix != ".lock" and not {path, path.with_suffix("")} & named]  # checkpoints
+    gone += [path.parent for path in folder.glob("searchers/*/*/searcher.json") if not _used(path, folder, named)]
+    of_runs = (path for pattern in ("scores/*", "thresholds/*", "reports/*") for path in folder.glob(pattern))
+    gone += [path for path in of_runs if not any(f"{path.name}.".startswith(f"{name}.") for name in names)]
+    return sorted(gone)
 
 
 def _named(run: Run, embeddings: Sequence[FeatureStore]) -> Iterator[Path]:

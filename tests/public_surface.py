@@ -34,12 +34,6 @@ PUBLIC = {
         "TrainingConfig", "TrainingSummary", "TripletConfig", "WhiteningHeadConfig", "WithinHeadConfig", "embed",
         "epoch_events", "head_identity", "train_head",
     ],
-    "stages.training.pairs": [
-        "AllConfig", "ContrastiveConfig", "DistanceWeightedConfig", "EasyPositivesConfig", "HardConfig",
-        "MarginConfig", "MinerConfig", "MultiSimilarityConfig", "PairLoss", "PairLossConfig", "PairLosses",
-        "ProxyAnchorConfig", "ProxyNcaConfig", "RangeConfig", "RecallConfig", "SemiHardConfig", "SmoothApConfig",
-        "SoftTripleConfig", "SupConConfig", "TripletConfig",
-    ],
     "stages.retrieval.protocols": [
         "ByLabelConfig", "Gldv2Config", "IliasConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
         "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",

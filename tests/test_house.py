@@ -1,5 +1,6 @@
 """The house itself: what is public, which way imports point, what is pinned."""
 
+import ast
 import os
 import re
 import subprocess
@@ -108,3 +109,16 @@ def test_every_source_file_is_readable_in_one_sitting() -> None:
         if (count := len(path.read_text().splitlines())) > 400
     }
     assert long == {}
+
+
+def test_no_variable_has_a_name_that_says_nothing() -> None:
+    empty = {"of", "found", "said", "told", "asked", "kept", "here"}
+    bound = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("cache", "stages", "pipeline", "benchmarks", "tests")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.arg) and node.arg in empty)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in empty)
+    ]
+    assert bound == []

@@ -51,9 +51,9 @@ def test_workers_end_with_their_parent(number: signal.Signals, tmp_path: Path) -
     assert [end.read() for end in held] == ["", ""]  # returns once both have ended
     for end in held:
         end.close()
-    _, said = parent.communicate()
+    _, output = parent.communicate()
     assert parent.returncode != 0
-    assert "SpawnProcess" not in said
+    assert "SpawnProcess" not in output
 
 
 def test_an_exception_ends_workers_that_are_at_work(tmp_path: Path) -> None:

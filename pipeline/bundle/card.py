@@ -33,8 +33,7 @@ vectors = np.load(f"snapshots/{number}/vectors.npy")  # a line an image, of unit
 similarity = vectors @ vectors[0]  # to the first image
 for row in np.argsort(-similarity)[:5]:
     print(f"{similarity[row]:.3f}", rows[row]["key"], rows[row]["label"])
-"""
-"""Search in a bundle without Permafrost; typed in its folder."""
+"""  # typed in the folder of a bundle
 
 
 def model_card(run: Run, vectors: Vectors, bundle: Bundle, images: int) -> str:
@@ -111,10 +110,8 @@ def _measured(run: Run, vectors: Vectors) -> tuple[Sequence[ScoreRow | Score], Q
         own += [row._replace(domain="words") for row in mine if row.head == f"{vectors.head} (text)"]
         return own, values.of(vectors.backbone, vectors.head)[0]
     computed = list(score(vectors.store, run.records, run.config.retrieval))
-    first = computed[0]
-    return [one for scores in computed for one in scores], QueryScores(
-        first.query_keys, first.query_classes, first.per_query
-    )
+    first = QueryScores(computed[0].query_keys, computed[0].query_classes, computed[0].per_query)
+    return [one for scores in computed for one in scores], first
 
 
 def _worst(by_query: QueryScores) -> str:
@@ -158,27 +155,23 @@ def _thresholds(decisions: Sequence[dict[str, Any]]) -> str:
         rate = decision["test"].get("all", {}).get(decision["kind"], {})
         reached = f"{rate['value']:.4f} ({rate['low']:.4f} to {rate['high']:.4f})" if rate.get("value") else "-"
         lines.append([decision["kind"], f"{decision['wanted']:g}", f"{decision['threshold']:.4f}", reached])
-    return "From this similarity on there is a match.\n\n" + _table(
-        ["rate", "wanted", "similarity", "on test queries"], lines
-    )
+    table = _table(["rate", "wanted", "similarity", "on test queries"], lines)
+    return f"From this similarity on there is a match.\n\n{table}"
 
 
 def _shares(shares: Sequence[PairShare]) -> str:
     """From which similarity on how many of the pairs that are just this similar match; it never falls."""
-    firsts = [(least, next((step for step in shares if step.share >= least), None)) for least in _SHARES]
-    lines = [[f"{least:.0%}", f"{step.similarity:.4f}"] for least, step in firsts if step is not None]
-    if not lines:
-        return ""
-    return "\n\nOf pairs as similar as this, and no more, at least so many match:\n\n" + _table(
-        ["match", "from the similarity"], lines
-    )
+    reached = {least: [step.similarity for step in shares if step.share >= least] for least in _SHARES}
+    lines = [[f"{least:.0%}", f"{similar[0]:.4f}"] for least, similar in reached.items() if similar]
+    text = "\n\nOf pairs as similar as this, and no more, at least so many match:\n\n"
+    return text + _table(["match", "from the similarity"], lines) if lines else ""
 
 
 def _limits(vectors: Vectors, described: Mapping[str, Any]) -> str:
-    trained = "" if vectors.trained is None else (
-        f" The head was trained on {vectors.trained.summary.rows:,} images of {vectors.trained.summary.classes:,} "
-        "classes."
-    )  # fmt: skip
+    trained = ""
+    if vectors.trained is not None:
+        summary = vectors.trained.summary
+        trained = f" The head was trained on {summary.rows:,} images of {summary.classes:,} classes."
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(described["libraries"].items()))
     return (
         f"- Scores and thresholds hold for images like those above, and for a gallery of this size and kind.{trained}\n"

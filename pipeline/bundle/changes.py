@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from cache import DigestCache, ObjectStorage, parse_source
@@ -20,7 +21,7 @@ from cache.atomic import PARTIAL, clear_partials
 from cache.errors import RecordsError
 from cache.lease import confirm_driver, driver_lease
 from cache.lock import writer_lock
-from pipeline.bundle.layout import THUMBNAILS, Bundle, thumbnail_key
+from pipeline.bundle.layout import THUMBNAILS, Bundle, thumbnail_key, write_thumbnails
 from pipeline.bundle.snapshots import (
     SNAPSHOTS,
     Snapshot,
@@ -31,10 +32,8 @@ from pipeline.bundle.snapshots import (
     read_snapshot,
     write_snapshot,
 )
-from pipeline.bundle.thumbnails import write_thumbnails
 from pipeline.encoder import Encoder
 from stages.datasets import SourceConfig
-from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import GalleryRows
 
 _COLUMNS = ("key", "label", "uri", "digest", "domain")
@@ -42,16 +41,14 @@ Report = Callable[[int, int, str], None]
 
 
 class Added(NamedTuple):
-    """The newest snapshot, how many images are new in it and how many were there, and why others failed, by key.
-
-    ``refused``: too many failed, and nothing was written.
-    """
+    """The newest snapshot, how many images are new in it and how many were there, and why others failed, by key."""
 
     snapshot: int
     added: int
     present: int
     failed: dict[str, str]
     refused: bool = False
+    """Too many failed, and nothing was written."""
 
 
 def add_images(
@@ -65,28 +62,21 @@ def add_images(
 ) -> Added:
     """Write a snapshot with the images of ``source`` beside those of the newest one; none where nothing is new.
 
-    Args:
-        bundle: the bundle; its current snapshot stays what it is.
-        source: the images: a folder, or a table.
-        encoder: gives what embeds, where an image is new.
-        max_failures: the share of the images that may fail; where more do, nothing is written.
-        wait: for another process that is changing the bundle.
-        on_progress: called with images done, images of all, and a remark.
-
-    Raises:
-        RecordsError: a key twice, or one that the bundle has for another image.
-        StoreBusyError: another process is changing the bundle, and ``wait`` is False.
+    ``encoder`` is called where an image is new. Where a larger share of the images fails than ``max_failures``, nothing
+    is written. Raises RecordsError for a key twice, or one that the bundle has for another image, and StoreBusyError
+    where another process is changing the bundle, unless it is to ``wait``.
     """
     table, failed = _digested(source)
+    address = bundle.storage.address()
     with _changing(bundle, wait) as (newest, number):
         has = dict(zip(newest.rows["key"].to_pylist(), newest.rows["digest"].to_pylist(), strict=True))
         keys, digests = table["key"].to_pylist(), table["digest"].to_pylist()
         pairs = list(zip(keys, digests, strict=True))
         if other := [key for key, digest in pairs if has.get(key, digest) != digest]:
             raise RecordsError(
-                f"{len(other):,} keys belong to other images of {bundle.address}, the first {other[0]!r}; nothing was "
-                f"added. Where the new image takes the place of the old one: `permafrost remove {bundle.address} KEY` "
-                "first. Otherwise give it another key: another file name, or a column key of a table."
+                f"{len(other):,} keys belong to other images of {address}, the first {other[0]!r}; nothing was added. "
+                f"Where the new image takes the place of the old one: `permafrost remove {address} KEY` first. "
+                "Otherwise give it another key: another file name, or a column key of a table."
             )
         new = table.filter(pa.array([key not in has for key in keys], pa.bool_()))
         vectors, problems = _encoded(encoder, new, on_progress)
@@ -141,8 +131,9 @@ def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[st
     known = {*keys}
     chosen = {name: [name] if name in known else by_path.get(name, []) for name in names}
     if absent := sorted(name for name, each in chosen.items() if not each):
+        where = bundle.storage.address()
         raise RecordsError(
-            f"{bundle.address} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
+            f"{where} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
         )
     if several := sorted(name for name, each in chosen.items() if len(each) > 1):
         raise RecordsError(
@@ -164,11 +155,9 @@ def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
             make_current(storage, newest.number)
         if prune:
             numbered = ((key, key.split("/")[1]) for key in storage.list(f"{SNAPSHOTS}/"))
-            older = (key for key, number in numbered if number.isdecimal() and int(number) < newest.number)
+            gone = [key for key, number in numbered if number.isdecimal() and int(number) < newest.number]
             staying = {thumbnail_key(digest) for digest in newest.rows["digest"].to_pylist()}
-            listed = (key for key in storage.list(f"{THUMBNAILS}/") if key.endswith(".jpg"))
-            pictures = (key for key in listed if key not in staying)
-            gone = [*older, *pictures]
+            gone += [key for key in storage.list(f"{THUMBNAILS}/") if key.endswith(".jpg") and key not in staying]
             confirm_driver(storage)
             for key in gone:
                 storage.delete(key)
@@ -214,16 +203,12 @@ def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:
 
 def _encoded(
     encoder: Callable[[], Encoder], new: pa.Table, on_progress: Report
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], dict[str, str]]:
+) -> tuple[npt.NDArray[np.float32], dict[str, str]]:
     """The vectors (n, E) of unit length of the images of ``new``, and why some have none, by key."""
     if not len(new):
         return np.empty((0, 0), np.float32), {}
-    keys, vectors, problems = new["key"].to_pylist(), [], dict[str, str]()
-    done = 0
     sources = [parse_source(uri) for uri in new["uri"].to_pylist()]
-    for digests, embedded in encoder().stream(sources, new["digest"].to_pylist()):
-        problems |= {keys[done + row]: reason for row, reason in embedded.problems.items()}
-        vectors.append(unit_length(embedded.vectors))
-        done += len(digests)
-        on_progress(done, len(keys), f"{len(problems):,} failed" if problems else "")
-    return np.concatenate(vectors), problems
+    encoded = encoder().encode_sources(
+        new["key"].to_pylist(), sources, new["digest"].to_pylist(), on_progress=on_progress
+    )
+    return encoded.vectors, {failure.name: failure.reason for failure in encoded.failed}

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from cache import FeatureStore, LocalStorage, ObjectStorage, digest_bytes
 from cache.atomic import replace_bytes, replace_text
@@ -28,25 +27,12 @@ from cache.lock import writer_lock
 from cache.sealed import json_text
 from cache.storage import storage_of
 from pipeline.approximate_scores import find_index
+from pipeline.bundle import layout
 from pipeline.bundle.card import model_card
-from pipeline.bundle.layout import (
-    CARD,
-    FILE,
-    FORMAT,
-    HEAD,
-    THUMBNAILS,
-    VERSION,
-    WEIGHTS,
-    Bundle,
-    copy_folder,
-    describe_files,
-    description,
-    is_bundle,
-)
+from pipeline.bundle.layout import BACKBONE, CARD, FILE, HEAD, THUMBNAILS, WEIGHTS, Bundle, describe_files, is_bundle
 from pipeline.bundle.snapshots import CURRENT, SNAPSHOTS, Snapshot, make_current, write_snapshot
-from pipeline.bundle.thumbnails import SIDE, write_thumbnails
 from pipeline.dataset import Run
-from pipeline.features import networks_of
+from pipeline.features import networks_of, stores_of
 from pipeline.thresholds import kept_shares
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, BackboneConfig, PcaConfig
@@ -61,7 +47,7 @@ from stages.training import FusedFeatures
 from stages.training.text.sentences import DISTRIBUTION, ENCODER, WEIGHTS_SHA256
 
 _REQUESTS = 16
-_BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
+_LOCK = "export.lock"
 
 
 def export_bundle(
@@ -76,28 +62,24 @@ def export_bundle(
 ) -> Bundle:
     """Write the gallery of ``run``, or with ``everything`` all its records, as a bundle of ``vectors`` into ``path``.
 
-    Args:
-        run: the run file with its records.
-        vectors: a head of the run with its embeddings, or the raw feature.
-        path: a folder that is not there yet, or is empty; or the text of such an address.
-        everything: export every record, not only the gallery.
-        weights: write the weights of the networks too; otherwise they are named, with their digests.
-        thumbnails: write a small picture of each image too.
-        decisions: the thresholds that are kept for the same embeddings and records, with what a similarity means. With
-            ``everything`` those for an FPIR are left out: it holds for one gallery.
+    ``path`` is a folder that is not there yet, or is empty; or the text of such an address. Without ``weights`` the
+    networks are named, with the digests of their weights. The thresholds of ``decisions`` go along, with ``everything``
+    none for an FPIR, which holds for one gallery.
 
     Raises:
         StoreError: ``path`` holds something, or another process is exporting to it.
         SettingsError: a network that another machine could not find again, with ``weights`` False.
         WeightsError: a network that does not come back from its file as it was.
     """
-    check_free(path, vectors.store.fingerprint)
+    _check_free(path, vectors.store.fingerprint)
     storage = storage_of(path)
     far = storage if isinstance(storage, ObjectStorage) else None
     target = Path(path).absolute() if far is None else cache_folder() / "bundles" / digest_bytes(far.url.encode()).hex()
     partial = target.with_name(f".{target.name}.partial")
     with driver_lease(far) if far else nullcontext(), writer_lock(partial / "export"):
-        _clear(partial)
+        for entry in partial.iterdir():  # of an export that was killed
+            if entry.name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         judged = {
             "thresholds": [
                 {name: value for name, value in decision.items() if name != "shares"}
@@ -113,29 +95,26 @@ def export_bundle(
         make_current(partial, 1)
         if thumbnails:
             with run.display.bar("drawing thumbnails", "images") as update:
-                for problem in write_thumbnails(LocalStorage(partial), snapshot.rows, update):
+                for problem in layout.write_thumbnails(LocalStorage(partial), snapshot.rows, update):
                     run.display.warn(f"no thumbnail of {problem}")
         bundle = Bundle.open(partial)
         bundle.backbones()  # what cannot be loaded again is refused now, and not on another machine
         replace_text(partial / CARD, model_card(run, vectors, bundle, len(snapshot.rows)))
-        check_free(path, vectors.store.fingerprint)
-        (partial / "export.lock").unlink()
+        _check_free(path, vectors.store.fingerprint)
+        (partial / _LOCK).unlink()
         if far is not None:
             _put(far, LocalStorage(partial))
-            target = copy_folder(far, bundle.described)
+            target = layout.copy_folder(far, bundle.described)
             shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     return Bundle.open(path)
 
 
-def check_free(path: Path | str, embeddings: str) -> None:
-    """Raise StoreError where ``path`` holds something, which says what to do about it.
-
-    At an address there may be what an export that was killed has put.
-    """
+def _check_free(path: Path | str, embeddings: str) -> None:
+    """StoreError where ``path`` holds something; at an address there may be what a killed export has put."""
     storage = storage_of(path)
     if is_bundle(path):
-        same = description(storage)["identity"]["embeddings"] == embeddings
+        same = layout.description(storage)["identity"]["embeddings"] == embeddings
         what = "these embeddings" if same else "other embeddings"
         hint = f"`permafrost add {path} FOLDER` adds images to it; or n" if same else "N"
         raise StoreError(f"{path} is a bundle of {what} already. {hint}ame another folder, or delete this one first.")
@@ -169,24 +148,11 @@ def _put(storage: ObjectStorage, folder: LocalStorage) -> None:
         raise StoreError(f"{storage.url} was made a bundle by another process meanwhile: name another address.")
 
 
-def _clear(partial: Path) -> None:
-    """Delete what an export that was killed has left."""
-    for entry in partial.iterdir():
-        if entry.name != "export.lock":
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
 def _write_parts(
-    run: Run,
-    vectors: Vectors,
-    folder: Path,
-    *,
-    weights: bool,
-    thumbnails: bool,
-    judged: dict[str, Any],
+    run: Run, vectors: Vectors, folder: Path, *, weights: bool, thumbnails: bool, judged: dict[str, Any]
 ) -> None:
     """Write everything but the snapshot and the card, ``bundle.json`` last."""
-    stores = feature_stores(vectors)
+    stores = stores_of(vectors.features)
     entries: list[dict[str, Any]] = []
     features: dict[str, tuple[int, int]] = {}
     for wanted, filled in networks_of(run, stores):
@@ -197,8 +163,8 @@ def _write_parts(
     words = _words(entries, vectors, folder, weights=weights)
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.*")) if path.is_file()]
     described: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
+        "format": layout.FORMAT,
+        "version": layout.VERSION,
         "libraries": {name: version(name) for name in ("permafrost-retrieval", *LIBRARIES)},
         "backbone": vectors.backbone,
         "head": vectors.head,
@@ -215,8 +181,8 @@ def _write_parts(
         },
         **judged,
         "text": words,
-        "thumbnails": SIDE if thumbnails else None,
-        "files": describe_files(folder, [name for name in names if name != "export.lock"]),
+        "thumbnails": layout.SIDE if thumbnails else None,
+        "files": describe_files(folder, [name for name in names if name != _LOCK]),
     }
     replace_text(folder / FILE, json_text(described))
 
@@ -231,7 +197,7 @@ def _words(
         return {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"}
     if not isinstance(vectors.features, FeatureStore):
         return None
-    config: BackboneConfig = _BACKBONE.validate_python(entries[0]["config"])
+    config: BackboneConfig = BACKBONE.validate_python(entries[0]["config"])
     tower = own_text(config, vectors.features.identity.fields["output"])
     if tower is None:
         return None
@@ -245,16 +211,9 @@ def _words(
     return {"encoder": f"the text tower of {config.name}", "weights": name}
 
 
-def feature_stores(vectors: Vectors) -> tuple[FeatureStore, ...]:
-    """The stores of the features that ``vectors`` are made of, in the order of fusion."""
-    features = vectors.features
-    return features.stores if isinstance(features, FusedFeatures) else (features,)
-
-
 def _entry(
     run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore], folder: Path, number: int, *, weights: bool
 ) -> dict[str, Any]:
-    """What the bundle says of one network, whose file is written to ``folder``."""
     backbones = _filling(run, wanted, stores)
     settings: dict[str, Any] = json.loads(json.dumps(asdict(wanted)))
     name = f"{WEIGHTS}/{number}-{backbones[0].name}.safetensors"

@@ -47,18 +47,12 @@ class Square(nn.Module):
 
     def __init__(self, preprocess: Preprocess, *, in_steps: bool) -> None:
         super().__init__()
-        self.size, self.resize_to, self.in_steps, self.largest = (
-            preprocess.size,
-            preprocess.resize_to,
-            in_steps,
-            LARGEST,
-        )
-        self.shorter, self.mode = preprocess.resize == "shorter", str(preprocess.interpolation)
+        self.size, self.resize_to, self.largest = preprocess.size, preprocess.resize_to, LARGEST
+        self.in_steps, self.shorter, self.mode = in_steps, preprocess.resize == "shorter", str(preprocess.interpolation)
         self.places: Tensor
         self.register_buffer("places", torch.arange(preprocess.size), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The view of ``image``."""
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
         high, wide = image.shape[1], image.shape[2]
         tall, broad = self.resize_to, self.resize_to
         if self.shorter:
@@ -89,8 +83,7 @@ class Pixels(nn.Module):
         self.squares = nn.ModuleList([Square(preprocess, in_steps=in_steps) for preprocess in preprocesses])
         self.sizes = sizes
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """The views of ``image`` (3, H, W) uint8."""
+    def forward(self, image: Tensor) -> list[Tensor]:  # noqa: D102
         views: list[Tensor] = []
         for square in self.squares:
             views.append(square(image))
@@ -113,22 +106,19 @@ class Vector(nn.Module):
         self.networks = nn.ModuleList(dict.fromkeys(frozen.network for frozen in self.frozen))
         self.head = None if embedder.head is None else exportable_head(embedder.head)
 
-    def forward(self, views: list[Tensor]) -> Tensor:
-        """The vector of ``views``, each (3, S, S) uint8."""
+    def forward(self, views: list[Tensor]) -> Tensor:  # noqa: D102
         outputs: dict[Frozen, Tensor] = {}
         parts = []
         for backbone, frozen in zip(self.backbones, self.frozen, strict=True):
             if frozen not in outputs:
-                outputs[frozen] = _outputs(frozen, backbone.preprocess, views[self._view(backbone)])
+                view = views[self.preprocesses.index(backbone.preprocess)]
+                outputs[frozen] = _outputs(frozen, backbone.preprocess, view)
             parts.append(_mean(outputs[frozen][:, backbone.columns]).to(self.dtype))
         vector = self._fused(parts, views[-1]) if self.fused else parts[0]
         if self.head is not None:
             embedding: Tensor = self.head(vector.float())
             return embedding[0]
         return ((_unit(vector.float()) * _GRID).round() / _GRID)[0]
-
-    def _view(self, backbone: Backbone) -> int:
-        return self.preprocesses.index(backbone.preprocess)
 
     def _fused(self, parts: list[Tensor], proportions: Tensor) -> Tensor:
         """See :func:`cache.fusion.fuse`."""
@@ -143,8 +133,7 @@ class ChosenExpert(nn.Module):
         super().__init__()
         self.experts = experts
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """The embedding (1, E) of ``feature``."""
+    def forward(self, feature: Tensor) -> Tensor:  # noqa: D102
         own = self.experts
         predicted = nn.functional.linear(own.inputs(feature), own.weight, own.bias)
         domain = (predicted - own.means).square().sum(1).argmin(0, keepdim=True)  # as Gate: the nearest mean
@@ -156,11 +145,10 @@ def _exportable(backbone: Backbone) -> Frozen:
     """The network of ``backbone``. Raises SettingsError where it, or its preprocessing, has no form outside."""
     preprocess, fields = backbone.preprocess, backbone.identity.fields
     frozen = frozen_of(backbone)
+    of_pillow = preprocess.interpolation not in ("bilinear", "bicubic")
     reasons = {
         f"resize = {preprocess.resize!r} is not: shorter and squash are": preprocess.resize == "longest",
-        f"interpolation = {preprocess.interpolation!r} is Pillow's: bilinear and bicubic are": (
-            preprocess.interpolation not in ("bilinear", "bicubic")
-        ),
+        f"interpolation = {preprocess.interpolation!r} is Pillow's: bilinear and bicubic are": of_pillow,
         "crops drawn by an image's digest are not: views of kind flip, and none, are": (
             preprocess.views is not None and preprocess.views.kind == "crops"
         ),
@@ -233,8 +221,7 @@ class Whole(nn.Module):
         super().__init__()
         self.pixels, self.vector = pixels, vector
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The vector of ``image``."""
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
         if is_scripting():
             assert image.dtype == torch.uint8, "an image is (3, H, W) uint8"
             assert image.dim() == 3 and image.size(0) == 3, "an image is (3, H, W) uint8"  # noqa: PT018

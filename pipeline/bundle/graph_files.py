@@ -1,8 +1,4 @@
-"""One file that embeds an image without Permafrost: ``torch.export`` (.pt2), TorchScript (.pt) or ONNX (.onnx).
-
-TorchScript is deprecated in PyTorch; a submission to the Google Universal Image Embedding challenge is written in it.
-Its warnings are silenced here and nowhere else.
-"""
+"""One file that embeds an image without Permafrost: ``torch.export`` (.pt2), TorchScript (.pt) or ONNX (.onnx)."""
 
 from __future__ import annotations
 
@@ -39,13 +35,9 @@ _OPSET = 18  # the first whose Resize can antialias
 def write_graph(embedder: Embedder, path: Path, form: Format, note: Mapping[str, Any]) -> float:
     """Write what ``embedder`` computes of one image to the file ``path``, with a ``note`` in it.
 
-    The file takes (3, H, W) uint8, RGB, and gives (E,) float32 of unit length. Returned is the least cosine of what it
-    gives for three drawn images to what ``embedder`` does.
-
-    Raises:
-        ConfigError: ``path`` ends otherwise than files of this ``form`` do, or the extra ``export`` is missing.
-        SettingsError: something of ``embedder`` has no such form; the message says what has.
-        WeightsError: the file would give other vectors.
+    Returned is the least cosine of what it gives for three drawn images to what ``embedder`` does. Raises ConfigError
+    for another ending than that of the ``form`` and where the extra ``export`` is missing, SettingsError for what has
+    no such form, WeightsError where the file would give other vectors.
 
     >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -117,10 +109,8 @@ def _write_onnx(pixels: Pixels, vector: Vector, note: str) -> bytes:
         external_data=False,
     )
     assert program is not None
-    model = program.model_proto
-    model.metadata_props.add(key=NOTE, value=note)
-    written: bytes = model.SerializeToString()
-    return written
+    program.model_proto.metadata_props.add(key=NOTE, value=note)
+    return bytes(program.model_proto.SerializeToString())
 
 
 def _read_export(content: bytes) -> Run:

@@ -20,39 +20,42 @@ What ``bundle.json`` describes never changes; images come and go by snapshots.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import TypeAdapter
 
 from cache import ObjectStorage, Storage, digest_file, fingerprint
 from cache.copies import cache_folder, copy_object
-from cache.errors import DamagedStoreError, MissingRowsError, StoreError, WeightsError
-from cache.sealed import read_json
+from cache.errors import DamagedStoreError, MissingRowsError, WeightsError
+from cache.sealed import read_sealed
 from cache.storage import has, is_url, storage_of
+from pipeline.views.thumbnails import small_jpeg
 from stages.analysis.pair_shares import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
 from stages.extraction.sample import beyond_rounding, sample_of
+from stages.processes import processors
 from stages.training import Head
 
 FILE, CARD, WEIGHTS, HEAD, THUMBNAILS = "bundle.json", "README.md", "weights", "head", "thumbnails"
 FORMAT, VERSION = "permafrost bundle", 1
+SIDE = 256
+"""Pixels of the longer side of a thumbnail."""
 
-_BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
-_MEND = "Copy the bundle again from where it was made, or export it again."
+MEND = "Copy the bundle again from where it was made, or export it again."
+BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
+"""Reads the configuration of a network, as it was written, again."""
 
 
 class Bundle:
-    """What ``bundle.json`` says, of a folder or address whose files are as they were written.
+    """What ``bundle.json`` says (``described``), of a folder or address whose files are as they were written.
 
-    Args:
-        storage: where it lies.
-        path: the folder; of an address that of the copies on this machine.
-        described: the content of ``bundle.json``.
+    ``path`` is the folder; of an address, that of the copies on this machine.
 
     >>> Bundle.open("empty")
     Traceback (most recent call last):
@@ -74,11 +77,6 @@ class Bundle:
         folder = copy_folder(storage, described) if isinstance(storage, ObjectStorage) else Path(path)
         check_files(storage, described["files"], folder)
         return cls(storage, folder, described)
-
-    @property
-    def address(self) -> str:
-        """Its folder or address, for messages."""
-        return self.storage.address()
 
     @property
     def embeddings(self) -> str:
@@ -130,38 +128,38 @@ class Bundle:
             return None
         ((entry, output),) = self.described["features"]
         backbone, weights = self.described["backbones"][entry], described["weights"]
-        config = _BACKBONE.validate_python(backbone["config"])
+        config = BACKBONE.validate_python(backbone["config"])
         projected = backbone["outputs"][output]["identity"]["output"]
         return own_text(config, projected, device, None if weights is None else self.path / weights)
 
     def _loaded(self, entry: Mapping[str, Any], device: str) -> Sequence[Backbone]:
-        config = _BACKBONE.validate_python(entry["config"])
+        config = BACKBONE.validate_python(entry["config"])
         basis, weights = (None if entry[name] is None else self.path / entry[name] for name in ("basis", "weights"))
         backbones = announced_backbones(config, entry["outputs"], device=device, basis=basis, weights=weights)
         for backbone in backbones:
             if apart := beyond_rounding(backbone, backbone.sample, sample_of(backbone)):
                 raise WeightsError(
-                    f"{self.address}: {backbone.name} computes other numbers here: its feature of a fixed image is "
-                    f"{apart:.1%} of its length away from what it was. Install the versions of the libraries that "
-                    f"the bundle was made with: {self.described['libraries']}."
+                    f"{self.storage.address()}: {backbone.name} computes other numbers here: its feature of a fixed "
+                    f"image is {apart:.1%} of its length away from what it was. Install the versions of the libraries "
+                    f"that the bundle was made with: {self.described['libraries']}."
                 )
         return backbones
 
 
 def is_bundle(path: Path | str) -> bool:
     """Whether the folder or address ``path`` looks like a bundle, whole or not."""
-    if isinstance(path, str) and is_url(path):
-        return has(ObjectStorage(path), FILE)
+    if is_url(str(path)):
+        return has(storage_of(path), FILE)
     return Path(path, FILE).is_file()
 
 
 def must_be_bundle(path: Path | str) -> bool:
     """Whether ``path`` is an address, where a bundle alone opens, or a folder that looks like one."""
-    return (isinstance(path, str) and is_url(path)) or is_bundle(path)
+    return is_url(str(path)) or is_bundle(path)
 
 
 def copy_folder(storage: ObjectStorage, described: Mapping[str, Any]) -> Path:
-    """The folder for copies of the bundle that ``storage`` holds, by its address and what it says of itself."""
+    """The folder for copies of the bundle that ``storage`` holds."""
     return cache_folder() / "bundles" / fingerprint([storage.url, dict(described)])[:32]
 
 
@@ -169,6 +167,30 @@ def thumbnail_key(digest: bytes) -> str:
     """Where in a bundle the small picture of the image of ``digest`` is."""
     name = digest.hex()
     return f"{THUMBNAILS}/{name[:2]}/{name}.jpg"
+
+
+def write_thumbnails(
+    bundle: Storage, rows: pa.Table, on_progress: Callable[[int, int, str], None] = lambda *_: None
+) -> list[str]:
+    """Write the pictures of ``rows`` that are not there yet, and return why there is none of the others."""
+    uris = dict(zip(rows["digest"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+    present = {*bundle.list(f"{THUMBNAILS}/")}
+    wanted = [(digest, uri) for digest, uri in uris.items() if thumbnail_key(digest) not in present]
+
+    def write(image: tuple[bytes, str]) -> str:
+        digest, uri = image
+        picture = small_jpeg(uri, SIDE)
+        if isinstance(picture, str):
+            return f"{uri}: {picture}"
+        bundle.put_new(thumbnail_key(digest), picture.content)
+        return ""
+
+    problems = []
+    with ThreadPoolExecutor(processors()) as threads:  # Pillow decodes outside the interpreter's lock
+        for done, problem in enumerate(threads.map(write, wanted), 1):
+            problems += [problem] if problem else []
+            on_progress(done, len(wanted), "")
+    return problems
 
 
 def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -192,12 +214,10 @@ def check_files(storage: Storage, described: Mapping[str, Any], folder: Path) ->
                 right = _is_right(path, wanted)
             size = path.stat().st_size
         except OSError as error:
-            raise DamagedStoreError(f"{address} cannot be read: {error.strerror}. {_MEND}") from error
+            raise DamagedStoreError(f"{address} cannot be read: {error.strerror}. {MEND}") from error
         if not right:
-            what = (
-                f"has {size:,} bytes and not {wanted['bytes']:,}" if size != wanted["bytes"] else "has another sha256"
-            )
-            raise DamagedStoreError(f"{address} is not as it was written: it {what}. {_MEND}")
+            wrong = f"{size:,} bytes and not {wanted['bytes']:,}" if size != wanted["bytes"] else "another sha256"
+            raise DamagedStoreError(f"{address} is not as it was written: it has {wrong}. {MEND}")
 
 
 def _is_right(path: Path, wanted: Mapping[str, Any]) -> bool:
@@ -206,29 +226,10 @@ def _is_right(path: Path, wanted: Mapping[str, Any]) -> bool:
 
 def description(storage: Storage) -> dict[str, Any]:
     """What the bundle in ``storage`` says of itself. Raises what :meth:`Bundle.open` does."""
-    address = storage.address()
     try:
-        content = storage.read(FILE)
+        return read_sealed(storage, FILE, MEND, VERSION)
     except (FileNotFoundError, NotADirectoryError):
+        where = storage.address()
         raise MissingRowsError(
-            f"{address} holds no bundle. `permafrost export RUN.TOML -o {address}` writes one."
+            f"{where} holds no bundle. `permafrost export RUN.TOML -o {where}` writes one."
         ) from None
-    return read_sealed(storage.address(FILE), content, VERSION)
-
-
-def read_sealed(path: str, content: bytes, version: int) -> dict[str, Any]:
-    """The sealed object in ``content``, which ``path`` holds, of at most the format ``version``."""
-    try:
-        written = json.loads(content)
-        newer = isinstance(written, dict) and isinstance(written.get("version"), int) and written["version"] > version
-        described = {} if newer else read_json(content)
-        if not newer and described.get("version") != version:
-            raise ValueError(f"it names the version {described.get('version')!r}")
-    except ValueError as error:
-        raise DamagedStoreError(f"{path} is not as it was written: {error}. {_MEND}") from error
-    if newer:
-        raise StoreError(
-            f"{path} is of format {written['version']}, and this Permafrost reads up to {version}. "
-            "Install a newer one: pip install -U permafrost-retrieval."
-        )
-    return described

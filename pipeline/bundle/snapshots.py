@@ -8,14 +8,12 @@
     snapshots/<number>/index/          the index, where it is not a flat one
     current.json                       {"snapshot": number}
 
-A new one is written beside the others under another name, which one rename makes its own: killed at any instant, a
-bundle has all of it or nothing. The newest is the one that the next is made from; the current one is searched. An id
-is never given again: each snapshot holds the next.
+A new one is written under another name, which one rename makes its own: killed at any instant, a bundle has all of it
+or nothing. The next is made from the newest; the current one is searched. An id is never given again.
 
-In object storage nothing is renamed and no key is put twice: ``snapshot.json`` is put last, and
-``current/<number>.json`` says which snapshot is searched, one more with each that is published. Where a number has
-files of a writer that was killed, its ``snapshot.json`` becomes a mark that it is void, so that such a writer, should
-it live on, cannot end it.
+In object storage nothing is renamed and no key is put twice: ``snapshot.json`` is put last, and the highest
+``current/<number>.json`` says which snapshot is searched. Where a number has files of a writer that was killed, its
+``snapshot.json`` becomes a mark that it is void, so that such a writer, should it live on, cannot end it.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,24 +36,19 @@ from cache import LocalStorage, ObjectStorage, Storage
 from cache.atomic import PARTIAL, disk_errors, replace_text, sync_folder
 from cache.errors import DamagedStoreError, StaleStoreError, StoreBusyError
 from cache.lease import confirm_driver
-from cache.sealed import json_text
+from cache.sealed import json_text, read_sealed
 from cache.storage import Where, has, storage_of
-from pipeline.bundle.layout import Bundle, check_files, describe_files, read_sealed
+from pipeline.bundle.layout import MEND, Bundle, check_files, describe_files
 from stages.retrieval import FlatIndexConfig, GalleryIndex
 
 SNAPSHOTS, CURRENT = "snapshots", "current.json"
 _FILE, ROWS, VECTORS, INDEX = "snapshot.json", "rows.parquet", "vectors.npy", "index"
 _VERSION = 1
-_MEND = "Copy the bundle again from where it was made, or export it again."
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The images (G) that a bundle holds at one time.
-
-    ``rows`` has the columns id, key, label, uri, digest, domain and ``attributes.<name>``; ``vectors`` (G, E) are
-    float32 of unit length; the ids of ``index`` are those of the rows, ascending.
-    """
+    """The images (G) that a bundle holds at one time, as the table above has them; ids are ascending."""
 
     number: int
     rows: pa.Table
@@ -76,13 +69,10 @@ class Snapshot:
 def numbers(bundle: Where) -> list[int]:
     """The numbers of the whole snapshots of ``bundle``, and of those that are void, ascending."""
     storage = storage_of(bundle)
-    matches = (re.fullmatch(rf"{SNAPSHOTS}/(\d+)/{_FILE}", key) for key in storage.list(f"{SNAPSHOTS}/"))
-    listed = {int(match[1]) for match in matches if match}
-    last = max(listed, default=0) or current_number(storage)
-    while has(storage, _key(last + 1)):  # the listing may lag
-        last += 1
-        listed.add(last)
-    return sorted(listed | {last})
+    listed = _numbered(storage, f"{SNAPSHOTS}/", rf"{SNAPSHOTS}/(\d+)/{_FILE}") or {current_number(storage)}
+    while has(storage, _key(max(listed) + 1)):  # the listing may lag
+        listed.add(max(listed) + 1)
+    return sorted(listed)
 
 
 def newest_number(bundle: Where) -> int:
@@ -97,9 +87,9 @@ def current_number(bundle: Where) -> int:
     last = _last_pointer(storage)
     keys = [CURRENT, *([_pointer(last)] if last else [])]
     try:
-        return max(int(read_sealed(storage.address(key), storage.read(key), _VERSION)["snapshot"]) for key in keys)
+        return max(int(read_sealed(storage, key, MEND, _VERSION)["snapshot"]) for key in keys)
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise DamagedStoreError(f"{storage.address(CURRENT)} does not name a snapshot: {error}. {_MEND}") from error
+        raise DamagedStoreError(f"{storage.address(CURRENT)} does not name a snapshot: {error}. {MEND}") from error
 
 
 def make_current(bundle: Where, number: int) -> None:
@@ -126,7 +116,7 @@ def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:
         described = _described(storage, wanted)
         if described["embeddings"] != bundle.embeddings:
             difference = f"embeddings: {described['embeddings'][:16]} here, {bundle.embeddings[:16]} of the bundle"
-            raise StaleStoreError(own.address(), [difference], _MEND)
+            raise StaleStoreError(own.address(), [difference], MEND)
         check_files(own, described["files"], folder)
     except DamagedStoreError:
         if number is None and current_number(storage) != wanted:
@@ -140,10 +130,7 @@ def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:
 
 
 def write_snapshot(bundle: Where, snapshot: Snapshot, parent: int | None = None) -> int:
-    """Write ``snapshot``, which is made from the one numbered ``parent``, and return the number that it got.
-
-    The lock on the snapshots must be held, or the lease.
-    """
+    """Write ``snapshot``, made from the one numbered ``parent``, and return its number. The bundle must be held."""
     storage = storage_of(bundle)
     if isinstance(storage, LocalStorage):
         folder = storage.path(f"{SNAPSHOTS}/{snapshot.number}")
@@ -164,10 +151,12 @@ def write_snapshot(bundle: Where, snapshot: Snapshot, parent: int | None = None)
 def _write_files(folder: Path, snapshot: Snapshot, parent: int | None) -> None:
     """The files of ``snapshot``, its description last."""
     folder.mkdir(parents=True)
-    names = [ROWS, VECTORS]
-    _write(folder / ROWS, lambda file: pq.write_table(snapshot.rows, file))
-    _write(folder / VECTORS, lambda file: np.save(file, snapshot.vectors, allow_pickle=False))
-    index = snapshot.index
+    names, index = [ROWS, VECTORS], snapshot.index
+    pq.write_table(snapshot.rows, folder / ROWS)
+    np.save(folder / VECTORS, snapshot.vectors, allow_pickle=False)
+    for name in names:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
     if not isinstance(index.config, FlatIndexConfig):
         index.save(folder / INDEX)
         names += sorted(path.relative_to(folder).as_posix() for path in (folder / INDEX).rglob("*.*"))
@@ -214,35 +203,30 @@ def _pointer(number: int) -> str:
 
 def _last_pointer(storage: Storage) -> int:
     """The number of the last pointer beside ``current.json``, 0 where there is none."""
-    matches = (re.fullmatch(r"current/(\d{8})\.json", key) for key in storage.list("current/"))
-    last = max((int(match[1]) for match in matches if match), default=0)
+    last = max(_numbered(storage, "current/", r"current/(\d{8})\.json"), default=0)
     while has(storage, _pointer(last + 1)):  # the listing may lag
         last += 1
     return last
 
 
+def _numbered(storage: Storage, prefix: str, pattern: str) -> set[int]:
+    return {int(match[1]) for key in storage.list(prefix) if (match := re.fullmatch(pattern, key))}
+
+
 def _described(storage: Storage, number: int) -> dict[str, Any]:
     """What ``snapshot.json`` says. Raises DamagedStoreError where there is none, or the snapshot is void."""
-    address, key = storage.address(f"{SNAPSHOTS}/{number}"), _key(number)
+    address = storage.address(f"{SNAPSHOTS}/{number}")
     try:
-        described = read_sealed(storage.address(key), storage.read(key), _VERSION)
+        described = read_sealed(storage, _key(number), MEND, _VERSION)
     except FileNotFoundError:
-        raise DamagedStoreError(f"{address} is no snapshot: there is no {_FILE}. {_MEND}") from None
+        raise DamagedStoreError(f"{address} is no snapshot: there is no {_FILE}. {MEND}") from None
     if "void" in described:
-        raise DamagedStoreError(f"{address} is no snapshot: its writer was killed. {_MEND}")
+        raise DamagedStoreError(f"{address} is no snapshot: its writer was killed. {MEND}")
     return described
 
 
 def _is_void(storage: Storage, number: int) -> bool:
-    key = _key(number)
-    return "void" in read_sealed(storage.address(key), storage.read(key), _VERSION)
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    with path.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    return "void" in read_sealed(storage, _key(number), MEND, _VERSION)
 
 
 def _index(folder: Path, described: dict[str, Any], rows: pa.Table, vectors: npt.NDArray[np.float32]) -> GalleryIndex:

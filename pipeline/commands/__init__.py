@@ -1,1 +1,1 @@
-"""The commands: each file one command, its options and the calls that make it."""
+"""The commands, by what they work on: their options and the calls that make them."""

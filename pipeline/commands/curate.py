@@ -20,7 +20,7 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import open_run
 from pipeline.features import find_features
 from pipeline.views.tables import aligned
@@ -63,7 +63,7 @@ def curate(
     write_table(dropped, dropped_table(curated.dropped))
     replace_text(summary, json_module.dumps(report, indent=2) + "\n")
     write_table(output, training_table(curated.retained))
-    typer.echo(json_module.dumps(report) if json else _text(by_domain, total))
+    emit(json, _text(by_domain, total), report)
     display.say(f"{output} is written; {summary} has the counts, and {dropped} every dropped image with its reason")
 
 
@@ -77,18 +77,10 @@ def _text(by_domain: Mapping[str | None, Tally], total: Tally) -> str:
     """The counts with a column for each domain: images and classes before and after, and those dropped by reason."""
     tallies = [*by_domain.values(), total] if len(by_domain) > 1 else [total]
     names = [*(domain or "-" for domain in by_domain), "all"] if len(by_domain) > 1 else ["all"]
-    table = [
-        ["", *names],
-        ["training images", *(f"{counts.images:,}" for counts in tallies)],
-        *(
-            [
-                f"  {reason}",
-                *(f"-{counts.dropped[reason]:,}" if reason in counts.dropped else "0" for counts in tallies),
-            ]
-            for reason in total.dropped
-        ),
-        ["images kept", *(f"{counts.images_kept:,}" for counts in tallies)],
-        ["classes", *(f"{counts.classes:,}" for counts in tallies)],
-        ["classes kept", *(f"{counts.classes_kept:,}" for counts in tallies)],
-    ]
-    return "\n".join(aligned(table, texts=1))
+    reasons = [f"  {reason}" for reason in total.dropped]
+    columns = [["", "training images", *reasons, "images kept", "classes", "classes kept"]]
+    for name, counts in zip(names, tallies, strict=True):
+        dropped = [f"-{counts.dropped[reason]:,}" if reason in counts.dropped else "0" for reason in total.dropped]
+        left = [f"{count:,}" for count in (counts.images_kept, counts.classes, counts.classes_kept)]
+        columns.append([name, f"{counts.images:,}", *dropped, *left])
+    return "\n".join(aligned([*zip(*columns, strict=True)], texts=1))

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.compute import print_scores
 from pipeline.commands.options import Json, Quiet
-from pipeline.commands.score import print_scores
 from pipeline.config import RunConfig, parse_config
 from pipeline.dataset import run_of
 from pipeline.extraction import Hardware, extract_features

@@ -1,4 +1,4 @@
-"""``permafrost init``: look at a folder or table of images, and write a commented run file that works as it is."""
+"""The commands of a run file: ``init`` writes a commented one that works as it is, ``keys`` says what it may hold."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cache.atomic import replace_text
 from cache.errors import AbsentPathError, ConfigError
 from pipeline.config import parse_config
 from pipeline.dataset import counts_text
+from pipeline.keys import reference, tables
 from pipeline.progress import Display
 from pipeline.toml import toml_value
 from stages.records.guess import Guess, guess_dataset
@@ -116,3 +117,16 @@ _MADE_OF_FOLDERS = """
 # Whole classes go to train, validation or test, by the seed and their names: the score is of classes that no head has
 # seen. To say yourself which image is what, list the images in a table.
 """
+
+
+def keys(
+    section: Annotated[
+        str, typer.Argument(metavar="[SECTION]", help="A table, such as heads.loss; by default the whole file.")
+    ] = "",
+) -> None:
+    """Print every key of a run file with its type, its default and what it means."""
+    text = reference(section)
+    if not text:
+        known = ", ".join(dict.fromkeys(table.path for table in tables() if table.path))
+        raise ConfigError(f"a run file has no table {section!r}; there are {known}")
+    typer.echo(text)

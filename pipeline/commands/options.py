@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as json_module
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +39,27 @@ def images_there(path: Path) -> Path:
     if not path.exists() and address_of(path) is None:
         raise AbsentPathError(f"{path} does not exist; give a folder of images, seen from {Path.cwd()}")
     return path
+
+
+def emit(json: bool, text: str, *lines: Mapping[str, object]) -> None:
+    """Print a result: ``lines`` as JSON, or ``text`` for a person."""
+    for line in map(json_module.dumps, lines) if json else [text]:
+        typer.echo(line)
+
+
+def where_values(where: Sequence[str] | None) -> dict[str, list[str | None]]:
+    """The values of ``--where COLUMN=VALUE`` by column; an empty one is that of images without.
+
+    >>> where_values(["colour=red", "colour=blue", "size="])
+    {'colour': ['red', 'blue'], 'size': [None]}
+    """
+    values: dict[str, list[str | None]] = {}
+    for text in where or ():
+        column, equals, value = text.partition("=")
+        if not equals or not column:
+            raise ConfigError(f"--where takes COLUMN=VALUE, such as colour=red, got {text!r}")
+        values.setdefault(column, []).append(value or None)
+    return values
 
 
 # A text is the name of a local file or folder, or an address in object storage; a Path is the former alone.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from cache.atomic import replace_text
 from cache.errors import ConfigError, UnwritableError
-from pipeline.commands.options import Json, Quiet, RunFile
+from pipeline.commands.options import Json, Quiet, RunFile, emit
 from pipeline.dataset import Run, open_run
 from pipeline.vectors import find_vectors, with_rows
 from pipeline.views.report.contents import Contents, contents_of, report_page
@@ -40,15 +39,11 @@ def report(
     contents, text = build_report(run, queries, health=health)
     path = _write(run, text, output)
     size, seconds = len(text.encode()), time.monotonic() - started
-    best = contents.best
-    if json:
-        line = {
-            "report": path, "bytes": size, "best": best.head, "backbone": best.vectors.backbone,
-            "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
-        }  # fmt: skip
-        typer.echo(json_module.dumps(line))
-    else:
-        typer.echo(path)
+    line = {
+        "report": path, "bytes": size, "best": contents.best.head, "backbone": contents.best.vectors.backbone,
+        "queries_shown": len(contents.queries), "seconds": round(seconds, 1),
+    }  # fmt: skip
+    emit(json, path, line)
     display.say(f"{size / 1e6:.1f} MB, {len(contents.pictures):,} pictures, {seconds:.0f} s")
     if size > _LARGE:
         display.warn(f"note: {size / 1e6:.0f} MB is much for one page; --queries {queries // 2} shows fewer pictures")

@@ -10,24 +10,27 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
 
+from cache import parse_source
 from cache.atomic import replace_text
-from cache.errors import ConfigError, RecordsError
+from cache.errors import AbsentPathError, ConfigError, RecordsError
+from cache.files import file_exists
 from pipeline.bundle.layout import Bundle, is_bundle
-from pipeline.commands.options import Json, Quiet
+from pipeline.commands.options import Json, Quiet, where_values
 from pipeline.dataset import open_run
 from pipeline.progress import Display
-from pipeline.queries import Terms, queries_of, refuse_absent
 from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.search import Answer, search_json, search_page, search_text
 from stages.analysis.pair_shares import PairShare
 from stages.analysis.threshold_choice import ENOUGH_CLASSES, class_shortage
+from stages.ranking.normalize import Vectors, unit_length
+from stages.retrieval.terms import LIKE, UNLIKE, combined
 
 _NO_SHARES = "what a similarity means is not known here"
 
@@ -65,43 +68,37 @@ def search(
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
         raise ConfigError("--fpir holds for the gallery that it was chosen for, and not for --all: leave one out")
-    terms = Terms(images or [], text or [], like or [], unlike or [])
-    if not any(terms):
+    images, text, like, unlike = images or [], text or [], like or [], unlike or []
+    if not any((images, text, like, unlike)):
         raise ConfigError("there is nothing to search for: give an image, --text or --like")
-    refuse_absent(terms)
-    filters = _filters(where or [])
+    if images and not any(file_exists(parse_source(image).path) for image in images):
+        raise AbsentPathError("no image to search for is there:\n" + "\n".join(images))
+    filters = where_values(where)
     bundled, asked_for = is_bundle(run_file), (run_file, head, everything, limits, quiet)
     searcher, limit, shares, display = _bundle(*asked_for) if bundled else _run(*asked_for, words=bool(text))
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
-    queries, unread = queries_of(searcher, terms, together=together or any((text, like, unlike)))
-    allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*terms.like, *terms.unlike])
-    exact = limit is not None or bool(shares)
+    queries, unread = _single(searcher, images)
+    if together or text or like or unlike:
+        if unread:
+            reasons = "\n".join(unread)
+            raise RecordsError(f"a query of several terms takes all of them, and cannot be made:\n{reasons}")
+        queries = [_combined(searcher, queries, text, like, unlike)]
+    allowed = searcher.gallery.allowed(filters) & ~np.isin(searcher.gallery.keys, [*like, *unlike])
+    passing, exact = None if allowed.all() else allowed, limit is not None or bool(shares)
     answers = [
-        Answer(query.name, query.images, searcher.find(
-            query.vector, k, where=None if allowed.all() else allowed, exact=exact)[0])
+        Answer(query.name, query.images, searcher.find(query.vector, k, where=passing, exact=exact)[0])
         for query in queries
-    ]  # fmt: skip
+    ]
     for answer in answers:
         typer.echo((search_json if json else search_text)(answer, limit, shares))
     if html is not None:
-        note = f"Of {len(searcher):,} images of {run_file}" + "".join(f", {text}" for text in where or [])
+        note = ", ".join([f"Of {len(searcher):,} images of {run_file}", *(where or [])])
         replace_text(html, search_page(answers, limit, shares, f"{note}."))
         display.say(f"the page: {html}")
     if unread:
-        count = len(terms.images)
-        raise RecordsError(f"{len(unread)} of {count} images to search for cannot be read:\n" + "\n".join(unread))
-
-
-def _filters(where: Sequence[str]) -> dict[str, list[str | None]]:
-    """Values by column; several of a column are alternatives, and an empty one is that of images without."""
-    filters: dict[str, list[str | None]] = {}
-    for text in where:
-        column, equals, value = text.partition("=")
-        if not equals or not column:
-            raise ConfigError(f"--where takes COLUMN=VALUE, such as colour=red, got {text!r}")
-        filters.setdefault(column, []).append(value or None)
-    return filters
+        count = f"{len(unread)} of {len(images)}"
+        raise RecordsError(f"{count} images to search for cannot be read:\n" + "\n".join(unread))
 
 
 _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
@@ -157,3 +154,39 @@ def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, qu
             "`permafrost export` takes it along"
         )
     return searcher, limit, shares, display
+
+
+class _Query(NamedTuple):
+    """A ``vector`` (1, E) to search by, what it is called, and the images it is made of."""
+
+    name: str
+    vector: Vectors
+    images: Sequence[str]
+
+
+def _single(searcher: Searcher, images: Sequence[str]) -> tuple[list[_Query], list[str]]:
+    """A query for each image, and a line for each that cannot be read."""
+    queries, unread = [], []
+    for image in images:
+        try:
+            source = parse_source(image)
+            embedded = searcher.embed([source.read()], boxes=[source.box])
+            if embedded.problems:
+                raise RecordsError(embedded.problems[0])
+            queries.append(_Query(image, unit_length(embedded.vectors), [image]))
+        except (OSError, RecordsError) as error:
+            unread.append(f"{image}: {error}")
+    return queries, unread
+
+
+def _combined(
+    searcher: Searcher, images: Sequence[_Query], text: Sequence[str], like: Sequence[str], unlike: Sequence[str]
+) -> _Query:
+    """The one query that all of them are."""
+    parts = [query.vector for query in images]
+    parts += [searcher.embed_text(text)] if text else []
+    parts += [searcher.vectors_of(keys) for keys in (like, unlike) if keys]
+    weights = [LIKE] * (len(images) + len(text) + len(like)) + [UNLIKE] * len(unlike)
+    added = " + ".join([*(query.name for query in images), *map(repr, text), *like])
+    used = [image for query in images for image in query.images]
+    return _Query(" - ".join([added, *unlike]), combined(np.concatenate(parts), weights), used)

@@ -52,8 +52,8 @@ def serve(
     from pipeline.service.guard import is_loopback
     from pipeline.service.limits import Limits
     from pipeline.service.metrics import Metrics
-    from pipeline.service.opening import open_snapshots
     from pipeline.service.server import run, server_of
+    from pipeline.service.snapshots import open_snapshots
 
     if token is None and not is_loopback(host):
         raise ConfigError(
@@ -61,18 +61,15 @@ def serve(
             f"say to {secrets.token_urlsafe(24)}; who has it opens the page at #token=TOKEN."
         )
     if token is not None and not _TOKEN.fullmatch(token):
-        raise ConfigError(
-            f"a token has 16 visible ASCII characters or more, got {len(token)} characters that are not that"
-        )
+        got = f"got {len(token)} characters that are not that"
+        raise ConfigError(f"a token has 16 visible ASCII characters or more, {got}")
     display, metrics = Display(quiet=quiet), Metrics()
     listening = _listen(host, port)
     snapshots = open_snapshots(path, device=device, everything=everything, quiet=quiet, on_change=metrics.snapshot)
     limits = Limits(max_bytes=int(max_megabytes * 2**20), max_pixels=int(max_megapixels * 1e6), queue=queue)
     app = create_app(snapshots, limits=limits, token=token, metrics=metrics)
-    gallery = snapshots.current
-    display.say(
-        f"serving {len(gallery):,} images with {', '.join(head.name for head in gallery.heads)}; Ctrl-C ends it"
-    )
+    heads = ", ".join(head.name for head in snapshots.current.heads)
+    display.say(f"serving {len(snapshots.current):,} images with {heads}; Ctrl-C ends it")
     name, number = listening.getsockname()[:2]
     typer.echo(f"http://{f'[{name}]' if ':' in name else name}:{number}/" + ("#token=TOKEN" if token else ""))
     run(server_of(app), listening)
@@ -84,6 +81,5 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
-        raise ConfigError(
-            f"{host}:{port} cannot be listened at: {error.strerror or error}. Name another with --port"
-        ) from None
+        reason = error.strerror or error
+        raise ConfigError(f"{host}:{port} cannot be listened at: {reason}. Name another with --port") from None

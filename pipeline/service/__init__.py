@@ -4,6 +4,6 @@
 
     app          the routes                      limits       how large and how long
     batching     requests share batches          guard        who may ask, and what a browser may do
-    gallery      heads, filters, searches        snapshots    a newer gallery takes the place of the old one
-    opening      a bundle or a run               thumbnails, page, metrics, server
+    gallery      heads, filters, searches        snapshots    what is opened; a newer one takes the place of the old
+    metrics, server
 """

@@ -14,28 +14,27 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
+from importlib.resources import files
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from cache import digest_bytes
 from pipeline.service import gallery as served
 from pipeline.service.batching import Batcher
 from pipeline.service.gallery import Gallery, Page, ServedHead, Upload, Vector, filters_of
 from pipeline.service.guard import COOKIE, Guard, refusal, session_of
 from pipeline.service.limits import IMAGE_FIELD, Limits, read_image
 from pipeline.service.metrics import Metrics
-from pipeline.service.page import page_files
 from pipeline.service.refused import ErrorAnswer, Refused
 from pipeline.service.snapshots import Snapshots
-from pipeline.service.thumbnails import Picture, Thumbnails
 
-_SEARCHES = 1_024
-"""Searches that may wait: one takes about a millisecond."""
+_SEARCHES, _PICTURES = 1_024, 512  # that may wait: a search takes about a millisecond
 
 _IMAGE_BODY = {
     "requestBody": {
@@ -53,10 +52,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Chosen(BaseModel):
+class Chosen(BaseModel, extra="forbid"):
     """Which heads, and what is searched for where no image is sent."""
-
-    model_config = ConfigDict(extra="forbid")
 
     key: str | None = Field(None, min_length=1, max_length=4096, description="An image of the gallery, by its key.")
     text: str | None = Field(None, min_length=1, max_length=1000, description="Words, where the gallery takes them.")
@@ -173,10 +170,11 @@ def create_app(
     async def image(key: str, request: Request, side: Literal["128", "256", "512"] = "256") -> Response:
         """A small picture of a gallery image."""
         picture = await service.picture(key, int(side))
-        headers = {"ETag": picture.tag, "Cache-Control": "private, max-age=3600"}
-        if request.headers.get("if-none-match") == picture.tag:
+        tag = f'"{digest_bytes(picture).hex()[:16]}"'
+        headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
+        if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(picture.content, media_type="image/jpeg", headers=headers)
+        return Response(picture, media_type="image/jpeg", headers=headers)
 
     @app.get("/gallery")
     async def gallery() -> dict[str, Any]:
@@ -210,7 +208,7 @@ def create_app(
         metrics.rows.set(len(snapshots.current))
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for path, (content, media_type) in page_files().items():
+    for path, (content, media_type) in _page_files().items():
         app.add_api_route(path, _file(content, media_type), include_in_schema=False)
     return app
 
@@ -220,23 +218,20 @@ class _Service:
 
     def __init__(self, snapshots: Snapshots, limits: Limits, metrics: Metrics) -> None:
         self._snapshots, self._limits = snapshots, limits
-        self._embedding = Batcher(
-            served.embed,
-            capacity=limits.queue,
-            largest=limits.batch,
-            on_batch=metrics.watch("images", lambda: len(self._embedding)),
-        )
-        self._searching = Batcher(
-            served.find,
-            capacity=_SEARCHES,
-            largest=limits.batch,
-            on_batch=metrics.watch("searches", lambda: len(self._searching)),
-        )
-        self._thumbnails = Thumbnails(metrics)
+        self._embedding = Batcher(served.embed, capacity=limits.queue, largest=limits.batch)
+        self._searching = Batcher(served.find, capacity=_SEARCHES, largest=limits.batch)
+        self._pictures = Batcher(served.pictures, capacity=_PICTURES, largest=8)
+        self._queues: dict[str, Batcher[Any, Any]] = {
+            "images": self._embedding,
+            "searches": self._searching,
+            "pictures": self._pictures,
+        }
+        for name, queue in self._queues.items():
+            queue.on_batch = metrics.watch(name, queue.__len__)
 
     def close(self) -> None:
         self._snapshots.close()
-        for queue in (self._embedding, self._searching, self._thumbnails):
+        for queue in self._queues.values():
             queue.close()
 
     async def search(self, wanted: Search, request: Request | None) -> Response:
@@ -259,22 +254,20 @@ class _Service:
         heads = gallery.chosen(wanted.head, for_text=wanted.text is not None and wanted.key is None)
         sent = request is not None and _has_body(request)
         if (wanted.key is not None) + (wanted.text is not None) + sent != 1:
-            message = "give one of an image, a key and a text"
-            raise Refused(400 if request is not None else 422, "one_query", message)
+            raise Refused(422 if request is None else 400, "one_query", "give one of an image, a key and a text")
         if wanted.key is not None:
             return gallery, heads, gallery.vectors_of(wanted.key, heads)
         content: bytes | str | None = wanted.text
-        if content is None:
-            assert request is not None
+        if request is not None and content is None:
             content = await read_image(request, self._limits)
+        assert content is not None
         async with self._in_time():
             by_head = await self._embedding.ask(Upload(content, heads, self._limits))
         return gallery, heads, [by_head[head] for head in heads]
 
-    async def picture(self, key: str, side: int) -> Picture:
-        source = self._snapshots.current.source_of(key)
+    async def picture(self, key: str, side: int) -> bytes:
         async with self._in_time():
-            return await self._thumbnails.picture(source, side)
+            return await self._pictures.ask((self._snapshots.current, key, side))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -299,21 +292,34 @@ def _result(head: ServedHead, page: Page, offset: int) -> dict[str, Any]:
             "label": match.label,
             "domain": match.domain,
             "attributes": match.attributes,
-            "image": image_path(match.key),
+            "image": _image_path(match.key),
         }
         for rank, match in enumerate(page.matches, offset + 1)
     ]
     return {"head": head.name, "matches": matches, "more": page.more}
 
 
-def image_path(key: str) -> str:
+def _image_path(key: str) -> str:
     """Where the picture of ``key`` is: with its slashes, unless a browser would take its path for another one.
 
-    >>> image_path("cup/red 1.jpg"), image_path("../up.jpg")
+    >>> _image_path("cup/red 1.jpg"), _image_path("../up.jpg")
     ('/images/cup/red%201.jpg', '/images/..%2Fup.jpg')
     """
     plain = all(part not in ("", ".", "..") for part in key.split("/"))
     return "/images/" + quote(key, safe="/" if plain else "")
+
+
+def _page_files() -> dict[str, tuple[bytes, str]]:
+    """The page: what is served at each path, and its media type. Nothing comes from elsewhere."""
+    presets = files("pipeline") / "presets"
+    own = presets / "service"
+    style = (presets / "page.css").read_bytes() + (own / "style.css").read_bytes()
+    return {
+        "/": ((own / "page.html").read_bytes(), "text/html; charset=utf-8"),
+        "/page.css": (style, "text/css; charset=utf-8"),
+        "/page.js": ((own / "script.js").read_bytes(), "text/javascript; charset=utf-8"),
+        "/favicon.svg": ((own / "favicon.svg").read_bytes(), "image/svg+xml"),
+    }
 
 
 def _file(content: bytes, media_type: str) -> Any:

@@ -32,17 +32,13 @@ _NEWEST = 0.2  # the share of the newest batch in the measured seconds an item
 class _Waiting(NamedTuple, Generic[Job, Answer]):
     job: Job
     future: asyncio.Future[Answer]
-    loop: asyncio.AbstractEventLoop
 
 
 class Batcher(Generic[Job, Answer]):
     """Answers jobs in batches, in a thread of its own.
 
-    Args:
-        compute: the answer of each of several jobs, or the exception that it gets instead.
-        capacity: how many jobs may wait; one more is refused.
-        largest: how many jobs a batch has at most.
-        on_batch: called with the size of each batch.
+    ``compute`` gives the answer of each of several jobs, ``largest`` at most, or the exception that it gets instead. Of
+    more than ``capacity`` jobs that wait, one is refused. ``on_batch`` is called with the size of each batch.
 
     >>> batcher = Batcher(lambda numbers: [2 * number for number in numbers])
     >>> asyncio.run(batcher.ask(21))
@@ -56,9 +52,9 @@ class Batcher(Generic[Job, Answer]):
         *,
         capacity: int = 128,
         largest: int = 32,
-        on_batch: Callable[[int], None] | None = None,
     ) -> None:
-        self._compute, self._capacity, self._largest, self._on_batch = compute, capacity, largest, on_batch
+        self._compute, self._capacity, self._largest = compute, capacity, largest
+        self.on_batch: Callable[[int], object] = lambda _: None
         self._queue: deque[_Waiting[Job, Answer]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -71,8 +67,7 @@ class Batcher(Generic[Job, Answer]):
 
     async def ask(self, job: Job) -> Answer:
         """The answer to ``job``. Raises Refused where the queue is full, and what ``compute`` gives for the job."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting[Job, Answer](job, loop.create_future(), loop)
+        waiting = _Waiting[Job, Answer](job, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closed:
                 raise Refused(503, "stopping", "the service is stopping", {"Retry-After": "5"})
@@ -111,11 +106,10 @@ class Batcher(Generic[Job, Answer]):
         answers = self._computed([waiting.job for waiting in batch])
         seconds = (time.perf_counter() - began) / len(batch)
         self._seconds += (_NEWEST if self._seconds else 1.0) * (seconds - self._seconds)
-        if self._on_batch is not None:
-            self._on_batch(len(batch))
+        self.on_batch(len(batch))
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer | Exception]]] = {}
         for waiting, answer in zip(batch, answers, strict=True):
-            by_loop.setdefault(waiting.loop, []).append((waiting.future, answer))
+            by_loop.setdefault(waiting.future.get_loop(), []).append((waiting.future, answer))
         for loop, answered in by_loop.items():
             with suppress(RuntimeError):  # a loop that has ended waits no more
                 loop.call_soon_threadsafe(_deliver, answered)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
 from pipeline.service.limits import Limits, check_pixels
 from pipeline.service.refused import Refused
+from pipeline.views.thumbnails import small_jpeg
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
@@ -28,10 +30,7 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class ServedHead:
-    """The searcher of one head, or of the raw feature.
-
-    ``score`` is what the head reached, for people: ``mmp@5 .759``.
-    """
+    """The searcher of one head, or of the raw feature; ``score`` is what it reached, for people: ``mmp@5 .759``."""
 
     backbone: str
     head: str
@@ -42,11 +41,6 @@ class ServedHead:
     def name(self) -> str:
         """Of the head in requests and answers."""
         return f"{self.backbone}/{self.head}"
-
-    @property
-    def takes_text(self) -> bool:
-        """Whether it can be searched with words."""
-        return self.searcher.takes_text
 
 
 class Upload(NamedTuple):
@@ -68,14 +62,6 @@ class Query(NamedTuple):
     itself: str | None
 
 
-class Source(NamedTuple):
-    """Where the picture of a gallery image comes from."""
-
-    uri: str
-    digest: bytes
-    thumbnail: Callable[[bytes], bytes | None]
-
-
 @dataclass(frozen=True, eq=False)
 class Gallery:
     """Heads over one gallery, best first, and the snapshot that they are of."""
@@ -84,22 +70,20 @@ class Gallery:
     heads: tuple[ServedHead, ...]
     thumbnail: Callable[[bytes], bytes | None]
     """The small picture that is kept of the image of a digest."""
-    _by_name: Mapping[str, ServedHead] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        names: dict[str, list[ServedHead]] = {}
-        for head in self.heads:
-            for name in {head.name, head.head}:
-                names.setdefault(name, []).append(head)
-        by_name = {name: heads[0] for name, heads in names.items() if len(heads) == 1 or name == heads[0].name}
-        object.__setattr__(self, "_by_name", by_name)
+    @cached_property
+    def _by_name(self) -> dict[str, ServedHead]:
+        """The heads by their names, and by their names without the backbone where that is not ambiguous."""
+        short = Counter(head.head for head in self.heads)
+        own = {head.head: head for head in self.heads if short[head.head] == 1}
+        return own | {head.name: head for head in self.heads}
 
     def chosen(self, names: Sequence[str], *, for_text: bool = False) -> tuple[ServedHead, ...]:
         """The heads of ``names``, each once: the best where none is named, all for ``*``. Raises Refused.
 
         With ``for_text`` those that take text; one that is named and takes none is refused.
         """
-        heads = tuple(head for head in self.heads if head.takes_text) if for_text else self.heads
+        heads = tuple(head for head in self.heads if head.searcher.takes_text) if for_text else self.heads
         if not heads:
             raise Refused(422, "no_text", "this gallery cannot be searched with text: send an image or a key")
         if not names:
@@ -119,13 +103,18 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.heads[0].searcher)
 
-    def source_of(self, key: str) -> Source:
-        """Where the gallery image of ``key`` is. Raises Refused where there is none."""
+    def picture(self, key: str, side: int) -> bytes | Exception:
+        """A small JPEG of the image of ``key``: one that is kept, or one of ``side`` pixels; or why there is none."""
         for head in self.heads:
             if (row := head.searcher.row_of(key)) is not None:
                 table = head.searcher.gallery.table
-                return Source(table["uri"][row].as_py(), table["digest"][row].as_py(), self.thumbnail)
-        raise Refused(404, "unknown_key", f"the gallery has no image of key {key[:200]!r}")
+                if (content := self.thumbnail(table["digest"][row].as_py())) is not None:
+                    return content
+                made = small_jpeg(table["uri"][row].as_py(), side)
+                if isinstance(made, str):
+                    return Refused(404, "no_picture", f"there is no picture of this image: it {made}")
+                return made.content
+        return Refused(404, "unknown_key", f"the gallery has no image of key {key[:200]!r}")
 
     def vectors_of(self, key: str, heads: Sequence[ServedHead]) -> list[Vector]:
         """The stored vector of ``key`` for each of ``heads``. Raises Refused where one has none."""
@@ -145,7 +134,7 @@ class Gallery:
                 "backbone": head.backbone,
                 "head": head.head,
                 "score": head.score,
-                "text": head.takes_text,
+                "text": head.searcher.takes_text,
                 "thresholds": head.searcher.thresholds,
             }
             for head in self.heads
@@ -157,7 +146,7 @@ class Gallery:
         return {
             "snapshot": self.snapshot,
             "images": len(self),
-            "text": any(head.takes_text for head in self.heads),
+            "text": any(head.searcher.takes_text for head in self.heads),
             "heads": heads,
             "filters": filters,
             "examples": rows.table["key"].take(places).to_pylist(),
@@ -209,6 +198,11 @@ def embed(uploads: Sequence[Upload]) -> list[dict[ServedHead, Vector] | Exceptio
                 elif isinstance(answer, dict):
                     answer[head] = vectors[row]
     return answers
+
+
+def pictures(wanted: Sequence[tuple[Gallery, str, int]]) -> list[bytes | Exception]:
+    """:meth:`Gallery.picture` of each."""
+    return [gallery.picture(key, side) for gallery, key, side in wanted]
 
 
 class Page(NamedTuple):

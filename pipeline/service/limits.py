@@ -47,11 +47,7 @@ class Limits:
 
 
 async def read_image(request: Request, limits: Limits) -> bytes:
-    """The bytes of the image that ``request`` uploads, as its body or as the field ``image`` of a form.
-
-    Raises Refused: 400 for no image, 408 for a slow one, 413 for a large one, 415 for bytes that are no image by their
-    beginning.
-    """
+    """The bytes of the image that ``request`` uploads, as its body or as the field ``image`` of a form, or Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     most = limits.max_bytes + (_FORM_BYTES if form else 0)
@@ -80,10 +76,7 @@ async def read_image(request: Request, limits: Limits) -> bytes:
 
 
 def check_pixels(content: bytes, limits: Limits) -> None:
-    """Raise Refused for an image of more pixels than it may have; nothing is decoded for it.
-
-    What is wrong with it otherwise is found when it is decoded.
-    """
+    """Raise Refused for an image of more pixels than it may have; what else is wrong is found by decoding it."""
     with own_switches():
         try:
             with Image.open(io.BytesIO(content)) as image:
@@ -93,8 +86,8 @@ def check_pixels(content: bytes, limits: Limits) -> None:
         except Exception:  # noqa: BLE001 - whatever Pillow's readers raise for a damaged header
             return
     if width * height > limits.max_pixels:
-        most = f"{limits.max_pixels / 1e6:g} million pixels"
-        raise Refused(413, "too_many_pixels", f"an image may have {most}; make this one smaller")
+        message = f"an image may have {limits.max_pixels / 1e6:g} million pixels; make this one smaller"
+        raise Refused(413, "too_many_pixels", message)
 
 
 async def _in_form(request: Request, most: int, limits: Limits) -> bytes:

@@ -41,7 +41,7 @@ from stages.training.multilabel.kinds import (
     MultilabelHeadConfig,
     PosteriorHeadConfig,
 )
-from stages.training.pairs import (
+from stages.training.pairs.kinds import (
     AllConfig,
     ContrastiveConfig,
     DistanceWeightedConfig,

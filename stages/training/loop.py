@@ -22,8 +22,8 @@ from stages.training.losses.kernel import MarginSoftmax
 from stages.training.losses.rule import RandomState
 from stages.training.losses.shards import check_same
 from stages.training.multilabel.kinds import MultilabelHeadConfig
-from stages.training.multilabel.tasks import Objective
-from stages.training.pairs import PairLoss
+from stages.training.multilabel.tasks import Objective, build_objective
+from stages.training.pairs.loss import PairLoss
 from stages.training.rows.labelled_rows import InMemory, LabelledRows, RowSource
 from stages.training.rows.prefetch import prefetch
 from stages.training.rows.sampling import DomainWeighted, build_sampler
@@ -295,7 +295,7 @@ def _build_loss(
     if targets is not None:
         assert isinstance(recipe.head, MultilabelHeadConfig)
         assert not isinstance(loss, PairLoss)  # refused with the settings
-        return targets.build(recipe.head, dim, job.rows.records, loss, torch.from_numpy(labels), generator)
+        return build_objective(recipe.head, targets, dim, job.rows.records, loss, torch.from_numpy(labels), generator)
     assert loss is not None
     return loss
 

@@ -18,8 +18,7 @@ from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.heads.kinds import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
 from stages.training.losses.kinds import MarginLosses
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
-from stages.training.pairs import PairLossConfig
-from stages.training.pairs.kinds import PairLosses
+from stages.training.pairs.kinds import PairLossConfig, PairLosses
 from stages.training.rows.sampling import ByLossConfig, ClassesByImagesConfig, SamplingConfig, ShuffledConfig
 from stages.training.text.kinds import TextHeadConfig
 

@@ -20,6 +20,7 @@ from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.experts import Experts
 from stages.training.heads.networks import HeadNetwork
 from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
+from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import HOLDABLE, TELLING, held_out, held_rows
@@ -205,10 +206,11 @@ def _closed_form(inputs: TrainingInputs) -> Selection:
 def _posterior(inputs: TrainingInputs) -> Selection:
     assert isinstance(inputs.recipe.head, PosteriorHeadConfig)
     assert inputs.attribute_targets is not None
-    rows = LabelledRows.of(inputs.features, inputs.records)
-    features, labels = rows.first_views(), torch.from_numpy(rows.labels)
-    fitted = inputs.attribute_targets.fit(inputs.recipe.head, features, inputs.records, labels, rows.blocks)
-    return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
+    assert inputs.attribute_targets.attributes is not None
+    rows, attributes = LabelledRows.of(inputs.features, inputs.records), inputs.attribute_targets.attributes
+    targets, labels = attributes.targets(inputs.records), torch.from_numpy(rows.labels)
+    network, summary = fit_posterior(inputs.recipe.head, rows.first_views(), attributes, targets, labels, rows.blocks)
+    return Selection(network, 0, f"a closed form: {summary}", ())
 
 
 def _text(inputs: TrainingInputs, head: TextHeadConfig) -> Selection:

@@ -25,11 +25,10 @@ from stages.training.closed_form.kinds import (
     WhiteningHeadConfig,
 )
 from stages.training.config import OptimizerConfig, TrainingConfig
-from stages.training.multilabel.attribute_targets import AttributeTargets, read_attribute_targets
 from stages.training.multilabel.kinds import MultilabelHeadConfig
-from stages.training.multilabel.labels import attributes_digest
+from stages.training.multilabel.labels import AttributeTargets, attributes_digest, read_attribute_targets
 from stages.training.own_code import own_code
-from stages.training.pairs import PairLossConfig
+from stages.training.pairs.kinds import PairLossConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
 from stages.training.rows.held_out import in_large_classes
 from stages.training.rows.labelled_rows import LARGE_BYTES, in_training_order, rows_digest, validation_digest

@@ -14,13 +14,13 @@ NOWHERE: dict[str, str | None] = dict.fromkeys([f"q{n}" for n in range(40)])
 def test_each_metric_is_compared_over_the_queries_that_both_scored_and_the_others_are_named() -> None:
     first = scored({"a": 1.0, "b": 0.5, "c": 0.0, "gone": 1.0})
     second = scored({"c": 0.25, "a": 0.5, "b": 0.5, "new": 0.0})
-    found = changes([first], [second], dict.fromkeys("abc"))
-    (change,) = found.changes
+    result = changes([first], [second], dict.fromkeys("abc"))
+    (change,) = result.changes
     assert (change.first, change.second) == pytest.approx((0.5, 1.25 / 3))
     assert change.value == pytest.approx(change.second - change.first)
     assert (change.better, change.worse, change.same, change.queries) == (1, 1, 1, 3)
-    assert (found.only_first, found.only_second) == ({"mmp@5": ("gone",)}, {"mmp@5": ("new",)})
-    assert found.shared == {"mmp@5": ("a", "b", "c")}
+    assert (result.only_first, result.only_second) == ({"mmp@5": ("gone",)}, {"mmp@5": ("new",)})
+    assert result.shared == {"mmp@5": ("a", "b", "c")}
 
 
 def test_the_interval_is_that_of_the_paired_difference_the_other_way_round() -> None:
@@ -37,27 +37,30 @@ def test_domains_are_compared_by_themselves_and_their_mean_weighs_each_the_same(
     domains: dict[str, str | None] = {key: "toys" if n < 4 else "cars" for n, key in enumerate(keys)}
     base = dict.fromkeys(keys, 0.5)
     better = {key: 0.9 if domains[key] == "toys" else 0.5 for key in keys}
-    found = {of.domain: of for of in changes([scored(base)], [scored(better)], domains).changes}
-    assert list(found) == ["all", "cars", "toys", "mean"]
-    assert [found[name].value for name in found] == pytest.approx([0.04, 0.0, 0.4, 0.2])
-    assert (found["toys"].better, found["toys"].same, found["mean"].queries) == (4, 0, 40)
-    assert (found["mean"].low, found["mean"].high) == pytest.approx((0.2, 0.2))  # nothing varies inside a domain
+    result = {entry.domain: entry for entry in changes([scored(base)], [scored(better)], domains).changes}
+    assert list(result) == ["all", "cars", "toys", "mean"]
+    assert [result[name].value for name in result] == pytest.approx([0.04, 0.0, 0.4, 0.2])
+    assert (result["toys"].better, result["toys"].same, result["mean"].queries) == (4, 0, 40)
+    assert (result["mean"].low, result["mean"].high) == pytest.approx((0.2, 0.2))  # nothing varies inside a domain
 
 
 def test_the_queries_that_changed_most_come_first_the_worse_of_equals_before() -> None:
     first = scored({"a": 0.5, "b": 0.5, "c": 0.5, "d": 0.5, "e": 0.1})
     second = scored({"a": 0.75, "b": 0.25, "c": 0.5, "d": 1.0, "e": 0.1 + 1e-15})
-    found = changes([first], [second], {**dict.fromkeys("abce", "toys"), "d": "cars"})
-    assert [(of.key, of.value) for of in found.moved("mmp@5", 9)] == [("d", 0.5), ("b", -0.25), ("a", 0.25)]
-    assert [of.key for of in found.moved("mmp@5", 1)] == ["d"]
-    assert [of.key for of in found.moved("mmp@5", 9, "toys")] == ["b", "a"]
+    result = changes([first], [second], {**dict.fromkeys("abce", "toys"), "d": "cars"})
+    assert [(entry.key, entry.value) for entry in result.moved("mmp@5", 9)] == [("d", 0.5), ("b", -0.25), ("a", 0.25)]
+    assert [entry.key for entry in result.moved("mmp@5", 1)] == ["d"]
+    assert [entry.key for entry in result.moved("mmp@5", 9, "toys")] == ["b", "a"]
 
 
 def test_metrics_of_different_queries_are_compared_each_over_its_own() -> None:
     by_label = QueryScores(("a", "b"), ("x", "y"), {"map": np.array([1.0, 0.0])})
     graded = QueryScores(("a", "b", "c"), ("x", "y", "z"), {"graded_map": np.array([0.2, 0.4, 0.6])})
-    found = changes([by_label, graded], [graded, by_label], dict.fromkeys("abc"))
-    assert [(of.metric, of.queries, of.value) for of in found.changes] == [("map", 2, 0), ("graded_map", 3, 0)]
+    result = changes([by_label, graded], [graded, by_label], dict.fromkeys("abc"))
+    assert [(entry.metric, entry.queries, entry.value) for entry in result.changes] == [
+        ("map", 2, 0),
+        ("graded_map", 3, 0),
+    ]
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -14,11 +14,11 @@ def test_queries_are_grouped_by_the_size_of_their_class() -> None:
     scored = QueryScores(keys, ("x", "y", "z", "z", "v", "w"), {"map": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])})
     sizes = dict(zip(keys, [1, 1, 3, 4, 12, 0], strict=True))
     groups = by_class_size(scored, sizes)
-    assert [(of.group, of.queries, of.classes) for of in groups] == [
+    assert [(item.group, item.queries, item.classes) for item in groups] == [
         ("0", 1, 1), ("1", 2, 2), ("2-4", 2, 1), ("10-19", 1, 1),
     ]  # fmt: skip
-    assert [of.value for of in groups] == pytest.approx([0.6, 0.15, 0.35, 0.5])
-    assert all(of.low <= of.value <= of.high for of in groups)
+    assert [item.value for item in groups] == pytest.approx([0.6, 0.15, 0.35, 0.5])
+    assert all(item.low <= item.value <= item.high for item in groups)
     assert (groups[2].low, groups[2].high) == (0, 1)  # one class says nothing of others
     with pytest.raises(ValueError, match="6 queries have no class size, the first is 'a'"):
         by_class_size(scored, {})

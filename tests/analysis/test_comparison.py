@@ -15,10 +15,10 @@ from tests.toys.rankings import scored
 def test_queries_are_matched_by_key_whatever_their_order() -> None:
     first = scored({"a": 1.0, "b": 0.5, "c": 0.0, "only here": 1.0})
     second = scored({"c": 0.25, "a": 0.5, "b": 0.5})
-    (found,) = paired_difference(first, second)
-    assert (found.metric, found.queries, found.unmatched) == ("mmp@5", 3, 1)
-    assert found.value == pytest.approx((0.5 + 0.0 - 0.25) / 3)
-    assert found.low <= found.value <= found.high
+    (result,) = paired_difference(first, second)
+    assert (result.metric, result.queries, result.unmatched) == ("mmp@5", 3, 1)
+    assert result.value == pytest.approx((0.5 + 0.0 - 0.25) / 3)
+    assert result.low <= result.value <= result.high
 
 
 def test_without_classes_the_interval_and_p_value_are_those_of_the_paired_t_test() -> None:
@@ -68,7 +68,7 @@ def test_a_constant_gain_has_no_spread_and_equal_runs_no_difference() -> None:
 def test_every_metric_that_both_have_is_compared() -> None:
     first = QueryScores(("a", "b"), ("x", "y"), {"mmp@5": np.array([1.0, 0.0]), "map": np.array([1.0, 1.0])})
     second = QueryScores(("a", "b"), ("x", "y"), {"map": np.array([0.5, 0.5]), "hit@1": np.array([1.0, 1.0])})
-    assert [found.metric for found in paired_difference(first, second)] == ["map"]
+    assert [result.metric for result in paired_difference(first, second)] == ["map"]
 
 
 @pytest.mark.parametrize(

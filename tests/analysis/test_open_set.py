@@ -53,20 +53,20 @@ def test_every_rate_is_that_of_the_standard_counted_pair_by_pair(
     vectors = dict(zip(keys, rng.normal(size=(24, 3)), strict=True))
     records = records_of(labels)
     queries, gallery = keys[:14], keys[6:]
-    found = comparisons(
+    result = comparisons(
         store_of(tmp_path_factory.mktemp("store"), vectors),
         QuerySet.of(records.take(np.arange(14)), records.take(np.arange(6, 24))),
     )
-    rates = decide(threshold, found).rates()
+    rates = decide(threshold, result).rates()
     pairs = pairs_of(vectors, labels, queries, gallery)
-    mated = [s for of in pairs.values() for s, mate, _ in of if mate]
-    others = [s for of in pairs.values() for s, mate, _ in of if not mate]
+    mated = [s for item in pairs.values() for s, mate, _ in item if mate]
+    others = [s for item in pairs.values() for s, mate, _ in item if not mate]
     assert rates.fmr[0] == pytest.approx(sum(s >= threshold for s in others) / len(others))
     assert (rates.fmr.trials, rates.fnmr.trials) == (len(others), len(mated))
     assert rates.fnmr[0] == pytest.approx(sum(s < threshold for s in mated) / len(mated))
-    non_mated_searches = [max(s for s, mate, _ in of if not mate) for of in pairs.values()]
+    non_mated_searches = [max(s for s, mate, _ in item if not mate) for item in pairs.values()]
     assert rates.fpir[0] == pytest.approx(sum(s >= threshold for s in non_mated_searches) / 14)
-    firsts = [max(of, key=lambda pair: pair[0]) for of in pairs.values() if any(mate for _, mate, _ in of)]
+    firsts = [max(item, key=lambda pair: pair[0]) for item in pairs.values() if any(mate for _, mate, _ in item)]
     assert rates.fnir.trials == rates.answered.trials == len(firsts)
     assert rates.answered[0] == pytest.approx(sum(s >= threshold for s, _, _ in firsts) / len(firsts))
     missed = [not (mate and s >= threshold) for s, mate, _ in firsts]
@@ -85,20 +85,20 @@ def store_and_searches(tmp_path: Path, classes: int = 20, each: int = 6) -> tupl
 @pytest.mark.parametrize(("kind", "wanted"), [("fmr", 0.01), ("fmr", 0.2), ("fpir", 0.1), ("fpir", 0.5)])
 def test_the_threshold_is_that_of_classes_left_out_one_after_another(tmp_path: Path, kind: Kind, wanted: float) -> None:
     store, searches = store_and_searches(tmp_path)
-    found = comparisons(store, searches)  # type: ignore[arg-type]
-    threshold = threshold_at(kind, wanted, found)
-    rate = getattr(decide(threshold, found).rates(), kind).value
+    result = comparisons(store, searches)  # type: ignore[arg-type]
+    threshold = threshold_at(kind, wanted, result)
+    rate = getattr(decide(threshold, result).rates(), kind).value
     assert 0.6 * wanted < rate <= wanted
     vectors = unit_length(store.read(searches.queries.digests))  # type: ignore[attr-defined]
-    similarity = np.where(np.equal.outer(found.group, found.group), -np.inf, vectors @ vectors.T)
+    similarity = np.where(np.equal.outer(result.group, result.group), -np.inf, vectors @ vectors.T)
     values = similarity if kind == "fmr" else similarity.max(axis=1, keepdims=True)
 
     def fresh(level: float) -> float:
         errors = 0
         for left_out in range(20):
-            others = np.sort(values[found.group != left_out], axis=None)[::-1]
+            others = np.sort(values[result.group != left_out], axis=None)[::-1]
             others = others[np.isfinite(others)]
-            errors += (values[found.group == left_out] > others[int(level * len(others))]).sum()
+            errors += (values[result.group == left_out] > others[int(level * len(others))]).sum()
         return float(errors / np.isfinite(values).sum())
 
     levels = [level for level in np.linspace(0, wanted, 400) if fresh(level) <= wanted]
@@ -141,15 +141,15 @@ def test_where_one_class_lies_above_all_others_the_rate_that_is_advised_can_be_h
 
 def test_a_rate_too_small_for_the_trials_is_refused_with_what_could_be_had(tmp_path: Path) -> None:
     store, searches = store_and_searches(tmp_path)
-    found = comparisons(store, searches)  # type: ignore[arg-type]
+    result = comparisons(store, searches)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"fpir = 0\.01 cannot be calibrated on 120 non-mated searches: 10 errors need at least 1,000"
     ):
-        threshold_at("fpir", 0.01, found)
+        threshold_at("fpir", 0.01, result)
     with pytest.raises(ValueError, match=r"fmr = 1e-06 cannot be calibrated on 13,680 non-mated comparisons"):
-        threshold_at("fmr", 1e-6, found)
+        threshold_at("fmr", 1e-6, result)
     with pytest.raises(ValueError, match="fmr is a rate between 0 and 1"):
-        threshold_at("fmr", 1.0, found)
+        threshold_at("fmr", 1.0, result)
     for total in (6_630, 953):  # what is advised is not refused
         many: Any = SimpleNamespace(first_other=np.full(total, 0.5), group=np.arange(total), searches=None)
         with pytest.raises(ValueError, match="Ask for") as refused:
@@ -168,8 +168,8 @@ def test_the_interval_is_about_that_of_classes_drawn_anew_with_all_their_queries
     decisions = decide(0.3, comparisons(store, searches))  # type: ignore[arg-type]
     rate = decisions.rates().fnmr
     errors, trials = (
-        np.array([of["fnmr"][decisions.compared.group == c].sum() for c in range(40)])
-        for of in (decisions.errors, decisions.trials)
+        np.array([item["fnmr"][decisions.compared.group == c].sum() for c in range(40)])
+        for item in (decisions.errors, decisions.trials)
     )
     rows = np.random.default_rng(4).integers(0, 40, (2000, 40))
     low, high = np.quantile(errors[rows].sum(1) / trials[rows].sum(1), [0.025, 0.975])
@@ -194,15 +194,15 @@ def test_a_class_that_is_not_in_the_gallery_makes_non_mated_searches_only(tmp_pa
 
 def test_the_roc_falls_from_one_end_to_the_other_and_its_points_are_rates(tmp_path: Path) -> None:
     store, searches = store_and_searches(tmp_path)
-    found = comparisons(store, searches)  # type: ignore[arg-type]
-    roc = found.roc(30)
+    result = comparisons(store, searches)  # type: ignore[arg-type]
+    roc = result.roc(30)
     thresholds, fmr, fnmr = map(list, zip(*roc, strict=True))
     assert thresholds == sorted(thresholds, reverse=True)
     assert fmr == sorted(fmr)
     assert fnmr == sorted(fnmr, reverse=True)
     assert fmr[-1] == 1
     for threshold, matched, missed in roc[::7]:
-        rates = decide(threshold, found).rates()
+        rates = decide(threshold, result).rates()
         assert (rates.fmr.value, rates.fnmr.value) == pytest.approx((matched, missed))
 
 

@@ -54,11 +54,11 @@ def at(degrees: float) -> npt.NDArray[np.float32]:
 
 
 def why(curated: Curated) -> dict[str, str]:
-    return {of.key: of.reason for of in curated.dropped}
+    return {item.key: item.reason for item in curated.dropped}
 
 
 def collisions(curated: Curated) -> dict[str, str | None]:
-    return {of.key: of.collided_with for of in curated.dropped}
+    return {item.key: item.collided_with for item in curated.dropped}
 
 
 LOOSE = CurateConfig(min_images=1)
@@ -149,10 +149,10 @@ def test_classes_are_counted_once_the_duplicates_are_gone() -> None:
 def test_so_many_classes_are_drawn_of_each_domain() -> None:
     rows = trained(dict.fromkeys("abcdef", 3), "shoes") + trained(dict.fromkeys("uvwxyz", 3), "hats")
     for limit, shoes, hats in ((2, 2, 2), ({"shoes": 4}, 4, 6), ({"shoes": 9, "hats": 1}, 6, 1)):
-        kept = curate(make(rows), CurateConfig(classes_per_domain=limit)).retained
-        found = set(zip(kept.domains, kept.labels, strict=True))
-        assert (sum(d == "shoes" for d, _ in found), sum(d == "hats" for d, _ in found)) == (shoes, hats)
-        assert len(kept) == 3 * (shoes + hats)  # whole classes
+        stored = curate(make(rows), CurateConfig(classes_per_domain=limit)).retained
+        result = set(zip(stored.domains, stored.labels, strict=True))
+        assert (sum(d == "shoes" for d, _ in result), sum(d == "hats" for d, _ in result)) == (shoes, hats)
+        assert len(stored) == 3 * (shoes + hats)  # whole classes
 
 
 def test_another_seed_draws_other_classes_and_images() -> None:
@@ -225,7 +225,7 @@ def test_all_rules_together_are_those_of_a_plain_loop(tmp_path: Path, seed: int)
     train = sorted(row for row in rows if row[4] == "train")
     test = [row for row in rows if row[4] in ("query", "gallery")]
     reasons = {}
-    kept: list[Row] = []
+    stored: list[Row] = []
     for row in train:
         key, image, label, domain, _ = row
         copies = [other for other in train if other[1] == image]
@@ -239,12 +239,12 @@ def test_all_rules_together_are_those_of_a_plain_loop(tmp_path: Path, seed: int)
             reasons[key] = "copies with different labels"
         elif key != min(other[0] for other in copies):
             reasons[key] = "byte-identical copy"
-        elif any(other[2:4] == (label, domain) and close(image, other[1]) for other in kept):
+        elif any(other[2:4] == (label, domain) and close(image, other[1]) for other in stored):
             reasons[key] = "near-duplicate in its class"
         else:
-            kept.append(row)
-    large = [row for row in kept if sum(other[2:4] == row[2:4] for other in kept) >= 3]
-    reasons |= {row[0]: "class too small" for row in kept if row not in large}
+            stored.append(row)
+    large = [row for row in stored if sum(other[2:4] == row[2:4] for other in stored) >= 3]
+    reasons |= {row[0]: "class too small" for row in stored if row not in large}
     assert why(curated) == reasons
     assert curated.retained.keys == [row[0] for row in large]
     assert len(set(reasons.values())) >= 6
@@ -260,19 +260,19 @@ def test_near_duplicates_do_not_depend_on_the_block(tmp_path: Path, block: int) 
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = vectors @ vectors.T
 
-    found = twins_among(store, digests[:40], digests[40:], 0.98, block=block)
+    result = twins_among(store, digests[:40], digests[40:], 0.98, block=block)
     expected = {row: int(similarity[row, 40:].argmax()) for row in range(40) if similarity[row, 40:].max() >= 0.98}
-    assert {row: twin.position for row, twin in found.items()} == expected
+    assert {row: twin.position for row, twin in result.items()} == expected
     assert 5 < len(expected) < 40
 
-    kept: list[int] = []
+    stored: list[int] = []
     stands: dict[int, int] = {}
     for row in range(60):
-        near = [of for of in kept if similarity[row, of] >= 0.98]
+        near = [item for item in stored if similarity[row, item] >= 0.98]
         if near:
-            stands[row] = max(near, key=lambda of: similarity[row, of])
+            stands[row] = max(near, key=lambda item: similarity[row, item])
         else:
-            kept.append(row)
+            stored.append(row)
     assert {row: t.position for row, t in twins_within(store, digests, 0.98, block=block).items()} == stands
     assert 5 < len(stands) < 55
 

@@ -14,7 +14,7 @@ from tests.benchmark_truths import GLDV2, NAMES, QUERIES, TRUTHS, UNED, gldv2, i
 from tests.layouts import parts, put, read, rows, tell
 
 
-def told(records: Records, name: str) -> dict[str, object]:
+def column(records: Records, name: str) -> dict[str, object]:
     """What an attribute that is a JSON list says, for each record that has it."""
     values = zip(records.keys, records.attribute(name), strict=True)
     return {key: json.loads(value) for key, value in values if value is not None}
@@ -30,8 +30,8 @@ def test_gldv2_keeps_both_solutions_beside_one_label(tmp_path: Path, place: str)
     assert records.labels == ["7", "7", "9", "7", "8", "8", "5", None, "8", "5", None]
     assert parts(records) == {"train": GLDV2[:3], "query": GLDV2[8:10], "gallery": GLDV2[3:7]}
     assert [records.splits[at] for at in (7, 10)] == ["query_distractor"] * 2
-    assert told(records, "relevant") == {GLDV2[7]: [], GLDV2[8]: GLDV2[3:6], GLDV2[9]: GLDV2[6:7], GLDV2[10]: []}
-    assert told(records, "landmarks") == {GLDV2[7]: [], GLDV2[8]: ["8", "7"], GLDV2[9]: [], GLDV2[10]: ["6"]}
+    assert column(records, "relevant") == {GLDV2[7]: [], GLDV2[8]: GLDV2[3:6], GLDV2[9]: GLDV2[6:7], GLDV2[10]: []}
+    assert column(records, "landmarks") == {GLDV2[7]: [], GLDV2[8]: ["8", "7"], GLDV2[9]: [], GLDV2[10]: ["6"]}
     assert records.attribute("usage") == [None] * 7 + ["Ignored", "Private", "Public", "Ignored"]
     assert records.counts()["distractors"] == 1  # of landmark 7 there is no query
 
@@ -106,7 +106,7 @@ def test_uned_merges_its_domains_and_each_image_has_all_the_roles_it_is_listed_f
     assert by_key["met/MET/34/0.jpg"][1] == "train+gallery"
     assert by_key["cars/car_ims/000003.jpg"][1] == "query+gallery"
     assert sorted(set(map(str, records.domains))) == ["cars", "gldv2", "met"]
-    assert told(records, "landmarks") == {UNED["gldv2/test"][0][0]: ["4", "2"]}
+    assert column(records, "landmarks") == {UNED["gldv2/test"][0][0]: ["4", "2"]}
     assert by_key[UNED["gldv2/test"][0][0]][0] == "4"
 
 
@@ -155,7 +155,7 @@ def test_instre_queries_are_boxes_with_their_positives_by_key(tmp_path: Path) ->
         ),
     ]
     assert parts(records) == {"query": records.keys[3:], "gallery": records.keys[:3]}
-    assert told(records, "relevant") == {records.keys[3]: records.keys[:2], records.keys[4]: [records.keys[2]]}
+    assert column(records, "relevant") == {records.keys[3]: records.keys[:2], records.keys[4]: [records.keys[2]]}
 
 
 def test_instre_counts_its_positives_from_one(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_revisited_truths_are_kept_by_key_and_labels_outline_them(
         (NAMES[3], None, "gallery", f"jpg/{NAMES[3]}.jpg"),  # of two landmarks
         (NAMES[4], None, "gallery", f"jpg/{NAMES[4]}.jpg"),  # junk of one, relevant to none
     ]
-    assert told(records, "easy") == {QUERIES[0]: [NAMES[0]], QUERIES[1]: []}
-    assert told(records, "hard") == {QUERIES[0]: [NAMES[1], NAMES[3]], QUERIES[1]: [NAMES[2], NAMES[3]]}
-    assert told(records, "junk") == {QUERIES[0]: [NAMES[4]], QUERIES[1]: []}
+    assert column(records, "easy") == {QUERIES[0]: [NAMES[0]], QUERIES[1]: []}
+    assert column(records, "hard") == {QUERIES[0]: [NAMES[1], NAMES[3]], QUERIES[1]: [NAMES[2], NAMES[3]]}
+    assert column(records, "junk") == {QUERIES[0]: [NAMES[4]], QUERIES[1]: []}
     assert parts(records) == {"query": QUERIES, "gallery": NAMES}
 
 

@@ -67,8 +67,8 @@ def test_spaces_and_unicode_forms_make_no_other_class_unless_they_shall(tmp_path
     assert set(records.domains) == {"a"}
     (note,) = [note for note in records.notes if "Unicode form" in note]
     assert "one class: 'cat' and 'cat ' and '\\xa0cat'; 'cafe\\u0301' and 'café'. strip = false" in note
-    kept = TableConfig(path=config.path, label="label", strip=False).read().table["label"].to_pylist()
-    assert len(set(kept)) == 5
+    stored = TableConfig(path=config.path, label="label", strip=False).read().table["label"].to_pylist()
+    assert len(set(stored)) == 5
 
 
 def test_case_inner_spaces_and_forms_of_numbers_make_classes_apart_that_are_noted(tmp_path: Path) -> None:

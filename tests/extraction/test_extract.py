@@ -140,7 +140,7 @@ def test_a_real_network_gives_what_it_gives_alone(tmp_path: Path, images: Path) 
     assert not torch.is_grad_enabled() or store.dim == 512
 
 
-def of(backbone: Backbone, name: str, **changes: object) -> Backbone:
+def variant(backbone: Backbone, name: str, **changes: object) -> Backbone:
     identity = Identity({**backbone.identity.fields, "name": name})
     return replace(backbone, name=name, identity=identity, **changes)  # type: ignore[arg-type]
 
@@ -148,7 +148,7 @@ def of(backbone: Backbone, name: str, **changes: object) -> Backbone:
 def test_one_pass_fills_every_store_as_a_pass_of_its_own_would(tmp_path: Path, images: Path) -> None:
     (images / "b/bad.png").write_bytes(b"no image")
     small = PreprocessConfig().resolve(size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), resize="shorter", crop_pct=0.5)
-    backbones = [toy_backbone(), of(toy_backbone(), "other", preprocess=small)]
+    backbones = [toy_backbone(), variant(toy_backbone(), "other", preprocess=small)]
     done = extract_all(records_of(images), backbones, tmp_path / "both", batch_size=5, chunk_rows=7)
     assert [(filled.store.name, filled.computed) for filled in done] == [("toy", 24), ("other", 24)]
     for backbone, filled in zip(backbones, done, strict=True):
@@ -157,7 +157,7 @@ def test_one_pass_fills_every_store_as_a_pass_of_its_own_would(tmp_path: Path, i
 
 
 def test_one_pass_computes_for_each_store_what_that_store_lacks(tmp_path: Path, images: Path) -> None:
-    first, second = toy_backbone(), of(toy_backbone(), "other")
+    first, second = toy_backbone(), variant(toy_backbone(), "other")
     extract(records_of(images), first, tmp_path / "f", chunk_rows=7, batch_size=5)
     for number in range(10):
         draw(images / f"new/{number}.png", 5000 + number)
@@ -201,7 +201,7 @@ def test_an_image_is_read_once_for_all_backbones(tmp_path: Path, images: Path) -
     records = records_of(images)
     watching = True
     sys.addaudithook(hook)
-    extract_all(records, [toy_backbone(), of(toy_backbone(), "other")], tmp_path / "features")
+    extract_all(records, [toy_backbone(), variant(toy_backbone(), "other")], tmp_path / "features")
     watching = False
     assert sorted(opened) == sorted(records.uris)
 
@@ -214,8 +214,8 @@ def test_backbones_that_share_a_forward_run_it_once_and_take_their_columns(tmp_p
         plain = toy_backbone().forward(batch)
         return np.concatenate([plain, 2 * plain], axis=1)
 
-    first = of(toy_backbone(), "first", forward=both, columns=slice(0, 12))
-    second = of(toy_backbone(), "second", forward=both, columns=slice(12, 24))
+    first = variant(toy_backbone(), "first", forward=both, columns=slice(0, 12))
+    second = variant(toy_backbone(), "second", forward=both, columns=slice(12, 24))
     one, two = extract_all(records_of(images), [first, second], tmp_path / "features", batch_size=23)
     digests = records_of(images).digests
     assert runs == [1, 1, 23], "the fixed image of each store's sample, and the images"

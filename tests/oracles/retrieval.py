@@ -47,32 +47,32 @@ def metric(name: str, hits: Sequence[bool], num_relevant: int) -> float:
         return sum(rank <= upto for rank in ranks) / upto
     if stem in ("map", "r_precision"):
         last_rank = num_relevant if argument == "r" or stem == "r_precision" else k
-        found, total = 0, 0.0
+        seen, total = 0, 0.0
         for rank, hit in enumerate(hits[:last_rank], 1):
             if hit:
-                found += 1
-                total += found / rank
-        divisor = {"min": min(num_relevant, k), "hits": found or 1, "k": k}.get(by, num_relevant)
-        return (found if stem == "r_precision" else total) / divisor
-    found = 0
+                seen += 1
+                total += seen / rank
+        divisor = {"min": min(num_relevant, k), "hits": seen or 1, "k": k}.get(by, num_relevant)
+        return (seen if stem == "r_precision" else total) / divisor
+    seen = 0
     for hit in hits[: min(k, num_relevant) if stem == "mmp" else k]:
-        found += hit
+        seen += hit
     return {
-        "mmp": found / min(k, num_relevant),
-        "hit": float(found > 0),
-        "cmc": float(found > 0),
-        "recall": found / num_relevant,
-        "precision": found / k,
+        "mmp": seen / min(k, num_relevant),
+        "hit": float(seen > 0),
+        "cmc": float(seen > 0),
+        "recall": seen / num_relevant,
+        "precision": seen / k,
     }[stem]
 
 
 def trapezoids(ranks: Sequence[int], num_relevant: int) -> float:
     """The area under the curve of recall and precision, as the evaluation of Oxford 5k has it: ``ranks`` from 1."""
     area, recall, precision = 0.0, 0.0, 1.0
-    found = 0
+    seen = 0
     for rank in range(1, max(ranks, default=0) + 1):
-        found += rank in ranks
-        new_recall, new_precision = found / num_relevant, found / rank
+        seen += rank in ranks
+        new_recall, new_precision = seen / num_relevant, seen / rank
         area += (new_recall - recall) * (precision + new_precision) / 2
         recall, precision = new_recall, new_precision
     return area

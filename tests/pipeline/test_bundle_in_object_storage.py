@@ -21,7 +21,7 @@ from pipeline.bundle.snapshots import make_current, newest_number
 from pipeline.dataset import open_run
 from pipeline.encoder import Encoder
 from pipeline.searcher import Searcher
-from pipeline.service.opening import open_snapshots
+from pipeline.service.snapshots import open_snapshots
 from pipeline.vectors import find_vectors
 from stages.datasets import FolderConfig
 from tests.object_servers import BUCKET, Quirks

@@ -100,9 +100,9 @@ def test_search_finds_an_image_of_the_gallery_first(folder: Path) -> None:
         assert lines[0]["similarity"] == pytest.approx(1, abs=1e-3)
     assert len(list((folder / "artifacts/indexes").rglob("gallery.faiss"))) == 2
     trained = next(path for path in sorted((folder / "images").rglob("*.png")) if not _in_gallery(folder, path))
-    for flags, found in (((), False), (("--all",), True)):
+    for flags, result in (((), False), (("--all",), True)):
         done = permafrost("search", "run.toml", str(trained), "--head", "raw", "-k", "1", "--json", *flags, cwd=folder)
-        assert (json.loads(done.stdout)["uri"] == str(trained.relative_to(folder))) == found
+        assert (json.loads(done.stdout)["uri"] == str(trained.relative_to(folder))) == result
     wrong = permafrost("search", "run.toml", str(inside), "--head", "smal", cwd=folder)
     assert wrong.returncode == 2
     assert "it has raw, small" in wrong.stderr
@@ -186,10 +186,10 @@ def test_a_traceback_comes_only_when_asked_for(folder: Path) -> None:
 
 
 def test_a_plan_says_what_is_to_do_and_that_nothing_is(folder: Path, tmp_path: Path) -> None:
-    said = permafrost("plan", "run.toml", cwd=folder)
-    assert "0 images to do" in said.stdout
-    assert "nothing to do: no image would be opened" in said.stdout
-    assert said.stdout.endswith("small on test_resnet: there\n")
+    planned = permafrost("plan", "run.toml", cwd=folder)
+    assert "0 images to do" in planned.stdout
+    assert "nothing to do: no image would be opened" in planned.stdout
+    assert planned.stdout.endswith("small on test_resnet: there\n")
     shutil.copytree(folder / "images", tmp_path / "images")
     (tmp_path / "run.toml").write_text((folder / "run.toml").read_text())
     *lines, whole, head = [
@@ -232,9 +232,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "in a forward\n"
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
+    _, planned = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on from there" in said
+    assert "the same command goes on from there" in planned
     assert list(tmp_path.glob("artifacts/features/*.lock"))
     assert not list(tmp_path.glob("artifacts/features/*/rows/*.parquet"))  # it did not wait for the end of the chunk
 
@@ -244,7 +244,7 @@ def test_a_foreign_package_called_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache/__init__.py").write_text("")
     script = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; "
-        "from pipeline.import_guard import check_siblings; check_siblings()"
+        "from pipeline.cli import check_siblings; check_siblings()"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "another file or distribution has the same name" in done.stderr
@@ -281,11 +281,11 @@ def test_two_extractions_at_once_lose_and_double_nothing(tmp_path: Path) -> None
     both = [
         subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    said = [process.communicate(timeout=300)[1] for process in both]
+    planned = [process.communicate(timeout=300)[1] for process in both]
     statuses = sorted(process.returncode for process in both)
     assert statuses in ([0, 0], [0, 1])
     if statuses == [0, 1]:
-        (refused,) = (text for process, text in zip(both, said, strict=True) if process.returncode)
+        (refused,) = (text for process, text in zip(both, planned, strict=True) if process.returncode)
         assert re.search(r"is being written by (process \d+ on |another process)", refused)
     assert permafrost("extract", "run.toml", cwd=tmp_path).returncode == 0
     (store,) = (tmp_path / "artifacts/features").glob("test_resnet-????????")
@@ -308,8 +308,8 @@ def test_compact_says_what_it_would_drop_and_drops_it_when_told(tmp_path: Path) 
     permafrost("extract", "run.toml", cwd=tmp_path)
     for number in range(6):
         (tmp_path / f"images/c0/{number}.png").unlink()
-    asked = permafrost("compact", "run.toml", cwd=tmp_path)
-    assert "6 rows would be dropped" in asked.stdout
+    compacted = permafrost("compact", "run.toml", cwd=tmp_path)
+    assert "6 rows would be dropped" in compacted.stdout
     assert "6 rows dropped" in permafrost("compact", "run.toml", "--yes", cwd=tmp_path).stdout
     (store,) = (tmp_path / "artifacts/features").glob("test_resnet-????????")
     assert len(FeatureStore.at(store)) == 66

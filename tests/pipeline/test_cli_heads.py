@@ -70,9 +70,9 @@ def test_fused_backbones_are_scored_raw_and_with_their_heads_under_their_names(f
 def test_search_embeds_an_image_with_the_backbones_of_its_head(folder: Path, head: str) -> None:
     image = sorted((folder / "images").rglob("*.png"))[10]
     arguments = ("search", "run.toml", str(image), "--head", head, "--all", "-k", "1", "--json")
-    found = json.loads(permafrost(*arguments, cwd=folder).stdout)
-    assert found["uri"] == str(image.relative_to(folder))
-    assert found["similarity"] == pytest.approx(1, abs=2e-3)
+    result = json.loads(permafrost(*arguments, cwd=folder).stdout)
+    assert result["uri"] == str(image.relative_to(folder))
+    assert result["similarity"] == pytest.approx(1, abs=2e-3)
 
 
 def test_a_backbone_that_the_run_has_not_is_named_with_those_it_has(folder: Path) -> None:

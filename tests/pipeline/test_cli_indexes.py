@@ -73,9 +73,9 @@ def test_an_index_by_budgets_says_what_was_tried(folder: Path) -> None:
     heads = dict.fromkeys(json.loads(line)["head"] for line in done.stdout.splitlines())
     assert list(heads) == ["raw", "raw (auto: flat)", "small", "small (auto: flat)"]
     image = sorted((folder / "images").rglob("*.png"))[0]
-    found = permafrost("search", "auto.toml", str(image), "--all", "-k", "1", "--json", cwd=folder)
-    assert json.loads(found.stdout)["uri"] == str(image.relative_to(folder))
-    assert "chosen" in found.stderr
+    result = permafrost("search", "auto.toml", str(image), "--all", "-k", "1", "--json", cwd=folder)
+    assert json.loads(result.stdout)["uri"] == str(image.relative_to(folder))
+    assert "chosen" in result.stderr
     other = permafrost("search", "others.toml", str(image), "--all", "-k", "2", "--json", cwd=folder)
     assert json.loads(other.stdout.splitlines()[0])["uri"] == str(image.relative_to(folder))
 
@@ -107,11 +107,11 @@ def test_scores_and_search_through_a_database(folder: Path) -> None:
 def test_a_run_file_names_an_index_and_post_processing() -> None:
     text = RUN + 'index = { kind = "scalar", stored = "int4", refine = { candidates = 8 } }\n'
     text += 'rerank = [{ kind = "query_expansion", n = 5 }, { kind = "k_reciprocal", original = 0.5 }]\n'
-    asked = parse_config(text).retrieval
-    assert isinstance(asked.index, ScalarIndexConfig)
-    assert asked.index.refine is not None
-    assert (asked.index.stored, asked.index.refine.candidates) == ("int4", 8)
-    assert asked.rerank == (QueryExpansionConfig(n=5), KReciprocalConfig(original=0.5))
+    retrieval = parse_config(text).retrieval
+    assert isinstance(retrieval.index, ScalarIndexConfig)
+    assert retrieval.index.refine is not None
+    assert (retrieval.index.stored, retrieval.index.refine.candidates) == ("int4", 8)
+    assert retrieval.rerank == (QueryExpansionConfig(n=5), KReciprocalConfig(original=0.5))
 
 
 @pytest.mark.parametrize(

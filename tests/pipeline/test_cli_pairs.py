@@ -67,10 +67,10 @@ def test_a_sweep_compares_them_with_margin_losses_in_one_leaderboard(folder: Pat
     done = permafrost("sweep", "run.toml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "the first trial took" in done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    result = [json.loads(line) for line in done.stdout.splitlines()]
     assert {kind for kind in ("triplet", "supcon", "cosface") if f'"{kind}"' in done.stdout} == {
         "triplet",
         "supcon",
         "cosface",
     }
-    assert len(found) >= 4
+    assert len(result) >= 4

@@ -79,11 +79,11 @@ def test_the_value_of_every_query_is_kept_and_scores_are_their_means_between_bou
     assert [head for _, head in values.heads()] == ["raw", "small", "pca"]
     rows = {(row["head"], row["metric"]): row for row in lines_of((folder / "first.jsonl").read_text())}
     for backbone, head in values.heads():
-        for kept in values.of(backbone, head):
-            (metric,) = kept.per_query
+        for stored in values.of(backbone, head):
+            (metric,) = stored.per_query
             row = rows[head, metric]
-            assert kept.per_query[metric].mean() == pytest.approx(row["value"])
-            assert len(kept.query_keys) == row["queries"]
+            assert stored.per_query[metric].mean() == pytest.approx(row["value"])
+            assert len(stored.query_keys) == row["queries"]
             assert row["embeddings"] == values.embeddings(backbone, head)
             assert 0 < row["floor"] < row["ceiling"] == 1
     text = permafrost("score", "run.toml", "-q", cwd=folder).stdout
@@ -104,11 +104,11 @@ def test_compare_says_how_two_heads_of_a_run_differ_query_by_query(folder: Path)
         assert line["low"] <= line["value"] <= line["high"]
     moved = [line for line in lines if line["kind"] == "moved"]
     assert 0 < len(moved) <= 3
-    kept = read_query_values(LocalStorage(folder / "artifacts"), "scores/run.parquet")
-    raw, small = (kept.of("test_resnet", head)[0] for head in ("raw", "small"))  # the first metric
+    stored = read_query_values(LocalStorage(folder / "artifacts"), "scores/run.parquet")
+    raw, small = (stored.of("test_resnet", head)[0] for head in ("raw", "small"))  # the first metric
     for line in moved:
-        for side, of in (("first", raw), ("second", small)):
-            assert line[side] == of.per_query["mmp@5"][of.query_keys.index(line["key"])]
+        for side, item in (("first", raw), ("second", small)):
+            assert line[side] == item.per_query["mmp@5"][item.query_keys.index(line["key"])]
         assert line["uri"].endswith(line["key"])
         assert line["label"] == Path(line["key"]).parent.name
     text = permafrost("compare", "run.toml:raw", "run.toml:small", "--metric", "mrr", "-q", cwd=folder).stdout
@@ -206,10 +206,10 @@ def test_a_threshold_is_chosen_on_other_classes_than_it_is_reported_on_and_searc
             assert line[line["kind"]] <= line["wanted"]
         assert (line["queries"], line["classes"]) == (18, 6)
         assert line["fmr_low"] <= line["fmr"] <= line["fmr_high"]
-    found = permafrost("search", "run.toml", image, "--fmr", "0.1", "--head", "raw", "--json", cwd=folder)
-    first = lines_of(found.stdout)[0]
+    result = permafrost("search", "run.toml", image, "--fmr", "0.1", "--head", "raw", "--json", cwd=folder)
+    first = lines_of(result.stdout)[0]
     assert (first["match"], first["rank"], first["threshold"]) == (True, 1, lines[0]["threshold"])
-    assert all(line["similarity"] >= line["threshold"] - 1e-6 for line in lines_of(found.stdout))
+    assert all(line["similarity"] >= line["threshold"] - 1e-6 for line in lines_of(result.stdout))
     assert first["rate"]["value"] == lines[1]["fmr"]
     none = permafrost("search", "run.toml", image, "--threshold", "1.5", "--head", "raw", cwd=folder)
     assert "no match: the nearest has 1.0000" in none.stdout
@@ -246,8 +246,8 @@ def test_without_a_rate_the_threshold_is_that_of_the_smallest_usual_one_that_can
     assert (refused.returncode, refused.stdout) == (1, "")
     assert all(f"fmr = {each:g} cannot be calibrated" in refused.stderr for each in lower)
     image = f"images/{records_in(folder / 'images').split('gallery').keys[0]}"
-    found = permafrost("search", "run.toml", image, "--fmr", str(rate), "--head", "pca", "--json", cwd=folder)
-    assert lines_of(found.stdout)[0]["rate"]["wanted"] == rate
+    result = permafrost("search", "run.toml", image, "--fmr", str(rate), "--head", "pca", "--json", cwd=folder)
+    assert lines_of(result.stdout)[0]["rate"]["wanted"] == rate
 
 
 def test_health_finds_the_copy_across_splits_and_counts_the_rest(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pipeline.config import HeadRun
 from pipeline.heads import device_for
 from pipeline.progress import Display
 from stages.training import ArcFaceConfig, LinearHeadConfig, MultilabelHeadConfig
-from stages.training.pairs import TripletConfig
+from stages.training.pairs.kinds import TripletConfig
 from stages.training.recipe import HeadRecipe
 
 QUIET = Display(quiet=True)

@@ -80,9 +80,9 @@ def test_verify_names_a_damaged_file_and_how_to_mend_it(folder: Path, pattern: s
     verified = permafrost("verify", "run.toml", cwd=folder)
     path.write_bytes(whole)
     assert verified.returncode == 1
-    said = verified.stdout + verified.stderr
-    assert str(path.relative_to(folder)) in said
-    assert message in said
+    output = verified.stdout + verified.stderr
+    assert str(path.relative_to(folder)) in output
+    assert message in output
 
 
 def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) -> None:
@@ -92,11 +92,11 @@ def test_compact_removes_what_no_run_file_names_and_says_so_first(folder: Path) 
     named = {key for key in before if "/small-" not in key}
     for name in ("old.jsonl", "old.png"):
         (folder / "artifacts/scores" / name).write_bytes(b"0" * 2_000_000)
-    asked = permafrost("compact", "run.toml", cwd=folder)
-    assert asked.returncode == 0, asked.stderr
-    assert "scores/old.jsonl: 2.0 MB would be removed, as no run file names it" in asked.stdout
-    assert asked.stdout.count("would be removed") == 4
-    listed = [line.split(": ")[0] for line in asked.stdout.splitlines()]
+    listing = permafrost("compact", "run.toml", cwd=folder)
+    assert listing.returncode == 0, listing.stderr
+    assert "scores/old.jsonl: 2.0 MB would be removed, as no run file names it" in listing.stdout
+    assert listing.stdout.count("would be removed") == 4
+    listed = [line.split(": ")[0] for line in listing.stdout.splitlines()]
     assert sorted(set(listed)) == sorted(listed)
     assert contents(folder / "artifacts").keys() == before.keys() | {"scores/old.jsonl", "scores/old.png"}
     assert permafrost("compact", "run.toml", "--yes", cwd=folder).stdout.count(" removed, ") == 4

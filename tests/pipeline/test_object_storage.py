@@ -61,9 +61,9 @@ def test_every_byte_is_the_same_as_in_a_folder(folder: Path, bucket: str) -> Non
     ids=lambda command: command[0],
 )
 def test_a_command_says_what_it_says_of_a_folder(folder: Path, bucket: str, command: list[str]) -> None:
-    said = [permafrost(command[0], "run.toml", *command[1:], cwd=folder / name) for name in ("local", "far")]
-    assert [typed.returncode for typed in said] == [0, 0], said[1].stderr
-    assert said[1].stdout.replace(f"{bucket}/shop", "artifacts") == said[0].stdout
+    runs = [permafrost(command[0], "run.toml", *command[1:], cwd=folder / name) for name in ("local", "far")]
+    assert [typed.returncode for typed in runs] == [0, 0], runs[1].stderr
+    assert runs[1].stdout.replace(f"{bucket}/shop", "artifacts") == runs[0].stdout
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
 from pipeline.service.app import create_app
-from pipeline.service.opening import open_snapshots
+from pipeline.service.snapshots import open_snapshots
 from pipeline.vectors import find_chosen, find_vectors
 from tests.pictures import draw_folder
 from tests.service.serving import ask

@@ -114,9 +114,9 @@ def test_a_run_is_scored_by_its_protocol_and_policies(tmp_path: Path) -> None:
 def test_met_asks_the_distractors_too_and_other_protocols_do_not(tmp_path: Path) -> None:
     vectors = dict(zip(("a", "b", "q", "other"), np.eye(4)[[0, 1, 0, 1]], strict=True))
     table = records_of({"a": "x", "b": "y", "q": "x", "other": None}).table
-    told = table.append_column("split", [["exhibit", "exhibit", "query", "query_distractor"]])
+    reported = table.append_column("split", [["exhibit", "exhibit", "query", "query_distractor"]])
     roles = {"query": ("query",), "gallery": ("exhibit",), "query_distractor": ("query_distractor",)}
-    records, store = Records(told, roles), store_of(tmp_path, vectors)
+    records, store = Records(reported, roles), store_of(tmp_path, vectors)
     config = retrieval('protocol = { kind = "met", neighbours = 1, temperature = 10 }')
     assert isinstance(config.retrieval.protocol, MetConfig)
     (scores,) = score(store, records, config.retrieval)

@@ -75,10 +75,10 @@ def test_an_image_is_searched_for_by_its_uri(folder: Path) -> None:
     uri = read_records(config).uris[5]
     done = permafrost("search", "tar.toml", uri, "--all", "-k", "1", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["image"] == uri
-    assert uri == ImageSource(str(folder / parse_source(found["uri"]).path), parse_source(found["uri"]).stretch).uri
-    assert found["similarity"] > 0.999
+    result = json.loads(done.stdout)
+    assert result["image"] == uri
+    assert uri == ImageSource(str(folder / parse_source(result["uri"]).path), parse_source(result["uri"]).stretch).uri
+    assert result["similarity"] > 0.999
     cut = permafrost("search", "tar.toml", f"box:900,0,901,1:{uri}", cwd=folder)
     assert cut.returncode == 1
     assert "the box 900,0,901,1 holds nothing of 40 x 32 pixels" in cut.stderr
@@ -87,8 +87,8 @@ def test_an_image_is_searched_for_by_its_uri(folder: Path) -> None:
 @pytest.mark.slow
 def test_components_fitted_to_images_in_parquet_are_those_of_the_files(folder: Path) -> None:
     done = [permafrost("extract", f"pca-{name}.toml", "--json", cwd=folder) for name in ("folder", "parquet")]
-    assert [of.returncode for of in done] == [0, 0], done
-    one, other = (json.loads(of.stdout) for of in done)
+    assert [item.returncode for item in done] == [0, 0], done
+    one, other = (json.loads(item.stdout) for item in done)
     assert one["features"] == other["features"]
     assert other["computed"] == 72
 

@@ -98,7 +98,7 @@ def test_every_signal_that_stops_a_command_says_how_to_go_on(number: signal.Sign
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, said = process.communicate()
+    _, text = process.communicate()
     assert process.returncode == 128 + number
-    assert "Stopped." in said
-    assert "Traceback" not in said
+    assert "Stopped." in text
+    assert "Traceback" not in text

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.commands.compute import no_surer_head
 from pipeline.config import parse_config
-from pipeline.verdict import no_surer_head
 from stages.retrieval.query_values import QueryScores
 
 PLAIN = """

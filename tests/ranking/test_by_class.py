@@ -56,14 +56,14 @@ def test_values_by_class_equal_a_loop(size: int, classes: int, queries_in_galler
     exact = (queries.astype(np.float64) @ gallery.T.astype(np.float64)).tolist()
     itself = [-1] * 20 if own is None else own.tolist()
     expected = mmp5_by_loops(exact, query_labels.tolist(), labels.tolist(), itself)
-    found = values_by_class("mmp@5", queries, gallery, query_labels, labels, own)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    result = values_by_class("mmp@5", queries, gallery, query_labels, labels, own)
+    np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
 def test_a_query_never_finds_itself_though_its_twin_is_found() -> None:
     gallery = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    found = values_by_class("hit@1", gallery[:1], gallery, np.array([4]), np.array([4, 4, 5]), np.array([0]))
-    assert found.tolist() == [1.0]
+    result = values_by_class("hit@1", gallery[:1], gallery, np.array([4]), np.array([4, 4, 5]), np.array([0]))
+    assert result.tolist() == [1.0]
 
 
 def test_mean_average_precision_of_a_table_is_that_of_a_ranking() -> None:

@@ -17,10 +17,10 @@ RNG = np.random.default_rng(0)
 def test_without_ties_graded_average_precision_is_its_definition() -> None:
     similarity, grades = RNG.normal(size=(20, 9)), RNG.integers(0, 4, (20, 9)) / 3
     grades[:, 0] = 1
-    found = graded_average_precision(grades, Ties.of(similarity))
+    result = graded_average_precision(grades, Ties.of(similarity))
     for query in range(20):
         order = np.argsort(-similarity[query])
-        assert found[query] == pytest.approx(oracle.graded_ap(grades[query, order].tolist()))
+        assert result[query] == pytest.approx(oracle.graded_ap(grades[query, order].tolist()))
 
 
 @pytest.mark.parametrize("k", [None, 1, 3])
@@ -46,9 +46,9 @@ def test_with_grades_of_0_and_1_it_is_mean_average_precision() -> None:
 @pytest.mark.parametrize("k", [None, 5])
 def test_ndcg_is_that_of_scikit_learn_ties_included(k: int | None) -> None:
     similarity, grades = RNG.integers(0, 6, (10, 15)).astype(float), RNG.integers(0, 5, (10, 15)) / 4
-    found = graded_ndcg(grades, Ties.of(similarity), k)
+    result = graded_ndcg(grades, Ties.of(similarity), k)
     for query in range(10):
-        assert found[query] == pytest.approx(ndcg_score(grades[query : query + 1], similarity[query : query + 1], k=k))
+        assert result[query] == pytest.approx(ndcg_score(grades[query : query + 1], similarity[query : query + 1], k=k))
 
 
 def test_a_query_to_which_nothing_is_alike_has_no_value() -> None:
@@ -68,10 +68,10 @@ def test_the_order_of_the_gallery_changes_nothing() -> None:
 @pytest.mark.parametrize("k", [None, 4])
 def test_the_exponential_gain_is_that_of_scikit_learn_over_two_to_the_grade_less_one(k: int | None) -> None:
     similarity, grades = RNG.integers(0, 6, (10, 15)).astype(float), RNG.integers(0, 5, (10, 15)).astype(float)
-    found = graded_ndcg(grades, Ties.of(similarity), k, exponential=True)
+    result = graded_ndcg(grades, Ties.of(similarity), k, exponential=True)
     for query in range(10):
         gains = 2 ** grades[query : query + 1] - 1
-        assert found[query] == pytest.approx(ndcg_score(gains, similarity[query : query + 1], k=k))
+        assert result[query] == pytest.approx(ndcg_score(gains, similarity[query : query + 1], k=k))
 
 
 def test_metrics_by_attributes_have_both_gains() -> None:

@@ -23,8 +23,8 @@ def simulated(kind: str, classes: int, queries: int, mean: float, effect: float)
         values = (rng.random((DATASETS, classes, queries)) < share).astype(float)
     else:
         alpha, beta = (np.maximum(1.5 * part, 1e-9) for part in (share, 1 - share))
-        found = rng.beta(alpha, beta, (DATASETS, classes, queries))
-        values = rng.binomial(5, found) / 5 if kind == "mmp@5" else found
+        probabilities = rng.beta(alpha, beta, (DATASETS, classes, queries))
+        values = rng.binomial(5, probabilities) / 5 if kind == "mmp@5" else probabilities
     return values.reshape(DATASETS, -1)
 
 

@@ -89,23 +89,23 @@ TREC = {
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**31), ties=st.booleans())
 def test_trec_eval_agrees_which_breaks_ties_by_name_backwards(seed: int, ties: bool) -> None:
-    found = rankings(seed, ties)
-    names = [f"{50_000 - row}" for row in range(found.scores.shape[1])]  # so that backwards is gallery order
-    run = {f"{q}": dict(zip(names, map(float, scores), strict=True)) for q, scores in enumerate(found.scores)}
-    truth = {f"{q}": dict(zip(names, map(int, row), strict=True)) for q, row in enumerate(found.relevant)}
+    result = rankings(seed, ties)
+    names = [f"{50_000 - row}" for row in range(result.scores.shape[1])]  # so that backwards is gallery order
+    run = {f"{q}": dict(zip(names, map(float, scores), strict=True)) for q, scores in enumerate(result.scores)}
+    truth = {f"{q}": dict(zip(names, map(int, row), strict=True)) for q, row in enumerate(result.relevant)}
     theirs: dict[str, dict[int, float]] = defaultdict(dict)
     for value in ir_measures.iter_calc(list(TREC.values()), truth, run):
         theirs[str(value.measure)][int(value.query_id)] = value.value
     for ours, measure in TREC.items():
         values = [theirs[str(measure)].get(query, 0.0) for query in range(60)]
-        np.testing.assert_allclose(found.value(ours), values, atol=1e-9, err_msg=ours)
+        np.testing.assert_allclose(result.value(ours), values, atol=1e-9, err_msg=ours)
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31))
 def test_torchmetrics_agrees_on_positive_scores(seed: int) -> None:
-    found = rankings(seed, ties=False)
-    k = min(4, found.scores.shape[1])
+    result = rankings(seed, ties=False)
+    k = min(4, result.scores.shape[1])
     theirs: dict[str, Callable[..., torch.Tensor]] = {
         "map": torchmetrics.retrieval_average_precision,
         f"map@{k}/hits": lambda p, t: torchmetrics.retrieval_average_precision(p, t, top_k=k),
@@ -118,21 +118,21 @@ def test_torchmetrics_agrees_on_positive_scores(seed: int) -> None:
         "ndcg": torchmetrics.retrieval_normalized_dcg,
         f"ndcg@{k}": lambda p, t: torchmetrics.retrieval_normalized_dcg(p, t, top_k=k),
     }
-    scores, relevant = torch.from_numpy(found.scores), torch.from_numpy(found.relevant)
+    scores, relevant = torch.from_numpy(result.scores), torch.from_numpy(result.relevant)
     for ours, function in theirs.items():
         values = [float(function(*query)) for query in zip(scores, relevant, strict=True)]
-        np.testing.assert_allclose(found.value(ours), values, atol=1e-6, err_msg=ours)
+        np.testing.assert_allclose(result.value(ours), values, atol=1e-6, err_msg=ours)
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31))
 def test_torchmetrics_and_scikit_learn_average_ndcg_over_ties_as_expected_does(seed: int) -> None:
-    found = rankings(seed, ties=True)
-    table = tied_order(found.scores, found.relevant, found.relevant.sum(axis=1))
+    result = rankings(seed, ties=True)
+    table = tied_order(result.scores, result.relevant, result.relevant.sum(axis=1))
     for ours, k in (("ndcg", None), ("ndcg@2", 2)):
         values = averaged(find_metric(ours), table)
-        for query in np.flatnonzero(found.relevant.any(axis=1)):
-            scores, relevant = found.scores[query], found.relevant[query]
+        for query in np.flatnonzero(result.relevant.any(axis=1)):
+            scores, relevant = result.scores[query], result.relevant[query]
             theirs = torchmetrics.retrieval_normalized_dcg(
                 torch.from_numpy(scores), torch.from_numpy(relevant), top_k=k
             )
@@ -143,16 +143,16 @@ def test_torchmetrics_and_scikit_learn_average_ndcg_over_ties_as_expected_does(s
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31))
 def test_scikit_learn_agrees(seed: int) -> None:
-    found = rankings(seed, ties=False)
-    answerable = found.relevant.any(axis=1)
-    pairs = list(zip(found.relevant[answerable], found.scores[answerable], strict=True))
+    result = rankings(seed, ties=False)
+    answerable = result.relevant.any(axis=1)
+    pairs = list(zip(result.relevant[answerable], result.scores[answerable], strict=True))
     theirs = {
         "map": [average_precision_score(*pair) for pair in pairs],
         "ndcg": [ndcg_score([relevant], [scores]) for relevant, scores in pairs],
         "ndcg@3": [ndcg_score([relevant], [scores], k=3) for relevant, scores in pairs],
     }
     for ours, values in theirs.items():
-        np.testing.assert_allclose(found.value(ours)[answerable], values, atol=1e-9, err_msg=ours)
+        np.testing.assert_allclose(result.value(ours)[answerable], values, atol=1e-9, err_msg=ours)
 
 
 def test_pytorch_metric_learning_agrees() -> None:
@@ -184,10 +184,10 @@ def test_pytorch_metric_learning_agrees() -> None:
 
 def test_one_ranking_on_which_libraries_call_four_numbers_map_at_5() -> None:
     ranked = np.isin(np.arange(1, 11), [2, 4, 8])
-    found = Rankings(np.arange(10.0, 0, -1)[None], ranked[None])
+    result = Rankings(np.arange(10.0, 0, -1)[None], ranked[None])
     truth, run = {"q": {f"{r}": int(hit) for r, hit in enumerate(ranked)}}, {"q": {f"{r}": 10.0 - r for r in range(10)}}
     assert [value.value for value in ir_measures.iter_calc([AP @ 5], truth, run)] == pytest.approx([1 / 3])
     scores = torch.arange(10.0, 0, -1)
     assert float(torchmetrics.retrieval_average_precision(scores, torch.from_numpy(ranked), top_k=5)) == 0.5
     for name, value in {"map@5/r": 1 / 3, "map@5/min": 1 / 3, "map@5/hits": 1 / 2, "map@5/k": 1 / 5}.items():
-        assert found.value(name) == pytest.approx([value])
+        assert result.value(name) == pytest.approx([value])

@@ -42,9 +42,9 @@ def with_attributes(keys: list[str], seed: int) -> tuple[Records, list[dict[str,
 
 @pytest.mark.parametrize("weights", [WEIGHTS, {"kind": 1.0}, {"colour": 0.0, "kind": 3.0, "made of": 1.0}])
 def test_the_grade_is_the_share_by_weight_of_the_querys_attributes_that_are_equal(weights: Mapping[str, float]) -> None:
-    (queries, asked), (gallery, rows) = with_attributes([*"abcdefgh"], 0), with_attributes([*"ijklmnopq"], 1)
+    (queries, options), (gallery, rows) = with_attributes([*"abcdefgh"], 0), with_attributes([*"ijklmnopq"], 1)
     grades = AttributeGrades(queries, gallery, weights).grades(np.arange(8))
-    expected = [[oracle.share_of_equal(query, row, weights) for row in rows] for query in asked]
+    expected = [[oracle.share_of_equal(query, row, weights) for row in rows] for query in options]
     np.testing.assert_allclose(grades, expected)
 
 
@@ -62,37 +62,37 @@ def scored(tmp_path: Path) -> Scored:
 def test_every_record_searched_in_the_others_scores_what_loops_say(scored: Scored) -> None:
     store, records, rows, vectors = scored
     metrics = ["graded_map:mine", "graded_ndcg@4:mine", "graded_ndcg"]
-    found = evaluate_attributes(store, queries=records, gallery=records, metrics=metrics, similar={"mine": WEIGHTS})
+    result = evaluate_attributes(store, queries=records, gallery=records, metrics=metrics, similar={"mine": WEIGHTS})
     unit = unit_length(vectors.astype(np.float32))
     equal = dict.fromkeys(NAMES, 1.0)
-    for key in found.query_keys:
+    for key in result.query_keys:
         query = int(key)
         others = sorted((row for row in range(30) if row != query), key=lambda row: -float(unit[query] @ unit[row]))
         mine = [oracle.share_of_equal(rows[query], rows[row], WEIGHTS) for row in others]
         plain = [oracle.share_of_equal(rows[query], rows[row], equal) for row in others]
-        place = found.query_keys.index(key)
-        assert found.per_query["graded_map:mine"][place] == pytest.approx(oracle.graded_ap(mine))
-        assert found.per_query["graded_ndcg@4:mine"][place] == pytest.approx(oracle.ndcg(mine, 4))
-        assert found.per_query["graded_ndcg"][place] == pytest.approx(oracle.ndcg(plain))
-    assert found[0].low < found[0].value < found[0].high
+        place = result.query_keys.index(key)
+        assert result.per_query["graded_map:mine"][place] == pytest.approx(oracle.graded_ap(mine))
+        assert result.per_query["graded_ndcg@4:mine"][place] == pytest.approx(oracle.ndcg(mine, 4))
+        assert result.per_query["graded_ndcg"][place] == pytest.approx(oracle.ndcg(plain))
+    assert result[0].low < result[0].value < result[0].high
 
 
 def test_the_legacy_measure_comes_with_its_ceiling_and_its_floor(scored: Scored) -> None:
     store, records, _, _ = scored
-    found = evaluate_legacy(store, records)
-    names = [score.metric for score in found]
+    result = evaluate_legacy(store, records)
+    names = [score.metric for score in result]
     assert names == ["legacy_map@10", "legacy_map@10.ceiling", "legacy_map@10.floor"]
-    assert found.value(names[2]) < found.value(names[1])
+    assert result.value(names[2]) < result.value(names[1])
 
 
 def test_queries_without_the_attribute_or_with_nothing_alike_are_counted_and_left_out(tmp_path: Path) -> None:
     table = make_records(dict.fromkeys("abcd", "any")).table
     records = Records(table.append_column("attributes.colour", pa.array(["red", "red", None, "blue"])), {})
     store = make_store(tmp_path, dict(zip("abcd", RNG.normal(size=(4, 3)), strict=True)))
-    found = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"])
-    assert (found.query_keys, found.unanswerable) == (("a", "b"), 2)
+    result = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"])
+    assert (result.query_keys, result.unanswerable) == (("a", "b"), 2)
     zero = evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"], unanswerable="zero")
-    assert zero.value("graded_map") == pytest.approx(found.value("graded_map") / 2)
+    assert zero.value("graded_map") == pytest.approx(result.value("graded_map") / 2)
     assert (len(zero.query_keys), zero.unanswerable) == (4, 2)
     with pytest.raises(NothingToScoreError, match="2 of 4 queries have nothing to find in the gallery, the first 'c'"):
         evaluate_attributes(store, queries=records, gallery=records, metrics=["graded_map"], unanswerable="error")
@@ -132,10 +132,10 @@ def test_bounds_of_scores_by_attributes_are_the_mean_over_every_order_and_over_t
         for query in range(6):
             others = [row for row in range(6) if row != query]
             grades = {
-                name: [oracle.share_of_equal(rows[query], rows[row], of) for row in others]
-                for name, of in weights.items()
+                name: [oracle.share_of_equal(rows[query], rows[row], item) for row in others]
+                for name, item in weights.items()
             }
-            if not all(any(of) for of in grades.values()):
+            if not all(any(item) for item in grades.values()):
                 continue  # nothing is like it: it is left out of every mean
             floors.append(oracle.over_all_orders([0.0] * 5, grades[metric], value))
             ceilings.append(oracle.over_all_orders(grades[metric], grades[metric], value))

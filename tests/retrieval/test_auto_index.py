@@ -56,7 +56,7 @@ def classes_in(evidence: Evidence) -> list[int]:
 def test_exact_search_within_the_budgets_is_taken_and_nothing_else_is_built() -> None:
     choice = chosen(AutoIndexConfig(ms=FOREVER))
     assert choice.index.config.kind == "flat"
-    assert [of.name for of in choice.tried] == ["flat"]
+    assert [item.name for item in choice.tried] == ["flat"]
     assert choice.tried[0].loss == 0
     assert choice.tried[0].verdict == "chosen: exact, and within the budgets"
 
@@ -64,7 +64,7 @@ def test_exact_search_within_the_budgets_is_taken_and_nothing_else_is_built() ->
 def test_a_budget_that_nothing_keeps_leaves_exact_search_and_says_so() -> None:
     choice = chosen(AutoIndexConfig(ms=NO_TIME))
     assert choice.index.config.kind == "flat"
-    assert [of.name.split()[0] for of in choice.tried][:2] == ["flat", "ivf_flat"]
+    assert [item.name.split()[0] for item in choice.tried][:2] == ["flat", "ivf_flat"]
     assert choice.tried[-1].verdict.startswith("chosen: nothing else keeps the budgets, and exact search does not")
     assert "ms a query" in choice.tried[0].verdict
 
@@ -72,14 +72,14 @@ def test_a_budget_that_nothing_keeps_leaves_exact_search_and_says_so() -> None:
 def test_what_is_chosen_keeps_every_budget_by_its_own_line_of_the_table() -> None:
     for config in (AutoIndexConfig(ms=FOREVER, bytes=50, loss=0.02), AutoIndexConfig(ms=FOREVER, bytes=10, loss=0.9)):
         choice = chosen(config)
-        told = choice.tried[-1]
+        tried = choice.tried[-1]
         if choice.index.config.kind == "flat":  # a faster one was not measured on this machine
-            assert told.verdict.startswith("chosen: nothing else")
+            assert tried.verdict.startswith("chosen: nothing else")
             continue
-        assert (told.rows, told.verdict) == (1500, "chosen")
-        assert told.loss <= config.loss
-        assert told.bytes <= (config.bytes or np.inf)
-        assert told.ms < choice.tried[0].ms
+        assert (tried.rows, tried.verdict) == (1500, "chosen")
+        assert tried.loss <= config.loss
+        assert tried.bytes <= (config.bytes or np.inf)
+        assert tried.ms < choice.tried[0].ms
 
 
 def test_the_loss_is_counted_in_the_metric_of_the_task_by_hand() -> None:
@@ -180,7 +180,7 @@ def test_the_choice_is_kept_and_read_again_for_the_same_budgets_and_rows(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"metric": "map"}, "metric must look at the first ranks only, such as mmp@5 or map@r, got map"),
         ({"metric": "mpp@5"}, "Did you mean"),
@@ -190,7 +190,7 @@ def test_the_choice_is_kept_and_read_again_for_the_same_budgets_and_rows(tmp_pat
         ({"probes": 3}, "probes"),
     ],
 )
-def test_budgets_that_cannot_be_are_refused(asked: dict[str, object], message: str) -> None:
+def test_budgets_that_cannot_be_are_refused(options: dict[str, object], message: str) -> None:
     config: TypeAdapter[IndexConfig] = TypeAdapter(IndexConfig)
     with pytest.raises(ValidationError, match=message):
-        config.validate_python({"kind": "auto", **asked})
+        config.validate_python({"kind": "auto", **options})

@@ -116,8 +116,8 @@ def test_each_domain_and_the_unweighted_mean_of_the_domains_are_scored(tmp_path:
         for metric in ("mmp@5", "map")
     ]
     for metric in ("mmp@5", "map"):
-        values, of = scores.per_query[metric], np.array(scores.query_domains)
-        by_domain = [values[of == domain].mean() for domain in ("cars", "toys")]
+        values, query_domains = scores.per_query[metric], np.array(scores.query_domains)
+        by_domain = [values[query_domains == domain].mean() for domain in ("cars", "toys")]
         assert [scores.value(metric, domain) for domain in ("cars", "toys")] == pytest.approx(by_domain)
         assert scores.value(metric, "mean") == pytest.approx(sum(by_domain) / 2)
         assert scores.value(metric) == pytest.approx(values.mean())
@@ -183,11 +183,11 @@ def test_failed_and_unreadable_images_are_left_out_and_counted(tmp_path: Path) -
     scores = evaluate(store, queries=queries, gallery=gallery, metrics=METRICS)
     assert (scores.failed_queries, scores.failed_gallery) == (2, 2)
     assert {score.gallery for score in scores} == {23}
-    kept = records_of({key: labels[key] for key in good})
+    stored = records_of({key: labels[key] for key in good})
     alone = evaluate(
         store,
-        queries=kept.take([row for row, key in enumerate(good) if key in queries.keys]),
-        gallery=kept.take([row for row, key in enumerate(good) if key in gallery.keys]),
+        queries=stored.take([row for row, key in enumerate(good) if key in queries.keys]),
+        gallery=stored.take([row for row, key in enumerate(good) if key in gallery.keys]),
         metrics=METRICS,
     )
     assert alone.scores == scores.scores
@@ -271,9 +271,12 @@ def test_the_interval_is_over_the_classes_of_the_queries(tmp_path: Path) -> None
     )
     assert scores.query_classes == tuple(records.classes)
     for metric in ("map", "hit@1"):
-        values, of = scores.per_query[metric], np.array(scores.query_domains)
+        values, query_domains = scores.per_query[metric], np.array(scores.query_domains)
         units = np.unique([name or "nobody" for name in scores.query_classes], return_inverse=True)[1]
-        known = {name: estimate(values[None, of == name], units[of == name]) for name in ("cars", "toys")}
+        known = {
+            name: estimate(values[None, query_domains == name], units[query_domains == name])
+            for name in ("cars", "toys")
+        }
         known |= {"all": estimate(values[None], units), "mean": mean_of([known["cars"], known["toys"]])}
         for score in scores:
             if score.metric == metric:
@@ -288,15 +291,15 @@ def test_nearest_gives_positions_in_the_gallery_as_passed(tmp_path: Path) -> Non
     positions, similarity = nearest(store, records, records, 16)
     unit = dict(zip(vectors, unit_length(np.stack(list(vectors.values())).astype(np.float16)), strict=True))
     for row, key in enumerate(labels):
-        found = [p for p in positions[row].tolist() if p >= 0]
+        result = [p for p in positions[row].tolist() if p >= 0]
         if key not in vectors:
-            assert found == []
+            assert result == []
             assert np.isneginf(similarity[row]).all()
             continue
         others = [p for p, other in enumerate(labels) if other in vectors and other != key]
         near = {p: oracle.similarity(unit[key], unit[list(labels)[p]]) for p in others}
-        assert found == sorted(others, key=lambda p: (-near[p], p))
-        assert similarity[row, : len(found)].tolist() == [near[p] for p in found]
+        assert result == sorted(others, key=lambda p: (-near[p], p))
+        assert similarity[row, : len(result)].tolist() == [near[p] for p in result]
 
 
 def test_the_index_of_a_gallery_holds_its_images_and_their_keys(tmp_path: Path) -> None:
@@ -314,12 +317,12 @@ def test_the_index_of_a_gallery_holds_its_images_and_their_keys(tmp_path: Path) 
 def test_a_kept_index_is_built_again_when_an_image_has_other_bytes(tmp_path: Path) -> None:
     labels = classes_of(3, 4)
     store, records = store_of(tmp_path, random_vectors([*labels, "new"])), records_of(labels)
-    kept = index_gallery(store, records, folder=tmp_path / "index")
-    assert index_gallery(store, records, folder=tmp_path / "index").embeddings == kept.embeddings
+    stored = index_gallery(store, records, folder=tmp_path / "index")
+    assert index_gallery(store, records, folder=tmp_path / "index").embeddings == stored.embeddings
     changed = records_of({"new" if key == "1-1" else key: label for key, label in labels.items()})
     renamed = changed.table.set_column(0, "key", records.table["key"])
     again = index_gallery(store, Records(renamed, changed.roles), folder=tmp_path / "index")
-    assert again.keys == kept.keys
+    assert again.keys == stored.keys
     vector = unit_length(store.read([digest_of("new")]))
     rows, similarity = again.search(vector, 1)
     assert again.keys[rows[0, 0]] == "1-1"

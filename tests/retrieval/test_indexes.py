@@ -272,7 +272,7 @@ def test_a_kind_that_does_not_fit_the_gallery_says_why(config: BuiltConfig, mess
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"kind": "ivf_flat", "lists": -1}, "lists is a number of cells"),
         ({"kind": "ivf_pq", "lists": 4, "probes": 9}, "from 1 to all 4, got 9"),
@@ -284,10 +284,10 @@ def test_a_kind_that_does_not_fit_the_gallery_says_why(config: BuiltConfig, mess
         ({"kind": "scalar", "stored": "int5"}, "int4"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(asked: dict[str, object], message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     config: TypeAdapter[IndexConfig] = TypeAdapter(IndexConfig)
     with pytest.raises(ValidationError, match=message):
-        config.validate_python(asked)
+        config.validate_python(options)
 
 
 def test_bytes_a_row_are_those_of_the_files(tmp_path: Path, kind: str, index: GalleryIndex) -> None:

@@ -27,9 +27,9 @@ def records_of(names: list[str | None]) -> Records:
 
 def test_it_is_the_papers_number_bit_for_bit() -> None:
     vectors = RNG.normal(size=(N, 6)).astype(np.float32)
-    found = legacy_map(vectors, records_of([*NAMES]), ["0", "1"]).value
-    assert found.tolist() == papers(vectors)
-    assert 0 < found.mean() < 1
+    result = legacy_map(vectors, records_of([*NAMES]), ["0", "1"]).value
+    assert result.tolist() == papers(vectors)
+    assert 0 < result.mean() < 1
 
 
 def papers(vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> list[float]:
@@ -47,24 +47,24 @@ def test_of_equal_records_and_photographs_the_last_comes_first() -> None:
 
 
 def test_the_similarity_of_labels_is_the_papers_which_is_not_symmetric() -> None:
-    found = label_similarity(NAMES, [[row[at] for row in PROPERTIES] for at in range(2)])
-    assert np.array_equal(found, oracle.paper_similarity(PROPERTIES, NAMES))
-    assert not np.array_equal(found, found.T)
+    result = label_similarity(NAMES, [[row[at] for row in PROPERTIES] for at in range(2)])
+    assert np.array_equal(result, oracle.paper_similarity(PROPERTIES, NAMES))
+    assert not np.array_equal(result, result.T)
 
 
 def test_the_ceiling_and_the_floor_are_what_a_perfect_ranking_and_a_random_one_score_over_many_draws() -> None:
     records = records_of([*NAMES])
-    found = legacy_map(RNG.normal(size=(N, 6)), records, ["0", "1"])
+    result = legacy_map(RNG.normal(size=(N, 6)), records, ["0", "1"])
     labels = oracle.paper_similarity(PROPERTIES, NAMES)
     truth = [oracle.paper_first(labels, query) for query in range(N)]
     draws = 400
-    for bound, table in ((found.ceiling, labels), (found.floor, np.zeros((N, N)))):
+    for bound, table in ((result.ceiling, labels), (result.floor, np.zeros((N, N)))):
         drawn = np.zeros((draws, N))
         for draw in range(draws):
             by_lot = table + 1e-6 * RNG.random((N, N))
             drawn[draw] = [oracle.paper_ap(truth[query], oracle.paper_first(by_lot, query)) for query in range(N)]
         np.testing.assert_allclose(bound, drawn.mean(0), atol=5 * drawn.std(0).max() / draws**0.5)
-    assert found.floor.mean() < found.ceiling.mean() < 1
+    assert result.floor.mean() < result.ceiling.mean() < 1
 
 
 def test_a_missing_value_is_a_value_like_any_other() -> None:

@@ -202,12 +202,12 @@ def test_a_missing_extra_is_named(module: str, what: str, monkeypatch: pytest.Mo
 
 
 def test_a_run_file_names_a_database(tmp_path: Path) -> None:
-    def asked(uri: str) -> Any:
+    def config(uri: str) -> Any:
         return parse_config(f'{RUN}index = {{ kind = "milvus", uri = "{uri}" }}\n', folder=tmp_path).retrieval.index
 
-    assert asked("index.db") == MilvusIndexConfig(str(tmp_path / "index.db"))
-    assert asked("http://db:19530") == MilvusIndexConfig("http://db:19530")
+    assert config("index.db") == MilvusIndexConfig(str(tmp_path / "index.db"))
+    assert config("http://db:19530") == MilvusIndexConfig("http://db:19530")
     with pytest.raises(ConfigError, match=r"uri is http://HOST:PORT of a Milvus server, or a path that ends in \.db"):
-        asked("db:19530")
+        config("db:19530")
     with pytest.raises(ConfigError, match="holds a password or token: leave it out, and set the variable MILVUS_TOKEN"):
-        asked("http://me:secret@db:19530")
+        config("http://me:secret@db:19530")

@@ -31,13 +31,13 @@ from tests.toys.rankings import records_of, store_of
 
 def listing(lists: Mapping[str, Mapping[str, Sequence[str] | None]], **columns: Sequence[str]) -> Records:
     """Queries, and the lists that each has in its attributes."""
-    names = sorted({name for of in lists.values() for name in of})
+    names = sorted({name for cells in lists.values() for name in cells})
     table = records_of(dict.fromkeys(lists, "unused")).table
     for name in names:
-        cells = [None if of.get(name) is None else json.dumps(of[name]) for of in lists.values()]
+        cells = [None if cell.get(name) is None else json.dumps(cell[name]) for cell in lists.values()]
         table = table.append_column(f"attributes.{name}", pa.array(cells, pa.string()))
-    for name, told in columns.items():
-        table = table.append_column(f"attributes.{name}", pa.array(told, pa.string()))
+    for name, listed in columns.items():
+        table = table.append_column(f"attributes.{name}", pa.array(listed, pa.string()))
     return Records(table, {})
 
 
@@ -87,9 +87,9 @@ def revisited_loop(ranking: Sequence[int], positive: set[int], junk: set[int], k
         elif row in positive:
             places.append(place - removed)
     area = 0.0
-    for found, place in enumerate(places):
-        before = 1.0 if place == 0 else found / place
-        area += (before + (found + 1) / (place + 1)) / 2 / len(positive)
+    for seen, place in enumerate(places):
+        before = 1.0 if place == 0 else seen / place
+        area += (before + (seen + 1) / (place + 1)) / 2 / len(positive)
     ranks = [place + 1 for place in places]
     return [area, *(sum(rank <= min(max(ranks), k) for rank in ranks) / min(max(ranks), k) for k in ks)]
 
@@ -123,8 +123,8 @@ def test_revisited_scores_are_those_of_decremented_ranks_from_vectors_too(tmp_pa
             ranking = sorted(range(60), key=lambda row: -float(unit[key] @ unit[keys[row]]))
             wanted = [{keys.index(name) for part in parts for name in lists[key][part]} for parts in (positive, junk)]
             expected = revisited_loop(ranking, wanted[0], wanted[1], [1, 5, 10])
-            found = [deep.per_query[name][at] for name in ("map_trapezoid", "mp@1", "mp@5", "mp@10")]
-            assert found == pytest.approx(expected)
+            measured = [deep.per_query[name][at] for name in ("map_trapezoid", "mp@1", "mp@5", "mp@10")]
+            assert measured == pytest.approx(expected)
             assert [shallow.per_query[name][at] for name in ("mp@1", "mp@5", "mp@10")] == pytest.approx(expected[1:])
 
 
@@ -192,13 +192,13 @@ def test_uned_separate_is_each_domain_scored_by_itself(tmp_path: Path) -> None:
 
 
 def test_an_image_of_several_landmarks_is_relevant_to_each() -> None:
-    def of(labels: Mapping[str, Sequence[str]]) -> Records:
+    def many_labelled(labels: Mapping[str, Sequence[str]]) -> Records:
         table = records_of({key: names[0] for key, names in labels.items()}).table
         cells = [json.dumps(list(names)) if len(names) > 1 else None for names in labels.values()]
         return Records(table.append_column("attributes.landmarks", pa.array(cells, pa.string())), {})
 
-    queries = of({"q": ["1", "2"], "r": ["3"], "s": ["9"]})
-    gallery = of({"a": ["2"], "b": ["4", "1"], "c": ["3", "5"], "d": ["6"]})
+    queries = many_labelled({"q": ["1", "2"], "r": ["3"], "s": ["9"]})
+    gallery = many_labelled({"a": ["2"], "b": ["4", "1"], "c": ["3", "5"], "d": ["6"]})
     rankings = ["cabd", "dcab", "abcd"]
     for protocol in (UnedConfig(), ByLabelConfig(labels="landmarks")):
         scores = score(protocol, queries, gallery, rankings, ["map", "recall@2"])
@@ -212,8 +212,8 @@ def test_ilias_leaves_distractors_without_a_label_irrelevant() -> None:
 
 def test_leave_one_out_and_query_and_gallery_take_their_usual_ranks() -> None:
     records = records_of({"a": "x", "b": "x", "c": "y", "d": "y"})
-    found = score(LeaveOneOutConfig(ks=(1, 2)), records, records, ["bcd", "cad", "dab", "abc"])
-    assert found == {"hit@1": [1, 0, 1, 0], "hit@2": [1, 1, 1, 0], "map@r": [1, 0, 1, 0]}
+    result = score(LeaveOneOutConfig(ks=(1, 2)), records, records, ["bcd", "cad", "dab", "abc"])
+    assert result == {"hit@1": [1, 0, 1, 0], "hit@2": [1, 1, 1, 0], "map@r": [1, 0, 1, 0]}
     queries = records.take([0])
     gallery = records.take([1, 2, 3])
     assert list(score(QueryGalleryConfig(), queries, gallery, ["bcd"])) == [
@@ -246,9 +246,9 @@ def test_lists_that_are_not_those_of_the_gallery_are_refused() -> None:
         {"q": {"easy": ["a"], "hard": ["b"], "junk": ["a"]}},
         RevisitedConfig(level="easy"),
     )
-    told = listing({"q": {"relevant": ["a"]}}).table
-    at = told.column_names.index("attributes.relevant")
-    broken = Records(told.set_column(at, "attributes.relevant", pa.array(["a b"])), {})
+    listed = listing({"q": {"relevant": ["a"]}}).table
+    at = listed.column_names.index("attributes.relevant")
+    broken = Records(listed.set_column(at, "attributes.relevant", pa.array(["a b"])), {})
     with pytest.raises(RecordsError, match=r"attributes\.relevant of 'q' must be a JSON list of text, got 'a b'"):
         score(ListedConfig(), broken, gallery, ["ab"])
 

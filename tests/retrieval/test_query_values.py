@@ -34,9 +34,9 @@ def test_what_is_written_is_read_head_by_head_and_metric_by_metric(tmp_path: Pat
     assert read.heads() == [("net", "raw"), ("net", "small")]
     assert read.embeddings("net", "small") == "e" * 64
     assert read.data == data
-    for kept, metric in zip(read.of("net", "raw"), ("map", "hit@1"), strict=True):
-        assert (kept.query_keys, kept.query_classes) == (scores.query_keys, scores.query_classes)
-        np.testing.assert_array_equal(kept.per_query[metric], scores.per_query[metric])
+    for stored, metric in zip(read.of("net", "raw"), ("map", "hit@1"), strict=True):
+        assert (stored.query_keys, stored.query_classes) == (scores.query_keys, scores.query_classes)
+        np.testing.assert_array_equal(stored.per_query[metric], scores.per_query[metric])
     assert storage.list("scores/") == ["scores/run.parquet"]
 
 

@@ -46,10 +46,10 @@ def answers(confidence: Sequence[float], right: Sequence[bool | None], keys: Seq
 
 def test_global_average_precision_by_hand() -> None:
     # By confidence: right, distractor, wrong, right, distractor. Three queries show an object.
-    found = answers([0.9, 0.1, 0.5, 0.8, 0.7], [True, None, True, None, False])
-    assert global_average_precision(found).mean() == pytest.approx((1 / 1 + 2 / 4) / 3)
-    assert without_distractors(found).mean() == pytest.approx((1 / 1 + 2 / 3) / 3)
-    assert accuracy(found).mean() == pytest.approx(2 / 3)
+    result = answers([0.9, 0.1, 0.5, 0.8, 0.7], [True, None, True, None, False])
+    assert global_average_precision(result).mean() == pytest.approx((1 / 1 + 2 / 4) / 3)
+    assert without_distractors(result).mean() == pytest.approx((1 / 1 + 2 / 3) / 3)
+    assert accuracy(result).mean() == pytest.approx(2 / 3)
 
 
 def test_equal_confidence_is_ranked_by_key() -> None:
@@ -68,9 +68,9 @@ def test_gap_is_one_ranking_gone_through_in_order(seed: int) -> None:
     keys = [str(name) for name in rng.permutation(count)]
     order = sorted(range(count), key=lambda at: (-confidence[at], keys[at]))
     for distractors, metric in ((True, global_average_precision), (False, without_distractors)):
-        asked = [at for at in order if distractors or kinds[at] is not None]
+        options = [at for at in order if distractors or kinds[at] is not None]
         right, total = 0, 0.0
-        for place, at in enumerate(asked, 1):
+        for place, at in enumerate(options, 1):
             if kinds[at]:
                 right += 1
                 total += right / place
@@ -98,17 +98,17 @@ def test_the_confidence_is_a_softmax_over_all_classes(seed: int, neighbours: int
     classes = rng.integers(0, 5, (8, 6))
     similarity: npt.NDArray[np.float64] = -np.sort(-rng.uniform(-0.3, 1, (8, 6)), axis=1)
     wanted = rng.integers(-1, 5, 8)
-    found = Neighbours(classes, similarity, wanted, 9, tuple("abcdefgh")).answers(neighbours, temperature)
+    result = Neighbours(classes, similarity, wanted, 9, tuple("abcdefgh")).answers(neighbours, temperature)
     for query in range(8):
         name, confidence = classified(classes[query], similarity[query], 9, neighbours, temperature)
-        assert found.confidence[query] == pytest.approx(confidence)
-        assert found.correct[query] == (name == wanted[query])
-        assert found.has_object[query] == (wanted[query] >= 0)
+        assert result.confidence[query] == pytest.approx(confidence)
+        assert result.correct[query] == (name == wanted[query])
+        assert result.has_object[query] == (wanted[query] >= 0)
 
 
 def test_a_steep_softmax_does_not_overflow() -> None:
-    found = Neighbours(np.array([[0, 1]]), np.array([[1.0, 0.5]]), np.array([0]), 2, ("a",)).answers(2, 5000.0)
-    assert found.confidence.tolist() == [1.0]
+    result = Neighbours(np.array([[0, 1]]), np.array([[1.0, 0.5]]), np.array([0]), 2, ("a",)).answers(2, 5000.0)
+    assert result.confidence.tolist() == [1.0]
 
 
 def toy(folder: Path) -> tuple[FeatureStore, Records, Records]:
@@ -142,14 +142,14 @@ def test_met_is_scored_with_the_queries_of_nothing(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_given_are_the_best_on_validation(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    keys, asked = [f"g{row}" for row in range(30)], [f"q{row}" for row in range(20)]
-    store = store_of(tmp_path, {key: rng.normal(size=3) for key in [*keys, *asked]})
+    keys, options = [f"g{row}" for row in range(30)], [f"q{row}" for row in range(20)]
+    store = store_of(tmp_path, {key: rng.normal(size=3) for key in [*keys, *options]})
     gallery = records_of({key: f"class {row % 5}" for row, key in enumerate(keys)})
-    queries = records_of({key: f"class {row % 5}" if row % 3 else None for row, key in enumerate(asked)})
+    queries = records_of({key: f"class {row % 5}" if row % 3 else None for row, key in enumerate(options)})
 
     def gap(protocol: MetConfig, validation: tuple[Records, Records] | None = None) -> float:
-        found = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, validation=validation)
-        return found.value("gap")
+        result = evaluate(store, queries=queries, gallery=gallery, protocol=protocol, validation=validation)
+        return result.value("gap")
 
     every = {(k, t): gap(MetConfig(neighbours=k, temperature=t)) for k in NEIGHBOURS for t in TEMPERATURES}
     assert len({*every.values()}) > 1

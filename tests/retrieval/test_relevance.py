@@ -31,16 +31,16 @@ def test_groups_are_relevant_where_sets_meet(seed: int) -> None:
     queries, gallery = (
         [[f"{name}" for name in rng.integers(0, 6, rng.integers(0, 4))] for _ in range(count)] for count in (7, 15)
     )
-    found = ByGroups.of(queries, gallery)
+    result = ByGroups.of(queries, gallery)
     rows: npt.NDArray[np.int64] = rng.permuted(np.tile(np.arange(-1, 15), (7, 1)), axis=1)
-    meets = [[bool({*asked} & {*has}) for has in gallery] for asked in queries]
-    assert found.counts.tolist() == [sum(of) for of in meets]
-    assert [found.rows(query).tolist() for query in range(7)] == [np.flatnonzero(of).tolist() for of in meets]
+    meets = [[bool({*options} & {*has}) for has in gallery] for options in queries]
+    assert result.counts.tolist() == [sum(item) for item in meets]
+    assert [result.rows(query).tolist() for query in range(7)] == [np.flatnonzero(item).tolist() for item in meets]
     expected = [[row >= 0 and meets[query][row] for row in rows[query]] for query in range(7)]
-    assert found.among(np.arange(7), rows).tolist() == expected
+    assert result.among(np.arange(7), rows).tolist() == expected
     some = np.array([5, 0, 5])
-    assert found.take(some).counts.tolist() == found.counts[some].tolist()
-    assert found.take(some).among(np.array([1]), rows[[0]]).tolist() == [expected[0]]
+    assert result.take(some).counts.tolist() == result.counts[some].tolist()
+    assert result.take(some).among(np.array([1]), rows[[0]]).tolist() == [expected[0]]
 
 
 @settings(deadline=None, max_examples=60)
@@ -49,7 +49,7 @@ def test_classes_are_groups_of_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
     queries, gallery = rng.integers(-1, 5, 8), rng.integers(-1, 5, 20)
     one = ByClass(queries, gallery)
-    names = [[[f"{number}"] if number >= 0 else [] for number in of] for of in (queries, gallery)]
+    names = [[[f"{number}"] if number >= 0 else [] for number in item] for item in (queries, gallery)]
     other = ByGroups.of(*names)
     rows = rng.integers(-1, 20, (8, 9))
     assert one.counts.tolist() == other.counts.tolist()
@@ -68,8 +68,8 @@ def test_labels_in_common_and_junk_are_scored_from_vectors_as_by_loops(
     lists = {key: [keys[row] for row in rng.permutation(30)[: rng.integers(0, 9)]] for key in keys}
     junk = {key: [keys[row] for row in rng.permutation(30)[:8] if keys[row] not in lists[key]] for key in keys}
     table = records_of(dict.fromkeys(keys)).table
-    for name, told in (("relevant", lists), ("junk", junk)):
-        table = table.append_column(f"attributes.{name}", pa.array([json.dumps(told[key]) for key in keys]))
+    for name, reported in (("relevant", lists), ("junk", junk)):
+        table = table.append_column(f"attributes.{name}", pa.array([json.dumps(reported[key]) for key in keys]))
     records = Records(table, {})
     store = store_of(tmp_path_factory.mktemp("store"), vectors)
     unit = unit_length(np.stack([vectors[key] for key in keys]).astype(np.float16))

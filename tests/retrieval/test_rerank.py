@@ -40,7 +40,7 @@ def averaged(vector: Vectors, gallery: Vectors, itself: int, n: int, alpha: floa
 
 
 def ranked(gallery: list[list[float]], query: list[float], itself: int) -> list[int]:
-    pairs = [(row, math.fsum(a * b for a, b in zip(query, of, strict=True))) for row, of in enumerate(gallery)]
+    pairs = [(row, math.fsum(a * b for a, b in zip(query, item, strict=True))) for row, item in enumerate(gallery)]
     return [row for row, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0])) if row != itself]
 
 
@@ -48,8 +48,8 @@ def ranked(gallery: list[list[float]], query: list[float], itself: int) -> list[
 def test_alpha_query_expansion_is_the_paper_written_as_loops(n: int, alpha: float) -> None:
     gallery, queries = clustered(70, 0), clustered(70, 0)[:12]
     itself = np.where(np.arange(12) % 3 == 0, -1, np.arange(12))
-    found = QueryExpansionConfig(n=n, alpha=alpha).ranked(gallery, queries, itself, 15, NOTHING)
-    for query, own, rows in zip(queries, itself.tolist(), found, strict=True):
+    rankings = QueryExpansionConfig(n=n, alpha=alpha).ranked(gallery, queries, itself, 15, NOTHING)
+    for query, own, rows in zip(queries, itself.tolist(), rankings, strict=True):
         expanded = averaged(query, gallery, own, n, alpha)
         assert rows.tolist() == ranked([[float(x) for x in row] for row in gallery], expanded, own)[:15]
 
@@ -64,9 +64,9 @@ def test_a_query_in_the_gallery_has_no_part_in_its_own_expansion() -> None:
 
 def test_database_augmentation_is_the_paper_written_as_loops() -> None:
     gallery, queries = clustered(60, 2), clustered(10, 3)
-    found = DatabaseAugmentationConfig(n=4, alpha=2.0).ranked(gallery, queries, np.full(10, -1), 12, NOTHING)
+    rankings = DatabaseAugmentationConfig(n=4, alpha=2.0).ranked(gallery, queries, np.full(10, -1), 12, NOTHING)
     augmented = [averaged(vector, gallery, row, 4, 2.0) for row, vector in enumerate(gallery)]
-    for query, rows in zip(queries, found, strict=True):
+    for query, rows in zip(queries, rankings, strict=True):
         assert rows.tolist() == ranked(augmented, [float(x) for x in query], -1)[:12]
 
 
@@ -75,10 +75,10 @@ def test_a_query_in_the_gallery_augments_nothing_that_it_searches(n: int) -> Non
     """Leave-one-out is what one gets by taking the query out of the gallery before anything is augmented."""
     gallery = clustered(50, 4)
     config = DatabaseAugmentationConfig(n=n)
-    found = config.ranked(gallery, gallery, np.arange(50), 14, NOTHING)
+    rankings = config.ranked(gallery, gallery, np.arange(50), 14, NOTHING)
     for row in range(50):
         alone = config.ranked(np.delete(gallery, row, axis=0), gallery[[row]], np.array([-1]), 14, NOTHING)[0]
-        assert found[row].tolist() == (alone + (alone >= row)).tolist()
+        assert rankings[row].tolist() == (alone + (alone >= row)).tolist()
 
 
 def zhong(squared: npt.NDArray[np.float64], k1: int, k2: int, share: float) -> list[float]:
@@ -121,11 +121,11 @@ def test_k_reciprocal_distances_are_the_paper_written_as_loops(k1: int, k2: int,
 def test_k_reciprocal_orders_the_first_candidates_and_leaves_the_rest() -> None:
     gallery, queries = clustered(90, 6), clustered(90, 6)[:5]
     plain = [[row for row, _ in oracle.ranking(gallery, query, at)] for at, query in enumerate(queries)]
-    found = KReciprocalConfig(k1=6, k2=2, candidates=30).ranked(gallery, queries, np.arange(5), 50, NOTHING)
-    for first, rows in zip(plain, found.tolist(), strict=True):
+    rankings = KReciprocalConfig(k1=6, k2=2, candidates=30).ranked(gallery, queries, np.arange(5), 50, NOTHING)
+    for first, rows in zip(plain, rankings.tolist(), strict=True):
         assert sorted(rows[:30]) == sorted(first[:30])
         assert rows[30:] == first[30:50]
-        pool = np.concatenate([queries[[found.tolist().index(rows)]], gallery[first[:30]]]).astype(np.float64)
+        pool = np.concatenate([queries[[rankings.tolist().index(rows)]], gallery[first[:30]]]).astype(np.float64)
         again = zhong(2 - 2 * (pool @ pool.T), 6, 2, 0.3)
         values = [again[first.index(row)] for row in rows[:30]]
         assert all(a <= b + 1e-7 for a, b in pairwise(values))
@@ -136,11 +136,11 @@ def test_whitened_training_vectors_vary_alike_along_every_axis() -> None:
     skewed = unit_length(rng.normal(size=(4000, 8)) * np.array([9, 5, 3, 2, 1, 0.5, 0.3, 0.1]) + 1)
     mean, covariance = skewed.mean(0, dtype=np.float64), np.cov(skewed.astype(np.float64), rowvar=False)
     queries = skewed[:20]
-    found = WhiteningConfig().ranked(skewed, queries, np.arange(20), 9, skewed)
+    rankings = WhiteningConfig().ranked(skewed, queries, np.arange(20), 9, skewed)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance))  # another root of the same inverse: the same angles
     white = (skewed - mean) @ whiten.T
     white /= np.linalg.norm(white, axis=1, keepdims=True)
-    for at, rows in enumerate(found.tolist()):
+    for at, rows in enumerate(rankings.tolist()):
         similarity = white @ white[at]
         similarity[at] = -np.inf
         expected = np.sort(similarity)[::-1][:9]
@@ -149,10 +149,10 @@ def test_whitened_training_vectors_vary_alike_along_every_axis() -> None:
 
 def test_whitening_without_power_and_with_all_axes_only_takes_the_mean_away() -> None:
     train, gallery = clustered(200, 9), clustered(60, 10)
-    found = WhiteningConfig(power=0.0).ranked(gallery, gallery[:7], np.arange(7), 5, train)
+    rankings = WhiteningConfig(power=0.0).ranked(gallery, gallery[:7], np.arange(7), 5, train)
     centred = gallery.astype(np.float64) - train.mean(0, dtype=np.float64)
     moved = [oracle.unit([float(x) for x in row]) for row in centred]
-    for at, rows in enumerate(found.tolist()):
+    for at, rows in enumerate(rankings.tolist()):
         assert rows == ranked(moved, moved[at], at)[:5]
     with pytest.raises(ValueError, match="learned from training images, at least 2, got 0"):
         WhiteningConfig().ranked(gallery, gallery[:1], np.array([0]), 5, NOTHING)
@@ -161,14 +161,14 @@ def test_whitening_without_power_and_with_all_axes_only_takes_the_mean_away() ->
 @pytest.mark.parametrize("config", [QueryExpansionConfig(), DatabaseAugmentationConfig(), KReciprocalConfig()])
 def test_a_gallery_smaller_than_the_neighbours_asked_for_is_ranked_whole(config: RerankConfig) -> None:
     gallery = clustered(4, 11)
-    found = config.ranked(gallery, gallery, np.arange(4), 6, NOTHING)
-    for row, rows in enumerate(found.tolist()):
+    rankings = config.ranked(gallery, gallery, np.arange(4), 6, NOTHING)
+    for row, rows in enumerate(rankings.tolist()):
         assert sorted(rows[:3]) == [other for other in range(4) if other != row]
         assert rows[3:] == [-1, -1, -1]
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"kind": "query_expansion", "n": 0}, "n is a number of neighbours"),
         ({"kind": "database_augmentation", "alpha": -1}, "alpha is a power"),
@@ -178,7 +178,7 @@ def test_a_gallery_smaller_than_the_neighbours_asked_for_is_ranked_whole(config:
         ({"kind": "whitening", "alpha": 2}, "alpha"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(asked: dict[str, object], message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     config: TypeAdapter[RerankConfig] = TypeAdapter(RerankConfig)
     with pytest.raises(ValidationError, match=message):
-        config.validate_python(asked)
+        config.validate_python(options)

@@ -143,12 +143,12 @@ def test_an_embedding_is_the_searchers_own(app: FastAPI, gallery: Gallery, folde
 
 
 def test_the_gallery_says_what_can_be_asked(app: FastAPI) -> None:
-    told = ask(app, "GET", "/gallery").json()
-    assert told["images"] == 30
-    assert [head["name"] for head in told["heads"]] == ["pixels/half", "pixels/raw"]
-    assert told["heads"][0]["thresholds"] == {"fpir 0.1": 0.8}
-    assert told["filters"]["colour"] == {"count": 3, "values": sorted(COLOURS)}
-    assert len(told["examples"]) == 24
+    reported = ask(app, "GET", "/gallery").json()
+    assert reported["images"] == 30
+    assert [head["name"] for head in reported["heads"]] == ["pixels/half", "pixels/raw"]
+    assert reported["heads"][0]["thresholds"] == {"fpir 0.1": 0.8}
+    assert reported["filters"]["colour"] == {"count": 3, "values": sorted(COLOURS)}
+    assert len(reported["examples"]) == 24
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from pipeline.scores import score_run
 from pipeline.service.app import create_app
-from pipeline.service.opening import gallery_of_run, open_snapshots
-from pipeline.service.snapshots import Snapshots
+from pipeline.service.snapshots import Snapshots, gallery_of_run, open_snapshots
 from pipeline.vectors import find_vectors
 from stages.extraction.backbones.frozen import Network
 from tests.pictures import draw_folder

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from stages.training import DiscriminantHeadConfig, InputsConfig
+from stages.training.closed_form import cross_validation
 from stages.training.closed_form.kinds import ClosedFormConfig
+from stages.training.closed_form.statistics import TrainingRows
 
 Floats = npt.NDArray[np.float64]
 
@@ -18,6 +22,20 @@ SMALL = DiscriminantHeadConfig(dim=4, roots=(1.0,), shrinkage=(0.1, 0.8), total=
 
 def fixed(root: float, shrinkage: float, total: float, power: float, dim: int) -> DiscriminantHeadConfig:
     return DiscriminantHeadConfig(dim=dim, roots=(root,), shrinkage=(shrinkage,), total=(total,), power=(power,))
+
+
+def choose(
+    config: DiscriminantHeadConfig,
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    domains: torch.Tensor,
+    blocks: list[int],
+    seed: int,
+) -> tuple[DiscriminantHeadConfig, float | None]:
+    """``config`` with the one value of each setting that fitting it would choose, and its mMP@5."""
+    point, score = cross_validation.choose(config, TrainingRows.of(rows, labels, domains, blocks, seed))
+    chosen = {name: (value,) for name, value in point._asdict().items() if name != "root"}
+    return replace(config, roots=(point.root,), **chosen), score  # type: ignore[arg-type]
 
 
 def toy(seed: int = 0, *, sizes: tuple[int, ...] = (6,) * 12, noise: float = 1.0) -> tuple[torch.Tensor, ...]:

@@ -22,7 +22,7 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.pairs import MarginConfig
+from stages.training.pairs.kinds import MarginConfig
 from tests.toys.attributes import toy_attributes, toy_records
 from tests.toys.training import classes_of, make_records, toy
 

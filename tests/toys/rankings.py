@@ -44,15 +44,17 @@ def store_of(
 ) -> FeatureStore:
     """A store with a row for each key; those of ``failed`` have no feature."""
     dim = len(next(iter(vectors.values())))
-    here = Provenance("cpu", {})
-    store = FeatureStore.open(folder, "toy", Identity({"toy": 1}), dim=dim, dtype=dtype, provenance=here, chunk_rows=64)
+    provenance = Provenance("cpu", {})
+    store = FeatureStore.open(
+        folder, "toy", Identity({"toy": 1}), dim=dim, dtype=dtype, provenance=provenance, chunk_rows=64
+    )
     features = {digest_of(key): vector for key, vector in vectors.items()}
     bad = {digest_of(key) for key in failed}
     with StoreWriter(store) as writer:
         for chunk in writer.plan([*features, *sorted(bad)]).chunks:
             rows = np.stack([features.get(digest, np.full(dim, np.nan)) for digest in chunk.digests])
             outcomes = [RowOutcome("failed", error="not an image") if d in bad else RowOutcome() for d in chunk.digests]
-            writer.commit(chunk, rows, outcomes, here)
+            writer.commit(chunk, rows, outcomes, provenance)
     return store
 
 

@@ -30,7 +30,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.loop import Batch, TrainingJob
-from stages.training.pairs import ProxyAnchorConfig, TripletConfig
+from stages.training.pairs.kinds import ProxyAnchorConfig, TripletConfig
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
 from tests.toys.training import classes_of, toy

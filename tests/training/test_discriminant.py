@@ -12,9 +12,20 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from stages.training import DiscriminantHeadConfig, WithinHeadConfig
-from stages.training.closed_form.discriminant import choose
 from stages.training.closed_form.kinds import ClosedFormConfig
-from tests.toys.discriminant import DIM, PLAIN, SMALL, embedded, fixed, formula, similarities, stepped, toy, two_domains
+from tests.toys.discriminant import (
+    DIM,
+    PLAIN,
+    SMALL,
+    choose,
+    embedded,
+    fixed,
+    formula,
+    similarities,
+    stepped,
+    toy,
+    two_domains,
+)
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,14 +14,13 @@ import torch
 from stages.records import Records
 from stages.training import DiscriminantHeadConfig, HeadRecipe, train_head
 from stages.training.closed_form import cross_validation
-from stages.training.closed_form.discriminant import choose
 from stages.training.closed_form.statistics import Classes
 from stages.training.heads.inputs import Inputs
 from stages.training.rows.labelled_rows import in_training_order
 from stages.training.rows.validation import mmp5
 from stages.training.training_inputs import prepare
 from tests.toys import training as toy_training
-from tests.toys.discriminant import DIM, PLAIN, SMALL, formula, similarities, stepped, toy, two_domains
+from tests.toys.discriminant import DIM, PLAIN, SMALL, choose, formula, similarities, stepped, toy, two_domains
 from tests.toys.training import classes_of, make_records
 
 

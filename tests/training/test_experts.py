@@ -49,7 +49,7 @@ def apart(folder: Path, distance: float = 25.0) -> tuple[FeatureStore, Records]:
     return store, in_domains(make_records(LABELS))
 
 
-def of(records: Records, domain: str) -> Records:
+def in_domain(records: Records, domain: str) -> Records:
     return records.take([row for row, name in enumerate(records.domains) if name == domain])
 
 
@@ -73,7 +73,7 @@ def test_each_domain_is_embedded_by_the_head_trained_on_it_alone_beside_its_corn
     head = train_head(store, records, HeadRecipe(LdaHeadConfig(dim=6), loss, training=EXPERTS))
     assert "an expert for each domain" in head.summary.chosen_by
     for number, domain in enumerate(("cars", "food", "toys")):
-        part = of(records, domain)
+        part = in_domain(records, domain)
         alone = train_head(
             store, part, HeadRecipe(LdaHeadConfig(dim=4), loss, training=replace(EXPERTS, experts=False))
         )
@@ -187,9 +187,9 @@ def test_an_expert_is_validated_on_the_records_of_its_domain(tmp_path: Path) -> 
     )
     alone = train_head(
         store,
-        of(rest, "food"),
+        in_domain(rest, "food"),
         HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=replace(EXPERTS, experts=False)),
-        validation=(of(apart_, "food"), of(apart_, "food")),
+        validation=(in_domain(apart_, "food"), in_domain(apart_, "food")),
     )
     scores = [epoch.validation_mmp5 for epoch in head.log if epoch.expert == "food"]
     assert scores == [epoch.validation_mmp5 for epoch in alone.log]
@@ -213,7 +213,7 @@ def test_what_does_not_go_with_experts_is_refused(
 
 def test_too_few_held_out_classes_to_tell_keep_the_start(tmp_path: Path) -> None:
     store, records = apart(tmp_path)
-    part, anchored = of(records, "cars"), replace(EXPERTS, experts=False, anchor=(0.0, 1.0))
+    part, anchored = in_domain(records, "cars"), replace(EXPERTS, experts=False, anchor=(0.0, 1.0))
     head = train_head(store, part, HeadRecipe(LdaHeadConfig(dim=4), NormFaceConfig(), training=anchored))
     alone = train_head(store, part, LdaHeadConfig(dim=4))
     assert head.summary.chosen_by.startswith("the start: 2 classes held out cannot show")

@@ -18,7 +18,7 @@ from stages.training import (
     TrainingConfig,
     head_identity,
 )
-from stages.training.pairs import TripletConfig
+from stages.training.pairs.kinds import TripletConfig
 from tests.toys.training import classes_of, toy
 
 GOLDEN = {

@@ -30,7 +30,7 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.pairs import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
+from stages.training.pairs.kinds import MarginConfig, SoftTripleConfig, SupConConfig, TripletConfig
 from stages.training.rows.sampling import DomainWeightsConfig
 from stages.training.weights.checkpoint import Checkpoint
 from tests.forks import Forks

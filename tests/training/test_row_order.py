@@ -24,7 +24,7 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.pairs import MultiSimilarityConfig
+from stages.training.pairs.kinds import MultiSimilarityConfig
 from stages.training.rows.sampling import BalancedConfig, DomainWeightsConfig, OneDomainConfig
 from stages.training.sweep.trials import cross_validation, run_trials
 from tests.toys.training import classes_of, digest_of, make_store, toy_features

@@ -23,9 +23,8 @@ from pipeline.searcher import Searcher
 from pipeline.vectors import find_vectors
 from stages.records import Records
 from stages.training import ArcFaceConfig, Head, HeadRecipe, PcaHeadConfig, TextHeadConfig, head_identity, train_head
-from stages.training.text.embed_text import embed_text
 from stages.training.text.fit import _Correlation, fit_text
-from stages.training.text.sentences import encode, sentences_of
+from stages.training.text.sentences import embed_text, encode, sentences_of
 from tests.pictures import write_table
 from tests.toys.training import classes_of, toy
 

@@ -7,8 +7,8 @@ point of the grid costs one eigendecomposition of the scatter between, and a pow
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.errors import SettingsError
+from stages.training.closed_form.kinds import DiscriminantHeadConfig
 from stages.training.closed_form.scatters import Scatters, strengths
-from stages.training.closed_form.statistics import Classes, TrainingRows, gather_statistics
+from stages.training.closed_form.statistics import Classes, TrainingRows, check_dim, check_within, gather_statistics
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.kinds import InputsConfig
 from stages.training.losses.angle import normalize
@@ -41,19 +43,8 @@ class Point(NamedTuple):
     power: float
 
 
-def search(
-    rows: TrainingRows,
-    inputs: InputsConfig,
-    grid: tuple[Sequence[float], ...],
-    dim: int,
-    folds: int,
-    *,
-    whole_classes: bool = True,
-) -> tuple[Point, float | None]:
-    """The point of ``grid`` of the highest score in ``folds`` folds of ``rows``, and that score.
-
-    ``grid`` has the values to choose each setting from, in the order of :class:`Point`. A fold holds out
-    ``whole_classes``, or a part of the rows of every class.
+def choose(config: DiscriminantHeadConfig, rows: TrainingRows) -> tuple[Point, float | None]:
+    """The point of the grid of ``config`` of the highest score in folds of ``rows``, and that score.
 
     Shrinkage, total and power are tried in all combinations at the middle root; then the other roots; then, at the
     best root, the neighbours of the point. With fewer than four classes of two rows nothing can be held out: then it
@@ -62,71 +53,86 @@ def search(
 
     It works on at most 20,000 rows, and in at most 1,024 of their leading directions (512, or 256 more than ``dim``).
     """
-    classes = rows.classes
-    held = len(set(classes.labels[classes.sizes > 1].tolist())) if whole_classes else int(classes.sizes.max())
-    folds = min(folds, held // 2)
-    middle = Point(*(values[len(values) // 2] for values in grid))
-    if folds < 2 or all(len(values) == 1 for values in grid):
-        return middle, None
-    roots, shrinkage, totals, powers = grid
-    trials = _Trials(rows, inputs, powers, dim, folds, whole_classes)
-    best = trials.best(product([middle.root], shrinkage, totals))
-    best = trials.best((root, best.shrinkage, best.total) for root in roots)
-    if best.root != middle.root:
-        place = shrinkage.index(best.shrinkage)
-        trials.best((best.root, near, best.total) for near in shrinkage[max(place - 1, 0) : place + 2])
-        best = trials.best((best.root, best.shrinkage, total) for total in totals)
-    return best, trials.scores[best]
+    dim, classes = sum(rows.blocks), rows.classes
+    check_dim(config.dim, dim, f"features of {dim:,} dimensions")
+    if classes.count < 2:
+        raise SettingsError("a discriminant separates classes and takes two or more; the rows are of one")
+    spanned = f"the means of {classes.count:,} classes, with total = 0 and power above 0,"
+    if not any(config.total) and all(config.power):
+        check_dim(config.dim, classes.count - 1, spanned)
+    check_within(classes, dim, min(config.shrinkage))
+    whole = config.over != "rows"
+    held = len(set(classes.labels[classes.sizes > 1].tolist())) if whole else int(classes.sizes.max())
+    folds = min(config.folds, held // 2)
+    grid = config.roots, config.shrinkage, config.total, config.power
+    best, score = Point(*(values[len(values) // 2] for values in grid)), None
+    if folds >= 2 and any(len(values) > 1 for values in grid):
+        trials, middle = _Trials(config, rows, folds), best.root
+        best = trials.best(product([middle], config.shrinkage, config.total))
+        best = trials.best((root, best.shrinkage, best.total) for root in config.roots)
+        if best.root != middle:
+            place = config.shrinkage.index(best.shrinkage)
+            trials.best((best.root, near, best.total) for near in config.shrinkage[max(place - 1, 0) : place + 2])
+            best = trials.best((best.root, best.shrinkage, total) for total in config.total)
+        score = trials.scores[best]
+    if best.total == 0 and best.power > 0:
+        check_dim(config.dim, classes.count - 1, spanned)
+    return best, score
 
 
 class _Trials:
     """The scores of the points tried so far; none is computed twice."""
 
-    def __init__(
-        self, rows: TrainingRows, inputs: InputsConfig, powers: Sequence[float], dim: int, folds: int, whole: bool
-    ) -> None:
-        self.inputs, self.powers, self.dim, self.spanned = inputs, powers, dim, rows.classes.count - 1
+    def __init__(self, config: DiscriminantHeadConfig, rows: TrainingRows, folds: int) -> None:
+        self.config, self.spanned = config, rows.classes.count - 1
         if (drawn := drawn_rows(rows.classes, rows.seed)) is not None:
             rows = replace(rows, features=rows.features[drawn], classes=rows.classes.take(drawn))
         self.rows = rows
-        if whole:
-            self.fold_of_row = fold_of_class(rows.classes, folds, rows.seed)[rows.classes.of_row]
-        else:
+        if config.over == "rows":
             self.fold_of_row = row_folds(rows.classes, folds, rows.seed)
-        self.folds: dict[float, list[Fold]] = {}
+        else:
+            self.fold_of_row = fold_of_class(rows.classes, folds, rows.seed)[rows.classes.of_row]
+        self.folds: dict[float, list[_Fold]] = {}
         self.scores: dict[Point, float] = {}
 
     def best(self, tried: Iterable[tuple[float, float, float]]) -> Point:
         """Try (root, shrinkage, total) with every power; the best point of all so far, the first on a tie."""
+        dim = self.config.dim
         for root, shrinkage, total in tried:
             # Without total scatter nothing beyond the span of the class means has a strength but by the power 0.
-            powers = [power for power in self.powers if power == 0 or total > 0 or self.dim <= self.spanned]
+            powers = [power for power in self.config.power if power == 0 or total > 0 or dim <= self.spanned]
             if not powers or Point(root, shrinkage, total, powers[0]) in self.scores:
                 continue
-            scores = torch.tensor([fold.scores(shrinkage, total, powers, self.dim) for fold in self._folds(root)])
+            if root not in self.folds:
+                self.folds[root] = self._make_folds(root)
+            scores = torch.tensor([fold.scores(shrinkage, total, powers, dim) for fold in self.folds[root]])
             for power, score in zip(powers, scores.mean(0).tolist(), strict=True):
                 self.scores[Point(root, shrinkage, total, power)] = score
         return max(self.scores, key=lambda point: self.scores[point])
 
-    def _folds(self, root: float) -> list[Fold]:
-        if root not in self.folds:
-            rows, inputs = self.rows, self.rows.observed(replace(self.inputs, root=root))
-            directions = min(inputs.dim, _MOST, max(_LEAST, self.dim + _MARGIN))
-            fewer = reduced(inputs, rows.features, rows.classes, directions, rows.seed)
-            self.folds[root] = make_folds(fewer, rows.classes, self.fold_of_row, inputs.dim, rows.seed)
-        return self.folds[root]
+    def _make_folds(self, root: float) -> list[_Fold]:
+        rows, inputs = self.rows, self.rows.observed(replace(self.config.inputs, root=root))
+        directions = min(inputs.dim, _MOST, max(_LEAST, self.config.dim + _MARGIN))
+        fewer = reduced(inputs, rows.features, rows.classes, directions, rows.seed)
+        parts = [self.fold_of_row == fold for fold in range(int(self.fold_of_row.max()) + 1)]
+        return [_Fold(fewer, rows.classes, held, inputs.dim, rows.seed) for held in parts]
 
 
-@dataclass(frozen=True, eq=False)
-class Fold:
-    """Scatters of the rows that are not held out, and the ``rows`` (n, R) that are."""
+class _Fold:
+    """Scatters of the rows that are not ``held`` out, and those that are, of which some are queries.
 
-    scatters: Scatters
-    rows: Tensor
-    classes: Classes
-    queries: Tensor
+    ``rows`` (n, R) were reduced from ``size`` dimensions.
+    """
 
-    def scores(self, shrinkage: float, total: float, powers: Sequence[float], dim: int) -> list[float]:
+    def __init__(self, rows: Tensor, classes: Classes, held: Tensor, size: int, seed: int) -> None:
+        learned, self.classes = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
+        plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
+        self.scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)
+        self.rows = rows[held]
+        order = np.random.default_rng(seed).permutation(self.classes.rows)
+        self.queries = torch.from_numpy(order[:_QUERIES]).sort().values
+
+    def scores(self, shrinkage: float, total: float, powers: list[float], dim: int) -> list[float]:
         """For each of ``powers`` the mMP@5 of the held-out rows, leave-one-out: the mean of the domains' means."""
         axes, values = self.scatters.axes(shrinkage, total)
         mapped = self.rows @ axes[:, :dim]
@@ -196,24 +202,12 @@ def reduced(inputs: Inputs, features: Tensor, classes: Classes, dim: int, seed: 
     (D, D) the second moment, each round takes the basis Q (D, dim) to the orthonormal basis of MQ, which multiplies the
     share of direction i by its eigenvalue, so that the leading ones remain.
     """
+    blocks = (inputs(block) for block in torch.split(features, 4096))
     if dim >= inputs.dim:
-        return torch.cat([inputs(block) for block in torch.split(features, 4096)])
+        return torch.cat([*blocks])
     moment = gather_statistics(inputs, features, classes).second_moment().float()
     start = torch.randn(inputs.dim, dim, generator=torch.Generator().manual_seed(seed))
     basis = torch.linalg.qr(moment @ start).Q
     for _ in range(2):
         basis = torch.linalg.qr(moment @ basis).Q
-    return torch.cat([inputs(block) @ basis for block in torch.split(features, 4096)])
-
-
-def make_folds(rows: Tensor, classes: Classes, fold_of_row: Tensor, size: int, seed: int) -> list[Fold]:
-    """The folds of ``rows`` (n, R), which were reduced from ``size`` dimensions."""
-    made = []
-    for fold in range(int(fold_of_row.max()) + 1):
-        held = fold_of_row == fold
-        learned, apart = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
-        plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
-        scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)
-        queries = torch.from_numpy(np.random.default_rng(seed).permutation(apart.rows)[:_QUERIES]).sort().values
-        made.append(Fold(scatters, rows[held], apart, queries))
-    return made
+    return torch.cat([block @ basis for block in blocks])

@@ -1,4 +1,4 @@
-"""Fit a closed form: the map of each kind but the discriminant, and which is which.
+"""Fit a closed form: the map of each kind, and which is which.
 
 Those that divide by how classes vary within are two rotations with a scaling between. With S the scatter within classes
 (D, D), R = V diag(l)^(-1/2) for S = V diag(l) V' makes every direction vary by 1 within classes: R'SR = I. In that
@@ -8,13 +8,16 @@ covariance of all rows (``within``, ``learned_whitening``) or that of the class 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cache.errors import SettingsError
 from stages.training.closed_form import kinds
-from stages.training.closed_form.discriminant import discriminant_map
-from stages.training.closed_form.eigen import SINGULAR, descending, inverse_root, shrunk
+from stages.training.closed_form.cross_validation import choose
+from stages.training.closed_form.scatters import SINGULAR, Scatters, descending, strengths
 from stages.training.closed_form.statistics import Classes, TrainingRows, check_dim, check_within, ledoit_wolf
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.networks import LinearHead
@@ -27,7 +30,7 @@ def fit(config: kinds.LinearMapConfig, rows: TrainingRows) -> LinearHead:
     """The head of ``config``. See :meth:`kinds.LinearMapConfig.fit`."""
     with torch.no_grad():
         if isinstance(config, kinds.DiscriminantHeadConfig):
-            inputs, weight = discriminant_map(config, rows)
+            inputs, weight = _discriminant_map(config, rows)
         else:
             inputs = rows.observed(config.inputs)
             weight = _map(config, rows, inputs)
@@ -73,8 +76,8 @@ def _within_map(config: kinds.WithinHeadConfig, rows: TrainingRows, inputs: Inpu
     given = None if config.shrinkage == "ledoit_wolf" else config.shrinkage
     check_within(rows.classes, inputs.dim, given)
     statistics = rows.statistics(inputs)
-    shrinkage = ledoit_wolf(statistics, inputs, rows.features) if given is None else given
-    root = inverse_root(shrunk(statistics.within(), shrinkage))
+    shrinkage = ledoit_wolf(statistics, inputs, rows) if given is None else given
+    root = _inverse_root(_shrunk(statistics.within(), shrinkage))
     return _leading(root, statistics.covariance(), config.dim)
 
 
@@ -83,8 +86,8 @@ def _lda_map(config: kinds.LdaHeadConfig, rows: TrainingRows, inputs: Inputs) ->
     check_dim(config.dim, most, f"{rows.classes.count:,} classes in {inputs.dim:,} dimensions")
     check_within(rows.classes, inputs.dim, config.shrinkage)
     statistics = rows.statistics(inputs)
-    root = inverse_root(shrunk(statistics.within(), config.shrinkage))
-    return _leading(root, shrunk(statistics.between(), config.shrinkage), config.dim)
+    root = _inverse_root(_shrunk(statistics.within(), config.shrinkage))
+    return _leading(root, _shrunk(statistics.between(), config.shrinkage), config.dim)
 
 
 def _learned_whitening_map(config: kinds.LearnedWhiteningHeadConfig, rows: TrainingRows, inputs: Inputs) -> Tensor:
@@ -96,13 +99,42 @@ def _learned_whitening_map(config: kinds.LearnedWhiteningHeadConfig, rows: Train
     # which the principal components undo.
     sizes = rows.classes.sizes.double()
     pairs = rows.statistics(inputs, 2 * sizes / (sizes * (sizes - 1)).sum()).within()
-    return _leading(inverse_root(pairs, least=_LEAST), rows.statistics(inputs).covariance(), config.dim)
+    return _leading(_inverse_root(pairs, least=_LEAST), rows.statistics(inputs).covariance(), config.dim)
+
+
+def _shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
+    """(1 - s) S + s (tr S / D) I of the covariance S (D, D) and the ``shrinkage`` s in [0, 1]."""
+    level = covariance.trace() / len(covariance)
+    return (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=covariance.dtype)
+
+
+def _inverse_root(covariance: Tensor, *, least: float | None = None) -> Tensor:
+    """A matrix R (D, D) with R' S R = I for the ``covariance`` S (D, D): its inverse root times a rotation.
+
+    Raises ValueError where S is singular; with ``least``, its eigenvalues are that share of their mean or more.
+    """
+    values, vectors = descending(covariance)
+    if least is not None:
+        values = values.clamp(min=least * float(values.mean()))
+    elif not values[-1] > SINGULAR * values[0]:
+        flat = int((values <= SINGULAR * values[0]).sum())
+        raise SettingsError(f"nothing varies within classes in {flat:,} of {len(values):,} directions; raise shrinkage")
+    return vectors * values.rsqrt()
 
 
 def _leading(root: Tensor, scatter: Tensor, dim: int) -> Tensor:
     """The map (E, D) to the ``dim`` directions of the largest ``scatter`` (D, D) in the basis ``root`` R (D, D)."""
     _, vectors = descending(root.T @ scatter @ root)
     return (root @ vectors[:, :dim]).T
+
+
+def _discriminant_map(config: kinds.DiscriminantHeadConfig, rows: TrainingRows) -> tuple[Inputs, Tensor]:
+    point, _ = choose(config, rows)
+    inputs = rows.observed(replace(config.inputs, root=point.root))
+    # float64: in float32 the order of close axes, and so which are the first, moves similarities by up to 0.01.
+    scatters = Scatters.of(inputs, rows.features, rows.classes, size=inputs.dim, dtype=torch.float64)
+    axes, values = scatters.axes(point.shrinkage, point.total)
+    return inputs, (axes[:, : config.dim] * strengths(values[: config.dim], point.power)).T
 
 
 def _ridge_map(config: kinds.RidgeHeadConfig, rows: TrainingRows, inputs: Inputs) -> Tensor:

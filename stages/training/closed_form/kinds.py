@@ -40,15 +40,9 @@ class LinearMapConfig(Settings):
     def fit(self, features: Tensor, labels: Tensor, domains: Tensor, blocks: Sequence[int], seed: int) -> LinearHead:
         """The head of training ``features`` (N, D), of any float dtype; they are read in blocks, never copied whole.
 
-        Args:
-            features: (N, D).
-            labels: integers (N,); one label in two domains is two classes.
-            domains: integers (N,).
-            blocks: sizes of the features that stand side by side; their sum is D.
-            seed: of what is drawn, where a method draws.
-
-        Raises:
-            ValueError: ``dim`` is more than the method can give, or there are too few rows or classes.
+        ``labels`` and ``domains`` are integers (N,), and one label in two domains is two classes. ``blocks`` are the
+        sizes of the features that stand side by side; ``seed`` is of what is drawn, where a method draws. Raises
+        ValueError where ``dim`` is more than the method can give, or there are too few rows or classes.
         """
         from stages.training.closed_form.fit import fit
         from stages.training.closed_form.statistics import TrainingRows

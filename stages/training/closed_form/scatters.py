@@ -1,4 +1,4 @@
-"""The regularised discriminant: how classes vary within, how their means vary, and the map between the two."""
+"""Eigenvectors in a stated order and sign; how classes vary within and their means, and the axes between the two."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.eigen import descending
 from stages.training.closed_form.statistics import Classes, gather_statistics
 from stages.training.heads.inputs import Inputs
 
+SINGULAR = 1e-7  # of the largest eigenvalue: what rounding leaves of zero in sums of float32 products
+
 # A direction in which no class mean varies comes after the others, in the order of the total scatter.
 _REST = 1e-3
+
+
+def descending(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (D,), largest first, and the eigenvectors (D, D) in columns, the largest number of each positive."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    values, vectors = values.flip(0), vectors.flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return values, vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
 
 
 @dataclass(frozen=True, eq=False)

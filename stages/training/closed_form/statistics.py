@@ -63,29 +63,21 @@ class Classes:
 class Statistics:
     """Moments of N rows in C classes, float64, about ``shift``, a row near their mean: so nothing large cancels."""
 
-    classes: Classes  # which row is of which class
-    weights: Tensor  # what a row of each class weighs (C,)
+    mass: Tensor  # what the rows of each class weigh together (C,)
     shift: Tensor  # (D,)
     means: Tensor  # of each class (C, D), less shift
     moment: Tensor  # sum of w (x - shift)(x - shift)' over the rows, (D, D)
 
-    @property
-    def dim(self) -> int:
-        """D."""
-        return len(self.shift)
-
     def second_moment(self) -> Tensor:
         """Sum of w xx' over the rows, (D, D)."""
         # With x = y + s, s the shift: sum w xx' = sum w yy' + (sum w y) s' + s (sum w y)' + (sum w) ss'.
-        mass = self._mass()
-        crossed = torch.outer(mass @ self.means, self.shift)
-        return self.moment + crossed + crossed.T + mass.sum() * torch.outer(self.shift, self.shift)
+        crossed = torch.outer(self.mass @ self.means, self.shift)
+        return self.moment + crossed + crossed.T + self.mass.sum() * torch.outer(self.shift, self.shift)
 
     def covariance(self) -> Tensor:
         """Sum of w (x - m)(x - m)' over the rows, (D, D); m is their weighted mean."""
-        mass = self._mass()
-        mean = mass @ self.means
-        return self.moment - torch.outer(mean, mean) / mass.sum()
+        mean = self.mass @ self.means
+        return self.moment - torch.outer(mean, mean) / self.mass.sum()
 
     def within(self) -> Tensor:
         """Sum of w (x - m)(x - m)' over the rows, (D, D); m is the mean of the row's class.
@@ -93,19 +85,16 @@ class Statistics:
         Raises ValueError where the rows of each class are all alike.
         """
         # Of a class of mean m: sum w (x - m)(x - m)' = sum w xx' - (sum w) mm'.
-        within = self.moment - _scatter(self.means, self._mass())
+        within = self.moment - _scatter(self.means, self.mass)
         if not within.trace() > _ALIKE * self.covariance().trace():
             raise SettingsError("the rows of each class are all alike; how a class varies cannot be seen from them")
         return within
 
     def between(self, weights: Tensor | None = None) -> Tensor:
         """Covariance of the class means, (D, D), each weighing ``weights`` (C,) or, left out, as much as its rows."""
-        mass = self._mass() if weights is None else weights
+        mass = self.mass if weights is None else weights
         mean = mass @ self.means / mass.sum()
         return _scatter(self.means - mean, mass)
-
-    def _mass(self) -> Tensor:
-        return self.weights * self.classes.sizes
 
 
 def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weights: Tensor | None = None) -> Statistics:
@@ -128,27 +117,27 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
     if not moment.isfinite().all():
         raise SettingsError("the features to fit hold a NaN or an infinite number; leave those rows out")
     means = sums / classes.sizes[:, None]
-    return Statistics(classes, weights, shift.double(), means, (moment + moment.T) / 2)
+    return Statistics(weights * classes.sizes, shift.double(), means, (moment + moment.T) / 2)
 
 
-def ledoit_wolf(statistics: Statistics, inputs: Inputs, features: Tensor) -> float:
-    """The shrinkage in [0, 1] of ``statistics.within()`` (D, D), rows of equal weight, towards (tr S / D) I.
+def ledoit_wolf(statistics: Statistics, inputs: Inputs, rows: TrainingRows) -> float:
+    """The shrinkage in [0, 1] of ``statistics.within()`` (D, D), of ``rows`` of equal weight, towards (tr S / D) I.
 
-    It is that of the N residuals of ``features`` (N, D), each less the mean of its class, their mean known to be zero
+    It is that of the N residuals of the features, each less the mean of its class, their mean known to be zero
     (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004), as scikit-learn computes from the residuals in memory.
     """
     # The shrinkage that brings (1 - s) S + s u I nearest to the true covariance, u = tr S / D, is noise / away in
     # squared Frobenius norms: away = |S - uI|^2 = |S|^2 - D u^2, and noise the expected |S - true|^2, estimated by
     # 1/N^2 sum |rr' - S|^2 = (1/N sum |r|^4 - |S|^2) / N over the residuals r: a second pass, for their fourth powers.
     fourth = 0.0
-    for rows, of_row in _blocks_of_rows(inputs, features, statistics.classes):
-        residuals = rows.double() - statistics.shift - statistics.means[of_row]
+    for block, of_row in _blocks_of_rows(inputs, rows.features, rows.classes):
+        residuals = block.double() - statistics.shift - statistics.means[of_row]
         fourth += float(residuals.square().sum(1).square().sum())
-    within = statistics.within()
+    within, count = statistics.within(), rows.classes.rows
     square = float(within.square().sum())
-    level = float(within.trace()) / statistics.dim
-    away = square - statistics.dim * level**2
-    noise = (fourth / statistics.classes.rows - square) / statistics.classes.rows
+    level = float(within.trace()) / len(within)
+    away = square - len(within) * level**2
+    noise = (fourth / count - square) / count
     return 1.0 if away <= 0 else min(1.0, max(0.0, noise / away))
 
 
@@ -164,10 +153,7 @@ def _scatter(means: Tensor, mass: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """What a closed form is computed from: ``features`` (N, D) of any float dtype, never copied whole.
-
-    ``blocks`` are the sizes of the features that stand side by side, and ``seed`` is for what is drawn, if anything.
-    """
+    """What a closed form is computed from; see :meth:`stages.training.closed_form.kinds.LinearMapConfig.fit`."""
 
     features: Tensor
     classes: Classes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.rel
 def drop(features: Tensor, shares: Sequence[float], generator: torch.Generator | None) -> Tensor:
     """The mean over ``shares`` of ``features`` (B, D) float32 with that share set to zero and the rest scaled up.
 
-    A linear map of the mean is the mean of the map over several dropouts. Without a generator nothing is dropped. A
-    share is a multiple of 2**-16 (nearest); the rest is scaled by the inverse of the rounded remainder.
+    A linear map of the mean is the mean of the map over several dropouts. Without a generator nothing is dropped.
     """
     if generator is None or not any(shares):
         return features
@@ -83,6 +83,26 @@ class HeadNetwork(nn.Module):
         return normalize(self.project(features, dropout))
 
 
+class FittedNetwork(HeadNetwork):
+    """A head in closed form: its buffers are what its class annotates, of the sizes of what was fitted or loaded."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        for name in type(self).__annotations__:
+            self.register_buffer(name, torch.empty(0))
+
+    def fill(self, fitted: Mapping[str, Tensor]) -> None:
+        """Take what was ``fitted``, contiguous as it will be loaded: products of slices have other last bits."""
+        for name, tensor in fitted.items():
+            setattr(self, name, tensor.contiguous())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in type(self).__annotations__:
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 class LinearHead(HeadNetwork):
     """``weight`` (E, D) and ``bias`` (E,), float32, applied after ``inputs``."""
 
@@ -95,7 +115,6 @@ class LinearHead(HeadNetwork):
         self.bias = nn.Parameter(bias)
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """See :meth:`HeadNetwork.transform`."""
         return nn.functional.linear(drop(prepared, self.dropouts, dropout), self.weight, self.bias)
 
 
@@ -127,14 +146,9 @@ class BatchNormHead(LinearHead):
         self.running_variance.copy_(torch.stack(squares).sum(0) / len(features))
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """See :meth:`HeadNetwork.transform`. A batch of one row has no variance: it takes the running ones."""
+        training = dropout is not None and len(prepared) > 1  # one row has no variance
         normal = nn.functional.batch_norm(
-            prepared,
-            self.running_mean,
-            self.running_variance,
-            training=dropout is not None and len(prepared) > 1,
-            momentum=self.momentum,
-            eps=_LEAST_VARIANCE,
+            prepared, self.running_mean, self.running_variance, None, None, training, self.momentum, _LEAST_VARIANCE
         )
         return super().transform(normal, dropout)
 
@@ -155,7 +169,6 @@ class MlpHead(HeadNetwork):
         self.biases = nn.ParameterList([nn.Parameter(bias) for _, bias in maps])
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """See :meth:`HeadNetwork.transform`."""
         shares, linear = [self.config.dropout], nn.functional.linear
         prepared = drop(prepared, shares, dropout)
         hidden = prepared

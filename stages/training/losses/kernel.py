@@ -34,10 +34,8 @@ class MarginSoftmax(nn.Module):
     """Cosine softmax over C classes of k ``subcenters`` each, the target's cosine moved by ``rule``.
 
     The prototype of subcenter j of class c is row ``j * classes + c`` of ``weight`` (C*k, E). A training loop calls
-    :meth:`at` before each step. All that a resumed run needs is in ``state_dict``.
-
-    In a ``group`` of processes each has the prototypes of some of the classes; see :mod:`.shards`. All call it with the
-    same batch, and get the same loss.
+    :meth:`at` before each step. All that a resumed run needs is in ``state_dict``. The processes of a ``group`` share
+    the classes out (:mod:`.shards`), all call it with the same batch, and get the same loss.
     """
 
     def __init__(
@@ -51,14 +49,8 @@ class MarginSoftmax(nn.Module):
     ) -> None:
         super().__init__()
         self.classes, self.shard = classes, Shard.of(classes, group)
-        self.config = config
-        self.subcenters = config.subcenters
-        self.rule = rule
-        if group is None:
-            self.weight = nn.Parameter(torch.empty(classes * config.subcenters, dim))
-            nn.init.xavier_uniform_(self.weight, generator=generator)
-        else:
-            self.weight = nn.Parameter(self.shard.draw(config.subcenters, dim, generator))
+        self.config, self.subcenters, self.rule = config, config.subcenters, rule
+        self.weight = nn.Parameter(self.shard.draw(config.subcenters, dim, generator))
         self.sampler = None
         if config.sampled is not None:
             self.sampler = ClassSampler(config.sampled, classes, config.subcenters, generator)
@@ -82,10 +74,8 @@ class MarginSoftmax(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,) in [0, C): a scalar.
 
-        Embeddings of fewer than E dimensions are compared with the first ones of each prototype (nested sizes).
-
-        In training a sampled loss sees some of the classes, and the gradient of its ``weight`` is a sparse tensor; in
-        evaluation it sees all of them, as any other.
+        Embeddings of fewer than E dimensions are compared with the first ones of each prototype (nested sizes). In
+        evaluation a sampled loss sees all classes, as any other.
         """
         sampler = self.sampler if self.training else None
         softmax = Softmax(

@@ -13,16 +13,12 @@ from stages.training.losses.settings import MarginByClassSize, MarginSetting, va
 
 
 class RandomState(nn.Module):
-    """A ``generator``, seeded by one draw from another, whose state is in ``state_dict``.
-
-    A resumed run continues with the same numbers. The generator is on the CPU wherever the weights are.
-    """
+    """A ``generator`` on the CPU, seeded by one draw from another, whose state is in ``state_dict``."""
 
     def __init__(self, seeded_by: torch.Generator) -> None:
         super().__init__()
-        self.generator = torch.Generator()
         seed = torch.empty((), dtype=torch.int64).random_(generator=seeded_by)
-        self.generator.manual_seed(int(seed))
+        self.generator = torch.Generator().manual_seed(int(seed))
 
     def get_extra_state(self) -> Tensor:
         """What :meth:`set_extra_state` takes, bytes."""
@@ -62,14 +58,12 @@ class Rule(nn.Module):
     def observe_sums(self, cosine: Tensor, log_sums: Tensor) -> None:
         """Learn from the other classes, without gradient; only where ``needs_sums``: it takes a pass over them.
 
-        Args:
-            cosine: the target's (B,).
-            log_sums: (B,), the logarithm of the sum over the other classes of exp(scale * cosine), at the scale so
-                far. The mean over the rows of those sums is ``log_sums.logsumexp(0).exp() / B``.
+        ``cosine`` (B,) is the target's, and ``log_sums`` (B,) the logarithm of the sum over the other classes of
+        exp(scale * cosine), at the scale so far.
         """
 
     def scale(self, scale: float) -> float | Tensor:
-        """The factor on the cosines, a number or a tensor (), where the configuration asks for ``scale``."""
+        """The factor on the cosines, a number or a tensor (), where the settings have ``scale``."""
         return scale
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
@@ -122,9 +116,6 @@ class MarginRule(Rule):
 
 def margins_of(setting: MarginByClassSize, class_sizes: Tensor) -> Tensor:
     """The margins (C,), float32, of classes of ``class_sizes`` (C,) rows; the middle of the two if all are equal.
-
-    Raises:
-        ValueError: a class without rows.
 
     >>> margins_of(MarginByClassSize(smallest_class=0.6, largest_class=0.2), torch.tensor([3, 10, 17]))
     tensor([0.6000, 0.4000, 0.2000])

@@ -29,7 +29,6 @@ class AddAngle(MarginRule):
     """The target's angle plus the margin."""
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         return add_angle(cosine, self.margin_of(labels))
 
 
@@ -37,15 +36,13 @@ class Subtract(MarginRule):
     """The target's cosine less the margin."""
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         return cosine - self.margin_of(labels)
 
 
 class MultiplyAngle(MarginRule):
-    """See :func:`multiply_angle`."""
+    """The target's angle times the margin; see :func:`multiply_angle`."""
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         return multiply_angle(cosine, self.margin_of(labels))
 
 
@@ -62,11 +59,9 @@ class LinearAngle(MarginRule):
     """1 - 2 t / pi in the place of every cos(t), the target's t plus the margin, also past pi."""
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         return 1 - (angle_of(cosine) + self.margin_of(labels)) * (2 / math.pi)
 
     def others(self, cosine: Tensor, _own: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Rule`."""
         # dt/dc = -1 / sin t, and 0 where the angle is cut: there a cosine rounded to 1 would have a slope of 1,300.
         inside = cosine.abs() <= INSIDE
         return 1 - angle_of(cosine) * (2 / math.pi), (2 / math.pi) * inside / sine_of(cosine)
@@ -89,7 +84,6 @@ class Elastic(MarginRule):
         self.random_state = RandomState(generator)
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         drawn = torch.zeros(cosine.shape, device="cpu")  # where the generator is
         if self.training:
             drawn.normal_(generator=self.random_state.generator)
@@ -108,7 +102,6 @@ class FixedScale(Rule):
         self.register_buffer("value", torch.tensor(math.sqrt(2) * math.log(others)))
 
     def scale(self, _scale: float) -> Tensor:
-        """See :class:`Rule`."""
         return self.value
 
 
@@ -121,7 +114,6 @@ class AdaptiveScale(FixedScale):
     needs_sums: ClassVar[bool] = True
 
     def observe_sums(self, cosine: Tensor, log_sums: Tensor) -> None:
-        """See :class:`Rule`."""
         # The angle where the softmax is steepest for the target, half sure: s cos t = log B, B the sum over the others.
         log_mean = log_sums.logsumexp(-1) - math.log(log_sums.shape[-1])
         median = -cosine.neg().median(-1).values  # the lower median of the angles is the upper one of the cosines
@@ -141,11 +133,9 @@ class Curriculum(AddAngle):
         self.register_buffer("progress", torch.zeros(()))
 
     def observe(self, cosine: Tensor, _norms: Tensor) -> None:
-        """See :class:`Rule`."""
         self.progress = self.progress.to(cosine.dtype).lerp(cosine.mean(-1), _CURRICULUM_RATE)
 
     def others(self, cosine: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Rule`."""
         progress = self.progress[..., None, None]
         hard = cosine > own[..., None]
         value = torch.where(hard, cosine * (progress + cosine), cosine)
@@ -170,7 +160,6 @@ class Quality(MarginRule):
         self.register_buffer("deviation", torch.full((1,), torch.inf))  # nothing is known yet: z is 0
 
     def observe(self, _cosine: Tensor, norms: Tensor) -> None:
-        """See :class:`Rule`."""
         if norms.shape[-1] < 2:
             return
         # in float64: the square of a norm of 1e30 is no float32
@@ -180,7 +169,6 @@ class Quality(MarginRule):
         self.deviation = torch.where(first, deviation, self.deviation.to(mean.dtype).lerp(deviation, rate))
 
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         z = self.config.concentration * (norms.detach() - self.mean) / (self.deviation + _EDGE)
         z = z.clamp(-1, 1)
         margin = self.margin_of(labels)
@@ -195,13 +183,11 @@ class Magnitude(Rule):
         self.config = config
 
     def target(self, cosine: Tensor, norms: Tensor, _labels: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         config = self.config
         slope = (config.longest_margin_rad - config.shortest_margin_rad) / (config.longest_norm - config.shortest_norm)
         return add_angle(cosine, config.shortest_margin_rad + slope * (self._length(norms) - config.shortest_norm))
 
     def penalty(self, norms: Tensor) -> Tensor:
-        """See :class:`Rule`."""
         length = self._length(norms)
         return self.config.norm_weight * (1 / length + length / self.config.longest_norm**2).mean(-1)
 

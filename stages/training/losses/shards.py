@@ -12,6 +12,7 @@ network, and each moves its own prototypes. One process alone has all classes, a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,19 +61,17 @@ class Shard:
         return places, (places >= 0) & (places < len(self))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of ``values`` over the processes, not differentiated."""
-        if self.group is None:
-            return values
-        values = values.contiguous()
-        distributed.all_reduce(values, distributed.ReduceOp.SUM, self.group)
-        return values
+        """The sum of ``values`` over the processes, not differentiated; may be written in place."""
+        return self._reduced(values, distributed.ReduceOp.SUM)
 
     def largest(self, values: Tensor) -> Tensor:
-        """The largest of ``values`` over the processes, not differentiated."""
-        if self.group is None:
-            return values
-        values = values.contiguous()
-        distributed.all_reduce(values, distributed.ReduceOp.MAX, self.group)
+        """The largest of ``values`` over the processes, likewise."""
+        return self._reduced(values, distributed.ReduceOp.MAX)
+
+    def _reduced(self, values: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
+        if self.group is not None:
+            values = values.contiguous()
+            distributed.all_reduce(values, operation, self.group)
         return values
 
     def log2_sum(self, logs: Tensor) -> Tensor:
@@ -92,7 +91,7 @@ class Shard:
 
     def draw(self, subcenters: int, dim: int, generator: torch.Generator) -> Tensor:
         """The rows here of a matrix (k*C, E) of ``nn.init.xavier_uniform_``, of which a part is in memory at a time."""
-        bound = (6 / (self.classes * subcenters + dim)) ** 0.5
+        bound = math.sqrt(3) * math.sqrt(2 / (self.classes * subcenters + dim))  # to the bit
         parts = []
         for low in list(range(0, self.classes, _ROWS_AT_ONCE)) * subcenters:
             rows = min(_ROWS_AT_ONCE, self.classes - low)

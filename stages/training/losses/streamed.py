@@ -75,11 +75,8 @@ class _Streamed(torch.autograd.Function):
         if classes is not None:
             first = torch.arange(softmax.subcenters, device=classes.device)[:, None] * table.shape[1]
             rows = (first + classes).view(-1)
-            table, places = (
-                _gathered(weight, rows).view(len(first), -1, weight.shape[1]),
-                torch.searchsorted(classes, labels),
-            )
-            ctx.rows = rows[None]
+            table = _gathered(weight, rows).view(len(first), -1, weight.shape[1])
+            places, ctx.rows = torch.searchsorted(classes, labels), rows[None]
         table = table[..., : embeddings.shape[1]]
         loss, gradients = _loss_and_gradients(embeddings, table, labels, places, softmax)
         ctx.save_for_backward(*gradients)
@@ -95,9 +92,8 @@ class _Streamed(torch.autograd.Function):
         if on_table.shape[1] < ctx.shape[1]:
             on_table = functional.pad(on_table, (0, ctx.shape[1] - on_table.shape[1]))
         if ctx.rows is not None:  # rows of its own, or autograd would copy the values
-            on_table = torch.sparse_coo_tensor(
-                ctx.rows.clone(), on_table, ctx.shape, is_coalesced=True, check_invariants=False
-            )
+            rows = ctx.rows.clone()
+            on_table = torch.sparse_coo_tensor(rows, on_table, ctx.shape, is_coalesced=True, check_invariants=False)
         return on_embeddings, on_table, None, None, None
 
 

@@ -126,11 +126,6 @@ class MultilabelHeadConfig(Settings):
     refit: bool = True
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
-    @property
-    def learns_attributes(self) -> bool:
-        """Whether the values of attributes are needed."""
-        return self.task != "tags" or self.contrastive is not None
-
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MultilabelNetwork:
         """The untrained network of features of the sizes ``blocks`` side by side."""
         from stages.training.heads.inputs import Inputs

@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING
 
 from cache.errors import RecordsError
 from stages.records import Records
-from stages.training.multilabel.kinds import AttributesConfig
+from stages.training.multilabel.kinds import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-SEPARATOR = "|"
-"""Between the values of an attribute that has several."""
-
+SEPARATOR = "|"  # between the values of an attribute that has several
+MORE_THAN = 5  # a word of the vocabulary is in more training records than this
 _STEM = "attributes."
 _SHOWN = 3  # values named in a message
-
-MORE_THAN = 5
-"""A word of the vocabulary is in more training records than this."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +43,8 @@ class Attribute:
         texts = records.attribute(self.name)
         if not self.several:
             return torch.tensor([-1 if text is None else places[text] for text in texts], dtype=torch.int64)
-        table = torch.zeros(len(texts), len(self.values))
-        for row, text in enumerate(texts):
-            if text is None:
-                table[row] = torch.nan
-            else:
-                table[row, [places[value] for value in _split(text)]] = 1
-        return table
+        rows = [None if text is None else [places[value] for value in _split(text)] for text in texts]
+        return _indicators(rows, len(self.values))
 
 
 @dataclass(frozen=True)
@@ -73,6 +64,64 @@ class Attributes:
         return [attribute.targets(records) for attribute in self.learned]
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """W words, in sorted order."""
+
+    words: tuple[str, ...]
+
+    def bags(self, records: Records) -> Tensor:
+        """Which words (N, W) each record has, 0 or 1; NaN where it has no tags at all."""
+        return _indicators(self._numbers(records), len(self.words))
+
+    def sentences(self, records: Records) -> tuple[Tensor, Tensor]:
+        """The words (N, L) of each record by number, each once, in their order, -1 past the end; their counts (N,).
+
+        A record without tags has the count -1.
+        """
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        rows = self._numbers(records)
+        counts = torch.tensor([-1 if row is None else len(row) for row in rows], dtype=torch.int64)
+        padded = [torch.tensor(row or [], dtype=torch.int64) for row in rows]
+        return pad_sequence(padded, batch_first=True, padding_value=-1), counts
+
+    def _numbers(self, records: Records) -> list[list[int] | None]:
+        numbers = {word: number for number, word in enumerate(self.words)}
+        return [
+            None if text is None else [numbers[word] for word in words_of(text) if word in numbers]
+            for text in records.table["tags"].to_pylist()
+        ]
+
+
+@dataclass(frozen=True)
+class AttributeTargets:
+    """What a head learns: attributes, words, or both; those of all training records, also while some are held out."""
+
+    attributes: Attributes | None
+    vocabulary: Vocabulary | None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The attributes that could not be learned."""
+        return () if self.attributes is None else self.attributes.left_out
+
+
+def read_attribute_targets(head: object, records: Records) -> AttributeTargets | None:
+    """What ``head`` learns of the attributes and tags of ``records``; None for a head that learns labels alone.
+
+    Raises RecordsError for what cannot be learned.
+    """
+    if isinstance(head, PosteriorHeadConfig):
+        return AttributeTargets(read_attributes(records, head.attributes), None)
+    if not isinstance(head, MultilabelHeadConfig):
+        return None
+    learns_attributes = head.task != "tags" or head.contrastive is not None
+    attributes = read_attributes(records, head.attributes) if learns_attributes else None
+    return AttributeTargets(attributes, read_vocabulary(records) if head.task != "attributes" else None)
+
+
 def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
     """The attributes of training ``records`` that ``config`` names.
 
@@ -81,7 +130,7 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
     """
     there = tuple(name.removeprefix(_STEM) for name in records.table.column_names if name.startswith(_STEM))
     names = config.names or there
-    for name in dict.fromkeys([*names, *config.several]):
+    for name in (*names, *config.several):
         if name not in there:
             near = difflib.get_close_matches(name, there, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -93,9 +142,11 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
         raise RecordsError("there are no attributes to learn: name their columns, dataset.attributes = [...]")
     learned, left_out = [], []
     for name in names:
-        counts = _counts(records.attribute(name), several=name in config.several)
+        several = name in config.several
+        known = [text for text in records.attribute(name) if text is not None]
+        counts = Counter(value for text in known for value in (_split(text) if several else [text]))
         if (wrong := _unusable(name, counts, len(records), config.minimum_count)) is None:
-            learned.append(Attribute(name, tuple(sorted(counts)), name in config.several))
+            learned.append(Attribute(name, tuple(sorted(counts)), several))
         elif config.unusable == "refuse":
             raise RecordsError(f"{wrong} Or train without: attributes.unusable = 'leave_out'.")
         else:
@@ -114,14 +165,50 @@ def attributes_digest(records: Records) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
+def read_vocabulary(records: Records) -> Vocabulary:
+    """The words that more than five of ``records`` have.
+
+    Raises RecordsError, with the count, where no record has tags, where they are no text, and where no word is left.
+    """
+    texts = [text for text in records.table["tags"].to_pylist() if text is not None]
+    if not texts:
+        raise RecordsError(
+            f"none of {len(records):,} training records has tags. Name a column of text, dataset.tags (lists and "
+            "other tables of values are no text), or learn the attributes alone: task = 'attributes'."
+        )
+    if all(_is_number(text) for text in texts):
+        raise RecordsError(
+            f"dataset.tags names a column that is not text: all of its {len(texts):,} values in the training records "
+            f"are numbers, such as {texts[0]!r}. Name the column with the names of the products."
+        )
+    counts = Counter(word for text in texts for word in words_of(text))
+    words = tuple(sorted(word for word, count in counts.items() if count > MORE_THAN))
+    if not words:
+        ((word, count),) = counts.most_common(1) or [("", 0)]
+        raise RecordsError(
+            f"no word of dataset.tags is in more than {MORE_THAN} of {len(records):,} training records (the most "
+            f"frequent, {word!r}, is in {count}): learn the attributes alone, task = 'attributes'."
+        )
+    return Vocabulary(words)
+
+
+def words_of(text: str) -> list[str]:
+    """The different words of ``text`` in lower case, in the order in which they come."""
+    return list(dict.fromkeys(text.lower().split()))
+
+
 def _split(text: str) -> list[str]:
     return sorted({value.strip() for value in text.split(SEPARATOR)} - {""})
 
 
-def _counts(texts: Sequence[str | None], *, several: bool) -> Counter[str]:
-    """In how many records each value is."""
-    known = [text for text in texts if text is not None]
-    return Counter(value for text in known for value in (_split(text) if several else [text]))
+def _indicators(rows: Sequence[list[int] | None], width: int) -> Tensor:
+    """Ones (N, ``width``) at the numbers of each row, zeros elsewhere, NaN where there is None."""
+    import torch
+
+    table = torch.zeros(len(rows), width)
+    for place, row in enumerate(rows):
+        table[place, slice(None) if row is None else row] = torch.nan if row is None else 1
+    return table
 
 
 def _unusable(name: str, counts: Counter[str], rows: int, minimum: int) -> str | None:
@@ -148,79 +235,6 @@ def _refuse_empty_rows(records: Records, names: Sequence[str]) -> None:
             f"{', '.join(names)}; the first has the key {records.keys[empty[0]]!r}. Fill them in, or let them train "
             "what else they can: attributes.unusable = 'leave_out'."
         )
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """W words, in sorted order."""
-
-    words: tuple[str, ...]
-
-    def bags(self, records: Records) -> Tensor:
-        """Which words (N, W) each record has, 0 or 1; NaN where it has no tags at all."""
-        import torch
-
-        table = torch.zeros(len(records), len(self.words))
-        for row, sentence in enumerate(self._sentences(records)):
-            if sentence is None:
-                table[row] = torch.nan
-            else:
-                table[row, sentence] = 1
-        return table
-
-    def sentences(self, records: Records) -> tuple[Tensor, Tensor]:
-        """The words (N, L) of each record by number, each once, in their order, -1 past the end; their counts (N,).
-
-        A record without tags has the count -1.
-        """
-        import torch
-
-        sentences = self._sentences(records)
-        longest = max(len(sentence or []) for sentence in sentences)
-        table = torch.full((len(sentences), longest), -1, dtype=torch.int64)
-        for row, sentence in enumerate(sentences):
-            table[row, : len(sentence or [])] = torch.tensor(sentence or [], dtype=torch.int64)
-        counts = [-1 if sentence is None else len(sentence) for sentence in sentences]
-        return table, torch.tensor(counts, dtype=torch.int64)
-
-    def _sentences(self, records: Records) -> list[list[int] | None]:
-        numbers = {word: number for number, word in enumerate(self.words)}
-        return [
-            None if text is None else [numbers[word] for word in words_of(text) if word in numbers]
-            for text in records.table["tags"].to_pylist()
-        ]
-
-
-def words_of(text: str) -> list[str]:
-    """The different words of ``text`` in lower case, in the order in which they come."""
-    return list(dict.fromkeys(text.lower().split()))
-
-
-def read_vocabulary(records: Records) -> Vocabulary:
-    """The words that more than five of ``records`` have.
-
-    Raises RecordsError, with the count, where no record has tags, where they are no text, and where no word is left.
-    """
-    texts = [text for text in records.table["tags"].to_pylist() if text is not None]
-    if not texts:
-        raise RecordsError(
-            f"none of {len(records):,} training records has tags. Name a column of text, dataset.tags (lists and "
-            "other tables of values are no text), or learn the attributes alone: task = 'attributes'."
-        )
-    if all(_is_number(text) for text in texts):
-        raise RecordsError(
-            f"dataset.tags names a column that is not text: all of its {len(texts):,} values in the training records "
-            f"are numbers, such as {texts[0]!r}. Name the column with the names of the products."
-        )
-    counts = Counter(word for text in texts for word in words_of(text))
-    words = tuple(sorted(word for word, count in counts.items() if count > MORE_THAN))
-    if not words:
-        raise RecordsError(
-            f"no word of dataset.tags is in more than {MORE_THAN} of {len(records):,} training records (the most "
-            f"frequent, {counts.most_common(1)[0][0]!r}, is in {counts.most_common(1)[0][1]}): learn the attributes "
-            "alone, task = 'attributes'."
-        )
-    return Vocabulary(words)
 
 
 def _is_number(text: str) -> bool:

@@ -31,7 +31,6 @@ class MultilabelNetwork(HeadNetwork):
         return len(self.biases[-1])
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """See :meth:`HeadNetwork.transform`."""
         del dropout
         hidden = prepared
         for weight, bias in zip(self.weights, self.biases, strict=True):

@@ -13,20 +13,16 @@ no part of what is learned.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from stages.training.heads.inputs import Inputs
-from stages.training.heads.networks import HeadNetwork
+from stages.training.heads.networks import FittedNetwork
 from stages.training.losses.angle import normalize
 from stages.training.multilabel.ridge import likeness
 
-FITTED = ("landmarks", "weight", "bias", "sizes", "several", "factors", "temperature", "turn", "axes")
 
-
-class PosteriorNetwork(HeadNetwork):
+class PosteriorNetwork(FittedNetwork):
     """The regressions and what is made of them; all are buffers, of the sizes of what was fitted or loaded.
 
     ``landmarks`` (M, D) with ``rbf`` and else none; ``weight`` (M or D, S) and ``bias`` (S,) onto the S values of all
@@ -48,8 +44,6 @@ class PosteriorNetwork(HeadNetwork):
     def __init__(self, inputs: Inputs, width: float) -> None:
         super().__init__(inputs)
         self.width = width
-        for name in FITTED:
-            self.register_buffer(name, torch.empty(0))
 
     @property
     def dim(self) -> int:
@@ -71,15 +65,8 @@ class PosteriorNetwork(HeadNetwork):
         return torch.cat(posteriors, 1)
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """See :meth:`HeadNetwork.transform`."""
         del dropout
         posteriors = self.posteriors(self.predict(prepared))
         if self.turn.numel():
             posteriors = posteriors @ self.turn
         return torch.cat([posteriors, prepared @ self.axes], 1) if self.axes.numel() else posteriors
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in FITTED:
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
-        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.eigen import descending
+from stages.training.closed_form.scatters import descending
 
 _LEAST = 1e-6  # of 1 - h: a row that only its own target explains
 _SINGULAR = 1e-12  # of the largest eigenvalue: what float64 leaves of zero

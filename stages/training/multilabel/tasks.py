@@ -1,7 +1,7 @@
 """What a network learns together: tasks of the hidden layer, their losses, and how much each counts.
 
 A task is a module that maps hidden rows (B, E) and the numbers of their records (B,) to a scalar loss. It holds the
-targets of all training records, which follow it to its device and are no part of its state.
+targets of all training records. Such heads are trained on the CPU alone.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from stages.records import Records
 from stages.training.losses.angle import normalize
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig
+from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig, MultilabelHeadConfig
+from stages.training.multilabel.labels import AttributeTargets
 from stages.training.multilabel.network import kaiming_map
 
-_LEAST = 1e-8
-
-HIDDEN = 512
-"""The size of the word generator's state."""
+HIDDEN = 512  # the size of the word generator's state
 _WORD = 128  # the size of a word's vector
+_LEAST = 1e-8
 
 
 def balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -82,14 +82,6 @@ def contrast(hidden: Tensor, shared: Tensor, config: AttributeContrastConfig) ->
     return (rows * counted).sum() / counted.sum().clamp(min=1)
 
 
-def fixed(tensors: Sequence[Tensor]) -> nn.Module:
-    """A module whose buffers are ``tensors``, so that they follow it to a device; they are no part of its state."""
-    module = nn.Module()
-    for number, tensor in enumerate(tensors):
-        module.register_buffer(str(number), tensor, persistent=False)
-    return module
-
-
 class AttributeClassifiers(nn.Module):
     """A classifier of the hidden layer for each attribute: the mean over attributes of the mean over known rows.
 
@@ -106,23 +98,19 @@ class AttributeClassifiers(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.targets, self.widths, self.config = fixed(targets), list(widths), config
-        weight, bias = kaiming_map(sum(widths), dim, generator)  # all classifiers are one product
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.targets, self.widths, self.config = targets, list(widths), config
+        self.weight, self.bias = map(nn.Parameter, kaiming_map(sum(widths), dim, generator))  # one product for all
         counts = (_counts(target, width) for target, width in zip(targets, widths, strict=True))
-        self.weights = fixed([balanced_weights(count, beta) for count in counts]) if beta else None
+        self.weights = [balanced_weights(count, beta) if beta else None for count in counts]
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """See :mod:`stages.training.multilabel.tasks`."""
         logits = torch.split(functional.linear(hidden, self.weight, self.bias), self.widths, dim=1)
-        weights = [None] * len(logits) if self.weights is None else [*self.weights.buffers()]
-        targets = [target[rows] for target in self.targets.buffers()]
-        return torch.stack([self._loss(*each) for each in zip(logits, targets, weights, strict=True)]).mean()
+        targets = [target[rows] for target in self.targets]
+        return torch.stack([self._loss(*each) for each in zip(logits, targets, self.weights, strict=True)]).mean()
 
     def _loss(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         if target.ndim == 1:
-            known = (target >= 0).nonzero()[:, 0]
-            if not len(known):
+            if (target < 0).all():
                 return logits.sum() * 0
             return functional.cross_entropy(logits, target, weights, ignore_index=-1)
         known = (~target[:, 0].isnan()).nonzero()[:, 0]
@@ -133,17 +121,12 @@ class AttributeClassifiers(nn.Module):
 class WordClassifier(nn.Module):
     """Which words a record's tags have, whatever their order: the mean over rows of the sum over words."""
 
-    bags: Tensor
-
     def __init__(self, dim: int, bags: Tensor, config: AsymmetricConfig | None, generator: torch.Generator) -> None:
         super().__init__()
-        self.config = config
-        self.register_buffer("bags", bags, persistent=False)
-        weight, bias = kaiming_map(bags.shape[1], dim, generator)
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.bags, self.config = bags, config
+        self.weight, self.bias = map(nn.Parameter, kaiming_map(bags.shape[1], dim, generator))
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """See :mod:`stages.training.multilabel.tasks`."""
         bags = self.bags[rows]
         known = (~bags[:, 0].isnan()).nonzero()[:, 0]
         logits = functional.linear(hidden[known], self.weight, self.bias)
@@ -158,18 +141,11 @@ class TagGenerator(nn.Module):
         start, w_1, ..., w_n -> GRU(512) -> w_1, ..., w_n, end        the mean cross entropy of all words of the batch
     """
 
-    inputs: Tensor
-    targets: Tensor
-    counts: Tensor
-
     def __init__(self, dim: int, sentences: Tensor, counts: Tensor, words: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.words = words
-        inputs = functional.pad(sentences, (1, 0), value=words)  # the number W is the start, and the end
-        targets = functional.pad(sentences, (0, 1), value=-1).scatter(1, counts.clamp(min=0)[:, None], words)
-        self.register_buffer("inputs", inputs.clamp(min=0), persistent=False)
-        self.register_buffer("targets", targets, persistent=False)
-        self.register_buffer("counts", counts, persistent=False)
+        self.counts = counts
+        self.inputs = functional.pad(sentences, (1, 0), value=words).clamp(min=0)  # W is the start, and the end
+        self.targets = functional.pad(sentences, (0, 1), value=-1).scatter(1, counts.clamp(min=0)[:, None], words)
         self.reading = nn.Parameter(torch.empty(words + 1, _WORD).normal_(generator=generator))
         self.gru = nn.GRU(_WORD, HIDDEN, device="meta").to_empty(device="cpu")  # without draws of the global generator
         bound = HIDDEN**-0.5  # the range of nn.GRU
@@ -179,13 +155,12 @@ class TagGenerator(nn.Module):
         self.say, self.say_bias = map(nn.Parameter, kaiming_map(words + 1, HIDDEN, generator))
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """See :mod:`stages.training.multilabel.tasks`."""
         known = (self.counts[rows] >= 0).nonzero()[:, 0]
         if not len(known):
             return hidden.sum() * 0
         order = known[torch.argsort(self.counts[rows[known]], descending=True, stable=True)]
         rows = rows[order]
-        lengths = (self.counts[rows] + 1).cpu()  # where packing takes them
+        lengths = self.counts[rows] + 1
         longest = int(lengths[0])
         words = functional.relu(functional.embedding(self.inputs[rows, :longest], self.reading))
         first = functional.linear(hidden[order], self.start, self.start_bias)
@@ -194,11 +169,28 @@ class TagGenerator(nn.Module):
         return functional.cross_entropy(functional.linear(states.data, self.say, self.say_bias), targets)
 
 
-def _counts(target: Tensor, width: int) -> Tensor:
-    """In how many records (C,) each value is."""
-    if target.ndim == 1:
-        return torch.bincount(target[target >= 0], minlength=width)
-    return target.nan_to_num().sum(0)
+class ByInstance(nn.Module):
+    """A margin loss on the labels (N,) of all records, times a factor."""
+
+    def __init__(self, loss: MarginSoftmax, labels: Tensor, weight: float) -> None:
+        super().__init__()
+        self.loss, self.labels, self.weight = loss, labels, weight
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        lost: Tensor = self.loss(hidden, self.labels[rows])
+        return self.weight * lost
+
+
+class ByOverlap(nn.Module):
+    """The contrastive loss by what the attributes of two records share."""
+
+    def __init__(self, targets: Sequence[Tensor], config: AttributeContrastConfig) -> None:
+        super().__init__()
+        self.targets, self.config = targets, config
+
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        shared = overlap([target[rows] for target in self.targets])
+        return self.config.weight * contrast(hidden, shared, self.config)
 
 
 class Objective(nn.Module):
@@ -220,38 +212,44 @@ class Objective(nn.Module):
                 task.loss.at(share)
 
     def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """The loss, a scalar."""
         lost = torch.stack([task(hidden, rows) for task in self.tasks.values()])
         if self.noise is not None:  # the likelihood of a task of noise variance exp(s), Kendall et al.
             lost = torch.exp(-self.noise) * lost + self.noise / 2
         return lost.sum()
 
 
-class ByInstance(nn.Module):
-    """A margin loss on the labels (N,) of all records, times a factor."""
+def build_objective(
+    head: MultilabelHeadConfig,
+    targets: AttributeTargets,
+    dim: int,
+    records: Records,
+    instance: MarginSoftmax | None,
+    labels: Tensor,
+    generator: torch.Generator,
+) -> Objective:
+    """The objective of a hidden layer of size ``dim`` over ``records`` with ``labels`` (N,).
 
-    labels: Tensor
+    ``instance`` is the loss on labels, if any; what is random is drawn from ``generator``.
+    """
+    tasks: dict[str, nn.Module] = {}
+    words, attributes = targets.vocabulary, targets.attributes
+    each = [] if attributes is None else attributes.targets(records)
+    if attributes is not None and head.task != "tags":
+        widths = [len(attribute.values) for attribute in attributes.learned]
+        tasks["attributes"] = AttributeClassifiers(dim, each, widths, head.balanced, head.asymmetric, generator)
+    if words is not None and head.tags == "gru":
+        tasks["tags"] = TagGenerator(dim, *words.sentences(records), len(words.words), generator)
+    elif words is not None:
+        tasks["tags"] = WordClassifier(dim, words.bags(records), head.asymmetric, generator)
+    if head.contrastive is not None:
+        tasks["overlap"] = ByOverlap(each, head.contrastive)
+    if instance is not None:
+        tasks["instance"] = ByInstance(instance, labels, head.instance_weight)
+    return Objective(tasks, learned=head.task_weights == "learned")
 
-    def __init__(self, loss: MarginSoftmax, labels: Tensor, weight: float) -> None:
-        super().__init__()
-        self.loss, self.weight = loss, weight
-        self.register_buffer("labels", labels, persistent=False)
 
-    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """See :mod:`stages.training.multilabel.tasks`."""
-        lost: Tensor = self.loss(hidden, self.labels[rows])
-        return self.weight * lost
-
-
-class ByOverlap(nn.Module):
-    """The contrastive loss by what the attributes of two records share."""
-
-    def __init__(self, targets: list[Tensor], config: AttributeContrastConfig) -> None:
-        super().__init__()
-        self.targets, self.config = fixed(targets), config
-
-    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """See :mod:`stages.training.multilabel.tasks`."""
-        return self.config.weight * contrast(
-            hidden, overlap([target[rows] for target in self.targets.buffers()]), self.config
-        )
+def _counts(target: Tensor, width: int) -> Tensor:
+    """In how many records (C,) each value is."""
+    if target.ndim == 1:
+        return torch.bincount(target[target >= 0], minlength=width)
+    return target.nan_to_num().sum(0)

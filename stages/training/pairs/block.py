@@ -40,8 +40,7 @@ class Block:
     dim: int  # E, the size of the embeddings
     seed: int  # of what is drawn for this block
     learn: bool = False  # whether gradients are wanted
-    requested: list[tuple[Pairs, Tensor]] = field(default_factory=list)
-    """The pairs of :meth:`differentiable` and what it returned, leaves that autograd differentiates by."""
+    requested: list[tuple[Pairs, Tensor]] = field(default_factory=list)  # pairs of differentiable(), and their cosines
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -50,52 +49,42 @@ class Block:
 
     @cached_property
     def same_label(self) -> Tensor:
-        """(b, R), whether the labels are equal."""
-        return self.labels[:, None] == self.against_labels
+        return self.labels[:, None] == self.against_labels  # (b, R)
 
     @cached_property
     def is_positive(self) -> Tensor:
-        """(b, R)."""
         positive = self.same_label.clone()
         positive[self.self_pairs.row, self.self_pairs.column] = False
         return positive
 
-    @cached_property
+    @property
     def self_pairs(self) -> Pairs:
         """Pairs of one training row."""
-        return self._same_label_pairs(of_one_row=True)
+        return self._split[0]
 
-    @cached_property
+    @property
     def positives(self) -> Pairs:
         """Every positive pair, row after row."""
-        return self._same_label_pairs(of_one_row=False)
+        return self._split[1]
 
     @cached_property
     def negative_cosines(self) -> Tensor:
         """The cosines (b, R), -inf where the pair is no negative."""
         return self.cosines.masked_fill(self.same_label, -torch.inf)
 
-    def padded_positives(self, padding: float) -> tuple[Tensor, Tensor]:
-        """The cosines (b, P) of each row's positives and their columns, ``padding`` where a row has fewer than P.
-
-        P is at least 1.
-        """
-        row, column = self.positives
-        place = place_in_row(row)
-        most = int(place.max()) + 1 if len(place) else 1
-        cosines = self.cosines.new_full((len(self.cosines), most), padding)
-        columns = column.new_zeros(cosines.shape)
-        cosines[row, place], columns[row, place] = self.cosines_of(row, column), column
-        return cosines, columns
-
     @cached_property
     def all_cosines(self) -> Tensor:
-        """All cosines (b, R), to be differentiated."""
+        """Those to be differentiated."""
         return self.cosines.detach().requires_grad_(self.learn)
 
     def cosines_of(self, row: Tensor, column: Tensor) -> Tensor:
         """The cosines (T,) of pairs, without gradient."""
         return self.cosines.view(-1).gather(0, row * self.cosines.shape[1] + column)
+
+    def cosines_of_triplets(self, triplets: Triplets) -> tuple[Tensor, Tensor]:
+        """The cosines (T,) of the positives and of the negatives, without gradient."""
+        row, positive, negative = triplets
+        return self.cosines_of(row, positive), self.cosines_of(row, negative)
 
     def differentiable(self, row: Tensor, column: Tensor) -> Tensor:
         """The cosines (T,) of pairs, to be differentiated; their rows ascend."""
@@ -104,13 +93,11 @@ class Block:
         return cosines
 
     @cached_property
-    def _of_one_label(self) -> Pairs:
-        return Pairs(*self.same_label.nonzero(as_tuple=True))
-
-    def _same_label_pairs(self, *, of_one_row: bool) -> Pairs:
-        row, column = self._of_one_label
-        selected = (self.rows[row] == self.against_rows[column]) == of_one_row
-        return Pairs(row[selected], column[selected])
+    def _split(self) -> tuple[Pairs, Pairs]:
+        """The pairs of one label: those of one training row, and the others."""
+        row, column = self.same_label.nonzero(as_tuple=True)
+        itself = self.rows[row] == self.against_rows[column]
+        return Pairs(row[itself], column[itself]), Pairs(row[~itself], column[~itself])
 
 
 def place_in_row(row: Tensor) -> Tensor:
@@ -146,16 +133,10 @@ class PairStatistics:
         return self.negative / self.negatives - self.positive / self.positives
 
 
-def statistics_of(cosines: Tensor, zero: Tensor | float, positive: Tensor, negative: Tensor) -> PairStatistics:
-    """Those of as many losses as ``cosines`` (T,), of which ``zero`` are 0, with these cosines of their pairs."""
-    return PairStatistics(
-        len(cosines),
-        float(zero),
-        float(positive.detach().sum(dtype=torch.float64)),
-        positive.numel(),
-        float(negative.detach().sum(dtype=torch.float64)),
-        negative.numel(),
-    )
+def statistics_of(chosen: float, zero: Tensor | float, positive: Tensor, negative: Tensor) -> PairStatistics:
+    """Those of so many losses, of which ``zero`` are 0, with these cosines of their pairs."""
+    sums = (float(cosines.detach().sum(dtype=torch.float64)) for cosines in (positive, negative))
+    return PairStatistics(chosen, float(zero), next(sums), positive.numel(), next(sums), negative.numel())
 
 
 def statistics_of_all(block: Block, chosen: float, zero: float) -> PairStatistics:

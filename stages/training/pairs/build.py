@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,15 @@ from stages.training.pairs.proxies import ProxyLoss, proxy_anchor, soft_triple
 from stages.training.pairs.range_loss import RangeLoss
 from stages.training.pairs.rows import PairRule
 
+_RULES: dict[type[kinds.PairLossConfig], Callable[..., PairRule]] = {
+    kinds.ContrastiveConfig: Contrastive,
+    kinds.MultiSimilarityConfig: MultiSimilarity,
+    kinds.RecallConfig: Recall,
+    kinds.SmoothApConfig: SmoothAp,
+    kinds.SupConConfig: SupCon,
+    kinds.TripletConfig: Triplet,
+}
+
 
 def build(config: kinds.PairLossConfig, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
     """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) training rows."""
@@ -21,31 +32,19 @@ def build(config: kinds.PairLossConfig, dim: int, class_sizes: Tensor, generator
         case kinds.ProxyAnchorConfig():
             return proxy_anchor(config, dim, len(class_sizes), generator)
         case kinds.ProxyNcaConfig():
+            # of vectors of unit length d^2 = 2 - 2 c: a softmax of cosines of twice the scale
             softmax = NormFaceConfig(scale=2 * config.scale).build(dim, class_sizes, generator)
             return ProxyLoss(softmax, softmax.weight, lambda weight: weight[None], config.proxy_rate)
         case kinds.RangeConfig():
             return RangeLoss(config)
         case kinds.SoftTripleConfig():
             return soft_triple(config, dim, len(class_sizes), generator)
-    memory = config.memory if isinstance(config, kinds.RememberingConfig) else 0
-    return RowWise(_rule(config, len(class_sizes)), CrossBatchMemory(memory, dim), generator)
-
-
-def _rule(config: kinds.PairLossConfig, classes: int) -> PairRule:
-    match config:
-        case kinds.ContrastiveConfig():
-            return Contrastive(config)
         case kinds.MarginConfig():
-            return Margin(config, classes)
-        case kinds.MultiSimilarityConfig():
-            return MultiSimilarity(config)
-        case kinds.RecallConfig():
-            return Recall(config)
-        case kinds.SmoothApConfig():
-            return SmoothAp(config.scale)
-        case kinds.SupConConfig():
-            return SupCon(config.scale)
-        case kinds.TripletConfig():
-            return Triplet(config)
+            rule: PairRule = Margin(config, len(class_sizes))
         case _:
-            raise NotImplementedError(f"{type(config).__name__} builds no loss: a loss is a subclass that does")
+            make = next((make for kind, make in _RULES.items() if isinstance(config, kind)), None)
+            if make is None:
+                raise NotImplementedError(f"{type(config).__name__} builds no loss: a loss is a subclass that does")
+            rule = make(config)
+    memory = config.memory if isinstance(config, kinds.RememberingConfig) else 0
+    return RowWise(rule, CrossBatchMemory(memory, dim), generator)

@@ -13,23 +13,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.training.pairs.block import Block, Pairs, PairStatistics, place_in_row, statistics_of_all
-from stages.training.pairs.kinds import MultiSimilarityConfig, RecallConfig
+from stages.training.pairs.kinds import MultiSimilarityConfig, RecallConfig, SmoothApConfig, SupConConfig
 from stages.training.pairs.rows import PairRule, Sums
 
 _NOTHING = -1e30  # an exponent that adds nothing; with an infinite one a row of nothing has no gradient
 
-_POSITIVES = 8  # about so many a row
-
 
 class MultiSimilarity(PairRule):
-    """A row's loss by its positives and negatives. PyTorch Metric Learning's takes several times as long."""
+    """A row's loss by its positives and negatives."""
 
     def __init__(self, config: MultiSimilarityConfig) -> None:
         super().__init__()
         self.config = config
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         config = self.config
         with torch.no_grad():
             (row, column), far = self._chosen(block)
@@ -61,14 +58,13 @@ def _log_of_one_plus(exponents: Tensor) -> Tensor:
 
 
 class SupCon(PairRule):
-    """A row's loss by all its pairs. PyTorch Metric Learning's takes twice the time for the same value."""
+    """A row's loss by all its pairs."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, config: SupConConfig) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale = config.scale
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         row, _ = block.positives
         positives = torch.bincount(row, minlength=len(block.cosines))
         own = block.differentiable(*block.positives) / positives[row]
@@ -87,7 +83,6 @@ class _LogOfSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, cosines: Tensor, scale: float, itself: Pairs) -> Tensor:
-        """See :class:`PairRule`."""
         logits = cosines * scale
         logits[itself.row, itself.column] = -torch.inf
         largest, at = logits.max(1, keepdim=True)
@@ -106,21 +101,18 @@ class _LogOfSum(torch.autograd.Function):
 class _RankRule(PairRule):
     """A loss by the smooth ranks of a row's positives: the mean over the rows that have any."""
 
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self._scale = scale
+    numbers = 8  # about so many positives a row
 
-    def row_size(self, columns: int) -> int:
-        """See :class:`PairRule`."""
-        return _POSITIVES * columns
+    def __init__(self, config: SmoothApConfig | RecallConfig) -> None:
+        super().__init__()
+        self.config = config
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         # The rank of a positive of cosine c is 1 + sum_z [c_z > c] over the other columns z, with sigmoid(scale x) in
         # place of the step [x > 0]; (T, R) numbers at a time. The row itself is left out, as a query is of its results.
         row, column = block.positives
         own = block.differentiable(row, column)[:, None]
-        above = torch.sigmoid(self._scale * (block.all_cosines[row] - own))  # (T, R)
+        above = torch.sigmoid(self.config.scale * (block.all_cosines[row] - own))  # (T, R)
         above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
         among_positives = 1 + torch.where(block.is_positive[row], above, 0.0).sum(1)
         positives = block.is_positive.sum(1)
@@ -142,19 +134,15 @@ class SmoothAp(_RankRule):
     """See :class:`SmoothApConfig`."""
 
     def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
-        """See :class:`PairRule`."""
         return (among_positives / rank / positives).sum()  # the precision at a rank is the first ratio
 
 
 class Recall(_RankRule):
     """Whether each positive is among the first k, for several k."""
 
-    def __init__(self, config: RecallConfig) -> None:
-        super().__init__(config.scale)
-        self._config = config
+    config: RecallConfig
 
     def gain(self, rank: Tensor, _among_positives: Tensor, positives: Tensor) -> Tensor:
-        """See :class:`PairRule`."""
-        ks = torch.tensor(self._config.ks, device=positives.device)
-        inside = torch.sigmoid(self._config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
+        ks = torch.tensor(self.config.ks, device=positives.device)
+        inside = torch.sigmoid(self.config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
         return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)

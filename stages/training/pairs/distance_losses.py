@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, Pairs, distance_of, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.kinds import AllConfig, ContrastiveConfig, MarginConfig, TripletConfig
-from stages.training.pairs.metric_learning import library, losses_of, passthrough_distance
+from stages.training.pairs.metric_learning import library, losses_of, of_distances
 from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 
@@ -23,19 +23,19 @@ _ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin i
 class Contrastive(PairRule):
     """Two parts: positive pairs and negative pairs."""
 
+    parts = 2
+
     def __init__(self, config: ContrastiveConfig) -> None:
-        super().__init__(parts=2)
+        super().__init__()
         self.config = config
         self._loss: Any = library().ContrastiveLoss()
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self._loss.pos_margin = value_at(self.config.positive_margin_dist, share)
         self._loss.neg_margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         with torch.no_grad():
             positive, negative = self._chosen(block)
         cosines = block.differentiable(*positive), block.differentiable(*negative)
@@ -46,8 +46,8 @@ class Contrastive(PairRule):
         counts = torch.stack([(loss > 0).sum() for loss in losses]).to(block.cosines.dtype)
         totals = torch.stack([loss.sum() for loss in losses])
         if not isinstance(self.config.miner, AllConfig):
-            chosen = torch.cat(cosines)
-            return Sums(totals, counts, statistics_of(chosen, len(chosen) - counts.sum(), *cosines))
+            chosen = len(positive.row) + len(negative.row)
+            return Sums(totals, counts, statistics_of(chosen, chosen - counts.sum(), *cosines))
         pairs = float(block.cosines.numel() - len(block.self_pairs.row))
         return Sums(totals, counts, statistics_of_all(block, pairs, pairs - float(counts.sum())))
 
@@ -68,27 +68,22 @@ class Triplet(PairRule):
     def __init__(self, config: TripletConfig) -> None:
         super().__init__()
         self.config = config
-        self._loss: Any = library().TripletMarginLoss(distance=passthrough_distance())
+        self._loss: Any = of_distances(library().TripletMarginLoss())
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self._loss.margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         if isinstance(self.config.miner, AllConfig):
             return all_triplets(block, self._loss.margin)
         with torch.no_grad():
             chosen = pick(self.config.miner, block, self._loss.margin)
-        if not len(chosen.row):
-            losses = block.cosines.new_zeros(0)
-        else:
+        losses = block.cosines.new_zeros(0)
+        if len(chosen.row):
             losses = losses_of(self._loss, block, chosen)["loss"]["losses"]
         count = (losses > 0).sum()
-        positive = block.cosines_of(chosen.row, chosen.positive)
-        negative = block.cosines_of(chosen.row, chosen.negative)
-        statistics = statistics_of(losses, len(losses) - count, positive, negative)
+        statistics = statistics_of(len(losses), len(losses) - count, *block.cosines_of_triplets(chosen))
         return Sums(losses.sum()[None], count[None].to(losses.dtype), statistics)
 
 
@@ -113,33 +108,30 @@ def all_triplets(block: Block, margin_dist: float) -> Sums:
         beyond.view(-1).index_add_(0, row * beyond.shape[1] + reach, torch.ones_like(reach))
         reached = beyond.flip(1).cumsum(1).flip(1)[:, 1:]
         at_row, place = (reached > 0).nonzero(as_tuple=True)
-    times = reached[at_row, place].to(near.dtype)
+    times = reached[at_row, place]
     negatives = distance_of(block.differentiable(at_row, ordered.indices[at_row, place]))
     count = reach.sum()
-    total = _sum(reach.to(near.dtype), distance_of(block.differentiable(row, positive))) - _sum(times, negatives)
-    total = total + margin_dist * count
+    positives = reach * distance_of(block.differentiable(row, positive))
+    # in float64: the two sums nearly cancel
+    total = positives.sum(dtype=torch.float64) - (times * negatives).sum(dtype=torch.float64) + margin_dist * count
     every = float((~block.same_label).sum(1)[row].sum())
     statistics = statistics_of_all(block, every, every - float(count))
     return Sums(total.to(near.dtype)[None], count[None].to(near.dtype), statistics)
 
 
-def _sum(times: Tensor, distances: Tensor) -> Tensor:
-    """In float64: the two sums nearly cancel."""
-    return (times * distances).sum(dtype=torch.float64)
-
-
 class Margin(PairRule):
     """Two parts: the pairs, and the weight of beta."""
 
+    parts = 2
+
     def __init__(self, config: MarginConfig, classes: int) -> None:
-        super().__init__(parts=2)
+        super().__init__()
         self.config = config
-        self.loss: Any = library().MarginLoss(
-            nu=config.beta_weight,
-            beta=config.beta_dist,
-            learn_beta=config.beta != "fixed",
-            num_classes=classes if config.beta == "by_class" else None,
-            distance=passthrough_distance(),
+        of_class = {"num_classes": classes} if config.beta == "by_class" else {}
+        self.loss: Any = of_distances(
+            library().MarginLoss(
+                nu=config.beta_weight, beta=config.beta_dist, learn_beta=config.beta != "fixed", **of_class
+            )
         )
         self.at(0.0)
 
@@ -150,20 +142,18 @@ class Margin(PairRule):
         return beta
 
     def at(self, share: float) -> None:
-        """See :class:`PairRule`."""
         self.loss.margin = value_at(self.config.margin_dist, share)
 
     def sums(self, block: Block) -> Sums:
-        """See :class:`PairRule`."""
         with torch.no_grad():
             chosen = pick(self.config.miner, block, self.loss.margin)
-        positive = block.cosines_of(chosen.row, chosen.positive)
-        negative = block.cosines_of(chosen.row, chosen.negative)
+        positive, negative = block.cosines_of_triplets(chosen)
         losses, pairs = block.cosines.new_zeros(0), block.cosines.new_zeros(())
         if len(chosen.row):
             parts = losses_of(self.loss, block, chosen)["margin_loss"]
             losses, pairs = parts["losses"], parts["divisor"].to(block.cosines.dtype)
-        statistics = statistics_of(torch.cat([positive, negative]), 2 * len(losses) - float(pairs), positive, negative)
+        both = 2 * len(chosen.row)
+        statistics = statistics_of(both, both - float(pairs), positive, negative)
         weight, count = self._weight(block, chosen.row, pairs)
         return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, count]), statistics)
 

@@ -41,9 +41,7 @@ class AllConfig(Settings):
 class DistanceWeightedConfig(Settings):
     """Every positive pair with one negative, drawn with a weight of 1 / q(d), q the density of distances on the sphere.
 
-    So negatives come from all distances equally (Wu et al., Sampling matters, ICCV 2017). q(d) is in proportion to
-    d^(E-2) (1 - d^2/4)^((E-3)/2). At hundreds of dimensions it spans more powers of ten than a number can hold: weights
-    are logarithms until the largest of a row is 1.
+    So negatives come from all distances equally (Wu et al., Sampling matters, ICCV 2017).
 
     Args:
         nearest_dist: a negative nearer than this is weighed as if it were there.
@@ -117,13 +115,9 @@ AllOrMinedConfig: TypeAlias = Annotated[
 
 @dataclass(frozen=True)
 class PairLossConfig(Settings):
-    """The settings of a loss on pairs or proxies: a subclass with a ``kind`` and what is its own.
+    """The settings of a loss on pairs or proxies: a subclass with a ``kind`` and what is its own."""
 
-    ``of_pairs`` says that the loss needs several rows of a class in a batch: with the sampling ``by_loss`` batches are
-    classes x images.
-    """
-
-    of_pairs: ClassVar[bool] = True
+    of_pairs: ClassVar[bool] = True  # several rows of a class in a batch: by_loss samples classes x images
 
     def build(self, dim: int, class_sizes: Tensor, generator: torch.Generator) -> PairLoss:
         """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) training rows."""
@@ -164,9 +158,7 @@ class ContrastiveConfig(RememberingConfig):
 
 @dataclass(frozen=True)
 class MarginConfig(RememberingConfig):
-    """Margin loss: [margin + d - beta]_+ of positive pairs, [margin + beta - d]_+ of negative ones.
-
-    The sum over both, divided by how many are above 0.
+    """Margin loss: [margin + d - beta]_+ of positives, [margin + beta - d]_+ of negatives; the mean of those above 0.
 
     Args:
         margin_dist: how far on its side of beta a pair is to lie, a distance.
@@ -245,9 +237,6 @@ class ProxyAnchorConfig(ProxyConfig):
 class ProxyNcaConfig(ProxyConfig):
     """ProxyNCA++ (Teh et al., ECCV 2020): -log of the softmax over all proxies of -scale * d^2, d the distance.
 
-    Of vectors of unit length d^2 = 2 - 2 c, so this is a softmax of cosines of twice the scale, and the margin losses'
-    kernel computes it.
-
     Args:
         scale: the factor on the squared distances, one over the temperature.
     """
@@ -259,9 +248,7 @@ class ProxyNcaConfig(ProxyConfig):
 
 @dataclass(frozen=True)
 class SoftTripleConfig(ProxyConfig):
-    """SoftTriple (Qian et al., ICCV 2019): a cosine softmax over classes, of several subcenters each.
-
-    A class's cosine is the soft maximum over its subcenters.
+    """SoftTriple (Qian et al., ICCV 2019): a cosine softmax over classes, each by a soft maximum over its subcenters.
 
     Args:
         subcenters: how many a class has.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stages.training.losses.angle import normalize
 from stages.training.losses.rule import RandomState
 from stages.training.pairs.block import PairStatistics
-from stages.training.pairs.rows import Compared, PairRule, loss_of_rows
+from stages.training.pairs.rows import PairRule, loss_of_rows
 
 
 class CrossBatchMemory(nn.Module):
@@ -58,7 +58,7 @@ class PairLoss(nn.Module):
     In a step the loop calls :meth:`at`, the loss itself (once or more, for nested sizes the whole embedding last), and
     :meth:`after_step`.
 
-    >>> from stages.training.pairs import SupConConfig
+    >>> from stages.training import SupConConfig
     >>> loss = SupConConfig(memory=4).build(8, torch.tensor([2, 2]), torch.Generator().manual_seed(0))
     >>> value = loss(torch.eye(4, 8), torch.tensor([0, 0, 1, 1]))
     >>> loss.after_step()
@@ -66,8 +66,7 @@ class PairLoss(nn.Module):
     (1.099, 4, 4)
     """
 
-    uses_worker_threads = True
-    """Whether it shares its work out to worker threads, rather than leave that to PyTorch."""
+    uses_worker_threads = True  # rather than leave that to PyTorch
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,26 +112,21 @@ class RowWise(PairLoss):
         self._latest: tuple[Tensor, Tensor, Tensor] | None = None
 
     def at(self, share: float) -> None:
-        """See :class:`PairLoss`."""
         self.rule.at(share)
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See :class:`PairLoss`."""
         if rows is None:  # numbers that no row had before
             rows = -1 - int(self.memory.stored) - torch.arange(len(labels), device=labels.device)
         unit = normalize(embeddings)
-        seed = int(
-            torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
-        )
+        drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
         memory, memory_labels, memory_rows = self.memory.content(unit.shape[1])
-        compared = Compared(torch.cat([labels, memory_labels]), torch.cat([rows, memory_rows]), memory, seed)
-        value, statistics = loss_of_rows(self.rule, unit, compared)
+        against = torch.cat([labels, memory_labels]), torch.cat([rows, memory_rows])
+        value, statistics = loss_of_rows(self.rule, unit, memory, *against, int(drawn))
         self._statistics += statistics
         self._latest = unit.detach(), labels, rows
         return value
 
     def after_step(self) -> None:
-        """Remember the batch."""
         if self.memory.size and self._latest is not None:
             self.memory.store(*self._latest)
         self._latest = None

@@ -6,7 +6,6 @@ of cosines, so that no matrix of distances is made, and remembered embeddings ne
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,22 +35,14 @@ class Distances:
         return distance_of(self._block.differentiable(*places))
 
 
-@lru_cache
-def passthrough_distance() -> Any:
-    """A distance of the library's kind that takes :class:`Distances` in place of embeddings and returns them."""
-    library()
-    from pytorch_metric_learning.distances import LpDistance
-
-    class Given(LpDistance):  # type: ignore[misc]
-        def forward(self, query_emb: Distances, ref_emb: Distances) -> Distances:
-            del ref_emb
-            return query_emb
-
-    return Given()
+def of_distances(loss: Any) -> Any:
+    """``loss`` of the library, which is then given :class:`Distances` in place of embeddings."""
+    loss.distance.forward = lambda distances, _: distances
+    return loss
 
 
 def losses_of(loss: Any, block: Block, chosen: tuple[Tensor, ...]) -> dict[str, Any]:
-    """The parts, by name, of a ``loss`` made with :func:`passthrough_distance`, for the ``chosen`` pairs of a block."""
+    """The parts, by name, of a ``loss`` :func:`of_distances`, for the ``chosen`` pairs of a block."""
     distances = Distances(block)
     parts: dict[str, Any] = loss.compute_loss(distances, block.labels, chosen, distances, torch.empty(0))
     return parts

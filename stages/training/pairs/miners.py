@@ -15,7 +15,6 @@ from stages.training.pairs.kinds import (
 )
 
 _BELOW_ONE = 1 - 1e-9
-_PASSES = 16  # with more positives a row than this, one sort takes less time than a pass over the negatives for each
 
 
 def pick(miner: MinerConfig, block: Block, margin_dist: float) -> Triplets:
@@ -58,63 +57,51 @@ def negative_weights(miner: DistanceWeightedConfig, block: Block) -> Tensor:
 
 
 def _hard(miner: HardConfig, block: Block) -> Triplets:
-    if miner.positives == 0:
-        return _with_nearest_negatives(block, block.positives, miner.negatives)
-    cosines, columns = block.padded_positives(torch.inf)
-    farthest = cosines.sort(stable=True)  # the first of equals, which topk leaves open
-    row, place = (farthest.values[:, : miner.positives] < torch.inf).nonzero(as_tuple=True)
-    return _with_nearest_negatives(block, Pairs(row, columns[row, farthest.indices[row, place]]), miner.negatives)
+    pairs = block.positives
+    if miner.positives:
+        pairs = _there(*_highest(block.cosines.neg().masked_fill(~block.is_positive, -torch.inf), miner.positives))
+    return _with_nearest_negatives(block, pairs, miner.negatives)
 
 
 def _easy_positives(miner: EasyPositivesConfig, block: Block, margin_dist: float) -> Triplets:
-    cosines, columns = block.padded_positives(-torch.inf)
-    nearest = cosines.max(1)
-    row = (nearest.values > -torch.inf).nonzero()[:, 0]
-    places = Pairs(row, columns[row, nearest.indices[row]])
+    pairs = _there(*_highest(block.cosines.masked_fill(~block.is_positive, -torch.inf), 1))
     if miner.negatives == "hard":
-        return _with_nearest_negatives(block, places, 1)
-    return _semi_hard(block, places, margin_dist if miner.margin_dist is None else miner.margin_dist)
+        return _with_nearest_negatives(block, pairs, 1)
+    return _semi_hard(block, pairs, margin_dist if miner.margin_dist is None else miner.margin_dist)
 
 
-def _with_nearest_negatives(block: Block, places: Pairs, count: int) -> Triplets:
-    """Each of ``places`` with each of the ``count`` nearest negatives of its row, or as many as there are."""
-    if count == 1:  # a maximum is many times as fast
-        cosines, columns = (part[:, None] for part in block.negative_cosines.max(1))
-    else:
-        cosines, columns = (part[:, :count] for part in block.negative_cosines.sort(descending=True, stable=True))
-    pair, place = (cosines > -torch.inf)[places.row].nonzero(as_tuple=True)
-    row = places.row[pair]
-    return Triplets(row, places.column[pair], columns[row, place])
+def _highest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest of each row of ``values`` (b, R) and their columns, the first of equals."""
+    if count == 1:  # many times as fast
+        return values.max(1, keepdim=True)
+    ordered = values.sort(descending=True, stable=True)
+    return ordered.values[:, :count], ordered.indices[:, :count]
+
+
+def _there(values: Tensor, columns: Tensor) -> Pairs:
+    """The rows and the ``columns`` (b, n) of ``values`` (b, n) that are not -inf."""
+    row, place = (values > -torch.inf).nonzero(as_tuple=True)
+    return Pairs(row, columns[row, place])
+
+
+def _with_nearest_negatives(block: Block, pairs: Pairs, count: int) -> Triplets:
+    """Each of ``pairs`` with each of the ``count`` nearest negatives of its row, or as many as there are."""
+    cosines, columns = _highest(block.negative_cosines, count)
+    pair, negative = _there(cosines[pairs.row], columns[pairs.row])
+    return Triplets(pairs.row[pair], pairs.column[pair], negative)
 
 
 def _semi_hard(block: Block, pairs: Pairs, margin_dist: float) -> Triplets:
-    """Each of ``pairs``, which stand row after row, with its nearest semi-hard negative, where it has one."""
-    bound = block.cosines_of(*pairs)
-    place = place_in_row(pairs.row)
-    several = int(place.max()) + 1 if len(place) else 0
-    find = _in_passes if several <= _PASSES else _by_sorting
-    column, cosine = find(block.negative_cosines, pairs.row, place, bound, several)
+    """Each of ``pairs``, which stand row after row, with its nearest semi-hard negative, where it has one.
+
+    A pass takes one pair of each row: there are few positives a row.
+    """
+    bound, place = block.cosines_of(*pairs), place_in_row(pairs.row)
+    column, cosine = torch.empty_like(pairs.row), torch.empty_like(bound)
+    for number in range(int(place.max()) + 1 if len(place) else 0):
+        some = (place == number).nonzero()[:, 0]
+        cosines = block.negative_cosines
+        cosines = cosines if len(some) == len(cosines) else cosines[pairs.row[some]]
+        cosine[some], column[some] = torch.where(cosines < bound[some, None], cosines, -torch.inf).max(1)
     inside = (cosine > -torch.inf) & (distance_of(cosine) < distance_of(bound) + margin_dist)
     return Triplets(pairs.row[inside], pairs.column[inside], column[inside])
-
-
-def _in_passes(negatives: Tensor, row: Tensor, place: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
-    """The column and the cosine (T,) of the highest of ``negatives`` (b, R) below ``bound`` (T,); -inf for none."""
-    column, cosine = torch.empty_like(row), torch.empty_like(bound)
-    for number in range(several):
-        pairs = (place == number).nonzero()[:, 0]
-        cosines = negatives if len(pairs) == len(negatives) else negatives[row[pairs]]
-        best = torch.where(cosines < bound[pairs, None], cosines, -torch.inf).max(1)
-        column[pairs], cosine[pairs] = best.indices, best.values
-    return column, cosine
-
-
-def _by_sorting(negatives: Tensor, row: Tensor, place: Tensor, bound: Tensor, several: int) -> tuple[Tensor, Tensor]:
-    """As :func:`_in_passes`."""
-    ordered = negatives.neg().sort(stable=True)
-    bounds = bound.new_zeros(len(negatives), several)
-    bounds[row, place] = -bound
-    first = torch.searchsorted(ordered.values, bounds, right=True)[row, place]
-    exists = first < negatives.shape[1]
-    first = first.clamp(max=negatives.shape[1] - 1)
-    return ordered.indices[row, first], torch.where(exists, -ordered.values[row, first], -torch.inf)

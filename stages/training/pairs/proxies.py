@@ -29,7 +29,6 @@ class ProxyLoss(PairLoss):
         self._proxies, self._view, self._rate = [proxies], view, rate  # in a list: it is the module's parameter
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See :class:`PairLoss`."""
         del rows
         # A zero vector has no direction: the library divides it by 1e-12, and its gradient with it.
         empty = (embeddings == 0).all(1, keepdim=True)
@@ -38,12 +37,10 @@ class ProxyLoss(PairLoss):
 
     @property
     def prototypes(self) -> Tensor:
-        """See :class:`PairLoss`."""
         return self._view(self._proxies[0])
 
     @property
     def fast(self) -> tuple[list[nn.Parameter], float]:
-        """See :class:`PairLoss`."""
         return self._proxies, self._rate
 
 
@@ -56,24 +53,17 @@ def proxy_anchor(config: ProxyAnchorConfig, dim: int, classes: int, generator: t
     """See :class:`ProxyAnchorConfig`."""
     start = _drawn(nn.init.kaiming_normal_, generator, mode="fan_out")
     loss: Any = library().ProxyAnchorLoss(classes, dim, config.margin_cos, config.scale, weight_init_func=start)
-    loss.get_logits = lambda embeddings: loss.distance(
-        embeddings, loss.proxies[:, : embeddings.shape[1]]
-    )  # for nested sizes too
+    # for nested sizes too
+    loss.get_logits = lambda embeddings: loss.distance(embeddings, loss.proxies[:, : embeddings.shape[1]])
     return ProxyLoss(loss, loss.proxies, lambda proxies: proxies[None], config.proxy_rate)
 
 
 def soft_triple(config: SoftTripleConfig, dim: int, classes: int, generator: torch.Generator) -> PairLoss:
     """See :class:`SoftTripleConfig`."""
     each = config.subcenters
-    loss: Any = library().SoftTripleLoss(
-        classes,
-        dim,
-        each,
-        la=config.scale,
-        gamma=1 / config.subcenter_scale,
-        margin=config.margin_cos,
-        weight_init_func=_drawn(nn.init.kaiming_uniform_, generator, a=math.sqrt(5)),
-    )
+    start = _drawn(nn.init.kaiming_uniform_, generator, a=math.sqrt(5))
+    scales = config.scale, 1 / config.subcenter_scale
+    loss: Any = library().SoftTripleLoss(classes, dim, each, *scales, config.margin_cos, weight_init_func=start)
 
     def cosines(embeddings: Tensor) -> Tensor:
         """Of each class (B, C): the library's formula for embeddings of any size, nested ones too."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stages.training.losses.angle import normalize
 from stages.training.losses.settings import value_at
-from stages.training.pairs.block import PairStatistics, distance_of, place_in_row
+from stages.training.pairs.block import distance_of, place_in_row, statistics_of
 from stages.training.pairs.kinds import RangeConfig
 from stages.training.pairs.loss import PairLoss
 
@@ -21,18 +21,16 @@ class RangeLoss(PairLoss):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`PairLoss`."""
         self._margin = value_at(self.config.margin_dist, share)
 
     def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
-        """See :class:`PairLoss`."""
         unit = normalize(embeddings)
         rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
         _, class_of_row, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
         within, widest = _within(unit, class_of_row, rows, self.config.farthest)
         between, nearest = self._between(unit, class_of_row, sizes)
         zero = float(len(widest) == 0) + float(between == 0)
-        self._statistics += PairStatistics(2, zero, *_summed(widest), *_summed(nearest))
+        self._statistics += statistics_of(2, zero, widest, nearest)
         return self.config.within_weight * within + self.config.between_weight * between
 
     def _between(self, unit: Tensor, class_of_row: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +59,3 @@ def _within(unit: Tensor, class_of_row: Tensor, rows: Tensor, farthest: int) -> 
     _, place, counts = torch.unique(classes[order], return_inverse=True, return_counts=True)
     inverses = unit.new_zeros(len(counts)).index_add(0, place, 1 / distances)
     return (counts / inverses).mean(), cosines[order]
-
-
-def _summed(cosines: Tensor) -> tuple[float, int]:
-    return float(cosines.sum(dtype=torch.float64)), len(cosines)

@@ -11,7 +11,7 @@ Each worker thread computes blocks of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,45 +37,30 @@ class Sums(NamedTuple):
 class PairRule(nn.Module):
     """A loss as a function of blocks of cosines. Its parameters are trained with the head."""
 
-    def __init__(self, parts: int = 1) -> None:
-        super().__init__()
-        self.parts = parts
-        """S: how many parts are summed and divided each by itself."""
+    parts: ClassVar[int] = 1  # S: how many parts are summed and divided each by itself
+    numbers: ClassVar[int] = 1  # about how many numbers in memory a cosine takes while its block is computed
 
     def at(self, share: float) -> None:
         """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
-
-    def row_size(self, columns: int) -> int:
-        """About how many numbers a row of ``columns`` cosines takes in memory while its block is computed."""
-        return columns
 
     def sums(self, block: Block) -> Sums:
         """What ``block`` adds. Worker threads call it at the same time."""
         raise NotImplementedError(f"{type(self).__name__} has no sums: a loss on pairs is a subclass that gives them")
 
 
-class Compared(NamedTuple):
-    """What a batch (B, E) is compared with: itself, and ``memory`` (R - B, E) of unit length, without gradient.
-
-    ``labels`` and ``rows``, the training rows, are those of the batch and then of the memory, (R,); ``seed`` is for
-    what is drawn.
-    """
-
-    labels: Tensor
-    rows: Tensor
-    memory: Tensor
-    seed: int
-
-
-def loss_of_rows(rule: PairRule, unit: Tensor, compared: Compared) -> tuple[Tensor, PairStatistics]:
+def loss_of_rows(
+    rule: PairRule, unit: Tensor, memory: Tensor, labels: Tensor, rows: Tensor, seed: int
+) -> tuple[Tensor, PairStatistics]:
     """The loss of embeddings (B, E) of unit length, a scalar, and statistics of the pairs that it was made of.
 
-    The gradient reaches both embeddings of a pair that lie in the batch, and the parameters of ``rule``.
+    They are compared with each other and with the ``memory`` (R - B, E), which has no gradient. ``labels`` and training
+    ``rows`` are those of the batch and then of the memory, (R,); ``seed`` is for what is drawn. The gradient reaches
+    both embeddings of a pair that lie in the batch, and the parameters of ``rule``.
     """
     parameters = list(rule.parameters())
     learn = torch.is_grad_enabled() and (unit.requires_grad or any(weight.requires_grad for weight in parameters))
     statistics: list[PairStatistics] = []
-    value: Tensor = _RowWise.apply(unit, rule, compared, learn, statistics, *parameters)
+    value: Tensor = _RowWise.apply(unit, rule, memory, labels, rows, seed, learn, statistics, *parameters)
     return value, statistics[0]
 
 
@@ -91,14 +76,12 @@ def loss_of_rows(rule: PairRule, unit: Tensor, compared: Compared) -> tuple[Tens
 
 
 class _WorkerSums:
-    """What one worker thread adds up over its blocks, for each of S parts."""
+    """What one worker thread adds up over its blocks, for each of S parts: totals, counts, and gradients."""
 
     def __init__(self, rule: PairRule, unit: Tensor, against: Tensor, parameters: Sequence[Tensor]) -> None:
         self.rule, self.unit, self.against, self.parameters = rule, unit, against, parameters
-        parts = rule.parts
-        self.totals, self.counts = unit.new_zeros(parts), unit.new_zeros(parts)
-        self.by_unit = unit.new_zeros(parts, *unit.shape)
-        self.by_parameters = [weight.new_zeros(parts, *weight.shape) for weight in parameters]
+        self.totals, self.counts = unit.new_zeros(rule.parts), unit.new_zeros(rule.parts)
+        self.gradients = [weight.new_zeros(rule.parts, *weight.shape) for weight in (unit, *parameters)]
         self.statistics = PairStatistics()
 
     def add(self, block: Block, inside: slice) -> None:
@@ -112,20 +95,19 @@ class _WorkerSums:
         for part, total in enumerate(totals):
             if not total.requires_grad:
                 continue
-            leaves = [block.all_cosines, *(cosines for _, cosines in block.requested), *self.parameters]
-            more = part + 1 < self.rule.parts
+            leaves = [block.all_cosines, *self.parameters, *(cosines for _, cosines in block.requested)]
+            more = part + 1 < len(totals)
             by_all, *rest = torch.autograd.grad(total, leaves, retain_graph=more, allow_unused=True)
-            by_requested, by_parameters = rest[: len(block.requested)], rest[len(block.requested) :]
-            by_unit = self.by_unit[part]
+            by_unit, *by_parameters = (gradient[part] for gradient in self.gradients)
             if by_all is not None:
                 by_unit[inside] += by_all @ self.against
                 by_unit += by_all[:, : len(self.unit)].T @ self.unit[inside]
-            for (pairs, _), gradient in zip(block.requested, by_requested, strict=True):
+            for summed, gradient in zip(by_parameters, rest, strict=False):
+                if gradient is not None:
+                    summed += gradient
+            for (pairs, _), gradient in zip(block.requested, rest[len(by_parameters) :], strict=True):
                 if gradient is not None:
                     self._add_by_pairs(by_unit, pairs, gradient, inside)
-            for summed, gradient in zip(self.by_parameters, by_parameters, strict=True):
-                if gradient is not None:
-                    summed[part] += gradient
 
     def _add_by_pairs(self, by_unit: Tensor, pairs: Pairs, by_cosine: Tensor, inside: slice) -> None:
         """Add the gradient by embeddings (B, E) that follows from that by the cosines (T,) of ``pairs``."""
@@ -154,25 +136,25 @@ class _RowWise(torch.autograd.Function):
         ctx: Any,
         unit: Tensor,
         rule: PairRule,
-        compared: Compared,
+        memory: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        seed: int,
         learn: bool,
         statistics: list[PairStatistics],
         *parameters: Tensor,
     ) -> Tensor:
-        against = torch.cat([unit, compared.memory.to(unit.dtype)])
-        labels, rows = compared.labels, compared.rows
-        size = _rows_a_block(len(unit), rule.row_size(len(against)))
+        against = torch.cat([unit, memory.to(unit.dtype)])
+        size = _rows_a_block(len(unit), rule.numbers * len(against))
         starts = range(0, len(unit), size)
         workers = min(worker_count(unit.device), len(starts))
 
         def work(worker: int) -> _WorkerSums:
             sums = _WorkerSums(rule, unit, against, parameters)
             for low in starts[worker::workers]:
-                inside = slice(low, low + size)
-                cosines = unit[inside] @ against.T
-                known = (labels[: len(unit)][inside], rows[: len(unit)][inside], labels, rows)
-                block = Block(cosines, *known, unit.shape[1], compared.seed + low, learn)
-                sums.add(block, inside)
+                inside = slice(low, min(low + size, len(unit)))
+                known = labels[inside], rows[inside], labels, rows
+                sums.add(Block(unit[inside] @ against.T, *known, unit.shape[1], seed + low, learn), inside)
             return sums
 
         parts = in_worker_threads(work, workers)
@@ -181,17 +163,14 @@ class _RowWise(torch.autograd.Function):
         statistics.append(sum((part.statistics for part in parts[1:]), parts[0].statistics))
         weight = torch.where(counts > 0, counts, torch.inf).reciprocal()
         if learn:
-            by_unit = torch.stack([part.by_unit for part in parts]).sum(0)
-            by_parameters = [
-                torch.stack(gradients).sum(0) for gradients in zip(*(part.by_parameters for part in parts), strict=True)
-            ]
-            ctx.save_for_backward(*(torch.tensordot(weight, gradient, 1) for gradient in (by_unit, *by_parameters)))
+            gradients = (torch.stack(of_one).sum(0) for of_one in zip(*(part.gradients for part in parts), strict=True))
+            ctx.save_for_backward(*(torch.tensordot(weight, gradient, 1) for gradient in gradients))
         return weight @ totals
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         by_unit, *by_parameters = (slope * gradient for gradient in ctx.saved_tensors)
-        return by_unit, None, None, None, None, *by_parameters
+        return by_unit, *[None] * 7, *by_parameters
 
 
 def _weighted_sums(row: Tensor, rows: int, column: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:

@@ -6,5 +6,5 @@
                                                                                               shared space (E)
     image --backbone--> feature (N, D) ---------------------------------------- image map ---/
 
-Both maps are fitted by ``fit.py`` (regularised canonical correlation); ``network.py`` is the head that has them.
+``fit.py`` fits both maps (regularised canonical correlation) and has the head.
 """

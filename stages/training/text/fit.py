@@ -19,15 +19,39 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from cache.errors import RecordsError
 from stages.ranking import values_by_class
+from stages.training.heads.networks import FittedNetwork
+from stages.training.losses.angle import normalize
 from stages.training.text.kinds import TextHeadConfig
-from stages.training.text.network import TextNetwork
 from stages.training.text.sentences import encode
 
 _Array = npt.NDArray[np.float64]
 _SMALL = 1e-6  # of a correlation that is none
+
+
+class TextNetwork(FittedNetwork):
+    """``image_mean`` (D,), ``image_map`` (D, E), ``text_mean`` (T,) and ``text_map`` (T, E), of what was fitted."""
+
+    image_mean: Tensor
+    image_map: Tensor
+    text_mean: Tensor
+    text_map: Tensor
+
+    @property
+    def dim(self) -> int:
+        """E."""
+        return int(self.image_map.shape[1])
+
+    def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+        del dropout
+        return (prepared - self.image_mean) @ self.image_map
+
+    def text(self, encoded: Tensor) -> Tensor:
+        """The embeddings (B, E), of unit length, of ``encoded`` sentences (B, T)."""
+        return normalize((encoded - self.text_mean) @ self.text_map)
 
 
 class Fitted(NamedTuple):
@@ -38,7 +62,7 @@ class Fitted(NamedTuple):
 
 
 def fit_text(
-    config: TextHeadConfig, features: torch.Tensor, sentences: Sequence[str], blocks: Sequence[int], seed: int
+    config: TextHeadConfig, features: Tensor, sentences: Sequence[str], blocks: Sequence[int], seed: int
 ) -> Fitted:
     """The head of training ``features`` (N, D) whose images have ``sentences`` (N,); those with none are left out.
 
@@ -57,11 +81,9 @@ def fit_text(
     classes = np.array([numbers[sentences[row]] for row in rows])
     texts = encode(list(numbers)).astype(np.float64)
     ridges, power, score = _chosen(config, images, texts, classes, seed)
-    maps = _Correlation(images, texts[classes]).maps(*ridges)
-    for name, tensor in zip(
-        ("image_mean", "image_map", "text_mean", "text_map"), maps.weighed(power, config.dim), strict=True
-    ):
-        setattr(network, name, torch.from_numpy(tensor.astype(np.float32)))
+    maps = _Correlation(images, texts[classes]).maps(*ridges).weighed(power, config.dim)
+    fitted = (torch.from_numpy(array.astype(np.float32)) for array in maps)
+    network.fill(dict(zip(TextNetwork.__annotations__, fitted, strict=True)))
     summary = (
         f"text ridge {ridges[0]:g}, image ridge {ridges[1]:g}, power {power:g} by mMP@5 {score:.3f} of "
         f"{len(numbers):,} sentences that were left out"

@@ -12,7 +12,7 @@ from stages.training.heads.kinds import InputsConfig
 if TYPE_CHECKING:
     import torch
 
-    from stages.training.text.network import TextNetwork
+    from stages.training.text.fit import TextNetwork
 
 _Grid: TypeAlias = Annotated[tuple[float, ...], Choices("(0, inf)")]
 
@@ -46,6 +46,6 @@ class TextHeadConfig(Settings):
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> TextNetwork:
         """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""
         from stages.training.heads.inputs import Inputs
-        from stages.training.text.network import TextNetwork
+        from stages.training.text.fit import TextNetwork
 
         return TextNetwork(Inputs(self.inputs, blocks))

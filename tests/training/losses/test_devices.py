@@ -9,14 +9,13 @@ from torch import Tensor
 from stages.training.losses import kernel
 from stages.training.losses.plain import plain_loss
 from stages.training.losses.settings import MarginSoftmaxConfig
-from stages.training.pairs import (
+from stages.training.pairs.kinds import (
     AllConfig,
     ContrastiveConfig,
     EasyPositivesConfig,
     HardConfig,
     MarginConfig,
     MultiSimilarityConfig,
-    PairLoss,
     PairLossConfig,
     ProxyAnchorConfig,
     ProxyNcaConfig,
@@ -28,6 +27,7 @@ from stages.training.pairs import (
     SupConConfig,
     TripletConfig,
 )
+from stages.training.pairs.loss import PairLoss
 from tests.toys.losses import FAMILY, batch, build
 
 PAIRS: list[PairLossConfig] = [

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stages.training.pairs import DistanceWeightedConfig, EasyPositivesConfig, HardConfig, SemiHardConfig, miners
+from stages.training.pairs import miners
+from stages.training.pairs.kinds import DistanceWeightedConfig, EasyPositivesConfig, HardConfig, SemiHardConfig
 from tests.oracles import pairs as oracle
 from tests.toys.pairs import ALONE, BATCHES, FEW, ONE_CLASS, REMEMBERED, Batch, as_set, draw
 
@@ -33,15 +34,6 @@ def test_semi_hard_negatives_are_the_nearest_beyond_the_positive_and_within_the_
     wanted = oracle.semi_hard(BATCHES[name].plain(), margin)
     assert as_set(miners.pick(SemiHardConfig(), BATCHES[name].block(), margin)) == wanted
     assert as_set(miners.pick(SemiHardConfig(margin_dist=margin), BATCHES[name].block(), 1.0)) == wanted
-
-
-@every_batch
-def test_semi_hard_negatives_are_the_same_by_passes_and_by_sorting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    picked = []
-    for passes in (0, 100):
-        monkeypatch.setattr(miners, "_PASSES", passes)
-        picked.append(as_set(miners.pick(SemiHardConfig(), BATCHES[name].block(), 0.3)))
-    assert picked[0] == picked[1]
 
 
 @every_batch

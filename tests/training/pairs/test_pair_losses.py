@@ -11,7 +11,9 @@ import torch
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 from torch import Tensor
 
-from stages.training.pairs import (
+from stages.training.pairs import rows as rows_module
+from stages.training.pairs.distance_losses import Margin
+from stages.training.pairs.kinds import (
     AllConfig,
     ContrastiveConfig,
     DistanceWeightedConfig,
@@ -28,8 +30,6 @@ from stages.training.pairs import (
     SupConConfig,
     TripletConfig,
 )
-from stages.training.pairs import rows as rows_module
-from stages.training.pairs.distance_losses import Margin
 from stages.training.pairs.loss import PairLoss, RowWise
 from stages.training.pairs.miners import pick
 from tests.oracles import pairs as oracle

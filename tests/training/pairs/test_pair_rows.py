@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.training.pairs import HardConfig, SemiHardConfig, TripletConfig, rows
+from stages.training.pairs import rows
+from stages.training.pairs.kinds import HardConfig, SemiHardConfig, TripletConfig
 from stages.training.pairs.loss import RowWise
 
 

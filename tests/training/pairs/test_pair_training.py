@@ -26,7 +26,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.loop import TrainingJob, _Run
-from stages.training.pairs import (
+from stages.training.pairs.kinds import (
     AllConfig,
     ContrastiveConfig,
     DistanceWeightedConfig,

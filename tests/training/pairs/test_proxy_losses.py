@@ -10,7 +10,7 @@ import torch
 
 from stages.training import LinearHeadConfig, OptimizerConfig
 from stages.training.heads.kinds import InputsConfig
-from stages.training.pairs import ProxyAnchorConfig, ProxyNcaConfig, SoftTripleConfig
+from stages.training.pairs.kinds import ProxyAnchorConfig, ProxyNcaConfig, SoftTripleConfig
 from stages.training.pairs.loss import PairLoss
 from stages.training.weights.initialization import start_prototypes
 from tests.oracles import pairs as oracle

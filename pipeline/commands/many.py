@@ -1,7 +1,8 @@
-"""The command ``table``: the heads of a run with several seeds, between intervals, and a page to look at."""
+"""The commands that train many heads: ``sweep`` tries configurations, ``table`` seeds and sizes of training sets."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,15 +13,66 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.files import absolute
 from cache.lock import writer_lock
-from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, ray_cluster
+from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, emit, ray_cluster
+from pipeline.config import read_config
+from pipeline.dataset import run_of
 from pipeline.progress import Display
 from pipeline.score_rows import RAW, json_lines
 from pipeline.seed_grid import Cell, SeedGrid, open_grid, refusals, score_cells, table_rows
+from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, swept_sets, winner_run_file
 from pipeline.trials import Arrays
 from pipeline.vectors import Vectors
 from pipeline.views.nearest import draw_nearest
+from pipeline.views.sweep import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text
 from pipeline.views.table import table_page, table_text
 from stages.training.embed import Embedded
+from stages.training.sweep.search_strategy import check_method
+
+
+def sweep(
+    run_file: RunFile,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try many configurations of the heads, judged on held-out training classes, and rank them."""
+    cluster = ray_cluster(executor, address, cpus)
+    config, display = read_config(run_file), Display(quiet=quiet)
+    settings = config.sweep
+    if settings is None:
+        raise ConfigError(
+            f'{run_file} has no [sweep]. Add one, such as:\n[sweep]\n[sweep.over]\n"loss.scale" = [8.0, 16.0, 32.0]'
+        )
+    if write is not None and write.exists() and not force:
+        raise ConfigError(f"{write} exists. Name another file, or add --force to write over it.")
+    plan = planned(config, settings)
+    check_method(settings.method)
+    for remark in remarks(settings, plan):
+        display.warn(f"note: {remark}")
+    run = run_of(config, display, run_file)
+    sets = swept_sets(run, plan)
+    trials = sweep_folder(run, settings, sets)
+    folder = run.artifacts / trials
+    metric, keys = settings.objective, tuple(settings.axes())
+    with writer_lock(folder), cluster.joined() if cluster else nullcontext():
+        places = run_sweep(run, settings, plan, sets, trials, cluster)
+        rows = sweep_rows(places, metric, keys)
+        replace_text(folder / "leaderboard.csv", csv_text(rows))
+        replace_text(folder / "leaderboard.html", sweep_page(places, metric, keys, run.name))
+    emit(json, sweep_text(places, metric, keys), *rows)
+    display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
+    if write is not None:
+        winner = next(place for place in places if not place.entry.raw)
+        replace_text(write, winner_run_file(winner, plan, run_file, settings, write.parent))
+        below = f", though {verdict}" if (verdict := raw_verdict(places)) else ""
+        display.say(f"the best configuration{below}: {write}")
+
 
 _NEAREST, _QUERIES = 10, 8  # images of a ranking in the picture, and queries
 
@@ -70,24 +122,18 @@ def table(
 def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     """The first backbone, and a picture of some queries with their nearest by its raw feature and two heads.
 
-    The heads are the first and the last of those on that backbone alone, with the first seed. The name of the file
-    holds the fingerprint of all that it shows, so that it is drawn anew when that changes; the old one is deleted.
+    The name of the file holds the fingerprint of all that it shows: it is drawn anew when that changes.
     """
     assert grid.run.config.repeat is not None
-    part = next(iter(grid.sets.values()))
-    ends = [
-        Cell(part.name, head.name, None, grid.run.config.repeat.seeds[0]) for head in (part.heads[:1] + part.heads[-1:])
-    ]
+    part, seed = next(iter(grid.sets.values())), grid.run.config.repeat.seeds[0]
+    ends = [Cell(part.name, head.name, None, seed) for head in (part.heads[:1] + part.heads[-1:])]
     cells = [Cell(part.name, RAW, None, 0), *dict.fromkeys(ends)]
     shown = fingerprint([grid.fingerprint(cell) for cell in cells])
     path = folder / f"{part.name}-{shown[:8]}.png"
     if not path.exists():
-        vectors = [
-            Vectors(part.name, cell.head, part.features, part.features)
-            if cell.head == RAW
-            else Vectors(part.name, cell.head, Embedded(grid.train(cell), part.features), part.features)
-            for cell in cells
-        ]
+        features = part.features
+        stores = [features if cell.head == RAW else Embedded(grid.train(cell), features) for cell in cells]
+        vectors = [Vectors(part.name, cell.head, store, features) for cell, store in zip(cells, stores, strict=True)]
         title = f"{part.name}: queries sampled with a fixed seed, before and after"
         draw_nearest(path, grid.run.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):

@@ -1,0 +1,251 @@
+"""The commands of the three stages: ``plan``, ``extract``, ``train-heads``, ``score``, and ``run`` for all of them."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from typing import Annotated, cast, get_args
+
+import typer
+
+from cache.atomic import unless_read_only
+from cache.errors import ConfigError, RecordsError
+from cache.storage import is_url
+from pipeline.commands.options import (
+    Address,
+    BatchSize,
+    Cpus,
+    Device,
+    Executor,
+    Json,
+    MaxFailures,
+    Place,
+    Quiet,
+    RetryFailed,
+    RunFile,
+    Wait,
+    Workers,
+    emit,
+    ray_cluster,
+)
+from pipeline.config import RunConfig
+from pipeline.dataset import Run, open_run
+from pipeline.extraction import Extracted, Hardware, extract_features, plan_features, planned_lines, planned_text
+from pipeline.score_rows import RAW, json_lines
+from pipeline.scores import score_run
+from pipeline.vectors import Vectors, find_vectors, planned_heads, with_rows
+from pipeline.views.leaderboard import score_table
+from pipeline.views.nearest import draw_nearest
+from pipeline.views.sizes import group_table
+from stages.analysis import paired_difference
+from stages.analysis.class_size import ClassSize, stored_by_class_size
+from stages.retrieval.query_values import QueryValues
+from stages.training.process_group import is_first, torchrun_group
+
+
+def plan(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what `extract` would compute: images, bytes, time; and which heads are to be trained. Writes no feature."""
+    run = open_run(run_file, quiet=quiet)
+    planned = plan_features(run, Hardware(device, batch_size, workers, retry_failed))
+    heads = planned_heads(run)
+    emit(json, planned_text(planned), *planned_lines(planned))
+    for head in heads:
+        emit(json, f"{head.head} on {head.backbone}: {head.state}", head._asdict())
+
+
+def extract(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    max_failures: MaxFailures = None,
+    wait: Wait = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 1: run the frozen backbones over the images that their stores lack."""
+    cluster = ray_cluster(executor, address, cpus)
+    run = open_run(run_file, quiet=quiet)
+    done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
+    for extracted in done:
+        features, failures = extracted.features, extracted.failures
+        line = {
+            "backbone": features.name,
+            "features": features.fingerprint,
+            "path": features.address,
+            "computed": extracted.computed,
+            "present": extracted.present,
+            "failed": len(failures),
+            "failures": [failed._asdict() for failed in failures],
+        }
+        counts = f"{extracted.computed:,} images computed, {extracted.present:,} were there"
+        text = f"{features.address}: {counts}; {len(failures):,} of {len(run.records):,} records failed"
+        emit(json, text, line)
+    fail_on_too_many(run, done, max_failures)
+
+
+def fail_on_too_many(run: Run, done: Sequence[Extracted], max_failures: float | None) -> None:
+    """Exit with status 1 when the share of images that failed is above the allowed one."""
+    allowed = run.config.extraction.max_failures if max_failures is None else max_failures
+    for extracted in done:
+        if len(extracted.failures) > allowed * len(run.records):
+            run.display.warn(
+                f"{len(extracted.failures):,} of {len(run.records):,} records failed with {extracted.features.name}, "
+                f"more than max_failures = {allowed:g} allows. Mend or drop them, or allow more: --max-failures."
+            )
+            raise typer.Exit(1)
+
+
+def train_heads(
+    run_file: RunFile,
+    device: Device = "cpu",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write loss, rate and score of every epoch as TensorBoard events.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 2: train the heads on stored features, and embed with them.
+
+    Begun by torchrun, the processes share out the classes of each head's loss: for millions of classes.
+    """
+    with torchrun_group(device) as (group, own_device):
+        run = open_run(run_file, quiet=quiet or not is_first())
+        if not run.records.has_labels:
+            raise RecordsError(
+                f"none of the {len(run.records):,} images has a label, and heads learn from labels: put the images in "
+                "a folder a class, or name the column with label = ... under [dataset]. The raw feature needs no "
+                f"label: permafrost search {run_file} IMAGE --head raw"
+            )
+        for vectors in find_vectors(run, train=True, tensorboard=tensorboard, device=own_device, group=group):
+            if vectors.head != RAW and is_first():
+                store, path = vectors.store, vectors.store.address
+                line = {
+                    "backbone": vectors.backbone,
+                    "head": vectors.head,
+                    "embeddings": store.fingerprint,
+                    "path": path,
+                }
+                emit(json, f"{vectors.backbone} {vectors.head}: {path}", line)
+
+
+def score(
+    run_file: RunFile,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Scores by class_size (in the gallery) or training_class_size too. Can be given again."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 3: search the gallery for every query, and score raw features beside every head."""
+    for size in by or []:
+        if size not in get_args(ClassSize):
+            raise ConfigError(f"--by is one of {', '.join(get_args(ClassSize))}, got {size!r}")
+    run = open_run(run_file, quiet=quiet)
+    vectors = find_vectors(run)
+    run = with_rows(run, vectors)
+    values = print_scores(run, vectors, json=json)
+    if by:
+        lines = [line for size in by for line in stored_by_class_size(values, run.records, cast("ClassSize", size))]
+        text = "".join(json_module.dumps(line) + "\n" for line in lines)
+        with unless_read_only(run.display.warn):
+            run.storage.put(f"scores/{run.name}.groups.jsonl", text.encode())
+        typer.echo(text if json else f"\n{group_table(lines)}\n", nl=False)
+
+
+def print_scores(run: Run, vectors: Sequence[Vectors], *, json: bool) -> QueryValues:
+    """Score ``vectors``, print the table or JSON lines, and draw a picture: of the first backbone that has a head."""
+    rows, values = score_run(run, vectors)
+    typer.echo(json_lines(rows) if json else score_table(rows) + "\n", nl=False)
+    backbone = next((entry.backbone for entry in vectors if entry.trained is not None), vectors[0].backbone)
+    first = [entry for entry in vectors if entry.backbone == backbone]
+    path = run.scratch / "scores" / f"{run.name}.png"
+    if any(run.records.uris):
+        with unless_read_only(run.display.warn):
+            draw_nearest(path, run.records, first, title=f"{run.name}: queries sampled with a fixed seed, {backbone}")
+            if is_url(run.config.artifacts):
+                run.storage.put(f"scores/{path.name}", path.read_bytes())
+            where = run.storage.address(f"scores/{path.name}")
+            run.display.say(f"some queries with their nearest images: {where}")
+    if (verdict := no_surer_head(run.config, values)) is not None:
+        run.display.say(verdict)
+    return values
+
+
+def run(
+    run_file: RunFile,
+    device: Device = "cpu",
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    retry_failed: RetryFailed = False,
+    max_failures: MaxFailures = None,
+    wait: Wait = False,
+    executor: Executor = Place.local,
+    address: Address = None,
+    cpus: Cpus = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """All three stages: extract, train-heads, score."""
+    cluster = ray_cluster(executor, address, cpus)
+    opened = open_run(run_file, quiet=quiet)
+    done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
+    vectors = find_vectors(opened, train=True, device=device)
+    if opened.records.has_labels or opened.config.heads:
+        print_scores(opened, vectors, json=json)
+    else:
+        opened.display.say(
+            f"no image has a label, so nothing is scored. Search: permafrost search {run_file} IMAGE --all"
+        )
+    fail_on_too_many(opened, done, max_failures)
+
+
+def _to_try(config: RunConfig) -> str:
+    """What this run does not do yet."""
+    ideas = []
+    if not any(getattr(head.recipe.start, "kind", "") == "discriminant" for head in config.heads):
+        ideas.append('recipe = "default"')
+    networks = [backbone for backbone in config.backbones if backbone.kind != "precomputed"]
+    if networks and not any(getattr(backbone, "blocks", ()) for backbone in networks):
+        ideas.append("blocks = [-2, -1]")
+    if networks and all(getattr(backbone.preprocess, "views", None) is None for backbone in networks):
+        ideas.append("mirror images (preprocess.views)")
+    ideas.append("a stronger backbone, or more classes to train on")
+    return f"To try: {', '.join(ideas)}. `--head raw` searches with the feature itself."
+
+
+def no_surer_head(config: RunConfig, values: QueryValues) -> str | None:
+    """What to say where no head of the run is surely above the best raw feature; None where one is.
+
+    By the first metric, query by query: surely above is where the 95 % interval of the difference is above 0.
+    """
+    heads = {head.name for head in config.heads}
+    first = {entry: values.of(*entry)[0] for entry in values.heads() if entry[1] == RAW or entry[1] in heads}
+    means = {entry: next(iter(scores.per_query.values())).mean() for entry, scores in first.items()}
+    raws = [entry for entry in first if entry[1] == RAW]
+    trained = [entry for entry in first if entry[1] != RAW]
+    if not raws or not trained:
+        return None
+    raw = max(raws, key=lambda entry: means[entry])
+    gains = {entry: paired_difference(first[entry], first[raw])[0] for entry in trained}
+    if any(gain.low > 0 for gain in gains.values()):
+        return None
+    best = max(trained, key=lambda entry: gains[entry].value)
+    gain = gains[best]
+    interval = f"{gain.value:+.3f} {gain.metric} (95 % interval {gain.low:+.3f} to {gain.high:+.3f})"
+    return (
+        f"no head is surely above the raw feature of {raw[0]}: {best[1]} on {best[0]} has {interval}. {_to_try(config)}"
+    )
