@@ -13,7 +13,7 @@ from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow, json_lines
 from pipeline.text_scores import text_scores
 from pipeline.vectors import Vectors
-from stages.analysis.run_bounds import run_bounds
+from stages.analysis.bounds import run_bounds
 from stages.retrieval import AutoIndexConfig, Scores, WhiteningConfig
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import QueryValues, Scored, data_of, scored_numbers, values_of

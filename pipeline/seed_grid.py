@@ -200,8 +200,8 @@ def score_cells(
     run_file: str, cells: Mapping[str, Cell], storage: Storage, workers: int | None, cluster: RayCluster | None = None
 ) -> Iterator[tuple[str, Arrays]]:
     """The arrays of each of ``cells``, by fingerprint, as they finish; those in ``storage`` are not run."""
-    here = partial(_in_processes, run_file, workers)
-    run = here if cluster is None else partial(spread, cluster, partial(_score, run_file), at_most=workers)
+    alone = partial(_in_processes, run_file, workers)
+    run = alone if cluster is None else partial(spread, cluster, partial(_score, run_file), at_most=workers)
     return run_once(cells, storage, run)
 
 

@@ -15,8 +15,7 @@ from cache.features import numbers_fingerprint
 from cache.sealed import json_text, read_sealed
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
-from stages.analysis.open_set import Rate, Rates
-from stages.analysis.pair_shares import PairShare, pair_shares
+from stages.analysis.open_set import PairShare, Rate, Rates, pair_shares
 from stages.analysis.threshold_choice import Decision, Ground, class_shortage
 from stages.retrieval.query_values import data_of
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.thresholds import Limit
 from pipeline.views.pages import render
 from pipeline.views.thumbnails import thumbnails
-from stages.analysis.pair_shares import PairShare, share_at
+from stages.analysis.open_set import PairShare, share_at
 from stages.retrieval.gallery_rows import Match
 
 _SIDE = 160

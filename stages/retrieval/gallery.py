@@ -1,4 +1,4 @@
-"""The gallery of a store of features: its index, and what is nearest to a query."""
+"""The gallery of a store of features: its index, what is nearest to a query, and queries of several terms."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TypeAlias, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
-from cache.errors import DamagedStoreError, StaleStoreError
+from cache.errors import DamagedStoreError, SettingsError, StaleStoreError
 from cache.features import numbers_fingerprint
 from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, search
@@ -174,3 +175,23 @@ def _fingerprint(vectors: Features, searched: Records) -> str:
     """Of the rows: of the store they are read from, and of the images they belong to."""
     numbers = numbers_fingerprint(vectors, searched.digests)
     return fingerprint([vectors.fingerprint, numbers, digest_bytes(searched.digests.words.tobytes()).hex()])
+
+
+LIKE, UNLIKE = 1.0, -0.5
+"""The weights of terms: what a query is to be unlike counts half, as two like pictures differ in little but noise."""
+
+
+def combined(terms: npt.NDArray[np.generic], weights: Sequence[float]) -> Vectors:
+    """The vector (1, E) of unit length in the direction of the weighed sum of ``terms`` (n, E), each of unit length.
+
+    Raises SettingsError where no term has a weight above 0, and where they cancel out.
+
+    >>> combined(np.array([[2.0, 0.0], [0.0, 5.0]]), [LIKE, LIKE]).round(3).tolist()
+    [[0.7070000171661377, 0.7070000171661377]]
+    """
+    if not any(weight > 0 for weight in weights):
+        raise SettingsError("a search needs something to be like: an image, text or the key of a gallery image")
+    summed = np.asarray(weights, np.float64) @ unit_length(terms).astype(np.float64)
+    if np.linalg.norm(summed) < 1e-6:
+        raise SettingsError("the terms of the search cancel out: leave one out")
+    return unit_length(summed[None])

@@ -16,7 +16,7 @@ from pipeline.vectors import Vectors
 from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
 from pipeline.views.report import curves as drawn
-from pipeline.views.report.embedding_map import MapView, map_view
+from pipeline.views.report.curves import MapView, map_view
 from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
 from pipeline.views.report.learning import LearningCurves, learning_curves
 from pipeline.views.report.measured import Measured, measure, overall

@@ -1,7 +1,8 @@
-"""Curves of the report: metrics against k and the size of the gallery, and the similarities of pairs."""
+"""Charts of the report: metrics against k and the size of the gallery, similarities of pairs, and the map."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.dataset import Run
-from pipeline.views.charts import Line, histogram, line_chart, look
+from pipeline.views.charts import Line, Point, cloud, histogram, line_chart, look
 from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
+from stages.analysis.embedding_map import EmbeddingMap, MappedImage, embedding_map
 from stages.analysis.first_ranks import FirstRanks
 from stages.analysis.gallery_size import further_distractors
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
@@ -186,3 +188,50 @@ def _chart(lines: Sequence[Line], label: str, across: str, at: Sequence[float], 
     """The lines, the first on top; the label has both ends of each."""
     ends = "; ".join(f"{line.name} {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
     return line_chart(lines[::-1], label=f"{label}: {ends}", across=across, ticks_at=at, log=True, dots=dots)
+
+
+_GRID = 11  # pictures across
+
+
+class MapView(NamedTuple):
+    """The map as dots, the groups by class, name and size, and the places of the images shown as pictures."""
+
+    images: Sequence[MappedImage]
+    by: str
+    made: str
+    dots: Markup
+    groups: Sequence[tuple[str, str, int]]
+    pictured: Sequence[int]
+
+
+def map_view(side: Measured, seed: int) -> MapView | None:
+    """The map of the gallery by ``side``; None where there are too few images."""
+    mapped = None if side.ranks is None else embedding_map(side.vectors.store, side.ranks.gallery, seed)
+    if mapped is None or side.ranks is None:
+        return None
+    made = (
+        f"{len(mapped.images):,} of {len(side.ranks.gallery):,} gallery images, sampled with a fixed seed, "
+        f"by {side.name}: {mapped.method}"
+    )
+    looks = ["rest" if image.group is None else look(image.group) for image in mapped.images]
+    points = [
+        Point(image.x, image.y, colour, f"{image.domain}: {image.label}" if image.domain else image.label, at)
+        for at, (image, colour) in enumerate(zip(mapped.images, looks, strict=True))
+    ]
+    on_top = sorted(points, key=lambda point: point.look != "rest")
+    dots = cloud(on_top, label=f"map of {len(points):,} images by {mapped.by}: {made}")
+    counts = Counter(looks)
+    groups = [(look(at), name, counts[look(at)]) for at, name in enumerate(mapped.groups)]
+    if counts["rest"]:
+        groups.append(("rest", f"other {mapped.by}s", counts["rest"]))
+    return MapView(mapped.images, mapped.by, made, dots, groups, _pictured(mapped))
+
+
+def _pictured(mapped: EmbeddingMap) -> list[int]:
+    """Of each square of a grid the image nearest to its middle."""
+    nearest: dict[tuple[int, int], tuple[float, int]] = {}
+    for at, image in enumerate(mapped.images):
+        square = min(int(image.x * _GRID), _GRID - 1), min(int(image.y * _GRID), _GRID - 1)
+        off = abs(image.x * _GRID - square[0] - 0.5) + abs(image.y * _GRID - square[1] - 0.5)
+        nearest[square] = min(nearest.get(square, (9.0, at)), (off, at))
+    return [at for _, at in nearest.values()]

@@ -28,7 +28,6 @@ from stages.retrieval.indexes.faiss_search import (
     selecting,
     stored_vectors,
 )
-from stages.retrieval.indexes.keyed_rows import KeyedRows, twice
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index, check_rows
 from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import (
@@ -36,9 +35,11 @@ from stages.retrieval.indexes.snapshots import (
     KEPT,
     KEYS,
     SIDECAR,
+    KeyedRows,
     keys_file,
     read_snapshot,
     sidecar_of,
+    twice,
     write_snapshot,
 )
 

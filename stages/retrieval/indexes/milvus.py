@@ -29,9 +29,8 @@ from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries
 from stages.retrieval.gallery_rows import GalleryRows
 from stages.retrieval.indexes.faiss_search import best_of
-from stages.retrieval.indexes.keyed_rows import KeyedRows
 from stages.retrieval.indexes.learned import VectorRows
-from stages.retrieval.indexes.snapshots import KEYS, keys_file, read_snapshot, sidecar_of, write_snapshot
+from stages.retrieval.indexes.snapshots import KEYS, KeyedRows, keys_file, read_snapshot, sidecar_of, write_snapshot
 
 ROWS_A_CALL = 1024
 MOST_ROWS = 16_384

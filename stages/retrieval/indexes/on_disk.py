@@ -32,10 +32,9 @@ from cache.storage import LocalStorage, Where, is_url
 from stages.retrieval.indexes import lazy_faiss as faiss
 from stages.retrieval.indexes.faiss_search import append
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.indexes.keyed_rows import check_keys
 from stages.retrieval.indexes.kinds import IvfPqIndexConfig, check_rows
 from stages.retrieval.indexes.learned import VectorRows, in_blocks
-from stages.retrieval.indexes.snapshots import INDEX, KEPT, KEYS, keys_file, sidecar_of, write_snapshot
+from stages.retrieval.indexes.snapshots import INDEX, KEPT, KEYS, check_keys, keys_file, sidecar_of, write_snapshot
 
 SHARD_ROWS = 2**20
 
