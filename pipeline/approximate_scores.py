@@ -27,7 +27,7 @@ from stages.retrieval import (
     evaluate_reranked,
     index_gallery,
 )
-from stages.retrieval.approximate import DEEPEST
+from stages.retrieval.evaluate_ranking import DEEPEST
 from stages.retrieval.gallery import Index
 
 

@@ -16,7 +16,7 @@ from cache.sealed import json_text, read_sealed
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
 from stages.analysis.open_set import PairShare, Rate, Rates, pair_shares
-from stages.analysis.threshold_choice import Decision, Ground, class_shortage
+from stages.analysis.thresholds import Decision, Ground, class_shortage
 from stages.retrieval.query_values import data_of
 
 

@@ -28,7 +28,7 @@ from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among,
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.search import Answer, search_json, search_page, search_text
 from stages.analysis.open_set import PairShare
-from stages.analysis.threshold_choice import ENOUGH_CLASSES, class_shortage
+from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length
 from stages.retrieval.gallery import LIKE, UNLIKE, combined
 

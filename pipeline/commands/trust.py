@@ -35,7 +35,7 @@ from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads,
 from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
 from stages.analysis.open_set import Kind
-from stages.analysis.threshold_choice import Decision, Ground, choose_thresholds, decision_at
+from stages.analysis.thresholds import Decision, Ground, choose_thresholds, decision_at
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import read_query_values, scored_numbers

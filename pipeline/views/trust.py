@@ -14,7 +14,7 @@ from stages.analysis import Change, Changes, Moved, SizeCurve
 from stages.analysis.compared_runs import HeadName, ScoredRun
 from stages.analysis.health import Copy, Health, VectorHealth
 from stages.analysis.open_set import Rate
-from stages.analysis.threshold_choice import Decision, Ground
+from stages.analysis.thresholds import Decision, Ground
 
 _NAMED = 3  # queries that only one side has, by name
 

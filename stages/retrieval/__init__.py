@@ -1,9 +1,8 @@
 """Embeddings -> index -> scores: search, protocols, evaluation with intervals. Loads without torch."""
 
-from stages.retrieval.approximate import evaluate_index, evaluate_reranked
 from stages.retrieval.attributes import AttributeMetric, attribute_metric_names, evaluate_attributes, evaluate_legacy
 from stages.retrieval.evaluate import evaluate
-from stages.retrieval.evaluate_ranking import evaluate_ranking
+from stages.retrieval.evaluate_ranking import evaluate_index, evaluate_ranking, evaluate_reranked
 from stages.retrieval.gallery import choose_gallery_index, index_gallery, nearest
 from stages.retrieval.indexes.auto import AutoIndexConfig, Choice, IndexConfig, Tried, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex

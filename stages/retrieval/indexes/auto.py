@@ -24,6 +24,7 @@ from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes.faiss_search import PIECES, number_of_lists
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import (
     BuiltConfig,
@@ -33,7 +34,6 @@ from stages.retrieval.indexes.kinds import (
     RabitqIndexConfig,
     ScalarIndexConfig,
 )
-from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
 from stages.retrieval.indexes.milvus import MilvusIndexConfig
 from stages.retrieval.indexes.snapshots import read_sidecar

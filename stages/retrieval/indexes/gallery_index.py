@@ -20,16 +20,17 @@ from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows
 from stages.ranking.normalize import Vectors, check_unit
 from stages.retrieval.indexes import lazy_faiss as faiss
 from stages.retrieval.indexes.faiss_search import (
+    VectorRows,
     append,
     best_of,
     compare_again,
+    in_blocks,
     keeps_ids,
     search_index,
     selecting,
     stored_vectors,
 )
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index, check_rows
-from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import (
     INDEX,
     KEPT,

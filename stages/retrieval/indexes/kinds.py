@@ -19,10 +19,10 @@ from cache.errors import SettingsError
 from cache.settings import Settings, Within
 from stages.ranking.normalize import check_unit
 from stages.retrieval.indexes import lazy_faiss as faiss
-from stages.retrieval.indexes.faiss_search import append
-from stages.retrieval.indexes.learned import (
+from stages.retrieval.indexes.faiss_search import (
     SAMPLE,
     VectorRows,
+    append,
     centres,
     check_codes,
     in_blocks,

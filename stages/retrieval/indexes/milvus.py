@@ -28,8 +28,7 @@ from cache.settings import Settings
 from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries
 from stages.retrieval.gallery_rows import GalleryRows
-from stages.retrieval.indexes.faiss_search import best_of
-from stages.retrieval.indexes.learned import VectorRows
+from stages.retrieval.indexes.faiss_search import VectorRows, best_of
 from stages.retrieval.indexes.snapshots import KEYS, KeyedRows, keys_file, read_snapshot, sidecar_of, write_snapshot
 
 ROWS_A_CALL = 1024

@@ -30,10 +30,9 @@ from cache.lock import writer_lock
 from cache.settings import changed_settings
 from cache.storage import LocalStorage, Where, is_url
 from stages.retrieval.indexes import lazy_faiss as faiss
-from stages.retrieval.indexes.faiss_search import append
+from stages.retrieval.indexes.faiss_search import VectorRows, append, in_blocks
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import IvfPqIndexConfig, check_rows
-from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import INDEX, KEPT, KEYS, check_keys, keys_file, sidecar_of, write_snapshot
 
 SHARD_ROWS = 2**20
