@@ -24,7 +24,7 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.extraction.backbones import BundledConfig, OpenClipConfig, PcaConfig, TimmConfig
 from stages.extraction.precomputed import PrecomputedConfig
-from stages.records.joined import check_names
+from stages.records.reading import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, RerankConfig
 from stages.retrieval.run_scores import ScoringConfig
 from stages.training import SweepConfig

@@ -41,8 +41,8 @@ from stages.ranking.metrics import Values
 from stages.ray_cluster import RayCluster
 from stages.ray_spread import spread
 from stages.records import Records
+from stages.records.records import balanced_subset
 from stages.records.splits import DISTRACTORS, ROLES
-from stages.records.subsets import balanced_subset
 from stages.retrieval.query_values import QueryScores, scored_numbers
 from stages.retrieval.run_scores import ScoringConfig, score
 from stages.retrieval.scores import VERSION

@@ -24,9 +24,8 @@ import numpy as np
 
 from cache import fingerprint
 from cache.errors import ConfigError
-from cache.files import absolute
 from cache.fingerprint import JSON
-from cache.storage import is_url
+from cache.storage import absolute, is_url
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets

@@ -11,8 +11,8 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
-from cache.files import absolute
 from cache.lock import writer_lock
+from cache.storage import absolute
 from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, emit, ray_cluster
 from pipeline.config import read_config
 from pipeline.dataset import run_of

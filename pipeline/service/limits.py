@@ -12,8 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from pipeline.service.refused import Refused
-from stages.extraction.pillow_switches import own_switches
-from stages.records.image_type import image_type
+from stages.datasets.folder import image_type
+from stages.extraction.switches import own_switches
 
 _MOST_PARTS = 4  # of a form: the image, and what a browser adds
 _FORM_BYTES = 65_536  # of a form around its image

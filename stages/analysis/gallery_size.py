@@ -28,7 +28,7 @@ from stages.ranking.metrics import Metric, Values, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.relevance import Mask
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 from stages.retrieval.evaluate import depths
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet, with_row

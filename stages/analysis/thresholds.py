@@ -26,7 +26,7 @@ from cache.errors import RecordsError, SettingsError
 from stages.analysis.open_set import STEPS, Comparisons, Kind, Rates, at_least, bins_of, comparisons, decide, edge_of
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import domain_names
 

@@ -12,8 +12,7 @@ from stages.curation.config import CurateConfig
 from stages.curation.duplicates import twins_among, twins_within
 from stages.datasets.columns import refuse_absent
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
-from stages.records.splits import ROLES
+from stages.records.splits import ROLES, seeded_order
 
 NOT_CHOSEN = "domain not chosen"
 UNREADABLE = "unreadable"

@@ -18,7 +18,7 @@ from stages.curation import CurateConfig, Curated, curate
 from stages.curation.duplicates import twins_among, twins_within
 from stages.curation.tables import training_table
 from stages.datasets import TableConfig
-from stages.datasets.table_writer import WRITERS, write_table
+from stages.datasets.table import WRITERS, write_table
 from stages.records import Records, read_records
 from stages.records.splits import MADE
 from tests.pictures import draw

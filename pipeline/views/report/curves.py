@@ -19,7 +19,7 @@ from stages.analysis.gallery_size import further_distractors
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 from stages.retrieval.scores import MEAN, domain_names
 
 TITLES = {
