@@ -38,8 +38,7 @@ def thumbnails(
     uris: Iterable[str], side: int, on_progress: Callable[[int, int], None] | None = None
 ) -> Mapping[str, Thumbnail]:
     """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason."""
-    wanted = list(dict.fromkeys(uris))
-    pictures = {}
+    wanted, pictures = list(dict.fromkeys(uris)), {}
     with ThreadPoolExecutor(processors()) as threads:  # Pillow decodes outside the interpreter's lock
         made = threads.map(lambda uri: _thumbnail(uri, side), wanted)
         for done, (uri, thumbnail) in enumerate(zip(wanted, made, strict=True), 1):

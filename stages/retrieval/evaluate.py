@@ -76,14 +76,9 @@ def evaluate(
     """
     check_policies(protocol, ties, unanswerable)
     if isinstance(protocol, MetConfig):
-        return evaluate_recognition(
-            vectors,
-            queries=queries,
-            gallery=gallery,
-            protocol=protocol,
-            validation=validation,
-            metrics=RECOGNITION if metrics is None else metrics,
-        )
+        named = RECOGNITION if metrics is None else metrics
+        sides = {"queries": queries, "gallery": gallery}
+        return evaluate_recognition(vectors, **sides, protocol=protocol, validation=validation, metrics=named)
     if isinstance(protocol, SmallDataConfig):
         return evaluate_legacy(vectors, one_set(queries, gallery), metrics=(LEGACY,) if metrics is None else metrics)
 
@@ -133,14 +128,9 @@ def score_rankings(
         for table in tables(part, wanted) if len(part) else ():
             for metric in wanted:
                 per_query[metric.name][part.query_rows[table.queries]] = table.value(metric, part.num_relevant)
-    return gather(
-        {name: values[scored] for name, values in per_query.items()},
-        sides,
-        scored=scored,
-        unanswerable=~answerable,
-        groups=rules.groups,
-        sizes={name: size for name, size in sizes.items() if name is not None} if len(sets) > 1 else None,
-    )
+    own_sizes = {name: size for name, size in sizes.items() if name is not None} if len(sets) > 1 else None
+    values = {name: values[scored] for name, values in per_query.items()}
+    return gather(values, sides, scored=scored, unanswerable=~answerable, groups=rules.groups, sizes=own_sizes)
 
 
 def depths(metrics: Sequence[Metric], part: QuerySet) -> Rows:

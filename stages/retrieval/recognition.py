@@ -163,13 +163,9 @@ def evaluate_recognition(
             f"none of the {len(searching):,} queries shows a class of the gallery of {len(searched):,}. Compare the "
             "labels of both."
         )
-    return gather(
-        {name: _METRICS[name](answers) for name in metrics},
-        sides,
-        scored=np.ones(len(searching), np.bool_),
-        unanswerable=~answers.has_object,
-        estimate_of=partial(_estimated, answers, metrics, class_numbers(searching.classes)),
-    )
+    per_query, everyone = {name: _METRICS[name](answers) for name in metrics}, np.ones(len(searching), np.bool_)
+    estimate_of = partial(_estimated, answers, metrics, class_numbers(searching.classes))
+    return gather(per_query, sides, scored=everyone, unanswerable=~answers.has_object, estimate_of=estimate_of)
 
 
 def find_neighbours(vectors: Features, queries: Records, gallery: Records, count: int) -> Neighbours:

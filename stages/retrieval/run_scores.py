@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -141,29 +141,17 @@ def check_scores(records: Records, config: ScoringConfig) -> None:
 def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
     """The scores of ``vectors`` by label, by attributes and by the legacy measure, of those that ``config`` names."""
     queries, gallery = records.split("query"), records.split("gallery")
+    policy = config.unanswerable
     if config.by_label:
-        of_nothing = isinstance(config.protocol, MetConfig)
-        yield evaluate(
-            vectors,
-            queries=records.split("query", "query_distractor") if of_nothing else queries,
-            gallery=gallery,
-            metrics=config.by_label,
-            protocol=config.protocol if of_nothing else config.ranked,
-            validation=(
-                records.split("validation_query", "validation_query_distractor"),
-                records.split("validation_gallery"),
-            ),
-            ties=config.ties,
-            unanswerable=config.unanswerable,
-        )
+        how: dict[str, Any] = {"metrics": config.by_label, "ties": config.ties, "unanswerable": policy}
+        if isinstance(config.protocol, MetConfig):
+            tuned_on = records.split("validation_query", "validation_query_distractor")
+            how |= {"validation": (tuned_on, records.split("validation_gallery")), "protocol": config.protocol}
+            yield evaluate(vectors, queries=records.split("query", "query_distractor"), gallery=gallery, **how)
+        else:
+            yield evaluate(vectors, queries=queries, gallery=gallery, protocol=config.ranked, **how)
     if config.graded:
-        yield evaluate_attributes(
-            vectors,
-            queries=queries,
-            gallery=gallery,
-            metrics=config.graded,
-            similar=config.similar,
-            unanswerable=config.unanswerable,
-        )
+        how = {"metrics": config.graded, "similar": config.similar, "unanswerable": policy}
+        yield evaluate_attributes(vectors, queries=queries, gallery=gallery, **how)
     if config.legacy:
         yield evaluate_legacy(vectors, one_set(queries, gallery), metrics=config.legacy, similar=config.similar)

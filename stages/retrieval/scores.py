@@ -141,24 +141,20 @@ def gather(
     own = np.array(of_part, dtype=object)
     members = {name: np.flatnonzero(own == name) for name in names}
     nothing = Counter(groups(sides.searching.take(np.flatnonzero(unanswerable))))
+    left_out = {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names}
+    galleries = dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {})
+    there = {name: rows for name, rows in members.items() if len(rows)}
     return Scores(
-        scores=summarise(
-            per_query,
-            part.classes,
-            {name: rows for name, rows in members.items() if len(rows)},
-            {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
-            dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {}),
-            estimate_of,
-        ),
+        scores=summarise(per_query, part.classes, there, left_out, galleries, estimate_of),
         query_keys=tuple(part.keys),
         query_domains=tuple(of_part),
         query_classes=tuple(part.classes),
         per_query=per_query,
         failed_queries=len(sides.queries) - len(sides.searching),
         failed_gallery=len(sides.gallery) - searched,
-        unanswerable=int(unanswerable.sum()),
+        unanswerable=left_out[ALL],
         classes=len({name for name in part.classes if name is not None}),
-        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
+        unscored_domains=tuple(name for name in names if name not in there),
     )
 
 
