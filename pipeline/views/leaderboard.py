@@ -163,19 +163,13 @@ def leaderboard(
     members = Counter(groups.values())
     best = {place: value for place, value in best.items() if members[place[0]] > 1}  # not of one
     raws = {groups[names]: by_metric[metrics[0]].value for names, by_metric in cells.items() if names[1] == RAW}
-    rows = [
-        Row(
-            names,
-            by_metric,
-            [count.get(names) for count in (counts or {}).values()],
-            {metric for metric, score in by_metric.items() if score.value == best.get((groups[names], metric))},
-            raw=names[1] == RAW,
-            look=RAW if names[1] == RAW else "c1",
-            reference=raws.get(groups[names]),
-            gains=(gains or {}).get(names, {}),
-        )
-        for names, by_metric in cells.items()
-    ]
+    rows = []
+    for names, by_metric in cells.items():
+        group, own_counts = groups[names], [count.get(names) for count in (counts or {}).values()]
+        marked = {metric for metric, score in by_metric.items() if score.value == best.get((group, metric))}
+        raw, own_gains = names[1] == RAW, (gains or {}).get(names, {})
+        look = RAW if raw else "c1"
+        rows.append(Row(names, by_metric, own_counts, marked, raw, look, own_gains, reference=raws.get(group)))
     return Leaderboard(columns, metrics, rows, list(counts or {}), bounds=bounds or {})
 
 

@@ -23,27 +23,16 @@ _PRINTED = 20
 
 def sweep_rows(places: Sequence[Place], metric: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """A flat dictionary a place, best first: what CSV and JSON hold. Settings go by their dotted ``keys``."""
-    return [
-        {
-            "rank": rank,
-            "backbone": place.entry.backbone,
-            "head": place.entry.head,
-            "method": place.entry.method,
-            **{key: place.entry.settings.get(key) for key in keys},
-            "metric": metric,
-            "value": place.value,
-            "low": place.low,
-            "high": place.high,
-            "trainings": place.entry.trial.scores.size,
-            "diverged": place.entry.trial.diverged,
-            "queries": len(place.entry.keys),
-            "behind": place.behind.value if place.behind else 0.0,
-            "behind_low": place.behind.low if place.behind else 0.0,
-            "behind_high": place.behind.high if place.behind else 0.0,
-            "trial": place.entry.fingerprint,
-        }
-        for rank, place in enumerate(places, 1)
-    ]
+    rows = []
+    for rank, place in enumerate(places, 1):
+        entry, behind = place.entry, place.behind or Interval(0.0, 0.0, 0.0)
+        row: dict[str, Any] = {"rank": rank, "backbone": entry.backbone, "head": entry.head, "method": entry.method}
+        row |= {key: entry.settings.get(key) for key in keys}
+        row |= {"metric": metric, "value": place.value, "low": place.low, "high": place.high}
+        row |= {"trainings": entry.trial.scores.size, "diverged": entry.trial.diverged, "queries": len(entry.keys)}
+        row |= {"behind": behind.value, "behind_low": behind.low, "behind_high": behind.high}
+        rows.append(row | {"trial": entry.fingerprint})
+    return rows
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

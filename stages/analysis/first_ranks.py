@@ -57,16 +57,8 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
         similarity.append(similar)
         relevant.append(part.judged.relevant.among(np.arange(len(own)), own))
     answered = queries.take(np.concatenate([part.query_rows for part in parts]))
-    return FirstRanks(
-        answered,
-        gallery,
-        np.concatenate(rows),
-        np.concatenate(similarity),
-        np.concatenate(relevant),
-        np.concatenate([part.num_relevant for part in parts]),
-        rules.groups(answered),
-        parts,
-    )
+    columns = map(np.concatenate, (rows, similarity, relevant, [part.num_relevant for part in parts]))
+    return FirstRanks(answered, gallery, *columns, rules.groups(answered), parts)
 
 
 def _nearest(vectors: Features, part: QuerySet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -292,16 +292,9 @@ def vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
             f"another split as gallery, or see the failures of {vectors.store.address}."
         )
     searching = _asking(records)
-    hub_counts = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
+    often = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels
-    return VectorHealth(
-        vectors.backbone,
-        vectors.head,
-        spread(vectors.store.read(gallery.take(rows).digests)),
-        hub_counts.k,
-        len(searching),
-        hub_counts.skewness,
-        hub_counts.never - (len(gallery) - len(rows)),
-        hub_counts.top_share,
-        tuple(Hub(keys[row], uris[row], labels[row], int(hub_counts.counts[row])) for row in hub_counts.top(100)),
-    )
+    top = tuple(Hub(keys[row], uris[row], labels[row], int(often.counts[row])) for row in often.top(100))
+    of_rows = spread(vectors.store.read(gallery.take(rows).digests))
+    numbers = often.k, len(searching), often.skewness, often.never - (len(gallery) - len(rows)), often.top_share
+    return VectorHealth(vectors.backbone, vectors.head, of_rows, *numbers, top)

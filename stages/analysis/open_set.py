@@ -154,14 +154,8 @@ class Decisions:
         rows = np.arange(len(self.compared.group)) if rows is None else rows
         group = self.compared.group[rows]
         rates = {name: _rate(errors[rows], self.trials[name][rows], group) for name, errors in self.errors.items()}
-        searched = self.compared.searches.num_searched[rows]
-        return Rates(
-            self.threshold,
-            **rates,
-            queries=len(rows),
-            classes=len(np.unique(group)),
-            gallery=round(float(searched.mean())),
-        )
+        gallery = round(float(self.compared.searches.num_searched[rows].mean()))
+        return Rates(self.threshold, **rates, queries=len(rows), classes=len(np.unique(group)), gallery=gallery)
 
 
 def decide(threshold: float, compared: Comparisons) -> Decisions:

@@ -120,13 +120,8 @@ class QuerySet:
 
     def take(self, rows: Rows) -> QuerySet:
         """The queries at ``rows`` (n,), the gallery as it is."""
-        return replace(
-            self,
-            queries=self.queries.take(rows),
-            judged=self.judged.take(rows),
-            itself=self.itself[rows],
-            query_rows=self.query_rows[rows],
-        )
+        queries, judged = self.queries.take(rows), self.judged.take(rows)
+        return QuerySet(queries, self.gallery, judged, self.itself[rows], self.query_rows[rows], self.gallery_rows)
 
     def answerable(self) -> QuerySet:
         """The queries to which something is relevant."""

@@ -55,18 +55,12 @@ def origins(measured: Sequence[Measured], records: Records, retrieval: Retrieval
     """The facts about ``records`` and everything in ``measured``."""
     failures = failed_images(measured[0].vectors.store, records)
     domains = domain_facts(records, retrieval.ranked.rules())
-    return Origins(
-        [(role.replace("_", " "), count) for role, count in records.counts().items() if count],
-        domains,
-        len(failures),
-        failures[:_FAILURES],
-        sum(facts.unanswerable for facts in domains),
-        retrieval.unanswerable == "zero",
-        _stores(measured),
-        [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))],
-        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command,
-    )
+    counts = [(role.replace("_", " "), count) for role, count in records.counts().items() if count]
+    nothing = sum(facts.unanswerable for facts in domains), retrieval.unanswerable == "zero"
+    versions = [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))]
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    failed = len(failures), failures[:_FAILURES]
+    return Origins(counts, domains, *failed, *nothing, _stores(measured), versions, made, command)
 
 
 def _stores(measured: Sequence[Measured]) -> list[Origin]:

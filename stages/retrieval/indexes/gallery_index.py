@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -170,7 +171,8 @@ class GalleryIndex(KeyedRows):
         append(index, vectors, ids)
         if originals is not None:
             originals = np.concatenate([originals, vectors.astype(originals.dtype)])
-        return self._of(index, every, np.concatenate([self.ids, ids]), originals, self.next_id + len(keys))
+        places: dict[str, Any] = {"ids": np.concatenate([self.ids, ids]), "next_id": self.next_id + len(keys)}
+        return GalleryIndex(index, every, self.embeddings, self.config, originals=originals, **places)
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -187,17 +189,8 @@ class GalleryIndex(KeyedRows):
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [self.keys[row] for row in staying.tolist()]
         originals = None if self.originals is None else self.originals[staying]
-        return self._of(index, remaining, self.ids[staying], originals, self.next_id)
-
-    def _of(
-        self,
-        index: faiss.Index,
-        keys: Sequence[str],
-        ids: Rows,
-        originals: npt.NDArray[np.floating] | None,
-        next_id: int,
-    ) -> GalleryIndex:
-        return GalleryIndex(index, keys, self.embeddings, self.config, ids=ids, originals=originals, next_id=next_id)
+        places: dict[str, Any] = {"ids": self.ids[staying], "next_id": self.next_id}
+        return GalleryIndex(index, remaining, self.embeddings, self.config, originals=originals, **places)
 
     def save(self, folder: Where, *, choice: JSON = None) -> None:
         """Write a snapshot and, last, that it is the one to read: see :mod:`.snapshots`. ``choice`` is recorded."""
