@@ -83,7 +83,7 @@ def matching_heads(one: ScoredRun, other: ScoredRun, backbone: str | None) -> li
             there = ", ".join(f"{head} on {name}" for name, head in side.values.heads())
             wanted = side.head or "any head"
             raise ConfigError(f"{side.name} has no scores of {wanted} on {backbone or 'any backbone'}; it has {there}")
-    every = list(product(*sides))
+    every = list(product(sides[0], sides[1]))
     pairs = [
         (first, second)
         for first, second in every

@@ -209,10 +209,8 @@ def map_view(side: Measured, seed: int) -> MapView | None:
     mapped = None if side.ranks is None else embedding_map(side.vectors.store, side.ranks.gallery, seed)
     if mapped is None or side.ranks is None:
         return None
-    made = (
-        f"{len(mapped.images):,} of {len(side.ranks.gallery):,} gallery images, sampled with a fixed seed, "
-        f"by {side.name}: {mapped.method}"
-    )
+    shown = f"{len(mapped.images):,} of {len(side.ranks.gallery):,} gallery images, sampled with a fixed seed"
+    made = f"{shown}, by {side.name}: {mapped.method}"
     looks = ["rest" if image.group is None else look(image.group) for image in mapped.images]
     points = [
         Point(image.x, image.y, colour, f"{image.domain}: {image.label}" if image.domain else image.label, at)

@@ -11,8 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,10 +104,9 @@ class MilvusIndex(KeyedRows):
         of_rows = fingerprint(list[JSON](keys)), fingerprint({field: list[JSON](known[field]) for field in known})
         content: list[JSON] = [embeddings, of_rows[0], dim, config.method, of_rows[1]]
         index = cls(config, f"permafrost_{fingerprint(content)[:16]}", keys, embeddings, dim)
-        with index._answering():
-            if not index._opened():
-                index._create([*known])
-            index._write(vectors, known)
+        if not index._opened():
+            index._create([*known])
+        index._write(vectors, known)
         return index
 
     @classmethod
@@ -124,12 +122,11 @@ class MilvusIndex(KeyedRows):
         config, keys, ids = MilvusIndexConfig(**described["index"]), rows["key"].to_pylist(), rows["id"].to_numpy()
         named = config, described["collection"], keys, embeddings, described["dim"]
         index = cls(*named, ids=ids, next_id=described["next"])
-        with index._answering():
-            if not index._opened() or index._count() != len(index):
-                raise DamagedStoreError(
-                    f"the collection {index.collection} at {index.config.uri} does not have the {len(index):,} rows "
-                    f"that {storage.address()} describes. Build the index again."
-                )
+        if not index._opened() or index._count() != len(index):
+            raise DamagedStoreError(
+                f"the collection {index.collection} at {index.config.uri} does not have the {len(index):,} rows "
+                f"that {storage.address()} describes. Build the index again."
+            )
         return index
 
     def save(self, folder: Where) -> None:
@@ -165,9 +162,11 @@ class MilvusIndex(KeyedRows):
         ids, similarity = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
         conditions = [_condition(name, values) for name, values in (where or {}).items()]
         conditions += _allowed(self.ids, allowed)
+        how = {"limit": width, "filter": " and ".join(conditions), "search_params": {"metric_type": "IP"}}
         if allowed is None or allowed.any():
             for low in range(0, len(queries), _QUERIES_A_CALL):
-                for row, hits in enumerate(self._hits(queries[low : low + _QUERIES_A_CALL], width, conditions), low):
+                some = queries[low : low + _QUERIES_A_CALL].tolist()
+                for row, hits in enumerate(self._call("search", data=some, output_fields=["id"], **how), low):
                     ids[row, : len(hits)] = [hit["id"] for hit in hits]
                     similarity[row, : len(hits)] = [hit["distance"] for hit in hits]
         itself = ids == exclude[:, None]
@@ -184,37 +183,26 @@ class MilvusIndex(KeyedRows):
         """
         staying = self.staying(keys)
         gone = np.delete(self.ids, staying).tolist()
-        with self._answering():
-            for low in range(0, len(gone), ROWS_A_CALL):
-                self._client.delete(self.collection, ids=gone[low : low + ROWS_A_CALL], timeout=_CALL_S)
+        for low in range(0, len(gone), ROWS_A_CALL):
+            self._call("delete", ids=gone[low : low + ROWS_A_CALL])
         remaining, named = [self.keys[row] for row in staying.tolist()], (self.config, self.collection)
         ids = self.ids[staying]
         return MilvusIndex(*named, remaining, self.embeddings, self.dim, ids=ids, next_id=self.next_id)
 
     def drop(self) -> None:
         """Delete the collection."""
-        with self._answering():
-            self._client.drop_collection(self.collection, timeout=_CALL_S)
+        self._call("drop_collection")
 
     def close(self) -> None:
         """End the connection. Milvus Lite can then be opened by another process."""
         self._client.close()
 
-    def _hits(self, queries: npt.NDArray[np.float32], width: int, conditions: Sequence[str]) -> list[Any]:
-        how = {"limit": width, "filter": " and ".join(conditions), "search_params": {"metric_type": "IP"}}
-        with self._answering():
-            return list(
-                self._client.search(
-                    self.collection, data=queries.tolist(), output_fields=["id"], timeout=_CALL_S, **how
-                )
-            )
-
     def _opened(self) -> bool:
         """Whether there is such a collection, which can then be searched."""
-        there = self._client.has_collection(self.collection, timeout=_CALL_S)
+        there = bool(self._call("has_collection"))
         if there:
-            self._client.load_collection(self.collection, timeout=_CALL_S)
-        return bool(there)
+            self._call("load_collection")
+        return there
 
     def _create(self, fields: Sequence[str]) -> None:
         from pymilvus import DataType
@@ -227,9 +215,7 @@ class MilvusIndex(KeyedRows):
             schema.add_field(field, DataType.VARCHAR, max_length=_LONGEST_TEXT, nullable=True)
         how = self._client.prepare_index_params()
         how.add_index("vector", index_type=self.config.method, metric_type="IP")
-        self._client.create_collection(
-            self.collection, schema=schema, index_params=how, consistency_level="Strong", timeout=_CALL_S
-        )
+        self._call("create_collection", schema=schema, index_params=how, consistency_level="Strong")
 
     def _write(self, vectors: VectorRows, known: Mapping[str, Sequence[str | None]]) -> None:
         """Write the rows that are missing, and delete those that are of no key."""
@@ -246,9 +232,9 @@ class MilvusIndex(KeyedRows):
                 | {field: values[row] for field, values in known.items()}
                 for row in range(low, high)
             ]
-            self._client.upsert(self.collection, rows, timeout=_CALL_S)
+            self._call("upsert", data=rows)
         if self._count() > len(self):
-            self._client.delete(self.collection, filter=f"id >= {len(self)}", timeout=_CALL_S)
+            self._call("delete", filter=f"id >= {len(self)}")
         if (count := self._count()) != len(self):
             raise DamagedStoreError(
                 f"the collection {self.collection} at {self.config.uri} has {count:,} rows after {len(self):,} were "
@@ -256,18 +242,15 @@ class MilvusIndex(KeyedRows):
             )
 
     def _count(self, condition: str = "") -> int:
-        (line,) = self._client.query(
-            self.collection, filter=condition, output_fields=["count(*)"], timeout=_CALL_S, consistency_level="Strong"
-        )
-        return int(line["count(*)"])
+        counted = self._call("query", filter=condition, output_fields=["count(*)"], consistency_level="Strong")
+        return int(counted[0]["count(*)"])
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Make an error of the database one that names it."""
+    def _call(self, method: str, **arguments: Any) -> Any:
+        """What the client's ``method`` says of the collection; an error of the database names it."""
         from pymilvus import MilvusException
 
         try:
-            yield
+            return getattr(self._client, method)(self.collection, timeout=_CALL_S, **arguments)
         except MilvusException as error:
             raise UnreachableError(f"Milvus at {self.config.uri} cannot do it: {error.message}") from error
 
