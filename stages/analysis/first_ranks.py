@@ -57,8 +57,9 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
         similarity.append(similar)
         relevant.append(part.judged.relevant.among(np.arange(len(own)), own))
     answered = queries.take(np.concatenate([part.query_rows for part in parts]))
-    columns = map(np.concatenate, (rows, similarity, relevant, [part.num_relevant for part in parts]))
-    return FirstRanks(answered, gallery, *columns, rules.groups(answered), parts)
+    num_relevant = np.concatenate([part.num_relevant for part in parts])
+    ranks = np.concatenate(rows), np.concatenate(similarity), np.concatenate(relevant), num_relevant
+    return FirstRanks(answered, gallery, *ranks, rules.groups(answered), parts)
 
 
 def _nearest(vectors: Features, part: QuerySet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
