@@ -256,7 +256,7 @@ class SoftTripleConfig(ProxyConfig):
 
 @dataclass(frozen=True)
 class RangeConfig(PairLossConfig):
-    """Range loss: the mean over classes of the harmonic mean of the largest distances; [margin - that of two classes]_+.
+    """Range loss: the harmonic mean of the largest distances in a class; [margin - the least of two class centres]_+.
 
     Args:
         margin_dist: class centres are pushed to this distance.
