@@ -304,7 +304,7 @@ def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
 def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
     described: list[JSON] = []
-    for wanted, stores in networks_of(run, stores_of(vectors.features)):
+    for wanted, _, stores in networks_of(run, stores_of(vectors.features)):
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
             basis = f"features/{basis_key(wanted, run.records)}"

@@ -39,7 +39,7 @@ from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
 from stages.extraction.backbones.open_clip_text import own_text
 from stages.extraction.executor import LIBRARIES
-from stages.extraction.known import basis_key, known_backbones, noted_backbones
+from stages.extraction.known import basis_key
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex, MilvusIndexConfig
@@ -155,9 +155,9 @@ def _write_parts(
     stores = stores_of(vectors.features)
     entries: list[dict[str, Any]] = []
     features: dict[str, tuple[int, int]] = {}
-    for wanted, filled in networks_of(run, stores):
+    for wanted, backbones, filled in networks_of(run, stores):
         features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
-        entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
+        entries.append(_entry(run, wanted, backbones, folder, len(entries), weights=weights))
     if (own := vectors.trained) is not None:
         own.save(folder / HEAD)
     words = _words(entries, vectors, folder, weights=weights)
@@ -212,9 +212,9 @@ def _words(
 
 
 def _entry(
-    run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore], folder: Path, number: int, *, weights: bool
+    run: Run, wanted: BackboneConfig, backbones: Sequence[Backbone], folder: Path, number: int, *, weights: bool
 ) -> dict[str, Any]:
-    backbones = _filling(run, wanted, stores)
+    """What the bundle says of one network, whose file is written to ``folder``."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(wanted)))
     name = f"{WEIGHTS}/{number}-{backbones[0].name}.safetensors"
     entry: dict[str, Any] = {"config": settings, "weights": None, "basis": None}
@@ -243,20 +243,6 @@ def _entry(
         for backbone in backbones
     ]
     return entry
-
-
-def _filling(run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore]) -> tuple[Backbone, ...]:
-    """The backbones of ``wanted`` that filled ``stores``."""
-    folder = run.storage.below("features")
-    noted = noted_backbones(wanted, run.records, folder)
-    for backbones in noted or [known_backbones(wanted, run.records, folder, on_load=run.display.say)]:
-        if all(
-            store.identity.fields.get(key) == value
-            for backbone, store in zip(backbones, stores, strict=True)
-            for key, value in backbone.identity.fields.items()
-        ):
-            return backbones
-    raise WeightsError(f"no backbone of {run.file} fills {stores[0].path}: run `permafrost extract` with it")
 
 
 def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:

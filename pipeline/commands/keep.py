@@ -14,24 +14,23 @@ from cache import FeatureStore, Provenance
 from cache import compact as compact_store
 from cache.errors import StoreError
 from cache.storage import storage_of
+from pipeline import stores
 from pipeline.commands.options import Head, Json, OneBackbone, Quiet, RunFile, RunFileOrStore, RunFiles, emit
 from pipeline.config import read_config
 from pipeline.dataset import Run, open_run, read_dataset, recalled
 from pipeline.feature_files import write_features
 from pipeline.progress import Display
 from pipeline.score_rows import RAW
-from pipeline.stores import find_stores, is_run_file, stores_below, verify_files, verify_stores
-from pipeline.unnamed import remove, size_of, unnamed
 from pipeline.vectors import find_chosen
 
 
 def inspect(path: RunFileOrStore, json: Json = False) -> None:
     """Print what a store holds: identity, provenance, rows, failures, bytes."""
     uris: dict[bytes, str] = {}  # with a run file, failures are named by their images
-    if is_run_file(path):
+    if stores.is_run_file(path):
         records = read_dataset(read_config(path), Display(quiet=True, warnings=False))
         uris = dict(zip(records.digests, records.uris, strict=True))
-    for storage in find_stores(path):
+    for storage in stores.find_stores(path):
         facts = _facts(FeatureStore(storage), uris)
         emit(json, _text(facts), facts)
 
@@ -76,8 +75,8 @@ def _text(facts: dict[str, Any]) -> str:
 def verify(path: RunFileOrStore, json: Json = False) -> None:
     """Check every checksum and every row of the stores, and with a run file every head, index and score too."""
     sound = True
-    files = verify_files(storage_of(read_config(path).artifacts)) if is_run_file(path) else ()
-    for verified in chain(verify_stores(find_stores(path)), files):
+    files = stores.verify_files(storage_of(read_config(path).artifacts)) if stores.is_run_file(path) else ()
+    for verified in chain(stores.verify_stores(stores.find_stores(path)), files):
         problems, store = verified.problems, verified.store
         sound &= not problems
         if store is not None:
@@ -105,13 +104,13 @@ def compact(
         runs.setdefault(run.artifacts, []).extend([run, *([replace(run, records=as_it_was)] if unread else [])])
     listed = {digest for named in runs.values() for run in named for digest in run.records.digests}
     for folder, named in sorted(runs.items()):
-        gone = unnamed(folder, named)
+        gone = stores.unnamed(folder, named)
         for path in gone:
-            megabytes = f"{size_of(path) / 1e6:,.1f} MB"
+            megabytes = f"{stores.size_of(path) / 1e6:,.1f} MB"
             if yes:
-                remove(path)
+                stores.remove(path)
             typer.echo(f"{path}: {megabytes} {'removed' if yes else 'would be removed'}, as no run file names it")
-        for store in stores_below(folder):
+        for store in stores.stores_below(folder):
             if any(store.path.is_relative_to(path) for path in gone):
                 continue
             if yes:
