@@ -41,18 +41,9 @@ COMMANDS = {
     "features": ("keep", "Write features or embeddings to one file, for other programs."),
     "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
     "serve": ("serve", "Serve search over HTTP: a page for people, answers in JSON for programs."),
-    "encode": (
-        "bundles",
-        "Write the vectors of a folder of images as a Parquet file.",
-    ),
-    "add": (
-        "bundles",
-        "Write a new snapshot of a bundle with more images; `publish` has it searched.",
-    ),
-    "remove": (
-        "bundles",
-        "Write a new snapshot of a bundle without some images; `publish` has it searched.",
-    ),
+    "encode": ("bundles", "Write the vectors of a folder of images as a Parquet file."),
+    "add": ("bundles", "Write a new snapshot of a bundle with more images; `publish` has it searched."),
+    "remove": ("bundles", "Write a new snapshot of a bundle without some images; `publish` has it searched."),
     "publish": ("bundles", "Have the newest snapshot of a bundle searched, by one rename, also while it is served."),
     "inspect": ("keep", "Print what a store holds: identity, provenance, rows, failures, bytes."),
     "verify": ("keep", "Check every checksum and every row of the stores."),

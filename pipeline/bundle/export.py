@@ -80,17 +80,13 @@ def export_bundle(
         for entry in partial.iterdir():  # of an export that was killed
             if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        holding = [decision for decision in decisions if decision["kind"] == "fmr" or not everything]
         judged = {
-            "thresholds": [
-                {name: value for name, value in decision.items() if name != "shares"}
-                for decision in decisions
-                if decision["kind"] == "fmr" or not everything
-            ],
+            "thresholds": [{k: value for k, value in decision.items() if k != "shares"} for decision in holding],
             "shares": kept_shares(decisions),
         }
-        _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, judged=judged)
-        part = run.records if everything else run.records.split("gallery")
-        snapshot = _first_snapshot(run, part, vectors)
+        _write_parts(run, vectors, partial, judged, weights=weights, thumbnails=thumbnails)
+        snapshot = _first_snapshot(run, run.records if everything else run.records.split("gallery"), vectors)
         write_snapshot(partial, snapshot)
         make_current(partial, 1)
         if thumbnails:
@@ -149,7 +145,7 @@ def _put(storage: ObjectStorage, folder: LocalStorage) -> None:
 
 
 def _write_parts(
-    run: Run, vectors: Vectors, folder: Path, *, weights: bool, thumbnails: bool, judged: dict[str, Any]
+    run: Run, vectors: Vectors, folder: Path, judged: dict[str, Any], *, weights: bool, thumbnails: bool
 ) -> None:
     """Write everything but the snapshot and the card, ``bundle.json`` last."""
     stores = stores_of(vectors.features)
@@ -191,15 +187,12 @@ def _words(
     entries: Sequence[dict[str, Any]], vectors: Vectors, folder: Path, *, weights: bool
 ) -> dict[str, Any] | None:
     """What the bundle says of the encoder of words; a text tower of the backbone's own is written to ``folder``."""
-    if vectors.trained is not None:
-        if vectors.trained.config.kind != "text":
-            return None
+    if vectors.trained is not None and vectors.trained.config.kind == "text":
         return {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"}
-    if not isinstance(vectors.features, FeatureStore):
+    if vectors.trained is not None or not isinstance(vectors.features, FeatureStore):
         return None
     config: BackboneConfig = BACKBONE.validate_python(entries[0]["config"])
-    tower = own_text(config, vectors.features.identity.fields["output"])
-    if tower is None:
+    if (tower := own_text(config, vectors.features.identity.fields["output"])) is None:
         return None
     try:
         content = tower.weights_bytes()
