@@ -22,6 +22,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
+from pipeline import progress
+from pipeline.progress import LogFormat
 from pipeline.streams import lost_output, open_streams
 
 COMMANDS = {
@@ -125,23 +127,14 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,  # noqa: ARG001
     log_format: Annotated[
-        str,
-        typer.Option(
-            metavar="FORMAT",
-            envvar="PERMAFROST_LOG_FORMAT",
-            help="Lines on stderr: plain, time (before each line) or json. Stands before the command.",
-        ),
-    ] = "plain",
+        LogFormat,
+        typer.Option(envvar="PERMAFROST_LOG_FORMAT", help="Lines on stderr, time: before each. Before the command."),
+    ] = LogFormat.plain,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Image retrieval on frozen backbones: features once, heads in seconds, scores that name their bytes."""
-    from pipeline.progress import LogFormat, set_log_format
-
-    if log_format not in {*LogFormat}:
-        raise typer.BadParameter(f"--log-format is one of {', '.join(LogFormat)}, got {log_format!r}")
-    set_log_format(LogFormat(log_format))
+    progress.set_log_format(log_format)
 
 
 def check_siblings() -> None:
@@ -229,9 +222,8 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def _say(text: str, level: str = "error") -> None:
-    from pipeline.progress import log_format
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(log_format.line(text, level), markup=False)
+    line = progress.log_format.line(text, level)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
 def _exit(status: int) -> NoReturn:
