@@ -64,6 +64,7 @@ class Search(Chosen):
     """A search."""
 
     k: int = Field(10, ge=1, le=Limits.max_k, description="Matches in the answer.")
+    fmr: float | None = Field(None, gt=0, lt=1, description="Only matches, by the threshold kept for this FMR.")
     offset: int = Field(0, ge=0, le=Limits.max_depth - Limits.max_k, description="Matches to leave out before them.")
     where: list[str] = Field(
         [],
@@ -238,7 +239,7 @@ class _Service:
         filters = filters_of(wanted.where)
         gallery, heads, vectors = await self.vectors(wanted, request)
         queries = [
-            served.Query(head, vector, wanted.k, wanted.offset, filters, wanted.key)
+            served.Query(head, vector, wanted.k, wanted.offset, filters, wanted.key, head.least(wanted.fmr))
             for head, vector in zip(heads, vectors, strict=True)
         ]
         async with self._in_time():

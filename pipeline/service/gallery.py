@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,16 @@ class ServedHead:
         """Of the head in requests and answers."""
         return f"{self.backbone}/{self.head}"
 
+    def least(self, fmr: float | None) -> float:
+        """The similarity from which on there is a match, by the threshold kept for an FMR. Raises Refused for none."""
+        if fmr is None:
+            return -math.inf
+        thresholds = self.searcher.thresholds
+        if (kept := thresholds.get(f"fmr {fmr:g}")) is None:
+            there = f"there is one for {', '.join(thresholds)}" if thresholds else "there is none"
+            raise Refused(422, "no_threshold", f"{self.name} has no threshold for fmr {fmr:g}; {there}")
+        return kept
+
 
 class Upload(NamedTuple):
     """The bytes of an image, or a text, to embed for some heads."""
@@ -52,7 +63,7 @@ class Upload(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A vector to search one head with; ``itself`` is the key of a gallery image that is not to find itself."""
+    """A vector to search one head with, for matches of at least a similarity; ``itself`` does not find itself."""
 
     head: ServedHead
     vector: Vector
@@ -60,6 +71,7 @@ class Query(NamedTuple):
     offset: int
     filters: Filters
     itself: str | None
+    least: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +250,6 @@ def find(queries: Sequence[Query]) -> list[Page | Exception]:
 
 
 def _page(query: Query, matches: Sequence[Match]) -> Page:
-    others = [match for match in matches if match.key != query.itself]
+    others = [match for match in matches if match.key != query.itself and match.similarity >= query.least]
     last = query.offset + query.k
     return Page(others[query.offset : last], len(others) > last)
