@@ -244,9 +244,8 @@ class Searcher:
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
         """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
 
-        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
-        Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was written,
-        StaleStoreError where the weights, the head or the index are no longer those it was written for.
+        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with. Raises
+        StoreError where there is none, a file is not what was written, or what it was written for has changed.
         """
         if artifacts is None and must_be_bundle(folder):
             bundle = Bundle.open(folder)

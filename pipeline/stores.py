@@ -168,10 +168,7 @@ def size_of(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder at once: under a name that nothing reads its files go one by one.
-
-    Raises StoreBusyError where it is a store that is being written.
-    """
+    """Remove a file, or a folder at once: under a name that nothing reads its files go one by one."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

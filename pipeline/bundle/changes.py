@@ -1,8 +1,4 @@
-"""Images added to a bundle and removed from it: each a new snapshot beside the old one, until one is published.
-
-Killed at any instant, a bundle has the new snapshot or not; given again, the same command goes on: images that are
-there already are left alone. An id belongs to one image for ever.
-"""
+"""Images added to a bundle and removed from it: each a new snapshot beside the old one, until one is published."""
 
 from __future__ import annotations
 
@@ -105,10 +101,8 @@ def remove_images(
 ) -> tuple[int, int]:
     """Write a snapshot without the images of ``keys``, or without those that have the values that ``where`` names.
 
-    In place of a key may stand the path that a search prints.
-
-    Returns its number, and how many images are gone. Raises RecordsError for a key that is not there, SettingsError for
-    a column or a value that is not, and where no image would be left; then nothing is removed.
+    In place of a key may stand the path that a search prints. Returns the number of the snapshot, and how many images
+    are gone; none is where a key, a column or a value is not there, or no image would be left: that is an error.
     """
     with _changing(bundle, wait) as (newest, number):
         present = newest.rows["key"].to_pylist()
@@ -137,11 +131,7 @@ def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[st
 
 
 def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
-    """Search the newest snapshot from now on, and return its number; it is checked first.
-
-    With ``prune`` the other snapshots, and thumbnails of images that are gone, are deleted: a search that has one open
-    goes on with it.
-    """
+    """Search the newest snapshot from now on, and return its number; with ``prune`` delete what only others need."""
     storage = bundle.storage
     with _changing(bundle, wait) as (newest, _):
         if current_number(storage) != newest.number:

@@ -64,12 +64,8 @@ def export_bundle(
 
     ``path`` is a folder that is not there yet, or is empty; or the text of such an address. Without ``weights`` the
     networks are named, with the digests of their weights. The thresholds of ``decisions`` go along, with ``everything``
-    none for an FPIR, which holds for one gallery.
-
-    Raises:
-        StoreError: ``path`` holds something, or another process is exporting to it.
-        SettingsError: a network that another machine could not find again, with ``weights`` False.
-        WeightsError: a network that does not come back from its file as it was.
+    none for an FPIR, which holds for one gallery. Raises StoreError where ``path`` holds something, SettingsError for a
+    network that another machine could not find again, WeightsError for one that does not come back as it was.
     """
     _check_free(path, vectors.store.fingerprint)
     storage = storage_of(path)

@@ -54,11 +54,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """The bundle at ``path``, a folder or the text of an address, each of its weights and head files checked.
-
-        Raises MissingRowsError where there is none, StoreError for one of a newer format, DamagedStoreError where a
-        file is missing or is not what was written.
-        """
+        """The bundle at ``path``, a folder or the text of an address, each of its files checked; raises StoreError."""
         storage = storage_of(path)
         described = description(storage)
         folder = copy_folder(storage, described) if isinstance(storage, ObjectStorage) else Path(path)
@@ -93,10 +89,7 @@ class Bundle:
             return None
 
     def backbones(self, device: str = "cpu") -> list[Backbone]:
-        """The backbones whose features are embedded, in the order of fusion, loaded on ``device``.
-
-        Raises WeightsError where they compute other numbers than those that the bundle was made with.
-        """
+        """The backbones whose features are embedded, in the order of fusion; WeightsError where they compute others."""
         loaded = [self._loaded(entry, device) for entry in self.described["backbones"]]
         return [loaded[entry][output] for entry, output in self.described["features"]]
 

@@ -1,15 +1,9 @@
 """Snapshots of a bundle: the images that are searched, written once and never changed.
 
-::
-
-    snapshots/<number>/snapshot.json   embeddings, rows, the next id, the snapshot before, checksums
-    snapshots/<number>/rows.parquet    id, key, label, uri, digest, domain and attributes of each image
-    snapshots/<number>/vectors.npy     their vectors (G, E), float32 of unit length, in the order of the rows
-    snapshots/<number>/index/          the index, where it is not a flat one
-    current.json                       {"snapshot": number}
-
-A new one is written under another name, which one rename makes its own: killed at any instant, a bundle has all of it
-or nothing. The next is made from the newest; the current one is searched. An id is never given again.
+``snapshots/<number>/snapshot.json`` has embeddings, rows, the next id, the snapshot before and checksums; what is beside
+it stands in docs/bundles.md. A new one is written under another name, which one rename makes its own: killed at any
+instant, a bundle has all of it or nothing. The next is made from the newest; the current one is searched. An id is
+never given again.
 
 In object storage nothing is renamed and no key is put twice: ``snapshot.json`` is put last, and the highest
 ``current/<number>.json`` says which snapshot is searched. Where a number has files of a writer that was killed, its
@@ -48,7 +42,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The images (G) that a bundle holds at one time, as the table above has them; ids are ascending."""
+    """The images (G) that a bundle holds at one time; ``vectors`` (G, E) have unit length, and ids ascend."""
 
     number: int
     rows: pa.Table
@@ -104,11 +98,7 @@ def make_current(bundle: Where, number: int) -> None:
 
 
 def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:
-    """The snapshot ``number``, by default the current one.
-
-    Raises StaleStoreError where it is of other embeddings than the bundle, DamagedStoreError where a file is not what
-    was written.
-    """
+    """The snapshot ``number``, by default the current one; StoreError where it is of other embeddings, or damaged."""
     storage = bundle.storage
     wanted = current_number(storage) if number is None else number
     own, folder = storage.below(f"{SNAPSHOTS}/{wanted}"), bundle.path / SNAPSHOTS / str(wanted)

@@ -1,11 +1,4 @@
-"""``permafrost curate``: a compact training table of a run's training images, and a report of what it leaves out.
-
-::
-
-    table.csv             key, path, label, domain, split, tags and attributes: read it with kind = "table"
-    table.report.json     images and classes before and after, by domain, and how many were dropped for which reason
-    table.dropped.csv     every training image that is not in the table: why, and what it collided with
-"""
+"""``permafrost curate``: a compact training table of a run's training images, and a report of what it leaves out."""
 
 from __future__ import annotations
 

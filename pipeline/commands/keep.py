@@ -126,10 +126,7 @@ def compact(
 
 
 def _say_unread(run_file: str, uris: list[str], unknown: list[str]) -> None:
-    """Name what cannot be read. StoreError where an image may have a row that is not known to be its own.
-
-    A dangling link whose image was never read has none.
-    """
+    """Name what cannot be read. StoreError where an image may have a row that is not known to be its own."""
     if not uris:
         return
     if lost := [uri for uri in unknown if not Path(uri).is_symlink()]:

@@ -1,9 +1,4 @@
-"""The command ``search``.
-
-::
-
-    images, text, keys --queries--> vectors --Searcher--> matches --threshold--> table, JSON lines or one page
-"""
+"""The command ``search``: images, text, keys --> vectors --Searcher--> matches --threshold--> text, JSON or a page."""
 
 from __future__ import annotations
 

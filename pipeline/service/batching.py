@@ -1,11 +1,5 @@
 """Requests share batches: a thread takes all that is waiting, answers it at once, and takes what has come meanwhile.
 
-::
-
-    ask() ─┐
-    ask() ─┼─> queue (bounded) ──all that waits, at most a batch──> compute in one thread ──> each its own answer
-    ask() ─┘
-
 There is no timer: an idle service answers one request at once, a busy one makes larger batches by itself. A full queue
 refuses with the seconds after which it will have emptied, by the rate that was measured.
 """

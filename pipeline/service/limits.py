@@ -22,11 +22,7 @@ IMAGE_FIELD = "image"
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request and all that wait may take.
-
-    >>> Limits().max_bytes
-    16777216
-    """
+    """How much one request and all that wait may take."""
 
     max_bytes: int = 16 * 2**20
     """Of an uploaded image."""

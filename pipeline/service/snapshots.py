@@ -1,9 +1,5 @@
 """What is served of a path, and the watcher that puts a newer snapshot of a bundle in the place of the old one.
 
-::
-
-    current.json changes -> the snapshot it names is opened beside the old one -> one reference is swapped
-
 A request keeps the snapshot that it began with to its end. A snapshot that cannot be opened (damaged, half written,
 deleted) is refused: the old one serves on, and is tried again later.
 """
