@@ -59,7 +59,7 @@ class Searcher:
         embedder: gives an image the vector that the index would hold for it.
         index: of the gallery's vectors, each of unit length.
         gallery: a line for each row of the index, in its order, with the columns of :class:`GalleryRows`.
-        read: the stored vectors of digests. With an index of codes, exact similarities are computed from them.
+        read: the stored vectors of rows. With an index of codes, exact similarities are computed from them.
         thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
         text: gives words the vectors that are beside those of images, where the backbone has a text tower of its own.
 
@@ -79,7 +79,7 @@ class Searcher:
         embedder: Embedder,
         index: Index,
         gallery: pa.Table,
-        read: Callable[[Sequence[bytes]], npt.NDArray[np.generic]] | None = None,
+        read: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.generic]] | None = None,
         thresholds: Mapping[str, float] | None = None,
         text: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
     ) -> None:
@@ -171,21 +171,14 @@ class Searcher:
         ]
 
     def search(
-        self,
-        images: Sequence[bytes],
-        k: int = 10,
-        *,
-        boxes: Sequence[Box | None] | None = None,
-        where: Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_] | None = None,
-        offset: int = 0,
-        exact: bool = False,
+        self, images: Sequence[bytes], k: int = 10, *, boxes: Sequence[Box | None] | None = None, **how: Any
     ) -> list[list[Match]]:
         """:meth:`find` for the vectors of :meth:`embed`. Raises RecordsError for an image that cannot be embedded."""
         embedded = self.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
             which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
             raise RecordsError(f"{which}{problem}")
-        return self.find(embedded.vectors, k, where=where, offset=offset, exact=exact)
+        return self.find(embedded.vectors, k, **how)
 
     def _vectors_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The vectors of gallery ``rows`` (n,): of the index where it has them, and of the store where it has codes."""
@@ -193,7 +186,7 @@ class Searcher:
             return vectors
         if self._read is None:
             raise MissingRowsError("the index holds codes alone, and no store of the vectors is beside it")
-        return unit_length(self._read(self.gallery.table["digest"].take(pa.array(rows)).to_pylist()))
+        return unit_length(self._read(rows))
 
     @classmethod
     def of_run(
@@ -238,7 +231,8 @@ class Searcher:
                 own.put(_FILE, json_text(described).encode())
         run.display.say(f"loading {vectors.backbone} {vectors.head}")
         embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
-        return cls(embedder, index, gallery, vectors.store.read, thresholds, _own_text(run.storage, described, device))
+        read, text = _reader(vectors.store, gallery), _own_text(run.storage, described, device)
+        return cls(embedder, index, gallery, read, thresholds, text)
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
@@ -275,14 +269,18 @@ class Searcher:
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
         embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(artifacts, described, device)
-        return cls(embedder, index, gallery, vectors.read, described.get("thresholds"), text)
+        return cls(embedder, index, gallery, _reader(vectors, gallery), described.get("thresholds"), text)
 
     @classmethod
     def of_snapshot(
         cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float], text: OpenClipText | None
     ) -> Searcher:
         """The searcher of a snapshot of a bundle, whose ``embedder`` and ``text`` can be shared."""
-        return cls(embedder, snapshot.index, snapshot.rows, snapshot.read, thresholds, text)
+        return cls(embedder, snapshot.index, snapshot.rows, lambda rows: snapshot.vectors[rows], thresholds, text)
+
+
+def _reader(vectors: Features, gallery: pa.Table) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.generic]]:
+    return lambda rows: vectors.read(gallery["digest"].take(pa.array(rows)).to_pylist())
 
 
 def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:

@@ -1,9 +1,9 @@
 """Snapshots of a bundle: the images that are searched, written once and never changed.
 
-``snapshots/<number>/snapshot.json`` has embeddings, rows, the next id, the snapshot before and checksums; what is beside
-it stands in docs/bundles.md. A new one is written under another name, which one rename makes its own: killed at any
-instant, a bundle has all of it or nothing. The next is made from the newest; the current one is searched. An id is
-never given again.
+``snapshots/<number>/snapshot.json`` has embeddings, rows, the next id, the snapshot before and checksums; the rest is in
+docs/bundles.md. A new one is written under another name, which one rename makes its own: killed at any instant, a
+bundle has all of it or nothing. The next is made from the newest; the current one is searched. An id is never given
+again.
 
 In object storage nothing is renamed and no key is put twice: ``snapshot.json`` is put last, and the highest
 ``current/<number>.json`` says which snapshot is searched. Where a number has files of a writer that was killed, its
@@ -15,9 +15,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +46,6 @@ class Snapshot:
     rows: pa.Table
     vectors: npt.NDArray[np.float32]
     index: GalleryIndex
-
-    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """The vectors (n, E) of the images of ``digests`` (n,), as a store gives them."""
-        vectors: npt.NDArray[np.float32] = self.vectors[[self._places[digest] for digest in digests]]
-        return vectors
-
-    @cached_property
-    def _places(self) -> dict[bytes, int]:
-        """The row of each digest, made once: a search with an index of codes reads at every query."""
-        return {digest: row for row, digest in enumerate(self.rows["digest"].to_pylist())}
 
 
 def numbers(bundle: Where) -> list[int]:
