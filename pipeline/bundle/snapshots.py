@@ -1,6 +1,6 @@
 """Snapshots of a bundle: the images that are searched, written once and never changed.
 
-``snapshots/<number>/snapshot.json`` has embeddings, rows, next id, the snapshot before and checksums; the rest stands in
+``snapshots/<number>/snapshot.json`` has embeddings, rows, next id, the snapshot before and checksums; the rest is in
 docs/bundles.md. A new one is written under another name, which one rename makes its own: killed at any instant, a
 bundle has all of it or nothing. The next is made from the newest; the current one is searched. An id is never given
 again.
