@@ -23,8 +23,7 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline import progress
-from pipeline.progress import LogFormat
-from pipeline.streams import lost_output, open_streams
+from pipeline.progress import LogFormat, lost_output, open_streams
 
 COMMANDS = {
     "plan": ("compute", "Say what `extract` would compute: images, bytes, time. Writes no feature."),
@@ -32,17 +31,17 @@ COMMANDS = {
     "train-heads": ("compute", "Stage 2: train the heads on stored features, and embed with them."),
     "score": ("compute", "Stage 3: search the gallery for every query, and score raw features beside every head."),
     "run": ("compute", "All three stages: extract, train-heads, score."),
-    "demo": ("demo", "Draw a catalogue of products, extract, train, score, and show one picture."),
-    "init": ("init", "Look at your images and write a commented run file that works as it is."),
-    "keys": ("init", "Print every key of a run file: its type, its default, what it means."),
-    "curate": ("curate", "Write a compact table of training images without duplicates."),
+    "demo": ("begin", "Draw a catalogue of products, extract, train, score, and show one picture."),
+    "init": ("begin", "Look at your images and write a commented run file that works as it is."),
+    "keys": ("begin", "Print every key of a run file: its type, its default, what it means."),
+    "curate": ("begin", "Write a compact table of training images without duplicates."),
     "sweep": ("many", "Try many configurations of the heads on held-out training classes, and rank them."),
     "table": ("many", "Train the heads of a run with several seeds, and print a table with intervals."),
     "report": ("report", "Write one HTML page about a run."),
     "search": ("search", "Print the images of the run's gallery that are nearest to yours, or that there is no match."),
     "features": ("keep", "Write features or embeddings to one file, for other programs."),
     "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
-    "serve": ("serve", "Serve search over HTTP: a page for people, answers in JSON for programs."),
+    "serve": ("search", "Serve search over HTTP: a page for people, answers in JSON for programs."),
     "encode": ("bundles", "Write the vectors of a folder of images as a Parquet file."),
     "add": ("bundles", "Write a new snapshot of a bundle with more images; `publish` has it searched."),
     "remove": ("bundles", "Write a new snapshot of a bundle without some images; `publish` has it searched."),

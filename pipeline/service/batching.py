@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from pipeline.service.refused import Refused
+from pipeline.service.limits import Refused
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")

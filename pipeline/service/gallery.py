@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
-from pipeline.service.limits import Limits, check_pixels
-from pipeline.service.refused import Refused
+from pipeline.service.limits import Limits, Refused, check_pixels
 from pipeline.views.thumbnails import small_jpeg
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.service.limits import Refused
 from pipeline.service.metrics import Metrics
-from pipeline.service.refused import Refused
 
 COOKIE = "permafrost"
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/page.css", "/page.js", "/favicon.svg"})

@@ -1,19 +1,48 @@
-"""What a request may be: how large, how long it may take, and from whom. Everything is checked before it is decoded."""
+"""What a request may be: how large, how long it may take; what another one is refused with, before it is decoded."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+from pydantic import BaseModel
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from pipeline.service.refused import Refused
 from stages.extraction.pillow_switches import own_switches
 from stages.records.image_type import image_type
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer
+    """A request that is not answered, and why.
+
+    >>> Refused(404, "unknown_key", "there is no such image").status
+    404
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
+
+
+class Problem(BaseModel):
+    """The error of an answer."""
+
+    code: str
+    """A word that stays, for programs: ``unknown_key``."""
+    message: str
+    """What must hold, what came, what to do."""
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
 
 _MOST_PARTS = 4  # of a form: the image, and what a browser adds
 _FORM_BYTES = 65_536  # of a form around its image
