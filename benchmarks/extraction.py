@@ -143,8 +143,8 @@ def reading(arguments: argparse.Namespace) -> float:
     """Images a second of reading, decoding and resizing alone, on as many threads as extraction uses."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from stages.device import compute_with
     from stages.extraction.decode import decode
-    from stages.extraction.threads import compute_with
     from stages.processes import processors
 
     preprocess = _trivial().preprocess
@@ -309,6 +309,7 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
     decoded = measure(arguments, "decode_on_one_core")
     limits = f"memory {memory:.0f} GB/s, disk {disk:,.0f} MB/s, one core decodes {decoded:,.0f} images/s"
     print(f"limits: {limits}; matrix product {matrix['float32']:,.0f} GFLOP/s, bfloat16 {matrix['bfloat16']:,.0f}")
+    read = measure(arguments, "reading") if device == "cpu" else 0.0
     rows = []
     for name in arguments.models or (ON_CPU if device == "cpu" else ON_GPU):
         for precision in precisions:
@@ -316,6 +317,8 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
             sides = {"models": [name], "precision": precision, **few}
             us, alone, plain = medians(arguments, ("ours", "forward_only", "plain_loop"), **sides)
             limit = f"matrix product {matrix[precision]:,.0f} GFLOP/s"
+            if device == "cpu":  # the processors that compute the network read the images too
+                limit += f"; read, then computed: {1 / (1 / alone + 1 / read):,.1f} images/s"
             work = f"{name}, {precision}, {device}"
             rows.append(Row(work, us, "the network alone", alone, "images/s", us / alone, 0.95, limit))
             rows.append(Row(work, us, "Pillow transform, DataLoader", plain, "images/s", us / plain, 2.0, limit))

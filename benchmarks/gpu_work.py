@@ -155,8 +155,8 @@ def decode_rate(scale: Scale, threads: int) -> float:
     """Images a second that so many threads decode and resize to 224 pixels."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from stages.device import compute_with
     from stages.extraction import PreprocessConfig, decode
-    from stages.extraction.threads import compute_with
 
     preprocess = PreprocessConfig().resolve(size=224, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=0.875)
     drawn = photographs(scale)

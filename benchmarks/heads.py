@@ -140,10 +140,10 @@ def ours(features: np.ndarray, labels: np.ndarray, classes: int, **settings: obj
 
     from stages.malloc import keep_freed_memory
     from stages.training import ArcFaceConfig, InputsConfig, LinearHeadConfig, OptimizerConfig
-    from stages.training.rows.labelled_rows import InMemory
+    from stages.training.rows.labelled_rows import gathered
 
     keep_freed_memory()
-    source, generator = InMemory(features), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     config = ArcFaceConfig(subcenters=SUBCENTERS, margin_rad=0.5, scale=30.0, **settings)
     loss = config.build(EMBEDDING, torch.from_numpy(np.bincount(labels, minlength=classes)), generator)
     plain = InputsConfig(center=False, rescale="none")
@@ -152,7 +152,9 @@ def ours(features: np.ndarray, labels: np.ndarray, classes: int, **settings: obj
 
     def step(rows: np.ndarray) -> float:
         optimizer.zero_grad()
-        value = loss(head.project(torch.from_numpy(source.take(rows)), generator), torch.from_numpy(labels[rows]))
+        value = loss(
+            head.project(torch.from_numpy(gathered(features, rows)), generator), torch.from_numpy(labels[rows])
+        )
         value.backward()
         optimizer.step(1e-3)
         return value.item()

@@ -124,10 +124,10 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
 
     from stages.malloc import keep_freed_memory
     from stages.training import InputsConfig, LinearHeadConfig, OptimizerConfig
-    from stages.training.rows.labelled_rows import InMemory
+    from stages.training.rows.labelled_rows import gathered
 
     keep_freed_memory()
-    source, generator = InMemory(features), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     loss = make().build(EMBEDDING, torch.from_numpy(np.bincount(labels)), generator)
     plain = InputsConfig(center=False, rescale="none")
     head = LinearHeadConfig(dim=EMBEDDING, dropout=0.2, inputs=plain).build([DIM], generator)
@@ -138,7 +138,7 @@ def ours(features: np.ndarray, labels: np.ndarray, make: Callable[[], Any], memo
 
     def step(rows: np.ndarray) -> float:
         optimizer.zero_grad()
-        embeddings = head.project(torch.from_numpy(source.take(rows)), generator)
+        embeddings = head.project(torch.from_numpy(gathered(features, rows)), generator)
         value = loss(embeddings, torch.from_numpy(labels[rows]), torch.from_numpy(rows))
         value.backward()
         optimizer.step(1e-3)

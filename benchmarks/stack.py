@@ -79,25 +79,14 @@ def side_by_side(arguments: argparse.Namespace) -> list[Row]:
 
 def alone() -> float:
     """Steps a second of ``train_head``."""
-    from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
     from stages.training import train_head
 
-    features, labels = _drawn()
-    digests = [digest_bytes(str(row).encode()) for row in range(ROWS)]
     (recipe,) = _recipes(1, EPOCHS)
     with tempfile.TemporaryDirectory() as scratch:
-        provenance = Provenance("cpu", {})
-        store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=provenance)
-        places = dict(zip(digests, range(ROWS), strict=True))
-        with StoreWriter(store) as writer:
-            for chunk in writer.plan(digests).chunks:
-                rows = [places[digest] for digest in chunk.digests]
-                writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), provenance)
+        store, records = _drawn(scratch)
 
         def train(epochs: int) -> None:
-            training = replace(recipe.training, epochs=epochs)
-            records = _records(digests, labels)
-            train_head(store, records, replace(recipe, training=training))
+            train_head(store, records, replace(recipe, training=replace(recipe.training, epochs=epochs)))
 
         return _steps_a_second(train)
 
@@ -131,17 +120,15 @@ def matrix_rate() -> float:
 
 
 def _stacked(recipes: int, seeds: int) -> float:
-    import torch
-
     from stages.training.sweep.batched_heads import train_batched_heads
 
-    drawn, labels = _drawn()
-    features, numbers = torch.from_numpy(drawn), torch.from_numpy(labels)
+    with tempfile.TemporaryDirectory() as scratch:
+        store, records = _drawn(scratch)
 
-    def train(epochs: int) -> None:
-        train_batched_heads(features, torch.arange(ROWS), numbers, _recipes(recipes, epochs), range(seeds))
+        def train(epochs: int) -> None:
+            list(train_batched_heads(store, records, _recipes(recipes, epochs), range(seeds)))
 
-    return recipes * seeds * _steps_a_second(train)
+        return recipes * seeds * _steps_a_second(train)
 
 
 def _steps_a_second(train: Callable[[int], None]) -> float:
@@ -172,18 +159,24 @@ def _recipes(count: int, epochs: int):  # type: ignore[no-untyped-def]  # the he
     ]
 
 
-def _drawn() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    rng = np.random.default_rng(0)
-    labels = np.arange(ROWS) % CLASSES
-    centres = rng.normal(size=(CLASSES, DIM)).astype(np.float32)
-    return (centres[labels] + 2 * rng.normal(size=(ROWS, DIM)).astype(np.float32)).astype(np.float16), labels
-
-
-def _records(digests: list[bytes], labels: np.ndarray):  # type: ignore[no-untyped-def, type-arg]
+def _drawn(scratch: str):  # type: ignore[no-untyped-def]
+    """A store with features, and the records with labels."""
     import pyarrow as pa
 
+    from cache import FeatureStore, Identity, Provenance, RowOutcome, StoreWriter, digest_bytes
     from stages.records import Records
 
+    rng, labels = np.random.default_rng(0), np.arange(ROWS) % CLASSES
+    centres = rng.normal(size=(CLASSES, DIM)).astype(np.float32)
+    features = (centres[labels] + 2 * rng.normal(size=(ROWS, DIM)).astype(np.float32)).astype(np.float16)
+    digests = [digest_bytes(str(row).encode()) for row in range(ROWS)]
+    provenance = Provenance("cpu", {})
+    store = FeatureStore.open(scratch, "drawn", Identity({"backbone": "drawn"}), dim=DIM, provenance=provenance)
+    places = dict(zip(digests, range(ROWS), strict=True))
+    with StoreWriter(store) as writer:
+        for chunk in writer.plan(digests).chunks:
+            rows = [places[digest] for digest in chunk.digests]
+            writer.commit(chunk, features[rows], [RowOutcome()] * len(rows), provenance)
     table = pa.table(
         {
             "key": [str(row) for row in range(ROWS)],
@@ -192,7 +185,7 @@ def _records(digests: list[bytes], labels: np.ndarray):  # type: ignore[no-untyp
             "domain": pa.nulls(ROWS, pa.string()),
         }
     )
-    return Records(table, {})
+    return store, Records(table, {})
 
 
 MEASURES: dict[str, Callable[[], float]] = {

@@ -14,25 +14,7 @@ from cache.storage import LocalStorage, Storage
 from cache.writer import StoreWriter
 
 __all__ = [
-    "Chunk",
-    "ChunkPlan",
-    "Compaction",
-    "DigestCache",
-    "Failure",
-    "FeatureStore",
-    "Features",
-    "Identity",
-    "ImageSource",
-    "LocalStorage",
-    "ObjectStorage",
-    "Provenance",
-    "RowOutcome",
-    "Storage",
-    "StoreWriter",
-    "compact",
-    "digest_bytes",
-    "digest_file",
-    "fingerprint",
-    "parse_source",
-    "verify",
-]
+    "Chunk", "ChunkPlan", "Compaction", "DigestCache", "Failure", "FeatureStore", "Features", "Identity",
+    "ImageSource", "LocalStorage", "ObjectStorage", "Provenance", "RowOutcome", "Storage", "StoreWriter", "compact",
+    "digest_bytes", "digest_file", "fingerprint", "parse_source", "verify",
+]  # fmt: skip

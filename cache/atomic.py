@@ -27,10 +27,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unless_read_only(on_note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Go on, with a note, where what only spares work cannot be written as its folder is to be read alone.
-
-    A full disk is an :class:`UnwritableError` still.
-    """
+    """Go on, with a note, where what only spares work lies in a folder that is to be read alone."""
     try:
         yield
     except UnwritableError as error:
@@ -40,18 +37,12 @@ def unless_read_only(on_note: Callable[[str], None] = lambda _: None) -> Iterato
 
 
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Make ``path`` hold ``content``: after a crash at any instant it holds the old bytes or the new, never a mix.
-
-    Creates the folder of ``path`` if it does not exist. Raises :class:`UnwritableError`, as on a full disk.
-    """
+    """Make ``path`` hold ``content``, whole: after a crash the old bytes or the new. Raises UnwritableError."""
     _write_whole(path, content, Path.replace)
 
 
 def create_bytes(path: Path, content: bytes | memoryview) -> bool:
-    """Make ``path`` hold ``content`` if there is no such file: of several writers exactly one succeeds.
-
-    Returns False, and leaves the file as it is, where it exists. As durable as :func:`replace_bytes`.
-    """
+    """As durably make ``path`` hold ``content`` if there is no such file; False where there is: one writer succeeds."""
     return _write_whole(path, content, _link)
 
 
@@ -69,10 +60,7 @@ def clear_partials(folder: Path) -> None:
 
 
 def tick_of(changed_ns: int) -> int:
-    """For how many ns after ``changed_ns``, its time, a file that is written again may keep that time.
-
-    One tick of the clock of its file system, which some keep by the second.
-    """
+    """For how many ns a file that is written again may keep its time: a tick of its file system's clock."""
     return _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
 
 
@@ -88,8 +76,8 @@ def sync_folder(folder: Path) -> None:
 def _write_whole(path: Path, content: bytes | memoryview, publish: Callable[[Path, Path], object]) -> bool:
     """Write a temporary file beside ``path`` and ``publish`` it; False where ``publish`` finds ``path`` taken.
 
-    Another process may delete the temporary file or its empty folder between two steps (:func:`clear_partials`
-    before the lock is held, a delete): then the write starts again.
+    Between two steps another process may delete it or its empty folder (:func:`clear_partials`): then it is begun
+    again.
     """
     published = True
     with disk_errors(path):

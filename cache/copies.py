@@ -1,8 +1,8 @@
 """Local copies of objects whose bytes are known by their checksum: read once from far away, then mapped.
 
-They lie in ``$PERMAFROST_CACHE/copies``, by default ``~/.cache/permafrost/copies``, and can be deleted at any moment. A
-copy is verified when it is opened, so a damaged one is read again; one that would leave less than a tenth of the disk
-free is not made. Those of bundles, which open by them alone, lie in ``bundles`` beside, and are made in any case.
+They lie in ``$PERMAFROST_CACHE/copies``, by default ``~/.cache/permafrost/copies``, and can be deleted at any moment.
+One that would leave less than a tenth of the disk free is not made. Those of bundles, which open by them alone, lie in
+``bundles`` beside, and are made in any case.
 """
 
 from __future__ import annotations
@@ -27,14 +27,7 @@ _PART_BYTES = 1 << 26
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what only saves time: copies of objects, and what object storage cannot hold.
-
-    >>> import os
-    >>> os.environ["PERMAFROST_CACHE"] = "/scratch/permafrost"
-    >>> cache_folder().as_posix()
-    '/scratch/permafrost'
-    >>> del os.environ["PERMAFROST_CACHE"]
-    """
+    """Where this machine keeps what only saves time: ``$PERMAFROST_CACHE``, or ``~/.cache/permafrost``."""
     folder = os.environ.get("PERMAFROST_CACHE")
     return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "permafrost"
 

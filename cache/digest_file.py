@@ -1,7 +1,7 @@
-"""The digests of a large dataset in a Parquet file beside it, in its order: whether they hold is seen by the million.
+"""The digests of a large dataset in a Parquet file beside it, in its order, which are checked by the million.
 
-Each row has the URI, the version that its file had, and the digest. A row counts while the dataset has that URI in
-that place and the file has that version; of many images in one file it is looked at once.
+A row counts while the dataset has its URI in that place and the file has its version; of many images in one file it is
+looked at once.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class DigestFile:
             self._partial.unlink(missing_ok=True)
 
     def known(self, group: int, uris: pa.StringArray, versions: dict[str, str]) -> pa.Table:
-        """The rows of ``uris`` (n,), the group of that number, each with its digest where that holds, else with null.
+        """The rows of ``uris`` (n,), the group of that number; the digest is null where it does not hold.
 
-        ``versions`` has those of the files that have been looked at.
+        ``versions`` remembers those of the files that have been looked at.
         """
         rows = self._read(group)
         if rows is None or not rows["uri"].combine_chunks().equals(uris):

@@ -115,10 +115,7 @@ class Digests(Sequence[bytes]):
 
 
 class DigestIndex:
-    """Where each of N ``digests`` is: sorted once, then a binary search for every question.
-
-    Of equal digests the first of the lowest ``rank`` (N,) is the one that is found; without ranks the first.
-    """
+    """Where each of N ``digests`` is: of equal ones the first of the lowest ``rank`` (N,), without ranks the first."""
 
     def __init__(self, digests: Digests, rank: npt.NDArray[np.int8] | None = None) -> None:
         # A digest is four words of 64 bits. The first is as good as random, so it is what is sorted and searched; rows

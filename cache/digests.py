@@ -18,12 +18,12 @@ import pyarrow as pa
 
 from cache.atomic import disk_errors, tick_of
 from cache.digest_file import GROUP_ROWS, DigestFile, with_digests
-from cache.files import absolute
 from cache.fingerprint import digest_bytes, digest_file
 from cache.source import ImageSource, Version, parse_source
-from cache.storage import is_url
+from cache.storage import absolute, is_url
 
 _MANY = 100_000
+_WORKERS = 2
 _REQUESTS = 32  # to object storage, at once
 _A_TASK = 8  # files that a thread looks at before it takes others: to hand one over costs more than to look at it
 _AT_ONCE = 4096  # URIs in work at a time, and digests in one commit: memory does not grow with the images
@@ -39,14 +39,16 @@ class FileDigest(NamedTuple):
 class DigestCache:
     """The digests of images, remembered in one SQLite file (or in memory only, with no ``path``).
 
-    What is remembered only saves time: it can be deleted at any moment, and several processes can share it.
+    What is remembered only saves time: it can be deleted at any moment, and several processes can share it. Files are
+    read by so many ``workers``, threads; objects by 32 at least, since they keep one waiting, and not busy.
 
     >>> DigestCache().digests(["no such image.jpg"])
     [FileDigest(digest=None, error='cannot be read: No such file or directory')]
     """
 
-    def __init__(self, path: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str | None = None, *, workers: int | None = None) -> None:
         self.path = Path(path) if path is not None else None
+        self._workers = workers or _WORKERS
         self.files_read = 0
         self.notes: list[str] = []
         """What a person should know: that the file was damaged and was begun anew."""
@@ -54,13 +56,11 @@ class DigestCache:
             with disk_errors(self.path.parent):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def digests(
-        self, uris: Sequence[str], *, workers: int = 2, on_progress: Callable[[int], None] | None = None
-    ) -> list[FileDigest]:
+    def digests(self, uris: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[FileDigest]:
         """The digest of each of ``uris`` (n,), in their order; ``on_progress`` is called with how many are done."""
         digests: list[FileDigest] = []
         holders: dict[str, Version] = {}
-        with closing(_Memory(self.path, self.notes)) as memory, ThreadPoolExecutor(_readers(uris, workers)) as pool:
+        with closing(_Memory(self.path, self.notes)) as memory, self._readers(uris) as pool:
             for low in range(0, len(uris), _AT_ONCE):
                 for digest, _ in self._looked_up(uris[low : low + _AT_ONCE], memory, pool, holders):
                     digests.append(digest)
@@ -69,25 +69,21 @@ class DigestCache:
         return digests
 
     def column(
-        self, uris: pa.ChunkedArray, *, workers: int = 2, on_progress: Callable[[int], None] | None = None
+        self, uris: pa.ChunkedArray, *, on_progress: Callable[[int], None] | None = None
     ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         """:meth:`digests` of a column (N,) as two: 32 bytes, or null where an image cannot be read, and why, or "".
 
-        Those of many images are remembered in a Parquet file too, beside the other (:mod:`cache.digest_file`).
+        Those of many images are in a Parquet file too (:mod:`cache.digest_file`).
         """
         if self.path is None or len(uris) < _MANY:
-            read = self.digests(uris.to_pylist(), workers=workers, on_progress=on_progress)
+            read = self.digests(uris.to_pylist(), on_progress=on_progress)
             digests = pa.array([one.digest for one in read], pa.binary(32))
             return pa.chunked_array([digests]), pa.chunked_array([pa.array([one.error for one in read], pa.string())])
         path = self.path.with_name(f"{self.path.stem}-{digest_bytes(str(uris[0]).encode()).hex()[:8]}.parquet")
         versions: dict[str, str] = {}
         holders: dict[str, Version] = {}
         columns: list[tuple[pa.Array, pa.Array]] = []
-        with (
-            DigestFile(path) as file,
-            closing(_Memory(self.path, self.notes)) as memory,
-            ThreadPoolExecutor(_readers(uris, workers)) as pool,
-        ):
+        with DigestFile(path) as file, closing(_Memory(self.path, self.notes)) as memory, self._readers(uris) as pool:
             for group, low in enumerate(range(0, len(uris), GROUP_ROWS)):
                 rows = file.known(group, pa.concat_arrays(uris.slice(low, GROUP_ROWS).chunks), versions)
                 unknown = np.flatnonzero(rows["digest"].is_null()).tolist()
@@ -131,6 +127,10 @@ class DigestCache:
         finally:  # also when interrupted: what was read need not be read again
             memory.remember(fresh)
 
+    def _readers(self, uris: Sequence[str] | pa.ChunkedArray) -> ThreadPoolExecutor:
+        far = len(uris) > 0 and is_url(parse_source(str(uris[0])).path)
+        return ThreadPoolExecutor(max(self._workers, _REQUESTS) if far else self._workers)
+
     def remembered(self, uris: Sequence[str]) -> list[bytes | None]:
         """The digest that each of ``uris`` (n,) had when it was read last, None where that is not known."""
         names = [_name(parse_source(uri)) for uri in uris]
@@ -143,13 +143,8 @@ class DigestCache:
         return [entry.digest if (entry := known.get(name)) else None for name in names]
 
 
-def _readers(uris: Sequence[str] | pa.ChunkedArray, workers: int) -> int:
-    """Threads that read: objects keep one waiting, and not busy."""
-    return max(workers, _REQUESTS) if len(uris) and is_url(parse_source(str(uris[0])).path) else workers
-
-
 class _Memory:
-    """The file of digests. It is only a saving of time: where it cannot be had, one in memory stands in."""
+    """The file of digests; where it cannot be had, one in memory stands in."""
 
     def __init__(self, path: Path | None, notes: list[str]) -> None:
         self._path, self._notes = path, notes

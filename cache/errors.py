@@ -1,28 +1,5 @@
 """Everything Permafrost raises on purpose.
 
-::
-
-    PermafrostError
-    ├── ConfigError            a run file that cannot be understood, or wrong usage       (exit status 2)
-    │   ├── AbsentPathError    a path of images where nothing is; a RecordsError too
-    │   └── AbsentWeightsError the same of weights; a WeightsError too
-    ├── SettingsError          a setting or an argument that cannot be what it is; a ValueError too
-    ├── RecordsError           a dataset that cannot be used as it is
-    ├── MissingExtraError      an optional library that is not installed
-    ├── ClusterError           machines that do not answer, or whose workers differ from the driver
-    ├── CrashedError           images at which every process that computes them crashes
-    ├── WeightsError           weights that cannot be had or do not fit the network
-    ├── DecodeError            bytes that are no image (stages.extraction; becomes a failed row)
-    ├── NothingToScoreError    no query, or no gallery, is left
-    ├── DivergedError          a training whose loss became NaN or infinite
-    └── StoreError
-        ├── StaleStoreError    a store of another identity: each differing key
-        ├── StoreBusyError     another process is writing to it
-        ├── MissingRowsError   rows asked for that are not there
-        ├── DamagedStoreError  bytes on disk that are not what was committed
-        ├── UnreachableError   object storage that does not answer, or cannot be used
-        └── UnwritableError    a disk that is full, or a path that cannot be written
-
 Every message says what must hold, what came, and what to do.
 """
 
@@ -35,7 +12,7 @@ from typing import Any
 
 
 class PermafrostError(Exception):
-    """The root of the tree: catch it to catch all of the above. It can be pickled, with all that was set on it."""
+    """The root of all errors here. It can be pickled, with all that was set on it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _raised, (type(self), self.args), self.__dict__
@@ -49,7 +26,7 @@ def _raised(kind: type[PermafrostError], args: tuple[Any, ...]) -> PermafrostErr
 
 
 class ConfigError(PermafrostError):
-    """A run file that cannot be understood."""
+    """A run file that cannot be understood, or wrong usage: exit status 2."""
 
 
 class SettingsError(PermafrostError, ValueError):

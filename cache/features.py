@@ -1,4 +1,5 @@
 """What reads like a store of features, whatever lies behind it: one store, or several read as one."""
+# ruff: noqa: D102 (what the methods of a protocol do is said where they are)
 
 from __future__ import annotations
 
@@ -22,19 +23,14 @@ class Failure(NamedTuple):
 
 
 class Listed(Protocol):
-    """Images with names and labels, such as :class:`stages.records.Records`."""
+    """N images with names and labels, such as :class:`stages.records.Records`."""
 
     @property
-    def keys(self) -> list[str]:
-        """The name of each, (N,)."""
-
+    def keys(self) -> list[str]: ...
     @property
-    def labels(self) -> list[str | None]:
-        """The label of each, (N,)."""
-
+    def labels(self) -> list[str | None]: ...
     @property
-    def digests(self) -> Sequence[bytes]:
-        """The sha256 of the bytes of each, (N,)."""
+    def digests(self) -> Sequence[bytes]: ...
 
 
 class Arrays(NamedTuple):
@@ -46,62 +42,33 @@ class Arrays(NamedTuple):
 
 
 class Features(Protocol):
-    """Rows (N, D) keyed by the sha256 of the image's bytes, to be read. See :class:`cache.FeatureStore`."""
+    """Rows (N, D) keyed by the sha256 of the image's bytes, to be read: what is named is that of FeatureStore."""
 
     @property
-    def name(self) -> str:
-        """What the rows are called."""
-
+    def name(self) -> str: ...
     @property
-    def address(self) -> str:
-        """Where they are, for messages."""
-
+    def address(self) -> str: ...
     @property
-    def identity(self) -> Identity:
-        """Everything that changes the numbers."""
-
+    def identity(self) -> Identity: ...
     @property
-    def fingerprint(self) -> str:
-        """The sha256 of the identity, 64 hexadecimal digits."""
-
+    def fingerprint(self) -> str: ...
     @property
-    def dim(self) -> int:
-        """D, the size of one feature."""
-
+    def dim(self) -> int: ...
     @property
-    def views(self) -> int:
-        """V, the number of views of each image that are stored."""
-
+    def views(self) -> int: ...
     @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of what is read."""
-
-    def digests(self) -> Sequence[bytes]:
-        """The digest of every image with a feature, each once."""
-
-    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-        """True where ``digests`` (n,) has a feature."""
-
-    def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
-        """A checksum (n,) of the feature of each of ``digests`` (n,), 0 where there is none."""
-
-    def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]:
-        """The images without a feature among ``digests`` (by default all), each once."""
-
-    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]:
-        """Those of ``digests`` that have no row of any kind, each once."""
-
-    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
-        """The features (n, D) of ``digests`` (n,), of the first view."""
-
-    def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
-        """The features (n, V, D) of all views of ``digests`` (n,)."""
+    def dtype(self) -> np.dtype[np.generic]: ...
+    def digests(self) -> Sequence[bytes]: ...
+    def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]: ...
+    def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]: ...
+    def failures(self, digests: Sequence[bytes] | None = None) -> list[Failure]: ...
+    def absent(self, digests: Sequence[bytes]) -> Sequence[bytes]: ...
+    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]: ...
+    def read_views(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]: ...
 
 
 def numbers_fingerprint(features: Features, digests: Sequence[bytes]) -> str:
-    """The fingerprint of the numbers that ``features`` holds for ``digests``: of their checksums, nothing is read.
-
-    What is computed from these rows has it in its identity. Their order, their chunks and other rows do not change it.
+    """The fingerprint of the numbers that ``features`` holds for ``digests``: of their checksums, in any order.
 
     >>> import tempfile
     >>> from tests.toys.training import classes_of, toy

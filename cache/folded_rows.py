@@ -1,9 +1,8 @@
-"""The rows of all chunks in one mapped file beside the store: ten million rows open without ten thousand small files.
+"""The rows of all chunks in one mapped file beside the store: ten million open without ten thousand small files.
 
-``<store>.rows`` only spares work and can be deleted at any moment. It is an Arrow file with the rows of the chunks in
-their order and the sorted index of the digests; its last four bytes are the crc32c of the others. What commits a chunk
-is its fragment: each is in the file with its version (inode, size, times), and one that has another version now is
-read itself. Only a local folder has such a file.
+``<store>.rows`` only spares work and can be deleted at any moment: an Arrow file with the rows of the chunks in their
+order and the sorted index of the digests, and its crc32c at the end. What commits a chunk is its fragment: each is in
+the file with its version, and one that has another version now is read itself. Only a local folder has such a file.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ import pyarrow as pa
 
 from cache.atomic import PARTIAL, disk_errors, tick_of
 from cache.digest_list import DigestIndex, Digests
-from cache.row_index import STATUSES, RowIndex
-from cache.rows import SCHEMA, Stamp, fragment_stamps
+from cache.rows import SCHEMA, STATUSES, RowIndex, Stamp, fragment_stamps
 from cache.storage import LocalStorage, Storage
 
+_AT_ONCE = 16
 _LEAST_CHUNKS = 64  # fewer are opened as fast one by one
 _CRC_BYTES = 4
 _CHUNKS = b"chunks"
@@ -34,7 +33,7 @@ _FOLDED = SCHEMA.set(_STATUS, pa.field("status", pa.dictionary(pa.int8(), pa.str
 _FIELDS = [*_FOLDED, pa.field("place", pa.int64(), nullable=False), pa.field("word", pa.uint64(), nullable=False)]
 
 
-class FoldedRows(Mapping[int, pa.Table]):
+class FoldedRows:
     """The file, mapped: the rows of each chunk by number, as its fragment has them."""
 
     def __init__(self, content: memoryview, version: Stamp) -> None:
@@ -58,12 +57,6 @@ class FoldedRows(Mapping[int, pa.Table]):
         rows = self._rows.slice(self._starts[number], self.lengths[number]).select(SCHEMA.names)
         rows = rows.set_column(_STATUS, SCHEMA[_STATUS], rows["status"].cast(pa.string()))
         return rows.replace_schema_metadata(self._metadata[self._metadata_of[number]])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.stamps)
-
-    def __len__(self) -> int:
-        return len(self.stamps)
 
     def index(self, chunk_rows: int) -> RowIndex:
         """The index of all rows; it is mapped too."""
@@ -103,16 +96,16 @@ class Chunks(Mapping[int, pa.Table]):
         return self.folded.index(chunk_rows) if self.whole and self.folded else RowIndex.of_chunks(self, chunk_rows)
 
 
-def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table], at_once: int) -> Chunks:
+def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table]) -> Chunks:
     """The chunks that are committed now: what has not changed since ``before`` is taken from it, or from the file.
 
-    The others are ``read`` by number, so many ``at_once``.
+    The others are ``read`` by number.
     """
     stamps, folded = fragment_stamps(storage), _opened(storage, before.folded)
     fresh = [number for number, stamp in stamps.items() if not folded or folded.stamps.get(number) != stamp]
     known = {n: before.read[n] for n in fresh if stamps[n] and n in before.read and before.stamps[n] == stamps[n]}
     unread = [number for number in fresh if number not in known]
-    with ThreadPoolExecutor(at_once) as pool:  # a million rows: a thousand small files
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a million rows: a thousand small files
         return Chunks(stamps, folded, known | dict(zip(unread, pool.map(read, unread), strict=True)))
 
 

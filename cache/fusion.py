@@ -13,13 +13,11 @@ _INPUT_PIXELS = 224
 
 
 def fuse(
-    parts: Sequence[npt.NDArray[np.generic]],
-    dtype: npt.DTypeLike,
-    proportions: npt.NDArray[np.float32] | None = None,
+    parts: Sequence[npt.NDArray[np.generic]], dtype: npt.DTypeLike, proportions: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[np.generic]:
-    """Fused rows (n, D) in ``dtype``: ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
+    """Fused rows (n, D): ``parts`` (n, D_i), each brought to unit length, then ``proportions`` (n, 3).
 
-    Lengths are summed in float64 and rounded once, so that they do not depend on the order of summation.
+    Lengths are summed in float64 and rounded once, so that the order of summation does not show.
 
     >>> fuse([np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]])], np.float32)
     array([[0.6, 0.8, 0. , 1. ]], dtype=float32)
@@ -48,20 +46,12 @@ def fused_name(names: Sequence[str], *, sizes: bool = False) -> str:
 
 
 def fused_checksums(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
-    """One checksum (n,) of rows whose parts have the checksums ``parts``, each (n,): it changes when one of them does.
-
-    >>> int(fused_checksums([np.array([1], np.uint32), np.array([2], np.uint32)])[0])
-    2654435763
-    """
+    """One checksum (n,) of rows whose parts have the checksums ``parts``, each (n,): it changes with each of them."""
     odd = np.uint32(2654435761)  # a bijection modulo 2**32 at each step
     return reduce(lambda mixed, part: mixed * odd + part, parts)
 
 
 def image_proportions(height: npt.NDArray[np.generic], width: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """H / W, H / 224 and W / 224 of images of ``height`` (n,) and ``width`` (n,) pixels, (n, 3).
-
-    >>> image_proportions(np.array([112]), np.array([224]))
-    array([[0.5, 0.5, 1. ]], dtype=float32)
-    """
+    """H / W, H / 224 and W / 224 of images of ``height`` (n,) and ``width`` (n,) pixels, (n, 3)."""
     tall, wide = height.astype(np.float32), width.astype(np.float32)
     return np.stack([tall / wide, tall / _INPUT_PIXELS, wide / _INPUT_PIXELS], 1)

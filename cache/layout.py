@@ -1,8 +1,7 @@
 """The store's bytes: a plain Zarr v3 group with one array ``features``, (rows, D) or (rows, V, D), a chunk a file.
 
-A chunk file is the little-endian array, uncompressed, with a crc32c of four bytes at its end: what Zarr's ``bytes``
-and ``crc32c`` codecs make of a chunk. So ``zarr.open`` and xarray read it, and a memory map does at memory speed.
-Files are written whole here, which Zarr's own writer does not promise.
+A chunk file is the little-endian array, uncompressed, with its crc32c at the end, as Zarr's codecs make it: so Zarr
+reads it, and a memory map does. Files are written whole here, which Zarr's own writer does not promise.
 """
 
 from __future__ import annotations
@@ -37,11 +36,7 @@ _verified: set[tuple[str, int]] = set()
 
 
 def metadata_files(
-    rows: int,
-    row_shape: tuple[int, ...],
-    dtype: np.dtype[np.generic],
-    chunk_rows: int,
-    attributes: dict[str, JSON],
+    rows: int, row_shape: tuple[int, ...], dtype: np.dtype[np.generic], chunk_rows: int, attributes: dict[str, JSON]
 ) -> dict[str, bytes]:
     """The two ``zarr.json`` by key: ``rows`` rows, each of shape (D,), or (V, D) for V views."""
     import zarr
@@ -80,9 +75,7 @@ def read_shape(storage: Storage) -> tuple[int, tuple[int, ...], np.dtype[np.gene
         return rows, tuple(row_shape), np.dtype(metadata["data_type"]), chunk_rows
     except (OSError, ValueError, KeyError, TypeError) as error:
         address = storage.address(_DESCRIPTION)
-        raise DamagedStoreError(
-            f"{address} should describe the array of the store, but: {error}. {MEND_METADATA}"
-        ) from error
+        raise DamagedStoreError(f"{address} does not describe the array: {error}. {MEND_METADATA}") from error
 
 
 def resize(storage: Storage, rows: int) -> None:
@@ -156,9 +149,9 @@ def map_chunk(
 ) -> npt.NDArray[np.generic]:
     """The array of chunk ``number``, of ``shape`` (chunk rows, ...), read-only; a memory map where there is one.
 
-    The first time that this process reads the chunk (each time with ``verify_again``) its bytes are verified: they
-    must have the crc32c at their end, and that must be the one committed with the ``rows``, where it is known; or each
-    row must have its own, where the data hold more rows that are being committed. An error ends with ``mend``.
+    The first time (each time with ``verify_again``) its bytes must have the crc32c at their end, and that must be the
+    one committed with the ``rows``; or each row must have its own, where the data hold more rows that are being
+    committed. An error ends with ``mend``.
     """
     key = chunk_key(number, shape[1:])
     address, committed = storage.address(key), checksum_of(rows)
@@ -194,10 +187,7 @@ def read_few(
     dtype: np.dtype[np.generic],
     rows: pa.Table,
 ) -> npt.NDArray[np.generic] | None:
-    """The rows (n, ...) at ``positions`` (n,) of chunk ``number``, by range, each verified by its own checksum.
-
-    None where that cannot be done, or there is a copy of the chunk, which is read faster.
-    """
+    """The rows (n, ...) at ``positions`` of chunk ``number``, by range, verified; None where a copy is faster."""
     key, committed = chunk_key(number, row_shape), checksum_of(rows)
     if committed is None or copy_path(storage, key, committed).exists():
         return None

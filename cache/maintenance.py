@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache import layout
@@ -25,8 +26,7 @@ from cache.writer import StoreWriter
 def verify(store: FeatureStore, made_from: Sequence[FeatureStore] = ()) -> list[str]:
     """Check the store against itself, every checksum and every row; return one line for each thing that is wrong.
 
-    The array is read through Zarr, not by the memory maps that training uses: each checks the other. Embeddings are
-    compared with the features that they are ``made_from`` too, of one store or several that were fused.
+    It is read through Zarr too, and embeddings are compared with the features that they are ``made_from``.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance
@@ -147,9 +147,8 @@ class Compaction(NamedTuple):
 def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
     """Drop the rows whose digest is not in ``keep``, and merge the chunks that this leaves short.
 
-    Rows that stay are first written again as new chunks, with the provenance of the chunks that they come from, then
-    the old chunks are removed: killed at any instant, the store holds every row to keep at least once, and compacting
-    again finishes the work. A plan that is pending is dropped; the next extraction makes one for what is missing.
+    Rows that stay are first written as new chunks, then the old ones are removed: killed at any instant, the store
+    holds every row to keep, and compacting again finishes. A plan that is pending is dropped.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance
@@ -163,35 +162,23 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
         before = store.chunks()
         stays = {number: _rows_that_stay(store, number, keep) for number in before}
         rewritten = [n for n, rows in before.items() if rows.num_rows < store.chunk_rows or not stays[n].all()]
-        if len(rewritten) == 1 and stays[rewritten[0]].all():
-            return Compaction(0, len(before), len(before))  # one short chunk, every row of it wanted
+        if len(rewritten) < 2 and all(stays[number].all() for number in rewritten):
+            return Compaction(0, len(before), len(before))  # at most one short chunk, every row of it wanted
         dropped = {digest for rows in before.values() for digest in rows["digest"].to_pylist()} - keep
-        stay: list[_Row] = []
-        for number in rewritten:
-            block, lines = store.chunk(number), before[number].to_pylist()
-            for position in np.flatnonzero(stays[number]):
-                line = lines[position]
-                outcome = RowOutcome(*(line[field] for field in RowOutcome._fields))
-                stay.append(_Row(line["digest"], block[position].copy(), outcome, number))  # a view keeps its map open
+        blocks = [store.chunk(number)[: len(stays[number])][stays[number]] for number in rewritten]
+        lines = pa.concat_tables([before[number].filter(pa.array(stays[number])) for number in rewritten])
+        digests, *columns = (lines[name].to_pylist() for name in ("digest", *RowOutcome._fields))
+        outcomes = [RowOutcome(*values) for values in zip(*columns, strict=True)]
+        features, origin = np.concatenate(blocks), np.repeat(rewritten, [len(block) for block in blocks])
         free = (number for number in count() if number not in before)
-        for low in range(0, len(stay), store.chunk_rows):
-            piece = stay[low : low + store.chunk_rows]
-            chunk = Chunk(next(free), tuple(row.digest for row in piece))
-            origins = [store.provenance(number) for number in sorted({row.origin for row in piece})]
-            features, outcomes = np.stack([row.feature for row in piece]), [row.outcome for row in piece]
-            writer.commit(chunk, features, outcomes, Provenance.merged(origins))
+        for low in range(0, len(lines), store.chunk_rows):
+            piece = slice(low, low + store.chunk_rows)
+            origins = [store.provenance(number) for number in np.unique(origin[piece]).tolist()]
+            chunk = Chunk(next(free), tuple(digests[piece]))
+            writer.commit(chunk, features[piece], outcomes[piece], Provenance.merged(origins))
         for number in rewritten:
             writer.remove(number)
     return Compaction(len(dropped), len(before), len(store.chunks()))
-
-
-class _Row(NamedTuple):
-    """A row that is written again, and the chunk that it comes from."""
-
-    digest: bytes
-    feature: npt.NDArray[np.generic]
-    outcome: RowOutcome
-    origin: int
 
 
 def _rows_that_stay(store: FeatureStore, number: int, keep: Collection[bytes]) -> npt.NDArray[np.bool_]:

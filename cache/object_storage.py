@@ -4,8 +4,7 @@ What must happen once relies on create-only puts alone: nothing is renamed, and 
 So before the first of them a place is probed: a server that lets a key be created twice is refused. Credentials come
 from the environment (or from the machine's own role) by obstore's usual chain; nothing of them is stored or pickled.
 
-Answers that get lost are asked for again, within bounds: a put that was done although its answer was an error is
-recognised by its bytes.
+A put that was done although its answer was an error is recognised by its bytes.
 """
 
 from __future__ import annotations
@@ -57,77 +56,60 @@ class ObjectStorage:
         object.__setattr__(self, "url", self.url.rstrip("/"))
 
     def list(self, prefix: str = "") -> list[str]:  # noqa: D102
-        import obstore
-
         root, folder = self._path(), self._path(prefix.rpartition("/")[0])
-        with self._answers(), _said_of(self.address(prefix)):
-            pages = list(obstore.list(self._client(), folder or None))
+        with _said_of(self.address(prefix)):
+            pages = list(_obstore().list(self._client(), folder or None))
         keys = (entry["path"].removeprefix(f"{root}/") for page in pages for entry in page)
         return sorted(key for key in keys if key.startswith(prefix) and not key.rpartition("/")[2].startswith(_PROBE))
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:  # noqa: D102
-        import obstore
-
         if stop is not None and stop <= start:
             self.size(key)
             return b""
-        span: Any = (
-            {} if not start and stop is None else {"range": {"offset": start} if stop is None else (start, stop)}
-        )
-        with self._answers(), _said_of(self.address(key)):
+        span: Any = {"range": {"offset": start} if stop is None else (start, stop)} if start or stop else {}
+        with _said_of(self.address(key)):
             try:
-                return obstore.get(self._client(), self._path(key), options=span).bytes().to_bytes()
-            except obstore.exceptions.BaseError as error:
+                content: bytes = _obstore().get(self._client(), self._path(key), options=span).bytes().to_bytes()
+            except _obstore().exceptions.BaseError as error:
                 if span and re.search(r"\b416\b|[Rr]ange started at", str(error)):  # it ends before
                     return b""
                 raise
+        return content
 
     def read_ranges(self, key: str, starts: Sequence[int], length: int) -> Sequence[bytes]:
         """The ``length`` bytes from each of ``starts`` on, in few requests at once."""
-        import obstore
-
-        with self._answers(), _said_of(self.address(key)):
-            spans = obstore.get_ranges(
-                self._client(), self._path(key), starts=[*starts], lengths=[length] * len(starts)
-            )
-            return [span.to_bytes() for span in spans]
+        spans = self._ask("get_ranges", key, starts=[*starts], lengths=[length] * len(starts))
+        return [span.to_bytes() for span in spans]
 
     def size(self, key: str) -> int:  # noqa: D102
-        return int(self._head(key)["size"])
+        return int(self._ask("head", key)["size"])
 
     def version(self, key: str) -> str:
         """What differs when the object is another: its ETag (and version)."""
-        head = self._head(key)
+        head = self._ask("head", key)
         return f"{head['e_tag']} {head['version'] or ''} {head['size']}".replace("  ", " ")
 
     def modified(self, key: str) -> datetime:
         """When the object was written, by the server's clock."""
-        modified: datetime = self._head(key)["last_modified"]
+        modified: datetime = self._ask("head", key)["last_modified"]
         return modified
 
     def put(self, key: str, content: bytes | memoryview) -> None:  # noqa: D102
-        import obstore
-
-        with self._answers(), _said_of(self.address(key), writing=True):
-            obstore.put(self._client(), self._path(key), content)
+        self._ask("put", key, content, writing=True)
 
     def put_soon(self, key: str, content: bytes) -> None:
         """:meth:`put` that waits for seconds at most."""
-        import obstore
-
         with _said_of(self.address(key), writing=True):
-            obstore.put(self._client(tries=-1), self._path(key), content)
+            _obstore().put(_client(_bucket(self.url), -1, _settings()), self._path(key), content)
 
     def put_new(self, key: str, content: bytes | memoryview) -> bool:  # noqa: D102
-        with self._answers():
-            _probe(_bucket(self.url), self._path(f"{_PROBE}-{secrets.token_hex(8)}"), _settings())
-            return _create(self._client(tries=0), self._path(key), content, self.address(key))
+        client = self._client(tries=0)
+        _probe(_bucket(self.url), self._path(f"{_PROBE}-{secrets.token_hex(8)}"), _settings())
+        return _create(client, self._path(key), content, self.address(key))
 
     def delete(self, key: str) -> None:  # noqa: D102
-        import obstore
-
-        with self._answers(), suppress(FileNotFoundError), _said_of(self.address(key), writing=True):
-            obstore.delete(self._client(), self._path(key))
+        with suppress(FileNotFoundError):
+            self._ask("delete", key, writing=True)
 
     def map(self, key: str) -> None:
         """None: objects are not files. Raises FileNotFoundError where there is none."""
@@ -142,8 +124,8 @@ class ObjectStorage:
 
     def opened(self) -> ObjectStore:
         """The client of obstore at this address, as Zarr takes it."""
-        with self._answers():
-            return _client(self.url, 8, _settings())
+        self._client()
+        return _client(self.url, 8, _settings())
 
     def _path(self, key: str = "") -> str:
         if key and any(part in ("", ".", "..") for part in key.split("/")):
@@ -151,23 +133,23 @@ class ObjectStorage:
         prefix = self.url.split("/", 3)[3:]
         return "/".join([*prefix, *([key] if key else [])])
 
-    def _head(self, key: str) -> Any:
-        import obstore
-
-        with self._answers(), _said_of(self.address(key)):
-            return obstore.head(self._client(), self._path(key))
+    def _ask(self, what: str, key: str, *content: bytes | memoryview, writing: bool = False, **options: Any) -> Any:
+        """What obstore's function of that name answers about ``key``."""
+        with _said_of(self.address(key), writing=writing):
+            return getattr(_obstore(), what)(self._client(), self._path(key), *content, **options)
 
     def _client(self, tries: int = 8) -> ObjectStore:
+        """The client of the bucket, once it is sure that the server answers and knows it and the credentials."""
+        _contact(_bucket(self.url), _settings())
         return _client(_bucket(self.url), tries, _settings())
 
-    @contextmanager
-    def _answers(self) -> Iterator[None]:
-        """Make sure, once a process and bucket, that the server answers and knows the bucket and the credentials."""
-        try:
-            _contact(_bucket(self.url), _settings())
-        except ImportError as error:
-            raise MissingExtraError(f"obstore, which {self.url} is read with,", "objects") from error
-        yield
+
+def _obstore() -> Any:
+    try:
+        import obstore
+    except ImportError as error:
+        raise MissingExtraError("obstore, which object storage is read with,", "objects") from error
+    return obstore
 
 
 def _bucket(url: str) -> str:
@@ -202,8 +184,7 @@ def _client(url: str, tries: int, settings: _Settings) -> ObjectStore:
 
 @lru_cache(maxsize=64)
 def _contact(bucket: str, settings: _Settings) -> None:
-    import obstore
-
+    obstore = _obstore()
     try:
         next(iter(obstore.list(_client(bucket, -1, settings), prefix=_PROBE)), None)
     except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as error:
@@ -264,22 +245,21 @@ def _create(client: ObjectStore, path: str, content: bytes | memoryview, address
 @contextmanager
 def _said_of(address: str, *, writing: bool = False) -> Iterator[None]:
     """Errors of obstore as ours, about ``address``."""
-    import obstore
-
+    exceptions = _obstore().exceptions
     try:
         yield
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
             raise _unreachable(_bucket(address), error) from error
         raise FileNotFoundError(errno.ENOENT, "No such object", address) from None
-    except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as error:
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         refusal = PermissionError(errno.EACCES, f"the credentials do not allow it ({_first_line(error)})", address)
         if writing:
             raise UnwritableError(address, refusal) from error
         raise refusal from error
-    except obstore.exceptions.NotSupportedError as error:
+    except exceptions.NotSupportedError as error:
         raise UnwritableError(address, OSError(errno.ENOSYS, _first_line(error))) from error
-    except obstore.exceptions.GenericError as error:
+    except exceptions.GenericError as error:
         if writing and re.search(r"\b501\b|NotImplemented", str(error)):
             raise UnwritableError(address, OSError(errno.ENOSYS, _first_line(error))) from error
         raise _unreachable(address, error) from error

@@ -1,8 +1,7 @@
 """The chunks that a store still needs, fixed before any is computed and persisted beside them.
 
 Which images share a chunk, and how many go through the network at once, must not change when a run is killed and
-started again: both are in the plan, so that the bytes of the finished store do not depend on the kills. A chunk of the
-plan can be computed by any process that has the images.
+started again: the bytes of the finished store follow from the plan alone.
 """
 
 from __future__ import annotations
@@ -52,9 +51,8 @@ def make_plan(
 ) -> ChunkPlan:
     """The plan for the digests ``missing`` (each once), with as many chunks of the plan ``old`` as can stay.
 
-    ``rows`` is how many rows each chunk has. What is left of a chunk of ``old`` stays if all of its images are missing
-    and can be computed now. The rest of ``missing`` fills the chunks that are not full, then new ones, which take the
-    lowest numbers that are free.
+    What is left of a chunk of ``old`` stays if all of its images are missing. The rest fills the chunks that are not
+    full (``rows`` is how many each has), then new ones, which take the lowest numbers that are free.
     """
     missing, chunks = as_digests(missing), list[Chunk]()
     left = [

@@ -12,8 +12,7 @@
     <parent>/<name>-<...>.rows the rows of all chunks in one file, of a large store: see :mod:`cache.folded_rows`
     <parent>/<name>-<...>.lock the lock of a running extraction, beside the store: its bytes depend on its content alone
 
-A row is keyed by the sha256 of the image's bytes, so renaming, relabelling, splitting and merging datasets computes
-nothing. A chunk without rows does not exist. Reading takes no lock and writes nothing; :mod:`cache.writer` writes.
+A chunk without rows does not exist. Reading takes no lock and writes nothing; :mod:`cache.writer` writes.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ from cache.fingerprint import JSON
 from cache.folded_rows import Chunks, read_chunks
 from cache.identity import Identity, Provenance
 from cache.object_storage import ObjectStorage
-from cache.row_index import RowIndex
-from cache.rows import fragment_key, provenance_of, read_fragment
+from cache.rows import RowIndex, fragment_key, provenance_of, read_fragment
 from cache.storage import LocalStorage, Storage, Where, has, storage_of
 
 FORMAT = 1
@@ -68,7 +66,6 @@ class FeatureStore:
         self.storage = storage
         self.address = storage.address()
         """Where the store is, for messages: a path or a URL."""
-        self._is_far = isinstance(storage, ObjectStorage)
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
@@ -93,10 +90,9 @@ class FeatureStore:
         views: int = 1,
         chunk_rows: int = CHUNK_ROWS,
     ) -> FeatureStore:
-        """Open the store of ``identity`` below ``parent``, or begin it.
+        """Open the store of ``identity`` below ``parent``, or begin it; ``chunk_rows`` is fixed when it is begun.
 
-        ``dim``, ``dtype``, ``views`` and the format join the identity. ``chunk_rows`` is fixed when the store is
-        begun. Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
+        Raises :class:`StaleStoreError` when the folder holds another identity, naming each key that differs.
         """
         full = store_identity(identity, dim, dtype, views)
         storage = storage_of(parent).below(f"{name}-{full.short}")
@@ -125,11 +121,10 @@ class FeatureStore:
         views: int = 1,
         remedy: str,
     ) -> FeatureStore:
-        """Open the store of ``identity`` for reading; it must exist.
+        """Open the store of ``identity``, which must exist; ``remedy`` is the sentence that says how to make it.
 
         Raises :class:`StaleStoreError` when there are only stores of the same ``name`` with another identity (the
-        nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none; ``remedy`` is the
-        sentence that says how to make it.
+        nearest one's differing keys are listed) and :class:`MissingRowsError` when there is none.
         """
         full = store_identity(identity, dim, dtype, views)
         beside = storage_of(parent)
@@ -162,7 +157,7 @@ class FeatureStore:
 
     @property
     def folder(self) -> str:
-        """The last part of its address, ``<name>-<first 8 of the fingerprint>``."""
+        """``<name>-<first 8 of the fingerprint>``."""
         return self.address.rstrip("/").rpartition("/")[2]
 
     @property
@@ -199,7 +194,7 @@ class FeatureStore:
         self.__dict__.pop("_index", None)
 
     def _committed(self) -> Chunks:
-        return read_chunks(self.storage, self._chunks, self.fragment, _REQUESTS if self._is_far else 4)
+        return read_chunks(self.storage, self._chunks, self.fragment)
 
     def fragment(self, number: int) -> pa.Table:
         """The rows of a committed chunk, read now; those of version 0.1.0 have the checksum of the chunk."""
@@ -215,9 +210,9 @@ class FeatureStore:
         return self._chunks.index(self.chunk_rows)
 
     def __repr__(self) -> str:
-        shape = f"({', '.join(f'{size:,}' for size in (len(self), *self.row_shape))})"
-        failed = self.counts().total() - len(self)
-        return f"FeatureStore({self.address}: {shape} {self.dtype}, {failed:,} images without a feature)"
+        shape = ", ".join(f"{size:,}" for size in (len(self), *self.row_shape))
+        failed = len(self.failures())
+        return f"FeatureStore({self.address}: ({shape}) {self.dtype}, {failed:,} images without a feature)"
 
     # What is there
 
@@ -240,7 +235,7 @@ class FeatureStore:
 
     def digests(self) -> Digests:
         """The digest of every image with a stored feature, each once, in row order."""
-        return self._index.digests(self._index.good_places())
+        return self._index.digests.take(self._index.good_places())
 
     def usable(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
         """True where ``digests`` (n,) has a stored feature."""
@@ -254,17 +249,13 @@ class FeatureStore:
             places = self._index.find(digests)
             bad = places[(places >= 0) & ~self._index.good(places)]
         first = dict.fromkeys(bad.tolist())
-        names = self._index.digests(np.array([*first], np.int64))
+        names = self._index.digests.take(np.array([*first], np.int64))
         return [Failure(name, self._index.outcome(place)) for name, place in zip(names, first, strict=True)]
 
     def missing(self, digests: Sequence[bytes], *, retry_failed: bool = False) -> Digests:
-        """Those of ``digests`` that an extraction has to compute: each once, in order of first appearance.
-
-        A failed image is not among them unless ``retry_failed``; one whose bytes could not be read is.
-        """
+        """Those of ``digests`` to compute, each once: unread ones too, and failed ones if ``retry_failed``."""
         places = self._index.find(digests)
-        done = self._index.good(places) if retry_failed else self._index.settled(places)
-        return as_digests(digests).take(~done).unique()
+        return as_digests(digests).take(~self._index.good(places, or_failed=not retry_failed)).unique()
 
     def absent(self, digests: Sequence[bytes]) -> Digests:
         """Those of ``digests`` that have no row of any kind, each once: nobody has tried to compute them yet."""
@@ -278,11 +269,11 @@ class FeatureStore:
     def checksums(self, digests: Sequence[bytes]) -> npt.NDArray[np.uint32]:
         """A checksum (n,) of the feature of each of ``digests`` (n,), 0 where there is none.
 
-        It does not depend on the chunk that a row lies in. That of an embedding is the one of the feature that it was
-        computed from; that of a row of version 0.1.0 the one of its chunk.
+        That of an embedding is the one of the feature that it was computed from; that of a row of version 0.1.0 the one
+        of its chunk.
         """
         places = self._index.find(digests)
-        return np.where(self._index.good(places), self._index.checksums(places), np.uint32(0))
+        return np.where(self._index.good(places), self._index.checksums[places], np.uint32(0))
 
     def counts(self) -> Counter[str]:
         """How many images have each status."""
@@ -298,8 +289,7 @@ class FeatureStore:
     def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.generic]:
         """The features (n, D) of ``digests`` (n,), in their order, in the stored dtype: of the first view.
 
-        Rows are gathered from memory maps of the chunk files. Raises :class:`MissingRowsError` naming the first
-        digest that has no feature and why.
+        Raises :class:`MissingRowsError` naming the first digest that has no feature and why.
         """
         return self._gather(digests, np.s_[...] if len(self.row_shape) == 1 else np.s_[:, 0])
 
@@ -309,9 +299,9 @@ class FeatureStore:
         return features.reshape(len(digests), self.views, self.dim)
 
     def to_numpy(self, records: Listed) -> Arrays:
-        """Features, labels and keys of those of ``records`` whose image has a feature, in their order.
+        """Features, labels and keys of those of ``records`` that did not fail, in their order.
 
-        Images that failed are left out. Raises :class:`MissingRowsError` for one that nobody has tried to compute.
+        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
         """
         digests = records.digests
         if absent := self.absent(digests):
@@ -338,7 +328,8 @@ class FeatureStore:
             features[rows] = self._rows_at(int(chunks[rows[0]]), numbers[rows] % self.chunk_rows, part)
 
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            for _ in (pool.map if self._is_far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
+            far = isinstance(self.storage, ObjectStorage)
+            for _ in (pool.map if far else map)(gather, bounds[:-1].tolist(), bounds[1:].tolist()):
                 pass
         return features
 
@@ -350,24 +341,18 @@ class FeatureStore:
                 return few[part]
         return self.chunk(number)[part][positions]
 
-    def chunk(self, number: int, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
+    def chunk(
+        self, number: int, rows: pa.Table | None = None, *, verify_again: bool = False
+    ) -> npt.NDArray[np.generic]:
         """Chunk ``number`` as a read-only memory map (chunk rows, D) or (chunk rows, V, D); past its end are NaN.
 
-        Its checksum is verified the first time that this process maps it, or each time with ``verify_again``. Raises
-        :class:`DamagedStoreError` where it is wrong.
+        Its checksum is verified the first time that this process maps it, or each time with ``verify_again``;
+        ``rows`` are those committed now, which a snapshot may not have yet. Raises :class:`DamagedStoreError`.
         """
-        return self.block(number, self._chunks[number], verify_again=verify_again)
-
-    def block(self, number: int, rows: pa.Table, *, verify_again: bool = False) -> npt.NDArray[np.generic]:
-        """:meth:`chunk` with the ``rows`` that are committed now, which a snapshot may not have yet."""
+        rows, shape = self._chunks[number] if rows is None else rows, (self.chunk_rows, *self.row_shape)
+        mend = self.how_to_mend(number)
         return layout.map_chunk(
-            self.storage,
-            number,
-            (self.chunk_rows, *self.row_shape),
-            self.dtype,
-            rows=rows,
-            mend=self.how_to_mend(number),
-            verify_again=verify_again,
+            self.storage, number, shape, self.dtype, rows=rows, mend=mend, verify_again=verify_again
         )
 
     def how_to_mend(self, number: int) -> str:

@@ -1,8 +1,7 @@
 """Files that hold a checksum of themselves, so that a flipped bit is noticed when they are read.
 
-A sealed Parquet file is an ordinary one whose metadata end with the crc32c of the whole file, as it is with zeros in
-that place; a sealed JSON object has the crc32c of its other members beside them. What was written without is read as it
-is.
+A sealed Parquet file ends with the crc32c of the whole file, as it is with zeros in that place; a sealed JSON object
+has the crc32c of its other members beside them. What was written without is read as it is.
 """
 
 from __future__ import annotations
@@ -25,15 +24,7 @@ _MEMBER = "crc32c"
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, str], **options: Any) -> bytes:
-    """The sealed Parquet file of ``table`` with ``metadata`` beside it; ``options`` are those of ``write_table``.
-
-    >>> content = parquet_bytes(pa.table({"n": [1, 2]}), {b"made": b"here"})
-    >>> read_parquet(content)["n"].to_pylist()
-    [1, 2]
-    >>> read_parquet(content.replace(b"here", b"hire"))
-    Traceback (most recent call last):
-    ValueError: wrong crc32c
-    """
+    """The sealed Parquet file of ``table`` with ``metadata`` beside it; ``options`` are those of ``write_table``."""
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({**metadata, b"seal": _SEAL + _BLANK}), buffer, **options)
     content = bytearray(buffer.getbuffer())
@@ -78,10 +69,9 @@ def read_json(content: str | bytes) -> dict[str, Any]:
 
 
 def read_sealed(storage: Storage, key: str, mend: str, version: int | None = None) -> dict[str, Any]:
-    """The object that is stored at ``key`` as :func:`json_text` has it, of the ``version`` of its format where given.
+    """The object at ``key`` that :func:`json_text` wrote, of the ``version`` of its format where given.
 
-    Raises FileNotFoundError where there is none, DamagedStoreError, which says how to ``mend`` it, and StoreError for
-    one of a newer version.
+    Raises FileNotFoundError, DamagedStoreError, which says how to ``mend`` it, and StoreError for a newer version.
     """
     content = storage.read(key)
     try:

@@ -1,9 +1,7 @@
 """Settings: what their fields allow, and how an identity holds them: only those that differ from their defaults.
 
-An identity that listed every setting would change with each option that is added, and everything that was made under
-it would be made anew. With defaults left out, a new option leaves all old fingerprints as they are, as long as its
-default does what was done before; where the meaning of a setting or a default changes, the version beside the
-settings is raised.
+So an option that is added leaves all old fingerprints as they are, as long as its default does what was done before;
+where the meaning of a setting or a default changes, the version beside the settings is raised.
 """
 
 from __future__ import annotations
@@ -59,8 +57,7 @@ class Choices(Within):
 class Settings:
     """A configuration read from a file: an unknown key is an error, and so is a value that its field does not allow.
 
-    The words that a field allows stand in a ``Literal``, the numbers in a :class:`Within`. A class with other checks
-    extends ``__post_init__``.
+    The words that a field allows stand in a ``Literal``, the numbers in a :class:`Within`.
 
     >>> @dataclass(frozen=True)
     ... class Loss(Settings):

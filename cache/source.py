@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import SettingsError
-from cache.files import object_at
 from cache.fingerprint import digest_bytes
 from cache.parquet_cells import read_cell
-from cache.storage import is_url
+from cache.storage import is_url, object_at
 
 Box = tuple[int, int, int, int]
 
@@ -97,11 +96,7 @@ class ImageSource(NamedTuple):
         return _whole(self.path, storage.read(key, offset, offset + size), size)
 
     def version(self) -> Version:
-        """The version of the file: its inode, size, mtime and ctime; of an object its ETag. OSError if there is none.
-
-        Files of equal size and mtime that are swapped, or unpacked over one another with their old times, differ in
-        the other two.
-        """
+        """The version of the file: inode, size, mtime and ctime; of an object its ETag. OSError if there is none."""
         if is_url(self.path):
             storage, key = object_at(self.path)
             return Version(storage.version(key), 0)

@@ -1,25 +1,26 @@
 """Where bytes lie: a handful of verbs on keys, and the local folder as their first implementation.
 
-A key is a relative path with ``/`` between its parts, as in ``rows/3.parquet``. There are no folders, only keys. What
-is written is written whole: a reader sees the old bytes or the new, after a crash at any instant too. A missing key is
-a ``FileNotFoundError``. ``tests/cache/storage_contract.py`` tests all of this for any implementation.
-
-Locks are not part of it: an object store has none. What must happen once relies on :meth:`Storage.put_new`.
+A key is a relative path with ``/`` between its parts. What is written is written whole: a reader sees the old bytes or
+the new. A missing key is a ``FileNotFoundError``. There are no locks; what must happen once relies on
+:meth:`Storage.put_new`. ``tests/cache/storage_contract.py`` tests all of this for any implementation.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from cache.atomic import PARTIAL, create_bytes, disk_errors, replace_bytes
 from cache.errors import SettingsError
 from cache.object_storage import SCHEMES, ObjectStorage
 
 _LIKE_A_URL = re.compile(rf"[a-z][a-z0-9+.-]+://|(?:{'|'.join(SCHEMES)}):/")  # a Path has one slash left of the two
+_AT_ONCE = 1 << 20
 
 
 class Storage(Protocol):
@@ -70,9 +71,7 @@ class LocalStorage:
     def __post_init__(self) -> None:
         if _LIKE_A_URL.match(str(self.root)):
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise SettingsError(
-                f"a folder must be a local path, or the text of an address with {known}; got {self.root}"
-            )
+            raise SettingsError(f"a folder must be a local path, or text that begins with {known}; got {self.root}")
 
     def path(self, key: str = "") -> Path:
         """The path of ``key``. Raises ValueError if it is not a key."""
@@ -128,33 +127,77 @@ Where = Storage | Path | str
 
 
 def storage_of(where: Where) -> Storage:
-    """``where`` itself, or the folder or the place in object storage that it names.
-
-    >>> storage_of("s3://bucket/shop").address("rows/0.parquet")
-    's3://bucket/shop/rows/0.parquet'
-    """
+    """``where`` itself, or the folder or the place in object storage that it names."""
     if isinstance(where, str) and is_url(where):
         return ObjectStorage(where)
     return LocalStorage(where) if isinstance(where, (str, Path)) else where
 
 
 def is_url(where: str) -> bool:
-    """Whether ``where`` is in object storage, and no local path.
-
-    >>> is_url("gs://bucket/shop"), is_url("artifacts/shop")
-    (True, False)
-    """
+    """Whether ``where`` is in object storage, and no local path."""
     return where.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
 def has(storage: Storage, key: str) -> bool:
-    """Whether there is something at ``key``: asked of the key itself, and not of a listing, which can lag.
-
-    >>> has(LocalStorage("no such folder"), "rows/0.parquet")
-    False
-    """
+    """Whether there is something at ``key``: asked of the key itself, and not of a listing, which can lag."""
     try:
         storage.size(key)
     except FileNotFoundError:
         return False
     return True
+
+
+def object_at(url: str) -> tuple[ObjectStorage, str]:
+    """The storage and the key of the object at ``url``."""
+    scheme, _, place = url.partition("://")
+    bucket, _, key = place.partition("/")
+    return ObjectStorage(f"{scheme}://{bucket}"), key
+
+
+def open_file(path: str) -> BinaryIO:
+    """The file or the object at ``path``, to read from: of an object only what is read is sent. Raises OSError."""
+    return io.BufferedReader(_ObjectFile(path), _AT_ONCE) if is_url(path) else open(path, "rb")
+
+
+def file_exists(path: str) -> bool:
+    """Whether there is something at ``path``, if only a link that leads nowhere."""
+    if not is_url(path):
+        return os.path.lexists(path)
+    storage, key = object_at(path)
+    try:
+        storage.size(key)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        pass  # that is another problem
+    return True
+
+
+def absolute(path: str) -> str:
+    """``path`` as it is from any folder."""
+    return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 (links stay)
+
+
+class _ObjectFile(io.RawIOBase):
+    """The object at ``url`` as a file; each read is a request."""
+
+    def __init__(self, url: str) -> None:
+        self._storage, self._key = object_at(url)
+        self._size, self._at = self._storage.size(self._key), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = self._storage.read(self._key, self._at, min(self._size, self._at + len(buffer)))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)

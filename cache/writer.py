@@ -1,8 +1,7 @@
 """The store as it is written: the plan of chunks, made by one driver, and the commit of a chunk, by anybody.
 
-The driver holds a lock, makes the plan and persists it. A chunk is computed from the digests that the plan lists, its
-data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes count, and
-no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
+A chunk's data are written first and its rows last, both with ``put_new``: of several committers the first one's bytes
+count, and no lock is needed. Hence a killed run, started again, ends with the bytes of the uninterrupted one.
 
 A chunk that is not full can grow: its data are replaced by data that begin with the same rows, then its rows. Between
 the two the rows are right, each by its own checksum. One process at a time appends to a chunk.
@@ -25,28 +24,19 @@ from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
 from cache.folded_rows import Chunks, fold
 from cache.identity import Provenance
-from cache.lease import confirm_driver, driver_lease
-from cache.lock import writer_lock
+from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
 from cache.reader import FeatureStore
-from cache.rows import (
-    RowOutcome,
-    fragment_bytes,
-    fragment_key,
-    provenance_of,
-    read_fragment,
-    row_checksums,
-    rows_table,
-)
+from cache.rows import RowOutcome, fragment_bytes, fragment_key, provenance_of, read_fragment, row_checksums, rows_table
 from cache.storage import LocalStorage, Storage, has
 
 
 class StoreWriter:
     """Writes to a store: ``with StoreWriter(store) as writer`` is its driver, which plans; anybody may :meth:`commit`.
 
-    Entering takes the driver's lock, or raises :class:`StoreBusyError`; with ``wait`` it waits for the other driver.
-    It clears what a killed one left. Leaving removes the plan if all of it is committed, and reloads ``store``.
+    Entering takes the driver's lock, or raises :class:`StoreBusyError`, or waits, and clears what a killed driver left.
+    Leaving removes the plan if all of it is committed, and reloads ``store``.
 
     >>> import tempfile
     >>> from cache import FeatureStore, Identity, Provenance, RowOutcome, digest_bytes
@@ -100,12 +90,10 @@ class StoreWriter:
         return read_plan(self._storage)
 
     def plan(self, digests: Sequence[bytes], *, batch_size: int | None = None, retry_failed: bool = False) -> ChunkPlan:
-        """Fix and persist the chunks that computing the missing of ``digests`` takes, all that are pending in one.
+        """Fix and persist the chunks that computing the missing of ``digests`` takes (:func:`cache.plan.make_plan`).
 
-        What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given;
-        only what cannot be computed from ``digests`` is planned anew. Chunks that are not full are filled first, and
-        new ones take the lowest free numbers. Then chunks can be computed and committed in any order, by any process.
-        Raises :class:`UnwritableError`.
+        What is pending from an earlier plan stays as it was, with its batch size unless ``batch_size`` is given. Then
+        chunks can be computed and committed in any order, by any process. Raises :class:`UnwritableError`.
         """
         missing = self.store.missing(digests, retry_failed=retry_failed)
         rows = self.store.chunks().lengths
@@ -135,8 +123,7 @@ class StoreWriter:
 
         What is planned can be committed in pieces, from its beginning: a piece is a chunk with a later ``start``.
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
-        Returns the outcomes as committed: those of another process where that was first. No lock is needed, and a
-        reader sees the chunk once it reloads.
+        Returns the outcomes as committed: those of another process where that was first.
 
         Raises:
             UnwritableError: as on a full disk; then nothing of the chunk is there.
@@ -159,7 +146,7 @@ class StoreWriter:
             before = read_fragment(self._storage, number, store.how_to_mend(number))
             if len(before) != chunk.start:
                 return self._committed(chunk)
-            block[: chunk.start] = store.block(number, before)[: chunk.start]
+            block[: chunk.start] = store.chunk(number, before)[: chunk.start]
             content, checksum = layout.chunk_bytes(block)
             self._storage.put(key, content)
             origin = Provenance.merged([provenance_of(before), provenance])
@@ -207,8 +194,8 @@ class StoreWriter:
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if digests != list(chunk.digests):
             raise StoreBusyError(
-                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says: another run has "
-                "made a new plan. Start again, to compute what is still missing."
+                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says, as another run "
+                "has made a new one. Start again."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
 

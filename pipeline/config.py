@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 from cache.storage import is_url, storage_of
 from pipeline.config_errors import problem
 from pipeline.recipes import recipes, with_recipe
@@ -24,11 +25,12 @@ from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.extraction.backbones import BundledConfig, OpenClipConfig, PcaConfig, TimmConfig
 from stages.extraction.precomputed import PrecomputedConfig
-from stages.records.joined import check_names
+from stages.records.reading import check_names
 from stages.retrieval import FlatIndexConfig, IndexConfig, RerankConfig
 from stages.retrieval.run_scores import ScoringConfig
 from stages.training import SweepConfig
 from stages.training.recipe import HeadRecipe
+from stages.training.sweep.search_space import Seeds
 
 # [dataset], or [[dataset]] several times. The tags stand in pydantic's paths, from which _problem takes them out: a
 # tag has a space, a key has none.
@@ -48,20 +50,13 @@ FeaturesConfig = Annotated[
 class ExtractionConfig(Settings):
     """``[extraction]``: how features are stored, and when failures are too many.
 
-    ``dtype`` is part of the identity of the store. ``max_failures`` is the share of images that may fail before the
-    exit status says so.
-
     Args:
         dtype: of a stored number; part of the identity of the store.
         max_failures: the share of images that may fail before the exit status says so.
     """
 
     dtype: Literal["float16", "float32"] = "float16"
-    max_failures: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_failures <= 1:
-            raise SettingsError(f"max_failures is a share of the images in [0, 1], got {self.max_failures}")
+    max_failures: Annotated[float, Within("[0, 1]", "a share of the images")] = 0.01
 
 
 @dataclass(frozen=True)
@@ -85,6 +80,7 @@ class HeadRun(Settings):
     sizes: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name) or self.name == "raw":
             raise SettingsError(
                 f"a head's name is made of letters, digits and . _ + - and is not 'raw', got {self.name!r}"
@@ -125,13 +121,12 @@ class RepeatConfig(Settings):
         curve: the heads in it, by name; by default all. The curve is of the first backbone.
     """
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: Seeds = (0, 1, 2, 3, 4)
     rows: tuple[int, ...] = ()
     curve: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
-            raise SettingsError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
+        super().__post_init__()
         if list(self.rows) != sorted({*self.rows}) or (self.rows and self.rows[0] < 1):
             raise SettingsError(f"rows are numbers of images, at least 1 and ascending, got {list(self.rows)}")
 
@@ -163,47 +158,50 @@ class RunConfig(Settings):
     curate: CurateConfig = CurateConfig()
     sweep: SweepConfig | None = None
     repeat: RepeatConfig | None = None
-    seed: int = 0
+    seed: Annotated[int, Within("[0, inf]")] = 0
 
     def __post_init__(self) -> None:
-        if not self.backbones:
-            raise SettingsError("a run needs at least one of [[backbones]]")
-        for backbone in self.backbones:
-            places = [getattr(backbone, name, None) for name in ("path", "keys", "weights")]
-            if far := [place for place in places if isinstance(place, str) and is_url(place)]:
-                raise SettingsError(f"{far[0]} is in object storage: copy the file to a local disk, and name it there")
-        if any(backbone in self.backbones[:at] for at, backbone in enumerate(self.backbones)):
-            raise SettingsError("two of [[backbones]] are the same; drop one")
+        super().__post_init__()
         check_names(self.datasets)
-        learns = bool(self.heads) or any(isinstance(backbone, PcaConfig) for backbone in self.backbones)
-        if learns and all(dataset.query is not None and not dataset.train for dataset in self.datasets):
-            raise SettingsError(
-                "heads and pca learn from train: name its values of the split column, dataset.train = ..."
-            )
-        if self.seed < 0:
-            raise SettingsError(f"seed must be 0 or more, got {self.seed}")
-        if not self.artifacts:
-            raise SettingsError("artifacts names the folder for everything that is made; it is empty")
+        for conflict in self._conflicts():
+            raise SettingsError(conflict)
         if not is_url(self.artifacts):
             storage_of(self.artifacts)  # refuses what is neither
+
+    def _conflicts(self) -> Iterator[str]:
+        """What does not go together."""
+        if not self.backbones:
+            yield "a run needs at least one of [[backbones]]"
+        for at, backbone in enumerate(self.backbones):
+            places = [getattr(backbone, name, None) for name in ("path", "keys", "weights")]
+            if far := [place for place in places if isinstance(place, str) and is_url(place)]:
+                yield f"{far[0]} is in object storage: copy the file to a local disk, and name it there"
+            if backbone in self.backbones[:at]:
+                yield "two of [[backbones]] are the same; drop one"
+        learns = bool(self.heads) or any(isinstance(backbone, PcaConfig) for backbone in self.backbones)
+        if learns and all(dataset.query is not None and not dataset.train for dataset in self.datasets):
+            yield "heads and pca learn from train: name its values of the split column, dataset.train = ..."
+        if not self.artifacts:
+            yield "artifacts names the folder for everything that is made; it is empty"
         for dataset in self.datasets:
-            if is_url(dataset.path) and dataset.kind not in ("folder", "parquet", "webdataset"):
-                raise SettingsError(
+            of_images = dataset.kind in ("folder", "parquet", "webdataset")
+            if is_url(dataset.path) and not of_images:
+                yield (
                     f"dataset.path ({dataset.path}) is in object storage, and only a folder, Parquet files and tar "
                     "shards of images are read there. Copy the table here: its images may stay there, with "
                     'root = "s3://bucket/images" or such addresses in the table.'
                 )
-            inside_images = _is_inside(self.artifacts, dataset.path)
-            if dataset.kind in ("folder", "parquet", "webdataset") and inside_images:
-                raise SettingsError(
+            if of_images and _is_inside(self.artifacts, dataset.path):
+                yield (
                     f"artifacts ({self.artifacts}) lies in the folder of images ({dataset.path}): pictures made there "
                     "would become records. Name a folder outside."
                 )
         names = [head.name for head in self.heads]
-        if self.repeat is not None and (unknown := [name for name in self.repeat.curve if name not in names]):
-            raise SettingsError(f"repeat.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}")
+        curve = () if self.repeat is None else self.repeat.curve
+        if unknown := [name for name in curve if name not in names]:
+            yield f"repeat.curve names the head {unknown[0]!r}; there are {', '.join(names) or 'none'}"
         if repeated := {name for name in names if names.count(name) > 1}:
-            raise SettingsError(f"two heads are called {min(repeated)!r}; every head needs a name of its own")
+            yield f"two heads are called {min(repeated)!r}; every head needs a name of its own"
 
     @property
     def datasets(self) -> tuple[SourceConfig, ...]:

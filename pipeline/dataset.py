@@ -62,21 +62,21 @@ def _scratch(config: RunConfig) -> Path:
     return Path(config.artifacts)
 
 
-def open_run(run_file: Path | str, *, quiet: bool = False) -> Run:
-    """The run of ``run_file``, with its records."""
-    return run_of(read_config(run_file), Display(quiet=quiet), run_file)
+def open_run(run_file: Path | str, *, quiet: bool = False, workers: int | None = None) -> Run:
+    """The run of ``run_file``, with its records; files that have no digest yet are read by so many ``workers``."""
+    return run_of(read_config(run_file), Display(quiet=quiet), run_file, workers)
 
 
-def run_of(config: RunConfig, display: Display, run_file: Path | str = "run.toml") -> Run:
+def run_of(config: RunConfig, display: Display, run_file: Path | str = "run.toml", workers: int | None = None) -> Run:
     """The run of ``config``, which ``run_file`` holds, with its records."""
     if is_url(config.artifacts):  # what cannot be reached is said before any image is read
         has(storage_of(config.artifacts), "features")
-    return Run(run_file, config, read_dataset(config, display), display)
+    return Run(run_file, config, read_dataset(config, display, workers), display)
 
 
-def read_dataset(config: RunConfig, display: Display) -> Records:
+def read_dataset(config: RunConfig, display: Display, workers: int | None = None) -> Records:
     """The records of the run, each with the digest of its bytes."""
-    digests = DigestCache(_scratch(config) / "digests.sqlite")
+    digests = DigestCache(_scratch(config) / "digests.sqlite", workers=workers)
     with display.bar("reading records", "files") as update:
         records = read_records(
             config.datasets, seed=config.seed, digests=digests, on_progress=lambda done: update(done, None, "")

@@ -19,7 +19,7 @@ from cache.errors import RecordsError, SettingsError
 from pipeline.bundle import Bundle
 from pipeline.bundle.layout import must_be_bundle
 from pipeline.progress import Display
-from stages.datasets.folder_files import list_files
+from stages.datasets.folder import list_files
 from stages.extraction import Embedded, Embedder
 from stages.extraction.batch_size import ON_CPU
 from stages.extraction.flow import Batch, Clock, Held, flow

@@ -22,6 +22,7 @@ Every table and key, as `permafrost keys` prints it; `permafrost keys heads.loss
 A table with a `kind` takes the keys of this kind alone; an unknown key is an error. A table inside another has its path
 for a heading, `[heads.loss]`, or stands in place: `loss = { kind = "arcface" }`."""
 
+_RECIPE = "Fills in the keys that the head lacks; or a name of [recipes.NAME], a table of such keys."
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
@@ -85,37 +86,24 @@ def _tables(config: type, path: str, *, several: bool, described: dict[frozenset
         of_one_kind = field.name == "kind" and len(get_args(hint)) == 1
         place = path if flat else f"{path}.{field.name}".lstrip(".")
         configs = [part for part in dict.fromkeys(_parts(hint)) if isinstance(part, type) and is_dataclass(part)]
+        of_type = _type(hint, described.get(frozenset(configs), place))
         if configs and frozenset(configs) not in described:
             described[frozenset(configs)] = place
-            inside.append((configs, place, several if flat else _is_several(hint)))
+            inside.append((configs, place, several if flat else of_type.startswith("list of")))
         if of_one_kind:
             kind = get_args(hint)[0]
-        if of_one_kind or flat:
-            continue
-        of_type = _type(hint, described.get(frozenset(configs), place))
-        keys.append(Key(field.name, of_type, _default(field), of_keys.get(field.name, "")))
+        elif not flat:
+            keys.append(Key(field.name, of_type, _default(field), of_keys.get(field.name, "")))
     if config is HeadRun:
-        names = " or ".join(json.dumps(name) for name in sorted(recipes()))
-        keys.insert(
-            1,
-            Key(
-                "recipe",
-                names,
-                "",
-                "Fills in the keys that the head lacks; or a name of [recipes.NAME], a table of such keys.",
-            ),
-        )
+        keys.insert(1, Key("recipe", " or ".join(json.dumps(name) for name in sorted(recipes())), "", _RECIPE))
     yield Table(path, several, kind, meaning, tuple(keys))
     for kinds, place, many in inside:
         of_kinds = [[*_tables(kind, place, several=many, described=described)] for kind in kinds]
-        shared = [
-            key for key in of_kinds[0][0].keys if len(kinds) > 1 and all(key in of_kind[0].keys for of_kind in of_kinds)
-        ]
+        shared: list[Key] = []
         if len(kinds) > 1:
-            own = [
-                next((key.type for key in first.keys if key.name == "kind"), f"`{first.kind}`")
-                for first, *_ in of_kinds
-            ]
+            firsts = [first for first, *_ in of_kinds]
+            shared = [key for key in firsts[0].keys if all(key in first.keys for first in firsts)]
+            own = (next((key.type for key in one.keys if key.name == "kind"), f"`{one.kind}`") for one in firsts)
             names = ", ".join(name for name in own if name != "``")
             every = " Every kind has these keys." if shared else ""
             yield Table(place, many, "", (f"Kinds: {names}." if names else "") + every, tuple(shared))
@@ -142,32 +130,20 @@ def _parts(hint: Any) -> list[Any]:
     return [part for entry in inner if entry is not Ellipsis for part in _parts(entry)]
 
 
-def _is_several(hint: Any) -> bool:
-    """Whether tables of ``hint`` are written with two brackets."""
-    return get_origin(hint) is tuple or (get_origin(hint) is Annotated and _is_several(get_args(hint)[0]))
-
-
 def _type(hint: Any, place: str) -> str:
     """A type in words; ``place`` is where the tables among its parts are described."""
-    return " or ".join(dict.fromkeys(_types(hint, place)))
-
-
-def _types(hint: Any, place: str) -> Iterator[str]:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
-        yield from (f"`{json.dumps(value)}`" for value in inner)
-    elif origin is tuple:
-        parts = list(dict.fromkeys(_type(part, place) for part in inner if part is not Ellipsis))
-        yield "list of " + " and ".join(f"{part}s" if part.endswith("number") else part for part in parts)
-    elif isinstance(origin, type) and issubclass(origin, Mapping):
-        yield "table"
-    elif inner:
-        for part in inner[:1] if origin is Annotated else inner:
-            yield from _types(part, place)
-    elif is_dataclass(hint):
-        yield f"table `[{place}]`"
-    elif hint is not NoneType:
-        yield _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+        return " or ".join(f"`{json.dumps(value)}`" for value in inner)
+    if origin is tuple:
+        words = dict.fromkeys(_type(part, place) for part in inner if part is not Ellipsis)
+        return "list of " + " and ".join(f"{word}s" if word.endswith("number") else word for word in words)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "table"
+    if inner:
+        parts = inner[:1] if origin is Annotated else [part for part in inner if part is not NoneType]
+        return " or ".join(dict.fromkeys(word for part in parts for word in _type(part, place).split(" or ")))
+    return f"table `[{place}]`" if is_dataclass(hint) else _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _default(field: Field[Any]) -> str | None:

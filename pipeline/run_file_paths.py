@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import ConfigError
-from cache.files import object_at
-from cache.storage import is_url
+from cache.storage import is_url, object_at
 
 VARIABLES = ("PERMAFROST_DATA", "PERMAFROST_WEIGHTS")
 _PATHS = {"path", "root", "weights", "artifacts", "keys", "uri"}

@@ -13,7 +13,7 @@ Cells are run in processes of one thread each, so that as many heads train at on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import as_completed
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cache import Storage, fingerprint
+from cache import Features, Storage, fingerprint
 from cache.errors import MissingRowsError, RecordsError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
@@ -37,16 +37,15 @@ from pipeline.trials import Arrays, run_once
 from stages.analysis import paired_difference
 from stages.processes import processors, worker_processes
 from stages.ranking.intervals import class_numbers, estimate, share_interval
-from stages.ranking.metrics import Values
 from stages.ray_cluster import RayCluster
 from stages.ray_spread import spread
 from stages.records import Records
+from stages.records.records import balanced_subset
 from stages.records.splits import DISTRACTORS, ROLES
-from stages.records.subsets import balanced_subset
 from stages.retrieval.query_values import QueryScores, scored_numbers
 from stages.retrieval.run_scores import ScoringConfig, score
 from stages.retrieval.scores import VERSION
-from stages.training import Head, head_identity, train_head
+from stages.training import head_identity, train_head
 from stages.training.embed import Embedded
 from stages.training.multilabel.labels import attributes_digest
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
@@ -130,29 +129,26 @@ class SeedGrid:
     @cached_property
     def _scoring(self) -> dict[str, JSON]:
         """What all cells are scored by: the settings, and the images with their labels and attributes."""
-        settings, of_scores = (
-            changed_settings(self.run.config.retrieval),
-            {field.name for field in fields(ScoringConfig)},
-        )
+        settings = changed_settings(self.run.config.retrieval)
         sides = [self._records.split(role) for role in (*ROLES, *DISTRACTORS) if role != "train"]
         return {
             "version": VERSION,
-            "settings": {name: value for name, value in settings.items() if name in of_scores},
+            "settings": {field.name: settings[field.name] for field in fields(ScoringConfig) if field.name in settings},
             "images": [digest for side in sides for digest in (rows_digest(side), attributes_digest(side))],
         }
 
-    def train(self, cell: Cell) -> Head:
-        """The trained head of a cell that is not raw."""
-        return train_head(**self._setup(cell))
+    def vectors(self, cell: Cell) -> Features:
+        """The raw feature, or the embeddings of the head of ``cell``, which is trained."""
+        features = self.sets[cell.backbone].features
+        return features if cell.head == RAW else Embedded(train_head(**self._setup(cell)), features)
 
     def score(self, cell: Cell) -> Arrays:
         """Train the head of ``cell``, and score every query: arrays that :func:`read_scores` takes.
 
         A point of the learning curve whose rows are too few to train on has the reason instead: :func:`refusals`.
         """
-        features = self.sets[cell.backbone].features
         try:
-            vectors = features if cell.head == RAW else Embedded(self.train(cell), features)
+            vectors = self.vectors(cell)
         except (RecordsError, SettingsError) as error:
             if cell.rows is None:
                 raise
@@ -243,13 +239,12 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
         trained = grid.rows(Cell(backbone, head, count, grid.run.config.seed))
         raw = None if head == RAW else groups.get((backbone, RAW, None))
         for at, parts in enumerate(zip(*by_seed, strict=True)):
-            means = replace(parts[0], per_query={metric: _mean(parts, metric) for metric in parts[0].per_query})
+            values = {name: np.stack([part.per_query[name] for part in parts]) for name in parts[0].per_query}  # (S, Q)
+            means = replace(parts[0], per_query={metric: by_query.mean(0) for metric, by_query in values.items()})
             gains = {} if raw is None else {gain.metric: gain for gain in paired_difference(means, raw[0][at])}
-            ends = share_interval(
-                estimate(np.stack(list(means.per_query.values())), class_numbers(means.query_classes))
-            )
-            for metric, low, high in zip(means.per_query, *(end.tolist() for end in ends), strict=True):
-                values = np.stack([part.per_query[metric] for part in parts])  # (S, Q)
+            whole = estimate(np.stack(list(means.per_query.values())), class_numbers(means.query_classes))
+            lows, highs = (end.tolist() for end in share_interval(whole))
+            for (metric, by_query), low, high in zip(values.items(), lows, highs, strict=True):
                 gain = gains.get(metric)
                 rows.append(
                     TableRow(
@@ -257,12 +252,11 @@ def table_rows(grid: SeedGrid, scored: Mapping[Cell, Arrays]) -> list[TableRow]:
                         head,
                         trained,
                         metric,
-                        float(values.mean()),
+                        float(by_query.mean()),
                         low,
                         high,
-                        float(values.mean(1).std(ddof=1)) if len(values) > 1 else 0.0,
-                        len(values),
-                        values.shape[1],
+                        float(by_query.mean(1).std(ddof=1)) if len(by_query) > 1 else 0.0,
+                        *by_query.shape,
                         *((None, None, None) if gain is None else (gain.value, gain.low, gain.high)),
                     )
                 )
@@ -286,11 +280,6 @@ def read_scores(arrays: Arrays, classes: Mapping[str, str | None]) -> list[Query
         names = by_name.pop("class", [classes.get(key) for key in keys])
         scores.append(QueryScores(keys, tuple(str(name) if name else None for name in names), by_name))
     return scores
-
-
-def _mean(parts: Sequence[QueryScores], metric: str) -> Values:
-    mean: Values = np.stack([part.per_query[metric] for part in parts]).mean(0)
-    return mean
 
 
 def _in_processes(run_file: str, workers: int | None, cells: Mapping[str, Cell]) -> Iterator[tuple[str, Arrays]]:

@@ -15,7 +15,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -24,8 +24,7 @@ import numpy as np
 
 from cache import fingerprint
 from cache.errors import ConfigError
-from cache.files import absolute
-from cache.storage import is_url
+from cache.storage import absolute, is_url
 from pipeline.config import HeadRun, RunConfig, parse_config, read_config
 from pipeline.dataset import Run, run_of
 from pipeline.features import FeatureSet, feature_sets
@@ -42,24 +41,16 @@ from stages.retrieval.query_values import QueryScores
 from stages.retrieval.scores import VERSION
 from stages.training.recipe import DottedSettings, HeadRecipe, nearest_key
 from stages.training.rows.labelled_rows import in_training_order, rows_digest
-from stages.training.sweep.search_space import Family, SweepConfig, families
-from stages.training.sweep.search_strategy import search
-from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_group, run_trials, trial_groups
+from stages.training.sweep.search_space import Family, SweepConfig, families, search
+from stages.training.sweep.trials import CrossValidation, Trial, cross_validation, run_trials, trial_groups
 
 
-class HeadFamily(NamedTuple):
-    """One of ``[[heads]]`` and one of the families of recipes that it spans."""
+class Place(NamedTuple):
+    """A configuration of a head, or the raw feature, with its trial.
 
-    head: str
-    family: Family
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A configuration with its trial.
-
-    ``method`` is its loss or closed form; ``keys`` and ``classes`` (Q,) are those of its queries. ``fingerprint`` is
-    that of the trial; None for the raw feature.
+    ``value`` is the mean over folds and seeds, between the ends of its 95 % t interval, which are NaN for a single
+    training. ``queries`` has the value of each query. ``method`` is the loss or closed form, ``fingerprint`` that of
+    the trial; None for the raw feature. ``behind`` is the best less this one, query by query; None for the best itself.
     """
 
     backbone: str
@@ -67,9 +58,12 @@ class Entry:
     method: str
     settings: Mapping[str, Any]
     trial: Trial
-    keys: tuple[str, ...]
-    classes: tuple[str | None, ...]
-    fingerprint: str | None = None
+    queries: QueryScores
+    fingerprint: str | None
+    value: float
+    low: float
+    high: float
+    behind: Difference | None = None
 
     @property
     def raw(self) -> bool:
@@ -77,22 +71,7 @@ class Entry:
         return self.fingerprint is None
 
 
-@dataclass(frozen=True)
-class Place:
-    """An entry with its mean score over folds and seeds, between the ends of its 95 % t interval.
-
-    The ends are NaN for a single training. ``behind`` is the best entry less this one, query by query; None for the
-    best itself.
-    """
-
-    entry: Entry
-    value: float
-    low: float
-    high: float
-    behind: Difference | None
-
-
-def planned(config: RunConfig, sweep: SweepConfig) -> list[HeadFamily]:
+def planned(config: RunConfig, sweep: SweepConfig) -> list[Family]:
     """What is swept, checked before any work. Raises ConfigError naming the key that is wrong."""
     if not config.heads:
         raise ConfigError("sweep: there is nothing to sweep over: the run has no [[heads]]")
@@ -102,20 +81,17 @@ def planned(config: RunConfig, sweep: SweepConfig) -> list[HeadFamily]:
             f"sweep.head: none of [[heads]] is called {sweep.head!r}{nearest_key(sweep.head, names)}; "
             f"there are {', '.join(names)}"
         )
-    axes, plan = sweep.axes(), []
-    for head in config.heads:
-        if sweep.head in (None, head.name):
-            plan += [HeadFamily(head.name, family) for family in families(head.recipe, axes)]
-    if sweep.method == "grid":
-        for part in plan:
-            for settings in part.family.grid():
-                _recipe(part.family, settings)
+    swept = [head for head in config.heads if sweep.head in (None, head.name)]
+    plan = [family for head in swept for family in families(head.recipe, sweep.axes(), head.name)]
+    for family in plan if sweep.method == "grid" else ():
+        for settings in family.grid():
+            family.recipe(settings)
     return plan
 
 
-def remarks(sweep: SweepConfig, plan: Sequence[HeadFamily]) -> list[str]:
+def remarks(sweep: SweepConfig, plan: Sequence[Family]) -> list[str]:
     """What to know before comparing losses by this sweep."""
-    budgets = {f"{part.family.base.method} of {part.head}": _budget(sweep, part.family) for part in plan}
+    budgets = {f"{family.base.method} of {family.head}": sweep.budget(family.size()) for family in plan}
     if len(set(budgets.values())) > 1:
         listed = ", ".join(f"{name} {budget:g}" for name, budget in budgets.items())
         return [f"not every loss is tried as often ({listed}): give each as many values for a fair comparison"]
@@ -138,70 +114,52 @@ def sweep_folder(run: Run, sweep: SweepConfig, sets: Sequence[FeatureSet]) -> st
     return f"sweeps/{run.name}-{identity[:8]}"
 
 
-def swept_sets(run: Run, plan: Sequence[HeadFamily]) -> list[FeatureSet]:
+def swept_sets(run: Run, plan: Sequence[Family]) -> list[FeatureSet]:
     """The features that the heads of ``plan`` learn from."""
-    swept = {part.head for part in plan}
+    swept = {family.head for family in plan}
     return feature_sets(run, [head for head in run.config.heads if head.name in swept])
 
 
 def run_sweep(
     run: Run,
     sweep: SweepConfig,
-    plan: Sequence[HeadFamily],
+    plan: Sequence[Family],
     sets: Sequence[FeatureSet],
     folder: str,
     cluster: RayCluster | None = None,
 ) -> list[Place]:
     """The raw features and every configuration, best first; trials that have a file in ``folder`` are not run.
 
-    They are run in this process, or by workers of a Ray cluster.
+    They are run in this process, or by workers of a Ray cluster. The first of equals comes first, a raw feature after a
+    head that equals it.
     """
-    entries: list[Entry] = []
-    for part in sets:
-        validation = _validation(run, sweep, part)
-        if part.raw:
-            entries.append(Entry(part.name, RAW, RAW, {}, validation.raw(), *_of_queries(validation)))
-        names = {head.name for head in part.heads}
-        own = [one for one in plan if one.head in names]
-        entries += _search(run, sweep, own, part.name, validation, folder, cluster)
-    return ranked(entries, sweep.objective)
+    tried = [place for part in sets for place in _search(run, sweep, plan, part, folder, cluster)]
+    order = sorted(tried, key=lambda place: (-place.value, place.raw))
+    return [
+        *order[:1],
+        *(place._replace(behind=paired_difference(order[0].queries, place.queries)[0]) for place in order[1:]),
+    ]
 
 
-def ranked(entries: Sequence[Entry], metric: str) -> list[Place]:
-    """``entries`` best first, the first of equals before the others, a raw feature after a head that equals it."""
-    order = sorted(entries, key=lambda entry: (-entry.trial.scores.mean(), entry.raw))
-    places = []
-    for entry in order:
-        best, own = (
-            QueryScores(one.keys, one.classes, {metric: one.trial.values.astype(np.float64)})
-            for one in (order[0], entry)
-        )
-        behind = None if entry is order[0] else paired_difference(best, own)[0]
-        places.append(Place(entry, *t_interval(entry.trial.scores.ravel()), behind))
-    return places
-
-
-def winner_run_file(winner: Place, plan: Sequence[HeadFamily], run_file: str, sweep: SweepConfig, folder: Path) -> str:
+def winner_run_file(winner: Place, plan: Sequence[Family], run_file: str, sweep: SweepConfig, folder: Path) -> str:
     """The text of ``run_file`` without ``[sweep]`` and with one head, the ``winner``, for a run file in ``folder``."""
-    entry = winner.entry
     recipe = next(
-        part.family.recipe(entry.settings)
-        for part in plan
-        if part.head == entry.head and part.family.fixed.items() <= dict(entry.settings).items()
+        family.recipe(winner.settings)
+        for family in plan
+        if family.head == winner.head and family.fixed.items() <= dict(winner.settings).items()
     )
     raw: dict[str, Any] = tomllib.loads(run_file_text(run_file))
     raw.pop("sweep")
     raw = map_paths(raw, lambda _, path: _moved(path, run_file, folder))
-    settings_of = {part: getattr(recipe, part) for part in ("loss", "start", "optimizer", "training")}
-    parts = {part: settings if settings is None else asdict(settings) for part, settings in settings_of.items()}
+    parts = asdict(recipe)
     of_run = {field.name for field in fields(HeadRun)} - {"recipe"}
-    written = next(head for head in raw["heads"] if head["name"] == entry.head)
-    raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | asdict(recipe.head) | parts]
-    settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in entry.settings.items()) or "as it was"
+    written = next(head for head in raw["heads"] if head["name"] == winner.head)
+    raw["heads"] = [{key: value for key, value in written.items() if key in of_run} | parts.pop("head") | parts]
+    settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in winner.settings.items()) or "as it was"
     name = PurePath(run_file).name
     score = f"{sweep.objective} {winner.value:.4f} ({winner.low:.4f} to {winner.high:.4f})"
     heading = (
-        f"Written by `permafrost sweep {name}`: the best configuration of {entry.head} on {entry.backbone}.",
+        f"Written by `permafrost sweep {name}`: the best configuration of {winner.head} on {winner.backbone}.",
         settings,
         f"{score} on held-out training classes, {sweep.folds} folds x {len(sweep.seeds)} seeds.",
     )
@@ -221,32 +179,35 @@ def _moved(path: str, run_file: str, new: Path) -> str:
 
 
 def _search(
-    run: Run,
-    sweep: SweepConfig,
-    plan: Sequence[HeadFamily],
-    backbone: str,
-    validation: CrossValidation,
-    folder: str,
-    cluster: RayCluster | None,
-) -> list[Entry]:
-    """The entries of the heads that learn from one set of features."""
-    entries: dict[str, Entry] = {}
+    run: Run, sweep: SweepConfig, plan: Sequence[Family], part: FeatureSet, folder: str, cluster: RayCluster | None
+) -> list[Place]:
+    """The places of one set of features: the raw feature, and the configurations of the heads that learn from it."""
+    validation, backbone = _validation(run, sweep, part), part.name
+    keys, classes = validation.query_keys, tuple(validation.records.take(validation.queries).classes)
+
+    def place(head: str, method: str, settings: DottedSettings, trial: Trial, name: str | None) -> Place:
+        queries = QueryScores(keys, classes, {sweep.objective: trial.values.astype(np.float64)})
+        return Place(backbone, head, method, settings, trial, queries, name, *t_interval(trial.scores.ravel()))
+
+    raw = [place(RAW, RAW, {}, validation.raw(), None)] if part.raw else []
+    own = [family for family in plan if family.head in {head.name for head in part.heads}]
+    tried: dict[str, Place] = {}
     seconds: list[float] = []  # of each trial that was run now
-    total = int(sum(_budget(sweep, part.family) for part in plan))
+    total = int(sum(sweep.budget(family.size()) for family in own))
     with run.display.bar(f"sweeping on {backbone}", "trials") as update:
 
-        def score(part: HeadFamily, wanted: Sequence[DottedSettings]) -> list[float]:
-            """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of ``entries``."""
-            recipes = [_recipe(part.family, settings) for settings in wanted]
+        def score(family: Family, wanted: Sequence[DottedSettings]) -> list[float]:
+            """The mean score of each of the ``wanted`` settings; a trial that is new becomes one of those ``tried``."""
+            recipes = [family.recipe(settings) for settings in wanted]
             names = [validation.fingerprint_of(recipe) for recipe in recipes]
-            new = {name: names.index(name) for name in names if name not in entries}
+            new = {name: names.index(name) for name in names if name not in tried}
 
             def run_new(unfinished: Mapping[str, int]) -> Iterator[tuple[str, Arrays]]:
                 order = list(unfinished)
-                wanted_now = [recipes[place] for place in unfinished.values()]
+                wanted_now = [recipes[at] for at in unfinished.values()]
                 for at, trial in _run(run, backbone, validation, wanted_now, cluster):
                     if not seconds:
-                        took, left = duration_text(trial.seconds), total - len(entries)
+                        took, left = duration_text(trial.seconds), total - len(tried)
                         all_of_them = f"{left:,} trials take about {duration_text(left * trial.seconds)} at that rate"
                         run.display.say(f"sweeping on {backbone}: the first trial took {took}; {all_of_them}")
                     seconds.append(trial.seconds)
@@ -254,15 +215,15 @@ def _search(
 
             for name, arrays in run_once(new, run.storage.below(f"{folder}/trials"), run_new):
                 trial = Trial(arrays["scores"], arrays["values"], float(arrays["seconds"]), int(arrays["diverged"]))
-                settings, method = wanted[new[name]], recipes[new[name]].method
-                entries[name] = Entry(backbone, part.head, method, settings, trial, *_of_queries(validation), name)
-                best = max(entry.trial.scores.mean() for entry in entries.values())
-                update(len(entries), total, f"best {sweep.objective} {best:.4f}")
-            return [float(entries[name].trial.scores.mean()) for name in names]
+                at = new[name]
+                tried[name] = place(family.head, recipes[at].method, wanted[at], trial, name)
+                best = max(one.value for one in tried.values())
+                update(len(tried), total, f"best {sweep.objective} {best:.4f}")
+            return [tried[name].value for name in names]
 
-        for part in plan:
-            search(part.family, sweep.method, sweep.trials, run.config.seed, partial(score, part))
-    return list(entries.values())
+        for family in own:
+            search(family, sweep.method, sweep.trials, run.config.seed, partial(score, family))
+    return [*raw, *tried.values()]
 
 
 def _validation(run: Run, sweep: SweepConfig, part: FeatureSet) -> CrossValidation:
@@ -291,7 +252,7 @@ def _run(
 
 
 def _on_worker(run_file: str, backbone: str, recipes: Sequence[HeadRecipe]) -> list[Trial]:
-    return run_group(_opened(run_file, backbone), recipes)
+    return _opened(run_file, backbone).trials(recipes)
 
 
 @lru_cache(maxsize=1)
@@ -302,18 +263,3 @@ def _opened(run_file: str, backbone: str) -> CrossValidation:
     run = run_of(config, Display(quiet=True, warnings=False), run_file)
     part = next(part for part in swept_sets(run, planned(config, config.sweep)) if part.name == backbone)
     return _validation(run, config.sweep, part)
-
-
-def _recipe(family: Family, settings: DottedSettings) -> HeadRecipe:
-    try:
-        return family.recipe(settings)
-    except ConfigError as error:
-        raise ConfigError(f"sweep.over: {error}") from error
-
-
-def _budget(sweep: SweepConfig, family: Family) -> float:
-    return min(family.size(), sweep.trials) if sweep.method == "optuna" else family.size()
-
-
-def _of_queries(validation: CrossValidation) -> tuple[tuple[str, ...], tuple[str | None, ...]]:
-    return validation.query_keys, tuple(validation.records.take(validation.queries).classes)

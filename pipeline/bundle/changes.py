@@ -15,8 +15,7 @@ import pyarrow as pa
 from cache import DigestCache, ObjectStorage, parse_source
 from cache.atomic import PARTIAL, clear_partials
 from cache.errors import RecordsError
-from cache.lease import confirm_driver, driver_lease
-from cache.lock import writer_lock
+from cache.lock import confirm_driver, driver_lease, writer_lock
 from pipeline.bundle.layout import THUMBNAILS, Bundle, thumbnail_key, write_thumbnails
 from pipeline.bundle.snapshots import (
     SNAPSHOTS,

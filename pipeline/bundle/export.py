@@ -22,8 +22,7 @@ from cache import FeatureStore, LocalStorage, ObjectStorage, digest_bytes
 from cache.atomic import replace_bytes, replace_text
 from cache.copies import cache_folder
 from cache.errors import SettingsError, StoreError, WeightsError
-from cache.lease import confirm_driver, driver_lease
-from cache.lock import writer_lock
+from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.sealed import json_text
 from cache.storage import storage_of
 from pipeline.approximate_scores import find_index

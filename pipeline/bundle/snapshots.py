@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from cache import LocalStorage, ObjectStorage, Storage
 from cache.atomic import PARTIAL, disk_errors, replace_text, sync_folder
 from cache.errors import DamagedStoreError, StaleStoreError, StoreBusyError
-from cache.lease import confirm_driver
+from cache.lock import confirm_driver
 from cache.sealed import json_text, read_sealed
 from cache.storage import Where, has, storage_of
 from pipeline.bundle.layout import MEND, Bundle, check_files, describe_files

@@ -32,7 +32,7 @@ from pipeline.views.tables import aligned
 from stages import curation
 from stages.curation.tables import Tally, dropped_table, tally, training_table
 from stages.datasets import DrawnConfig
-from stages.datasets.table_writer import WRITERS, write_table
+from stages.datasets.table import WRITERS, write_table
 from stages.records import Records
 from stages.records.guess import Guess, guess_dataset
 

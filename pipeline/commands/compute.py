@@ -53,7 +53,7 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Say what `extract` would compute: images, bytes, time; and which heads are to be trained. Writes no feature."""
-    run = open_run(run_file, quiet=quiet)
+    run = open_run(run_file, quiet=quiet, workers=workers)
     planned = plan_features(run, Hardware(device, batch_size, workers, retry_failed))
     heads = planned_heads(run)
     emit(json, planned_text(planned), *planned_lines(planned))
@@ -77,7 +77,7 @@ def extract(
 ) -> None:
     """Stage 1: run the frozen backbones over the images that their stores lack."""
     cluster = ray_cluster(executor, address, cpus)
-    run = open_run(run_file, quiet=quiet)
+    run = open_run(run_file, quiet=quiet, workers=workers)
     done = extract_features(run, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     for extracted in done:
         features, failures = extracted.features, extracted.failures
@@ -201,7 +201,7 @@ def run(
 ) -> None:
     """All three stages: extract, train-heads, score."""
     cluster = ray_cluster(executor, address, cpus)
-    opened = open_run(run_file, quiet=quiet)
+    opened = open_run(run_file, quiet=quiet, workers=workers)
     done = extract_features(opened, Hardware(device, batch_size, workers, retry_failed, wait, cluster))
     vectors = find_vectors(opened, train=True, device=device)
     if opened.records.has_labels or opened.config.heads:

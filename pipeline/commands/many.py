@@ -11,8 +11,8 @@ import typer
 from cache import fingerprint
 from cache.atomic import replace_text
 from cache.errors import ConfigError
-from cache.files import absolute
 from cache.lock import writer_lock
+from cache.storage import absolute
 from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, emit, ray_cluster
 from pipeline.config import read_config
 from pipeline.dataset import run_of
@@ -25,8 +25,7 @@ from pipeline.vectors import Vectors
 from pipeline.views.nearest import draw_nearest
 from pipeline.views.sweep import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text
 from pipeline.views.table import table_page, table_text
-from stages.training.embed import Embedded
-from stages.training.sweep.search_strategy import check_method
+from stages.training.sweep.search_space import check_method
 
 
 def sweep(
@@ -68,7 +67,7 @@ def sweep(
     emit(json, sweep_text(places, metric, keys), *rows)
     display.say(f"also in {folder}: leaderboard.csv, leaderboard.html")
     if write is not None:
-        winner = next(place for place in places if not place.entry.raw)
+        winner = next(place for place in places if not place.raw)
         replace_text(write, winner_run_file(winner, plan, run_file, settings, write.parent))
         below = f", though {verdict}" if (verdict := raw_verdict(places)) else ""
         display.say(f"the best configuration{below}: {write}")
@@ -131,9 +130,7 @@ def draw_picture(grid: SeedGrid, folder: Path) -> tuple[str, Path]:
     shown = fingerprint([grid.fingerprint(cell) for cell in cells])
     path = folder / f"{part.name}-{shown[:8]}.png"
     if not path.exists():
-        features = part.features
-        stores = [features if cell.head == RAW else Embedded(grid.train(cell), features) for cell in cells]
-        vectors = [Vectors(part.name, cell.head, store, features) for cell, store in zip(cells, stores, strict=True)]
+        vectors = [Vectors(part.name, cell.head, grid.vectors(cell), part.features) for cell in cells]
         title = f"{part.name}: queries sampled with a fixed seed, before and after"
         draw_nearest(path, grid.run.records, vectors, title=title, queries=_QUERIES, neighbours=_NEAREST)
         for old in folder.glob("*.png"):

@@ -16,7 +16,7 @@ import typer
 from cache import parse_source
 from cache.atomic import replace_text
 from cache.errors import AbsentPathError, ConfigError, MissingExtraError, RecordsError
-from cache.files import file_exists
+from cache.storage import file_exists
 from pipeline.bundle.layout import Bundle, is_bundle
 from pipeline.commands.options import Device, Json, Quiet, where_values
 from pipeline.dataset import open_run

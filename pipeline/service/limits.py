@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from stages.extraction.pillow_switches import own_switches
-from stages.records.image_type import image_type
+from stages.datasets.folder import image_type
+from stages.extraction.switches import own_switches
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer

@@ -23,21 +23,21 @@ def sweep_rows(places: Sequence[Place], metric: str, keys: Sequence[str]) -> lis
     return [
         {
             "rank": rank,
-            "backbone": place.entry.backbone,
-            "head": place.entry.head,
-            "method": place.entry.method,
-            **{key: place.entry.settings.get(key) for key in keys},
+            "backbone": place.backbone,
+            "head": place.head,
+            "method": place.method,
+            **{key: place.settings.get(key) for key in keys},
             "metric": metric,
             "value": place.value,
             "low": place.low,
             "high": place.high,
-            "trainings": place.entry.trial.scores.size,
-            "diverged": place.entry.trial.diverged,
-            "queries": len(place.entry.keys),
+            "trainings": place.trial.scores.size,
+            "diverged": place.trial.diverged,
+            "queries": len(place.queries.query_keys),
             "behind": place.behind.value if place.behind else 0.0,
             "behind_low": place.behind.low if place.behind else 0.0,
             "behind_high": place.behind.high if place.behind else 0.0,
-            "trial": place.entry.fingerprint,
+            "trial": place.fingerprint,
         }
         for rank, place in enumerate(places, 1)
     ]
@@ -55,13 +55,14 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def sweep_text(places: Sequence[Place], metric: str, keys: Sequence[str]) -> str:
     """The first places, the raw feature, and the best of each method, for the terminal."""
-    shown = {at for at, place in enumerate(places) if at < _PRINTED or place.entry.raw} | {*_leaders(places).values()}
+    shown = {at for at, place in enumerate(places) if at < _PRINTED or place.raw} | {*_leaders(places).values()}
     legend = [f"{hidden:,} more in leaderboard.csv"] if (hidden := len(places) - len(shown)) else []
     if verdict := raw_verdict(places):
         legend.append(verdict)
+    queries = f"{len(places[0].queries.query_keys):,} queries"
     legend.append(
-        f"± half of the 95 % t interval over {_trainings(places)}; behind: the mean over the same "
-        f"{len(places[0].entry.keys):,} queries and its 95 % interval over classes; ~ could be as good as the best"
+        f"± half of the 95 % t interval over {_trainings(places)}; behind: the mean over the same {queries} and its "
+        "95 % interval over classes; ~ could be as good as the best"
     )
     return text(_leaderboard(places, metric, keys), legend, shown)
 
@@ -69,7 +70,7 @@ def sweep_text(places: Sequence[Place], metric: str, keys: Sequence[str]) -> str
 def sweep_page(places: Sequence[Place], metric: str, keys: Sequence[str], name: str) -> str:
     """The leaderboard as one HTML page that loads nothing."""
     board = _leaderboard(places, metric, keys)
-    methods = [place.entry.method for place in places]
+    methods = [place.method for place in places]
     return render(
         "sweep.html",
         name=name,
@@ -79,43 +80,42 @@ def sweep_page(places: Sequence[Place], metric: str, keys: Sequence[str], name: 
         ],
         trainings=_trainings(places),
         verdict=raw_verdict(places),
-        queries=len(places[0].entry.keys),
+        queries=len(places[0].queries.query_keys),
     )
 
 
 def raw_verdict(places: Sequence[Place]) -> str:
     """What to say where no configuration is above the raw feature of its backbone; empty where one is."""
-    raws = {place.entry.backbone: place.value for place in places if place.entry.raw}
-    if any(not place.entry.raw and place.value > raws.get(place.entry.backbone, -np.inf) for place in places):
+    raws = {place.backbone: place.value for place in places if place.raw}
+    if any(not place.raw and place.value > raws.get(place.backbone, -np.inf) for place in places):
         return ""
     return "no configuration is above the raw feature"
 
 
 def _trainings(places: Sequence[Place]) -> str:
     """How often a configuration is trained; what draws nothing is scored once a fold."""
-    folds, seeds = map(max, zip(*(place.entry.trial.scores.shape for place in places), strict=True))
-    once = any(place.entry.trial.scores.shape[1] < seeds for place in places)
+    folds, seeds = map(max, zip(*(place.trial.scores.shape for place in places), strict=True))
+    once = any(place.trial.scores.shape[1] < seeds for place in places)
     return f"{folds} folds x {seeds} {'seeds' if seeds > 1 else 'seed'}{' (1 where nothing is drawn)' if once else ''}"
 
 
 def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> Leaderboard:
-    several = len({place.entry.backbone for place in places}) > 1
-    raws = {place.entry.backbone: place.value for place in places if place.entry.raw}
+    several = len({place.backbone for place in places}) > 1
+    raws = {place.backbone: place.value for place in places if place.raw}
     rows = []
     for place in places:
-        entry = place.entry
         alone = bool(np.isnan(place.low))  # a single training has no interval
         interval = Interval(place.value, *([place.value] * 2 if alone else [place.low, place.high]))
         rows.append(
             Row(
-                (entry.head, *([entry.backbone] if several else []), *(_cell(entry.settings.get(key)) for key in keys)),
+                (place.head, *([place.backbone] if several else []), *(_cell(place.settings.get(key)) for key in keys)),
                 {metric: interval},
                 best=() if place.behind else {metric},
-                raw=entry.raw,
-                look=RAW if entry.raw else "c1",
+                raw=place.raw,
+                look=RAW if place.raw else "c1",
                 behind=place.behind,
-                reference=raws.get(entry.backbone),
-                note=f"{entry.trial.diverged} diverged" if entry.trial.diverged else "",
+                reference=raws.get(place.backbone),
+                note=f"{place.trial.diverged} diverged" if place.trial.diverged else "",
             )
         )
     columns = ("head", *(["backbone"] if several else []), *keys)
@@ -125,7 +125,7 @@ def _leaderboard(places: Sequence[Place], metric: str, keys: Sequence[str]) -> L
 def _leaders(places: Sequence[Place]) -> dict[str, int]:
     first: dict[str, int] = {}
     for at, place in enumerate(places):
-        first.setdefault(place.entry.method, at)
+        first.setdefault(place.method, at)
     return first
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache import Features
 from stages.ranking import unit_length
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 
 IMAGES = 1200
 """On the map, at most."""

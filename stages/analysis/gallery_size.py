@@ -29,7 +29,7 @@ from stages.ranking.nearest import Rows, compare_all, query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import ByLabelConfig, Rules
 from stages.retrieval.query_set import QuerySet

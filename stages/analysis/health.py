@@ -19,8 +19,7 @@ from cache.errors import NothingToScoreError
 from stages.analysis.embedding_health import LEAST, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.curation.duplicates import twins_among
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
-from stages.records.splits import ROLES
+from stages.records.splits import ROLES, seeded_order
 from stages.retrieval import nearest
 
 NEAR_DUPLICATE = 0.98

@@ -14,7 +14,7 @@ from cache.errors import RecordsError, SettingsError
 from stages.analysis.calibrated import threshold_at
 from stages.analysis.open_set import Comparisons, Kind, Rates, comparisons, decide
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 from stages.retrieval.query_set import QuerySet
 from stages.retrieval.scores import domain_names
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 
 
 @dataclass(frozen=True)
@@ -24,28 +25,22 @@ class CurateConfig(Settings):
     """
 
     domains: tuple[str, ...] = ()
-    min_images: int = 3
+    min_images: Annotated[int, Within("[1, inf]")] = 3
     max_images: int | None = None
     classes_per_domain: int | dict[str, int] | None = None
-    near_duplicate: float | None = None
-    seed: int = 0
+    near_duplicate: Annotated[float | None, Within("(0, 1]", "a cosine similarity")] = None
+    seed: Annotated[int, Within("[0, inf]")] = 0
 
     def __post_init__(self) -> None:
-        if self.min_images < 1:
-            raise SettingsError(f"min_images must be at least 1, got {self.min_images}")
+        super().__post_init__()
         if self.max_images is not None and self.max_images < self.min_images:
             raise SettingsError(
                 f"max_images is the most that a class keeps, so at least min_images; got {self.max_images} "
                 f"and {self.min_images}"
             )
         limits = self.classes_per_domain
-        for limit in limits.values() if isinstance(limits, dict) else [limits]:
-            if limit is not None and limit < 1:
-                raise SettingsError(
-                    f"classes_per_domain must be at least 1, got {limit}; to leave a domain out, list the others in "
-                    "domains"
-                )
-        if self.near_duplicate is not None and not 0 < self.near_duplicate <= 1:
-            raise SettingsError(f"near_duplicate is a cosine similarity in (0, 1], got {self.near_duplicate}")
-        if self.seed < 0:
-            raise SettingsError(f"seed must be 0 or more, got {self.seed}")
+        least = min(limits.values(), default=None) if isinstance(limits, dict) else limits
+        if least is not None and least < 1:
+            raise SettingsError(
+                f"classes_per_domain must be at least 1, got {least}; to leave a domain out, list the others in domains"
+            )

@@ -12,8 +12,7 @@ from stages.curation.config import CurateConfig
 from stages.curation.duplicates import twins_among, twins_within
 from stages.datasets.columns import refuse_absent
 from stages.records import Records
-from stages.records.seeded_order import seeded_order
-from stages.records.splits import ROLES
+from stages.records.splits import ROLES, seeded_order
 
 NOT_CHOSEN = "domain not chosen"
 UNREADABLE = "unreadable"
@@ -46,15 +45,6 @@ class Curated(NamedTuple):
 
     retained: Records
     dropped: list[Dropped]
-
-
-class _Why(NamedTuple):
-    reason: str
-    collided_with: str | None = None
-    similarity: float | None = None
-
-
-_Reasons = dict[int, _Why]  # by row
 
 
 def curate(records: Records, config: CurateConfig, features: FeatureStore | None = None) -> Curated:
@@ -98,31 +88,28 @@ def curate(records: Records, config: CurateConfig, features: FeatureStore | None
     if not train.keys:
         raise RecordsError("nothing trains, so there is nothing to curate: name the split that does, train = ...")
     _refuse_unknown_domains(config, train)
-    why: _Reasons = {}
-
-    def left() -> list[int]:
-        return [row for row in range(len(train.keys)) if row not in why]
-
-    if config.domains:
-        why |= {row: _Why(NOT_CHOSEN) for row in left() if train.domains[row] not in config.domains}
-    why |= _unreadable(left(), train, features)
+    sieve = _Sieve(train, config)
+    sieve.drop(NOT_CHOSEN, [row for row in sieve.left() if config.domains and train.domains[row] not in config.domains])
+    sieve.unreadable(features)
     tested = dict(zip(reversed(test.digests), reversed(test.keys), strict=True))  # of equal bytes the first key
-    why |= {row: _Why(TEST_BYTES, tested[train.digests[row]]) for row in left() if train.digests[row] in tested}
+    for row in sieve.left():
+        if (key := tested.get(train.digests[row])) is not None:
+            sieve.drop(TEST_BYTES, [row], key)
     if near is not None and features is not None:
-        why |= _near_test(left(), train, test, features, near)
-    why |= _copies(left(), train)
+        sieve.near_test(test, features, near)
+    sieve.copies()
     if near is not None and features is not None:
-        why |= _near_in_class(left(), train, features, near)
-    small = [rows for rows in _grouped(left(), train.classes) if len(rows) < config.min_images]
-    why |= {row: _Why(SMALL) for rows in small for row in rows}
-    why |= _classes_not_drawn(left(), train, config)
-    why |= _images_not_drawn(left(), train, config)
-    dropped = [Dropped(train.keys[r], train.domains[r], str(train.labels[r]), *why[r]) for r in sorted(why)]
-    if not left():
+        sieve.near_in_class(features, near)
+    for rows in sieve.grouped(train.classes):
+        sieve.drop(SMALL, rows if len(rows) < config.min_images else [])
+    sieve.draw_classes()
+    sieve.draw_images()
+    dropped = [sieve.dropped[row] for row in sorted(sieve.dropped)]
+    if not sieve.left():
         counts = Counter(image.reason for image in dropped)
         summary = ", ".join(f"{counts[reason]:,} {reason}" for reason in REASONS if counts[reason])
         raise RecordsError(f"none of {len(dropped):,} training images is kept ({summary}): ask for less under [curate]")
-    return Curated(train.take(left()), dropped)
+    return Curated(train.take(sieve.left()), dropped)
 
 
 def _by_key(records: Records) -> Records:
@@ -144,65 +131,68 @@ def _refuse_unknown_domains(config: CurateConfig, train: Records) -> None:
         refuse_absent(f"curate.{key}: the training set", names, known, "domain")
 
 
-# Each of these looks at the rows that are left, ascending and hence by key, and says which are dropped and why.
+class _Sieve:
+    """The training records by key. Each step looks at the rows that are left, and drops some with their reason."""
 
+    def __init__(self, train: Records, config: CurateConfig) -> None:
+        self.train, self.config = train, config
+        self.dropped: dict[int, Dropped] = {}
 
-def _unreadable(rows: Sequence[int], train: Records, features: FeatureStore | None) -> _Reasons:
-    readable = [row for row in rows if train.digests[row]]
-    if features is not None:
-        readable = [readable[at] for at in train.take(readable).rows_in(features)]
-    return {row: _Why(UNREADABLE) for row in set(rows) - set(readable)}
+    def left(self) -> list[int]:
+        return [row for row in range(len(self.train)) if row not in self.dropped]
 
+    def grouped(self, column: Sequence[Hashable]) -> list[list[int]]:
+        """The rows that are left by their value in ``column``."""
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for row in self.left():
+            groups[column[row]].append(row)
+        return list(groups.values())
 
-def _near_test(rows: Sequence[int], train: Records, test: Records, store: FeatureStore, threshold: float) -> _Reasons:
-    test = test.take(test.rows_in(store))
-    twins = twins_among(store, [train.digests[row] for row in rows], test.digests, threshold)
-    return {rows[at]: _Why(TEST_TWIN, test.keys[twin.position], twin.similarity) for at, twin in twins.items()}
+    def drop(self, reason: str, rows: Sequence[int], other: str | None = None, similarity: float | None = None) -> None:
+        train = self.train
+        for row in rows:
+            named = train.keys[row], train.domains[row], str(train.labels[row])
+            self.dropped[row] = Dropped(*named, reason, other, similarity)
 
+    def unreadable(self, features: FeatureStore | None) -> None:
+        readable = [row for row in self.left() if self.train.digests[row]]
+        if features is not None:
+            readable = [readable[at] for at in self.train.take(readable).rows_in(features)]
+        self.drop(UNREADABLE, sorted({*self.left()} - {*readable}))
 
-def _copies(rows: Sequence[int], train: Records) -> _Reasons:
-    reasons: _Reasons = {}
-    for copies in _grouped(rows, train.digests):
-        for row in copies:
-            other = next((copy for copy in copies if train.classes[copy] != train.classes[row]), None)
-            if other is not None:
-                reasons[row] = _Why(CONFLICT, train.keys[other])
-            elif row != copies[0]:
-                reasons[row] = _Why(COPY, train.keys[copies[0]])
-    return reasons
+    def near_test(self, test: Records, store: FeatureStore, threshold: float) -> None:
+        test, rows = test.take(test.rows_in(store)), self.left()
+        twins = twins_among(store, [self.train.digests[row] for row in rows], test.digests, threshold)
+        for at, twin in twins.items():
+            self.drop(TEST_TWIN, [rows[at]], test.keys[twin.position], twin.similarity)
 
+    def copies(self) -> None:
+        keys, classes = self.train.keys, self.train.classes
+        for copies in self.grouped(self.train.digests):
+            for row in copies:
+                other = next((copy for copy in copies if classes[copy] != classes[row]), None)
+                if other is not None:
+                    self.drop(CONFLICT, [row], keys[other])
+                elif row != copies[0]:
+                    self.drop(COPY, [row], keys[copies[0]])
 
-def _near_in_class(rows: Sequence[int], train: Records, features: FeatureStore, threshold: float) -> _Reasons:
-    reasons: _Reasons = {}
-    for members in _grouped(rows, train.classes):
-        for at, twin in twins_within(features, [train.digests[row] for row in members], threshold).items():
-            reasons[members[at]] = _Why(TWIN, train.keys[members[twin.position]], twin.similarity)
-    return reasons
+    def near_in_class(self, store: FeatureStore, threshold: float) -> None:
+        for members in self.grouped(self.train.classes):
+            for at, twin in twins_within(store, [self.train.digests[row] for row in members], threshold).items():
+                self.drop(TWIN, [members[at]], self.train.keys[members[twin.position]], twin.similarity)
 
+    def draw_classes(self) -> None:
+        limits, lots = self.config.classes_per_domain, defaultdict[str, dict[bytes, list[int]]](dict)
+        for rows in self.grouped(self.train.classes):
+            domain = self.train.domains[rows[0]] or ""
+            lots[domain][seeded_order(self.config.seed, domain, str(self.train.labels[rows[0]]))] = rows
+        for domain, drawn in lots.items():
+            limit = limits.get(domain) if isinstance(limits, dict) else limits
+            for lot in sorted(drawn)[limit:] if limit is not None else []:
+                self.drop(CLASS_NOT_DRAWN, drawn[lot])
 
-def _classes_not_drawn(rows: Sequence[int], train: Records, config: CurateConfig) -> _Reasons:
-    limits, reasons = config.classes_per_domain, _Reasons()
-    for in_domain in _grouped(rows, train.domains):
-        domain = train.domains[in_domain[0]] or ""
-        limit = limits.get(domain) if isinstance(limits, dict) else limits
-        groups = _grouped(in_domain, train.classes)
-        lots = {seeded_order(config.seed, domain, str(train.labels[rows[0]])): rows for rows in groups}
-        for drawn in sorted(lots)[limit:] if limit is not None else []:
-            reasons |= {row: _Why(CLASS_NOT_DRAWN) for row in lots[drawn]}
-    return reasons
-
-
-def _images_not_drawn(rows: Sequence[int], train: Records, config: CurateConfig) -> _Reasons:
-    reasons: _Reasons = {}
-    for members in _grouped(rows, train.classes) if config.max_images is not None else []:
-        drawn = sorted(members, key=lambda row: seeded_order(config.seed, train.keys[row]))
-        reasons |= {row: _Why(IMAGE_NOT_DRAWN) for row in drawn[config.max_images :]}
-    return reasons
-
-
-def _grouped(rows: Sequence[int], column: Sequence[Hashable]) -> list[list[int]]:
-    """The rows by their value in ``column``, each group in the order of ``rows``."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for row in rows:
-        groups[column[row]].append(row)
-    return list(groups.values())
+    def draw_images(self) -> None:
+        seed, keys = self.config.seed, self.train.keys
+        for members in self.grouped(self.train.classes) if self.config.max_images is not None else []:
+            drawn = sorted(members, key=lambda row: seeded_order(seed, keys[row]))
+            self.drop(IMAGE_NOT_DRAWN, drawn[self.config.max_images :])

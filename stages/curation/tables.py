@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from cache import parse_source
-from cache.files import absolute
+from cache.storage import absolute
 from stages.curation.curate import REASONS, Curated, Dropped
 from stages.datasets.columns import text_table
 from stages.records import Records

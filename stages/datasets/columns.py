@@ -1,17 +1,22 @@
-"""Columns of a dataset as text: every value stays as it is written in the file, so 007 stays 007."""
+"""Columns of a dataset as text, so 007 stays 007; labels that differ only in spaces or Unicode form are one class."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cache.errors import RecordsError
+
+_LIKE_NOTHING = frozenset({"nan", "null", "none", "na", "n/a", "<na>", "nat", "nil"})
+_EXAMPLES = 3
 
 
 def refuse_absent(path: Path | str, wanted: Iterable[str], names: Sequence[str], what: str = "column") -> None:
@@ -37,13 +42,7 @@ def as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def scalar(value: object) -> str | None:
-    """A value of a JSON object as text, as :func:`as_text` has it: 1.0 is 1, and NaN is None.
-
-    Lists and objects, which are no key, label or split, are None too.
-
-    >>> scalar("007"), scalar(7), scalar(7.0), scalar(True), scalar([7])
-    ('007', '7', '7', 'true', None)
-    """
+    """A value of a JSON object as text, as :func:`as_text` has it; None for lists and objects, which are no label."""
     if value is None or isinstance(value, (list, dict)):
         return None
     if isinstance(value, float):
@@ -53,20 +52,12 @@ def scalar(value: object) -> str | None:
 
 
 def text_table(columns: Mapping[str, Iterable[str | None]]) -> pa.Table:
-    """The columns, all of text.
-
-    >>> text_table({"label": [None]}).schema.types
-    [DataType(string)]
-    """
+    """The columns, all of text."""
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def counted(values: Iterable[str | None] | pa.ChunkedArray) -> Counter[str]:
-    """How often each of ``values`` (N,) is there, but null; of a column no Python object for each is made.
-
-    >>> counted(["a", "b", None, "a"]) == counted(pa.chunked_array([["a", "b", None, "a"]])) == {"a": 2, "b": 1}
-    True
-    """
+    """How often each of ``values`` (N,) is there, but null; of a column no Python object for each is made."""
     if not isinstance(values, pa.ChunkedArray):
         return Counter(value for value in values if value is not None)
     counts = pc.value_counts(values)
@@ -75,10 +66,94 @@ def counted(values: Iterable[str | None] | pa.ChunkedArray) -> Counter[str]:
 
 
 def joined(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
-    """The label: the columns joined by ``/``; null where one of them is.
-
-    >>> table = pa.table({"make": ["Audi", "BMW"], "model": ["A4", None]})
-    >>> joined(table, ["make", "model"]).to_pylist()
-    ['Audi/A4', None]
-    """
+    """The label: the columns joined by ``/``; null where one of them is."""
     return pc.binary_join_element_wise(*(table[column] for column in columns), "/", null_handling="emit_null")
+
+
+def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of text without spaces around its values, in Unicode's composed form (NFC); null where nothing is left.
+
+    >>> trimmed(pa.chunked_array([["cat ", "cafe\u0301", " "]])).to_pylist()
+    ['cat', 'café', None]
+    """
+    text = pc.utf8_normalize(pc.utf8_trim_whitespace(column), form="NFC")
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+
+
+def label_column(table: pa.Table, columns: Sequence[str], *, strip: bool) -> tuple[pa.ChunkedArray, tuple[str, ...]]:
+    """The label of each row, its ``columns`` joined by ``/``, and notes on labels that became one by being stripped.
+
+    Raises :class:`RecordsError` where the values of two different classes join to one label.
+    """
+    if not columns:
+        return pa.chunked_array([pa.nulls(len(table), pa.string())]), ()
+    raw = table.select(columns)
+    parts = pa.table([trimmed(raw[name]) if strip else raw[name] for name in columns], names=list(columns))
+    label = joined(parts, columns)
+    if len(columns) > 1:
+        _refuse_merged(parts.filter(pc.is_valid(label)), columns)
+    merged = [spellings for name in columns if strip for spellings in _merged(raw[name])]
+    if not merged:
+        return label, ()
+    examples = _listed([" and ".join(_shown(spelling) for spelling in spellings) for spellings in merged])
+    note = f"labels that differ only in spaces around them or in Unicode form are one class: {examples}"
+    return label, (f"{note}. strip = false keeps them apart",)
+
+
+def _shown(text: str) -> str:
+    """With escapes where its Unicode form differs from the usual one, which looks the same."""
+    return repr(text) if unicodedata.is_normalized("NFC", text) else ascii(text)
+
+
+def _merged(column: pa.ChunkedArray) -> list[list[str]]:
+    """The spellings of each value that has several, in their order."""
+    raw = pc.unique(column)
+    return _groups(zip(trimmed(pa.chunked_array([raw])).to_pylist(), raw.to_pylist(), strict=True))
+
+
+def _groups(pairs: Iterable[tuple[str | None, str | None]]) -> list[list[str]]:
+    spellings: dict[Hashable, list[str]] = defaultdict(list)
+    for form, text in pairs:
+        if form is not None and text is not None:
+            spellings[form].append(text)
+    return [sorted(group) for group in spellings.values() if len(group) > 1]
+
+
+def _refuse_merged(parts: pa.Table, columns: Sequence[str]) -> None:
+    classes: dict[str, tuple[str, ...]] = {}
+    for values in zip(*parts.group_by(list(columns)).aggregate([]).to_pydict().values(), strict=True):
+        if (first := classes.setdefault("/".join(values), values)) != values:
+            raise RecordsError(
+                f"two classes have the label {'/'.join(values)!r}: {first} and {values} of the columns "
+                f"{', '.join(columns)}, joined by '/'. Make one column of them that tells them apart."
+            )
+
+
+def label_notes(labels: Iterable[str | None] | pa.ChunkedArray) -> list[str]:
+    """Notes on labels (N,) that stand for classes whose names are nearly the same."""
+    counts = counted(labels)
+    alike = _groups((_nearly(label), label) for label in counts)
+    if not alike:
+        return []
+    examples = _listed([" and ".join(f"{label!r} ({counts[label]:,})" for label in group) for group in alike])
+    return [f"labels that differ only in case, spaces or the form of a number are classes apart: {examples}"]
+
+
+def missing_notes(values: Iterable[str | None] | pa.ChunkedArray, what: str) -> list[str]:
+    """Notes on ``values`` (N,) of ``what``, a column, that look like missing ones."""
+    return [
+        f"{count:,} images have the {what} {value!r}, which looks like a missing value, and is one like any other: "
+        "leave the cell empty where an image has none"
+        for value, count in sorted(counted(values).items())
+        if not _LIKE_NOTHING.isdisjoint({value.casefold(), *value.casefold().split("/")})
+    ]
+
+
+def _listed(examples: Sequence[str]) -> str:
+    more = len(examples) - _EXAMPLES
+    return "; ".join(examples[:_EXAMPLES]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _nearly(label: str) -> str:
+    text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    return re.sub(r"(?<![.\d])(\d+)\.0+(?!\d)", r"\1", text)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cache.errors import SettingsError
 from cache.settings import Settings
-from stages.datasets.labels import label_column, trimmed
+from stages.datasets.columns import label_column, trimmed
 
 Names = str | tuple[str, ...]
 Roles = Mapping[str, tuple[str, ...]]
@@ -75,15 +75,11 @@ class SourceConfig(Settings, ABC):
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
             raise SettingsError(f"a dataset's name is made of letters, digits and . _ -, got {self.name!r}")
         if (self.query is None) != (self.gallery is None):
-            raise SettingsError(
-                "query and gallery are named together, or both left out (splits are made from the seed)"
-            )
+            raise SettingsError("query and gallery are named together, or both left out (splits are made by seed)")
         if self.query is None and (self.train is not None or self.validation is not None):
             raise SettingsError("train and validation name values of the split column: query and gallery must too")
         if self.query is not None and self.split == CLASS_DISJOINT:
-            raise SettingsError(
-                f"split = {CLASS_DISJOINT!r} makes the splits itself: leave out train, query and gallery"
-            )
+            raise SettingsError(f"split = {CLASS_DISJOINT!r} makes the splits: leave out train, query and gallery")
         if self.queries_per_class < 1:
             raise SettingsError(f"queries_per_class must be at least 1, got {self.queries_per_class}")
         if self.validation_share < 0 or self.test_share <= 0 or self.validation_share + self.test_share > 1:
@@ -157,11 +153,7 @@ class ColumnsConfig(SourceConfig):
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:
-    """One name or several, as a tuple.
-
-    >>> as_names("train"), as_names(("query", "gallery")), as_names(None)
-    (('train',), ('query', 'gallery'), ())
-    """
+    """One name or several, as a tuple."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)

@@ -1,7 +1,7 @@
 """Tables of text, csv and tsv: read strictly, so that no row is lost, and none taken for a part of another.
 
-A quote that opens a cell and does not close as it should takes the rows behind it into that cell, and a lenient reader
-says nothing. Here it is an error that names its row. Which delimiter and encoding a file has is detected.
+A quote that opens a cell and does not close as it should takes the rows behind it into that cell; here it is an error
+that names its row. Which delimiter and encoding a file has is detected.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache.errors import RecordsError
-from cache.files import open_file
 from cache.source import ImageSource
+from cache.storage import open_file
 from stages.datasets.columns import as_text, refuse_absent
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
 from stages.datasets.shards import Shard, find_shards

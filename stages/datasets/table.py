@@ -1,12 +1,16 @@
-"""A table with a row for each image: csv, parquet or jsonl. Every value is read as text, so 007 stays 007."""
+"""A table with a row for each image, csv, tsv, parquet or jsonl: read, every value as text, and written."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import json
 import os
 import posixpath
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cache import digest_bytes, parse_source
+from cache.atomic import replace_bytes
 from cache.errors import AbsentPathError, RecordsError, SettingsError
 from cache.storage import is_url
 from stages.datasets.columns import as_text, refuse_absent, scalar, text_table
@@ -131,9 +136,7 @@ def read_columns(path: Path, dialect: Dialect = _DETECTED) -> tuple[pa.Table, tu
     if reader is None and not path.exists():
         raise AbsentPathError(f"{path} does not exist")
     if reader is None:
-        raise RecordsError(
-            f"{path} is not a table that can be read: its name must end in {', '.join(readers)}. Or name a folder."
-        )
+        raise RecordsError(f"{path} is not a table that can be read: its name must end in {', '.join(readers)}")
     try:
         table, notes = reader(path, dialect)
     except FileNotFoundError:
@@ -176,3 +179,40 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names = [name for name, _ in pairs]
         raise SettingsError(f"it names {next(name for name in names if names.count(name) > 1)!r} more than once")
     return entries
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write the columns of ``table`` to ``path``, in the format that its name ends in; nulls are empty cells."""
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise RecordsError(f"{path} names no kind of table: the name must end in {', '.join(WRITERS)}")
+    replace_bytes(path, writer(table))
+
+
+def _csv(table: pa.Table, delimiter: str = ",") -> bytes:
+    rows = [table.column_names, *zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    # Python's writer quotes a cell with a line feed, and not one with a carriage return, which ends a line as well.
+    returns = any("\r" in str(cell) for row in rows for cell in row)
+    text = io.StringIO(newline="")
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=quoting).writerows(rows)
+    return text.getvalue().encode("utf-8")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    return content.getvalue()
+
+
+def _jsonl(table: pa.Table) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode("ascii")
+
+
+# By the end of the name.
+WRITERS: Mapping[str, Callable[[pa.Table], bytes]] = {
+    ".csv": _csv,
+    ".tsv": partial(_csv, delimiter="\t"),
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+}

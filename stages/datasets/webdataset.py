@@ -2,25 +2,34 @@
 
 As in webdataset the key is a member's name up to the first dot behind its folders, and the extension all that follows,
 in small letters. Members without an extension and hidden ones (``._KEY.jpg``) belong to no sample; they are counted.
+
+``tarfile`` takes a damaged header, a missing end and a second archive behind the first all for the end of the tar.
+Here each of them is an error that says after which member it is.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar, Literal, NamedTuple
 
 from cache.errors import RecordsError
-from cache.files import open_file
 from cache.source import ImageSource
+from cache.storage import open_file
 from stages.datasets.columns import refuse_absent, scalar, text_table
 from stages.datasets.config import BY_FILE, ColumnsConfig, Source, as_names
-from stages.datasets.folder_files import EXTENSIONS
+from stages.datasets.folder import EXTENSIONS
 from stages.datasets.shards import Shard, find_shards
-from stages.datasets.tar import Member, list_members
 
 _TEXTS = ("cls", "txt")
+_BARE, _HIDDEN = "without an extension", "hidden (the name begins with a dot)"
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_READ = 1 << 20
+_REMEDY = "Copy or download it again: what else it should hold cannot be known."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +51,10 @@ class WebDatasetConfig(ColumnsConfig):
     _label_is: ClassVar[str] = "field of each sample's json, or the extension (cls, txt)"
 
     def read(self) -> Source:
-        """List the samples; no image is read. A sample without an image is a row with a ``problem``.
-
-        Raises :class:`RecordsError` naming the shard and its member or sample for whatever else is wrong.
-        """
+        """List the samples; no image is read. A sample without an image is a row with a ``problem``."""
         wanted = {*as_names(self.label), *self.attributes, *self.named({"domain", "split"}).values()}
         known: set[str] = set()
-        others = _Others()
+        others = Counter[str]()  # members that belong to no sample, by why not; the first is named
         shards = find_shards(self.path, ".tar")
         samples = [sample for shard in shards for sample in _samples(shard, wanted, known, others)]
         named = self.named(known)
@@ -68,27 +74,12 @@ class WebDatasetConfig(ColumnsConfig):
         if self.split == BY_FILE:
             made["split"] = [sample.shard.split for sample in samples]
         source = self.source(text_table(texts), named, made)
-        return source._replace(notes=(*others.notes(), *source.notes))
-
-
-@dataclass
-class _Others:
-    """Members that belong to no sample: how many, and the first one."""
-
-    hidden: int = 0
-    bare: int = 0
-    first: str = ""
-
-    def count(self, shard: Shard, name: str, *, hidden: bool) -> None:
-        self.hidden, self.bare = self.hidden + hidden, self.bare + (not hidden)
-        self.first = self.first or f"{name!r} in {shard.path}"
-
-    def notes(self) -> tuple[str, ...]:
-        if not self.first:
-            return ()
-        counts = ((self.bare, "without an extension"), (self.hidden, "hidden (the name begins with a dot)"))
-        listed = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-        return (f"members of the shards left out, as they belong to no sample: {listed}; the first is {self.first}",)
+        if others:
+            first = next(what for what in others if what not in (_BARE, _HIDDEN))
+            counts = ", ".join(f"{others[what]:,} {what}" for what in (_BARE, _HIDDEN) if others[what])
+            note = f"members of the shards left out, as they belong to no sample: {counts}; the first is {first}"
+            return source._replace(notes=(note, *source.notes))
+        return source
 
 
 class _Sample(NamedTuple):
@@ -104,14 +95,14 @@ class _Sample(NamedTuple):
         return f"{self.shard.path}, sample {self.key!r}"
 
 
-def _samples(shard: Shard, wanted: Set[str], known: set[str], others: _Others) -> Iterator[_Sample]:
+def _samples(shard: Shard, wanted: Set[str], known: set[str], others: Counter[str]) -> Iterator[_Sample]:
     """The samples of one shard, in the order of their first members; ``known`` collects the names of all fields."""
     grouped: dict[str, dict[str, Member]] = {}
     for member in list_members(shard.path):
         folder, slash, name = member.name.rpartition("/")
         start, dot, extension = name.partition(".")
         if not start or not dot:
-            others.count(shard, member.name, hidden=not start)
+            others.update([_BARE if start else _HIDDEN, *([] if others else [f"{member.name!r} in {shard.path}"])])
             continue
         members = grouped.setdefault(folder + slash + start, {})
         if extension.lower() in members:
@@ -172,3 +163,84 @@ def _image(sample: _Sample, wanted: str | None) -> tuple[str, str | None]:
         )
     member = sample.members[extensions[0]]
     return ImageSource(sample.shard.path, (member.offset, member.size)).uri, None
+
+
+class Member(NamedTuple):
+    """A regular file in a tar: ``size`` bytes of the tar, from ``offset`` on."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def list_members(path: str) -> Iterator[Member]:
+    """The regular files in the tar ``path``, in their order, without a leading ``./``.
+
+    Raises :class:`RecordsError` for a tar that is compressed, cut off or damaged, and for a strange member.
+    """
+    try:
+        with open_file(path) as file:
+            total = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            yield from _members(path, file, total)
+    except (tarfile.TarError, OSError) as error:
+        raise RecordsError(f"{path} cannot be read as a tar: {error}") from error
+
+
+def _members(path: str, file: BinaryIO, total: int) -> Iterator[Member]:
+    start = file.read(8)
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise RecordsError(f"{path} is compressed with {name}, so no image can be read alone: unpack it")
+    file.seek(0)
+    after = "at its beginning"
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while True:
+            try:
+                entry = tar.next()
+            except tarfile.ReadError as error:
+                raise RecordsError(f"{path} is cut off or damaged {after}: {error}. {_REMEDY}") from error
+            if entry is None:
+                break
+            tar.members.clear()  # type: ignore[attr-defined]  # it keeps all headers: of millions, gigabytes
+            _refuse_strange(path, entry)
+            end = entry.offset_data + entry.size
+            if entry.size < 0 or end > total:
+                raise RecordsError(
+                    f"{path} is cut off in its member {entry.name!r}, which should end at byte {end:,}; "
+                    f"the file has {total:,}. {_REMEDY}"
+                )
+            after = f"after its member {entry.name!r}"
+            if entry.isfile():
+                yield Member(entry.name.removeprefix("./"), entry.offset_data, entry.size)
+        _refuse_more(path, file, tar.offset, after)
+
+
+def _refuse_strange(path: str, entry: tarfile.TarInfo) -> None:
+    where = f"{path}, member {entry.name!r}"
+    try:
+        entry.name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RecordsError(f"{where}: its name is not UTF-8; rename it") from None
+    if entry.name.startswith("/") or ".." in entry.name.split("/"):
+        raise RecordsError(f"{where}: a name must lie within the tar, without a leading / and without ..; rename it")
+    if entry.issparse():
+        raise RecordsError(f"{where}: it is stored sparse, its bytes are not all there; write the tar without --sparse")
+    if not entry.isfile() and not entry.isdir():
+        raise RecordsError(
+            f"{where}: it is no file but a link or a device; write the tar with the files themselves "
+            "(tar --dereference --hard-dereference)"
+        )
+
+
+def _refuse_more(path: str, file: BinaryIO, offset: int, after: str) -> None:
+    """A tar ends with blocks of zeros, and with nothing behind them."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if not block:
+        raise RecordsError(f"{path} is cut off {after}: the empty blocks that end a tar are not there. {_REMEDY}")
+    if block.strip(b"\0"):
+        raise RecordsError(f"{path} is cut off or damaged {after}: no header of a member at byte {offset:,}. {_REMEDY}")
+    while block := file.read(_READ):
+        if block.strip(b"\0"):
+            raise RecordsError(f"{path} goes on behind its end, {after}: it is several tars. Make a shard of each.")

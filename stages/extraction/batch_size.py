@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from stages.device import own_stream
 from stages.extraction.backbones import Backbone
-from stages.extraction.threads import own_stream
 
 ON_CPU = 32  # from 16 images on, a CPU's rate changes by a few percent only
 _SIZES = (8, 16, 32, 64, 128, 256, 512)
@@ -20,7 +20,7 @@ _TRIAL_SECONDS = 10.0
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
     """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
 
-    As in extraction two batches are in memory at once, each in a thread with a stream of its own.
+    As in extraction two batches are in memory at once.
     """
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
     device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from cache.errors import PermafrostError
 from cache.source import Box
-from stages.extraction.pillow_switches import own_switches
+from stages.datasets.folder import image_type
+from stages.extraction.switches import own_switches
 from stages.extraction.without_metadata import without_metadata
-from stages.records.image_type import image_type
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,10 +64,8 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
     """The pixels of an image file's bytes, or of a ``box`` in it: (H, W, 3) uint8 RGB.
 
     With ``at_least`` a JPEG without a box may be decoded at a half, a quarter or an eighth of its size, as long as no
-    side falls below so many pixels: several times faster, for pictures to look at. Features never come from these.
-
-    An image of more than 178,956,970 pixels is refused before it is decoded. Raises :class:`DecodeError` for whatever
-    is wrong with the bytes, and MemoryError, which is not the image's fault, as it comes.
+    side falls below so many pixels: for pictures to look at. Raises :class:`DecodeError` for whatever is wrong with the
+    bytes, and MemoryError, which is not the image's fault, as it comes.
 
     >>> from PIL import Image
     >>> file = io.BytesIO()
@@ -95,9 +93,6 @@ def decode(data: bytes, *, box: Box | None = None, at_least: int | None = None) 
 
 def decode_image(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The pixels (H, W, 3) uint8 RGB of a Pillow image, by the same policy as those of a file.
-
-    Of the frame that it stands at, turned as its EXIF says where it has one: of a file just opened, they are those of
-    :func:`decode`. Raises :class:`DecodeError`.
 
     >>> from PIL import Image
     >>> decode_image(Image.new("LA", (3, 2), (0, 0)))[0, 0]
@@ -226,11 +221,9 @@ def _why(error: Exception) -> str:
 
 
 def _hide_warnings_of_pillow() -> None:
-    """Put a filter of Pillow's own warnings before all others, once; safe in threads.
+    """Put a filter of Pillow's own warnings before all others, once; safe in threads, as ``catch_warnings`` is not.
 
-    ``warnings.catch_warnings`` is not: it puts the filters back that it saw, and takes away what another thread has set
-    meanwhile. Nothing is put back here. What Pillow warns of is either refused (too many pixels) or decoded all the
-    same, and with warnings turned into errors it must not make an image fail.
+    What Pillow warns of is either refused (too many pixels) or decoded all the same.
     """
     if not warnings.filters or warnings.filters[0] != _QUIET:
         warnings.filterwarnings("ignore", module=_PILLOW)

@@ -1,9 +1,5 @@
 """Image bytes -> the numbers that a store holds for these bytes. No other code goes from pixels to vectors.
 
-::
-
-    bytes (B) --prepare--> pixels (B, V, S, S, 3) a preprocessing --compute--> features (B, V, D) a backbone
-
 Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run. :class:`Embedder`
 calls both for images at hand, and then does what reading a store does: rounds to the stored dtype, fuses backbones, and
 applies a head.
@@ -50,15 +46,8 @@ class Embedder:
     """Embeds image bytes exactly as the stores of ``backbones``, or of a head trained on them, hold them.
 
     The vectors equal the stored ones bit for bit where an image shares its batch with the same images, and otherwise
-    within the rounding of the network's arithmetic. Of stored views that are not averaged the plain one counts, as in
-    :meth:`cache.FeatureStore.read`.
-
-    Args:
-        backbones: one, or several whose features are fused, in the order of the stores.
-        dtype: the dtype that the feature stores have.
-        sizes: fuse the proportions of the images too, as :class:`stages.training.FusedFeatures` does.
-        head: maps features to embeddings. Left out, the features are the vectors.
-        batch_size: images in one forward.
+    within the rounding of the network's arithmetic. Of stored views that are not averaged the plain one counts. With
+    ``sizes`` the proportions of the images are fused too, as :class:`stages.training.FusedFeatures` does.
 
     >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
     >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
@@ -87,10 +76,7 @@ class Embedder:
         self._batch_size = batch_size
 
     def embed(self, images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None) -> Embedded:
-        """The vectors of ``images``, the bytes of image files, each whole or cropped to its box.
-
-        An image that cannot be embedded has a row of NaN and a line among the problems; the others are not affected.
-        """
+        """The vectors of ``images``, the bytes of image files, each whole or cropped to its box; NaN for none."""
         return embed_together([self], images, boxes=boxes)[0]
 
     @property
@@ -102,7 +88,14 @@ class Embedder:
         """The vectors of one batch (B): ``parts`` are what :func:`compute` gave for each of :attr:`backbones`."""
         own = list(outcomes)
         vectors = self._stored(parts, own)
-        return self._with_head(vectors, {row: one.error for row, one in enumerate(own) if one.status != "ok"})
+        problems = {row: one.error for row, one in enumerate(own) if one.status != "ok"}
+        if self.head is None:
+            return Embedded(vectors, problems)
+        good = [row for row in range(len(own)) if row not in problems]
+        embeddings = self.head(vectors[good])
+        embedded = np.full((len(own), embeddings.shape[1]), np.nan, embeddings.dtype)
+        embedded[good] = embeddings
+        return Embedded(embedded, problems)
 
     def _stored(self, parts: Sequence[Features], outcomes: list[RowOutcome]) -> npt.NDArray[np.generic]:
         """One batch as the feature stores hold it; what they cannot hold becomes a failure among ``outcomes``."""
@@ -120,23 +113,11 @@ class Embedder:
         proportions = image_proportions(height, width) if self.sizes else None
         return fuse(rows, self.dtype, proportions)
 
-    def _with_head(self, vectors: npt.NDArray[np.generic], problems: dict[int, str]) -> Embedded:
-        if self.head is None:
-            return Embedded(vectors, problems)
-        good = [row for row in range(len(vectors)) if row not in problems]
-        embeddings = self.head(vectors[good])
-        embedded = np.full((len(vectors), embeddings.shape[1]), np.nan, embeddings.dtype)
-        embedded[good] = embeddings
-        return Embedded(embedded, problems)
-
 
 def embed_together(
     embedders: Sequence[Embedder], images: Sequence[bytes], *, boxes: Sequence[Box | None] | None = None
 ) -> list[Embedded]:
-    """What each of ``embedders`` gives for ``images``, each decoded once.
-
-    A network goes once over them that several embedders have, as they do when their backbones were loaded together.
-    """
+    """What each of ``embedders`` gives for ``images``; each is decoded once, and a network goes once over them."""
     boxes = [None] * len(images) if boxes is None else boxes
     digests = [
         ImageSource("", box=box).digest(content) if box else digest_bytes(content)
@@ -145,24 +126,18 @@ def embed_together(
     backbones = [backbone for embedder in embedders for backbone in embedder._backbones]
     size = min(embedder._batch_size for embedder in embedders)
     vectors: list[list[npt.NDArray[np.generic]]] = [[] for _ in embedders]
-    outcomes: list[list[RowOutcome]] = [[] for _ in embedders]
+    problems: list[dict[int, str]] = [{} for _ in embedders]
     for low in range(0, max(1, len(images)), size):
         batch = slice(low, low + size)
         sources = list(zip(images[batch], digests[batch], boxes[batch], strict=True))
         pixels = pixel_buffers(backbones, len(sources))
         read = [prepare(*source, row, pixels) for row, source in enumerate(sources)]
         parts = iter(compute(backbones, pixels, np.array([outcome.status == "ok" for outcome in read], bool)))
-        for embedder, its_vectors, its_outcomes in zip(embedders, vectors, outcomes, strict=True):
-            own = list(read)
-            its_vectors.append(embedder._stored([next(parts) for _ in embedder._backbones], own))
-            its_outcomes += own
-    return [
-        embedder._with_head(
-            np.concatenate(its_vectors),
-            {row: outcome.error for row, outcome in enumerate(its_outcomes) if outcome.status != "ok"},
-        )
-        for embedder, its_vectors, its_outcomes in zip(embedders, vectors, outcomes, strict=True)
-    ]
+        for embedder, its_vectors, its_problems in zip(embedders, vectors, problems, strict=True):
+            embedded = embedder.finish([next(parts) for _ in embedder._backbones], read)
+            its_vectors.append(embedded.vectors)
+            its_problems.update((low + row, why) for row, why in embedded.problems.items())
+    return [Embedded(np.concatenate(v), p) for v, p in zip(vectors, problems, strict=True)]
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
@@ -170,26 +145,18 @@ def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess,
 
     For a network on a card it is pinned memory, which is copied to the card while the processor goes on.
     """
-    on_card = {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}
-    return {p: _room((count, p.count, p.size, p.size, 3), pinned) for p, pinned in on_card.items()}
-
-
-def _room(shape: tuple[int, ...], pinned: bool) -> Pixels:
-    if not pinned:
-        return np.empty(shape, np.uint8)
     import torch
 
-    room: Pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-    return room
+    return {
+        p: torch.empty((count, p.count, p.size, p.size, 3), dtype=torch.uint8, pin_memory=on_card).numpy()
+        for p, on_card in {backbone.preprocess: backbone.device != "cpu" for backbone in backbones}.items()
+    }
 
 
 def prepare(
     content: bytes | Pixels, digest: bytes, box: Box | None, row: int, pixels: Mapping[Preprocess, Pixels]
 ) -> RowOutcome:
-    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note.
-
-    ``content`` may be the pixels (H, W, 3) of an image that is decoded already.
-    """
+    """Decode an image's bytes and write its views into ``row`` of each of ``pixels``. Its outcome, with a note."""
     try:
         image = decode(content, box=box) if isinstance(content, bytes) else content
     except NoDecoderError as error:
@@ -233,8 +200,7 @@ _largest: WeakKeyDictionary[Forward, int] = WeakKeyDictionary()
 def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
     """``forward`` of ``planes`` (B, 3, S, S), in equal pieces as large as the memory allows.
 
-    A piece that does not fit is halved, and later calls begin with the size that fitted: they do not fail again first,
-    and are rounded alike.
+    A piece that does not fit is halved, and later calls begin with the size that fitted: they are rounded alike.
     """
     import torch
 

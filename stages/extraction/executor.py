@@ -1,12 +1,8 @@
 """Where the chunks of a plan are computed: an executor takes units of work, computes them, and commits their chunks.
 
-::
-
-    plan of each store --units_of--> units --Executor--> chunks committed (put_new) ... Advance, for progress
-
 A unit is the chunks, of one store or several, that share images: it is computed in one pass over them. Units share
-nothing, so they can be computed in any order, on any device, by any process that reads the images: all that an
-executor needs is in the :class:`Job`, which can be pickled, and a commit needs no lock.
+nothing, so any process that reads the images can compute them in any order: all that an executor needs is in the
+:class:`Job`, which can be pickled, and a commit needs no lock.
 """
 
 from __future__ import annotations
@@ -40,10 +36,7 @@ Unit = tuple[tuple[int, Chunk], ...]
 
 
 class Job(NamedTuple):
-    """What an executor computes: the stores, a backbone for each, where the images are, and the units.
-
-    ``fits`` says for each store how many images of a batch the memory takes, None where it takes them all.
-    """
+    """What an executor computes; ``fits``: how many squares the memory takes at once, None where it takes a batch."""
 
     stores: Sequence[FeatureStore]
     backbones: Sequence[Backbone]
@@ -72,30 +65,20 @@ class Executor(Protocol):
 
 
 def units_of(plans: Sequence[ChunkPlan]) -> list[Unit]:
-    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks.
-
-    No two chunks of one plan share an image.
-    """
+    """The chunks of ``plans``, one plan a store, in units that share no image, in the order of their first chunks."""
     chunks = [(store, chunk) for store, plan in enumerate(plans) for chunk in plan.chunks]
     if len(plans) == 1:
         return [(item,) for item in chunks]
-    parent = list(range(len(chunks)))
-
-    def root(position: int) -> int:  # of the tree of chunks that share images, halving the way up
-        while parent[position] != position:
-            parent[position] = position = parent[parent[position]]
-        return position
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
     digests = joined_digests([chunk.digests for _, chunk in chunks])
-    lengths = np.array([len(chunk.digests) for _, chunk in chunks], np.int64)
-    owners = np.repeat(np.arange(len(chunks)), lengths)
-    sharing = np.stack([owners[DigestIndex(digests).find(digests)], owners], axis=1)  # of each image: first, this one
-    for pair in np.unique(sharing[sharing[:, 0] != sharing[:, 1]], axis=0).tolist():
-        first, second = sorted(map(root, pair))
-        parent[second] = first
+    owners = np.repeat(np.arange(len(chunks)), [len(chunk.digests) for _, chunk in chunks])
+    first = owners[DigestIndex(digests).find(digests)]  # the chunk that has each image first
+    sharing = coo_array((np.ones(len(owners), np.bool_), (first, owners)), shape=(len(chunks), len(chunks)))
     units: dict[int, list[tuple[int, Chunk]]] = {}
-    for position, item in enumerate(chunks):
-        units.setdefault(root(position), []).append(item)
+    for number, item in zip(connected_components(sharing, directed=False)[1].tolist(), chunks, strict=True):
+        units.setdefault(number, []).append(item)
     return [tuple(unit) for unit in units.values()]
 
 
@@ -183,12 +166,7 @@ def _placed(backbones: Sequence[Backbone], device: str) -> list[Backbone]:
     return [moved.get(id(backbone), backbone) for backbone in backbones]
 
 
-class _Piece(NamedTuple):
-    """Rows of a chunk to commit."""
-
-    chunk: Chunk
-    features: Features
-    outcomes: list[RowOutcome]
+_Piece = tuple[Chunk, Features, list[RowOutcome]]  # rows of a chunk to commit
 
 
 class _Rows:
@@ -200,14 +178,8 @@ class _Rows:
         self.outcomes: dict[int, RowOutcome] = {}
         self.committed = 0
 
-    def take(self, row: int, outcome: RowOutcome, feature: Features) -> None:
-        """Set one row."""
-        self.features[row] = feature.reshape(self.features.shape[1:])
-        self.outcomes[row] = outcome
-
     @property
     def complete(self) -> bool:
-        """Whether all rows are there."""
         return len(self.outcomes) == len(self.chunk.digests)
 
     def piece(self) -> _Piece | None:
@@ -219,7 +191,7 @@ class _Rows:
         if not outcomes or (failed_again and not self.store.absent(digests[:high])):
             return None  # every image has a row already, and gave no feature this time either
         self.committed = high
-        return _Piece(Chunk(number, digests[low:high], start + low), self.features[low:high], outcomes)
+        return Chunk(number, digests[low:high], start + low), self.features[low:high], outcomes
 
 
 def prepare_networks(job: Job) -> None:
@@ -296,14 +268,15 @@ def _take(through: Done, numbers: dict[int, int], places: list[dict[bytes, tuple
         store = numbers[id(backbone)]
         for digest, outcome, feature in zip(through.batch.digests, through.outcomes, features, strict=True):
             rows, row = places[store].pop(digest)
-            rows.take(row, outcome, feature)
+            rows.features[row] = feature.reshape(rows.features.shape[1:])
+            rows.outcomes[row] = outcome
 
 
 def _commit(store: FeatureStore, backbone: Backbone, batch_size: int, piece: _Piece) -> int:
     """Commit rows of a chunk. How many of their features turned out not to fit the store's dtype."""
     provenance = Provenance.here(device_name(backbone.device), LIBRARIES, batch_size)
     committed = StoreWriter(store).commit(*piece, provenance)
-    return sum(one.status == "ok" != other.status for one, other in zip(piece.outcomes, committed, strict=True))
+    return sum(one.status == "ok" != other.status for one, other in zip(piece[2], committed, strict=True))
 
 
 def images_in_order(job: Job, unit: Unit) -> list[bytes]:
@@ -315,8 +288,7 @@ def _batches(job: Job, unit: Unit) -> Iterator[Batch]:
     """Batches that end where a chunk of any store ends, or where other stores want the images.
 
     Which images share a batch then depends on the chunks alone, so a resumed run computes what the first would have.
-    (Where the stores of a pass lacked different images to begin with, it can share batches otherwise, and its numbers
-    be rounded otherwise.)
+    (Where the stores of a pass lacked different images to begin with, numbers can be rounded otherwise.)
     """
     wanting: dict[bytes, tuple[int, ...]] = {}
     last = {chunk.digests[-1] for _, chunk in unit}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from cache import ChunkPlan, FeatureStore, Provenance, StoreWriter
-from cache.digest_list import joined_digests
+from cache.digest_list import DigestIndex, joined_digests
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
 from stages.device import device_name
@@ -17,7 +19,6 @@ from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
 from stages.extraction.sample import check_sample
-from stages.extraction.uris import Uris
 from stages.malloc import keep_freed_memory
 from stages.records import Records
 
@@ -38,48 +39,47 @@ class Filled(NamedTuple):
     computed: int
 
 
-def extract(
-    records: Records,
-    backbone: Backbone,
-    path: Where,
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    dtype: str = "float16",
-    chunk_rows: int = CHUNK_ROWS,
-    retry_failed: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> FeatureStore:
-    """:func:`extract_all` for one backbone.
+class Uris(Mapping[bytes, str]):
+    """The URI of each image of ``records`` that could be read, by its digest; of equal ones the last.
+
+    It is looked up in the table when it is wanted, and holds 16 bytes an image besides.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._digests = records.digests
+        self._uris = records.table["uri"]
+        self._index = DigestIndex(self._digests.take(np.s_[::-1]))
+
+    def __getitem__(self, digest: bytes) -> str:
+        place = int(self._index.find([digest])[0])
+        if place < 0:
+            raise KeyError(digest)
+        return str(self._uris[len(self._digests) - 1 - place])
+
+    def some(self, digests: Sequence[bytes]) -> dict[bytes, str]:
+        """The URIs of ``digests``, all looked up at once."""
+        places = self._index.find(digests)
+        uris = self._uris.take(len(self._digests) - 1 - places).to_pylist()
+        return dict(zip(digests, uris, strict=True))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._digests.readable().unique())
+
+    def __len__(self) -> int:
+        return len(self._digests.readable().unique())
+
+
+def extract(records: Records, backbone: Backbone, path: Where, **options: Any) -> FeatureStore:
+    """:func:`extract_all` for one backbone, with its ``options``.
 
     >>> import tempfile
-    >>> from pathlib import Path
-    >>> import numpy as np
-    >>> from PIL import Image
-    >>> from stages.datasets import FolderConfig
-    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
-    >>> from stages.records import read_records
-    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
-    >>> backbone = load_backbone(PcaConfig(dim=2, size=2), basis=basis)
+    >>> from tests.toys.extraction import one_image, toy_backbone
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Path(folder, "images/red").mkdir(parents=True)
-    ...     Image.new("RGB", (4, 4), "red").save(f"{folder}/images/red/0.png")
-    ...     records = read_records(FolderConfig(path=f"{folder}/images"))
-    ...     store = extract(records, backbone, f"{folder}/features")
-    ...     store.read(records.digests).tolist()
-    [[1.0, 1.0]]
+    ...     records = one_image(folder)
+    ...     extract(records, toy_backbone(), folder).read(records.digests)[0, :3].tolist()
+    [1.0, 1.0, 1.0]
     """
-    (filled,) = extract_all(
-        records,
-        [backbone],
-        path,
-        batch_size=batch_size,
-        workers=workers,
-        dtype=dtype,
-        chunk_rows=chunk_rows,
-        retry_failed=retry_failed,
-        on_progress=on_progress,
-    )
+    (filled,) = extract_all(records, [backbone], path, **options)
     return filled.store
 
 
@@ -126,20 +126,11 @@ def extract_all(
         StoreBusyError: another process is writing to one of the stores, and ``wait`` is False.
 
     >>> import tempfile
-    >>> from pathlib import Path
-    >>> import numpy as np
-    >>> from PIL import Image
-    >>> from stages.datasets import FolderConfig
-    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
-    >>> from stages.records import read_records
-    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
-    >>> backbone = load_backbone(PcaConfig(dim=2, size=2), basis=basis)
+    >>> from tests.toys.extraction import one_image, toy_backbone
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Path(folder, "images/red").mkdir(parents=True)
-    ...     Image.new("RGB", (4, 4), "red").save(f"{folder}/images/red/0.png")
-    ...     records = read_records(FolderConfig(path=f"{folder}/images"))
-    ...     [(filled.store.name, filled.computed) for filled in extract_all(records, [backbone], folder)]
-    [('pca', 1)]
+    ...     (filled,) = extract_all(one_image(folder), [toy_backbone()], folder)
+    ...     filled.store.name, filled.computed
+    ('toy', 1)
     """
     stores = [open_store(backbone, path, dtype=dtype, chunk_rows=chunk_rows) for backbone in backbones]
     digests = records.digests.readable()
@@ -199,10 +190,7 @@ def open_store(
 
 
 def find_store(backbone: Backbone, path: Where, *, dtype: str, remedy: str) -> FeatureStore:
-    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`.
-
-    WeightsError where the code around the weights computes other numbers now.
-    """
+    """The feature store of ``backbone`` below ``path``. Raises as :meth:`cache.FeatureStore.find`, and WeightsError."""
     store = FeatureStore.find(
         path,
         backbone.name,

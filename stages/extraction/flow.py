@@ -5,7 +5,6 @@
     digests, sources (B) --readers--> pixels (B, V, S, S, 3) a preprocessing --network--> features (B, V, D) a backbone
 
 A few batches are prepared ahead of the one that is in the network, and no more: memory does not grow with the images.
-Threads do, because what takes the time (decoding, resizing, the networks) lets other threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cache import ImageSource, RowOutcome, digest_bytes
+from stages.device import compute_with, own_stream
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Network
 from stages.extraction.decode import DecodeError, decode_image
 from stages.extraction.embedder import Features, Pixels, compute, memory_limit, pixel_buffers, prepare
 from stages.extraction.preprocess import Preprocess
-from stages.extraction.threads import compute_with, own_stream
 from stages.processes import processors
 
 if TYPE_CHECKING:
@@ -141,11 +140,10 @@ def flow(
 ) -> Iterator[Done]:
     """Each of ``batches``, in order, once it is through all of its networks.
 
-    On a CPU all processors compute one batch together, in the caller's thread, while the process has them. Beside other
-    work they would wait for the slowest of them after every layer, so that a batch takes several times as long: while
-    the process is ``short`` of processors, each takes a batch of its own. Both give the same bits. On a GPU batches are
-    in two threads, each with a stream of its own, so that the pixels of one batch are on their way while another is in
-    the network.
+    On a CPU all processors compute one batch together, in the caller's thread. Beside other work they would wait for
+    the slowest of them after every layer: while the process is ``short`` of processors, each takes a batch of its own.
+    Both give the same bits. On a GPU batches are in two threads, each with a stream of its own, so that the pixels of
+    one batch are on their way while another is in the network.
     """
     readers = ThreadPoolExecutor(workers, "read", initializer=compute_with, initargs=(1,))
     on_cpu, side_by_side = device == "cpu", min(processors(), _SIDE_BY_SIDE)
@@ -184,8 +182,7 @@ def flow(
 class Shortage:
     """Whether the process gets too little of its processors, by its ``own`` time over the last seconds.
 
-    It begins below two thirds of them and ends above four fifths. Threads that wait for each other in a layer spin, and
-    count as computing.
+    It begins below two thirds of them and ends above four fifths. Threads that wait for each other count as computing.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """What is known of a configuration's backbones without loading the network: its notes, and the basis of PCA.
 
-A network's identity is made from its weights, so the first time it has to be loaded. What came out is noted in
-``<features>/known/``. Whoever needs names, sizes and identities afterwards, to see what is stored or to open it, reads
-the note; the network is loaded if an image has to go through it.
+An identity is made from the weights, so the first time the network has to be loaded. What came out is noted in
+``<features>/known/``; afterwards it is loaded only if an image has to go through it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
 from stages.extraction.decode import DecodeError, NoDecoderError, decode
-from stages.extraction.resize import DECODERS
+from stages.extraction.preprocess import DECODERS
 from stages.extraction.sample import sample_of
 from stages.records import Records
 
@@ -46,13 +45,9 @@ def known_backbones(
 ) -> tuple[Backbone, ...]:
     """The backbones of ``config``, one a pooling, from its note; where there is none they are loaded, and noted.
 
-    Args:
-        config: which network, which weights, which preprocessing, which poolings.
-        records: PCA is fitted to their training images.
-        features: the folder of feature stores, or their storage; notes are in ``known`` in it.
-        device: where the network will run.
-        on_load: called with a message before something is loaded or fitted, which takes a while: now, or when the
-            network of a note is needed.
+    ``features`` is the folder of feature stores. PCA is fitted to the training images of ``records``. ``on_load`` is
+    called with a message before something is loaded or fitted, which takes a while: now, or when the network of a note
+    is needed.
     """
     check_device(device)
     if not isinstance(config, PcaConfig):

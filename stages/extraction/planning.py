@@ -16,9 +16,8 @@ from cache.reader import CHUNK_ROWS
 from cache.storage import Where
 from stages.extraction.backbones import Backbone
 from stages.extraction.batch_size import ON_CPU
-from stages.extraction.extract import find_store
+from stages.extraction.extract import Uris, find_store
 from stages.extraction.flow import Batch, Clock, flow
-from stages.extraction.uris import Uris
 from stages.malloc import keep_freed_memory
 from stages.processes import processors
 from stages.records import Records
@@ -64,19 +63,9 @@ def plan_extraction(
     ``sample_seconds`` long, after a first batch that warms up, or all images where they take less.
 
     >>> import tempfile
-    >>> from pathlib import Path
-    >>> import numpy as np
-    >>> from PIL import Image
-    >>> from stages.datasets import FolderConfig
-    >>> from stages.extraction import PcaBasis, PcaConfig, load_backbone
-    >>> from stages.records import read_records
-    >>> basis = PcaBasis(np.zeros(12, np.float32), np.eye(12, dtype=np.float32)[:2])
-    >>> backbone = load_backbone(PcaConfig(dim=2, size=2), basis=basis)
+    >>> from tests.toys.extraction import one_image, toy_backbone
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Path(folder, "images/red").mkdir(parents=True)
-    ...     Image.new("RGB", (4, 4), "red").save(f"{folder}/images/red/0.png")
-    ...     records = read_records(FolderConfig(path=f"{folder}/images"))
-    ...     plan_extraction(records, [backbone], folder).images
+    ...     plan_extraction(one_image(folder), [toy_backbone()], folder).images
     1
     """
     digests, uris, lines = records.digests.readable().unique(), Uris(records), []

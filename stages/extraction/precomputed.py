@@ -1,9 +1,5 @@
 """Features that another program or an API computed: read from a file, checked, and kept in a store like any other.
 
-::
-
-    file --Vectors--> keys (M,), vectors (M, D) --by key, or by digest--> rows of a store, a chunk at a time
-
 A file that names images by key says nothing of their bytes: each row of the store notes the key that it came from, and
 a dataset that gives the image another key is refused.
 """
@@ -74,10 +70,7 @@ class Vectors(NamedTuple):
 
 
 def read_vectors(config: PrecomputedConfig) -> Vectors:
-    r"""The features of the file of ``config``; an ``.npy`` is mapped and not read.
-
-    Raises RecordsError naming the file and the row for a missing column, a count that differs, lists of several
-    lengths, a key that is empty or there twice, or numbers that are no numbers.
+    r"""The features of the file of ``config``; an ``.npy`` is mapped and not read. RecordsError names what is wrong.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +88,7 @@ def read_vectors(config: PrecomputedConfig) -> Vectors:
         raise RecordsError(f"{path} cannot be read: {error}") from error
     if given.vectors.ndim != 2 or not given.vectors.size:
         raise RecordsError(f"{path} must hold a row of numbers for each image, (M, D); got {given.vectors.shape}")
-    if given.vectors.dtype.kind != "f" and given.vectors.dtype.kind not in "iu":
+    if given.vectors.dtype.kind not in "fiu":
         raise RecordsError(f"{path} must hold numbers; got {given.vectors.dtype}")
     if len(given.names) != len(given.vectors):
         raise RecordsError(f"{path} has {len(given.vectors):,} features and {len(given.names):,} keys: as many of each")
@@ -129,7 +122,11 @@ def _read_table(path: Path, *, first: bool = False) -> pa.Table:
         case ".arrow" | ".feather":
             return pyarrow.feather.read_table(path)
         case ".lance":
-            return _lance(path, first)
+            try:
+                import lance
+            except ImportError:
+                raise MissingExtraError(f"Lance, which {path} is a dataset of,", "lance") from None
+            return lance.dataset(str(path)).to_table(limit=1 if first else None)
     if (path / "state.json").is_file():
         files = json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]
         tables = []
@@ -142,18 +139,9 @@ def _read_table(path: Path, *, first: bool = False) -> pa.Table:
     raise RecordsError(f"{path} is not a file of features that can be read: {_FORMATS}")
 
 
-def _lance(path: Path, first: bool) -> pa.Table:
-    try:
-        import lance
-    except ImportError:
-        raise MissingExtraError(f"Lance, which {path} is a dataset of,", "lance") from None
-    table: pa.Table = lance.dataset(str(path)).to_table(limit=1 if first else None)
-    return table
-
-
 def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
     names = table.column_names
-    by_digest = DIGEST in names and _is_digest(table[DIGEST].type)
+    by_digest = DIGEST in names and table[DIGEST].type == pa.binary(32)
     column = DIGEST if by_digest else config.key
     for wanted in (column, config.vector):
         if wanted not in names:
@@ -163,7 +151,7 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
         lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
     if not any(check(lists.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
         raise RecordsError(
-            f"the column {config.vector!r} of {config.path} must hold lists of numbers; got {lists.type}"
+            f"the column {config.vector!r} of {config.path} must hold lists of numbers, not {lists.type}"
         )
     lengths = pc.list_value_length(lists)
     wrong = np.flatnonzero(pc.fill_null(lengths, -1).to_numpy(zero_copy_only=False) != (lengths[0].as_py() or 0))
@@ -182,10 +170,6 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
     return Vectors(keys.to_pylist(), flat.reshape(len(lists), -1), by_digest)
 
 
-def _is_digest(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_fixed_size_binary(kind)) and kind.byte_width == 32
-
-
 def import_features(
     config: PrecomputedConfig,
     records: Records,
@@ -198,8 +182,8 @@ def import_features(
     r"""Fill the store of ``config`` below ``path`` with the features of ``records`` that it lacks.
 
     A record that the file has no feature for becomes a row that failed, with the reason, and so does a feature with NaN
-    or of a size that ``dtype`` cannot hold. ``digests`` remembers the digest of the file. Raises RecordsError as
-    :func:`read_vectors`, StaleStoreError where an image has another key than when its feature was read.
+    or of a size that ``dtype`` cannot hold. StaleStoreError where an image has another key than when its feature was
+    read.
 
     >>> import tempfile
     >>> from stages.datasets import TableConfig

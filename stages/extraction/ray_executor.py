@@ -30,8 +30,8 @@ from cache.writer import for_commits
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import limit_memory, memory_limit
 from stages.extraction.executor import Advance, Job, Unit, images_in_order
+from stages.extraction.extract import Uris
 from stages.extraction.flow import Clock, Pace
-from stages.extraction.uris import Uris
 from stages.extraction.worker import Computed, Crash, Progressed, Work, Worker
 from stages.ray_cluster import RayCluster, alive_machines, check_versions, versions
 
@@ -82,23 +82,20 @@ class _Hello(NamedTuple):
     plans: list[bytes]
 
 
-class _Actor:
+class _Actor(Worker):
     """Lives on a machine of the cluster: a worker, whose process can crash."""
 
     def __init__(self, job: bytes, storages: Sequence[Storage], workers: int | None, cpus: int, folder: str) -> None:
         if Path(folder).is_dir():  # of relative paths
             os.chdir(folder)
         self._storages = storages
-        self._worker = Worker(job, workers, cpus)
+        super().__init__(job, workers, cpus)
 
     def hello(self) -> _Hello:
         return _Hello(f"{socket.gethostname()}:{os.getpid()}", versions(), [_plan_of(s) for s in self._storages])
 
-    def compute(self, work: bytes) -> Computed | BaseException:
-        return self._worker.compute(pickle.loads(work))  # noqa: S301 (of the driver)
-
-    def progress(self) -> Progressed:
-        return self._worker.progress()
+    def compute_pickled(self, work: bytes) -> Computed | BaseException:
+        return self.compute(pickle.loads(work))  # noqa: S301 (of the driver)
 
 
 def _plan_of(storage: Storage) -> bytes:
@@ -243,7 +240,7 @@ class _Driver:
                 work = Work(task.number, task.unit, task.uris)
                 seat.began = seat.began or time.monotonic()
                 seat.running[task.number] = task
-                self._waiting[seat.actor.compute.remote(pickle.dumps(work))] = seat, task.number
+                self._waiting[seat.actor.compute_pickled.remote(pickle.dumps(work))] = seat, task.number
 
     def _next(self, seat: _Seat) -> _Task | None:
         """What ``seat`` takes next. One that is to be alone waits for an actor that has nothing, and has its peace."""

@@ -1,10 +1,8 @@
 """What a backbone computes of one fixed image: by it a store notices a library that computes other numbers now.
 
-An identity holds the weights of a network, not the code around them: another version of a library may have another
-epsilon in a normalisation, another activation, another padding or another resizing under the same name. A new version
-that changes none of it must compute nothing again, however its classes are called. So the numbers are compared, and
-beside the identity, which stays what it was: a store keeps the sample of the network that filled it in
-``network.json``, and whoever opens the store with a backbone whose sample differs by more than rounding is refused.
+An identity holds the weights of a network, not the code around them, so the numbers are compared: a store keeps the
+sample of the network that filled it in ``network.json``, and whoever opens the store with a backbone whose sample
+differs by more than rounding is refused.
 """
 
 from __future__ import annotations
@@ -17,9 +15,8 @@ import numpy.typing as npt
 from cache import FeatureStore, Provenance
 from cache.errors import DamagedStoreError, WeightsError
 from cache.sealed import json_text, read_json
-from stages.device import device_name
+from stages.device import compute_with, device_name
 from stages.extraction.backbones import Backbone
-from stages.extraction.threads import compute_with
 
 Sample = tuple[float, ...]
 
@@ -33,8 +30,7 @@ _ROUNDING = {"float32": 2.0**-11, "tf32": 2.0**-7, "bfloat16": 2.0**-3}
 def sample_of(backbone: Backbone) -> Sample:
     """The length of the feature of a fixed image, and 16 sums of its values with different weights.
 
-    The image goes through the preprocessing and the network, by one thread: of a single image each number of threads
-    rounds otherwise. Empty where the values are not finite.
+    By one thread: of a single image each number of threads rounds otherwise. Empty where the values are not finite.
     """
     import torch
 
@@ -73,7 +69,7 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         return
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedStoreError(
-            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
+            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: it is written again."
         ) from error
     apart = beyond_rounding(backbone, stored, sample)
     if not apart:
@@ -89,10 +85,7 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
 
 
 def beyond_rounding(backbone: Backbone, one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    """How far two samples of ``backbone`` are apart, as a share of the feature's length.
-
-    0 where that is rounding, or one of them is empty.
-    """
+    """How far two samples of ``backbone`` are apart, as a share of the feature's length; 0 where that is rounding."""
     first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
     if not first.size or not second.size:
         return 0.0

@@ -58,12 +58,11 @@ class ViewsConfig(Settings):
 
     def identity(self) -> dict[str, JSON]:
         """Everything here that changes a pixel, as plain JSON."""
-        stored: dict[str, JSON] = {"average": True} if self.average else {}
-        if self.kind == "flip":
-            return {"kind": "flip"} | stored
-        area: list[JSON] = [float(part) for part in self.area]
-        crops: dict[str, JSON] = {"kind": "crops", "count": self.count, "area": area, "seed": self.seed}
-        return crops | {"ratio": float(self.ratio)} | stored
+        values: dict[str, JSON] = {"kind": self.kind} | ({"average": True} if self.average else {})
+        if self.kind == "crops":
+            values |= {"count": self.count, "seed": self.seed, "ratio": float(self.ratio)}
+            values["area"] = [float(part) for part in self.area]
+        return values
 
     def boxes(self, width: int, height: int, digest: bytes) -> Iterator[Box]:
         """``count`` random boxes in an image of ``width`` x ``height`` pixels, drawn from the seed and its digest."""

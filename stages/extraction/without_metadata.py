@@ -1,8 +1,7 @@
 """An image file less what its pixels do not need: comments, colour profiles, EXIF, XMP, thumbnails, animation.
 
-Readers refuse whole images for a comment that is too long or a profile that is cut off. Where a file cannot be read,
-it is tried again as it would be without: first with what may say how it is to be turned, then without that too. What
-the pixels do need stays as it is, byte for byte, so that damage to it stays damage.
+Readers refuse whole images for a comment that is too long or a profile that is cut off. Such a file is tried again:
+first with what may say how it is to be turned, then without that too. What the pixels need stays byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stages.records.image_type import image_type
+from stages.datasets.folder import image_type
 
 _PNG_HEAD, _PNG_END = 8, b"\0\0\0\0IEND\xae\x42\x60\x82"
 _PNG_TURNS = re.compile(rb"eXIf|[tzi][ET]Xt(?:XML:com\.adobe\.xmp|Raw profile type)")

@@ -1,11 +1,7 @@
 """A process that computes units for another, which sees how it ends: by itself, or killed from outside.
 
-::
-
-    driver --Ray--> actor, holds no image --socket--> this process: reads, decodes, computes, commits
-
-The exit status of a process is known to its parent alone, so the actor has a child to compute: a status or a signal
-such as SIGSEGV is a crash by itself, SIGKILL and SIGTERM come from outside. The child ends with its parent.
+The exit status of a process is known to its parent alone, so the actor, which holds no image, has a child to compute: a
+status or a signal such as SIGSEGV is a crash by itself, SIGKILL and SIGTERM come from outside.
 """
 
 from __future__ import annotations
@@ -90,10 +86,7 @@ class _Report(NamedTuple):
 class Worker:
     """Computes units in a process of its own, which is started with the first, and again after a crash.
 
-    Args:
-        job: the pickled job, without units.
-        workers: threads that read and decode; by default one for each of the ``cpus``.
-        cpus: processors that the process uses.
+    The ``job`` is pickled, without units; ``workers`` threads read and decode, by default one for each of the ``cpus``.
     """
 
     def __init__(self, job: bytes, workers: int | None, cpus: int) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import ConfigError
-from stages.records.seeded_order import seeded_order
-from stages.records.splits import label_domains
+from stages.records.splits import label_domains, seeded_order
 
 _LEAST = 2  # classes in a fold: with one there is nothing to take for another
 

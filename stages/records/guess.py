@@ -17,7 +17,7 @@ from cache import parse_source
 from cache.errors import RecordsError
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.datasets.delimited import Dialect, EncodingError
-from stages.datasets.folder_files import EXTENSIONS, LITTER
+from stages.datasets.folder import EXTENSIONS, LITTER
 from stages.datasets.table import read_columns
 from stages.records.records import Records, read_records
 
@@ -105,11 +105,9 @@ def _warnings(records: Records) -> list[str]:
         f"of {len(tested):,} query classes are trained on too: scores are of known classes only. For unknown ones set "
         "split = 'class-disjoint' and leave out train, validation, query and gallery"
     )
+    trained_on = counts["queries whose bytes are trained on"]
     warnings = [
-        (
-            counts["queries whose bytes are trained on"],
-            "queries are copies of a training image: their scores are too good",
-        ),
+        (trained_on, "queries are copies of a training image: their scores are too good"),
         (counts["classes of one image"], "classes have one image: nothing can be found for it, so it is a distractor"),
         (counts["byte-identical copies"], "images are byte-identical copies of others: they find each other first"),
         (counts["unreadable"], "images cannot be read; they will be listed as failed"),
@@ -161,21 +159,18 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _guess_table(path: Path, root: Path | None) -> Guess:
-    guess = Guess({"kind": "table", "path": str(path)})
+    guess, utf8 = Guess({"kind": "table", "path": str(path)}), True
     try:
         table, _ = read_columns(path)
-        columns = {name: table[name].to_pylist() for name in table.column_names}
     except EncodingError:
-        table, _ = read_columns(path, Dialect(encoding=_OLD_ENCODING))
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-        odd = next(
-            value for name, values in columns.items() for value in (name, *values) if value and not value.isascii()
-        )
+        table, utf8 = read_columns(path, Dialect(encoding=_OLD_ENCODING))[0], False
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    if not utf8:
+        cells = (value for name, values in columns.items() for value in (name, *values) if value)
+        odd = next(cell for cell in cells if not cell.isascii())
         guess.set("encoding", _OLD_ENCODING, f"the table is not UTF-8; check that {odd!r} reads as it should")
     if images := [name for name in columns if Path(name).suffix.lower() in EXTENSIONS]:
-        raise RecordsError(
-            f"the first line of {path} names an image, {images[0]!r}: a table needs a line of column names"
-        )
+        raise RecordsError(f"the first line of {path} names an image, {images[0]!r}: a line of column names is needed")
     image, split = _image_column(columns), _first_of(_SPLIT_NAMES, columns)
     if image != "path":
         guess.set("image", image)
@@ -242,9 +237,8 @@ def _label_column(columns: Columns) -> str:
     candidates = {name.lower(): name for name in columns if _could_be_label(columns[name])}
     if not candidates:
         raise RecordsError(
-            "no column can be the label: one is needed whose values repeat. "
-            f"Beside the image and the split there is {', '.join(columns)}. For images without labels write a run "
-            "file with label = [], or leave those columns out."
+            f"no column can be the label: one is needed whose values repeat. There is {', '.join(columns)}. For images "
+            "without labels write a run file with label = [], or leave those columns out."
         )
     named = [candidates[name] for name in _LABEL_NAMES if name in candidates]
     return named[0] if named else max(candidates.values(), key=lambda name: len(set(columns[name])))

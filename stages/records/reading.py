@@ -1,4 +1,16 @@
-"""One dataset with its splits and roles; rows with errors are refused by name."""
+"""Datasets with their splits and roles, and several joined into one; rows with errors are refused by name.
+
+====================  ==========================================================================================
+key, label, split     ``<dataset>/<what it was>``: so nothing of one dataset is mistaken for another's, and a split
+                      that searches in one dataset can train in another
+domain                the dataset's own where the row has one, else the dataset's name
+attributes            the columns of all, null where a dataset has no such column; the values as they are, so keys in
+                      them are the dataset's own
+====================  ==========================================================================================
+
+Two datasets may share a domain; their labels stay apart all the same, unless both say ``classes_across_domains``: then
+their labels stay as they are. All galleries are one gallery, which every query searches.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +27,10 @@ import pyarrow.compute as pc
 
 from cache import DigestCache, parse_source
 from cache.errors import RecordsError, SettingsError
-from cache.files import file_exists
-from cache.storage import is_url
+from cache.storage import file_exists, is_url
+from stages.datasets.columns import label_notes, missing_notes
 from stages.datasets.config import Roles, Source, SourceConfig
-from stages.datasets.labels import label_notes, missing_notes
-from stages.records.splits import class_disjoint_splits, describe_splits, named_roles
+from stages.records.splits import DISTRACTORS, ROLES, class_disjoint_splits, describe_splits, named_roles
 
 
 class Part(NamedTuple):
@@ -34,8 +45,6 @@ def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], 
     """Read datasets, and what there is to say about their splits; ``seed`` makes those of datasets that have none.
 
     Datasets with ``classes_across_domains`` have theirs made together, so that no class is on two sides.
-
-    Raises :class:`RecordsError` for a duplicate key, a missing label in train or query, or an unknown split.
     """
     sources = []
     for config in configs:
@@ -125,10 +134,8 @@ def digest_part(
 ) -> tuple[Part, pa.ChunkedArray, pa.ChunkedArray]:
     """The digest of each image (N,), null where there is none, and the problem that the reader, or reading it, met.
 
-    A path that names no file, while the same name in the other Unicode form does (NFC, NFD), is taken for that file;
-    so the part comes back. A reader of records without images gives the digests itself.
-
-    Raises :class:`RecordsError` for an image that does not exist, unless the dataset records such images.
+    A path that names no file, while the same name in the other Unicode form does (NFC, NFD), is taken for that file; so
+    the part comes back. A reader of records without images gives the digests itself.
     """
     table = part.table
     if "digest" in table.column_names:  # there are no images
@@ -232,3 +239,38 @@ def _refuse_missing_images(part: Part, missing: Sequence[int], error: str | None
         f"{_place(part.table, first)} (key {key!r}) {what}. {mend}, or set missing_images = 'record' under [dataset] "
         "of the run file to list such images as failed and go on."
     )
+
+
+def check_names(configs: Sequence[SourceConfig]) -> None:
+    """Raise ValueError unless each of several datasets has a name of its own."""
+    if not configs:
+        raise SettingsError("a run needs a dataset: [dataset], or [[dataset]] where there are several")
+    if len(configs) == 1:
+        return
+    places: dict[str, int] = {}
+    for at, config in enumerate(configs):
+        if config.name is None:
+            raise SettingsError(f"dataset[{at}] ({config.path}) has no name; each of several needs one: name = '...'")
+        if config.name in places:
+            raise SettingsError(f"dataset[{places[config.name]}] and dataset[{at}] are both called {config.name!r}")
+        places[config.name] = at
+
+
+def join(parts: Sequence[Part]) -> tuple[pa.Table, Roles]:
+    """The ``parts`` one below the other in their order, and the splits that each role takes in all of them."""
+    tables = [_renamed(part) for part in parts]
+    roles = {
+        role: tuple(f"{part.config.name}/{value}" for part in parts for value in part.roles.get(role, ()))
+        for role in (*ROLES, *DISTRACTORS)
+        if role in ROLES or any(role in part.roles for part in parts)
+    }
+    return pa.concat_tables(tables, promote_options="default"), roles
+
+
+def _renamed(part: Part) -> pa.Table:
+    name, table = str(part.config.name), part.table
+    columns = {column: table[column] for column in table.column_names}
+    for column in ("key", "split") if part.config.classes_across_domains else ("key", "label", "split"):
+        columns[column] = pc.binary_join_element_wise(name, columns[column], "/", null_handling="emit_null")
+    columns["domain"] = pc.fill_null(columns["domain"], name)
+    return pa.table(columns)

@@ -6,6 +6,9 @@ changes here (labels, splits, file names) computes a feature again.
 
 from __future__ import annotations
 
+import mmap
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,12 +26,11 @@ from cache.errors import MissingExtraError, MissingRowsError, SettingsError
 from cache.features import Features
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 from stages.datasets.config import Names, Roles
-from stages.records.joined import check_names, join
-from stages.records.mapped import mapped
-from stages.records.reading import digest_part, read_parts
-from stages.records.splits import DISTRACTORS, ROLES
+from stages.records.reading import check_names, digest_part, join, read_parts
+from stages.records.splits import DISTRACTORS, ROLES, seeded_order
 
 COLUMNS = ("key", "uri", "digest", "problem", "label", "domain", "split", "tags")
+_MANY = 1_000_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,10 +115,9 @@ class Records:
         return list(self.table[name].to_pylist())
 
     def split(self, *roles: str) -> Records:
-        """The records of a role: ``train``, ``validation_query``, ``validation_gallery``, ``query`` or ``gallery``.
+        """The records of any of these roles: ``train``, ``query``, ``gallery``, ``validation_query``, ...
 
-        Of several roles: those of any. A record can have several: with leave-one-out each query is in the gallery too.
-        A benchmark may have ``query_distractor`` and ``validation_query_distractor``: queries with no match.
+        A record can have several. A benchmark may have ``query_distractor`` and ``validation_query_distractor`` too.
         """
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):
@@ -125,10 +126,7 @@ class Records:
         return replace(self, table=self.table.filter(pc.is_in(self.table["split"], pa.array(splits, pa.string()))))
 
     def rows_in(self, store: Features) -> npt.NDArray[np.int64]:
-        """The positions of the records whose image has a stored feature; the images that failed are left out.
-
-        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
-        """
+        """The positions of the records whose image has a feature. MissingRowsError for one that nobody has tried."""
         digests = self.digests
         if absent := store.absent(digests):
             key = self.keys[digests.index(absent[0])]
@@ -216,19 +214,13 @@ def read_records(
 ) -> Records:
     """Read a dataset: its configuration, several to be joined, or the path of a folder or table.
 
-    Args:
-        dataset: one of ``stages.datasets.DatasetConfig``; a path takes the defaults of a folder or table. Several are
-            joined as :mod:`stages.records.joined` says, each with the splits and roles that it has alone; only splits
-            that are made for datasets with ``classes_across_domains`` are made together.
-        label: with a path, the label column or columns.
-        seed: makes the splits where a dataset has none.
-        digests: remembers the digests of unchanged files; by default every file is read.
-        on_progress: called with the number of files that have their digest.
+    Several are joined as :mod:`stages.records.reading` says, each with the splits and roles that it has alone; only
+    splits that are made for datasets with ``classes_across_domains`` are made together. With a path, ``label`` names
+    the label columns. ``seed`` makes the splits where a dataset has none. ``digests`` remembers the digests of
+    unchanged files; by default every file is read. ``on_progress`` is called with the number of files that have their
+    digest.
 
-    Raises:
-        RecordsError: a duplicate key, a missing label in train or query, a file that does not exist, an unknown
-            split; the message names the row, and the dataset where that has a name.
-        ValueError: several datasets of which two have the same name, or one has none.
+    Raises RecordsError, which names the row, and the dataset where that has a name; ValueError for names that are not.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -265,7 +257,28 @@ def _read(
         table = table.append_column(name, pa.chunked_array(pieces, kind))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     folder = digests.path.parent if digests.path is not None else None
-    return Records(mapped(table.select(names), folder), roles, tuple(notes))
+    return Records(_mapped(table.select(names), folder), roles, tuple(notes))
+
+
+def _mapped(table: pa.Table, folder: Path | None) -> pa.Table:
+    """``table`` with each column in one piece; of a million rows and more, mapped from a file without a name.
+
+    So the system may put its pages aside. The file is in ``folder``; where it cannot be written nothing is mapped.
+    """
+    table = table.combine_chunks()
+    if folder is None or len(table) < _MANY:
+        return table
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                for batch in table.to_batches():
+                    writer.write_batch(batch)
+            file.flush()
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, pa.ArrowException):
+        return table
+    with pa.ipc.open_file(pa.py_buffer(content)) as opened:
+        return opened.read_all()
 
 
 def _counting_from(first: int, on_progress: Callable[[int], None] | None) -> Callable[[int], None] | None:
@@ -281,3 +294,24 @@ def _configs(
         path = str(dataset)
         return (FolderConfig(path=path) if Path(dataset).is_dir() else TableConfig(path=path, label=label),)
     return tuple(dataset)
+
+
+def balanced_subset(records: Records, count: int | None, seed: int, *, least: int = 1) -> Records:
+    """``count`` of ``records`` (None: all), one of each class by turns, in the order of ``records``.
+
+    A class comes in with ``least`` rows at once, and smaller classes do not; a remainder that is no class is left. With
+    one seed, a smaller subset is a part of every larger one.
+    """
+    keys, classes = records.keys, [str(name) for name in records.classes]
+    sizes = Counter(classes)
+    large = [row for row in range(len(records)) if sizes[classes[row]] >= least]
+    if count is None or count >= len(large):
+        return records.take(large)
+    if count < least * sum(size >= least for size in sizes.values()):
+        count -= count % least
+    counts = Counter[str]()
+    turns = []
+    for row in sorted(large, key=lambda row: seeded_order(seed, "row", keys[row])):
+        counts[classes[row]] += 1
+        turns.append((max(counts[classes[row]], least), seeded_order(seed, "class", classes[row]), row))
+    return records.take(sorted(row for _, _, row in sorted(turns)[:count]))

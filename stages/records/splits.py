@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 from cache.errors import RecordsError
 from stages.datasets.columns import counted
 from stages.datasets.config import CLASS_DISJOINT, Roles, SourceConfig, as_names
-from stages.records.seeded_order import seeded_order
 
 ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 DISTRACTORS = ("validation_query_distractor", "query_distractor")
@@ -30,17 +30,22 @@ MADE: Roles = {
 }
 
 
+def seeded_order(seed: int, *names: str) -> bytes:
+    """The sort key of ``names`` under ``seed``, 32 bytes: an order that depends on nothing else.
+
+    >>> sorted(["ant", "bee", "cat"], key=lambda name: seeded_order(0, name))
+    ['cat', 'ant', 'bee']
+    """
+    return hashlib.sha256("\0".join((str(seed), *names)).encode("utf-8", "surrogateescape")).digest()
+
+
 def named_roles(
     config: SourceConfig,
     splits: Sequence[str | None] | pa.ChunkedArray,
     keys: Sequence[str] | pa.ChunkedArray,
     settled: Roles | None = None,
 ) -> Roles:
-    """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``.
-
-    Raises :class:`RecordsError` for a value that no row has, and, when ``config`` names no roles, for the first row
-    whose value is none of the standard ones.
-    """
+    """The values of the split column (N,) that each role takes: those that ``config`` names, else ``settled``."""
     counts = counted(splits)
     if config.query is None and settled is not None:
         return dict.fromkeys(ROLES, ()) | dict(settled)
@@ -80,9 +85,7 @@ def named_roles(
 
 
 def label_domains(labels: Sequence[str | None], domains: Sequence[str | None]) -> dict[str, str]:
-    """The labels of N rows that can be searched for, each with the first domain where it has two rows, in that order.
-
-    A relevant image is of the query's domain: a label that has one row in each of its domains cannot be searched for.
+    """The labels of N rows that can be searched for, each with the first domain where it has two rows.
 
     >>> label_domains(["cat", "cat", "dog", "dog", "cat"], ["photo", "photo", "photo", "art", "art"])
     {'cat': 'photo'}
@@ -103,8 +106,7 @@ def class_disjoint_splits(
     A label is one class in all its domains. In validation and test each class gives ``queries_per_class`` images of
     each domain (fewer where it has no more than that) to the query set and the rest to the gallery. Classes that have
     two images in no domain, and records without a label, become distractors. Classes are taken in ``seeded_order``,
-    those of one domain (the first where they have two images) after those of another: which class goes where depends
-    neither on the order of the rows nor on how many images there are, and hardly on what other classes there are.
+    those of one domain (the first where they have two images) after those of another.
 
     >>> from stages.datasets import FolderConfig
     >>> keys = ["a/0", "a/1", "b/0", "b/1", "c/0", "c/1"]
@@ -143,11 +145,7 @@ def _prefixes(domain_of: Mapping[str, str], config: SourceConfig, seed: int) -> 
 
 
 def describe_splits(labels: Sequence[str | None], domains: Sequence[str | None], splits: Sequence[str]) -> str:
-    """What :func:`class_disjoint_splits` did with these records, for people to read.
-
-    >>> describe_splits(["a", "a", "b", "b"], ["art", "photo"] * 2, ["train", "train", "query", "gallery"])
-    'splits made by class from the seed: 1 train, 0 validate, 1 test; a label is one class in all 2 domains'
-    """
+    """What :func:`class_disjoint_splits` did with these records, for people to read."""
     rows = set(zip(labels, splits, strict=True))
     train, validate, test = (sum(split == role for _, split in rows) for role in ("train", "validation_query", "query"))
     across = f"; a label is one class in all {count} domains" if (count := len({*domains})) > 1 else ""

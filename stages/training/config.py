@@ -83,9 +83,7 @@ class TrainingConfig(Settings):
 class OptimizerConfig(Settings):
     """The optimizer and its schedule of the learning rate.
 
-    ``warmup_epochs`` may be a fraction of an epoch. ``weight_decay`` acts on every weight, prototypes included;
-    ``momentum`` is that of sgd, and has no effect on the other kinds. With W steps of warm-up of T in all, a
-    ``schedule`` gives step t, from 0, the learning rate::
+    With W steps of warm-up of T in all, a ``schedule`` gives step t, from 0, the learning rate::
 
         warmup_then_cosine     lr (t + 1) / W before step W; then a half cosine from lr to final_lr at the last step
         warmup_times_cosine    min(1, (t + 1) / W) times the half cosine from lr at t = 0 to final_lr at t = T
@@ -134,6 +132,6 @@ class OptimizerConfig(Settings):
 
     def build(self, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
         """The optimizer of ``weights`` and those of ``loss``; a sampled loss's prototypes are a table of rows."""
-        from stages.training.weights.optimizer import build
+        from stages.training.weights.optimizer import Optimizer
 
-        return build(self, weights, loss)
+        return Optimizer(self, weights, loss)

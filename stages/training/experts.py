@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +26,11 @@ _INPUTS = InputsConfig(root=0.5, unit=True, center=True, rescale="none")
 _HELD_OUT = 0.2  # of the classes, to count the images that a gate misroutes
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
+class Split(NamedTuple):
     """The gate, the inputs of each domain's expert, and the share of held-out images that the gate ``misrouted``."""
 
     gate: Gate
-    parts: dict[str, TrainingInputs]
+    parts: list[TrainingInputs]
     misrouted: float
 
 
@@ -61,7 +61,7 @@ def split(inputs: TrainingInputs) -> Split | str:
     if misrouted > MISROUTED:
         return f"a gate misroutes {misrouted:.1%} of images of held-out classes, more than {MISROUTED:.0%}"
     gate = _fit(features, domain_of_row, rows.blocks, inputs.seed)
-    return Split(gate, {name: _part(inputs, name, dim) for name in names}, misrouted)
+    return Split(gate, [_part(inputs, name, dim) for name in names], misrouted)
 
 
 def _fit(features: Tensor, domains: Tensor, blocks: tuple[int, ...], seed: int) -> Gate:
@@ -91,6 +91,7 @@ def _part(inputs: TrainingInputs, name: str, dim: int) -> TrainingInputs:
             training=replace(recipe.training, experts=False),
         ),
         closed_form=inputs.closed_form and replace(inputs.closed_form, dim=dim),
+        expert=name,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import reduce
 from operator import getitem
@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cache.errors import ConfigError, SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, changed_settings
 from stages.training.closed_form.kinds import ClosedFormConfig, LinearMapConfig
 from stages.training.config import OptimizerConfig, TrainingConfig
 from stages.training.heads.kinds import BatchNormHeadConfig, InputsConfig, LinearHeadConfig, MlpHeadConfig
@@ -66,19 +66,8 @@ class HeadRecipe(Settings):
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
-        if isinstance(self.head, (MultilabelHeadConfig, PosteriorHeadConfig, TextHeadConfig)):
-            self._check_attribute_head(self.head)
-            return
-        if self.start is not None:
-            self._check_start(self.start)
-        if self.loss is None and self.closed_form is None:
-            raise SettingsError(
-                f"a {self.head.kind} head is trained: it needs a loss, or a start that is a closed form"
-            )
-        if self.training.anchor and (self.loss is None or self.closed_form is None):
-            raise SettingsError(
-                "anchor interpolates between a start and the trained weights: it needs a loss and a start"
-            )
+        for conflict in self._conflicts():
+            raise SettingsError(conflict)
 
     @property
     def closed_form(self) -> ClosedFormConfig | None:
@@ -158,43 +147,37 @@ class HeadRecipe(Settings):
         recast: HeadRecipe = _validated(HeadRecipe, parts, kinds)
         return recast
 
-    def _check_start(self, start: ClosedFormConfig) -> None:
-        head = self.head
-        if isinstance(head, LinearMapConfig):
-            raise SettingsError(
-                f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear"
-            )
-        if not isinstance(head, LinearHeadConfig) and not (isinstance(head, MlpHeadConfig) and head.residual):
-            raise SettingsError(
-                f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}"
-            )
-        if start.dim != head.dim:
-            raise SettingsError(
-                f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts"
-            )
-        if head.inputs != InputsConfig():
-            raise SettingsError(
-                "the steps before the map are those of the start: set start.inputs, and leave inputs out"
-            )
-
-    def _check_attribute_head(self, head: MultilabelHeadConfig | PosteriorHeadConfig | TextHeadConfig) -> None:
-        if self.start is not None or self.training.anchor:
-            raise SettingsError(
-                f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}"
-            )
-        if self.loss is not None and not isinstance(head, MultilabelHeadConfig):
-            raise SettingsError(f"a {head.kind} head is a closed form and learns attributes: leave loss out")
-        if isinstance(self.loss, PairLossConfig):
-            raise SettingsError(
-                "a multilabel head combines attributes with a margin loss, not with one on pairs: "
-                f"leave loss.kind = {self.loss.kind!r} out"
-            )
-        if self.training.experts:
-            raise SettingsError(
-                f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out"
-            )
-        if getattr(self.loss, "sampled", None) is not None:
-            raise SettingsError("a loss beside attributes compares with all classes: leave loss.sampled out")
+    def _conflicts(self) -> Iterator[str]:
+        """What does not go together."""
+        head, loss, start = self.head, self.loss, self.start
+        if isinstance(head, (MultilabelHeadConfig, PosteriorHeadConfig, TextHeadConfig)):
+            if start is not None or self.training.anchor:
+                yield f"a closed form is a linear map: start and anchor are for linear heads, not for {head.kind}"
+            if loss is not None and not isinstance(head, MultilabelHeadConfig):
+                yield f"a {head.kind} head is a closed form and learns attributes: leave loss out"
+            if isinstance(loss, PairLossConfig):
+                yield (
+                    "a multilabel head combines attributes with a margin loss, not with one on pairs: "
+                    f"leave loss.kind = {loss.kind!r} out"
+                )
+            if self.training.experts:
+                yield f"experts are for heads that learn labels alone, not for {head.kind}: leave experts out"
+            if getattr(loss, "sampled", None) is not None:
+                yield "a loss beside attributes compares with all classes: leave loss.sampled out"
+            return
+        if start is not None:
+            if isinstance(head, LinearMapConfig):
+                yield f"{head.kind} is a closed form and its own start: leave start out, or take kind = linear"
+            if not isinstance(head, LinearHeadConfig) and not (isinstance(head, MlpHeadConfig) and head.residual):
+                yield f"a closed form is a linear map: start is for linear and residual mlp, not for {head.kind}"
+            if start.dim != head.dim:
+                yield f"start.dim is {start.dim} and dim is {head.dim}: a start has the size of what it starts"
+            if head.inputs != InputsConfig():
+                yield "the steps before the map are those of the start: set start.inputs, and leave inputs out"
+        if loss is None and self.closed_form is None:
+            yield f"a {head.kind} head is trained: it needs a loss, or a start that is a closed form"
+        if self.training.anchor and (loss is None or self.closed_form is None):
+            yield "anchor interpolates between a start and the trained weights: it needs a loss and a start"
 
 
 def as_recipe(head: HeadRecipe | HeadConfig, loss: LossConfig | None = None) -> HeadRecipe:
@@ -236,9 +219,8 @@ def _recast(union: Any, config: Any, kind: object, key: str) -> Any:
     new = _validated(union, {"kind": kind}, {key: kind})
     if config is None:
         return new
-    default, described = type(config)(), asdict(config)
-    shared = {*described} & {field.name for field in fields(new)} - {"kind"}
-    changed = {name: described[name] for name in shared if getattr(config, name) != getattr(default, name)}
+    known = {field.name for field in fields(new)} - {"kind"}
+    changed = {name: value for name, value in changed_settings(config).items() if name in known}
     return _validated(union, asdict(new) | changed, {key: kind})
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +20,8 @@ from stages.records import Records
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, TrainingSummary
 from stages.training.heads.experts import Experts
-from stages.training.heads.networks import HeadNetwork
-from stages.training.loop import OnEpoch, Trained, TrainingJob, best_epoch, train
+from stages.training.heads.networks import HeadNetwork, LinearHead
+from stages.training.loop import OnEpoch, Trained, Training, best_epoch
 from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig
 from stages.training.recipe import HeadConfig, HeadRecipe, LossConfig, as_recipe
@@ -144,79 +146,103 @@ def _select(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -
     if isinstance(domains, str):
         selected = _select_one(inputs, on_epoch, checkpoint)
         return replace(selected, reason=f"{selected.reason} (no experts: {domains})")
-    experts = {name: _select_expert(name, part, on_epoch, checkpoint) for name, part in domains.parts.items()}
-    log = [replace(epoch, expert=name) for name, expert in experts.items() for epoch in expert.log]
-    listed = ", ".join(f"{name} {expert}" for name, expert in experts.items())
+    experts = [_select_one(part, on_epoch, checkpoint) for part in domains.parts]
+    log = [epoch for expert in experts for epoch in expert.log]
+    listed = ", ".join(f"{part.expert} {expert}" for part, expert in zip(domains.parts, experts, strict=True))
     reason = f"an expert for each domain ({listed}); the gate misrouted {domains.misrouted:.2%} of held-out images"
-    network = Experts(domains.gate, [expert.network for expert in experts.values()])
-    return Selection(network, max(expert.epoch for expert in experts.values()), reason, log)
-
-
-def _select_expert(name: str, inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
-    return _select_one(inputs, lambda epoch: on_epoch(replace(epoch, expert=name)), checkpoint.within(name))
+    network = Experts(domains.gate, [expert.network for expert in experts])
+    return Selection(network, max(expert.epoch for expert in experts), reason, log)
 
 
 def _select_one(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
     """One head: train it, and select the weights that are kept by the validation score."""
+    training = inputs.training
+    train = partial(_train, inputs, on_epoch, checkpoint)
     if not inputs.recipe.is_trained:
-        if isinstance(inputs.recipe.head, TextHeadConfig):
-            return _text(inputs, inputs.recipe.head)
-        return _posterior(inputs) if isinstance(inputs.recipe.head, PosteriorHeadConfig) else _closed_form(inputs)
+        return _closed_form(inputs)
     if inputs.validation is not None:
         searched = validation_set(inputs.features, *inputs.validation)
-        trained = _soup(_job(inputs, inputs.records, searched), on_epoch, checkpoint)
+        trained = train(inputs.records, validation=searched, members=training.soup)
         share = _best_share(inputs, trained, searched)
         _mix(trained, share)
-        if inputs.training.keep == "last":
-            return Selection(trained.network, inputs.training.epochs, "it is the last: keep is last", trained.log)
+        if training.keep == "last":
+            return Selection(trained.network, training.epochs, "it is the last: keep is last", trained.log)
         best = best_epoch([epoch for epoch in trained.log if epoch.member == 1])
         return Selection(trained.network, best, "mMP@5 on the validation records", trained.log, share)
     held, unit = _held(inputs)
-    if inputs.training.anchor and inputs.training.holdout:
+    if training.anchor and training.holdout:
         few = 0 if held is None else len({*inputs.records.take(np.flatnonzero(held)).classes})
         if few < TELLING:
             reason = f"the start: {few} classes held out cannot show whether training helps, which takes {TELLING}"
             return replace(_closed_form(inputs), reason=reason)
     if held is None:
-        return _last(inputs, on_epoch, checkpoint)
+        why = _why_last(inputs)
+        trained = train(inputs.records, members=training.soup)
+        return Selection(trained.network, training.epochs, f"it is the last: {why}", trained.log)
     held_records = inputs.records.take(np.flatnonzero(held))
-    rest = inputs.records.take(np.flatnonzero(~held))
     searched = validation_set(inputs.features, held_records, held_records)
-    first = train(replace(_job(inputs, rest, searched), phase="choose"), on_epoch, checkpoint)
+    first = train(inputs.records.take(np.flatnonzero(~held)), validation=searched, phase="choose")
     best, share = best_epoch(first.log), _best_share(inputs, first, searched)
     if isinstance(inputs.recipe.head, MultilabelHeadConfig) and not inputs.recipe.head.refit:
         reason = f"mMP@5 on {len(held_records):,} held-out images, which it did not learn"
         return Selection(first.network, best, reason, first.log)
     weights = [epoch.domain_weights for epoch in first.log]
-    job = replace(_job(inputs, inputs.records), epochs=best, domain_weights=weights)
-    trained = _soup(job, on_epoch, checkpoint)
+    trained = train(inputs.records, epochs=best, domain_weights=weights, members=training.soup)
     _mix(trained, share)
     count = len(held_records) if unit == "images" else len(set(held_records.classes))
     reason = f"mMP@5 on {count:,} held-out {unit}; then all were trained on"
     return Selection(trained.network, best, reason, [*first.log, *trained.log], share)
 
 
+def _train(
+    inputs: TrainingInputs,
+    on_epoch: OnEpoch,
+    checkpoint: Checkpoint,
+    records: Records,
+    *,
+    epochs: int | None = None,
+    members: int = 1,
+    **how: Any,
+) -> Trained:
+    """The mean of so many ``members`` from one start, each trained on ``records`` as :class:`Training` says."""
+    rows, fitted = _start(inputs, records)
+    epochs = inputs.training.epochs if epochs is None else epochs
+    soup = [
+        Training(inputs, rows, fitted, epochs, member=member, **how).run(on_epoch, checkpoint)
+        for member in range(1, members + 1)
+    ]
+    network, start, _ = soup[0]
+    if members > 1:
+        names = [name for name, _ in network.named_parameters()]
+        network.load_state_dict(mean_of([member.network.state_dict() for member in soup], names))
+    return Trained(network, start, [epoch for member in soup for epoch in member.log])
+
+
+def _start(inputs: TrainingInputs, records: Records) -> tuple[LabelledRows, LinearHead | None]:
+    """The rows of ``records``, and the closed form of them that training starts at."""
+    rows = LabelledRows.of(inputs.features, records, mapped=inputs.mapped)
+    if inputs.closed_form is None:
+        return rows, None
+    labels, domains = torch.from_numpy(numbered(records.labels)[0]), torch.from_numpy(rows.domains)
+    return rows, inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
+
+
 def _closed_form(inputs: TrainingInputs) -> Selection:
-    job = _job(inputs, inputs.records)
-    assert job.fitted is not None
-    network = start_network(inputs.recipe.head, job.fitted, job.rows, job.rows.blocks, torch.Generator())
+    """What is computed of all rows: a linear map, or what a head learns of attributes or of sentences."""
+    head, records = inputs.recipe.head, inputs.records
+    rows, start = _start(inputs, records)
+    if isinstance(head, TextHeadConfig):
+        fitted = fit_text(head, rows.first_views(), sentences_of(records, head.columns), rows.blocks, inputs.seed)
+        return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
+    if isinstance(head, PosteriorHeadConfig):
+        assert inputs.attribute_targets is not None
+        assert inputs.attribute_targets.attributes is not None
+        attributes, labels = inputs.attribute_targets.attributes, torch.from_numpy(rows.labels)
+        targets = attributes.targets(records)
+        posterior, summary = fit_posterior(head, rows.first_views(), attributes, targets, labels, rows.blocks)
+        return Selection(posterior, 0, f"a closed form: {summary}", ())
+    network = start_network(head, start, rows, rows.blocks, torch.Generator())
     return Selection(network, 0, "a closed form: nothing is trained", ())
-
-
-def _posterior(inputs: TrainingInputs) -> Selection:
-    assert isinstance(inputs.recipe.head, PosteriorHeadConfig)
-    assert inputs.attribute_targets is not None
-    assert inputs.attribute_targets.attributes is not None
-    rows, attributes = LabelledRows.of(inputs.features, inputs.records), inputs.attribute_targets.attributes
-    targets, labels = attributes.targets(inputs.records), torch.from_numpy(rows.labels)
-    network, summary = fit_posterior(inputs.recipe.head, rows.first_views(), attributes, targets, labels, rows.blocks)
-    return Selection(network, 0, f"a closed form: {summary}", ())
-
-
-def _text(inputs: TrainingInputs, head: TextHeadConfig) -> Selection:
-    rows, sentences = LabelledRows.of(inputs.features, inputs.records), sentences_of(inputs.records, head.columns)
-    fitted = fit_text(head, rows.first_views(), sentences, rows.blocks, inputs.seed)
-    return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
 
 
 def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:
@@ -231,8 +257,8 @@ def _held(inputs: TrainingInputs) -> tuple[npt.NDArray[np.bool_] | None, str]:
     return held_out(inputs.records.labels, inputs.records.domains, share, rng), "classes"
 
 
-def _last(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Selection:
-    """Train with nothing to validate on: the last epoch is kept."""
+def _why_last(inputs: TrainingInputs) -> str:
+    """Why nothing is held out. Raises RecordsError where the settings need a validation score."""
     why = f"fewer than {HOLDABLE} classes have two images, too few to hold some out"
     if inputs.attribute_targets is not None:
         why = "no class has four images, too few to hold some out"
@@ -242,28 +268,7 @@ def _last(inputs: TrainingInputs, on_epoch: OnEpoch, checkpoint: Checkpoint) -> 
         raise RecordsError(f"the weights of domains move by a validation score, and there is none: {why}")
     if inputs.training.anchor:
         raise RecordsError(f"the anchor is chosen by a validation score, and there is none: {why}")
-    trained = _soup(_job(inputs, inputs.records), on_epoch, checkpoint)
-    return Selection(trained.network, inputs.training.epochs, f"it is the last: {why}", trained.log)
-
-
-def _job(inputs: TrainingInputs, records: Records, validation: ValidationSet | None = None) -> TrainingJob:
-    rows = LabelledRows.of(inputs.features, records, mapped=inputs.mapped)
-    fitted = None
-    if inputs.closed_form is not None:
-        labels, domains = torch.from_numpy(numbered(records.labels)[0]), torch.from_numpy(rows.domains)
-        fitted = inputs.closed_form.fit(rows.first_views(), labels, domains, rows.blocks, inputs.seed)
-    return TrainingJob(inputs, rows, fitted, inputs.training.epochs, validation=validation)
-
-
-def _soup(job: TrainingJob, on_epoch: OnEpoch, checkpoint: Checkpoint) -> Trained:
-    """The mean of as many heads from one start as the settings ask for."""
-    count = job.inputs.training.soup
-    members = [train(replace(job, member=member), on_epoch, checkpoint) for member in range(1, count + 1)]
-    first, *others = members
-    if others:
-        names = [name for name, _ in first.network.named_parameters()]
-        first.network.load_state_dict(mean_of([member.network.state_dict() for member in members], names))
-    return Trained(first.network, first.start, [epoch for member in members for epoch in member.log])
+    return why
 
 
 def _best_share(inputs: TrainingInputs, trained: Trained, searched: ValidationSet) -> float | None:

@@ -56,8 +56,9 @@ class TrainingInputs:
         failed: how many rows have no feature.
         small: how many rows are in classes below the minimum size.
         attribute_targets: what a head that learns attributes learns of them.
-        device: what the steps are computed on; not part of the identity.
-        group: of processes that share the classes of the loss out; not part of the identity.
+        device: what the steps are computed on; not part of the identity, nor are the next two.
+        group: of processes that share the classes of the loss out.
+        expert: the domain whose expert is trained on these.
     """
 
     features: Features
@@ -71,6 +72,7 @@ class TrainingInputs:
     attribute_targets: AttributeTargets | None = None
     device: str = "cpu"
     group: ProcessGroup | None = None
+    expert: str | None = None
 
     @property
     def training(self) -> TrainingConfig:
@@ -130,18 +132,16 @@ def prepare(
     recipe = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
     check_labels(records)
     extracted = records.take(records.rows_in(features))
-    least = 1 if isinstance(recipe.head, TextHeadConfig) else recipe.training.minimum_class_size  # it learns no class
-    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, least)))
+    used, targets = _used(recipe, records, extracted)
     closed_form = recipe.closed_form
     if validation is not None:
-        queries, gallery = (side.take(side.rows_in(features)) for side in validation)
-        validation = in_training_order(queries), in_training_order(gallery)
+        queries, gallery = (in_training_order(side.take(side.rows_in(features))) for side in validation)
+        validation = queries, gallery
         if isinstance(closed_form, DiscriminantHeadConfig) and closed_form.over == "auto":
             known = {*used.classes}
-            seen = [name in known for name in validation[0].classes]
+            seen = [name in known for name in queries.classes]
             closed_form = replace(closed_form, over="rows" if 2 * sum(seen) > len(seen) else "classes")
     failed, small = len(records) - len(extracted), len(extracted) - len(used)
-    targets = _checked(recipe, used, len(records), failed, small)
     inputs = TrainingInputs(features, used, validation, recipe, closed_form, seed, failed, small, targets)
     return replace(inputs, records=in_training_order(used, features if inputs.mapped else None))
 
@@ -149,9 +149,8 @@ def prepare(
 def check_records(records: Records, recipe: HeadRecipe) -> None:
     """Raise what :func:`prepare` and a closed form would for what ``records`` lack, before they have features."""
     check_labels(records)
-    used = records.take(np.flatnonzero(in_large_classes(records.classes, recipe.training.minimum_class_size)))
     sampled = replace(recipe, training=replace(recipe.training, sampling=recipe.sampling))
-    _checked(sampled, used, len(records), 0, len(records) - len(used))
+    used, _ = _used(sampled, records, records)
     closed_form, rows, classes = recipe.closed_form, len(used), len({*used.classes})
     most = math.inf
     if isinstance(closed_form, (LdaHeadConfig, RidgeHeadConfig)):
@@ -165,17 +164,41 @@ def check_records(records: Records, recipe: HeadRecipe) -> None:
         )
 
 
-def _checked(recipe: HeadRecipe, used: Records, rows: int, failed: int, small: int) -> AttributeTargets | None:
-    """What a head learns of attributes. Raises where ``used``, of so many ``rows``, are too few or lack something."""
-    if (classes := len({*used.classes})) < 2:
+def _used(recipe: HeadRecipe, records: Records, extracted: Records) -> tuple[Records, AttributeTargets | None]:
+    """Those of ``extracted`` in classes that are large enough, and what a head learns of their attributes.
+
+    Raises where they are too few or lack something.
+    """
+    training, loss = recipe.training, recipe.loss
+    least = 1 if isinstance(recipe.head, TextHeadConfig) else training.minimum_class_size  # it learns no class
+    used = extracted.take(np.flatnonzero(in_large_classes(extracted.classes, least)))
+    sizes = Counter(used.classes)
+    if len(sizes) < 2:
         raise RecordsError(
-            f"a head learns to separate classes and needs two; of {rows:,} training records {failed:,} have no "
-            f"feature, {small:,} are in classes of fewer than {recipe.training.minimum_class_size}, and the rest has "
-            f"{classes} class(es)"
+            f"a head learns to separate classes and needs two; of {len(records):,} training records "
+            f"{len(records) - len(extracted):,} have no feature, {len(extracted) - len(used):,} are in classes of "
+            f"fewer than {training.minimum_class_size}, and the rest has {len(sizes)} class(es)"
         )
-    _check_domains(recipe, used)
-    _check_pairs(recipe, used)
-    return read_attribute_targets(recipe.head, used)
+    weighted = isinstance(training.sampling, DomainWeightsConfig)
+    if training.experts and (getattr(recipe.head, "nested", None) or weighted):
+        raise SettingsError(
+            "experts are one head a domain: leave nested sizes out, and a sampling that weighs domains against each "
+            "other, or set training.experts = false"
+        )
+    if weighted and len({*used.domains}) < 2:
+        raise RecordsError(
+            f"training.sampling.kind = {training.sampling.kind!r} weighs domains and needs two, but the training "
+            f"records have {len({*used.domains} - {None})}: name the column, dataset.domain = ..., or sample otherwise"
+        )
+    if isinstance(loss, PairLossConfig) and loss.of_pairs:  # it compares the rows of a class
+        if isinstance(training.sampling, ClassesByImagesConfig) and training.sampling.images < 2:
+            raise SettingsError(f"the loss {loss.kind} compares rows of a class: sampling.images is at least 2, got 1")
+        if max(sizes.values()) < 2:
+            raise RecordsError(
+                f"the loss {loss.kind} compares rows of a class, but each of the {len(sizes):,} training classes has "
+                "one: take a margin loss or one on proxies, or a coarser label"
+            )
+    return used, read_attribute_targets(recipe.head, used)
 
 
 def head_identity(
@@ -239,33 +262,3 @@ def check_group(recipe: HeadRecipe) -> None:
     if getattr(loss, "sampled", None) is not None or recipe.training.sam_rho:
         name = "training.sam_rho" if recipe.training.sam_rho else "loss.sampled"
         raise SettingsError(f"several processes share all classes out: leave {name} out, or {alone}")
-
-
-def _check_domains(recipe: HeadRecipe, records: Records) -> None:
-    weighted = isinstance(recipe.training.sampling, DomainWeightsConfig)
-    if recipe.training.experts and (getattr(recipe.head, "nested", None) or weighted):
-        raise SettingsError(
-            "experts are one head a domain: leave nested sizes out, and a sampling that weighs domains against each "
-            "other, or set training.experts = false"
-        )
-    if weighted and len({*records.domains}) < 2:
-        raise RecordsError(
-            f"training.sampling.kind = {recipe.training.sampling.kind!r} weighs domains and needs two, but the "
-            f"training records have {len({*records.domains} - {None})}: name the column, dataset.domain = ..., or "
-            "sample otherwise"
-        )
-
-
-def _check_pairs(recipe: HeadRecipe, records: Records) -> None:
-    """Raise where a loss that compares the rows of a class could never find two."""
-    loss, sampling = recipe.loss, recipe.training.sampling
-    if not isinstance(loss, PairLossConfig) or not loss.of_pairs:
-        return
-    if isinstance(sampling, ClassesByImagesConfig) and sampling.images < 2:
-        raise SettingsError(f"the loss {loss.kind} compares rows of a class: sampling.images is at least 2, got 1")
-    sizes = Counter(records.classes)
-    if max(sizes.values()) < 2:
-        raise RecordsError(
-            f"the loss {loss.kind} compares rows of a class, but each of the {len(sizes):,} training classes has one: "
-            "take a margin loss or one on proxies, or a coarser label"
-        )

@@ -121,27 +121,21 @@ def test_a_cell_is_read_in_any_order_and_kind_of_column(tmp_path: Path, column: 
 def test_large_row_groups_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_cells, "_PIECE_BYTES", 200_000)
     monkeypatch.setattr(parquet_cells, "_KEPT_BYTES", 800_000)
-    columns = parquet_cells._Cells()
-    monkeypatch.setattr(parquet_cells, "_cells", columns)
     contents = cells(300, 20_000)
     path = write(tmp_path / "t.parquet", [*contents], rows=300, write_batch_size=8)
     rows = [*range(300), 299, 0, 150, 7, *range(140, 200)]
     for row in rows:
         assert parquet_cells.read_cell(path, 0, row, "image.bytes") == contents[row]
-        assert columns._bytes == sum(piece.nbytes for piece in columns._pieces.values()) < 1_100_000
+        column = parquet_cells._column(path, "image.bytes", parquet_cells._version(path))
+        assert sum(piece.nbytes for piece in column._pieces.values()) < 1_100_000
 
 
-def test_one_row_group_is_gone_through_once_when_rows_come_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_row_group_is_gone_through_once_when_rows_come_in_order(tmp_path: Path) -> None:
     passes: list[object] = []
-    columns = parquet_cells._Cells()
-    monkeypatch.setattr(parquet_cells, "_cells", columns)
     path = write(tmp_path / "t.parquet", [*cells(900)], rows=300)
     for at in range(900):
         parquet_cells.read_cell(path, at // 300, at % 300, "image.bytes")
-        (column,) = columns._columns.values()
-        passes.append(column._batches)
+        passes.append(parquet_cells._column(path, "image.bytes", parquet_cells._version(path))._batches)
     assert sum(one is not other for one, other in pairwise(passes)) == 2
 
 

@@ -171,7 +171,7 @@ def test_a_driver_that_could_not_renew_its_lease_commits_nothing(bucket: str, mo
     store = open_at(f"{bucket}/shop")
     with StoreWriter(store) as writer:
         (chunk,) = writer.plan(names(1, 2)).chunks
-        monkeypatch.setattr("cache.lease._SAFE_FOR", -1.0)
+        monkeypatch.setattr("cache.lock._SAFE_FOR", -1.0)
         with pytest.raises(StoreBusyError, match="another process may write"):
             StoreWriter(store).commit(chunk, features_of(chunk), [RowOutcome()] * 2, PROVENANCE)
     assert store.storage.list("rows/") == []

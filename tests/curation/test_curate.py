@@ -18,7 +18,7 @@ from stages.curation import CurateConfig, Curated, curate
 from stages.curation.duplicates import twins_among, twins_within
 from stages.curation.tables import training_table
 from stages.datasets import TableConfig
-from stages.datasets.table_writer import WRITERS, write_table
+from stages.datasets.table import WRITERS, write_table
 from stages.records import Records, read_records
 from stages.records.splits import MADE
 from tests.pictures import draw
@@ -336,13 +336,13 @@ def test_what_cannot_be_curated_is_refused_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("min_images = 0", "curate: min_images must be at least 1, got 0"),
+        ("min_images = 0", "curate: min_images is at least 1, got 0"),
         ("max_images = 2", "curate: max_images is the most that a class keeps.* got 2 and 3"),
         ("classes_per_domain = 0", "curate: classes_per_domain must be at least 1, got 0"),
         ("classes_per_domain = { cars = 0 }", "at least 1, got 0; to leave a domain out"),
-        ("near_duplicate = 98", r"curate: near_duplicate is a cosine similarity in \(0, 1\], got 98"),
+        ("near_duplicate = 98", r"curate: near_duplicate is a cosine similarity, in \(0, 1\], got 98"),
         ("near_duplicates = 0.98", r"curate\.near_duplicates: unknown key; did you mean near_duplicate\?"),
-        ("seed = -1", "curate: seed must be 0 or more, got -1"),
+        ("seed = -1", "curate: seed is at least 0, got -1"),
     ],
 )
 def test_what_is_wrong_in_curate_is_named(line: str, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import RecordsError
 from stages.datasets import TableConfig
-from stages.datasets.table_writer import write_table
+from stages.datasets.table import write_table
 
 ODD = {
     "key": ["a,b", 'say "hi"', "two\nlines", "ä\u2028"],

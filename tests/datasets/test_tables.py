@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from cache import ImageSource
 from cache.errors import RecordsError
 from stages.datasets import TableConfig
+from stages.datasets.table import WRITERS, write_table
 from stages.datasets.table import _all_below as all_below
 from stages.datasets.table import _below as below
-from stages.datasets.table_writer import WRITERS, write_table
 from stages.records.guess import guess_dataset
 from tests.pictures import draw
 

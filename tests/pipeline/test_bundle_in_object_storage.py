@@ -12,7 +12,7 @@ import pytest
 
 from cache import ObjectStorage
 from cache.errors import DamagedStoreError, MissingRowsError, StoreBusyError, StoreError, UnreachableError
-from cache.lease import driver_lease
+from cache.lock import driver_lease
 from cache.storage import storage_of
 from pipeline.bundle import Bundle, current_number, is_bundle, read_snapshot
 from pipeline.bundle.changes import add_images, publish, remove_images

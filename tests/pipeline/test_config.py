@@ -48,7 +48,7 @@ def test_a_run_file_becomes_frozen_dataclasses_with_their_own_defaults() -> None
         (("[dataset]", '[retrieval]\nmetrics = ["mpp@5"]\n[dataset]'), r"retrieval: .*Did you mean .mmp@k"),
         (("[dataset]", "[extraction]\nmax_failures = 2.0\n[dataset]"), r"extraction: max_failures is a share"),
         (("[dataset]", "[dataset"), "is not TOML"),
-        (("[dataset]", "seed = -1\n[dataset]"), "seed must be 0 or more, got -1"),
+        (("[dataset]", "seed = -1\n[dataset]"), "seed is at least 0, got -1"),
         (("[dataset]", "[retrieval]\nmetrics = []\n[dataset]"), "retrieval: metrics must name at least one"),
         (("[dataset]", '[dataset]\nquery = "q"\ngallery = "g"'), "heads and pca learn from train"),
         (('path = "labels.csv"\nlabel = ["a", "b"]', 'kind = "folder"\npath = "."'), "lies in the folder of images"),

@@ -140,6 +140,31 @@ def test_the_file_is_replaced_whole_in_a_folder_that_is_made(photo: str, tmp_pat
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_sheet_that_shows_the_same_is_left_and_any_other_is_drawn(photo: str, tmp_path: Path) -> None:
+    copy, path = tmp_path / "copy.jpg", tmp_path / "s.png"
+    copy.write_bytes(Path(photo).read_bytes())
+
+    def drawn(title: str = "t", caption: str = "q", similarity: float = 0.5, right: bool = True) -> bool:
+        """Whether the file is another than before."""
+        before = path.stat().st_ino if path.exists() else None
+        row = SheetRow(photo, caption, {"raw": [Neighbour(str(copy), right, similarity)]})
+        draw_contact_sheet(path, [row], title=title)
+        return path.stat().st_ino != before
+
+    assert drawn()
+    assert not drawn()
+    for other in ({"title": "u"}, {"caption": "r"}, {"similarity": 0.25}, {"right": False}):
+        assert drawn(**other)
+        assert drawn()
+    copy.unlink()
+    assert drawn()
+    Image.new("RGB", (90, 60), (255, 0, 0)).save(copy)
+    assert drawn()
+    path.write_bytes(b"no picture")
+    assert drawn()
+    assert not drawn()
+
+
 @pytest.mark.parametrize("rows", [[], [SheetRow("x.jpg", "q", {})]])
 def test_a_sheet_of_nothing_is_refused(rows: list[SheetRow], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one query, and at least one ranking"):

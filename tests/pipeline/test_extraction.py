@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from PIL import Image
 
+from cache import digest_file, digests
 from pipeline.config import parse_config
-from pipeline.dataset import run_of
+from pipeline.dataset import open_run, run_of
 from pipeline.extraction import Hardware, extract_features
 from pipeline.progress import Display
 from tests.pictures import draw_folder
@@ -26,3 +28,18 @@ def test_images_of_one_colour_are_named_once(tmp_path: Path, capsys: pytest.Capt
         capsys.readouterr()
         extract_features(run, Hardware())
         assert capsys.readouterr().err.strip() == expected
+
+
+def test_files_are_hashed_by_as_many_workers_as_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = draw_folder(tmp_path / "images", {"a": 12, "b": 12})
+    dataset = f'[dataset]\nkind = "folder"\npath = "{images}"\n'
+    (tmp_path / "run.toml").write_text(f'artifacts = "artifacts"\n{dataset}[[backbones]]\nkind = "pca"\n')
+    together = Barrier(3, timeout=20)  # passes three threads at a time, and none that is alone
+
+    def read(path: str) -> bytes:
+        together.wait()
+        return digest_file(path)
+
+    monkeypatch.setattr(digests, "digest_file", read)
+    run = open_run(tmp_path / "run.toml", quiet=True, workers=3)
+    assert run.records.digests == [digest_file(uri) for uri in run.records.uris]

@@ -17,7 +17,7 @@ from cache.errors import MissingRowsError
 from pipeline.config import RepeatConfig
 from pipeline.seed_grid import TableRow, read_scores
 from pipeline.views.table import learning_curve
-from stages.records.subsets import balanced_subset
+from stages.records.records import balanced_subset
 from tests.pictures import draw_folder, write_table
 from tests.toys.training import classes_of, make_records
 from tests.typed import RUN, permafrost
@@ -91,7 +91,7 @@ def test_without_other_numbers_of_rows_there_is_no_curve() -> None:
 
 @pytest.mark.parametrize("settings", [{"seeds": ()}, {"seeds": (1, 1)}, {"rows": (300, 100)}, {"rows": (0,)}])
 def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"seeds are|rows are"):
+    with pytest.raises(ValueError, match=r"seeds is|rows are"):
         RepeatConfig(**settings)  # type: ignore[arg-type]
 
 

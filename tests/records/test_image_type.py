@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from stages.records.image_type import image_type
+from stages.datasets.folder import image_type
 
 _KINDS = {
     "JPEG": "jpeg",

@@ -16,7 +16,7 @@ from pipeline.config import parse_config
 from stages.curation import CurateConfig, curate
 from stages.curation.tables import training_table
 from stages.datasets import FolderConfig, ParquetConfig, SourceConfig, TableConfig, WebDatasetConfig
-from stages.datasets.table_writer import write_table as write_columns
+from stages.datasets.table import write_table as write_columns
 from stages.extraction import PcaConfig, extract, fit_pca_basis, load_backbone
 from stages.extraction.decode import decode
 from stages.records import Records, read_records

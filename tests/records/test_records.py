@@ -7,7 +7,7 @@ import pytest
 from cache import DigestCache, digest_file
 from cache.errors import RecordsError
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
-from stages.records import mapped, read_records
+from stages.records import read_records, records
 from tests.pictures import draw, draw_folder, write_table
 
 ROWS = [
@@ -134,12 +134,12 @@ def test_one_label_in_two_domains_is_two_classes(tmp_path: Path) -> None:
 def test_a_table_that_is_mapped_is_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = FolderConfig(path=str(draw_folder(tmp_path / "images", {"a": 3, "b": 2})))
     plain = read_records(config, digests=DigestCache(tmp_path / "d.sqlite"))
-    monkeypatch.setattr(mapped, "_MANY", 1)
+    monkeypatch.setattr(records, "_MANY", 1)
     large = read_records(config, digests=DigestCache(tmp_path / "d.sqlite"))
     assert large.table.equals(plain.table)
     assert large.digests == plain.digests
     assert large.split("query").keys == plain.split("query").keys
     before = pa.total_allocated_bytes()
-    again = mapped.mapped(plain.table, tmp_path)
+    again = records._mapped(plain.table, tmp_path)
     assert pa.total_allocated_bytes() == before
-    assert again.equals(mapped.mapped(plain.table, tmp_path / "none"))
+    assert again.equals(records._mapped(plain.table, tmp_path / "none"))

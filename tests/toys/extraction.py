@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from cache import Identity
 from stages.datasets import FolderConfig
@@ -46,6 +47,14 @@ def never(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def records_of(folder: Path) -> Records:
     return read_records(FolderConfig(path=str(folder)))
+
+
+def one_image(folder: str) -> Records:
+    """The record of an image in red, made below ``folder``."""
+    path = Path(folder, "images/red/0.png")
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(path)
+    return records_of(path.parents[1])
 
 
 def extract_slowly(images: str, features: str) -> None:

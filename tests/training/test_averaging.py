@@ -21,11 +21,11 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.loop import Batch, TrainingJob, _Run
+from stages.training.loop import Batch, Training
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
 from stages.training.weights.averaging import WeightAverage, between, mean_of
-from stages.training.weights.sam import sam_gradient
+from stages.training.weights.optimizer import sam_gradient
 from tests.toys.training import classes_of, toy
 
 TRAIN = classes_of(10, 8)
@@ -35,31 +35,31 @@ SHORT = TrainingConfig(epochs=4, batch_size=16, holdout=0.0)
 FAST = OptimizerConfig(lr=3e-2, final_lr=1e-3)
 
 
-def run_of(folder: Path, training: TrainingConfig, **changed: object) -> _Run:
+def run_of(folder: Path, training: TrainingConfig, **changed: object) -> Training:
     features, records = toy(folder, TRAIN)
     recipe = replace(HeadRecipe(HEAD, LOSS, optimizer=FAST, training=training), **changed)  # type: ignore[arg-type]
     inputs = prepare(features, records, recipe)
-    return _Run(TrainingJob(inputs, LabelledRows.of(features, inputs.records, mapped=False), None, training.epochs))
+    return Training(inputs, LabelledRows.of(features, inputs.records, mapped=False), None, training.epochs)
 
 
-def weights(run: _Run) -> list[Tensor]:
+def weights(run: Training) -> list[Tensor]:
     return [weight.detach().clone() for weight in run.network.parameters()]
 
 
 def test_the_moving_average_is_the_one_of_a_loop_over_the_steps(tmp_path: Path) -> None:
     run = run_of(tmp_path, replace(SHORT, ema=0.9))
     average, steps = weights(run), 0
-    plain = run._step
+    plain = run.learn
 
-    def watched(batch: Batch, rate: float) -> float:
+    def watched(batch: Batch, step: int) -> float:
         nonlocal average, steps
-        value = plain(batch, rate)
+        value = plain(batch, step)
         steps += 1
         decay = min(0.9, (1 + steps) / (10 + steps))
         average = [decay * old + (1 - decay) * new for old, new in zip(average, weights(run), strict=True)]
         return value
 
-    run._step = watched  # type: ignore[method-assign]
+    run.learn = watched  # type: ignore[method-assign]
     for _ in range(4):
         run.epoch()
     assert steps == 20
@@ -83,7 +83,7 @@ def test_a_soup_is_the_mean_of_heads_that_share_a_start_and_differ_in_the_order_
     features, records = toy(tmp_path, TRAIN)
     soup = train_head(features, records, HeadRecipe(HEAD, LOSS, optimizer=FAST, training=replace(SHORT, soup=3)))
     run = run_of(tmp_path / "again", SHORT)
-    members = [_Run(replace(run.job, member=member)) for member in (1, 2, 3)]
+    members = [replace(run, member=member) for member in (1, 2, 3)]
     assert all(torch.equal(member.start["weight"], run.start["weight"]) for member in members)
     for member in members:
         for _ in range(4):
@@ -158,7 +158,7 @@ def test_a_step_of_sam_draws_the_same_dropout_and_margins_twice_and_learns_from_
         run.epoch()
     for name, tensor in plain.network.state_dict().items():
         torch.testing.assert_close(sharp.network.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
-    assert torch.equal(sharp._dropout.get_state(), plain._dropout.get_state())
+    assert torch.equal(sharp.dropout.get_state(), plain.dropout.get_state())
 
 
 def test_sam_goes_with_sampled_classes_whose_table_does_not_move(tmp_path: Path) -> None:

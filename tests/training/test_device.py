@@ -29,7 +29,7 @@ from stages.training import (
     loop,
     train_head,
 )
-from stages.training.loop import Batch, TrainingJob
+from stages.training.loop import Batch, Training
 from stages.training.pairs.kinds import ProxyAnchorConfig, TripletConfig
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
@@ -58,7 +58,7 @@ def test_a_gradient_mixes_no_devices(
         prepare(features, records, HeadRecipe(replace(head, dim=4), loss, training=SHORT)), device=str(CARD)
     )
     monkeypatch.setattr(loop, "_generator_on", lambda *_: None)  # there is none on meta: nothing is dropped
-    run = loop._Run(TrainingJob(inputs, LabelledRows.of(features, records), None, 1))
+    run = Training(inputs, LabelledRows.of(features, records), None, 1)
     batch = Batch(
         torch.empty(8, features.dim, device=CARD),
         torch.empty(8, dtype=torch.int64, device=CARD),

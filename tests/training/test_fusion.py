@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +19,15 @@ from stages.training import (
     FusedFeatures,
     Head,
     HeadRecipe,
+    InputsConfig,
     LdaHeadConfig,
     LinearHeadConfig,
     TrainingConfig,
     embed,
     train_head,
 )
-from stages.training.rows import labelled_rows, prefetch
-from stages.training.rows.labelled_rows import LabelledRows, source_of
+from stages.training.rows import labelled_rows
+from stages.training.rows.labelled_rows import LabelledRows, from_disk, gathered, prefetch
 from tests.toys.training import HERE, classes_of, digest_of, make_records, make_store, toy, toy_features
 
 LABELS = classes_of(8, 12)
@@ -165,39 +167,40 @@ def test_rows_are_the_same_from_memory_and_from_disk_in_any_order(tmp_path: Path
     if kind != "store":
         features = FusedFeatures([first, store_of(tmp_path, "second", 9, views=views)], sizes=kind != "fused")
     requested = list(np.random.default_rng(0).permutation(np.array(DIGESTS, dtype=object)))
-    memory, disk = (source_of(features, requested, mapped=mapped) for mapped in (False, True))
-    places = np.random.default_rng(1).integers(len(requested) * views, size=200)
-    np.testing.assert_array_equal(memory.take(places), disk.take(places))
     whole = features.read_views(requested)
+    places = np.random.default_rng(1).integers(len(requested) * views, size=200)
     assert whole.shape == (96, views, features.dim)
-    np.testing.assert_array_equal(disk.take(places), whole.reshape(-1, features.dim)[places])
+    np.testing.assert_array_equal(from_disk(features, requested, places), whole.reshape(-1, features.dim)[places])
+    np.testing.assert_array_equal(
+        gathered(whole.reshape(-1, features.dim), places), from_disk(features, requested, places)
+    )
 
 
 @pytest.mark.parametrize("at_once", [1, 20, 10_000])
 def test_batches_hold_the_rows_and_labels_that_were_asked_for(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(prefetch, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(labelled_rows, "_ROWS_AT_ONCE", at_once)
     made = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float16)
     labels, places = np.arange(30) % 7, np.arange(30)[::-1].copy()
     batches = [np.array([3, 1, 4]), np.array([1, 5, 9]), np.array([2])] * 5
-    given = list(prefetch.prefetch(labelled_rows.InMemory(made), labels, batches, places))
+    given = list(prefetch(partial(gathered, made), labels, batches, places))
     assert len(given) == 15
-    for batch, (values, classes) in zip(batches, given, strict=True):
+    for batch, (values, classes, records) in zip(batches, given, strict=True):
         assert values.tolist() == [made[29 - row].tolist() for row in batch]
         assert classes.tolist() == [row % 7 for row in batch]
+        assert records.tolist() == batch.tolist()
 
 
 def test_an_error_while_rows_are_read_ahead_comes_out_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(labelled_rows, "_ROWS_AT_ONCE", 2)
 
-    class Broken:
-        def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-            if 5 in places:
-                raise OSError("gone")
-            return np.zeros((len(places), 2), np.float32)
+    def broken(places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        if 5 in places:
+            raise OSError("gone")
+        return np.zeros((len(places), 2), np.float32)
 
     batches = [np.array([row]) for row in range(8)]
     with pytest.raises(OSError, match="gone"):
-        list(prefetch.prefetch(Broken(), np.zeros(8, np.int64), batches, np.arange(8)))
+        list(prefetch(broken, np.zeros(8, np.int64), batches, np.arange(8)))
 
 
 def test_rows_on_disk_train_the_head_that_rows_in_memory_train_where_the_order_is_the_same(tmp_path: Path) -> None:
@@ -249,20 +252,21 @@ def test_each_epoch_takes_a_random_view_of_each_row_and_the_same_ones_again(tmp_
     whole = {tuple(row.tolist()): (n // 3, n % 3) for n, row in enumerate(features.read_views(DIGESTS).reshape(-1, 6))}
 
     def visited(views: str) -> list[list[tuple[int, int]]]:
-        from stages.training.loop import Batch, TrainingJob, _Run
+        from stages.training.loop import Batch, Training
         from stages.training.training_inputs import prepare
 
         training = TrainingConfig(epochs=3, batch_size=16, views=views, memory="map")  # type: ignore[arg-type]
-        setup = prepare(features, records, HeadRecipe(LinearHeadConfig(dim=4), ArcFaceConfig(), training=training))
-        run = _Run(TrainingJob(setup, LabelledRows.of(features, records, mapped=True), None, 3, "train"))
+        head = LinearHeadConfig(dim=4, inputs=InputsConfig(center=False, rescale="none"))
+        setup = prepare(features, records, HeadRecipe(head, ArcFaceConfig(), training=training))
+        run = Training(setup, LabelledRows.of(features, records, mapped=True), None, 3)
         seen: list[torch.Tensor] = []
-        plain = run._step
+        plain = run.learn
 
-        def watched(batch: Batch, rate: float) -> float:
+        def watched(batch: Batch, step: int) -> float:
             seen.append(batch.features)
-            return plain(batch, rate)
+            return plain(batch, step)
 
-        run._step = watched  # type: ignore[method-assign]
+        run.learn = watched  # type: ignore[method-assign]
         epochs = []
         for _ in range(3):
             seen.clear()
@@ -283,5 +287,5 @@ def test_a_store_of_one_row_in_many_chunks_is_gathered_in_the_order_asked(tmp_pa
     made = {key: np.full(3, number, np.float16) for number, key in enumerate(LABELS)}
     store = make_store(tmp_path, made, chunk_rows=4)
     order = np.random.default_rng(0).permutation(96)
-    taken = source_of(store, DIGESTS, mapped=True).take(order)
+    taken = from_disk(store, DIGESTS, order)
     assert taken[:, 0].tolist() == order.tolist()

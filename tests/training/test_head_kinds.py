@@ -27,7 +27,7 @@ from stages.training import (
     train_head,
 )
 from stages.training.heads.networks import BatchNormHead, MlpHead, drop
-from stages.training.loop import Batch, TrainingJob, _Run
+from stages.training.loop import Batch, Training
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import prepare
@@ -139,10 +139,10 @@ def test_hidden_layers_are_maps_and_activations_beside_a_linear_map() -> None:
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
 
 
-def nested_run(folder: Path, config: LinearHeadConfig) -> _Run:
+def nested_run(folder: Path, config: LinearHeadConfig) -> Training:
     features, records = toy(folder, classes_of(6, 8))
     setup = prepare(features, records, HeadRecipe(config, ArcFaceConfig(scale=16.0)))
-    return _Run(TrainingJob(setup, LabelledRows.of(features, records, mapped=False), None, 1, "train"))
+    return Training(setup, LabelledRows.of(features, records, mapped=False), None, 1)
 
 
 def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of_one_set_of_prototypes(
@@ -151,7 +151,7 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
     run = nested_run(tmp_path, LinearHeadConfig(dim=8, nested=(2, 4), dropout=0.0))
     assert isinstance(run.loss, MarginSoftmax)
     batch, labels = torch.randn(10, 16, generator=drawn()), torch.arange(10) % 6
-    value = run._gradient(Batch(batch, labels, torch.arange(10)))
+    value = run._gradient(Batch(run.network.inputs(batch), labels, torch.arange(10)))
     assert isinstance(run.loss, MarginSoftmax)
     trained = [dict(run.network.named_parameters())["weight"], run.loss.weight]
     given = [weight.grad for weight in trained]
@@ -161,7 +161,8 @@ def test_the_loss_of_nested_sizes_is_the_sum_over_them_with_the_first_numbers_of
     for size in (2, 4, 8):
         alone = ArcFaceConfig(scale=16.0).build(size, torch.ones(6, dtype=torch.int64), drawn())
         weights = {"weight": run.loss.weight[:, :size]}
-        total = total + torch.func.functional_call(alone, weights, (run._map(batch, drawn())[:, :size], labels))
+        embeddings = run.network.project(batch, drawn())[:, :size]
+        total = total + torch.func.functional_call(alone, weights, (embeddings, labels))
     total.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(value, total.detach())
     for one, weight in zip(given, trained, strict=True):

@@ -8,8 +8,7 @@ import pytest
 from cache.errors import MissingExtraError
 from stages.training import ArcFaceConfig, LinearHeadConfig, SweepConfig
 from stages.training.recipe import DottedSettings, HeadRecipe
-from stages.training.sweep.search_space import Family, families
-from stages.training.sweep.search_strategy import check_method, search
+from stages.training.sweep.search_space import Family, check_method, families, search
 
 BASE = HeadRecipe(LinearHeadConfig(dim=32), ArcFaceConfig(scale=16.0))
 OVER = {

@@ -20,7 +20,6 @@ from cache.errors import ConfigError, PermafrostError, RecordsError
 from stages.ranking import leave_one_out
 from stages.training import (
     CosFaceConfig,
-    CurricularFaceConfig,
     LinearHeadConfig,
     OptimizerConfig,
     TrainingConfig,
@@ -34,6 +33,7 @@ from tests.toys.training import classes_of, make_records, toy
 from tests.typed import RUN, permafrost
 
 SHORT = TrainingConfig(epochs=2, batch_size=32)
+ALONE = replace(SHORT, soup_epochs=2)  # a setting that is not for heads trained together
 BASE = HeadRecipe(LinearHeadConfig(dim=4), CosFaceConfig(scale=16.0), training=SHORT)
 JUDGE = partial(leave_one_out, metric="mmp@5")
 
@@ -52,7 +52,7 @@ def by_hand(ground: CrossValidation, features: Features, recipe: HeadRecipe) -> 
             head = train_head(
                 features,
                 outside,
-                replace(recipe, training=TrainingConfig(epochs=2, batch_size=32, holdout=0.0)),
+                replace(recipe, training=replace(recipe.training, holdout=0.0)),
                 seed=seed,
             )
             vectors = head(np.asarray(features.read(inside.digests)))
@@ -65,12 +65,12 @@ def by_hand(ground: CrossValidation, features: Features, recipe: HeadRecipe) -> 
     return scores
 
 
-@pytest.mark.parametrize("loss", [CosFaceConfig(scale=16.0), CurricularFaceConfig(scale=16.0)])
+@pytest.mark.parametrize("training", [SHORT, ALONE], ids=["stacked", "alone"])
 def test_a_trial_is_every_fold_held_out_once_for_each_seed_whether_stacked_or_alone(
-    tmp_path: Path, loss: CosFaceConfig | CurricularFaceConfig
+    tmp_path: Path, training: TrainingConfig
 ) -> None:
     ground = ground_of(tmp_path, failed=("3-0",))
-    recipe = HeadRecipe(LinearHeadConfig(dim=4), loss, training=SHORT)
+    recipe = replace(BASE, training=training)
     ((place, trial),) = run_trials(ground, [recipe])
     assert place == 0
     assert trial.scores.shape == (3, 2)
@@ -96,7 +96,7 @@ def test_recipes_come_back_with_their_places_whatever_they_are_trained_with(tmp_
     ground = ground_of(tmp_path)
     recipes = [
         BASE,
-        HeadRecipe(BASE.head, CurricularFaceConfig(scale=16.0), training=SHORT),
+        replace(BASE, training=ALONE),
         BASE.with_settings({"dim": 8}),
         BASE.with_settings({"loss.scale": 8.0}),
     ]
@@ -130,8 +130,8 @@ def test_a_closed_form_is_fitted_with_one_seed(tmp_path: Path) -> None:
 def test_a_training_that_diverges_scores_nothing_and_is_counted(tmp_path: Path, kind: str) -> None:
     ground = ground_of(tmp_path)
     wild = OptimizerConfig(kind="sgd", lr=1e30, final_lr=1e30, weight_decay=1e10, warmup_epochs=0.0)
-    loss = CosFaceConfig(scale=16.0) if kind == "stacked" else CosFaceConfig(scale=16.0, label_smoothing=0.1)
-    ((_, trial),) = run_trials(ground, [HeadRecipe(BASE.head, loss, optimizer=wild, training=SHORT)])
+    training = SHORT if kind == "stacked" else ALONE
+    ((_, trial),) = run_trials(ground, [replace(BASE, optimizer=wild, training=training)])
     assert trial.diverged == 6
     assert trial.scores.tolist() == [[0.0, 0.0]] * 3
 
@@ -141,7 +141,7 @@ def test_another_error_than_divergence_ends_the_sweep(tmp_path: Path, monkeypatc
         raise PermafrostError("something else is wrong")
 
     monkeypatch.setattr(trials, "train_head", broken)
-    recipe = replace(BASE, loss=CurricularFaceConfig(scale=16.0))
+    recipe = replace(BASE, training=ALONE)
     with pytest.raises(PermafrostError, match="something else"):
         list(run_trials(ground_of(tmp_path), [recipe]))
 
@@ -306,7 +306,7 @@ def test_a_search_has_the_same_budget_for_each_loss(folder: Path) -> None:
 def test_ctrl_c_keeps_the_finished_trials_and_the_next_sweep_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = RUN.replace('kind = "cosface"', 'kind = "cosface"\nlabel_smoothing = 0.1')  # trained one by one
+    text = RUN.replace("epochs = 2", "epochs = 2\nema = 0.5")  # trained one by one
     (folder / "long.toml").write_text(
         text + '[sweep]\nfolds = 2\nseeds = [0, 1]\nover = { "loss.scale" = [4.0, 5.0, 6.0] }\n'
     )

@@ -18,7 +18,7 @@ from stages.ranking import unit_length
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
 from stages.ranking.nearest import Rows, compare_all, query_blocks
-from stages.records.seeded_order import seeded_order
+from stages.records.splits import seeded_order
 from stages.retrieval.scores import MEAN, domain_names
 
 TITLES = {

@@ -36,8 +36,6 @@ class Row(NamedTuple):
 class BenchmarkConfig(SourceConfig):
     """A named benchmark, which brings its labels, splits and roles: ``path`` is the folder that it was unpacked in.
 
-    ``train``, ``query`` and ``gallery`` override the roles of its splits.
-
     Attributes:
         split: ``class-disjoint`` replaces the benchmark's splits with splits made from the seed.
         attributes: columns that the benchmark must have; all that it has are read.
@@ -103,9 +101,5 @@ class BenchmarkConfig(SourceConfig):
 
 
 def as_list(names: Iterable[str]) -> str:
-    """Several keys or labels in one cell: a JSON list, in their order.
-
-    >>> as_list(["index/a", "index/é"])
-    '["index/a", "index/é"]'
-    """
+    """Several keys or labels in one cell: a JSON list, in their order."""
     return json.dumps(list(names), ensure_ascii=False)

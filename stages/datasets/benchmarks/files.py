@@ -1,8 +1,14 @@
-"""Text, csv, JSON and MATLAB files of benchmarks; a RecordsError names the line or entry that is not as it must be."""
+"""Text, csv, JSON, MATLAB and pickle files of benchmarks; a RecordsError names the line or entry that is wrong.
+
+A pickle is a program: ``pickle.load`` calls whatever it names. The few names that containers, numbers and numpy arrays
+need are given here; every other one is refused.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +21,23 @@ from cache.errors import RecordsError
 from stages.datasets.columns import refuse_absent
 from stages.datasets.table import read_columns
 
+_CORES = ("numpy.core", "numpy._core")  # its name before numpy 2, and since
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,  # what bytes become in the older protocols
+    **{(f"{core}.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0] for core in _CORES},
+    **{(f"{core}.multiarray", "scalar"): np.float64(0).__reduce__()[0] for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0] for core in _CORES},
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (bytes, set, frozenset)},
+}
+
 
 def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
     """The lines of a text file after the first ``skip``, each as its ``count`` words; empty lines are left out.
 
     Words are separated by spaces and tabs alone, and lines by line feeds: all else may stand in the name of a file. The
-    last word takes the rest of its line, spaces and all. Raises RecordsError naming a line with fewer words.
+    last word takes the rest of its line. Raises RecordsError naming a line with fewer words.
     """
     words = re.compile("[ \t]+".join(["([^ \t]+)"] * (count - 1) + ["(.+)"]))
     for number, line in enumerate(_text(path).split("\n"), 1):
@@ -33,11 +50,7 @@ def read_words(path: Path, count: int, *, skip: int = 0) -> Iterator[list[str]]:
 
 
 def as_number(word: str, where: str) -> float:
-    """``word`` as a number. Raises RecordsError that begins with ``where``.
-
-    >>> as_number("60.0", "bounding_boxes.txt")
-    60.0
-    """
+    """``word`` as a number. Raises RecordsError that begins with ``where``."""
     try:
         return float(word)
     except ValueError:
@@ -65,17 +78,13 @@ def read_entries(path: Path, *needed: str) -> list[dict[str, Any]]:
 
 
 def checked_entries(value: Any, where: str, *needed: str) -> list[dict[str, Any]]:
-    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``.
-
-    >>> checked_entries([{"id": 34, "path": "MET/34/0.jpg"}], "MET_database.json", "id", "path")
-    [{'id': 34, 'path': 'MET/34/0.jpg'}]
-    """
+    """``value``, if it is a list of objects that each have the keys ``needed``; else a RecordsError at ``where``."""
     if not isinstance(value, list):
         raise RecordsError(f"{where} must be a list of objects, got {type(value).__name__}")
     for number, entry in enumerate(value, 1):
         if not isinstance(entry, dict) or not all(name in entry for name in needed):
             raise RecordsError(
-                f"{where}, entry {number}: expected an object with {', '.join(needed)}, got {entry!r:.200}"
+                f"{where}, entry {number}: expected an object with {', '.join(needed)}, got {entry!r:.99}"
             )
     return value
 
@@ -106,3 +115,23 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")  # as text it would end lines with carriage returns too
     except (OSError, UnicodeDecodeError) as error:
         raise RecordsError(f"{path} cannot be read as UTF-8 text: {error}") from error
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """The lists, dicts, texts, numbers and arrays in a pickle. RecordsError where it is anything else, or damaged."""
+    try:
+        with path.open("rb") as file:
+            return _Plain(file, encoding="latin1").load()
+    except Exception as error:  # damaged pickles fail in every way there is
+        raise RecordsError(f"{path} cannot be read as a pickle of plain data: {error}") from error
+
+
+class _Plain(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it names {module}.{name}, and only numbers, text, containers and numpy arrays are read. "
+                "It may be made to run a program: get the file from its distributor"
+            ) from None

@@ -23,15 +23,8 @@ _SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 class Cars196Benchmark(BenchmarkConfig):
     """Cars196: 8,054 images of the first 98 models to train, 8,131 of the last 98 to test.
 
-    A label is the model with its number, ``001 AM General Hummer SUV 2000``; a key the image's path.
-
-    ::
-
-        cars_annos.mat                        annotations, class_names        car_ims/000001.jpg
-
-        devkit/cars_meta.mat                  class_names
-        devkit/cars_train_annos.mat           annotations                     cars_train/00001.jpg
-        cars_test_annos_withlabels.mat        annotations (or in devkit/)     cars_test/00001.jpg
+    In one folder, ``cars_annos.mat`` and ``car_ims``, or in ``devkit``, ``cars_train`` and ``cars_test``. A label is
+    the model with its number, ``001 AM General Hummer SUV 2000``; a key the image's path.
 
     Attributes:
         crop: cut every image to the box of the car.
@@ -81,14 +74,6 @@ class Cub200Benchmark(BenchmarkConfig):
 
     A label is the class's name, a key the image's path below ``images``.
 
-    ::
-
-        images.txt                 image_id path
-        image_class_labels.txt     image_id class_id
-        classes.txt                class_id name
-        bounding_boxes.txt         image_id x y width height
-        images/001.Black_footed_Albatross/...
-
     Attributes:
         crop: cut every image to the box of the bird.
     """
@@ -125,11 +110,6 @@ class Food2kBenchmark(BenchmarkConfig):
 
     A label is the class's number, a key the image's path. The classes of the three lists are the same; to test on
     unseen ones take split = "class-disjoint", or the splits of ``uned``.
-
-    ::
-
-        train_finetune.txt  val_finetune.txt  test_finetune.txt       path class, a line an image; (or in meta_data/)
-        0/ ... 1999/                                                  (or in images/, or Food2k_complete/)
     """
 
     kind: Literal["food2k"] = "food2k"
@@ -162,13 +142,6 @@ class Inat2018Benchmark(BenchmarkConfig):
     """iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test.
 
     A label is the category id, a key the image's path; ``attributes.supercategory`` is the kingdom or class, Aves.
-
-    ::
-
-        train2018.json  val2018.json                                  images, annotations
-        Inat_dataset_splits/Inaturalist_train_set1.txt                one path a line
-        Inat_dataset_splits/Inaturalist_test_set1.txt
-        train_val2018/Aves/2761/...
     """
 
     kind: Literal["inat2018"] = "inat2018"

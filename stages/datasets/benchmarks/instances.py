@@ -13,8 +13,13 @@ import numpy as np
 from cache import ImageSource
 from cache.errors import RecordsError
 from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list
-from stages.datasets.benchmarks.files import checked_entries, read_entries, read_matlab, read_named_columns
-from stages.datasets.benchmarks.pickles import read_plain_pickle
+from stages.datasets.benchmarks.files import (
+    checked_entries,
+    read_entries,
+    read_matlab,
+    read_named_columns,
+    read_plain_pickle,
+)
 from stages.datasets.config import Roles
 
 
@@ -23,22 +28,11 @@ class Gldv2Benchmark(BenchmarkConfig):
     """Google Landmarks v2: 1,580,470 clean images to train, 761,757 in the index, 1,129 retrieval queries.
 
     A key is the folder and the image's id, ``index/0123456789abcdef``; a label the landmark id. A query's label is the
-    landmark that most of its relevant images show; the full ground truth is kept beside it:
-
-    - ``attributes.relevant``: the keys of its index images in the retrieval solution, a JSON list;
-    - ``attributes.landmarks``: its landmark ids in the recognition solution, a JSON list, possibly empty;
-    - ``attributes.usage``: Public, Private or Ignored, in the retrieval solution.
-
-    Test images that are no retrieval query are of the split ``query_distractor``, of no role and without a label.
-    Where there is no ``train`` folder its images are left out: raw features can be scored, and no head trained.
-
-    ::
-
-        train_clean.csv                    landmark_id, images
-        index_image_to_landmark.csv        id, landmark_id
-        retrieval_solution_v2.1.csv        id, images, Usage
-        recognition_solution_v2.1.csv      id, landmarks, Usage
-        train/  index/  test/              0/1/2/0123456789abcdef.jpg
+    landmark that most of its relevant images show; ``attributes.relevant`` has the keys of its index images in the
+    retrieval solution, ``attributes.landmarks`` its landmark ids in the recognition solution (JSON lists), and
+    ``attributes.usage`` is Public, Private or Ignored. Test images that are no retrieval query are of the split
+    ``query_distractor``, of no role and without a label. Without a ``train`` folder raw features can be scored, and no
+    head trained.
 
     The csv files lie at the top, in ``metadata/`` and ``ground_truth/``, or with the images that they list.
     """
@@ -108,14 +102,8 @@ class RevisitedBenchmark(BenchmarkConfig):
     """Revisited Oxford (4,993 images) or Paris (6,322): 70 queries, each cut to its box. Nothing to train on.
 
     A key is the image's name. ``attributes.easy``, ``attributes.hard`` and ``attributes.junk`` of a query are the keys
-    of the ground truth, JSON lists, which the protocols score by. A label is an approximation of them: a query's is
-    its landmark, ``all_souls``; a gallery image has that of the queries it is easy or hard for, and none where there
-    is no such query, or are several landmarks.
-
-    ::
-
-        gnd_roxford5k.pkl       imlist, qimlist, gnd: bbx, easy, hard, junk       (or gnd_rparis6k.pkl)
-        jpg/all_souls_000013.jpg
+    of the ground truth, JSON lists, which the protocols score by. A label is an approximation of them: a query's is its
+    landmark, ``all_souls``; a gallery image has that of the queries it is easy or hard for, where that is one landmark.
     """
 
     kind: Literal["roxford5k", "rparis6k"]
@@ -166,13 +154,8 @@ def _landmark(query: str) -> str:
 class InstreBenchmark(BenchmarkConfig):
     """INSTRE: 1,250 queries, each cut to its box, search 27,293 images. There is nothing to train on.
 
-    A label is the folder, a key the image's path. Images of INSTRE-M show two objects of INSTRE-S1, so one label is
-    not enough: ``attributes.relevant`` of a query has the keys of its positives, a JSON list.
-
-    ::
-
-        gnd_instre.mat                             imlist, qimlist, gnd: 1-based positives in imlist, box of the query
-        INSTRE-S1/01a_canada_book/013.jpg          INSTRE-S2/...        INSTRE-M/...
+    A label is the folder, a key the image's path. Images of INSTRE-M show two objects of INSTRE-S1, so one label is not
+    enough: ``attributes.relevant`` of a query has the keys of its positives, a JSON list.
     """
 
     kind: Literal["instre"] = "instre"
@@ -205,13 +188,6 @@ class MetBenchmark(BenchmarkConfig):
     A label is the exhibit's id, a key the image's path in the ground truth. Queries of no exhibit have no label: their
     splits, and roles, are ``validation_query_distractor`` and ``query_distractor``, which only the protocol ``met``
     searches with. ``attributes.origin`` is ``test_other`` (other art) or ``test_noart``; of a Met query ``test_met``.
-
-    ::
-
-        ground_truth/MET_database.json                  id, path          (or at the top)
-        ground_truth/testset.json  valset.json          path, and MET_id where it shows an exhibit
-        images/MET/34/0.jpg                             (or MET/ at the top; likewise the next)
-        images/test_met/  test_other/  test_noart/
     """
 
     kind: Literal["met"] = "met"

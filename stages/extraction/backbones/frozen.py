@@ -19,8 +19,7 @@ from cache.identity import Identity
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
 from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights
-from stages.extraction.preprocess import Preprocess
-from stages.extraction.resize import DECODERS
+from stages.extraction.preprocess import DECODERS, Preprocess
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +35,8 @@ class Backbone:
 
     :meth:`features` takes what ``preprocess`` makes, (B, 3, S, S) uint8, and returns features (B, ``dim``) float32, not
     normalised. ``identity`` holds everything that changes them; ``name`` is for people and folders, ``device`` is only
-    recorded.
-
-    Several poolings of one network are several backbones with the same ``forward`` object and the same ``preprocess``:
-    ``forward`` returns the features of all of them side by side, and ``columns`` says which are this one's. ``sample``
-    is what :func:`stages.extraction.sample.sample_of` has computed before, where it has.
+    recorded. Several poolings of one network share one ``forward``, which returns the features of all side by side:
+    ``columns`` says which are this one's. ``sample`` is that of :mod:`stages.extraction.sample`, where it is known.
 
     A backbone pickles in about two kilobytes: its :class:`Network` travels as the configuration that it is loaded from.
 
@@ -69,12 +65,9 @@ class Backbone:
 class Network:
     """The forward of a frozen network, loaded on its device when it is first called.
 
-    Args:
-        load: makes the backbones of the network on a device; picklable, as is everything in it.
-        device: where the network runs.
-        fingerprints: of the identities that the backbones must have.
-        forward: the loaded network, where there is one.
-        on_load: called before the network is loaded. Neither of the two is pickled.
+    ``load`` makes its backbones on a device, and can be pickled; their identities must have the ``fingerprints``.
+    ``forward`` is the loaded network, where there is one; ``on_load`` is called before it is loaded. The last two are
+    not pickled.
     """
 
     def __init__(
@@ -134,10 +127,7 @@ def _short(fingerprints: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """A network as it was once frozen: the file that :func:`network_bytes` made, and its preprocessing.
-
-    It takes the place of the weights and of the listed preprocessing that a config names, none of which is looked for.
-    """
+    """A network as it was once frozen, in place of all that a config names: a file of :func:`network_bytes`."""
 
     weights: Path
     preprocess: Preprocess
@@ -175,12 +165,11 @@ def freeze(
 ) -> tuple[Backbone, ...]:
     """Make backbones of a ``network``, one for each of ``outputs``.
 
-    ``config`` gives the library's name of the model, its keyword arguments, the precision and whether it is compiled.
     ``compute`` maps normalised images (B, 3, S, S) to the outputs, each (B, D); None for the network's own.
     ``image_size`` is the size that the network was fitted to, where that is not its own. A ``stored`` network gives its
-    weights and the preprocessing in place of those at hand. The network is put into
-    evaluation mode for good and moved to ``device``. ValueError when it does not take images of the preprocessing's
-    size, or gives anything but one vector an image.
+    weights and the preprocessing in place of those at hand. The network is put into evaluation mode for good and moved
+    to ``device``. ValueError when it does not take images of the preprocessing's size, or gives anything but one vector
+    an image.
     """
     import torch
 
@@ -217,7 +206,7 @@ def freeze(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"{config.name} does not run on images of {size} x {size} on {device}: {error}. "
-            "Its own size is the default; many networks take another as image_size, some in kwargs."
+            "Many networks take another than their own as image_size, some in kwargs."
         ) from error
     for shape in shapes:
         if len(shape) != 2 or shape[0] != 1:
@@ -241,10 +230,7 @@ def freeze(
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """The forward of a ``network``: the features (B, D) of all of its outputs side by side.
-
-    ``compute`` maps normalised images (B, 3, S, S) in ``layout`` to the outputs, each (B, D).
-    """
+    """The forward of a ``network``: the features (B, D) of all of its outputs side by side."""
 
     network: torch.nn.Module
     compute: Compute

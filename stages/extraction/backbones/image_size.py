@@ -1,8 +1,7 @@
 """Another input size than the one that a network was trained at.
 
-A network whose position embedding belongs to one size has it interpolated (bicubic, antialiased, as timm and open_clip
-do) after its weights are loaded, so that a pretrained tag, a file and random weights go one way. A convolutional
-network takes any size: there only the preprocessing changes.
+A position embedding that belongs to one size is interpolated (bicubic, antialiased, as timm and open_clip do) after the
+weights are loaded. A convolutional network takes any size: there only the preprocessing changes.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ def sized(preprocess: PreprocessConfig, image_size: int | None) -> PreprocessCon
 
 
 def resize_timm(network: nn.Module, size: int, *, name: str) -> bool:
-    """Fit a network of timm to images of ``size`` x ``size``. Whether there was anything to change.
-
-    ValueError when ``size`` is no multiple of the patch.
-    """
+    """Fit a network of timm to images of ``size`` x ``size``. Whether there was anything to change."""
     own: Any = network
     if not hasattr(own, "set_input_size"):
         return False
@@ -38,10 +34,7 @@ def resize_timm(network: nn.Module, size: int, *, name: str) -> bool:
 
 
 def resize_open_clip(tower: nn.Module, size: int, *, name: str) -> bool:
-    """Fit an image tower of open_clip to images of ``size`` x ``size``. Whether there was anything to change.
-
-    ValueError when ``size`` is no multiple of the patch.
-    """
+    """Fit an image tower of open_clip to images of ``size`` x ``size``. Whether there was anything to change."""
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
 

@@ -75,5 +75,5 @@ class NetworkConfig(Settings):
             )
         if self.size_keyword in self.kwargs:
             raise SettingsError(
-                f"image_size of {self.name} is given, and kwargs.{self.size_keyword} too: leave one of them out"
+                f"image_size of {self.name} is given, and kwargs.{self.size_keyword} too: leave one out"
             )

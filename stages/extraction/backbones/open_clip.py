@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
-from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.image_size import resize_open_clip, sized
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Compute, Output, pool_outputs
 from stages.extraction.backbones.taps import tap_open_clip
-from stages.extraction.backbones.weights import fit_weights, read_weights
+from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, Resize
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ class OpenClipConfig(NetworkConfig):
     """An image tower of open_clip, as a :class:`~stages.extraction.backbones.network_config.NetworkConfig`.
 
     A file of ``weights`` holds the whole model or the image tower alone (OpenAI's belong to the ``-quickgelu`` names,
-    which a file cannot say). With ``projection`` a feature is the vector of the space shared with text, as
-    ``encode_image`` gives it, not the pooled output before it.
+    which a file cannot say).
 
     Args:
         projection: take the vector of the space shared with text, not the pooled output before it; ``both``: a feature
@@ -62,15 +60,8 @@ class OpenClipConfig(NetworkConfig):
     """
 
     ours = (
-        "pretrained",
-        "load_weights",
-        "precision",
-        "device",
-        "jit",
-        "text_cfg",
-        "output_dict",
-        "force_preprocess_cfg",
-    )
+        "pretrained", "load_weights", "precision", "device", "jit", "text_cfg", "output_dict", "force_preprocess_cfg",
+    )  # fmt: skip
     size_keyword = "force_image_size"
 
     kind: Literal["open_clip"] = "open_clip"
@@ -80,17 +71,11 @@ class OpenClipConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection and self.pooling is not None:
-            raise SettingsError(
-                f"projection of {self.name} belongs to open_clip's own pooling: leave out projection or pooling"
-            )
+            raise SettingsError(f"projection of {self.name} belongs to open_clip's own pooling: leave one of them out")
 
 
 def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
-    """The image tower of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one.
-
-    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
-    layer, or a pooling of what is not there.
-    """
+    """The image tower of ``config`` on ``device``, a backbone for each pooling; with weights of a ``stored`` one."""
     check_name(config)
     tower = _tower(config if stored is None else replace(config, pretrained=None, weights="random"))
     name = f"{config.name}.{config.pretrained}" if config.pretrained else config.name
@@ -103,12 +88,10 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
     outputs = [Output("", {"output": "projected" if projects and config.projection else "pooled"})]
     if config.projection == "both":
         if not projects:
-            raise SettingsError(
-                f"{config.name} has no projection, its one feature is in the space of words: leave projection out"
-            )
+            raise SettingsError(f"{config.name} has no projection, its one feature is in the space of words")
         network, outputs, compute = _both(tower)
     elif projects and not config.projection:
-        _drop_projection(tower)
+        _take_projection(tower)
     if config.pooling is not None:
         tap = tap_open_clip(tower, config.layer, name=config.name)
         outputs, compute = pool_outputs(config.name, tap, config.pooling, config.gem_p)
@@ -203,8 +186,7 @@ def _both(tower: nn.Module) -> tuple[nn.Module, list[Output], Compute]:
     """A network of ``tower`` and its projection apart, with the feature before the projection and the one after."""
     import torch
 
-    projection = _projection(tower)
-    _drop_projection(tower)
+    projection = _take_projection(tower)
 
     def compute(images: torch.Tensor) -> list[torch.Tensor]:
         pooled = tower(images)
@@ -214,45 +196,34 @@ def _both(tower: nn.Module) -> tuple[nn.Module, list[Output], Compute]:
     return torch.nn.ModuleDict({"tower": tower, "projection": projection}), outputs, compute
 
 
-def _projection(tower: nn.Module) -> nn.Module:
-    """What :func:`_drop_projection` leaves out of ``tower``, from its pooled output (B, D) to (B, E)."""
+def _take_projection(tower: nn.Module) -> nn.Module:
+    """Take the projection out of ``tower``: the module from its pooled output (B, D) to (B, E)."""
     import torch
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
 
     if isinstance(tower, TimmModel):
-        inside = [tower.trunk.get_classifier()] if getattr(tower.trunk, "num_classes", 0) > 0 else []
-        own = [module for name, module in tower.head.named_children() if name in ("proj", "mlp")]
-        return torch.nn.Sequential(*inside, *own)
+        trunk, head = tower.trunk, dict(tower.head.named_children())
+        projection = [head.pop(name) for name in [*head] if name in ("proj", "mlp")]
+        if getattr(trunk, "num_classes", 0) > 0:
+            projection.insert(0, trunk.get_classifier())
+            trunk.reset_classifier(0)
+        head.pop("drop", None)
+        tower.head = torch.nn.Sequential(*head.values())
+        return torch.nn.Sequential(*projection)
     if isinstance(tower, ModifiedResNet):
         pool: nn.Module = tower.attnpool.c_proj
+        # The pool reads the weight itself: only a projection on itself leaves its output alone.
+        same = torch.nn.Linear(tower.attnpool.c_proj.in_features, tower.attnpool.c_proj.in_features)
+        torch.nn.init.eye_(same.weight)
+        torch.nn.init.zeros_(same.bias)
+        tower.attnpool.c_proj = same
         return pool
     matrix = tower.get_parameter("proj").detach()  # (D, E)
     linear = torch.nn.Linear(matrix.shape[0], matrix.shape[1], bias=False)
     linear.weight = torch.nn.Parameter(matrix.T.contiguous())
+    tower.register_parameter("proj", None)
     return linear
-
-
-def _drop_projection(tower: nn.Module) -> None:
-    import torch
-    from open_clip.modified_resnet import ModifiedResNet
-    from open_clip.timm_model import TimmModel
-
-    if isinstance(tower, TimmModel):
-        if getattr(tower.trunk, "num_classes", 0) > 0:
-            tower.trunk.reset_classifier(0)
-        tower.head = torch.nn.Sequential(
-            *[module for name, module in tower.head.named_children() if name not in ("proj", "mlp", "drop")]
-        )
-    elif isinstance(tower, ModifiedResNet):
-        # The pool reads the weight itself: only a projection on itself leaves its output alone.
-        width = tower.attnpool.c_proj.in_features
-        same = torch.nn.Linear(width, width)
-        torch.nn.init.eye_(same.weight)
-        torch.nn.init.zeros_(same.bias)
-        tower.attnpool.c_proj = same
-    else:
-        tower.register_parameter("proj", None)
 
 
 def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
@@ -271,9 +242,7 @@ def own_preprocess(config: OpenClipConfig, tower: nn.Module) -> Preprocess:
     height, width = _own_size(tower)
     changed = sized(config.preprocess, config.image_size)
     if height != width and changed.size is None:
-        raise SettingsError(
-            f"{config.name} takes {height} x {width}; Permafrost's images are square: give preprocess.size"
-        )
+        raise SettingsError(f"{config.name} takes {height} x {width}; ours are square: give preprocess.size")
     return changed.resolve(
         size=height,
         mean=tuple(own["mean"]),
@@ -300,10 +269,7 @@ def _listed_for(name: str) -> dict[str, list[Any]]:
 
 @contextmanager
 def quiet_root_logger() -> Iterator[None]:
-    """Silence open_clip's warning, to the root logger, that weights are random which are about to be loaded.
-
-    The first message would also install a handler on the root logger for good, hence the one that does nothing.
-    """
+    """Silence open_clip's warning to the root logger, and the handler that it would install there for good."""
     root, silence = logging.getLogger(), logging.NullHandler()
     level = root.level
     root.addHandler(silence)

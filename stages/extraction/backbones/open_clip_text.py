@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError
-from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.open_clip import TOWER, OpenClipConfig, has_projection, quiet_root_logger
-from stages.extraction.backbones.weights import fit_weights, read_weights
+from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
 class OpenClipText:
     """Words as the model of ``config`` embeds them; it is loaded when it is first called.
 
-    ``weights`` is a file that :meth:`weights_bytes` made, in place of those that ``config`` names.
-
-    Raises SettingsError where the features of ``config`` are not in the space of words: before the projection, of
-    another pooling, or of random weights.
+    ``weights`` is a file that :meth:`weights_bytes` made. Raises SettingsError where the features of ``config`` are not
+    in the space of words: before the projection, of another pooling, or of random weights.
     """
 
     def __init__(self, config: OpenClipConfig, device: str = "cpu", weights: Path | None = None) -> None:

@@ -18,8 +18,7 @@ from cache.identity import Identity
 from cache.settings import Settings
 from cache.storage import LocalStorage, Storage
 from stages.extraction.backbones.frozen import Backbone, folder_name
-from stages.extraction.preprocess import Preprocess, PreprocessConfig
-from stages.extraction.resize import DECODERS
+from stages.extraction.preprocess import DECODERS, Preprocess, PreprocessConfig
 
 _BLOCK = 1024
 _IN_MEMORY = 256 << 20  # bytes of pixels as float32
@@ -28,8 +27,6 @@ _IN_MEMORY = 256 << 20  # bytes of pixels as float32
 @dataclass(frozen=True)
 class PcaConfig(Settings):
     """Images squashed to ``size`` x ``size`` pixels and projected on their first ``dim`` principal components.
-
-    The components are fitted to the training images; ``seed`` is of the randomised solver that large sets need.
 
     Args:
         name: what the backbone is called.
@@ -99,16 +96,13 @@ class PcaBasis:
             content = load(storage.read(key))
             return cls(content["mean"], content["components"])
         except (OSError, SafetensorError, KeyError) as error:
-            raise WeightsError(
-                f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it to have it fitted again."
-            ) from error
+            raise WeightsError(f"{storage.address(key)} cannot be read as a PCA basis: {error}. Delete it.") from error
 
 
 def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) -> PcaBasis:
     """The basis of ``images``, each (H, W, 3) uint8 of any size: for training images only.
 
-    Uses scikit-learn's solver for the shape at hand: randomised where it pays, so that 2,000 images take a few
-    seconds. Where their pixels would take more than 256 MiB (21,845 images of 32 x 32), the components are those of
+    By scikit-learn; where the pixels would take more than 256 MiB (21,845 images of 32 x 32), by the eigenvectors of
     their covariance, summed a block at a time. Raises WeightsError when there are fewer images than ``config.dim``.
 
     >>> grey = [np.full((4, 4, 3), level, np.uint8) for level in (0, 51, 255)]
@@ -131,9 +125,7 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
                 products += values.T @ values
             held.clear()
     if count < config.dim:
-        raise WeightsError(
-            f"PCA with dim = {config.dim} needs as many training images, got {count}: give a smaller dim or more images"
-        )
+        raise WeightsError(f"PCA with dim = {config.dim} needs as many training images, got {count}")
     if products is None:
         from sklearn.decomposition import PCA
 
@@ -149,9 +141,7 @@ def fit_pca_basis(config: PcaConfig, images: Iterable[npt.NDArray[np.uint8]]) ->
 def load(config: PcaConfig, basis: PcaBasis | Path | str | None) -> Backbone:
     """The projection on ``basis``, as :func:`fit_pca_basis` returned it or as a file."""
     if basis is None:
-        raise SettingsError(
-            "a PCA backbone needs its basis: fit_pca_basis(config, images) makes it from training images"
-        )
+        raise SettingsError("a PCA backbone needs its basis: fit_pca_basis(config, images) makes it")
     fitted = basis if isinstance(basis, PcaBasis) else PcaBasis.load(basis)
     wanted = (config.dim, 3 * config.size**2)
     if fitted.components.shape != wanted or fitted.mean.shape != wanted[1:]:

@@ -47,8 +47,8 @@ class Tokens(NamedTuple):
 class Tap(NamedTuple):
     """Where tokens are taken out of a network.
 
-    ``read`` maps normalised images (B, 3, S, S) to tokens. ``norm`` is the final norm where the network puts it behind
-    its pooling, (B, D) to (B, D). ``layer`` is the block's index from the front, None the end of the network.
+    ``read`` maps normalised images (B, 3, S, S) to tokens. ``norm`` is the final norm behind the network's pooling, (B,
+    D) to (B, D). ``layer`` is the block's index from the front, None the end of the network.
     """
 
     read: Callable[[torch.Tensor], Tokens]
@@ -76,13 +76,9 @@ def check_pooling(name: str, pooling: Pooling, layer: Layer, gem_p: float) -> No
     """ValueError where the three contradict each other for any network."""
     kinds = poolings(pooling)
     if pooling is not None and not kinds:
-        raise SettingsError(
-            f"pooling of {name} is an empty list: name at least one, or leave it out for the library's own"
-        )
+        raise SettingsError(f"pooling of {name} is an empty list: name one, or leave it out for the library's own")
     if unknown := [kind for kind in kinds if kind not in POOLINGS]:
-        raise SettingsError(
-            f"pooling must be of {', '.join(POOLINGS)}, got {unknown[0]!r}; left out, the library's own"
-        )
+        raise SettingsError(f"pooling must be of {', '.join(POOLINGS)}, got {unknown[0]!r}; or left out")
     if len(set(kinds)) < len(kinds):
         raise SettingsError(f"pooling of {name} names {max(kinds, key=kinds.count)!r} twice")
     if layer is not None and not kinds:
@@ -108,10 +104,7 @@ def check_blocks(name: str, blocks: Sequence[int], pooling: Pooling) -> None:
 
 
 def pool_outputs(name: str, tap: Tap, pooling: Pooling, gem_p: float) -> tuple[list[Output], Compute]:
-    """The outputs that ``pooling`` names, and the function from images (B, 3, S, S) to their values, each (B, D).
-
-    ValueError for a pooling of the class token where the network has none.
-    """
+    """The outputs that ``pooling`` names, and the function from images (B, 3, S, S) to their values, each (B, D)."""
     kinds = poolings(pooling)
     if not tap.has_cls and (asking := [kind for kind in kinds if "cls" in kind]):
         raise SettingsError(

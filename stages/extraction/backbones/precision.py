@@ -1,9 +1,8 @@
 """The arithmetic of a forward: float32, TF32 or bfloat16, whatever the rest of the process has set.
 
 TF32 multiplies float32 matrices on the tensor cores of a card with 10 bits of mantissa instead of 23, and sums in
-float32; bfloat16 has 7 bits. What bfloat16 costs was measured on photographs (benchmarks/results/precision.json): up to
-.0024 of mMP@5, and cosines down to .983 between the two features of one image. So ``auto`` takes TF32 on a card that
-has it and float32 elsewhere. ``make check-gpu`` measures all three on a card.
+float32; bfloat16 has 7 bits. What bfloat16 costs was measured (benchmarks/results/precision.json): up to .0024 of
+mMP@5, and cosines down to .983. So ``auto`` takes TF32 on a card that has it and float32 elsewhere.
 """
 
 from __future__ import annotations
@@ -14,17 +13,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 
+from stages.extraction.switches import Switches
+
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 ON_A_CARD: Precision = "tf32"
 _TENSOR_CORES = (8, 0)  # the first compute capability with TF32
 
 
 def resolve_precision(precision: Precision, device: str) -> Precision:
-    """What ``precision`` is on ``device``: ``auto`` becomes one of the others.
-
-    >>> resolve_precision("auto", "cpu"), resolve_precision("bfloat16", "cpu")
-    ('float32', 'bfloat16')
-    """
+    """What ``precision`` is on ``device``: ``auto`` becomes one of the others."""
     if precision != "auto":
         return precision
     if device == "cpu":
@@ -34,37 +31,7 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
     return ON_A_CARD if torch.cuda.get_device_capability(device) >= _TENSOR_CORES else "float32"
 
 
-class _Switches:
-    """Settings of the process: whoever wants the same holds them together, others wait.
-
-    The first sets them, the last puts back what was there.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._holders = 0
-        self._wanted: object = None
-        self._restore: Callable[[], None] = lambda: None
-
-    @contextmanager
-    def hold(self, wanted: object, write: Callable[[], Callable[[], None]]) -> Iterator[None]:
-        """Keep the settings that ``wanted`` stands for: ``write`` makes them, and returns what puts back the old."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._holders or self._wanted == wanted)
-            if not self._holders:
-                self._wanted, self._restore = wanted, write()
-            self._holders += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._holders -= 1
-                if not self._holders:
-                    self._restore()
-                    self._changed.notify_all()
-
-
-_products, _default = _Switches(), _Switches()
+_products, _default = Switches(), Switches()
 
 
 @contextmanager
@@ -77,12 +44,12 @@ def arithmetic(precision: Precision, kind: str) -> Iterator[None]:
     """
     import torch
 
-    def write() -> Callable[[], None]:
+    def write() -> Callable[[], object]:
         written = _set_products(wanted, kind)
 
         def restore() -> None:
-            for owner, name, value in reversed(written):
-                setattr(owner, name, value)
+            for setting in reversed(written):
+                setattr(*setting)
 
         return restore
 
@@ -101,7 +68,7 @@ def default_float32() -> Iterator[None]:
     """Let tensors that a library makes without saying how be float32, whatever the process has set."""
     import torch
 
-    def write() -> Callable[[], None]:
+    def write() -> Callable[[], object]:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         return partial(torch.set_default_dtype, before)

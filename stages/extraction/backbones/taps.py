@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def tap_timm(network: nn.Module, layer: Layer, *, name: str) -> Tap:
     """The tap of a network of timm.
 
-    Blocks are counted as timm's ``forward_intermediates`` counts them: a transformer's blocks; the stages of a
-    convolutional network, for some of which the stem is stage 0. ``"neck"`` is the end of SAM. ValueError for a layer
-    that is not there, and for a network whose class token and patches timm does not distinguish.
+    Blocks are counted as its ``forward_intermediates`` counts them: of a convolutional network the stages, for some of
+    which the stem is stage 0. ValueError for a layer that is not there, and where timm does not tell class token and
+    patches apart.
     """
     own: Any = network
     has_cls = getattr(own, "cls_token", None) is not None
@@ -38,10 +38,7 @@ def tap_timm(network: nn.Module, layer: Layer, *, name: str) -> Tap:
 
 
 def own_and_blocks(network: nn.Module, blocks: Sequence[int], *, name: str) -> tuple[list[Output], Compute]:
-    """A timm network's own pooled output and the mean of each of ``blocks``, all of one forward.
-
-    Blocks are counted as by :func:`tap_timm`, and a block's feature is the one of ``layer`` with ``pooling = "mean"``.
-    """
+    """A timm network's own pooled output and the mean of each of ``blocks``, all of one forward."""
     own: Any = network
     if not hasattr(own, "forward_intermediates"):
         raise SettingsError(f"{name}: timm gives its last layer only; leave blocks out")
@@ -59,10 +56,7 @@ def own_and_blocks(network: nn.Module, blocks: Sequence[int], *, name: str) -> t
 
 
 def tap_open_clip(tower: nn.Module, layer: Layer, *, name: str) -> Tap:
-    """The tap of an image tower of open_clip, whose projection is not used.
-
-    ValueError for a layer that is not there. CoCa's norm belongs to its own pooling: the last tokens have none.
-    """
+    """The tap of an image tower of open_clip. CoCa's norm belongs to its own pooling: the last tokens have none."""
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.timm_model import TimmModel
 
@@ -126,12 +120,7 @@ def _last_of_timm(network: Any, name: str) -> Callable[[torch.Tensor], Tokens]:
 
 
 def _block_of_timm(network: Any, layer: int) -> Callable[[torch.Tensor], Tokens]:
-    options: dict[str, Any] = {
-        "indices": [layer],
-        "intermediates_only": True,
-        "stop_early": True,
-        "output_fmt": "NCHW",
-    }
+    options: dict[str, Any] = {"indices": [layer], "intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
     if "return_prefix_tokens" in inspect.signature(network.forward_intermediates).parameters:
         options["return_prefix_tokens"] = True
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
-from stages.extraction.backbones.fetching import fetching
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
 from stages.extraction.backbones.image_size import resize_timm, sized
 from stages.extraction.backbones.libraries import library
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Output, check_blocks, pool_outputs
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
-from stages.extraction.backbones.weights import fit_weights, read_weights
+from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
 from stages.extraction.preprocess import Preprocess, PreprocessConfig, Resize
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ class TimmConfig(NetworkConfig):
     """A network of timm, as a :class:`~stages.extraction.backbones.network_config.NetworkConfig`.
 
     ``name`` can be ``hf-hub:owner/model``; with a file of weights, ``vit_base_patch16_clip_224.openai`` names the tag
-    whose preprocessing they need. ``pretrained`` true is the default tag. ``blocks`` are further features from the same
-    forward beside timm's own: the mean of the output of each of these blocks, counted as ``layer`` is.
+    whose preprocessing they need. ``pretrained`` true is the default tag.
 
     Args:
         blocks: blocks whose mean is a feature too, of the same forward, counted as ``layer`` is.
@@ -49,11 +47,7 @@ class TimmConfig(NetworkConfig):
 
 
 def load(config: TimmConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
-    """The network of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one.
-
-    Raises WeightsError for weights that cannot be had or do not fit, ValueError for an unknown name, tag, size or
-    layer, or a pooling of what is not there.
-    """
+    """The network of ``config`` on ``device``, a backbone for each pooling; with the weights of a ``stored`` one."""
     name = config.name
     if config.pretrained:
         full = f"{name}.{config.pretrained}" if isinstance(config.pretrained, str) else name
@@ -132,9 +126,7 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
     if isinstance(kwargs.get("img_size"), int):
         height = width = kwargs["img_size"]
     if height != width and config.size is None:
-        raise SettingsError(
-            f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size"
-        )
+        raise SettingsError(f"timm lists {height} x {width} for this model; ours are square: give preprocess.size")
     return config.resolve(
         size=height,
         mean=tuple(own["mean"]),

@@ -1,12 +1,16 @@
-"""Weights: read from a file, fitted to a network without a key left over, and named by their content."""
+"""Weights: fetched by a library or read from a file, fitted to a network without a key left over, named by content."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Collection, Mapping, Sequence
+import socket
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cache.errors import AbsentWeightsError, WeightsError
 
@@ -17,13 +21,66 @@ _WRAPPERS = ("state_dict", "model")  # training checkpoints keep the state dict 
 _PARALLEL = "module."  # and DistributedDataParallel puts this before every name
 _COUNTER = "num_batches_tracked"  # of batch norm in training: evaluation does not read it
 _SHOWN = 4
+_PATIENCE = 5.0  # seconds
+
+
+@contextmanager
+def fetching(what: str, source: str) -> Iterator[None]:
+    """Around a library's download of ``what`` from ``source``, a URL or the name of a repository of the Hub.
+
+    Any error but that of a wrong argument becomes a :class:`WeightsError`. Where the source's machine cannot be reached
+    what is in the library's cache is used, and what is not is an error in seconds: left alone, it would take minutes.
+    """
+    from huggingface_hub import constants
+
+    server = source if "://" in source else constants.ENDPOINT
+    offline, timeout = constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
+    reached = offline or _reached(server)
+    if not reached:
+        constants.HF_HUB_OFFLINE = True
+        socket.setdefaulttimeout(_PATIENCE)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError):
+            raise
+        reason = _first_line(error)
+        if not reached:
+            reason = f"{urlsplit(server).hostname} cannot be reached, and the library's cache does not do: {reason}"
+        raise WeightsError(
+            f"{what} could not be fetched from {source}: {reason} "
+            'Without the internet, copy the file here and say weights = "FILE".'
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        socket.setdefaulttimeout(timeout)
+
+
+def _reached(server: str) -> bool:
+    """Whether anything answers at the URL ``server``, through the proxy that the Hub's client is set to."""
+    from huggingface_hub import get_session
+
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(server, timeout=_PATIENCE)
+            answers.append(True)
+        except Exception:  # noqa: BLE001 - the client's own, of either of two libraries
+            answers.append(False)
+
+    # In a thread of its own, since looking up a name heeds no timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(1.5 * _PATIENCE)
+    return any(answers)
 
 
 def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """The state dict in a ``.safetensors`` file, or in a PyTorch file that holds nothing but tensors.
 
-    The wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off. Nothing in
-    the file is executed. Raises :class:`WeightsError`.
+    The wrappers ``{"state_dict": ...}`` and ``{"model": ...}`` and the prefix ``module.`` are taken off. Nothing in the
+    file is executed.
     """
     import safetensors
     import safetensors.torch
@@ -56,10 +113,7 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 def fit_weights(
     network: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str, ignore: Collection[str] = ()
 ) -> None:
-    """Load ``weights`` into ``network``: every name of one is a name of the other, with one shape.
-
-    Names in ``ignore`` may be left over. ``source`` is what an error calls the weights. Raises :class:`WeightsError`.
-    """
+    """Load ``weights`` into ``network``: every name of one is a name of the other, but for those to ``ignore``."""
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
     given = {name: tensor for name, tensor in weights.items() if name in own or not _skipped(name, ignore)}
     misfits = [
@@ -84,10 +138,7 @@ def fit_weights(
 
 
 def digest_weights(network: torch.nn.Module) -> str:
-    """The sha256 of all that ``network`` computes with: sorted names, dtypes, shapes and bytes; hexadecimal.
-
-    It depends on the weights alone, not on the file they came from.
-    """
+    """The sha256 of all that ``network`` computes with: sorted names, dtypes, shapes and bytes; hexadecimal."""
     import torch
 
     digest = hashlib.sha256()

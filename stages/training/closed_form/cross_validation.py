@@ -127,7 +127,7 @@ class _Fold:
     def __init__(self, rows: Tensor, classes: Classes, held: Tensor, size: int, seed: int) -> None:
         learned, self.classes = classes.take((~held).nonzero()[:, 0]), classes.take(held.nonzero()[:, 0])
         plain = Inputs(_AS_THEY_ARE, [rows.shape[1]])
-        self.scatters = Scatters.of(plain, rows[~held], learned, size=size, dtype=torch.float32)
+        self.scatters = Scatters(plain, rows[~held], learned, size=size, dtype=torch.float32)
         self.rows = rows[held]
         order = np.random.default_rng(seed).permutation(self.classes.rows)
         self.queries = torch.from_numpy(order[:_QUERIES]).sort().values

@@ -26,27 +26,41 @@ _PENALTIES = torch.logspace(-4, 3, 29, dtype=torch.float64)  # four steps a deca
 _LEAST = 1e-10  # of the mean eigenvalue of a scatter that is not shrunk: a column may be constant
 
 
+@torch.no_grad()
 def fit(config: kinds.LinearMapConfig, rows: TrainingRows) -> LinearHead:
     """The head of ``config``. See :meth:`kinds.LinearMapConfig.fit`."""
-    with torch.no_grad():
-        if isinstance(config, kinds.DiscriminantHeadConfig):
-            inputs, weight = _discriminant_map(config, rows)
-        else:
-            inputs = rows.observed(config.inputs)
-            weight = _map(config, rows, inputs)
+    if isinstance(config, kinds.DiscriminantHeadConfig):
+        inputs, weight = _discriminant_map(config, rows)
+    else:
+        inputs = rows.observed(config.inputs)
+        weight = _map(config, rows, inputs)
     return LinearHead(inputs, weight.float().contiguous(), torch.zeros(len(weight)), config.dropout)
 
 
 def _map(config: kinds.LinearMapConfig, rows: TrainingRows, inputs: Inputs) -> Tensor:
     """The map (E, D) of what ``inputs`` makes of the features."""
+    classes, every = rows.classes, f"features of {inputs.dim:,} dimensions"
     match config:
         case kinds.AveragePoolHeadConfig():
-            check_dim(config.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
+            check_dim(config.dim, inputs.dim, every)
             return functional.adaptive_avg_pool1d(torch.eye(inputs.dim), config.dim).T
         case kinds.LdaHeadConfig():
-            return _lda_map(config, rows, inputs)
+            most = min(inputs.dim, classes.count - 1)
+            check_dim(config.dim, most, f"{classes.count:,} classes in {inputs.dim:,} dimensions")
+            check_within(classes, inputs.dim, config.shrinkage)
+            statistics = rows.statistics(inputs)
+            root = _inverse_root(_shrunk(statistics.within(), config.shrinkage))
+            return _leading(root, _shrunk(statistics.between(), config.shrinkage), config.dim)
         case kinds.LearnedWhiteningHeadConfig():
-            return _learned_whitening_map(config, rows, inputs)
+            check_dim(config.dim, inputs.dim, every)
+            check_within(classes, inputs.dim, 0.0)
+            # sum over x, y of (x - y)(x - y)' = 2 n sum xx' - 2 (sum x)(sum x)' = 2 n sum (x - m)(x - m)' in a class of
+            # n rows of mean m. So the mean over the sum of n (n - 1) ordered pairs is the scatter within classes with a
+            # row of each class weighing 2 n over that count. The published inverse of a Cholesky factor is R times a
+            # rotation, which the principal components undo.
+            sizes = classes.sizes.double()
+            pairs = rows.statistics(inputs, 2 * sizes / (sizes * (sizes - 1)).sum()).within()
+            return _leading(_inverse_root(pairs, least=_LEAST), rows.statistics(inputs).covariance(), config.dim)
         case kinds.PcaHeadConfig():
             return _principal_axes(config.dim, rows, inputs, strength=0.0)
         case kinds.RidgeHeadConfig():
@@ -54,7 +68,13 @@ def _map(config: kinds.LinearMapConfig, rows: TrainingRows, inputs: Inputs) -> T
         case kinds.WhiteningHeadConfig():
             return _principal_axes(config.dim, rows, inputs, config.strength)
         case kinds.WithinHeadConfig():
-            return _within_map(config, rows, inputs)
+            check_dim(config.dim, inputs.dim, every)
+            given = None if config.shrinkage == "ledoit_wolf" else config.shrinkage
+            check_within(classes, inputs.dim, given)
+            statistics = rows.statistics(inputs)
+            shrinkage = ledoit_wolf(statistics, inputs, rows) if given is None else given
+            root = _inverse_root(_shrunk(statistics.within(), shrinkage))
+            return _leading(root, statistics.covariance(), config.dim)
         case _:
             raise NotImplementedError(f"{type(config).__name__} has no map")
 
@@ -69,37 +89,6 @@ def _principal_axes(dim: int, rows: TrainingRows, inputs: Inputs, strength: floa
     varying = int((values > SINGULAR * values[0]).sum())
     check_dim(dim, varying, "the directions in which the features vary")
     return (vectors[:, :dim] * values[:dim].pow(-strength / 2)).T
-
-
-def _within_map(config: kinds.WithinHeadConfig, rows: TrainingRows, inputs: Inputs) -> Tensor:
-    check_dim(config.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
-    given = None if config.shrinkage == "ledoit_wolf" else config.shrinkage
-    check_within(rows.classes, inputs.dim, given)
-    statistics = rows.statistics(inputs)
-    shrinkage = ledoit_wolf(statistics, inputs, rows) if given is None else given
-    root = _inverse_root(_shrunk(statistics.within(), shrinkage))
-    return _leading(root, statistics.covariance(), config.dim)
-
-
-def _lda_map(config: kinds.LdaHeadConfig, rows: TrainingRows, inputs: Inputs) -> Tensor:
-    most = min(inputs.dim, rows.classes.count - 1)
-    check_dim(config.dim, most, f"{rows.classes.count:,} classes in {inputs.dim:,} dimensions")
-    check_within(rows.classes, inputs.dim, config.shrinkage)
-    statistics = rows.statistics(inputs)
-    root = _inverse_root(_shrunk(statistics.within(), config.shrinkage))
-    return _leading(root, _shrunk(statistics.between(), config.shrinkage), config.dim)
-
-
-def _learned_whitening_map(config: kinds.LearnedWhiteningHeadConfig, rows: TrainingRows, inputs: Inputs) -> Tensor:
-    check_dim(config.dim, inputs.dim, f"features of {inputs.dim:,} dimensions")
-    check_within(rows.classes, inputs.dim, 0.0)
-    # sum over x, y of (x - y)(x - y)' = 2 n sum xx' - 2 (sum x)(sum x)' = 2 n sum (x - m)(x - m)' in a class of n
-    # rows of mean m. So the mean over the sum of n (n - 1) ordered pairs is the scatter within classes with a row
-    # of each class weighing 2 n over that count. The published inverse of a Cholesky factor is R times a rotation,
-    # which the principal components undo.
-    sizes = rows.classes.sizes.double()
-    pairs = rows.statistics(inputs, 2 * sizes / (sizes * (sizes - 1)).sum()).within()
-    return _leading(_inverse_root(pairs, least=_LEAST), rows.statistics(inputs).covariance(), config.dim)
 
 
 def _shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
@@ -132,7 +121,7 @@ def _discriminant_map(config: kinds.DiscriminantHeadConfig, rows: TrainingRows) 
     point, _ = choose(config, rows)
     inputs = rows.observed(replace(config.inputs, root=point.root))
     # float64: in float32 the order of close axes, and so which are the first, moves similarities by up to 0.01.
-    scatters = Scatters.of(inputs, rows.features, rows.classes, size=inputs.dim, dtype=torch.float64)
+    scatters = Scatters(inputs, rows.features, rows.classes, size=inputs.dim, dtype=torch.float64)
     axes, values = scatters.axes(point.shrinkage, point.total)
     return inputs, (axes[:, : config.dim] * strengths(values[: config.dim], point.power)).T
 

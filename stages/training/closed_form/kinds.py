@@ -79,10 +79,9 @@ class PcaHeadConfig(LinearMapConfig):
 class WhiteningHeadConfig(LinearMapConfig):
     """diag(l)^(-strength/2) V': eigenvalues l and eigenvectors V of the covariance.
 
-    ``strength`` in [0, 1]: 1 whitens, 0 is PCA (PCAw of the Met dataset: Ypsilantis et al., NeurIPS 2021).
-
     Args:
-        strength: each component is divided by its standard deviation to this power, in [0, 1].
+        strength: each component is divided by its standard deviation to this power, in [0, 1]; 1 whitens, 0 is PCA
+            (PCAw of the Met dataset: Ypsilantis et al., NeurIPS 2021).
     """
 
     strength: Annotated[float, _SHARE] = 1.0
@@ -91,10 +90,7 @@ class WhiteningHeadConfig(LinearMapConfig):
 
 @dataclass(frozen=True)
 class AveragePoolHeadConfig(LinearMapConfig):
-    """Dimension e is the mean of the dimensions floor(e D / E) to ceil((e + 1) D / E) - 1 of the feature.
-
-    It is the neck of UniFEx (arXiv 2409.13513) before any training: nothing is learned.
-    """
+    """Dimension e is the mean of the dimensions floor(e D / E) to ceil((e + 1) D / E) - 1 of the feature."""
 
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
     kind: Literal["average_pool"] = "average_pool"
@@ -104,11 +100,9 @@ class AveragePoolHeadConfig(LinearMapConfig):
 class WithinHeadConfig(LinearMapConfig):
     """S^(-1/2), S the covariance within classes, then the ``dim`` principal components of what it makes of the rows.
 
-    ``shrinkage`` s: S is (1 - s) S + s (tr S / D) I, with s in [0, 1] or after Ledoit and Wolf. Without shrinkage it is
-    relevant component analysis (Shental et al., ECCV 2002).
-
     Args:
-        shrinkage: s, in [0, 1], or that of Ledoit and Wolf.
+        shrinkage: s of (1 - s) S + s (tr S / D) I in place of S, in [0, 1], or that of Ledoit and Wolf; without it, 0,
+            relevant component analysis (Shental et al., ECCV 2002).
     """
 
     shrinkage: Annotated[float | Literal["ledoit_wolf"], _SHARE] = "ledoit_wolf"
@@ -119,11 +113,9 @@ class WithinHeadConfig(LinearMapConfig):
 class LdaHeadConfig(LinearMapConfig):
     """The ``dim`` directions in which classes differ most for how much they vary within, each of unit variance within.
 
-    ``shrinkage`` s in [0, 1] is that of scikit-learn's ``LinearDiscriminantAnalysis(solver="eigen")``: the covariance
-    within classes and the one between them both become (1 - s) S + s (tr S / D) I.
-
     Args:
-        shrinkage: s, in [0, 1].
+        shrinkage: s, in [0, 1]; as scikit-learn's ``LinearDiscriminantAnalysis(solver="eigen")`` has it, the covariance
+            within classes and the one between them both become (1 - s) S + s (tr S / D) I.
     """
 
     shrinkage: Annotated[float, _SHARE] = 0.5
@@ -146,12 +138,11 @@ class LearnedWhiteningHeadConfig(LinearMapConfig):
 class RidgeHeadConfig(LinearMapConfig):
     """(S + lambda I)^(-1) X'Y / N: covariance S, indicators Y (N, C); then the principal axes of the predictions.
 
-    ``penalty`` is lambda in units of the mean eigenvalue of S; ``gcv`` takes the one of the least generalised
-    cross-validation error (Golub, Heath and Wahba, 1979), from the same sums. With ``dim`` = C - 1 the similarities
-    are those of the predictions themselves, each less its mean.
+    With ``dim`` = C - 1 the similarities are those of the predictions themselves, each less its mean.
 
     Args:
-        penalty: lambda in units of the mean eigenvalue, above 0, or chosen by generalised cross-validation.
+        penalty: lambda in units of the mean eigenvalue of S, above 0; ``gcv`` takes the one of the least generalised
+            cross-validation error (Golub, Heath and Wahba, 1979).
     """
 
     penalty: Annotated[float | Literal["gcv"], Within("(0, inf]", "in units of the mean eigenvalue")] = "gcv"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -24,34 +22,28 @@ def descending(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Scatters:
-    """What the discriminants of one set of rows share, whatever their shrinkage."""
+    """What the discriminants of one set of rows share, whatever their shrinkage.
 
-    vectors: Tensor  # eigenvectors of S_w, the covariance within classes, in columns (D, D)
-    values: Tensor  # its eigenvalues (D,), largest first
-    level: float  # their mean over all dimensions of the feature
-    between: Tensor  # S_b, the covariance of the class means, in that basis (D, D)
-    total: Tensor  # S_t, the second moment of all rows, in that basis (D, D)
-    rank: int  # the number of directions that class means span
+    They are of ``dtype`` and of ``features`` (N, D); ``size`` is D, or what D was before they were reduced. Every row
+    weighs the same in S_w, every domain in S_b and in S_t: where domains share a gallery, the classes of a small one
+    must be separated no less well, but how images of one class differ is best estimated from all.
+    """
 
-    @classmethod
-    def of(cls, inputs: Inputs, features: Tensor, classes: Classes, *, size: int, dtype: torch.dtype) -> Scatters:
-        """The scatters, of ``dtype``, of ``features`` (N, D); ``size`` is D, or what D was before they were reduced.
-
-        Every row weighs the same in S_w, every domain in S_b and in S_t: where domains share a gallery, the classes of
-        a small one must be separated no less well, but how images of one class differ is best estimated from all.
-        """
+    def __init__(self, inputs: Inputs, features: Tensor, classes: Classes, *, size: int, dtype: torch.dtype) -> None:
         statistics = gather_statistics(inputs, features, classes)
         within = statistics.within()
         if len(torch.unique(classes.domains)) > 1:
             statistics = gather_statistics(inputs, features, classes, classes.row_weights())
         values, vectors = descending(within.to(dtype))
-        between, total = (
+        self.vectors = vectors  # eigenvectors of S_w, the covariance within classes, in columns (D, D)
+        self.values = values.clamp(min=0)  # its eigenvalues (D,), largest first
+        self.level = float(within.trace()) / size  # their mean over all dimensions of the feature
+        self.between, self.total = (  # S_b, the covariance of class means, and S_t, the second moment, in that basis
             vectors.T @ scatter.to(dtype) @ vectors
             for scatter in (statistics.between(classes.class_weights()), statistics.second_moment())
         )
-        return cls(vectors, values.clamp(min=0), float(within.trace()) / size, between, total, classes.count - 1)
+        self.rank = classes.count - 1  # the number of directions that class means span
 
     def axes(self, shrinkage: float, total: float) -> tuple[Tensor, Tensor]:
         """Directions (D, D) in columns of unit variance within classes, and the scatter along each (D,), largest first.

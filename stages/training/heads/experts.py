@@ -60,7 +60,7 @@ class Experts(HeadNetwork):
 
 
 def expert_dim(dim: int, domains: int) -> int:
-    """The size of an expert's embedding where the whole has ``dim`` dimensions."""
+    """The size of an expert's embedding where the whole has ``dim``."""
     return dim - (domains - 1)
 
 

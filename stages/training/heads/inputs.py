@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,7 @@ class Inputs(nn.Module):
         self.blocks = tuple(blocks)
         # A closed form may choose another root than the settings have, so it is saved with the statistics.
         self.register_buffer("root", torch.tensor(config.root, dtype=torch.float64))
-        self.exponent = config.root  # the same as a plain number: forward reads it without a synchronization
-        self.register_load_state_dict_post_hook(_take_exponent)  # type: ignore[no-untyped-call]
+        self.exponent = config.root  # the same as a plain number, for export and for cards
         self.register_buffer("mean", torch.zeros(sum(blocks)))
         self.register_buffer("spread", torch.ones(()))
 
@@ -69,6 +68,10 @@ class Inputs(nn.Module):
             return features / self.spread
         return normalize(features) if self.config.rescale == "unit" else features
 
+    def _load_from_state_dict(self, *state: Any) -> None:
+        super()._load_from_state_dict(*state)
+        self.exponent = float(self.root)
+
     def _before_mean(self, features: Tensor) -> Tensor:
         features = features.float()
         if self.exponent != 1:
@@ -87,8 +90,3 @@ def in_blocks(function: Callable[[Tensor], Tensor], features: Rows) -> Tensor:
     """``function`` of all rows of ``features`` (N, D), a block at a time, without gradients."""
     with torch.inference_mode():
         return torch.cat([function(block) for block in by_blocks(features)])
-
-
-def _take_exponent(inputs: nn.Module, _: object) -> None:
-    assert isinstance(inputs, Inputs)
-    inputs.exponent = float(inputs.root)

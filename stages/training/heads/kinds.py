@@ -1,7 +1,6 @@
 """The trained heads and the steps before their maps, a class of settings for each. Loads without torch.
 
-A new kind is a class here, its network in a file beside this one, and a name in ``HeadConfig``
-(:mod:`stages.training.recipe`).
+A new kind is a class here, its network beside it, and a name in ``HeadConfig`` (:mod:`stages.training.recipe`).
 """
 
 from __future__ import annotations
@@ -112,8 +111,7 @@ class BatchNormHeadConfig(Settings):
 class MlpHeadConfig(Settings):
     """Hidden layers of the sizes ``hidden``, each a linear map and ``activation``, then a linear map to ``dim``.
 
-    With ``residual`` a linear map from the feature is added, and the last layer starts at zero: the untrained head is
-    the linear one. In training, ``dropout`` acts before the first and the last map, and before the linear one.
+    With ``residual`` the last layer starts at zero.
 
     Args:
         dim: E.

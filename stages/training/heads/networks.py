@@ -37,14 +37,11 @@ def drop(features: Tensor, shares: Sequence[float], generator: torch.Generator |
 
 
 def _factors(features: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
-    """A mask (B, D) of ones, and zeros for dropped elements, and the factor of the others.
-
-    64 random bits are four signed 16-bit integers, uniform in [-2**15, 2**15): one is below dropped - 2**15 with
-    probability dropped / 2**16.
-    """
+    """A mask (B, D) of ones, and zeros for dropped elements, and the factor of the others."""
+    # 64 random bits are four signed 16-bit integers: one is below dropped - 2**15 with probability dropped / 2**16
     dropped = round(share * _STEPS)
     words = torch.empty(-(-features.numel() // 4), dtype=torch.int64, device=features.device)
-    words.random_(-(2**63), None, generator=generator)  # four of 16 bits
+    words.random_(-(2**63), None, generator=generator)
     draws = words.view(torch.int16)[: features.numel()].view(features.shape)
     mask = torch.empty_like(features)
     torch.ge(draws, dropped - _STEPS // 2, out=mask)  # as floats: a bool mask takes four times as long

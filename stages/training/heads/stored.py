@@ -20,10 +20,8 @@ from stages.training.recipe import HeadConfig
 
 def structure_of(network: HeadNetwork) -> dict[str, JSON]:
     """What ``network`` has beside its settings and its tensors."""
-    structure: dict[str, JSON] = {
-        "inputs": asdict(network.inputs.config),  # of a head that started at a closed form: its steps
-        "blocks": list(network.inputs.blocks),
-    }
+    # The steps are those of the closed form that a head started at.
+    structure: dict[str, JSON] = {"inputs": asdict(network.inputs.config), "blocks": list(network.inputs.blocks)}
     if isinstance(network, Experts):
         structure["experts"] = [structure_of(expert) for expert in network.heads]
     return structure

@@ -79,8 +79,8 @@ class CosFaceConfig(CosineConfig):
 class SphereFaceConfig(MarginSoftmaxConfig):
     """SphereFace. ``margin_factor``, at least 1, is what the target's angle is multiplied by; 1 is no margin.
 
-    The target is that of the 2017 paper, whose factor was 4; embeddings are of unit length times ``scale``, as in
-    SphereFace-R (Liu et al., TPAMI 2022), whose factor is about 1.5. A ramp from 1 does the work of their annealing.
+    The target is that of the 2017 paper, whose factor was 4; the scale is that of SphereFace-R (Liu et al., TPAMI
+    2022), whose factor is about 1.5. A ramp from 1 does the work of their annealing.
 
     Args:
         margin_factor: what the target's angle is multiplied by, at least 1; 1 is no margin.
@@ -126,8 +126,7 @@ class ElasticCosFaceConfig(CosineConfig):
 class AdaCosConfig(MarginSoftmaxConfig):
     """AdaCos (Zhang et al., CVPR 2019): no margin, and a scale that training chooses.
 
-    The scale begins at sqrt(2) log(C - 1) and follows the batches; ``dynamic`` = false keeps it there. There is nothing
-    to choose, and a ``scale`` is refused. It is never below ``SMALLEST_SCALE``, 0.98.
+    The scale begins at sqrt(2) log(C - 1) and follows the batches, never below 0.98. A ``scale`` is refused.
 
     Args:
         dynamic: let the scale follow the batches; false keeps it where it begins.

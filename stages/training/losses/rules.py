@@ -1,7 +1,4 @@
-"""The rules of the margin losses, and which computes which; ``kinds.py`` has the formulas of those with a set margin.
-
-Adaptive ones follow what they see: a scale or a margin by the batches so far, or by the length of the embedding.
-"""
+"""The rules of the margin losses, and which computes which; ``kinds.py`` has the formulas of set margins."""
 
 from __future__ import annotations
 
@@ -106,10 +103,7 @@ class FixedScale(Rule):
 
 
 class AdaptiveScale(FixedScale):
-    """log(B) / cos(min(pi / 4, t)): B the mean sum of exp(scale * cosine) over other classes, t the target's median.
-
-    The median is that of the angles between embeddings and their own prototypes alone.
-    """
+    """log(B) / cos(min(pi / 4, t)): B the mean sum of exp(scale * cosine) over other classes, t the targets' median."""
 
     needs_sums: ClassVar[bool] = True
 
@@ -146,8 +140,7 @@ class Quality(MarginRule):
     """cos(t - margin * z) - margin * (1 + z), where z in [-1, 1] says how long an embedding is beside the others.
 
     A short one (z = -1) has ArcFace's margin, one of mean length CosFace's, a long one (z = 1) more for being far off.
-    Before the first batch of two rows, which begins the statistics, z is 0. A batch of one row has no deviation and
-    leaves them as they are.
+    The first batch of two rows begins the statistics; before it z is 0.
     """
 
     mean: Tensor
@@ -160,7 +153,7 @@ class Quality(MarginRule):
         self.register_buffer("deviation", torch.full((1,), torch.inf))  # nothing is known yet: z is 0
 
     def observe(self, _cosine: Tensor, norms: Tensor) -> None:
-        if norms.shape[-1] < 2:
+        if norms.shape[-1] < 2:  # one row has no deviation
             return
         # in float64: the square of a norm of 1e30 is no float32
         deviation, mean = (moment.to(norms.dtype) for moment in torch.std_mean(norms.double(), -1, keepdim=True))

@@ -34,30 +34,22 @@ class ClassSampler(nn.Module):
         self.random_state = RandomState(generator)
 
     def forward(self, labels: Tensor, embeddings: Tensor, weight: Tensor) -> Tensor:
-        """The classes (S,), ascending: every one of ``labels`` (B,), and as many as are wanted.
-
-        ``embeddings`` (B, E) and ``weight`` (k*C, E) are only looked at where the hardest are asked for.
-        """
+        """The classes (S,), ascending: every one of ``labels`` (B,), and as many as are wanted."""
         if self.wanted == self.classes:
             return torch.arange(self.classes, device=labels.device)
-        others = self._random() if self.config.kind == "random" else self._hardest(embeddings, weight)
+        if self.config.kind == "random":  # with replacement: a permutation's time would grow with the classes
+            others = torch.randint(self.classes, (self.draws,), generator=self.random_state.generator, device="cpu")
+        else:
+            others = self._hardest(embeddings, weight)
         chosen: Tensor = torch.unique(torch.cat([labels, others.to(labels.device)]))
         return chosen
 
-    def _random(self) -> Tensor:
-        """About as many classes as are wanted, some more than once.
-
-        Drawn with replacement, in time that grows with the draws and not, as a permutation's, with the classes.
-        """
-        return torch.randint(self.classes, (self.draws,), generator=self.random_state.generator, device="cpu")
-
+    @torch.no_grad()
     def _hardest(self, embeddings: Tensor, weight: Tensor) -> Tensor:
-        with torch.no_grad():
-            vectors = normalize(embeddings.to(weight.dtype))
-            nearest = weight.new_empty(self.subcenters, self.classes)
-            for low in range(0, self.classes, _BLOCK):
-                block = weight.view(self.subcenters, self.classes, -1)[:, low : low + _BLOCK]
-                highest = (block.flatten(0, 1) @ vectors.T).amax(1).view(block.shape[:2])
-                lengths = torch.linalg.vector_norm(block, dim=2)
-                nearest[:, low : low + _BLOCK] = highest * reciprocal(lengths)
-            return nearest.amax(0).topk(self.wanted).indices
+        vectors = normalize(embeddings.to(weight.dtype))
+        nearest = weight.new_empty(self.subcenters, self.classes)
+        for low in range(0, self.classes, _BLOCK):
+            block = weight.view(self.subcenters, self.classes, -1)[:, low : low + _BLOCK]
+            highest = (block.flatten(0, 1) @ vectors.T).amax(1).view(block.shape[:2])
+            nearest[:, low : low + _BLOCK] = highest * reciprocal(torch.linalg.vector_norm(block, dim=2))
+        return nearest.amax(0).topk(self.wanted).indices

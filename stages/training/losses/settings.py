@@ -1,7 +1,4 @@
-"""What the settings of all margin losses share: schedules, margins by class size, sampled classes.
-
-Loads without torch: what computes a loss is imported where it is built.
-"""
+"""What the settings of all margin losses share: schedules, margins by class size, sampled classes. Without torch."""
 
 from __future__ import annotations
 
@@ -156,10 +153,9 @@ class MarginSoftmaxConfig(Settings):
         generator: torch.Generator,
         group: torch.distributed.ProcessGroup | None = None,
     ) -> MarginSoftmax:
-        """The loss of embeddings (B, ``dim``); prototypes and what else is random are drawn from ``generator``.
+        """The loss of embeddings (B, ``dim``) for classes of ``class_sizes`` (C,) rows, drawn from ``generator``.
 
-        ``class_sizes`` (C,) int64 are the training rows of each class, for margins that follow from them. The processes
-        of a ``group`` share the classes out, and each has the same loss.
+        The processes of a ``group`` share the classes out, and each has the same loss.
 
         >>> import torch
         >>> from stages.training import ArcFaceConfig

@@ -6,8 +6,7 @@
     process r       prototypes (k, C_r, E) of the classes from ``low`` up to ``high``
 
 What is a sum over all classes is summed over the processes: vectors of B numbers, and once (B, E), the gradient of the
-embeddings (An et al., Partial FC, ICCVW 2021). So every process has the same loss and takes the same step with the
-network, and each moves its own prototypes. One process alone has all classes, and nothing is sent.
+embeddings (An et al., Partial FC, ICCVW 2021). So every process has the same loss. One alone sends nothing.
 """
 
 from __future__ import annotations

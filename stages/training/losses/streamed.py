@@ -26,26 +26,22 @@ from stages.training.worker_threads import in_worker_threads, worker_count
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """What the loss is, apart from its vectors. ``learn`` asks for gradients, ``observe`` lets the rule learn.
-
-    ``rate`` is the probability with which a class that no row of the batch has is among the classes looked at;
-    ``shard`` says which of all classes this process has.
-    """
+    """What the loss is, apart from its vectors."""
 
     rule: Rule
     scale: float
     smoothing: float
     subcenters: int
     precision: Precision
-    learn: bool
-    observe: bool
-    rate: float = 1.0
-    shard: Shard = WHOLE
+    learn: bool  # whether gradients are wanted
+    observe: bool  # whether the rule learns
+    rate: float = 1.0  # the probability with which a class that no row of the batch has is looked at
+    shard: Shard = WHOLE  # which of all classes this process has
 
     def weights(self, places: Tensor, classes: int) -> Tensor | None:
         """The logarithm (S,) of what each of ``classes`` counts for, 1 / rate but for the rows' own; None where all 1.
 
-        Of a fixed batch and a random choice of classes, the mean of the sum so weighted is the sum over all classes.
+        So weighted, the sum is that over all classes in the mean over choices of classes.
         """
         if self.rate == 1:
             return None
@@ -58,8 +54,8 @@ def streamed_loss(
 ) -> Tensor:
     """The mean loss of ``embeddings`` (B, E), of any length, with ``labels`` (B,): a scalar, float32 or finer.
 
-    ``weight`` (k*C, E) is the table of the classes here, row j*C + c for subcenter j of class c. With ``classes`` (S,),
-    ascending and every label among them, only their rows are read, and the gradient of the table is sparse.
+    With ``classes`` (S,), ascending and every label among them, only their rows of ``weight`` (k*C, E) are read, and
+    its gradient is sparse.
     """
     loss: Tensor = _Streamed.apply(embeddings, weight, labels, softmax, classes)
     return loss
@@ -109,10 +105,7 @@ def _gathered(weight: Tensor, rows: Tensor) -> Tensor:
 def _loss_and_gradients(
     embeddings: Tensor, table: Tensor, labels: Tensor, places: Tensor, softmax: Softmax
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The loss and, to learn from, its gradients by ``embeddings`` (B, E) and ``table`` (k, S, E), in their dtypes.
-
-    ``labels`` (B,) are the classes as the rule knows them, ``places`` (B,) where they are in the table.
-    """
+    """The loss, and to learn from its gradients; ``places`` (B,) are the labels' classes in ``table`` (k, S, E)."""
     # Of one row: z (E,) its embedding, n = |z|, u = z / n; v_j = w_j / |w_j| (E,) the nearest subcenter of class j, and
     # c_j = u v_j. y is its class, m = rule.target(c_y, n), o_j = rule.others(c_j, m), s the scale, e the smoothing:
     #
@@ -157,8 +150,11 @@ def _loss_and_gradients(
         loss = loss + penalty.detach()
     if not softmax.learn:
         return loss, ()
-    on_moved = (torch.exp2(target - log_sum) - own_share) * (scale / size)
-    on_cosine, on_norms = _through_rule(moved, on_moved, penalty, inputs)
+    with torch.enable_grad():  # the gradient of the sum by ``moved`` is its factor
+        total = (moved * ((torch.exp2(target - log_sum) - own_share) * (scale / size))).sum()
+        total = total if penalty is None else total + penalty
+    through_rule = torch.autograd.grad(total, inputs, materialize_grads=True, allow_unused=True)
+    on_cosine, on_norms = (gradient[:, None] for gradient in through_rule)
     on_unit, on_table = tiles.gradients(log_sum, moved.detach(), spread)
     on_unit = shard.sum(on_unit.addcmul_(own, on_cosine))
     through = torch.addcmul(unit, own, cosine[:, None], value=-1).mul_(own_inverse * on_cosine)
@@ -174,9 +170,9 @@ def _loss_and_gradients(
 def _nearest_of_own(
     table: Tensor, places: Tensor, present: Tensor | None, unit: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The nearest subcenter of each row's own class; zeros where it is not ``present`` (B,).
+    """The nearest subcenter (B, E) of each row's own class, at unit length, and zeros where it is not ``present`` (B,).
 
-    At unit length (B, E), with one over its length (B, 1), its number of the k (B,), and the cosine (B,).
+    With one over its length (B, 1), its number of the k (B,), and the cosine (B,).
     """
     own = table.index_select(1, places.clamp(0, table.shape[1] - 1)).to(unit.dtype)
     inverse = reciprocal(torch.linalg.vector_norm(own, dim=2, keepdim=True))
@@ -186,16 +182,3 @@ def _nearest_of_own(
     cosine, winner = torch.linalg.vecdot(own, unit).max(0)
     row = torch.arange(len(unit), device=unit.device)
     return own[winner, row], inverse[winner, row], winner, cosine
-
-
-def _through_rule(
-    moved: Tensor, on_moved: Tensor, penalty: Tensor | None, inputs: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """What the rule passes back to the target's cosine and to the norms, (B, 1) each."""
-    with torch.enable_grad():
-        total = (moved * on_moved).sum()  # its gradient by ``moved`` is ``on_moved``
-        total = total if penalty is None else total + penalty
-    if not total.requires_grad:
-        return torch.zeros_like(inputs[0])[:, None], torch.zeros_like(inputs[1])[:, None]
-    on_cosine, on_norms = torch.autograd.grad(total, inputs, materialize_grads=True, allow_unused=True)
-    return on_cosine[:, None], on_norms[:, None]

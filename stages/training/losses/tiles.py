@@ -47,23 +47,13 @@ class _Tile:
 class Tiles:
     """The part of the softmax that belongs to classes other than the rows' own, and its gradients.
 
-    Args:
-        unit: (B, E), embeddings of unit length, float32 or float64, their rows in the order of ``places``.
-        table: (k, C, E), prototypes of any length and float dtype.
-        places: (B,), which class of the table is each row's own; ascending.
-        rule: moves the other classes' cosines.
-        precision: of the factors of a matrix product, and of a tile.
-        weights: (C,), log2 of what a class counts for in a sum of exponentials; None: each for 1.
+    Of embeddings ``unit`` (B, E) of unit length and prototypes ``table`` (k, C, E) of any. ``places`` (B,), which
+    ascend, are the rows' own classes. ``rule`` moves the others' cosines, ``precision`` is that of the factors of a
+    matrix product and of a tile, and ``weights`` (C,) are log2 of what a class counts for, by default 1.
     """
 
     def __init__(
-        self,
-        unit: Tensor,
-        table: Tensor,
-        places: Tensor,
-        rule: Rule,
-        precision: Precision,
-        weights: Tensor | None = None,
+        self, unit: Tensor, table: Tensor, places: Tensor, rule: Rule, precision: Precision, weights: Tensor | None
     ) -> None:
         self.unit, self.table, self.places, self.rule = unit, table, places, rule
         self.moves = type(rule).others is not Rule.others

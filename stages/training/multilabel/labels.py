@@ -153,8 +153,14 @@ def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
             left_out.append(name)
     if not learned:
         raise RecordsError(f"none of the attributes {', '.join(names)} can be learned from {len(records):,} records")
-    if config.unusable == "refuse":
-        _refuse_empty_rows(records, [attribute.name for attribute in learned])
+    columns = zip(*(records.attribute(attribute.name) for attribute in learned), strict=True)
+    empty = [row for row, values in enumerate(columns) if all(value is None for value in values)]
+    if empty and config.unusable == "refuse":
+        raise RecordsError(
+            f"{len(empty):,} of {len(records):,} training records have a value of none of the attributes "
+            f"{', '.join(names)}; the first has the key {records.keys[empty[0]]!r}. Fill them in, or let them train "
+            "what else they can: attributes.unusable = 'leave_out'."
+        )
     return Attributes(tuple(learned), tuple(left_out))
 
 
@@ -224,17 +230,6 @@ def _unusable(name: str, counts: Counter[str], rows: int, minimum: int) -> str |
         f"the attribute {name!r} has {len(rare):,} of {len(counts):,} values in fewer than {minimum} of {rows:,} "
         f"training records: {shown}. Mend or empty those cells, or lower attributes.minimum_count."
     )
-
-
-def _refuse_empty_rows(records: Records, names: Sequence[str]) -> None:
-    columns = [records.attribute(name) for name in names]
-    empty = [row for row, values in enumerate(zip(*columns, strict=True)) if all(value is None for value in values)]
-    if empty:
-        raise RecordsError(
-            f"{len(empty):,} of {len(records):,} training records have a value of none of the attributes "
-            f"{', '.join(names)}; the first has the key {records.keys[empty[0]]!r}. Fill them in, or let them train "
-            "what else they can: attributes.unusable = 'leave_out'."
-        )
 
 
 def _is_number(text: str) -> bool:

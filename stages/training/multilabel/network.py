@@ -1,7 +1,6 @@
-"""The shallow network: one hidden layer or two over the feature, the last of which is the embedding.
+"""The shallow network of "Boosting image retrieval with accurately labelled small data".
 
-"Boosting image retrieval with accurately labelled small data": a network of the feature's own size learns to name every
-attribute of an image from its hidden layer; then the classifiers are dropped, and the hidden layer is searched.
+A hidden layer learns to name every attribute of an image; then the classifiers are dropped, and it is searched.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
-    """Pairs of a block: the number of the row and that of what it is compared with, each (T,)."""
+    """Pairs of a block: the row's number and the column of what it is compared with, (T,)."""
 
     row: Tensor
     column: Tensor

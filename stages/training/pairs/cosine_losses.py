@@ -37,10 +37,10 @@ class MultiSimilarity(PairRule):
         exponents = config.negative_scale * (block.all_cosines - config.threshold_cos)
         of_negatives = _log_of_one_plus(exponents.masked_fill(far, _NOTHING)) / config.negative_scale
         losses = of_positives + of_negatives
-        positive = block.cosines_of(row, column).sum(dtype=torch.float64)
-        negative = block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64)
-        counted = float(positive), len(row), float(negative), far.numel() - int(far.sum())
-        statistics = PairStatistics(len(losses), float((losses == 0).sum()), *counted)
+        positive = float(block.cosines_of(row, column).sum(dtype=torch.float64))
+        negative = float(block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64))
+        near, zero = far.numel() - int(far.sum()), float((losses == 0).sum())
+        statistics = PairStatistics(len(losses), zero, positive, len(row), negative, near)
         return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), statistics)
 
     def _chosen(self, block: Block) -> tuple[Pairs, Tensor]:

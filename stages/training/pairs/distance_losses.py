@@ -1,7 +1,4 @@
-"""Losses on distances of pairs and triplets: contrastive, triplet, margin.
-
-PyTorch Metric Learning computes what they make of their pairs.
-"""
+"""Losses on distances: contrastive, triplet, margin. PyTorch Metric Learning computes what they make of their pairs."""
 
 from __future__ import annotations
 
@@ -39,10 +36,8 @@ class Contrastive(PairRule):
         with torch.no_grad():
             positive, negative = self._chosen(block)
         cosines = block.differentiable(*positive), block.differentiable(*negative)
-        losses = [
-            self._loss.get_per_pair_loss(distance_of(pairs), kind)
-            for pairs, kind in zip(cosines, ("pos", "neg"), strict=True)
-        ]
+        per_pair = self._loss.get_per_pair_loss
+        losses = per_pair(distance_of(cosines[0]), "pos"), per_pair(distance_of(cosines[1]), "neg")
         counts = torch.stack([(loss > 0).sum() for loss in losses]).to(block.cosines.dtype)
         totals = torch.stack([loss.sum() for loss in losses])
         if not isinstance(self.config.miner, AllConfig):
@@ -137,8 +132,7 @@ class Margin(PairRule):
 
     @property
     def beta(self) -> Tensor:
-        """What is learned, (1,) or (C,)."""
-        beta: Tensor = self.loss.beta
+        beta: Tensor = self.loss.beta  # (1,) or (C,)
         return beta
 
     def at(self, share: float) -> None:
@@ -154,12 +148,10 @@ class Margin(PairRule):
             losses, pairs = parts["losses"], parts["divisor"].to(block.cosines.dtype)
         both = 2 * len(chosen.row)
         statistics = statistics_of(both, both - float(pairs), positive, negative)
-        weight, count = self._weight(block, chosen.row, pairs)
-        return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, count]), statistics)
-
-    def _weight(self, block: Block, row: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """What beta itself adds: once for one beta, for each triplet where there is one a class."""
+        # Beta itself adds once where there is one, for each triplet where there is one a class.
         if len(self.beta) == 1:
-            rows = pairs.new_tensor(float(len(block.cosines)))
-            return self.config.beta_weight * self.beta[0] * rows, rows
-        return self.config.beta_weight * self.beta[block.labels[row]].sum(), pairs
+            count = pairs.new_tensor(float(len(block.cosines)))
+            weight = self.config.beta_weight * self.beta[0] * count
+        else:
+            count, weight = pairs, self.config.beta_weight * self.beta[block.labels[chosen.row]].sum()
+        return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, count]), statistics)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from stages.training.losses.angle import normalize
 from stages.training.losses.rule import RandomState
 from stages.training.pairs.block import PairStatistics
-from stages.training.pairs.rows import PairRule, loss_of_rows
+from stages.training.pairs.rows import LossOfRows, PairRule
 
 
 class CrossBatchMemory(nn.Module):
@@ -28,28 +28,22 @@ class CrossBatchMemory(nn.Module):
         self.register_buffer("stored", torch.zeros((), dtype=torch.int64))
 
     def __len__(self) -> int:
-        """How many are stored now."""
         return min(self.size, int(self.stored))
 
     @torch.no_grad()
     def store(self, unit: Tensor, labels: Tensor, rows: Tensor) -> None:
         """Store a batch (B, E) in place of the oldest embeddings."""
         unit, labels, rows = unit[-self.size :], labels[-self.size :], rows[-self.size :]
-        if not len(unit):
-            return
         places = (int(self.stored) + torch.arange(len(unit), device=self.vectors.device)) % self.size
-        self.vectors[places] = unit.to(self.vectors.dtype)
-        self.labels[places] = labels
-        self.rows[places] = rows
+        self.vectors[places], self.labels[places], self.rows[places] = unit.to(self.vectors.dtype), labels, rows
         self.stored += len(unit)
 
     def content(self, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors (n, ``dim``) of unit length, labels and rows (n,); of fewer dimensions than E the first ones."""
-        filled = len(self)
-        vectors = self.vectors[:filled]
+        vectors, labels, rows = (part[: len(self)] for part in (self.vectors, self.labels, self.rows))
         if dim < vectors.shape[1]:
             vectors = nn.functional.normalize(vectors[:, :dim])
-        return vectors, self.labels[:filled], self.rows[:filled]
+        return vectors, labels, rows
 
 
 class PairLoss(nn.Module):
@@ -120,9 +114,10 @@ class RowWise(PairLoss):
         unit = normalize(embeddings)
         drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(2**48, generator=self.random_state.generator)
         memory, memory_labels, memory_rows = self.memory.content(unit.shape[1])
-        against = torch.cat([labels, memory_labels]), torch.cat([rows, memory_rows])
-        value, statistics = loss_of_rows(self.rule, unit, memory, *against, int(drawn))
-        self._statistics += statistics
+        known = memory, torch.cat([labels, memory_labels]), torch.cat([rows, memory_rows])
+        counted: list[PairStatistics] = []
+        value: Tensor = LossOfRows.apply(unit, self.rule, *known, int(drawn), counted, *self.rule.parameters())
+        self._statistics += counted[0]
         self._latest = unit.detach(), labels, rows
         return value
 

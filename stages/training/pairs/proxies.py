@@ -16,10 +16,9 @@ from stages.training.pairs.metric_learning import library
 
 
 class ProxyLoss(PairLoss):
-    """A loss whose proxies are parameters: one of PyTorch Metric Learning's, or a module of our own.
+    """``module``, a loss of embeddings and labels whose parameter ``proxies`` moves ``rate`` times as fast as the rest.
 
-    ``module`` is called with embeddings (B, E) and labels (B,); ``proxies`` is its parameter, of which ``view`` makes,
-    without copying, vectors (k, C, E); ``rate`` is the factor on their learning rate.
+    ``view`` makes of them, without copying, vectors (k, C, E).
     """
 
     def __init__(self, module: Any, proxies: nn.Parameter, view: Callable[[Tensor], Tensor], rate: float) -> None:

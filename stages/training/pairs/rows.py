@@ -48,22 +48,6 @@ class PairRule(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no sums: a loss on pairs is a subclass that gives them")
 
 
-def loss_of_rows(
-    rule: PairRule, unit: Tensor, memory: Tensor, labels: Tensor, rows: Tensor, seed: int
-) -> tuple[Tensor, PairStatistics]:
-    """The loss of embeddings (B, E) of unit length, a scalar, and statistics of the pairs that it was made of.
-
-    They are compared with each other and with the ``memory`` (R - B, E), which has no gradient. ``labels`` and training
-    ``rows`` are those of the batch and then of the memory, (R,); ``seed`` is for what is drawn. The gradient reaches
-    both embeddings of a pair that lie in the batch, and the parameters of ``rule``.
-    """
-    parameters = list(rule.parameters())
-    learn = torch.is_grad_enabled() and (unit.requires_grad or any(weight.requires_grad for weight in parameters))
-    statistics: list[PairStatistics] = []
-    value: Tensor = _RowWise.apply(unit, rule, memory, labels, rows, seed, learn, statistics, *parameters)
-    return value, statistics[0]
-
-
 # With U (B, E) the batch and A (R, E) = [U, memory], c_ij = u_i a_j, and a loss of S parts is sum_s T_s / n_s, each T_s
 # a sum over blocks of rows. Of one block of rows I, autograd gives g = dT_s/dc (b, R), and a pair's cosine passes it to
 # both of its embeddings:
@@ -130,7 +114,13 @@ class _WorkerSums:
             by_unit[inside] += _weighted_sums(row, len(within), column, by_cosine, self.against)
 
 
-class _RowWise(torch.autograd.Function):
+class LossOfRows(torch.autograd.Function):
+    """The loss of embeddings ``unit`` (B, E) of unit length, a scalar; ``statistics`` gets those of its pairs.
+
+    They are compared with each other and with the ``memory`` (R - B, E), which has no gradient. ``labels`` and training
+    ``rows`` are those of the batch and then of the memory, (R,); ``seed`` is for what is drawn.
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -140,10 +130,10 @@ class _RowWise(torch.autograd.Function):
         labels: Tensor,
         rows: Tensor,
         seed: int,
-        learn: bool,
         statistics: list[PairStatistics],
         *parameters: Tensor,
     ) -> Tensor:
+        learn = any(ctx.needs_input_grad)
         against = torch.cat([unit, memory.to(unit.dtype)])
         size = _rows_a_block(len(unit), rule.numbers * len(against))
         starts = range(0, len(unit), size)
@@ -170,7 +160,7 @@ class _RowWise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
         by_unit, *by_parameters = (slope * gradient for gradient in ctx.saved_tensors)
-        return by_unit, *[None] * 7, *by_parameters
+        return by_unit, *[None] * 6, *by_parameters
 
 
 def _weighted_sums(row: Tensor, rows: int, column: Tensor, weight: Tensor, vectors: Tensor) -> Tensor:

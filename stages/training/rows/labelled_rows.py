@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,83 +27,111 @@ LARGE_BYTES = 8 * 2**30
 """Features of more bytes than this, as they are stored, stay on disk unless the settings say otherwise."""
 
 _BLOCK = 8192
+_ROWS_AT_ONCE = 4096  # gathered together: one batch at a time would pay the overhead of numpy for each
+
+Places: TypeAlias = npt.NDArray[np.int64]
+Take: TypeAlias = Callable[[Places], npt.NDArray[np.generic]]
+"""The features (n, D) at places (n,): of N records of V views each, view v of record r is at place r * V + v."""
 
 
-class RowSource(Protocol):
-    """N records of V views each, view v of record n at place n * V + v."""
-
-    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """The features (n, D) at ``places`` (n,)."""
-        ...
+def gathered(vectors: npt.NDArray[np.generic], places: Places) -> npt.NDArray[np.generic]:
+    """The rows at ``places`` of ``vectors`` (N * V, D) in memory; this mode copies whole rows, ten times as fast."""
+    return np.take(vectors, places, axis=0, mode="clip")
 
 
-class InMemory:
-    """Features (N * V, D) in memory."""
-
-    def __init__(self, features: npt.NDArray[np.generic]) -> None:
-        self.features = features
-
-    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """See :class:`RowSource`. With a mode other than the default numpy copies whole rows, ten times as fast."""
-        return np.take(self.features, places, axis=0, mode="clip")
-
-
-class Mapped:
-    """Features read from the memory maps of the chunk files when they are needed, for sets larger than memory."""
-
-    def __init__(self, features: Features, digests: Sequence[bytes]) -> None:
-        self._features, self._digests = features, digests
-
-    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-        """See :class:`RowSource`. Rows are read in the order of the records, each file from beginning to end."""
-        order = np.argsort(places, kind="stable")
-        records, views = np.divmod(places[order], self._features.views)
-        rows = self._features.read_views([self._digests[record] for record in records.tolist()])
-        features = np.empty((len(places), self._features.dim), rows.dtype)
-        features[order] = rows[np.arange(len(rows)), views]
-        return features
+def from_disk(features: Features, digests: Sequence[bytes], places: Places) -> npt.NDArray[np.generic]:
+    """The rows at ``places`` of ``digests`` (N,), read in the order of the records, each file from beginning to end."""
+    order = np.argsort(places, kind="stable")
+    records, views = np.divmod(places[order], features.views)
+    rows = features.read_views([digests[record] for record in records.tolist()])
+    taken = np.empty((len(places), features.dim), rows.dtype)
+    taken[order] = rows[np.arange(len(rows)), views]
+    return taken
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
-    """N records to train on: their features, and their labels and domains (N,) as integers from 0 without a gap.
+    """N records to train on, with labels and domains (N,) as integers from 0 without a gap.
 
-    Iteration gives the first view of all records in blocks (n, D), in order, for statistics.
+    ``vectors`` (N * V, D) are their features in memory, None where they stay on disk. Iteration gives the first view
+    of all records in blocks (n, D), in order, for statistics.
     """
 
     records: Records
-    source: RowSource
-    views: int
-    blocks: tuple[int, ...]
+    features: Features
+    vectors: npt.NDArray[np.generic] | None
     labels: npt.NDArray[np.int64]
     domains: npt.NDArray[np.int64]
-    domain_names: tuple[str, ...]
+    domain_names: list[str]
 
     @classmethod
     def of(cls, features: Features, records: Records, *, mapped: bool = False) -> LabelledRows:
         """The rows of ``records``, which all have a feature and a label; ``mapped`` leaves their features on disk."""
         labels, _ = numbered(records.classes)
-        domains, names = numbered(["" if domain is None else domain for domain in records.domains])
-        source = source_of(features, records.digests, mapped=mapped)
-        return cls(records, source, features.views, blocks_of(features), labels, domains, tuple(names))
+        vectors = None if mapped else features.read_views(records.digests).reshape(-1, features.dim)
+        return cls(records, features, vectors, labels, *numbered([domain or "" for domain in records.domains]))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:
-        import torch
-
         for low in range(0, len(self), _BLOCK):
-            places = np.arange(low, min(low + _BLOCK, len(self))) * self.views
-            yield torch.from_numpy(self.source.take(places))
+            yield self._first_views(low, min(low + _BLOCK, len(self)))
+
+    @property
+    def views(self) -> int:
+        """V."""
+        return self.features.views
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The sizes of the features that stand side by side in a row."""
+        return blocks_of(self.features)
+
+    def take(self, places: Places) -> npt.NDArray[np.generic]:
+        """See :data:`Take`."""
+        if self.vectors is None:
+            return from_disk(self.features, self.records.digests, places)
+        return gathered(self.vectors, places)
 
     def first_views(self) -> Tensor:
         """The first view of all records (N, D), in memory."""
+        return self._first_views(0, len(self))
+
+    def _first_views(self, low: int, high: int) -> Tensor:
         import torch
 
-        if isinstance(self.source, InMemory) and self.views == 1:
-            return torch.from_numpy(self.source.features)
-        return torch.from_numpy(self.source.take(np.arange(len(self)) * self.views))
+        if self.vectors is not None:
+            first = self.vectors[low * self.views : high * self.views : self.views]
+            return torch.from_numpy(np.ascontiguousarray(first))
+        return torch.from_numpy(self.take(np.arange(low, high) * self.views))
+
+
+def prefetch(
+    take: Take, labels: npt.NDArray[np.int64], batches: Sequence[Places], places: Places
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The rows (B, D), labels (B,) and record numbers (B,) of each of ``batches`` of record numbers.
+
+    ``places`` (N,) are those of the records in this epoch. Some thousands of rows are gathered at once, by a thread,
+    while the steps before them are computed; it computes nothing, so the results do not depend on it.
+    """
+    import torch
+
+    each = max(1, _ROWS_AT_ONCE // max(len(batch) for batch in batches))
+    groups = [batches[low : low + each] for low in range(0, len(batches), each)]
+
+    def gather(group: Sequence[Places]) -> tuple[Tensor, Tensor, Tensor]:
+        records = np.concatenate(group)
+        rows, classes = take(places[records]), labels[records]
+        return torch.from_numpy(rows), torch.from_numpy(classes), torch.from_numpy(records)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(gather, groups[0])
+        for group, following in zip(groups, [*groups[1:], None], strict=True):
+            parts, sizes = ahead.result(), [len(batch) for batch in group]
+            if following is not None:
+                ahead = pool.submit(gather, following)
+            yield from zip(*(torch.split(part, sizes) for part in parts), strict=True)
 
 
 def in_training_order(records: Records, on_disk: Features | None = None) -> Records:
@@ -143,11 +172,6 @@ def gather(features: Features, records: Records) -> Tensor:
     import torch
 
     return torch.from_numpy(np.asarray(features.read(records.digests)))
-
-
-def source_of(features: Features, digests: Sequence[bytes], *, mapped: bool) -> RowSource:
-    """The rows of ``digests`` (N,), all views: gathered into memory, or read from disk when they are needed."""
-    return Mapped(features, digests) if mapped else InMemory(features.read_views(digests).reshape(-1, features.dim))
 
 
 def rows_digest(records: Records) -> str:

@@ -1,15 +1,18 @@
-"""The search space of a sweep: the ``[sweep]`` table, and the recipes that its keys and values span."""
+"""The search of a sweep: the ``[sweep]`` table, the recipes that its keys and values span, and which are tried."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from cache.errors import ConfigError, SettingsError
+from cache.errors import ConfigError, MissingExtraError, SettingsError
+from cache.settings import Choices, Settings, Within
 from stages.training.recipe import KINDS, DottedSettings, HeadRecipe, nearest_key
+
+_PROPOSED = 8  # at a time, so that small heads can be trained together
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class Range:
         return tuple(dict.fromkeys(self.number(math.exp(p) if self.log else p, whole=whole) for p in places))
 
 
+Evaluate: TypeAlias = Callable[[Sequence[DottedSettings]], Sequence[float]]
 Axis: TypeAlias = tuple[Any, ...] | Range
+Seeds: TypeAlias = Annotated[tuple[int, ...], Choices("[0, inf]", "different whole numbers, one or more")]
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class SweepConfig(Settings):
     """``[sweep]``: which settings of the heads are tried, and how each is scored.
 
     A trial is one configuration, trained once for each fold and seed on the classes outside the fold, and scored by a
@@ -56,22 +61,16 @@ class SweepConfig:
     """
 
     method: Literal["grid", "optuna"] = "grid"
-    trials: int = 50
-    folds: int = 3
-    seeds: tuple[int, ...] = (0, 1, 2)
+    trials: Annotated[int, Within("[1, inf]", "how many configurations are tried")] = 50
+    folds: Annotated[int, Within("[2, inf]", "how many parts the classes are cut into")] = 3
+    seeds: Seeds = (0, 1, 2)
     objective: Literal["mmp@5", "map@r"] = "mmp@5"
     head: str | None = None
     over: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise SettingsError(f"trials is how many configurations are tried, at least 1, got {self.trials}")
-        if self.folds < 2:
-            raise SettingsError(f"folds is how many parts the classes are cut into, at least 2, got {self.folds}")
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise SettingsError(f"seeds are different whole numbers from 0, at least one, got {list(self.seeds)}")
-        axes = self.axes()
-        for key, axis in axes.items():
+        super().__post_init__()
+        for key, axis in self.axes().items():
             if self.method == "grid" and isinstance(axis, Range) and axis.steps is None:
                 raise SettingsError(
                     f'over.{key}: a grid takes a number of steps of a range: steps = 5, or method = "optuna"'
@@ -80,6 +79,10 @@ class SweepConfig:
     def axes(self) -> dict[str, Axis]:
         """``over`` by dotted key, for ``"loss.scale" = ...`` and for a table ``over.loss`` alike."""
         return dict(_axes(self.over, ""))
+
+    def budget(self, size: float) -> float:
+        """How many recipes are tried of a family of ``size``."""
+        return min(size, self.trials) if self.method == "optuna" else size
 
 
 def _axes(table: Mapping[str, Any], above: str) -> Iterator[tuple[str, Axis]]:
@@ -115,11 +118,15 @@ def _range(key: str, table: Mapping[str, Any]) -> Range:
 
 @dataclass(frozen=True)
 class Family:
-    """The recipes of one kind of head, one loss and one start; ``fixed`` are the settings that chose these kinds."""
+    """The recipes of one kind of head, one loss and one start; ``fixed`` are the settings that chose these kinds.
+
+    ``head`` is the name of the head that they are of.
+    """
 
     base: HeadRecipe
     fixed: DottedSettings
     axes: Mapping[str, Axis]
+    head: str = ""
 
     def whole(self, key: str) -> bool:
         """Whether the setting at ``key`` is an integer."""
@@ -140,10 +147,10 @@ class Family:
 
     def recipe(self, settings: DottedSettings) -> HeadRecipe:
         """The recipe of ``settings``. Raises ConfigError for a value that its key cannot have."""
-        return self.base.with_settings({key: value for key, value in settings.items() if key not in self.fixed})
+        return _checked(self.base, {key: value for key, value in settings.items() if key not in self.fixed})
 
 
-def families(base: HeadRecipe, axes: Mapping[str, Axis]) -> list[Family]:
+def families(base: HeadRecipe, axes: Mapping[str, Axis], head: str = "") -> list[Family]:
     """A family for each combination of the kinds (of head, loss and start) in ``axes``, with the keys that it has.
 
     A key belongs to the families that know it: ``loss.margin_rad`` to those of losses with an angle. Raises ConfigError
@@ -162,7 +169,7 @@ def families(base: HeadRecipe, axes: Mapping[str, Axis]) -> list[Family]:
     for fixed in chosen:
         with_kinds = _checked(base, fixed)
         known = with_kinds.dotted_keys()
-        spanned.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}))
+        spanned.append(Family(with_kinds, fixed, {key: axis for key, axis in others.items() if key in known}, head))
     known = tuple(dict.fromkeys(key for family in spanned for key in family.base.dotted_keys()))
     for key in others:
         if key not in known:
@@ -193,3 +200,55 @@ def _unknown(key: str, known: tuple[str, ...], spanned: Sequence[Family]) -> str
         )
         return f"{', '.join(losses)} has no such key{hint}"
     return f"unknown key{hint}"
+
+
+def search(
+    family: Family, method: Literal["grid", "optuna"], trials: int, seed: int, evaluate: Evaluate
+) -> list[DottedSettings]:
+    """Score the settings that ``method`` chooses with ``evaluate`` (higher is better), and return them in their order.
+
+    Either method tries a family of at most ``trials`` recipes completely. The same seed and scores give the same
+    proposals: an interrupted search continues where ``evaluate`` returns the stored scores.
+
+    Raises MissingExtraError where ``optuna`` is needed and not installed.
+    """
+    if method == "grid" or family.size() <= trials:
+        settings = family.grid()
+        evaluate(settings)
+        return settings
+    check_method(method)
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # constant_liar: several proposals at a time keep a distance from each other before they have a score
+    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tried: list[DottedSettings] = []
+    while len(tried) < trials:
+        proposed = [study.ask() for _ in range(min(_PROPOSED, trials - len(tried)))]
+        settings = [proposal(family, trial) for trial in proposed]
+        for trial, score in zip(proposed, evaluate(settings), strict=True):
+            study.tell(trial, score)
+        tried += settings
+    return tried
+
+
+def proposal(family: Family, trial: Any) -> DottedSettings:
+    """The settings of ``family`` that an Optuna ``trial`` suggests."""
+    settings = dict(family.fixed)
+    for key, axis in family.axes.items():
+        if isinstance(axis, Range):
+            value = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
+            settings[key] = axis.number(value, whole=family.whole(key))
+        else:  # by index: a choice may be a list or a table
+            settings[key] = axis[trial.suggest_categorical(key, list(range(len(axis))))]
+    return settings
+
+
+def check_method(method: Literal["grid", "optuna"]) -> None:
+    """Raise MissingExtraError where ``method`` needs a library that is not installed: before any work."""
+    if method == "optuna":
+        try:
+            import optuna  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("Optuna", "sweep") from error

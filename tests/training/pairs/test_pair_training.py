@@ -25,7 +25,7 @@ from stages.training import (
     TrainingConfig,
     train_head,
 )
-from stages.training.loop import TrainingJob, _Run
+from stages.training.loop import Training
 from stages.training.pairs.kinds import (
     AllConfig,
     ContrastiveConfig,
@@ -72,10 +72,10 @@ SHORT = TrainingConfig(epochs=3, batch_size=32, holdout=0.0)
 LEARNED = classes_of(20, 8)
 
 
-def run_of(folder: Path, loss: LossConfig, training: TrainingConfig = SHORT, head: Any = None) -> _Run:
+def run_of(folder: Path, loss: LossConfig, training: TrainingConfig = SHORT, head: Any = None) -> Training:
     features, records = toy(folder, LEARNED)
     setup = prepare(features, records, HeadRecipe(head or LinearHeadConfig(dim=4), loss, training=training))
-    return _Run(TrainingJob(setup, LabelledRows.of(features, records, mapped=False), None, training.epochs))
+    return Training(setup, LabelledRows.of(features, records, mapped=False), None, training.epochs)
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=lambda loss: loss.kind)
@@ -196,7 +196,7 @@ def test_each_step_is_remembered_once_with_its_rows(tmp_path: Path) -> None:
         run.epoch()
         assert len(run.loss.memory) == min(150, 32 * 5)
         _, labels, rows = run.loss.memory.content(4)
-        assert labels.tolist() == run.job.rows.labels[rows.numpy()].tolist()
+        assert labels.tolist() == run.rows.labels[rows.numpy()].tolist()
 
 
 def test_nested_sizes_share_one_memory_of_whole_embeddings(tmp_path: Path) -> None:
