@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -216,16 +217,9 @@ def pictures(wanted: Sequence[tuple[Gallery, str, int]]) -> list[bytes | Excepti
     return [gallery.picture(key, side) for gallery, key, side in wanted]
 
 
-class Page(NamedTuple):
-    """Some matches in their order, and whether there are further ones."""
-
-    matches: list[Match]
-    more: bool
-
-
-def find(queries: Sequence[Query]) -> list[Page | Exception]:
-    """The matches of each query; those of one head, depth and filters are searched for at once."""
-    answers: list[Page | Exception] = [Page([], False)] * len(queries)
+def find(queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
+    """The answer to each query, as JSON; those of one head, depth and filters are searched for at once."""
+    answers: list[dict[str, Any] | Exception] = [{}] * len(queries)
     together: dict[tuple[ServedHead, int, Filters], list[int]] = {}
     for place, query in enumerate(queries):
         depth = query.offset + query.k + 2  # the image itself, and one more to know whether there are more
@@ -235,20 +229,40 @@ def find(queries: Sequence[Query]) -> list[Page | Exception]:
         try:
             where = head.searcher.gallery.allowed(dict(filters)) if filters else None
             every = head.searcher.find(vectors, depth, where=where, exact=bool(head.searcher.thresholds))
+            own: list[Any] = [_answer(queries[place], matches) for place, matches in zip(places, every, strict=True)]
         except SettingsError as error:
-            refused = Refused(422, "bad_filter", str(error))
+            own = [Refused(422, "bad_filter", str(error))] * len(places)
         except (PermafrostError, OSError) as error:
-            refused = Refused(503, "unavailable", f"the gallery cannot be searched: {error}", {"Retry-After": "5"})
-        else:
-            for place, matches in zip(places, every, strict=True):
-                answers[place] = _page(queries[place], matches)
-            continue
-        for place in places:
-            answers[place] = refused
+            why = f"the gallery cannot be searched: {error}"
+            own = [Refused(503, "unavailable", why, {"Retry-After": "5"})] * len(places)
+        for place, answer in zip(places, own, strict=True):
+            answers[place] = answer
     return answers
 
 
-def _page(query: Query, matches: Sequence[Match]) -> Page:
+def _answer(query: Query, matches: Sequence[Match]) -> dict[str, Any]:
     others = [match for match in matches if match.key != query.itself and match.similarity >= query.least]
     last = query.offset + query.k
-    return Page(others[query.offset : last], len(others) > last)
+    page = [
+        {
+            "rank": rank,
+            "key": match.key,
+            "similarity": round(match.similarity, 6),
+            "label": match.label,
+            "domain": match.domain,
+            "attributes": match.attributes,
+            "image": image_path(match.key),
+        }
+        for rank, match in enumerate(others[query.offset : last], query.offset + 1)
+    ]
+    return {"head": query.head.name, "matches": page, "more": len(others) > last}
+
+
+def image_path(key: str) -> str:
+    """Where the picture of ``key`` is: with its slashes, unless a browser would take its path for another one.
+
+    >>> image_path("cup/red 1.jpg"), image_path("../up.jpg")
+    ('/images/cup/red%201.jpg', '/images/..%2Fup.jpg')
+    """
+    plain = all(part not in ("", ".", "..") for part in key.split("/"))
+    return "/images/" + quote(key, safe="/" if plain else "")
