@@ -41,10 +41,10 @@ def text_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
     store, text = vectors.store, dict(zip(digests, embed_text(head, new), strict=True))
     both: Any = SimpleNamespace(  # as much of cache.Features as scoring takes: the store, with text beside it
         address=store.address,
-        absent=lambda asked: store.absent([digest for digest in asked if digest not in text]),
-        usable=lambda asked: store.usable(asked) | np.array([digest in text for digest in asked], np.bool_),
-        read=lambda asked: (
-            np.stack([text[each] for each in asked]) if len(asked) and asked[0] in text else store.read(asked)
+        absent=lambda wanted: store.absent([digest for digest in wanted if digest not in text]),
+        usable=lambda wanted: store.usable(wanted) | np.array([digest in text for digest in wanted], np.bool_),
+        read=lambda wanted: (
+            np.stack([text[each] for each in wanted]) if len(wanted) and wanted[0] in text else store.read(wanted)
         ),
     )
     images = {"key": gallery.keys, "digest": gallery.table["digest"]}

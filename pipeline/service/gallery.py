@@ -48,10 +48,10 @@ class ServedHead:
         if fmr is None:
             return -math.inf
         thresholds = self.searcher.thresholds
-        if (kept := thresholds.get(f"fmr {fmr:g}")) is None:
+        if (least := thresholds.get(f"fmr {fmr:g}")) is None:
             there = f"there is one for {', '.join(thresholds)}" if thresholds else "there is none"
             raise Refused(422, "no_threshold", f"{self.name} has no threshold for fmr {fmr:g}; {there}")
-        return kept
+        return least
 
 
 class Upload(NamedTuple):

@@ -192,15 +192,15 @@ def test_an_fmr_leaves_the_matches_of_its_threshold(folder: Path, app: FastAPI) 
     path = f"/search?key={names[0]}&k=100"
     whole = matches(app, path)
     least = whole[9]["similarity"] - 1e-5
-    kept = create_app(
+    limited = create_app(
         Snapshots(lambda: gallery_of(folder, names, thresholds={"fmr 0.001": least, "fpir 0.1": 0.1}), on_change=print)
     )
-    assert matches(kept, f"{path}&fmr=0.001") == whole[:10]
-    assert ask(kept, "GET", f"{path}&fmr=0.001").json()["results"][0]["more"] is False
-    answer = ask(kept, "GET", f"{path}&fmr=0.01").json()["error"]
+    assert matches(limited, f"{path}&fmr=0.001") == whole[:10]
+    assert ask(limited, "GET", f"{path}&fmr=0.001").json()["results"][0]["more"] is False
+    answer = ask(limited, "GET", f"{path}&fmr=0.01").json()["error"]
     assert (answer["code"], "there is one for fmr 0.001, fpir 0.1" in answer["message"]) == ("no_threshold", True)
-    assert refusal(kept, 422, "GET", f"{path}&fmr=2") == "bad_request"
-    kept.state.close()
+    assert refusal(limited, 422, "GET", f"{path}&fmr=2") == "bad_request"
+    limited.state.close()
 
 
 def test_of_a_mistyped_filter_the_nearest_is_told(app: FastAPI) -> None:
