@@ -154,11 +154,8 @@ def _sources(images: Picture | Sequence[Picture]) -> tuple[list[str], list[Image
         return names, [ImageSource(str(Path(images) / name)) for name in names]
     one = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
     each = [images] if one else list(images)  # type: ignore[arg-type]
-    return [_name(image, place) for place, image in enumerate(each)], [_source(image) for image in each]
-
-
-def _name(image: object, place: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+    names = [str(image) if isinstance(image, (str, Path)) else f"image {place}" for place, image in enumerate(each)]
+    return names, [_source(image) for image in each]
 
 
 def _source(image: object) -> ImageSource | Held:

@@ -290,18 +290,9 @@ def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
 
 
 def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
-    return {
-        "backbones": _described_backbones(run, vectors),
-        "stores": [f"features/{store.folder}" for store in stores_of(vectors.features)],
-        "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
-        "head": None,
-    }
-
-
-def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
-    described: list[JSON] = []
-    for wanted, _, stores in networks_of(run, stores_of(vectors.features)):
+    features, backbones = vectors.features, list[JSON]()
+    for wanted, _, stores in networks_of(run, stores_of(features)):
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
             basis = f"features/{basis_key(wanted, run.records)}"
@@ -309,8 +300,10 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
             settings["precision"] = stores[0].identity.fields["precision"]
         if (weights := settings.get("weights")) is not None and Path(weights).is_file():
             settings["weights"] = str(Path(weights).resolve())
-        described.append({"config": settings, "basis": basis})
-    return described
+        backbones.append({"config": settings, "basis": basis})
+    paths: list[JSON] = [f"features/{store.folder}" for store in stores_of(features)]
+    sizes = isinstance(features, FusedFeatures) and features.sizes
+    return {"backbones": backbones, "stores": paths, "sizes": sizes, "head": None}
 
 
 def _embedder(
@@ -319,15 +312,10 @@ def _embedder(
     """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
     stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
     if missing := [store for store in stores if store.fingerprint not in filling]:
-        loaded = [
-            backbone
-            for entry in described["backbones"]
-            for backbone in load_backbones(
-                BACKBONE.validate_python(entry["config"]),
-                device=device,
-                basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
-            )
-        ]
+        loaded: list[Backbone] = []
+        for entry in described["backbones"]:
+            basis = None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"])
+            loaded += load_backbones(BACKBONE.validate_python(entry["config"]), device=device, basis=basis)
         filling |= {store.fingerprint: _filled_by(loaded, store) for store in missing}
     if head is None and described["head"] is not None:
         head = Head.load(artifacts.below(described["head"]))
@@ -352,6 +340,5 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
         if all(fields.get(key) == value for key, value in backbone.identity.fields.items()):
             check_sample(store, backbone, sample_of(backbone))
             return backbone
-    raise StaleStoreError(
-        store.address, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
-    )
+    differences = ["backbone: none of the run file"]
+    raise StaleStoreError(store.address, differences, "Run `permafrost extract` with this run file.")
