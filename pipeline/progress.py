@@ -43,8 +43,7 @@ class LogFormat(StrEnum):
         return f"{now} {level}: {text}"
 
 
-log_format = LogFormat.plain
-"""Of this process: the command line sets it."""
+log_format = LogFormat.plain  # of this process: the command line sets it
 
 
 def set_log_format(wanted: LogFormat) -> None:

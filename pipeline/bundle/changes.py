@@ -42,8 +42,7 @@ class Added(NamedTuple):
     added: int
     present: int
     failed: dict[str, str]
-    refused: bool = False
-    """Too many failed, and nothing was written."""
+    refused: bool = False  # too many failed, and nothing was written
 
 
 def add_images(

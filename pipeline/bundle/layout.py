@@ -31,8 +31,7 @@ from stages.training import Head
 
 FILE, CARD, WEIGHTS, HEAD, THUMBNAILS = "bundle.json", "README.md", "weights", "head", "thumbnails"
 FORMAT, VERSION = "permafrost bundle", 1
-SIDE = 256
-"""Pixels of the longer side of a thumbnail."""
+SIDE = 256  # pixels of the longer side of a thumbnail
 
 MEND = "Copy the bundle again from where it was made, or export it again."
 BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)

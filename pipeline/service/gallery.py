@@ -21,8 +21,7 @@ from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
 
-_LISTED_VALUES = 200
-"""Of a filter, those that the page offers; of one with more, any can be typed."""
+_LISTED_VALUES = 200  # of a filter, those that the page offers; of one with more, any can be typed
 _EXAMPLES = 24
 
 Filters = tuple[tuple[str, tuple[str, ...]], ...]
@@ -80,8 +79,7 @@ class Gallery:
 
     snapshot: str
     heads: tuple[ServedHead, ...]
-    thumbnail: Callable[[bytes], bytes | None]
-    """The small picture that is kept of the image of a digest."""
+    thumbnail: Callable[[bytes], bytes | None]  # the small picture that is kept of the image of a digest
 
     @cached_property
     def _by_name(self) -> dict[str, ServedHead]:

@@ -32,10 +32,8 @@ class Refused(Exception):  # noqa: N818 - it is an answer
 class Problem(BaseModel):
     """The error of an answer."""
 
-    code: str
-    """A word that stays, for programs: ``unknown_key``."""
-    message: str
-    """What must hold, what came, what to do."""
+    code: str  # a word that stays, for programs: ``unknown_key``
+    message: str  # what must hold, what came, what to do
 
 
 class ErrorAnswer(BaseModel):
@@ -53,22 +51,14 @@ IMAGE_FIELD = "image"
 class Limits:
     """How much one request and all that wait may take."""
 
-    max_bytes: int = 16 * 2**20
-    """Of an uploaded image."""
-    max_pixels: int = 64_000_000
-    """Of an uploaded image, by its header."""
-    max_k: int = 1_000
-    """Matches in one answer."""
-    max_depth: int = 10_000
-    """The last rank that paging reaches."""
-    queue: int = 128
-    """Images that may wait for the network."""
-    batch: int = 32
-    """Images in one forward at most."""
-    body_seconds: float = 20.0
-    """In which the body of a request must have come."""
-    answer_seconds: float = 60.0
-    """In which a request is answered or refused."""
+    max_bytes: int = 16 * 2**20  # of an uploaded image
+    max_pixels: int = 64_000_000  # of an uploaded image, by its header
+    max_k: int = 1_000  # matches in one answer
+    max_depth: int = 10_000  # the last rank that paging reaches
+    queue: int = 128  # images that may wait for the network
+    batch: int = 32  # images in one forward at most
+    body_seconds: float = 20.0  # in which the body of a request must have come
+    answer_seconds: float = 60.0  # in which a request is answered or refused
 
 
 async def read_image(request: Request, limits: Limits) -> bytes:

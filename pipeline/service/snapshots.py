@@ -48,8 +48,7 @@ class Snapshots:
         self._open, self._ask, self._on_change, self._seconds = open_gallery, version, on_change, seconds
         self._seen = self._version()
         self.current = open_gallery()
-        self.refused: str | None = None
-        """Why the snapshot that the file names is not served; None where it is."""
+        self.refused: str | None = None  # why the snapshot that the file names is not served; None where it is
         self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
         self._closed = threading.Event()
         if version is not None:
