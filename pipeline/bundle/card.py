@@ -91,11 +91,10 @@ def _scores(run: Run, vectors: Vectors) -> str:
         rows, by_query = _measured(run, vectors)
     except NothingToScoreError as error:
         return f"Not measured: {error}."
-    table = [
-        [row.metric, row.domain, f"{row.value:.3f}", f"{row.low:.3f} to {row.high:.3f}", f"{row.queries:,}",
-         f"{row.gallery:,}"]
-        for row in rows
-    ]  # fmt: skip
+    table = []
+    for row in rows:
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        table.append([row.metric, row.domain, f"{row.value:.3f}", interval, f"{row.queries:,}", f"{row.gallery:,}"])
     text = "Of the run's queries in its gallery, with 95 % intervals over classes.\n\n"
     text += _table(["metric", "of", "value", "interval", "queries", "gallery"], table)
     return f"{text}\n\n## What it gets wrong\n\n{_worst(by_query)}\n\n{_confusions(run, vectors)}"

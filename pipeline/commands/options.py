@@ -78,6 +78,7 @@ BundleFolder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]
+BestHead = Annotated[str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")]
 OneBackbone = Annotated[str | None, typer.Option("--backbone", help="A backbone of the run.")]
 
 Device = Annotated[str, typer.Option(help="Where networks run, as PyTorch spells it: cpu, cuda, cuda:1.")]

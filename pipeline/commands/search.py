@@ -18,7 +18,7 @@ from cache.atomic import replace_text
 from cache.errors import AbsentPathError, ConfigError, MissingExtraError, RecordsError
 from cache.storage import file_exists
 from pipeline.bundle.layout import Bundle, is_bundle
-from pipeline.commands.options import Device, Json, Quiet, where_values
+from pipeline.commands.options import BestHead, Device, Json, Quiet, where_values
 from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
@@ -45,9 +45,7 @@ def search(
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only images with this label, domain or attribute.")
     ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")
-    ] = None,
+    head: BestHead = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
     fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
