@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 Update = Callable[[int, int | None, str], None]
 
-_LOG_SECONDS = 30  # seconds
+_LOG_SECONDS = 30
 
 
 class LogFormat(StrEnum):
@@ -97,19 +97,11 @@ class Display:
     @contextmanager
     def bar(self, what: str, unit: str) -> Iterator[Update]:
         """A progress bar; call what it yields with (done, total, remark)."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[remark]}"),
-        )
+        left = TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TaskProgressColumn()
+        right = TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[remark]}")
+        bars = not self.quiet and self.console.is_terminal and log_format is LogFormat.plain
         started = logged = time.monotonic()
-        with Progress(
-            *columns, console=self.console, disable=self.quiet or not self._has_bars(), transient=True
-        ) as progress:
+        with Progress(*left, *right, console=self.console, disable=not bars, transient=True) as progress:
             task = progress.add_task(what, total=None, rate="", remark="")
 
             def update(done: int, total: int | None, remark: str = "") -> None:
@@ -122,9 +114,6 @@ class Display:
                 progress.update(task, completed=done, total=total, rate=rate, remark=remark)
 
             yield update
-
-    def _has_bars(self) -> bool:
-        return self.console.is_terminal and log_format is LogFormat.plain
 
 
 def _number(rate: float) -> str:
