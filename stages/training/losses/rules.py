@@ -87,8 +87,7 @@ class FixedScale(Rule):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        others = max(classes - 1, 2)
-        self.register_buffer("value", torch.tensor(math.sqrt(2) * math.log(others)))
+        self.register_buffer("value", torch.tensor(math.sqrt(2) * math.log(max(classes - 1, 2))))
 
     def scale(self, _scale: float) -> Tensor:
         return self.value
