@@ -106,12 +106,9 @@ class AdaptiveScale(FixedScale):
 
 
 class Curriculum(Moved):
-    """The target's angle plus the margin; another class's cosine c that lies above that becomes c * (progress + c).
+    """The target's angle plus the margin; another class's cosine c that lies above that becomes c * (progress + c)."""
 
-    ``progress`` is a running mean of the target's cosine, from 0.
-    """
-
-    progress: Tensor
+    progress: Tensor  # a running mean of the target's cosine, from 0
 
     def __init__(self, margin: MarginSetting, class_sizes: Tensor) -> None:
         super().__init__(add_angle, margin, class_sizes)

@@ -169,7 +169,11 @@ def read_vocabulary(records: Records) -> Vocabulary:
             f"none of {len(records):,} training records has tags. Name a column of text, dataset.tags (lists and "
             "other tables of values are no text), or learn the attributes alone: task = 'attributes'."
         )
-    if all(_is_number(text) for text in texts):
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:  # a text
+        numbers = []
+    if numbers:
         raise RecordsError(
             f"dataset.tags names a column that is not text: all of its {len(texts):,} values in the training records "
             f"are numbers, such as {texts[0]!r}. Name the column with the names of the products."
@@ -217,11 +221,3 @@ def _unusable(name: str, counts: Counter[str], rows: int, minimum: int) -> str |
         f"the attribute {name!r} has {len(rare):,} of {len(counts):,} values in fewer than {minimum} of {rows:,} "
         f"training records: {shown}. Mend or empty those cells, or lower attributes.minimum_count."
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
