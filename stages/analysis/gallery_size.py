@@ -107,17 +107,13 @@ def gallery_curve(
     names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
     members = {name: np.flatnonzero(domains == name) for name in names}
     per_query, searched = _values(vectors, part, place, list(counts), wanted)
-    scores = []
+    scores, nothing = [], dict.fromkeys([ALL, *members], 0)
     for at, (count, size) in enumerate(counts.items()):
-        values = per_query[count]
-        bounds = {
-            metric.name: mean_bounds(metric_bounds(metric, part.num_relevant, searched[:, at]), groups, names)
-            for metric in wanted
-        }
-        unanswerable = dict.fromkeys([ALL, *members], 0)
+        every = ((metric.name, metric_bounds(metric, part.num_relevant, searched[:, at])) for metric in wanted)
+        bounds = {name: mean_bounds(of_queries, groups, names) for name, of_queries in every}
         mean = float(searched[:, at].mean())
         others, rows = mean - float(part.num_relevant.mean()), dict.fromkeys([ALL, MEAN, *members], round(mean))
-        for score in summarise(values, part.queries.classes, members, unanswerable, rows):
+        for score in summarise(per_query[count], part.queries.classes, members, nothing, rows):
             scores.append(SizedScore(size, count, others, mean, score, *bounds[score.metric][score.domain]))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 

@@ -175,8 +175,7 @@ def too_few_queries(count: int) -> str:
 
 def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:
     started = time.perf_counter()
-    index = GalleryIndex.build(vectors, keys, embeddings, config)
-    return index, time.perf_counter() - started
+    return GalleryIndex.build(vectors, keys, embeddings, config), time.perf_counter() - started
 
 
 def _measured(
