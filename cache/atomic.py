@@ -106,7 +106,6 @@ def _write_whole(path: Path, content: bytes | memoryview, publish: Callable[[Pat
 
 
 def _link(partial: Path, path: Path) -> None:
-    """Give ``partial`` the name ``path``. Raises FileExistsError if it exists."""
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -123,7 +122,6 @@ def _link(partial: Path, path: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create ``folder`` and its parents, durably."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

@@ -117,7 +117,6 @@ class DigestFile:
 
 
 def _version(path: str, versions: dict[str, str]) -> str | None:
-    """What the version of the file is now; None where there is none."""
     if path not in versions:
         try:
             versions[path] = parse_source(path).version().text

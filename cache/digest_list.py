@@ -126,10 +126,8 @@ class DigestIndex:
             rows = np.argsort(rank, kind="stable") if rows is None else rows[np.argsort(rank[rows], kind="stable")]
         first = digests.words[:, 0] if rows is None else digests.words[rows, 0]
         order = np.argsort(first, kind="stable")
-        self.words: npt.NDArray[np.uint64] = first[order]
-        """The first words in their order."""
-        self.order: Places = order if rows is None else rows[order]
-        """Where each of them is."""
+        self.words: npt.NDArray[np.uint64] = first[order]  # the first words in their order
+        self.order: Places = order if rows is None else rows[order]  # where each of them is
 
     @classmethod
     def made(cls, digests: Digests, order: Places, words: npt.NDArray[np.uint64]) -> DigestIndex:

@@ -50,8 +50,7 @@ class DigestCache:
         self.path = Path(path) if path is not None else None
         self._workers = workers or _WORKERS
         self.files_read = 0
-        self.notes: list[str] = []
-        """What a person should know: that the file was damaged and was begun anew."""
+        self.notes: list[str] = []  # what a person should know: that the file was damaged and was begun anew
         if self.path is not None:
             with disk_errors(self.path.parent):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +70,7 @@ class DigestCache:
     def column(
         self, uris: pa.ChunkedArray, *, on_progress: Callable[[int], None] | None = None
     ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-        """:meth:`digests` of a column (N,) as two: 32 bytes, or null where an image cannot be read, and why, or "".
-
-        Those of many images are in a Parquet file too (:mod:`cache.digest_file`).
-        """
+        """:meth:`digests` of a column (N,) as two: 32 bytes, or null where an image cannot be read, and why, or ""."""
         if self.path is None or len(uris) < _MANY:
             read = self.digests(uris.to_pylist(), on_progress=on_progress)
             digests = pa.array([one.digest for one in read], pa.binary(32))

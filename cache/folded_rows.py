@@ -97,10 +97,7 @@ class Chunks(Mapping[int, pa.Table]):
 
 
 def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table]) -> Chunks:
-    """The chunks that are committed now: what has not changed since ``before`` is taken from it, or from the file.
-
-    The others are ``read`` by number.
-    """
+    """The chunks that are committed now: ``read``, unless unchanged since ``before``, or since the file was made."""
     stamps, folded = fragment_stamps(storage), _opened(storage, before.folded)
     fresh = [number for number, stamp in stamps.items() if not folded or folded.stamps.get(number) != stamp]
     known = {n: before.read[n] for n in fresh if stamps[n] and n in before.read and before.stamps[n] == stamps[n]}
@@ -110,7 +107,6 @@ def read_chunks(storage: Storage, before: Chunks, read: Callable[[int], pa.Table
 
 
 def _path(storage: Storage) -> Path | None:
-    """Where the file of a store is; None where there can be none."""
     if not isinstance(storage, LocalStorage):
         return None
     path = storage.path()
@@ -185,7 +181,6 @@ def _metadata_text(rows: pa.Table) -> str:
 
 
 def _wait_for_ticks(chunks: Chunks) -> None:
-    """Wait until a fragment that is written again cannot keep its times."""
     changed = max((max(stamp[2:]) for stamp in chunks.stamps.values() if stamp), default=0)
     tick = tick_of(changed)
     if (left := changed + tick - time.time_ns()) > 0:

@@ -31,8 +31,7 @@ MEND_METADATA = (
 )
 _CONSOLIDATED = "consolidated_metadata"
 _CHECKSUM_BYTES = 4
-_verified: set[tuple[str, int]] = set()
-"""Address and checksum of every chunk that this process has verified."""
+_verified: set[tuple[str, int]] = set()  # address and checksum of every chunk that this process has verified
 
 
 def metadata_files(

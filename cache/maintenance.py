@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cache import layout
 from cache.errors import DamagedStoreError
-from cache.fusion import fused_checksums
+from cache.features import fused_checksums
 from cache.identity import Provenance
 from cache.object_storage import ObjectStorage
 from cache.plan import Chunk
@@ -71,7 +71,6 @@ def _problems(store: FeatureStore) -> Iterator[str]:
 
 
 def _for_zarr(storage: Storage) -> Any:
-    """The place of a store as Zarr takes it, to read."""
     if not isinstance(storage, ObjectStorage):
         return storage.address()
     from zarr.storage import ObjectStore

@@ -134,7 +134,6 @@ class ObjectStorage:
         return "/".join([*prefix, *([key] if key else [])])
 
     def _ask(self, what: str, key: str, *content: bytes | memoryview, writing: bool = False, **options: Any) -> Any:
-        """What obstore's function of that name answers about ``key``."""
         with _said_of(self.address(key), writing=writing):
             return getattr(_obstore(), what)(self._client(), self._path(key), *content, **options)
 
@@ -221,10 +220,7 @@ def _probe(bucket: str, path: str, settings: _Settings) -> None:
 
 
 def _create(client: ObjectStore, path: str, content: bytes | memoryview, address: str) -> bool:
-    """Put what is not there yet, with a ``client`` that asks once.
-
-    A failed try may have been done all the same: then what is there has our bytes, and it counts as ours.
-    """
+    """Put what is not there yet. What is there with our bytes after a failed try counts as ours."""
     import obstore
 
     for attempt in range(_TRIES):
@@ -244,7 +240,6 @@ def _create(client: ObjectStore, path: str, content: bytes | memoryview, address
 
 @contextmanager
 def _said_of(address: str, *, writing: bool = False) -> Iterator[None]:
-    """Errors of obstore as ours, about ``address``."""
     exceptions = _obstore().exceptions
     try:
         yield

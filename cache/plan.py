@@ -24,10 +24,7 @@ _SETTINGS = b"plan"
 
 
 class Chunk(NamedTuple):
-    """A unit of work: the chunk's number, the digests of rows in order, and how many rows it has before them.
-
-    The digests of a plan are slices of one buffer.
-    """
+    """A unit of work: the chunk's number, the digests of rows in order, and how many rows it has before them."""
 
     number: int
     digests: Sequence[bytes]
@@ -35,11 +32,7 @@ class Chunk(NamedTuple):
 
 
 class ChunkPlan(NamedTuple):
-    """The chunks to compute, and the images in one forward that they are computed with.
-
-    ``batch_size`` is None where a chunk is computed at once. ``fits`` is how many squares (views of images) the memory
-    turned out to take at once, None while no batch was too large.
-    """
+    """The chunks to compute, images in one forward (None: all), and the squares that the memory takes (None: all)."""
 
     chunks: tuple[Chunk, ...] = ()
     batch_size: int | None = None

@@ -64,8 +64,7 @@ class FeatureStore:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.address = storage.address()
-        """Where the store is, for messages: a path or a URL."""
+        self.address = storage.address()  # where the store is, for messages: a path or a URL
         self.identity = _read_identity(storage)
         self.row_shape: tuple[int, ...]
         """(D,), or (V, D) where V views of each image are stored; the first is the plain one."""
@@ -299,10 +298,7 @@ class FeatureStore:
         return features.reshape(len(digests), self.views, self.dim)
 
     def to_numpy(self, records: Listed) -> Arrays:
-        """Features, labels and keys of those of ``records`` that did not fail, in their order.
-
-        Raises :class:`MissingRowsError` for an image that nobody has tried to compute.
-        """
+        """Features, labels and keys of those of ``records`` that did not fail. MissingRowsError for one not tried."""
         digests = records.digests
         if absent := self.absent(digests):
             raise MissingRowsError(self._why_missing(absent[0], -1))

@@ -21,8 +21,7 @@ from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import LocalStorage, Storage
 
 Status = Literal["ok", "failed", "unread"]
-STATUSES = get_args(Status)
-"""By rank: of several rows of a digest the first of the lowest rank counts."""
+STATUSES = get_args(Status)  # by rank: of several rows of a digest the first of the lowest rank counts
 
 SCHEMA = pa.schema(
     [
@@ -36,8 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 Checksums = npt.NDArray[np.uint32]
-Stamp = tuple[int, int, int, int]
-"""The version of a local file: inode, size, mtime and ctime in ns."""
+Stamp = tuple[int, int, int, int]  # the version of a local file: inode, size, mtime and ctime in ns
 _FOLDER = "rows/"
 _SUFFIX = ".parquet"
 _PROVENANCE = b"provenance"

@@ -19,11 +19,7 @@ from cache.fingerprint import JSON
 
 @dataclass(frozen=True)
 class Within:
-    """The ``interval`` that a number of a field lies in, such as "(0, 1]" or "[1, inf]", and ``what`` it is, in words.
-
-    Of several numbers (a list; settings with ``extremes``, such as a ramp) each does; None is allowed where the type
-    allows it.
-    """
+    """The ``interval`` of a number, or of each of several, such as "(0, 1]" or "[1, inf]", and ``what`` it is."""
 
     interval: str
     what: str = ""

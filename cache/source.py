@@ -57,8 +57,7 @@ class ImageSource(NamedTuple):
     """
 
     path: str
-    stretch: tuple[int, int] | None = None
-    """Offset and size, in bytes."""
+    stretch: tuple[int, int] | None = None  # offset and size, in bytes
     cell: tuple[int, int, str] | None = None
     """Row group, row in it, and the column with the field in it, ``image.bytes``."""
     box: Box | None = None

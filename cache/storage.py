@@ -179,8 +179,6 @@ def absolute(path: str) -> str:
 
 
 class _ObjectFile(io.RawIOBase):
-    """The object at ``url`` as a file; each read is a request."""
-
     def __init__(self, url: str) -> None:
         self._storage, self._key = object_at(url)
         self._size, self._at = self._storage.size(self._key), 0

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
-from cache.fusion import fused_name
+from cache.features import fused_name
 from pipeline.dataset import Run
 from pipeline.features import sources_of
 from stages.extraction import Backbone

@@ -21,7 +21,7 @@ from pipeline.bundle.layout import must_be_bundle
 from pipeline.progress import Display
 from stages.datasets.folder import list_files
 from stages.extraction import Embedded, Embedder
-from stages.extraction.batch_size import ON_CPU
+from stages.extraction.extract import ON_CPU
 from stages.extraction.flow import Batch, Clock, Held, flow
 from stages.malloc import keep_freed_memory
 from stages.processes import processors

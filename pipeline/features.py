@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cache import DigestCache, FeatureStore
 from cache.errors import ConfigError, MissingRowsError, StaleStoreError
-from cache.fusion import fused_name
+from cache.features import fused_name
 from pipeline.config import FeaturesConfig, HeadRun
 from pipeline.dataset import Run
 from stages.extraction import BackboneConfig

@@ -39,8 +39,7 @@ from pipeline.heads import head_key
 from pipeline.vectors import Vectors
 from stages.extraction import Backbone, Embedded, Embedder, PcaBasis, PcaConfig, load_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text
-from stages.extraction.known import basis_key
-from stages.extraction.sample import check_sample, sample_of
+from stages.extraction.known import basis_key, check_sample, sample_of
 from stages.ranking import unit_length
 from stages.retrieval import FlatIndexConfig
 from stages.retrieval.gallery import Index, load_index

@@ -106,7 +106,6 @@ def _shown(text: str) -> str:
 
 
 def _merged(column: pa.ChunkedArray) -> list[list[str]]:
-    """The spellings of each value that has several, in their order."""
     raw = pc.unique(column)
     return _groups(zip(trimmed(pa.chunked_array([raw])).to_pylist(), raw.to_pylist(), strict=True))
 

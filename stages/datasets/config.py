@@ -15,8 +15,7 @@ from cache.settings import Settings
 from stages.datasets.columns import label_column, trimmed
 
 Names = str | tuple[str, ...]
-Roles = Mapping[str, tuple[str, ...]]
-"""The values of the split column that each role takes."""
+Roles = Mapping[str, tuple[str, ...]]  # the values of the split column that each role takes
 
 CLASS_DISJOINT = "class-disjoint"
 BY_FILE = "file"
@@ -29,10 +28,8 @@ class Source(NamedTuple):
     """Text columns ``key``, ``uri`` and ``label``; where there are any, ``domain``, ``split``, ``tags``,
     ``attributes.<name>``, ``problem`` (why the image of a row is missing) and ``place`` (what messages call a row
     instead of its number). Empty cells are null. A column ``digest`` of 32 bytes where there are no images."""
-    roles: Roles | None = None
-    """The roles of the splits in a benchmark's protocol, for a run file that names none."""
-    notes: tuple[str, ...] = ()
-    """What a person should know: files that were left out, labels that became one."""
+    roles: Roles | None = None  # the roles of the splits in a benchmark's protocol, for a run file that names none
+    notes: tuple[str, ...] = ()  # what a person should know: files that were left out, labels that became one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,16 +137,8 @@ class ColumnsConfig(SourceConfig):
         columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
         if self.strip:
             columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
-        return Source(
-            pa.table(
-                {"label": label, **columns}
-                | {
-                    name: values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
-                    for name, values in made.items()
-                }
-            ),
-            notes=notes,
-        )
+        columns |= {n: v if isinstance(v, pa.ChunkedArray) else pa.array(v, pa.string()) for n, v in made.items()}
+        return Source(pa.table({"label": label, **columns}), notes=notes)
 
 
 def as_names(value: Names | None) -> tuple[str, ...]:

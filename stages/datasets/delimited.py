@@ -33,10 +33,7 @@ class EncodingError(RecordsError):
 
 
 class Dialect(NamedTuple):
-    """How a table of text is written; None: as is detected.
-
-    ``quoted``: a cell that begins with a quote ends with one, and may hold delimiters and line breaks.
-    """
+    """How a table of text is written; None: as is detected. ``quoted`` cells may hold delimiters and line breaks."""
 
     delimiter: str | None = None
     encoding: str | None = None
@@ -44,10 +41,7 @@ class Dialect(NamedTuple):
 
 
 def read_delimited(path: Path, dialect: Dialect) -> tuple[pa.Table, tuple[str, ...]]:
-    """The columns of a csv or tsv as text, and notes on what was detected.
-
-    Raises :class:`RecordsError` naming the row, counted from 1 below the header, that is not as the others are.
-    """
+    """The columns of a csv or tsv as text, and notes on what was detected. RecordsError names a row that is odd."""
     encoding = dialect.encoding or detect_encoding(path)
     notes = [f"{path} is read as {encoding}"] if dialect.encoding is None and encoding[:5] != "utf-8" else []
     try:
@@ -55,74 +49,62 @@ def read_delimited(path: Path, dialect: Dialect) -> tuple[pa.Table, tuple[str, .
             delimiter = dialect.delimiter or _detect_delimiter(file, path, quoted=dialect.quoted)
             if dialect.delimiter is None and delimiter != _usual(path):
                 notes.append(f"the cells of {path} are separated by {delimiter!r}")
-            rows = _Rows(path, file, delimiter, quoted=dialect.quoted)
+            spanning: list[tuple[int, int, int]] = []
+            rows = _rows(path, file, delimiter, spanning, quoted=dialect.quoted)
+            header = next(rows, [])
             batches = []
             while batch := list(islice(rows, _BATCH)):
                 columns = zip(*batch, strict=True)
-                batches.append(pa.table([pa.array(column, pa.string()) for column in columns], names=rows.header))
+                batches.append(pa.table([pa.array(column, pa.string()) for column in columns], names=header))
     except (UnicodeError, LookupError) as error:
         raise _not_text(path, encoding, error) from error
-    if rows.spanning:
-        row, first, last = rows.spanning[0]
-        more = f"; so do {len(rows.spanning) - 1:,} rows more" if len(rows.spanning) > 1 else ""
+    if spanning:
+        row, first, last = spanning[0]
+        more = f"; so do {len(spanning) - 1:,} rows more" if len(spanning) > 1 else ""
         notes.append(
             f"{path}, row {row} spans lines {first} to {last}: a cell of it, in quotes, holds what could be rows. "
             f"Check that its quotes belong there{more}"
         )
-    table = (
-        pa.concat_tables(batches) if batches else pa.table({name: pa.array([], pa.string()) for name in rows.header})
-    )
-    return table, tuple(notes)
+    empty = pa.table([pa.array([], pa.string()) for _ in header], names=header)
+    return pa.concat_tables(batches or [empty]), tuple(notes)
 
 
-class _Rows:
-    """The rows of an open file behind its ``header``, each of as many cells; empty lines are passed over."""
+def _rows(
+    path: Path, file: TextIO, delimiter: str, spanning: list[tuple[int, int, int]], *, quoted: bool
+) -> Iterator[list[str]]:
+    """The cells of the header and of each row below it, as many of each; empty lines are passed over.
 
-    def __init__(self, path: Path, file: TextIO, delimiter: str, *, quoted: bool) -> None:
-        self._path, self._delimiter = path, delimiter
-        self._reader = csv.reader(file, delimiter=delimiter, quoting=_QUOTING[quoted], strict=True)
-        self._row, self._line = 0, 0
-        self.spanning: list[tuple[int, int, int]] = []
-        """Row, first and last line of those with a cell that could be whole rows."""
-        self.header = next(self._cells(), [])
-
-    def __iter__(self) -> Iterator[list[str]]:
-        return self._checked()
-
-    def _checked(self) -> Iterator[list[str]]:
-        wanted = len(self.header)
-        for cells in self._cells():
-            self._row += 1
-            if len(cells) != wanted:
-                raise RecordsError(
-                    f"{self._path}, row {self._row} (line {self._line + 1}) has {len(cells)} cells; the first line "
-                    f"names {wanted} columns, separated by {self._delimiter!r}. Mend the row (a cell that holds the "
-                    "separator stands in quotes), or name the separator: delimiter = '...'"
-                )
-            if self._reader.line_num > self._line + 1 and any(map(self._could_be_rows, cells)):
-                self.spanning.append((self._row, self._line + 1, self._reader.line_num))
-            yield cells
-
-    def _cells(self) -> Iterator[list[str]]:
-        while True:
-            self._line = self._reader.line_num
-            try:
-                cells = next(self._reader, None)
-            except csv.Error as error:
-                raise RecordsError(
-                    f"{self._path}, row {self._row + 1} (line {self._line + 1}): a quote opens a cell there and does "
-                    f"not close as it should ({error}). Close it; within a cell in quotes write a quote twice; or, "
-                    "where quotes are letters like any other, set quoted = false"
-                ) from None
-            if cells is None:
-                return
-            if cells:
-                yield cells
-
-    def _could_be_rows(self, cell: str) -> bool:
-        """Two quotes, each without its partner, make one cell of all between them: with K line breaks, K rows."""
-        breaks = len(re.findall(r"\r\n|\r|\n", cell))
-        return breaks > 0 and cell.count(self._delimiter) == breaks * (len(self.header) - 1)
+    ``spanning`` collects row, first and last line of those with a cell that could be whole rows: two quotes, each
+    without its partner, make one cell of all between them, with K line breaks K rows.
+    """
+    reader = csv.reader(file, delimiter=delimiter, quoting=_QUOTING[quoted], strict=True)
+    wanted, row = 0, -1
+    while True:
+        line = reader.line_num
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise RecordsError(
+                f"{path}, row {max(1, row + 1)} (line {line + 1}): a quote opens a cell there and does not close as it "
+                f"should ({error}). Close it; within a cell in quotes write a quote twice; or, where they are letters, "
+                "set quoted = false"
+            ) from None
+        if cells is None:
+            return
+        if not cells:
+            continue
+        wanted, row = wanted or len(cells), row + 1
+        if len(cells) != wanted:
+            raise RecordsError(
+                f"{path}, row {row} (line {line + 1}) has {len(cells)} cells; the first line names {wanted} columns, "
+                f"separated by {delimiter!r}. Mend the row (a cell that holds the separator stands in quotes), or name "
+                "the separator: delimiter = '...'"
+            )
+        if row and reader.line_num > line + 1:
+            breaks = [(cell, len(re.findall(r"\r\n|\r|\n", cell))) for cell in cells]
+            if any(count > 0 and cell.count(delimiter) == count * (wanted - 1) for cell, count in breaks):
+                spanning.append((row, line + 1, reader.line_num))
+        yield cells
 
 
 def _usual(path: Path) -> str:

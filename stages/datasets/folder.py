@@ -125,11 +125,9 @@ class FolderFiles:
     images: list[Path] = field(default_factory=list)
     recognised: list[Path] = field(default_factory=list)
     """Images by their first bytes, with another extension or none."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Other files, by their extension."""
+    skipped: Counter[str] = field(default_factory=Counter)  # other files, by their extension
     litter: Counter[str] = field(default_factory=Counter)
-    repeated: list[Path] = field(default_factory=list)
-    """Links to folders that are listed under another name."""
+    repeated: list[Path] = field(default_factory=list)  # links to folders that are listed under another name
     special: list[Path] = field(default_factory=list)
 
     def sort_in(self, path: Path, file: str | None = None) -> None:

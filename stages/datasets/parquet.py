@@ -63,14 +63,10 @@ class _File(NamedTuple):
 
     shard: Shard
     columns: list[str]
-    groups: list[int]
-    """Rows of each row group."""
-    image: str
-    """Path of the column with the bytes, ``image.bytes``."""
-    path: str | None
-    """Path of the column with the image's name, ``image.path``, where there is one."""
-    classes: dict[str, list[str]]
-    """The names of the classes of each ClassLabel column."""
+    groups: list[int]  # rows of each row group
+    image: str  # path of the column with the bytes, ``image.bytes``
+    path: str | None  # path of the column with the image's name, ``image.path``, where there is one
+    classes: dict[str, list[str]]  # the names of the classes of each ClassLabel column
 
     @property
     def rows(self) -> int:
@@ -121,7 +117,6 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _texts(file: _File, wanted: Sequence[str]) -> pa.Table:
-    """The columns ``wanted`` of one file as text."""
     refuse_absent(file.shard.path, wanted, file.columns)
     table = _read(file, list(dict.fromkeys(wanted)))
     columns = {}
@@ -149,7 +144,6 @@ def _named(file: _File, column: str, numbers: pa.ChunkedArray) -> pa.ChunkedArra
 
 
 def _uris(file: _File, group: int) -> pa.Array:
-    """The URIs of the images of one row group."""
     before, after = ImageSource(file.shard.path, cell=(group, 0, file.image)).uri.split("/0:", 1)
     return pc.binary_join_element_wise(f"{before}/", _numbers(file.groups[group]), f":{after}", "")
 

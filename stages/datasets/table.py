@@ -89,23 +89,16 @@ class TableConfig(ColumnsConfig):
         named = {"key": "key"} | self.named(table.column_names)
         refuse_absent(path, (*named.values(), *as_names(self.label), *self.attributes), table.column_names)
         source = self.source(table, named, {"uri": [""] * len(table)})
-        digests = [
-            None if key is None else digest_bytes(_KEY + key.encode()) for key in table[named["key"]].to_pylist()
-        ]
-        return Source(
-            source.table.append_column("digest", pa.array(digests, pa.binary(32))), notes=(*notes, *source.notes)
-        )
+        keys = table[named["key"]].to_pylist()
+        digests = pa.array([key and digest_bytes(_KEY + key.encode()) for key in keys], pa.binary(32))
+        return Source(source.table.append_column("digest", digests), notes=(*notes, *source.notes))
 
 
 def _all_below(root: str, images: pa.ChunkedArray) -> pa.ChunkedArray:
     """:func:`_below` of all ``images`` (N,); most are a path that needs nothing but the root before it."""
     folder = root.rstrip("/") if is_url(root) else os.path.normpath(root)
     parts = pc.extract_regex(images, _PLAIN)
-    plain = (
-        parts.is_valid()
-        if ":" not in folder or is_url(root)
-        else pa.chunked_array([pa.array([False] * len(images), pa.bool_())])
-    )
+    plain = parts.is_valid() if ":" not in folder or is_url(root) else pc.equal(images, "")  # of none
     place, path = (pc.struct_field(parts, name) for name in ("place", "path"))
     before = "" if folder == "." else folder if folder.endswith("/") else f"{folder}/"
     uris = pc.binary_join_element_wise(place, before, path, "")

@@ -121,7 +121,6 @@ def _samples(shard: Shard, wanted: Set[str], known: set[str], others: Counter[st
 
 
 def _fields(shard: Shard, file: BinaryIO, members: Mapping[str, Member]) -> dict[str, str | None]:
-    """The fields of the sample's json, and its texts by their extension."""
     fields: dict[str, str | None] = {}
     for extension in ("json", *_TEXTS):
         if (member := members.get(extension)) is None:
@@ -174,10 +173,7 @@ class Member(NamedTuple):
 
 
 def list_members(path: str) -> Iterator[Member]:
-    """The regular files in the tar ``path``, in their order, without a leading ``./``.
-
-    Raises :class:`RecordsError` for a tar that is compressed, cut off or damaged, and for a strange member.
-    """
+    """The regular files in the tar ``path``, in their order. RecordsError for a tar that is damaged or strange."""
     try:
         with open_file(path) as file:
             total = file.seek(0, io.SEEK_END)

@@ -34,8 +34,7 @@ from stages.extraction.without_metadata import without_metadata
 if TYPE_CHECKING:
     from PIL import Image
 
-DECODER = "pillow/1"
-"""The name of the policy above: it changes when the pixels of some image change."""
+DECODER = "pillow/1"  # the name of the policy above: it changes when the pixels of some image change
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {"exif", "xmp"}  # where a JPEG may say that it is to be turned
@@ -182,18 +181,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    from PIL.Image import Transpose
+    from PIL.Image import Transpose as To
 
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    turns = (
+        To.FLIP_LEFT_RIGHT, To.ROTATE_180, To.FLIP_TOP_BOTTOM, To.TRANSPOSE, To.ROTATE_270, To.TRANSVERSE, To.ROTATE_90,
+    )  # fmt: skip
+    return image.transpose(turns[orientation - 2]) if 2 <= orientation <= 8 else image
 
 
 @cache

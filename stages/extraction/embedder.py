@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cache import RowOutcome, digest_bytes
 from cache.errors import SettingsError
-from cache.fusion import fuse, image_proportions
+from cache.features import fuse, image_proportions
 from cache.source import Box, ImageSource
 from stages.extraction.backbones import Backbone
 from stages.extraction.backbones.frozen import Forward
@@ -29,8 +29,7 @@ Features = npt.NDArray[np.float32]
 Head = Callable[[npt.NDArray[np.generic]], npt.NDArray[np.float32]]
 """A trained head: features (n, D) as a store gives them to embeddings (n, E)."""
 
-ONE_COLOUR = "all of its pixels have one colour"
-"""The note of an image with a feature that says nothing."""
+ONE_COLOUR = "all of its pixels have one colour"  # the note of an image with a feature that says nothing
 
 _NO_MEMORY = "can't allocate memory"  # in the RuntimeError that PyTorch raises on a CPU
 
@@ -141,10 +140,7 @@ def embed_together(
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
-    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each different preprocessing.
-
-    For a network on a card it is pinned memory, which is copied to the card while the processor goes on.
-    """
+    """Room for the pixels of ``count`` images, (count, V, S, S, 3) for each preprocessing; pinned for a card."""
     import torch
 
     return {
@@ -198,10 +194,7 @@ _largest: WeakKeyDictionary[Forward, int] = WeakKeyDictionary()
 
 
 def forward_in_memory(forward: Forward, planes: Pixels) -> Features:
-    """``forward`` of ``planes`` (B, 3, S, S), in equal pieces as large as the memory allows.
-
-    A piece that does not fit is halved, and later calls begin with the size that fitted: they are rounded alike.
-    """
+    """``forward`` of ``planes`` (B, 3, S, S), in equal pieces that are halved until they fit, then and later on."""
     import torch
 
     size = min(len(planes), _largest.get(forward, len(planes)))
@@ -243,5 +236,4 @@ def _mean(views: Features) -> Features:
 
 
 def _planes(pixels: Pixels) -> Pixels:
-    """(B, V, S, S, 3) as the (B V, 3, S, S) that a network takes, not copied."""
     return pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)

@@ -26,13 +26,12 @@ from stages.device import device_name
 from stages.extraction.backbones import Backbone, place
 from stages.extraction.embedder import Features, limit_memory
 from stages.extraction.flow import Batch, Clock, Done, flow
-from stages.extraction.sample import remember_sample
+from stages.extraction.known import remember_sample
 from stages.processes import processors
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "timm", "torch", "torchvision", "zarr")
 
-Unit = tuple[tuple[int, Chunk], ...]
-"""Chunks that share images, each with the number of its store in the job."""
+Unit = tuple[tuple[int, Chunk], ...]  # chunks that share images, each with the number of its store in the job
 
 
 class Job(NamedTuple):
@@ -47,10 +46,7 @@ class Job(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Images that are through, each counted once for all stores, and features that turned out to be none.
-
-    ``committed`` are chunks, each as the number of its store in the job and its own, that need no more work.
-    """
+    """Images through, features that turned out to be none, and chunks, by store and number, that need no more work."""
 
     images: int
     failed: int
@@ -143,14 +139,12 @@ class LocalExecutor:
 
 
 def _taken(units: deque[Unit]) -> Iterator[Unit]:
-    """Take ``units`` from the front, each once, however many threads do."""
     with suppress(IndexError):
         while True:
             yield units.popleft()
 
 
 def _devices(backbones: Sequence[Backbone]) -> tuple[str, ...]:
-    """The devices to place ``backbones`` on, none where they stay where they are."""
     if not any(backbone.device == "cuda" for backbone in backbones):
         return ()
     import torch

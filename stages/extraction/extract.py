@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -12,15 +14,19 @@ from cache import ChunkPlan, FeatureStore, Provenance, StoreWriter
 from cache.digest_list import DigestIndex, joined_digests
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
-from stages.device import device_name
+from stages.device import device_name, own_stream
 from stages.extraction.backbones import Backbone
-from stages.extraction.batch_size import ON_CPU, find_batch_size
 from stages.extraction.embedder import memory_limit
 from stages.extraction.executor import LIBRARIES, Executor, Job, LocalExecutor, units_of
 from stages.extraction.flow import Clock
-from stages.extraction.sample import check_sample
+from stages.extraction.known import check_sample
 from stages.malloc import keep_freed_memory
 from stages.records import Records
+
+ON_CPU = 32  # from 16 images on, a CPU's rate changes by a few percent only
+_SIZES = (8, 16, 32, 64, 128, 256, 512)
+_WORTH = 1.05  # twice the memory must give 5 % more images a second
+_TRIAL_SECONDS = 10.0
 
 
 class Progress(NamedTuple):
@@ -40,10 +46,7 @@ class Filled(NamedTuple):
 
 
 class Uris(Mapping[bytes, str]):
-    """The URI of each image of ``records`` that could be read, by its digest; of equal ones the last.
-
-    It is looked up in the table when it is wanted, and holds 16 bytes an image besides.
-    """
+    """The URI of each image of ``records`` that could be read, by its digest, looked up in the table when wanted."""
 
     def __init__(self, records: Records) -> None:
         self._digests = records.digests
@@ -231,3 +234,43 @@ def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbon
         limit = memory_limit(backbone.forward)
         if limit is not None and writer.fits != limit:
             writer.remember_fits(limit)
+
+
+def find_batch_size(backbones: Sequence[Backbone]) -> int:
+    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
+    forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
+    device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
+
+    def run(images: int) -> None:
+        for forward, p in forwards.items():
+            forward(np.zeros((images * p.count, 3, p.size, p.size), np.uint8))
+
+    with ThreadPoolExecutor(2, "trial", initializer=own_stream, initargs=(device,)) as pool:
+
+        def seconds(images: int) -> float:
+            for _ in range(2):  # once to allocate and choose algorithms, once for the clock
+                started = time.perf_counter()
+                for trial in [pool.submit(run, images) for _ in range(2)]:
+                    trial.result()
+            return time.perf_counter() - started
+
+        return settle(seconds, time.perf_counter)
+
+
+def settle(seconds: Callable[[int], float], clock: Callable[[], float]) -> int:
+    """Double the size while ``seconds`` (of a size) says that it pays, memory suffices and ``clock`` leaves time."""
+    import torch
+
+    began, best, best_rate = clock(), _SIZES[0], 0.0
+    for size in _SIZES:
+        try:
+            rate = size / seconds(size)
+        except (torch.OutOfMemoryError, MemoryError):
+            torch.cuda.empty_cache()
+            break
+        if rate < best_rate * _WORTH:
+            break
+        best, best_rate = size, rate
+        if clock() - began > _TRIAL_SECONDS:
+            break
+    return best

@@ -64,10 +64,7 @@ class Batch(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A batch that is through: the outcome of each image (B), and for each of its backbones the features (B, V, D).
-
-    The features of an image that failed are NaN; the digest of one that could not be read is that of the batch.
-    """
+    """A batch that is through: digests and outcomes of the images (B), and features (B, V, D) of each backbone."""
 
     batch: Batch
     digests: list[bytes]
@@ -98,10 +95,7 @@ class _Begun(NamedTuple):
 
 @dataclass
 class Clock:
-    """Seconds so far: of all readers together, of the network waiting for them and computing, and of writing.
-
-    Where several workers compute, ``workers`` has the pace of each, by name.
-    """
+    """Seconds of all readers, of the network waiting and computing, and of writing; and the pace of each worker."""
 
     reading: float = 0.0
     waiting: float = 0.0
@@ -213,7 +207,6 @@ def _read(batch: Batch, part: range, inputs: Mapping[Preprocess, Pixels]) -> _Re
 def _read_one(
     source: ImageSource | Held, digest: bytes, row: int, inputs: Mapping[Preprocess, Pixels]
 ) -> tuple[bytes, RowOutcome]:
-    """The digest and the outcome of one image."""
     try:
         if isinstance(source, Held):
             content, actual = source.read()

@@ -2,11 +2,16 @@
 
 An identity is made from the weights, so the first time the network has to be loaded. What came out is noted in
 ``<features>/known/``; afterwards it is loaded only if an image has to go through it.
+
+An identity holds the weights of a network, not the code around them, so the numbers are compared: a store keeps the
+sample of the network that filled it in ``network.json``, and whoever opens the store with a backbone whose sample
+differs by more than rounding is refused.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,21 +22,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache import Storage, digest_file, fingerprint, parse_source
+from cache import FeatureStore, Provenance, Storage, digest_file, fingerprint, parse_source
 from cache.atomic import unless_read_only
+from cache.errors import DamagedStoreError, WeightsError
 from cache.fingerprint import JSON
 from cache.sealed import json_text, read_json
 from cache.storage import Where, has, storage_of
-from stages.device import check_device
+from stages.device import check_device, compute_with, device_name
 from stages.extraction.backbones import Backbone, BackboneConfig, announced_backbones, load_backbones
 from stages.extraction.backbones.bundled import BundledConfig
 from stages.extraction.backbones.pca import PcaBasis, PcaConfig, fit_pca_basis
 from stages.extraction.backbones.precision import ON_A_CARD, resolve_precision
 from stages.extraction.decode import DecodeError, NoDecoderError, decode
 from stages.extraction.preprocess import DECODERS
-from stages.extraction.sample import sample_of
 from stages.records import Records
 
+Sample = tuple[float, ...]
+
+_KEY = "network.json"
+_MIXES = 16
+# How far two samples of the same network may be apart, of the feature's length. float32: half a step of float16, in
+# which features are stored; the others round by themselves, and differently on another processor.
+_ROUNDING = {"float32": 2.0**-11, "tf32": 2.0**-7, "bfloat16": 2.0**-3}
 _NOTE = 3  # raised when the same configuration becomes another identity
 
 
@@ -62,15 +74,9 @@ def known_backbones(
         say_loading()
         backbones = load_backbones(config, device=device)
     backbones = tuple(replace(backbone, sample=sample_of(backbone)) for backbone in backbones)
-    note: list[JSON] = [
-        {
-            "name": backbone.name,
-            "dim": backbone.dim,
-            "views": backbone.preprocess.stored,
-            "identity": dict(backbone.identity.fields),
-            "sample": [*backbone.sample],
-        }
-        for backbone in backbones
+    note = [
+        {"name": b.name, "dim": b.dim, "views": b.preprocess.stored, "identity": b.identity.fields, "sample": b.sample}
+        for b in backbones
     ]
     with unless_read_only():
         storage.put(_note_key(config, records), json_text({"backbones": note}).encode())
@@ -151,3 +157,78 @@ def _images(records: Records) -> Iterator[npt.NDArray[np.uint8]]:
             raise  # the basis would depend on what is installed
         except (OSError, DecodeError):
             continue  # extraction lists it as failed
+
+
+def sample_of(backbone: Backbone) -> Sample:
+    """The length of the feature of a fixed image, and 16 sums of its values with different weights.
+
+    By one thread: of a single image each number of threads rounds otherwise. Empty where the values are not finite.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    compute_with(1)
+    try:
+        feature = backbone.features(backbone.preprocess(_image())[None])[0].astype(np.float64)
+    finally:
+        compute_with(threads)
+    weights = math.sqrt(2) * np.cos(np.outer(np.arange(len(feature)), np.arange(1, _MIXES + 1)))  # (D, 16)
+    values = [float(np.linalg.norm(feature)), *(feature @ weights).tolist()]
+    return tuple(float(f"{value:.7g}") for value in values) if np.isfinite(values).all() else ()
+
+
+def _image() -> npt.NDArray[np.uint8]:
+    """A picture (240, 320, 3) with slow and fast changes in each colour, drawn of integers."""
+    y, x, colour = np.ogrid[:240, :320, :3]
+    levels: npt.NDArray[np.int64] = y * y // 9 + 3 * x + 31 * colour * (x // 16) + x * y // 40
+    return (levels % 256).astype(np.uint8)
+
+
+def remember_sample(store: FeatureStore, backbone: Backbone) -> None:
+    """Check ``backbone`` against the sample of ``store``, which keeps this one where it has none yet."""
+    if sample := sample_of(backbone):
+        store.storage.put_new(_KEY, json_text({"sample": sample}).encode())
+        check_sample(store, backbone, sample)
+
+
+def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> None:
+    """Raise WeightsError where the sample that ``store`` keeps is not ``sample``, but for rounding."""
+    try:
+        stored = np.array(read_json(store.storage.read(_KEY))["sample"], np.float64)
+        if stored.shape != (1 + _MIXES,) or not np.isfinite(stored).all():
+            raise ValueError(f"{1 + _MIXES} numbers are expected")
+    except FileNotFoundError:  # of version 0.1.0
+        return
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedStoreError(
+            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: it is written again."
+        ) from error
+    apart = beyond_rounding(backbone, stored, sample)
+    if not apart:
+        return
+    then = _versions(store)
+    now = Provenance.here(device_name(backbone.device), list(then)).versions
+    changed = [f"{name} {then[name]} then, {now.get(name)} now" for name in then if then[name] != now.get(name)]
+    raise WeightsError(
+        f"{store.address} holds what {backbone.name} computed with other code around the same weights: its feature of "
+        f"a fixed image is {apart:.1%} of its length away from what it was ({'; '.join(changed) or 'same versions'}). "
+        "Install the versions of then to go on with this store, or move it away to compute all of it anew."
+    )
+
+
+def beyond_rounding(backbone: Backbone, one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """How far two samples of ``backbone`` are apart, as a share of the feature's length; 0 where that is rounding."""
+    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if not first.size or not second.size:
+        return 0.0
+    # A sum of values with such weights is, on average over the weights, as long as the values are.
+    apart = math.sqrt(np.mean((first - second)[1:] ** 2)) / max(first[0], second[0], np.finfo(np.float64).tiny)
+    return 0.0 if apart <= _ROUNDING[str(backbone.identity.fields.get("precision", "float32"))] else apart
+
+
+def _versions(store: FeatureStore) -> dict[str, str]:
+    """The versions of the libraries that filled ``store``, or that began it."""
+    chunks = list(store.chunks())
+    if chunks:
+        return dict(store.provenance(chunks[-1]).versions)
+    return dict(Provenance.from_json(store.storage.read("provenance.json")).versions)

@@ -15,8 +15,7 @@ from cache.errors import MissingRowsError, StaleStoreError
 from cache.reader import CHUNK_ROWS
 from cache.storage import Where
 from stages.extraction.backbones import Backbone
-from stages.extraction.batch_size import ON_CPU
-from stages.extraction.extract import Uris, find_store
+from stages.extraction.extract import ON_CPU, Uris, find_store
 from stages.extraction.flow import Batch, Clock, flow
 from stages.malloc import keep_freed_memory
 from stages.processes import processors

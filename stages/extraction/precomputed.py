@@ -7,7 +7,7 @@ a dataset that gives the image another key is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -114,7 +114,6 @@ def _read_npy(config: PrecomputedConfig) -> Vectors:
 
 
 def _read_table(path: Path, *, first: bool = False) -> pa.Table:
-    """The table at ``path``, or its ``first`` row alone where the format allows."""
     match path.suffix:
         case ".parquet":
             with pq.ParquetFile(path) as file:
@@ -146,24 +145,21 @@ def _from_table(config: PrecomputedConfig, table: pa.Table) -> Vectors:
     for wanted in (column, config.vector):
         if wanted not in names:
             raise RecordsError(f"{config.path} has no column {wanted!r}; it has {', '.join(names)}")
-    lists = table[config.vector].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # of no chunk, or of several that are too long for one
-        lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    column_of_lists = table[config.vector]
+    lists = pa.concat_arrays(column_of_lists.chunks or [pa.array([], column_of_lists.type)])
     if not any(check(lists.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
         raise RecordsError(
             f"the column {config.vector!r} of {config.path} must hold lists of numbers, not {lists.type}"
         )
-    lengths = pc.list_value_length(lists)
-    wrong = np.flatnonzero(pc.fill_null(lengths, -1).to_numpy(zero_copy_only=False) != (lengths[0].as_py() or 0))
-    if lists.null_count or len(wrong):
-        row = int(pc.index(pc.is_null(lists), True).as_py()) if lists.null_count else int(wrong[0])
+    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero((lengths != lengths[:1]) | (lengths < 0))[:1].tolist():
         raise RecordsError(
-            f"{config.path}, row {row + 1}: the feature has {lengths[row].as_py() or 'no'} numbers, and that of row 1 "
-            f"{lengths[0].as_py()}; every one needs as many"
+            f"{config.path}, row {row + 1}: the feature has {max(0, lengths[row]) or 'no'} numbers, and that of row 1 "
+            f"{lengths[0]}; every one needs as many"
         )
     numbers = lists.flatten()
     if numbers.null_count:
-        row = int(pc.index(pc.is_null(numbers), True).as_py()) // int(lengths[0].as_py())
+        row = int(pc.index(pc.is_null(numbers), True).as_py()) // int(lengths[0])
         raise RecordsError(f"{config.path}, row {row + 1}: a number of the feature is missing")
     flat = numbers.to_numpy(zero_copy_only=False)
     keys = table[column] if by_digest else table[column].cast(pa.string())
@@ -242,21 +238,13 @@ def _check_keys(store: FeatureStore, records: Records) -> None:
     keys: dict[bytes, set[str]] = {}
     for digest, key in zip(records.digests, records.keys, strict=True):
         keys.setdefault(digest, set()).add(key)
-    for digest, key in _noted(store):
-        if digest in keys and key not in keys[digest]:
-            other = sorted(keys[digest])[0]
-            raise StaleStoreError(
-                store.address,
-                [f"the image of key {other!r}: its feature is that of the key {key!r}"],
-                f"Delete {store.address} and run `permafrost extract`, which reads the features by the keys of now.",
-            )
-
-
-def _noted(store: FeatureStore) -> Iterator[tuple[bytes, str]]:
     for rows in store.chunks().values():
         noted = rows.filter(pc.starts_with(rows["error"], _NOTE))
         for digest, note in zip(noted["digest"].to_pylist(), noted["error"].to_pylist(), strict=True):
-            yield digest, note.removeprefix(_NOTE)
+            if digest in keys and (key := note.removeprefix(_NOTE)) not in keys[digest]:
+                differs = f"the image of key {min(keys[digest])!r}: its feature is that of the key {key!r}"
+                ways_out = f"Delete {store.address} and run `permafrost extract`, which reads by the keys of now."
+                raise StaleStoreError(store.address, [differs], ways_out)
 
 
 def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:
@@ -275,10 +263,7 @@ def _identity(config: PrecomputedConfig, cache: DigestCache | None) -> Identity:
 
 
 def _dim(config: PrecomputedConfig) -> int:
-    """D, read from the header or the first row."""
     path = Path(config.path)
     if path.suffix == ".npy":
-        shape = read_vectors(config).vectors.shape
-    else:
-        shape = _from_table(config, _read_table(path, first=True).slice(0, 1)).vectors.shape
-    return int(shape[1])
+        return int(read_vectors(config).vectors.shape[1])
+    return int(_from_table(config, _read_table(path, first=True).slice(0, 1)).vectors.shape[1])

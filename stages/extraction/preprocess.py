@@ -212,7 +212,7 @@ def squash(
 
 
 def _offset(length: int, size: int) -> int:
-    """Where a centred window of ``size`` starts in ``length``; negative: the width of the border before it."""
+    """Where a centred window starts; negative: the width of the border before it."""
     if length >= size:
         return round((length - size) / 2)
     return -((size - length) // 2)
@@ -261,10 +261,7 @@ class PreprocessConfig(Settings):
         interpolation: Interpolation = "bicubic",
         fill: tuple[int, int, int] | None = (0, 0, 0),
     ) -> Preprocess:
-        """The library's values, which are the arguments, with those of this config in their place where it has some.
-
-        ``fill`` None is the mean colour.
-        """
+        """The library's values, the arguments, unless this config has its own; ``fill`` None is the mean colour."""
         size = self.size or size
         mean = self.mean or mean
         red, green, blue = fill or (round(255 * value) for value in mean)

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MOST_PIXELS = 178_956_970
-"""An image of more pixels may be a bomb, and is refused by its header."""
+MOST_PIXELS = 178_956_970  # an image of more pixels may be a bomb, and is refused by its header
 
 
 class Switches:
@@ -42,10 +41,7 @@ _of_pillow = Switches()
 
 @contextmanager
 def own_switches() -> Iterator[None]:
-    """Around a decode with Pillow, in any thread: the same pixels in any process.
-
-    What somebody sets anew meanwhile stays. Whoever decodes in another thread shares the settings.
-    """
+    """Around a decode with Pillow, in any thread: the same pixels in any process. What is set meanwhile stays."""
     with _of_pillow.hold("pillow", _set_those_of_pillow):
         yield
 

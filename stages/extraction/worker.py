@@ -41,10 +41,7 @@ class Work(NamedTuple):
 
 
 class Crash(NamedTuple):
-    """How the process of a unit ended: ``by_itself`` or from outside.
-
-    ``in_hand`` are the units that it had begun and not committed, and ``through`` how many images of this one were.
-    """
+    """How a unit's process ended, with the units that it had begun, and the images of this one that were through."""
 
     how: str
     by_itself: bool
@@ -54,10 +51,7 @@ class Crash(NamedTuple):
 
 
 class Progressed(NamedTuple):
-    """How far a process is: images that are through and failed ones of each unit in hand, and what took the time.
-
-    ``fits`` is how many squares the memory of each network takes at once, None where it takes a batch.
-    """
+    """Images through and failed of each unit in hand, what took the time, and squares that the memory takes at once."""
 
     units: dict[int, tuple[int, int]]
     clock: Clock
@@ -216,7 +210,6 @@ def main(descriptor: int) -> None:
 
 
 def _compute(job: Job, workers: int, connection: Connection) -> None:
-    """Compute units as they come, each begun before the one before it is through."""
     from stages.extraction.embedder import memory_limit
 
     keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in job.backbones))

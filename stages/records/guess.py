@@ -51,8 +51,7 @@ class Guess:
     keys: dict[str, str | int | list[str]]
     remarks: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    labels: int = 0
-    """How many different ones the table has, as they are written there."""
+    labels: int = 0  # how many different ones the table has, as they are written there
 
     def set(self, key: str, value: str | int | list[str], remark: str | None = None) -> None:
         """Set a key, with a remark that stands beside it in the run file."""
@@ -66,10 +65,7 @@ class Guess:
 
 
 def guess_dataset(path: Path, root: Path | None = None) -> tuple[Guess, Records]:
-    """Guess how the images at ``path``, a folder or a table, are labelled and split, and read them by that guess.
-
-    The paths of a table are relative to ``root``; left out, that is guessed too.
-    """
+    """Guess how the images of a folder or a table are labelled and split (and its ``root``), and read them so."""
     if root is not None and path.is_dir():
         raise RecordsError(f"--root is what the image paths of a table are relative to, and {path} is a folder")
     guess = _guess_folder(path) if path.is_dir() else _guess_table(path, root)

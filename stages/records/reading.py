@@ -42,10 +42,7 @@ class Part(NamedTuple):
 
 
 def read_parts(configs: Sequence[SourceConfig], seed: int) -> tuple[list[Part], list[str]]:
-    """Read datasets, and what there is to say about their splits; ``seed`` makes those of datasets that have none.
-
-    Datasets with ``classes_across_domains`` have theirs made together, so that no class is on two sides.
-    """
+    """Read datasets, and what there is to say about their splits; ``seed`` makes those of datasets that have none."""
     sources = []
     for config in configs:
         with _naming(config):
@@ -188,7 +185,6 @@ def _naming(config: SourceConfig) -> Iterator[None]:
 
 
 def _place(table: pa.Table, row: int) -> str:
-    """What messages call a row: the reader's ``place``, or its number from 1."""
     return str(table["place"][row]) if "place" in table.column_names else f"row {row + 1}"
 
 

@@ -115,10 +115,7 @@ class Records:
         return list(self.table[name].to_pylist())
 
     def split(self, *roles: str) -> Records:
-        """The records of any of these roles: ``train``, ``query``, ``gallery``, ``validation_query``, ...
-
-        A record can have several. A benchmark may have ``query_distractor`` and ``validation_query_distractor`` too.
-        """
+        """The records of any of these roles, ``train``, ``query``, ``gallery``, ...; a record can have several."""
         for role in roles:
             if role not in (*ROLES, *DISTRACTORS):
                 raise SettingsError(f"there is no role {role!r}; the roles are {', '.join((*ROLES, *DISTRACTORS))}")
@@ -181,7 +178,6 @@ class Records:
         }
 
     def _has(self, splits: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """True for each record (N,) whose split is one of ``splits``."""
         return np.asarray(pc.is_in(self.table["split"], pa.array([*splits], pa.string())))
 
     def _class_numbers(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -199,7 +195,6 @@ class Records:
 
 
 def _numbered(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """A number (N,) for each value: 0 for null, others from 1."""
     numbers = column.cast(pa.large_string()).combine_chunks().dictionary_encode().indices
     return np.asarray(pc.fill_null(pc.add(numbers.cast(pa.int64()), 1), 0))
 
@@ -250,21 +245,16 @@ def _read(
     table, roles = (parts[0].table, parts[0].roles) if len(parts) == 1 else join(parts)
     if "problem" in table.column_names:  # what was read has it
         table = table.drop_columns("problem")
-    for name, kind, columns in zip(
-        ("digest", "problem"), (pa.binary(32), pa.string()), zip(*read, strict=True), strict=True
-    ):
-        pieces = [piece for column in columns for piece in column.chunks]
-        table = table.append_column(name, pa.chunked_array(pieces, kind))
+    kinds = {"digest": pa.binary(32), "problem": pa.string()}
+    for (name, kind), columns in zip(kinds.items(), zip(*read, strict=True), strict=True):
+        table = table.append_column(name, pa.chunked_array([c for column in columns for c in column.chunks], kind))
     names = [*COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
     folder = digests.path.parent if digests.path is not None else None
     return Records(_mapped(table.select(names), folder), roles, tuple(notes))
 
 
 def _mapped(table: pa.Table, folder: Path | None) -> pa.Table:
-    """``table`` with each column in one piece; of a million rows and more, mapped from a file without a name.
-
-    So the system may put its pages aside. The file is in ``folder``; where it cannot be written nothing is mapped.
-    """
+    """``table`` with each column in one piece; of a million rows and more mapped from a nameless file in ``folder``."""
     table = table.combine_chunks()
     if folder is None or len(table) < _MANY:
         return table

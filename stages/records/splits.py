@@ -21,13 +21,7 @@ DISTRACTORS = ("validation_query_distractor", "query_distractor")
 
 # The split values that class_disjoint_splits gives, by role. A table whose split column holds these, and no others,
 # needs no roles in its run file.
-MADE: Roles = {
-    "train": ("train",),
-    "validation_query": ("validation_query",),
-    "validation_gallery": ("validation_gallery",),
-    "query": ("query",),
-    "gallery": ("gallery", "distractor"),
-}
+MADE: Roles = {role: (role,) for role in ROLES} | {"gallery": ("gallery", "distractor")}
 
 
 def seeded_order(seed: int, *names: str) -> bytes:
@@ -60,19 +54,11 @@ def named_roles(
                 f"or set split = {CLASS_DISJOINT!r} to have splits made from the seed."
             )
         return MADE
-    validation = as_names(config.validation)
-    roles = {
-        "train": as_names(config.train),
-        "validation_query": validation,
-        "validation_gallery": validation,
-        "query": as_names(config.query),
-        "gallery": as_names(config.gallery),
-    }
+    roles = {role: as_names(getattr(config, role.split("_")[0])) for role in ROLES}
     for role, values in roles.items():
-        for value in values:
-            if value not in counts:
-                name = role.split("_")[0]
-                raise RecordsError(f"{name} names the split {value!r}, which no row has; there are {_listed(counts)}")
+        if absent := [value for value in values if value not in counts]:
+            name = f"{role.split('_')[0]} names the split {absent[0]!r}"
+            raise RecordsError(f"{name}, which no row has; there are {_listed(counts)}")
     for one, other, why in (
         ("train", "query", "a head must not be scored on what it learned"),
         ("train", "validation_query", "an epoch must not be chosen on what was learned"),

@@ -10,8 +10,7 @@ from PIL import Image
 from cache.errors import RecordsError
 from stages.datasets import drawn as catalogue
 from stages.datasets.drawn import COLUMNS, draw_catalogue
-from stages.datasets.drawn.families import FAMILIES
-from stages.datasets.drawn.painting import COLOURS, MATERIALS, PATTERNS, SHAPES, invent, pattern
+from stages.datasets.drawn.painting import COLOURS, FAMILIES, MATERIALS, PATTERNS, SHAPES, invent, pattern
 
 TINY = {"instances": 3, "views": 2, "size": 48}
 

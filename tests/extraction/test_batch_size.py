@@ -1,6 +1,6 @@
 import torch
 
-from stages.extraction.batch_size import settle
+from stages.extraction.extract import settle
 
 
 def test_it_grows_while_it_pays() -> None:

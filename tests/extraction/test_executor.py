@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cache import Chunk, ChunkPlan, FeatureStore, StoreWriter, verify
 from stages.extraction import LocalExecutor, Progress, extract, extract_all
-from stages.extraction.batch_size import ON_CPU
 from stages.extraction.embedder import Features, Pixels
 from stages.extraction.executor import units_of
+from stages.extraction.extract import ON_CPU
 from tests.pictures import draw, draw_folder
 from tests.toys.extraction import never, records_of, toy_backbone
 from tests.toys.stores import contents, names

@@ -28,8 +28,7 @@ class Row(NamedTuple):
     label: str | None
     split: str
     domain: str | None = None
-    attributes: Mapping[str, str | None] = _NONE
-    """By name; a row that leaves one out has null there."""
+    attributes: Mapping[str, str | None] = _NONE  # by name; a row that leaves one out has null there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,7 @@ class BenchmarkConfig(SourceConfig):
     split: Literal["class-disjoint"] | None = None
     attributes: tuple[str, ...] = ()
 
-    origin: ClassVar[str]
-    """What it is called, and whose files are read."""
+    origin: ClassVar[str]  # what it is called, and whose files are read
     roles: ClassVar[Roles] = LEAVE_ONE_OUT
 
     @abstractmethod

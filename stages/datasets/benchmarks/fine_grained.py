@@ -57,7 +57,6 @@ class Cars196Benchmark(BenchmarkConfig):
 def _annotated(
     path: Path, annotations: npt.NDArray[Any], models: npt.NDArray[Any], image: str
 ) -> Iterator[tuple[str, str, str, Box]]:
-    """The image, label, split and box of each annotation."""
     names, numbers, *sides = read_fields(path, annotations, image, "class", *_SIDES)
     for name, number, left, top, right, bottom in zip(names, numbers, *sides, strict=True):
         if not 1 <= number <= len(models):
@@ -139,10 +138,7 @@ class Food2kBenchmark(BenchmarkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Inat2018Benchmark(BenchmarkConfig):
-    """iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test.
-
-    A label is the category id, a key the image's path; ``attributes.supercategory`` is the kingdom or class, Aves.
-    """
+    """iNaturalist 2018: 325,846 images of 5,690 species to train, 136,093 of 2,452 others to test."""
 
     kind: Literal["inat2018"] = "inat2018"
     origin: ClassVar[str] = "iNaturalist 2018 of Visipedia (its splits: the Smooth-AP repository)"

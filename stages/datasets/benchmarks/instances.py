@@ -138,7 +138,6 @@ class RevisitedBenchmark(BenchmarkConfig):
 
 
 def _keys(places: Any, keys: list[str], where: str) -> list[str]:
-    """The keys at 0-based ``places``."""
     numbers = [int(place) for place in np.asarray(places).ravel()]
     if not all(0 <= place < len(keys) for place in numbers):
         raise RecordsError(f"{where} must be places in imlist, 0 to {len(keys) - 1}, got {numbers}")
@@ -146,7 +145,6 @@ def _keys(places: Any, keys: list[str], where: str) -> list[str]:
 
 
 def _landmark(query: str) -> str:
-    """``all_souls`` of ``all_souls_000013``."""
     return query.rpartition("_")[0] or query
 
 

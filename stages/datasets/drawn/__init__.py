@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from cache.errors import RecordsError, SettingsError
 from stages.datasets.config import Names, Source, SourceConfig
-from stages.datasets.drawn.families import FAMILIES
-from stages.datasets.drawn.painting import Product, invent, photograph
+from stages.datasets.drawn.painting import FAMILIES, Product, invent, photograph
 from stages.datasets.table import TableConfig, write_table
 from stages.processes import processors, worker_processes
 

@@ -7,7 +7,7 @@ TensorFlow original. Apache-2.0, trained on ImageNet-1k.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
@@ -65,16 +65,8 @@ class BundledConfig(Settings):
 
 def load(config: BundledConfig, device: str, stored: StoredNetwork | None = None) -> tuple[Backbone, ...]:
     """The network of ``config`` on ``device``. MissingExtraError when its package is not there, nor ``stored``."""
-    ported = timm.TimmConfig(
-        f"tf_{config.name}",
-        weights="random",  # replaced just below
-        pooling=config.pooling,
-        gem_p=config.gem_p,
-        blocks=config.blocks,
-        preprocess=config.preprocess,
-        precision=config.precision,
-        compiled=config.compiled,
-    )
+    shared = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ("name", "kind")}
+    ported = timm.TimmConfig(f"tf_{config.name}", weights="random", **shared)  # replaced just below
     network = timm.build(ported.name, {})
     if stored is None:
         weights = read_weights(_weights_file(config.name))

@@ -36,7 +36,7 @@ class Backbone:
     :meth:`features` takes what ``preprocess`` makes, (B, 3, S, S) uint8, and returns features (B, ``dim``) float32, not
     normalised. ``identity`` holds everything that changes them; ``name`` is for people and folders, ``device`` is only
     recorded. Several poolings of one network share one ``forward``, which returns the features of all side by side:
-    ``columns`` says which are this one's. ``sample`` is that of :mod:`stages.extraction.sample`, where it is known.
+    ``columns`` says which are this one's. ``sample`` is that of :mod:`stages.extraction.known`, where it is known.
 
     A backbone pickles in about two kilobytes: its :class:`Network` travels as the configuration that it is loaded from.
 

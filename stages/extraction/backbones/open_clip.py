@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
-from stages.extraction.backbones.image_size import resize_open_clip, sized
 from stages.extraction.backbones.libraries import library
-from stages.extraction.backbones.network_config import NetworkConfig
+from stages.extraction.backbones.network_config import NetworkConfig, resize_open_clip, sized
 from stages.extraction.backbones.pooling import Compute, Output, pool_outputs
 from stages.extraction.backbones.taps import tap_open_clip
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights

@@ -155,7 +155,6 @@ def _channels_last(network: Any, given: torch.Tensor) -> bool:
 
 
 def _flat(given: torch.Tensor) -> torch.Tensor:
-    """A map (B, D, H, W) as patches (B, H * W, D)."""
     return given.flatten(2).transpose(1, 2)
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cache.errors import SettingsError
 from stages.extraction.backbones.frozen import Backbone, StoredNetwork, freeze
-from stages.extraction.backbones.image_size import resize_timm, sized
 from stages.extraction.backbones.libraries import library
-from stages.extraction.backbones.network_config import NetworkConfig
+from stages.extraction.backbones.network_config import NetworkConfig, resize_timm, sized
 from stages.extraction.backbones.pooling import Output, check_blocks, pool_outputs
 from stages.extraction.backbones.taps import own_and_blocks, tap_timm
 from stages.extraction.backbones.weights import fetching, fit_weights, read_weights
@@ -141,8 +140,7 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
 def _listed(network: nn.Module) -> dict[str, Any]:
     from timm.data.config import resolve_model_data_config
 
-    listed: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    return listed
+    return dict(resolve_model_data_config(network))  # type: ignore[no-untyped-call]
 
 
 def _pretrained(name: str, full: str, config: TimmConfig) -> nn.Module:

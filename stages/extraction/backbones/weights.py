@@ -115,18 +115,12 @@ def fit_weights(
 ) -> None:
     """Load ``weights`` into ``network``: every name of one is a name of the other, but for those to ``ignore``."""
     own = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
-    given = {name: tensor for name, tensor in weights.items() if name in own or not _skipped(name, ignore)}
+    given = {n: tensor for n, tensor in weights.items() if n in own or not (n.endswith(_COUNTER) or n in ignore)}
+    shapes = {n: (tuple(given[n].shape), tuple(own[n].shape)) for n in own if n in given}
     misfits = [
         _listed("missing", [name for name in own if name not in given]),
         _listed("unexpected", [name for name in given if name not in own]),
-        _listed(
-            "of another shape",
-            [
-                f"{name}: {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
-                for name, tensor in own.items()
-                if name in given and given[name].shape != tensor.shape
-            ],
-        ),
+        _listed("of another shape", [f"{n}: {one}, not {other}" for n, (one, other) in shapes.items() if one != other]),
     ]
     if any(misfits):
         raise WeightsError(
@@ -148,10 +142,6 @@ def digest_weights(network: torch.nn.Module) -> str:
         digest.update(f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _skipped(name: str, ignore: Collection[str]) -> bool:
-    return name.endswith(_COUNTER) or name in ignore
 
 
 def _first_line(error: Exception) -> str:

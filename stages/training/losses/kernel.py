@@ -5,16 +5,8 @@
     embeddings (B, E) --unit length--> cosines (B, C*k) --best subcenter--> (B, C) --rule--> scalar
 
 On a processor nothing of the size B x C is ever in memory (``streamed.py``, ``tiles.py``); any other device computes
-the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`. The
-configuration of your own inherits the settings that all of them have, adds its own, and makes the rule::
-
-    @dataclass(frozen=True)
-    class CosFaceConfig(MarginSoftmaxConfig):
-        kind: Literal["cosface"] = "cosface"
-        margin_cos: MarginSetting = 0.35
-
-        def rule(self, class_sizes, generator):
-            return Subtract(self.margin_cos, class_sizes)
+the same with whole matrices (``plain.py``). A loss is this kernel and a :class:`~stages.training.losses.rule.Rule`;
+docs/losses.md has one of your own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules of the margin losses, and which computes which; ``kinds.py`` has the formulas of set margins."""
+"""The rules of the margin losses, and which computes which."""
 
 from __future__ import annotations
 
@@ -189,11 +189,7 @@ class Magnitude(Rule):
 
 
 def rule_of(config: MarginSoftmaxConfig, class_sizes: Tensor, generator: torch.Generator) -> Rule:
-    """The rule of ``config`` for classes of ``class_sizes`` (C,) training rows.
-
-    >>> type(rule_of(kinds.CosFaceConfig(), torch.tensor([2, 2]), torch.Generator())).__name__
-    'Subtract'
-    """
+    """The rule of ``config`` for classes of ``class_sizes`` (C,) training rows."""
     match config:
         case kinds.AdaCosConfig():
             return (AdaptiveScale if config.dynamic else FixedScale)(len(class_sizes))

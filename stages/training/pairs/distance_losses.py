@@ -1,4 +1,8 @@
-"""Losses on distances: contrastive, triplet, margin. PyTorch Metric Learning computes what they make of their pairs."""
+"""Losses on distances: contrastive, triplet, margin. PyTorch Metric Learning computes what they make of their pairs.
+
+Its losses index a matrix of distances with the chosen pairs or triplets. These entries are looked up in a block of
+cosines, so that no matrix of distances is made, and remembered embeddings need no code of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cache.errors import MissingExtraError
 from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, Pairs, distance_of, place_in_row, statistics_of, statistics_of_all
 from stages.training.pairs.kinds import AllConfig, ContrastiveConfig, MarginConfig, TripletConfig
-from stages.training.pairs.metric_learning import library, losses_of, of_distances
 from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 
 _ROUNDING = 1e-5  # of a cosine: what is no nearer than this beyond the margin is looked at too
+
+
+def library() -> Any:
+    """The library's module of losses. Raises MissingExtraError where it is not installed."""
+    try:
+        from pytorch_metric_learning import losses
+    except ImportError as error:
+        raise MissingExtraError("PyTorch Metric Learning", "pairs") from error
+    return losses
+
+
+class Distances:
+    """The distances of a block, computed where they are indexed: ``distances[rows, columns]`` (T,)."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self.device, self.dtype = block.cosines.device, block.cosines.dtype
+
+    def __getitem__(self, places: tuple[Tensor, Tensor]) -> Tensor:
+        return distance_of(self._block.differentiable(*places))
+
+
+def of_distances(loss: Any) -> Any:
+    """``loss`` of the library, which is then given :class:`Distances` in place of embeddings."""
+    loss.distance.forward = lambda distances, _: distances
+    return loss
+
+
+def losses_of(loss: Any, block: Block, chosen: tuple[Tensor, ...]) -> dict[str, Any]:
+    """The parts, by name, of a ``loss`` :func:`of_distances`, for the ``chosen`` pairs of a block."""
+    distances = Distances(block)
+    parts: dict[str, Any] = loss.compute_loss(distances, block.labels, chosen, distances, torch.empty(0))
+    return parts
 
 
 class Contrastive(PairRule):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from stages.training.losses.kernel import MarginSoftmax
+from stages.training.pairs.distance_losses import library
 from stages.training.pairs.kinds import ProxyAnchorConfig, SoftTripleConfig
 from stages.training.pairs.loss import PairLoss
-from stages.training.pairs.metric_learning import library
 
 
 class ProxyLoss(PairLoss):

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cache import Failure, FeatureStore, Identity
 from cache.errors import SettingsError, StoreError
+from cache.features import PROPORTIONS, fuse, fused_checksums, fused_name, image_proportions
 from cache.fingerprint import JSON
-from cache.fusion import PROPORTIONS, fuse, fused_checksums, fused_name, image_proportions
 
 
 class FusedFeatures:
