@@ -100,7 +100,8 @@ def gallery_curve(
     part = QuerySet.by_rules(rules, *sides)[0].answerable()
     if not len(part.queries):
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
-    place = _sampling_order(part.gallery, seed)
+    keys = part.gallery.keys  # place (G,): where each row is when all are drawn one after another
+    place = np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
     counts = _numbers(sizes, len(place))
     groups = rules.groups(part.queries)
     domains = np.array(groups, dtype=object)
@@ -151,12 +152,6 @@ def _with_further(queries: Records, gallery: Records, further: Records | None) -
     empty = pa.nulls(len(rows), nobody.schema.field("label").type)
     nobody = nobody.set_column(nobody.schema.get_field_index("label"), nobody.schema.field("label"), empty)
     return replace(gallery, table=pa.concat_tables([gallery.table, nobody])), len(further) - len(rows)
-
-
-def _sampling_order(gallery: Records, seed: int) -> Rows:
-    """The place (G,) of each gallery row when all are drawn one after another."""
-    keys = gallery.keys
-    return np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
 
 
 def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
