@@ -115,7 +115,7 @@ def check_health(
     bounds: Mapping[tuple[str, str], tuple[float, float]],
     on_step: Callable[[str], None],
 ) -> Health:
-    """The health of ``records``, and of ``vectors``, by backbone and head: the raw feature, and what a head makes of it.
+    """The health of ``records``, and of ``vectors`` by backbone and head: the feature, and what a head makes of it.
 
     Near-duplicates, of a cosine of at least ``near_duplicate``, are compared by the first; labels are doubtful where
     the neighbours by all agree. Failures are counted of the ``backbones``. ``remarks`` and ``bounds`` are reported as
