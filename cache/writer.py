@@ -125,10 +125,8 @@ class StoreWriter:
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
         Returns the outcomes as committed: those of another process where that was first.
 
-        Raises:
-            UnwritableError: as on a full disk; then nothing of the chunk is there.
-            StoreBusyError: another process has written other data of this chunk and not yet its rows. If it is dead,
-                the next driver clears them.
+        Raises UnwritableError, as on a full disk: then nothing of the chunk is there; and StoreBusyError where another
+        process has written other data of this chunk and not yet its rows. If it is dead, the next driver clears them.
         """
         store, number = self.store, chunk.number
         if features.shape != (len(chunk.digests), *store.row_shape) or len(outcomes) != len(chunk.digests):
