@@ -27,43 +27,34 @@ from stages.retrieval import (
     evaluate_reranked,
     index_gallery,
 )
-from stages.retrieval.approximate import DEEPEST
+from stages.retrieval.evaluate_ranking import DEEPEST
 from stages.retrieval.gallery import Index
 
 
 def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores]]:
-    """The scores through the index and after each post-processing, each with its row's name.
-
-    A row is named by the head and what was done: ``arcface64 (ivf_pq)``, ``arcface64 + alpha_qe``.
-    """
+    """The scores through the index, ``arcface64 (ivf_pq)``, and after post-processing, ``arcface64 + alpha_qe``."""
     retrieval, records, (head, store) = run.config.retrieval, run.records, (vectors.head, vectors.store)
     if isinstance(retrieval.index, FlatIndexConfig) and not retrieval.rerank:
         return
     metrics = retrieval.by_label
     check_by_label(run)
+    queries, gallery = records.split("query"), records.split("gallery")
     score: dict[str, Any] = {
-        "metrics": metrics,
-        "protocol": retrieval.ranked,
+        "queries": queries, "gallery": gallery, "metrics": metrics, "protocol": retrieval.ranked,
         "unanswerable": retrieval.unanswerable,
-    }
+    }  # fmt: skip
     if others := [name for name in retrieval.metrics if name not in metrics]:
         run.display.warn(
             f"note: {', '.join(others)}: of exact search alone, so '-' in the rows of an index and of post-processing, "
             "which are ranked by label"
         )
-    queries, gallery = records.split("query"), records.split("gallery")
     if not isinstance(retrieval.index, FlatIndexConfig):
         index = find_index(run, gallery, vectors)
         kind = index.config.kind
         name = f"auto: {kind}" if isinstance(retrieval.index, AutoIndexConfig) else kind
-        yield (
-            f"{head} ({name})",
-            evaluate_index(store, index, queries=queries, gallery=gallery, **score),
-        )
+        yield f"{head} ({name})", evaluate_index(store, index, **score)
     for rerank in retrieval.rerank:
-        train = records.split("train")
-        scores = evaluate_reranked(store, rerank, queries=queries, gallery=gallery, train=train, **score)
-        yield f"{head} + {rerank.label}", scores
+        yield f"{head} + {rerank.label}", evaluate_reranked(store, rerank, train=records.split("train"), **score)
     if any(name in ("map", "mrr", "ndcg", "map_trapezoid") for name in metrics) and len(gallery) > DEEPEST:
         run.display.say(
             f"{vectors.backbone} {head}: other rankings list {DEEPEST:,} rows; what is beyond counts as not relevant"
@@ -71,10 +62,7 @@ def approximate_scores(run: Run, vectors: Vectors) -> Iterator[tuple[str, Scores
 
 
 def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
-    """The index of the ``gallery``, stored in the artifacts folder; with budgets, what was tried is shown.
-
-    Where the folder cannot be written, the index is built and not stored.
-    """
+    """The index of the ``gallery``, kept in the artifacts where these can be written."""
     try:
         where = run.storage.below(index_key(run, gallery, vectors))
         return _built_index(run, gallery, vectors, where.path() if isinstance(where, LocalStorage) else where)
@@ -85,17 +73,10 @@ def find_index(run: Run, gallery: Records, vectors: Vectors) -> Index:
 
 
 def index_key(run: Run, gallery: Records, vectors: Vectors) -> str:
-    """Where, in the artifacts, the index of ``gallery`` is.
-
-    It is named by all it follows from, so that it never changes under a reader.
-    """
+    """Where the index of ``gallery`` is, named by all it follows from: it never changes under a reader."""
     wanted = _wanted(run)
-    identity: list[JSON] = [
-        vectors.store.fingerprint,
-        asdict(wanted),
-        list[JSON](gallery.keys),
-        [digest.hex() for digest in gallery.digests],
-    ]
+    images: list[JSON] = [list[JSON](gallery.keys), [digest.hex() for digest in gallery.digests]]
+    identity: list[JSON] = [vectors.store.fingerprint, asdict(wanted), *images]
     if isinstance(wanted, AutoIndexConfig):
         identity.append(asdict(run.config.retrieval.ranked))
     return f"indexes/{vectors.backbone}/{vectors.head}-{fingerprint(identity)[:8]}"
@@ -126,18 +107,10 @@ def tried_text(tried: Sequence[Tried], metric: str) -> str:
     """A line for each index that was measured."""
     table = [["index", "rows", "built in s", "bytes a row", "ms a query", metric, "loss", "verdict"]]
     table += [
-        [
-            trial.name,
-            f"{trial.rows:,}",
-            f"{trial.build_s:.2f}",
-            f"{trial.bytes:.1f}",
-            f"{trial.ms:.3f}",
-            f"{trial.value:.4f}",
-            f"{trial.loss:+.4f}",
-            f" {trial.verdict}",
-        ]
-        for trial in tried
-    ]
+        [t.name, f"{t.rows:,}", f"{t.build_s:.2f}", f"{t.bytes:.1f}", f"{t.ms:.3f}", f"{t.value:.4f}",
+         f"{t.loss:+.4f}", f" {t.verdict}"]
+        for t in tried
+    ]  # fmt: skip
     width = max(len(line[-1]) for line in table)
     table = [[*line[:-1], line[-1].ljust(width)] for line in table]
     return "\n".join(aligned(table, texts=1))

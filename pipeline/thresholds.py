@@ -15,9 +15,8 @@ from cache.features import numbers_fingerprint
 from cache.sealed import json_text, read_sealed
 from pipeline.dataset import Run
 from pipeline.vectors import Vectors
-from stages.analysis.open_set import Rate, Rates
-from stages.analysis.pair_shares import PairShare, pair_shares
-from stages.analysis.threshold_choice import Decision, Ground, class_shortage
+from stages.analysis.open_set import PairShare, Rate, Rates, pair_shares
+from stages.analysis.thresholds import Decision, Ground, class_shortage
 from stages.retrieval.query_values import data_of
 
 
@@ -37,18 +36,11 @@ def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on
     new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
     shares = [list(step) for step in pair_shares(on.pairs)]
-    lines += [
-        {
-            "kind": decision.kind,
-            "wanted": decision.wanted,
-            "threshold": decision.calibration.threshold,
-            "ground": on.summary,
-            "calibration": plain_rates(decision.calibration),
-            "test": {name: plain_rates(rates) for name, rates in decision.test.items()},
-            "shares": shares,
-        }
-        for decision in decisions
-    ]
+    for decision in decisions:
+        test = {name: plain_rates(rates) for name, rates in decision.test.items()}
+        chosen = {"kind": decision.kind, "wanted": decision.wanted, "threshold": decision.calibration.threshold}
+        how = {"ground": on.summary, "calibration": plain_rates(decision.calibration), "test": test, "shares": shares}
+        lines.append(chosen | how)
     content = {"follows_from": follows_from, "decisions": lines, "roc": on.test.roc()}
     run.storage.put(key, json_text(content).encode())
     return run.storage.address(key)
@@ -115,13 +107,12 @@ def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = Fal
 
 def plain_rates(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
-    plain: dict[str, Any] = {}
-    for name, value in rates._asdict().items():
-        if isinstance(value, Rate):
-            plain[name] = {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
-        else:
-            plain[name] = value
-    return plain
+    return {
+        name: {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
+        if isinstance(value, Rate)
+        else value
+        for name, value in rates._asdict().items()
+    }
 
 
 def _key(run: Run, vectors: Vectors) -> str:

@@ -18,6 +18,7 @@ from pipeline.heads import find_head, validation_records
 from pipeline.score_rows import RAW
 from stages.ranking import own_rows, unit_length, values_by_class
 from stages.records import Records
+from stages.retrieval.rules import by_class
 from stages.training import FusedFeatures, Head, embed
 from stages.training.embed import Embedded, stored_embeddings
 from stages.training.process_group import is_first
@@ -29,15 +30,13 @@ _QUERIES = 2_000  # are enough to tell heads apart
 
 
 class Vectors(NamedTuple):
-    """Something to score: a raw feature, or the embeddings of a head."""
+    """Something to score: a raw feature, which nothing ``trained``, or the embeddings of a head of ``features``."""
 
     backbone: str
     head: str
     store: Features
     features: FeatureStore | FusedFeatures
-    """What a head embeds; the store itself for the raw feature."""
     trained: Head | None = None
-    """None for the raw feature."""
 
 
 def find_vectors(
@@ -84,19 +83,12 @@ class PlannedHead(NamedTuple):
 
 
 def planned_heads(run: Run) -> list[PlannedHead]:
-    """Every head of the run as :func:`find_vectors` would find it: to train, trained and to embed, or there.
-
-    Where features are missing every head is to be trained: it follows from all of them.
-    """
+    """Every head of the run as :func:`find_vectors` would find it; without all features, every one is to be trained."""
     try:
         sets = feature_sets(run)
     except (MissingRowsError, StaleStoreError):
         return [PlannedHead("features that are extracted first", head.name, "to train") for head in run.config.heads]
-    planned = []
-    for part in sets:
-        for wanted in part.heads:
-            planned.append(PlannedHead(part.name, wanted.name, _state(run, part, wanted)))
-    return planned
+    return [PlannedHead(part.name, head.name, _state(run, part, head)) for part in sets for head in part.heads]
 
 
 def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
@@ -110,10 +102,7 @@ def _state(run: Run, part: FeatureSet, wanted: HeadRun) -> str:
 
 
 def find_chosen(run: Run, head: str | None, backbone: str | None = None, *, text: bool = False) -> Vectors:
-    """:func:`choose_vectors`; of a ``head`` that is named the others need not be trained.
-
-    With ``text`` and no ``head`` it is one that knows words, where the run has any.
-    """
+    """:func:`choose_vectors` of a ``head`` alone where named; with ``text`` and none, of those that know words."""
     known = {RAW, *(each.name for each in run.config.heads)}
     every = find_vectors(run, only=head if head in known else None)
     if text and head is None and (knowing := [entry for entry in every if _knows_words(entry)]):
@@ -173,12 +162,8 @@ def _best_on_validation(heads: Sequence[Vectors], records: Records) -> Vectors |
         if sides is None:
             return None
         queries, gallery = sides[0].take(range(0, len(sides[0]), -(-len(sides[0]) // _QUERIES))), sides[1]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(gallery.classes)) if name is not None}
         asking, searched = (unit_length(entry.store.read(side.digests)) for side in (queries, gallery))
-        wanted, classes = (
-            np.array([-1 if name is None else numbers.get(name, -1) for name in side.classes])
-            for side in (queries, gallery)
-        )
-        values = values_by_class("mmp@5", asking, searched, wanted, classes, own_rows(queries.keys, gallery.keys))
+        classes, itself = by_class(queries, gallery), own_rows(queries.keys, gallery.keys)
+        values = values_by_class("mmp@5", asking, searched, classes.queries, classes.gallery, itself)
         scores.append(float(np.nanmean(values)))
     return heads[int(np.argmax(scores))]

@@ -14,7 +14,7 @@ from pipeline.dataset import Run
 from pipeline.score_rows import ScoreRow
 from pipeline.vectors import Vectors
 from pipeline.views.report.measured import stored_scores
-from stages.analysis.pair_shares import PairShare
+from stages.analysis.open_set import PairShare
 from stages.ranking import own_rows, search, unit_length
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.run_scores import score

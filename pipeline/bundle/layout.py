@@ -34,7 +34,7 @@ from cache.errors import DamagedStoreError, MissingRowsError, WeightsError
 from cache.sealed import read_sealed
 from cache.storage import has, is_url, storage_of
 from pipeline.views.thumbnails import small_jpeg
-from stages.analysis.pair_shares import PairShare
+from stages.analysis.open_set import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
 from stages.extraction.backbones import announced_backbones
 from stages.extraction.backbones.open_clip_text import OpenClipText, own_text

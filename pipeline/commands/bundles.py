@@ -32,7 +32,7 @@ from pipeline.progress import Display, counted_text, stamped
 from pipeline.searcher import embedder_of
 from pipeline.thresholds import kept_decisions
 from pipeline.vectors import find_chosen, with_rows
-from stages.analysis.threshold_choice import ENOUGH_CLASSES, class_shortage
+from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.datasets import FolderConfig, SourceConfig, TableConfig
 
 if TYPE_CHECKING:

@@ -34,9 +34,9 @@ from pipeline.extraction import Extracted, Hardware, extract_features, plan_feat
 from pipeline.score_rows import RAW, json_lines
 from pipeline.scores import score_run
 from pipeline.vectors import Vectors, find_vectors, planned_heads, with_rows
+from pipeline.views.contact_sheet import draw_nearest
 from pipeline.views.leaderboard import score_table
-from pipeline.views.nearest import draw_nearest
-from pipeline.views.sizes import group_table
+from pipeline.views.trust import group_table
 from stages.analysis import paired_difference
 from stages.analysis.class_size import ClassSize, stored_by_class_size
 from stages.retrieval.query_values import QueryValues

@@ -22,9 +22,8 @@ from pipeline.seed_grid import Cell, SeedGrid, open_grid, refusals, score_cells,
 from pipeline.sweep import planned, remarks, run_sweep, sweep_folder, swept_sets, winner_run_file
 from pipeline.trials import Arrays
 from pipeline.vectors import Vectors
-from pipeline.views.nearest import draw_nearest
-from pipeline.views.sweep import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text
-from pipeline.views.table import table_page, table_text
+from pipeline.views.contact_sheet import draw_nearest
+from pipeline.views.many import csv_text, raw_verdict, sweep_page, sweep_rows, sweep_text, table_page, table_text
 from stages.training.sweep.search_space import check_method
 
 

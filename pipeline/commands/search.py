@@ -27,10 +27,10 @@ from pipeline.searcher import Searcher
 from pipeline.thresholds import Limit, kept_decisions, kept_shares, limit_among, limit_of, thresholds_of
 from pipeline.vectors import find_chosen, with_rows
 from pipeline.views.search import Answer, search_json, search_page, search_text
-from stages.analysis.pair_shares import PairShare
-from stages.analysis.threshold_choice import ENOUGH_CLASSES, class_shortage
+from stages.analysis.open_set import PairShare
+from stages.analysis.thresholds import ENOUGH_CLASSES, class_shortage
 from stages.ranking.normalize import Vectors, unit_length
-from stages.retrieval.terms import LIKE, UNLIKE, combined
+from stages.retrieval.gallery import LIKE, UNLIKE, combined
 
 _NO_SHARES = "what a similarity means is not known here"
 

@@ -19,17 +19,23 @@ from pipeline.progress import Display
 from pipeline.scores import scored_data, values_key
 from pipeline.thresholds import keep_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_chosen, find_vectors
-from pipeline.views.comparison import comparison_json, comparison_text
-from pipeline.views.health_text import health_lines, health_text
-from pipeline.views.sizes import curve_lines, curve_table
-from pipeline.views.thresholds import threshold_lines, threshold_text
+from pipeline.views.trust import (
+    comparison_json,
+    comparison_text,
+    curve_lines,
+    curve_table,
+    health_lines,
+    health_text,
+    threshold_lines,
+    threshold_text,
+)
 from stages.analysis import changes, gallery_curve
+from stages.analysis.bounds import run_bounds
 from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
 from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
 from stages.analysis.open_set import Kind
-from stages.analysis.run_bounds import run_bounds
-from stages.analysis.threshold_choice import Decision, Ground, choose_thresholds, decision_at
+from stages.analysis.thresholds import Decision, Ground, choose_thresholds, decision_at
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig
 from stages.retrieval.query_values import read_query_values, scored_numbers

@@ -177,17 +177,13 @@ def apart(ends: Sequence[float], gap: float, least: float = 0.0, most: float = m
     All stay between ``least`` and ``most`` as far as there is room; the order from top to bottom is that of the ends.
     """
     order = sorted(range(len(ends)), key=lambda at: ends[at])
-    placed: list[float] = []
+    places, above, room = [0.0] * len(ends), least - gap, most
     for at in order:
-        placed.append(max(ends[at], placed[-1] + gap if placed else least))
-    room = most
-    for at in reversed(range(len(placed))):  # those pushed past the bottom move up again
-        placed[at] = min(placed[at], room)
-        room = placed[at] - gap
-    places = [0.0] * len(ends)
-    for at, place in zip(order, placed, strict=True):
-        places[at] = round(place, 1)
-    return places
+        places[at] = above = max(ends[at], above + gap)
+    for at in reversed(order):  # those pushed past the bottom move up again
+        places[at] = min(places[at], room)
+        room = places[at] - gap
+    return [round(place, 1) for place in places]
 
 
 def look(rank: int) -> str:

@@ -12,11 +12,13 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -24,21 +26,16 @@ from cache import parse_source
 from cache.atomic import replace_bytes
 from cache.errors import SettingsError
 from cache.fingerprint import JSON, fingerprint
+from pipeline.vectors import Vectors
 from pipeline.views.thumbnails import fitted, open_picture
+from stages.records import Records
+from stages.retrieval import nearest
 
-RIGHT_COLOUR = (22, 135, 76)
-WRONG_COLOUR = (200, 48, 44)
-MISSING_COLOUR = (200, 203, 208)
-"""The tile that stands for an image that cannot be opened."""
-
+RIGHT_COLOUR, WRONG_COLOUR, MISSING_COLOUR = (22, 135, 76), (200, 48, 44), (200, 203, 208)
 _PAPER, _INK, _FAINT, _RULE = (255, 255, 255), (28, 30, 34), (110, 116, 124), (226, 228, 232)
 
-QUERY = 148
-"""Side of a query's tile, in pixels."""
-TILE = 112
-"""Side of a neighbour's tile, its frame included."""
-FRAME = 4
-MARK = 16
+QUERY, TILE, FRAME, MARK = 148, 112, 4, 16
+"""Sides of the tiles of a query and of a neighbour, its frame included, the frame's width, and a mark's, in pixels."""
 
 _SHOWN = "shown"  # the text of the PNG file that has the fingerprint of what it shows
 _DRAWING = 1  # to be raised when a sheet of the same images is to look otherwise
@@ -46,10 +43,9 @@ _MARGIN, _GAP, _HEAD, _FOOT, _NAME = 28, 10, 76, 22, 132
 
 
 class Neighbour(NamedTuple):
-    """One image of a ranking."""
+    """One image of a ranking; ``uri`` is as :func:`cache.parse_source` takes it."""
 
     uri: str
-    """Where the image is, as :func:`cache.parse_source` takes it."""
     right: bool
     similarity: float
 
@@ -175,10 +171,8 @@ def _tile(uri: str, side: int) -> Image.Image:
     """The image at ``uri`` within a square of ``side`` pixels, its aspect ratio kept; grey if it cannot be opened."""
     image = open_picture(uri, side)
     if isinstance(image, str):
-        blank = Image.new("RGB", (side, side), MISSING_COLOUR)
-        _write(
-            ImageDraw.Draw(blank), (side // 2, side // 2), "no image", size=13, room=side, colour=_FAINT, anchor="mm"
-        )
+        blank, middle = Image.new("RGB", (side, side), MISSING_COLOUR), (side // 2, side // 2)
+        _write(ImageDraw.Draw(blank), middle, "no image", size=13, room=side, colour=_FAINT, anchor="mm")
         return blank
     image = fitted(image, side / max(image.size), Image.Resampling.LANCZOS)
     tile = Image.new("RGB", (side, side), _PAPER)
@@ -205,3 +199,49 @@ def _write(
         shown = line.rstrip() + "…"
     pen.text(at, shown, font=font, fill=colour, anchor=anchor)
     return round(font.getlength(shown))
+
+
+QUERIES = 6
+NEAREST = 5
+
+
+def draw_nearest(
+    path: Path,
+    records: Records,
+    vectors: Sequence[Vectors],
+    *,
+    title: str,
+    queries: int = QUERIES,
+    neighbours: int = NEAREST,
+) -> Path:
+    """Draw some ``queries``, each with its nearest ``neighbours`` by each of ``vectors`` (of one backbone).
+
+    The queries are those of the smallest hash of their key: the same for every head and backbone, and not chosen for
+    looking well. Those with nothing to find are passed over.
+    """
+    gallery = records.split("gallery")
+    sample = _sample(records.split("query"), gallery, vectors, queries)
+    results = {one.head: nearest(one.store, sample, gallery, neighbours) for one in vectors}
+    uris, classes, wanted = gallery.uris, gallery.classes, sample.classes
+
+    def ranking(name: str, query: int) -> list[Neighbour]:
+        pairs = zip(*(part[query].tolist() for part in results[name]), strict=True)
+        return [Neighbour(uris[row], classes[row] == wanted[query], similar) for row, similar in pairs if row >= 0]
+
+    rows = [
+        SheetRow(uri, str(label), {name: ranking(name, query) for name in results})
+        for query, (uri, label) in enumerate(zip(sample.uris, sample.labels, strict=True))
+    ]
+    return draw_contact_sheet(path, rows, title=title)
+
+
+def _sample(queries: Records, gallery: Records, vectors: Sequence[Vectors], count: int) -> Records:
+    """Queries that all of ``vectors`` have a row of, and that have something to find."""
+    usable = np.logical_and.reduce([one.store.usable(queries.digests) for one in vectors])
+    gallery_keys, sizes, keys = set(gallery.keys), Counter(gallery.classes), queries.keys
+    answerable = [
+        row
+        for row, (key, name) in enumerate(zip(keys, queries.classes, strict=True))
+        if usable[row] and sizes[name] > (key in gallery_keys)
+    ]
+    return queries.take(sorted(answerable, key=lambda row: fingerprint(keys[row]))[:count])

@@ -44,19 +44,12 @@ Names: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a leaderboard.
+    """One line of a leaderboard: ``names`` and ``counts`` for its columns, and ``scores`` by metric, or None.
 
-    Attributes:
-        names: a text for each of the leaderboard's columns.
-        scores: by metric; None for one that was not scored.
-        counts: a whole number for each of the leaderboard's counts; None where there is none.
-        best: the metrics in which no row of its group is better.
-        raw: True for the raw feature.
-        look: the class of the stylesheet that colours the row.
-        gains: how far each metric is above the raw feature of the same backbone, query by query.
-        behind: how far the best row is above this one, query by query; None for the best, or where it is not known.
-        reference: the first metric of the raw feature of the same backbone.
-        note: stands after the first score.
+    In the metrics ``best`` no row of its group is better. ``gains`` are how far each metric is above the raw feature of
+    the same backbone, and ``behind`` how far the best row is above this one, query by query; ``reference`` is the first
+    metric of that raw feature. ``look`` is the class of the stylesheet that colours the row, and ``note`` stands after
+    the first score.
     """
 
     names: Names
@@ -78,10 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows in the order in which they are shown; ``ranked`` where that is best first, by the first metric.
-
-    ``bounds`` are the floor and ceiling of a metric: what a random and a perfect ranking score.
-    """
+    """Rows in the order in which they are shown; ``ranked`` where that is best first, by the first metric."""
 
     columns: Sequence[str]
     metrics: Sequence[str]
@@ -129,10 +119,8 @@ class Leaderboard:
         gains = any(metric in row.gains for row in self.rows for metric in self.metrics[1:])
         widths += [_LETTER * max(len(title), 6) for title in (*self.counts, *(["#"] if self.ranked else []))]
         widths += [score, _BAR, *([max(_LETTER * len(self.change), ends)] if self.change else [])]
-        widths += [
-            max(ends if gains else score, *(_LETTER * len(part) for part in pieces(metric)))
-            for metric in self.metrics[1:]
-        ]
+        least = ends if gains else score
+        widths += [max(least, *(_LETTER * len(part) for part in pieces(metric))) for metric in self.metrics[1:]]
         return round(sum(widths) + _PADDING * len(widths))
 
     def across(self, value: float) -> float:
@@ -159,12 +147,9 @@ def leaderboard(
 ) -> Leaderboard:
     """A row for each different names among ``scores``, in their order.
 
-    Args:
-        scores: the names of a row, those of the group within which the best is marked, a metric and its value.
-        columns: the titles of the names; the second is that of the head.
-        counts: a whole number for each row, by title and names.
-        gains: how far each metric is above the raw feature, by names.
-        bounds: floor and ceiling, by metric. Scores that are floors or ceilings are left out.
+    A score comes with the names of its row, those of the group within which the best is marked, and its metric; those
+    that are floors or ceilings are left out. The second of ``columns`` is that of the head. ``counts`` are by title and
+    names, ``gains`` by names, ``bounds`` by metric.
     """
     cells: dict[Names, dict[str, Bounded]] = {}
     best: dict[tuple[Names, str], float] = {}
@@ -176,21 +161,15 @@ def leaderboard(
             best[group, metric] = max(score.value, best.get((group, metric), score.value))
     metrics = list(dict.fromkeys(metric for by_metric in cells.values() for metric in by_metric))
     members = Counter(groups.values())
-    best = {(group, metric): value for (group, metric), value in best.items() if members[group] > 1}  # not of one
+    best = {place: value for place, value in best.items() if members[place[0]] > 1}  # not of one
     raws = {groups[names]: by_metric[metrics[0]].value for names, by_metric in cells.items() if names[1] == RAW}
-    rows = [
-        Row(
-            names,
-            by_metric,
-            [count.get(names) for count in (counts or {}).values()],
-            {metric for metric, score in by_metric.items() if score.value == best.get((groups[names], metric))},
-            raw=names[1] == RAW,
-            look=RAW if names[1] == RAW else "c1",
-            reference=raws.get(groups[names]),
-            gains=(gains or {}).get(names, {}),
-        )
-        for names, by_metric in cells.items()
-    ]
+    rows = []
+    for names, by_metric in cells.items():
+        group, own_counts = groups[names], [count.get(names) for count in (counts or {}).values()]
+        marked = {metric for metric, score in by_metric.items() if score.value == best.get((group, metric))}
+        raw, own_gains = names[1] == RAW, (gains or {}).get(names, {})
+        look = RAW if raw else "c1"
+        rows.append(Row(names, by_metric, own_counts, marked, raw, look, own_gains, reference=raws.get(group)))
     return Leaderboard(columns, metrics, rows, list(counts or {}), bounds=bounds or {})
 
 
@@ -231,9 +210,7 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
 
 def own_bounds(values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Floor and ceiling of the metrics that have both among ``values``, which are by metric."""
-    return {
-        metric: (values[metric + FLOOR], values[metric + CEILING]) for metric in values if metric + CEILING in values
-    }
+    return {stem: (values[stem + FLOOR], values[stem + CEILING]) for stem in values if stem + CEILING in values}
 
 
 def _overall_bounds(rows: Sequence[ScoreRow]) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.thresholds import Limit
 from pipeline.views.pages import render
 from pipeline.views.thumbnails import thumbnails
-from stages.analysis.pair_shares import PairShare, share_at
+from stages.analysis.open_set import PairShare, share_at
 from stages.retrieval.gallery_rows import Match
 
 _SIDE = 160
@@ -42,18 +42,8 @@ def search_json(answer: Answer, limit: Limit | None, shares: Sequence[PairShare]
     for rank, match in enumerate(_accepted(answer.matches, limit), 1):
         step = share_at(match.similarity, shares)
         meaning = {} if step is None else {"share": round(step.share, 4), "pairs": step.pairs}
-        lines.append(
-            {
-                "image": answer.query,
-                "rank": rank,
-                "similarity": round(match.similarity, 6),
-                "label": match.label,
-                "key": match.key,
-                "uri": match.uri,
-                **meaning,
-                **verdict,
-            }
-        )
+        place = {"image": answer.query, "rank": rank, "similarity": round(match.similarity, 6)}
+        lines.append({**place, "label": match.label, "key": match.key, "uri": match.uri, **meaning, **verdict})
     if not lines:
         nothing = dict.fromkeys(("label", "key", "uri"))
         nearest = round(answer.matches[0].similarity, 6) if answer.matches else None
@@ -65,14 +55,10 @@ def search_page(answers: Sequence[Answer], limit: Limit | None, shares: Sequence
     """The page as HTML, with a picture of every image and nothing loaded from elsewhere."""
     accepted = [(answer, _accepted(answer.matches, limit)) for answer in answers]
     uris = [uri for answer, matches in accepted for uri in (*answer.images, *(match.uri for match in matches))]
-    shown = [
-        {
-            "answer": answer,
-            "nothing": "" if matches else _nothing(answer, limit),
-            "matches": [(match, share_at(match.similarity, shares)) for match in matches],
-        }
-        for answer, matches in accepted
-    ]
+    shown = []
+    for answer, matches in accepted:
+        meant = [(match, share_at(match.similarity, shares)) for match in matches]
+        shown.append({"answer": answer, "nothing": "" if matches else _nothing(answer, limit), "matches": meant})
     return render("search.html", answers=shown, pictures=thumbnails(uris, _SIDE), limit=limit, note=note)
 
 

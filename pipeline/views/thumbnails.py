@@ -17,6 +17,14 @@ from stages.processes import processors
 _QUALITY = 70
 
 
+class Picture(NamedTuple):
+    """The bytes of a JPEG, and its size in pixels."""
+
+    content: bytes
+    width: int
+    height: int
+
+
 class Thumbnail(NamedTuple):
     """A picture within a square, as a data URI with its size in pixels; or why there is none."""
 
@@ -26,20 +34,11 @@ class Thumbnail(NamedTuple):
     reason: str = ""
 
 
-class Picture(NamedTuple):
-    """The bytes of a JPEG, and its size in pixels."""
-
-    content: bytes
-    width: int
-    height: int
-
-
 def thumbnails(
     uris: Iterable[str], side: int, on_progress: Callable[[int, int], None] | None = None
 ) -> Mapping[str, Thumbnail]:
     """A picture of ``side`` pixels at most for each different one of ``uris``; a file that is none has its reason."""
-    wanted = list(dict.fromkeys(uris))
-    pictures = {}
+    wanted, pictures = list(dict.fromkeys(uris)), {}
     with ThreadPoolExecutor(processors()) as threads:  # Pillow decodes outside the interpreter's lock
         made = threads.map(lambda uri: _thumbnail(uri, side), wanted)
         for done, (uri, thumbnail) in enumerate(zip(wanted, made, strict=True), 1):

@@ -1,45 +1,16 @@
 """How far to trust a score: comparisons, bounds, gallery and class size, open set, label health; without torch."""
 
-from stages.analysis.bounds import Bounds, metric_bounds, score_bounds
-from stages.analysis.calibrated import threshold_at
-from stages.analysis.changes import Change, Changes, Moved, changes
+from stages.analysis.bounds import Bounds, attribute_bounds, metric_bounds, score_bounds
 from stages.analysis.class_size import GroupScore, by_class_size
-from stages.analysis.comparison import Difference, paired_difference, t_interval
+from stages.analysis.comparison import Change, Changes, Difference, Moved, changes, paired_difference, t_interval
 from stages.analysis.embedding_health import Hubs, Spread, Suspect, Vote, hubs, spread, suspects, votes
 from stages.analysis.gallery_size import SizeCurve, SizedScore, gallery_curve
-from stages.analysis.graded_bounds import attribute_bounds
 from stages.analysis.open_set import Comparisons, Decisions, Rate, Rates, comparisons, decide
+from stages.analysis.thresholds import threshold_at
 
 __all__ = [
-    "Bounds",
-    "Change",
-    "Changes",
-    "Comparisons",
-    "Decisions",
-    "Difference",
-    "GroupScore",
-    "Hubs",
-    "Moved",
-    "Rate",
-    "Rates",
-    "SizeCurve",
-    "SizedScore",
-    "Spread",
-    "Suspect",
-    "Vote",
-    "attribute_bounds",
-    "by_class_size",
-    "changes",
-    "comparisons",
-    "decide",
-    "gallery_curve",
-    "hubs",
-    "metric_bounds",
-    "paired_difference",
-    "score_bounds",
-    "spread",
-    "suspects",
-    "t_interval",
-    "threshold_at",
-    "votes",
-]
+    "Bounds", "Change", "Changes", "Comparisons", "Decisions", "Difference", "GroupScore", "Hubs", "Moved", "Rate",
+    "Rates", "SizeCurve", "SizedScore", "Spread", "Suspect", "Vote", "attribute_bounds", "by_class_size", "changes",
+    "comparisons", "decide", "gallery_curve", "hubs", "metric_bounds", "paired_difference", "score_bounds", "spread",
+    "suspects", "t_interval", "threshold_at", "votes",
+]  # fmt: skip

@@ -17,13 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cache import Features
 from cache.errors import SettingsError
 from stages.ranking.graded import Ties
 from stages.ranking.metrics import Counts, Metric, Values, best_gain, find_metric
 from stages.ranking.tie_averaging import Tied, averaged
 from stages.records import Records
-from stages.retrieval.protocols import ByLabelConfig, Rules
+from stages.retrieval.attributes import Mixtures, graded_blocks, metric_of
+from stages.retrieval.protocols import ByLabelConfig, MetConfig, Rules
 from stages.retrieval.query_set import QuerySet
+from stages.retrieval.run_scores import ScoringConfig
 from stages.retrieval.scores import ALL, MEAN, UnanswerablePolicy, domain_names
 
 _CERTAIN = 45
@@ -84,19 +87,17 @@ def score_bounds(
         parts = [part.answerable() for part in parts]
     relevant = np.concatenate([part.num_relevant for part in parts])
     searched = np.concatenate([part.num_searched for part in parts])
-    ends_of: dict[tuple[str, str], tuple[float, float]] = {}
-    for name in metrics if len(relevant) else ():
-        groups = [group for part in parts for group in rules.groups(part.queries)]
-        of_metric = mean_bounds(metric_bounds(name, relevant, searched), groups, domain_names(rules.groups(queries)))
-        ends_of |= {(name, domain): ends for domain, ends in of_metric.items()}
-    return ends_of
+    groups = [group for part in parts for group in rules.groups(part.queries)]
+    names = domain_names(rules.groups(queries))
+    return {
+        (metric, domain): ends
+        for metric in (metrics if len(relevant) else ())
+        for domain, ends in mean_bounds(metric_bounds(metric, relevant, searched), groups, names).items()
+    }
 
 
 def mean_bounds(bounds: Bounds, groups: Sequence[str | None], names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """The mean floor and ceiling of all queries, of each group of ``names`` (that of each query in ``groups``, (Q,)).
-
-    And the mean of the groups where there are any, every group the same weight.
-    """
+    """The mean floor and ceiling of all queries, of each group of ``names``, and of these groups alike."""
     own = np.array(groups, dtype=object)
     ends = {ALL: (float(bounds.floor.mean()), float(bounds.ceiling.mean()))}
     for name in names:
@@ -138,7 +139,7 @@ class _AnyOrder(Tied):
 
 def _floor(metric: Metric, relevant: int, searched: int) -> float:
     """The mean over all orders: that of rows which are all equally similar."""
-    depth = metric.depth(relevant, searched)
+    depth = int(metric.depths(np.array([relevant]), searched)[0])
     if metric.name in _WHOLE:  # of every rank: in a large gallery too many to go through for each R
         return _WHOLE[metric.name](relevant, searched)
     if metric.stem == "mrr":
@@ -204,3 +205,61 @@ def _discounts(ranks: int) -> float:
 
 
 _WHOLE: dict[str, Callable[[int, int], float]] = {"map": _average_precision, "ndcg": _discounted_gain}
+
+
+def attribute_bounds(
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str],
+    similar: Mixtures | None = None,
+    *,
+    unanswerable: UnanswerablePolicy = "leave_out",
+) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """Floor and ceiling of each of ``metrics`` by (metric, domain), as :func:`stages.retrieval.score_bounds` has them.
+
+    Both are means over the orders of what ties: for the floor everything does, for the ceiling what is equally alike.
+    ``queries`` and ``gallery`` are those that were scored; raises as :func:`stages.retrieval.evaluate_attributes`.
+
+    >>> from stages.retrieval.example import IMAGES
+    >>> ((floor, ceiling),) = attribute_bounds(IMAGES, IMAGES, ["graded_map"]).values()
+    >>> round(floor, 3), ceiling
+    (0.239, 1.0)
+    """
+    wanted = [metric_of(name, similar or {}) for name in dict.fromkeys(metrics)]
+    bounds = {metric.name: Bounds(*(np.full(len(queries), np.nan) for _ in range(2))) for metric in wanted}
+    for rows, itself, worth_of in graded_blocks(queries, gallery, wanted, similar or {}):
+        (place,) = np.nonzero(itself >= 0)
+        for metric in wanted:
+            worth = worth_of(metric)
+            for end, ranking in zip(bounds[metric.name], (np.zeros_like(worth), worth.copy()), strict=True):
+                ranking[place, itself[place]] = -1  # the query itself is last
+                end[rows] = metric.value(worth, Ties.of(ranking))
+    nothing = np.any([np.isnan(each.floor) for each in bounds.values()], axis=0)
+    for end in (end for each in bounds.values() for end in each):
+        end[nothing] = 0
+    scored = np.flatnonzero(~nothing) if unanswerable == "leave_out" else np.arange(len(queries))
+    domains = queries.take(scored).domains
+    names = domain_names(queries.domains)
+    return {
+        (name, domain): both
+        for name, each in (bounds.items() if len(scored) else ())
+        for domain, both in mean_bounds(Bounds(each.floor[scored], each.ceiling[scored]), domains, names).items()
+    }
+
+
+def run_bounds(
+    vectors: Features, records: Records, config: ScoringConfig
+) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """Floor and ceiling by metric and domain, for the images that have a row in ``vectors``.
+
+    None with ``met``, which scores all queries together, by confidence; the legacy measure brings its own as scores.
+    """
+    if isinstance(config.protocol, MetConfig):
+        return {}
+    sides = (records.split(role) for role in ("query", "gallery"))
+    queries, gallery = (side.take(side.rows_in(vectors)) for side in sides)
+    policy, rules = config.unanswerable, config.ranked.rules()
+    by_label = score_bounds(queries, gallery, config.by_label, rules, unanswerable=policy)
+    if not config.graded:
+        return by_label
+    return dict(attribute_bounds(queries, gallery, config.graded, config.similar, unanswerable=policy)) | dict(by_label)

@@ -32,17 +32,11 @@ class GroupScore(NamedTuple):
     classes: int
 
 
-def by_class_size(
-    scored: Scored,
-    sizes: Mapping[str, int],
-) -> tuple[GroupScore, ...]:
+def by_class_size(scored: Scored, sizes: Mapping[str, int]) -> tuple[GroupScore, ...]:
     """The mean of each metric over the queries whose class has a size in one of the bins, small classes first.
 
-    Args:
-        scored: the value of each metric for each query.
-        sizes: the size of each query's class, by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`.
-
-    Raises ValueError for a query without a size.
+    ``sizes`` are by the query's key: see :func:`gallery_sizes`, :func:`training_sizes`. Raises ValueError
+    where one is missing.
 
     >>> from stages.retrieval.query_values import QueryScores
     >>> scored = QueryScores(("a", "b", "c"), ("cup", "cup", "mug"), {"hit@1": np.array([1.0, 0.0, 1.0])})
@@ -55,15 +49,13 @@ def by_class_size(
     units = class_numbers(scored.query_classes)
     groups = []
     bins = np.searchsorted(EDGES, of_query, side="right") - 1
-    for number, (first, end) in enumerate(zip(EDGES, [*EDGES[1:], None], strict=True)):
+    for number in np.unique(bins).tolist():
         rows = np.flatnonzero(bins == number)
-        if not len(rows):
-            continue
         known = estimate(np.stack([row[rows] for row in scored.per_query.values()]), units[rows])
-        group = _name(first, end)
+        columns = (column.tolist() for column in (known.mean, *share_interval(known)))
         groups += [
-            GroupScore(group, metric, float(mean), float(low), float(high), len(rows), known.units)
-            for metric, mean, low, high in zip(scored.per_query, known.mean, *share_interval(known), strict=True)
+            GroupScore(_name(number), metric, mean, low, high, len(rows), known.units)
+            for metric, mean, low, high in zip(scored.per_query, *columns, strict=True)
         ]
     return tuple(groups)
 
@@ -94,7 +86,8 @@ def training_sizes(queries: Records, train: Records) -> dict[str, int]:
     return {key: 0 if name is None else counts[name] for key, name in zip(queries.keys, queries.classes, strict=True)}
 
 
-def _name(first: int, end: int | None) -> str:
-    if end is None:
+def _name(number: int) -> str:
+    first, *ends = EDGES[number : number + 2]
+    if not ends:
         return f"{first}+"
-    return str(first) if end - 1 == first else f"{first}-{end - 1}"
+    return str(first) if ends[0] - 1 == first else f"{first}-{ends[0] - 1}"

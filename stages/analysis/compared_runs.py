@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import NamedTuple, TypeAlias
 
 from cache.errors import ConfigError
@@ -82,14 +83,14 @@ def matching_heads(one: ScoredRun, other: ScoredRun, backbone: str | None) -> li
             there = ", ".join(f"{head} on {name}" for name, head in side.values.heads())
             wanted = side.head or "any head"
             raise ConfigError(f"{side.name} has no scores of {wanted} on {backbone or 'any backbone'}; it has {there}")
+    every = list(product(sides[0], sides[1]))
     pairs = [
         (first, second)
-        for first in sides[0]
-        for second in sides[1]
+        for first, second in every
         if (one.head or other.head or first[1] == second[1]) and first[0] == second[0]
     ]
-    if not pairs and all(len({name for name, _ in heads}) == 1 for heads in sides):
-        pairs = [(first, second) for first in sides[0] for second in sides[1]]  # another backbone on each side
+    if all(len({name for name, _ in heads}) == 1 for heads in sides):
+        pairs = pairs or every  # another backbone on each side
     if (one.name, one.head) == (other.name, other.head):
         raise ConfigError("A and B are the same scores; name a head of each: RUN.TOML:raw RUN.TOML:HEAD")
     if not pairs:
@@ -103,10 +104,8 @@ def _short(text: str | None) -> str:
 
 
 def _difference(one: Records, other: Records) -> str:
-    first, second = (
-        dict(zip(records.keys, zip(records.digests, records.classes, strict=True), strict=True))
-        for records in (one, other)
-    )
+    sides = ((side.keys, zip(side.digests, side.classes, strict=True)) for side in (one, other))
+    first, second = (dict(zip(keys, images, strict=True)) for keys, images in sides)
     both = first.keys() & second.keys()
     counts = {
         "only in A": len(first) - len(both),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import NothingToScoreError, SettingsError
-from stages.ranking.intervals import class_numbers, difference_interval, estimate
+from stages.ranking.intervals import class_numbers, difference_interval, estimate, mean_of
+from stages.ranking.metrics import Values
 from stages.ranking.relevance import Rows
 from stages.retrieval.query_values import QueryScores
-from stages.retrieval.scores import Scores
+from stages.retrieval.scores import ALL, MEAN, Scores, domain_names
 
 Scored: TypeAlias = QueryScores | Scores
 """What is compared: a value of each metric for each query."""
@@ -39,14 +41,7 @@ def paired_difference(first: Scored, second: Scored) -> tuple[Difference, ...]:
 
     Queries are matched by key, so that what makes a query hard falls out of the difference: the interval is much
     narrower than those of the two scores suggest. It is over the classes of ``first``, as queries of one err together.
-
-    Args:
-        first: the one that gains where the difference is positive.
-        second: the one it is compared with.
-
-    Raises:
-        ValueError: a query twice in one of them, or no metric in both.
-        NothingToScoreError: no query in both.
+    Raises ValueError for a query twice in one of them, or no metric in both, and NothingToScoreError for no query.
 
     >>> keys, classes = ("a", "b", "c"), ("cup", "mug", "jug")
     >>> better = QueryScores(keys, classes, {"hit@1": np.array([1.0, 1.0, 0.0])})
@@ -121,3 +116,127 @@ def _places(keys: Sequence[str]) -> dict[str, int]:
         twice = next(key for place, key in enumerate(keys) if places[key] != place)
         raise SettingsError(f"the query {twice!r} is there twice; queries are matched by key, so keys must differ")
     return places
+
+
+_SAME = 1e-12  # values nearer than this differ by rounding
+
+
+class Change(NamedTuple):
+    """One metric from A to B over the queries of one domain that both scored.
+
+    ``first`` and ``second`` are the means of A and B over these queries, ``value`` is B - A, between the ends of its
+    interval. ``p_value`` is as in :class:`~stages.analysis.Difference`. Of the queries so many are ``better`` in B,
+    ``worse``, and the ``same``.
+    """
+
+    metric: str
+    domain: str
+    first: float
+    second: float
+    value: float
+    low: float
+    high: float
+    p_value: float
+    queries: int
+    better: int
+    worse: int
+    same: int
+
+
+class Moved(NamedTuple):
+    """A query that changed: its value of one metric in A and in B."""
+
+    metric: str
+    key: str
+    domain: str | None
+    first: float
+    second: float
+
+    @property
+    def value(self) -> float:
+        """B - A."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What :func:`changes` returns: the changes by metric and domain, and every query that both scored.
+
+    ``values`` are those of each metric in A and in B, of the queries ``shared``, and ``domains`` those of the queries,
+    by key. ``only_first`` and ``only_second`` are the queries that one of the two scored by a metric and the other did
+    not: they are in no difference.
+    """
+
+    changes: tuple[Change, ...]
+    shared: Mapping[str, tuple[str, ...]]
+    domains: Mapping[str, str | None]
+    values: Mapping[str, tuple[Values, Values]]
+    only_first: Mapping[str, tuple[str, ...]]
+    only_second: Mapping[str, tuple[str, ...]]
+
+    def moved(self, metric: str, top: int, domain: str | None = None) -> list[Moved]:
+        """The ``top`` queries (of ``domain``) that changed most by ``metric``, those first; the same ones are left out.
+
+        Of equal changes the one that got worse is first, then goes the key: the list is always the same.
+        """
+        first, second = self.values[metric]
+        keys = self.shared[metric]
+        change = second - first
+        moved = np.flatnonzero(np.abs(change) > _SAME).tolist()
+        rows = [row for row in moved if domain is None or self.domains[keys[row]] == domain]
+        rows.sort(key=lambda row: (-round(abs(float(change[row])), 12), float(change[row]), keys[row]))
+        return [
+            Moved(metric, keys[row], self.domains[keys[row]], float(first[row]), float(second[row]))
+            for row in rows[:top]
+        ]
+
+
+def changes(first: Sequence[Scored], second: Sequence[Scored], domains: Mapping[str, str | None]) -> Changes:
+    """From ``first`` (A) to ``second`` (B): every metric of both, over the queries that both scored by it.
+
+    Values by label and values by attributes can be of different queries, so each side is a sequence of scores. By
+    domain (``domains``, by key) and for the mean of the domains too, where the queries have more than one. Intervals
+    are over the classes of A. Raises as :func:`~stages.analysis.paired_difference`.
+
+    >>> from stages.retrieval.query_values import QueryScores
+    >>> first = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([0.0, 1.0])})
+    >>> second = QueryScores(("a", "b"), ("cup", "mug"), {"hit@1": np.array([1.0, 1.0])})
+    >>> compared = changes([first], [second], {"a": None, "b": None})
+    >>> compared.changes[0].value, [query.key for query in compared.moved("hit@1", 10)]
+    (0.5, ['a'])
+    """
+    one, other = ({name: scored for scored in side for name in scored.per_query} for side in (first, second))
+    metrics = [name for name in one if name in other]
+    if not metrics:
+        raise SettingsError(f"A and B have no metric in common: {', '.join(one)} and {', '.join(other)}")
+    all_changes: list[Change] = []
+    shared, values, left, right = {}, {}, {}, {}
+    for metric in metrics:
+        keys, rows, (left[metric], right[metric]) = matched(one[metric], other[metric], "A", "B")
+        pair = one[metric].per_query[metric][rows[0]], other[metric].per_query[metric][rows[1]]
+        shared[metric], values[metric] = keys, pair
+        classes = class_numbers(one[metric].query_classes)[rows[0]]
+        all_changes += _by_domain(metric, pair, [domains[key] for key in keys], classes)
+    return Changes(tuple(all_changes), shared, domains, values, left, right)
+
+
+def _by_domain(
+    metric: str, pair: tuple[Values, Values], domains: Sequence[str | None], classes: npt.NDArray[np.int64]
+) -> list[Change]:
+    names = np.array(domains, dtype=object)
+    groups = {ALL: np.arange(len(names))} | {name: np.flatnonzero(names == name) for name in domain_names(domains)}
+    difference = pair[1] - pair[0]
+    known = {name: estimate(difference[None, rows], classes[rows]) for name, rows in groups.items()}
+    means = {name: [values[rows].mean() for values in pair] for name, rows in groups.items()}
+    if len(groups) > 1:
+        own = list(groups)[1:]
+        known[MEAN], means[MEAN] = mean_of([known[name] for name in own]), np.mean([means[name] for name in own], 0)
+    by_group = []
+    for name, of_group in known.items():
+        first, second = map(float, means[name])
+        low, high, p_value = (float(end[0]) for end in difference_interval(of_group))
+        moved = difference[groups.get(name, groups[ALL])]
+        better, worse = int((moved > _SAME).sum()), int((moved < -_SAME).sum())
+        counts = len(moved), better, worse, len(moved) - better - worse
+        by_group.append(Change(metric, name, first, second, second - first, low, high, p_value, *counts))
+    return by_group

@@ -63,26 +63,19 @@ def spread(vectors: npt.NDArray[np.generic]) -> Spread:
     mean = total / rows
     values = np.linalg.eigvalsh(second / rows - np.outer(mean, mean))[::-1].clip(min=0)
     values[values < values[0] * dim * np.finfo(np.float64).eps] = 0  # rounding
-    shares = values / values.sum() if values.sum() > 0 else values
-    entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
-    same = least == most
-    dead = same & (least == 0)
+    rank, participation, for_90, shares = 0.0, 0.0, 0, values
+    if values.sum() > 0:
+        shares = values / values.sum()
+        rank = float(np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()))
+        participation = float(1 / (shares**2).sum())
+        for_90 = int(np.searchsorted(shares.cumsum(), 0.9 - 1e-12) + 1)
+    dead, constant = (int(((least == most) & which).sum()) for which in (least == 0, least != 0))
     pairs = (float(units @ units) - rows) / (rows * (rows - 1))  # the mean cosine of two different rows
-    return Spread(
-        rows,
-        dim,
-        float(np.exp(entropy)) if shares.any() else 0.0,
-        float(1 / (shares**2).sum()) if shares.any() else 0.0,
-        int(dead.sum()),
-        int((same & ~dead).sum()),
-        float(shares[0]),
-        int(np.searchsorted(shares.cumsum(), 0.9 - 1e-12) + 1) if shares.any() else 0,
-        pairs,
-    )
+    return Spread(rows, dim, rank, participation, dead, constant, float(shares[0]), for_90, pairs)
 
 
 class Hubs(NamedTuple):
-    """How often each gallery row is among the k nearest of a query.
+    """How often each gallery row is among the k nearest of a query: ``counts`` (G,).
 
     ``skewness`` of these counts is 0 where all rows are found alike, and grows as a few answer everything
     (Radovanovic, Nanopoulos and Ivanovic, JMLR 2010). ``never`` is how many rows are among nobody's nearest;
@@ -91,7 +84,6 @@ class Hubs(NamedTuple):
 
     k: int
     counts: npt.NDArray[np.int64]
-    """(G,)"""
     skewness: float
     never: int
     top_share: float
@@ -109,16 +101,11 @@ def hubs(nearest: Rows, gallery: int) -> Hubs:
     ([0], 1)
     """
     counts = np.bincount(nearest[nearest >= 0], minlength=gallery)
-    centred = counts - counts.mean()
     deviation = counts.std()
+    skewness = float(((counts - counts.mean()) ** 3).mean() / deviation**3) if deviation > 0 else 0.0
     most = np.sort(counts)[::-1][: max(1, gallery // 100)]
-    return Hubs(
-        nearest.shape[1],
-        counts,
-        float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0,
-        int((counts == 0).sum()),
-        float(most.sum() / max(1, counts.sum())),
-    )
+    never, share = int((counts == 0).sum()), float(most.sum() / max(1, counts.sum()))
+    return Hubs(nearest.shape[1], counts, skewness, never, share)
 
 
 class Vote(NamedTuple):

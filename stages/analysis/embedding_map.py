@@ -39,10 +39,7 @@ class MappedImage(NamedTuple):
 
 
 class EmbeddingMap(NamedTuple):
-    """Some images and their places. ``groups`` are the largest by ``by`` (``domain`` or ``label``), largest first.
-
-    ``method`` says how the places were computed.
-    """
+    """Some images and their places, by a ``method``. ``groups`` are the largest by ``by`` (``domain`` or ``label``)."""
 
     images: Sequence[MappedImage]
     groups: Sequence[str]
@@ -71,11 +68,10 @@ def embedding_map(vectors: Features, gallery: Records, seed: int) -> EmbeddingMa
     sample = gallery.take(rows)
     places, method = _places(unit_length(vectors.read(sample.digests)))
     position: dict[str | None, int] = {name: at for at, name in enumerate(names)}
+    columns = places.tolist(), rows, sample.labels, sample.domains, sample.keys, sample.uris
     images = [
         MappedImage(x, y, position.get(group_of[row]), label or "no label", domain or "", key, uri)
-        for (x, y), row, label, domain, key, uri in zip(
-            places.tolist(), rows, sample.labels, sample.domains, sample.keys, sample.uris, strict=True
-        )
+        for (x, y), row, label, domain, key, uri in zip(*columns, strict=True)
     ]
     return EmbeddingMap(images, names, by, method)
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError
+from stages.ranking.tables import moved_up, unwanted
 from stages.records import Records
 from stages.retrieval import nearest
-from stages.retrieval.gallery import with_row
 from stages.retrieval.protocols import Rules
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, with_row
 
 DEPTH = 100
 """Ranks of each query."""
@@ -24,16 +24,10 @@ DEPTH = 100
 class FirstRanks:
     """The ``DEPTH`` gallery rows nearest to each of the Q queries that can be answered.
 
-    Attributes:
-        queries: the Q queries.
-        gallery: what they search.
-        rows: (Q, DEPTH) positions in ``gallery``, -1 past the end of a small one. The query itself and its junk are
-            not among them.
-        similarity: (Q, DEPTH), -inf where there is no row.
-        relevant: which of ``rows`` are relevant to the query, (Q, DEPTH).
-        num_relevant: R, how many gallery rows are relevant, (Q,).
-        groups: what scores are reported by beside those of all: the domain of each query, (Q,).
-        searches: one for all, or one for each domain that is searched by itself.
+    ``rows`` (Q, DEPTH) are positions in ``gallery``, without the query itself and its junk, -1 past the end of a small
+    one, with their ``similarity``, -inf there; ``relevant`` (Q, DEPTH) says which are, of ``num_relevant`` (Q,) in all.
+    ``groups`` (Q,) are what scores are reported by beside those of all, and ``searches`` one for all, or one for each
+    domain that is searched by itself.
     """
 
     queries: Records
@@ -47,10 +41,7 @@ class FirstRanks:
 
 
 def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Rules) -> FirstRanks | None:
-    """Search ``gallery`` for every query as ``rules`` say; None where no query has anything to find.
-
-    Records without a row in ``vectors`` are left out.
-    """
+    """Search ``gallery`` for every query that has a row, as ``rules`` say; None where none has anything to find."""
     try:
         queries, gallery = with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery")
     except NothingToScoreError:
@@ -66,26 +57,13 @@ def first_ranks(vectors: Features, queries: Records, gallery: Records, rules: Ru
         similarity.append(similar)
         relevant.append(part.judged.relevant.among(np.arange(len(own)), own))
     answered = queries.take(np.concatenate([part.query_rows for part in parts]))
-    return FirstRanks(
-        answered,
-        gallery,
-        np.concatenate(rows),
-        np.concatenate(similarity),
-        np.concatenate(relevant),
-        np.concatenate([part.num_relevant for part in parts]),
-        rules.groups(answered),
-        parts,
-    )
+    num_relevant = np.concatenate([part.num_relevant for part in parts])
+    ranks = np.concatenate(rows), np.concatenate(similarity), np.concatenate(relevant), num_relevant
+    return FirstRanks(answered, gallery, *ranks, rules.groups(answered), parts)
 
 
 def _nearest(vectors: Features, part: QuerySet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The first ``DEPTH`` rows (Q, DEPTH) that are neither the query nor its junk, and their similarity."""
-    junk = part.judged.junk
-    spare = 0 if junk is None else int(junk.counts.max(initial=0))
-    rows, similarity = nearest(vectors, part.queries, part.gallery, DEPTH + spare)
-    if junk is None:
-        return rows, similarity
-    dropped = junk.among(np.arange(len(rows)), rows)
-    order = np.argsort(dropped, axis=1, kind="stable")[:, :DEPTH]
-    rows, similarity = np.where(dropped, -1, rows), np.where(dropped, np.float32(-np.inf), similarity)
-    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarity, order, axis=1)
+    rows, similarity = nearest(vectors, part.queries, part.gallery, DEPTH + part.judged.most_junk())
+    dropped = unwanted(part.judged, np.arange(len(rows)), rows)
+    return moved_up(rows, dropped, -1)[:, :DEPTH], moved_up(similarity, dropped, -np.inf)[:, :DEPTH]

@@ -25,15 +25,14 @@ from cache import Features
 from cache.errors import ConfigError, NothingToScoreError, RecordsError, SettingsError
 from stages.analysis.bounds import mean_bounds, metric_bounds
 from stages.ranking.metrics import Metric, Values, find_metric
-from stages.ranking.nearest import Rows, compare_all, query_blocks
-from stages.ranking.normalize import unit_length
+from stages.ranking.nearest import Rows
 from stages.ranking.relevance import Mask
 from stages.records import Records
 from stages.records.splits import seeded_order
-from stages.retrieval.gallery import with_row
+from stages.retrieval.evaluate import depths
 from stages.retrieval.protocols import ByLabelConfig, Rules
-from stages.retrieval.query_set import QuerySet
-from stages.retrieval.scores import ALL, Score, domain_names, summarise
+from stages.retrieval.query_set import QuerySet, with_row
+from stages.retrieval.scores import ALL, MEAN, Score, domain_names, summarise
 
 SIZES = (0.01, 0.1, 1.0)
 """Shares of the distractors: the whole gallery, a tenth, and a hundredth."""
@@ -79,20 +78,12 @@ def gallery_curve(
 ) -> SizeCurve:
     """Score ``vectors``, made unit length, as :func:`~stages.retrieval.evaluate` does, in galleries of some ``sizes``.
 
-    Args:
-        vectors: features or embeddings of all images.
-        queries: what searches.
-        gallery: what is searched.
-        sizes: each a share of the rows that can be distractors where it is at most 1, else a number of them.
-        metrics: names as :func:`find_metric` takes them; by default those of the rules.
-        further: more rows to search, relevant to nobody: those of a class that a query has are left out.
-        rules: of a protocol with one gallery for all: who is relevant to whom, and what is junk.
-        seed: of the order in which rows are sampled.
+    A size is a share of the rows that can be distractors where it is at most 1, else a number of them; ``seed`` is that
+    of the order in which they are sampled. ``further`` rows are searched too and relevant to nobody: those of a class
+    that a query has are left out. By default the metrics are those of the ``rules``, of a protocol with one gallery.
 
-    Raises:
-        ValueError: a size that is not above 0, more distractors than there are, or a gallery for each domain.
-        RecordsError: a further distractor that is in the gallery too.
-        NothingToScoreError: as for :func:`stages.retrieval.evaluate`.
+    Raises as :func:`stages.retrieval.evaluate`, and ValueError for a size that is not above 0, more distractors than
+    there are, or a gallery for each domain, RecordsError for a further distractor that is in the gallery too.
 
     >>> from stages.retrieval.example import IMAGES, VECTORS
     >>> curve = gallery_curve(VECTORS, queries=IMAGES, gallery=IMAGES, sizes=[2, 1.0], metrics=["hit@1"])
@@ -124,12 +115,10 @@ def gallery_curve(
             for metric in wanted
         }
         unanswerable = dict.fromkeys([ALL, *members], 0)
-        rows_searched = round(float(searched[:, at].mean()))
-        for score in summarise(values, part.queries.classes, members, unanswerable, rows_searched):
-            ends = bounds[score.metric][score.domain]
-            mean = float(searched[:, at].mean())
-            others = mean - float(part.num_relevant.mean())
-            scores.append(SizedScore(size, count, others, mean, score, *ends))
+        mean = float(searched[:, at].mean())
+        others, rows = mean - float(part.num_relevant.mean()), dict.fromkeys([ALL, MEAN, *members], round(mean))
+        for score in summarise(values, part.queries.classes, members, unanswerable, rows):
+            scores.append(SizedScore(size, count, others, mean, score, *bounds[score.metric][score.domain]))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 
 
@@ -171,10 +160,7 @@ def _with_further(queries: Records, gallery: Records, further: Records | None) -
 def _sampling_order(gallery: Records, seed: int) -> Rows:
     """The place (G,) of each gallery row when all are drawn one after another."""
     keys = gallery.keys
-    order = sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row]))
-    place = np.empty(len(keys), np.int64)
-    place[order] = np.arange(len(keys))
-    return place
+    return np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
 
 
 def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:
@@ -192,22 +178,16 @@ def _values(
     """By number of kept rows the value (Q,) of each metric; and how many rows each query searches, (Q, sizes)."""
     num_queries = len(part.queries)
     size_of = np.searchsorted(counts, place, side="right")  # the first size that has the row; len(kept): none has
-    gallery, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
     values = {count: {metric.name: np.empty(num_queries) for metric in wanted} for count in counts}
     searched = np.empty((num_queries, len(counts)), np.int64)
-    most = int(part.num_relevant.max())
-    depth = max(metric.depth(most, len(part.gallery)) for metric in wanted)
-    for block in query_blocks(num_queries, 2 * max(len(part.gallery), depth)):
-        similarity = compare_all(gallery, searching[block], part.itself[block])
-        relevant, others = part.masks(block)
-        ranks = []
+    depth = int(depths(wanted, part).max())
+    for block, similarity, relevant, others in part.compared(vectors, 2):
+        tables = np.zeros((len(counts), len(block), depth), np.bool_)
         for row, query in enumerate(block):
-            own_ranks, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(counts))
-            ranks.append(own_ranks)
-        for at, count in enumerate(counts):
-            table = np.zeros((len(block), depth), np.bool_)
-            for row, own_ranks in enumerate(ranks):
-                table[row, own_ranks[at][own_ranks[at] < depth]] = True
+            ranks, searched[query] = _ranks(similarity[row], relevant[row], others[row], size_of, len(counts))
+            at, place_of = np.nonzero(ranks < depth)
+            tables[at, row, ranks[at, place_of]] = True
+        for count, table in zip(counts, tables, strict=True):
             for metric in wanted:
                 values[count][metric.name][block] = metric.function(table, part.num_relevant[block])
     return values, searched

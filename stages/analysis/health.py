@@ -16,7 +16,7 @@ import numpy as np
 
 from cache import Features
 from cache.errors import NothingToScoreError
-from stages.analysis.embedding_health import LEAST, Spread, Suspect, Vote, hubs, spread, suspects, votes
+from stages.analysis.embedding_health import LEAST, Spread, hubs, spread, suspects, votes
 from stages.curation.duplicates import twins_among
 from stages.records import Records
 from stages.records.splits import ROLES, seeded_order
@@ -134,15 +134,9 @@ def check_health(
 ) -> Health:
     """The health of ``records``, of the ``raw`` feature, and of what a head makes of it.
 
-    Args:
-        records: all records of the dataset.
-        raw: the feature, which near-duplicates are compared by.
-        embedded: the embeddings of a head on it; labels are doubtful where the neighbours by both agree.
-        near_duplicate: the cosine similarity from which two images are one.
-        backbones: the feature stores whose failures are counted, by name; by default that of ``raw``.
-        remarks: what is to be said of the records besides.
-        bounds: floor and ceiling of each metric, by metric and domain.
-        on_step: called with what is looked for next.
+    Near-duplicates, of a cosine of at least ``near_duplicate``, are compared by ``raw``; labels are doubtful where the
+    neighbours by it and by ``embedded`` agree. Failures are counted of the ``backbones``, by default that of ``raw``.
+    ``remarks`` and ``bounds`` are reported as they are; ``on_step`` is called with what is looked for next.
     """
     both = [raw] if embedded is None else [raw, embedded]
     backbones = {raw.backbone: raw.store} if backbones is None else backbones
@@ -161,8 +155,8 @@ def check_health(
         not_finite={name: _not_finite(store, records) for name, store in backbones.items()},
         near_duplicate=near_duplicate,
         copies=tuple(sorted(copies, key=lambda copy: (not copy.same_bytes, -copy.similarity, copy.key, copy.other))),
-        conflicts=tuple(_conflicts(records, roles)),
-        repeats=tuple(_repeats(records, roles)),
+        conflicts=tuple(_repeats(records, roles, records.classes)),
+        repeats=tuple(_repeats(records, roles, records.keys)),
         suspects=tuple(wrong),
         judged=judged,
         vectors=tuple(vector_health(each, records) for each in both),
@@ -201,15 +195,9 @@ def _same_bytes(records: Records, roles: Sequence[str]) -> list[Copy]:
     return _copies(records, roles, pairs, same_bytes=True)
 
 
-def _repeats(records: Records, roles: Sequence[str]) -> list[Copy]:
-    """Every record of the same bytes as an earlier one, with the first of these bytes."""
-    groups = [list(group.values()) for group in _by_digest(records, records.keys)]
-    return _copies(records, roles, [(rows[0], row, 1.0) for rows in groups for row in rows[1:]], same_bytes=True)
-
-
-def _conflicts(records: Records, roles: Sequence[str]) -> list[Copy]:
-    """Images of the same bytes with different classes: the first record of each class with that of the first class."""
-    groups = [list(group.values()) for group in _by_digest(records, records.classes)]
+def _repeats(records: Records, roles: Sequence[str], names: Sequence[str | None]) -> list[Copy]:
+    """Of records of the same bytes the first of each of the ``names`` (N,), with that of the first name."""
+    groups = [list(group.values()) for group in _by_digest(records, names)]
     return _copies(records, roles, [(rows[0], row, 1.0) for rows in groups for row in rows[1:]], same_bytes=True)
 
 
@@ -246,11 +234,8 @@ def _copies(
 
 def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]) -> tuple[list[Mislabelled], int]:
     """The records whose neighbours of all splits agree, in every store, on another label."""
-    rows = set(records.rows_in(stores[0]).tolist())
-    for store in stores[1:]:
-        rows &= set(records.rows_in(store).tolist())
-    labels = records.labels
-    digests = records.digests
+    rows = set.intersection(*(set(records.rows_in(store).tolist()) for store in stores))
+    labels, digests = records.labels, records.digests
     # Copies of one image would speak for each other: each image is asked once.
     first = {digests[row]: row for row in sorted(rows, reverse=True) if labels[row] is not None}
     named = np.array(sorted(first.values()))
@@ -260,15 +245,13 @@ def _suspects(records: Records, roles: Sequence[str], stores: Sequence[Features]
     keys = voters.keys
     chosen_rows = sorted(sorted(range(len(keys)), key=lambda row: seeded_order(0, "labels", keys[row]))[:_JUDGED])
     judged = voters.take(chosen_rows)
-    ballots: list[list[Vote]] = []
-    for store in stores:
-        ballots.append(votes(voters.classes, judged.classes, *nearest(store, judged, voters, NEIGHBOURS)))
+    neighbours = (nearest(store, judged, voters, NEIGHBOURS) for store in stores)
+    ballots = [votes(voters.classes, judged.classes, *near) for near in neighbours]
     sizes = Counter(voters.classes)
-    doubtful: list[Suspect] = suspects(judged.classes, ballots, sizes)
     keys, uris = records.keys, records.uris
     wrong = [
         Mislabelled(keys[row], uris[row], labels[row], suspect.says.rpartition("\0")[2], suspect.certainty, roles[row])
-        for suspect in doubtful
+        for suspect in suspects(judged.classes, ballots, sizes)
         for row in [int(named[chosen_rows[suspect.row]])]
     ]
     return wrong, sum(sizes[name] >= LEAST for name in judged.classes)
@@ -309,16 +292,9 @@ def vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
             f"another split as gallery, or see the failures of {vectors.store.address}."
         )
     searching = _asking(records)
-    hub_counts = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
+    often = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels
-    return VectorHealth(
-        vectors.backbone,
-        vectors.head,
-        spread(vectors.store.read(gallery.take(rows).digests)),
-        hub_counts.k,
-        len(searching),
-        hub_counts.skewness,
-        hub_counts.never - (len(gallery) - len(rows)),
-        hub_counts.top_share,
-        tuple(Hub(keys[row], uris[row], labels[row], int(hub_counts.counts[row])) for row in hub_counts.top(100)),
-    )
+    top = tuple(Hub(keys[row], uris[row], labels[row], int(often.counts[row])) for row in often.top(100))
+    of_rows = spread(vectors.store.read(gallery.take(rows).digests))
+    numbers = often.k, len(searching), often.skewness, often.never - (len(gallery) - len(rows)), often.top_share
+    return VectorHealth(vectors.backbone, vectors.head, of_rows, *numbers, top)

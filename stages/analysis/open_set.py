@@ -26,6 +26,7 @@ error at all, or nothing else, there are as many independent trials as classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -35,10 +36,9 @@ import numpy.typing as npt
 
 from cache import Features
 from cache.errors import NothingToScoreError, SettingsError
-from stages.ranking.intervals import ratio, share_interval
+from stages.ranking.intervals import class_numbers, ratio, share_interval
 from stages.ranking.metrics import Values
-from stages.ranking.nearest import Rows, compare_all, query_blocks
-from stages.ranking.normalize import unit_length
+from stages.ranking.nearest import Rows
 from stages.retrieval.query_set import QuerySet
 
 Kind = Literal["fmr", "fpir"]
@@ -56,10 +56,7 @@ class Rate(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The error rates at one threshold. ``answered`` is the share of mated searches that get an answer, right or wrong.
-
-    ``gallery`` is how many rows a search compares with.
-    """
+    """The error rates at one threshold; ``answered`` are mated searches with an answer, right or wrong."""
 
     threshold: float
     fmr: Rate
@@ -76,29 +73,24 @@ class Rates(NamedTuple):
 class Comparisons:
     """Every comparison of Q queries with their gallery, as counts by similarity; and the first candidates of searches.
 
-    Bin b of the histograms, (Q, ...) summed, holds similarities from (b - STEPS) / STEPS. ``group`` (Q,) numbers the
-    classes.
+    Bin b of ``mated`` and ``non_mated`` comparisons, (2 * STEPS + 2,), holds similarities from (b - STEPS) / STEPS.
+    ``first_mate`` (Q,) is the similarity of the nearest mate, -inf where the gallery has none, and ``first_other`` that
+    of the nearest row of another class, the first candidate of a non-mated search. ``mate_first`` (Q,) says whether
+    the first candidate of the search is a mate, and ``group`` (Q,) numbers the classes.
     """
 
     vectors: Features
     searches: QuerySet
     mated: npt.NDArray[np.int64]
-    """Mated comparisons by bin, (2 * STEPS + 2,)."""
     non_mated: npt.NDArray[np.int64]
-    """Non-mated comparisons by bin."""
     first_mate: Values
-    """The similarity of the nearest mate (Q,); -inf where the gallery has none."""
     first_other: Values
-    """The similarity of the nearest row of another class (Q,): the first candidate of a non-mated search."""
     mate_first: npt.NDArray[np.bool_]
-    """Whether the first candidate of the search is a mate, (Q,)."""
 
     @cached_property
     def group(self) -> Rows:
         """The class of each query, numbered from 0, (Q,)."""
-        numbers: dict[str | None, int] = {}
-        names = self.searches.queries.classes
-        return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+        return class_numbers(self.searches.queries.classes)
 
     @property
     def is_mated(self) -> npt.NDArray[np.bool_]:
@@ -132,13 +124,10 @@ def comparisons(vectors: Features, searches: QuerySet) -> Comparisons:
     """
     if None in searches.queries.classes:
         raise SettingsError("a query without a label may have mates that are not known: leave it out")
-    gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searches.gallery, searches.queries))
     mated, non_mated = (np.zeros(2 * STEPS + 2, np.int64) for _ in range(2))
-    first_mate, first_other = (np.full(len(queries), -np.inf) for _ in range(2))
-    mate_first = np.zeros(len(queries), np.bool_)
-    for block in query_blocks(len(queries), 4 * len(gallery)):
-        similarity = compare_all(gallery, queries[block], searches.itself[block])
-        relevant, others = searches.masks(block)
+    first_mate, first_other = (np.full(len(searches), -np.inf) for _ in range(2))
+    mate_first = np.zeros(len(searches), np.bool_)
+    for block, similarity, relevant, others in searches.compared(vectors, 4):
         bins = bins_of(similarity)
         mated += np.bincount(bins[relevant], minlength=len(mated))
         non_mated += np.bincount(bins[others], minlength=len(non_mated))
@@ -165,14 +154,8 @@ class Decisions:
         rows = np.arange(len(self.compared.group)) if rows is None else rows
         group = self.compared.group[rows]
         rates = {name: _rate(errors[rows], self.trials[name][rows], group) for name, errors in self.errors.items()}
-        searched = self.compared.searches.num_searched[rows]
-        return Rates(
-            self.threshold,
-            **rates,
-            queries=len(rows),
-            classes=len(np.unique(group)),
-            gallery=round(float(searched.mean())),
-        )
+        gallery = round(float(self.compared.searches.num_searched[rows].mean()))
+        return Rates(self.threshold, **rates, queries=len(rows), classes=len(np.unique(group)), gallery=gallery)
 
 
 def decide(threshold: float, compared: Comparisons) -> Decisions:
@@ -203,14 +186,9 @@ def decide(threshold: float, compared: Comparisons) -> Decisions:
 
 def _above(threshold: float, compared: Comparisons) -> tuple[Values, Values]:
     """How many mated and non-mated comparisons of each query (Q,) are at or above ``threshold``."""
-    searches = compared.searches
-    gallery, queries = (
-        unit_length(compared.vectors.read(side.digests)) for side in (searches.gallery, searches.queries)
-    )
-    mated, others = np.zeros(len(queries)), np.zeros(len(queries))
-    for block in query_blocks(len(queries), 4 * len(gallery)):
-        high = compare_all(gallery, queries[block], searches.itself[block]) >= threshold
-        relevant, other = searches.masks(block)
+    mated, others = np.zeros(len(compared.group)), np.zeros(len(compared.group))
+    for block, similarity, relevant, other in compared.searches.compared(compared.vectors, 4):
+        high = similarity >= threshold
         mated[block], others[block] = (high & relevant).sum(axis=1), (high & other).sum(axis=1)
     return mated, others
 
@@ -238,3 +216,61 @@ def edge_of(at: int) -> float:
 def at_least(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many are in each bin or above it."""
     return counts[::-1].cumsum()[::-1]
+
+
+_LEAST = 30  # pairs of a step: a share of fewer says little
+
+
+class PairShare(NamedTuple):
+    """Of the ``pairs`` from this ``similarity`` up to the next step, ``matched`` show the same class."""
+
+    similarity: float
+    matched: int
+    pairs: int
+
+    @property
+    def share(self) -> float:
+        """Of the pairs that match."""
+        return self.matched / self.pairs
+
+
+def pair_shares(compared: Comparisons) -> list[PairShare]:
+    """Steps of rising similarity whose share never falls, each of at least 30 pairs where there are as many.
+
+    Isotonic regression of every comparison (Zadrozny and Elkan, 2002); steps of fewer pairs join the one below. The
+    shares hold for pairs as they are compared there: a query with every row of its gallery.
+
+    >>> from types import SimpleNamespace
+    >>> from stages.analysis.open_set import bins_of
+    >>> mated, non_mated = (np.bincount(bins_of(np.array([0.2] * low + [0.9] * high)), minlength=65538)
+    ...     for low, high in ((10, 90), (190, 10)))
+    >>> [(step.similarity, step.share) for step in pair_shares(SimpleNamespace(mated=mated, non_mated=non_mated))]
+    [(0.199..., 0.05), (0.899..., 0.9)]
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    pairs = compared.mated + compared.non_mated
+    bins = np.flatnonzero(pairs)
+    fitted = isotonic_regression(compared.mated[bins] / pairs[bins], sample_weight=pairs[bins].astype(np.float64))
+    starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 0)
+    steps = [
+        PairShare(edge_of(int(bins[part[0]])), int(compared.mated[bins[part]].sum()), int(pairs[bins[part]].sum()))
+        for part in np.split(np.arange(len(bins)), starts[1:])
+    ]
+    joined: list[PairShare] = []
+    for step in reversed(steps):  # the highest first
+        if joined and joined[-1].pairs < _LEAST:
+            above = joined.pop()
+            step = PairShare(step.similarity, step.matched + above.matched, step.pairs + above.pairs)
+        joined.append(step)
+    return joined[::-1]
+
+
+def share_at(similarity: float, shares: Sequence[PairShare]) -> PairShare | None:
+    """The step that ``similarity`` is in, the lowest where it is below all; None where there are no ``shares``.
+
+    >>> share_at(0.7, [PairShare(-1.0, 1, 100), PairShare(0.5, 80, 100)]).share
+    0.8
+    """
+    reached = [step for step in shares if step.similarity <= similarity] or shares[:1]
+    return reached[-1] if reached else None

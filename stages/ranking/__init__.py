@@ -8,15 +8,6 @@ from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import own_rows
 
 __all__ = [
-    "Metric",
-    "at_every_k",
-    "class_folds",
-    "find_metric",
-    "leave_one_out",
-    "mean_average_precision",
-    "metric_names",
-    "own_rows",
-    "search",
-    "unit_length",
-    "values_by_class",
-]
+    "Metric", "at_every_k", "class_folds", "find_metric", "leave_one_out", "mean_average_precision", "metric_names",
+    "own_rows", "search", "unit_length", "values_by_class",
+]  # fmt: skip

@@ -60,8 +60,8 @@ def mean_average_precision(similarity: npt.NDArray[np.floating], classes: Rows) 
     """
     others = np.where(np.eye(len(classes), dtype=np.bool_), -np.inf, similarity)
     members = ByClass(classes, classes)
-    own = [rows[rows != row] for row in range(len(classes)) for rows in [members.rows(row)]]
-    searching = [row for row, rows in enumerate(own) if len(rows)]
+    own = {row: rows[rows != row] for row in range(len(classes)) for rows in [members.rows(row)]}
+    searching = [row for row, rows in own.items() if len(rows)]
     if not searching:
         return 0.0
     relevant = [own[row] for row in searching]

@@ -181,10 +181,6 @@ class Metric:
         """The normaliser of ``map@k/...``."""
         return next((by for by in _NORMALISERS if self.name.endswith(f"/{by}")), None)
 
-    def depth(self, most_relevant: int, gallery: int) -> int:
-        """How many ranks the table needs when no R is above ``most_relevant`` in a gallery of ``gallery`` rows."""
-        return int(self.depths(np.array([most_relevant]), gallery)[0])
-
     def depths(self, num_relevant: Counts, gallery: int) -> Counts:
         """How many ranks it looks at for queries of so many relevant rows (Q,) in a gallery of ``gallery`` rows."""
         if self.reach == "relevant":

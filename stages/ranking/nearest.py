@@ -61,9 +61,8 @@ def search_among(
     queries, exclude = check_queries(queries, gallery.shape, k, exclude)
     nearest = np.full((len(queries), k), -1, np.int64)
     similarity = np.full((len(queries), k), -np.inf, np.float32)
-    step = max(1, _NUMBERS // gallery.shape[1])
-    for low in range(0, len(among), step):
-        block = among[low : low + step]
+    for rows in query_blocks(len(among), gallery.shape[1]):
+        block = among[rows]
         some = gallery[block]
         itself = np.where(np.isin(exclude, block), np.searchsorted(block, exclude), -1)
         rows = nearest_rows(some, queries, min(k, len(block)), itself)
@@ -148,7 +147,7 @@ def _candidates(gallery: Vectors, queries: Vectors, width: int, columns: int) ->
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def similarities(gallery: Vectors, queries: Vectors, rows: Rows) -> Similarity:
+def similarities(gallery: npt.NDArray[np.floating], queries: Vectors, rows: Rows) -> Similarity:
     """The exact similarity (Q, K) of each query (Q, E) with its gallery ``rows`` (Q, K); -inf for row -1."""
     similarity = np.empty(rows.shape, np.float32)
     for block in query_blocks(len(queries), rows.shape[1] * gallery.shape[1]):
@@ -219,11 +218,9 @@ def _in_order(
     doubtful[:, 1:] |= near
     similarity, last = roughly, roughly[:, -1].copy()
     query, column = np.nonzero(doubtful)
-    step = max(1, _NUMBERS // gallery.shape[1])
-    for low in range(0, len(query), step):
-        some, at = query[low : low + step], column[low : low + step]
-        pairs = np.einsum("ne,ne->n", gallery[candidates[some, at]], queries[some], dtype=np.float64)
-        similarity[some, at] = pairs
+    for pairs in query_blocks(len(query), gallery.shape[1]):
+        some, at = query[pairs], column[pairs]
+        similarity[some, at] = np.einsum("ne,ne->n", gallery[candidates[some, at]], queries[some], dtype=np.float64)
     itself = candidates == exclude[:, None]
     similarity[itself] = -np.inf
     moved = np.flatnonzero(doubtful.any(axis=1) | itself.any(axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -30,8 +31,7 @@ def unit_length(vectors: npt.NDArray[np.generic]) -> Vectors:
     if vectors.dtype == np.float32 and _is_unit(cast("Vectors", vectors)):
         return cast("Vectors", vectors)
     unit = np.array(vectors, dtype=np.float32)
-    for low in range(0, len(unit), _ROWS_AT_ONCE):
-        rows = unit[low : low + _ROWS_AT_ONCE]
+    for rows in _blocks(unit):
         length = _lengths(rows)
         rows /= np.where(length > 0, length, 1)
         _round(rows)
@@ -47,31 +47,30 @@ def _is_unit(vectors: Vectors) -> bool:
     """Whether ``vectors`` are what :func:`unit_length` makes: on the grid, and of a length that rounding leaves."""
     if vectors.ndim != 2 or not vectors.flags.c_contiguous:
         return False
-    for low in range(0, len(vectors), _ROWS_AT_ONCE):
-        rows = vectors[low : low + _ROWS_AT_ONCE]
+    for rows in _blocks(vectors):
         lengths = _lengths(rows)
-        steps = rows * _STEPS
-        if not (((np.abs(lengths - 1) <= _ROUNDED) | (lengths == 0)).all() and np.array_equal(np.rint(steps), steps)):
+        if not (((np.abs(lengths - 1) <= _ROUNDED) | (lengths == 0)).all() and _is_round(rows)):
             return False
     return True
 
 
 def on_grid(vectors: Vectors) -> Vectors:
-    """Round each number to a whole multiple of 2**-26; exact in float32 for numbers up to 1.
-
-    What is on the grid already is returned as it is, not copied.
-    """
-    blocks = range(0, len(vectors), _ROWS_AT_ONCE)
-    for low in blocks:
-        steps = vectors[low : low + _ROWS_AT_ONCE] * _STEPS
-        if not np.array_equal(np.rint(steps), steps):
-            break
-    else:
+    """Each number rounded to a multiple of 2**-26, exact up to 1; what is so already is not copied."""
+    if all(map(_is_round, _blocks(vectors))):
         return vectors
     rounded = vectors.copy()
-    for low in blocks:
-        _round(rounded[low : low + _ROWS_AT_ONCE])
+    for rows in _blocks(rounded):
+        _round(rows)
     return rounded
+
+
+def _blocks(vectors: Vectors) -> Iterator[Vectors]:
+    return (vectors[low : low + _ROWS_AT_ONCE] for low in range(0, len(vectors), _ROWS_AT_ONCE))
+
+
+def _is_round(rows: Vectors) -> bool:
+    steps = rows * _STEPS
+    return np.array_equal(np.rint(steps), steps)
 
 
 def _round(rows: Vectors) -> None:

@@ -1,17 +1,16 @@
 """Which gallery rows count for which query: rows of the query's class, or rows that share a group with it.
 
-Both forms answer three questions for Q queries and G gallery rows: how many rows a query has, which they are, and which
-rows of a ranking are among them. Neither holds a table of Q x G. A query that is itself a gallery row is counted like
-any other row here; a ranking takes it out by its row number.
+Neither form holds a table of Q x G. A query that is itself a gallery row is counted like any other row here; a ranking
+takes it out by its row number.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,23 +19,6 @@ from cache.errors import RecordsError
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-
-class Relevance(Protocol):
-    """Which of G gallery rows count for each of Q queries."""
-
-    @property
-    def counts(self) -> Rows:
-        """How many rows each query has, (Q,)."""
-
-    def rows(self, query: int) -> Rows:
-        """The gallery rows of one query, ascending."""
-
-    def among(self, queries: Rows, ranked: Rows) -> Mask:
-        """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them; row -1 never does."""
-
-    def take(self, queries: Rows) -> Relevance:
-        """The same for the queries at these positions, in this order."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +44,7 @@ class ByClass:
         return members
 
     def among(self, queries: Rows, ranked: Rows) -> Mask:
-        """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them."""
+        """Which of the rows ``ranked`` (B, K) belong to the ``queries`` (B,) that found them; row -1 never does."""
         if not len(self.gallery):
             return np.zeros(ranked.shape, np.bool_)
         wanted = self.queries[queries, None]
@@ -84,35 +66,17 @@ class ByClass:
         return np.searchsorted(ordered, self.queries, "left"), np.searchsorted(ordered, self.queries, "right")
 
 
-class Lists(NamedTuple):
-    """Several lists of whole numbers, one after another: list i is ``values[first[i] : first[i + 1]]``."""
-
-    first: Rows
-    values: Rows
-
-    @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> Lists:
-        """The lists, each ascending and without repeats."""
-        distinct = [sorted({*values}) for values in lists]
-        first = np.append(0, np.cumsum([len(values) for values in distinct], dtype=np.int64)).astype(np.int64)
-        return cls(first, np.array([value for values in distinct for value in values], dtype=np.int64))
-
-    def __getitem__(self, at: int) -> Rows:  # type: ignore[override]  # a list of lists, which happens to be a tuple
-        return self.values[self.first[at] : self.first[at + 1]]
-
-
 @dataclass(frozen=True)
 class ByGroups:
     """Relevant are the rows that share at least one group with the query.
 
-    ``groups`` has the groups of each query, and ``members`` the gallery rows of each group. A list of rows that a
-    ground truth gives for one query is a group of its own; labels, of which an image has several, are groups as well.
+    ``groups`` (Q) has the groups of each query, and ``members`` the gallery rows of each group, ascending. A list of
+    rows that a ground truth gives for one query is a group of its own; labels, of which an image has several, are
+    groups as well.
     """
 
-    groups: Lists
-    members: Lists
-    queries: Rows
-    """Positions in ``groups`` (Q,)."""
+    groups: Sequence[Rows]
+    members: Sequence[Rows]
 
     @classmethod
     def of(cls, queries: Sequence[Sequence[str]], gallery: Sequence[Sequence[str]]) -> ByGroups:
@@ -125,29 +89,27 @@ class ByGroups:
                     rows.append([])
                 rows[numbers[name]].append(row)
         known = [[numbers[name] for name in names if name in numbers] for names in queries]
-        return cls(Lists.of(known), Lists.of(rows), np.arange(len(queries)))
+        return cls(_distinct(known), _distinct(rows))
 
     @classmethod
     def listed(cls, lists: Sequence[Sequence[int]]) -> ByGroups:
         """By the gallery rows of each query."""
-        own = Lists(np.arange(len(lists) + 1), np.arange(len(lists)))
-        return cls(own, Lists.of(lists), np.arange(len(lists)))
+        return cls([np.array([query]) for query in range(len(lists))], _distinct(lists))
 
     @cached_property
     def counts(self) -> Rows:
         """How many rows each query has, (Q,)."""
-        return np.array([len(self.rows(query)) for query in range(len(self.queries))], dtype=np.int64)
+        return np.array([len(self.rows(query)) for query in range(len(self.groups))], dtype=np.int64)
 
     def rows(self, query: int) -> Rows:
         """The gallery rows of one query, ascending."""
-        groups = self.groups[int(self.queries[query])]
-        if len(groups) == 1:
-            return self.members[int(groups[0])]
-        rows = [self.members[int(group)] for group in groups]
+        rows = [self.members[int(group)] for group in self.groups[query]]
+        if len(rows) == 1:
+            return rows[0]
         return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int64)
 
     def among(self, queries: Rows, ranked: Rows) -> Mask:
-        """Which of the rows ``found`` (B, K) belong to the ``queries`` (B,) that found them."""
+        """Which of the rows ``ranked`` (B, K) belong to the ``queries`` (B,) that found them."""
         mask = np.zeros(ranked.shape, np.bool_)
         for at, query in enumerate(queries):
             mask[at] = np.isin(ranked[at], self.rows(int(query)))
@@ -155,15 +117,20 @@ class ByGroups:
 
     def take(self, queries: Rows) -> ByGroups:
         """The same for the queries at these positions, in this order."""
-        return replace(self, queries=self.queries[queries])
+        return ByGroups([self.groups[query] for query in queries], self.members)
+
+
+Relevance: TypeAlias = ByClass | ByGroups
+"""Which of G gallery rows count for each of Q queries."""
+
+
+def _distinct(lists: Sequence[Sequence[int]]) -> list[Rows]:
+    return [np.array(sorted({*values}), np.int64) for values in lists]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What counts in the rankings of Q queries.
-
-    ``junk`` rows are taken out of a query's ranking as if they were not in the gallery: those after them move up.
-    """
+    """What counts in the rankings of Q queries. ``junk`` rows are taken out, and those after them move up."""
 
     relevant: Relevance
     junk: Relevance | None = None

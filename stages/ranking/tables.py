@@ -20,7 +20,7 @@ from stages.ranking.normalize import Vectors, check_finite
 from stages.ranking.relevance import Judgement, Mask, Rows
 from stages.ranking.tie_averaging import Tied, averaged, tied_order
 
-T = TypeVar("T", np.int64, np.float64)
+T = TypeVar("T", np.int64, np.float32, np.float64)
 
 ELSEWHERE = -2
 """A row of another gallery than the query's own."""
@@ -31,10 +31,7 @@ _ARRAYS = 12  # of the size (block, G), held at once where ties count as all of 
 
 
 class Table(NamedTuple):
-    """A block of queries (B,), and which of their ranks hold something relevant, (B, K), by rank.
-
-    ``tied`` has the groups of equal similarity, for whole rankings only, where they were asked for.
-    """
+    """A block of queries (B,), which of their ranks hold something relevant, (B, K), and where asked for what ties."""
 
     queries: Rows
     relevant: Relevant
@@ -48,13 +45,7 @@ class Table(NamedTuple):
 
 
 def relevance_tables(
-    gallery: Vectors,
-    queries: Vectors,
-    judged: Judgement,
-    itself: Rows,
-    depth: int,
-    *,
-    tied: bool = False,
+    gallery: Vectors, queries: Vectors, judged: Judgement, itself: Rows, depth: int, *, tied: bool = False
 ) -> Iterator[Table]:
     """The tables of all ``queries``, ``depth`` ranks deep.
 
@@ -98,19 +89,13 @@ def _tied_tables(gallery: Vectors, queries: Vectors, judged: Judgement, itself: 
 
 
 def table_of_rows(judged: Judgement, queries: Rows, rows: Rows, depth: int) -> Table:
-    """The table, ``depth`` ranks deep, of the ``rows`` (B, K) that somebody ranked for ``queries`` (B,).
-
-    Without junk and rows of :data:`ELSEWHERE`, those after them moved up. The query itself is not among the rows.
-    """
+    """The table, ``depth`` ranks deep, of ``rows`` (B, K) ranked for ``queries`` (B,), without the :func:`unwanted`."""
     staying, _ = without(rows, unwanted(judged, queries, rows))
     return Table(queries, judged.relevant.among(queries, staying[:, :depth]))
 
 
 def unwanted(judged: Judgement, queries: Rows, rows: Rows, itself: Rows | None = None) -> Mask:
-    """Which of the ``rows`` (B, K) are to be taken out of the rankings of ``queries`` (B,).
-
-    Junk, the query itself, and rows of :data:`ELSEWHERE`.
-    """
+    """Which ``rows`` (B, K) are to be taken out for ``queries`` (B,): junk, itself, and :data:`ELSEWHERE`."""
     mask: Mask = rows == ELSEWHERE
     if itself is not None:
         mask |= (rows == itself[:, None]) & (rows >= 0)
@@ -120,10 +105,7 @@ def unwanted(judged: Judgement, queries: Rows, rows: Rows, itself: Rows | None =
 
 
 def without(rows: Rows, dropped: Mask) -> tuple[Rows, Counts]:
-    """``rows`` (B, K) with the ``dropped`` ones taken out, those after them moved up and -1 put in at the end.
-
-    Returned with how many rows each list still has, (B,).
-    """
+    """``rows`` (B, K) without the ``dropped`` ones, as :func:`moved_up`, and how many each list still has."""
     counts = rows.shape[1] - dropped.sum(axis=1)
     return (moved_up(rows, dropped, -1) if dropped.any() else rows), counts
 

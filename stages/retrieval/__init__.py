@@ -1,9 +1,8 @@
 """Embeddings -> index -> scores: search, protocols, evaluation with intervals. Loads without torch."""
 
-from stages.retrieval.approximate import evaluate_index, evaluate_reranked
 from stages.retrieval.attributes import AttributeMetric, attribute_metric_names, evaluate_attributes, evaluate_legacy
 from stages.retrieval.evaluate import evaluate
-from stages.retrieval.evaluate_ranking import evaluate_ranking
+from stages.retrieval.evaluate_ranking import evaluate_index, evaluate_ranking, evaluate_reranked
 from stages.retrieval.gallery import choose_gallery_index, index_gallery, nearest
 from stages.retrieval.indexes.auto import AutoIndexConfig, Choice, IndexConfig, Tried, choose_index
 from stages.retrieval.indexes.gallery_index import GalleryIndex
@@ -46,54 +45,12 @@ from stages.retrieval.rerank import (
 from stages.retrieval.scores import Score, Scores
 
 __all__ = [
-    "AttributeMetric",
-    "AutoIndexConfig",
-    "BinaryIndexConfig",
-    "ByLabelConfig",
-    "Choice",
-    "DatabaseAugmentationConfig",
-    "Evidence",
-    "FlatIndexConfig",
-    "GalleryIndex",
-    "Gldv2Config",
-    "HnswIndexConfig",
-    "IliasConfig",
-    "IndexConfig",
-    "IvfFlatIndexConfig",
-    "IvfPqIndexConfig",
-    "KReciprocalConfig",
-    "LeaveOneOutConfig",
-    "ListedConfig",
-    "MetConfig",
-    "MilvusIndex",
-    "MilvusIndexConfig",
-    "OpqIndexConfig",
-    "Products10kConfig",
-    "ProtocolConfig",
-    "QueryExpansionConfig",
-    "QueryGalleryConfig",
-    "QuerySet",
-    "RabitqIndexConfig",
-    "RefineConfig",
-    "RerankConfig",
-    "RevisitedConfig",
-    "ScalarIndexConfig",
-    "Score",
-    "Scores",
-    "SmallDataConfig",
-    "Tried",
-    "UnedConfig",
-    "WhiteningConfig",
-    "attribute_metric_names",
-    "build_index",
-    "choose_gallery_index",
-    "choose_index",
-    "evaluate",
-    "evaluate_attributes",
-    "evaluate_index",
-    "evaluate_legacy",
-    "evaluate_ranking",
-    "evaluate_reranked",
-    "index_gallery",
-    "nearest",
-]
+    "AttributeMetric", "AutoIndexConfig", "BinaryIndexConfig", "ByLabelConfig", "Choice", "DatabaseAugmentationConfig",
+    "Evidence", "FlatIndexConfig", "GalleryIndex", "Gldv2Config", "HnswIndexConfig", "IliasConfig", "IndexConfig",
+    "IvfFlatIndexConfig", "IvfPqIndexConfig", "KReciprocalConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
+    "MilvusIndex", "MilvusIndexConfig", "OpqIndexConfig", "Products10kConfig", "ProtocolConfig", "QueryExpansionConfig",
+    "QueryGalleryConfig", "QuerySet", "RabitqIndexConfig", "RefineConfig", "RerankConfig", "RevisitedConfig",
+    "ScalarIndexConfig", "Score", "Scores", "SmallDataConfig", "Tried", "UnedConfig", "WhiteningConfig",
+    "attribute_metric_names", "build_index", "choose_gallery_index", "choose_index", "evaluate", "evaluate_attributes",
+    "evaluate_index", "evaluate_legacy", "evaluate_ranking", "evaluate_reranked", "index_gallery", "nearest",
+]  # fmt: skip

@@ -106,10 +106,7 @@ def _compared(queries: Records, gallery: Records, name: str, weight: float) -> _
     )
     numbers: dict[str, int] = {}
     of_queries, of_gallery = (
-        np.array(
-            [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values],
-            np.int64,
-        )
+        np.array([-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values], np.int64)
         for values in (searching, searched)
     )
     if not any(SEPARATOR in value for value in numbers):

@@ -12,7 +12,7 @@ A metric's name may end in ``:`` and the name of a mixture; without, every attri
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -24,11 +24,11 @@ from stages.ranking.graded import Ties, graded_average_precision, graded_ndcg
 from stages.ranking.metrics import Values
 from stages.ranking.nearest import compare_all, query_blocks
 from stages.ranking.normalize import unit_length
-from stages.ranking.relevance import own_rows
+from stages.ranking.relevance import Rows, own_rows
 from stages.records import Records
-from stages.retrieval.attribute_similarity import AttributeGrades, attribute_names
-from stages.retrieval.gallery import Sides, with_row
+from stages.retrieval.attribute_similarity import AttributeGrades, Grades, attribute_names
 from stages.retrieval.legacy import K, legacy_map
+from stages.retrieval.query_set import Sides, with_row
 from stages.retrieval.scores import Scores, UnanswerablePolicy, gather, to_score
 
 Mixtures: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -38,7 +38,7 @@ LEGACY = f"legacy_map@{K}"
 CEILING, FLOOR = ".ceiling", ".floor"
 """What the names of a metric's bounds end in: the score of a perfect ranking, and of one by chance."""
 
-ARRAYS = 8  # of the size (block, G), held at once
+_ARRAYS = 8  # of the size (block, G), held at once
 _GRADED = re.compile(r"graded_map|graded_ndcg(_exp)?(@[1-9][0-9]*)?")
 
 
@@ -61,6 +61,13 @@ class AttributeMetric(NamedTuple):
     def legacy(self) -> bool:
         """True for ``legacy_map@10``, which :func:`evaluate_legacy` scores."""
         return self.stem == LEGACY
+
+    def value(self, grades: Values, ties: Ties) -> Values:
+        """The value (Q,) of the graded metric, from grades (Q, G) and the ties of a ranking."""
+        if self.stem == "graded_map":
+            return graded_average_precision(grades, ties)
+        gain, _, k = self.stem.partition("@")
+        return graded_ndcg(grades, ties, int(k) if k else None, exponential=gain == "graded_ndcg_exp")
 
     def weights(self, similar: Mixtures, names: Sequence[str]) -> Mapping[str, float]:
         """A weight for each attribute that counts."""
@@ -102,30 +109,25 @@ def evaluate_attributes(
     wanted = [metric_of(name, similar) for name in dict.fromkeys(metrics)]
     sides = Sides.in_store(vectors, queries, gallery)
     searching, searched = sides.searching, sides.searched
-    names = attributes_of(searching)
-    alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
-    per_query = _graded(vectors, searching, searched, wanted, alike)
+    gallery_rows, asking = (unit_length(vectors.read(side.digests)) for side in (searched, searching))
+    per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
+    for rows, itself, worth_of in graded_blocks(searching, searched, wanted, similar):
+        ties = Ties.of(compare_all(gallery_rows, asking[rows], itself))
+        for metric in wanted:
+            per_query[metric.name][rows] = metric.value(worth_of(metric), ties)
     answerable = ~np.any([np.isnan(values) for values in per_query.values()], axis=0)
     if not answerable.any():
         raise NothingToScoreError(
             f"none of the {len(searching):,} queries is like any of the {len(searched):,} gallery images by the "
-            f"attributes {', '.join(names)}: they are missing, or all different"
+            f"attributes {', '.join(attributes_of(searching))}: they are missing, or all different"
         )
     scored = to_score(answerable, unanswerable, searching)
-    return gather(
-        {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()},
-        sides,
-        scored=scored,
-        unanswerable=~answerable,
-    )
+    values = {name: np.where(answerable, values, 0.0)[scored] for name, values in per_query.items()}
+    return gather(values, sides, scored=scored, unanswerable=~answerable)
 
 
 def evaluate_legacy(
-    vectors: Features,
-    records: Records,
-    *,
-    metrics: Sequence[str] = (LEGACY,),
-    similar: Mixtures | None = None,
+    vectors: Features, records: Records, *, metrics: Sequence[str] = (LEGACY,), similar: Mixtures | None = None
 ) -> Scores:
     """Score ``vectors`` of ``records``, searched in themselves, as :mod:`stages.retrieval.legacy` says.
 
@@ -142,21 +144,11 @@ def evaluate_legacy(
     names, read = attributes_of(searching), vectors.read(searching.digests)
     per_query: dict[str, Values] = {}
     for metric in wanted:
-        legacy = legacy_map(
-            read, searching, [name for name, weight in metric.weights(similar, names).items() if weight]
-        )
-        per_query |= {
-            metric.name: legacy.value,
-            metric.name + CEILING: legacy.ceiling,
-            metric.name + FLOOR: legacy.floor,
-        }
+        counted = [name for name, weight in metric.weights(similar, names).items() if weight]
+        value, ceiling, floor = legacy_map(read, searching, counted)
+        per_query |= {metric.name: value, metric.name + CEILING: ceiling, metric.name + FLOOR: floor}
     every = np.ones(len(searching), np.bool_)
-    return gather(
-        per_query,
-        Sides(records, records, searching, searching),
-        scored=every,
-        unanswerable=~every,
-    )
+    return gather(per_query, Sides(records, records, searching, searching), scored=every, unanswerable=~every)
 
 
 def attributes_of(records: Records) -> tuple[str, ...]:
@@ -178,31 +170,24 @@ def metric_of(name: str, similar: Mixtures) -> AttributeMetric:
     return metric
 
 
-def _graded(
-    vectors: Features,
-    searching: Records,
-    searched: Records,
-    wanted: Sequence[AttributeMetric],
-    alike: Mapping[str | None, AttributeGrades],
-) -> dict[str, Values]:
-    per_query = {metric.name: np.full(len(searching), np.nan) for metric in wanted}
-    rows = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
-    gallery, queries = (unit_length(vectors.read(side.digests)) for side in (searched, searching))
+def graded_blocks(
+    searching: Records, searched: Records, wanted: Sequence[AttributeMetric], similar: Mixtures
+) -> Iterator[tuple[Rows, Rows, Callable[[AttributeMetric], Grades]]]:
+    """The queries with any of the attributes, block by block: rows (n,), the gallery row of each or -1, and grades.
+
+    These are (n, G) for a metric of ``wanted``; the query itself is worth nothing.
+    """
+    names = attributes_of(searching)
+    alike = {metric.mixture: AttributeGrades(searching, searched, metric.weights(similar, names)) for metric in wanted}
+    answerable = np.flatnonzero(np.all([grading.answerable for grading in alike.values()], axis=0))
     itself = own_rows(searching.keys, searched.keys)
-    for block in query_blocks(len(rows), ARRAYS * len(searched)):
-        some = rows[block]
-        ties = Ties.of(compare_all(gallery, queries[some], itself[some]))
-        (place,) = np.nonzero(itself[some] >= 0)
-        for metric in wanted:
-            grades = alike[metric.mixture].grades(some)
-            grades[place, itself[some][place]] = 0  # the query itself is last, and worth nothing
-            per_query[metric.name][some] = function_of(metric.stem)(grades, ties)
-    return per_query
+    for block in query_blocks(len(answerable), _ARRAYS * len(searched)):
+        rows = answerable[block]
+        yield rows, itself[rows], partial(_worth, alike, rows, itself[rows])
 
 
-def function_of(stem: str) -> Callable[[Values, Ties], Values]:
-    """From grades (Q, G) and the ties of a ranking to the values (Q,) of the metric."""
-    if stem == "graded_map":
-        return graded_average_precision
-    gain, _, k = stem.partition("@")
-    return partial(graded_ndcg, k=int(k) if k else None, exponential=gain == "graded_ndcg_exp")
+def _worth(alike: Mapping[str | None, AttributeGrades], rows: Rows, itself: Rows, metric: AttributeMetric) -> Grades:
+    grades = alike[metric.mixture].grades(rows)
+    (place,) = np.nonzero(itself >= 0)
+    grades[place, itself[place]] = 0
+    return grades

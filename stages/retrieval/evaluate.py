@@ -12,22 +12,28 @@ its own ranking; a byte-identical image under another key is another record, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
 
 from cache import Features
-from cache.errors import RecordsError
+from cache.errors import NothingToScoreError, RecordsError, SettingsError
+from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.normalize import unit_length
+from stages.ranking.relevance import Rows
 from stages.ranking.tables import Table, relevance_tables
-from stages.ranking.tie_averaging import AVERAGED
+from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.records import Records
 from stages.retrieval.attributes import LEGACY, evaluate_legacy
-from stages.retrieval.gallery import Sides
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, SmallDataConfig
-from stages.retrieval.protocols.protocol_defaults import check_policies
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, Sides
 from stages.retrieval.recognition import RECOGNITION, evaluate_recognition
-from stages.retrieval.scores import Scores, UnanswerablePolicy
-from stages.retrieval.scoring import Scoring, TiePolicy
+from stages.retrieval.rules import Rules
+from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice, domain_names, gather, to_score
+
+TiePolicy: TypeAlias = Literal["row", "expected"]
+"""Equal similarities: in the order of the gallery, or the mean over all of their orders."""
 
 
 def evaluate(
@@ -49,7 +55,7 @@ def evaluate(
         vectors: features or embeddings of the images in both.
         queries: what searches.
         gallery: what is searched; with leave-one-out the same records.
-        metrics: names as :func:`find_metric` takes them; by default those of the protocol.
+        metrics: by default those of the protocol.
         protocol: who is relevant, what is searched, and by what groups scores are reported. With ``met`` the queries
             that show nothing of the gallery belong to ``queries`` too.
         validation: queries and gallery that a protocol tunes on (``met``).
@@ -70,33 +76,76 @@ def evaluate(
     """
     check_policies(protocol, ties, unanswerable)
     if isinstance(protocol, MetConfig):
-        return evaluate_recognition(
-            vectors,
-            queries=queries,
-            gallery=gallery,
-            protocol=protocol,
-            validation=validation,
-            metrics=RECOGNITION if metrics is None else metrics,
-        )
+        named = RECOGNITION if metrics is None else metrics
+        sides = {"queries": queries, "gallery": gallery}
+        return evaluate_recognition(vectors, **sides, protocol=protocol, validation=validation, metrics=named)
     if isinstance(protocol, SmallDataConfig):
-        return evaluate_legacy(
-            vectors,
-            one_set(queries, gallery),
-            metrics=(LEGACY,) if metrics is None else metrics,
-        )
-    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable)
+        return evaluate_legacy(vectors, one_set(queries, gallery), metrics=(LEGACY,) if metrics is None else metrics)
 
-    def tables(part: QuerySet, depth: int) -> Iterator[Table]:
-        return relevance_tables(
-            unit_length(vectors.read(part.gallery.digests)),
-            unit_length(vectors.read(part.queries.digests)),
-            part.judged,
-            part.itself,
-            depth,
-            tied=ties == AVERAGED,
-        )
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
+        gallery, queries = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
+        depth = int(depths(metrics, part).max())
+        return relevance_tables(gallery, queries, part.judged, part.itself, depth, tied=ties == AVERAGED)
 
-    return scoring.score(tables, Sides.in_store(vectors, queries, gallery))
+    return score_rankings(
+        tables, Sides.in_store(vectors, queries, gallery), metrics, protocol.rules(), ties, unanswerable
+    )
+
+
+def score_rankings(
+    tables: Callable[[QuerySet, Sequence[Metric]], Iterator[Table]],
+    sides: Sides,
+    metrics: Sequence[str] | None,
+    rules: Rules,
+    ties: TiePolicy,
+    unanswerable: UnanswerablePolicy,
+) -> Scores:
+    """The scores of what ``tables`` has, as deep as the metrics look, of the queries that search."""
+    wanted = tuple(find_metric(name) for name in dict.fromkeys(rules.metrics if metrics is None else metrics))
+    if not wanted:
+        raise SettingsError("metrics must name at least one, got none")
+    check_choice("ties", ties, get_args(TiePolicy))
+    if ties == AVERAGED:
+        for metric in wanted:
+            check_averaged(metric)
+    rules.check(sides.queries, sides.gallery)
+    domain_names(rules.groups(sides.queries))
+    sets = QuerySet.by_rules(rules, sides.searching, sides.searched)
+    answerable = np.zeros(len(sides.searching), np.bool_)
+    for one in sets:
+        answerable[one.query_rows] = one.num_relevant > 0
+    if not answerable.any():
+        raise NothingToScoreError(
+            f"none of the {len(sides.searching):,} queries has another image of its label in the gallery of "
+            f"{len(sides.searched):,}. Compare the labels of both (and the domains), or choose other splits."
+        )
+    scored = to_score(answerable, unanswerable, sides.searching)
+    per_query = {metric.name: np.zeros(len(sides.searching)) for metric in wanted}
+    sizes = {}
+    for one in sets:
+        sizes.update(dict.fromkeys(rules.groups(one.queries), len(one.gallery)))
+        part = one.answerable()  # the others have 0 in every metric
+        for table in tables(part, wanted) if len(part) else ():
+            for metric in wanted:
+                per_query[metric.name][part.query_rows[table.queries]] = table.value(metric, part.num_relevant)
+    own_sizes = {name: size for name, size in sizes.items() if name is not None} if len(sets) > 1 else None
+    values = {name: values[scored] for name, values in per_query.items()}
+    return gather(values, sides, scored=scored, unanswerable=~answerable, groups=rules.groups, sizes=own_sizes)
+
+
+def depths(metrics: Sequence[Metric], part: QuerySet) -> Rows:
+    """How many ranks the ``metrics`` look at for each query of ``part``, (Q,)."""
+    deepest: Rows = np.max([metric.depths(part.num_relevant, len(part.gallery)) for metric in metrics], axis=0)
+    return deepest
+
+
+def check_policies(protocol: ProtocolConfig, ties: str, unanswerable: str) -> None:
+    """Raise ValueError where a policy would change nothing, because the protocol settles it."""
+    if isinstance(protocol, MetConfig | SmallDataConfig) and (ties, unanswerable) != ("row", "leave_out"):
+        raise SettingsError(
+            f"protocol {protocol.kind} says itself what counts where similarities tie or nothing is relevant: leave "
+            "out ties and unanswerable"
+        )
 
 
 def one_set(queries: Records, gallery: Records) -> Records:

@@ -8,18 +8,21 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from cache import Features
 from cache.errors import NothingToScoreError, SettingsError
-from stages.ranking.metrics import Values
+from stages.ranking.metrics import Metric, Values
 from stages.ranking.nearest import query_blocks
+from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows
-from stages.ranking.tables import Table, moved_up, unwanted, without
+from stages.ranking.tables import Table, moved_up, table_of_rows, unwanted, without
 from stages.ranking.tie_averaging import AVERAGED, tied_order
 from stages.records import Records
-from stages.retrieval.gallery import Sides
+from stages.retrieval.evaluate import TiePolicy, depths, score_rankings
+from stages.retrieval.gallery import Index
 from stages.retrieval.protocols import ByLabelConfig, ProtocolConfig, RankedConfig
-from stages.retrieval.query_set import QuerySet
+from stages.retrieval.query_set import QuerySet, Sides
+from stages.retrieval.rerank import RerankConfig
 from stages.retrieval.scores import Scores, UnanswerablePolicy, check_choice
-from stages.retrieval.scoring import Scoring, TiePolicy
 
 BeyondPolicy: TypeAlias = Literal["refuse", "not_relevant"]
 """A metric that looks further than a list goes: refused, or what is not listed counts as not relevant."""
@@ -60,22 +63,21 @@ def evaluate_ranking(
         raise SettingsError(
             f"protocol {protocol.kind} scores no rankings, but answers or a set in itself: use evaluate()"
         )
-    scoring = Scoring.of(metrics, protocol.rules(), ties, unanswerable)
     check_choice("beyond", beyond, get_args(BeyondPolicy))
     if ties == AVERAGED and similarity is None:
         raise SettingsError(
             'ties = "expected" needs the similarity of each row: the order alone does not say what ties'
         )
-    for role, records in (("query", queries), ("gallery", gallery)):
-        if not len(records):
-            raise NothingToScoreError(f"there is no {role} record. Name another split.")
+    if not len(queries) or not len(gallery):
+        role = "gallery" if len(queries) else "query"
+        raise NothingToScoreError(f"there is no {role} record. Name another split.")
     listed = _checked_rows(rows, queries, gallery)
     known = None if similarity is None else _checked_similarity(similarity, listed)
     keys = queries.keys
 
-    def tables(part: QuerySet, _depth: int) -> Iterator[Table]:
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
         place = part.places(len(gallery))
-        limits = scoring.depth(part.num_relevant, len(part.gallery))
+        limits = depths(metrics, part)
         for block in query_blocks(len(part), 8 * max(listed.shape[1], 1)):
             rows_of_block = part.query_rows[block]
             own = place[listed[rows_of_block]]
@@ -95,7 +97,8 @@ def evaluate_ranking(
             tied = tied_order(levels, relevant, part.num_relevant[block])
             yield Table(block, tied.relevant, tied)
 
-    return scoring.score(tables, Sides(queries, gallery, queries, gallery))
+    sides = Sides(queries, gallery, queries, gallery)
+    return score_rankings(tables, sides, metrics, protocol.rules(), ties, unanswerable)
 
 
 def _checked_rows(rows: npt.NDArray[np.integer], queries: Records, gallery: Records) -> Rows:
@@ -141,8 +144,7 @@ def _checked_similarity(similarity: npt.NDArray[np.floating], listed: Rows) -> n
 
 
 def _refuse_short(counts: Rows, limits: Rows, ended: Mask, queries: Rows, keys: Sequence[str], width: int) -> None:
-    short = ~ended & (counts < limits)
-    if short.any():
+    if (short := ~ended & (counts < limits)).any():
         at = int(np.argmax(short))
         raise SettingsError(
             f"the list of query {keys[queries[at]]!r} has {counts[at]} rows once the query itself and junk are out, "
@@ -184,3 +186,93 @@ def _refuse_open_ties(
             f"the list of query {keys[queries[int(np.argmax(unclear))]]!r} ends within rows of one similarity, and "
             'more of them may not be listed: ties = "expected" needs the whole group. Search for more rows.'
         )
+
+
+DEEPEST = 1000
+"""Rows that a ranking lists where a metric looks at the whole gallery: what is beyond counts as not relevant."""
+
+
+def evaluate_index(
+    vectors: Features,
+    index: Index,
+    *,
+    queries: Records,
+    gallery: Records,
+    metrics: Sequence[str],
+    protocol: RankedConfig = ByLabelConfig(),
+    unanswerable: UnanswerablePolicy = "leave_out",
+) -> Scores:
+    """Score what a new ``index`` of the ``gallery`` finds, as :func:`evaluate` scores exact search.
+
+    Equal similarities come by gallery row. What the index does not find, and what a metric of the whole gallery looks
+    at beyond the first 1,000, counts as not relevant; so an exact index scores what exact search does. Raises as
+    :func:`evaluate` does, and SettingsError for an index of other rows.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> from stages.retrieval import ScalarIndexConfig, index_gallery
+    >>> index = index_gallery(VECTORS, IMAGES, ScalarIndexConfig(stored="float16"))
+    >>> evaluate_index(VECTORS, index, queries=IMAGES, gallery=IMAGES, metrics=["hit@1"]).value("hit@1")
+    1.0
+    """
+    sides = Sides.in_store(vectors, queries, gallery)
+    if list(index.keys) != sides.searched.keys or index.next_id != len(index):
+        raise SettingsError(
+            f"the index has {len(index):,} rows, which are not the {len(sides.searched):,} gallery images with a "
+            "feature, in their order: build it of them, with index_gallery()"
+        )
+
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
+        place, depth = part.places(len(index)), _depth_of(metrics, part)
+        width = min(depth + part.judged.most_junk() + len(index) - len(part.gallery), len(index))
+        unit = unit_length(vectors.read(part.queries.digests))
+        itself = np.append(part.gallery_rows, -1)[part.itself]
+        for block in query_blocks(len(part), 8 * width):
+            ids, _ = index.search(unit[block], width, itself[block])
+            yield table_of_rows(part.judged, block, place[ids], depth)
+
+    return score_rankings(tables, sides, metrics, protocol.rules(), "row", unanswerable)
+
+
+def evaluate_reranked(
+    vectors: Features,
+    rerank: RerankConfig,
+    *,
+    queries: Records,
+    gallery: Records,
+    train: Records,
+    metrics: Sequence[str],
+    protocol: RankedConfig = ByLabelConfig(),
+    unanswerable: UnanswerablePolicy = "leave_out",
+) -> Scores:
+    """Score exact search after post-processing. ``train`` is what whitening learns from. As :func:`evaluate_index`.
+
+    Where every domain has a gallery of its own, that is what is looked at.
+
+    >>> from stages.retrieval.example import IMAGES, VECTORS
+    >>> from stages.retrieval import QueryExpansionConfig
+    >>> sides = {"queries": IMAGES, "gallery": IMAGES, "train": IMAGES}
+    >>> evaluate_reranked(VECTORS, QueryExpansionConfig(n=2), **sides, metrics=["hit@1"]).value("hit@1")
+    1.0
+    """
+    learned = train.take(train.rows_in(vectors))
+    trained = unit_length(vectors.read(learned.digests)) if len(learned) else np.empty((0, vectors.dim), np.float32)
+
+    def tables(part: QuerySet, metrics: Sequence[Metric]) -> Iterator[Table]:
+        depth = _depth_of(metrics, part)
+        searched, searching = (unit_length(vectors.read(side.digests)) for side in (part.gallery, part.queries))
+        width = min(depth + part.judged.most_junk(), len(part.gallery))
+        rows = rerank.ranked(searched, searching, part.itself, width, trained)
+        for block in query_blocks(len(part), 8 * width):
+            yield table_of_rows(part.judged, block, rows[block], depth)
+
+    sides = Sides.in_store(vectors, queries, gallery)
+    return score_rankings(tables, sides, metrics, protocol.rules(), "row", unanswerable)
+
+
+def _depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:
+    """How many ranks the ``metrics`` look at for the queries of ``part``; 1,000 for the whole gallery."""
+    return max(
+        min(depth, DEEPEST) if metric.reach == "gallery" else depth
+        for metric in metrics
+        for depth in [int(depths([metric], part).max(initial=1))]
+    )

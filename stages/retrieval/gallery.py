@@ -1,16 +1,17 @@
-"""The gallery of a store of features: its index, and what is nearest to a query."""
+"""The gallery of a store of features: its index, what is nearest to a query, and queries of several terms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, overload
+from typing import TypeAlias, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from cache import Features, digest_bytes, fingerprint
 from cache.digest_list import Digests
-from cache.errors import DamagedStoreError, NothingToScoreError, StaleStoreError
+from cache.errors import DamagedStoreError, SettingsError, StaleStoreError
 from cache.features import numbers_fingerprint
 from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, search
@@ -25,7 +26,8 @@ from stages.retrieval.indexes.measure import Evidence
 from stages.retrieval.indexes.milvus import MilvusIndex, MilvusIndexConfig
 from stages.retrieval.indexes.on_disk import build_on_disk, check_folder
 from stages.retrieval.indexes.snapshots import read_sidecar
-from stages.retrieval.protocols.rules import Judge, same_class
+from stages.retrieval.query_set import rows_of, with_row
+from stages.retrieval.rules import Judge, same_class
 
 Index: TypeAlias = GalleryIndex | MilvusIndex
 
@@ -66,11 +68,7 @@ def index_gallery(
     folder: Where | None = None,
 ) -> GalleryIndex: ...
 def index_gallery(
-    vectors: Features,
-    gallery: Records,
-    config: IndexConfig = FlatIndexConfig(),
-    *,
-    folder: Where | None = None,
+    vectors: Features, gallery: Records, config: IndexConfig = FlatIndexConfig(), *, folder: Where | None = None
 ) -> Index:
     """The index of every gallery image with a row in ``vectors``, made unit length. Raises as :func:`evaluate` does.
 
@@ -89,28 +87,20 @@ def index_gallery(
         return choose_gallery_index(vectors, gallery, config, folder=folder).index
     searched = with_row(vectors, gallery, "gallery")
     keys, embeddings = tuple(searched.keys), _fingerprint(vectors, searched)
+    rows = StoredRows(vectors, searched.digests)
     if isinstance(config, MilvusIndexConfig):
-        return _in_database(vectors, searched, config, embeddings, folder)
+        filled = MilvusIndex.fill(config, rows, GalleryRows.from_table(searched.table), embeddings)
+        if folder is not None:
+            filled.save(folder)
+        return filled
     if folder is not None:
         try:
             return GalleryIndex.load(folder, embeddings=embeddings, keys=keys, config=config, dim=vectors.dim)
         except (StaleStoreError, DamagedStoreError):
             pass  # of other rows, or not there: built below
-    rows = StoredRows(vectors, searched.digests)
     if isinstance(config, IvfPqIndexConfig) and config.on_disk:
         return build_on_disk(check_folder(folder), rows, keys, embeddings, config)
     index = GalleryIndex.build(rows, keys, embeddings, config)
-    if folder is not None:
-        index.save(folder)
-    return index
-
-
-def _in_database(
-    vectors: Features, searched: Records, config: MilvusIndexConfig, embeddings: str, folder: Where | None
-) -> MilvusIndex:
-    index = MilvusIndex.fill(
-        config, StoredRows(vectors, searched.digests), GalleryRows.from_table(searched.table), embeddings
-    )
     if folder is not None:
         index.save(folder)
     return index
@@ -181,35 +171,27 @@ class StoredRows:
         return check_unit(unit_length(self.vectors.read(self.digests.take(rows))), "gallery vectors")
 
 
-class Sides(NamedTuple):
-    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
-
-    queries: Records
-    gallery: Records
-    searching: Records
-    searched: Records
-
-    @classmethod
-    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
-        """Raises NothingToScoreError where one side has no row."""
-        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
-
-
 def _fingerprint(vectors: Features, searched: Records) -> str:
     """Of the rows: of the store they are read from, and of the images they belong to."""
     numbers = numbers_fingerprint(vectors, searched.digests)
     return fingerprint([vectors.fingerprint, numbers, digest_bytes(searched.digests.words.tobytes()).hex()])
 
 
-def rows_of(vectors: Features, records: Records, role: str) -> Rows:
-    """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
-    rows = records.rows_in(vectors)
-    if not len(rows):
-        why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
-        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.address}.")
-    return rows
+LIKE, UNLIKE = 1.0, -0.5
+"""The weights of terms: what a query is to be unlike counts half, as two like pictures differ in little but noise."""
 
 
-def with_row(vectors: Features, records: Records, role: str) -> Records:
-    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
-    return records.take(rows_of(vectors, records, role))
+def combined(terms: npt.NDArray[np.generic], weights: Sequence[float]) -> Vectors:
+    """The vector (1, E) of unit length in the direction of the weighed sum of ``terms`` (n, E), each of unit length.
+
+    Raises SettingsError where no term has a weight above 0, and where they cancel out.
+
+    >>> combined(np.array([[2.0, 0.0], [0.0, 5.0]]), [LIKE, LIKE]).round(3).tolist()
+    [[0.7070000171661377, 0.7070000171661377]]
+    """
+    if not any(weight > 0 for weight in weights):
+        raise SettingsError("a search needs something to be like: an image, text or the key of a gallery image")
+    summed = np.asarray(weights, np.float64) @ unit_length(terms).astype(np.float64)
+    if np.linalg.norm(summed) < 1e-6:
+        raise SettingsError("the terms of the search cancel out: leave one out")
+    return unit_length(summed[None])

@@ -32,7 +32,6 @@ K = 10
 _LARGEST = 20_000  # N x N numbers are in memory
 
 Values = npt.NDArray[np.float64]
-Table = npt.NDArray[np.float64]
 
 
 class Legacy(NamedTuple):
@@ -48,10 +47,7 @@ class Legacy(NamedTuple):
 
 
 def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: Sequence[str]) -> Legacy:
-    """The measure for ``vectors`` (N, E) of ``records``, in their order, compared by ``attributes`` and tags.
-
-    Raises RecordsError for fewer than 11 records, more than 20,000, or records without any tags.
-    """
+    """The measure for ``vectors`` (N, E) of ``records``, in their order; RecordsError where it cannot be had."""
     if not K < len(vectors) <= _LARGEST:
         raise RecordsError(
             f"legacy_map@{K} compares a set with itself, every record with every other: it takes {K + 1} to "
@@ -66,7 +62,7 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
     return Legacy(average_precision(truth, first(pictures)), *_bounds(labels, truth))
 
 
-def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Table:
+def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Values:
     """How similar (N, N) the labels of row j are to those of column i."""
     words = [(text or "").lower().strip().replace(" & ", "-").split(" ") for text in texts]
     numbers = {word: at for at, word in enumerate(sorted({word for text in words for word in text}))}
@@ -77,7 +73,7 @@ def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[
     values = [tuple((value or "").lower() for value in values) for values in zip(*attributes, strict=True)]
     known = {value: at for at, value in enumerate(dict.fromkeys(values))}
     codes = np.array([known[value] for value in values] if values else [0] * len(words))
-    similarity: Table = (codes[:, None] == codes) * shared / counts.sum(1, keepdims=True)
+    similarity: Values = (codes[:, None] == codes) * shared / counts.sum(1, keepdims=True)
     return similarity
 
 
@@ -98,13 +94,11 @@ def average_precision(truth: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64
     return total
 
 
-def _bounds(labels: Table, truth: npt.NDArray[np.int64]) -> tuple[Values, Values]:
+def _bounds(labels: Values, truth: npt.NDArray[np.int64]) -> tuple[Values, Values]:
     """What a ranking by ``labels`` (N, N), and what one by chance, scores in the mean over the orders of ties."""
     relevant = np.zeros(labels.shape, np.bool_)
     np.put_along_axis(relevant, truth, values=True, axis=1)
-    ceiling = _expected(Ties.of(labels.T), relevant)
-    floor = _expected(Ties.of(np.zeros_like(labels)), relevant)
-    return ceiling, floor
+    return _expected(Ties.of(labels.T), relevant), _expected(Ties.of(np.zeros_like(labels)), relevant)
 
 
 def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from cache import Features
+from cache.errors import NothingToScoreError
+from stages.ranking.nearest import Similarity, compare_all, query_blocks
+from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Judgement, Mask, Relevance, Rows, own_rows
 from stages.ranking.tables import ELSEWHERE
 from stages.records import Records
-from stages.retrieval.gallery import with_row
-from stages.retrieval.protocols.rules import Rules, same_class
+from stages.retrieval.rules import Rules, same_class
+
+
+def rows_of(vectors: Features, records: Records, role: str) -> Rows:
+    """Positions of the ``records`` that have a row; what failed is left out, what was never computed is refused."""
+    rows = records.rows_in(vectors)
+    if not len(rows):
+        why = f"all {len(records):,} {role} images failed" if len(records) else f"there is no {role} record"
+        raise NothingToScoreError(f"{why}. Name another split, or see the failures of {vectors.address}.")
+    return rows
+
+
+def with_row(vectors: Features, records: Records, role: str) -> Records:
+    """The ``records`` that have a row. NothingToScoreError, which calls them by their ``role``, where none has."""
+    return records.take(rows_of(vectors, records, role))
+
+
+class Sides(NamedTuple):
+    """The queries and the gallery, all of them, and those that have a row: ``searching`` (Q,) and ``searched`` (G,)."""
+
+    queries: Records
+    gallery: Records
+    searching: Records
+    searched: Records
+
+    @classmethod
+    def in_store(cls, vectors: Features, queries: Records, gallery: Records) -> Sides:
+        """Raises NothingToScoreError where one side has no row."""
+        return cls(queries, gallery, with_row(vectors, queries, "query"), with_row(vectors, gallery, "gallery"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +82,10 @@ class QuerySet:
         """By the rules of a protocol: one for a merged gallery, or one for each domain that is searched by itself."""
         if rules.searched == "merged":
             return [cls.of(queries, gallery, rules.judge)]
-        of_queries, of_gallery = (np.array(records.domains, dtype=object) for records in (queries, gallery))
+        domains = [np.array(records.domains, dtype=object) for records in (queries, gallery)]
         sets = []
         for domain in dict.fromkeys(queries.domains):
-            own, searched = np.flatnonzero(of_queries == domain), np.flatnonzero(of_gallery == domain)
+            own, searched = (np.flatnonzero(of_side == domain) for of_side in domains)
             part = cls.of(queries.take(own), gallery.take(searched), rules.judge)
             sets.append(replace(part, query_rows=own, gallery_rows=searched))
         return sets
@@ -82,27 +113,25 @@ class QuerySet:
         return left - self.judged.junk.counts + own
 
     def places(self, gallery: int) -> Rows:
-        """The place in this gallery of each of the ``gallery`` rows that the set was made from, and -1 for row -1.
-
-        Of shape (rows + 1,); ELSEWHERE for a row that these queries do not search.
-        """
+        """The place here of each of the ``gallery`` rows it was made from (rows + 1,), or ELSEWHERE; -1 for row -1."""
         place = np.full(gallery + 1, ELSEWHERE, np.int64)
         place[self.gallery_rows], place[-1] = np.arange(len(self.gallery)), -1
         return place
 
     def take(self, rows: Rows) -> QuerySet:
         """The queries at ``rows`` (n,), the gallery as it is."""
-        return replace(
-            self,
-            queries=self.queries.take(rows),
-            judged=self.judged.take(rows),
-            itself=self.itself[rows],
-            query_rows=self.query_rows[rows],
-        )
+        queries, judged = self.queries.take(rows), self.judged.take(rows)
+        return QuerySet(queries, self.gallery, judged, self.itself[rows], self.query_rows[rows], self.gallery_rows)
 
     def answerable(self) -> QuerySet:
         """The queries to which something is relevant."""
         return self.take(np.flatnonzero(self.num_relevant > 0))
+
+    def compared(self, vectors: Features, arrays: int) -> Iterator[tuple[Rows, Similarity, Mask, Mask]]:
+        """Blocks of queries (n,), exact similarity (n, G), and :meth:`masks`: so many ``arrays`` in memory."""
+        gallery, queries = (unit_length(vectors.read(side.digests)) for side in (self.gallery, self.queries))
+        for block in query_blocks(len(queries), arrays * len(gallery)):
+            yield block, compare_all(gallery, queries[block], self.itself[block]), *self.masks(block)
 
     def masks(self, block: Rows) -> tuple[Mask, Mask]:
         """Which gallery rows are relevant to the queries at ``block`` (n,), and which are the others; both (n, G).

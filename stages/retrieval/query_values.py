@@ -28,16 +28,8 @@ from stages.retrieval.scores import VERSION, Scores
 
 _NAMED = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
-    [
-        pa.field("backbone", _NAMED, nullable=False),
-        pa.field("head", _NAMED, nullable=False),
-        pa.field("domain", _NAMED),
-        pa.field("class", _NAMED),
-        pa.field("metric", _NAMED, nullable=False),
-        pa.field("query", _NAMED, nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("embeddings", _NAMED, nullable=False),
-    ]
+    pa.field(name, pa.float64() if name == "value" else _NAMED, nullable=name in ("domain", "class"))
+    for name in ("backbone", "head", "domain", "class", "metric", "query", "value", "embeddings")
 )
 _DATA = b"permafrost.data"
 TRUTH = "ground truth"
@@ -139,18 +131,10 @@ def values_of(scored: Sequence[Scored], data: Mapping[str, str]) -> QueryValues:
     parts = []
     for part in scored:
         for metric, values in part.scores.per_query.items():
-            count = len(values)
-            fields = (
-                part.backbone,
-                part.head,
-                part.scores.query_domains,
-                part.scores.query_classes,
-                metric,
-                part.scores.query_keys,
-                values,
-                part.embeddings,
-            )
-            columns = [[one] * count if isinstance(one, str) else one for one in fields]
+            scores = part.scores
+            names = part.backbone, part.head, scores.query_domains, scores.query_classes, metric, scores.query_keys
+            fields = (*names, values, part.embeddings)
+            columns = [[one] * len(values) if isinstance(one, str) else one for one in fields]
             parts.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA))
     table = pa.concat_tables([SCHEMA.empty_table(), *parts]).unify_dictionaries()
     return QueryValues(table, dict(data))

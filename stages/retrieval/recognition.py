@@ -28,9 +28,9 @@ from stages.ranking.nearest import search
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows, own_rows
 from stages.records import Records
-from stages.retrieval.gallery import Sides, with_row
-from stages.retrieval.protocols.kinds import MetConfig
-from stages.retrieval.relevance import by_class
+from stages.retrieval.protocols import MetConfig
+from stages.retrieval.query_set import Sides, with_row
+from stages.retrieval.rules import by_class
 from stages.retrieval.scores import Scores, gather
 
 RECOGNITION = ("gap", "gap-", "acc")
@@ -54,8 +54,7 @@ class Answers(NamedTuple):
         if np.isnan(confidence).any():
             wrong = keys[int(np.argmax(np.isnan(confidence)))]
             raise SettingsError(f"confidence must be numbers, got NaN for query {wrong!r}")
-        places = np.empty(len(keys), np.int64)
-        places[np.argsort(np.array(keys, dtype=object), kind="stable")] = np.arange(len(keys))
+        places = np.argsort(np.argsort(np.array(keys, dtype=object), kind="stable"))
         return cls(confidence, correct, has_object, np.lexsort((places, -confidence)))
 
 
@@ -65,7 +64,7 @@ def global_average_precision(answers: Answers) -> Values:
 
 
 def without_distractors(answers: Answers) -> Values:
-    """The share (Q,) of ``gap-`` that each query brings; their mean is the whole."""
+    """The same of ``gap-``."""
     return _precision_shares(answers, answers.has_object)
 
 
@@ -79,7 +78,7 @@ def _precision_shares(answers: Answers, counted: Mask) -> Values:
 
 
 def accuracy(answers: Answers) -> Values:
-    """The share (Q,) of ``acc`` that each query brings; their mean is the whole."""
+    """The same of ``acc``."""
     correct = (answers.correct & answers.has_object).astype(np.float64)
     return correct * (len(correct) / max(int(answers.has_object.sum()), 1))
 
@@ -114,11 +113,7 @@ def check_tuning(protocol: MetConfig, validation: tuple[Records, Records] | None
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest gallery rows of Q queries, their classes and similarities (Q, K), of a gallery of so many classes.
-
-    A class is a whole number; -1 stands for no row. ``wanted`` (Q,) is the class of each query, -1
-    where no gallery row has it.
-    """
+    """The nearest rows of Q queries: classes (-1: no row) and similarities, (Q, K); ``wanted`` (Q,) or -1."""
 
     classes: Rows
     similarity: Values
@@ -127,10 +122,7 @@ class Neighbours:
     keys: tuple[str, ...]
 
     def answers(self, neighbours: int, temperature: float) -> Answers:
-        """The answers by so many neighbours. A class is as similar as its most similar row, and at least 0.
-
-        Where two classes are equally similar, the one whose row comes first is the answer.
-        """
+        """The answers by so many neighbours: a class is as similar as its most similar row, and at least 0."""
         classes, similarity = self.classes[:, :neighbours], np.maximum(self.similarity[:, :neighbours], 0.0)
         first = np.ones(classes.shape, np.bool_)  # the first row of its class, which is the most similar one
         for place in range(1, classes.shape[1]):
@@ -171,13 +163,9 @@ def evaluate_recognition(
             f"none of the {len(searching):,} queries shows a class of the gallery of {len(searched):,}. Compare the "
             "labels of both."
         )
-    return gather(
-        {name: _METRICS[name](answers) for name in metrics},
-        sides,
-        scored=np.ones(len(searching), np.bool_),
-        unanswerable=~answers.has_object,
-        estimate_of=partial(_estimated, answers, metrics, class_numbers(searching.classes)),
-    )
+    per_query, everyone = {name: _METRICS[name](answers) for name in metrics}, np.ones(len(searching), np.bool_)
+    estimate_of = partial(_estimated, answers, metrics, class_numbers(searching.classes))
+    return gather(per_query, sides, scored=everyone, unanswerable=~answers.has_object, estimate_of=estimate_of)
 
 
 def find_neighbours(vectors: Features, queries: Records, gallery: Records, count: int) -> Neighbours:
@@ -244,8 +232,6 @@ def _estimated(answers: Answers, metrics: Sequence[str], classes: Rows, rows: Ro
 
 
 def _of_some(answers: Answers, name: str, rows: Rows) -> float:
-    ranks = np.empty(len(answers.order), np.int64)
-    ranks[answers.order] = np.arange(len(ranks))
-    order = np.argsort(ranks[rows], kind="stable")
+    order = np.argsort(np.argsort(answers.order)[rows], kind="stable")
     some = Answers(answers.confidence[rows], answers.correct[rows], answers.has_object[rows], order)
     return float(_METRICS[name](some).mean())

@@ -7,6 +7,7 @@ cannot do for nothing: their scores are not comparable with plain ones without s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -14,10 +15,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 from stages.ranking.nearest import Rows, nearest_rows, query_blocks, similarities
 from stages.ranking.normalize import Vectors, unit_length
-from stages.ranking.relevance import Lists
 
 Table = npt.NDArray[np.float64]
 
@@ -33,23 +33,16 @@ class _MeanConfig(Settings):
         alpha: 0 weighs them all alike; larger, the nearest count most. A similarity below 0 counts nothing.
     """
 
-    n: int = 10
-    alpha: float = 3.0
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise SettingsError(f"n is a number of neighbours, at least 1, got {self.n}")
-        if not 0 <= self.alpha < np.inf:
-            raise SettingsError(f"alpha is a power of similarities, at least 0, got {self.alpha}")
+    n: Annotated[int, Within("[1, inf]", "a number of neighbours")] = 10
+    alpha: Annotated[float, Within("[0, inf)", "a power of similarities")] = 3.0
 
 
 @dataclass(frozen=True)
 class QueryExpansionConfig(_MeanConfig):
     """alpha query expansion (Radenović et al., Fine-tuning CNN image retrieval with no human annotation, 2019).
 
-    A query becomes the mean of itself and its nearest rows, each with its similarity to the power ``alpha``.
-
-    A query that is in the gallery is not among its own nearest rows: it is taken out by identity before the mean.
+    A query becomes the mean of itself and its nearest rows, each with its similarity to the power ``alpha``. One that
+    is in the gallery is not among its own nearest rows: it is taken out by identity before the mean.
     """
 
     kind: Literal["query_expansion"] = "query_expansion"
@@ -81,40 +74,18 @@ class DatabaseAugmentationConfig(_MeanConfig):
         ranked = np.full((len(queries), k), -1, np.int64)
         ranked[itself < 0] = nearest_rows(augmented, queries[itself < 0], k, itself[itself < 0])
         helped = _helped(near[:, : self.n])
-        inside = np.flatnonzero(itself >= 0)
-        counts = np.diff(helped.first)[itself[inside]]
-        for size in np.unique(-(-counts // 16)).tolist():  # queries that help about as many rows, together
-            some = inside[-(-counts // 16) == size]
-            for block in query_blocks(len(some), (k + 16 * size) * gallery.shape[1]):
-                ranked[some[block]] = self._without(
-                    gallery, augmented, near, helped, queries[some[block]], itself[some[block]], k, 16 * size
-                )
-        return ranked
-
-    def _without(
-        self,
-        gallery: Vectors,
-        augmented: Vectors,
-        near: Rows,
-        helped: Lists,
-        queries: Vectors,
-        itself: Rows,
-        k: int,
-        most: int,
-    ) -> Rows:
-        """The rows (Q, k) for queries that are the gallery rows ``itself`` (Q,), which help ``most`` at most."""
-        rows = nearest_rows(augmented, queries, min(k + most, len(gallery)), itself)
-        similarity = similarities(augmented, queries, rows)
-        ranked = np.full((len(queries), k), -1, np.int64)
-        for at, own in enumerate(itself.tolist()):
-            moved = helped[own]
+        for query in np.flatnonzero(itself >= 0):
+            own, moved, vector = itself[query], helped[itself[query]], queries[query]
+            rows = nearest_rows(augmented, vector[None], min(k + len(moved), len(gallery)), itself[query : query + 1])[
+                0
+            ]
+            unmoved = rows[(rows >= 0) & ~np.isin(rows, moved)]
             others = np.where(near[moved] == own, -1, near[moved])  # the next nearest takes the place of the query
             again = _with_neighbours(gallery[moved], gallery, others, self.alpha)
-            unmoved = (rows[at] >= 0) & ~np.isin(rows[at], moved)
-            every = np.concatenate([rows[at, unmoved], moved])
-            exact = (again.astype(np.float64) @ queries[at].astype(np.float64)).astype(np.float32)
-            order = np.lexsort((every, -np.concatenate([similarity[at, unmoved], exact])))[:k]
-            ranked[at, : len(order)] = every[order]
+            every, vectors = np.concatenate([unmoved, moved]), np.concatenate([augmented[unmoved], again])
+            similarity = (vectors.astype(np.float64) @ vector.astype(np.float64)).astype(np.float32)
+            first = every[np.lexsort((every, -similarity))[:k]]
+            ranked[query, : len(first)] = first
         return ranked
 
 
@@ -138,19 +109,18 @@ class KReciprocalConfig(Settings):
     kind: Literal["k_reciprocal"] = "k_reciprocal"
     k1: int = 20
     k2: int = 6
-    original: float = 0.3
+    original: Annotated[float, Within("[0, 1]", "the share of the original distance")] = 0.3
     candidates: int = 200
 
     label: ClassVar[str] = "k_reciprocal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.k2 <= self.k1 <= self.candidates:
             raise SettingsError(
                 f"k1, k2 and candidates are numbers of rows, 1 <= k2 <= k1 <= candidates, got k1 = {self.k1}, "
                 f"k2 = {self.k2} and candidates = {self.candidates}"
             )
-        if not 0 <= self.original <= 1:
-            raise SettingsError(f"original is the share of the original distance, in [0, 1], got {self.original}")
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:  # noqa: ARG002
         """The rows (Q, k) of the ``gallery`` (G, E) for ``queries`` (Q, E), the first of them ordered again."""
@@ -193,16 +163,10 @@ class WhiteningConfig(Settings):
     """
 
     kind: Literal["whitening"] = "whitening"
-    power: float = 1.0
-    dim: int = 0
+    power: Annotated[float, Within("[0, 1]", "how much is whitened")] = 1.0
+    dim: Annotated[int, Within("[0, inf]", "a number of axes, 0 for all")] = 0
 
     label: ClassVar[str] = "whitening"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.power <= 1:
-            raise SettingsError(f"power is how much is whitened, in [0, 1], got {self.power}")
-        if self.dim < 0:
-            raise SettingsError(f"dim is a number of axes, or 0 for all, got {self.dim}")
 
     def ranked(self, gallery: Vectors, queries: Vectors, itself: Rows, k: int, train: Vectors) -> Rows:
         """The rows (Q, k) of the ``gallery`` (G, E) nearest to ``queries`` (Q, E), whitened by ``train`` (n, E)."""
@@ -217,8 +181,7 @@ class WhiteningConfig(Settings):
 
 
 RerankConfig: TypeAlias = Annotated[
-    QueryExpansionConfig | DatabaseAugmentationConfig | KReciprocalConfig | WhiteningConfig,
-    Field(discriminator="kind"),
+    QueryExpansionConfig | DatabaseAugmentationConfig | KReciprocalConfig | WhiteningConfig, Field(discriminator="kind")
 ]
 """Any kind of post-processing, distinguished by ``kind``."""
 
@@ -233,11 +196,12 @@ def _with_neighbours(vectors: Vectors, gallery: Vectors, rows: Rows, alpha: floa
     return unit_length(together)
 
 
-def _helped(near: Rows) -> Lists:
+def _helped(near: Rows) -> list[Rows]:
     """The rows that have a row among their nearest ``near`` (G, n), -1 for none, for each of G rows."""
     owner, helper = np.repeat(np.arange(len(near)), near.shape[1]), near.ravel()
     order = np.argsort(helper, kind="stable")
-    return Lists(np.searchsorted(helper[order], np.arange(len(near) + 1)), owner[order])
+    ends = np.searchsorted(helper[order], np.arange(len(near) + 1))
+    return [owner[order[low:high]] for low, high in pairwise(ends)]
 
 
 def _reciprocal(order: Rows, k: int) -> Table:

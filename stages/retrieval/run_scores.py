@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from cache import Features
 from cache.errors import SettingsError
 from cache.settings import Settings
+from stages.ranking.metrics import find_metric
+from stages.ranking.tie_averaging import AVERAGED, check_averaged
 from stages.records import Records
 from stages.retrieval.attribute_similarity import attribute_names, check_mixture, check_weights
-from stages.retrieval.attributes import AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
-from stages.retrieval.evaluate import evaluate, one_set
+from stages.retrieval.attributes import LEGACY, AttributeMetric, attributes_of, evaluate_attributes, evaluate_legacy
+from stages.retrieval.evaluate import TiePolicy, check_policies, evaluate, one_set
 from stages.retrieval.protocols import ByLabelConfig, MetConfig, ProtocolConfig, RankedConfig, SmallDataConfig
-from stages.retrieval.protocols.protocol_defaults import check_metrics, check_policies, default_metrics
-from stages.retrieval.recognition import check_tuning
-from stages.retrieval.relevance import column_of
+from stages.retrieval.recognition import RECOGNITION, check_recognition, check_tuning
+from stages.retrieval.rules import column_of
 from stages.retrieval.scores import Scores, UnanswerablePolicy, domain_names
-from stages.retrieval.scoring import TiePolicy
 
 USUAL = "usual"
 
@@ -56,21 +56,38 @@ class ScoringConfig(Settings):
     def __post_init__(self) -> None:
         if not self.metrics:
             raise SettingsError("metrics must name at least one")
-        named = [default_metrics(self.protocol) if name == USUAL else (name,) for name in self.metrics]
+        named = [self._usual() if name == USUAL else (name,) for name in self.metrics]
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(name for names in named for name in names)))
         for name, weights in self.similar.items():
             try:
                 check_mixture(weights)
             except ValueError as error:
                 raise SettingsError(f"similar.{name}: {error}") from None
-        check_metrics(self.by_label, self.protocol, self.ties)
+        self._check_by_label()
         check_policies(self.protocol, self.ties, self.unanswerable)
-        for metric in filter(None, map(AttributeMetric.find, self.metrics)):
+        for metric in self._by_attributes:
             if metric.mixture is not None and metric.mixture not in self.similar:
                 raise SettingsError(
                     f"{metric.name} names a definition of similar that is not there: [retrieval.similar] "
                     f"{metric.mixture} = {{ ATTRIBUTE = WEIGHT }}; there are {', '.join(self.similar) or 'none'}"
                 )
+
+    def _usual(self) -> tuple[str, ...]:
+        if isinstance(self.protocol, MetConfig):
+            return RECOGNITION
+        return (LEGACY,) if isinstance(self.protocol, SmallDataConfig) else self.protocol.rules().metrics
+
+    def _check_by_label(self) -> None:
+        if isinstance(self.protocol, MetConfig):
+            if self.by_label:
+                check_recognition(self.by_label)
+            return
+        for name in self.by_label:
+            if name in RECOGNITION:
+                raise SettingsError(f'{name} is a metric of recognition: protocol = {{ kind = "met" }}')
+            metric = find_metric(name)
+            if self.ties == AVERAGED:
+                check_averaged(metric)
 
     @property
     def by_label(self) -> list[str]:
@@ -78,20 +95,24 @@ class ScoringConfig(Settings):
         return [name for name in self.metrics if AttributeMetric.find(name) is None]
 
     @property
+    def _by_attributes(self) -> list[AttributeMetric]:
+        return [metric for name in self.metrics if (metric := AttributeMetric.find(name))]
+
+    @property
     def graded(self) -> list[str]:
         """The metrics of how alike the attributes are."""
-        return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and not metric.legacy]
+        return [metric.name for metric in self._by_attributes if not metric.legacy]
 
     @property
     def legacy(self) -> list[str]:
         """The metrics of :func:`evaluate_legacy`."""
-        return [name for name in self.metrics if (metric := AttributeMetric.find(name)) and metric.legacy]
+        return [metric.name for metric in self._by_attributes if metric.legacy]
 
     def columns(self, records: Records) -> tuple[str, ...]:
         """The columns of ``records`` that the scores follow from, beside labels and domains."""
         columns = list(self.ranked.rules().columns) if self.by_label else []
         names = attribute_names(records)
-        for metric in filter(None, map(AttributeMetric.find, self.metrics)):
+        for metric in self._by_attributes:
             columns += [column_of(name) for name, weight in metric.weights(self.similar, names).items() if weight]
             columns += ["tags"] * metric.legacy
         return tuple(sorted({*columns}))
@@ -120,29 +141,17 @@ def check_scores(records: Records, config: ScoringConfig) -> None:
 def score(vectors: Features, records: Records, config: ScoringConfig) -> Iterator[Scores]:
     """The scores of ``vectors`` by label, by attributes and by the legacy measure, of those that ``config`` names."""
     queries, gallery = records.split("query"), records.split("gallery")
+    policy = config.unanswerable
     if config.by_label:
-        of_nothing = isinstance(config.protocol, MetConfig)
-        yield evaluate(
-            vectors,
-            queries=records.split("query", "query_distractor") if of_nothing else queries,
-            gallery=gallery,
-            metrics=config.by_label,
-            protocol=config.protocol if of_nothing else config.ranked,
-            validation=(
-                records.split("validation_query", "validation_query_distractor"),
-                records.split("validation_gallery"),
-            ),
-            ties=config.ties,
-            unanswerable=config.unanswerable,
-        )
+        how: dict[str, Any] = {"metrics": config.by_label, "ties": config.ties, "unanswerable": policy}
+        if isinstance(config.protocol, MetConfig):
+            tuned_on = records.split("validation_query", "validation_query_distractor")
+            how |= {"validation": (tuned_on, records.split("validation_gallery")), "protocol": config.protocol}
+            yield evaluate(vectors, queries=records.split("query", "query_distractor"), gallery=gallery, **how)
+        else:
+            yield evaluate(vectors, queries=queries, gallery=gallery, protocol=config.ranked, **how)
     if config.graded:
-        yield evaluate_attributes(
-            vectors,
-            queries=queries,
-            gallery=gallery,
-            metrics=config.graded,
-            similar=config.similar,
-            unanswerable=config.unanswerable,
-        )
+        how = {"metrics": config.graded, "similar": config.similar, "unanswerable": policy}
+        yield evaluate_attributes(vectors, queries=queries, gallery=gallery, **how)
     if config.legacy:
         yield evaluate_legacy(vectors, one_set(queries, gallery), metrics=config.legacy, similar=config.similar)

@@ -14,7 +14,7 @@ from cache.errors import MissingExtraError, NothingToScoreError, RecordsError, S
 from stages.ranking.intervals import Estimate, class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values
 from stages.records import Records
-from stages.retrieval.gallery import Sides
+from stages.retrieval.query_set import Sides
 
 ALL, MEAN = "all", "mean"
 
@@ -44,28 +44,22 @@ class Scores:
     """What :func:`stages.retrieval.evaluate` returns: a sequence of :class:`Score`, and what they come from.
 
     The order is: every metric for ``all``, then for each domain in sorted order, then for ``mean``; the last two only
-    when the queries have more than one domain.
+    when the queries have more than one domain. ``per_query`` has the value of each metric for each of the queries (Q,)
+    that were scored, with their keys, domains, and classes (labels, within their domain; so many different ones).
+    Images without a feature, ``failed_``, are left out; so are ``unanswerable`` queries, to which nothing is relevant,
+    unless they count 0. Of ``unscored_domains`` no query could be scored: they are not in ``mean``.
     """
 
     scores: tuple[Score, ...]
     query_keys: tuple[str, ...]
-    """The queries that were scored, (Q,)."""
     query_domains: tuple[str | None, ...]
-    """The domain of each, (Q,)."""
     query_classes: tuple[str | None, ...]
-    """The class of each (label, within its domain), (Q,): queries of one class err together."""
     per_query: Mapping[str, Values]
-    """The value of each metric for each of them, (Q,), for comparing two runs query by query."""
     failed_queries: int
-    """Query images without a feature: left out."""
     failed_gallery: int
-    """Gallery images without a feature: left out."""
     unanswerable: int
-    """Queries to which no gallery row is relevant: left out of every mean, or scored 0 where that was asked for."""
     classes: int
-    """Different classes (labels, within their domain) among the queries that were scored."""
     unscored_domains: tuple[str, ...]
-    """Domains of which no query could be scored: they have no score and are not in ``mean``."""
 
     def __iter__(self) -> Iterator[Score]:
         return iter(self.scores)
@@ -98,10 +92,7 @@ EstimateOf: TypeAlias = Callable[[npt.NDArray[np.int64]], Estimate]
 
 
 def domain_names(domains: Sequence[str | None]) -> list[str]:
-    """The different domains in sorted order, or none when there are fewer than two.
-
-    Raises :class:`RecordsError` for a domain whose name stands for something else in a table of scores.
-    """
+    """The different domains in sorted order, none of fewer than two. RecordsError for ``all`` or ``mean``."""
     names = sorted({domain for domain in domains if domain is not None})
     if taken := {ALL, MEAN}.intersection(names):
         raise RecordsError(f"a domain cannot be called {min(taken)!r}: scores use that name. Rename the domain.")
@@ -146,29 +137,24 @@ def gather(
     their own ``estimate_of``; their values in ``per_query`` are shares of the whole.
     """
     part, searched = sides.searching.take(np.flatnonzero(scored)), len(sides.searched)
-    names = domain_names(groups(sides.queries))
-    of_kept, of_asked = groups(part), groups(sides.searching)
-    own = np.array(of_kept, dtype=object)
+    names, of_part = domain_names(groups(sides.queries)), groups(part)
+    own = np.array(of_part, dtype=object)
     members = {name: np.flatnonzero(own == name) for name in names}
-    nothing = Counter(name for name, empty in zip(of_asked, unanswerable, strict=True) if empty)
+    nothing = Counter(groups(sides.searching.take(np.flatnonzero(unanswerable))))
+    left_out = {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names}
+    galleries = dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {})
+    there = {name: rows for name, rows in members.items() if len(rows)}
     return Scores(
-        scores=summarise(
-            per_query,
-            part.classes,
-            {name: rows for name, rows in members.items() if len(rows)},
-            {ALL: int(unanswerable.sum())} | {name: nothing[name] for name in names},
-            dict.fromkeys((ALL, MEAN, *names), searched) | dict(sizes or {}),
-            estimate_of,
-        ),
+        scores=summarise(per_query, part.classes, there, left_out, galleries, estimate_of),
         query_keys=tuple(part.keys),
-        query_domains=tuple(of_kept),
+        query_domains=tuple(of_part),
         query_classes=tuple(part.classes),
         per_query=per_query,
         failed_queries=len(sides.queries) - len(sides.searching),
         failed_gallery=len(sides.gallery) - searched,
-        unanswerable=int(unanswerable.sum()),
+        unanswerable=left_out[ALL],
         classes=len({name for name in part.classes if name is not None}),
-        unscored_domains=tuple(name for name, rows in members.items() if not len(rows)),
+        unscored_domains=tuple(name for name in names if name not in there),
     )
 
 
@@ -177,7 +163,7 @@ def summarise(
     classes: Sequence[str | None],
     members: Mapping[str, npt.NDArray[np.int64]],
     unanswerable: Mapping[str, int],
-    gallery: int | Mapping[str, int],
+    gallery: Mapping[str, int],
     estimate_of: EstimateOf | None = None,
 ) -> tuple[Score, ...]:
     """The scores of ``per_query`` values (Q,) over all queries, over the ``members`` of each domain, and their mean.
@@ -196,9 +182,8 @@ def summarise(
         known[MEAN] = mean_of([known[name] for name in members])
         sizes[MEAN] = sum(sizes[name] for name in members)
         left_out[MEAN] = sum(left_out[name] for name in members)
-    searched = dict.fromkeys(sizes, gallery) if isinstance(gallery, int) else gallery
     return tuple(
-        Score(metric, name, float(value), float(low), float(high), sizes[name], searched[name], left_out[name])
+        Score(metric, name, float(value), float(low), float(high), sizes[name], gallery[name], left_out[name])
         for name, means in known.items()
         for metric, value, low, high in zip(per_query, means.mean, *share_interval(means), strict=True)
     )

@@ -232,8 +232,9 @@ def _closed_form(inputs: TrainingInputs) -> Selection:
     head, records = inputs.recipe.head, inputs.records
     rows, start = _start(inputs, records)
     if isinstance(head, TextHeadConfig):
-        fitted = fit_text(head, rows.first_views(), sentences_of(records, head.columns), rows.blocks, inputs.seed)
-        return Selection(fitted.network, 0, f"a closed form: {fitted.summary}", ())
+        sentences = sentences_of(records, head.columns)
+        text, summary = fit_text(head, rows.first_views(), sentences, rows.blocks, inputs.seed)
+        return Selection(text, 0, f"a closed form: {summary}", ())
     if isinstance(head, PosteriorHeadConfig):
         assert inputs.attribute_targets is not None
         assert inputs.attribute_targets.attributes is not None

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cache.errors import NothingToScoreError
-from stages.analysis.calibrated import threshold_at
 from stages.analysis.open_set import Kind, comparisons, decide
-from stages.analysis.threshold_choice import choose_thresholds
+from stages.analysis.thresholds import choose_thresholds, threshold_at
 from stages.ranking import unit_length
 from stages.ranking.intervals import estimate, share_interval
 from stages.records import Records

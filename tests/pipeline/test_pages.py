@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.seed_grid import TableRow
 from pipeline.views.leaderboard import Interval, Leaderboard, Row
+from pipeline.views.many import table_page
 from pipeline.views.pages import breakable, pieces
-from pipeline.views.table import table_page
 
 METRICS = ("mmp@5", "map@r", "hit@1", "recall@10", "map")
 ROOM = {"a window of 1280 pixels": 74, "a telephone of 390 pixels": 22.4, "a sheet of A4": 45}  # rem beside the margins

@@ -85,7 +85,7 @@ def test_every_kind_of_protocol_can_be_named(kind: str) -> None:
             r"retrieval\.protocol\.level: must be 'easy', 'medium' or 'hard', got 'harder'",
         ),
         ('protocol = { kind = "revisited", lvl = "hard" }', r"retrieval\.protocol\.lvl: unknown key"),
-        ('protocol = { kind = "leave_one_out", ks = [] }', r"ks are ranks, different whole numbers"),
+        ('protocol = { kind = "leave_one_out", ks = [] }', r"ks is one or more ranks, different whole numbers"),
         ('ties = "expected"\nmetrics = ["mp@5"]', r"retrieval: mp@5 divides by what depends on the order"),
         ('ties = "mean"', r"retrieval\.ties: must be 'row' or 'expected', got 'mean'"),
         ('unanswerable = "drop"', r"retrieval\.unanswerable: must be 'leave_out', 'zero' or 'error', got 'drop'"),

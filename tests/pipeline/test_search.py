@@ -29,10 +29,9 @@ from pipeline.scores import score_run
 from pipeline.searcher import Searcher
 from pipeline.thresholds import kept_decisions, kept_shares
 from pipeline.vectors import find_vectors
-from stages.analysis.open_set import comparisons
-from stages.analysis.pair_shares import pair_shares, share_at
+from stages.analysis.open_set import comparisons, pair_shares, share_at
+from stages.retrieval.gallery import combined
 from stages.retrieval.query_set import QuerySet
-from stages.retrieval.terms import combined
 from tests.pictures import draw_folder, write_table
 from tests.typed import PCA_RUN, permafrost
 

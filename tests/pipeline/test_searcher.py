@@ -24,7 +24,7 @@ from pipeline.scores import rows_key, score_run, values_key
 from pipeline.searcher import Searcher
 from pipeline.thresholds import keep_decisions, kept_decisions
 from pipeline.vectors import Vectors, choose_vectors, find_vectors
-from stages.analysis.threshold_choice import choose_thresholds
+from stages.analysis.thresholds import choose_thresholds
 from stages.extraction import PcaConfig
 from stages.records import Records
 from stages.retrieval.gallery_rows import Match

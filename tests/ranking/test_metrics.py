@@ -49,7 +49,7 @@ def test_a_metric_needs_no_more_ranks_than_its_depth(
 ) -> None:
     relevant, num_relevant = table
     metric = find_metric(name)
-    depth = metric.depth(int(num_relevant.max(initial=0)), relevant.shape[1])
+    depth = int(metric.depths(num_relevant, relevant.shape[1]).max(initial=0))
     cut = metric.function(relevant[:, :depth], num_relevant)
     np.testing.assert_array_equal(cut, metric.function(relevant, num_relevant))
 

@@ -184,9 +184,9 @@ def test_the_choice_is_kept_and_read_again_for_the_same_budgets_and_rows(tmp_pat
     [
         ({"metric": "map"}, "metric must look at the first ranks only, such as mmp@5 or map@r, got map"),
         ({"metric": "mpp@5"}, "Did you mean"),
-        ({"ms": 0}, "ms and bytes are budgets above 0"),
-        ({"loss": 1}, r"loss is how much of mmp@5 may be lost, in \[0, 1\), got 1"),
-        ({"queries": 3}, "queries at least 20"),
+        ({"ms": 0}, "ms is a budget, above 0"),
+        ({"loss": 1}, r"loss is how much of the metric may be lost, in \[0, 1\), got 1"),
+        ({"queries": 3}, "queries is at least 20"),
         ({"probes": 3}, "probes"),
     ],
 )

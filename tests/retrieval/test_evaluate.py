@@ -338,7 +338,13 @@ def test_the_interval_of_the_mean_of_domains_is_about_that_mean() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([0.8 + 0.1 * rng.random(190), 0.1 * rng.random(10)])
     members = {"cars": np.arange(190), "toys": np.arange(190, 200)}
-    scores = summarise({"map": values}, [None] * 200, members, {"all": 0, "cars": 0, "toys": 0}, 50)
+    scores = summarise(
+        {"map": values},
+        [None] * 200,
+        members,
+        {"all": 0, "cars": 0, "toys": 0},
+        dict.fromkeys(("all", "mean", "cars", "toys"), 50),
+    )
     for score, centre, spread in zip(scores, (0.81, 0.85, 0.05, 0.45), (0.025, 0.005, 0.02, 0.01), strict=True):
         assert score.low < score.value < score.high
         assert score.value == pytest.approx(centre, abs=0.02), score.domain

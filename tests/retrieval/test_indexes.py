@@ -277,7 +277,7 @@ def test_a_kind_that_does_not_fit_the_gallery_says_why(config: BuiltConfig, mess
         ({"kind": "ivf_flat", "lists": -1}, "lists is a number of cells"),
         ({"kind": "ivf_pq", "lists": 4, "probes": 9}, "from 1 to all 4, got 9"),
         ({"kind": "binary", "bits": 12}, "bits is a multiple of 8"),
-        ({"kind": "rabitq", "bits": 10}, "bits of each number are 1 to 9"),
+        ({"kind": "rabitq", "bits": 10}, "bits is how many each number keeps"),
         ({"kind": "hnsw", "links": 1}, "links is how many neighbours"),
         ({"kind": "opq", "refine": {"candidates": 0}}, "candidates is how many times k"),
         ({"kind": "flat", "refine": {}}, "refine"),

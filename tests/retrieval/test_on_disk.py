@@ -26,7 +26,7 @@ from stages.retrieval import (
     index_gallery,
 )
 from stages.retrieval.gallery import StoredRows
-from stages.retrieval.indexes import kinds, learned, on_disk
+from stages.retrieval.indexes import faiss_search, kinds, on_disk
 from stages.retrieval.indexes.kinds import BuiltConfig
 from stages.retrieval.indexes.on_disk import build_on_disk
 from tests.forks import Forks
@@ -95,8 +95,8 @@ class Counted:
 def test_rows_are_learned_from_by_sample_and_read_in_blocks(
     config: BuiltConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learned, "_ROWS_AT_ONCE", 64)
-    for module in (learned, kinds):
+    monkeypatch.setattr(faiss_search, "_ROWS_AT_ONCE", 64)
+    for module in (faiss_search, kinds):
         monkeypatch.setattr(module, "SAMPLE", 300)
     rows = Counted(drawn(700))
     if isinstance(config, IvfPqIndexConfig):
@@ -112,7 +112,12 @@ def test_killed_at_any_write_the_next_build_goes_on_and_ends_the_same(tmp_path: 
     with Forks("tests.toys.dying:build_until_killed") as forks:
         assert forks.run(str(tmp_path / "whole"), 99) == 0
         whole = {key: LocalStorage(tmp_path / "whole").read(key) for key in LocalStorage(tmp_path / "whole").list()}
-        for write in (1, 3, 5, 7):  # of: what is learned, three shards, two files of the snapshot, and what names them
+        for write in (
+            1,
+            3,
+            5,
+            7,
+        ):  # of: what is faiss_search, three shards, two files of the snapshot, and what names them
             folder = tmp_path / str(write)
             assert forks.run(str(folder), write) == -signal.SIGKILL
             with pytest.raises(DamagedStoreError, match="holds no finished index"):

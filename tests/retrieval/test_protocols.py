@@ -226,7 +226,7 @@ def test_leave_one_out_and_query_and_gallery_take_their_usual_ranks() -> None:
     assert score(Products10kConfig(), queries, gallery, ["cbd"]) == {"hit@1": [0]}
     with pytest.raises(RecordsError, match=r"4 of 4 queries are in it, the first 'a'"):
         score(QueryGalleryConfig(), records, records, ["bcd", "cad", "dab", "abc"])
-    with pytest.raises(ValueError, match=r"ks are ranks, different whole numbers from 1, at least one, got \[\]"):
+    with pytest.raises(ValueError, match=r"ks is one or more ranks, different whole numbers, at least 1, got \[\]"):
         LeaveOneOutConfig(ks=())
 
 

@@ -180,7 +180,7 @@ def test_what_recognition_cannot_score_is_refused_by_cause(tmp_path: Path) -> No
         answers([0.1, float("nan")], [True, True])
     with pytest.raises(ValueError, match="neighbours is a number of images, at least 1, got 0"):
         MetConfig(neighbours=0)
-    with pytest.raises(ValueError, match="temperature is a number above 0"):
+    with pytest.raises(ValueError, match="temperature is above 0"):
         MetConfig(temperature=0)
 
 

@@ -53,16 +53,16 @@ def pictures(sentences: list[str], seed: int) -> torch.Tensor:
 def test_combinations_that_were_never_trained_are_found_by_their_words() -> None:
     every = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS]
     trained = [sentence for sentence in every if sentence not in NEW] * 4
-    fitted = fit_text(TextHeadConfig(), pictures(trained, 1), trained, [30], seed=0)
+    network, summary = fit_text(TextHeadConfig(), pictures(trained, 1), trained, [30], seed=0)
     searched = every * 3
     with torch.inference_mode():
-        images = fitted.network(pictures(searched, 2))
-        texts = fitted.network.text(torch.from_numpy(encode(NEW)))
+        images = network(pictures(searched, 2))
+        texts = network.text(torch.from_numpy(encode(NEW)))
     assert torch.allclose(texts.norm(dim=1), torch.ones(len(NEW)))
     for sentence, similarity in zip(NEW, (texts @ images.T).numpy(), strict=True):
         first = [searched[row] for row in np.argsort(-similarity)[:3]]
         assert first == [sentence] * 3
-    assert "33 sentences that were left out" in fitted.summary
+    assert "33 sentences that were left out" in summary
 
 
 def test_the_maps_are_those_of_canonical_correlation() -> None:

@@ -15,17 +15,8 @@ from pipeline.thresholds import kept_decisions
 from pipeline.vectors import Vectors
 from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
-from pipeline.views.report.curves import (
-    TICKS,
-    KCurves,
-    SizeChart,
-    k_curves,
-    looks,
-    pair_chart,
-    pair_similarities,
-    size_chart,
-)
-from pipeline.views.report.embedding_map import MapView, map_view
+from pipeline.views.report import curves as drawn
+from pipeline.views.report.curves import MapView, map_view
 from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
 from pipeline.views.report.learning import LearningCurves, learning_curves
 from pipeline.views.report.measured import Measured, measure, overall
@@ -56,12 +47,8 @@ class PairSection(NamedTuple):
 class Contents:
     """The contents of the page. What a run does not have is empty or None.
 
-    Attributes:
-        best: what won, searched exactly.
-        head: the best head; None where there is none.
-        raw: the raw feature that the best head is made from; None where it was not scored.
-        map_pictures: some images of the map, by their place in it.
-        pictures: all other images, by URI.
+    ``best`` is what won, searched exactly, ``head`` the best head, and ``raw`` the feature that it is made from.
+    ``map_pictures`` are by the place of an image on the map, and ``pictures``, all others, by URI.
     """
 
     name: str
@@ -75,9 +62,9 @@ class Contents:
     head: Measured | None
     raw: Measured | None
     board: Leaderboard
-    curves: KCurves
+    curves: drawn.KCurves
     domains: Sequence[tuple[str, ScoreRow, Markup]]
-    sizes: SizeChart | None
+    sizes: drawn.SizeChart | None
     soundness: Mapping[str, VectorHealth]
     health: Health | None
     pairs: Sequence[PairSection]
@@ -94,15 +81,15 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
     config, records, display = run.config, run.records, run.display
     measured = measure(run, vectors)
     metrics, domain = config.retrieval.metrics, overall(measured[0].rows)
-    metric, colours = metrics[0], looks(measured)
+    metric, colours = metrics[0], drawn.looks(measured)
     exact = [side for side in measured if side.exact]
     best = exact[0]
     head = next((side for side in exact if not side.raw), None)
     raw = next((side for side in exact if head and side.raw and side.vectors.backbone == head.vectors.backbone), None)
     compared = [side for side in dict.fromkeys((best, head, raw)) if side is not None]
     display.say("drawing curves")
-    curves = k_curves(exact, domain, colours)
-    sizes = size_chart(run, compared, domain, colours)
+    curves = drawn.k_curves(exact, domain, colours)
+    sizes = drawn.size_chart(run, compared, domain, colours)
     sections = [section for side in compared if (section := _pairs(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
@@ -117,14 +104,13 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         uris += [uri for copy in checked.copies[:_DOUBTS] for uri in (copy.uri, copy.other_uri)]
     with display.bar("pictures", "images") as update:
         pictures = thumbnails(uris, PICTURE, lambda done, total: update(done, total, ""))
-        places = mapped.pictured if mapped is not None else []
-        small = thumbnails([mapped.images[at].uri for at in places] if mapped is not None else [], MAP_PICTURE)
+        on_map = {at: mapped.images[at].uri for at in mapped.pictured} if mapped is not None else {}
+        small = thumbnails(on_map.values(), MAP_PICTURE)
     over_all = measured[0].row(metric, domain)
     return Contents(
         run.name,
         str(run.file),
-        over_all.queries if over_all is not None else 0,
-        over_all.gallery if over_all is not None else 0,
+        *((over_all.queries, over_all.gallery) if over_all is not None else (0, 0)),
         metric,
         domain,
         remarks(config, records, records.counts()),
@@ -140,7 +126,7 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
         sections,
         learning_curves(exact),
         mapped,
-        {at: small[mapped.images[at].uri] for at in places} if mapped is not None else {},
+        {at: small[uri] for at, uri in on_map.items()},
         queries,
         pictures,
         origins(exact, records, config.retrieval, f"permafrost report {run.file}{' --health' if health else ''}"),
@@ -153,7 +139,7 @@ def report_page(contents: Contents) -> str:
     return render(
         "report/page.html",
         report=contents,
-        ticks=TICKS,
+        ticks=drawn.TICKS,
         hubs=HUBS,
         place="in the mean of the domains" if contents.domain == MEAN else "over all queries",
         lists={name: title for name, title in LISTS.items() if name in lists},
@@ -164,9 +150,9 @@ def report_page(contents: Contents) -> str:
 
 
 def _pairs(run: Run, side: Measured) -> PairSection | None:
-    pairs = pair_similarities(side, run.config.seed)
+    pairs = drawn.pair_similarities(side, run.config.seed)
     if pairs is None:
         return None
     decisions = kept_decisions(run, side.vectors)
     threshold = float(decisions[0]["threshold"]) if decisions else None
-    return PairSection(side.name, pairs.roc_auc, pair_chart(pairs, side.name, threshold), decisions)
+    return PairSection(side.name, pairs.roc_auc, drawn.pair_chart(pairs, side.name, threshold), decisions)

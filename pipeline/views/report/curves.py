@@ -1,23 +1,24 @@
-"""Curves of the report: metrics against k and the size of the gallery, and the similarities of pairs."""
+"""Charts of the report: metrics against k and the size of the gallery, similarities of pairs, and the map."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from pipeline.dataset import Run
-from pipeline.views.charts import Line, histogram, line_chart, look
+from pipeline.views.charts import Line, Point, cloud, histogram, line_chart, look
 from pipeline.views.report.measured import Measured
 from stages.analysis import SizedScore, gallery_curve
+from stages.analysis.embedding_map import EmbeddingMap, MappedImage, embedding_map
 from stages.analysis.first_ranks import FirstRanks
 from stages.analysis.gallery_size import further_distractors
-from stages.ranking import unit_length
 from stages.ranking.intervals import class_numbers, estimate, mean_of, share_interval
 from stages.ranking.metrics import Values, at_every_k
-from stages.ranking.nearest import Rows, compare_all, query_blocks
+from stages.ranking.nearest import Rows
 from stages.records.splits import seeded_order
 from stages.retrieval.scores import MEAN, domain_names
 
@@ -50,10 +51,7 @@ class SizeChart(NamedTuple):
 
 
 class PairSimilarities(NamedTuple):
-    """How many pairs of a query and a gallery image there are by similarity: matching ones, and others.
-
-    The ``_FINE`` bins are of one width, from -1 to 1.
-    """
+    """How many pairs, matching ones and others, there are in each of the ``_FINE`` equal bins of similarity."""
 
     matching: Rows
     others: Rows
@@ -72,10 +70,7 @@ def looks(shown: Sequence[Measured]) -> dict[str, str]:
 
 
 def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str]) -> KCurves:
-    """Each metric against k: means over all queries, or with ``domain`` the mean of the domains.
-
-    Charts have the first heads and the raw features; the best and raw features have the band of their interval.
-    """
+    """Each metric against k: means over all queries, or with ``domain`` the mean of the domains."""
     drawn = _drawn(shown)
     lines: dict[str, list[Line]] = {stem: [] for stem in TITLES}
     hits = []
@@ -93,13 +88,10 @@ def k_curves(shown: Sequence[Measured], domain: str, colours: Mapping[str, str])
                 lines[stem].append(Line(side.name, colours[side.name], list(enumerate(mean, 1)), band))
     if not hits:
         return KCurves([], [])
-    charts = [
-        (
-            title,
-            _chart(lines[stem], f"{stem}@k from k = 1 to {max(len(line.points) for line in lines[stem])}", "k", TICKS),
-        )
-        for stem, title in TITLES.items()
-    ]
+    charts = []
+    for stem, title in TITLES.items():
+        most = max(len(line.points) for line in lines[stem])
+        charts.append((title, _chart(lines[stem], f"{stem}@k from k = 1 to {most}", "k", TICKS)))
     return KCurves(charts, hits)
 
 
@@ -116,28 +108,17 @@ def size_chart(run: Run, shown: Sequence[Measured], domain: str, colours: Mappin
             return None
         queries, gallery = side.ranks.queries, side.ranks.gallery
         most = max(1, len(gallery) + (0 if further is None else len(further)))
-        curve = gallery_curve(
-            side.vectors.store,
-            queries=queries.take(_sample(queries.keys, seed)),
-            gallery=gallery,
-            sizes=[size for size in config.gallery_sizes if size <= most],
-            metrics=[metric],
-            further=further,
-            rules=config.ranked.rules(),
-            seed=seed,
-        )
-        scores.append((side.name, [sized for sized in curve.scores if sized.score.domain == domain]))
+        sample, sizes = queries.take(_sample(queries.keys, seed)), [s for s in config.gallery_sizes if s <= most]
+        how: dict[str, Any] = {"metrics": [metric], "further": further, "rules": config.ranked.rules(), "seed": seed}
+        sized_scores = gallery_curve(side.vectors.store, queries=sample, gallery=gallery, sizes=sizes, **how).scores
+        scores.append((side.name, [sized for sized in sized_scores if sized.score.domain == domain]))
     if min(len(curve) for _, curve in scores) < 2:
         return None
-    lines = [
-        Line(
-            name,
-            colours[name],
-            [(sized.distractors, sized.score.value) for sized in curve],
-            [(sized.distractors, sized.score.low, sized.score.high) for sized in curve],
-        )
-        for name, curve in scores
-    ]
+    lines = []
+    for name, curve in scores:
+        points = [(sized.distractors, sized.score.value) for sized in curve]
+        band = [(sized.distractors, sized.score.low, sized.score.high) for sized in curve]
+        lines.append(Line(name, colours[name], points, band))
     at = [sized.distractors for sized in scores[0][1]]
     label = f"{metric} with {at[0]:,.0f} to {at[-1]:,.0f} distractors"
     chart = _chart(lines, label, "gallery images that can distract", at, dots=True)
@@ -149,10 +130,8 @@ def pair_similarities(side: Measured, seed: int) -> PairSimilarities | None:
     counts = np.zeros((2, _FINE), np.int64)
     for part in () if side.ranks is None else side.ranks.searches:
         part = part.take(np.array(_sample(part.queries.keys, seed)))
-        queries, gallery = (unit_length(side.vectors.store.read(r.digests)) for r in (part.queries, part.gallery))
-        for block in query_blocks(len(queries), 2 * len(gallery)):
-            similarity = compare_all(gallery, queries[block], part.itself[block])
-            for kind, mask in enumerate(part.masks(block)):
+        for _, similarity, *masks in part.compared(side.vectors.store, 2):
+            for kind, mask in enumerate(masks):
                 bins = np.clip((similarity[mask] + 1) * (_FINE / 2), 0, _FINE - 1).astype(np.int64)
                 counts[kind] += np.bincount(bins, minlength=_FINE)
     return PairSimilarities(*counts) if counts.any(axis=1).all() else None
@@ -209,3 +188,48 @@ def _chart(lines: Sequence[Line], label: str, across: str, at: Sequence[float], 
     """The lines, the first on top; the label has both ends of each."""
     ends = "; ".join(f"{line.name} {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines)
     return line_chart(lines[::-1], label=f"{label}: {ends}", across=across, ticks_at=at, log=True, dots=dots)
+
+
+_GRID = 11  # pictures across
+
+
+class MapView(NamedTuple):
+    """The map as dots, the groups by class, name and size, and the places of the images shown as pictures."""
+
+    images: Sequence[MappedImage]
+    by: str
+    made: str
+    dots: Markup
+    groups: Sequence[tuple[str, str, int]]
+    pictured: Sequence[int]
+
+
+def map_view(side: Measured, seed: int) -> MapView | None:
+    """The map of the gallery by ``side``; None where there are too few images."""
+    mapped = None if side.ranks is None else embedding_map(side.vectors.store, side.ranks.gallery, seed)
+    if mapped is None or side.ranks is None:
+        return None
+    shown = f"{len(mapped.images):,} of {len(side.ranks.gallery):,} gallery images, sampled with a fixed seed"
+    made = f"{shown}, by {side.name}: {mapped.method}"
+    looks = ["rest" if image.group is None else look(image.group) for image in mapped.images]
+    points = [
+        Point(image.x, image.y, colour, f"{image.domain}: {image.label}" if image.domain else image.label, at)
+        for at, (image, colour) in enumerate(zip(mapped.images, looks, strict=True))
+    ]
+    on_top = sorted(points, key=lambda point: point.look != "rest")
+    dots = cloud(on_top, label=f"map of {len(points):,} images by {mapped.by}: {made}")
+    counts = Counter(looks)
+    groups = [(look(at), name, counts[look(at)]) for at, name in enumerate(mapped.groups)]
+    if counts["rest"]:
+        groups.append(("rest", f"other {mapped.by}s", counts["rest"]))
+    return MapView(mapped.images, mapped.by, made, dots, groups, _pictured(mapped))
+
+
+def _pictured(mapped: EmbeddingMap) -> list[int]:
+    """Of each square of a grid the image nearest to its middle."""
+    nearest: dict[tuple[int, int], tuple[float, int]] = {}
+    for at, image in enumerate(mapped.images):
+        square = min(int(image.x * _GRID), _GRID - 1), min(int(image.y * _GRID), _GRID - 1)
+        off = abs(image.x * _GRID - square[0] - 0.5) + abs(image.y * _GRID - square[1] - 0.5)
+        nearest[square] = min(nearest.get(square, (9.0, at)), (off, at))
+    return [at for _, at in nearest.values()]

@@ -18,11 +18,7 @@ _ROWS = 14  # heads in a chart by domain
 
 
 def report_leaderboard(
-    measured: Sequence[Measured],
-    metrics: Sequence[str],
-    domain: str,
-    looks: Mapping[str, str],
-    records: Records,
+    measured: Sequence[Measured], metrics: Sequence[str], domain: str, looks: Mapping[str, str], records: Records
 ) -> Leaderboard:
     """``measured`` as rows, in their order; ``domain`` is where a score stands for the whole."""
     metric = metrics[0]
@@ -42,19 +38,10 @@ def report_leaderboard(
         raw = raws.get(side.vectors.backbone)
         gain = None if raw is None or side.raw else change(raw, side)
         raw_score = None if raw is None else raw.row(metric, domain)
-        rows.append(
-            Row(
-                (side.name,),
-                {name: side.row(name, domain) for name in metrics},
-                (side.vectors.store.dim,),
-                {metric} if side is best else (),
-                side.raw,
-                looks[side.name],
-                {} if gain is None else {metric: gain},
-                None if side is best else change(side, best),
-                None if raw_score is None else raw_score.value,
-            )
-        )
+        scores, dim = {name: side.row(name, domain) for name in metrics}, side.vectors.store.dim
+        gains, behind = {} if gain is None else {metric: gain}, None if side is best else change(side, best)
+        reference, marked = None if raw_score is None else raw_score.value, {metric} if side is best else set[str]()
+        rows.append(Row((side.name,), scores, (dim,), marked, side.raw, looks[side.name], gains, behind, reference))
     bounds = {}
     top = best.row(metric, domain)
     if top is not None and top.floor is not None and top.ceiling is not None:

@@ -24,13 +24,6 @@ class LearningCurves(NamedTuple):
     validation: Markup | None
 
 
-class _Training(NamedTuple):
-    """The epochs of one training; ``group`` is what the trainings of one colour have in common."""
-
-    group: str
-    log: list[EpochLog]
-
-
 def learning_curves(shown: Sequence[Measured]) -> list[LearningCurves]:
     """The curves of every head; a closed form has no epochs, and no charts."""
     curves = []
@@ -50,18 +43,18 @@ def learning_curves(shown: Sequence[Measured]) -> list[LearningCurves]:
     return curves
 
 
-def _trainings(log: Sequence[EpochLog]) -> list[_Training]:
-    """One for each phase, expert and member of a soup, in the order of the log; members have one colour."""
+def _trainings(log: Sequence[EpochLog]) -> list[tuple[str, list[EpochLog]]]:
+    """One for each phase, expert and member of a soup, by name, in the order of the log; members share one."""
     phases, experts = {e.phase for e in log}, {e.expert for e in log}
-    trainings: list[_Training] = []
+    trainings: list[tuple[str, list[EpochLog]]] = []
     last: EpochLog | None = None
     for epoch in log:
         part = epoch.phase, epoch.expert, epoch.member
         if last is None or part != (last.phase, last.expert, last.member) or epoch.epoch <= last.epoch:
             phase = {"choose": "choosing", "train": "final"}[epoch.phase] if len(phases) > 1 else ""
             expert = epoch.expert or "no domain" if len(experts) > 1 else ""
-            trainings.append(_Training(", ".join(name for name in (expert, phase) if name), []))
-        trainings[-1].log.append(epoch)
+            trainings.append((", ".join(name for name in (expert, phase) if name), []))
+        trainings[-1][1].append(epoch)
         last = epoch
     return trainings
 

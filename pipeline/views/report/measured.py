@@ -25,13 +25,9 @@ _SEARCHED = " + "  # between a head and how it was searched
 class Measured:
     """A raw feature, a head, or one of them as it was searched otherwise: its scores, and what they are means of.
 
-    Attributes:
-        vectors: what was searched.
-        head: as scores call it: ``raw``, the head, or the head and how it was searched.
-        name: as the page calls it: the head, and the backbone where there are several.
-        rows: its scores.
-        by_query: the value of each query, by metric.
-        ranks: by exact search; None where no query has anything to find, and for other ways of searching.
+    Scores call it ``head``, with how it was searched, and the page ``name``, with the backbone where there are several.
+    ``by_query`` has the value of each query, by metric. ``ranks`` are those of exact search; None where no query has
+    anything to find, and for other ways of searching.
     """
 
     vectors: Vectors
@@ -104,10 +100,7 @@ def overall(rows: Sequence[ScoreRow]) -> str:
 
 
 def stored_scores(run: Run, vectors: Sequence[Vectors]) -> tuple[list[ScoreRow], QueryValues | None]:
-    """The scores that the run has, if they are of just these embeddings, images and settings; none otherwise.
-
-    A run file that names fewer heads now reads those it names.
-    """
+    """The scores of the run, if they are of just these embeddings (of heads still named), images and settings."""
     try:
         values = read_query_values(run.storage, values_key(run))
         lines = run.storage.read(rows_key(run)).decode().splitlines()

@@ -1,19 +1,24 @@
-"""What the report is made from: the data, the stores by their fingerprints, the versions, the command."""
+"""What the report is made from: facts of the data, the stores by their fingerprints, the versions, the command."""
 
 from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+import numpy as np
+
+from cache import Features
 from pipeline.config import RetrievalConfig
 from pipeline.views.report.measured import Measured
-from stages.analysis.dataset_facts import DomainFacts, FailedImage, domain_facts, failed_images
 from stages.records import Records
+from stages.retrieval.protocols import ByLabelConfig, Rules
+from stages.retrieval.query_set import QuerySet
 from stages.training import FusedFeatures
 
 _LIBRARIES = ("permafrost-retrieval", "numpy", "torch", "faiss-cpu", "timm", "open_clip_torch", "pillow", "zarr")
@@ -32,10 +37,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Origins:
-    """Facts of the data and the identity of everything that was scored; ``failures`` are the first of ``failed``.
-
-    Queries to which nothing is relevant, ``unanswerable``, count 0 in every mean where ``unanswerable_count``.
-    """
+    """Facts of the data and the identity of all that was scored; ``failures`` are the first of ``failed``."""
 
     counts: Sequence[tuple[str, int]]
     domains: Sequence[DomainFacts]
@@ -53,18 +55,12 @@ def origins(measured: Sequence[Measured], records: Records, retrieval: Retrieval
     """The facts about ``records`` and everything in ``measured``."""
     failures = failed_images(measured[0].vectors.store, records)
     domains = domain_facts(records, retrieval.ranked.rules())
-    return Origins(
-        [(role.replace("_", " "), count) for role, count in records.counts().items() if count],
-        domains,
-        len(failures),
-        failures[:_FAILURES],
-        sum(facts.unanswerable for facts in domains),
-        retrieval.unanswerable == "zero",
-        _stores(measured),
-        [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))],
-        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command,
-    )
+    counts = [(role.replace("_", " "), count) for role, count in records.counts().items() if count]
+    nothing = sum(facts.unanswerable for facts in domains), retrieval.unanswerable == "zero"
+    versions = [("Python", platform.python_version()), *((name, v) for name in _LIBRARIES if (v := _version(name)))]
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    failed = len(failures), failures[:_FAILURES]
+    return Origins(counts, domains, *failed, *nothing, _stores(measured), versions, made, command)
 
 
 def _stores(measured: Sequence[Measured]) -> list[Origin]:
@@ -91,3 +87,52 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+class DomainFacts(NamedTuple):
+    """Queries, gallery and training images of one domain; ``unanswerable`` queries have nothing to find."""
+
+    name: str
+    queries: int
+    query_classes: int
+    gallery: int
+    train: int
+    unanswerable: int
+
+
+class FailedImage(NamedTuple):
+    """An image that has no feature, and why."""
+
+    key: str
+    role: str
+    reason: str
+
+
+def domain_facts(records: Records, rules: Rules = ByLabelConfig().rules()) -> list[DomainFacts]:
+    """The facts of each domain of the queries, by name; what there is to find ``rules`` say."""
+    query, gallery = records.split("query"), records.split("gallery")
+    answerable = np.zeros(len(query), np.bool_)
+    for part in QuerySet.by_rules(rules, query, gallery):
+        answerable[part.answerable().query_rows] = True
+    in_gallery, in_train = Counter(gallery.domains), Counter(records.split("train").domains)
+    queries, nothing = Counter(query.domains), Counter(np.array(query.domains, dtype=object)[~answerable].tolist())
+    classes: dict[str | None, set[str | None]] = {}
+    for name, domain in zip(query.classes, query.domains, strict=True):
+        classes.setdefault(domain, set()).add(name)
+    return [
+        DomainFacts(domain or "", queries[domain], len(names), in_gallery[domain], in_train[domain], nothing[domain])
+        for domain, names in sorted(classes.items(), key=lambda item: str(item[0]))
+    ]
+
+
+def failed_images(vectors: Features, records: Records) -> list[FailedImage]:
+    """The images of queries and gallery that have no row in ``vectors``, or could not even be read."""
+    failed: dict[str, FailedImage] = {}
+    for role in ("query", "gallery"):
+        part = records.split(role)
+        reasons = {f.digest: f.outcome.error or f.outcome.status for f in vectors.failures(part.digests)}
+        problems = part.table["problem"].to_pylist()
+        for key, digest, problem in zip(part.keys, part.digests, problems, strict=True):
+            if reason := problem or reasons.get(digest):
+                failed.setdefault(key, FailedImage(key, role, str(reason)))
+    return list(failed.values())

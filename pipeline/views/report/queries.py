@@ -86,18 +86,12 @@ def shown_queries(best: Measured, head: Measured | None, raw: Measured | None, m
     shown = dict.fromkeys(side for side in (raw, best, head) if side)
     results = {side.name: _results(side, metric, [keys[at] for at in list_of]) for side in shown}
     labels, uris, relevant = queries.labels, queries.uris, best.ranks.num_relevant
-    return [
-        Query(
-            name,
-            keys[at],
-            str(labels[at]),
-            domains[at] or "",
-            uris[at],
-            int(relevant[at]),
-            {side: by_key[keys[at]] for side, by_key in results.items()},
-        )
-        for at, name in list_of.items()
-    ]
+    shown_in_lists = []
+    for at, name in list_of.items():
+        of_query = {side: by_key[keys[at]] for side, by_key in results.items()}
+        facts = keys[at], str(labels[at]), domains[at] or "", uris[at], int(relevant[at])
+        shown_in_lists.append(Query(name, *facts, of_query))
+    return shown_in_lists
 
 
 def _worst_first(ranks: FirstRanks, values: Values) -> list[int]:

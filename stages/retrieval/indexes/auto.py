@@ -11,19 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
 from cache.errors import NothingToScoreError, SettingsError
 from cache.fingerprint import JSON
-from cache.settings import Settings, changed_settings
-from cache.storage import Storage, storage_of
+from cache.settings import Settings, Within, changed_settings
+from cache.storage import Where, storage_of
 from stages.ranking.metrics import Metric, find_metric
 from stages.ranking.nearest import Rows
 from stages.ranking.normalize import Vectors, check_unit
+from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes.faiss_search import PIECES, number_of_lists
 from stages.retrieval.indexes.gallery_index import GalleryIndex
 from stages.retrieval.indexes.kinds import (
     BuiltConfig,
@@ -33,15 +34,9 @@ from stages.retrieval.indexes.kinds import (
     RabitqIndexConfig,
     ScalarIndexConfig,
 )
-from stages.retrieval.indexes.learned import PIECES, number_of_lists
 from stages.retrieval.indexes.measure import Evidence, milliseconds, value_of
 from stages.retrieval.indexes.milvus import MilvusIndexConfig
 from stages.retrieval.indexes.snapshots import read_sidecar
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
 
 FEWEST_QUERIES = 20
 _DEEPEST = 1000
@@ -67,27 +62,19 @@ class AutoIndexConfig(Settings):
     """
 
     kind: Literal["auto"] = "auto"
-    ms: float = 1.0
-    bytes: float | None = None
-    loss: float = 0.005
+    ms: Annotated[float, Within("(0, inf]", "a budget")] = 1.0
+    bytes: Annotated[float | None, Within("(0, inf]", "a budget")] = None
+    loss: Annotated[float, Within("[0, 1)", "how much of the metric may be lost")] = 0.005
     metric: str | None = None
-    batch: int = 1
-    queries: int = 500
-    sample: int = 100_000
+    batch: Annotated[int, Within("[1, inf]")] = 1
+    queries: Annotated[int, Within("[20, inf]")] = 500
+    sample: Annotated[int, Within("[1000, inf]")] = 100_000
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if find_metric(self.judged_by).reach == "gallery":
             raise SettingsError(f"metric must look at the first ranks only, such as mmp@5 or map@r, got {self.metric}")
-        if self.ms <= 0 or (self.bytes is not None and self.bytes <= 0):
-            raise SettingsError(f"ms and bytes are budgets above 0, got {self.ms} and {self.bytes}")
-        if not 0 <= self.loss < 1:
-            raise SettingsError(f"loss is how much of {self.judged_by} may be lost, in [0, 1), got {self.loss}")
-        if self.batch < 1 or self.queries < FEWEST_QUERIES or self.sample < 1000:
-            raise SettingsError(
-                f"batch is at least 1, queries at least {FEWEST_QUERIES} and sample at least 1,000; got {self.batch}, "
-                f"{self.queries} and {self.sample}"
-            )
 
     @property
     def judged_by(self) -> str:
@@ -115,19 +102,14 @@ class Choice:
     index: GalleryIndex
     tried: tuple[Tried, ...]
 
-    def save(self, folder: Path | str | Storage, budgets: AutoIndexConfig) -> None:
+    def save(self, folder: Where, budgets: AutoIndexConfig) -> None:
         """Write the index together with the ``budgets`` it was chosen by and what was tried."""
         tried: list[JSON] = [dict(each._asdict()) for each in self.tried]
         self.index.save(folder, choice={"budgets": changed_settings(budgets), "tried": tried})
 
     @classmethod
-    def load(
-        cls, folder: Path | str | Storage, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]
-    ) -> Choice | None:
-        """What was chosen by the same budgets for these embeddings and keys; None where it was by others.
-
-        Raises as :meth:`GalleryIndex.load`.
-        """
+    def load(cls, folder: Where, budgets: AutoIndexConfig, *, embeddings: str, keys: Sequence[str]) -> Choice | None:
+        """What was chosen by the same budgets for these embeddings and keys; None where it was by others."""
         choice: Any = read_sidecar(storage_of(folder)).get("choice")
         if choice is None or choice["budgets"] != changed_settings(budgets):
             return None
@@ -149,8 +131,7 @@ def choose_index(
 ) -> Choice:
     """Choose an index for the gallery ``vectors`` (G, E) of unit length by the queries of ``evidence``.
 
-    Raises ValueError for vectors that cannot be indexed, and NothingToScoreError for fewer than 20 queries with
-    something to find.
+    Raises ValueError for vectors that cannot be indexed, NothingToScoreError for fewer than 20 queries that can find.
 
     >>> vectors, keys = np.eye(32, dtype=np.float32), [str(row) for row in range(32)]
     >>> evidence = Evidence.from_gallery(vectors, np.arange(32) // 2)  # two rows of each class

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,36 +16,34 @@ from cache import fingerprint
 from cache.errors import DamagedStoreError, SettingsError
 from cache.fingerprint import JSON
 from cache.settings import changed_settings
-from cache.storage import LocalStorage, Storage, storage_of
+from cache.storage import LocalStorage, Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries, nearest_rows, search_among, similarities
 from stages.ranking.normalize import Vectors, check_unit
+from stages.retrieval.indexes import lazy_faiss as faiss
 from stages.retrieval.indexes.faiss_search import (
+    VectorRows,
     append,
     best_of,
     compare_again,
+    in_blocks,
     keeps_ids,
     search_index,
     selecting,
     stored_vectors,
 )
-from stages.retrieval.indexes.keyed_rows import KeyedRows, twice
 from stages.retrieval.indexes.kinds import BuiltConfig, FlatIndexConfig, RefineConfig, build_index, check_rows
-from stages.retrieval.indexes.learned import VectorRows, in_blocks
 from stages.retrieval.indexes.snapshots import (
     INDEX,
     KEPT,
     KEYS,
     SIDECAR,
+    KeyedRows,
     keys_file,
     read_snapshot,
     sidecar_of,
+    twice,
     write_snapshot,
 )
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
 
 _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 
@@ -54,20 +51,9 @@ _CONFIG: TypeAdapter[BuiltConfig] = TypeAdapter(BuiltConfig)
 class GalleryIndex(KeyedRows):
     """An index with a key for each row, made from the embeddings of one fingerprint.
 
-    A row has an id, a whole number that is never given again: of a new index its place, then the next.
-
-    Args:
-        index: of the rows; one of :func:`build_index`.
-        keys: of the rows (G,), each once.
-        embeddings: the fingerprint of what the vectors were made by. Rows that are added must be made by it too.
-        config: what ``index`` is.
-        ids: of the rows (G,), ascending; by default from 0.
-        originals: the vectors (G, E) for exact refinement.
-        next_id: that of the row added next.
-        mapped: the file that the lists of ``index`` are mapped from, where they are.
-
-    Raises:
-        ValueError: keys that are not one for each row, or one twice.
+    ``index`` is one of :func:`build_index`, by ``config``; rows that are added must be made by what ``embeddings`` is
+    the fingerprint of. ``originals`` are the vectors (G, E) for exact refinement, and ``mapped`` is the file that the
+    lists of ``index`` are mapped from, where they are.
 
     >>> index = GalleryIndex.build(np.eye(3, dtype=np.float32), ["a", "b", "c"], "made by this store")
     >>> smaller = index.without(["b"])
@@ -118,18 +104,13 @@ class GalleryIndex(KeyedRows):
             size += len(part)
 
         if self.mapped is None:
-            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))
         else:
             size += self.mapped.nbytes
         return size / len(self)
 
     def search(
-        self,
-        queries: Vectors,
-        k: int,
-        exclude: Rows | None = None,
-        *,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        self, queries: Vectors, k: int, exclude: Rows | None = None, *, allowed: npt.NDArray[np.bool_] | None = None
     ) -> tuple[Rows, Similarity]:
         """The ids of the ``k`` rows found for each query, best first, and their similarity, both (Q, k).
 
@@ -183,18 +164,15 @@ class GalleryIndex(KeyedRows):
                 f"vectors to add have shape {vectors.shape}; {len(keys)} keys in an index of {self.index.d} numbers a "
                 f"row take {(len(keys), self.index.d)}"
             )
-        every = (*self.keys, *keys)
+        every, ids = (*self.keys, *keys), np.arange(self.next_id, self.next_id + len(keys))
         if len({*every}) < len(every):
             raise SettingsError(f"keys must differ, and {twice(every)!r} would be there twice. Remove it first.")
-        ids = np.arange(self.next_id, self.next_id + len(keys))
-        index = _copy(self.index)
+        index, originals = _copy(self.index), self.originals
         append(index, vectors, ids)
-        originals, ids = self.originals, np.concatenate([self.ids, ids])
         if originals is not None:
             originals = np.concatenate([originals, vectors.astype(originals.dtype)])
-        return GalleryIndex(
-            index, every, self.embeddings, self.config, ids=ids, originals=originals, next_id=self.next_id + len(keys)
-        )
+        places: dict[str, Any] = {"ids": np.concatenate([self.ids, ids]), "next_id": self.next_id + len(keys)}
+        return GalleryIndex(index, every, self.embeddings, self.config, originals=originals, **places)
 
     def without(self, keys: Sequence[str]) -> GalleryIndex:
         """The index without the rows of ``keys``; this one stays, and ids of the others do.
@@ -211,21 +189,11 @@ class GalleryIndex(KeyedRows):
             index.remove_ids(faiss.IDSelectorBatch(gone))
         remaining = [self.keys[row] for row in staying.tolist()]
         originals = None if self.originals is None else self.originals[staying]
-        return GalleryIndex(
-            index,
-            remaining,
-            self.embeddings,
-            self.config,
-            ids=self.ids[staying],
-            originals=originals,
-            next_id=self.next_id,
-        )
+        places: dict[str, Any] = {"ids": self.ids[staying], "next_id": self.next_id}
+        return GalleryIndex(index, remaining, self.embeddings, self.config, originals=originals, **places)
 
-    def save(self, folder: Path | str | Storage, *, choice: JSON = None) -> None:
-        """Write a snapshot of the index and, last, that it is the one to read; see :mod:`.snapshots`.
-
-        ``choice`` is what is recorded with it of how it was chosen.
-        """
+    def save(self, folder: Where, *, choice: JSON = None) -> None:
+        """Write a snapshot and, last, that it is the one to read: see :mod:`.snapshots`. ``choice`` is recorded."""
         made_from = sidecar_of(self.embeddings, self.keys, self.index.d, self.next_id, self.config, choice)
         index = faiss.serialize_index(self.index).data if self.mapped is None else self.mapped
         contents = {INDEX: index, KEYS: keys_file(self.ids, self.keys)}
@@ -236,7 +204,7 @@ class GalleryIndex(KeyedRows):
     @classmethod
     def load(
         cls,
-        folder: Path | str | Storage,
+        folder: Where,
         *,
         embeddings: str,
         keys: Sequence[str] | None = None,

@@ -10,21 +10,21 @@ Everything learned follows from ``seed``. Two settings are those of several kind
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
 from cache.errors import SettingsError
-from cache.settings import Settings
+from cache.settings import Settings, Within
 from stages.ranking.normalize import check_unit
-from stages.retrieval.indexes.faiss_search import append
-from stages.retrieval.indexes.learned import (
+from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes.faiss_search import (
     SAMPLE,
     VectorRows,
+    append,
     centres,
     check_codes,
-    check_lists,
     in_blocks,
     random_turn,
     sample,
@@ -32,19 +32,12 @@ from stages.retrieval.indexes.learned import (
     turned,
 )
 
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
-
 _TURNS, _ROUNDS_A_TURN, _FIRST_ROUNDS = 10, 3, 15  # of OPQ: a fifth of the work that faiss does by default
-_STORED = {
-    "float16": "QT_fp16",
-    "bfloat16": "QT_bf16",
-    "int8": "QT_8bit",
-    "int6": "QT_6bit",
-    "int4": "QT_4bit",
-}
+_STORED = {"float16": "QT_fp16", "bfloat16": "QT_bf16", "int8": "QT_8bit", "int6": "QT_6bit", "int4": "QT_4bit"}
+
+
+Count: TypeAlias = Annotated[int, Within("[1, inf]")]
+CodeBytes: TypeAlias = Annotated[int, Within("[1, inf]", "the size of a code")]
 
 
 @dataclass(frozen=True)
@@ -56,14 +49,46 @@ class RefineConfig(Settings):
         stored: the dtype of the vectors that are kept for it.
     """
 
-    candidates: int = 4
+    candidates: Annotated[int, Within("[1, inf]", "how many times k rows are compared again")] = 4
     stored: Literal["float16", "float32"] = "float16"
 
+
+@dataclass(frozen=True)
+class _InLists(Settings):
+    """Rows in inverted lists.
+
+    Args:
+        lists: inverted lists; 0 is a number by the rows of the gallery.
+        probes: lists that a query visits.
+        seed: of everything that the index learns or draws.
+    """
+
+    lists: Annotated[int, Within("[0, inf]", "a number of cells")] = 0
+    probes: int = 16
+    seed: int = 0
+
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise SettingsError(
-                f"candidates is how many times k rows are compared again, at least 1, got {self.candidates}"
-            )
+        super().__post_init__()
+        if self.probes < 1 or 0 < self.lists < self.probes:
+            every = self.lists or ""
+            raise SettingsError(f"probes is how many lists a query visits, from 1 to all {every}, got {self.probes}")
+
+    def _visiting(self, index: faiss.IndexIVF) -> faiss.IndexIVF:
+        index.nprobe = min(self.probes, index.nlist)
+        return index
+
+
+@dataclass(frozen=True)
+class _Coded(Settings):
+    """Codes in place of the vectors.
+
+    Args:
+        refine: compare the first rows again with vectors that are kept beside the codes.
+        seed: of everything that the index learns or draws.
+    """
+
+    refine: RefineConfig | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,58 +103,34 @@ class FlatIndexConfig(Settings):
 
 
 @dataclass(frozen=True)
-class IvfFlatIndexConfig(Settings):
-    """Inverted lists of whole vectors, exact within the lists that a query visits: 4 bytes a number, 8 for the id.
-
-    Args:
-        lists: inverted lists; 0 is a number by the rows of the gallery.
-        probes: lists that a query visits.
-        seed: of everything that the index learns or draws.
-    """
+class IvfFlatIndexConfig(_InLists):
+    """Inverted lists of whole vectors, exact within the lists that a query visits: 4 bytes a number, 8 for the id."""
 
     kind: Literal["ivf_flat"] = "ivf_flat"
-    lists: int = 0
-    probes: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_lists(self.lists, self.probes)
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
         quantizer = centres(vectors, self.lists, self.seed)
         index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], quantizer.ntotal, faiss.METRIC_INNER_PRODUCT)
         index.is_trained = True  # centres are all there is to learn
-        return _visiting(index, self.probes)
+        return self._visiting(index)
 
 
 @dataclass(frozen=True)
-class IvfPqIndexConfig(Settings):
+class IvfPqIndexConfig(_InLists, _Coded):
     """Inverted lists of product codes (Jégou et al., Product quantization for nearest neighbor search, 2011).
 
     ``bytes`` a vector, which divide its numbers, and 8 for its id.
 
     Args:
         bytes: of a vector's code, which divide its dimensions.
-        lists: inverted lists; 0 is a number by the rows of the gallery.
-        probes: lists that a query visits.
-        refine: compare the first rows again with vectors that are kept beside the codes.
-        seed: of everything that the index learns or draws.
         on_disk: build the lists on disk, a million rows at a time, and map them to search: what is in memory does not
             grow with the vectors. Ids, codes and answers are the same; rows are neither added nor removed.
     """
 
     kind: Literal["ivf_pq"] = "ivf_pq"
-    bytes: int = 16
-    lists: int = 0
-    probes: int = 16
-    refine: RefineConfig | None = None
-    seed: int = 0
+    bytes: CodeBytes = 16
     on_disk: bool = False
-
-    def __post_init__(self) -> None:
-        _check_bytes(self.bytes)
-        check_lists(self.lists, self.probes)
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -139,28 +140,21 @@ class IvfPqIndexConfig(Settings):
         index = faiss.IndexIVFPQ(quantizer, dim, quantizer.ntotal, self.bytes, 8, faiss.METRIC_INNER_PRODUCT)
         seeded(index.pq, self.seed)
         index.train(sample(vectors, SAMPLE, self.seed))  # the codes: the centres are trained already
-        return _visiting(index, self.probes)
+        return self._visiting(index)
 
 
 @dataclass(frozen=True)
-class OpqIndexConfig(Settings):
+class OpqIndexConfig(_Coded):
     """Product codes of vectors turned so that codes lose least (Ge et al., Optimized product quantization, 2013).
 
     ``bytes`` a vector, which divide its numbers; every query is compared with every code.
 
     Args:
         bytes: of a vector's code, which divide its dimensions.
-        refine: compare the first rows again with vectors that are kept beside the codes.
-        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["opq"] = "opq"
-    bytes: int = 16
-    refine: RefineConfig | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_bytes(self.bytes)
+    bytes: CodeBytes = 16
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -191,15 +185,9 @@ class HnswIndexConfig(Settings):
     """
 
     kind: Literal["hnsw"] = "hnsw"
-    links: int = 32
-    effort: int = 40
-    search_effort: int = 64
-
-    def __post_init__(self) -> None:
-        if self.links < 2:
-            raise SettingsError(f"links is how many neighbours a row has, at least 2, got {self.links}")
-        if self.effort < 1 or self.search_effort < 1:
-            raise SettingsError(f"effort and search_effort are at least 1, got {self.effort} and {self.search_effort}")
+    links: Annotated[int, Within("[2, inf]", "how many neighbours a row has")] = 32
+    effort: Count = 40
+    search_effort: Count = 64
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -209,28 +197,17 @@ class HnswIndexConfig(Settings):
 
 
 @dataclass(frozen=True)
-class ScalarIndexConfig(Settings):
+class ScalarIndexConfig(_InLists, _Coded):
     """Every number by itself in fewer bits.
 
     ``stored`` is ``float16``, ``bfloat16``, or levels between the least and the largest value of each of the E numbers.
 
     Args:
         stored: the type of a stored number.
-        lists: inverted lists; 0 is a number by the rows of the gallery.
-        probes: lists that a query visits.
-        refine: compare the first rows again with vectors that are kept beside the codes.
-        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["scalar"] = "scalar"
     stored: Literal["float16", "bfloat16", "int8", "int6", "int4"] = "int8"
-    lists: int = 0
-    probes: int = 16
-    refine: RefineConfig | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_lists(self.lists, self.probes)
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -246,11 +223,11 @@ class ScalarIndexConfig(Settings):
             quantizer, dim, quantizer.ntotal, stored, faiss.METRIC_INNER_PRODUCT, False
         )
         index.train(learned)
-        return _visiting(index, self.probes)
+        return self._visiting(index)
 
 
 @dataclass(frozen=True)
-class BinaryIndexConfig(Settings):
+class BinaryIndexConfig(_Coded):
     """Bits of the vector, turned at random: on which side of the median each number lies.
 
     The similarity it gives is the cosine of the angle that the bits estimate (Charikar, Similarity estimation from
@@ -258,14 +235,10 @@ class BinaryIndexConfig(Settings):
 
     Args:
         bits: of a row; 0 is one for each dimension.
-        refine: compare the first rows again with vectors that are kept beside the codes.
-        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["binary"] = "binary"
     bits: int = 0
-    refine: RefineConfig | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.bits < 0 or self.bits % 8:
@@ -280,28 +253,15 @@ class BinaryIndexConfig(Settings):
 
 
 @dataclass(frozen=True)
-class RabitqIndexConfig(Settings):
+class RabitqIndexConfig(_InLists, _Coded):
     """``bits`` (1 to 9) of each number of the turned vector and what corrects them (Gao and Long, RaBitQ, 2024).
 
     Args:
         bits: of each dimension, 1 to 9.
-        lists: inverted lists; 0 is a number by the rows of the gallery.
-        probes: lists that a query visits.
-        refine: compare the first rows again with vectors that are kept beside the codes.
-        seed: of everything that the index learns or draws.
     """
 
     kind: Literal["rabitq"] = "rabitq"
-    bits: int = 1
-    lists: int = 0
-    probes: int = 16
-    refine: RefineConfig | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 9:
-            raise SettingsError(f"bits of each number are 1 to 9, got {self.bits}")
-        check_lists(self.lists, self.probes)
+    bits: Annotated[int, Within("[1, 9]", "how many each number keeps")] = 1
 
     def trained(self, vectors: VectorRows) -> faiss.Index:
         """An empty index for rows like ``vectors`` (G, E)."""
@@ -311,7 +271,7 @@ class RabitqIndexConfig(Settings):
             return turned(learned, turn, faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, self.bits))
         quantizer = centres(vectors, self.lists, self.seed, turn)
         inner = faiss.IndexIVFRaBitQ(quantizer, dim, quantizer.ntotal, faiss.METRIC_INNER_PRODUCT, True, self.bits)
-        return turned(learned, turn, _visiting(inner, self.probes))
+        return turned(learned, turn, self._visiting(inner))
 
 
 BuiltConfig: TypeAlias = Annotated[
@@ -353,13 +313,3 @@ def check_rows(vectors: VectorRows) -> VectorRows:
     if len(vectors) == 0:
         raise SettingsError(f"an index needs at least one gallery row, got shape {vectors.shape}")
     return check_unit(vectors, "gallery vectors") if isinstance(vectors, np.ndarray) else vectors
-
-
-def _check_bytes(size: int) -> None:
-    if size < 1:
-        raise SettingsError(f"bytes is the size of a code, at least 1, got {size}")
-
-
-def _visiting(index: faiss.IndexIVF, probes: int) -> faiss.IndexIVF:
-    index.nprobe = min(probes, index.nlist)
-    return index

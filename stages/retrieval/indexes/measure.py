@@ -90,7 +90,7 @@ def milliseconds(indexes: Sequence[GalleryIndex], evidence: Evidence, k: int, ba
     """
     queries = [evidence.vectors[low : low + batch] for low in range(0, len(evidence), batch)]
     rounds = [[_round(index, queries, k) for index in indexes] for _ in range(_ROUNDS)]
-    return [min(times) for times in zip(*rounds, strict=True)]
+    return list(map(min, zip(*rounds, strict=True)))
 
 
 def _round(index: GalleryIndex, queries: Sequence[Vectors], k: int) -> float:

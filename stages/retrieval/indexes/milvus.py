@@ -11,8 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,10 +27,8 @@ from cache.settings import Settings
 from cache.storage import Where, storage_of
 from stages.ranking.nearest import Rows, Similarity, check_queries
 from stages.retrieval.gallery_rows import GalleryRows
-from stages.retrieval.indexes.faiss_search import best_of
-from stages.retrieval.indexes.keyed_rows import KeyedRows
-from stages.retrieval.indexes.learned import VectorRows
-from stages.retrieval.indexes.snapshots import KEYS, keys_file, read_snapshot, sidecar_of, write_snapshot
+from stages.retrieval.indexes.faiss_search import VectorRows, best_of
+from stages.retrieval.indexes.snapshots import KEYS, KeyedRows, keys_file, read_snapshot, sidecar_of, write_snapshot
 
 ROWS_A_CALL = 1024
 MOST_ROWS = 16_384
@@ -103,15 +100,13 @@ class MilvusIndex(KeyedRows):
         Killed, it is called again and goes on. Raises UnwritableError and UnreachableError where the database does.
         """
         keys, dim = rows.keys, vectors.shape[1]
-        known: dict[str, list[str | None]] = {
-            field: rows.table[name].to_pylist() for name, field in _fields(rows).items()
-        }
-        content: list[JSON] = [embeddings, fingerprint(list[JSON](keys)), dim, config.method, fingerprint(_json(known))]
+        known = {field_of(name): rows.table[column].to_pylist() for name, column in rows.filters.items()}
+        of_rows = fingerprint(list[JSON](keys)), fingerprint({field: list[JSON](known[field]) for field in known})
+        content: list[JSON] = [embeddings, of_rows[0], dim, config.method, of_rows[1]]
         index = cls(config, f"permafrost_{fingerprint(content)[:16]}", keys, embeddings, dim)
-        with index._answering():
-            if not index._opened():
-                index._create([*known])
-            index._write(vectors, known)
+        if not index._opened():
+            index._create([*known])
+        index._write(vectors, known)
         return index
 
     @classmethod
@@ -124,21 +119,14 @@ class MilvusIndex(KeyedRows):
         sidecar, contents = read_snapshot(storage, wanted)
         rows = pq.read_table(pa.BufferReader(contents[KEYS]))
         described: Any = sidecar
-        index = cls(
-            MilvusIndexConfig(**described["index"]),
-            described["collection"],
-            rows["key"].to_pylist(),
-            embeddings,
-            described["dim"],
-            ids=rows["id"].to_numpy(),
-            next_id=described["next"],
-        )
-        with index._answering():
-            if not index._opened() or index._count() != len(index):
-                raise DamagedStoreError(
-                    f"the collection {index.collection} at {index.config.uri} does not have the {len(index):,} rows "
-                    f"that {storage.address()} describes. Build the index again."
-                )
+        config, keys, ids = MilvusIndexConfig(**described["index"]), rows["key"].to_pylist(), rows["id"].to_numpy()
+        named = config, described["collection"], keys, embeddings, described["dim"]
+        index = cls(*named, ids=ids, next_id=described["next"])
+        if not index._opened() or index._count() != len(index):
+            raise DamagedStoreError(
+                f"the collection {index.collection} at {index.config.uri} does not have the {len(index):,} rows "
+                f"that {storage.address()} describes. Build the index again."
+            )
         return index
 
     def save(self, folder: Where) -> None:
@@ -170,17 +158,15 @@ class MilvusIndex(KeyedRows):
                 f"a Milvus cluster gives at most {MOST_ROWS:,} rows a query, and {width:,} are asked for: take a "
                 "smaller k, metrics of the first ranks, or another kind of index"
             )
-        ids, similarity = (
-            np.full((len(queries), width), -1, np.int64),
-            np.full((len(queries), width), -np.inf, np.float32),
-        )
-        conditions = [
-            *_allowed(self.ids, allowed),
-            *(_condition(name, values) for name, values in (where or {}).items()),
-        ]
+        shape = len(queries), width
+        ids, similarity = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+        conditions = [_condition(name, values) for name, values in (where or {}).items()]
+        conditions += _allowed(self.ids, allowed)
+        how = {"limit": width, "filter": " and ".join(conditions), "search_params": {"metric_type": "IP"}}
         if allowed is None or allowed.any():
             for low in range(0, len(queries), _QUERIES_A_CALL):
-                for row, hits in enumerate(self._hits(queries[low : low + _QUERIES_A_CALL], width, conditions), low):
+                some = queries[low : low + _QUERIES_A_CALL].tolist()
+                for row, hits in enumerate(self._call("search", data=some, output_fields=["id"], **how), low):
                     ids[row, : len(hits)] = [hit["id"] for hit in hits]
                     similarity[row, : len(hits)] = [hit["distance"] for hit in hits]
         itself = ids == exclude[:, None]
@@ -197,49 +183,26 @@ class MilvusIndex(KeyedRows):
         """
         staying = self.staying(keys)
         gone = np.delete(self.ids, staying).tolist()
-        with self._answering():
-            for low in range(0, len(gone), ROWS_A_CALL):
-                self._client.delete(self.collection, ids=gone[low : low + ROWS_A_CALL], timeout=_CALL_S)
-        remaining = [self.keys[row] for row in staying.tolist()]
-        return MilvusIndex(
-            self.config,
-            self.collection,
-            remaining,
-            self.embeddings,
-            self.dim,
-            ids=self.ids[staying],
-            next_id=self.next_id,
-        )
+        for low in range(0, len(gone), ROWS_A_CALL):
+            self._call("delete", ids=gone[low : low + ROWS_A_CALL])
+        remaining, named = [self.keys[row] for row in staying.tolist()], (self.config, self.collection)
+        ids = self.ids[staying]
+        return MilvusIndex(*named, remaining, self.embeddings, self.dim, ids=ids, next_id=self.next_id)
 
     def drop(self) -> None:
         """Delete the collection."""
-        with self._answering():
-            self._client.drop_collection(self.collection, timeout=_CALL_S)
+        self._call("drop_collection")
 
     def close(self) -> None:
         """End the connection. Milvus Lite can then be opened by another process."""
         self._client.close()
 
-    def _hits(self, queries: npt.NDArray[np.float32], width: int, conditions: Sequence[str]) -> list[Any]:
-        with self._answering():
-            return list(
-                self._client.search(
-                    self.collection,
-                    data=queries.tolist(),
-                    limit=width,
-                    filter=" and ".join(conditions),
-                    output_fields=["id"],
-                    search_params={"metric_type": "IP"},
-                    timeout=_CALL_S,
-                )
-            )
-
     def _opened(self) -> bool:
         """Whether there is such a collection, which can then be searched."""
-        there = self._client.has_collection(self.collection, timeout=_CALL_S)
+        there = bool(self._call("has_collection"))
         if there:
-            self._client.load_collection(self.collection, timeout=_CALL_S)
-        return bool(there)
+            self._call("load_collection")
+        return there
 
     def _create(self, fields: Sequence[str]) -> None:
         from pymilvus import DataType
@@ -252,9 +215,7 @@ class MilvusIndex(KeyedRows):
             schema.add_field(field, DataType.VARCHAR, max_length=_LONGEST_TEXT, nullable=True)
         how = self._client.prepare_index_params()
         how.add_index("vector", index_type=self.config.method, metric_type="IP")
-        self._client.create_collection(
-            self.collection, schema=schema, index_params=how, consistency_level="Strong", timeout=_CALL_S
-        )
+        self._call("create_collection", schema=schema, index_params=how, consistency_level="Strong")
 
     def _write(self, vectors: VectorRows, known: Mapping[str, Sequence[str | None]]) -> None:
         """Write the rows that are missing, and delete those that are of no key."""
@@ -271,9 +232,9 @@ class MilvusIndex(KeyedRows):
                 | {field: values[row] for field, values in known.items()}
                 for row in range(low, high)
             ]
-            self._client.upsert(self.collection, rows, timeout=_CALL_S)
+            self._call("upsert", data=rows)
         if self._count() > len(self):
-            self._client.delete(self.collection, filter=f"id >= {len(self)}", timeout=_CALL_S)
+            self._call("delete", filter=f"id >= {len(self)}")
         if (count := self._count()) != len(self):
             raise DamagedStoreError(
                 f"the collection {self.collection} at {self.config.uri} has {count:,} rows after {len(self):,} were "
@@ -281,18 +242,15 @@ class MilvusIndex(KeyedRows):
             )
 
     def _count(self, condition: str = "") -> int:
-        (line,) = self._client.query(
-            self.collection, filter=condition, output_fields=["count(*)"], timeout=_CALL_S, consistency_level="Strong"
-        )
-        return int(line["count(*)"])
+        counted = self._call("query", filter=condition, output_fields=["count(*)"], consistency_level="Strong")
+        return int(counted[0]["count(*)"])
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Make an error of the database one that names it."""
+    def _call(self, method: str, **arguments: Any) -> Any:
+        """What the client's ``method`` says of the collection; an error of the database names it."""
         from pymilvus import MilvusException
 
         try:
-            yield
+            return getattr(self._client, method)(self.collection, timeout=_CALL_S, **arguments)
         except MilvusException as error:
             raise UnreachableError(f"Milvus at {self.config.uri} cannot do it: {error.message}") from error
 
@@ -316,11 +274,6 @@ def _connect(config: MilvusIndexConfig) -> Any:
         if config.is_lite:
             hint = "does its folder exist, and has no other process opened it? Milvus Lite takes one at a time."
         raise UnreachableError(f"Milvus at {config.uri}: {error.message}: {hint}") from error
-
-
-def _fields(rows: GalleryRows) -> dict[str, str]:
-    """The column of ``rows`` and the field in Milvus, of letters, digits and underscores, for each filter."""
-    return {column: field_of(name) for name, column in rows.filters.items()}
 
 
 def field_of(name: str) -> str:
@@ -348,7 +301,3 @@ def _allowed(ids: Rows, allowed: npt.NDArray[np.bool_] | None) -> list[str]:
         raise SettingsError(f"allowed must be true or false for each of the {len(ids)} rows, got shape {allowed.shape}")
     listed, word = (ids[allowed], "in") if 2 * np.count_nonzero(allowed) <= len(ids) else (ids[~allowed], "not in")
     return [f"id {word} {listed.tolist()}"]
-
-
-def _json(known: Mapping[str, Sequence[str | None]]) -> JSON:
-    return {field: list[JSON](values) for field, values in known.items()}

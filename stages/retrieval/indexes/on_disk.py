@@ -18,7 +18,7 @@ import shutil
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,17 +29,11 @@ from cache.fingerprint import JSON
 from cache.lock import writer_lock
 from cache.settings import changed_settings
 from cache.storage import LocalStorage, Where, is_url
-from stages.retrieval.indexes.faiss_search import append
+from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes.faiss_search import VectorRows, append, in_blocks
 from stages.retrieval.indexes.gallery_index import GalleryIndex
-from stages.retrieval.indexes.keyed_rows import check_keys
 from stages.retrieval.indexes.kinds import IvfPqIndexConfig, check_rows
-from stages.retrieval.indexes.learned import VectorRows, in_blocks
-from stages.retrieval.indexes.snapshots import INDEX, KEPT, KEYS, keys_file, sidecar_of, write_snapshot
-
-if TYPE_CHECKING:
-    import faiss
-else:
-    from stages.retrieval.indexes import lazy_faiss as faiss
+from stages.retrieval.indexes.snapshots import INDEX, KEPT, KEYS, check_keys, keys_file, sidecar_of, write_snapshot
 
 SHARD_ROWS = 2**20
 
@@ -50,15 +44,6 @@ def build_on_disk(
     """The index of ``vectors`` (G, E) of unit length in ``folder``, whose lists are mapped from there.
 
     It finds what :meth:`GalleryIndex.build` does. Raises as that does, and UnwritableError where the disk is full.
-
-    >>> import tempfile
-    >>> from stages.ranking import unit_length
-    >>> vectors = unit_length(np.random.default_rng(0).normal(size=(300, 8)))
-    >>> keys, config = [str(row) for row in range(300)], IvfPqIndexConfig(bytes=4, lists=4, probes=4, on_disk=True)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     index = build_on_disk(folder, vectors, keys, "made by this store", config)
-    ...     len(index), sorted(path.name for path in Path(folder).rglob("gallery.*"))
-    (300, ['gallery.faiss', 'gallery.json'])
     """
     vectors = check_rows(vectors)
     rows, dim = vectors.shape

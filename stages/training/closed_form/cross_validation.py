@@ -1,6 +1,6 @@
-"""The settings of a discriminant, chosen by cross-validation over the training classes, or over rows of every class.
+"""The discriminant: scatters, axes, and settings chosen by cross-validation over training classes or rows of each.
 
-The discriminants of one fold share an eigendecomposition of the covariance within classes (see ``scatters.py``), so a
+The discriminants of one fold share an eigendecomposition of the covariance within classes (:class:`Scatters`), so a
 point of the grid costs one eigendecomposition of the scatter between, and a power none at all.
 """
 
@@ -18,8 +18,14 @@ from torch import Tensor
 
 from cache.errors import SettingsError
 from stages.training.closed_form.kinds import DiscriminantHeadConfig
-from stages.training.closed_form.scatters import Scatters, strengths
-from stages.training.closed_form.statistics import Classes, TrainingRows, check_dim, check_within, gather_statistics
+from stages.training.closed_form.statistics import (
+    Classes,
+    TrainingRows,
+    check_dim,
+    check_within,
+    descending,
+    gather_statistics,
+)
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.kinds import InputsConfig
 from stages.training.losses.angle import normalize
@@ -30,8 +36,58 @@ _ROWS = 20_000  # with more, the largest classes give only as many rows as fit
 _QUERIES = 2_000  # a fold; all its rows are the gallery
 _AS_THEY_ARE = InputsConfig(center=False, rescale="none")
 
+# A direction in which no class mean varies comes after the others, in the order of the total scatter.
+_REST = 1e-3
+
 # Directions that points are tried in: the time is in proportion to their cube.
 _LEAST, _MARGIN, _MOST = 512, 256, 1024
+
+
+class Scatters:
+    """What the discriminants of one set of rows share, whatever their shrinkage.
+
+    They are of ``dtype`` and of ``features`` (N, D); ``size`` is D, or what D was before they were reduced. Every row
+    weighs the same in S_w, every domain in S_b and in S_t: where domains share a gallery, the classes of a small one
+    must be separated no less well, but how images of one class differ is best estimated from all.
+    """
+
+    def __init__(self, inputs: Inputs, features: Tensor, classes: Classes, *, size: int, dtype: torch.dtype) -> None:
+        statistics = gather_statistics(inputs, features, classes)
+        within = statistics.within()
+        if len(torch.unique(classes.domains)) > 1:
+            statistics = gather_statistics(inputs, features, classes, classes.row_weights())
+        values, vectors = descending(within.to(dtype))
+        self.vectors = vectors  # eigenvectors of S_w, the covariance within classes, in columns (D, D)
+        self.values = values.clamp(min=0)  # its eigenvalues (D,), largest first
+        self.level = float(within.trace()) / size  # their mean over all dimensions of the feature
+        self.between, self.total = (  # S_b, the covariance of class means, and S_t, the second moment, in that basis
+            vectors.T @ scatter.to(dtype) @ vectors
+            for scatter in (statistics.between(classes.class_weights()), statistics.second_moment())
+        )
+        self.rank = classes.count - 1  # the number of directions that class means span
+
+    def axes(self, shrinkage: float, total: float) -> tuple[Tensor, Tensor]:
+        """Directions (D, D) in columns of unit variance within classes, and the scatter along each (D,), largest first.
+
+        Within is (1 - shrinkage) S_w + shrinkage tr(S_w) / D I, and the scatter (1 - total) S_b + total c S_t where c
+        makes the traces agree.
+        """
+        # With S_w = V diag(w) V' the shrunk covariance is V diag((1 - g) w + g level) V'. P = V diag(root) makes it the
+        # identity, and P'S_b P = diag(root) (V'S_b V) diag(root): V'S_b V is computed once, (D,) roots for each g. With
+        # U the eigenvectors of the scatter in that basis, the directions are the columns of PU.
+        root = ((1 - shrinkage) * self.values + shrinkage * self.level).rsqrt()
+        between, whole = (root[:, None] * scatter * root for scatter in (self.between, self.total))
+        share = max(total, _REST) * between.trace() / whole.trace()
+        values, vectors = descending((1 - max(total, _REST)) * between + share * whole)
+        values = values.clamp(min=0)
+        if total == 0:
+            values[self.rank :] = 0
+        return self.vectors @ (root[:, None] * vectors), values
+
+
+def strengths(values: Tensor, power: float) -> Tensor:
+    """(l / l_1)^power of the scatters l (E,) along the axes: what each axis is multiplied by."""
+    return (values / values[0]).pow(power)
 
 
 class Point(NamedTuple):

@@ -16,9 +16,16 @@ from torch.nn import functional
 
 from cache.errors import SettingsError
 from stages.training.closed_form import kinds
-from stages.training.closed_form.cross_validation import choose
-from stages.training.closed_form.scatters import SINGULAR, Scatters, descending, strengths
-from stages.training.closed_form.statistics import Classes, TrainingRows, check_dim, check_within, ledoit_wolf
+from stages.training.closed_form.cross_validation import Scatters, choose, strengths
+from stages.training.closed_form.statistics import (
+    SINGULAR,
+    Classes,
+    TrainingRows,
+    check_dim,
+    check_within,
+    descending,
+    ledoit_wolf,
+)
 from stages.training.heads.inputs import Inputs
 from stages.training.heads.networks import LinearHead
 

@@ -1,7 +1,4 @@
-"""The closed forms, a class of settings for each. Loads without torch.
-
-Adding one is its class here, its name in ``ClosedFormConfig``, and its map in ``fit.py``.
-"""
+"""The closed forms, a class of settings for each; ``fit.py`` has their maps. Loads without torch."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ class LinearMapConfig(Settings):
         return fit(self, TrainingRows.of(features, labels, domains, blocks, seed))
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> LinearHead:
-        """A head of the right shape for features of the sizes ``blocks`` side by side, its weights zero."""
+        """A head of zeros of the right shape, to be filled by ``load_state_dict``."""
         import torch
 
         from stages.training.heads.inputs import Inputs

@@ -1,4 +1,4 @@
-"""What every closed form is computed from: rows, and their counts, class means and second moments in one pass."""
+"""What every closed form is computed from: rows, their counts, class means and second moments in one pass; axes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stages.training.heads.kinds import InputsConfig
 
 _BLOCK = 4096  # rows at a time: of 4,096 dimensions, 64 MiB
 _ALIKE = 1e-6  # of the total: what rounding leaves of a difference of zero
+SINGULAR = 1e-7  # of the largest eigenvalue: what rounding leaves of zero in sums of float32 products
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +37,10 @@ class Classes:
 
     @property
     def rows(self) -> int:
-        """N."""
         return len(self.of_row)
 
     @property
     def count(self) -> int:
-        """C."""
         return len(self.sizes)
 
     def row_weights(self) -> Tensor:
@@ -80,10 +79,7 @@ class Statistics:
         return self.moment - torch.outer(mean, mean) / self.mass.sum()
 
     def within(self) -> Tensor:
-        """Sum of w (x - m)(x - m)' over the rows, (D, D); m is the mean of the row's class.
-
-        Raises ValueError where the rows of each class are all alike.
-        """
+        """Sum of w (x - m)(x - m)' over the rows, (D, D); m is the mean of the row's class."""
         # Of a class of mean m: sum w (x - m)(x - m)' = sum w xx' - (sum w) mm'.
         within = self.moment - _scatter(self.means, self.mass)
         if not within.trace() > _ALIKE * self.covariance().trace():
@@ -101,7 +97,6 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
     """One pass over ``features`` (N, D), of any float dtype, as ``inputs`` makes them, by blocks of rows.
 
     Products are float32, sums over blocks float64. A row of class c weighs ``weights[c]`` (C,); left out, 1 / N.
-    Raises ValueError where a feature is not finite.
     """
     if weights is None:
         weights = torch.full((classes.count,), 1 / classes.rows, dtype=torch.float64)
@@ -123,8 +118,8 @@ def gather_statistics(inputs: Inputs, features: Tensor, classes: Classes, weight
 def ledoit_wolf(statistics: Statistics, inputs: Inputs, rows: TrainingRows) -> float:
     """The shrinkage in [0, 1] of ``statistics.within()`` (D, D), of ``rows`` of equal weight, towards (tr S / D) I.
 
-    It is that of the N residuals of the features, each less the mean of its class, their mean known to be zero
-    (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004), as scikit-learn computes from the residuals in memory.
+    It is that of the residuals of class means (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004), as
+    scikit-learn computes it from the residuals in memory.
     """
     # The shrinkage that brings (1 - s) S + s u I nearest to the true covariance, u = tr S / D, is noise / away in
     # squared Frobenius norms: away = |S - uI|^2 = |S|^2 - D u^2, and noise the expected |S - true|^2, estimated by
@@ -142,7 +137,6 @@ def ledoit_wolf(statistics: Statistics, inputs: Inputs, rows: TrainingRows) -> f
 
 
 def _blocks_of_rows(inputs: Inputs, features: Tensor, classes: Classes) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of ``features`` (N, D) as ``inputs`` makes them, (B, D) float32, each with its classes (B,)."""
     for rows, of_row in zip(torch.split(features, _BLOCK), torch.split(classes.of_row, _BLOCK), strict=True):
         yield inputs(rows), of_row
 
@@ -176,14 +170,20 @@ class TrainingRows:
         return cls(features, Classes.of(labels, domains), tuple(blocks), seed)
 
     def observed(self, config: InputsConfig) -> Inputs:
-        """The steps of ``config`` with the statistics of the features."""
         inputs = Inputs(config, self.blocks)
         inputs.observe(self.features)
         return inputs
 
     def statistics(self, inputs: Inputs, weights: Tensor | None = None) -> Statistics:
-        """:func:`gather_statistics` of what ``inputs`` makes of the features."""
         return gather_statistics(inputs, self.features, self.classes, weights)
+
+
+def descending(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (D,), largest first, and the eigenvectors (D, D) in columns, the largest number of each positive."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    values, vectors = values.flip(0), vectors.flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return values, vectors * torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
 
 
 def check_dim(dim: int, most: int, why: str) -> None:

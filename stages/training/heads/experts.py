@@ -52,7 +52,6 @@ class Experts(HeadNetwork):
         return [expert for expert in self.experts if isinstance(expert, HeadNetwork)]
 
     def project(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
-        """See :meth:`HeadNetwork.project`. There is no dropout: experts are trained before."""
         domains = Gate(self.inputs, self.weight, self.bias, self.means).domains(features)
         inside = torch.cat([expert(features[domains == number]) for number, expert in enumerate(self.heads)])
         places = torch.argsort(torch.argsort(domains, stable=True))  # `inside` has the rows of a domain together

@@ -44,7 +44,6 @@ class Inputs(nn.Module):
 
     @property
     def dim(self) -> int:
-        """D."""
         return sum(self.blocks)
 
     def observe(self, features: Rows) -> None:

@@ -82,8 +82,8 @@ class LinearHeadConfig(Settings):
 class BatchNormHeadConfig(Settings):
     """Batch normalization of the feature, then dropout, then a linear map to ``dim``.
 
-    In training, mean and variance are those of the batch. Embeddings take running ones, which move by ``momentum`` in
-    each step and start at those of all training rows. There is no affine part: the map has it.
+    In training, mean and variance are those of the batch. Embeddings take running ones, which start at those of all
+    training rows. There is no affine part: the map has it.
 
     Args:
         dim: E.
@@ -99,7 +99,6 @@ class BatchNormHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> BatchNormHead:
-        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
         from stages.training.heads.networks import BatchNormHead, drawn_map
 
@@ -136,7 +135,6 @@ class MlpHeadConfig(Settings):
             raise SettingsError(f"hidden are the sizes of the hidden layers, one or more, got {list(self.hidden)}")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MlpHead:
-        """The untrained head for features of ``blocks`` sizes side by side, initialized from ``generator``."""
         from stages.training.heads.inputs import Inputs
         from stages.training.heads.networks import MlpHead
 

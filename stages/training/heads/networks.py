@@ -20,10 +20,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": nn.functional.rel
 
 
 def drop(features: Tensor, shares: Sequence[float], generator: torch.Generator | None) -> Tensor:
-    """The mean over ``shares`` of ``features`` (B, D) float32 with that share set to zero and the rest scaled up.
-
-    A linear map of the mean is the mean of the map over several dropouts. Without a generator nothing is dropped.
-    """
+    """The mean over ``shares`` of ``features`` (B, D) float32 with that share set to zero and the rest scaled up."""
     if generator is None or not any(shares):
         return features
     factors = [_factors(features, share, generator) for share in shares]
@@ -49,18 +46,14 @@ def _factors(features: Tensor, share: float, generator: torch.Generator) -> tupl
 
 
 class HeadNetwork(nn.Module):
-    """``inputs``, then :meth:`transform`, which a kind of head implements; all that is learned is in ``state_dict``.
-
-    Training passes a generator for dropout; without one the network embeds.
-    """
+    """``inputs``, then :meth:`transform`, which a kind of head implements; with a generator for dropout in training."""
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.inputs = inputs
 
     @property
-    def dim(self) -> int:
-        """E, where the settings do not give it: the size of the feature."""
+    def dim(self) -> int:  # where the settings do not give it
         return self.inputs.dim
 
     def observe(self, features: Rows) -> None:
@@ -135,7 +128,6 @@ class BatchNormHead(LinearHead):
         self.register_buffer("running_variance", torch.ones(inputs.dim))
 
     def observe(self, features: Rows) -> None:
-        """Compute the statistics of ``inputs`` and the running ones from the training features (N, D)."""
         super().observe(features)
         mean = torch.stack([self.inputs(block).double().sum(0) for block in by_blocks(features)]).sum(0) / len(features)
         squares = [(self.inputs(block).double() - mean).square().sum(0) for block in by_blocks(features)]

@@ -1,17 +1,7 @@
-"""The margin losses, a class of settings for each. Loads without torch.
+"""The margin losses, a class of settings for each. Loads without torch; ``rules.py`` has their formulas.
 
-Adding one is its class here, its name in ``MarginLosses``, and its rule in ``rules.py``. With t the angle between an
-embedding and the prototype of its class, and m the margin, cos t of the target becomes::
-
-    NormFace      cos t                                       Wang et al., ACM Multimedia 2017
-    ArcFace       cos(t + m)                                  Deng et al., CVPR 2019
-    CosFace       cos t - m                                   Wang et al., CVPR 2018
-    SphereFace    cos(m t), continued so that it falls        Liu et al., CVPR 2017; fixed scale: SphereFace-R, 2022
-    Li-ArcFace    1 - 2 (t + m) / pi, and of the others too   Li et al., AirFace, ICCV workshops 2019
-    ElasticFace   as ArcFace or CosFace, m drawn              Boutros et al., CVPR workshops 2022
-
-AdaCos, CurricularFace, AdaFace and MagFace follow what they see: a scale or a margin by the batches so far, or by the
-length of the embedding.
+Adding one is its class here, its name in ``MarginLosses``, and its rule in ``rules.py``. t is the angle between an
+embedding and the prototype of its class, m the margin; each says what becomes of cos t of the target.
 """
 
 from __future__ import annotations
@@ -31,17 +21,17 @@ Angle: TypeAlias = Annotated[MarginSetting, _ANGLE]
 
 @dataclass(frozen=True)
 class NormFaceConfig(MarginSoftmaxConfig):
-    """NormFace: what every other loss here is when its margin is 0."""
+    """NormFace (Wang et al., ACM Multimedia 2017): cos t, what every other loss here is when its margin is 0."""
 
     kind: Literal["normface"] = "normface"
 
 
 @dataclass(frozen=True)
 class AngularConfig(MarginSoftmaxConfig):
-    """A loss whose ``margin_rad`` is an angle in radians: a number, a ramp over the training, or by class size.
+    """A loss whose margin is an angle.
 
     Args:
-        margin_rad: the margin, an angle in radians.
+        margin_rad: the margin, an angle in radians: a number, a ramp over the training, or by class size.
     """
 
     margin_rad: Angle = 0.5
@@ -49,20 +39,17 @@ class AngularConfig(MarginSoftmaxConfig):
 
 @dataclass(frozen=True)
 class ArcFaceConfig(AngularConfig):
-    """ArcFace; with ``subcenters`` above 1, Sub-center ArcFace (Deng et al., ECCV 2020), as UniFEx trains with 3.
-
-    ``margin_rad`` by the size of the class is what UniFEx calls dynamic margins.
-    """
+    """ArcFace (Deng et al., CVPR 2019): cos(t + m); with ``subcenters`` above 1 Sub-center ArcFace (ECCV 2020)."""
 
     kind: Literal["arcface"] = "arcface"
 
 
 @dataclass(frozen=True)
 class CosineConfig(MarginSoftmaxConfig):
-    """A loss whose ``margin_cos`` is a difference of cosines: a number, a ramp over the training, or by class size.
+    """A loss whose margin is a difference of cosines.
 
     Args:
-        margin_cos: the margin, a difference of cosines.
+        margin_cos: the margin, a difference of cosines: a number, a ramp over the training, or by class size.
     """
 
     margin_cos: Annotated[MarginSetting, _COSINE] = 0.35
@@ -70,17 +57,17 @@ class CosineConfig(MarginSoftmaxConfig):
 
 @dataclass(frozen=True)
 class CosFaceConfig(CosineConfig):
-    """CosFace."""
+    """CosFace (Wang et al., CVPR 2018): cos t - m."""
 
     kind: Literal["cosface"] = "cosface"
 
 
 @dataclass(frozen=True)
 class SphereFaceConfig(MarginSoftmaxConfig):
-    """SphereFace. ``margin_factor``, at least 1, is what the target's angle is multiplied by; 1 is no margin.
+    """SphereFace (Liu et al., CVPR 2017): cos(m t), continued so that it falls.
 
-    The target is that of the 2017 paper, whose factor was 4; the scale is that of SphereFace-R (Liu et al., TPAMI
-    2022), whose factor is about 1.5. A ramp from 1 does the work of their annealing.
+    Its factor was 4; the scale is that of SphereFace-R (Liu et al., TPAMI 2022), whose factor is about 1.5. A ramp from
+    1 does the work of their annealing.
 
     Args:
         margin_factor: what the target's angle is multiplied by, at least 1; 1 is no margin.
@@ -92,7 +79,7 @@ class SphereFaceConfig(MarginSoftmaxConfig):
 
 @dataclass(frozen=True)
 class LiArcFaceConfig(AngularConfig):
-    """Li-ArcFace, made for small embeddings: logits fall in a straight line with the angle."""
+    """Li-ArcFace, for small embeddings: 1 - 2 (t + m) / pi, and of the others too (Li et al., AirFace, ICCVW 2019)."""
 
     kind: Literal["li_arcface"] = "li_arcface"
     margin_rad: Angle = 0.45
@@ -100,7 +87,7 @@ class LiArcFaceConfig(AngularConfig):
 
 @dataclass(frozen=True)
 class ElasticArcFaceConfig(AngularConfig):
-    """ArcFace; each row draws its margin, every step, normal around ``margin_rad`` with ``deviation_rad`` radians.
+    """ArcFace; each row draws its margin, normal around ``margin_rad``, every step (Boutros et al., CVPRW 2022).
 
     Args:
         deviation_rad: the standard deviation of the margin, in radians.
@@ -112,7 +99,7 @@ class ElasticArcFaceConfig(AngularConfig):
 
 @dataclass(frozen=True)
 class ElasticCosFaceConfig(CosineConfig):
-    """CosFace; each row draws its margin, every step, normal around ``margin_cos`` with ``deviation_cos``.
+    """CosFace; each row draws its margin, normal around ``margin_cos``, every step (Boutros et al., CVPRW 2022).
 
     Args:
         deviation_cos: the standard deviation of the margin, a difference of cosines.

@@ -21,11 +21,9 @@ class RandomState(nn.Module):
         self.generator = torch.Generator().manual_seed(int(seed))
 
     def get_extra_state(self) -> Tensor:
-        """What :meth:`set_extra_state` takes, bytes."""
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Continue from where ``state`` was taken."""
         self.generator.set_state(state.cpu())
 
 
@@ -34,8 +32,8 @@ class Rule(nn.Module):
 
     In a step of training the kernel calls, in this order: :meth:`observe`, :meth:`observe_sums` where ``needs_sums``,
     :meth:`scale`, :meth:`target` once, :meth:`others` once or more for every block of classes, :meth:`penalty`. In
-    evaluation the two that observe are left out. What a rule has learned is in its buffers, so that ``state_dict`` has
-    it; random numbers come from a :class:`~stages.training.losses.rule.RandomState`, for the same reason.
+    evaluation the two that observe are left out. What a rule has learned is in its buffers, and random numbers come
+    from a :class:`RandomState`, so that ``state_dict`` has both.
 
     >>> import torch
     >>> class HalfMargin(Rule):
@@ -69,9 +67,8 @@ class Rule(nn.Module):
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """The target's ``cosine`` (B,) as the margin moves it, in units of the cosine; autograd differentiates it.
 
-        ``norms`` (B,) are the embeddings' lengths; ``labels`` (B,) choose margins that differ by class. It must
-        broadcast: with a margin of shape (H, 1) and a cosine (H, B) it moves the targets of H heads at once. Its slope
-        must be finite on the whole of [-1, 1], also where a cosine is a rounding error outside.
+        ``norms`` (B,) are the embeddings' lengths; ``labels`` (B,) choose margins that differ by class. Its slope must
+        be finite on the whole of [-1, 1], also where a cosine is a rounding error outside.
         """
         del norms, labels
         return cosine
@@ -79,10 +76,9 @@ class Rule(nn.Module):
     def others(self, cosine: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
         """What becomes of the ``cosine`` (B, c) of a block of classes, and the derivative by it (None: one everywhere).
 
-        Elementwise, under no_grad, and without writing into ``cosine``. The block may hold the target too; its value
-        there is not used. ``own`` (B,) is the moved target, a constant to this function. Worker threads call this at
-        the same time, each with blocks of its own: results are new tensors, or ``cosine`` itself, and no state is
-        written.
+        Elementwise, under no_grad. The block may hold the target too; its value there is not used. ``own`` (B,) is the
+        moved target, a constant here. Worker threads call this at the same time: results are new tensors, or
+        ``cosine`` itself, and nothing is written.
         """
         del own
         return cosine, None
@@ -106,7 +102,6 @@ class MarginRule(Rule):
         self.at(0.0)
 
     def at(self, share: float) -> None:
-        """See :class:`Rule`."""
         self.margin = 0.0 if isinstance(self.setting, MarginByClassSize) else value_at(self.setting, share)
 
     def margin_of(self, labels: Tensor) -> float | Tensor:

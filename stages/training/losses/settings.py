@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Tag
@@ -32,7 +32,6 @@ class Ramp(Settings):
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The two numbers that every value lies between."""
         return self.start, self.end
 
 
@@ -73,7 +72,6 @@ class MarginByClassSize(Settings):
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The two numbers that every margin lies between."""
         return self.smallest_class, self.largest_class
 
 
@@ -81,7 +79,6 @@ _SCHEDULED, _BY_CLASS_SIZE = "a number or a ramp", "by class size"
 
 
 def _which_margin(value: Any) -> str:
-    """Which of the two ``value`` means: the one that has a key of it."""
     ramp = not isinstance(value, dict) or "start" in value or "end" in value
     return _SCHEDULED if ramp and not isinstance(value, MarginByClassSize) else _BY_CLASS_SIZE
 
@@ -98,15 +95,13 @@ class SampledConfig(Settings):
 
     Args:
         share: in (0, 1]; of 34,800 classes a tenth makes a step about six times as fast.
-        least: never fewer classes than these, or all there are. With a few hundred, sampling saves little and costs
-            accuracy: with a tenth of 340 classes test mMP@5 was lower by 0.002 to 0.010 (docs/losses.md).
+        least: never fewer classes than these, or all there are: with a few hundred, sampling saves little and costs
+            accuracy.
         kind: which others. ``random`` ones take no time to find; each counts for one over the probability with which it
             is looked at, so that the loss is that of all classes but for noise. The ``hardest`` are those whose
-            nearest subcenter is nearest to any embedding of the batch; finding them takes one matrix product of the
-            batch with the whole table, in blocks: a third of the exact softmax's products, none of its exponentials,
-            gradients or step.
+            nearest subcenter is nearest to any embedding of the batch; finding them takes one matrix product.
 
-    Prototypes that a step does not look at get no gradient: they are not read, moved or decayed.
+    Prototypes that a step does not look at are not read, moved or decayed.
     """
 
     share: Annotated[float, Within("(0, 1]", "the part of the classes that a step looks at")] = 0.1
@@ -119,7 +114,7 @@ Subcenters: TypeAlias = Annotated[int, Within("[1, inf]", "a number of prototype
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MarginSoftmaxConfig(Settings):
     """The settings of every margin-softmax loss; a loss is a subclass with a ``kind``, its margins and its rule.
 
@@ -132,13 +127,11 @@ class MarginSoftmaxConfig(Settings):
             to three digits, and half of the time is saved where the processor has instructions for it.
     """
 
-    subcenters: Subcenters = field(default=1, kw_only=True)
-    scale: Scale = field(default=30.0, kw_only=True)
-    label_smoothing: Annotated[float, Within("[0, 1)", "the share spread over all classes")] = field(
-        default=0.0, kw_only=True
-    )
-    sampled: SampledConfig | None = field(default=None, kw_only=True)
-    precision: Precision = field(default="float32", kw_only=True)
+    subcenters: Subcenters = 1
+    scale: Scale = 30.0
+    label_smoothing: Annotated[float, Within("[0, 1)", "the share spread over all classes")] = 0.0
+    sampled: SampledConfig | None = None
+    precision: Precision = "float32"
 
     def rule(self, class_sizes: Tensor, generator: torch.Generator) -> Rule:
         """What distinguishes the loss, for classes of ``class_sizes`` (C,) training rows; your own loss has its own."""

@@ -82,11 +82,11 @@ class Shard:
 
     def total(self, values: Tensor) -> Tensor:
         """:meth:`sum`, differentiated: all processes have one loss of it, so that its gradient is that of each part."""
-        return values if self.group is None else _Total.apply(values, self)
+        return values if self.group is None else _Across.apply(values, self, False)
 
     def entering(self, values: Tensor) -> Tensor:
         """``values``, the same in all processes; their gradient is the sum of those that come from the shards."""
-        return values if self.group is None else _Entering.apply(values, self)
+        return values if self.group is None else _Across.apply(values, self, True)
 
     def draw(self, subcenters: int, dim: int, generator: torch.Generator) -> Tensor:
         """The rows here of a matrix (k*C, E) of ``nn.init.xavier_uniform_``, of which a part is in memory at a time."""
@@ -102,25 +102,17 @@ class Shard:
 WHOLE = Shard(0, 0, 0)  # of one process, however many classes there are
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, values: Tensor, shard: Shard) -> Tensor:
-        return shard.sum(values.clone())
+class _Across(torch.autograd.Function):
+    """The sum over the processes: of the values, or, where they are ``entering``, of their gradients."""
 
     @staticmethod
-    def backward(_ctx: Any, incoming: Tensor) -> tuple[Tensor, None]:
-        return incoming, None
-
-
-class _Entering(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, shard: Shard) -> Tensor:
-        ctx.shard = shard
-        return values.view_as(values)
+    def forward(ctx: Any, values: Tensor, shard: Shard, entering: bool) -> Tensor:
+        ctx.shard, ctx.entering = shard, entering
+        return values.view_as(values) if entering else shard.sum(values.clone())
 
     @staticmethod
-    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None]:
-        return ctx.shard.sum(incoming.clone()), None
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.shard.sum(incoming.clone()) if ctx.entering else incoming, None, None
 
 
 def check_same(network: nn.Module, group: distributed.ProcessGroup) -> None:

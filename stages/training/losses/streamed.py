@@ -21,7 +21,6 @@ from stages.training.losses.rule import Rule
 from stages.training.losses.settings import Precision
 from stages.training.losses.shards import WHOLE, Shard
 from stages.training.losses.tiles import LOG2E, Tiles, reciprocal
-from stages.training.worker_threads import in_worker_threads, worker_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class _Streamed(torch.autograd.Function):
         if classes is not None:
             first = torch.arange(softmax.subcenters, device=classes.device)[:, None] * table.shape[1]
             rows = (first + classes).view(-1)
-            table = _gathered(weight, rows).view(len(first), -1, weight.shape[1])
+            table = weight.index_select(0, rows).view(len(first), -1, weight.shape[1])
             places, ctx.rows = torch.searchsorted(classes, labels), rows[None]
         table = table[..., : embeddings.shape[1]]
         loss, gradients = _loss_and_gradients(embeddings, table, labels, places, softmax)
@@ -91,15 +90,6 @@ class _Streamed(torch.autograd.Function):
             rows = ctx.rows.clone()
             on_table = torch.sparse_coo_tensor(rows, on_table, ctx.shape, is_coalesced=True, check_invariants=False)
         return on_embeddings, on_table, None, None, None
-
-
-def _gathered(weight: Tensor, rows: Tensor) -> Tensor:
-    """``rows`` (n,) of ``weight``, shared out to worker threads: most of the time is spent waiting for memory."""
-    workers = worker_count(weight.device)
-    gathered = weight.new_empty(len(rows), weight.shape[1])
-    parts = [*zip(rows.tensor_split(workers), gathered.tensor_split(workers), strict=True)]
-    in_worker_threads(lambda worker: torch.index_select(weight, 0, parts[worker][0], out=parts[worker][1]), workers)
-    return gathered
 
 
 def _loss_and_gradients(

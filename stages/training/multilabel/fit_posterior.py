@@ -12,8 +12,7 @@ from torch import Tensor
 
 from cache.errors import SettingsError
 from stages.ranking import mean_average_precision
-from stages.training.closed_form.scatters import descending
-from stages.training.closed_form.statistics import check_dim
+from stages.training.closed_form.statistics import check_dim, descending
 from stages.training.heads.inputs import Inputs
 from stages.training.multilabel.kinds import PosteriorHeadConfig
 from stages.training.multilabel.labels import Attributes
@@ -67,23 +66,16 @@ def fit_posterior(
 
 
 class _Regression(NamedTuple):
-    """The attributes that the same rows have: one decomposition, and one product for all of their values.
-
-    ``known`` (N,) are the rows, ``targets`` (K, C) theirs, and ``columns`` (C,) the places of the values among all S.
-    """
+    """The attributes that the same rows have: one decomposition, and one product for all of their values."""
 
     ridge: Ridge
-    known: Tensor
-    targets: Tensor
-    columns: Tensor
+    known: Tensor  # the rows (N,)
+    targets: Tensor  # theirs (K, C)
+    columns: Tensor  # the places of the values among all S, (C,)
 
 
 class _Task:
-    """The training rows as the regressions of one ``root`` take them, these regressions, and the network they become.
-
-    ``back`` is what the map of a regression is multiplied by on the left: from coordinates to likenesses. ``axes``
-    (D, R) are the principal axes that fill the rest, none where there is no room.
-    """
+    """The training rows as the regressions of one ``root`` take them, these regressions, and what they become."""
 
     def __init__(
         self,
@@ -101,7 +93,9 @@ class _Task:
         network.several = torch.tensor([int(attribute.several) for attribute in learned])
         network.factors = torch.tensor([config.weights.get(attribute.name, 1.0) ** 0.5 for attribute in learned])
         self.prepared = self.regressed = network.inputs(features)
-        rows, self.axes, self.back = self.prepared.double(), torch.empty(0), None
+        rows = self.prepared.double()
+        self.back: Tensor | None = None  # what the map is multiplied by on the left: from coordinates to likenesses
+        self.axes = torch.empty(0)  # the principal axes (D, R) that fill the rest, none where there is no room
         if config.kernel == "rbf":
             network.landmarks = self.prepared[spread_rows(len(rows), config.landmarks)]
             self.regressed = likeness(rows, network.landmarks.double(), config.width)

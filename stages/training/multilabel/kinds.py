@@ -15,8 +15,8 @@ from stages.training.heads.kinds import InputsConfig
 if TYPE_CHECKING:
     import torch
 
-    from stages.training.multilabel.network import MultilabelNetwork
     from stages.training.multilabel.posterior import PosteriorNetwork
+    from stages.training.multilabel.tasks import MultilabelNetwork
 
 _Exponent: TypeAlias = Annotated[float, Within("[0, inf)", "an exponent")]
 _Positive: TypeAlias = Annotated[float, Within("(0, inf)")]
@@ -127,9 +127,8 @@ class MultilabelHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], generator: torch.Generator) -> MultilabelNetwork:
-        """The untrained network of features of the sizes ``blocks`` side by side."""
         from stages.training.heads.inputs import Inputs
-        from stages.training.multilabel.network import MultilabelNetwork, kaiming_map
+        from stages.training.multilabel.tasks import MultilabelNetwork, kaiming_map
 
         inputs = Inputs(self.inputs, blocks)
         sizes = [inputs.dim, *([inputs.dim] if self.layers == "double" else []), self.dim or inputs.dim]
@@ -189,7 +188,6 @@ class PosteriorHeadConfig(Settings):
                 raise SettingsError(f"weights.{name} is a weight of at least 0, got {weight}")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> PosteriorNetwork:
-        """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""
         from stages.training.heads.inputs import Inputs
         from stages.training.multilabel.posterior import PosteriorNetwork
 

@@ -56,11 +56,9 @@ class Attributes:
 
     @property
     def width(self) -> int:
-        """The values of all attributes together."""
         return sum(len(attribute.values) for attribute in self.learned)
 
     def targets(self, records: Records) -> list[Tensor]:
-        """Those of each attribute."""
         return [attribute.targets(records) for attribute in self.learned]
 
 
@@ -104,15 +102,11 @@ class AttributeTargets:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The attributes that could not be learned."""
         return () if self.attributes is None else self.attributes.left_out
 
 
 def read_attribute_targets(head: object, records: Records) -> AttributeTargets | None:
-    """What ``head`` learns of the attributes and tags of ``records``; None for a head that learns labels alone.
-
-    Raises RecordsError for what cannot be learned.
-    """
+    """What ``head`` learns of the attributes and tags of ``records``; None for a head that learns labels alone."""
     if isinstance(head, PosteriorHeadConfig):
         return AttributeTargets(read_attributes(records, head.attributes), None)
     if not isinstance(head, MultilabelHeadConfig):

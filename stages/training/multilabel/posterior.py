@@ -23,23 +23,17 @@ from stages.training.multilabel.ridge import likeness
 
 
 class PosteriorNetwork(FittedNetwork):
-    """The regressions and what is made of them; all are buffers, of the sizes of what was fitted or loaded.
+    """The regressions and what is made of them."""
 
-    ``landmarks`` (M, D) with ``rbf`` and else none; ``weight`` (M or D, S) and ``bias`` (S,) onto the S values of all
-    attributes; ``sizes`` (A,) of them; ``several`` (A,), 1 where an attribute has several values; ``factors`` (A,),
-    the roots of the weights; ``temperature``; ``turn`` (S, E) where posteriors have more than E dimensions; ``axes``
-    (D, R), the principal axes that fill the rest.
-    """
-
-    landmarks: Tensor
-    weight: Tensor
-    bias: Tensor
-    sizes: Tensor
-    several: Tensor
-    factors: Tensor
+    landmarks: Tensor  # (M, D) with ``rbf``, else none
+    weight: Tensor  # (M or D, S), onto the S values of all attributes
+    bias: Tensor  # (S,)
+    sizes: Tensor  # how many values each attribute has (A,)
+    several: Tensor  # (A,), 1 where an attribute has several values
+    factors: Tensor  # the roots of the weights (A,)
     temperature: Tensor
-    turn: Tensor
-    axes: Tensor
+    turn: Tensor  # (S, E) where posteriors have more than E dimensions
+    axes: Tensor  # (D, R), the principal axes that fill the rest
 
     def __init__(self, inputs: Inputs, width: float) -> None:
         super().__init__(inputs)
@@ -47,7 +41,6 @@ class PosteriorNetwork(FittedNetwork):
 
     @property
     def dim(self) -> int:
-        """E."""
         return (self.turn.shape[1] if self.turn.numel() else len(self.bias)) + self.axes.shape[-1]
 
     def predict(self, prepared: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.training.closed_form.scatters import descending
+from stages.training.closed_form.statistics import descending
 
 _LEAST = 1e-6  # of 1 - h: a row that only its own target explains
 _SINGULAR = 1e-12  # of the largest eigenvalue: what float64 leaves of zero
@@ -29,15 +29,12 @@ _SINGULAR_KERNEL = 1e-10  # the same, of a matrix of exponentials
 
 @dataclass(frozen=True, eq=False)
 class Ridge:
-    """Rows in the basis of their covariance; what every penalty needs. All float64.
+    """Rows in the basis of their covariance; what every penalty needs. All float64."""
 
-    ``mean`` (M,) is that of the rows, ``vectors`` (M, m) the basis, ``values`` (m,) are l and ``turned`` (N, m) is Z V.
-    """
-
-    mean: Tensor
-    vectors: Tensor
-    values: Tensor
-    turned: Tensor
+    mean: Tensor  # of the rows (M,)
+    vectors: Tensor  # the basis (M, m)
+    values: Tensor  # l (m,)
+    turned: Tensor  # Z V (N, m)
 
     @classmethod
     def of(cls, rows: Tensor) -> Ridge:
@@ -95,11 +92,7 @@ def likeness(rows: Tensor, landmarks: Tensor, width: float) -> Tensor:
 
 
 def whitening_of(landmarks: Tensor, width: float) -> Tensor:
-    """The matrix (M, m) that turns likenesses into coordinates whose products they are (Nystroem's map).
-
-    Of the landmarks themselves the products are the likenesses, exactly; of others they are the nearest that m
-    coordinates can have.
-    """
+    """The matrix (M, m) that turns likenesses into coordinates whose products they are, or nearly (Nystroem's map)."""
     # With K = V diag(l) V' the likenesses of the landmarks, coordinates k(x)' V diag(l)^(-1/2) have the products
     # k(x)' K^-1 k(y), which for landmarks x, y is K again.
     values, vectors = descending(likeness(landmarks, landmarks, width).double())

@@ -1,4 +1,4 @@
-"""What a network learns together: tasks of the hidden layer, their losses, and how much each counts.
+"""The shallow network, and what it learns together: tasks of the hidden layer, their losses, how much each counts.
 
 A task is a module that maps hidden rows (B, E) and the numbers of their records (B,) to a scalar loss. It holds the
 targets of all training records. Such heads are trained on the CPU alone.
@@ -14,15 +14,44 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from stages.records import Records
+from stages.training.heads.inputs import Inputs
+from stages.training.heads.networks import HeadNetwork
 from stages.training.losses.angle import normalize
 from stages.training.losses.kernel import MarginSoftmax
 from stages.training.multilabel.kinds import AsymmetricConfig, AttributeContrastConfig, MultilabelHeadConfig
 from stages.training.multilabel.labels import AttributeTargets
-from stages.training.multilabel.network import kaiming_map
 
 HIDDEN = 512  # the size of the word generator's state
 _WORD = 128  # the size of a word's vector
+BIAS = 0.01
 _LEAST = 1e-8
+
+
+class MultilabelNetwork(HeadNetwork):
+    """``weights`` and ``biases`` of each layer, on what ``inputs`` makes of a feature."""
+
+    def __init__(self, inputs: Inputs, maps: Sequence[tuple[Tensor, Tensor]]) -> None:
+        super().__init__(inputs)
+        self.weights = nn.ParameterList([nn.Parameter(weight) for weight, _ in maps])
+        self.biases = nn.ParameterList([nn.Parameter(bias) for _, bias in maps])
+
+    @property
+    def dim(self) -> int:
+        return len(self.biases[-1])
+
+    def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+        del dropout
+        hidden = prepared
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            hidden = torch.relu(nn.functional.linear(hidden, weight, bias))
+        return hidden
+
+
+def kaiming_map(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A weight (``outputs``, ``inputs``), uniform within sqrt(6 / ``inputs``), and a bias (``outputs``,) of 0.01."""
+    weight = torch.empty(outputs, inputs)
+    nn.init.kaiming_uniform_(weight, generator=generator)
+    return weight, torch.full((outputs,), BIAS)
 
 
 def balanced_weights(counts: Tensor, beta: float) -> Tensor:
@@ -46,8 +75,7 @@ def binary(logits: Tensor, there: Tensor, config: AsymmetricConfig | None) -> Te
 def overlap(targets: Sequence[Tensor]) -> Tensor:
     """The share (B, B) of the attributes of row i that row j has too; missing values of i do not count.
 
-    ``targets`` are numbers (B,), -1 where missing, or 0 and 1 (B, C), NaN where missing, of which the share of the
-    values in common counts.
+    Of an attribute of several values the share in common counts.
     """
     shared, known = torch.zeros(()), torch.zeros(())
     for target in targets:
@@ -68,8 +96,7 @@ def overlap(targets: Sequence[Tensor]) -> Tensor:
 def contrast(hidden: Tensor, shared: Tensor, config: AttributeContrastConfig) -> Tensor:
     """The mean contrastive loss of ``hidden`` (B, E), of any length, whose labels overlap by ``shared`` (B, B).
 
-    A row that has nothing in common with any other of its batch has no part in the mean; of a batch of such rows the
-    loss is 0.
+    A row that has nothing in common with any other of its batch has no part in the mean.
     """
     others = ~torch.eye(len(hidden), dtype=torch.bool, device=hidden.device)
     weights = shared**config.power * others
@@ -206,7 +233,6 @@ class Objective(nn.Module):
         self.noise = nn.Parameter(torch.zeros(len(tasks))) if learned else None
 
     def at(self, share: float) -> None:
-        """Set the schedules to where they stand after ``share`` of the training, in [0, 1]."""
         for task in self.tasks.values():
             if isinstance(task, ByInstance):
                 task.loss.at(share)

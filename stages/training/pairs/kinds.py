@@ -1,7 +1,6 @@
 """The losses on pairs and proxies and the miners, a class of settings for each. Loads without torch.
 
-Adding a loss is its class here, its name in ``PairLosses``, and its case in ``build.py``; a miner, its class here, its
-name in ``MinerConfig``, and its case in ``miners.py``.
+Adding one is a class here, a name in ``PairLosses`` or ``MinerConfig``, and a case in ``build.py`` or ``miners.py``.
 """
 
 from __future__ import annotations
@@ -92,8 +91,6 @@ class SemiHardConfig(Settings):
 class EasyPositivesConfig(Settings):
     """Every row with its nearest positive, and with one negative (Xuan et al., WACV 2020).
 
-    A class may hold several looks, and a row need only be near one.
-
     Args:
         negatives: ``semi_hard`` takes the nearest that is farther than the positive, but not by the margin; ``hard``
             takes the nearest.
@@ -126,7 +123,7 @@ class PairLossConfig(Settings):
         return build(self, dim, class_sizes, generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RememberingConfig(PairLossConfig):
     """The settings of a loss that can look beyond the batch.
 
@@ -135,9 +132,7 @@ class RememberingConfig(PairLossConfig):
             (cross-batch memory); 0 for none.
     """
 
-    memory: Annotated[int, Within("[0, inf]", "a number of embeddings of earlier batches")] = field(
-        default=0, kw_only=True
-    )
+    memory: Annotated[int, Within("[0, inf]", "a number of embeddings of earlier batches")] = 0
 
 
 @dataclass(frozen=True)
@@ -203,7 +198,7 @@ class MultiSimilarityConfig(RememberingConfig):
     slack_cos: Annotated[float, Within("[0, 2]", "a difference of cosines")] = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ProxyConfig(PairLossConfig):
     """The settings of a loss on proxies.
 
@@ -213,7 +208,7 @@ class ProxyConfig(PairLossConfig):
 
     of_pairs: ClassVar[bool] = False
 
-    proxy_rate: Rate = field(default=1.0, kw_only=True)
+    proxy_rate: Rate = 1.0
 
 
 @dataclass(frozen=True)

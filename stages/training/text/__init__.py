@@ -1,10 +1,1 @@
-"""Text for any backbone, in closed form.
-
-::
-
-    label, attributes --sentences.py--> sentences --sentence encoder--> (N, 384) --text map--\
-                                                                                              shared space (E)
-    image --backbone--> feature (N, D) ---------------------------------------- image map ---/
-
-``fit.py`` fits both maps (regularised canonical correlation) and has the head.
-"""
+"""Text for any backbone: two linear maps, of features and of encoded sentences, into one space; see ``fit.py``."""

@@ -46,7 +46,6 @@ class TextNetwork(FittedNetwork):
 
     @property
     def dim(self) -> int:
-        """E."""
         return int(self.image_map.shape[1])
 
     def transform(self, prepared: Tensor, dropout: torch.Generator | None = None) -> Tensor:
@@ -58,17 +57,10 @@ class TextNetwork(FittedNetwork):
         return normalize((encoded - self.text_mean) @ self.text_map)
 
 
-class Fitted(NamedTuple):
-    """The head, and how it was chosen."""
-
-    network: TextNetwork
-    summary: str
-
-
 def fit_text(
     config: TextHeadConfig, features: Tensor, sentences: Sequence[str], blocks: Sequence[int], seed: int
-) -> Fitted:
-    """The head of training ``features`` (N, D) whose images have ``sentences`` (N,); those with none are left out.
+) -> tuple[TextNetwork, str]:
+    """The head of ``features`` (N, D) whose images have ``sentences`` (N,), if any; and how it was chosen.
 
     Raises RecordsError where there are too few different sentences.
     """
@@ -92,7 +84,7 @@ def fit_text(
         f"text ridge {ridges[0]:g}, image ridge {ridges[1]:g}, power {power:g} by mMP@5 {score:.3f} of "
         f"{len(numbers):,} sentences that were left out"
     )
-    return Fitted(network, summary)
+    return network, summary
 
 
 def _chosen(

@@ -36,7 +36,6 @@ class TextHeadConfig(Settings):
     inputs: InputsConfig = InputsConfig(unit=True, center=False, rescale="none")
 
     def build(self, blocks: Sequence[int], _generator: torch.Generator) -> TextNetwork:
-        """A head for features of the sizes ``blocks`` side by side, to be filled by ``load_state_dict``."""
         from stages.training.heads.inputs import Inputs
         from stages.training.text.fit import TextNetwork
 

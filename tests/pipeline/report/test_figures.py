@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.views.report.contents import Contents
-from pipeline.views.report.curves import TITLES, k_curves, looks, pair_similarities
-from pipeline.views.report.embedding_map import map_view
+from pipeline.views.report.curves import TITLES, k_curves, looks, map_view, pair_similarities
 from pipeline.views.report.learning import learning_curves
 from pipeline.views.report.measured import Measured
 from pipeline.views.report.queries import NEAREST, shown_queries

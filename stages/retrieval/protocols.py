@@ -1,23 +1,35 @@
-"""The protocols there are, each a configuration that a run file names by its ``kind``."""
+"""Protocols of evaluation: each says in ``rules()`` who is relevant, what is searched, and what is reported.
+
+To add one: a frozen dataclass with a ``kind`` and ``rules``, and its name in ``RankedConfig``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from cache.errors import SettingsError
-from cache.settings import Settings
-from stages.retrieval.protocols.rules import (
+from cache.settings import Choices, Settings, Within
+from stages.retrieval.rules import (
     Names,
     Rules,
+    column_of,
     has_attribute,
     in_the_gallery,
     listing,
     not_in_the_gallery,
     sharing,
 )
-from stages.retrieval.relevance import column_of
+
+__all__ = [
+    "ByLabelConfig", "Gldv2Config", "IliasConfig", "LeaveOneOutConfig", "ListedConfig", "MetConfig",
+    "Products10kConfig", "ProtocolConfig", "QueryGalleryConfig", "RankedConfig", "RevisitedConfig", "Rules",
+    "SmallDataConfig", "UnedConfig",
+]  # fmt: skip
+
+
+Ranks: TypeAlias = Annotated[tuple[int, ...], Choices("[1, inf]", "one or more ranks, different whole numbers")]
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,7 @@ class LeaveOneOutConfig(Settings):
     """
 
     kind: Literal["leave_one_out"] = "leave_one_out"
-    ks: tuple[int, ...] = (1, 2, 4, 8)
-
-    def __post_init__(self) -> None:
-        _check_ks(self.ks)
+    ks: Ranks = (1, 2, 4, 8)
 
     def rules(self) -> Rules:
         """By label, every query in the gallery."""
@@ -76,10 +85,7 @@ class QueryGalleryConfig(Settings):
     """
 
     kind: Literal["query_gallery"] = "query_gallery"
-    ks: tuple[int, ...] = (1, 10, 20, 30)
-
-    def __post_init__(self) -> None:
-        _check_ks(self.ks)
+    ks: Ranks = (1, 10, 20, 30)
 
     def rules(self) -> Rules:
         """By label, no query in the gallery."""
@@ -114,9 +120,8 @@ class UnedConfig(Settings):
 
     def rules(self) -> Rules:
         """By label or landmark, in one gallery or in that of the domain."""
-        searched: Literal["merged", "own"] = "merged" if self.gallery == "merged" else "own"
         judge, columns = partial(sharing, "landmarks"), (column_of("landmarks"),)
-        return Rules(("hit@1", "mmp@5"), judge=judge, searched=searched, columns=columns)
+        return Rules(("hit@1", "mmp@5"), judge=judge, searched=self.gallery, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -212,14 +217,8 @@ class MetConfig(Settings):
     """
 
     kind: Literal["met"] = "met"
-    neighbours: int | None = None
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.neighbours is not None and self.neighbours < 1:
-            raise SettingsError(f"neighbours is a number of images, at least 1, got {self.neighbours}")
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise SettingsError(f"temperature is a number above 0, got {self.temperature}")
+    neighbours: Annotated[int | None, Within("[1, inf]", "a number of images")] = None
+    temperature: Annotated[float | None, Within("(0, inf)")] = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +231,18 @@ class SmallDataConfig(Settings):
     kind: Literal["small_data"] = "small_data"
 
 
-def _check_ks(ks: tuple[int, ...]) -> None:
-    if not ks or min(ks) < 1 or len({*ks}) < len(ks):
-        raise SettingsError(f"ks are ranks, different whole numbers from 1, at least one, got {list(ks)}")
+RankedConfig: TypeAlias = (
+    ByLabelConfig
+    | LeaveOneOutConfig
+    | QueryGalleryConfig
+    | Products10kConfig
+    | UnedConfig
+    | RevisitedConfig
+    | Gldv2Config
+    | IliasConfig
+    | ListedConfig
+)
+"""A protocol that scores which ranks hold something relevant."""
+
+ProtocolConfig: TypeAlias = RankedConfig | MetConfig | SmallDataConfig
+"""Any protocol; ``kind`` tells them apart."""

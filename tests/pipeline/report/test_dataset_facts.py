@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import parse_config
 from pipeline.dataset import remarks
-from stages.analysis.dataset_facts import domain_facts
+from pipeline.views.report.origins import domain_facts
 from stages.records import Records
 from stages.retrieval.protocols import ListedConfig
 

@@ -1,4 +1,4 @@
-"""The places of a sweep as a table for the terminal, CSV, flat JSON lines, and a page."""
+"""The leaderboard of a sweep and the table over seeds: for the terminal, CSV, JSON lines, and pages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from pipeline.score_rows import RAW
+from pipeline.seed_grid import TableRow
 from pipeline.sweep import Place
-from pipeline.views.leaderboard import Interval, Leaderboard, Row, text
+from pipeline.views import charts
+from pipeline.views.leaderboard import Bounded, Interval, Leaderboard, Names, Row, leaderboard, own_bounds, text
 from pipeline.views.pages import render
 
 _PRINTED = 20
@@ -20,27 +23,17 @@ _PRINTED = 20
 
 def sweep_rows(places: Sequence[Place], metric: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """A flat dictionary a place, best first: what CSV and JSON hold. Settings go by their dotted ``keys``."""
-    return [
-        {
-            "rank": rank,
-            "backbone": place.backbone,
-            "head": place.head,
-            "method": place.method,
-            **{key: place.settings.get(key) for key in keys},
-            "metric": metric,
-            "value": place.value,
-            "low": place.low,
-            "high": place.high,
-            "trainings": place.trial.scores.size,
-            "diverged": place.trial.diverged,
-            "queries": len(place.queries.query_keys),
-            "behind": place.behind.value if place.behind else 0.0,
-            "behind_low": place.behind.low if place.behind else 0.0,
-            "behind_high": place.behind.high if place.behind else 0.0,
-            "trial": place.fingerprint,
-        }
-        for rank, place in enumerate(places, 1)
-    ]
+    rows = []
+    for rank, place in enumerate(places, 1):
+        behind = place.behind or Interval(0.0, 0.0, 0.0)
+        row: dict[str, Any] = {"rank": rank, "backbone": place.backbone, "head": place.head, "method": place.method}
+        row |= {key: place.settings.get(key) for key in keys}
+        row |= {"metric": metric, "value": place.value, "low": place.low, "high": place.high}
+        row |= {"trainings": place.trial.scores.size, "diverged": place.trial.diverged}
+        row |= {"queries": len(place.queries.query_keys)}
+        row |= {"behind": behind.value, "behind_low": behind.low, "behind_high": behind.high}
+        rows.append(row | {"trial": place.fingerprint})
+    return rows
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -133,3 +126,50 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def table_text(rows: Sequence[TableRow]) -> str:
+    """A line for each backbone, head and number of training rows."""
+    legend = ["± half of the 95 % interval over classes of the mean over seeds; * the best of its backbone"]
+    return text(_seeds_leaderboard(rows), legend)
+
+
+def table_page(name: str, rows: Sequence[TableRow], pictures: Mapping[str, str], left_out: Sequence[str] = ()) -> str:
+    """The page without the heads of fewer rows; ``left_out`` says which points the curve lacks, and why."""
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        most[row.backbone, row.head] = max(row.rows, most.get((row.backbone, row.head), 0))
+    board = _seeds_leaderboard([row for row in rows if row.rows == most[row.backbone, row.head]])
+    curve = learning_curve(rows, board.metric)
+    return render("table.html", name=name, board=board, curve=curve, pictures=dict(pictures), left_out=left_out)
+
+
+def learning_curve(rows: Sequence[TableRow], metric: str) -> Markup | None:
+    """``metric`` by training rows on the first backbone; None where no head has more than one number of rows."""
+    shown = [row for row in rows if row.backbone == rows[0].backbone and row.metric == metric]
+    lines: list[charts.Line] = []
+    for head in dict.fromkeys(row.head for row in shown if row.rows):
+        curve = sorted((row for row in shown if row.head == head), key=lambda row: row.rows)
+        if len(curve) > 1:
+            points = [(row.rows, row.value) for row in curve]
+            band = [(row.rows, row.low, row.high) for row in curve]
+            lines.append(charts.Line(head, charts.look(len(lines)), points, band))
+    if not lines:
+        return None
+    counts = sorted({at for line in lines for at, _ in line.points})
+    raw = [row.value for row in shown if not row.rows][:1]
+    lines += [charts.Line(RAW, RAW, [(counts[0], value), (counts[-1], value)]) for value in raw]
+    label, across = f"{metric} by training images", "training images"
+    return charts.line_chart(lines, label=label, across=across, ticks_at=counts, log=True, dots=True)
+
+
+def _seeds_leaderboard(rows: Sequence[TableRow]) -> Leaderboard:
+    scores: list[tuple[Names, Names, str, Bounded]] = []
+    gains: dict[Names, dict[str, Bounded]] = {}
+    for row in rows:
+        names = (row.backbone, row.head, f"{row.rows:,}" if row.rows else "-")
+        scores.append((names, (row.backbone,), row.metric, Interval(row.value, row.low, row.high)))
+        if row.gain is not None and row.gain_low is not None and row.gain_high is not None:
+            gains.setdefault(names, {})[row.metric] = Interval(row.gain, row.gain_low, row.gain_high)
+    bounds = own_bounds({row.metric: row.value for row in rows})
+    return leaderboard(scores, ("backbone", "head", "rows"), gains=gains, bounds=bounds)
