@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from cache.digest_list import DigestIndex, Digests, Places, as_digests
 from cache.errors import DamagedStoreError
-from cache.identity import Provenance
+from cache.fingerprint import Provenance
 from cache.sealed import parquet_bytes, read_parquet
 from cache.storage import LocalStorage, Storage
 

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from cache import layout
 from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.fingerprint import Provenance
 from cache.folded_rows import Chunks, fold
-from cache.identity import Provenance
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError, WeightsError
-from cache.fingerprint import JSON
-from cache.identity import Identity
+from cache.fingerprint import JSON, Identity
 from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
