@@ -27,9 +27,13 @@ class MultiSimilarity(PairRule):
         self.config = config
 
     def sums(self, block: Block) -> Sums:
-        config = self.config
+        config, (row, column) = self.config, block.positives
         with torch.no_grad():
-            (row, column), far = self._chosen(block)
+            cosines = block.cosines_of(row, column)
+            near = cosines - config.slack_cos < block.negative_cosines.amax(1)[row]
+            farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
+            far = block.negative_cosines <= (farthest - config.slack_cos)[:, None]  # and what is no negative
+            row, column = row[near], column[near]
             several = int(torch.bincount(row, minlength=1).max())
         exponents = block.cosines.new_full((len(block.cosines), several + 1), _NOTHING)
         own = config.positive_scale * (config.threshold_cos - block.differentiable(row, column))
@@ -39,17 +43,9 @@ class MultiSimilarity(PairRule):
         losses = of_positives + of_negatives
         positive = float(block.cosines_of(row, column).sum(dtype=torch.float64))
         negative = float(block.cosines.masked_fill(far, 0.0).sum(1).sum(dtype=torch.float64))
-        near, zero = far.numel() - int(far.sum()), float((losses == 0).sum())
-        statistics = PairStatistics(len(losses), zero, positive, len(row), negative, near)
+        negatives, zero = far.numel() - int(far.sum()), float((losses == 0).sum())
+        statistics = PairStatistics(len(losses), zero, positive, len(row), negative, negatives)
         return Sums(losses.sum()[None], losses.new_tensor([len(losses)]), statistics)
-
-    def _chosen(self, block: Block) -> tuple[Pairs, Tensor]:
-        """The positives that are looked at, and (b, R) what is no negative that is."""
-        slack, (row, column) = self.config.slack_cos, block.positives
-        cosines = block.cosines_of(row, column)
-        near = cosines - slack < block.negative_cosines.amax(1)[row]
-        farthest = cosines.new_full((len(block.cosines),), torch.inf).scatter_reduce(0, row, cosines, "amin")
-        return Pairs(row[near], column[near]), block.negative_cosines <= (farthest - slack)[:, None]
 
 
 def _log_of_one_plus(exponents: Tensor) -> Tensor:
@@ -98,8 +94,8 @@ class _LogOfSum(torch.autograd.Function):
         return shares * (ctx.scale * slope[:, None]), None, None
 
 
-class _RankRule(PairRule):
-    """A loss by the smooth ranks of a row's positives: the mean over the rows that have any."""
+class Ranks(PairRule):
+    """Smooth-AP and Recall@k, by the smooth ranks of a row's positives: the mean over the rows that have any."""
 
     numbers = 8  # about so many positives a row
 
@@ -114,35 +110,15 @@ class _RankRule(PairRule):
         own = block.differentiable(row, column)[:, None]
         above = torch.sigmoid(self.config.scale * (block.all_cosines[row] - own))  # (T, R)
         above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
-        among_positives = 1 + torch.where(block.is_positive[row], above, 0.0).sum(1)
-        positives = block.is_positive.sum(1)
-        count = (positives > 0).sum()
-        gained = self.gain(1 + above.sum(1), among_positives, positives.clamp(min=1)[row])
+        rank, positives = 1 + above.sum(1), block.is_positive.sum(1)
+        several, count = positives.clamp(min=1)[row], (positives > 0).sum()
+        if isinstance(self.config, RecallConfig):  # whether each positive is among the first k, for several k
+            ks = torch.tensor(self.config.ks, device=positives.device)
+            inside = torch.sigmoid(self.config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
+            gained = (inside / torch.minimum(ks, several[:, None])).sum() / len(ks)
+        else:
+            among_positives = 1 + torch.where(block.is_positive[row], above, 0.0).sum(1)
+            gained = (among_positives / rank / several).sum()  # the precision at a rank is the first ratio
         rows = float(len(block.cosines))
         statistics = statistics_of_all(block, rows, rows - float(count))
         return Sums((count - gained)[None], count[None].to(block.cosines.dtype), statistics)
-
-    def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
-        """The sum over all of T positive pairs, each row's at most 1.
-
-        Of each pair (T,) the ``rank`` from 1, that ``among_positives`` of its row, and how many ``positives`` that has.
-        """
-        raise NotImplementedError
-
-
-class SmoothAp(_RankRule):
-    """See :class:`SmoothApConfig`."""
-
-    def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
-        return (among_positives / rank / positives).sum()  # the precision at a rank is the first ratio
-
-
-class Recall(_RankRule):
-    """Whether each positive is among the first k, for several k."""
-
-    config: RecallConfig
-
-    def gain(self, rank: Tensor, _among_positives: Tensor, positives: Tensor) -> Tensor:
-        ks = torch.tensor(self.config.ks, device=positives.device)
-        inside = torch.sigmoid(self.config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
-        return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)
