@@ -29,7 +29,7 @@ the relevant ranks i <= k:
 =================  ===================================================================================================
 
 ``map@k`` alone is refused: four libraries divide it by four different things. With relevance yes or no the linear and
-the exponential gain of nDCG are the same; :mod:`stages.ranking.graded` has both for grades.
+the exponential gain of nDCG are the same; :mod:`stages.ranking.ties` has both for grades.
 
 A query to which nothing is relevant (R = 0) gets 0 from the functions here.
 """

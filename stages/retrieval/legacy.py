@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import RecordsError
-from stages.ranking.graded import Ties, averaged_precision
 from stages.ranking.nearest import compare_all
 from stages.ranking.normalize import unit_length
+from stages.ranking.ties import Ties, averaged_precision
 from stages.records import Records
 
 K = 10
