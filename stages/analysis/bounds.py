@@ -127,12 +127,9 @@ class _AnyOrder(Tied):
         return precision
 
     @cached_property
-    def before(self) -> Counts:
-        return np.zeros(self.relevant.shape, np.int64)
-
-    @cached_property
-    def within(self) -> Counts:
-        return np.broadcast_to(self.num_relevant[:, None], self.relevant.shape)
+    def hits(self) -> tuple[Values, Values]:
+        shape = self.relevant.shape
+        return np.zeros(shape), np.broadcast_to(self.num_relevant[:, None].astype(np.float64), shape)
 
 
 def _floor(metric: Metric, relevant: int, searched: int) -> float:

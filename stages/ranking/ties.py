@@ -64,6 +64,13 @@ class Ties(NamedTuple):
         last = np.minimum.accumulate(np.where(ends, ranks, ranked.shape[1])[:, ::-1], axis=1)[:, ::-1]
         return cls(order, first, last - first + 1)
 
+    def sums(self, ranked: npt.NDArray[np.generic]) -> tuple[Values, Values]:
+        """Of values ``ranked`` (Q, G) the sums before the group of each rank, and within it, both (Q, G)."""
+        totals = np.zeros((len(ranked), ranked.shape[1] + 1))
+        totals[:, 1:] = np.cumsum(ranked, axis=1)
+        before = np.take_along_axis(totals, self.first, axis=1)
+        return before, np.take_along_axis(totals, self.first + self.size, axis=1) - before
+
 
 def averaged_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
     """At each rank (Q, G), the mean of "relevant, times the precision up to here" over the orders of what ties.
@@ -71,10 +78,7 @@ def averaged_precision(relevant: npt.NDArray[np.bool_], ties: Ties) -> Values:
     ``relevant`` (Q, G) is by rank, in any order within a group. A rank at place k of a group of t rows, r of them
     relevant, is relevant with r/t, and then (k - 1)(r - 1)/(t - 1) of the k - 1 before it in the group are.
     """
-    hits = np.zeros((len(relevant), relevant.shape[1] + 1))
-    hits[:, 1:] = np.cumsum(relevant, axis=1)
-    before = np.take_along_axis(hits, ties.first, axis=1)
-    within = np.take_along_axis(hits, ties.first + ties.size, axis=1) - before
+    before, within = ties.sums(relevant)
     place = np.arange(relevant.shape[1]) - ties.first  # k - 1
     earlier = place * (within - 1) / np.maximum(ties.size - 1, 1)
     precision: Values = within / ties.size * (before + 1 + earlier) / (np.arange(relevant.shape[1]) + 1)
@@ -107,9 +111,7 @@ def graded_ndcg(grades: Values, ties: Ties, k: int | None = None, *, exponential
     width = grades.shape[1]
     discounts = 1 / np.log2(np.arange(width) + 2.0)
     discounts[width if k is None else k :] = 0
-    gains = np.zeros((len(grades), width + 1))
-    gains[:, 1:] = np.cumsum(np.take_along_axis(grades, ties.order, axis=1), axis=1)
-    of_group = np.take_along_axis(gains, ties.first + ties.size, axis=1) - np.take_along_axis(gains, ties.first, axis=1)
+    _, of_group = ties.sums(np.take_along_axis(grades, ties.order, axis=1))
     gained = (of_group / ties.size * discounts).sum(1)
     best = (np.sort(grades, axis=1)[:, ::-1] * discounts).sum(1)
     value: Values = np.divide(gained, best, out=np.full(len(grades), np.nan), where=best > 0)
@@ -135,24 +137,13 @@ class Tied:
     @cached_property
     def share(self) -> Values:
         """How likely each rank (Q, G) is relevant."""
-        share: Values = self.within / self.ties.size
+        share: Values = self.hits[1] / self.ties.size
         return share
 
     @cached_property
-    def before(self) -> Counts:
-        """How many relevant rows come before the group of each rank, (Q, G)."""
-        return np.take_along_axis(self._found, self.ties.first, axis=1)
-
-    @cached_property
-    def within(self) -> Counts:
-        """How many relevant rows the group of each rank has, (Q, G)."""
-        return np.take_along_axis(self._found, self.ties.first + self.ties.size, axis=1) - self.before
-
-    @cached_property
-    def _found(self) -> Counts:
-        hits = np.zeros((len(self.relevant), self.relevant.shape[1] + 1), np.int64)
-        hits[:, 1:] = np.cumsum(self.relevant, axis=1)
-        return hits
+    def hits(self) -> tuple[Values, Values]:
+        """How many relevant rows come before the group of each rank, and how many are in it, both (Q, G)."""
+        return self.ties.sums(self.relevant)
 
 
 def averaged(metric: Metric, table: Tied) -> Values:
@@ -216,9 +207,9 @@ def _ndcg(table: Tied, metric: Metric) -> Values:
 
 def _hit(table: Tied, metric: Metric) -> Values:
     last = min(int(metric.k or 0), table.relevant.shape[1]) - 1
-    size, relevant = table.ties.size[:, last], table.within[:, last]
+    size, (before, relevant) = table.ties.size[:, last], (counts[:, last] for counts in table.hits)
     drawn = last + 1 - table.ties.first[:, last]
-    none = (table.before[:, last] == 0).astype(np.float64)
+    none = (before == 0).astype(np.float64)
     for place in range(int(drawn.max(initial=0))):
         left = np.maximum(size - relevant - place, 0) / np.maximum(size - place, 1)
         none *= np.where(place < drawn, left, 1.0)
@@ -228,8 +219,9 @@ def _hit(table: Tied, metric: Metric) -> Values:
 
 def _reciprocal_rank(table: Tied, metric: Metric) -> Values:
     queries = np.arange(len(table.relevant))
-    at = np.argmax(table.within > 0, axis=1)  # the first rank of the first group with something relevant
-    size, relevant = table.ties.size[queries, at], np.maximum(table.within[queries, at], 1)
+    _, within = table.hits
+    at = np.argmax(within > 0, axis=1)  # the first rank of the first group with something relevant
+    size, relevant = table.ties.size[queries, at], np.maximum(within[queries, at], 1)
     chance, total = relevant / size, np.zeros(len(queries))
     for place in range(int((size - relevant).max(initial=-1)) + 1):
         rank = at + place + 1
