@@ -115,10 +115,10 @@ def test_a_head_that_diverges_is_told_and_leaves_its_neighbours_alone(learned: t
     wild = sgd.with_settings({"optimizer.lr": 1e30, "optimizer.weight_decay": 1e10})
     ((calm, lost),) = together(learned, [sgd, wild], [0])
     assert lost is None
-    ((expected,),) = together(learned, [sgd], [0])
+    ((expected,),) = together(learned, [sgd], [0])  # a stack of one
     assert calm is not None
     assert expected is not None
-    np.testing.assert_allclose(calm, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(calm, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(

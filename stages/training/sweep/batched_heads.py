@@ -123,7 +123,7 @@ def _train(first: Training, recipes: Sequence[HeadRecipe]) -> list[HeadNetwork |
             for place, own in enumerate(weights):
                 optimizer.param_groups[place]["lr"] = recipes[place].optimizer.learning_rate(step, steps, epochs)
                 for weight, slope in zip(own, slopes, strict=True):
-                    weight.grad = slope[place]
+                    weight.grad = slope[place].contiguous()  # as the fused step reads it
             optimizer.step()
     heads = [LinearHead(head.inputs, weight, bias) for weight, bias, _ in weights]
     return [each if good else None for each, good in zip(heads, finite.tolist(), strict=True)]
