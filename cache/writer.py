@@ -194,8 +194,8 @@ class StoreWriter:
         digests, *columns = (rows[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         if digests != list(chunk.digests):
             raise StoreBusyError(
-                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says, as another run "
-                "has made a new one. Start again."
+                f"chunk {chunk.number} of {self.store.address} holds other images than this plan says: another run has "
+                "made a new plan. Start again, to compute what is still missing."
             )
         return [RowOutcome(*values) for values in zip(*columns, strict=True)]
 

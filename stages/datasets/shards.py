@@ -61,7 +61,9 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     shards = []
     for name in sorted(names, key=lambda name: name.split("/")):
         if name.lower().endswith(_PACKED + _PACKED_TAR):
-            raise RecordsError(f"{files[name]} is compressed, so no image can be read alone: unpack it")
+            raise RecordsError(
+                f"{files[name]} is compressed, so one image cannot be read without all before it: unpack it"
+            )
         refuse_not_utf8(Path(files[name]))
         shards.append(Shard(files[name], name.removesuffix(suffix)))
     return shards

@@ -187,7 +187,9 @@ def _members(path: str, file: BinaryIO, total: int) -> Iterator[Member]:
     start = file.read(8)
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
-            raise RecordsError(f"{path} is compressed with {name}, so no image can be read alone: unpack it")
+            raise RecordsError(
+                f"{path} is compressed with {name}, so one image cannot be read without all before it: unpack it"
+            )
     file.seek(0)
     after = "at its beginning"
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -239,4 +241,6 @@ def _refuse_more(path: str, file: BinaryIO, offset: int, after: str) -> None:
         raise RecordsError(f"{path} is cut off or damaged {after}: no header of a member at byte {offset:,}. {_REMEDY}")
     while block := file.read(_READ):
         if block.strip(b"\0"):
-            raise RecordsError(f"{path} goes on behind its end, {after}: it is several tars. Make a shard of each.")
+            raise RecordsError(
+                f"{path} goes on behind its end, {after}: it is several tars in one file. Make a shard of each."
+            )

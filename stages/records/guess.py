@@ -166,7 +166,9 @@ def _guess_table(path: Path, root: Path | None) -> Guess:
         odd = next(cell for cell in cells if not cell.isascii())
         guess.set("encoding", _OLD_ENCODING, f"the table is not UTF-8; check that {odd!r} reads as it should")
     if images := [name for name in columns if Path(name).suffix.lower() in EXTENSIONS]:
-        raise RecordsError(f"the first line of {path} names an image, {images[0]!r}: a line of column names is needed")
+        raise RecordsError(
+            f"the first line of {path} names an image, {images[0]!r}: a table needs a line of column names"
+        )
     image, split = _image_column(columns), _first_of(_SPLIT_NAMES, columns)
     if image != "path":
         guess.set("image", image)

@@ -67,7 +67,9 @@ def draw_catalogue(
     table, marker, wanted = folder / "labels.csv", folder / "catalogue.json", {"edition": _EDITION} | settings
     if table.exists():
         if not marker.exists():
-            raise RecordsError(f"{table} was not drawn by this command, so it is left alone. Name another folder.")
+            raise RecordsError(
+                f"{table} was not drawn by this command, so it is left alone. Name another folder for the catalogue."
+            )
         if json.loads(marker.read_text()) == wanted:
             return table
         table.unlink()
