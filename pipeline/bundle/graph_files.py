@@ -22,8 +22,7 @@ from stages.ranking import unit_length
 
 Format = Literal["export", "torchscript", "onnx"]
 ENDINGS: dict[Format, str] = {"export": ".pt2", "torchscript": ".pt", "onnx": ".onnx"}
-NOTE = "permafrost.json"
-"""The extra file, or the property of an ONNX model, that names the embeddings."""
+NOTE = "permafrost.json"  # the extra file, or the property of an ONNX model, that names the embeddings
 
 Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """What a file does: an image (3, H, W) to its vector (E,)."""

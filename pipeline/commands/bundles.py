@@ -13,6 +13,7 @@ from pipeline.bundle import Bundle, changes, is_bundle
 from pipeline.bundle.export import export_bundle
 from pipeline.bundle.snapshots import read_snapshot
 from pipeline.commands.options import (
+    BestHead,
     BundleFolder,
     Device,
     Json,
@@ -50,9 +51,7 @@ def export(
         Literal["export", "torchscript", "onnx"] | None,
         typer.Option("--format", help="One file from pixels to the embedding: .pt2, .pt or .onnx."),
     ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")
-    ] = None,
+    head: BestHead = None,
     backbone: OneBackbone = None,
     everything: Annotated[bool, typer.Option("--all", help="Export every record, not only the gallery.")] = False,
     no_weights: Annotated[

@@ -1,9 +1,5 @@
 """What is served of a path, and the watcher that puts a newer snapshot of a bundle in the place of the old one.
 
-::
-
-    current.json changes -> the snapshot it names is opened beside the old one -> one reference is swapped
-
 A request keeps the snapshot that it began with to its end. A snapshot that cannot be opened (damaged, half written,
 deleted) is refused: the old one serves on, and is tried again later.
 """
@@ -52,8 +48,7 @@ class Snapshots:
         self._open, self._ask, self._on_change, self._seconds = open_gallery, version, on_change, seconds
         self._seen = self._version()
         self.current = open_gallery()
-        self.refused: str | None = None
-        """Why the snapshot that the file names is not served; None where it is."""
+        self.refused: str | None = None  # why the snapshot that the file names is not served; None where it is
         self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
         self._closed = threading.Event()
         if version is not None:

@@ -33,19 +33,17 @@ def weights_of(network: HeadNetwork) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def build_network(
-    config: HeadConfig, structure: Mapping[str, Any], weights: Mapping[str, npt.NDArray[np.generic]]
+    config: HeadConfig, structure: Mapping[str, Any], weights: Mapping[str, npt.NDArray[np.generic]] | None
 ) -> HeadNetwork:
     """The network of ``config`` that :func:`structure_of` and :func:`weights_of` described."""
-    network = _built(config, structure)
-    network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    return network
-
-
-def _built(config: HeadConfig, structure: Mapping[str, Any]) -> HeadNetwork:
     inputs = Inputs(InputsConfig(**structure["inputs"]), structure["blocks"])
+    network: HeadNetwork
     if experts := structure.get("experts"):
         single = replace(config, dim=expert_dim(config.dim, len(experts)))
-        return Experts(Gate.zero(inputs, len(experts)), [_built(single, expert) for expert in experts])
-    network: HeadNetwork = config.build(structure["blocks"], torch.Generator())
-    network.inputs = inputs
+        network = Experts(Gate.zero(inputs, len(experts)), [build_network(single, each, None) for each in experts])
+    else:
+        network = config.build(structure["blocks"], torch.Generator())
+        network.inputs = inputs
+    if weights is not None:
+        network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return network

@@ -67,9 +67,8 @@ class Rule(nn.Module):
     def target(self, cosine: Tensor, norms: Tensor, labels: Tensor) -> Tensor:
         """The target's ``cosine`` (B,) as the margin moves it, in units of the cosine; autograd differentiates it.
 
-        ``norms`` (B,) are the embeddings' lengths; ``labels`` (B,) choose margins that differ by class. With a margin
-        (H, 1) and a cosine (H, B) it moves the targets of H heads at once. Its slope must be finite on the whole of
-        [-1, 1], also where a cosine is a rounding error outside.
+        ``norms`` (B,) are the embeddings' lengths; ``labels`` (B,) choose margins that differ by class. Its slope must
+        be finite on the whole of [-1, 1], also where a cosine is a rounding error outside.
         """
         del norms, labels
         return cosine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,26 +21,18 @@ SMALLEST_SCALE = math.sqrt(2) * math.log(2)
 _CURRICULUM_RATE = 0.01  # of the running mean, as published
 _EDGE = 1e-3  # of AdaFace's moved angle from 0 and pi, and beside the deviation, as in the authors' code
 
-
-class AddAngle(MarginRule):
-    """The target's angle plus the margin."""
-
-    def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        return add_angle(cosine, self.margin_of(labels))
+Move: TypeAlias = Callable[[Tensor, "float | Tensor"], Tensor]
 
 
-class Subtract(MarginRule):
-    """The target's cosine less the margin."""
+class Moved(MarginRule):
+    """``move(cosine, margin)`` in the place of the target's cosine."""
 
-    def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        return cosine - self.margin_of(labels)
-
-
-class MultiplyAngle(MarginRule):
-    """The target's angle times the margin; see :func:`multiply_angle`."""
+    def __init__(self, move: Move, margin: MarginSetting, class_sizes: Tensor) -> None:
+        super().__init__(margin, class_sizes)
+        self.move = move
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
-        return multiply_angle(cosine, self.margin_of(labels))
+        return self.move(cosine, self.margin_of(labels))
 
 
 def multiply_angle(cosine: Tensor, factor: float | Tensor) -> Tensor:
@@ -64,20 +56,20 @@ class LinearAngle(MarginRule):
         return 1 - angle_of(cosine) * (2 / math.pi), (2 / math.pi) * inside / sine_of(cosine)
 
 
-class Elastic(MarginRule):
-    """``move(cosine, margin)``, the margin normal around the setting, cut to [0, ``most``]; in evaluation the mean."""
+class Elastic(Moved):
+    """As :class:`Moved`, the margin normal around the setting, cut to [0, ``most``]; in evaluation the mean."""
 
     def __init__(
         self,
-        move: Callable[[Tensor, Tensor], Tensor],
+        move: Move,
         margin: MarginSetting,
         class_sizes: Tensor,
         deviation: float,
         most: float,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(margin, class_sizes)
-        self.move, self.deviation, self.most = move, deviation, most
+        super().__init__(move, margin, class_sizes)
+        self.deviation, self.most = deviation, most
         self.random_state = RandomState(generator)
 
     def target(self, cosine: Tensor, _norms: Tensor, labels: Tensor) -> Tensor:
@@ -114,7 +106,7 @@ class AdaptiveScale(FixedScale):
         self.value = (log_mean / median.clamp_min(math.sqrt(0.5))).clamp_min(SMALLEST_SCALE)
 
 
-class Curriculum(AddAngle):
+class Curriculum(Moved):
     """The target's angle plus the margin; another class's cosine c that lies above that becomes c * (progress + c).
 
     ``progress`` is a running mean of the target's cosine, from 0.
@@ -123,7 +115,7 @@ class Curriculum(AddAngle):
     progress: Tensor
 
     def __init__(self, margin: MarginSetting, class_sizes: Tensor) -> None:
-        super().__init__(margin, class_sizes)
+        super().__init__(add_angle, margin, class_sizes)
         self.register_buffer("progress", torch.zeros(()))
 
     def observe(self, cosine: Tensor, _norms: Tensor) -> None:
@@ -196,9 +188,9 @@ def rule_of(config: MarginSoftmaxConfig, class_sizes: Tensor, generator: torch.G
         case kinds.AdaFaceConfig():
             return Quality(config, class_sizes)
         case kinds.ArcFaceConfig():
-            return AddAngle(config.margin_rad, class_sizes)
+            return Moved(add_angle, config.margin_rad, class_sizes)
         case kinds.CosFaceConfig():
-            return Subtract(config.margin_cos, class_sizes)
+            return Moved(torch.sub, config.margin_cos, class_sizes)
         case kinds.CurricularFaceConfig():
             return Curriculum(config.margin_rad, class_sizes)
         case kinds.ElasticArcFaceConfig():
@@ -212,6 +204,6 @@ def rule_of(config: MarginSoftmaxConfig, class_sizes: Tensor, generator: torch.G
         case kinds.NormFaceConfig():
             return Rule()
         case kinds.SphereFaceConfig():
-            return MultiplyAngle(config.margin_factor, class_sizes)
+            return Moved(multiply_angle, config.margin_factor, class_sizes)
         case _:
             raise NotImplementedError(f"{type(config).__name__} has no rule: a loss is a subclass that gives one")

@@ -98,8 +98,8 @@ class _LogOfSum(torch.autograd.Function):
         return shares * (ctx.scale * slope[:, None]), None, None
 
 
-class _RankRule(PairRule):
-    """A loss by the smooth ranks of a row's positives: the mean over the rows that have any."""
+class Ranks(PairRule):
+    """Smooth-AP and Recall@k, by the smooth ranks of a row's positives: the mean over the rows that have any."""
 
     numbers = 8  # about so many positives a row
 
@@ -114,35 +114,15 @@ class _RankRule(PairRule):
         own = block.differentiable(row, column)[:, None]
         above = torch.sigmoid(self.config.scale * (block.all_cosines[row] - own))  # (T, R)
         above = above.masked_fill((block.same_label & ~block.is_positive)[row], 0.0).scatter(1, column[:, None], 0.0)
-        among_positives = 1 + torch.where(block.is_positive[row], above, 0.0).sum(1)
-        positives = block.is_positive.sum(1)
-        count = (positives > 0).sum()
-        gained = self.gain(1 + above.sum(1), among_positives, positives.clamp(min=1)[row])
+        rank, positives = 1 + above.sum(1), block.is_positive.sum(1)
+        several, count = positives.clamp(min=1)[row], (positives > 0).sum()
+        if isinstance(self.config, RecallConfig):  # whether each positive is among the first k, for several k
+            ks = torch.tensor(self.config.ks, device=positives.device)
+            inside = torch.sigmoid(self.config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
+            gained = (inside / torch.minimum(ks, several[:, None])).sum() / len(ks)
+        else:
+            among_positives = 1 + torch.where(block.is_positive[row], above, 0.0).sum(1)
+            gained = (among_positives / rank / several).sum()  # the precision at a rank is the first ratio
         rows = float(len(block.cosines))
         statistics = statistics_of_all(block, rows, rows - float(count))
         return Sums((count - gained)[None], count[None].to(block.cosines.dtype), statistics)
-
-    def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
-        """The sum over all of T positive pairs, each row's at most 1.
-
-        Of each pair (T,) the ``rank`` from 1, that ``among_positives`` of its row, and how many ``positives`` that has.
-        """
-        raise NotImplementedError
-
-
-class SmoothAp(_RankRule):
-    """See :class:`SmoothApConfig`."""
-
-    def gain(self, rank: Tensor, among_positives: Tensor, positives: Tensor) -> Tensor:
-        return (among_positives / rank / positives).sum()  # the precision at a rank is the first ratio
-
-
-class Recall(_RankRule):
-    """Whether each positive is among the first k, for several k."""
-
-    config: RecallConfig
-
-    def gain(self, rank: Tensor, _among_positives: Tensor, positives: Tensor) -> Tensor:
-        ks = torch.tensor(self.config.ks, device=positives.device)
-        inside = torch.sigmoid(self.config.rank_scale * (ks - rank[:, None]))  # (T, len(ks))
-        return (inside / torch.minimum(ks, positives[:, None])).sum() / len(ks)

@@ -1,4 +1,4 @@
-"""Losses on distances: contrastive, triplet, margin. PyTorch Metric Learning computes what they make of their pairs.
+"""Losses on distances: contrastive, triplet, margin, range. PyTorch Metric Learning has what the first three compute.
 
 Its losses index a matrix of distances with the chosen pairs or triplets. These entries are looked up in a block of
 cosines, so that no matrix of distances is made, and remembered embeddings need no code of their own.
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from cache.errors import MissingExtraError
+from stages.training.losses.angle import normalize
 from stages.training.losses.settings import value_at
 from stages.training.pairs.block import Block, Pairs, distance_of, place_in_row, statistics_of, statistics_of_all
-from stages.training.pairs.kinds import AllConfig, ContrastiveConfig, MarginConfig, TripletConfig
+from stages.training.pairs.kinds import AllConfig, ContrastiveConfig, MarginConfig, RangeConfig, TripletConfig
+from stages.training.pairs.loss import PairLoss
 from stages.training.pairs.miners import pick
 from stages.training.pairs.rows import PairRule, Sums
 
@@ -159,12 +161,9 @@ class Margin(PairRule):
     def __init__(self, config: MarginConfig, classes: int) -> None:
         super().__init__()
         self.config = config
-        of_class = {"num_classes": classes} if config.beta == "by_class" else {}
-        self.loss: Any = of_distances(
-            library().MarginLoss(
-                nu=config.beta_weight, beta=config.beta_dist, learn_beta=config.beta != "fixed", **of_class
-            )
-        )
+        learned = config.beta != "fixed", classes if config.beta == "by_class" else None
+        loss = library().MarginLoss(0, config.beta_weight, config.beta_dist, "all", *learned)
+        self.loss: Any = of_distances(loss)
         self.at(0.0)
 
     @property
@@ -192,3 +191,52 @@ class Margin(PairRule):
         else:
             count, weight = pairs, self.config.beta_weight * self.beta[block.labels[chosen.row]].sum()
         return Sums(torch.stack([losses.sum(), weight]), torch.stack([pairs, count]), statistics)
+
+
+class RangeLoss(PairLoss):
+    """The widest spread of each class, and the nearest two class centres (Zhang et al., ICCV 2017, who square both)."""
+
+    def __init__(self, config: RangeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.at(0.0)
+
+    def at(self, share: float) -> None:
+        self._margin = value_at(self.config.margin_dist, share)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        unit = normalize(embeddings)
+        rows = torch.arange(len(labels), device=labels.device) if rows is None else rows
+        _, class_of_row, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+        within, widest = _within(unit, class_of_row, rows, self.config.farthest)
+        between, nearest = self._between(unit, class_of_row, sizes)
+        zero = float(len(widest) == 0) + float(between == 0)
+        self._statistics += statistics_of(2, zero, widest, nearest)
+        return self.config.within_weight * within + self.config.between_weight * between
+
+    def _between(self, unit: Tensor, class_of_row: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The part between classes, and the cosine (1,) that goes with the least distance; (0,) for a single class."""
+        if len(sizes) < 2:
+            return unit.sum() * 0, unit.new_zeros(0)
+        centres = unit.new_zeros(len(sizes), unit.shape[1]).index_add(0, class_of_row, unit) / sizes[:, None]
+        with torch.no_grad():
+            pairs = torch.triu_indices(len(sizes), len(sizes), 1, device=unit.device)
+            one, other = pairs[:, torch.cdist(centres, centres)[pairs[0], pairs[1]].argmin()]
+        least = torch.linalg.vector_norm(centres[one] - centres[other])
+        return (self._margin - least).clamp(min=0), 1 - least.detach().square()[None] / 2
+
+
+def _within(unit: Tensor, class_of_row: Tensor, rows: Tensor, farthest: int) -> tuple[Tensor, Tensor]:
+    """The mean over classes of the harmonic means, and the cosines (n,) of the pairs that count, without gradient."""
+    with torch.no_grad():
+        pairs = (class_of_row[:, None] == class_of_row).triu(1).logical_and(rows[:, None] != rows).nonzero()
+        classes, cosines = class_of_row[pairs[:, 0]], (unit @ unit.T)[pairs[:, 0], pairs[:, 1]]
+        order = cosines.argsort(stable=True)
+        order = order[classes[order].argsort(stable=True)]
+        order = order[place_in_row(classes[order]) < farthest]
+    if not len(order):
+        return unit.sum() * 0, cosines[order]
+    distances = distance_of((unit[pairs[order, 0]] * unit[pairs[order, 1]]).sum(1))
+    _, place, counts = torch.unique(classes[order], return_inverse=True, return_counts=True)
+    inverses = unit.new_zeros(len(counts)).index_add(0, place, 1 / distances)
+    return (counts / inverses).mean(), cosines[order]

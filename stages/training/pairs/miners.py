@@ -19,6 +19,7 @@ _BELOW_ONE = 1 - 1e-9
 
 def pick(miner: MinerConfig, block: Block, margin_dist: float) -> Triplets:
     """The triplets of ``block`` that ``miner`` takes for a loss of ``margin_dist``, which some have no use for."""
+    margin_dist = getattr(miner, "margin_dist", None) or margin_dist
     match miner:
         case DistanceWeightedConfig():
             return _distance_weighted(miner, block)
@@ -27,7 +28,7 @@ def pick(miner: MinerConfig, block: Block, margin_dist: float) -> Triplets:
         case HardConfig():
             return _hard(miner, block)
         case SemiHardConfig():
-            return _semi_hard(block, block.positives, margin_dist if miner.margin_dist is None else miner.margin_dist)
+            return _semi_hard(block, block.positives, margin_dist)
 
 
 def _distance_weighted(miner: DistanceWeightedConfig, block: Block) -> Triplets:
@@ -67,7 +68,7 @@ def _easy_positives(miner: EasyPositivesConfig, block: Block, margin_dist: float
     pairs = _there(*_highest(block.cosines.masked_fill(~block.is_positive, -torch.inf), 1))
     if miner.negatives == "hard":
         return _with_nearest_negatives(block, pairs, 1)
-    return _semi_hard(block, pairs, margin_dist if miner.margin_dist is None else miner.margin_dist)
+    return _semi_hard(block, pairs, margin_dist)
 
 
 def _highest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
