@@ -141,7 +141,8 @@ class ColumnsConfig(SourceConfig):
         columns |= {f"attributes.{name}": texts[name] for name in self.attributes}
         if self.strip:
             columns |= {name: trimmed(column) for name, column in columns.items() if name not in ("key", "tags")}
-        columns |= {n: v if isinstance(v, pa.ChunkedArray) else pa.array(v, pa.string()) for n, v in made.items()}
+        for name, values in made.items():
+            columns[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.string())
         return Source(pa.table({"label": label, **columns}), notes=notes)
 
 

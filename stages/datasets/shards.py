@@ -55,7 +55,7 @@ def find_shards(where: str, suffix: str) -> list[Shard]:
     else:
         hint = " Braces are not expanded: write a pattern with * or ?." if "{" in where else ""
         raise AbsentPathError(f"{where} does not exist, seen from {Path.cwd()}.{hint}")
-    names = [name for name in files if path.is_file() or not any(part[0] == "." for part in name.split("/"))]
+    names = [name for name in files if path.is_file() or not any(part.startswith(".") for part in name.split("/"))]
     if not names:
         raise RecordsError(f"{where} {none}")
     shards = []

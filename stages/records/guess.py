@@ -235,8 +235,9 @@ def _label_column(columns: Columns) -> str:
     candidates = {name.lower(): name for name in columns if _could_be_label(columns[name])}
     if not candidates:
         raise RecordsError(
-            f"no column can be the label: one is needed whose values repeat. There is {', '.join(columns)}. For images "
-            "without labels write a run file with label = [], or leave those columns out."
+            "no column can be the label: one is needed whose values repeat. "
+            f"Beside the image and the split there is {', '.join(columns)}. For images without labels write a run "
+            "file with label = [], or leave those columns out."
         )
     named = [candidates[name] for name in _LABEL_NAMES if name in candidates]
     return named[0] if named else max(candidates.values(), key=lambda name: len(set(columns[name])))

@@ -89,7 +89,9 @@ def load(config: OpenClipConfig, device: str, stored: StoredNetwork | None = Non
     outputs = [Output("", {"output": "projected" if projects and config.projection else "pooled"})]
     if config.projection == "both":
         if not projects:
-            raise SettingsError(f"{config.name} has no projection, its one feature is in the space of words")
+            raise SettingsError(
+                f"{config.name} has no projection, its one feature is in the space of words: leave projection out"
+            )
         network, outputs, compute = _both(tower)
     elif projects and not config.projection:
         _take_projection(tower)
