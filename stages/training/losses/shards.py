@@ -35,11 +35,7 @@ class Shard:
 
     @classmethod
     def of(cls, classes: int, group: distributed.ProcessGroup | None) -> Shard:
-        """Of ``classes`` as many as the others have, give or take one; all without a ``group``.
-
-        >>> Shard.of(7, None)
-        Shard(classes=7, low=0, high=7, group=None)
-        """
+        """Of ``classes`` as many as the others have, give or take one; all without a ``group``."""
         if group is None:
             return cls(classes, 0, classes)
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
