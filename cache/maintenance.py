@@ -167,10 +167,10 @@ def compact(store: FeatureStore, keep: Collection[bytes]) -> Compaction:
         lines = pa.concat_tables([before[number].filter(pa.array(stays[number])) for number in rewritten])
         digests, *columns = (lines[name].to_pylist() for name in ("digest", *RowOutcome._fields))
         outcomes = [RowOutcome(*values) for values in zip(*columns, strict=True)]
-        origin = np.repeat(rewritten, [np.count_nonzero(stays[number]) for number in rewritten])
+        origin = np.repeat(rewritten, [int(stays[number].sum()) for number in rewritten])
         features, high = np.empty((len(lines), *store.row_shape), store.dtype), 0
         for number in rewritten:
-            low, high = high, high + np.count_nonzero(stays[number])
+            low, high = high, high + int(stays[number].sum())
             features[low:high] = store.chunk(number)[: len(stays[number])][stays[number]]
         free = (number for number in count() if number not in before)
         for low in range(0, len(lines), store.chunk_rows):
