@@ -190,11 +190,10 @@ def list_members(path: str) -> Iterator[Member]:
 
 def _members(path: str, file: BinaryIO, total: int) -> Iterator[Member]:
     start = file.read(8)
-    for magic, name in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise RecordsError(
-                f"{path} is compressed with {name}, so one image cannot be read without all before it: unpack it"
-            )
+    if name := next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None):
+        raise RecordsError(
+            f"{path} is compressed with {name}, so one image cannot be read without all before it: unpack it"
+        )
     file.seek(0)
     after = "at its beginning"
     with tarfile.open(fileobj=file, mode="r:") as tar:
