@@ -53,13 +53,8 @@ def _facts(store: FeatureStore, uris: dict[bytes, str]) -> dict[str, Any]:
         "identity": dict(store.identity.fields),
         "provenance": json_module.loads(Provenance.merged([*map(store.provenance, store.chunks())]).to_json()),
         "failures": [
-            {
-                "digest": failure.digest.hex(),
-                "image": uris.get(failure.digest),
-                "status": failure.outcome.status,
-                "reason": failure.outcome.error,
-            }
-            for failure in store.failures()
+            {"digest": digest.hex(), "image": uris.get(digest), "status": outcome.status, "reason": outcome.error}
+            for digest, outcome in ((failure.digest, failure.outcome) for failure in store.failures())
         ],
     }
 
