@@ -54,7 +54,7 @@ def _facts(store: FeatureStore, uris: dict[bytes, str]) -> dict[str, Any]:
         "provenance": json_module.loads(Provenance.merged([*map(store.provenance, store.chunks())]).to_json()),
         "failures": [
             {"digest": digest.hex(), "image": uris.get(digest), "status": outcome.status, "reason": outcome.error}
-            for digest, outcome in ((failure.digest, failure.outcome) for failure in store.failures())
+            for digest, outcome in store.failures()
         ],
     }
 
