@@ -30,9 +30,7 @@ class Limit(NamedTuple):
 
 def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on: Ground) -> str:
     """Add ``decisions`` to those that are kept for the same embeddings and records; return where that is."""
-    key, follows_from = _key(run, vectors), _follows_from(run, vectors)
-    stored = _kept(run, key)
-    lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
+    key, follows_from, lines = _key(run, vectors), _follows_from(run, vectors), kept_decisions(run, vectors)
     new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
     shares = [list(step) for step in pair_shares(on.pairs)]

@@ -227,8 +227,7 @@ def health_of_run(
     raw = features.get(chosen.backbone, chosen)
     return check_health(
         run.records,
-        raw,
-        None if raw is chosen else chosen,
+        {(each.backbone, each.head): each.store for each in (raw, chosen)},
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
         remarks=remarks(run.config, run.records, run.records.counts()),

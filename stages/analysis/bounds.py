@@ -82,9 +82,8 @@ def score_bounds(
     >>> round(floor, 2), ceiling
     (0.13, 1.0)
     """
-    parts = QuerySet.by_rules(rules, queries, gallery)
-    if unanswerable == "leave_out":
-        parts = [part.answerable() for part in parts]
+    leave_out, parts = unanswerable == "leave_out", QuerySet.by_rules(rules, queries, gallery)
+    parts = [part.answerable() if leave_out else part for part in parts]
     relevant = np.concatenate([part.num_relevant for part in parts])
     searched = np.concatenate([part.num_searched for part in parts])
     groups = [group for part in parts for group in rules.groups(part.queries)]

@@ -100,24 +100,21 @@ def gallery_curve(
     part = QuerySet.by_rules(rules, *sides)[0].answerable()
     if not len(part.queries):
         raise NothingToScoreError("no query has another image of its label in the gallery: there is nothing to score")
-    place = _sampling_order(part.gallery, seed)
+    keys = part.gallery.keys  # place (G,): where each row is when all are drawn one after another
+    place = np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
     counts = _numbers(sizes, len(place))
     groups = rules.groups(part.queries)
     domains = np.array(groups, dtype=object)
     names = [name for name in domain_names(rules.groups(queries)) if (domains == name).any()]
     members = {name: np.flatnonzero(domains == name) for name in names}
     per_query, searched = _values(vectors, part, place, list(counts), wanted)
-    scores = []
+    scores, nothing = [], dict.fromkeys([ALL, *members], 0)
     for at, (count, size) in enumerate(counts.items()):
-        values = per_query[count]
-        bounds = {
-            metric.name: mean_bounds(metric_bounds(metric, part.num_relevant, searched[:, at]), groups, names)
-            for metric in wanted
-        }
-        unanswerable = dict.fromkeys([ALL, *members], 0)
+        every = ((metric.name, metric_bounds(metric, part.num_relevant, searched[:, at])) for metric in wanted)
+        bounds = {name: mean_bounds(of_queries, groups, names) for name, of_queries in every}
         mean = float(searched[:, at].mean())
         others, rows = mean - float(part.num_relevant.mean()), dict.fromkeys([ALL, MEAN, *members], round(mean))
-        for score in summarise(values, part.queries.classes, members, unanswerable, rows):
+        for score in summarise(per_query[count], part.queries.classes, members, nothing, rows):
             scores.append(SizedScore(size, count, others, mean, score, *bounds[score.metric][score.domain]))
     return SizeCurve(tuple(scores), tuple(part.queries.keys), per_query, left_out)
 
@@ -155,12 +152,6 @@ def _with_further(queries: Records, gallery: Records, further: Records | None) -
     empty = pa.nulls(len(rows), nobody.schema.field("label").type)
     nobody = nobody.set_column(nobody.schema.get_field_index("label"), nobody.schema.field("label"), empty)
     return replace(gallery, table=pa.concat_tables([gallery.table, nobody])), len(further) - len(rows)
-
-
-def _sampling_order(gallery: Records, seed: int) -> Rows:
-    """The place (G,) of each gallery row when all are drawn one after another."""
-    keys = gallery.keys
-    return np.argsort(sorted(range(len(keys)), key=lambda row: seeded_order(seed, "gallery size", keys[row])))
 
 
 def _numbers(sizes: Sequence[float], most: int) -> dict[int, float]:

@@ -59,7 +59,10 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
     labels = label_similarity(texts, [records.attribute(name) for name in attributes])
     unit, truth = unit_length(vectors), first(labels)
     pictures = compare_all(unit, unit, np.full(len(unit), -1))
-    return Legacy(average_precision(truth, first(pictures)), *_bounds(labels, truth))
+    relevant = np.zeros(labels.shape, np.bool_)
+    np.put_along_axis(relevant, truth, values=True, axis=1)
+    ceiling, floor = (_expected(Ties.of(ranking), relevant) for ranking in (labels.T, np.zeros_like(labels)))
+    return Legacy(average_precision(truth, first(pictures)), ceiling, floor)
 
 
 def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Values:
@@ -92,13 +95,6 @@ def average_precision(truth: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64
     precision = np.cumsum(hits, axis=1) / np.arange(1, K + 1)
     total: Values = np.cumsum(precision * hits, axis=1)[:, -1] / K  # added up one after another, as the paper does
     return total
-
-
-def _bounds(labels: Values, truth: npt.NDArray[np.int64]) -> tuple[Values, Values]:
-    """What a ranking by ``labels`` (N, N), and what one by chance, scores in the mean over the orders of ties."""
-    relevant = np.zeros(labels.shape, np.bool_)
-    np.put_along_axis(relevant, truth, values=True, axis=1)
-    return _expected(Ties.of(labels.T), relevant), _expected(Ties.of(np.zeros_like(labels)), relevant)
 
 
 def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:

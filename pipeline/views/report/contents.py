@@ -93,7 +93,8 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
     sections = [section for side in compared if (section := _pairs(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
-    sound = {side.name: vector_health(side.vectors, records) for side in compared if side.ranks is not None}
+    ranked = [(side.name, side.vectors) for side in compared if side.ranks is not None]
+    sound = {name: vector_health(own.backbone, own.head, own.store, records) for name, own in ranked}
     checked = health_of_run(run, vectors) if health else None
     queries = shown_queries(best, head, raw, metric, count)
     uris = [query.uri for query in queries]

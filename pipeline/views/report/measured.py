@@ -85,13 +85,8 @@ def measure(run: Run, vectors: Sequence[Vectors]) -> list[Measured]:
             title = f"{head} · {backbone}" if several else head
             ranks = first_ranks(part.store, queries, gallery, rules) if head == part.head else None
             measured.append(Measured(part, head, title, own, by_query, ranks))
-    metric, domain = retrieval.metrics[0], overall(rows)
-
-    def value(side: Measured) -> float:
-        row = side.row(metric, domain)
-        return -np.inf if row is None else row.value
-
-    return sorted(measured, key=value, reverse=True)
+    first = retrieval.metrics[0], overall(rows)
+    return sorted(measured, key=lambda side: row.value if (row := side.row(*first)) else -np.inf, reverse=True)
 
 
 def overall(rows: Sequence[ScoreRow]) -> str:

@@ -124,8 +124,7 @@ class LearnedWhiteningHeadConfig(LinearMapConfig):
     """Lw of Radenovic et al. (ECCV 2016; ``whitenlearn`` of cirtorch) over all pairs of rows of one class.
 
     S is the mean of (x - y)(x - y)' over the pairs, P the inverse of its Cholesky factor, and the map the first
-    ``dim`` principal components of P x. A class of n rows has n (n - 1) / 2 pairs: large classes weigh more than in
-    ``within``, and nothing is shrunk.
+    ``dim`` principal components of P x: large classes weigh more than in ``within``, and nothing is shrunk.
     """
 
     kind: Literal["learned_whitening"] = "learned_whitening"

@@ -51,13 +51,10 @@ class AttributesConfig(Settings):
 class AsymmetricConfig(Settings):
     """The asymmetric loss of values that are there or not (Ridnik et al., ICCV 2021); all 0 is the cross entropy.
 
-    With p the probability of a value: (1 - p)^positive log p where it is there, and q^negative log(1 - q) where it is
-    not, with q = max(p - clip, 0): values rightly predicted absent have no loss.
-
     Args:
-        negative: the exponent for values that are not there, at least 0.
-        positive: the exponent for values that are there, at least 0.
-        clip: what a probability is lowered by for values that are not there, in [0, 1).
+        negative: the exponent of p, the probability of a value, in the loss of values that are not there.
+        positive: the exponent of 1 - p in the loss of values that are there.
+        clip: what p is lowered by for values that are not there, in [0, 1): below it they lose nothing.
     """
 
     negative: _Exponent = 4.0

@@ -117,7 +117,6 @@ class PairStatistics:
     negatives: float = 0  # how many these are
 
     def __add__(self, other: PairStatistics) -> PairStatistics:
-        """Both together."""
         return PairStatistics(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
     @property
