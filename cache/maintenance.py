@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from cache import layout
 from cache.errors import DamagedStoreError
 from cache.features import fused_checksums
-from cache.identity import Provenance
+from cache.fingerprint import Provenance
 from cache.object_storage import ObjectStorage
 from cache.plan import Chunk
 from cache.reader import FORMAT, FeatureStore

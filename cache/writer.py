@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from cache import layout
 from cache.atomic import clear_partials, unless_read_only
 from cache.errors import SettingsError, StoreBusyError, StoreError, UnwritableError
+from cache.fingerprint import Provenance
 from cache.folded_rows import Chunks, fold
-from cache.identity import Provenance
 from cache.lock import confirm_driver, driver_lease, writer_lock
 from cache.object_storage import ObjectStorage
 from cache.plan import PLAN_KEY, Chunk, ChunkPlan, make_plan, read_plan, write_plan
@@ -125,10 +125,8 @@ class StoreWriter:
         A feature that is not finite in the stored dtype is not stored: its row becomes ``failed`` with the reason.
         Returns the outcomes as committed: those of another process where that was first.
 
-        Raises:
-            UnwritableError: as on a full disk; then nothing of the chunk is there.
-            StoreBusyError: another process has written other data of this chunk and not yet its rows. If it is dead,
-                the next driver clears them.
+        Raises UnwritableError, as on a full disk: then nothing of the chunk is there; and StoreBusyError where another
+        process has written other data of this chunk and not yet its rows. If it is dead, the next driver clears them.
         """
         store, number = self.store, chunk.number
         if features.shape != (len(chunk.digests), *store.row_shape) or len(outcomes) != len(chunk.digests):

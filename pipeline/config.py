@@ -19,7 +19,7 @@ from cache.settings import Settings, Within
 from cache.storage import is_url, storage_of
 from pipeline.config_errors import problem
 from pipeline.run_files import expanded, map_paths, recipes, resolved, run_file_text, with_recipe
-from stages.analysis.gallery_size import SIZES, check_sizes
+from stages.analysis.sizes import SIZES, check_sizes
 from stages.curation import CurateConfig
 from stages.datasets import DatasetConfig, SourceConfig
 from stages.extraction.backbones import BundledConfig, OpenClipConfig, PcaConfig, TimmConfig

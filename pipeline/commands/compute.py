@@ -37,7 +37,7 @@ from pipeline.views.contact_sheet import draw_nearest
 from pipeline.views.leaderboard import score_table
 from pipeline.views.trust import group_table
 from stages.analysis import paired_difference
-from stages.analysis.class_size import ClassSize, stored_by_class_size
+from stages.analysis.sizes import ClassSize, stored_by_class_size
 from stages.retrieval.query_values import QueryValues
 from stages.training.process_group import is_first, torchrun_group
 

@@ -185,9 +185,8 @@ def list_members(path: str) -> Iterator[Member]:
 
 def _members(path: str, file: BinaryIO, total: int) -> Iterator[Member]:
     start = file.read(8)
-    for magic, name in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise RecordsError(f"{path} is compressed with {name}, so no image can be read alone: unpack it")
+    if name := next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None):
+        raise RecordsError(f"{path} is compressed with {name}, so no image can be read alone: unpack it")
     file.seek(0)
     after = "at its beginning"
     with tarfile.open(fileobj=file, mode="r:") as tar:

@@ -109,11 +109,9 @@ def extract_all(
     Args:
         records: the images. Those whose bytes could not be read are passed over.
         backbones: the frozen networks with their preprocessing.
-        path: the folder of feature stores, a storage, or an address like ``s3://bucket/shop``; each store's own folder
-            in it is named after the backbone's identity.
-        batch_size: images in one forward; halved where the memory does not suffice. Changes speed, and numbers only
-            by rounding. By default 32 on a CPU; on another device what the store's chunks were computed with, or,
-            where there are none yet, found by trial; what a killed run began is finished with its own.
+        path: the folder of feature stores, a storage, or an address like ``s3://bucket/shop``.
+        batch_size: images in one forward; halved where the memory does not suffice. By default 32 on a CPU; on another
+            device what the store's chunks were computed with, or else found by trial.
         workers: threads that read and decode; by default one for each processor.
         dtype: the dtype features are stored in, ``float16`` or ``float32``.
         chunk_rows: images a chunk, for a store that is begun now. A kill costs at most a minute's work.
@@ -122,11 +120,7 @@ def extract_all(
         executor: computes the chunks; by default :class:`stages.extraction.LocalExecutor`, this machine.
         wait: for another process that is writing to one of the stores.
 
-    Returns:
-        A :class:`Filled` for each of ``backbones``. ``store.failures(records.digests)`` lists what has no feature.
-
-    Raises:
-        StoreBusyError: another process is writing to one of the stores, and ``wait`` is False.
+    ``store.failures(records.digests)`` lists what has no feature. Raises StoreBusyError.
 
     >>> import tempfile
     >>> from tests.toys.extraction import one_image, toy_backbone

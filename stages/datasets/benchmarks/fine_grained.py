@@ -12,8 +12,16 @@ import numpy.typing as npt
 from cache import ImageSource
 from cache.errors import RecordsError
 from cache.source import Box
-from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row
-from stages.datasets.benchmarks.files import as_number, checked_entries, read_fields, read_json, read_matlab, read_words
+from stages.datasets.benchmarks.benchmark import (
+    BenchmarkConfig,
+    Row,
+    as_number,
+    checked_entries,
+    read_fields,
+    read_json,
+    read_matlab,
+    read_words,
+)
 from stages.datasets.config import Roles
 
 _SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")

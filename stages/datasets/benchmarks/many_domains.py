@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
-from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list
-from stages.datasets.benchmarks.files import read_entries, read_named_columns
+from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, as_list, read_entries, read_named_columns
 from stages.datasets.config import Roles, Source
 
 # The list of each domain that its validation queries search, and that its test queries search.

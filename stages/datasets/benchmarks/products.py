@@ -8,8 +8,7 @@ from functools import cache
 from typing import ClassVar, Literal
 
 from cache.errors import RecordsError
-from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row
-from stages.datasets.benchmarks.files import read_named_columns, read_words
+from stages.datasets.benchmarks.benchmark import BenchmarkConfig, Row, read_named_columns, read_words
 from stages.datasets.config import Roles
 from stages.datasets.folder import FolderConfig
 

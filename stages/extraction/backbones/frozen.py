@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError, WeightsError
-from cache.fingerprint import JSON
-from cache.identity import Identity
+from cache.fingerprint import JSON, Identity
+from stages.extraction.backbones.network_config import NetworkConfig
 from stages.extraction.backbones.pooling import Compute, Output
 from stages.extraction.backbones.precision import Precision, arithmetic
 from stages.extraction.backbones.weights import digest_weights, fit_weights, read_weights
@@ -23,8 +23,6 @@ from stages.extraction.preprocess import DECODERS, Preprocess
 
 if TYPE_CHECKING:
     import torch
-
-    from stages.extraction.backbones.network_config import NetworkConfig
 
 Forward = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 

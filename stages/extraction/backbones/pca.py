@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import SettingsError, WeightsError
-from cache.fingerprint import digest_bytes
-from cache.identity import Identity
+from cache.fingerprint import Identity, digest_bytes
 from cache.settings import Settings
 from cache.storage import LocalStorage, Storage
 from stages.extraction.backbones.frozen import Backbone, folder_name

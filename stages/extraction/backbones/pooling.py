@@ -20,11 +20,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from cache.errors import SettingsError
+from cache.fingerprint import JSON
 
 if TYPE_CHECKING:
     import torch
-
-    from cache.fingerprint import JSON
 
 Compute: TypeAlias = "Callable[[torch.Tensor], Sequence[torch.Tensor]]"
 """From normalised images (B, 3, S, S) to one output or several, each (B, D)."""
