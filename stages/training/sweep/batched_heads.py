@@ -138,10 +138,12 @@ def _losses(
     """
     norms = torch.linalg.vector_norm(embeddings, dim=2)
     unit, near = (normalize(vectors.flatten(0, 1)).view_as(vectors) for vectors in (embeddings, prototypes))
-    cosine = torch.bmm(unit, near.transpose(1, 2)).unflatten(2, (subcenters, -1)).max(2).values
+    cosine = torch.bmm(unit, near.transpose(1, 2))
+    cosine = cosine.view(*norms.shape, subcenters, -1).max(2).values
     target = labels.expand(len(rules), -1)[..., None]
     own = cosine.gather(2, target)[..., 0]
-    moved = torch.stack([rule.target(*each, labels) for rule, *each in zip(rules, own, norms, strict=True)])
+    targets = zip(rules, own, norms, strict=True)
+    moved = torch.stack([rule.target(cosines, lengths, labels) for rule, cosines, lengths in targets])
     logits = cosine.scatter(2, target, moved[..., None]) * scales[:, None, None]
     losses = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
     return losses.view_as(own).mean(1)
