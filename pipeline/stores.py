@@ -31,16 +31,12 @@ _IDENTITY = "identity.json"
 
 def find_stores(where: str) -> list[Storage]:
     """The store at ``where``, or all stores below it, or all of the run file ``where``."""
-    if is_run_file(where):
-        artifacts = storage_of(read_config(where).artifacts)
-        if stores := _below(artifacts):
-            return stores
-        raise StoreError(f"{artifacts.address()} holds no store yet. Run `permafrost extract {where}` first.")
-    storage = storage_of(where)
-    if has(storage, _IDENTITY):
-        return [storage]
-    if stores := _below(storage):
+    run_file = is_run_file(where)
+    storage = storage_of(read_config(where).artifacts if run_file else where)
+    if stores := [storage] if has(storage, _IDENTITY) else _below(storage):
         return stores
+    if run_file:
+        raise StoreError(f"{storage.address()} holds no store yet. Run `permafrost extract {where}` first.")
     raise ConfigError(f"{storage.address()} is neither a run file nor the folder of a store")
 
 
