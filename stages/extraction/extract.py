@@ -46,7 +46,10 @@ class Filled(NamedTuple):
 
 
 class Uris(Mapping[bytes, str]):
-    """The URI of each image of ``records`` that could be read, by its digest, looked up in the table when wanted."""
+    """The URI of each image of ``records`` that could be read, by its digest, of equal ones the last.
+
+    They are looked up in the table when they are wanted.
+    """
 
     def __init__(self, records: Records) -> None:
         self._digests = records.digests
@@ -231,7 +234,10 @@ def _remember_limits(writers: Sequence[StoreWriter], backbones: Sequence[Backbon
 
 
 def find_batch_size(backbones: Sequence[Backbone]) -> int:
-    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory."""
+    """The smallest size at which twice as many images would hardly be faster, or would not fit into memory.
+
+    As in extraction two batches are in memory at once, each in a thread with a stream of its own.
+    """
     forwards = {backbone.forward: backbone.preprocess for backbone in backbones}
     device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
 
