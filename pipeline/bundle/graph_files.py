@@ -60,8 +60,9 @@ def write_graph(embedder: Embedder, path: Path, form: Format, note: Mapping[str,
         with warnings.catch_warnings(), torch.no_grad():
             # Of TorchScript and what the exporters use of it; tracing warns of every size that is a constant here.
             warnings.simplefilter("ignore")
-            content = _WRITERS[form](pixels, vector, json.dumps(dict(note)))
-            cosine = min(_cosines(_READERS[form](content), embedder))
+            write, read = _FORMS[form]
+            content = write(pixels, vector, json.dumps(dict(note)))
+            cosine = min(_cosines(read(content), embedder))
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -130,15 +131,10 @@ def _read_onnx(content: bytes) -> Run:
     return lambda image: session.run(None, {"image": image})[0]
 
 
-_WRITERS: dict[Format, Callable[[Pixels, Vector, str], bytes]] = {
-    "export": _write_export,
-    "torchscript": _write_torchscript,
-    "onnx": _write_onnx,
-}
-_READERS: dict[Format, Callable[[bytes], Run]] = {
-    "export": _read_export,
-    "torchscript": _read_torchscript,
-    "onnx": _read_onnx,
+_FORMS: dict[Format, tuple[Callable[[Pixels, Vector, str], bytes], Callable[[bytes], Run]]] = {
+    "export": (_write_export, _read_export),
+    "torchscript": (_write_torchscript, _read_torchscript),
+    "onnx": (_write_onnx, _read_onnx),
 }
 
 
