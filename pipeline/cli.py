@@ -22,7 +22,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.streams import lost_output, open_streams
+from pipeline import progress
+from pipeline.progress import LogFormat, lost_output, open_streams
 
 COMMANDS = {
     "plan": ("compute", "Say what `extract` would compute: images, bytes, time. Writes no feature."),
@@ -30,29 +31,20 @@ COMMANDS = {
     "train-heads": ("compute", "Stage 2: train the heads on stored features, and embed with them."),
     "score": ("compute", "Stage 3: search the gallery for every query, and score raw features beside every head."),
     "run": ("compute", "All three stages: extract, train-heads, score."),
-    "demo": ("demo", "Draw a catalogue of products, extract, train, score, and show one picture."),
-    "init": ("init", "Look at your images and write a commented run file that works as it is."),
-    "keys": ("init", "Print every key of a run file: its type, its default, what it means."),
-    "curate": ("curate", "Write a compact table of training images without duplicates."),
+    "demo": ("begin", "Draw a catalogue of products, extract, train, score, and show one picture."),
+    "init": ("begin", "Look at your images and write a commented run file that works as it is."),
+    "keys": ("begin", "Print every key of a run file: its type, its default, what it means."),
+    "curate": ("begin", "Write a compact table of training images without duplicates."),
     "sweep": ("many", "Try many configurations of the heads on held-out training classes, and rank them."),
     "table": ("many", "Train the heads of a run with several seeds, and print a table with intervals."),
     "report": ("report", "Write one HTML page about a run."),
     "search": ("search", "Print the images of the run's gallery that are nearest to yours, or that there is no match."),
     "features": ("keep", "Write features or embeddings to one file, for other programs."),
     "export": ("bundles", "Write a head with its networks and gallery as one folder that opens on another machine."),
-    "serve": ("serve", "Serve search over HTTP: a page for people, answers in JSON for programs."),
-    "encode": (
-        "bundles",
-        "Write the vectors of a folder of images as a Parquet file.",
-    ),
-    "add": (
-        "bundles",
-        "Write a new snapshot of a bundle with more images; `publish` has it searched.",
-    ),
-    "remove": (
-        "bundles",
-        "Write a new snapshot of a bundle without some images; `publish` has it searched.",
-    ),
+    "serve": ("search", "Serve search over HTTP: a page for people, answers in JSON for programs."),
+    "encode": ("bundles", "Write the vectors of a folder as a Parquet file; killed and started again, it goes on."),
+    "add": ("bundles", "Write a new snapshot of a bundle with more images; `publish` has it searched."),
+    "remove": ("bundles", "Write a new snapshot of a bundle without some images; `publish` has it searched."),
     "publish": ("bundles", "Have the newest snapshot of a bundle searched, by one rename, also while it is served."),
     "inspect": ("keep", "Print what a store holds: identity, provenance, rows, failures, bytes."),
     "verify": ("keep", "Check every checksum and every row of the stores."),
@@ -134,23 +126,16 @@ def _print_version(wanted: bool) -> None:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")] = False,  # noqa: ARG001
     log_format: Annotated[
-        str,
+        LogFormat,
         typer.Option(
-            metavar="FORMAT",
-            envvar="PERMAFROST_LOG_FORMAT",
-            help="Lines on stderr: plain, time (before each line) or json. Stands before the command.",
+            envvar="PERMAFROST_LOG_FORMAT", help="Lines on stderr: with their time, or JSON. Before the command."
         ),
-    ] = "plain",
+    ] = LogFormat.plain,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Image retrieval on frozen backbones: features once, heads in seconds, scores that name their bytes."""
-    from pipeline.progress import LogFormat, set_log_format
-
-    if log_format not in {*LogFormat}:
-        raise typer.BadParameter(f"--log-format is one of {', '.join(LogFormat)}, got {log_format!r}")
-    set_log_format(LogFormat(log_format))
+    progress.set_log_format(log_format)
 
 
 def check_siblings() -> None:
@@ -238,9 +223,8 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def _say(text: str, level: str = "error") -> None:
-    from pipeline.progress import log_format
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(log_format.line(text, level), markup=False)
+    line = progress.log_format.line(text, level)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
 def _exit(status: int) -> NoReturn:

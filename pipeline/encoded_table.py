@@ -1,12 +1,7 @@
 """The images of a folder as a Parquet table of vectors, written in parts so that a run that was killed goes on.
 
-::
-
-    vectors.parquet.parts/listing.json     what is encoded by what
-    vectors.parquet.parts/<n>.parquet      a thousand images, whole or not there
-    vectors.parquet                        all of them, by one rename; then the parts are deleted
-
-A part ends where a batch ends, so the table has the bytes of an uninterrupted run.
+Beside the table lie, until it is whole, ``<table>.parts/listing.json`` (what is encoded by what) and ``<n>.parquet``. A
+part ends where a batch ends, so the table has the bytes of an uninterrupted run.
 """
 
 from __future__ import annotations

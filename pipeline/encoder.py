@@ -7,7 +7,7 @@ decoded: an array is upright RGB, a Pillow image is treated as its file would be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -20,7 +20,7 @@ from pipeline.bundle import Bundle
 from pipeline.bundle.layout import must_be_bundle
 from pipeline.progress import Display
 from stages.datasets.folder import list_files
-from stages.extraction import Embedded, Embedder
+from stages.extraction import Embedder
 from stages.extraction.extract import ON_CPU
 from stages.extraction.flow import Batch, Clock, Held, flow
 from stages.malloc import keep_freed_memory
@@ -105,36 +105,29 @@ class Encoder:
         unit: bool = True,
         on_progress: Callable[[int, int, str], None] = lambda *_: None,
     ) -> Encoded:
-        """:meth:`encode` for ``sources`` that failures call by ``names``.
+        """:meth:`encode` for ``sources`` that failures call by ``names``; another digest than of ``digests`` is one.
 
-        With ``digests`` an image that has another one now is a failure. ``on_progress`` is called with images done,
-        images of all, and a remark.
+        ``on_progress`` is called with images done, images of all, and a remark.
         """
-        parts = [self.embedder.embed([]).vectors.astype(np.float32)]
-        done: list[bytes] = []
-        failed: list[Failed] = []
-        for part, embedded in self._stream(sources, digests):
-            for row, reason in embedded.problems.items():
-                failed.append(Failed(len(done) + row, names[len(done) + row], reason))
-            parts.append(unit_length(embedded.vectors) if unit else embedded.vectors.astype(np.float32))
-            done += part
-            on_progress(len(done), len(sources), f"{len(failed):,} failed" if failed else "")
-        return Encoded(np.concatenate(parts), failed, done)
-
-    def _stream(
-        self, sources: Sequence[ImageSource | Held], digests: Sequence[bytes] | None
-    ) -> Iterator[tuple[list[bytes], Embedded]]:
-        """The digests and vectors of ``sources``, batch by batch, a few batches read ahead."""
         backbones = self.embedder.backbones
-        keep_freed_memory(one_arena=all(backbone.device == "cpu" for backbone in backbones))
+        device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
+        keep_freed_memory(one_arena=device == "cpu")
         known, size = digests or [b""] * len(sources), self.batch_size
         batches = (
             Batch(list(known[low : low + size]), list(sources[low : low + size]), backbones)
             for low in range(0, len(sources), size)
         )
-        device = next((backbone.device for backbone in backbones if backbone.device != "cpu"), "cpu")
-        for done in flow(batches, workers=self._workers, clock=Clock(), device=device):
-            yield done.digests, self.embedder.finish(done.features, done.outcomes)
+        parts = [self.embedder.embed([]).vectors.astype(np.float32)]
+        seen: list[bytes] = []
+        failed: list[Failed] = []
+        for batch in flow(batches, workers=self._workers, clock=Clock(), device=device):
+            embedded = self.embedder.finish(batch.features, batch.outcomes)
+            for row, reason in embedded.problems.items():
+                failed.append(Failed(len(seen) + row, names[len(seen) + row], reason))
+            parts.append(unit_length(embedded.vectors) if unit else embedded.vectors.astype(np.float32))
+            seen += batch.digests
+            on_progress(len(seen), len(sources), f"{len(failed):,} failed" if failed else "")
+        return Encoded(np.concatenate(parts), failed, seen)
 
 
 def folder_images(folder: Path) -> list[str]:
@@ -154,11 +147,8 @@ def _sources(images: Picture | Sequence[Picture]) -> tuple[list[str], list[Image
         return names, [ImageSource(str(Path(images) / name)) for name in names]
     one = isinstance(images, (str, Path, bytes, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
     each = [images] if one else list(images)  # type: ignore[arg-type]
-    return [_name(image, place) for place, image in enumerate(each)], [_source(image) for image in each]
-
-
-def _name(image: object, place: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+    names = [str(image) if isinstance(image, (str, Path)) else f"image {place}" for place, image in enumerate(each)]
+    return names, [_source(image) for image in each]
 
 
 def _source(image: object) -> ImageSource | Held:

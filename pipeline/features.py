@@ -10,7 +10,7 @@ from cache.errors import ConfigError, MissingRowsError, StaleStoreError
 from cache.features import fused_name
 from pipeline.config import FeaturesConfig, HeadRun
 from pipeline.dataset import Run
-from stages.extraction import BackboneConfig
+from stages.extraction import Backbone, BackboneConfig
 from stages.extraction.extract import find_store
 from stages.extraction.known import known_backbones, noted_backbones
 from stages.extraction.precomputed import PrecomputedConfig, find_imported
@@ -67,14 +67,16 @@ def stores_of(features: FeatureStore | FusedFeatures) -> tuple[FeatureStore, ...
     return features.stores if isinstance(features, FusedFeatures) else (features,)
 
 
-def networks_of(run: Run, stores: Sequence[FeatureStore]) -> Iterator[tuple[BackboneConfig, list[FeatureStore]]]:
-    """The networks of the run that filled any of ``stores``, each with all stores it fills.
+def networks_of(
+    run: Run, stores: Sequence[FeatureStore]
+) -> Iterator[tuple[BackboneConfig, tuple[Backbone, ...], list[FeatureStore]]]:
+    """The networks of the run that filled any of ``stores``, each with all stores it fills, and its backbone for each.
 
     Raises ConfigError where one of ``stores`` was read from a file: no network gives an image such a feature.
     """
     needed = {store.fingerprint for store in stores}
     for wanted in run.config.backbones:
-        filled = find_features(run, wanted)
+        backbones, filled = _filled(run, wanted)
         if needed.isdisjoint(store.fingerprint for store in filled):
             continue
         if isinstance(wanted, PrecomputedConfig):
@@ -82,30 +84,36 @@ def networks_of(run: Run, stores: Sequence[FeatureStore]) -> Iterator[tuple[Back
                 f"the features {wanted.name} come from {wanted.path}: no network here gives an image such a feature. "
                 "Take a backbone that runs, or score: permafrost score."
             )
-        yield wanted, filled
+        yield wanted, backbones, filled
 
 
 def find_features(run: Run, wanted: FeaturesConfig) -> list[FeatureStore]:
-    """The stores that ``wanted`` filled, one a pooling. StaleStoreError or MissingRowsError where there is none.
+    """The stores that ``wanted`` filled, one a pooling. StaleStoreError or MissingRowsError where there is none."""
+    return _filled(run, wanted)[1]
+
+
+def _filled(run: Run, wanted: FeaturesConfig) -> tuple[tuple[Backbone, ...], list[FeatureStore]]:
+    """The backbones of ``wanted``, none where it is a file, and the store that each of them filled.
 
     With ``precision = "auto"`` a CPU and a card fill different stores: those with more of the run's images.
     """
     folder, dtype = run.storage.below("features"), run.config.extraction.dtype
     if isinstance(wanted, PrecomputedConfig):
         digests = DigestCache(run.scratch / "digests.sqlite")
-        return [find_imported(wanted, run.records, folder, dtype=dtype, remedy=_REMEDY, digests=digests)]
+        return (), [find_imported(wanted, run.records, folder, dtype=dtype, remedy=_REMEDY, digests=digests)]
     noted = noted_backbones(wanted, run.records, folder)
     if not noted:  # never extracted, or something changed since: then its identity says what
         noted = [known_backbones(wanted, run.records, folder, on_load=run.display.say)]
     errors: list[StaleStoreError | MissingRowsError] = []
-    matches: list[list[FeatureStore]] = []
+    matches = []
     for backbones in noted:
         try:
-            matches.append([find_store(backbone, folder, dtype=dtype, remedy=_REMEDY) for backbone in backbones])
+            stores = [find_store(backbone, folder, dtype=dtype, remedy=_REMEDY) for backbone in backbones]
+            matches.append((backbones, stores))
         except (StaleStoreError, MissingRowsError) as error:
             errors.append(error)
     if not matches:
         raise errors[0]
     if len(matches) == 1:
         return matches[0]
-    return max(matches, key=lambda stores: int(stores[0].usable(run.records.digests).sum()))
+    return max(matches, key=lambda match: int(match[1][0].usable(run.records.digests).sum()))

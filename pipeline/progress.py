@@ -1,20 +1,25 @@
-"""Progress bars and messages on stderr, nothing on stdout."""
+"""What commands print on, and how: messages and bars on stderr; a stream that is closed or full ends no work."""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 Update = Callable[[int, int | None, str], None]
 
-_LOG_SECONDS = 30  # seconds
+_LOG_SECONDS = 30
 
 
 class LogFormat(StrEnum):
@@ -38,8 +43,7 @@ class LogFormat(StrEnum):
         return f"{now} {level}: {text}"
 
 
-log_format = LogFormat.plain
-"""Of this process: the command line sets it."""
+log_format = LogFormat.plain  # of this process: the command line sets it
 
 
 def set_log_format(wanted: LogFormat) -> None:
@@ -93,19 +97,11 @@ class Display:
     @contextmanager
     def bar(self, what: str, unit: str) -> Iterator[Update]:
         """A progress bar; call what it yields with (done, total, remark)."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[remark]}"),
-        )
+        left = TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TaskProgressColumn()
+        right = TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[remark]}")
+        bars = not self.quiet and self.console.is_terminal and log_format is LogFormat.plain
         started = logged = time.monotonic()
-        with Progress(
-            *columns, console=self.console, disable=self.quiet or not self._has_bars(), transient=True
-        ) as progress:
+        with Progress(*left, *right, console=self.console, disable=not bars, transient=True) as progress:
             task = progress.add_task(what, total=None, rate="", remark="")
 
             def update(done: int, total: int | None, remark: str = "") -> None:
@@ -118,9 +114,6 @@ class Display:
                 progress.update(task, completed=done, total=total, rate=rate, remark=remark)
 
             yield update
-
-    def _has_bars(self) -> bool:
-        return self.console.is_terminal and log_format is LogFormat.plain
 
 
 def _number(rate: float) -> str:
@@ -138,3 +131,58 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def open_streams() -> None:
+    """Replace ``sys.stdout`` and ``sys.stderr`` by streams whose writes do not fail.
+
+    A descriptor that is closed, as daemons and schedulers leave it, is opened on ``/dev/null`` first: the next file
+    that is opened would get its number, and what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdout, sys.stderr = _text(sys.stdout, 1), _text(sys.stderr, 2)
+
+
+def lost_output() -> OSError | None:
+    """Why results did not reach stdout; None where they did, or where their reader wants no more (``| head``)."""
+    error = _lost.get(1)
+    return None if error is None or error.errno == errno.EPIPE else error
+
+
+_lost: dict[int, OSError] = {}  # by descriptor
+
+
+class _Unfailing(io.RawIOBase):
+    """Writes to a descriptor; after the first failure it discards everything."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        if self._number not in _lost:
+            try:
+                return os.write(self._number, content)
+            except OSError as error:
+                _lost[self._number] = error
+        return len(content)
+
+
+def _text(stream: TextIO | None, number: int) -> TextIO:
+    """A stream like ``stream``, which is None where the descriptor ``number`` was closed."""
+    encoding, errors = ("utf-8", None) if stream is None else (stream.encoding, stream.errors)
+    raw = _Unfailing(number)
+    lines = number == 2 or raw.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-RAW = "raw"
-"""The head of a row that scores the feature itself."""
+RAW = "raw"  # the head of a row that scores the feature itself
 
 
 class ScoreRow(NamedTuple):

@@ -58,7 +58,7 @@ class Searcher:
         embedder: gives an image the vector that the index would hold for it.
         index: of the gallery's vectors, each of unit length.
         gallery: a line for each row of the index, in its order, with the columns of :class:`GalleryRows`.
-        read: the stored vectors of digests. With an index of codes, exact similarities are computed from them.
+        read: the stored vectors of rows. With an index of codes, exact similarities are computed from them.
         thresholds: from which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``.
         text: gives words the vectors that are beside those of images, where the backbone has a text tower of its own.
 
@@ -78,7 +78,7 @@ class Searcher:
         embedder: Embedder,
         index: Index,
         gallery: pa.Table,
-        read: Callable[[Sequence[bytes]], npt.NDArray[np.generic]] | None = None,
+        read: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.generic]] | None = None,
         thresholds: Mapping[str, float] | None = None,
         text: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
     ) -> None:
@@ -170,21 +170,17 @@ class Searcher:
         ]
 
     def search(
-        self,
-        images: Sequence[bytes],
-        k: int = 10,
-        *,
-        boxes: Sequence[Box | None] | None = None,
-        where: Mapping[str, Sequence[str | None]] | npt.NDArray[np.bool_] | None = None,
-        offset: int = 0,
-        exact: bool = False,
+        self, images: Sequence[bytes], k: int = 10, *, boxes: Sequence[Box | None] | None = None, **how: Any
     ) -> list[list[Match]]:
-        """:meth:`find` for the vectors of :meth:`embed`. Raises RecordsError for an image that cannot be embedded."""
+        """:meth:`find`, with its ``where``, ``offset`` and ``exact``, for the vectors of :meth:`embed`.
+
+        Raises RecordsError for an image that cannot be embedded.
+        """
         embedded = self.embed(images, boxes=boxes)
         for row, problem in embedded.problems.items():
             which = "" if len(images) == 1 else f"image {row + 1} of {len(images)} to search for cannot be read: "
             raise RecordsError(f"{which}{problem}")
-        return self.find(embedded.vectors, k, where=where, offset=offset, exact=exact)
+        return self.find(embedded.vectors, k, **how)
 
     def _vectors_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The vectors of gallery ``rows`` (n,): of the index where it has them, and of the store where it has codes."""
@@ -192,7 +188,7 @@ class Searcher:
             return vectors
         if self._read is None:
             raise MissingRowsError("the index holds codes alone, and no store of the vectors is beside it")
-        return unit_length(self._read(self.gallery.table["digest"].take(pa.array(rows)).to_pylist()))
+        return unit_length(self._read(rows))
 
     @classmethod
     def of_run(
@@ -237,20 +233,20 @@ class Searcher:
                 own.put(_FILE, json_text(described).encode())
         run.display.say(f"loading {vectors.backbone} {vectors.head}")
         embedder = _embedder(run.storage, described, vectors.trained, device, {} if loaded is None else loaded)
-        return cls(embedder, index, gallery, vectors.store.read, thresholds, _own_text(run.storage, described, device))
+        read, text = _reader(vectors.store, gallery), _own_text(run.storage, described, device)
+        return cls(embedder, index, gallery, read, thresholds, text)
 
     @classmethod
     def open(cls, folder: Path | str, *, artifacts: Storage | None = None, device: str = "cpu") -> Searcher:
         """The searcher of a bundle, or the one that :meth:`of_run` wrote into ``folder``; its networks on ``device``.
 
-        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with.
-        Raises MissingRowsError where there is none, DamagedStoreError where a file is not what was written,
-        StaleStoreError where the weights, the head or the index are no longer those it was written for.
+        With ``artifacts``, a storage of everything that was made, ``folder`` is what its keys there begin with. Raises
+        StoreError where there is none, a file is not what was written, or what it was written for has changed.
         """
         if artifacts is None and must_be_bundle(folder):
             bundle = Bundle.open(folder)
-            embedder, text = bundle.embedder(device), bundle.text(device)
-            return cls.of_snapshot(read_snapshot(bundle), embedder, bundle.thresholds, text)
+            snapshot, embedder = read_snapshot(bundle), bundle.embedder(device)  # damage is seen before a network loads
+            return cls.of_snapshot(snapshot, embedder, bundle.thresholds, bundle.text(device))
         own = LocalStorage(folder) if artifacts is None else artifacts.below(str(folder))
         artifacts = artifacts or LocalStorage(Path(folder).resolve().parents[2])
         try:
@@ -275,14 +271,18 @@ class Searcher:
         elif len(stores) > 1 or described["sizes"]:
             vectors = FusedFeatures(stores, sizes=described["sizes"])
         embedder, text = _embedder(artifacts, described, None, device, {}), _own_text(artifacts, described, device)
-        return cls(embedder, index, gallery, vectors.read, described.get("thresholds"), text)
+        return cls(embedder, index, gallery, _reader(vectors, gallery), described.get("thresholds"), text)
 
     @classmethod
     def of_snapshot(
         cls, snapshot: Snapshot, embedder: Embedder, thresholds: Mapping[str, float], text: OpenClipText | None
     ) -> Searcher:
         """The searcher of a snapshot of a bundle, whose ``embedder`` and ``text`` can be shared."""
-        return cls(embedder, snapshot.index, snapshot.rows, snapshot.read, thresholds, text)
+        return cls(embedder, snapshot.index, snapshot.rows, lambda rows: snapshot.vectors[rows], thresholds, text)
+
+
+def _reader(vectors: Features, gallery: pa.Table) -> Callable[[npt.NDArray[np.int64]], npt.NDArray[np.generic]]:
+    return lambda rows: vectors.read(gallery["digest"].take(pa.array(rows)).to_pylist())
 
 
 def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
@@ -292,18 +292,9 @@ def embedder_of(run: Run, vectors: Vectors, device: str = "cpu") -> Embedder:
 
 
 def _described_embedder(run: Run, vectors: Vectors) -> dict[str, JSON]:
-    return {
-        "backbones": _described_backbones(run, vectors),
-        "stores": [f"features/{store.folder}" for store in stores_of(vectors.features)],
-        "sizes": isinstance(vectors.features, FusedFeatures) and vectors.features.sizes,
-        "head": None,
-    }
-
-
-def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
     """The configurations of the backbones whose features ``vectors`` are made of, with what they were fitted to."""
-    described: list[JSON] = []
-    for wanted, stores in networks_of(run, stores_of(vectors.features)):
+    features, backbones = vectors.features, list[JSON]()
+    for wanted, _, stores in networks_of(run, stores_of(features)):
         settings, basis = json.loads(json.dumps(asdict(wanted))), None
         if isinstance(wanted, PcaConfig):
             basis = f"features/{basis_key(wanted, run.records)}"
@@ -311,8 +302,10 @@ def _described_backbones(run: Run, vectors: Vectors) -> list[JSON]:
             settings["precision"] = stores[0].identity.fields["precision"]
         if (weights := settings.get("weights")) is not None and Path(weights).is_file():
             settings["weights"] = str(Path(weights).resolve())
-        described.append({"config": settings, "basis": basis})
-    return described
+        backbones.append({"config": settings, "basis": basis})
+    paths: list[JSON] = [f"features/{store.folder}" for store in stores_of(features)]
+    sizes = isinstance(features, FusedFeatures) and features.sizes
+    return {"backbones": backbones, "stores": paths, "sizes": sizes, "head": None}
 
 
 def _embedder(
@@ -321,15 +314,10 @@ def _embedder(
     """What embeds images as the described stores hold them; the ``head`` is read from its folder unless it is given."""
     stores = [FeatureStore(artifacts.below(path)) for path in described["stores"]]
     if missing := [store for store in stores if store.fingerprint not in filling]:
-        loaded = [
-            backbone
-            for entry in described["backbones"]
-            for backbone in load_backbones(
-                BACKBONE.validate_python(entry["config"]),
-                device=device,
-                basis=None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"]),
-            )
-        ]
+        loaded: list[Backbone] = []
+        for entry in described["backbones"]:
+            basis = None if entry["basis"] is None else PcaBasis.read(artifacts, entry["basis"])
+            loaded += load_backbones(BACKBONE.validate_python(entry["config"]), device=device, basis=basis)
         filling |= {store.fingerprint: _filled_by(loaded, store) for store in missing}
     if head is None and described["head"] is not None:
         head = Head.load(artifacts.below(described["head"]))
@@ -354,6 +342,5 @@ def _filled_by(backbones: Sequence[Backbone], store: FeatureStore) -> Backbone:
         if all(fields.get(key) == value for key, value in backbone.identity.fields.items()):
             check_sample(store, backbone, sample_of(backbone))
             return backbone
-    raise StaleStoreError(
-        store.address, ["backbone: none of the run file"], "Run `permafrost extract` with this run file."
-    )
+    differences = ["backbone: none of the run file"]
+    raise StaleStoreError(store.address, differences, "Run `permafrost extract` with this run file.")

@@ -30,9 +30,7 @@ class Limit(NamedTuple):
 
 def keep_decisions(run: Run, vectors: Vectors, decisions: Sequence[Decision], on: Ground) -> str:
     """Add ``decisions`` to those that are kept for the same embeddings and records; return where that is."""
-    key, follows_from = _key(run, vectors), _follows_from(run, vectors)
-    stored = _kept(run, key)
-    lines = stored["decisions"] if stored.get("follows_from") == follows_from else []
+    key, follows_from, lines = _key(run, vectors), _follows_from(run, vectors), kept_decisions(run, vectors)
     new = [(decision.kind, decision.wanted) for decision in decisions]
     lines = [line for line in lines if (line["kind"], line["wanted"]) not in new]
     shares = [list(step) for step in pair_shares(on.pairs)]
@@ -107,12 +105,11 @@ def thresholds_of(decisions: Sequence[dict[str, Any]], *, everything: bool = Fal
 
 def plain_rates(rates: Rates) -> dict[str, Any]:
     """As JSON has it: NaN is null."""
-    return {
-        name: {k: None if math.isnan(v) else v for k, v in value._asdict().items()}
-        if isinstance(value, Rate)
-        else value
-        for name, value in rates._asdict().items()
-    }
+    plain = rates._asdict()
+    for name, value in plain.items():
+        if isinstance(value, Rate):
+            plain[name] = {part: None if math.isnan(number) else number for part, number in value._asdict().items()}
+    return plain
 
 
 def _key(run: Run, vectors: Vectors) -> str:

@@ -24,8 +24,7 @@ def run_once(
 ) -> Iterator[tuple[str, Arrays]]:
     """Yield the fingerprint and the arrays of each of ``trials``: those with a file in ``storage``, then those ``run``.
 
-    The fingerprint of a trial stands for everything that its arrays follow from. Raises DamagedStoreError for a file
-    that cannot be read.
+    The fingerprint stands for everything that arrays follow from. DamagedStoreError for a file that cannot be read.
     """
     unfinished = {}
     for name, trial in trials.items():

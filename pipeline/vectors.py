@@ -125,7 +125,7 @@ def with_rows(run: Run, vectors: Sequence[Vectors]) -> Run:
     if not absent:
         return run
     rows = [row for row, digest in enumerate(digests) if digest not in absent]
-    first = next(key for key, digest in zip(records.keys, digests, strict=True) if digest in absent)
+    first = records.keys[next(row for row, digest in enumerate(digests) if digest in absent)]
     run.display.warn(
         f"note: {len(records) - len(rows):,} of {len(records):,} images have no row yet, the first of key {first!r}: "
         "left out of this search. `permafrost extract` computes them."

@@ -15,7 +15,7 @@ from pipeline.score_rows import ScoreRow
 from pipeline.vectors import Vectors
 from pipeline.views.report.measured import stored_scores
 from stages.analysis.open_set import PairShare
-from stages.ranking import own_rows, search, unit_length
+from stages.retrieval import nearest
 from stages.retrieval.query_values import QueryScores
 from stages.retrieval.run_scores import score
 from stages.retrieval.scores import Score
@@ -91,11 +91,10 @@ def _scores(run: Run, vectors: Vectors) -> str:
         rows, by_query = _measured(run, vectors)
     except NothingToScoreError as error:
         return f"Not measured: {error}."
-    table = [
-        [row.metric, row.domain, f"{row.value:.3f}", f"{row.low:.3f} to {row.high:.3f}", f"{row.queries:,}",
-         f"{row.gallery:,}"]
-        for row in rows
-    ]  # fmt: skip
+    table = []
+    for row in rows:
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        table.append([row.metric, row.domain, f"{row.value:.3f}", interval, f"{row.queries:,}", f"{row.gallery:,}"])
     text = "Of the run's queries in its gallery, with 95 % intervals over classes.\n\n"
     text += _table(["metric", "of", "value", "interval", "queries", "gallery"], table)
     return f"{text}\n\n## What it gets wrong\n\n{_worst(by_query)}\n\n{_confusions(run, vectors)}"
@@ -128,15 +127,13 @@ def _worst(by_query: QueryScores) -> str:
 
 def _confusions(run: Run, vectors: Vectors) -> str:
     """What stands first in place of what."""
-    queries, gallery = (
-        part.take(part.rows_in(vectors.store)) for part in (run.records.split("query"), run.records.split("gallery"))
-    )
+    queries, gallery = run.records.split("query"), run.records.split("gallery")
+    queries = queries.take(queries.rows_in(vectors.store))
     queries = queries.take(range(0, len(queries), -(-len(queries) // _QUERIES)))
-    searching, searched = (unit_length(vectors.store.read(part.digests)) for part in (queries, gallery))
-    nearest, _ = search(searched, searching, 1, own_rows(queries.keys, gallery.keys))
+    rows, _ = nearest(vectors.store, queries, gallery, 1)
     pairs = Counter(
         (label, gallery.labels[row])
-        for label, row in zip(queries.labels, nearest[:, 0].tolist(), strict=True)
+        for label, row in zip(queries.labels, rows[:, 0].tolist(), strict=True)
         if row >= 0 and label is not None and label != gallery.labels[row]
     )
     wrong = f"The nearest image is of another class, or of none, for {pairs.total():,} of {len(queries):,} queries"

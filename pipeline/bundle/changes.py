@@ -1,8 +1,4 @@
-"""Images added to a bundle and removed from it: each a new snapshot beside the old one, until one is published.
-
-Killed at any instant, a bundle has the new snapshot or not; given again, the same command goes on: images that are
-there already are left alone. An id belongs to one image for ever.
-"""
+"""Images added to a bundle and removed from it: each a new snapshot beside the old one, until one is published."""
 
 from __future__ import annotations
 
@@ -46,8 +42,7 @@ class Added(NamedTuple):
     added: int
     present: int
     failed: dict[str, str]
-    refused: bool = False
-    """Too many failed, and nothing was written."""
+    refused: bool = False  # too many failed, and nothing was written
 
 
 def add_images(
@@ -104,10 +99,8 @@ def remove_images(
 ) -> tuple[int, int]:
     """Write a snapshot without the images of ``keys``, or without those that have the values that ``where`` names.
 
-    In place of a key may stand the path that a search prints.
-
-    Returns its number, and how many images are gone. Raises RecordsError for a key that is not there, SettingsError for
-    a column or a value that is not, and where no image would be left; then nothing is removed.
+    In place of a key may stand the path that a search prints. Returns the number of the snapshot, and how many images
+    are gone; none is where a key, a column or a value is not there, or no image would be left: that is an error.
     """
     with _changing(bundle, wait) as (newest, number):
         present = newest.rows["key"].to_pylist()
@@ -124,30 +117,19 @@ def remove_images(
 
 def _keys_named(bundle: Bundle, rows: pa.Table, names: Sequence[str]) -> list[str]:
     """The key of each of ``names``: a key itself, or a path that one image alone has."""
-    keys, by_path = rows["key"].to_pylist(), dict[str, list[str]]()
-    for key, uri in zip(keys, rows["uri"].to_pylist(), strict=True):
-        by_path.setdefault(uri, []).append(key)
-    known = {*keys}
-    chosen = {name: [name] if name in known else by_path.get(name, []) for name in names}
-    if absent := sorted(name for name, each in chosen.items() if not each):
-        where = bundle.storage.address()
-        raise RecordsError(
-            f"{where} has no image of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed"
-        )
-    if several := sorted(name for name, each in chosen.items() if len(each) > 1):
-        raise RecordsError(
-            f"{several[0]} is the path of {len(chosen[several[0]]):,} images: name them by their keys; nothing was "
-            "removed"
-        )
-    return [key for (key,) in chosen.values()]
+    keys, paths = rows["key"].to_pylist(), rows["uri"].to_pylist()
+    own, times = dict(zip(paths, keys, strict=True)) | dict(zip(keys, keys, strict=True)), Counter(paths)
+    if absent := sorted({*names} - {*own}):
+        where = f"{bundle.storage.address()} has no image"
+        raise RecordsError(f"{where} of {len(absent):,} of the keys, first {absent[0]!r}; nothing was removed")
+    if several := sorted(name for name in names if own[name] != name and times[name] > 1):
+        count = f"{times[several[0]]:,} images"
+        raise RecordsError(f"{several[0]} is the path of {count}: name them by their keys; nothing was removed")
+    return [own[name] for name in names]
 
 
 def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
-    """Search the newest snapshot from now on, and return its number; it is checked first.
-
-    With ``prune`` the other snapshots, and thumbnails of images that are gone, are deleted: a search that has one open
-    goes on with it.
-    """
+    """Search the newest snapshot from now on, and return its number; with ``prune`` delete what only others need."""
     storage = bundle.storage
     with _changing(bundle, wait) as (newest, _):
         if current_number(storage) != newest.number:
@@ -166,14 +148,10 @@ def publish(bundle: Bundle, *, prune: bool = False, wait: bool = False) -> int:
 @contextmanager
 def _changing(bundle: Bundle, wait: bool) -> Iterator[tuple[Snapshot, int]]:
     """Hold the bundle for one change, from its newest snapshot on; with the last number that is taken."""
-    storage = bundle.storage
-    if isinstance(storage, ObjectStorage):
-        held = driver_lease(storage, wait=wait)
-    else:
-        held = writer_lock(bundle.path / SNAPSHOTS, wait=wait)
-    with held:
+    storage, folder = bundle.storage, bundle.path / SNAPSHOTS
+    with driver_lease(storage, wait=wait) if isinstance(storage, ObjectStorage) else writer_lock(folder, wait=wait):
         if not isinstance(storage, ObjectStorage):
-            for half in (bundle.path / SNAPSHOTS).glob(f"*{PARTIAL}"):  # of a writer that was killed
+            for half in folder.glob(f"*{PARTIAL}"):  # of a writer that was killed
                 shutil.rmtree(half)
             clear_partials(bundle.path)
         yield read_snapshot(bundle, newest_number(storage)), numbers(storage)[-1]
@@ -182,7 +160,8 @@ def _changing(bundle: Bundle, wait: bool) -> Iterator[tuple[Snapshot, int]]:
 def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:
     """The images of ``source`` with their digests, and why others cannot be read, by key."""
     table = source.read().table
-    if twice := [key for key, count in Counter(table["key"].to_pylist()).items() if count > 1]:
+    keys = table["key"].to_pylist()
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
         raise RecordsError(f"{source.path} has the key {twice[0]!r} twice: each image needs one of its own")
     outcomes = DigestCache().digests(table["uri"].to_pylist())
     names = [*_COLUMNS, *(name for name in table.column_names if name.startswith("attributes."))]
@@ -191,11 +170,7 @@ def _digested(source: SourceConfig) -> tuple[pa.Table, dict[str, str]]:
         for name in names
     }
     columns["digest"] = pa.array([outcome.digest for outcome in outcomes], pa.binary(32))
-    failed = {
-        key: outcome.error
-        for key, outcome in zip(table["key"].to_pylist(), outcomes, strict=True)
-        if outcome.digest is None
-    }
+    failed = {key: outcome.error for key, outcome in zip(keys, outcomes, strict=True) if outcome.digest is None}
     digested = pa.table(columns)
     return digested.filter(digested["digest"].is_valid()), failed
 
@@ -206,8 +181,6 @@ def _encoded(
     """The vectors (n, E) of unit length of the images of ``new``, and why some have none, by key."""
     if not len(new):
         return np.empty((0, 0), np.float32), {}
-    sources = [parse_source(uri) for uri in new["uri"].to_pylist()]
-    encoded = encoder().encode_sources(
-        new["key"].to_pylist(), sources, new["digest"].to_pylist(), on_progress=on_progress
-    )
+    keys, uris, digests = (new[name].to_pylist() for name in ("key", "uri", "digest"))
+    encoded = encoder().encode_sources(keys, [*map(parse_source, uris)], digests, on_progress=on_progress)
     return encoded.vectors, {failure.name: failure.reason for failure in encoded.failed}

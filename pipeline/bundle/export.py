@@ -38,7 +38,7 @@ from stages.extraction import Backbone, BackboneConfig, PcaConfig
 from stages.extraction.backbones.frozen import network_bytes
 from stages.extraction.backbones.open_clip_text import own_text
 from stages.extraction.executor import LIBRARIES
-from stages.extraction.known import basis_key, known_backbones, noted_backbones
+from stages.extraction.known import basis_key
 from stages.ranking import unit_length
 from stages.records import Records
 from stages.retrieval import FlatIndexConfig, GalleryIndex, MilvusIndexConfig
@@ -63,12 +63,8 @@ def export_bundle(
 
     ``path`` is a folder that is not there yet, or is empty; or the text of such an address. Without ``weights`` the
     networks are named, with the digests of their weights. The thresholds of ``decisions`` go along, with ``everything``
-    none for an FPIR, which holds for one gallery.
-
-    Raises:
-        StoreError: ``path`` holds something, or another process is exporting to it.
-        SettingsError: a network that another machine could not find again, with ``weights`` False.
-        WeightsError: a network that does not come back from its file as it was.
+    none for an FPIR, which holds for one gallery. Raises StoreError where ``path`` holds something, SettingsError for a
+    network that another machine could not find again, WeightsError for one that does not come back as it was.
     """
     _check_free(path, vectors.store.fingerprint)
     storage = storage_of(path)
@@ -79,17 +75,13 @@ def export_bundle(
         for entry in partial.iterdir():  # of an export that was killed
             if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        holding = [decision for decision in decisions if decision["kind"] == "fmr" or not everything]
         judged = {
-            "thresholds": [
-                {name: value for name, value in decision.items() if name != "shares"}
-                for decision in decisions
-                if decision["kind"] == "fmr" or not everything
-            ],
+            "thresholds": [{k: value for k, value in decision.items() if k != "shares"} for decision in holding],
             "shares": kept_shares(decisions),
         }
-        _write_parts(run, vectors, partial, weights=weights, thumbnails=thumbnails, judged=judged)
-        part = run.records if everything else run.records.split("gallery")
-        snapshot = _first_snapshot(run, part, vectors)
+        _write_parts(run, vectors, partial, judged, weights=weights, thumbnails=thumbnails)
+        snapshot = _first_snapshot(run, run.records if everything else run.records.split("gallery"), vectors)
         write_snapshot(partial, snapshot)
         make_current(partial, 1)
         if thumbnails:
@@ -148,15 +140,15 @@ def _put(storage: ObjectStorage, folder: LocalStorage) -> None:
 
 
 def _write_parts(
-    run: Run, vectors: Vectors, folder: Path, *, weights: bool, thumbnails: bool, judged: dict[str, Any]
+    run: Run, vectors: Vectors, folder: Path, judged: dict[str, Any], *, weights: bool, thumbnails: bool
 ) -> None:
     """Write everything but the snapshot and the card, ``bundle.json`` last."""
     stores = stores_of(vectors.features)
     entries: list[dict[str, Any]] = []
     features: dict[str, tuple[int, int]] = {}
-    for wanted, filled in networks_of(run, stores):
+    for wanted, backbones, filled in networks_of(run, stores):
         features |= {store.fingerprint: (len(entries), output) for output, store in enumerate(filled)}
-        entries.append(_entry(run, wanted, filled, folder, len(entries), weights=weights))
+        entries.append(_entry(run, wanted, backbones, folder, len(entries), weights=weights))
     if (own := vectors.trained) is not None:
         own.save(folder / HEAD)
     words = _words(entries, vectors, folder, weights=weights)
@@ -190,15 +182,12 @@ def _words(
     entries: Sequence[dict[str, Any]], vectors: Vectors, folder: Path, *, weights: bool
 ) -> dict[str, Any] | None:
     """What the bundle says of the encoder of words; a text tower of the backbone's own is written to ``folder``."""
-    if vectors.trained is not None:
-        if vectors.trained.config.kind != "text":
-            return None
+    if vectors.trained is not None and vectors.trained.config.kind == "text":
         return {"encoder": ENCODER, "package": DISTRIBUTION, "sha256": WEIGHTS_SHA256, "extra": "text"}
-    if not isinstance(vectors.features, FeatureStore):
+    if vectors.trained is not None or not isinstance(vectors.features, FeatureStore):
         return None
     config: BackboneConfig = BACKBONE.validate_python(entries[0]["config"])
-    tower = own_text(config, vectors.features.identity.fields["output"])
-    if tower is None:
+    if (tower := own_text(config, vectors.features.identity.fields["output"])) is None:
         return None
     try:
         content = tower.weights_bytes()
@@ -211,9 +200,9 @@ def _words(
 
 
 def _entry(
-    run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore], folder: Path, number: int, *, weights: bool
+    run: Run, wanted: BackboneConfig, backbones: Sequence[Backbone], folder: Path, number: int, *, weights: bool
 ) -> dict[str, Any]:
-    backbones = _filling(run, wanted, stores)
+    """What the bundle says of one network, whose file is written to ``folder``."""
     settings: dict[str, Any] = json.loads(json.dumps(asdict(wanted)))
     name = f"{WEIGHTS}/{number}-{backbones[0].name}.safetensors"
     entry: dict[str, Any] = {"config": settings, "weights": None, "basis": None}
@@ -242,20 +231,6 @@ def _entry(
         for backbone in backbones
     ]
     return entry
-
-
-def _filling(run: Run, wanted: BackboneConfig, stores: Sequence[FeatureStore]) -> tuple[Backbone, ...]:
-    """The backbones of ``wanted`` that filled ``stores``."""
-    folder = run.storage.below("features")
-    noted = noted_backbones(wanted, run.records, folder)
-    for backbones in noted or [known_backbones(wanted, run.records, folder, on_load=run.display.say)]:
-        if all(
-            store.identity.fields.get(key) == value
-            for backbone, store in zip(backbones, stores, strict=True)
-            for key, value in backbone.identity.fields.items()
-        ):
-            return backbones
-    raise WeightsError(f"no backbone of {run.file} fills {stores[0].path}: run `permafrost extract` with it")
 
 
 def _first_snapshot(run: Run, part: Records, vectors: Vectors) -> Snapshot:

@@ -28,8 +28,7 @@ from stages.extraction import Backbone, Embedder, Preprocess
 from stages.extraction.backbones.frozen import Frozen, frozen_of
 from stages.extraction.preprocess import LARGEST
 from stages.training import Head
-from stages.training.heads.experts import Experts
-from stages.training.heads.networks import HeadNetwork
+from stages.training.heads.networks import Experts, HeadNetwork
 from stages.training.losses.angle import normalize
 from stages.training.multilabel.posterior import PosteriorNetwork
 

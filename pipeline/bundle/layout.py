@@ -1,21 +1,7 @@
-"""A bundle: one folder with all that a search takes, which opens on another machine without the run.
+"""A bundle: one folder with all that a search takes, which opens on another machine; docs/bundles.md says what it has.
 
-It may lie at an address in object storage, with the same keys and bytes; what is opened there is copied to this
-machine first, each file verified. There ``bundle.json`` is put last, so that half a bundle is none.
-
-::
-
-    bundle.json               format, backbones with their preprocessing, identity chain, thresholds, checksums,
-                              shares (similarity, matched, pairs of each step), the encoder of text
-    weights/                  each network as it was frozen, or the basis of a PCA
-    head/                     the head, where there is one
-    snapshots/<number>/       the images that are searched; see :mod:`pipeline.bundle.snapshots`
-    current.json              the number of the snapshot that is searched, swapped by one rename
-    current/<number>.json     in object storage: the same, one more for each that was published since
-    thumbnails/               small pictures by the digests of the images, where they were asked for
-    README.md                 the model card
-
-What ``bundle.json`` describes never changes; images come and go by snapshots.
+What ``bundle.json`` describes never changes; images come and go by snapshots. A bundle may lie at an address in object
+storage, with the same keys and bytes; what is opened there is copied to this machine first, each file verified.
 """
 
 from __future__ import annotations
@@ -33,6 +19,7 @@ from cache.copies import cache_folder, copy_object
 from cache.errors import DamagedStoreError, MissingRowsError, WeightsError
 from cache.sealed import read_sealed
 from cache.storage import has, is_url, storage_of
+from pipeline.thresholds import thresholds_of
 from pipeline.views.thumbnails import small_jpeg
 from stages.analysis.open_set import PairShare
 from stages.extraction import Backbone, BackboneConfig, Embedder
@@ -44,8 +31,7 @@ from stages.training import Head
 
 FILE, CARD, WEIGHTS, HEAD, THUMBNAILS = "bundle.json", "README.md", "weights", "head", "thumbnails"
 FORMAT, VERSION = "permafrost bundle", 1
-SIDE = 256
-"""Pixels of the longer side of a thumbnail."""
+SIDE = 256  # pixels of the longer side of a thumbnail
 
 MEND = "Copy the bundle again from where it was made, or export it again."
 BACKBONE: TypeAdapter[BackboneConfig] = TypeAdapter(BackboneConfig)
@@ -67,11 +53,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str) -> Bundle:
-        """The bundle at ``path``, a folder or the text of an address, each of its weights and head files checked.
-
-        Raises MissingRowsError where there is none, StoreError for one of a newer format, DamagedStoreError where a
-        file is missing or is not what was written.
-        """
+        """The bundle at ``path``, a folder or the text of an address, each of its files checked; raises StoreError."""
         storage = storage_of(path)
         described = description(storage)
         folder = copy_folder(storage, described) if isinstance(storage, ObjectStorage) else Path(path)
@@ -91,10 +73,7 @@ class Bundle:
     @property
     def thresholds(self) -> dict[str, float]:
         """From which similarity on there is a match, by the rate that it was chosen for: ``fpir 0.1``."""
-        return {
-            f"{decision['kind']} {decision['wanted']:g}": float(decision["threshold"])
-            for decision in self.described["thresholds"]
-        }
+        return thresholds_of(self.described["thresholds"])
 
     @property
     def shares(self) -> list[PairShare]:
@@ -109,10 +88,7 @@ class Bundle:
             return None
 
     def backbones(self, device: str = "cpu") -> list[Backbone]:
-        """The backbones whose features are embedded, in the order of fusion, loaded on ``device``.
-
-        Raises WeightsError where they compute other numbers than those that the bundle was made with.
-        """
+        """The backbones whose features are embedded, in the order of fusion; WeightsError where they compute others."""
         loaded = [self._loaded(entry, device) for entry in self.described["backbones"]]
         return [loaded[entry][output] for entry, output in self.described["features"]]
 
@@ -195,9 +171,11 @@ def write_thumbnails(
 
 def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The size and the sha256 of each of the files ``names`` below ``folder``."""
-    return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": digest_file(folder / name).hex()} for name in names
-    }
+    return {name: _facts(folder / name) for name in names}
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": digest_file(path).hex()}
 
 
 def check_files(storage: Storage, described: Mapping[str, Any], folder: Path) -> None:
@@ -206,22 +184,18 @@ def check_files(storage: Storage, described: Mapping[str, Any], folder: Path) ->
     The files of object ``storage`` are copied into the folder first, unless they are there.
     """
     for name, wanted in described.items():
-        path, address = folder / name, storage.address(name)
+        path, address, far = folder / name, storage.address(name), isinstance(storage, ObjectStorage)
         try:
-            right = path.is_file() and _is_right(path, wanted)
-            if not right and isinstance(storage, ObjectStorage):
+            facts = None if far and not path.is_file() else _facts(path)
+            if far and facts != wanted:
                 copy_object(storage, name, path)
-                right = _is_right(path, wanted)
-            size = path.stat().st_size
+                facts = _facts(path)
         except OSError as error:
             raise DamagedStoreError(f"{address} cannot be read: {error.strerror}. {MEND}") from error
-        if not right:
-            wrong = f"{size:,} bytes and not {wanted['bytes']:,}" if size != wanted["bytes"] else "another sha256"
+        if facts is not None and facts != wanted:
+            size, right = facts["bytes"], wanted["bytes"]
+            wrong = f"{size:,} bytes and not {right:,}" if size != right else "another sha256"
             raise DamagedStoreError(f"{address} is not as it was written: it has {wrong}. {MEND}")
-
-
-def _is_right(path: Path, wanted: Mapping[str, Any]) -> bool:
-    return path.stat().st_size == int(wanted["bytes"]) and digest_file(path).hex() == str(wanted["sha256"])
 
 
 def description(storage: Storage) -> dict[str, Any]:

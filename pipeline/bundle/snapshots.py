@@ -1,15 +1,9 @@
 """Snapshots of a bundle: the images that are searched, written once and never changed.
 
-::
-
-    snapshots/<number>/snapshot.json   embeddings, rows, the next id, the snapshot before, checksums
-    snapshots/<number>/rows.parquet    id, key, label, uri, digest, domain and attributes of each image
-    snapshots/<number>/vectors.npy     their vectors (G, E), float32 of unit length, in the order of the rows
-    snapshots/<number>/index/          the index, where it is not a flat one
-    current.json                       {"snapshot": number}
-
-A new one is written under another name, which one rename makes its own: killed at any instant, a bundle has all of it
-or nothing. The next is made from the newest; the current one is searched. An id is never given again.
+``snapshots/<number>/snapshot.json`` has embeddings, rows, next id, the snapshot before and checksums; the rest is in
+docs/bundles.md. A new one is written under another name, which one rename makes its own: killed at any instant, a
+bundle has all of it or nothing. The next is made from the newest; the current one is searched. An id is never given
+again.
 
 In object storage nothing is renamed and no key is put twice: ``snapshot.json`` is put last, and the highest
 ``current/<number>.json`` says which snapshot is searched. Where a number has files of a writer that was killed, its
@@ -21,9 +15,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +40,12 @@ _VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The images (G) that a bundle holds at one time, as the table above has them; ids are ascending."""
+    """The images (G) that a bundle holds at one time; ``vectors`` (G, E) have unit length, and ids ascend."""
 
     number: int
     rows: pa.Table
     vectors: npt.NDArray[np.float32]
     index: GalleryIndex
-
-    def read(self, digests: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """The vectors (n, E) of the images of ``digests`` (n,), as a store gives them."""
-        vectors: npt.NDArray[np.float32] = self.vectors[[self._places[digest] for digest in digests]]
-        return vectors
-
-    @cached_property
-    def _places(self) -> dict[bytes, int]:
-        """The row of each digest, made once: a search with an index of codes reads at every query."""
-        return {digest: row for row, digest in enumerate(self.rows["digest"].to_pylist())}
 
 
 def numbers(bundle: Where) -> list[int]:
@@ -104,11 +86,7 @@ def make_current(bundle: Where, number: int) -> None:
 
 
 def read_snapshot(bundle: Bundle, number: int | None = None) -> Snapshot:
-    """The snapshot ``number``, by default the current one.
-
-    Raises StaleStoreError where it is of other embeddings than the bundle, DamagedStoreError where a file is not what
-    was written.
-    """
+    """The snapshot ``number``, by default the current one; StoreError where it is of other embeddings, or damaged."""
     storage = bundle.storage
     wanted = current_number(storage) if number is None else number
     own, folder = storage.below(f"{SNAPSHOTS}/{wanted}"), bundle.path / SNAPSHOTS / str(wanted)

@@ -13,7 +13,7 @@ from cache.atomic import replace_text
 from cache.errors import ConfigError
 from cache.lock import writer_lock
 from cache.storage import absolute
-from pipeline.commands.options import Address, Cpus, Executor, Json, Place, Quiet, RunFile, emit, ray_cluster
+from pipeline.commands.options import Address, Cpus, Executor, Json, Quiet, RunFile, emit, ray_cluster
 from pipeline.config import read_config
 from pipeline.dataset import run_of
 from pipeline.progress import Display
@@ -33,7 +33,7 @@ def sweep(
         Path | None, typer.Option("--write", metavar="OUT.TOML", help="Write a run file with the best configuration.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a run file that exists.")] = False,
-    executor: Executor = Place.local,
+    executor: Executor = "local",
     address: Address = None,
     cpus: Cpus = None,
     json: Json = False,
@@ -80,7 +80,7 @@ def table(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that train, each on one thread; by default one a processor.")
     ] = None,
-    executor: Executor = Place.local,
+    executor: Executor = "local",
     address: Address = None,
     cpus: Cpus = None,
     json: Json = False,

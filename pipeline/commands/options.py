@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -78,6 +77,7 @@ BundleFolder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings on stderr.")]
 Head = Annotated[str | None, typer.Option(help="A head of the run, or raw.")]
+BestHead = Annotated[str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")]
 OneBackbone = Annotated[str | None, typer.Option("--backbone", help="A backbone of the run.")]
 
 Device = Annotated[str, typer.Option(help="Where networks run, as PyTorch spells it: cpu, cuda, cuda:1.")]
@@ -92,13 +92,7 @@ MaxFailures = Annotated[
 ]
 
 
-class Place(StrEnum):
-    """Where chunks, cells and trials are computed."""
-
-    local = "local"
-    ray = "ray"
-
-
+Place = Literal["local", "ray"]
 Executor = Annotated[Place, typer.Option(help="Where the work is done: on this machine, or on a Ray cluster.")]
 Address = Annotated[
     str | None,
@@ -111,7 +105,7 @@ Cpus = Annotated[
 
 def ray_cluster(executor: Place, address: str | None, cpus: int | None) -> RayCluster | None:
     """The Ray cluster that the options name, which answers; None for this machine."""
-    if executor is Place.local:
+    if executor == "local":
         if address is not None or cpus is not None:
             raise ConfigError("--address and --cpus are of a Ray cluster: add --executor ray, or leave them out")
         return None

@@ -1,14 +1,13 @@
-"""The command ``search``.
-
-::
-
-    images, text, keys --queries--> vectors --Searcher--> matches --threshold--> table, JSON lines or one page
-"""
+"""Search in a run or a bundle: ``search`` on the command line, ``serve`` over HTTP."""
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -17,10 +16,10 @@ import typer
 
 from cache import parse_source
 from cache.atomic import replace_text
-from cache.errors import AbsentPathError, ConfigError, RecordsError
+from cache.errors import AbsentPathError, ConfigError, MissingExtraError, RecordsError
 from cache.storage import file_exists
 from pipeline.bundle.layout import Bundle, is_bundle
-from pipeline.commands.options import Json, Quiet, where_values
+from pipeline.commands.options import BestHead, Device, Json, Quiet, where_values
 from pipeline.dataset import open_run
 from pipeline.progress import Display
 from pipeline.searcher import Searcher
@@ -47,9 +46,7 @@ def search(
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only images with this label, domain or attribute.")
     ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="A head of the run, or raw; by default the best on validation.")
-    ] = None,
+    head: BestHead = None,
     everything: Annotated[bool, typer.Option("--all", help="Search every record, not only the gallery.")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many images to print for each.")] = 10,
     fmr: Annotated[float | None, typer.Option(help="Only matches, by the threshold kept for this FMR.")] = None,
@@ -61,9 +58,8 @@ def search(
 ) -> None:
     """Print the gallery images that are nearest to your images, words or keys, or that there is no match."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
-    limits = [
-        (kind, value) for kind, value in (("fmr", fmr), ("fpir", fpir), ("threshold", threshold)) if value is not None
-    ]
+    every = ("fmr", fmr), ("fpir", fpir), ("threshold", threshold)
+    limits = [(kind, value) for kind, value in every if value is not None]
     if len(limits) > 1:
         raise ConfigError(f"give one of --fmr, --fpir and --threshold: each decides what a match is; got {len(limits)}")
     if fpir is not None and everything:
@@ -74,8 +70,8 @@ def search(
     if images and not any(file_exists(parse_source(image).path) for image in images):
         raise AbsentPathError("no image to search for is there:\n" + "\n".join(images))
     filters = where_values(where)
-    bundled, asked_for = is_bundle(run_file), (run_file, head, everything, limits, quiet)
-    searcher, limit, shares, display = _bundle(*asked_for) if bundled else _run(*asked_for, words=bool(text))
+    opened = _bundle if is_bundle(run_file) else partial(_run, words=bool(text))
+    searcher, limit, shares, display = opened(run_file, head, everything, limits[0] if limits else None, quiet)
     if limit is not None:
         display.say(f"a match has a similarity of at least {limit.threshold:.4f}: {limit.summary}")
     queries, unread = _single(searcher, images)
@@ -102,21 +98,23 @@ def search(
 
 
 _Opened = tuple[Searcher, Limit | None, list[PairShare], Display]
-_Limits = Sequence[tuple[str, float]]
+_Wanted = tuple[str, float] | None
 
 
-def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, quiet: bool, *, words: bool) -> _Opened:
+def _run(run_file: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool, *, words: bool) -> _Opened:
     """The searcher of a run file, its threshold, and what a similarity means."""
     run = open_run(run_file, quiet=quiet)
     vectors = find_chosen(run, head, text=words)
     run = with_rows(run, [vectors])
-    limit = limit_of(run, vectors, limits[0]) if limits else None
+    limit = limit_of(run, vectors, wanted) if wanted else None
     decisions = kept_decisions(run, vectors)
     thresholds = thresholds_of(decisions, everything=everything)
     searcher = Searcher.of_run(run, vectors, everything=everything, thresholds=thresholds)
     count = f"{len(searcher):,}"
     part = f"all {count} images" if everything else f"the gallery ({count} of {len(run.records):,} images)"
-    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{_others(head, everything)}")
+    others = " and ".join([*([] if everything else ["--all"]), *([] if head else ["--head"])])
+    choose = f"; {others} choose{'' if ' ' in others else 's'} otherwise" if others else ""
+    run.display.say(f"searching {part} with {vectors.backbone} {vectors.head}{choose}")
     shares = kept_shares(decisions)
     if not shares:
         few = class_shortage(run.records) is not None
@@ -125,25 +123,16 @@ def _run(run_file: str, head: str | None, everything: bool, limits: _Limits, qui
     return searcher, limit, shares, run.display
 
 
-def _others(head: str | None, everything: bool) -> str:
-    """Which options would choose otherwise, of those that were not given."""
-    options = [name for name, given in (("--all", everything), ("--head", head is not None)) if not given]
-    choose = "chooses" if len(options) == 1 else "choose"
-    return f"; {' and '.join(options)} {choose} otherwise" if options else ""
-
-
-def _bundle(folder: str, head: str | None, everything: bool, limits: _Limits, quiet: bool) -> _Opened:
+def _bundle(folder: str, head: str | None, everything: bool, wanted: _Wanted, quiet: bool) -> _Opened:
     """The same of a bundle, which has one head and one gallery."""
     bundle = Bundle.open(folder)
-    if everything or head not in (None, bundle.described["head"]):
-        raise ConfigError(
-            f"{folder} has one gallery and the head {bundle.described['head']}: leave --head and --all out"
-        )
+    own = bundle.described["head"]
+    if everything or head not in (None, own):
+        raise ConfigError(f"{folder} has one gallery and the head {own}: leave --head and --all out")
     limit = None
-    if limits:
-        kind, wanted = limits[0]
-        choose = f"Choose it, `permafrost threshold RUN_FILE --{kind} {wanted:g}`, and export again."
-        limit = limit_among(bundle.described["thresholds"], limits[0], choose)
+    if wanted:
+        choose = f"Choose it, `permafrost threshold RUN_FILE --{wanted[0]} {wanted[1]:g}`, and export again."
+        limit = limit_among(bundle.described["thresholds"], wanted, choose)
     searcher = Searcher.open(folder)
     display = Display(quiet=quiet)
     display.say(f"searching the {len(searcher):,} images of {folder}")
@@ -190,3 +179,74 @@ def _combined(
     added = " + ".join([*(query.name for query in images), *map(repr, text), *like])
     used = [image for query in images for image in query.images]
     return _Query(" - ".join([added, *unlike]), combined(np.concatenate(parts), weights), used)
+
+
+_TOKEN = re.compile(r"[!-~]{16,}")
+
+
+def serve(
+    path: Annotated[
+        str, typer.Argument(metavar="BUNDLE|RUN.TOML", help="A bundle or a run file that was run, or its address.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="The address to listen at. Any but this machine's own wants a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at; 0 for a free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="PERMAFROST_TOKEN", help="Answer those alone who send this token.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Of a run: serve every record, not only the gallery.")
+    ] = False,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1024, help="Of an uploaded image.")] = 16,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, max=178, help="Of an uploaded image.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait; one more is refused.")] = 128,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Serve search over HTTP: a page for people, and answers in JSON for programs."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of PyTorch's threads, which else spin for seconds under load
+    try:
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+
+        from pipeline.service.app import create_app
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"):
+            raise
+        raise MissingExtraError(error.name, "serve") from None
+    from pipeline.service.guard import is_loopback
+    from pipeline.service.limits import Limits
+    from pipeline.service.metrics import Metrics
+    from pipeline.service.server import run, server_of
+    from pipeline.service.snapshots import open_snapshots
+
+    if token is None and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} is reached from other machines: a token is wanted. Set PERMAFROST_TOKEN or --token, "
+            f"say to {secrets.token_urlsafe(24)}; who has it opens the page at #token=TOKEN."
+        )
+    if token is not None and not _TOKEN.fullmatch(token):
+        got = f"got {len(token)} characters that are not that"
+        raise ConfigError(f"a token has 16 visible ASCII characters or more, {got}")
+    display, metrics = Display(quiet=quiet), Metrics()
+    listening = _listen(host, port)
+    snapshots = open_snapshots(path, device=device, everything=everything, quiet=quiet, on_change=metrics.snapshot)
+    limits = Limits(max_bytes=int(max_megabytes * 2**20), max_pixels=int(max_megapixels * 1e6), queue=queue)
+    app = create_app(snapshots, limits=limits, token=token, metrics=metrics)
+    heads = ", ".join(head.name for head in snapshots.current.heads)
+    display.say(f"serving {len(snapshots.current):,} images with {heads}; Ctrl-C ends it")
+    name, number = listening.getsockname()[:2]
+    typer.echo(f"http://{f'[{name}]' if ':' in name else name}:{number}/" + ("#token=TOKEN" if token else ""))
+    run(server_of(app), listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at ``host``; whoever asks before all is loaded waits."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{host}:{port} cannot be listened at: {reason}. Name another with --port") from None

@@ -32,9 +32,9 @@ from pipeline.views.trust import (
 from stages.analysis import changes, gallery_curve
 from stages.analysis.bounds import run_bounds
 from stages.analysis.compared_runs import ScoredRun, data_notes, matching_heads, outdated
-from stages.analysis.gallery_size import further_distractors
 from stages.analysis.health import NEAR_DUPLICATE, Health, check_health
 from stages.analysis.open_set import Kind
+from stages.analysis.sizes import further_distractors
 from stages.analysis.thresholds import Decision, Ground, choose_thresholds, decision_at
 from stages.retrieval import AttributeMetric
 from stages.retrieval.protocols import MetConfig
@@ -227,8 +227,7 @@ def health_of_run(
     raw = features.get(chosen.backbone, chosen)
     return check_health(
         run.records,
-        raw,
-        None if raw is chosen else chosen,
+        {(each.backbone, each.head): each.store for each in (raw, chosen)},
         near_duplicate,
         backbones={name: each.store for name, each in features.items()},
         remarks=remarks(run.config, run.records, run.records.counts()),

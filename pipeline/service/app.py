@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from importlib.resources import files
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,11 +26,10 @@ from starlette.exceptions import HTTPException
 from cache import digest_bytes
 from pipeline.service import gallery as served
 from pipeline.service.batching import Batcher
-from pipeline.service.gallery import Gallery, Page, ServedHead, Upload, Vector, filters_of
+from pipeline.service.gallery import Gallery, ServedHead, Upload, Vector, filters_of
 from pipeline.service.guard import COOKIE, Guard, refusal, session_of
-from pipeline.service.limits import IMAGE_FIELD, Limits, read_image
+from pipeline.service.limits import IMAGE_FIELD, ErrorAnswer, Limits, Refused, read_image
 from pipeline.service.metrics import Metrics
-from pipeline.service.refused import ErrorAnswer, Refused
 from pipeline.service.snapshots import Snapshots
 
 _SEARCHES, _PICTURES = 1_024, 512  # that may wait: a search takes about a millisecond
@@ -64,12 +62,9 @@ class Search(Chosen):
     """A search."""
 
     k: int = Field(10, ge=1, le=Limits.max_k, description="Matches in the answer.")
+    fmr: float | None = Field(None, gt=0, lt=1, description="Only matches, by the threshold kept for this FMR.")
     offset: int = Field(0, ge=0, le=Limits.max_depth - Limits.max_k, description="Matches to leave out before them.")
-    where: list[str] = Field(
-        [],
-        max_length=100,
-        description="name=value: label, domain or an attribute. Values of one name are alternatives.",
-    )
+    where: list[str] = Field([], max_length=100, description="label, domain or attribute=value; of one, alternatives.")
 
 
 class MatchAnswer(BaseModel):
@@ -111,14 +106,6 @@ class EmbedAnswer(BaseModel):
 
     snapshot: str
     results: list[VectorAnswer]
-
-
-class ReadyAnswer(BaseModel):
-    """What is served; ``refused`` is why a newer snapshot is not."""
-
-    status: Literal["ready"]
-    snapshot: str
-    refused: str | None
 
 
 def create_app(
@@ -196,11 +183,10 @@ def create_app(
         """The process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", response_model=ReadyAnswer)
-    async def readyz() -> Response:
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str | None]:
         """A snapshot is served; ``refused`` says why a newer one is not."""
-        answer = {"status": "ready", "snapshot": snapshots.current.snapshot, "refused": snapshots.refused}
-        return JSONResponse(answer)
+        return {"status": "ready", "snapshot": snapshots.current.snapshot, "refused": snapshots.refused}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def measured() -> Response:
@@ -221,29 +207,24 @@ class _Service:
         self._embedding = Batcher(served.embed, capacity=limits.queue, largest=limits.batch)
         self._searching = Batcher(served.find, capacity=_SEARCHES, largest=limits.batch)
         self._pictures = Batcher(served.pictures, capacity=_PICTURES, largest=8)
-        self._queues: dict[str, Batcher[Any, Any]] = {
-            "images": self._embedding,
-            "searches": self._searching,
-            "pictures": self._pictures,
-        }
-        for name, queue in self._queues.items():
+        self._queues: list[Batcher[Any, Any]] = [self._embedding, self._searching, self._pictures]
+        for name, queue in zip(("images", "searches", "pictures"), self._queues, strict=True):
             queue.on_batch = metrics.watch(name, queue.__len__)
 
     def close(self) -> None:
         self._snapshots.close()
-        for queue in self._queues.values():
+        for queue in self._queues:
             queue.close()
 
     async def search(self, wanted: Search, request: Request | None) -> Response:
         filters = filters_of(wanted.where)
         gallery, heads, vectors = await self.vectors(wanted, request)
         queries = [
-            served.Query(head, vector, wanted.k, wanted.offset, filters, wanted.key)
+            served.Query(head, vector, wanted.k, wanted.offset, filters, wanted.key, head.least(wanted.fmr))
             for head, vector in zip(heads, vectors, strict=True)
         ]
         async with self._in_time():
-            pages = await asyncio.gather(*(self._searching.ask(query) for query in queries))
-        results = [_result(head, page, wanted.offset) for head, page in zip(heads, pages, strict=True)]
+            results = await asyncio.gather(*(self._searching.ask(query) for query in queries))
         return JSONResponse({"snapshot": gallery.snapshot, "results": results})
 
     async def vectors(
@@ -281,32 +262,6 @@ class _Service:
 
 def _has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-
-
-def _result(head: ServedHead, page: Page, offset: int) -> dict[str, Any]:
-    matches = [
-        {
-            "rank": rank,
-            "key": match.key,
-            "similarity": round(match.similarity, 6),
-            "label": match.label,
-            "domain": match.domain,
-            "attributes": match.attributes,
-            "image": _image_path(match.key),
-        }
-        for rank, match in enumerate(page.matches, offset + 1)
-    ]
-    return {"head": head.name, "matches": matches, "more": page.more}
-
-
-def _image_path(key: str) -> str:
-    """Where the picture of ``key`` is: with its slashes, unless a browser would take its path for another one.
-
-    >>> _image_path("cup/red 1.jpg"), _image_path("../up.jpg")
-    ('/images/cup/red%201.jpg', '/images/..%2Fup.jpg')
-    """
-    plain = all(part not in ("", ".", "..") for part in key.split("/"))
-    return "/images/" + quote(key, safe="/" if plain else "")
 
 
 def _page_files() -> dict[str, tuple[bytes, str]]:

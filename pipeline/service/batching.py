@@ -1,11 +1,5 @@
 """Requests share batches: a thread takes all that is waiting, answers it at once, and takes what has come meanwhile.
 
-::
-
-    ask() ─┐
-    ask() ─┼─> queue (bounded) ──all that waits, at most a batch──> compute in one thread ──> each its own answer
-    ask() ─┘
-
 There is no timer: an idle service answers one request at once, a busy one makes larger batches by itself. A full queue
 refuses with the seconds after which it will have emptied, by the rate that was measured.
 """
@@ -18,20 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Generic, NamedTuple, TypeVar
+from concurrent.futures import Future
+from typing import Generic, TypeVar
 
-from pipeline.service.refused import Refused
+from pipeline.service.limits import Refused
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 _NEWEST = 0.2  # the share of the newest batch in the measured seconds an item
-
-
-class _Waiting(NamedTuple, Generic[Job, Answer]):
-    job: Job
-    future: asyncio.Future[Answer]
 
 
 class Batcher(Generic[Job, Answer]):
@@ -55,7 +44,7 @@ class Batcher(Generic[Job, Answer]):
     ) -> None:
         self._compute, self._capacity, self._largest = compute, capacity, largest
         self.on_batch: Callable[[int], object] = lambda _: None
-        self._queue: deque[_Waiting[Job, Answer]] = deque()
+        self._queue: deque[tuple[Job, Future[Answer]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 0.0  # an item
@@ -67,15 +56,15 @@ class Batcher(Generic[Job, Answer]):
 
     async def ask(self, job: Job) -> Answer:
         """The answer to ``job``. Raises Refused where the queue is full, and what ``compute`` gives for the job."""
-        waiting = _Waiting[Job, Answer](job, asyncio.get_running_loop().create_future())
+        future: Future[Answer] = Future()
         with self._changed:
             if self._closed:
                 raise Refused(503, "stopping", "the service is stopping", {"Retry-After": "5"})
             if len(self._queue) >= self._capacity:
                 raise self._full()
-            self._queue.append(waiting)
+            self._queue.append((job, future))
             self._changed.notify()
-        return await waiting.future
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Answer what waits, and end the thread."""
@@ -97,22 +86,21 @@ class Batcher(Generic[Job, Answer]):
                 if not self._queue:
                     return
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._largest))]
-            batch = [waiting for waiting in batch if not waiting.future.cancelled()]  # its client waits no more
-            if batch:
+            batch = [(job, future) for job, future in batch if future.set_running_or_notify_cancel()]
+            if batch:  # without those whose client waits no more
                 self._answer(batch)
 
-    def _answer(self, batch: list[_Waiting[Job, Answer]]) -> None:
+    def _answer(self, batch: list[tuple[Job, Future[Answer]]]) -> None:
         began = time.perf_counter()
-        answers = self._computed([waiting.job for waiting in batch])
+        answers = self._computed([job for job, _ in batch])
         seconds = (time.perf_counter() - began) / len(batch)
         self._seconds += (_NEWEST if self._seconds else 1.0) * (seconds - self._seconds)
         self.on_batch(len(batch))
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer | Exception]]] = {}
-        for waiting, answer in zip(batch, answers, strict=True):
-            by_loop.setdefault(waiting.future.get_loop(), []).append((waiting.future, answer))
-        for loop, answered in by_loop.items():
-            with suppress(RuntimeError):  # a loop that has ended waits no more
-                loop.call_soon_threadsafe(_deliver, answered)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
     def _computed(self, jobs: Sequence[Job]) -> Sequence[Answer | Exception]:
         try:
@@ -121,13 +109,3 @@ class Batcher(Generic[Job, Answer]):
             if len(jobs) == 1:
                 return [error]
             return [answer for job in jobs for answer in self._computed([job])]
-
-
-def _deliver(answered: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
-    for future, answer in answered:
-        if future.done():  # its client waits no more
-            continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import PermafrostError, SettingsError
 from pipeline.searcher import Searcher
-from pipeline.service.limits import Limits, check_pixels
-from pipeline.service.refused import Refused
+from pipeline.service.limits import Limits, Refused, check_pixels
 from pipeline.views.thumbnails import small_jpeg
 from stages.extraction.embedder import embed_together
 from stages.ranking import unit_length
 from stages.retrieval.gallery_rows import Match
 
-_LISTED_VALUES = 200
-"""Of a filter, those that the page offers; of one with more, any can be typed."""
+_LISTED_VALUES = 200  # of a filter, those that the page offers; of one with more, any can be typed
 _EXAMPLES = 24
 
 Filters = tuple[tuple[str, tuple[str, ...]], ...]
@@ -42,6 +42,16 @@ class ServedHead:
         """Of the head in requests and answers."""
         return f"{self.backbone}/{self.head}"
 
+    def least(self, fmr: float | None) -> float:
+        """The similarity from which on there is a match, by the threshold kept for an FMR. Raises Refused for none."""
+        if fmr is None:
+            return -math.inf
+        thresholds = self.searcher.thresholds
+        if (least := thresholds.get(f"fmr {fmr:g}")) is None:
+            there = f"there is one for {', '.join(thresholds)}" if thresholds else "there is none"
+            raise Refused(422, "no_threshold", f"{self.name} has no threshold for fmr {fmr:g}; {there}")
+        return least
+
 
 class Upload(NamedTuple):
     """The bytes of an image, or a text, to embed for some heads."""
@@ -52,7 +62,7 @@ class Upload(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A vector to search one head with; ``itself`` is the key of a gallery image that is not to find itself."""
+    """A vector to search one head with, for matches of at least a similarity; ``itself`` does not find itself."""
 
     head: ServedHead
     vector: Vector
@@ -60,6 +70,7 @@ class Query(NamedTuple):
     offset: int
     filters: Filters
     itself: str | None
+    least: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +79,7 @@ class Gallery:
 
     snapshot: str
     heads: tuple[ServedHead, ...]
-    thumbnail: Callable[[bytes], bytes | None]
-    """The small picture that is kept of the image of a digest."""
+    thumbnail: Callable[[bytes], bytes | None]  # the small picture that is kept of the image of a digest
 
     @cached_property
     def _by_name(self) -> dict[str, ServedHead]:
@@ -139,16 +149,13 @@ class Gallery:
             }
             for head in self.heads
         ]
-        filters: dict[str, Any] = {}
-        for name in rows.filters:
-            values = rows.values(name)
-            filters[name] = {"count": len(values), "values": values[:_LISTED_VALUES]}
+        values = {name: rows.values(name) for name in rows.filters}
         return {
             "snapshot": self.snapshot,
             "images": len(self),
             "text": any(head.searcher.takes_text for head in self.heads),
             "heads": heads,
-            "filters": filters,
+            "filters": {name: {"count": len(own), "values": own[:_LISTED_VALUES]} for name, own in values.items()},
             "examples": rows.table["key"].take(places).to_pylist(),
         }
 
@@ -205,16 +212,9 @@ def pictures(wanted: Sequence[tuple[Gallery, str, int]]) -> list[bytes | Excepti
     return [gallery.picture(key, side) for gallery, key, side in wanted]
 
 
-class Page(NamedTuple):
-    """Some matches in their order, and whether there are further ones."""
-
-    matches: list[Match]
-    more: bool
-
-
-def find(queries: Sequence[Query]) -> list[Page | Exception]:
-    """The matches of each query; those of one head, depth and filters are searched for at once."""
-    answers: list[Page | Exception] = [Page([], False)] * len(queries)
+def find(queries: Sequence[Query]) -> list[dict[str, Any] | Exception]:
+    """The answer to each query, as JSON; those of one head, depth and filters are searched for at once."""
+    answers: list[dict[str, Any] | Exception] = [{}] * len(queries)
     together: dict[tuple[ServedHead, int, Filters], list[int]] = {}
     for place, query in enumerate(queries):
         depth = query.offset + query.k + 2  # the image itself, and one more to know whether there are more
@@ -224,20 +224,40 @@ def find(queries: Sequence[Query]) -> list[Page | Exception]:
         try:
             where = head.searcher.gallery.allowed(dict(filters)) if filters else None
             every = head.searcher.find(vectors, depth, where=where, exact=bool(head.searcher.thresholds))
+            own: list[Any] = [_answer(queries[place], matches) for place, matches in zip(places, every, strict=True)]
         except SettingsError as error:
-            refused = Refused(422, "bad_filter", str(error))
+            own = [Refused(422, "bad_filter", str(error))] * len(places)
         except (PermafrostError, OSError) as error:
-            refused = Refused(503, "unavailable", f"the gallery cannot be searched: {error}", {"Retry-After": "5"})
-        else:
-            for place, matches in zip(places, every, strict=True):
-                answers[place] = _page(queries[place], matches)
-            continue
-        for place in places:
-            answers[place] = refused
+            why = f"the gallery cannot be searched: {error}"
+            own = [Refused(503, "unavailable", why, {"Retry-After": "5"})] * len(places)
+        for place, answer in zip(places, own, strict=True):
+            answers[place] = answer
     return answers
 
 
-def _page(query: Query, matches: Sequence[Match]) -> Page:
-    others = [match for match in matches if match.key != query.itself]
+def _answer(query: Query, matches: Sequence[Match]) -> dict[str, Any]:
+    others = [match for match in matches if match.key != query.itself and match.similarity >= query.least]
     last = query.offset + query.k
-    return Page(others[query.offset : last], len(others) > last)
+    page = [
+        {
+            "rank": rank,
+            "key": match.key,
+            "similarity": round(match.similarity, 6),
+            "label": match.label,
+            "domain": match.domain,
+            "attributes": match.attributes,
+            "image": image_path(match.key),
+        }
+        for rank, match in enumerate(others[query.offset : last], query.offset + 1)
+    ]
+    return {"head": query.head.name, "matches": page, "more": len(others) > last}
+
+
+def image_path(key: str) -> str:
+    """Where the picture of ``key`` is: with its slashes, unless a browser would take its path for another one.
+
+    >>> image_path("cup/red 1.jpg"), image_path("../up.jpg")
+    ('/images/cup/red%201.jpg', '/images/..%2Fup.jpg')
+    """
+    plain = all(part not in ("", ".", "..") for part in key.split("/"))
+    return "/images/" + quote(key, safe="/" if plain else "")

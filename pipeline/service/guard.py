@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.service.limits import Refused
 from pipeline.service.metrics import Metrics
-from pipeline.service.refused import Refused
 
 COOKIE = "permafrost"
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/page.css", "/page.js", "/favicon.svg"})
@@ -90,7 +90,8 @@ class Guard:
             else:
                 await self._app(scope, receive, send_guarded)
         finally:
-            self._metrics.answered(_route(scope), status, time.perf_counter() - began)
+            route = str(getattr(scope.get("route"), "path", "other"))
+            self._metrics.answered(route, status, time.perf_counter() - began)
 
     def _refused(self, scope: Scope) -> Refused | None:
         headers = Headers(scope=scope)
@@ -116,17 +117,12 @@ class Guard:
 
 def _elsewhere(headers: Mapping[str, str]) -> Refused | None:
     """Why a request without token is not of this machine; None where it is."""
-    for name in ("host", "origin"):
-        address = headers.get(name)
+    for name in (name for name in ("host", "origin") if name in headers):
         try:
-            host = address and urlsplit(address if name == "origin" else f"//{address}").hostname
+            host = urlsplit(headers[name] if name == "origin" else f"//{headers[name]}").hostname
         except ValueError:
-            host = address
-        if address is not None and not is_loopback(host or ""):
+            host = None
+        if not is_loopback(host or ""):
             message = f"without a token this service answers this machine alone; the header {name} names another"
             return Refused(403, "other_host", message)
     return None
-
-
-def _route(scope: Scope) -> str:
-    return str(getattr(scope.get("route"), "path", "other"))

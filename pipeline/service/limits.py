@@ -1,19 +1,46 @@
-"""What a request may be: how large, how long it may take, and from whom. Everything is checked before it is decoded."""
+"""What a request may be: how large, how long it may take; what another one is refused with, before it is decoded."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+from pydantic import BaseModel
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from pipeline.service.refused import Refused
 from stages.datasets.folder import image_type
 from stages.extraction.switches import own_switches
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer
+    """A request that is not answered, and why.
+
+    >>> Refused(404, "unknown_key", "there is no such image").status
+    404
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
+
+
+class Problem(BaseModel):
+    """The error of an answer."""
+
+    code: str  # a word that stays, for programs: ``unknown_key``
+    message: str  # what must hold, what came, what to do
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
 
 _MOST_PARTS = 4  # of a form: the image, and what a browser adds
 _FORM_BYTES = 65_536  # of a form around its image
@@ -22,28 +49,16 @@ IMAGE_FIELD = "image"
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request and all that wait may take.
+    """How much one request and all that wait may take."""
 
-    >>> Limits().max_bytes
-    16777216
-    """
-
-    max_bytes: int = 16 * 2**20
-    """Of an uploaded image."""
-    max_pixels: int = 64_000_000
-    """Of an uploaded image, by its header."""
-    max_k: int = 1_000
-    """Matches in one answer."""
-    max_depth: int = 10_000
-    """The last rank that paging reaches."""
-    queue: int = 128
-    """Images that may wait for the network."""
-    batch: int = 32
-    """Images in one forward at most."""
-    body_seconds: float = 20.0
-    """In which the body of a request must have come."""
-    answer_seconds: float = 60.0
-    """In which a request is answered or refused."""
+    max_bytes: int = 16 * 2**20  # of an uploaded image
+    max_pixels: int = 64_000_000  # of an uploaded image, by its header
+    max_k: int = 1_000  # matches in one answer
+    max_depth: int = 10_000  # the last rank that paging reaches
+    queue: int = 128  # images that may wait for the network
+    batch: int = 32  # images in one forward at most
+    body_seconds: float = 20.0  # in which the body of a request must have come
+    answer_seconds: float = 60.0  # in which a request is answered or refused
 
 
 async def read_image(request: Request, limits: Limits) -> bytes:

@@ -86,7 +86,8 @@ def line_chart(
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [y for line in lines for _, *ends in line.band for y in ends]
     right = WIDTH - 10 - max(len(_cut(line.name)) for line in lines) * _LETTER
-    x, y = Scale(min(xs), max(xs), 40, right, log), Scale(*_widened(min(ys), max(ys)), height - 34, 8)
+    room = 0.04 * (max(ys) - min(ys)) or 0.5
+    x, y = Scale(min(xs), max(xs), 40, right, log), Scale(min(ys) - room, max(ys) + room, height - 34, 8)
     at = ticks(min(xs), max(xs)) if ticks_at is None else ticks_at
     drawn = [_frame(x, y, [value for value in at if min(xs) <= value <= max(xs)], across, height)]
     for line in lines:
@@ -193,11 +194,6 @@ def look(rank: int) -> str:
 
 def _cut(name: str) -> str:
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    room = 0.04 * (high - low) or 0.5
-    return low - room, high + room
 
 
 def _frame(x: Scale, y: Scale, at: Sequence[float], across: str, height: int, *, percent: bool = False) -> Markup:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -102,53 +102,35 @@ class Health:
     judged: int
     """Records whose label could be judged."""
     vectors: tuple[VectorHealth, ...]
-    bounds: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
-
-
-class HeadVectors(Protocol):
-    """The vectors of a backbone and a head, ``raw`` for the feature itself, and the store that holds them."""
-
-    @property
-    def backbone(self) -> str:
-        """The name of the backbone."""
-
-    @property
-    def head(self) -> str:
-        """The name of the head."""
-
-    @property
-    def store(self) -> Features:
-        """What holds the vectors."""
+    bounds: Mapping[tuple[str, str], tuple[float, float]]
 
 
 def check_health(
     records: Records,
-    raw: HeadVectors,
-    embedded: HeadVectors | None = None,
-    near_duplicate: float = NEAR_DUPLICATE,
+    vectors: Mapping[tuple[str, str], Features],
+    near_duplicate: float,
     *,
-    backbones: Mapping[str, Features] | None = None,
-    remarks: Sequence[str] = (),
-    bounds: Mapping[tuple[str, str], tuple[float, float]] | None = None,
-    on_step: Callable[[str], None] = lambda _: None,
+    backbones: Mapping[str, Features],
+    remarks: Sequence[str],
+    bounds: Mapping[tuple[str, str], tuple[float, float]],
+    on_step: Callable[[str], None],
 ) -> Health:
-    """The health of ``records``, of the ``raw`` feature, and of what a head makes of it.
+    """The health of ``records``, and of ``vectors`` by backbone and head: the feature, and what a head makes of it.
 
-    Near-duplicates, of a cosine of at least ``near_duplicate``, are compared by ``raw``; labels are doubtful where the
-    neighbours by it and by ``embedded`` agree. Failures are counted of the ``backbones``, by default that of ``raw``.
-    ``remarks`` and ``bounds`` are reported as they are; ``on_step`` is called with what is looked for next.
+    Near-duplicates, of a cosine of at least ``near_duplicate``, are compared by the first; labels are doubtful where
+    the neighbours by all agree. Failures are counted of the ``backbones``. ``remarks`` and ``bounds`` are reported as
+    they are; ``on_step`` is called with what is looked for next.
     """
-    both = [raw] if embedded is None else [raw, embedded]
-    backbones = {raw.backbone: raw.store} if backbones is None else backbones
-    roles = _roles(records)
+    roles, stores = _roles(records), list(vectors.values())
     on_step("looking for copies across splits")
-    copies = [*_same_bytes(records, roles), *_near(records, roles, raw.store, near_duplicate)]
+    copies = [*_same_bytes(records, roles), *_near(records, roles, stores[0], near_duplicate)]
     on_step("asking the neighbours of every label")
-    wrong, judged = _suspects(records, roles, [each.store for each in both])
+    wrong, judged = _suspects(records, roles, stores)
     on_step("counting hubs and dimensions")
+    backbone, head = list(vectors)[-1]
     return Health(
-        backbone=both[-1].backbone,
-        head=both[-1].head,
+        backbone=backbone,
+        head=head,
         counts=records.counts(),
         remarks=tuple(remarks),
         failed={name: _failures(store, records) for name, store in backbones.items()},
@@ -159,8 +141,8 @@ def check_health(
         repeats=tuple(_repeats(records, roles, records.keys)),
         suspects=tuple(wrong),
         judged=judged,
-        vectors=tuple(vector_health(each, records) for each in both),
-        bounds=bounds or {},
+        vectors=tuple(vector_health(*names, store, records) for names, store in vectors.items()),
+        bounds=bounds,
     )
 
 
@@ -282,19 +264,19 @@ def _asking(records: Records) -> Records:
     return records.take(sorted(rows[:_SEARCHING]))
 
 
-def vector_health(vectors: HeadVectors, records: Records) -> VectorHealth:
-    """The spread of the gallery by ``vectors``, and its hubs. NothingToScoreError with fewer than two images of it."""
+def vector_health(backbone: str, head: str, store: Features, records: Records) -> VectorHealth:
+    """The spread of the gallery in ``store``, and its hubs. NothingToScoreError with fewer than two images."""
     gallery = records.split("gallery")
-    rows = gallery.rows_in(vectors.store)
+    rows = gallery.rows_in(store)
     if len(rows) < 2:
         raise NothingToScoreError(
             f"health takes at least two gallery images with a feature; {len(rows)} of {len(gallery):,} has one. Name "
-            f"another split as gallery, or see the failures of {vectors.store.address}."
+            f"another split as gallery, or see the failures of {store.address}."
         )
     searching = _asking(records)
-    often = hubs(nearest(vectors.store, searching, gallery, NEIGHBOURS)[0], len(gallery))
+    often = hubs(nearest(store, searching, gallery, NEIGHBOURS)[0], len(gallery))
     keys, uris, labels = gallery.keys, gallery.uris, gallery.labels
     top = tuple(Hub(keys[row], uris[row], labels[row], int(often.counts[row])) for row in often.top(100))
-    of_rows = spread(vectors.store.read(gallery.take(rows).digests))
+    of_rows = spread(store.read(gallery.take(rows).digests))
     numbers = often.k, len(searching), often.skewness, often.never - (len(gallery) - len(rows)), often.top_share
-    return VectorHealth(vectors.backbone, vectors.head, of_rows, *numbers, top)
+    return VectorHealth(backbone, head, of_rows, *numbers, top)

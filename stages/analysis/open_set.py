@@ -92,11 +92,6 @@ class Comparisons:
         """The class of each query, numbered from 0, (Q,)."""
         return class_numbers(self.searches.queries.classes)
 
-    @property
-    def is_mated(self) -> npt.NDArray[np.bool_]:
-        """True for the queries (Q,) of which the gallery has a mate."""
-        return np.isfinite(self.first_mate)
-
     def of_domain(self, domain: str) -> npt.NDArray[np.int64]:
         """The queries of ``domain``."""
         return np.flatnonzero(np.array(self.searches.queries.domains, dtype=object) == domain)
@@ -170,7 +165,7 @@ def decide(threshold: float, compared: Comparisons) -> Decisions:
     searches = compared.searches
     mates = searches.num_relevant.astype(np.float64)
     mated_above, others_above = _above(threshold, compared)
-    mated, every = compared.is_mated, np.ones(len(mates))
+    mated, every = np.isfinite(compared.first_mate), np.ones(len(mates))
     answered = mated & (np.maximum(compared.first_mate, compared.first_other) >= threshold)
     errors = {
         "fmr": others_above,

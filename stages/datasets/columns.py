@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cache.errors import RecordsError
+from cache.errors import RecordsError, did_you_mean
 
 _LIKE_NOTHING = frozenset({"nan", "null", "none", "na", "n/a", "<na>", "nat", "nil"})
 _EXAMPLES = 3
@@ -23,8 +22,7 @@ def refuse_absent(path: Path | str, wanted: Iterable[str], names: Sequence[str],
     """Raise :class:`RecordsError` for the first of ``wanted`` that is not among ``names``, with the nearest one."""
     for column in wanted:
         if column not in names:
-            close = difflib.get_close_matches(column, names, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(column, names)
             raise RecordsError(f"{path} has no {what} {column!r}.{hint} It has: {', '.join(names) or 'none'}.")
 
 

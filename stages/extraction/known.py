@@ -199,7 +199,7 @@ def check_sample(store: FeatureStore, backbone: Backbone, sample: Sample) -> Non
         return
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedStoreError(
-            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: it is written again."
+            f"{store.storage.address(_KEY)} cannot be read: {error}. Delete it: the next extraction writes it again."
         ) from error
     apart = beyond_rounding(backbone, stored, sample)
     if not apart:

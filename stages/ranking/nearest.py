@@ -7,7 +7,7 @@ come in gallery order, whichever of the two ways below found them:
   candidates that are too near to each other to be ordered by them are compared again exactly, and a query's answer
   counts only when no row that was left out can belong to it; otherwise more candidates are taken, and at last all.
   :func:`search` gives the exact similarities too.
-* :func:`relevant_ranks` compares a query with the whole gallery and *counts* the rows before each relevant one.
+* :func:`ranks_by_similarity`, of a whole table of :func:`compare_all`, *counts* the rows before each relevant one.
 """
 
 from __future__ import annotations
@@ -154,26 +154,6 @@ def similarities(gallery: npt.NDArray[np.floating], queries: Vectors, rows: Rows
         similarity[block] = np.einsum("qke,qe->qk", gallery[rows[block]], queries[block], dtype=np.float64)
     similarity[rows < 0] = -np.inf
     return similarity
-
-
-def relevant_ranks(
-    gallery: Vectors,
-    queries: Vectors,
-    exclude: Rows,
-    relevant_rows: list[Rows],
-    depth: int,
-    junk_rows: list[Rows] | None = None,
-) -> npt.NDArray[np.bool_]:
-    """Which of the first ``depth`` ranks hold a relevant row, (Q, depth), for a block of queries.
-
-    ``gallery`` (G, E) and ``queries`` (Q, E) come from :func:`stages.ranking.unit_length`; ``relevant_rows`` are the
-    gallery rows relevant to each query, ``exclude`` (Q,) and its ``junk_rows``, which are taken out of its ranking,
-    not among them.
-    """
-    similarity = compare_all(gallery, queries, exclude)
-    for query, rows in enumerate(junk_rows or ()):
-        similarity[query, rows] = -np.inf
-    return ranks_by_similarity(similarity, relevant_rows, depth)
 
 
 def ranks_by_similarity(

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from cache.errors import SettingsError
 from stages.ranking.metrics import Counts, Metric, Relevant, Values
-from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, relevant_ranks
+from stages.ranking.nearest import compare_all, nearest_rows, query_blocks, ranks_by_similarity
 from stages.ranking.normalize import Vectors, check_finite
 from stages.ranking.relevance import Judgement, Mask, Rows
-from stages.ranking.tie_averaging import Tied, averaged, tied_order
+from stages.ranking.ties import Tied, averaged, tied_order
 
 T = TypeVar("T", np.int64, np.float32, np.float64)
 
@@ -60,30 +60,24 @@ def relevance_tables(
         )
     check_finite(gallery, "gallery vectors")
     check_finite(queries, "queries")
-    if tied:
-        yield from _tied_tables(gallery, queries, judged, itself)
-        return
     listed = depth + judged.most_junk()
-    if listed <= _SHALLOW or listed * _SCAN_COSTS < len(gallery):
+    if not tied and (listed <= _SHALLOW or listed * _SCAN_COSTS < len(gallery)):
         for block in query_blocks(len(queries), 8 * listed):
             yield table_of_rows(judged, block, nearest_rows(gallery, queries[block], listed, itself[block]), depth)
         return
-    for block in query_blocks(len(queries), len(gallery)):
-        own = [judged.relevant.rows(int(query)) for query in block]
-        relevant_rows = [rows[rows != itself_row] for rows, itself_row in zip(own, itself[block], strict=True)]
-        junk = None if judged.junk is None else [judged.junk.rows(int(query)) for query in block]
-        yield Table(block, relevant_ranks(gallery, queries[block], itself[block], relevant_rows, depth, junk))
-
-
-def _tied_tables(gallery: Vectors, queries: Vectors, judged: Judgement, itself: Rows) -> Iterator[Table]:
-    everything = np.arange(len(gallery))
-    for block in query_blocks(len(queries), _ARRAYS * len(gallery)):
+    for block in query_blocks(len(queries), (_ARRAYS if tied else 1) * len(gallery)):
         similarity = compare_all(gallery, queries[block], itself[block])
-        rows = np.broadcast_to(everything, similarity.shape)
-        relevant = judged.relevant.among(block, rows)
-        relevant[rows == itself[block, None]] = False
+        own = zip((judged.relevant.rows(int(query)) for query in block), itself[block], strict=True)
+        relevant_rows = [rows[rows != itself_row] for rows, itself_row in own]
         if judged.junk is not None:
-            similarity[judged.junk.among(block, rows)] = -np.inf  # after everything else, and not relevant
+            for at, query in enumerate(block):
+                similarity[at, judged.junk.rows(int(query))] = -np.inf  # after everything else, and not relevant
+        if not tied:
+            yield Table(block, ranks_by_similarity(similarity, relevant_rows, depth))
+            continue
+        relevant = np.zeros(similarity.shape, np.bool_)
+        for at, rows in enumerate(relevant_rows):
+            relevant[at, rows] = True
         table = tied_order(similarity, relevant, relevant.sum(axis=1))
         yield Table(block, table.relevant, table)
 

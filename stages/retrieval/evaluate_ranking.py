@@ -15,7 +15,7 @@ from stages.ranking.nearest import query_blocks
 from stages.ranking.normalize import unit_length
 from stages.ranking.relevance import Mask, Rows
 from stages.ranking.tables import Table, moved_up, table_of_rows, unwanted, without
-from stages.ranking.tie_averaging import AVERAGED, tied_order
+from stages.ranking.ties import AVERAGED, tied_order
 from stages.records import Records
 from stages.retrieval.evaluate import TiePolicy, depths, score_rankings
 from stages.retrieval.gallery import Index
@@ -271,8 +271,5 @@ def evaluate_reranked(
 
 def _depth_of(metrics: Sequence[Metric], part: QuerySet) -> int:
     """How many ranks the ``metrics`` look at for the queries of ``part``; 1,000 for the whole gallery."""
-    return max(
-        min(depth, DEEPEST) if metric.reach == "gallery" else depth
-        for metric in metrics
-        for depth in [int(depths([metric], part).max(initial=1))]
-    )
+    deepest = {metric.reach: int(depths([metric], part).max(initial=1)) for metric in metrics}
+    return max(min(depth, DEEPEST) if reach == "gallery" else depth for reach, depth in deepest.items())

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import RecordsError
-from stages.ranking.graded import Ties, averaged_precision
 from stages.ranking.nearest import compare_all
 from stages.ranking.normalize import unit_length
+from stages.ranking.ties import Ties, averaged_precision
 from stages.records import Records
 
 K = 10
@@ -59,7 +59,10 @@ def legacy_map(vectors: npt.NDArray[np.generic], records: Records, attributes: S
     labels = label_similarity(texts, [records.attribute(name) for name in attributes])
     unit, truth = unit_length(vectors), first(labels)
     pictures = compare_all(unit, unit, np.full(len(unit), -1))
-    return Legacy(average_precision(truth, first(pictures)), *_bounds(labels, truth))
+    relevant = np.zeros(labels.shape, np.bool_)
+    np.put_along_axis(relevant, truth, values=True, axis=1)
+    ceiling, floor = (_expected(Ties.of(ranking), relevant) for ranking in (labels.T, np.zeros_like(labels)))
+    return Legacy(average_precision(truth, first(pictures)), ceiling, floor)
 
 
 def label_similarity(texts: Sequence[str | None], attributes: Sequence[Sequence[str | None]]) -> Values:
@@ -94,13 +97,6 @@ def average_precision(truth: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64
     return total
 
 
-def _bounds(labels: Values, truth: npt.NDArray[np.int64]) -> tuple[Values, Values]:
-    """What a ranking by ``labels`` (N, N), and what one by chance, scores in the mean over the orders of ties."""
-    relevant = np.zeros(labels.shape, np.bool_)
-    np.put_along_axis(relevant, truth, values=True, axis=1)
-    return _expected(Ties.of(labels.T), relevant), _expected(Ties.of(np.zeros_like(labels)), relevant)
-
-
 def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
     """AP@10 of 10 (N,), the first row of each ranking dropped, over the orders of what ties.
 
@@ -108,9 +104,7 @@ def _expected(ties: Ties, relevant: npt.NDArray[np.bool_]) -> Values:
     own group if that is the first.
     """
     ranked = np.take_along_axis(relevant, ties.order, axis=1)
-    hits = np.zeros((len(ranked), ranked.shape[1] + 1))
-    hits[:, 1:] = np.cumsum(ranked, axis=1)
-    group = np.take_along_axis(hits, ties.first + ties.size, axis=1) - np.take_along_axis(hits, ties.first, axis=1)
+    _, group = ties.sums(ranked)
     head = group[:, :1] / ties.size[:, :1]  # how likely the dropped row is a relevant one
     full = averaged_precision(ranked, ties) * np.arange(1, ranked.shape[1] + 1)  # relevant x found up to here
     # Of what was found up to a rank, the dropped row: in its own group with the pairs' chance, else with the head's.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stages.records import Records
 from stages.training.closed_form.kinds import RidgeHeadConfig
-from stages.training.heads.experts import Gate, expert_dim
 from stages.training.heads.inputs import in_blocks
 from stages.training.heads.kinds import InputsConfig
+from stages.training.heads.networks import Gate, expert_dim
 from stages.training.rows.held_out import HOLDABLE, held_out
 from stages.training.rows.labelled_rows import LabelledRows
 from stages.training.training_inputs import TrainingInputs

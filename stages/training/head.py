@@ -121,7 +121,7 @@ class Head:
         log: Sequence[EpochLog] = (),
     ) -> Head:
         """The head whose network is ``network``."""
-        from stages.training.heads.stored import structure_of, weights_of
+        from stages.training.heads.networks import structure_of, weights_of
 
         return cls(config, identity, structure_of(network), weights_of(network), summary, tuple(log))
 
@@ -133,7 +133,7 @@ class Head:
     @cached_property
     def network(self) -> HeadNetwork:
         """The network, built when it is first asked for: only that takes PyTorch."""
-        from stages.training.heads.stored import build_network
+        from stages.training.heads.networks import build_network
 
         return build_network(self.config, self.structure, self.weights)
 

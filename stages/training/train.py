@@ -19,8 +19,7 @@ from stages.device import check_device as check_available
 from stages.records import Records
 from stages.training.experts import split
 from stages.training.head import EpochLog, Head, TrainingSummary
-from stages.training.heads.experts import Experts
-from stages.training.heads.networks import HeadNetwork, LinearHead
+from stages.training.heads.networks import Experts, HeadNetwork, LinearHead
 from stages.training.loop import OnEpoch, Trained, Training, best_epoch
 from stages.training.multilabel.fit_posterior import fit_posterior
 from stages.training.multilabel.kinds import MultilabelHeadConfig, PosteriorHeadConfig

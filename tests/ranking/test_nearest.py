@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.ranking import search, unit_length
-from stages.ranking.nearest import query_blocks, relevant_ranks, search_among
+from stages.ranking.nearest import compare_all, query_blocks, ranks_by_similarity, search_among
 from tests.oracles import retrieval as oracle
 
 Vectors = npt.NDArray[np.float32]
@@ -166,7 +166,7 @@ def test_relevant_ranks_are_those_of_the_sorted_list(ties: bool, depth: int) -> 
     classes, wanted = rng.integers(0, 9, 200), rng.integers(0, 9, 30)
     exclude = np.where(rng.random(30) < 0.5, rng.integers(0, 200, 30), -1)
     relevant_rows = [np.setdiff1d(np.flatnonzero(classes == c), e) for c, e in zip(wanted, exclude, strict=True)]
-    table = relevant_ranks(vectors, queries, exclude, relevant_rows, depth)
+    table = ranks_by_similarity(compare_all(vectors, queries, exclude), relevant_rows, depth)
     assert table.shape == (30, depth)
     for position, query in enumerate(queries):
         order = [row for row, _ in oracle.ranking(vectors, query, int(exclude[position]))]

@@ -181,10 +181,26 @@ def test_what_cannot_be_asked_is_refused(app: FastAPI, status: int, code: str, p
 
 
 def test_an_unknown_parameter_is_answered_with_those_that_there_are(app: FastAPI) -> None:
-    for path, there in (("/search?key=class 0/0.png&fmr=0.1", "where"), ("/embed?key=class 0/0.png&fmr=0.1", "head")):
+    for path, there in (("/search?key=class 0/0.png&fpr=0.1", "where"), ("/embed?key=class 0/0.png&fpr=0.1", "head")):
         message = ask(app, "GET" if "search" in path else "POST", path).json()["error"]["message"]
-        assert message.startswith("fmr: there is no such parameter; there are key, text, head")
+        assert message.startswith("fpr: there is no such parameter; there are key, text, head")
         assert message.endswith(f" {there}")
+
+
+def test_an_fmr_leaves_the_matches_of_its_threshold(folder: Path, app: FastAPI) -> None:
+    names = draw_gallery(folder)
+    path = f"/search?key={names[0]}&k=100"
+    whole = matches(app, path)
+    least = whole[9]["similarity"] - 1e-5
+    limited = create_app(
+        Snapshots(lambda: gallery_of(folder, names, thresholds={"fmr 0.001": least, "fpir 0.1": 0.1}), on_change=print)
+    )
+    assert matches(limited, f"{path}&fmr=0.001") == whole[:10]
+    assert ask(limited, "GET", f"{path}&fmr=0.001").json()["results"][0]["more"] is False
+    answer = ask(limited, "GET", f"{path}&fmr=0.01").json()["error"]
+    assert (answer["code"], "there is one for fmr 0.001, fpir 0.1" in answer["message"]) == ("no_threshold", True)
+    assert refusal(limited, 422, "GET", f"{path}&fmr=2") == "bad_request"
+    limited.state.close()
 
 
 def test_of_a_mistyped_filter_the_nearest_is_told(app: FastAPI) -> None:

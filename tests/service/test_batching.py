@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.service.batching import Batcher
-from pipeline.service.refused import Refused
+from pipeline.service.limits import Refused
 
 
 def test_what_came_during_a_batch_is_the_next_batch_up_to_the_cap() -> None:

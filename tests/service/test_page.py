@@ -104,6 +104,17 @@ def test_the_line_of_the_threshold_parts_matches_from_the_rest(page: Any, galler
     assert "limit=0.99" in page.url
 
 
+def test_rates_and_filters_are_in_words(page: Any) -> None:
+    words = "wrong for 1 in 10 searches for what is not here"
+    assert page.locator("#limit option").all_inner_texts() == [words, "any", "from a similarity"]
+    page.locator("a.card").first.click()
+    keys(page)
+    assert f"no match below: .500 ({words})" in page.locator(".limit").first.inner_text()
+    assert page.locator("#filters legend").inner_text() == "Only pictures"
+    first = [select.inner_text() for select in page.locator("#filters select option[value='']").all()]
+    assert first == ["with colour", "labelled"]
+
+
 def test_filters_and_heads_are_in_the_address_and_can_be_taken_back(page: Any) -> None:
     page.locator("a.card[data-key='class 1/1.png']").click()
     whole = keys(page)

@@ -22,7 +22,7 @@ from stages.training import (
     WithinHeadConfig,
     train_head,
 )
-from stages.training.heads.experts import Experts, simplex
+from stages.training.heads.networks import Experts, simplex
 from stages.training.rows.sampling import DomainWeightsConfig
 from tests.toys.training import classes_of, make_records, make_store, toy_features
 

@@ -71,11 +71,17 @@
     const alone = new Set(facts.heads.map((each) => each.backbone)).size === 1;
     return head ? (alone ? head.head : `${head.backbone} · ${head.head}`) : name;
   };
+  // How often a kept threshold is wrong: fmr is of comparisons, fpir of searches.
+  const inWords = (kept) => {
+    const [kind, rate] = kept.split(" ");
+    const often = rate > 1 / 3 ? `${Math.round(100 * rate)} in 100` : `1 in ${number(Math.round(1 / rate))}`;
+    return `wrong for ${often} ${kind === "fmr" ? "pictures of something else" : "searches for what is not here"}`;
+  };
   const limitOf = (name) => {
     const { thresholds } = facts.heads.find((head) => head.name === name);
     const wanted = search.limit ?? Object.keys(thresholds)[0] ?? "none";
     if (wanted === "none") return null;
-    if (wanted in thresholds) return { at: thresholds[wanted], why: wanted.toUpperCase() };
+    if (wanted in thresholds) return { at: thresholds[wanted], why: inWords(wanted) };
     return Number.isFinite(parseFloat(wanted)) ? { at: parseFloat(wanted), why: "by hand" } : null;
   };
 
@@ -246,24 +252,25 @@
     }
     for (const [name, { count, values }] of Object.entries(facts.filters)) {
       if (count < 2) continue;
+      const having = { label: "labelled", domain: "from the domain" }[name] ?? `with ${name}`;
       const add = (value) => {
         const each = `${name}=${value}`;
         if (value && !search.where.includes(each)) change({ where: [...search.where, each] });
       };
       if (count === values.length) {
-        const select = element("select", { "aria-label": `Only with this ${name}` }, element("option", { value: "" }, name),
+        const select = element("select", { "aria-label": `Only with this ${name}` }, element("option", { value: "" }, having),
           ...values.map((value) => element("option", { value }, value)));
         select.addEventListener("change", () => { add(select.value); select.value = ""; });
         at("filters").append(select);
       } else {
         const list = element("datalist", { id: `values-${name}` }, ...values.map((value) => element("option", { value })));
-        const input = element("input", { list: list.id, placeholder: name, "aria-label": `Only with this ${name}` });
+        const input = element("input", { list: list.id, placeholder: having, "aria-label": `Only with this ${name}` });
         input.addEventListener("change", () => { add(input.value); input.value = ""; });
         at("filters").append(input, list);
       }
     }
     const kept = [...new Set(facts.heads.flatMap((head) => Object.keys(head.thresholds)))];
-    for (const name of kept) at("limit").append(element("option", { value: name }, name.toUpperCase()));
+    for (const name of kept) at("limit").append(element("option", { value: name }, inWords(name)));
     at("limit").append(element("option", { value: "none" }, "any"), element("option", { value: "hand" }, "from a similarity"));
     at("limits").hidden = false;
     at("search").hidden = false;

@@ -17,9 +17,8 @@ from pipeline.views.leaderboard import Leaderboard
 from pipeline.views.pages import render
 from pipeline.views.report import curves as drawn
 from pipeline.views.report.curves import MapView, map_view
-from pipeline.views.report.leaderboard import domain_charts, report_leaderboard
 from pipeline.views.report.learning import LearningCurves, learning_curves
-from pipeline.views.report.measured import Measured, measure, overall
+from pipeline.views.report.measured import Measured, domain_charts, measure, overall, report_leaderboard
 from pipeline.views.report.origins import Origins, origins
 from pipeline.views.report.queries import LISTS, Query, shown_queries
 from pipeline.views.thumbnails import Thumbnail, thumbnails
@@ -93,7 +92,8 @@ def contents_of(run: Run, vectors: Sequence[Vectors], count: int, *, health: boo
     sections = [section for side in compared if (section := _pairs(run, side)) is not None]
     display.say("drawing the map")
     mapped = map_view(best, config.seed)
-    sound = {side.name: vector_health(side.vectors, records) for side in compared if side.ranks is not None}
+    ranked = [(side.name, side.vectors) for side in compared if side.ranks is not None]
+    sound = {name: vector_health(own.backbone, own.head, own.store, records) for name, own in ranked}
     checked = health_of_run(run, vectors) if health else None
     queries = shown_queries(best, head, raw, metric, count)
     uris = [query.uri for query in queries]

@@ -137,7 +137,9 @@ def own_preprocess(network: nn.Module, config: PreprocessConfig, kwargs: Mapping
     if isinstance(kwargs.get("img_size"), int):
         height = width = kwargs["img_size"]
     if height != width and config.size is None:
-        raise SettingsError(f"timm lists {height} x {width} for this model; ours are square: give preprocess.size")
+        raise SettingsError(
+            f"timm lists {height} x {width} for this model; Permafrost's are square: give preprocess.size"
+        )
     return config.resolve(
         size=height,
         mean=tuple(own["mean"]),

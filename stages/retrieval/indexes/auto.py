@@ -175,8 +175,7 @@ def too_few_queries(count: int) -> str:
 
 def _build(vectors: Vectors, keys: Sequence[str], embeddings: str, config: BuiltConfig) -> tuple[GalleryIndex, float]:
     started = time.perf_counter()
-    index = GalleryIndex.build(vectors, keys, embeddings, config)
-    return index, time.perf_counter() - started
+    return GalleryIndex.build(vectors, keys, embeddings, config), time.perf_counter() - started
 
 
 def _measured(
@@ -187,7 +186,9 @@ def _measured(
     value = value_of(index, evidence, metric)
     (ms,) = milliseconds([index], evidence, _depth(metric, evidence, index), config.batch)
     loss = 0.0 if exact is None else exact - value
-    return Tried(label_of(index.config), len(index), seconds, index.bytes_a_row, ms, value, loss, "")
+    chosen = [name for name in ("stored", "bits", "bytes", "lists", "probes") if hasattr(index.config, name)]
+    label = " ".join([index.config.kind, *(f"{name}={getattr(index.config, name)}" for name in chosen)])
+    return Tried(label, len(index), seconds, index.bytes_a_row, ms, value, loss, "")
 
 
 def _depth(metric: Metric, evidence: Evidence, index: GalleryIndex) -> int:
@@ -266,9 +267,3 @@ def sample_of_classes(classes: Rows, rows: int, seed: int) -> Rows:
     sampled = rng.random(int(classes.max(initial=-1)) + 1) < share
     alone = rng.random(len(classes)) < share
     return np.flatnonzero(np.where(classes >= 0, sampled[classes], alone))
-
-
-def label_of(config: BuiltConfig) -> str:
-    """A config in a few words: its kind and what was chosen of it."""
-    shown = ("stored", "bits", "bytes", "lists", "probes")
-    return " ".join([config.kind, *(f"{name}={getattr(config, name)}" for name in shown if hasattr(config, name))])

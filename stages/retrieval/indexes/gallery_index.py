@@ -98,15 +98,7 @@ class GalleryIndex(KeyedRows):
     def bytes_a_row(self) -> float:
         """Of the index as it is stored, all in all, the keys not counted."""
         size = 0 if self.originals is None else self.originals.nbytes
-
-        def count(part: bytes) -> None:
-            nonlocal size
-            size += len(part)
-
-        if self.mapped is None:
-            faiss.write_index(self.index, faiss.PyCallbackIOWriter(count))
-        else:
-            size += self.mapped.nbytes
+        size += faiss.serialize_index(self.index).nbytes if self.mapped is None else self.mapped.nbytes
         return size / len(self)
 
     def search(

@@ -1,7 +1,4 @@
-"""The trained heads and the steps before their maps, a class of settings for each. Loads without torch.
-
-A new kind is a class here, its network beside it, and a name in ``HeadConfig`` (:mod:`stages.training.recipe`).
-"""
+"""The trained heads and the steps before their maps, a class of settings for each. Loads without torch."""
 
 from __future__ import annotations
 

@@ -1,18 +1,25 @@
-"""The networks of heads: the steps before the map, dropout, the map of each kind, then unit length."""
+"""The networks of heads: the steps before the map, dropout, the map of each kind, then unit length; as plain data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cache.fingerprint import JSON
 from stages.training.heads.inputs import Inputs, Rows, by_blocks
-from stages.training.heads.kinds import MlpHeadConfig
+from stages.training.heads.kinds import InputsConfig, MlpHeadConfig
 from stages.training.losses.angle import normalize
+
+if TYPE_CHECKING:
+    from stages.training.recipe import HeadConfig
 
 _STEPS = 1 << 16  # a share is rounded to a multiple of 1 / _STEPS
 _LEAST_VARIANCE = 1e-6  # as published
@@ -23,26 +30,16 @@ def drop(features: Tensor, shares: Sequence[float], generator: torch.Generator |
     """The mean over ``shares`` of ``features`` (B, D) float32 with that share set to zero and the rest scaled up."""
     if generator is None or not any(shares):
         return features
-    factors = [_factors(features, share, generator) for share in shares]
-    if len(factors) == 1:
-        mask, scale = factors[0]
-        return (features * mask).mul_(scale)
-    mean = torch.zeros_like(features)
-    for mask, scale in factors:
-        mean.add_(mask, alpha=scale / len(factors))
+    mean, mask = torch.zeros_like(features), torch.empty_like(features)
+    for share in shares:
+        # 64 random bits are four signed 16-bit integers: one is below dropped - 2**15 with probability dropped / 2**16
+        dropped = round(share * _STEPS)
+        words = torch.empty(-(-features.numel() // 4), dtype=torch.int64, device=features.device)
+        words.random_(-(2**63), None, generator=generator)
+        draws = words.view(torch.int16)[: features.numel()].view(features.shape)
+        torch.ge(draws, dropped - _STEPS // 2, out=mask)  # as floats: a bool mask takes four times as long
+        mean.add_(mask, alpha=_STEPS / (_STEPS - dropped) / len(shares))
     return mean.mul_(features)
-
-
-def _factors(features: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
-    """A mask (B, D) of ones, and zeros for dropped elements, and the factor of the others."""
-    # 64 random bits are four signed 16-bit integers: one is below dropped - 2**15 with probability dropped / 2**16
-    dropped = round(share * _STEPS)
-    words = torch.empty(-(-features.numel() // 4), dtype=torch.int64, device=features.device)
-    words.random_(-(2**63), None, generator=generator)
-    draws = words.view(torch.int16)[: features.numel()].view(features.shape)
-    mask = torch.empty_like(features)
-    torch.ge(draws, dropped - _STEPS // 2, out=mask)  # as floats: a bool mask takes four times as long
-    return mask, _STEPS / (_STEPS - dropped)
 
 
 class HeadNetwork(nn.Module):
@@ -165,3 +162,89 @@ class MlpHead(HeadNetwork):
             hidden = _ACTIVATIONS[self.config.activation](linear(hidden, weight, bias))
         corrected = linear(drop(hidden, shares, dropout), self.weights[-1], self.biases[-1])
         return corrected + linear(prepared, self.weight, self.bias) if self.config.residual else corrected
+
+
+class Gate(NamedTuple):
+    """A classifier of d domains: a linear map (d - 1, D) with bias after ``inputs``, and each domain's mean there."""
+
+    inputs: Inputs
+    weight: Tensor
+    bias: Tensor
+    means: Tensor
+
+    def domains(self, features: Tensor) -> Tensor:
+        """The domain (B,) of each of ``features`` (B, D), in [0, d): the one whose mean is nearest."""
+        predicted = nn.functional.linear(self.inputs(features), self.weight, self.bias)
+        return torch.cdist(predicted, self.means).argmin(1)
+
+
+class Experts(HeadNetwork):
+    """The embedding (E,) of a feature is its domain's corner of a simplex (d - 1) beside its expert's embedding.
+
+    Both parts are of unit length before the whole is. With c the cosine of the expert, two images of one domain have
+    the similarity (1 + c) / 2, which ranks as the expert does; two of different domains at most (1 - 1 / (d - 1)) / 2.
+    """
+
+    def __init__(self, gate: Gate, experts: Sequence[HeadNetwork]) -> None:
+        super().__init__(gate.inputs)
+        self.weight, self.bias, self.means = (nn.Parameter(tensor) for tensor in gate[1:])
+        self.experts = nn.ModuleList(experts)
+        self.corners = simplex(len(experts))
+
+    @property
+    def heads(self) -> list[HeadNetwork]:
+        """The experts, in the order of their domains."""
+        return [expert for expert in self.experts if isinstance(expert, HeadNetwork)]
+
+    def project(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        domains = Gate(self.inputs, self.weight, self.bias, self.means).domains(features)
+        inside = torch.cat([expert(features[domains == number]) for number, expert in enumerate(self.heads)])
+        places = torch.argsort(torch.argsort(domains, stable=True))  # `inside` has the rows of a domain together
+        return torch.cat([self.corners[domains], inside[places]], 1)
+
+
+def expert_dim(dim: int, domains: int) -> int:
+    """The size of an expert's embedding where the whole has ``dim``."""
+    return dim - (domains - 1)
+
+
+def simplex(corners: int) -> Tensor:
+    """The ``corners`` (d, d - 1) of a regular simplex around 0, each of unit length (Helmert's contrasts)."""
+    contrasts = torch.zeros(corners - 1, corners, dtype=torch.float64)
+    for row, contrast in enumerate(contrasts):
+        contrast[: row + 1], contrast[row + 1] = 1, -(row + 1)
+    unit = nn.functional.normalize(contrasts, dim=1)
+    return unit.T.float() * math.sqrt(corners / (corners - 1))
+
+
+def structure_of(network: HeadNetwork) -> dict[str, JSON]:
+    """What ``network`` has beside its settings and its tensors."""
+    # The steps are those of the closed form that a head started at.
+    structure: dict[str, JSON] = {"inputs": asdict(network.inputs.config), "blocks": list(network.inputs.blocks)}
+    if isinstance(network, Experts):
+        structure["experts"] = [structure_of(expert) for expert in network.heads]
+    return structure
+
+
+def weights_of(network: HeadNetwork) -> dict[str, npt.NDArray[np.generic]]:
+    """The tensors of ``network`` by name."""
+    return {name: tensor.contiguous().numpy() for name, tensor in network.state_dict().items()}
+
+
+def build_network(
+    config: HeadConfig, structure: Mapping[str, Any], weights: Mapping[str, npt.NDArray[np.generic]] | None
+) -> HeadNetwork:
+    """The network of ``config`` that :func:`structure_of` and :func:`weights_of` described."""
+    inputs = Inputs(InputsConfig(**structure["inputs"]), structure["blocks"])
+    network: HeadNetwork
+    if experts := structure.get("experts"):
+        single = replace(config, dim=expert_dim(config.dim, len(experts)))
+        shapes = (len(experts) - 1, inputs.dim), (len(experts) - 1,), (len(experts), len(experts) - 1)
+        gate = Gate(inputs, *(torch.zeros(shape) for shape in shapes))
+        network = Experts(gate, [build_network(single, each, None) for each in experts])
+    else:
+        network = config.build(structure["blocks"], torch.Generator())
+        network.inputs = inputs
+    if weights is not None:
+        network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return network

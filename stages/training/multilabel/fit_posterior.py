@@ -16,8 +16,7 @@ from stages.training.closed_form.statistics import check_dim, descending
 from stages.training.heads.inputs import Inputs
 from stages.training.multilabel.kinds import PosteriorHeadConfig
 from stages.training.multilabel.labels import Attributes
-from stages.training.multilabel.posterior import PosteriorNetwork
-from stages.training.multilabel.ridge import Ridge, likeness, spread_rows, whitening_of
+from stages.training.multilabel.posterior import PosteriorNetwork, Ridge, likeness, spread_rows, whitening_of
 
 _JUDGED = 1024  # rows, at equal distances, that search each other when a point is judged
 
@@ -137,7 +136,6 @@ class _Task:
         return every
 
     def finish(self, point: Point) -> PosteriorNetwork:
-        """The network at ``point``."""
         network = self.network
         fits = [regression.ridge.fit(regression.targets, point.penalty) for regression in self.regressions]
         weight, bias = (torch.cat(several, -1) for several in zip(*fits, strict=True))

@@ -5,7 +5,6 @@ What cannot be learned of them is refused by column and count.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache.errors import RecordsError
+from cache.errors import RecordsError, did_you_mean
 from stages.records import Records
 from stages.training.multilabel.kinds import AttributesConfig, MultilabelHeadConfig, PosteriorHeadConfig
 
@@ -73,10 +72,7 @@ class Vocabulary:
         return _indicators(self._numbers(records), len(self.words))
 
     def sentences(self, records: Records) -> tuple[Tensor, Tensor]:
-        """The words (N, L) of each record by number, each once, in their order, -1 past the end; their counts (N,).
-
-        A record without tags has the count -1.
-        """
+        """The words (N, L) of each record by number, in order, -1 past the end; their counts (N,), -1 without tags."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
@@ -119,18 +115,15 @@ def read_attribute_targets(head: object, records: Records) -> AttributeTargets |
 def read_attributes(records: Records, config: AttributesConfig) -> Attributes:
     """The attributes of training ``records`` that ``config`` names.
 
-    Raises RecordsError, with the column and the count, for a column that is not there; and, unless unusable ones are
-    left out, for an attribute of fewer than two values, one with values seen too seldom, and records without any.
+    Raises RecordsError, with column and count, for a column that is not there and for what ``unusable`` refuses.
     """
     there = tuple(name.removeprefix(_STEM) for name in records.table.column_names if name.startswith(_STEM))
     names = config.names or there
     for name in (*names, *config.several):
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise RecordsError(
-                f"the records have no attribute {name!r}.{hint} dataset.attributes lists the columns that are "
-                f"attributes; it has {', '.join(there) or 'none'}."
+                f"the records have no attribute {name!r}.{did_you_mean(name, there)} dataset.attributes lists the "
+                f"columns that are attributes; it has {', '.join(there) or 'none'}."
             )
     if not names:
         raise RecordsError("there are no attributes to learn: name their columns, dataset.attributes = [...]")
@@ -166,17 +159,18 @@ def attributes_digest(records: Records) -> str:
 
 
 def read_vocabulary(records: Records) -> Vocabulary:
-    """The words that more than five of ``records`` have.
-
-    Raises RecordsError, with the count, where no record has tags, where they are no text, and where no word is left.
-    """
+    """The words that more than five of ``records`` have. Raises RecordsError, with the count, where there is none."""
     texts = [text for text in records.table["tags"].to_pylist() if text is not None]
     if not texts:
         raise RecordsError(
             f"none of {len(records):,} training records has tags. Name a column of text, dataset.tags (lists and "
             "other tables of values are no text), or learn the attributes alone: task = 'attributes'."
         )
-    if all(_is_number(text) for text in texts):
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:  # a text
+        numbers = []
+    if numbers:
         raise RecordsError(
             f"dataset.tags names a column that is not text: all of its {len(texts):,} values in the training records "
             f"are numbers, such as {texts[0]!r}. Name the column with the names of the products."
@@ -224,11 +218,3 @@ def _unusable(name: str, counts: Counter[str], rows: int, minimum: int) -> str |
         f"the attribute {name!r} has {len(rare):,} of {len(counts):,} values in fewer than {minimum} of {rows:,} "
         f"training records: {shown}. Mend or empty those cells, or lower attributes.minimum_count."
     )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

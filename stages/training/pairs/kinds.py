@@ -102,12 +102,9 @@ class EasyPositivesConfig(Settings):
     margin_dist: Annotated[float | None, _OWN_MARGIN] = None
 
 
-MinerConfig: TypeAlias = Annotated[
-    DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
-]
-AllOrMinedConfig: TypeAlias = Annotated[
-    AllConfig | DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig, Field(discriminator="kind")
-]
+_Miners: TypeAlias = DistanceWeightedConfig | EasyPositivesConfig | HardConfig | SemiHardConfig
+MinerConfig: TypeAlias = Annotated[_Miners, Field(discriminator="kind")]
+AllOrMinedConfig: TypeAlias = Annotated[AllConfig | _Miners, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -178,18 +175,15 @@ class MarginConfig(RememberingConfig):
 
 @dataclass(frozen=True)
 class MultiSimilarityConfig(RememberingConfig):
-    """Multi-similarity loss: the mean over the rows of
-
-    log(1 + sum_p exp(-a (c_p - t))) / a + log(1 + sum_n exp(b (c_n - t))) / b, over cosines with positives and
-    negatives.
+    """Multi-similarity loss: the mean of log(1 + sum_p exp(-a (c_p - t))) / a + log(1 + sum_n exp(b (c_n - t))) / b.
 
     Args:
-        positive_scale: a.
-        negative_scale: b.
+        positive_scale: a, of the cosines c_p with positives.
+        negative_scale: b, of the cosines c_n with negatives.
         threshold_cos: t, a cosine.
         slack_cos: a negative counts where its cosine plus this is above that of the farthest positive of the row, a
             positive where its cosine minus this is below that of the nearest negative; with 2 all pairs do.
-    """  # noqa: D415  # a formula
+    """
 
     kind: Literal["multi_similarity"] = "multi_similarity"
     positive_scale: Factor = 2.0
@@ -214,9 +208,6 @@ class ProxyConfig(PairLossConfig):
 @dataclass(frozen=True)
 class ProxyAnchorConfig(ProxyConfig):
     """Proxy-Anchor (Kim et al., CVPR 2020): a proxy of each class is compared with all rows of the batch.
-
-    With cosines c of a proxy with the rows of its class (+) and of others (-): the mean over the classes in the batch
-    of log(1 + sum_+ exp(-scale (c - margin))) plus the mean over all classes of log(1 + sum_- exp(scale (c + margin))).
 
     Args:
         margin_cos: the margin, a difference of cosines.
@@ -249,7 +240,7 @@ class SoftTripleConfig(ProxyConfig):
         subcenters: how many a class has.
         subcenter_scale: of the softmax over a class's subcenters; one over gamma in the paper.
         scale: the factor on the cosines of the softmax over classes; lambda in the paper.
-        margin_cos: requested off the cosine of the own class.
+        margin_cos: taken off the cosine of the own class.
     """
 
     kind: Literal["soft_triple"] = "soft_triple"
@@ -262,10 +253,7 @@ class SoftTripleConfig(ProxyConfig):
 
 @dataclass(frozen=True)
 class RangeConfig(PairLossConfig):
-    """Range loss: within + between, over the classes of a batch.
-
-    ``within`` is the mean over the classes with two rows of the harmonic mean of the largest distances in the class;
-    ``between`` is [margin - the least distance of two class centres]_+.
+    """Range loss: the harmonic mean of the largest distances in a class; [margin - the least of two class centres]_+.
 
     Args:
         margin_dist: class centres are pushed to this distance.

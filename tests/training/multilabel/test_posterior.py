@@ -11,8 +11,7 @@ import torch
 
 from stages.training import Head, PosteriorHeadConfig, train_head
 from stages.training.multilabel.kinds import AttributesConfig
-from stages.training.multilabel.posterior import PosteriorNetwork
-from stages.training.multilabel.ridge import Ridge, likeness, spread_rows, whitening_of
+from stages.training.multilabel.posterior import PosteriorNetwork, Ridge, likeness, spread_rows, whitening_of
 from tests.toys.attributes import toy_attributes, with_columns
 
 LINEAR = PosteriorHeadConfig(dim=0, kernel="linear", roots=(1.0,), penalties=(0.3,), temperatures=(0.2,))
