@@ -1,8 +1,7 @@
 """Image bytes -> the numbers that a store holds for these bytes. No other code goes from pixels to vectors.
 
-Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run. :class:`Embedder`
-calls both for images at hand, and then does what reading a store does: rounds to the stored dtype, fuses backbones, and
-applies a head.
+Extraction calls :func:`prepare` in its reader threads and :func:`compute` where the networks run; :class:`Embedder`
+calls both for images at hand, rounds to the stored dtype, fuses backbones, and applies a head.
 """
 
 from __future__ import annotations
