@@ -126,7 +126,8 @@ def embed_together(
             embedded = embedder.finish([next(parts) for _ in embedder.backbones], read)
             its_vectors.append(embedded.vectors)
             its_problems.update((low + row, why) for row, why in embedded.problems.items())
-    return [Embedded(np.concatenate(v), p) for v, p in zip(vectors, problems, strict=True)]
+    joined = (np.concatenate(its_vectors) for its_vectors in vectors)
+    return [Embedded(its_vectors, its_problems) for its_vectors, its_problems in zip(joined, problems, strict=True)]
 
 
 def pixel_buffers(backbones: Sequence[Backbone], count: int) -> dict[Preprocess, Pixels]:
